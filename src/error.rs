@@ -1,0 +1,107 @@
+//! What can go wrong, said once: every variant carries the value and the remedy.
+
+use std::path::{Path, PathBuf};
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every failure of the library. [`Error::exit_code`] maps it to the binary's exit status.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A flag, a YAML key or a combination of settings that cannot be; the message names key, value and remedy.
+    #[error("{0}")]
+    Config(String),
+    /// A file or directory that could not be read or written.
+    #[error("{action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried: `cannot read`, `cannot write`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A record of a data file that cannot be used.
+    #[error("{file}:{line}: {message}")]
+    Record {
+        /// The data file as it was named.
+        file: String,
+        /// 1-based line (or row) number.
+        line: usize,
+        /// Field, value and remedy.
+        message: String,
+    },
+    /// Data that is wrong as a whole: an empty file, nothing left after truncation, a template that fails.
+    #[error("{0}")]
+    Data(String),
+    /// A checkpoint that is damaged or does not fit its configuration.
+    #[error("{0}")]
+    Weights(String),
+    /// A model that cannot be built from its configuration.
+    #[error("{0}")]
+    Model(String),
+    /// An adapter that is damaged, does not fit its base, or asks for what cannot be honoured.
+    #[error("{0}")]
+    Adapter(String),
+    /// Training that cannot go on.
+    #[error("{0}")]
+    Train(String),
+    /// Stopped by a signal, after a checkpoint was written; the payload is the exit code (130 or 143).
+    #[error("interrupted; the run can be resumed with --resume")]
+    Interrupted(u8),
+    /// A tensor operation failed: shapes that do not fit, or a device error.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// An [`Error::Io`] of reading `path`.
+    pub fn read(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action: "cannot read", path, source }
+    }
+
+    /// An [`Error::Io`] of writing `path`.
+    pub fn write(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action: "cannot write", path, source }
+    }
+
+    /// The process's exit status: 2 for usage and configuration, 130/143 when interrupted, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Interrupted(code) => *code,
+            _ => 1,
+        }
+    }
+}
+
+/// The nearest of `known` to `word`, when it is near enough to be a slip of the keyboard.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 3)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_slips_and_ignores_strangers() {
+        assert_eq!(nearest("learning_rte", ["learning_rate", "beta"]), Some("learning_rate"));
+        assert_eq!(nearest("zzz", ["learning_rate", "beta"]), None);
+    }
+
+    #[test]
+    fn config_errors_exit_2() {
+        assert_eq!(Error::Config(String::new()).exit_code(), 2);
+        assert_eq!(Error::Data(String::new()).exit_code(), 1);
+        assert_eq!(Error::Interrupted(143).exit_code(), 143);
+    }
+}

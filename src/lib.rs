@@ -1,0 +1,4 @@
+//! Direct Preference Optimization with LoRA.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod error;
