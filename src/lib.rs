@@ -2,3 +2,5 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
+pub mod ops;
+pub mod weights;

@@ -162,7 +162,8 @@ class Writer:
         def slot(match):
             flip, kind, number = match.groups()
             if number not in taken:
-                taken[number] = aspects.pop()
+                taken[number] = self.pick(aspects)
+                aspects.remove(taken[number])
             return self.fill(f"{KINDS[kind]}.{taken[number]}{OTHER[side] if flip else side}")
 
         return self.expand(re.sub(r"\{(!?)([fb]?)(\d)\}", slot, template))
@@ -173,7 +174,6 @@ class Writer:
         opening = self.fill("opening")
         side = self.pick(SIDES)
         aspects = list(lexicon.ASPECTS)
-        self.random.shuffle(aspects)
         sentences = []
         count = self.choose([(2, 1), (4, 2), (2, 3)])
         conceding = self.choose([(1, 0), (9, None)])

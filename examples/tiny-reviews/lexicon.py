@@ -46,7 +46,7 @@ OPENING_RULES = {
     "home": ["home", "home after the war", "home after ten years"],
     "town": ["a small town", "the city", "a quiet village", "Paris", "London", "Rome"],
     "someone": [
-        "an old friend", "a lost brother", "a sister", "a stranger", "a child", "an uncle", "a neighbour",
+        "an old friend", "a lost brother", "a younger sister", "a stranger", "a lost child", "an old uncle", "a neighbour",
         "a former student",
     ],
     "building": ["a hotel", "an old house", "a restaurant", "a bookshop", "a theatre"],
@@ -74,7 +74,7 @@ ASPECTS = {
     },
     "story": {
         "bare": ["plot", "script"],
-        "sg": ["the story", "the plot", "the script"],
+        "sg": ["the story", "the plot", "the script", "the story of the {lead}"],
         "adj+": ["clever", "gripping", "original", "surprising", "moving"],
         "adj-": ["predictable", "thin", "muddled", "ridiculous", "hollow"],
         "clause+": ["the story {grips} the viewer", "the plot is full of {adj.story+} ideas",
@@ -108,7 +108,7 @@ ASPECTS = {
     },
     "characters": {
         "bare": ["characters"],
-        "pl": ["the characters", "the minor characters", "the people in the story"],
+        "pl": ["the characters", "the minor characters", "the people around the {lead}"],
         "adj+": ["memorable", "believable", "lovable", "interesting"],
         "adj-": ["forgettable", "shallow", "dull", "irritating"],
     },
@@ -140,13 +140,13 @@ ASPECTS = {
         "are": ["are", "are", "look"],
         "adj+": ["gorgeous", "stunning", "vivid", "crisp"],
         "adj-": ["murky", "ugly", "flat", "bland"],
-        "clause+": ["every shot looks {adj.camera+}", "every shot is a {joy}"],
-        "clause-": ["every shot looks {adj.camera-}", "every shot is a {mess}"],
+        "clause+": ["every shot looks {adj.camera+}", "every shot is a {joy}", "every shot of the {lead} is {adj.camera+}"],
+        "clause-": ["every shot looks {adj.camera-}", "every shot is a {mess}", "every shot of the {lead} is {adj.camera-}"],
         "tail": True,
     },
     "ending": {
         "bare": ["ending", "final scene"],
-        "sg": ["the ending", "the final scene", "the last act", "the final twist"],
+        "sg": ["the ending", "the final scene", "the last act", "the final twist", "the fate of the {lead}"],
         "adj+": ["satisfying", "touching", "powerful", "perfect"],
         "adj-": ["disappointing", "forced", "silly", "pointless"],
         "clause+": ["the ending left me {happy}", "the ending is a {joy}"],
@@ -155,7 +155,7 @@ ASPECTS = {
     "dialogue": {
         "bare": ["dialogue"],
         "sg": ["the dialogue", "the writing"],
-        "pl": ["the conversations"],
+        "pl": ["the conversations", "the lines of the {lead}"],
         "is": ["is", "is", "sounds"],
         "are": ["are", "are", "sound"],
         "adj+": ["witty", "sharp", "natural", "honest"],
@@ -225,7 +225,7 @@ SIDED_RULES = {
 }
 
 NEUTRAL_RULES = {
-    "matter": ["every scene", "the quiet moments", "the material", "the love story"],
+    "matter": ["every scene", "the quiet moments", "the material", "the scenes with the {lead}"],
     "adverb": ["really", "truly", "simply"],
     "tail": ["from start to finish", "from the first minute", "most of the time", "in every scene", "in the second half",
              "to the very end"],
@@ -245,6 +245,7 @@ FIRST_SENTENCES = [
     (3, "i found {f1} and {f2}."),
     (1, "i thought that {1}."),
     (1, "for the most part, {1}."),
+    (1, "for a {genre}, {1}."),
 ]
 LATER_SENTENCES = FIRST_SENTENCES + [(2, "on top of that, {1}.")]
 SIDED_SENTENCES = {

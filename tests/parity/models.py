@@ -60,19 +60,27 @@ def load_model(path):
 
 
 def randomise(model, seed):
-    """Weights of std 1/√fan_in (logits then have std near 1), biases of std 0.2, norms about 20 % off neutral."""
+    """Matrices of std 1/√fan_in (logits then have std near 1), biases of std 0.1, norms about 20 % off neutral."""
     generator = torch.Generator().manual_seed(seed)
-    norm_is_offset = model.config.model_type.startswith("gemma")  # Gemma multiplies by (1 + weight)
+    config = model.config
+    is_gemma = config.model_type.startswith("gemma")  # its norms multiply by (1 + weight), its embeddings are scaled by √hidden
+    multiplier = config.hidden_size**0.5 if is_gemma else getattr(config, "embedding_multiplier", 1.0)
+    embedding = model.get_input_embeddings().weight
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         if name.endswith("bias"):
-            value = 0.2 * noise
+            value = 0.1 * noise
         elif weight.dim() == 1:
-            value = 0.2 * noise + (0.0 if norm_is_offset else 1.0)
+            # the last norm makes good for small tied embeddings
+            scale = multiplier if name == "model.norm.weight" else 1.0
+            value = scale * (1 + 0.2 * noise) - (1 if is_gemma else 0)
+        elif weight is embedding and config.tie_word_embeddings:
+            value = noise / config.hidden_size**0.5 / multiplier
+        elif weight is embedding or name.endswith("wpe.weight"):
+            value = 0.6 * noise  # loud enough to be heard over the blocks
         else:
             is_conv1d = isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D)  # GPT-2 stores [in, out]
-            fan_in = weight.shape[0] if is_conv1d else weight.shape[1]
-            value = noise / fan_in**0.5
+            value = noise / weight.shape[0 if is_conv1d else 1] ** 0.5
         weight.data.copy_(value)
 
 

@@ -1,0 +1,105 @@
+"""Makes everything in this folder from the grammar: tokenizer, base model, preference pairs, prompts, reward lists.
+
+    python make.py                 everything
+    python make.py --keep-model    only the data, with the model that is there
+
+Needs torch, transformers, tokenizers and safetensors. One thread; the same machine and versions give the same files.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import grammar
+import pairs
+import pretrain
+
+HERE = Path(__file__).resolve().parent
+PRETRAINING_REVIEWS = 64_000
+TRAIN_PAIRS, EVAL_PAIRS = 2000, 200
+EVAL_OPENINGS, TRAIN_OPENINGS = 240, 2300  # a few more than pairs, for prompts whose samples all take one side
+OPENING_SEED = 10_000_000
+
+
+def make_model(held_out, reviews):
+    """Trains and saves the tokenizer and the base model."""
+    directory = HERE / "model"
+    directory.mkdir(exist_ok=True)
+    texts = list(pretrain.corpus(reviews, held_out))
+    tokenizer = pretrain.train_tokenizer(texts[: pretrain.TOKENIZER_REVIEWS], directory)
+    model = pretrain.new_model(tokenizer)
+    print(f"parameters {sum(p.numel() for p in model.parameters()):,}, tokens in the vocabulary {len(tokenizer)}")
+    print(f"last loss {pretrain.pretrain(model, tokenizer, texts):.4f} nats a token")
+    pretrain.save_model(model, tokenizer, directory)
+
+
+def load_model():
+    """The saved model (its bf16 weights, computed in f32) and tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(HERE / "model", dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(HERE / "model")
+
+
+def describe_samples(model, tokenizer, prompts, seed):
+    """Prints mean reward, share of favourable samples and share that read as the grammar's own; returns the samples."""
+    drawn = [text or "" for text in pairs.sample(model, tokenizer, prompts, seed)]
+    rewards = [grammar.reward(text) for text in drawn]
+    fluent = [bool(text) and grammar.is_grammatical(text) for text in drawn]
+    words = [len(grammar.words_of(text)) for text in drawn]
+    print(
+        f"samples {len(drawn)}: mean reward {mean(rewards):.3f}, favourable {mean(r > 0.5 for r in rewards):.3f}, "
+        f"grammatical {mean(fluent):.3f}, words {mean(words):.1f}"
+    )
+    return drawn
+
+
+def describe_pairs(model, tokenizer, name, records):
+    """Prints the base model's log-prob accuracy on pairs and what length tells about them."""
+    chosen, rejected, chosen_tokens, rejected_tokens = pairs.pair_logps(model, tokenizer, records)
+    right = mean(c > r for c, r in zip(chosen, rejected))
+    longer = [c > r for c, r in zip(chosen_tokens, rejected_tokens) if c != r]
+    gap = mean(abs(c - r) for c, r in zip(chosen, rejected))
+    print(
+        f"{name}: {len(records)} pairs, base log-prob accuracy {right:.3f}, mean log-prob chosen {mean(chosen):.1f} "
+        f"rejected {mean(rejected):.1f}, mean gap {gap:.1f}, tokens {mean(chosen_tokens):.1f} / {mean(rejected_tokens):.1f}, "
+        f"chosen the longer {mean(longer):.3f}"
+    )
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--keep-model", action="store_true", help="use the model that is there")
+    parser.add_argument("--reviews", type=int, default=PRETRAINING_REVIEWS, help="reviews to pre-train on")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    pretrain.write_json(
+        HERE / "reward.json", {"favourable": sorted(grammar.WORDS["+"]), "unfavourable": sorted(grammar.WORDS["-"])}
+    )
+    eval_openings = pairs.openings(EVAL_OPENINGS, first_seed=OPENING_SEED)
+    train_openings = pairs.openings(TRAIN_OPENINGS, set(eval_openings), first_seed=2 * OPENING_SEED)
+    if not args.keep_model:
+        make_model(set(eval_openings), args.reviews)
+    model, tokenizer = load_model()
+    held_out = pairs.make_pairs(model, tokenizer, eval_openings, seed=1)[:EVAL_PAIRS]
+    train = pairs.make_pairs(model, tokenizer, train_openings, seed=2)[:TRAIN_PAIRS]
+    assert len(held_out) == EVAL_PAIRS and len(train) == TRAIN_PAIRS, (len(held_out), len(train))
+    pairs.write_jsonl(HERE / "eval.jsonl", held_out)
+    pairs.write_jsonl(HERE / "prompts.jsonl", [{"prompt": pair["prompt"]} for pair in held_out])
+    pairs.write_jsonl(HERE / "train.jsonl", train)
+    describe_pairs(model, tokenizer, "train", train)
+    describe_pairs(model, tokenizer, "eval", held_out)
+    describe_samples(model, tokenizer, [pair["prompt"] for pair in held_out] * 5, seed=3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+//! AVX-512 micro-kernels and packing.
+//!
+//! A 12×32 tile keeps 24 accumulators, two vectors of `B` and a broadcast of `A` in the 32 registers. Every sum is one
+//! chain of fused multiply-adds in order of `k`, whatever the tile's size.
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::kernel::Tile;
+use super::{Elements, Operand};
+
+/// The row count, of those there are kernels for, that wastes least on `m` rows (the larger on a tie).
+pub(super) fn best_rows(m: usize) -> usize {
+    match m {
+        1 => 1,
+        2..=4 => 4,
+        _ => [12, 8].into_iter().min_by_key(|mr| m.next_multiple_of(*mr)).unwrap_or(12),
+    }
+}
+
+pub(super) fn f32_tile(mr: usize, nv: usize) -> Tile {
+    match (mr, nv) {
+        (1, 1) => tile::<1, 1>,
+        (4, 1) => tile::<4, 1>,
+        (8, 1) => tile::<8, 1>,
+        (12, 1) => tile::<12, 1>,
+        (1, _) => tile::<1, 2>,
+        (4, _) => tile::<4, 2>,
+        (8, _) => tile::<8, 2>,
+        _ => tile::<12, 2>,
+    }
+}
+
+pub(super) fn bf16_tile(mr: usize, nv: usize) -> Tile {
+    match (mr, nv) {
+        (1, 1) => tile_bf16::<1, 1>,
+        (4, 1) => tile_bf16::<4, 1>,
+        (8, 1) => tile_bf16::<8, 1>,
+        (12, 1) => tile_bf16::<12, 1>,
+        (1, _) => tile_bf16::<1, 2>,
+        (4, _) => tile_bf16::<4, 2>,
+        (8, _) => tile_bf16::<8, 2>,
+        _ => tile_bf16::<12, 2>,
+    }
+}
+
+macro_rules! tile_body {
+    ($multiply:expr, $steps:ident, $a:ident, $b:ident, $c:ident, $stride:ident, $rows:ident, $columns:ident, $accumulate:ident) => {{
+        let mut sums = [[_mm512_setzero_ps(); NV]; MR];
+        let (mut a, mut b) = ($a, $b);
+        for _ in 0..$steps {
+            // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words.
+            unsafe {
+                let mut y = [_mm512_setzero_si512(); NV];
+                for (v, y) in y.iter_mut().enumerate() {
+                    *y = _mm512_loadu_si512(b.add(16 * v).cast());
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm512_set1_epi32(*a.add(r) as i32);
+                    for (sum, &y) in sums.iter_mut().zip(&y) {
+                        *sum = $multiply(*sum, x, y);
+                    }
+                }
+                a = a.add(MR);
+                b = b.add(16 * NV);
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            if r < $rows {
+                for (v, &sum) in sums.iter().enumerate() {
+                    let left = $columns.saturating_sub(16 * v).min(16);
+                    let mask = ((1u32 << left) - 1) as __mmask16;
+                    // SAFETY: masked to the corner that the caller lets us write.
+                    unsafe {
+                        let to = $c.add(r * $stride).wrapping_add(16 * v);
+                        let sum = if $accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum) } else { sum };
+                        _mm512_mask_storeu_ps(to, mask, sum);
+                    }
+                }
+            }
+        }
+    }};
+}
+
+/// # Safety
+/// As `Kernel::run`, on a processor with AVX-512F.
+#[target_feature(enable = "avx512f")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<const MR: usize, const NV: usize>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    accumulate: bool,
+) {
+    let multiply = |sum, x, y| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sum);
+    tile_body!(multiply, steps, a, b, c, stride, rows, columns, accumulate);
+}
+
+/// # Safety
+/// As `Kernel::run`, on a processor with AVX-512F and AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile_bf16<const MR: usize, const NV: usize>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    accumulate: bool,
+) {
+    let multiply = |sum, x: __m512i, y: __m512i| {
+        // SAFETY: both types are 512 bits without invalid values.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(y)) }
+    };
+    tile_body!(multiply, steps, a, b, c, stride, rows, columns, accumulate);
+}
+
+/// Packs as `pack::panel` does, for the layouts that have a vector form; `false` when this one has none.
+pub(super) fn panel(
+    pairs: bool,
+    from: &Operand,
+    first: usize,
+    width: usize,
+    k: Range<usize>,
+    to: &mut [MaybeUninit<u32>],
+) -> bool {
+    let lanes = width.min(from.lanes - first);
+    let at = first * from.lane_stride + k.start * from.k_stride;
+    let strip = Strip { lanes, width, k: k.len(), lane_stride: from.lane_stride, k_stride: from.k_stride };
+    let to = to.as_mut_ptr().cast::<u32>();
+    // SAFETY (all arms): `kernel.wide` promised AVX-512F/BW (and BF16 for pairs); `Operand::strided` checked that every
+    // index of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
+    match (from.data, pairs, from.k_stride == 1, from.lane_stride == 1) {
+        (Elements::F32(x), false, true, _) => unsafe { strip.by_row(x[at..].as_ptr(), to, load_f32) },
+        (Elements::F32(x), true, true, _) => unsafe { strip.by_row_pairs(x[at..].as_ptr(), to, load_f32_pairs) },
+        (Elements::Bf16(x), true, true, _) => unsafe {
+            strip.by_row_pairs(x[at..].as_ptr().cast::<u16>(), to, load_bf16_pairs);
+        },
+        (Elements::Bf16(x), false, true, _) => unsafe {
+            strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
+        },
+        (Elements::F16(x), false, true, _) => unsafe { strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_f16) },
+        (Elements::F32(x), false, _, true) => unsafe { strip.by_column(x[at..].as_ptr(), to, load_f32) },
+        (Elements::Bf16(x), false, _, true) => unsafe {
+            strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
+        },
+        (Elements::F16(x), false, _, true) => unsafe {
+            strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_f16);
+        },
+        (Elements::Bf16(x), true, _, true) => unsafe {
+            strip.by_column_pairs(x[at..].as_ptr().cast::<u16>(), to);
+        },
+        _ => return false,
+    }
+    true
+}
+
+/// `count` (0 to 16) elements from a pointer, as 16 words; the rest zero.
+type Load<T> = unsafe fn(*const T, usize) -> __m512i;
+
+fn mask(count: usize) -> __mmask16 {
+    ((1u32 << count) - 1) as __mmask16
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn load_f32(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: masked to the elements the caller vouches for.
+    unsafe { _mm512_maskz_loadu_epi32(mask(count), from.cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_bf16(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
+    _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_f16(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
+    _mm512_castps_si512(_mm512_cvtph_ps(x))
+}
+
+/// `count` (0 to 32) elements as 16 pairs.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
+    let mask = ((1u64 << count) - 1) as __mmask32;
+    // SAFETY: as above.
+    unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: as above; a half without elements is not touched (mask 0).
+    unsafe {
+        let low = _mm512_maskz_loadu_ps(mask(count.min(16)), from);
+        let high = _mm512_maskz_loadu_ps(mask(count.saturating_sub(16)), from.wrapping_add(16));
+        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// A strip of an operand: `lanes` of a panel's `width`, `k` elements each.
+struct Strip {
+    lanes: usize,
+    width: usize,
+    k: usize,
+    lane_stride: usize,
+    k_stride: usize,
+}
+
+impl Strip {
+    /// Lanes far apart, `k` contiguous, one element a word.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn by_row<T>(&self, from: *const T, to: *mut u32, load: Load<T>) {
+        // SAFETY: passed on.
+        unsafe { self.transposed(from, to, load, 1) }
+    }
+
+    /// Lanes far apart, `k` contiguous, two elements a word.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn by_row_pairs<T>(&self, from: *const T, to: *mut u32, load: Load<T>) {
+        // SAFETY: passed on.
+        unsafe { self.transposed(from, to, load, 2) }
+    }
+
+    /// Transposes 16 lanes × 16 words at a time.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn transposed<T>(&self, from: *const T, to: *mut u32, load: Load<T>, per_word: usize) {
+        let steps = self.k.div_ceil(per_word);
+        for lane in (0..self.width).step_by(16) {
+            let lanes = self.lanes.saturating_sub(lane).min(16);
+            let store = mask((self.width - lane).min(16));
+            for step in (0..steps).step_by(16) {
+                let count = (self.k - step * per_word).min(16 * per_word);
+                let mut rows = [_mm512_setzero_si512(); 16];
+                for (r, row) in rows.iter_mut().enumerate().take(lanes) {
+                    // SAFETY: lane and elements are inside the operand.
+                    *row = unsafe { load(from.add((lane + r) * self.lane_stride + step * per_word), count) };
+                }
+                let columns = transpose(rows);
+                for (s, column) in columns.iter().enumerate().take(steps - step) {
+                    // SAFETY: step and lanes are inside the panel.
+                    unsafe {
+                        _mm512_mask_storeu_epi32(to.add((step + s) * self.width + lane).cast(), store, *column);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lanes contiguous, one element a word.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn by_column<T>(&self, from: *const T, to: *mut u32, load: Load<T>) {
+        for step in 0..self.k {
+            for lane in (0..self.width).step_by(16) {
+                let lanes = self.lanes.saturating_sub(lane).min(16);
+                // SAFETY: as in `transposed`.
+                unsafe {
+                    let row = load(from.wrapping_add(step * self.k_stride + lane), lanes);
+                    let store = mask((self.width - lane).min(16));
+                    _mm512_mask_storeu_epi32(to.add(step * self.width + lane).cast(), store, row);
+                }
+            }
+        }
+    }
+
+    /// bf16 lanes contiguous, two rows of `k` a word.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn by_column_pairs(&self, from: *const u16, to: *mut u32) {
+        for step in 0..self.k.div_ceil(2) {
+            let odd = if 2 * step + 1 < self.k { usize::MAX } else { 0 };
+            for lane in (0..self.width).step_by(16) {
+                let lanes = self.lanes.saturating_sub(lane).min(16);
+                // SAFETY: as in `transposed`; a missing odd row is masked away.
+                unsafe {
+                    let even_row = from.wrapping_add(2 * step * self.k_stride + lane);
+                    let odd_row = even_row.wrapping_add(self.k_stride);
+                    let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(lanes), even_row.cast()));
+                    let high = load_bf16(odd_row, lanes & odd);
+                    let store = mask((self.width - lane).min(16));
+                    _mm512_mask_storeu_epi32(
+                        to.add(step * self.width + lane).cast(),
+                        store,
+                        _mm512_or_si512(low, high),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Transposes a 16×16 matrix of 32-bit words held in 16 vectors.
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let zero = _mm512_setzero_si512();
+    let (mut pairs, mut quads, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // Row 4i + c of `quads` holds, in each 128-bit lane l, column 4l + c of rows 4i..4i + 4.
+    for i in 0..4 {
+        quads[4 * i] = _mm512_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
+        quads[4 * i + 1] = _mm512_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
+        quads[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+        quads[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+    }
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0b1000_1000);
+        let low_odd = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0b1101_1101);
+        let high = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0b1000_1000);
+        let high_odd = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0b1101_1101);
+        out[c] = _mm512_shuffle_i32x4(low, high, 0b1000_1000);
+        out[8 + c] = _mm512_shuffle_i32x4(low, high, 0b1101_1101);
+        out[4 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0b1000_1000);
+        out[12 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0b1101_1101);
+    }
+    out
+}

@@ -1,0 +1,126 @@
+use half::{bf16, f16};
+
+use super::*;
+
+/// A deterministic, sign-changing sequence with many distinct mantissas.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    (0..count as u32)
+        .map(|i| {
+            let x = (i.wrapping_add(seed)).wrapping_mul(2_654_435_761) >> 8;
+            x as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// The product in f64, the one reference of every path.
+fn reference(a: &dyn Fn(usize, usize) -> f64, b: &dyn Fn(usize, usize) -> f64, m: usize, n: usize, k: usize) -> Vec<f64> {
+    (0..m * n).map(|i| (0..k).map(|l| a(i / n, l) * b(l, i % n)).sum()).collect()
+}
+
+fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(g) - w).abs() <= tolerance, "{what}: [{i}] {g} against {w}");
+    }
+}
+
+const SIZES: [(usize, usize, usize); 10] = [
+    (1, 1, 1), (1, 40, 70), (4, 16, 33), (5, 7, 3), (12, 32, 64), (13, 33, 65), (16, 100, 31), (25, 70, 257),
+    (40, 16, 520), (37, 300, 600),
+];
+
+fn product(isa: Isa, a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
+    let mut out = vec![f32::NAN; a.lanes * b.lanes];
+    let window = Window { data: out.as_mut_ptr(), stride: b.lanes };
+    run(isa, &window, a, b, precision, false, true);
+    out
+}
+
+#[test]
+fn every_path_agrees_with_f64_in_every_layout() {
+    for isa in Isa::available() {
+        for (m, n, k) in SIZES {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 77));
+            let want = reference(&|i, l| a[i * k + l].into(), &|l, j| b[j * k + l].into(), m, n, k);
+            let row_b = Operand::by_row(Elements::F32(&b), n, k);
+            let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &row_b, Precision::F32);
+            assert_close(&got, &want, 1e-5 * (k as f64).sqrt(), &format!("{isa:?} {m} {n} {k} rows"));
+
+            let want = reference(&|i, l| a[l * m + i].into(), &|l, j| b[l * n + j].into(), m, n, k);
+            let columns = (Operand::by_column(Elements::F32(&a), k, m), Operand::by_column(Elements::F32(&b), k, n));
+            let got = product(isa, &columns.0, &columns.1, Precision::F32);
+            assert_close(&got, &want, 1e-5 * (k as f64).sqrt(), &format!("{isa:?} {m} {n} {k} columns"));
+        }
+    }
+}
+
+#[test]
+fn half_precision_weights_agree_with_f64() {
+    for isa in Isa::available() {
+        for (m, n, k) in SIZES {
+            let a: Vec<f32> = numbers(m * k, 5).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
+            let b: Vec<bf16> = numbers(k * n, 9).into_iter().map(bf16::from_f32).collect();
+            let h: Vec<f16> = numbers(k * n, 9).into_iter().map(f16::from_f32).collect();
+            let row_a = Operand::by_row(Elements::F32(&a), m, k);
+            // `a` is exact in bf16, so both precisions must reach f32 accuracy.
+            let tolerance = 1e-5 * (k as f64).sqrt();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let want = reference(&|i, l| a[i * k + l].into(), &|l, j| b[j * k + l].to_f64(), m, n, k);
+                let got = product(isa, &row_a, &Operand::by_row(Elements::Bf16(&b), n, k), precision);
+                assert_close(&got, &want, tolerance, &format!("{isa:?} {m} {n} {k} {precision:?} rows"));
+                let want = reference(&|i, l| a[i * k + l].into(), &|l, j| b[l * n + j].to_f64(), m, n, k);
+                let got = product(isa, &row_a, &Operand::by_column(Elements::Bf16(&b), k, n), precision);
+                assert_close(&got, &want, tolerance, &format!("{isa:?} {m} {n} {k} {precision:?} columns"));
+            }
+            let want = reference(&|i, l| a[i * k + l].into(), &|l, j| h[j * k + l].to_f64(), m, n, k);
+            let got = product(isa, &row_a, &Operand::by_row(Elements::F16(&h), n, k), Precision::F32);
+            assert_close(&got, &want, tolerance, &format!("{isa:?} {m} {n} {k} f16 rows"));
+            let want = reference(&|i, l| a[i * k + l].into(), &|l, j| h[l * n + j].to_f64(), m, n, k);
+            let got = product(isa, &row_a, &Operand::by_column(Elements::F16(&h), k, n), Precision::F32);
+            assert_close(&got, &want, tolerance, &format!("{isa:?} {m} {n} {k} f16 columns"));
+        }
+    }
+}
+
+#[test]
+fn a_rows_bits_do_not_depend_on_the_other_rows_or_the_threads() {
+    let (n, k) = (77, 700);
+    let (a, b) = (numbers(300 * k, 3), numbers(n * k, 4));
+    let weight: Vec<bf16> = b.iter().copied().map(bf16::from_f32).collect();
+    let pools: Vec<_> =
+        [1, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
+    for isa in Isa::available() {
+        for (elements, precision) in [(Elements::F32(&b), Precision::F32), (Elements::Bf16(&weight), Precision::Bf16)] {
+            let weight = Operand::by_row(elements, n, k);
+            let whole = product(isa, &Operand::by_row(Elements::F32(&a), 300, k), &weight, precision);
+            for (m, pool) in [1, 2, 5, 12, 19, 100].into_iter().flat_map(|m| pools.iter().map(move |p| (m, p))) {
+                let part = pool.install(|| product(isa, &Operand::by_row(Elements::F32(&a[..m * k]), m, k), &weight, precision));
+                let same = part.iter().zip(&whole).all(|(x, y)| x.to_bits() == y.to_bits());
+                assert!(same, "{isa:?} {precision:?} {m} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_and_accumulation() {
+    let (m, n, k) = (14, 20, 9);
+    let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
+    let operands = (Operand::by_row(Elements::F32(&a), m, k), Operand::by_row(Elements::F32(&b), n, k));
+    let plain = gemm(&operands.0, &operands.1, Precision::F32);
+    let mut twice = plain.clone();
+    gemm_add(&mut twice, &operands.0, &operands.1, Precision::F32);
+    assert!(twice.iter().zip(&plain).all(|(t, p)| *t == 2.0 * p));
+    let mut wide = vec![7.0; m * 30];
+    gemm_serial(&mut wide[3..], 30, &operands.0, &operands.1, false);
+    for (i, x) in wide.iter().enumerate() {
+        let (row, column) = (i / 30, i % 30);
+        let inside = (3..23).contains(&column);
+        assert_eq!(*x, if inside { plain[row * n + column - 3] } else { 7.0 });
+    }
+}
+
+#[test]
+fn an_empty_sum_is_zero() {
+    let nothing = Operand::by_row(Elements::F32(&[]), 2, 0);
+    assert_eq!(gemm(&nothing, &nothing, Precision::F32), [0.0; 4]);
+}

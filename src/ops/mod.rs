@@ -1,0 +1,3 @@
+//! The differentiable operations, one a file.
+pub mod gemm;
+pub mod host;

@@ -1,0 +1,206 @@
+//! Checkpoints in safetensors, one file or sharded with an index, mapped into memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{DType, FrozenWeight, WeightSource};
+use crate::error::{Error, Result};
+
+/// The tensors of a checkpoint directory.
+#[derive(Debug)]
+pub struct SafetensorsSource {
+    directory: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Arc<Mmap>,
+    path: Arc<Path>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: usize,
+    bytes: usize,
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl SafetensorsSource {
+    /// Maps the checkpoint of a model directory: `model.safetensors`, or the shards that
+    /// `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// If neither is there, a header is damaged, a shard is missing, or the index names a path outside the directory
+    /// or a tensor that its shard does not hold.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let single = directory.join(SINGLE);
+        if single.exists() {
+            return Self::open_files(directory, &[single]);
+        }
+        let index_path = directory.join(INDEX);
+        if !index_path.exists() {
+            return Err(Error::Weights(format!(
+                "no {SINGLE} and no {INDEX} in {}; a base is a directory with config.json, tokenizer.json and \
+                 safetensors weights (pickled .bin checkpoints are not read: convert them with transformers' \
+                 save_pretrained)",
+                directory.display()
+            )));
+        }
+        let text = std::fs::read_to_string(&index_path).map_err(Error::read(&index_path))?;
+        let index: Index = serde_json::from_str(&text)
+            .map_err(|e| Error::Weights(format!("{}: {e}; expected {{\"weight_map\": {{...}}}}", index_path.display())))?;
+        let mut shards: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let files = shards.iter().map(|name| shard_path(directory, name)).collect::<Result<Vec<_>>>()?;
+        let source = Self::open_files(directory, &files)?;
+        for (name, shard) in &index.weight_map {
+            if source.tensors.get(name).is_none_or(|entry| !entry.path.ends_with(shard)) {
+                return Err(Error::Weights(format!(
+                    "{} says that {shard} holds the tensor {name}, but it does not",
+                    index_path.display()
+                )));
+            }
+        }
+        Ok(source)
+    }
+
+    /// Maps the given files.
+    ///
+    /// # Errors
+    /// As [`SafetensorsSource::open`].
+    pub fn open_files(directory: &Path, files: &[PathBuf]) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for path in files {
+            for (name, entry) in read_header(path)? {
+                if tensors.insert(name.clone(), entry).is_some() {
+                    return Err(Error::Weights(format!("two shards hold the tensor {name}; one is {}", path.display())));
+                }
+            }
+        }
+        Ok(Self { directory: directory.to_path_buf(), tensors })
+    }
+}
+
+/// A shard's path; a name that leaves the directory is refused.
+fn shard_path(directory: &Path, name: &str) -> Result<PathBuf> {
+    let plain = Path::new(name).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    if name.is_empty() || !plain {
+        return Err(Error::Weights(format!(
+            "{INDEX} in {} names the shard {name:?}; shards are plain file names in that directory",
+            directory.display()
+        )));
+    }
+    Ok(directory.join(name))
+}
+
+fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
+    let file = File::open(path).map_err(Error::read(path))?;
+    // SAFETY: the map is read-only. A file that another process shrinks meanwhile would fault; checkpoints are not
+    // rewritten in place by any tool we know of (they are replaced by rename, which leaves the map whole).
+    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(Error::read(path))?);
+    let damaged = |e: safetensors::SafeTensorError| {
+        Error::Weights(format!("{} is not a whole safetensors file ({e}); download or copy it again", path.display()))
+    };
+    let parsed = SafeTensors::deserialize(&map).map_err(damaged)?;
+    let origin = map.as_ptr().addr();
+    let path: Arc<Path> = path.into();
+    Ok(parsed
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let start = view.data().as_ptr().addr() - origin;
+            let (shape, bytes) = (view.shape().to_vec(), view.data().len());
+            (name, Entry { file: map.clone(), path: path.clone(), dtype: view.dtype(), shape, start, bytes })
+        })
+        .collect())
+}
+
+impl WeightSource for SafetensorsSource {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|entry| entry.shape.clone())
+    }
+
+    fn get(&self, name: &str) -> Result<FrozenWeight> {
+        let entry = self.tensors.get(name).ok_or_else(|| {
+            Error::Weights(format!("{} has no tensor {name}; is it complete?", self.directory.display()))
+        })?;
+        let dtype = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::Bf16,
+            Dtype::F16 => DType::F16,
+            other => {
+                return Err(Error::Weights(format!(
+                    "tensor {name} in {} is {other:?}; F32, F16 and BF16 are computed with",
+                    entry.path.display()
+                )));
+            }
+        };
+        FrozenWeight::from_file(&entry.file, entry.start, entry.bytes, dtype, &entry.shape)
+    }
+
+    fn describe(&self) -> String {
+        self.directory.display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(directory: &Path, name: &str, bytes: &[u8]) {
+        std::fs::write(directory.join(name), bytes).unwrap();
+    }
+
+    /// A file with one f32 tensor `w` of shape [2], and `pad` bytes of header padding to shift its data.
+    fn one_tensor(pad: usize) -> Vec<u8> {
+        let mut header = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.to_string();
+        header.push_str(&" ".repeat(pad));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()));
+        bytes
+    }
+
+    #[test]
+    fn aligned_and_misaligned_tensors_read_the_same() {
+        for pad in 0..8 {
+            let directory = tempfile::tempdir().unwrap();
+            write(directory.path(), SINGLE, &one_tensor(pad));
+            let weight = SafetensorsSource::open(directory.path()).unwrap().get("w").unwrap();
+            assert_eq!(weight.elements().to_f32(), [1.5, -2.0], "pad {pad}");
+        }
+    }
+
+    #[test]
+    fn truncated_files_and_escaping_shards_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let whole = one_tensor(0);
+        for cut in [0, 4, 8, 20, whole.len() - 1] {
+            write(directory.path(), SINGLE, &whole[..cut]);
+            let error = SafetensorsSource::open(directory.path()).unwrap_err().to_string();
+            assert!(error.contains(SINGLE), "cut at {cut}: {error}");
+        }
+        std::fs::remove_file(directory.path().join(SINGLE)).unwrap();
+        for shard in ["../w.safetensors", "/etc/passwd", ""] {
+            write(directory.path(), INDEX, format!(r#"{{"weight_map":{{"w":"{shard}"}}}}"#).as_bytes());
+            let error = SafetensorsSource::open(directory.path()).unwrap_err().to_string();
+            assert!(error.contains("plain file names"), "{error}");
+        }
+    }
+}
