@@ -168,11 +168,10 @@ class Writer:
 
         return self.expand(re.sub(r"\{(!?)([fb]?)(\d)\}", slot, template))
 
-    def attempt(self):
-        """One review, of any length."""
+    def attempt(self, side):
+        """One review of a side, of any length."""
         self.bound, self.nats = {}, 0.0
         opening = self.fill("opening")
-        side = self.pick(SIDES)
         aspects = list(lexicon.ASPECTS)
         sentences = []
         count = self.choose([(2, 1), (4, 2), (2, 3)])
@@ -195,12 +194,13 @@ def review(seed):
 def write(seed):
     """The review of a seed and the nats of the choices behind it (not of the rejections)."""
     writer = Writer(seed)
+    side = writer.pick(SIDES)
     while True:
-        made = writer.attempt()
+        made = writer.attempt(side)
         words = words_of(made.text)
         judging = [w for w in words if w in WORDS["+"] or w in WORDS["-"]]
         if MIN_WORDS <= len(words) <= MAX_WORDS and len(judging) == len(set(judging)):
-            return made, writer.nats
+            return made, writer.nats + math.log(len(SIDES))
 
 
 def opening(seed):

@@ -38,7 +38,7 @@ OPENING_RULES = {
     "genre": list(PLURALS),
     "act": [
         "returns {home}", "moves to {town}", "leaves {town}", "searches for {someone}", "runs away with {someone}",
-        "inherits {building}", "opens {building} {place}", "falls in love with {someone}", "meets {someone} {place}",
+        "inherits {building}", "opens {building} {place}", "falls in love with {love}", "meets {someone} {place}",
         "finds {thing} {place}", "steals {thing}", "receives {thing} from {someone}", "crosses {wild}",
         "gets lost in {wild}", "spends a year in {wild}", "must choose between love and work",
         "investigates a murder {place}", "goes back to school", "looks after {someone}", "hides {someone} {place}",
@@ -49,6 +49,7 @@ OPENING_RULES = {
         "an old friend", "a lost brother", "a younger sister", "a stranger", "a lost child", "an old uncle", "a neighbour",
         "a former student",
     ],
+    "love": ["a stranger", "an old friend", "a neighbour"],
     "building": ["a hotel", "an old house", "a restaurant", "a bookshop", "a theatre"],
     "thing": ["a letter", "a map", "a painting", "a bag of money", "a diary", "an old car"],
     "wild": ["the desert", "the mountains", "the forest"],

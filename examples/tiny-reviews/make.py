@@ -18,7 +18,7 @@ import pairs
 import pretrain
 
 HERE = Path(__file__).resolve().parent
-PRETRAINING_REVIEWS = 64_000
+PRETRAINING_REVIEWS = 128_000
 TRAIN_PAIRS, EVAL_PAIRS = 2000, 200
 EVAL_OPENINGS, TRAIN_OPENINGS = 240, 2300  # a few more than pairs, for prompts whose samples all take one side
 OPENING_SEED = 10_000_000

@@ -42,18 +42,11 @@ def sample(model, tokenizer, prompts, seed):
     return texts
 
 
-@torch.no_grad()
-def pair_logps(model, tokenizer, pairs, batch_size=64):
+def pair_logps(model, tokenizer, pairs):
     """Sums of log-probs of (chosen, rejected) and their token counts, end token included, as four lists."""
-    sums = {"chosen": [], "rejected": []}
-    counts = {"chosen": [], "rejected": []}
-    for side in sums:
-        for start in range(0, len(pairs), batch_size):
-            batch = pairs[start : start + batch_size]
-            logps, lengths = completion_logps(model, tokenizer, [(p["prompt"], p[side]) for p in batch])
-            sums[side] += logps.tolist()
-            counts[side] += lengths.tolist()
-    return sums["chosen"], sums["rejected"], counts["chosen"], counts["rejected"]
+    found = likenesses(model, tokenizer, [(p["prompt"], p[side]) for side in ("chosen", "rejected") for p in pairs])
+    logps, counts = [logp for logp, _ in found], [count for _, count in found]
+    return logps[: len(pairs)], logps[len(pairs) :], counts[: len(pairs)], counts[len(pairs) :]
 
 
 def completion_logps(model, tokenizer, texts):
@@ -73,24 +66,48 @@ def completion_logps(model, tokenizer, texts):
 
 
 def make_pairs(model, tokenizer, prompts, seed):
-    """One pair a prompt: of its samples, a favourable and an unfavourable one of the most similar length.
+    """One pair a prompt: of its samples, the favourable and the unfavourable one that are most alike otherwise.
 
-    Only samples that end and read as reviews take part; prompts whose samples all take one side give no pair.
+    Alike is a similar log-prob under the model (so that it has no opinion to begin with) and a similar number of
+    tokens (so that length tells nothing). Only samples that end and read as reviews take part; a prompt whose samples
+    all take one side gives no pair.
     """
     rng = random.Random(seed)
     drawn = sample(model, tokenizer, [p for p in prompts for _ in range(SAMPLES_A_PROMPT)], seed)
+    usable = {}  # (prompt, text) -> reward, in order, each once
+    for index, text in enumerate(drawn):
+        if text and text.startswith(" ") and grammar.is_grammatical(text):
+            usable[prompts[index // SAMPLES_A_PROMPT], text] = grammar.reward(text)
+    sides = {prompt: ([], []) for prompt in prompts}
+    for (prompt, text), likeness in zip(usable, likenesses(model, tokenizer, list(usable))):
+        if usable[prompt, text] != 0.5:
+            sides[prompt][usable[prompt, text] < 0.5].append((text, likeness))
     pairs = []
-    for index, prompt in enumerate(prompts):
-        own = drawn[index * SAMPLES_A_PROMPT : (index + 1) * SAMPLES_A_PROMPT]
-        own = [text for text in own if text and text.startswith(" ") and grammar.is_grammatical(text)]
-        favourable = [text for text in own if grammar.reward(text) > 0.5]
-        unfavourable = [text for text in own if grammar.reward(text) < 0.5]
+    for prompt, (favourable, unfavourable) in sides.items():
         choices = [(c, r) for c in favourable for r in unfavourable]
         if choices:
             rng.shuffle(choices)
-            chosen, rejected = min(choices, key=lambda pair: abs(len(pair[0]) - len(pair[1])))
-            pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+            chosen, rejected = min(choices, key=lambda pair: difference(pair[0][1], pair[1][1]))
+            pairs.append({"prompt": prompt, "chosen": chosen[0], "rejected": rejected[0]})
     return pairs
+
+
+@torch.no_grad()
+def likenesses(model, tokenizer, texts, batch_size=128):
+    """(log-prob sum, tokens) of each completion of (prompt, completion) texts."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i][0] + texts[i][1]))
+    found = [None] * len(texts)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        logps, lengths = completion_logps(model, tokenizer, [texts[i] for i in batch])
+        for i, logp, length in zip(batch, logps.tolist(), lengths.tolist()):
+            found[i] = (logp, length)
+    return found
+
+
+def difference(one, other):
+    """How unlike two (log-prob sum, tokens) are, in nats; a token counts as a tenth of one."""
+    return abs(one[0] - other[0]) + 0.1 * abs(one[1] - other[1])
 
 
 def write_jsonl(path, records):

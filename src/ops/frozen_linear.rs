@@ -1,0 +1,167 @@
+//! `y = x·Wᵀ + b` with a frozen `W [out, in]`: the only gradient is `dx = dy·W`.
+
+use candle_core::Tensor;
+
+use super::gemm::{Operand, Precision, gemm, gemm_add};
+use super::gradient::Gradient;
+#[cfg(test)]
+use super::oracle;
+use super::host;
+use crate::error::Result;
+use crate::weights::{Elements, FrozenWeight};
+
+/// A frozen linear map.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: FrozenWeight,
+    /// Stored `[in, out]` (GPT-2's Conv1D) instead of `[out, in]`.
+    transposed: bool,
+    bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// The map of a two-dimensional `weight`; `bias` has one number an output.
+    pub fn new(weight: FrozenWeight, transposed: bool, bias: Option<Vec<f32>>) -> Self {
+        Self { weight, transposed, bias }
+    }
+
+    /// Features that come in.
+    pub fn inputs(&self) -> usize {
+        self.weight.shape()[usize::from(!self.transposed)]
+    }
+
+    /// Features that go out.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape()[usize::from(self.transposed)]
+    }
+
+    /// The weight as stored.
+    pub fn weight(&self) -> &FrozenWeight {
+        &self.weight
+    }
+
+    /// Whether the weight is stored `[in, out]`.
+    pub fn transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// The bias, if there is one.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// The weight as the right side of a product: outputs are lanes (`x·Wᵀ`), or inputs are (`dy·W`).
+    fn operand(&self, outputs_are_lanes: bool) -> Operand<'_> {
+        let (rows, columns) = (self.weight.shape()[0], self.weight.shape()[1]);
+        if outputs_are_lanes != self.transposed {
+            Operand::by_row(self.weight.elements(), rows, columns)
+        } else {
+            Operand::by_column(self.weight.elements(), rows, columns)
+        }
+    }
+
+    fn precision(&self) -> Precision {
+        Precision::of(&self.weight.elements())
+    }
+
+    /// The plain form. `x [T, in] → [T, out]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn reference(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.weight.to_tensor(x.device())?;
+        let y = if self.transposed { x.matmul(&weight)? } else { x.matmul(&weight.t()?)? };
+        match &self.bias {
+            Some(bias) => Ok(y.broadcast_add(&Tensor::new(bias.as_slice(), x.device())?)?),
+            None => Ok(y),
+        }
+    }
+
+    /// `x [T, in] → y [T, out]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, _) = x.dims2()?;
+        if !x.device().is_cpu() {
+            return self.reference(x);
+        }
+        let y = self.forward_slice(&host::read(x)?, rows);
+        host::tensor(y, (rows, self.outputs()))
+    }
+
+    /// As [`Linear::forward`], over slices.
+    pub(super) fn forward_slice(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let (x, weight) = (Operand::by_row(Elements::F32(x), rows, self.inputs()), self.operand(true));
+        match &self.bias {
+            None => gemm(&x, &weight, self.precision()),
+            Some(bias) => {
+                let mut y = host::build_rows(rows, bias.len(), |_, row| row.copy_from_slice(bias));
+                gemm_add(&mut y, &x, &weight, self.precision());
+                y
+            }
+        }
+    }
+
+    /// `dy [T, out] → dx [T, in]`, added to `onto` if there is one.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn backward(&self, dy: &Tensor, onto: Option<Gradient>) -> Result<Gradient> {
+        let (rows, _) = dy.dims2()?;
+        if !dy.device().is_cpu() {
+            let weight = self.weight.to_tensor(dy.device())?;
+            let dx = if self.transposed { dy.matmul(&weight.t()?)? } else { dy.matmul(&weight)? };
+            return Ok(Gradient::Device(match onto {
+                Some(sum) => (sum.finish()? + dx)?,
+                None => dx,
+            }));
+        }
+        let dy = host::read(dy)?;
+        let (dy, weight) = (Operand::by_row(Elements::F32(&dy), rows, self.outputs()), self.operand(false));
+        match onto {
+            Some(Gradient::Host { mut data, columns }) => {
+                gemm_add(&mut data, &dy, &weight, self.precision());
+                Ok(Gradient::Host { data, columns })
+            }
+            _ => Ok(Gradient::Host { data: gemm(&dy, &weight, self.precision()), columns: self.inputs() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+    use crate::weights::DType;
+
+    fn linear(transposed: bool, bias: bool) -> Linear {
+        let (shape, bias) = (if transposed { [9, 21] } else { [21, 9] }, bias.then(|| numbers(&noise(&[21], 3))));
+        Linear::new(FrozenWeight::from_f32(numbers(&noise(&shape, 2)), &shape).unwrap(), transposed, bias)
+    }
+
+    #[test]
+    fn forward_and_backward_match_the_plain_form() {
+        let (x, dy) = (noise(&[13, 9], 1), noise(&[13, 21], 4));
+        for (transposed, bias) in [(false, false), (false, true), (true, true)] {
+            let linear = linear(transposed, bias);
+            assert_same(&linear.forward(&x).unwrap(), &linear.reference(&x).unwrap(), 1e-6, "forward");
+            let dx = linear.backward(&dy, None).unwrap().finish().unwrap();
+            let want = oracle::gradients(&[&x], &dy, |x| linear.reference(&x[0])).unwrap();
+            assert_same(&dx, &want[0], 1e-6, "backward");
+            assert_finite_differences(&x, &dy, &dx, |x| linear.forward(x));
+        }
+    }
+
+    #[test]
+    fn half_precision_weights_stay_near_their_f32_values() {
+        let (x, wide) = (noise(&[13, 9], 1), linear(false, true));
+        for (dtype, tolerance) in [(DType::F16, 1e-6), (DType::Bf16, 1e-2)] {
+            let weight = wide.weight.to_dtype(dtype);
+            let exact = Linear::new(weight.to_dtype(DType::F32), false, wide.bias.clone());
+            let half = Linear::new(weight, false, wide.bias.clone());
+            // f16 weights are multiplied in f32; bf16 rounds the activations as well (2⁻⁹ each).
+            assert_same(&half.forward(&x).unwrap(), &exact.forward(&x).unwrap(), tolerance, dtype.name());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! `h = act(gate) ∘ up` (Shazeer 2020, arXiv 2002.05202), and `h = act(x)` where nothing gates.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::simd::{exp, fma, vectorised};
+use super::{host, oracle};
+use crate::error::Result;
+
+/// The nonlinearities of the families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// x·σ(x).
+    Silu,
+    /// x·Φ(x), by the error function.
+    Gelu,
+    /// GELU's tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// max(x, 0).
+    Relu,
+}
+
+impl Activation {
+    /// By its name in `config.json` (`hidden_act`, `activation_function`, ...).
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "silu" | "swish" => Self::Silu,
+            "gelu" => Self::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Self::GeluTanh,
+            "relu" => Self::Relu,
+            _ => return None,
+        })
+    }
+
+    /// The plain form.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn reference(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Silu => candle_nn::ops::silu(x)?,
+            Self::Gelu => x.gelu_erf()?,
+            Self::GeluTanh => x.gelu()?,
+            Self::Relu => x.relu()?,
+        })
+    }
+}
+
+/// The plain form of the gated product.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn reference(gate: &Tensor, up: &Tensor, act: Activation) -> Result<Tensor> {
+    Ok((act.reference(gate)? * up)?)
+}
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+/// (act(x), act'(x)).
+#[inline(always)]
+fn value_and_slope<const FMA: bool>(act: Activation, x: f32) -> (f32, f32) {
+    match act {
+        Activation::Silu => {
+            let sigmoid = 1.0 / (1.0 + exp::<FMA>(-x));
+            (x * sigmoid, sigmoid * fma::<FMA>(x, 1.0 - sigmoid, 1.0))
+        }
+        Activation::GeluTanh => {
+            let inner = SQRT_2_OVER_PI * x * fma::<FMA>(0.044_715 * x, x, 1.0);
+            // tanh(u) = 1 − 2 / (e^{2u} + 1)
+            let tanh = 1.0 - 2.0 / (exp::<FMA>(2.0 * inner) + 1.0);
+            let slope = SQRT_2_OVER_PI * fma::<FMA>(3.0 * 0.044_715 * x, x, 1.0);
+            (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
+        }
+        Activation::Gelu => {
+            let cdf = 0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2) as f32);
+            let density = 0.398_942_3 * exp::<FMA>(-0.5 * x * x);
+            (x * cdf, fma::<FMA>(x, density, cdf))
+        }
+        Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+    }
+}
+
+vectorised! {
+    fn forward_row(act: Activation, gate: &[f32], up: Option<&[f32]>, h: &mut [f32]) {
+        // One loop an activation, so that each vectorises.
+        macro_rules! each { ($act:path) => { match up {
+            Some(up) => for ((h, g), u) in h.iter_mut().zip(gate).zip(up) { *h = value_and_slope::<FMA>($act, *g).0 * u; },
+            None => for (h, g) in h.iter_mut().zip(gate) { *h = value_and_slope::<FMA>($act, *g).0; },
+        } } }
+        match act {
+            Activation::Silu => each!(Activation::Silu),
+            Activation::Gelu => each!(Activation::Gelu),
+            Activation::GeluTanh => each!(Activation::GeluTanh),
+            Activation::Relu => each!(Activation::Relu),
+        }
+    }
+}
+
+vectorised! {
+    /// `d_gate` arrives holding `dh`.
+    fn backward_row(act: Activation, gate: &[f32], up: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+        macro_rules! each { ($act:path) => {
+            for (((dg, du), g), u) in d_gate.iter_mut().zip(d_up).zip(gate).zip(up) {
+                let (value, slope) = value_and_slope::<FMA>($act, *g);
+                *du = *dg * value;
+                *dg = *dg * u * slope;
+            }
+        } }
+        match act {
+            Activation::Silu => each!(Activation::Silu),
+            Activation::Gelu => each!(Activation::Gelu),
+            Activation::GeluTanh => each!(Activation::GeluTanh),
+            Activation::Relu => each!(Activation::Relu),
+        }
+    }
+}
+
+vectorised! {
+    fn backward_plain_row(act: Activation, x: &[f32], dx: &mut [f32]) {
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx *= value_and_slope::<FMA>(act, *x).1;
+        }
+    }
+}
+
+/// `gate, up [T, F] → h [T, F]`; without `up`, `act(gate)`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn forward(gate: &Tensor, up: Option<&Tensor>, act: Activation) -> Result<Tensor> {
+    if !gate.device().is_cpu() {
+        return up.map_or_else(|| act.reference(gate), |up| reference(gate, up, act));
+    }
+    let (rows, width) = gate.dims2()?;
+    let (gate, up) = (host::read(gate)?, up.map(host::read).transpose()?);
+    let row = |r: usize, h: &mut [f32]| {
+        let range = r * width..(r + 1) * width;
+        forward_row(act, &gate[range.clone()], up.as_ref().map(|up| &up[range]), h);
+    };
+    host::tensor(host::build_rows(rows, width, row), (rows, width))
+}
+
+/// `dh [T, F] → (d gate, d up)`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward(dh: &Tensor, gate: &Tensor, up: &Tensor, act: Activation) -> Result<(Tensor, Tensor)> {
+    if !dh.device().is_cpu() {
+        let mut grads = oracle::gradients(&[gate, up], dh, |v| reference(&v[0], &v[1], act))?;
+        let d_up = grads.remove(1);
+        return Ok((grads.remove(0), d_up));
+    }
+    let (rows, width) = dh.dims2()?;
+    let (dh, gate, up) = (host::read(dh)?, host::read(gate)?, host::read(up)?);
+    use rayon::prelude::*;
+    let (mut d_gate, mut d_up) = (vec![0.0; rows * width], vec![0.0; rows * width]);
+    let chunk = (1usize << 14).div_ceil(width.max(1)).max(1) * width.max(1);
+    d_gate.par_chunks_mut(chunk).zip(d_up.par_chunks_mut(chunk)).enumerate().for_each(|(c, (dg, du))| {
+        let range = c * chunk..c * chunk + dg.len();
+        dg.copy_from_slice(&dh[range.clone()]);
+        backward_row(act, &gate[range.clone()], &up[range], dg, du);
+    });
+    Ok((host::tensor(d_gate, (rows, width))?, host::tensor(d_up, (rows, width))?))
+}
+
+/// `dh [T, F] → dx` for `h = act(x)`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward_plain(dh: &Tensor, x: &Tensor, act: Activation) -> Result<Tensor> {
+    if !dh.device().is_cpu() {
+        return Ok(oracle::gradients(&[x], dh, |v| act.reference(&v[0]))?.remove(0));
+    }
+    let (rows, width) = dh.dims2()?;
+    let (dh, x) = (host::read(dh)?, host::read(x)?);
+    let row = |r: usize, dx: &mut [f32]| {
+        let range = r * width..(r + 1) * width;
+        dx.copy_from_slice(&dh[range.clone()]);
+        backward_plain_row(act, &x[range], dx);
+    };
+    host::tensor(host::build_rows(rows, width, row), (rows, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+
+    #[test]
+    fn forward_and_backward_match_the_plain_form() {
+        let (gate, up) = ((noise(&[7, 37], 1) * 4.0).unwrap(), noise(&[7, 37], 2));
+        let dh = noise(&[7, 37], 3);
+        for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let what = format!("{act:?}");
+            assert_same(&forward(&gate, Some(&up), act).unwrap(), &reference(&gate, &up, act).unwrap(), 2e-6, &what);
+            let (d_gate, d_up) = backward(&dh, &gate, &up, act).unwrap();
+            let want = oracle::gradients(&[&gate, &up], &dh, |v| reference(&v[0], &v[1], act)).unwrap();
+            assert_same(&d_gate, &want[0], 1e-5, &what);
+            assert_same(&d_up, &want[1], 1e-5, &what);
+
+            assert_same(&forward(&gate, None, act).unwrap(), &act.reference(&gate).unwrap(), 2e-6, &what);
+            let dx = backward_plain(&dh, &gate, act).unwrap();
+            let want = oracle::gradients(&[&gate], &dh, |v| act.reference(&v[0])).unwrap();
+            assert_same(&dx, &want[0], 1e-5, &what);
+            if act != Activation::Relu {
+                assert_finite_differences(&gate, &dh, &dx, |x| forward(x, None, act));
+                assert_finite_differences(&gate, &dh, &d_gate, |x| forward(x, Some(&up), act));
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A gradient under way: several operations add their part to one buffer.
+
+use candle_core::{Device, Tensor};
+
+use super::host;
+use crate::error::Result;
+
+/// The sum of what flows back into one activation `[rows, columns]`.
+#[derive(Debug)]
+pub enum Gradient {
+    /// On the CPU: an owned buffer, added to in place.
+    Host {
+        /// Row-major numbers.
+        data: Vec<f32>,
+        /// Numbers in a row.
+        columns: usize,
+    },
+    /// Elsewhere: a tensor, replaced by each sum.
+    Device(Tensor),
+}
+
+impl Gradient {
+    /// No gradient yet.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn zeros(rows: usize, columns: usize, device: &Device) -> Result<Self> {
+        if device.is_cpu() {
+            return Ok(Self::Host { data: vec![0.0; rows * columns], columns });
+        }
+        Ok(Self::Device(Tensor::zeros((rows, columns), candle_core::DType::F32, device)?))
+    }
+
+    /// Starts from a copy of `tensor [rows, columns]`.
+    ///
+    /// # Errors
+    /// If it is not contiguous f32.
+    pub fn of(tensor: &Tensor) -> Result<Self> {
+        if !tensor.device().is_cpu() {
+            return Ok(Self::Device(tensor.clone()));
+        }
+        Ok(Self::Host { data: host::read(tensor)?.to_vec(), columns: tensor.dims2()?.1 })
+    }
+
+    /// Adds a tensor of the same shape.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn add(&mut self, part: &Tensor) -> Result<()> {
+        match self {
+            Self::Host { data, columns } => {
+                let part = host::read(part)?;
+                host::update_rows(data, *columns, |row, out| {
+                    let from = &part[row * out.len()..(row + 1) * out.len()];
+                    out.iter_mut().zip(from).for_each(|(o, p)| *o += p);
+                });
+            }
+            Self::Device(sum) => *sum = (&*sum + part)?,
+        }
+        Ok(())
+    }
+
+    /// The sum as a tensor.
+    ///
+    /// # Errors
+    /// Never on the CPU.
+    pub fn finish(self) -> Result<Tensor> {
+        match self {
+            Self::Host { data, columns } => {
+                let rows = data.len() / columns.max(1);
+                host::tensor(data, (rows, columns))
+            }
+            Self::Device(tensor) => Ok(tensor),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `y = (x − mean) / √(var + ε) · g + b` (Ba et al. 2016, arXiv 1607.06450).
+//!
+//! With x̂ the normalised row, n = 1/√(var + ε) and u = dy·g: `dx = n·(u − mean(u) − x̂·mean(u·x̂))`.
+
+use candle_core::{D, Tensor};
+
+use super::gradient::Gradient;
+use super::{host, oracle};
+use super::simd::{sum, vectorised};
+use crate::error::Result;
+
+/// The plain form over the last dimension of `x [T, D]`; `gain [D]`, `bias [D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn reference(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(gain)?.broadcast_add(bias)?)
+}
+
+/// Mean and 1/√(var + ε) of a row.
+#[inline(always)]
+fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let mean = sum(x.len(), |i| x[i]) / x.len() as f32;
+    let variance = sum(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / x.len() as f32;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+vectorised! {
+    fn forward_row(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+        let _ = FMA;
+        let (mean, n) = moments(x, eps);
+        for (((y, x), g), b) in y.iter_mut().zip(x).zip(gain).zip(bias) {
+            *y = (x - mean) * n * g + b;
+        }
+    }
+}
+
+vectorised! {
+    fn backward_row(x: &[f32], gain: &[f32], dy: &[f32], eps: f32, dx: &mut [f32]) {
+        let _ = FMA;
+        let (x, gain, dy) = (&x[..dx.len()], &gain[..dx.len()], &dy[..dx.len()]);
+        let (mean, n) = moments(x, eps);
+        let width = x.len() as f32;
+        let straight = sum(x.len(), |i| dy[i] * gain[i]) / width;
+        let along = sum(x.len(), |i| dy[i] * gain[i] * (x[i] - mean) * n) / width;
+        for (i, dx) in dx.iter_mut().enumerate() {
+            *dx += n * (dy[i] * gain[i] - straight - (x[i] - mean) * n * along);
+        }
+    }
+}
+
+/// `x [T, D] → y [T, D]`; `gain [D]`, `bias [D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn forward(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return reference(x, gain, bias, eps);
+    }
+    let (rows, width) = x.dims2()?;
+    let (from, gain, bias) = (host::read(x)?, host::read(gain)?, host::read(bias)?);
+    let row = |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], &gain, &bias, eps as f32, y);
+    host::tensor(host::build_rows(rows, width, row), (rows, width))
+}
+
+/// Adds the gradient of `x` to `dx [T, D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<()> {
+    let Gradient::Host { data, columns } = dx else {
+        return dx.add(&oracle::gradients(&[x], dy, |v| reference(&v[0], gain, bias, eps))?[0]);
+    };
+    let width = *columns;
+    let (x, gain, dy) = (host::read(x)?, host::read(gain)?, host::read(dy)?);
+    host::update_rows(data, width, |r, dx| {
+        let range = r * width..(r + 1) * width;
+        backward_row(&x[range.clone()], &gain, &dy[range], eps as f32, dx);
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+
+    #[test]
+    fn forward_and_backward_match_the_plain_form() {
+        let (x, dy) = (noise(&[7, 37], 1), noise(&[7, 37], 3));
+        let (gain, bias) = (noise(&[37], 2), noise(&[37], 4));
+        let (got, want) = (forward(&x, &gain, &bias, 1e-5).unwrap(), reference(&x, &gain, &bias, 1e-5).unwrap());
+        assert_same(&got, &want, 1e-6, "forward");
+        let mut dx = Gradient::zeros(7, 37, x.device()).unwrap();
+        backward(&mut dx, &dy, &x, &gain, &bias, 1e-5).unwrap();
+        let dx = dx.finish().unwrap();
+        let want = oracle::gradients(&[&x], &dy, |v| reference(&v[0], &gain, &bias, 1e-5)).unwrap();
+        assert_same(&dx, &want[0], 1e-6, "dx");
+        assert_finite_differences(&x, &dy, &dx, |x| forward(x, &gain, &bias, 1e-5));
+    }
+}

@@ -1,0 +1,26 @@
+//! candle's autograd on an operation's plain form: the backward pass off the CPU, and the oracle of the hand-written
+//! one in every gradient test.
+
+use candle_core::{Tensor, Var};
+
+use crate::error::{Error, Result};
+
+/// Gradients of `plain(inputs)` with respect to each input, given the gradient `dy` of its output. An input that the
+/// output does not depend on gets zeros.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn gradients(
+    inputs: &[&Tensor],
+    dy: &Tensor,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    let vars = inputs.iter().map(|x| Ok(Var::from_tensor(x)?)).collect::<Result<Vec<_>>>()?;
+    let leaves: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = plain(&leaves)?;
+    if y.dims() != dy.dims() {
+        return Err(Error::Model(format!("gradient {:?} of an output {:?}", dy.dims(), y.dims())));
+    }
+    let store = (y * dy)?.sum_all()?.backward()?;
+    leaves.iter().map(|x| Ok(match store.get(x) { Some(g) => g.clone(), None => x.zeros_like()? })).collect()
+}

@@ -1,0 +1,96 @@
+//! `y = x / √(mean(x²) + ε) · g` (Zhang & Sennrich 2019, arXiv 1910.07467).
+//!
+//! With n = 1/√(mean(x²) + ε) and u = dy·g: `dx = n·(u − x·n²·mean(u·x))`.
+
+use candle_core::{D, Tensor};
+
+use super::gradient::Gradient;
+use super::{host, oracle};
+use super::simd::{sum, vectorised};
+use crate::error::Result;
+
+/// The plain form over the last dimension of `x [T, D]`, `gain [D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn reference(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(gain)?)
+}
+
+vectorised! {
+    fn forward_row(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
+        let _ = FMA;
+        let n = inverse(x, eps);
+        for ((y, x), g) in y.iter_mut().zip(x).zip(gain) {
+            *y = x * n * g;
+        }
+    }
+}
+
+#[inline(always)]
+fn inverse(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + eps).sqrt()
+}
+
+vectorised! {
+    fn backward_row(x: &[f32], gain: &[f32], dy: &[f32], eps: f32, dx: &mut [f32]) {
+        let _ = FMA;
+        let (x, gain, dy) = (&x[..dx.len()], &gain[..dx.len()], &dy[..dx.len()]);
+        let n = inverse(x, eps);
+        let mean = sum(x.len(), |i| dy[i] * gain[i] * x[i]) / x.len() as f32;
+        let along = n * n * n * mean;
+        for (i, dx) in dx.iter_mut().enumerate() {
+            *dx += n * dy[i] * gain[i] - along * x[i];
+        }
+    }
+}
+
+/// `x [T, D] → y [T, D]`; `gain [D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn forward(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return reference(x, gain, eps);
+    }
+    let (rows, width) = x.dims2()?;
+    let (from, gain) = (host::read(x)?, host::read(gain)?);
+    let row = |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], &gain, eps as f32, y);
+    host::tensor(host::build_rows(rows, width, row), (rows, width))
+}
+
+/// Adds the gradient of `x` to `dx [T, D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, eps: f64) -> Result<()> {
+    let Gradient::Host { data, columns } = dx else {
+        return dx.add(&oracle::gradients(&[x], dy, |v| reference(&v[0], gain, eps))?[0]);
+    };
+    let width = *columns;
+    let (x, gain, dy) = (host::read(x)?, host::read(gain)?, host::read(dy)?);
+    host::update_rows(data, width, |r, dx| {
+        let range = r * width..(r + 1) * width;
+        backward_row(&x[range.clone()], &gain, &dy[range], eps as f32, dx);
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+
+    #[test]
+    fn forward_and_backward_match_the_plain_form() {
+        let (x, gain, dy) = (noise(&[7, 37], 1), noise(&[37], 2), noise(&[7, 37], 3));
+        assert_same(&forward(&x, &gain, 1e-5).unwrap(), &reference(&x, &gain, 1e-5).unwrap(), 1e-6, "forward");
+        let mut dx = Gradient::zeros(7, 37, x.device()).unwrap();
+        backward(&mut dx, &dy, &x, &gain, 1e-5).unwrap();
+        let dx = dx.finish().unwrap();
+        let want = oracle::gradients(&[&x], &dy, |v| reference(&v[0], &gain, 1e-5)).unwrap();
+        assert_same(&dx, &want[0], 1e-6, "dx");
+        assert_finite_differences(&x, &dy, &dx, |x| forward(x, &gain, 1e-5));
+    }
+}

@@ -1,0 +1,135 @@
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34): pairs of features turn by an angle that grows
+//! with the position. The backward pass turns back.
+
+use candle_core::Tensor;
+
+use super::{host, oracle};
+use crate::error::Result;
+
+/// Which features make a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// Feature i with i + half (Llama, NeoX).
+    Halves,
+    /// Feature 2i with 2i + 1 (GPT-J).
+    Interleaved,
+}
+
+/// The angles of a batch: cosine and sine `[T, half]`.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+    pairing: Pairing,
+}
+
+impl Rotation {
+    /// Angles `position · frequency`, in f32 as transformers computes them; cosine and sine times `scale`.
+    pub fn new(positions: &[u32], frequencies: &[f32], scale: f32, pairing: Pairing) -> Self {
+        let angles = positions.iter().flat_map(|p| frequencies.iter().map(move |f| f64::from(*p as f32 * f)));
+        let (cos, sin) = angles.map(|a| (a.cos() as f32 * scale, a.sin() as f32 * scale)).unzip();
+        Self { cos, sin, half: frequencies.len(), pairing }
+    }
+
+    /// Index of the two features of pair `i`.
+    fn pair(&self, i: usize) -> (usize, usize) {
+        match self.pairing {
+            Pairing::Halves => (i, i + self.half),
+            Pairing::Interleaved => (2 * i, 2 * i + 1),
+        }
+    }
+}
+
+/// The plain form: `x [T, heads·head_dim]`, the first `2·half` features of each head turned.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn reference(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let (half, heads) = (rotation.half, width / head_dim);
+    let angle = |data: &[f32]| Tensor::from_slice(data, (rows, 1, half), x.device());
+    let (cos, sin) = (angle(&rotation.cos)?, angle(&rotation.sin)?);
+    let by_head = x.reshape((rows, heads, head_dim))?; // [T, heads, head_dim]
+    let indices = |second: bool| {
+        let pick = (0..half).map(|i| if second { rotation.pair(i).1 } else { rotation.pair(i).0 } as u32);
+        Tensor::from_iter(pick, x.device())
+    };
+    let (a, b) = (by_head.index_select(&indices(false)?, 2)?, by_head.index_select(&indices(true)?, 2)?);
+    let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    let turned = match rotation.pairing {
+        Pairing::Halves => Tensor::cat(&[turned_a, turned_b], 2)?,
+        Pairing::Interleaved => Tensor::stack(&[turned_a, turned_b], 3)?.reshape((rows, heads, 2 * half))?,
+    };
+    let rest = by_head.narrow(2, 2 * half, head_dim - 2 * half)?;
+    Ok(Tensor::cat(&[turned, rest], 2)?.reshape((rows, width))?)
+}
+
+/// `x [T, heads·head_dim]`, turned.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn forward(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return reference(x, rotation, head_dim);
+    }
+    turn(x, rotation, head_dim, 1.0)
+}
+
+/// The gradient of `x` from that of the turned one.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward(dy: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+    if !dy.device().is_cpu() {
+        return Ok(oracle::gradients(&[dy], dy, |v| reference(&v[0], rotation, head_dim))?.remove(0));
+    }
+    turn(dy, rotation, head_dim, -1.0)
+}
+
+fn turn(x: &Tensor, rotation: &Rotation, head_dim: usize, direction: f32) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let from = host::read(x)?;
+    let half = rotation.half;
+    let out = host::build_rows(rows, width, |row, out| {
+        out.copy_from_slice(&from[row * width..(row + 1) * width]);
+        let (cos, sin) = (&rotation.cos[row * half..][..half], &rotation.sin[row * half..][..half]);
+        for head in out.chunks_exact_mut(head_dim) {
+            if rotation.pairing == Pairing::Halves {
+                let (first, rest) = head.split_at_mut(half);
+                for (((a, b), c), s) in first.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
+                    (*a, *b) = (*a * c - *b * s * direction, *b * c + *a * s * direction);
+                }
+            } else {
+                for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                    let (a, b) = (pair[0], pair[1]);
+                    pair[0] = a * c - b * s * direction;
+                    pair[1] = b * c + a * s * direction;
+                }
+            }
+        }
+    });
+    host::tensor(out, (rows, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+
+    #[test]
+    fn forward_and_backward_match_the_plain_form() {
+        let (x, dy) = (noise(&[5, 30], 1), noise(&[5, 30], 2));
+        for (pairing, half) in [(Pairing::Halves, 5), (Pairing::Halves, 3), (Pairing::Interleaved, 4)] {
+            let frequencies: Vec<f32> = (0..half).map(|i| 0.7f32.powi(i)).collect();
+            let rotation = Rotation::new(&[0, 1, 2, 2, 9], &frequencies, 1.25, pairing);
+            let y = forward(&x, &rotation, 10).unwrap();
+            assert_same(&y, &reference(&x, &rotation, 10).unwrap(), 1e-6, "forward");
+            let dx = backward(&dy, &rotation, 10).unwrap();
+            let want = oracle::gradients(&[&x], &dy, |v| reference(&v[0], &rotation, 10)).unwrap();
+            assert_same(&dx, &want[0], 1e-6, "backward");
+            assert_finite_differences(&x, &dy, &dx, |x| forward(x, &rotation, 10));
+        }
+    }
+}
