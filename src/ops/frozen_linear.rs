@@ -1,5 +1,7 @@
 //! `y = x·Wᵀ + b` with a frozen `W [out, in]`: the only gradient is `dx = dy·W`.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 
 use super::gemm::{Operand, Precision, gemm, gemm_add};
@@ -52,12 +54,24 @@ impl Linear {
 
     /// The weight as the right side of a product: outputs are lanes (`x·Wᵀ`), or inputs are (`dy·W`).
     fn operand(&self, outputs_are_lanes: bool) -> Operand<'_> {
-        let (rows, columns) = (self.weight.shape()[0], self.weight.shape()[1]);
-        if outputs_are_lanes != self.transposed {
-            Operand::by_row(self.weight.elements(), rows, columns)
+        self.rows_operand(0..self.outputs(), outputs_are_lanes)
+    }
+
+    /// As [`Linear::operand`], for the outputs `range` alone.
+    pub(super) fn rows_operand(&self, range: Range<usize>, outputs_are_lanes: bool) -> Operand<'_> {
+        let (data, outputs, inputs) = (self.weight.elements(), range.len(), self.inputs());
+        let (output_stride, input_stride) = if self.transposed { (1, self.outputs()) } else { (inputs, 1) };
+        let data = data.slice(range.start * output_stride..data.len());
+        if outputs_are_lanes {
+            Operand::strided(data, outputs, inputs, output_stride, input_stride)
         } else {
-            Operand::by_column(self.weight.elements(), rows, columns)
+            Operand::strided(data, inputs, outputs, input_stride, output_stride)
         }
+    }
+
+    /// Where `W[output, input]` stands in the stored weight.
+    pub(super) fn index(&self, output: usize, input: usize) -> usize {
+        if self.transposed { input * self.outputs() + output } else { output * self.inputs() + input }
     }
 
     fn precision(&self) -> Precision {

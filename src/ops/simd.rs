@@ -56,11 +56,11 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
 }
 
 /// Lanes of the fixed-order sums: sixteen running sums, added pairwise at the end.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Sums sixteen running sums pairwise.
 #[inline(always)]
-fn tree(mut sums: [f32; LANES]) -> f32 {
+pub(super) fn tree(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {

@@ -1,0 +1,346 @@
+//! Log-probabilities of target tokens under the language-model head, and their gradient, without the logits.
+//!
+//! With `z = scale·(h·Wᵀ + b)` and `l = c·tanh(z/c)` if soft-capped: `log p(y) = l_y − log Σ_j e^{l_j}`. The vocabulary
+//! passes in blocks, with a running maximum and sum; on the policy pass each block's soft-max is multiplied into `W` at
+//! once, so that `∂ log p(y) / ∂h = scale·(l'_y·W_y − Σ_j p_j·l'_j·W_j)` is at hand when the last block has passed
+//! (the online soft-max of arXiv 1805.02867, over the vocabulary). Backward only scales rows.
+
+use candle_core::Tensor;
+
+use super::frozen_linear::Linear;
+use super::gemm::{Elements, Operand, Precision, gemm, gemm_add};
+use super::gradient::Gradient;
+use super::host;
+use super::simd::vectorised;
+use crate::error::{Error, Result};
+
+/// What stands between the head's product and the soft-max.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitShape {
+    /// Factor of the logits (Granite divides them).
+    pub scale: f32,
+    /// `c` of the final soft-cap (Gemma 2).
+    pub softcap: Option<f32>,
+}
+
+impl Default for LogitShape {
+    fn default() -> Self {
+        Self { scale: 1.0, softcap: None }
+    }
+}
+
+/// Log-probs of the targets, and their gradients by row.
+#[derive(Debug)]
+pub struct TokenLogps {
+    /// `log p(target)`, nats, `[S]`.
+    pub logps: Vec<f32>,
+    /// `∂ logp_s / ∂h [S, hidden]` on the policy pass.
+    pub slopes: Option<Tensor>,
+}
+
+/// Vocabulary entries in a block; a constant, so that a row's bits depend on nothing else.
+const VOCAB_BLOCK: usize = 4096;
+/// Scored rows at once, so that a block of logits stays in the last-level cache.
+const ROW_BLOCK: usize = 1024;
+
+/// The plain form: `hidden [S, H]`, `targets [S]` → `[S]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn reference(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32]) -> Result<Tensor> {
+    let logits = logits_reference(hidden, head, shape)?;
+    let max = logits.max_keepdim(1)?.detach();
+    let shifted = logits.broadcast_sub(&max)?;
+    let lse = shifted.exp()?.sum_keepdim(1)?.log()?;
+    let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
+    Ok((shifted.gather(&targets, 1)? - lse)?.squeeze(1)?)
+}
+
+/// Logits `[S, vocab]` as the soft-max sees them, in tensor operations.
+fn logits_reference(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
+    let z = (head.reference(hidden)? * f64::from(shape.scale))?;
+    match shape.softcap {
+        Some(c) => Ok(((z / f64::from(c))?.tanh()? * f64::from(c))?),
+        None => Ok(z),
+    }
+}
+
+/// Logits `[S, vocab]` of a few rows, for sampling and for comparing models.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
+    if !hidden.device().is_cpu() {
+        return logits_reference(hidden, head, shape);
+    }
+    let y = head.forward(hidden)?;
+    let (rows, vocab) = y.dims2()?;
+    let mut data = host::read(&y)?.to_vec();
+    host::update_rows(&mut data, vocab, |_, row| shape_row(row, shape.scale, shape.softcap));
+    host::tensor(data, (rows, vocab))
+}
+
+/// Log-probs of `targets [S]` at `hidden [S, H]`, with slopes for the policy pass.
+///
+/// # Errors
+/// If the shapes do not fit or a target is outside the vocabulary.
+pub fn forward(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32], slopes: bool) -> Result<TokenLogps> {
+    let (rows, width) = hidden.dims2()?;
+    if let Some(target) = targets.iter().find(|t| **t as usize >= head.outputs()) {
+        return Err(Error::Model(format!("target token {target} of a vocabulary of {}", head.outputs())));
+    }
+    if rows != targets.len() {
+        return Err(Error::Model(format!("{rows} scored rows, {} targets", targets.len())));
+    }
+    if !hidden.device().is_cpu() {
+        return forward_plain(hidden, head, shape, targets, slopes);
+    }
+    let hidden = host::read(hidden)?;
+    let mut out = TokenLogps { logps: Vec::with_capacity(rows), slopes: None };
+    let mut all_slopes = Vec::with_capacity(if slopes { rows * width } else { 0 });
+    for (hidden, targets) in hidden.chunks(ROW_BLOCK * width.max(1)).zip(targets.chunks(ROW_BLOCK)) {
+        let mut running = Running::new(hidden, head, shape, targets, slopes);
+        for first in (0..head.outputs()).step_by(VOCAB_BLOCK) {
+            running.block(first, (first + VOCAB_BLOCK).min(head.outputs()));
+        }
+        let (logps, slopes) = running.finish();
+        out.logps.extend(logps);
+        all_slopes.extend(slopes);
+    }
+    if slopes {
+        out.slopes = Some(host::tensor(all_slopes, (rows, width))?);
+    }
+    Ok(out)
+}
+
+fn forward_plain(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32], slopes: bool) -> Result<TokenLogps> {
+    let logps = reference(hidden, head, shape, targets)?;
+    let slopes = if slopes {
+        let ones = logps.ones_like()?;
+        Some(super::oracle::gradients(&[hidden], &ones, |h| reference(&h[0], head, shape, targets))?.remove(0))
+    } else {
+        None
+    };
+    Ok(TokenLogps { logps: logps.to_vec1()?, slopes })
+}
+
+/// The running soft-max of a chunk of rows.
+struct Running<'a> {
+    hidden: &'a [f32],
+    head: &'a Linear,
+    shape: LogitShape,
+    targets: &'a [u32],
+    /// Per row: maximum and sum so far, the target's logit and the slope of its soft-cap.
+    rows: Vec<Row>,
+    /// Σ e^{l_j − max}·l'_j·W_j `[S, H]`; empty without slopes.
+    mixed: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+struct Row {
+    max: f32,
+    sum: f64,
+    target: f32,
+    target_slope: f32,
+}
+
+impl<'a> Running<'a> {
+    fn new(hidden: &'a [f32], head: &'a Linear, shape: LogitShape, targets: &'a [u32], slopes: bool) -> Self {
+        let fresh = Row { max: f32::NEG_INFINITY, sum: 0.0, target: 0.0, target_slope: 1.0 };
+        let mixed = vec![0.0; if slopes { hidden.len() } else { 0 }];
+        Self { hidden, head, shape, targets, rows: vec![fresh; targets.len()], mixed }
+    }
+
+    /// Takes in the vocabulary entries `first..end`.
+    fn block(&mut self, first: usize, end: usize) {
+        let (count, width) = (self.targets.len(), self.head.inputs());
+        let precision = Precision::of(&self.head.weight().elements());
+        let hidden = Operand::by_row(Elements::F32(self.hidden), count, width);
+        let mut logits = gemm(&hidden, &self.head.rows_operand(first..end, true), precision); // [S, block]
+        let bias = self.head.bias().map(|bias| &bias[first..end]);
+        let (shape, targets) = (self.shape, self.targets);
+        let slopes = !self.mixed.is_empty();
+        use rayon::prelude::*;
+        let factors: Vec<f32> = logits
+            .par_chunks_exact_mut(end - first)
+            .zip(self.rows.par_iter_mut())
+            .enumerate()
+            .map(|(r, (logits, row))| {
+                if let Some(bias) = bias {
+                    logits.iter_mut().zip(bias).for_each(|(l, b)| *l += b);
+                }
+                shape_row(logits, shape.scale, shape.softcap);
+                let target = (targets[r] as usize).checked_sub(first).and_then(|t| logits.get(t).copied());
+                row.take(logits, target, shape.softcap, slopes)
+            })
+            .collect();
+        if slopes {
+            host::update_rows(&mut self.mixed, width, |r, mixed| {
+                if factors[r] != 1.0 {
+                    mixed.iter_mut().for_each(|x| *x *= factors[r]);
+                }
+            });
+            let weights = Operand::by_row(Elements::F32(&logits), count, end - first);
+            gemm_add(&mut self.mixed, &weights, &self.head.rows_operand(first..end, false), precision);
+        }
+    }
+
+    fn finish(self) -> (Vec<f32>, Vec<f32>) {
+        let width = self.head.inputs();
+        let logps = self.rows.iter().map(|r| (f64::from(r.target - r.max) - r.sum.ln()) as f32).collect();
+        let (weight, scale) = (self.head.weight().elements(), self.shape.scale);
+        let mut slopes = self.mixed;
+        host::update_rows(&mut slopes, width, |r, slope| {
+            let (row, target) = (self.rows[r], self.targets[r] as usize);
+            let norm = (1.0 / row.sum) as f32;
+            for (i, x) in slope.iter_mut().enumerate() {
+                *x = scale * (row.target_slope * weight.get(self.head.index(target, i)) - *x * norm);
+            }
+        });
+        (logps, slopes)
+    }
+}
+
+impl Row {
+    /// Takes in a block of final logits, which become weights `e^{l − max}·l'` if `slopes`. Returns the factor by which
+    /// what was summed before must shrink.
+    fn take(&mut self, logits: &mut [f32], target: Option<f32>, softcap: Option<f32>, slopes: bool) -> f32 {
+        if let Some(target) = target {
+            self.target = target;
+            self.target_slope = softcap.map_or(1.0, |c| 1.0 - (target / c) * (target / c));
+        }
+        let max = maximum(logits);
+        // Not f32::max, which would drop a NaN.
+        let max = if self.max > max { self.max } else { max };
+        let factor = if self.max == max { 1.0 } else { (self.max - max).exp() };
+        let sum = weigh(logits, max, softcap.filter(|_| slopes));
+        self.sum = self.sum * f64::from(factor) + f64::from(sum);
+        self.max = max;
+        factor
+    }
+}
+
+vectorised! {
+    fn maximum(x: &[f32]) -> f32 {
+        let _ = FMA;
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let chunks = x.chunks_exact(16);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = if *x > *lane || x.is_nan() { *x } else { *lane };
+            }
+        }
+        lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m || x.is_nan() { *x } else { m })
+    }
+}
+
+vectorised! {
+    /// `x ← e^{x − max}`, times the soft-cap's slope if one is asked for, and the sum of the exponentials: in the same
+    /// order either way, so that the policy and the reference pass agree to the bit.
+    fn weigh(x: &mut [f32], max: f32, softcap: Option<f32>) -> f32 {
+        let mut sums = [0.0; super::simd::LANES];
+        for chunk in x.chunks_mut(super::simd::LANES) {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                let slope = softcap.map_or(1.0, |c| 1.0 - (*x / c) * (*x / c));
+                let weight = super::simd::exp::<FMA>(*x - max);
+                *sum += weight;
+                *x = weight * slope;
+            }
+        }
+        super::simd::tree(sums)
+    }
+}
+
+vectorised! {
+    fn shape_row(x: &mut [f32], scale: f32, softcap: Option<f32>) {
+        if scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some(c) = softcap {
+            for x in x.iter_mut() {
+                // tanh(u) = 1 − 2 / (e^{2u} + 1)
+                *x = c * (1.0 - 2.0 / (super::simd::exp::<FMA>(2.0 * *x / c) + 1.0));
+            }
+        }
+    }
+}
+
+/// The gradient of the hidden states `[T, H]`: row s of `slopes [S, H]`, times `weights[s]`, goes to row `rows[s]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward(slopes: &Tensor, weights: &[f32], rows: &[u32], total_rows: usize) -> Result<Tensor> {
+    let (_, width) = slopes.dims2()?;
+    if !slopes.device().is_cpu() {
+        let scaled = slopes.broadcast_mul(&Tensor::new(weights, slopes.device())?.unsqueeze(1)?)?;
+        let zeros = Gradient::zeros(total_rows, width, slopes.device())?.finish()?;
+        return Ok(zeros.index_add(&Tensor::new(rows, slopes.device())?, &scaled, 0)?);
+    }
+    let slopes = host::read(slopes)?;
+    let mut out = vec![0.0; total_rows * width];
+    for ((slope, weight), row) in slopes.chunks_exact(width).zip(weights).zip(rows) {
+        super::simd::add_scaled(&mut out[*row as usize * width..][..width], slope, *weight);
+    }
+    host::tensor(out, (total_rows, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::oracle;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+    use crate::weights::FrozenWeight;
+
+    fn head(vocab: usize, transposed: bool) -> Linear {
+        let shape = if transposed { [12, vocab] } else { [vocab, 12] };
+        let bias = transposed.then(|| numbers(&noise(&[vocab], 8)));
+        Linear::new(FrozenWeight::from_f32(numbers(&noise(&shape, 2)), &shape).unwrap(), transposed, bias)
+    }
+
+    #[test]
+    fn logps_and_slopes_match_the_plain_form() {
+        let hidden = (noise(&[9, 12], 1) * 3.0).unwrap();
+        // More than one block of the vocabulary, targets in both, the first and the last.
+        let vocab = VOCAB_BLOCK + 700;
+        let targets: Vec<u32> = vec![0, 1, 4095, 4096, 4097, 4500, 3, 17, vocab as u32 - 1];
+        let capped = LogitShape { scale: 0.25, softcap: Some(2.0) };
+        for (transposed, shape) in [(false, LogitShape::default()), (true, LogitShape::default()), (false, capped)] {
+            let head = head(vocab, transposed);
+            let got = forward(&hidden, &head, shape, &targets, true).unwrap();
+            let logps = host::tensor(got.logps.clone(), 9).unwrap();
+            assert_same(&logps, &reference(&hidden, &head, shape, &targets).unwrap(), 2e-6, "logps");
+            let without = forward(&hidden, &head, shape, &targets, false).unwrap();
+            assert_eq!(without.logps, got.logps, "the reference pass sees the same bits");
+
+            let weights: Vec<f32> = numbers(&noise(&[9], 5));
+            let rows = [0, 1, 2, 2, 4, 5, 6, 7, 8];
+            let gathered = |h: &Tensor| -> Result<Tensor> { Ok(h.index_select(&Tensor::new(&rows, h.device())?, 0)?) };
+            let dy = host::tensor(weights, 9).unwrap();
+            // Rows 2 and 3 are scored at the same hidden state here.
+            let at = gathered(&hidden).unwrap();
+            let got = forward(&at, &head, shape, &targets, true).unwrap();
+            let d_gathered = backward(got.slopes.as_ref().unwrap(), &numbers(&dy), &rows, 9).unwrap();
+            let want = oracle::gradients(&[&hidden], &dy, |h| reference(&gathered(&h[0])?, &head, shape, &targets)).unwrap();
+            assert_same(&d_gathered, &want[0], 5e-6, "gradient");
+            assert_finite_differences(&hidden, &dy, &d_gathered, |h| {
+                host::tensor(forward(&gathered(h)?, &head, shape, &targets, false)?.logps, 9)
+            });
+        }
+    }
+
+    #[test]
+    fn a_rows_bits_do_not_depend_on_the_others() {
+        let (hidden, head) = (noise(&[ROW_BLOCK + 5, 12], 1), head(300, false));
+        let targets: Vec<u32> = (0..ROW_BLOCK as u32 + 5).map(|i| i % 300).collect();
+        let all = forward(&hidden, &head, LogitShape::default(), &targets, false).unwrap().logps;
+        let one = hidden.narrow(0, ROW_BLOCK + 2, 1).unwrap().force_contiguous().unwrap();
+        let alone = forward(&one, &head, LogitShape::default(), &targets[ROW_BLOCK + 2..ROW_BLOCK + 3], true).unwrap();
+        assert_eq!(alone.logps[0].to_bits(), all[ROW_BLOCK + 2].to_bits());
+    }
+
+    #[test]
+    fn a_target_outside_the_vocabulary_is_an_error() {
+        assert!(forward(&noise(&[1, 12], 1), &head(300, false), LogitShape::default(), &[300], false).is_err());
+    }
+}

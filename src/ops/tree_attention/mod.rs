@@ -1,0 +1,122 @@
+//! Attention over packed prefix trees: a completion sees its prompt and itself, never its sibling.
+//!
+//! `o_i = Σ_j p_ij·v_j`, `p_i = softmax_j(cap(scale·q_i·k_j))` over the visible `j`, where `cap(s) = c·tanh(s/c)` if there
+//! is a soft-cap (Gemma 2). Scores live for one block of queries of one head, so memory is linear in `T`; the backward
+//! pass recomputes them from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Grouped-query attention reads
+//! the shared keys and values in place.
+//!
+//! With `D_i = Σ do_i·o_i`: `dV = Pᵀ·dO`, `dS = P∘(dO·Vᵀ − D)`, `dQ = scale·dS·K`, `dK = scale·dSᵀ·Q`; siblings add their
+//! parts to the prompt's `dK` and `dV`.
+
+mod backward;
+mod forward;
+mod plain;
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+pub use backward::backward;
+pub use forward::forward;
+pub use plain::reference;
+
+/// Heads and how scores are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads; divides `n_head`.
+    pub n_kv_head: usize,
+    /// Features of one head.
+    pub head_dim: usize,
+    /// Factor of `q·k`.
+    pub scale: f32,
+    /// `c` of the soft-cap.
+    pub softcap: Option<f32>,
+    /// A query at position p sees keys at positions above `p − window`.
+    pub window: Option<usize>,
+}
+
+/// A run of queries and the keys they see: all of a prefix, and causally their own run. Positions count from the
+/// start of the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of `q`.
+    pub queries: Range<usize>,
+    /// Rows of `k` and `v` before them.
+    pub prefix: Range<usize>,
+    /// Rows of `k` and `v` of the queries themselves; as long as `queries`.
+    pub own: Range<usize>,
+}
+
+/// The spans that share keys: a prompt and its completions. Their rows lie within `rows`, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeSpans {
+    /// Rows of `q` (and of `k`, `v` in a packed batch) of the whole tree.
+    pub rows: Range<usize>,
+    /// Its runs, in row order.
+    pub spans: Vec<Span>,
+}
+
+/// What the forward pass leaves for the backward pass.
+#[derive(Debug)]
+pub struct Saved {
+    /// Output `[T, n_head·head_dim]`.
+    pub output: Tensor,
+    /// Log-sum-exp of the scores `[T, n_head]`.
+    pub lse: Vec<f32>,
+}
+
+/// Queries handled at once: four register tiles of rows.
+const BLOCK: usize = 48;
+
+/// A block of a span's queries and the keys that any of them sees.
+struct Block {
+    /// Offset of the first query in its span.
+    first: usize,
+    /// Queries in the block.
+    rows: usize,
+    /// Keys of the prefix, as rows of `k`.
+    prefix: Range<usize>,
+    /// Keys of the own run.
+    own: Range<usize>,
+    /// Position of key 0 of the block.
+    origin: usize,
+    /// Position of query 0 of the block.
+    position: usize,
+}
+
+impl Block {
+    fn keys(&self) -> usize {
+        self.prefix.len() + self.own.len()
+    }
+
+    /// Which of the block's keys query `row` sees.
+    fn visible(&self, row: usize, window: Option<usize>) -> Range<usize> {
+        let position = self.position + row;
+        let from = window.map_or(0, |w| (position + 1).saturating_sub(w).saturating_sub(self.origin));
+        from..position + 1 - self.origin
+    }
+}
+
+/// The blocks of a span.
+fn blocks(span: &Span, window: Option<usize>) -> impl Iterator<Item = Block> {
+    let (prefix, own, count) = (span.prefix.clone(), span.own.clone(), span.queries.len());
+    (0..count).step_by(BLOCK).map(move |first| {
+        let rows = BLOCK.min(count - first);
+        let position = prefix.len() + first;
+        // The block's first query reaches back furthest.
+        let origin = window.map_or(0, |w| (position + 1).saturating_sub(w));
+        Block {
+            first,
+            rows,
+            prefix: (prefix.start + origin).min(prefix.end)..prefix.end,
+            own: own.start + origin.saturating_sub(prefix.len())..own.start + first + rows,
+            origin,
+            position,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;
