@@ -60,6 +60,35 @@ impl Gradient {
         Ok(())
     }
 
+    /// Lets `change` see the same numbers as `[rows, columns]` of another cut.
+    ///
+    /// # Errors
+    /// Those of `change`, or if the numbers do not make that shape.
+    pub fn with_rows(
+        &mut self,
+        (rows, columns): (usize, usize),
+        change: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Host { columns: mine, .. } => {
+                let before = std::mem::replace(mine, columns);
+                change(self)?;
+                if let Self::Host { columns: mine, .. } = self {
+                    *mine = before;
+                }
+            }
+            Self::Device(tensor) => {
+                let before = tensor.shape().clone();
+                *tensor = tensor.reshape((rows, columns))?;
+                change(self)?;
+                if let Self::Device(tensor) = self {
+                    *tensor = tensor.reshape(before)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The sum as a tensor.
     ///
     /// # Errors

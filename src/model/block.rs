@@ -1,0 +1,151 @@
+//! A block: attention and MLP in the residual stream. Its backward pass is its forward pass read upwards.
+
+use candle_core::{Device, Tensor};
+
+use super::attention::{self, Attention, Rows};
+use super::cache::LayerCache;
+use super::mlp::{self, Mlp};
+use super::norm::Norm;
+use super::pass::Context;
+use super::projection::residual;
+use super::spec::{LayerSpec, NormSpec};
+use super::tensors::Tensors;
+use crate::error::Result;
+use crate::ops::gradient::Gradient;
+
+/// A block with its weights.
+#[derive(Debug)]
+pub struct Block {
+    attention_norm: Option<Norm>,
+    attention: Attention,
+    post_attention_norm: Option<Norm>,
+    mlp_norm: Option<Norm>,
+    mlp: Mlp,
+    post_mlp_norm: Option<Norm>,
+    parallel: bool,
+    residual_scale: f32,
+}
+
+/// What the backward pass needs.
+#[derive(Debug)]
+pub struct Saved {
+    /// The block's input.
+    x: Tensor,
+    attention: attention::Saved,
+    /// What attention gave, if a norm follows it.
+    attention_output: Option<Tensor>,
+    /// The residual stream after attention.
+    middle: Tensor,
+    mlp: mlp::Saved,
+    /// What the MLP gave, if a norm follows it.
+    mlp_output: Option<Tensor>,
+}
+
+impl Block {
+    /// Reads the weights; `next` numbers the projections.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn load(spec: &LayerSpec, tensors: &Tensors, device: &Device, next: &mut u64) -> Result<Self> {
+        let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| Norm::load(s, tensors, device)).transpose();
+        Ok(Self {
+            attention_norm: norm(&spec.attention_norm)?,
+            attention: Attention::load(&spec.attention, tensors, device, next)?,
+            post_attention_norm: norm(&spec.post_attention_norm)?,
+            mlp_norm: norm(&spec.mlp_norm)?,
+            mlp: Mlp::load(&spec.mlp, tensors, next)?,
+            post_mlp_norm: norm(&spec.post_mlp_norm)?,
+            parallel: spec.parallel,
+            residual_scale: spec.residual_scale,
+        })
+    }
+
+    /// `x [T, hidden] → [T, hidden]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<(Tensor, Saved)> {
+        let a = normed(&self.attention_norm, x)?;
+        let (attention_output, attention) = self.attention.forward(&a, rows, context, cache)?;
+        let (branch, attention_output) = post(&self.post_attention_norm, attention_output)?;
+        let middle = residual(x, &branch, self.residual_scale)?;
+        let b = match (self.parallel, &self.mlp_norm) {
+            (false, norm) => normed(norm, &middle)?,
+            (true, None) => a,
+            (true, norm) => normed(norm, x)?,
+        };
+        let (mlp_output, mlp) = self.mlp.forward(&b, context)?;
+        let (branch, mlp_output) = post(&self.post_mlp_norm, mlp_output)?;
+        let y = residual(&middle, &branch, self.residual_scale)?;
+        Ok((y, Saved { x: x.clone(), attention, attention_output, middle, mlp, mlp_output }))
+    }
+
+    /// `dy [T, hidden] → dx [T, hidden]`; gradients of trained matrices are added to `gradients`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &Saved,
+        rows: &Rows,
+        context: &Context,
+        gradients: &mut [f32],
+    ) -> Result<Tensor> {
+        let d_mlp = self.into_branch(&self.post_mlp_norm, dy, saved.mlp_output.as_ref())?;
+        let d_b = self.mlp.backward(&d_mlp, &saved.mlp, context, gradients)?.finish()?;
+        let d_middle = if self.parallel {
+            dy.clone()
+        } else {
+            let mut d_middle = Gradient::of(dy)?;
+            through(&self.mlp_norm, &mut d_middle, &d_b, &saved.middle)?;
+            d_middle.finish()?
+        };
+        let d_attention = self.into_branch(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
+        let mut d_a = self.attention.backward(&d_attention, &saved.attention, rows, context, gradients)?;
+        let mut dx = Gradient::of(&d_middle)?;
+        if self.parallel {
+            match &self.mlp_norm {
+                None => d_a.add(&d_b)?,
+                Some(norm) => norm.backward(&mut dx, &d_b, &saved.x)?,
+            }
+        }
+        through(&self.attention_norm, &mut dx, &d_a.finish()?, &saved.x)?;
+        dx.finish()
+    }
+
+    /// From the residual stream's gradient to that of a branch, before its norm if it has one.
+    fn into_branch(&self, norm: &Option<Norm>, dy: &Tensor, output: Option<&Tensor>) -> Result<Tensor> {
+        let scaled = if self.residual_scale == 1.0 { dy.clone() } else { (dy * f64::from(self.residual_scale))? };
+        match (norm, output) {
+            (Some(norm), Some(output)) => norm.gradient(&scaled, output),
+            _ => Ok(scaled),
+        }
+    }
+}
+
+fn normed(norm: &Option<Norm>, x: &Tensor) -> Result<Tensor> {
+    norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+}
+
+/// A branch's output after its norm, and before it if there is one.
+fn post(norm: &Option<Norm>, y: Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    match norm {
+        None => Ok((y, None)),
+        Some(norm) => Ok((norm.forward(&y)?, Some(y))),
+    }
+}
+
+/// Adds to `dx` what flows through the norm of `x`, or past where there is none.
+fn through(norm: &Option<Norm>, dx: &mut Gradient, dy: &Tensor, x: &Tensor) -> Result<()> {
+    match norm {
+        None => dx.add(dy),
+        Some(norm) => norm.backward(dx, dy, x),
+    }
+}

@@ -1,0 +1,295 @@
+//! The decoder: from a packed batch to the log-probs of its completions, and from their gradients to those of the
+//! trained low-rank matrices.
+
+use candle_core::{Device, Tensor};
+
+use super::attention::Rows;
+use super::block::{self, Block};
+use super::cache::Cache;
+use super::lora::Lora;
+use super::norm::Norm;
+use super::pass::{Context, Dropout, Frozen, Pass};
+use super::spec::DecoderSpec;
+use super::tensors::Tensors;
+use crate::data::PackedBatch;
+use crate::error::{Error, Result};
+use crate::ops::frozen_linear::Linear;
+use crate::ops::host;
+use crate::ops::rope::Rotation;
+use crate::ops::token_logps;
+use crate::ops::tree_attention::{Span, TreeSpans};
+use crate::weights::{DType, FrozenWeight, WeightSource};
+
+/// A frozen base with its adapters: both policies.
+#[derive(Debug)]
+pub struct Decoder {
+    spec: DecoderSpec,
+    embedding: FrozenWeight,
+    positions: Option<FrozenWeight>,
+    blocks: Vec<Block>,
+    final_norm: Norm,
+    head: Linear,
+    device: Device,
+    /// Adapters that are not trained.
+    pub frozen: Vec<Frozen>,
+    /// The trained adapter.
+    pub trained: Option<Lora>,
+}
+
+/// What a policy pass leaves for its backward pass.
+pub struct Tape {
+    rows: Vec<TreeSpans>,
+    rotations: Vec<Rotation>,
+    blocks: Vec<Kept>,
+    dropout: Option<Dropout>,
+    /// Hidden states of the scored rows before the final norm `[S, hidden]`.
+    scored: Tensor,
+    slopes: Tensor,
+}
+
+/// A block's part of the tape: all it saved, or its input alone, to be computed again.
+enum Kept {
+    Whole(Box<block::Saved>),
+    Input(Tensor),
+}
+
+/// How a policy pass trains.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Training {
+    /// Dropout of this step.
+    pub dropout: Option<Dropout>,
+    /// Keep only each block's input and compute the block again in the backward pass.
+    pub recompute: bool,
+}
+
+impl Decoder {
+    /// Reads a decoder's weights. Matrices are stored as `dtype` if given, else as in the file.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape than the spec says.
+    pub fn load(spec: DecoderSpec, source: &dyn WeightSource, dtype: Option<DType>, device: &Device) -> Result<Self> {
+        let tensors = Tensors::new(source, spec.absent_prefix, dtype);
+        let (vocab, hidden) = (spec.vocab_size, spec.hidden);
+        let embedding = tensors.matrix(&format!("{}.weight", spec.embedding), vocab, hidden)?;
+        let positions = spec.positions.as_ref();
+        let positions =
+            positions.map(|name| tensors.matrix(&format!("{name}.weight"), spec.max_positions, hidden)).transpose()?;
+        let head = match &spec.head {
+            Some(head) => tensors.linear(head)?,
+            None => Linear::new(embedding.clone(), false, None),
+        };
+        let mut next = 0;
+        let blocks = spec
+            .layers
+            .iter()
+            .map(|layer| Block::load(layer, &tensors, device, &mut next))
+            .collect::<Result<Vec<_>>>()?;
+        let final_norm = Norm::load(&spec.final_norm, &tensors, device)?;
+        let device = device.clone();
+        Ok(Self { spec, embedding, positions, blocks, final_norm, head, device, frozen: Vec::new(), trained: None })
+    }
+
+    /// The architecture.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// The language-model head.
+    pub fn head(&self) -> &Linear {
+        &self.head
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How weights are stored.
+    pub fn dtype(&self) -> DType {
+        self.embedding.dtype()
+    }
+
+    fn context(&self, pass: Pass, dropout: Option<Dropout>) -> Context<'_> {
+        let trained = if pass == Pass::Policy { self.trained.as_ref() } else { None };
+        Context { frozen: &self.frozen, trained, dropout }
+    }
+
+    /// Rows of the embedding, scaled: `[T, hidden]`.
+    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
+        let hidden = self.spec.hidden;
+        if let Some(token) = tokens.iter().find(|t| **t as usize >= self.spec.vocab_size) {
+            return Err(Error::Model(format!(
+                "token {token} is outside the model's vocabulary of {}; does the tokenizer belong to this model?",
+                self.spec.vocab_size
+            )));
+        }
+        if let Some(position) = positions.iter().find(|p| **p as usize >= self.spec.max_positions) {
+            return Err(Error::Model(format!(
+                "position {position} is beyond the model's {} positions; shorten the text or lower max_length",
+                self.spec.max_positions
+            )));
+        }
+        let row_of = |weight: &FrozenWeight, index: u32, out: &mut [f32]| {
+            weight.elements().slice(index as usize * hidden..(index as usize + 1) * hidden).widen_into(out);
+        };
+        let x = host::build_rows(tokens.len(), hidden, |row, out| {
+            row_of(&self.embedding, tokens[row], out);
+            out.iter_mut().for_each(|x| *x *= self.spec.embedding_scale);
+            if let Some(learned) = &self.positions {
+                let mut position = vec![0.0; hidden];
+                row_of(learned, positions[row], &mut position);
+                out.iter_mut().zip(&position).for_each(|(x, p)| *x += p);
+            }
+        });
+        Ok(host::tensor(x, (tokens.len(), hidden))?.to_device(&self.device)?)
+    }
+
+    fn rotations(&self, positions: &[u32]) -> Vec<Rotation> {
+        let of = |r: &super::spec::RotationSpec| Rotation::new(positions, &r.frequencies, r.scale, r.pairing);
+        self.spec.rotations.iter().map(of).collect()
+    }
+
+    /// Hidden states after the last block, before the final norm: `[T, hidden]`.
+    fn blocks(&self, batch: &PackedBatch, pass: Pass) -> Result<Tensor> {
+        let (trees, rotations) = (spans(batch), self.rotations(&batch.positions));
+        let rows = Rows { trees: &trees, rotations: &rotations };
+        let context = self.context(pass, None);
+        let mut x = self.embed(&batch.tokens, &batch.positions)?;
+        for block in &self.blocks {
+            x = block.forward(&x, &rows, &context, None)?.0;
+        }
+        Ok(x)
+    }
+
+    /// Summed log-prob of each completion of the batch, nats, in order; no gradient.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
+        let scored = gather(&self.blocks(batch, pass)?, &batch.scored_rows)?;
+        let normed = self.final_norm.forward(&scored)?;
+        let found = token_logps::forward(&normed, &self.head, self.spec.logits, &batch.scored_targets, false)?;
+        Ok(sums(&found.logps, batch))
+    }
+
+    /// Logits `[rows.len(), vocab]` at rows of the batch.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    pub fn logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Tensor> {
+        let normed = self.final_norm.forward(&gather(&self.blocks(batch, pass)?, rows)?)?;
+        token_logps::logits(&normed, &self.head, self.spec.logits)
+    }
+
+    /// As [`Decoder::logps`] of the policy, with what [`Decoder::backward`] needs.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    pub fn forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
+        let (trees, rotations) = (spans(batch), self.rotations(&batch.positions));
+        let rows = Rows { trees: &trees, rotations: &rotations };
+        let context = self.context(Pass::Policy, training.dropout);
+        let mut x = self.embed(&batch.tokens, &batch.positions)?;
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let (y, saved) = block.forward(&x, &rows, &context, None)?;
+            blocks.push(if training.recompute { Kept::Input(x) } else { Kept::Whole(Box::new(saved)) });
+            x = y;
+        }
+        let scored = gather(&x, &batch.scored_rows)?;
+        let normed = self.final_norm.forward(&scored)?;
+        let found = token_logps::forward(&normed, &self.head, self.spec.logits, &batch.scored_targets, true)?;
+        let slopes = match found.slopes {
+            Some(slopes) => slopes,
+            None => normed.zeros_like()?,
+        };
+        let logps = sums(&found.logps, batch);
+        Ok((logps, Tape { rows: trees, rotations, blocks, dropout: training.dropout, scored, slopes }))
+    }
+
+    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`.
+    ///
+    /// # Errors
+    /// If the tape is not of this batch, or nothing is trained.
+    pub fn backward(&self, tape: Tape, batch: &PackedBatch, weights: &[f64], gradients: &mut [f32]) -> Result<()> {
+        if self.trained.as_ref().is_none_or(|lora| lora.values().len() != gradients.len()) {
+            return Err(Error::Model("the gradient buffer is not of the trained adapter".into()));
+        }
+        let per_token: Vec<f32> = batch
+            .scored
+            .iter()
+            .zip(weights)
+            .flat_map(|(range, weight)| std::iter::repeat_n(*weight as f32, range.len()))
+            .collect();
+        let each_row: Vec<u32> = (0..per_token.len() as u32).collect();
+        let d_normed = token_logps::backward(&tape.slopes, &per_token, &each_row, per_token.len())?;
+        let d_scored = self.final_norm.gradient(&d_normed, &tape.scored)?;
+        let ones = vec![1.0; per_token.len()];
+        let mut dx = token_logps::backward(&d_scored, &ones, &batch.scored_rows, batch.tokens.len())?;
+
+        let rows = Rows { trees: &tape.rows, rotations: &tape.rotations };
+        let context = self.context(Pass::Policy, tape.dropout);
+        for (block, kept) in self.blocks.iter().zip(tape.blocks).rev() {
+            let saved = match kept {
+                Kept::Whole(saved) => saved,
+                Kept::Input(x) => Box::new(block.forward(&x, &rows, &context, None)?.1),
+            };
+            dx = block.backward(&dx, &saved, &rows, &context, gradients)?;
+        }
+        Ok(())
+    }
+
+    /// Appends tokens to a cached sequence; logits `[vocab]` after the last of them.
+    ///
+    /// # Errors
+    /// If there are no tokens, or they do not fit the model.
+    pub fn step(&self, tokens: &[u32], cache: &mut Cache, pass: Pass) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(Error::Model("a step of generation needs at least one token".into()));
+        }
+        let positions: Vec<u32> = (cache.seen..cache.seen + tokens.len()).map(|p| p as u32).collect();
+        let keys = cache.seen + tokens.len();
+        let span = Span { queries: 0..tokens.len(), prefix: 0..cache.seen, own: cache.seen..keys };
+        let trees = [TreeSpans { rows: 0..tokens.len(), spans: vec![span] }];
+        let rotations = self.rotations(&positions);
+        let rows = Rows { trees: &trees, rotations: &rotations };
+        let context = self.context(pass, None);
+        let mut x = self.embed(tokens, &positions)?;
+        for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
+            x = block.forward(&x, &rows, &context, Some(cache))?.0;
+        }
+        cache.seen = keys;
+        let last = self.final_norm.forward(&gather(&x, &[tokens.len() as u32 - 1])?)?;
+        Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// A cache for [`Decoder::step`].
+    pub fn new_cache(&self) -> Cache {
+        Cache::new(self.blocks.len())
+    }
+}
+
+/// Which rows of a batch see which.
+fn spans(batch: &PackedBatch) -> Vec<TreeSpans> {
+    batch
+        .trees
+        .iter()
+        .map(|tree| {
+            let (prompt, nothing) = (tree.prompt.clone(), tree.prompt.start..tree.prompt.start);
+            let mut spans = vec![Span { queries: prompt.clone(), prefix: nothing, own: prompt.clone() }];
+            let completions = tree.completions.iter().cloned();
+            spans.extend(completions.map(|own| Span { queries: own.clone(), prefix: prompt.clone(), own }));
+            let end = tree.completions.last().map_or(prompt.end, |last| last.end);
+            TreeSpans { rows: prompt.start..end, spans }
+        })
+        .collect()
+}
+
+fn gather(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?)
+}
+
+/// Token log-probs summed by completion, in f64.
+fn sums(logps: &[f32], batch: &PackedBatch) -> Vec<f64> {
+    batch.scored.iter().map(|range| logps[range.clone()].iter().map(|l| f64::from(*l)).sum()).collect()
+}

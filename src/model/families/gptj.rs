@@ -1,0 +1,67 @@
+//! GPT-J: parallel branches behind one layer norm, interleaved partial rotary, a head with a bias.
+
+use super::common;
+use super::json::ConfigJson;
+use super::rotation::frequency;
+use crate::error::Result;
+use crate::model::spec::{
+    AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec, RotationSpec,
+};
+use crate::ops::rope::Pairing;
+use crate::ops::token_logps::LogitShape;
+
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
+    let hidden = config.size("n_embd")?;
+    let inner = config.size_or_none("n_inner")?.unwrap_or(4 * hidden);
+    let heads = common::heads(config, hidden, "n_head")?;
+    let turned = config.size_or_none("rotary_dim")?.unwrap_or(heads.head_dim);
+    let eps = config.number_or_none("layer_norm_epsilon")?.unwrap_or(1e-5);
+    let act = common::activation(config, &["activation_function"])?;
+    let norm = |module: String| NormSpec { module, size: hidden, kind: NormKind::Layer, eps };
+    let layers = (0..config.size("n_layer")?)
+        .map(|i| {
+            let at = |name: &str| format!("transformer.h.{i}.{name}");
+            let linear = |name: &str, inputs, outputs| LinearSpec::new(at(name), inputs, outputs);
+            LayerSpec {
+                attention_norm: Some(norm(at("ln_1"))),
+                attention: AttentionSpec {
+                    qkv: QkvSpec::Separate(
+                        ["q_proj", "k_proj", "v_proj"].map(|name| linear(&format!("attn.{name}"), hidden, hidden)),
+                    ),
+                    qk_norm: None,
+                    heads,
+                    rotation: Some(0),
+                    output: linear("attn.out_proj", hidden, hidden),
+                },
+                post_attention_norm: None,
+                mlp_norm: None,
+                mlp: MlpSpec::Plain {
+                    up: linear("mlp.fc_in", hidden, inner).with_bias(true),
+                    down: linear("mlp.fc_out", inner, hidden).with_bias(true),
+                    act,
+                },
+                post_mlp_norm: None,
+                parallel: true,
+                residual_scale: 1.0,
+            }
+        })
+        .collect();
+    let frequencies = (0..turned / 2).map(|i| frequency(10_000.0, i, turned)).collect();
+    let vocab_size = config.size("vocab_size")?;
+    let tied = config.flag("tie_word_embeddings", false)?;
+    Ok(DecoderSpec {
+        model_type: config.string("model_type")?,
+        vocab_size,
+        hidden,
+        max_positions: config.size("n_positions")?,
+        embedding: "transformer.wte".into(),
+        embedding_scale: 1.0,
+        positions: None,
+        rotations: vec![RotationSpec { frequencies, scale: 1.0, pairing: Pairing::Interleaved }],
+        layers,
+        final_norm: norm("transformer.ln_f".into()),
+        head: (!tied).then(|| LinearSpec::new("lm_head".into(), hidden, vocab_size).with_bias(true)),
+        logits: LogitShape::default(),
+        absent_prefix: "",
+    })
+}

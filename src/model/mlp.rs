@@ -1,0 +1,111 @@
+//! The MLP of a block.
+
+use candle_core::Tensor;
+
+use super::pass::Context;
+use super::projection::{Projection, Saved as Kept};
+use super::spec::MlpSpec;
+use super::tensors::Tensors;
+use crate::error::Result;
+use crate::ops::gated_act::{self, Activation};
+use crate::ops::gradient::Gradient;
+
+/// An MLP with its weights.
+#[derive(Debug)]
+pub struct Mlp {
+    input: Input,
+    down: Projection,
+    act: Activation,
+}
+
+#[derive(Debug)]
+enum Input {
+    Gated { gate: Projection, up: Projection },
+    Fused(Projection),
+    Plain(Projection),
+}
+
+/// What the MLP's backward pass needs.
+#[derive(Debug)]
+pub struct Saved {
+    inputs: Vec<Kept>,
+    /// What the nonlinearity saw.
+    gate: Tensor,
+    /// What it gated.
+    up: Option<Tensor>,
+    down: Kept,
+}
+
+impl Mlp {
+    /// Reads the weights; `next` numbers the projections.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn load(spec: &MlpSpec, tensors: &Tensors, next: &mut u64) -> Result<Self> {
+        let (input, down, act) = match spec {
+            MlpSpec::Gated { gate, up, down, act } => {
+                let gate = Projection::load(gate, tensors, next)?;
+                (Input::Gated { gate, up: Projection::load(up, tensors, next)? }, down, *act)
+            }
+            MlpSpec::FusedGated { gate_up, down, act } => {
+                (Input::Fused(Projection::load(gate_up, tensors, next)?), down, *act)
+            }
+            MlpSpec::Plain { up, down, act } => (Input::Plain(Projection::load(up, tensors, next)?), down, *act),
+        };
+        Ok(Self { input, down: Projection::load(down, tensors, next)?, act })
+    }
+
+    /// `x [T, hidden] → [T, hidden]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
+        let (gate, up, inputs) = match &self.input {
+            Input::Gated { gate, up } => {
+                let ((gate, gate_kept), (up, up_kept)) = (gate.forward(x, context)?, up.forward(x, context)?);
+                (gate, Some(up), vec![gate_kept, up_kept])
+            }
+            Input::Fused(both) => {
+                let (y, kept) = both.forward(x, context)?;
+                let half = y.dims2()?.1 / 2;
+                let part = |start| y.narrow(1, start, half)?.contiguous();
+                (part(0)?, Some(part(half)?), vec![kept])
+            }
+            Input::Plain(up) => {
+                let (y, kept) = up.forward(x, context)?;
+                (y, None, vec![kept])
+            }
+        };
+        let h = gated_act::forward(&gate, up.as_ref(), self.act)?;
+        let (y, down) = self.down.forward(&h, context)?;
+        Ok((y, Saved { inputs, gate, up, down }))
+    }
+
+    /// `dy [T, hidden] → dx [T, hidden]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn backward(&self, dy: &Tensor, saved: &Saved, context: &Context, gradients: &mut [f32]) -> Result<Gradient> {
+        let dh = self.down.backward(dy, &saved.down, context, None, gradients)?.finish()?;
+        let (d_gate, d_up) = match &saved.up {
+            Some(up) => {
+                let (d_gate, d_up) = gated_act::backward(&dh, &saved.gate, up, self.act)?;
+                (d_gate, Some(d_up))
+            }
+            None => (gated_act::backward_plain(&dh, &saved.gate, self.act)?, None),
+        };
+        match (&self.input, d_up) {
+            (Input::Gated { gate, up }, Some(d_up)) => {
+                let dx = gate.backward(&d_gate, &saved.inputs[0], context, None, gradients)?;
+                up.backward(&d_up, &saved.inputs[1], context, Some(dx), gradients)
+            }
+            (Input::Fused(both), Some(d_up)) => {
+                let dy = Tensor::cat(&[&d_gate, &d_up], 1)?;
+                both.backward(&dy, &saved.inputs[0], context, None, gradients)
+            }
+            (Input::Gated { gate: one, .. } | Input::Fused(one) | Input::Plain(one), _) => {
+                one.backward(&d_gate, &saved.inputs[0], context, None, gradients)
+            }
+        }
+    }
+}

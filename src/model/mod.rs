@@ -1,0 +1,19 @@
+//! The decoder: one frozen base, two policies.
+//!
+//! A family's file turns `config.json` into a [`spec::DecoderSpec`]; [`decoder::Decoder`] computes what it says. LoRA
+//! lives in [`projection`] alone: neither a family nor a weight format knows of it.
+
+pub mod attention;
+pub mod block;
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod families;
+pub mod lora;
+pub mod mlp;
+pub mod norm;
+pub mod pass;
+pub mod projection;
+pub mod spec;
+pub mod targets;
+pub mod tensors;
