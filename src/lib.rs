@@ -2,5 +2,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
+pub mod model;
 pub mod objective;
 pub mod report;

@@ -1,0 +1,4 @@
+//! The model: which weights, which modules carry LoRA.
+
+pub mod config;
+pub mod targets;
