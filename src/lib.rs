@@ -1,6 +1,8 @@
 //! Direct Preference Optimization with LoRA.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod config;
+pub mod data;
 pub mod error;
 pub mod model;
 pub mod objective;
