@@ -1,6 +1,7 @@
 //! Direct Preference Optimization with LoRA.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
