@@ -78,6 +78,42 @@ impl Error {
     }
 }
 
+/// Collects every complaint about a configuration, so that a user sees them all at once.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    /// Adds `message` (key, value, remedy) unless `holds`.
+    pub fn require(&mut self, holds: bool, message: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(message());
+        }
+    }
+
+    /// Adds `message`.
+    pub fn add(&mut self, message: impl Into<String>) {
+        self.0.push(message.into());
+    }
+
+    /// Adds what `result` complains of.
+    pub fn absorb(&mut self, result: Result<()>) {
+        if let Err(error) = result {
+            self.add(error.to_string());
+        }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// # Errors
+    /// [`Error::Config`] with one line a problem, if there is any.
+    pub fn finish(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Config(self.0.join("\n"))) }
+    }
+}
+
 /// The nearest of `known` to `word`, when it is near enough to be a slip of the keyboard.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -96,6 +132,16 @@ mod tests {
     fn nearest_finds_slips_and_ignores_strangers() {
         assert_eq!(nearest("learning_rte", ["learning_rate", "beta"]), Some("learning_rate"));
         assert_eq!(nearest("zzz", ["learning_rate", "beta"]), None);
+    }
+
+    #[test]
+    fn problems_are_told_together() {
+        let mut problems = Problems::default();
+        problems.require(true, || "never".into());
+        problems.require(false, || "beta is 0".into());
+        problems.absorb(Err(Error::Config("r is 0".into())));
+        assert_eq!(problems.finish().unwrap_err().to_string(), "beta is 0\nr is 0");
+        assert!(Problems::default().finish().is_ok());
     }
 
     #[test]

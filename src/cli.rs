@@ -1,0 +1,389 @@
+//! The command line: definitions only. `commands/` does the work.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::model::config::{DeviceChoice, WeightDtype};
+
+/// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
+#[derive(Debug, Parser)]
+#[command(name = "dpo-lora", version, about, max_term_width = 100, propagate_version = true)]
+#[command(
+    after_help = "Machine-readable output goes to standard output, everything else to standard error.\n\
+    Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (the run can be resumed)."
+)]
+pub struct Cli {
+    /// Say warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train an adapter on preference pairs
+    Train(TrainArgs),
+    /// Log-probabilities of every pair, under policy and reference, as JSON lines
+    Score(ScoreArgs),
+    /// How often, and by how much, the model prefers what was chosen
+    Eval(EvalArgs),
+    /// Complete prompts
+    Generate(GenerateArgs),
+    /// Fold adapters into the base's weights
+    Merge(MergeArgs),
+    /// What a model, an adapter or a run directory is
+    Inspect(InspectArgs),
+    /// Print shell completions
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+/// A base, its adapters, and how they run.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Base model: a directory, a .gguf file, or a Hub id (owner/name or owner/name@revision)
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+
+    /// Adapter directory; repeat to stack several
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Vec<PathBuf>,
+
+    /// How the model runs.
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+}
+
+/// How a model runs.
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    /// Type of the base's weights: auto (as stored), f32, bf16 or f16
+    #[arg(long, default_value = "auto")]
+    pub dtype: WeightDtype,
+
+    /// Where to run: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora train -c run.yaml --set train.learning_rate=1e-5 --set output_dir=runs/b"
+)]
+pub struct TrainArgs {
+    /// Run configuration [default: the embedded quickstart]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Override one key; the value is YAML. Repeatable
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub overrides: Vec<String>,
+
+    /// Go on from the run directory's last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Begin anew in a used run directory
+    #[arg(long, conflicts_with = "resume")]
+    pub overwrite: bool,
+
+    /// Say where each step's time goes
+    #[arg(long)]
+    pub profile: bool,
+
+    /// Check configuration, data and model, say what would be done, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `score`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora score --base models/base --adapter runs/a/adapter --data pairs.jsonl > scores.jsonl"
+)]
+pub struct ScoreArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Preference pairs: a file, glob or directory
+    #[arg(long, value_name = "FILE")]
+    pub data: String,
+
+    /// Write here instead of standard output
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub output: Option<PathBuf>,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora eval --base models/base --adapter runs/a/adapter --data test.jsonl"
+)]
+pub struct EvalArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Preference pairs: a file, glob or directory
+    #[arg(long, value_name = "FILE")]
+    pub data: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora generate --base models/base --adapter runs/a/adapter --compare --prompt 'Once upon a time'"
+)]
+pub struct GenerateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// A prompt; repeatable
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
+    pub prompt: Vec<String>,
+
+    /// Prompts from a file: JSON lines with a `prompt`, or one prompt a line
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+
+    /// Tokens to generate, at most
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
+    pub max_new_tokens: usize,
+
+    /// 0: always the likeliest token; above: the higher, the more varied
+    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature)]
+    pub temperature: f64,
+
+    /// Sample among the K likeliest tokens
+    #[arg(long, value_name = "K", value_parser = positive)]
+    pub top_k: Option<usize>,
+
+    /// Sample among the likeliest tokens that make up probability P
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub top_p: Option<f64>,
+
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value = "42")]
+    pub seed: u64,
+
+    /// Stop before this text; repeatable
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+
+    /// Treat prompts as user messages of the chat template [default: if the model has one]
+    #[arg(long, overrides_with = "no_chat")]
+    pub chat: bool,
+
+    /// Take prompts as they are
+    #[arg(long, overrides_with = "chat")]
+    pub no_chat: bool,
+
+    /// Complete each prompt with the adapter off, then on
+    #[arg(long, requires = "adapter")]
+    pub compare: bool,
+
+    /// Print one JSON object a completion
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl GenerateArgs {
+    /// What `--chat` and `--no-chat` ask for; `None` leaves it to the model.
+    pub fn chat(&self) -> Option<bool> {
+        (self.chat || self.no_chat).then_some(self.chat)
+    }
+}
+
+/// Arguments of `merge`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora merge --base models/base --adapter runs/a/adapter --output models/merged --dtype bf16"
+)]
+pub struct MergeArgs {
+    /// Base model: a directory, a .gguf file, or a Hub id (owner/name or owner/name@revision)
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+
+    /// Adapter directory; repeat to merge several
+    #[arg(long, value_name = "DIR", required = true)]
+    pub adapter: Vec<PathBuf>,
+
+    /// One factor an adapter, such as 0.7,0.3 [default: 1 each]
+    #[arg(long, value_name = "W,...", value_delimiter = ',', value_parser = finite, allow_hyphen_values = true)]
+    pub weights: Vec<f64>,
+
+    /// Directory of the merged model
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// How the model runs; `--dtype` is also that of the merged weights.
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+
+    /// Do not compare the merged model's logits with the adapter's
+    #[arg(long)]
+    pub no_verify: bool,
+
+    /// Merge into a base the adapter was not trained on; overwrite the output
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora inspect runs/a/adapter")]
+pub struct InspectArgs {
+    /// A base, an adapter or a run directory
+    pub path: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora completions bash > ~/.local/share/bash-completion/completions/dpo-lora"
+)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number of 1 or more".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| "must be a number".into())
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    finite(text).ok().filter(|number| *number >= 0.0).ok_or_else(|| "must be 0 (greedy) or more".into())
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    finite(text)
+        .ok()
+        .filter(|number| *number > 0.0 && *number <= 1.0)
+        .ok_or_else(|| "must be in (0, 1]".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("dpo-lora").chain(line.split_whitespace()))
+    }
+
+    fn generate(rest: &str) -> Result<GenerateArgs, clap::Error> {
+        match parse(&format!("generate --base b {rest}"))?.command {
+            Command::Generate(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_an_example_that_parses() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let line = help
+                .trim()
+                .strip_prefix("Example:\n  dpo-lora ")
+                .unwrap_or_else(|| panic!("{} has no example", command.get_name()));
+            let line = line.split('>').next().unwrap().replace("'Once upon a time'", "text");
+            assert!(line.starts_with(command.get_name()), "{line}");
+            parse(&line).unwrap();
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_caught_before_any_work() {
+        for line in [
+            "",
+            "train --resume --overwrite",
+            "-q -v inspect x",
+            "generate --base b",
+            "generate --base b --prompt a --prompts f",
+            "generate --base b --prompt a --compare",
+            "generate --base b --prompt a --top-p 1.5",
+            "generate --base b --prompt a --temperature -1",
+            "generate --base b --prompt a --max-new-tokens 0",
+            "eval --base b --data d --device tpu",
+            "score --base b --data d --dtype int4",
+            "merge --base b --output o",
+            "merge --base b --output o --adapter a --weights nan",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn repeated_and_paired_flags() {
+        let args = generate("--prompt a --prompt b --stop x --stop y --adapter p --adapter q").unwrap();
+        assert_eq!((args.prompt.len(), args.stop.len(), args.model.adapter.len()), (2, 2, 2));
+        assert_eq!((args.max_new_tokens, args.temperature, args.chat()), (128, 0.0, None));
+        assert_eq!(generate("--prompt a --chat").unwrap().chat(), Some(true));
+        assert_eq!(generate("--prompt a --chat --no-chat").unwrap().chat(), Some(false));
+        let Command::Merge(merge) =
+            parse("merge --base b --adapter a --adapter c --weights 0.7,-0.3 --output o").unwrap().command
+        else {
+            panic!("not merge")
+        };
+        assert_eq!(merge.weights, [0.7, -0.3]);
+    }
+
+    #[test]
+    fn global_flags_stand_on_either_side() {
+        assert!(parse("-q inspect x").unwrap().quiet);
+        assert_eq!(parse("inspect x -vv").unwrap().verbose, 2);
+        let Command::Eval(eval) =
+            parse("eval --base b --data d --device cuda:1 --dtype bf16").unwrap().command
+        else {
+            panic!("not eval")
+        };
+        assert_eq!(
+            (eval.model.runtime.device, eval.model.runtime.dtype),
+            (DeviceChoice::Cuda(1), WeightDtype::BF16)
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! `RunConfig`: the YAML file of a run. Composes each room's own configuration and checks across rooms.
+
+mod document;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{DataConfig, Sources};
+use crate::error::{Error, Problems, Result};
+use crate::model::config::{LoraConfig, ModelConfig};
+use crate::objective::ObjectiveConfig;
+use crate::train::config::TrainConfig;
+
+use document::Document;
+
+/// Everything a run is told. Relative paths are relative to the working directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The run directory.
+    pub output_dir: PathBuf,
+    /// Of every random stream of the run.
+    pub seed: u64,
+    /// The frozen base.
+    pub model: ModelConfig,
+    /// The trainable adapter.
+    pub lora: LoraConfig,
+    /// The preferences.
+    pub data: DataConfig,
+    /// The loss.
+    pub objective: ObjectiveConfig,
+    /// The optimization.
+    pub train: TrainConfig,
+}
+
+impl RunConfig {
+    /// The defaults around the two keys that have none.
+    pub fn new(base: impl Into<String>, train: impl Into<Sources>) -> Self {
+        Self {
+            output_dir: "runs/dpo".into(),
+            seed: 42,
+            model: ModelConfig { base: base.into(), ..ModelConfig::default() },
+            lora: LoraConfig::default(),
+            data: DataConfig::new(train.into()),
+            objective: ObjectiveConfig::default(),
+            train: TrainConfig::default(),
+        }
+    }
+
+    /// Reads a YAML file and applies `overrides`, each `section.key=value` with the value in YAML.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, else as [`RunConfig::from_yaml`].
+    pub fn from_file(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        Self::from_yaml(&text, &path.display().to_string(), overrides)
+    }
+
+    /// The same of YAML text; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
+    /// missing key and value that cannot be.
+    pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let config = Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
+        config.validate().map_err(|error| Error::Config(format!("{origin}: {error}")))?;
+        Ok(config)
+    }
+
+    /// The resolved configuration: every key with its value. Reads back as it was.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a path is not UTF-8.
+    pub fn to_yaml(&self) -> Result<String> {
+        serde_yaml::to_string(self)
+            .map_err(|error| Error::Config(format!("the configuration cannot be written as YAML: {error}")))
+    }
+
+    /// # Errors
+    /// [`Error::Config`] naming every value that cannot be, in one room or between two, and its remedy.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        problems.require(!self.output_dir.as_os_str().is_empty(), || {
+            "output_dir is empty; name a directory such as runs/dpo".into()
+        });
+        problems.absorb(self.model.validate());
+        problems.absorb(self.lora.validate());
+        problems.absorb(self.data.validate());
+        problems.absorb(self.objective.validate());
+        problems.absorb(self.train.validate());
+        self.check_evaluation(&mut problems);
+        problems.finish()
+    }
+
+    /// What acts on evaluations needs evaluations.
+    fn check_evaluation(&self, problems: &mut Problems) {
+        let train = &self.train;
+        let wanted = [
+            ("eval_steps", train.eval_steps.is_some()),
+            ("early_stopping_patience", train.early_stopping_patience.is_some()),
+            ("load_best_model_at_end", train.load_best_model_at_end),
+        ];
+        for (key, wanted) in wanted {
+            problems.require(!wanted || self.data.eval.is_some(), || {
+                format!("train.{key} needs data.eval, which is null; name a file, or a fraction such as 0.05")
+            });
+            problems.require(!wanted || train.eval_steps.is_some(), || {
+                format!("train.{key} needs train.eval_steps, which is null; set how often to evaluate")
+            });
+        }
+    }
+}
+
+/// Every key with its default, as YAML; the two that have none are empty.
+fn defaults() -> Result<serde_yaml::Value> {
+    serde_yaml::to_value(RunConfig::new("", ""))
+        .map_err(|error| Error::Config(format!("the defaults cannot be written as YAML: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::TargetModules;
+    use crate::train::config::ReferenceCache;
+
+    const MINIMAL: &str = "model:\n  base: m\ndata:\n  train: d.jsonl\n";
+
+    fn read(text: &str, overrides: &[&str]) -> Result<RunConfig> {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        RunConfig::from_yaml(text, "run.yaml", &overrides)
+    }
+
+    fn refused(text: &str, overrides: &[&str]) -> String {
+        let error = read(text, overrides).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn two_keys_are_enough() {
+        assert_eq!(read(MINIMAL, &[]).unwrap(), RunConfig::new("m", "d.jsonl"));
+        // an empty section is a section of defaults
+        assert_eq!(read(&format!("{MINIMAL}train:\nlora:\n"), &[]).unwrap(), RunConfig::new("m", "d.jsonl"));
+    }
+
+    #[test]
+    fn missing_keys_are_told_together() {
+        for text in ["", "model:\n", "model: {base: ''}\ndata: {train: []}", "# nothing\n"] {
+            let message = refused(text, &[]);
+            assert!(message.contains("model.base is missing"), "{message}");
+            assert!(message.contains("data.train is missing"), "{message}");
+        }
+        read("", &["model.base=m", "data.train=[a.jsonl, b.jsonl]"]).unwrap();
+    }
+
+    #[test]
+    fn unknown_keys_name_file_line_and_neighbours() {
+        let message =
+            refused(&format!("{MINIMAL}train:\n  # a comment\n  learning_rte: 1\nbeta: 0.2\nsede: 1\n"), &[]);
+        assert!(
+            message.contains("run.yaml:7: train.learning_rte is no key; did you mean learning_rate?"),
+            "{message}"
+        );
+        assert!(message.contains("keys of train: adam_beta1, adam_beta2"), "{message}");
+        assert!(message.contains("run.yaml:8: beta is no key; did you mean objective.beta?"), "{message}");
+        assert!(message.contains("run.yaml:9: sede is no key; did you mean seed?"), "{message}");
+        assert!(refused(&format!("{MINIMAL}3: 4"), &[]).contains("run.yaml:5: 3 is no key"));
+    }
+
+    #[test]
+    fn wrong_types_name_key_and_value() {
+        let text = format!(
+            "{MINIMAL}train:\n  learning_rate: fast\n  shuffle: yes\n  warmup_steps: 0.1\n  optim: lion\n  \
+             logging_steps: -1\n  adam_beta1: null\nseed: x\nlora: 16\n"
+        );
+        let message = refused(&text, &[]);
+        for part in [
+            "run.yaml:6: train.learning_rate is fast; expected a number",
+            "run.yaml:7: train.shuffle is yes; expected true or false",
+            "run.yaml:8: train.warmup_steps is 0.1; expected a whole number of steps",
+            "run.yaml:9: train.optim is lion; unknown variant `lion`",
+            "run.yaml:10: train.logging_steps is -1; expected a whole number of 0 or more",
+            "run.yaml:11: train.adam_beta1 is null; remove the line for the default, 0.9",
+            "run.yaml:12: seed is x; expected a whole number of 0 or more",
+            "run.yaml:13: lora is 16; it is a section with keys of its own: alpha_pattern",
+        ] {
+            assert!(message.contains(part), "{part} in\n{message}");
+        }
+        assert!(refused("[1, 2]", &[]).contains("run.yaml"));
+        assert!(refused("model: {base: [}", &[]).contains("run.yaml"));
+    }
+
+    #[test]
+    fn overrides_are_yaml_and_win() {
+        let overrides = [
+            "train.learning_rate=1e-4",
+            "lora.target_modules=[q_proj, v_proj]",
+            "lora.rank_pattern.model.layers.1.mlp=4",
+            "output_dir=runs/x=y",
+            "train.max_steps=null",
+            "train.reference_cache=off",
+        ];
+        let config = read(&format!("{MINIMAL}train: {{max_steps: 3}}"), &overrides).unwrap();
+        assert_eq!(config.train.learning_rate, 1e-4);
+        assert!(matches!(config.lora.target_modules, TargetModules::Names(_)));
+        assert_eq!(config.lora.rank_pattern["model.layers.1.mlp"], 4);
+        assert_eq!(config.output_dir, PathBuf::from("runs/x=y"));
+        assert_eq!(config.train.max_steps, None);
+        assert_eq!(config.train.reference_cache, ReferenceCache::Off);
+    }
+
+    #[test]
+    fn wrong_overrides_are_refused() {
+        for (given, part) in [
+            ("train.learning_rte=1", "did you mean train.learning_rate?"),
+            ("beta=1", "did you mean objective.beta?"),
+            ("train.learning_rate", "section.key=value"),
+            ("train={}", "is a section"),
+            ("train.learning_rate.x=1", "is no key"),
+            ("model.base=*x", "in quotes"),
+            ("train.learning_rate=fast", "train.learning_rate is fast; expected a number"),
+        ] {
+            let message = refused(MINIMAL, &[given]);
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    }
+
+    #[test]
+    fn floats_read_in_every_notation() {
+        for text in ["5e-5", "5.0e-5", "5E-5", "0.00005", ".5e-4"] {
+            let config = read(&format!("{MINIMAL}train: {{learning_rate: {text}}}"), &[]).unwrap();
+            assert_eq!(config.train.learning_rate, 5e-5, "{text}");
+        }
+        assert_eq!(read(&format!("{MINIMAL}lora: {{lora_alpha: 8}}"), &[]).unwrap().lora.lora_alpha, 8.0);
+        assert!(
+            refused(&format!("{MINIMAL}train: {{learning_rate: .nan}}"), &[])
+                .contains("learning_rate is NaN")
+        );
+    }
+
+    #[test]
+    fn what_acts_on_evaluations_needs_them() {
+        let message = refused(MINIMAL, &["train.early_stopping_patience=2"]);
+        assert!(message.contains("train.early_stopping_patience needs data.eval"), "{message}");
+        assert!(message.contains("train.early_stopping_patience needs train.eval_steps"), "{message}");
+        read(MINIMAL, &["train.early_stopping_patience=2", "train.eval_steps=5", "data.eval=0.1"]).unwrap();
+    }
+
+    #[test]
+    fn resolved_yaml_reads_back() {
+        let overrides = [
+            "output_dir='1e5'",
+            "model.adapter=[a, 'null']",
+            "lora.rank_pattern={z: 1, a: 2}",
+            "lora.exclude_modules='.*lm_head'",
+            "lora.layers_to_transform=[0, 1]",
+            "lora.target_modules=['off', q_proj]",
+            "data.eval=0.125",
+            "data.chat_template=\"{{ x }}\\n: #\"",
+            "train.learning_rate=1e-30",
+            "train.reference_cache=/tmp/cache",
+            "train.save_total_limit=null",
+        ];
+        let config = read(MINIMAL, &overrides).unwrap();
+        assert_eq!(read(&config.to_yaml().unwrap(), &[]).unwrap(), config);
+    }
+}

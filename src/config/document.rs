@@ -1,0 +1,325 @@
+//! A configuration between text and types: what the user wrote, laid over the defaults key by key, so that every
+//! complaint can name its key, value and line.
+
+use serde_yaml::{Mapping, Value};
+
+use super::RunConfig;
+use crate::error::{Error, Problems, Result, nearest};
+
+/// Keys that have no default.
+const REQUIRED: [(&str, &str, &str); 2] = [
+    ("model", "base", "name a directory, a .gguf file or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct"),
+    ("data", "train", "name a file of preference pairs, such as pairs.jsonl"),
+];
+
+/// A YAML document and what it may hold.
+pub(super) struct Document<'a> {
+    text: &'a str,
+    origin: &'a str,
+    defaults: &'a Value,
+    written: Value,
+}
+
+impl<'a> Document<'a> {
+    /// Parses `text`; `defaults` holds every known key.
+    pub(super) fn new(text: &'a str, origin: &'a str, defaults: &'a Value) -> Result<Self> {
+        let written = match serde_yaml::from_str::<Value>(text) {
+            Ok(Value::Null) => Value::Mapping(Mapping::new()),
+            Ok(mapping @ Value::Mapping(_)) => mapping,
+            Ok(other) => {
+                return Err(Error::Config(format!(
+                    "{origin} holds {}; it must hold keys: {}",
+                    show(&other),
+                    keys(defaults).join(", ")
+                )));
+            }
+            Err(error) => return Err(Error::Config(format!("{origin} is no valid YAML: {error}"))),
+        };
+        Ok(Self { text, origin, defaults, written })
+    }
+
+    /// Applies `section.key=value` settings, in order.
+    pub(super) fn with_overrides(mut self, overrides: &[String]) -> Result<Self> {
+        let mut problems = Problems::default();
+        for setting in overrides {
+            problems.absorb(
+                self.set(setting).map_err(|error| Error::Config(format!("--set {setting}: {error}"))),
+            );
+        }
+        problems.finish()?;
+        Ok(self)
+    }
+
+    /// Every key checked by itself, then all together as types.
+    pub(super) fn read(self) -> Result<RunConfig> {
+        let mut problems = Problems::default();
+        let mut merged = self.defaults.clone();
+        for (path, value) in self.entries(&mut problems) {
+            let mut probe = self.defaults.clone();
+            put(&mut probe, &path, value.clone());
+            match serde_yaml::from_value::<RunConfig>(probe) {
+                Ok(_) => put(&mut merged, &path, value),
+                Err(error) => problems.add(self.wrong_value(&path, &value, &error.to_string())),
+            }
+        }
+        for (section, key, remedy) in REQUIRED {
+            let value = self.written.get(section).and_then(|section| section.get(key));
+            problems.require(value.is_some_and(|value| !is_empty(value)), || {
+                format!("{}: {section}.{key} is missing; {remedy}", self.origin)
+            });
+        }
+        problems.finish()?;
+        serde_yaml::from_value(merged).map_err(|error| Error::Config(format!("{}: {error}", self.origin)))
+    }
+
+    /// The written values of known keys; complains of the unknown ones.
+    fn entries(&self, problems: &mut Problems) -> Vec<(Vec<String>, Value)> {
+        let mut entries = Vec::new();
+        for (name, value) in self.written.as_mapping().into_iter().flatten() {
+            let name = text_of(name);
+            match (self.defaults.get(&name), value) {
+                (None, _) => problems.add(self.unknown(None, &name)),
+                (Some(Value::Mapping(_)), Value::Null) => {}
+                (Some(section @ Value::Mapping(_)), Value::Mapping(written)) => {
+                    for (key, value) in written {
+                        let key = text_of(key);
+                        if section.get(&key).is_none() {
+                            problems.add(self.unknown(Some(&name), &key));
+                        } else if !self.is_required(&name, &key) || !is_empty(value) {
+                            entries.push((vec![name.clone(), key], value.clone()));
+                        }
+                    }
+                }
+                (Some(section @ Value::Mapping(_)), other) => problems.add(format!(
+                    "{}: {name} is {}; it is a section with keys of its own: {}",
+                    self.place(None, &name),
+                    show(other),
+                    keys(section).join(", ")
+                )),
+                (Some(_), value) => entries.push((vec![name], value.clone())),
+            }
+        }
+        entries
+    }
+
+    fn is_required(&self, section: &str, key: &str) -> bool {
+        REQUIRED.iter().any(|(s, k, _)| *s == section && *k == key)
+    }
+
+    fn set(&mut self, setting: &str) -> Result<()> {
+        let (path, value) = setting
+            .split_once('=')
+            .ok_or_else(|| Error::Config("there is no `=`; write --set section.key=value".into()))?;
+        let value: Value = serde_yaml::from_str(value).map_err(|error| {
+            Error::Config(format!(
+                "the value is no valid YAML ({error}); put a text with special characters in quotes"
+            ))
+        })?;
+        let path = self.resolve(path)?;
+        put(&mut self.written, &path, value);
+        Ok(())
+    }
+
+    /// A dotted path as keys. Behind a key that holds a mapping (`lora.rank_pattern`) the rest is one key, dots and all.
+    fn resolve(&self, path: &str) -> Result<Vec<String>> {
+        let unknown = || Error::Config(format!("{path} is no key{}", self.suggest(path, &[])));
+        let Some((name, rest)) = path.split_once('.') else {
+            return match self.defaults.get(path) {
+                Some(section @ Value::Mapping(_)) => Err(Error::Config(format!(
+                    "{path} is a section; set one of its keys: {}",
+                    keys(section).join(", ")
+                ))),
+                Some(_) => Ok(vec![path.into()]),
+                None => Err(unknown()),
+            };
+        };
+        let section = self.defaults.get(name).filter(|section| section.is_mapping()).ok_or_else(unknown)?;
+        if section.get(rest).is_some() {
+            return Ok(vec![name.into(), rest.into()]);
+        }
+        let (key, inner) = rest.split_once('.').ok_or_else(unknown)?;
+        match section.get(key) {
+            Some(Value::Mapping(_)) => Ok(vec![name.into(), key.into(), inner.into()]),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// `; did you mean ...?`: a key of this very name in another section, else the nearest of `neighbours`, else the
+    /// nearest of all.
+    fn suggest(&self, path: &str, neighbours: &[String]) -> String {
+        let all = self.paths();
+        let bare = path.rsplit('.').next().unwrap_or(path);
+        all.iter()
+            .map(String::as_str)
+            .find(|known| known.rsplit('.').next() == Some(bare))
+            .or_else(|| nearest(bare, neighbours.iter().map(String::as_str)))
+            .or_else(|| nearest(path, all.iter().map(String::as_str)))
+            .map_or(String::new(), |near| format!("; did you mean {near}?"))
+    }
+
+    /// Every known key by its full path.
+    fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        for name in keys(self.defaults) {
+            match self.defaults.get(&name) {
+                Some(section @ Value::Mapping(_)) => {
+                    paths.extend(keys(section).into_iter().map(|key| format!("{name}.{key}")));
+                }
+                _ => paths.push(name),
+            }
+        }
+        paths
+    }
+
+    fn unknown(&self, section: Option<&str>, key: &str) -> String {
+        let place = self.place(section, key);
+        let (path, holder) = match section {
+            Some(section) => {
+                (format!("{section}.{key}"), self.defaults.get(section).unwrap_or(self.defaults))
+            }
+            None => (key.to_string(), self.defaults),
+        };
+        let known = keys(holder);
+        let hint = self.suggest(&path, &known);
+        let list = known.join(", ");
+        match section {
+            Some(section) => format!("{place}: {path} is no key{hint}; keys of {section}: {list}"),
+            None => format!("{place}: {path} is no key{hint}; top-level keys: {list}"),
+        }
+    }
+
+    fn wrong_value(&self, path: &[String], value: &Value, error: &str) -> String {
+        let (section, key) = match path {
+            [section, key, ..] => (Some(section.as_str()), key.as_str()),
+            [key] => (None, key.as_str()),
+            [] => (None, ""),
+        };
+        let place = self.place(section, key);
+        let name = path.join(".");
+        if value.is_null() {
+            let default = path.iter().try_fold(self.defaults, |value, key| value.get(key));
+            let default = default.map_or(String::new(), |default| format!(", {}", show(default)));
+            return format!("{place}: {name} is null; remove the line for the default{default}");
+        }
+        format!("{place}: {name} is {}; {}", show(value), in_words(error, path))
+    }
+
+    /// `file:line` of a key where the text shows one, else `file`.
+    fn place(&self, section: Option<&str>, key: &str) -> String {
+        match line_of(self.text, section, key) {
+            Some(line) => format!("{}:{line}", self.origin),
+            None => self.origin.to_string(),
+        }
+    }
+}
+
+/// The 1-based line on which `key` stands in block style. A value that came by `--set`, or stands in flow style
+/// (`{a: 1}`), has none.
+fn line_of(text: &str, section: Option<&str>, key: &str) -> Option<usize> {
+    let mut inside = section.is_none();
+    for (number, line) in text.lines().enumerate() {
+        let indented = line.starts_with([' ', '\t']);
+        let Some((found, _)) = line.trim().split_once(':') else { continue };
+        let found = found.trim_matches(['"', '\'', ' ']);
+        if !indented && section.is_some() {
+            inside = Some(found) == section;
+        } else if inside && indented == section.is_some() && found == key {
+            return Some(number + 1);
+        }
+    }
+    None
+}
+
+/// Puts `value` at `path`, making mappings where nothing stands. What stands there and is no mapping stays, to be
+/// complained of.
+fn put(target: &mut Value, path: &[String], value: Value) {
+    let Some((key, rest)) = path.split_first() else {
+        *target = value;
+        return;
+    };
+    if target.is_null() {
+        *target = Value::Mapping(Mapping::new());
+    }
+    if let Value::Mapping(mapping) = target {
+        put(mapping.entry(Value::from(key.as_str())).or_insert(Value::Null), rest, value);
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        Value::Sequence(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// The keys of a mapping, sorted: a reader looks one up.
+fn keys(mapping: &Value) -> Vec<String> {
+    let mut keys: Vec<String> =
+        mapping.as_mapping().into_iter().flatten().map(|(key, _)| text_of(key)).collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn text_of(key: &Value) -> String {
+    key.as_str().map_or_else(|| show(key), str::to_string)
+}
+
+/// A value on one line.
+fn show(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) if text.is_empty() || text.contains('\n') => format!("{text:?}"),
+        Value::String(text) => text.clone(),
+        Value::Sequence(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", ")),
+        Value::Mapping(mapping) => {
+            let entries: Vec<String> =
+                mapping.iter().map(|(key, value)| format!("{}: {}", show(key), show(value))).collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+        Value::Tagged(tagged) => format!("{} {}", tagged.tag, show(&tagged.value)),
+    }
+}
+
+/// serde's complaint without the value (named before it) and without Rust's type names.
+fn in_words(error: &str, path: &[String]) -> String {
+    let error = error.strip_prefix(&format!("{}: ", path.join("."))).unwrap_or(error);
+    let Some((_, expected)) = error.rsplit_once("expected ") else { return error.to_string() };
+    if error.starts_with("unknown variant") {
+        return error.to_string();
+    }
+    let expected = match expected {
+        "f64" => "a number",
+        "u64" | "usize" => "a whole number of 0 or more",
+        "a boolean" => "true or false",
+        "a string" | "path string" => "a text; put it in quotes if it looks like a number",
+        other => other,
+    };
+    format!("expected {expected}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_found_in_their_section() {
+        let text = "seed: 1\n\"model\":\n  base: x\nlora:\n  # r: 3\n  r: 4\n  \"base\": 5\n";
+        assert_eq!(line_of(text, None, "seed"), Some(1));
+        assert_eq!(line_of(text, None, "lora"), Some(4));
+        assert_eq!(line_of(text, Some("lora"), "r"), Some(6));
+        assert_eq!(line_of(text, Some("lora"), "base"), Some(7));
+        assert_eq!(line_of(text, Some("model"), "base"), Some(3));
+        assert_eq!(line_of(text, Some("model"), "r"), None);
+        assert_eq!(line_of("lora: {r: 4}", Some("lora"), "r"), None);
+    }
+
+    #[test]
+    fn values_show_on_one_line() {
+        let value: Value = serde_yaml::from_str("{a: [1, x, null], b: \"p\\nq\"}").unwrap();
+        assert_eq!(show(&value), "{a: [1, x, null], b: \"p\\nq\"}");
+    }
+}

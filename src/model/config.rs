@@ -1,0 +1,424 @@
+//! The `model` and `lora` sections of a run's configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{Error, Problems, Result};
+
+/// Which frozen weights, and where they run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// The base: a directory, a `.gguf` file, or a Hub id `owner/name[@revision]`. Required.
+    pub base: String,
+    /// Frozen adapters that belong to the base, so to the reference too; applied in this order.
+    #[serde(serialize_with = "write_one_or_many", deserialize_with = "read_one_or_many")]
+    pub adapter: Vec<PathBuf>,
+    /// Type of the frozen weights.
+    pub dtype: WeightDtype,
+    /// Where the model runs.
+    pub device: DeviceChoice,
+}
+
+impl ModelConfig {
+    /// # Errors
+    /// [`Error::Config`] naming every value that cannot be, and its remedy.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        problems.require(!self.base.trim().is_empty(), || {
+            "model.base is missing; name a directory, a .gguf file or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct".into()
+        });
+        problems.require(self.adapter.iter().all(|path| !path.as_os_str().is_empty()), || {
+            "model.adapter holds an empty path; name an adapter's directory, or null for none".into()
+        });
+        problems.finish()
+    }
+}
+
+/// The type the frozen weights are computed in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum WeightDtype {
+    /// As stored.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    BF16,
+    /// IEEE half precision.
+    F16,
+}
+
+impl fmt::Display for WeightDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::BF16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+impl FromStr for WeightDtype {
+    type Err = Error;
+
+    /// torch's names (`float32`, `bfloat16`, `float16`) are read too.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "f32" | "float32" => Ok(Self::F32),
+            "bf16" | "bfloat16" => Ok(Self::BF16),
+            "f16" | "float16" => Ok(Self::F16),
+            _ => Err(Error::Config(format!("{text:?} is no dtype; write auto, f32, bf16 or f16"))),
+        }
+    }
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first accelerator this binary was built for and finds, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this ordinal.
+    Cuda(usize),
+    /// Apple's GPU.
+    Metal,
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let unknown =
+            || Error::Config(format!("{text:?} is no device; write auto, cpu, cuda, cuda:N or metal"));
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            "metal" => Ok(Self::Metal),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(Self::Cuda(ordinal)),
+                _ => Err(unknown()),
+            },
+        }
+    }
+}
+
+macro_rules! as_string {
+    ($($type:ty),*) => {$(
+        impl TryFrom<String> for $type {
+            type Error = Error;
+
+            fn try_from(text: String) -> Result<Self> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+as_string!(WeightDtype, DeviceChoice);
+
+/// The trainable adapter; keys, defaults of behaviour and matching are PEFT's `LoraConfig`'s.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of every A and B that `rank_pattern` does not name.
+    pub r: usize,
+    /// The adapter is scaled by `lora_alpha / r`, or by `lora_alpha / √r` with `use_rslora`.
+    pub lora_alpha: f64,
+    /// Share of the adapter's inputs that are dropped in training, in [0, 1).
+    pub lora_dropout: f64,
+    /// Which linear modules get an adapter.
+    pub target_modules: TargetModules,
+    /// Which of those do not.
+    pub exclude_modules: Option<ModuleNames>,
+    /// Only these layers, 0-based; with a list of `target_modules` only.
+    pub layers_to_transform: Option<Layers>,
+    /// Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
+    pub use_rslora: bool,
+    /// Ranks by module: a pattern for the end of a module's path → r. The first that matches wins.
+    pub rank_pattern: IndexMap<String, usize>,
+    /// The same for `lora_alpha`.
+    pub alpha_pattern: IndexMap<String, f64>,
+    /// Start from this adapter instead of B = 0.
+    pub init_from: Option<PathBuf>,
+    /// With `init_from`: what the reference is.
+    pub reference: Reference,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            target_modules: TargetModules::AllLinear,
+            exclude_modules: None,
+            layers_to_transform: None,
+            use_rslora: false,
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
+            init_from: None,
+            reference: Reference::Init,
+        }
+    }
+}
+
+impl LoraConfig {
+    /// # Errors
+    /// [`Error::Config`] naming every value that cannot be, and its remedy.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        problems.require(self.r > 0, || "lora.r is 0; a rank is 1 or more, such as 16".into());
+        for (module, _) in self.rank_pattern.iter().filter(|(_, r)| **r == 0) {
+            problems.add(format!(
+                "lora.rank_pattern.{module} is 0; exclude the module with exclude_modules instead"
+            ));
+        }
+        let alphas =
+            self.alpha_pattern.iter().map(|(module, alpha)| (format!("alpha_pattern.{module}"), *alpha));
+        for (key, alpha) in std::iter::once(("lora_alpha".to_string(), self.lora_alpha)).chain(alphas) {
+            problems.require(alpha.is_finite() && alpha > 0.0, || {
+                format!("lora.{key} is {alpha}; it must be a finite number above 0, such as 2 · r")
+            });
+        }
+        problems.require((0.0..1.0).contains(&self.lora_dropout), || {
+            format!("lora.lora_dropout is {}; it must be in [0, 1)", self.lora_dropout)
+        });
+        self.check_targets(&mut problems);
+        problems.absorb(super::targets::Patterns::new(self).map(|_| ()));
+        problems.finish()
+    }
+
+    fn check_targets(&self, problems: &mut Problems) {
+        let empty = match &self.target_modules {
+            TargetModules::AllLinear => false,
+            TargetModules::Names(ModuleNames::List(names)) => {
+                names.is_empty() || names.iter().any(String::is_empty)
+            }
+            TargetModules::Names(ModuleNames::Regex(regex)) => regex.is_empty(),
+        };
+        problems.require(!empty, || {
+            "lora.target_modules is empty; write all-linear, or names such as [q_proj, v_proj]".into()
+        });
+        let by_list = matches!(self.target_modules, TargetModules::Names(ModuleNames::List(_)));
+        problems.require(self.layers_to_transform.is_none() || by_list, || {
+            format!(
+                "lora.layers_to_transform needs a list of target_modules, but target_modules is {}; PEFT refuses this \
+                 too: list the names, or say the layers in the regular expression",
+                self.target_modules
+            )
+        });
+        problems.require(
+            self.layers_to_transform.as_ref().is_none_or(|layers| !layers.indices().is_empty()),
+            || "lora.layers_to_transform is empty; write null for all layers".into(),
+        );
+    }
+}
+
+/// `all-linear`, or [`ModuleNames`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "ModuleNames", into = "ModuleNames")]
+pub enum TargetModules {
+    /// Every linear module but the output head.
+    AllLinear,
+    /// Those named.
+    Names(ModuleNames),
+}
+
+impl From<ModuleNames> for TargetModules {
+    fn from(names: ModuleNames) -> Self {
+        match &names {
+            // PEFT reads the word in any case.
+            ModuleNames::Regex(word) if word.eq_ignore_ascii_case("all-linear") => Self::AllLinear,
+            _ => Self::Names(names),
+        }
+    }
+}
+
+impl From<TargetModules> for ModuleNames {
+    fn from(targets: TargetModules) -> Self {
+        match targets {
+            TargetModules::AllLinear => Self::Regex("all-linear".into()),
+            TargetModules::Names(names) => names,
+        }
+    }
+}
+
+impl fmt::Display for TargetModules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AllLinear => f.write_str("all-linear"),
+            Self::Names(ModuleNames::Regex(regex)) => write!(f, "{regex:?}"),
+            Self::Names(ModuleNames::List(names)) => write!(f, "[{}]", names.join(", ")),
+        }
+    }
+}
+
+/// Modules by name or by pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a list of module names, or one regular expression as a string")]
+pub enum ModuleNames {
+    /// One regular expression for the whole path.
+    Regex(String),
+    /// Whole paths, or their last parts after a dot.
+    List(Vec<String>),
+}
+
+/// One layer or several, 0-based.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a layer's number or a list of them, counted from 0")]
+pub enum Layers {
+    /// One.
+    One(usize),
+    /// Several.
+    Many(Vec<usize>),
+}
+
+impl Layers {
+    /// The layers' numbers.
+    pub fn indices(&self) -> &[usize] {
+        match self {
+            Self::One(index) => std::slice::from_ref(index),
+            Self::Many(indices) => indices,
+        }
+    }
+}
+
+/// With `init_from`: the policy the rewards are measured against.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reference {
+    /// A frozen copy of the initial adapter, as TRL does: rewards start at 0.
+    #[default]
+    Init,
+    /// The bare base.
+    Base,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+enum OneOrMany {
+    None,
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+fn read_one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::None => Vec::new(),
+        OneOrMany::One(path) => vec![path],
+        OneOrMany::Many(paths) => paths,
+    })
+}
+
+fn write_one_or_many<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    match paths {
+        [] => serializer.serialize_none(),
+        [path] => path.serialize(serializer),
+        paths => paths.serialize(serializer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lora(yaml: &str) -> LoraConfig {
+        serde_yaml::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn adapters_are_none_one_or_many_and_round_trip() {
+        for (yaml, count) in [("{}", 0), ("adapter: null", 0), ("adapter: a/b", 1), ("adapter: [a, b]", 2)] {
+            let config: ModelConfig = serde_yaml::from_str(yaml).unwrap();
+            assert_eq!(config.adapter.len(), count, "{yaml}");
+            let text = serde_yaml::to_string(&config).unwrap();
+            assert_eq!(serde_yaml::from_str::<ModelConfig>(&text).unwrap(), config);
+        }
+        let error = serde_yaml::from_str::<ModelConfig>("adapter: 3").unwrap_err().to_string();
+        assert!(error.contains("a path or a list of paths"), "{error}");
+    }
+
+    #[test]
+    fn devices_and_dtypes_read_what_they_write() {
+        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3), DeviceChoice::Metal] {
+            assert_eq!(device.to_string().parse::<DeviceChoice>().unwrap(), device);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        assert!(
+            "cuda:x".parse::<DeviceChoice>().unwrap_err().to_string().contains("\"cuda:x\" is no device")
+        );
+        for dtype in [WeightDtype::Auto, WeightDtype::F32, WeightDtype::BF16, WeightDtype::F16] {
+            assert_eq!(dtype.to_string().parse::<WeightDtype>().unwrap(), dtype);
+        }
+        assert_eq!("bfloat16".parse::<WeightDtype>().unwrap(), WeightDtype::BF16);
+        assert!("int8".parse::<WeightDtype>().is_err());
+    }
+
+    #[test]
+    fn lora_values_that_cannot_be_are_named_together() {
+        let config = lora(
+            "{r: 0, lora_alpha: -1, lora_dropout: 1.0, target_modules: [], rank_pattern: {q_proj: 0}, \
+             alpha_pattern: {v_proj: .inf}, exclude_modules: '(', layers_to_transform: []}",
+        );
+        let message = config.validate().unwrap_err().to_string();
+        for part in [
+            "lora.r is 0",
+            "lora.lora_alpha is -1",
+            "lora.lora_dropout is 1",
+            "lora.target_modules is empty",
+            "lora.rank_pattern.q_proj is 0",
+            "lora.alpha_pattern.v_proj is inf",
+            "lora.exclude_modules is \"(\"",
+            "lora.layers_to_transform is empty",
+        ] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+        LoraConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn layers_need_a_list_of_targets_as_in_peft() {
+        assert!(lora("layers_to_transform: 3").validate().is_err());
+        assert!(lora("{layers_to_transform: 3, target_modules: '.*q_proj'}").validate().is_err());
+        lora("{layers_to_transform: 3, target_modules: [q_proj]}").validate().unwrap();
+    }
+
+    #[test]
+    fn targets_round_trip() {
+        assert_eq!(lora("target_modules: All-Linear").target_modules, TargetModules::AllLinear);
+        for yaml in ["all-linear", "'.*_proj'", "[q_proj, v_proj]"] {
+            let config = lora(&format!("{{target_modules: {yaml}, rank_pattern: {{b: 2, a: 1}}}}"));
+            let back = lora(&serde_yaml::to_string(&config).unwrap());
+            assert_eq!(back, config);
+            assert_eq!(back.rank_pattern.get_index(0), Some((&"b".to_string(), &2)));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a run tells the world: events, and the sinks that take them. A new sink is one file with an `impl Sink`.
+
+mod append;
+mod console;
+mod jsonl;
+mod tensorboard;
+
+pub use console::{Console, Verbosity};
+pub use jsonl::Jsonl;
+pub use tensorboard::TensorBoard;
+
+use crate::error::Result;
+
+/// Something worth telling. Steps are optimizer steps done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Event<'a> {
+    /// A run begins (step 0) or goes on.
+    Start {
+        /// Steps done before.
+        step: u64,
+        /// Steps of the whole run.
+        total_steps: u64,
+    },
+    /// A step is done.
+    Progress {
+        /// Steps done.
+        step: u64,
+        /// Mean loss of this step, nats.
+        loss: f64,
+        /// `rewards/accuracies` of this step, in [0, 1].
+        accuracy: f64,
+        /// Packed tokens a second.
+        tokens_per_second: f64,
+    },
+    /// Means worth keeping, of training or (names that begin with `eval_`) of an evaluation.
+    Metrics {
+        /// Steps done.
+        step: u64,
+        /// Epochs done.
+        epoch: f64,
+        /// Names (TRL's) and values, in the order they are written.
+        values: &'a [(&'a str, f64)],
+    },
+    /// A sentence for a person: what is being done.
+    Note(&'a str),
+    /// A sentence a person must not miss, even with `-q`.
+    Warning(&'a str),
+    /// The run is over.
+    End,
+}
+
+/// A place events go to.
+pub trait Sink: Send {
+    /// What it is called in a warning.
+    fn name(&self) -> &str;
+
+    /// Takes one event; those it has no use for it ignores.
+    ///
+    /// # Errors
+    /// Whatever keeps it from writing. The [`Reporter`] goes on regardless.
+    fn record(&mut self, event: &Event) -> Result<()>;
+}
+
+/// Hands every event to every sink. A sink that fails is told of once, through the others, and tried again with the
+/// next event: a full disk must not end a run, nor a line on every step.
+#[derive(Default)]
+pub struct Reporter {
+    sinks: Vec<Entry>,
+}
+
+struct Entry {
+    sink: Box<dyn Sink>,
+    failed: bool,
+}
+
+impl Reporter {
+    /// A reporter without sinks: a library's or a test's silent run.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a sink.
+    #[must_use]
+    pub fn with(mut self, sink: impl Sink + 'static) -> Self {
+        self.sinks.push(Entry { sink: Box::new(sink), failed: false });
+        self
+    }
+
+    /// Hands `event` to every sink.
+    pub fn record(&mut self, event: &Event) {
+        let mut warnings = Vec::new();
+        for entry in &mut self.sinks {
+            if let Err(error) = entry.sink.record(event) {
+                if !entry.failed {
+                    warnings.push(format!("{}: {error}; the run goes on without it", entry.sink.name()));
+                }
+                entry.failed = true;
+            }
+        }
+        for warning in &warnings {
+            for entry in &mut self.sinks {
+                // A failure to tell of a failure has nowhere left to go.
+                let _ = entry.sink.record(&Event::Warning(warning));
+            }
+        }
+    }
+
+    /// Shorthand for [`Event::Note`].
+    pub fn note(&mut self, text: &str) {
+        self.record(&Event::Note(text));
+    }
+
+    /// Shorthand for [`Event::Warning`].
+    pub fn warn(&mut self, text: &str) {
+        self.record(&Event::Warning(text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::error::Error;
+
+    struct Broken;
+    impl Sink for Broken {
+        fn name(&self) -> &str {
+            "broken.jsonl"
+        }
+        fn record(&mut self, _: &Event) -> Result<()> {
+            Err(Error::Data("disk full".into()))
+        }
+    }
+
+    struct Kept(Arc<Mutex<Vec<String>>>);
+    impl Sink for Kept {
+        fn name(&self) -> &str {
+            "kept"
+        }
+        fn record(&mut self, event: &Event) -> Result<()> {
+            self.0.lock().unwrap().push(format!("{event:?}"));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failing_sink_is_told_of_once_and_stops_nobody() {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let mut reporter = Reporter::new().with(Broken).with(Kept(kept.clone()));
+        for step in 1..=3 {
+            reporter.record(&Event::Metrics { step, epoch: 0.5, values: &[("loss", 0.6)] });
+        }
+        let kept = kept.lock().unwrap();
+        assert_eq!(kept.iter().filter(|event| event.starts_with("Metrics")).count(), 3);
+        let warnings: Vec<_> = kept.iter().filter(|event| event.starts_with("Warning")).collect();
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("broken.jsonl: disk full"), "{warnings:?}");
+    }
+}

@@ -1,0 +1,373 @@
+//! The `train` section of a run's configuration.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::optimizer::{OptimizerConfig, OptimizerKind};
+use super::schedule::{Schedule, ScheduleKind};
+use crate::error::{Problems, Result};
+
+/// How a run trains. Keys are those of transformers' `TrainingArguments` wherever it has one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the data; a fraction is allowed.
+    pub num_train_epochs: f64,
+    /// Optimizer steps; overrides `num_train_epochs`, the data repeat.
+    pub max_steps: Option<u64>,
+    /// Pairs in a micro-batch.
+    pub per_device_train_batch_size: usize,
+    /// Micro-batches summed into one optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// How the learning rate moves.
+    pub lr_scheduler_type: ScheduleKind,
+    /// Steps from learning rate 0 to the peak.
+    #[serde(deserialize_with = "whole_steps")]
+    pub warmup_steps: u64,
+    /// The same as a share of all steps, rounded up.
+    pub warmup_ratio: f64,
+    /// The update rule.
+    pub optim: OptimizerKind,
+    /// AdamW's decay of the first moment.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub adam_beta2: f64,
+    /// AdamW's term in the denominator.
+    pub adam_epsilon: f64,
+    /// Weight decay of every A and B (neither is a bias or a norm, which transformers would leave out).
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; 0 leaves them.
+    pub max_grad_norm: f64,
+    /// Whether the pairs are shuffled, anew in every epoch.
+    pub shuffle: bool,
+    /// Pairs in an evaluation batch; null: as in training.
+    pub per_device_eval_batch_size: Option<usize>,
+    /// Packed tokens in a micro-batch, at most; null: no limit.
+    pub max_tokens_per_batch: Option<usize>,
+    /// Recompute each block in the backward pass instead of keeping its activations.
+    pub gradient_checkpointing: bool,
+    /// Where reference log-probabilities are kept.
+    pub reference_cache: ReferenceCache,
+    /// Threads; null: all cores.
+    pub threads: Option<usize>,
+    /// Steps between log lines.
+    pub logging_steps: u64,
+    /// Steps between evaluations; null: at the end only.
+    pub eval_steps: Option<u64>,
+    /// Steps between checkpoints; null: at the end only.
+    pub save_steps: Option<u64>,
+    /// Checkpoints kept; null: all.
+    pub save_total_limit: Option<usize>,
+    /// Stop after this many evaluations without a better `eval_loss`; null: never.
+    pub early_stopping_patience: Option<usize>,
+    /// Whether `adapter/` holds the best evaluated checkpoint instead of the last.
+    pub load_best_model_at_end: bool,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            num_train_epochs: 1.0,
+            max_steps: None,
+            per_device_train_batch_size: 4,
+            gradient_accumulation_steps: 1,
+            learning_rate: 5e-5,
+            lr_scheduler_type: ScheduleKind::Linear,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            optim: OptimizerKind::AdamW,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            shuffle: true,
+            per_device_eval_batch_size: None,
+            max_tokens_per_batch: None,
+            gradient_checkpointing: false,
+            reference_cache: ReferenceCache::Auto,
+            threads: None,
+            logging_steps: 10,
+            eval_steps: None,
+            save_steps: None,
+            save_total_limit: Some(2),
+            early_stopping_patience: None,
+            load_best_model_at_end: false,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// # Errors
+    /// [`crate::error::Error::Config`] naming every value that cannot be, and its remedy.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        self.check_counts(&mut problems);
+        self.check_numbers(&mut problems);
+        self.check_warmup(&mut problems);
+        problems.finish()
+    }
+
+    /// The optimizer's part.
+    pub fn optimizer(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            kind: self.optim,
+            beta1: self.adam_beta1,
+            beta2: self.adam_beta2,
+            epsilon: self.adam_epsilon,
+            weight_decay: self.weight_decay,
+        }
+    }
+
+    /// The learning rate over a run of `total_steps` optimizer steps.
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        let warmup_steps = match self.warmup_steps {
+            // As `TrainingArguments.get_warmup_steps`: ceil of the f64 product, as Python computes it.
+            0 => (total_steps as f64 * self.warmup_ratio).ceil() as u64,
+            steps => steps,
+        };
+        Schedule {
+            kind: self.lr_scheduler_type,
+            learning_rate: self.learning_rate,
+            warmup_steps,
+            total_steps,
+        }
+    }
+
+    /// The norm gradients are clipped to, or `None` when they are not.
+    pub fn clip_norm(&self) -> Option<f64> {
+        (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
+    }
+
+    fn check_counts(&self, problems: &mut Problems) {
+        let counts = [
+            ("max_steps", self.max_steps, "null to go by num_train_epochs"),
+            (
+                "per_device_train_batch_size",
+                Some(self.per_device_train_batch_size as u64),
+                "1 for the smallest batch",
+            ),
+            ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps as u64), "1 for none"),
+            (
+                "per_device_eval_batch_size",
+                self.per_device_eval_batch_size.map(|n| n as u64),
+                "null for the training size",
+            ),
+            ("max_tokens_per_batch", self.max_tokens_per_batch.map(|n| n as u64), "null for no limit"),
+            ("threads", self.threads.map(|n| n as u64), "null for all cores"),
+            ("logging_steps", Some(self.logging_steps), "1 for every step"),
+            ("eval_steps", self.eval_steps, "null for the end only"),
+            ("save_steps", self.save_steps, "null for the end only"),
+            ("save_total_limit", self.save_total_limit.map(|n| n as u64), "null to keep all"),
+            (
+                "early_stopping_patience",
+                self.early_stopping_patience.map(|n| n as u64),
+                "null to never stop early",
+            ),
+        ];
+        for (key, value, otherwise) in counts {
+            problems.require(value != Some(0), || {
+                format!("train.{key} is 0; it must be 1 or more ({otherwise})")
+            });
+        }
+    }
+
+    fn check_numbers(&self, problems: &mut Problems) {
+        let mut check = |key: &str, value: f64, holds: bool, remedy: &str| {
+            problems.require(value.is_finite() && holds, || format!("train.{key} is {value}; {remedy}"));
+        };
+        let unit = 0.0..1.0;
+        check(
+            "num_train_epochs",
+            self.num_train_epochs,
+            self.num_train_epochs > 0.0,
+            "it must be a number above 0, such as 1",
+        );
+        check(
+            "learning_rate",
+            self.learning_rate,
+            self.learning_rate > 0.0,
+            "it must be a number above 0, such as 5.0e-5",
+        );
+        check(
+            "adam_beta1",
+            self.adam_beta1,
+            unit.contains(&self.adam_beta1),
+            "it must be in [0, 1), such as 0.9",
+        );
+        check(
+            "adam_beta2",
+            self.adam_beta2,
+            unit.contains(&self.adam_beta2),
+            "it must be in [0, 1), such as 0.999",
+        );
+        check("adam_epsilon", self.adam_epsilon, self.adam_epsilon > 0.0, "it must be above 0, such as 1e-8");
+        check("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "it must be 0 (none) or more");
+        check(
+            "max_grad_norm",
+            self.max_grad_norm,
+            self.max_grad_norm >= 0.0,
+            "it must be 0 (no clipping) or more",
+        );
+        check(
+            "warmup_ratio",
+            self.warmup_ratio,
+            unit.contains(&self.warmup_ratio),
+            "it is a share of all steps, in [0, 1); write a number of steps as warmup_steps",
+        );
+    }
+
+    fn check_warmup(&self, problems: &mut Problems) {
+        problems.require(self.warmup_steps == 0 || self.warmup_ratio == 0.0, || {
+            format!(
+                "train.warmup_steps is {} and train.warmup_ratio is {}; keep one of them",
+                self.warmup_steps, self.warmup_ratio
+            )
+        });
+        let warms_up = self.warmup_steps > 0 || self.warmup_ratio > 0.0;
+        problems.require(!(warms_up && self.lr_scheduler_type == ScheduleKind::Constant), || {
+            "train.lr_scheduler_type is constant, which has no warm-up; write constant_with_warmup, or remove \
+             warmup_steps and warmup_ratio"
+                .into()
+        });
+    }
+}
+
+/// Where reference log-probabilities are kept: `auto` (the user's cache directory), `off`, or a directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ReferenceCache {
+    /// `$XDG_CACHE_HOME/dpo-lora`.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// This directory.
+    Dir(PathBuf),
+}
+
+impl Serialize for ReferenceCache {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Off => serializer.serialize_str("off"),
+            Self::Dir(path) => path.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ReferenceCache {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = ReferenceCache;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("auto, off or a directory")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ReferenceCache, E> {
+                match text {
+                    "auto" => Ok(ReferenceCache::Auto),
+                    "off" => Ok(ReferenceCache::Off),
+                    "" => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                    path => Ok(ReferenceCache::Dir(path.into())),
+                }
+            }
+            // YAML 1.1 tools write `off` as `false`.
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<ReferenceCache, E> {
+                Ok(if on { ReferenceCache::Auto } else { ReferenceCache::Off })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// transformers 5 reads `warmup_steps: 0.1` as a ratio; here that has its own key, and the error says so.
+fn whole_steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Visitor;
+    impl de::Visitor<'_> for Visitor {
+        type Value = u64;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("a whole number of steps (a share of all steps is warmup_ratio)")
+        }
+        fn visit_u64<E: de::Error>(self, steps: u64) -> Result<u64, E> {
+            Ok(steps)
+        }
+    }
+    deserializer.deserialize_any(Visitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(yaml: &str) -> String {
+        serde_yaml::from_str::<TrainConfig>(yaml).unwrap().validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        TrainConfig::default().validate().unwrap();
+        assert_eq!(serde_yaml::from_str::<TrainConfig>("{}").unwrap(), TrainConfig::default());
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        let message = complaints(
+            "{learning_rate: -1, num_train_epochs: .nan, adam_beta2: 1.0, adam_epsilon: 0, weight_decay: -0.1, \
+             max_grad_norm: .inf, warmup_ratio: 3, per_device_train_batch_size: 0, threads: 0, eval_steps: 0}",
+        );
+        for key in [
+            "learning_rate is -1;",
+            "num_train_epochs is NaN;",
+            "adam_beta2 is 1;",
+            "adam_epsilon is 0;",
+            "weight_decay is -0.1;",
+            "max_grad_norm is inf;",
+            "warmup_ratio is 3;",
+            "per_device_train_batch_size is 0;",
+            "threads is 0;",
+            "eval_steps is 0;",
+        ] {
+            assert!(message.contains(&format!("train.{key}")), "{key} in {message}");
+        }
+        assert_eq!(message.lines().count(), 10);
+    }
+
+    #[test]
+    fn warmup_is_said_once_and_only_where_it_works() {
+        assert!(complaints("{warmup_steps: 5, warmup_ratio: 0.1}").contains("keep one of them"));
+        assert!(
+            complaints("{warmup_steps: 5, lr_scheduler_type: constant}").contains("constant_with_warmup")
+        );
+        let error = serde_yaml::from_str::<TrainConfig>("warmup_steps: 0.1").unwrap_err().to_string();
+        assert!(error.contains("warmup_ratio"), "{error}");
+    }
+
+    #[test]
+    fn warmup_ratio_rounds_up_as_python_does() {
+        let config = TrainConfig { warmup_ratio: 0.07, ..Default::default() };
+        // math.ceil(100 * 0.07) is 8: the product is 7.000000000000001.
+        assert_eq!(config.schedule(100).warmup_steps, 8);
+        assert_eq!(config.schedule(10).warmup_steps, 1);
+        assert_eq!(TrainConfig::default().schedule(10).warmup_steps, 0);
+    }
+
+    #[test]
+    fn reference_cache_reads_words_and_paths() {
+        let read = |yaml: &str| serde_yaml::from_str::<ReferenceCache>(yaml);
+        assert_eq!(read("auto").unwrap(), ReferenceCache::Auto);
+        assert_eq!(read("off").unwrap(), ReferenceCache::Off);
+        assert_eq!(read("false").unwrap(), ReferenceCache::Off);
+        assert_eq!(read("/tmp/x").unwrap(), ReferenceCache::Dir("/tmp/x".into()));
+        assert!(read("''").is_err());
+        assert!(read("7").is_err());
+    }
+
+    #[test]
+    fn clipping_is_off_at_zero() {
+        assert_eq!(TrainConfig { max_grad_norm: 0.0, ..Default::default() }.clip_norm(), None);
+        assert_eq!(TrainConfig::default().clip_norm(), Some(1.0));
+    }
+}

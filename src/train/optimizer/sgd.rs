@@ -1,0 +1,59 @@
+//! `torch.optim.SGD` without momentum.
+
+use rayon::prelude::*;
+
+use super::{CHUNK, OptimizerConfig, Rule};
+
+/// Plain gradient descent; remembers nothing.
+pub(super) struct Sgd {
+    weight_decay: f32,
+}
+
+impl Sgd {
+    /// With the configured weight decay.
+    pub(super) fn new(config: &OptimizerConfig) -> Self {
+        Self { weight_decay: config.weight_decay as f32 }
+    }
+}
+
+impl Rule for Sgd {
+    fn update(&mut self, _step: u64, parameters: &mut [f32], gradients: &[f32], lr: f64) {
+        let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
+        parameters.par_chunks_mut(CHUNK).zip(gradients.par_chunks(CHUNK)).for_each(
+            |(parameters, gradients)| {
+                for (p, &g) in parameters.iter_mut().zip(gradients) {
+                    *p += minus_lr * (g + weight_decay * *p);
+                }
+            },
+        );
+    }
+
+    fn state(&self) -> Vec<(&'static str, &[f32])> {
+        Vec::new()
+    }
+
+    fn state_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::optimizer::OptimizerKind;
+
+    #[test]
+    fn a_step_by_hand() {
+        let config = OptimizerConfig {
+            kind: OptimizerKind::Sgd,
+            beta1: 0.0,
+            beta2: 0.0,
+            epsilon: 0.0,
+            weight_decay: 0.5,
+        };
+        let mut parameters = [2.0f32];
+        // 2 − 0.25·(1 + 0.5·2) = 1.5
+        Sgd::new(&config).update(1, &mut parameters, &[1.0], 0.25);
+        assert_eq!(parameters, [1.5]);
+    }
+}
