@@ -5,13 +5,20 @@
 //! 1. [`Sources`] (YAML) → [`source::resolve`] → [`Input`]s → [`Row`]s: files and where each record stands in them.
 //! 2. [`Record::parse`]: a row becomes a pair of strings or of conversations, or an error that names file, line, field,
 //!    value and remedy.
+//! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], as transformers reads them.
+//! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs; what was dropped is told.
 
 pub mod config;
 pub mod example;
 pub mod format;
+mod jinja;
 pub mod messages;
+mod pydata;
 pub mod records;
 pub mod source;
+pub mod template;
+pub mod tokenize;
+pub mod tokenizer;
 pub mod truncate;
 
 pub use config::{DataConfig, EvalSource, Sources};
@@ -19,4 +26,7 @@ pub use example::{Example, Origin};
 pub use messages::Message;
 pub use records::{Pair, Record};
 pub use source::{Input, Row};
+pub use template::{ChatTemplate, RenderOptions};
+pub use tokenize::{Dropped, Tokenized, check_positions, check_vocab, tokenize, tokenize_all};
+pub use tokenizer::ChatTokenizer;
 pub use truncate::{Truncation, TruncationMode};
