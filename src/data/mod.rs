@@ -7,15 +7,21 @@
 //!    value and remedy.
 //! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], as transformers reads them.
 //! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs; what was dropped is told.
+//! 5. [`Sampler`]: which examples come next, resumable and sharded by rank.
+//! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
 pub mod config;
 pub mod example;
 pub mod format;
 mod jinja;
 pub mod messages;
+pub mod pack;
 mod pydata;
 pub mod records;
+pub mod sampler;
+pub mod shuffle;
 pub mod source;
+pub mod split;
 pub mod template;
 pub mod tokenize;
 pub mod tokenizer;
@@ -24,8 +30,11 @@ pub mod truncate;
 pub use config::{DataConfig, EvalSource, Sources};
 pub use example::{Example, Origin};
 pub use messages::Message;
+pub use pack::{PackedBatch, Tree};
 pub use records::{Pair, Record};
+pub use sampler::{Sampler, SamplerState};
 pub use source::{Input, Row};
+pub use split::hold_out;
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenize::{Dropped, Tokenized, check_positions, check_vocab, tokenize, tokenize_all};
 pub use tokenizer::ChatTokenizer;
