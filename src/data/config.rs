@@ -1,0 +1,232 @@
+//! The `data:` section of the YAML.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::truncate::{Truncation, TruncationMode};
+use crate::error::{Error, Result};
+
+/// What to train and evaluate on, and how it becomes tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Preference pairs to train on.
+    pub train: Sources,
+    /// What to evaluate on: sources like `train`, or a fraction of `train` held out. `null`: nothing.
+    #[serde(default)]
+    pub eval: Option<EvalSource>,
+    /// Most tokens of a sequence (prompt and completion); `null`: no limit.
+    #[serde(default = "default_max_length")]
+    pub max_length: Option<usize>,
+    /// Most tokens of a prompt, of which the end is kept; `null`: no limit of its own.
+    #[serde(default)]
+    pub max_prompt_length: Option<usize>,
+    /// Which end of a sequence longer than `max_length` is kept.
+    #[serde(default)]
+    pub truncation_mode: TruncationMode,
+    /// Jinja text or the path of a file with it; `null`: the tokenizer's own template.
+    #[serde(default)]
+    pub chat_template: Option<String>,
+}
+
+/// TRL's `max_length`.
+#[expect(clippy::unnecessary_wraps, reason = "serde's default must have the field's type")]
+fn default_max_length() -> Option<usize> {
+    Some(1024)
+}
+
+impl DataConfig {
+    /// The defaults around the one key that has none.
+    pub fn new(train: Sources) -> Self {
+        Self {
+            train,
+            eval: None,
+            max_length: default_max_length(),
+            max_prompt_length: None,
+            truncation_mode: TruncationMode::default(),
+            chat_template: None,
+        }
+    }
+
+    /// How sequences are cut.
+    pub fn truncation(&self) -> Truncation {
+        Truncation {
+            max_length: self.max_length,
+            max_prompt_length: self.max_prompt_length,
+            mode: self.truncation_mode,
+        }
+    }
+
+    /// Refuses values that cannot be, all of them in one message.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming each key, its value and the remedy.
+    pub fn validate(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        if self.train.0.is_empty() {
+            wrong.push("data.train is an empty list; name at least one file".to_string());
+        }
+        match &self.eval {
+            Some(EvalSource::Fraction(f)) if !(*f > 0.0 && *f < 1.0) => {
+                wrong.push(format!("data.eval is {f}; a held-out fraction lies between 0 and 1"));
+            }
+            Some(EvalSource::Sources(s)) if s.0.is_empty() => {
+                wrong.push("data.eval is an empty list; name a file, or leave it null".into());
+            }
+            _ => {}
+        }
+        if let Some(length @ 0..2) = self.max_length {
+            wrong.push(format!(
+                "data.max_length is {length}; a sequence needs at least 2 tokens, one to predict and one to predict it \
+                 from (null: no limit)"
+            ));
+        }
+        match (self.max_prompt_length, self.max_length) {
+            (Some(0), _) => wrong.push("data.max_prompt_length is 0; use null for no limit".into()),
+            (Some(prompt), Some(length)) if prompt >= length => wrong.push(format!(
+                "data.max_prompt_length ({prompt}) must be below data.max_length ({length}), or no completion fits"
+            )),
+            _ => {}
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(Error::Config(wrong.join("\n"))) }
+    }
+}
+
+/// Files, globs, directories: one string in the YAML, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources(pub Vec<String>);
+
+impl<T: Into<String>> From<T> for Sources {
+    fn from(source: T) -> Self {
+        Self(vec![source.into()])
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl Serialize for Sources {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match EvalSource::deserialize(deserializer)? {
+            EvalSource::Sources(sources) => Ok(sources),
+            EvalSource::Fraction(f) => Err(de::Error::custom(format!(
+                "invalid type: number `{f}`, expected a file, glob or directory, or a list of them"
+            ))),
+        }
+    }
+}
+
+/// What to evaluate on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum EvalSource {
+    /// Sources of their own.
+    Sources(Sources),
+    /// A fraction of the training data, between 0 and 1, held out.
+    Fraction(f64),
+}
+
+impl<'de> Deserialize<'de> for EvalSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SourceVisitor)
+    }
+}
+
+/// By hand, because serde's untagged enums answer "did not match any variant" where this says what was expected.
+struct SourceVisitor;
+
+impl<'de> Visitor<'de> for SourceVisitor {
+    type Value = EvalSource;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a file, glob or directory, a list of them, or (for eval) a fraction between 0 and 1")
+    }
+
+    fn visit_str<E: de::Error>(self, source: &str) -> Result<EvalSource, E> {
+        Ok(EvalSource::Sources(source.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, fraction: f64) -> Result<EvalSource, E> {
+        Ok(EvalSource::Fraction(fraction))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<EvalSource, E> {
+        Ok(EvalSource::Fraction(number as f64))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<EvalSource, E> {
+        Ok(EvalSource::Fraction(number as f64))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<EvalSource, A::Error> {
+        let mut sources = Vec::new();
+        while let Some(source) = seq.next_element()? {
+            sources.push(source);
+        }
+        Ok(EvalSource::Sources(Sources(sources)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(yaml: &str) -> Result<DataConfig, serde_yaml::Error> {
+        serde_yaml::from_str(yaml)
+    }
+
+    #[test]
+    fn defaults_are_the_designs() {
+        let config = parse("train: pairs.jsonl").unwrap();
+        assert_eq!(config, DataConfig::new("pairs.jsonl".into()));
+        assert_eq!((config.max_length, config.truncation_mode), (Some(1024), TruncationMode::KeepStart));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn every_key_survives_a_round_trip() {
+        let yaml = "train: [a.jsonl, 'b/*.jsonl']\neval: 0.05\nmax_length: null\nmax_prompt_length: 7\n\
+                    truncation_mode: keep_end\nchat_template: t.jinja\n";
+        let config = parse(yaml).unwrap();
+        assert_eq!(config.train, Sources(vec!["a.jsonl".into(), "b/*.jsonl".into()]));
+        assert_eq!(config.eval, Some(EvalSource::Fraction(0.05)));
+        assert_eq!(config.max_length, None);
+        assert_eq!(config.truncation_mode, TruncationMode::KeepEnd);
+        assert_eq!(parse(&serde_yaml::to_string(&config).unwrap()).unwrap(), config);
+        let eval = parse("train: a\neval: b.jsonl").unwrap().eval;
+        assert_eq!(eval, Some(EvalSource::Sources("b.jsonl".into())));
+    }
+
+    #[test]
+    fn wrong_types_and_keys_say_what_is_expected() {
+        assert!(parse("train: 3").unwrap_err().to_string().contains("expected a file, glob or directory"));
+        assert!(
+            parse("train: a\neval: {x: 1}").unwrap_err().to_string().contains("a fraction between 0 and 1")
+        );
+        assert!(parse("train: a\nmax_len: 3").unwrap_err().to_string().contains("max_len"));
+        assert!(parse("eval: a").unwrap_err().to_string().contains("train"));
+    }
+
+    #[test]
+    fn validate_names_every_wrong_value_at_once() {
+        let config = parse("train: []\neval: 1\nmax_length: 1\nmax_prompt_length: 4").unwrap();
+        let message = config.validate().unwrap_err().to_string();
+        for part in ["data.train", "data.eval is 1", "data.max_length is 1", "data.max_prompt_length (4)"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Conversations of a record: messages, and where the prompt ends.
+
+use serde_json::{Map, Value as Json};
+
+use super::records::{Fields, described, equal};
+use crate::error::nearest;
+
+/// A chat message: `role`, `content` and whatever else a template may read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message(Fields);
+
+impl Message {
+    /// A message of two fields.
+    pub fn new(role: &str, content: &str) -> Self {
+        Self(Map::from_iter([("role".into(), role.into()), ("content".into(), content.into())]))
+    }
+
+    /// A message of any fields, unchecked: templates know what they can read.
+    pub fn from_fields(fields: Map<String, Json>) -> Self {
+        Self(fields)
+    }
+
+    /// All fields, in their order.
+    pub fn fields(&self) -> &Fields {
+        &self.0
+    }
+
+    /// Who speaks.
+    pub fn role(&self) -> &str {
+        self.0.get("role").and_then(Json::as_str).unwrap_or_default()
+    }
+
+    /// What is said; empty for a message that only calls tools.
+    pub fn content(&self) -> &str {
+        self.0.get("content").and_then(Json::as_str).unwrap_or_default()
+    }
+
+    fn calls_tools(&self) -> bool {
+        self.0.get("tool_calls").and_then(Json::as_array).is_some_and(|calls| !calls.is_empty())
+    }
+}
+
+type Conversation = (Vec<Message>, Vec<Message>, Vec<Message>);
+
+/// (prompt, chosen, rejected) of a conversational record.
+pub(super) fn conversation(
+    fields: &Fields,
+    chosen: Vec<Message>,
+    rejected: Vec<Message>,
+) -> Result<Conversation, String> {
+    if chosen == rejected {
+        return Err(equal(chosen.last().map_or("", Message::content)));
+    }
+    let (prompt, chosen, rejected) = match fields.get("prompt") {
+        Some(Json::Array(prompt)) => {
+            let prompt = messages("prompt", prompt)?;
+            if chosen.starts_with(&prompt) && rejected.starts_with(&prompt) {
+                return Err(
+                    "chosen and rejected repeat the messages of prompt; leave prompt out, or them".into()
+                );
+            }
+            (prompt, chosen, rejected)
+        }
+        // Some data sets give the first question once more, as a string, beside whole conversations.
+        None | Some(Json::String(_)) => split_conversations(chosen, rejected),
+        Some(other) => {
+            return Err(format!(
+                "prompt must be a list of messages where chosen and rejected are, found {}",
+                described(other)
+            ));
+        }
+    };
+    if prompt.is_empty() {
+        return Err(match fields.get("prompt") {
+            Some(prompt) => format!(
+                "prompt is {}, while chosen and rejected are lists of messages that begin differently; make prompt a list \
+                 of messages too",
+                described(prompt)
+            ),
+            None => {
+                "missing `prompt`, and chosen and rejected have no first message in common that could be it"
+                    .into()
+            }
+        });
+    }
+    for (name, answer) in [("chosen", &chosen), ("rejected", &rejected)] {
+        if answer.iter().all(|message| message.content().is_empty() && !message.calls_tools()) {
+            return Err(format!("{name} is empty; every pair needs two non-empty completions"));
+        }
+    }
+    Ok((prompt, chosen, rejected))
+}
+
+/// TRL's `extract_prompt` on conversations: the common leading messages; where one conversation begins the other, the
+/// last of them is left to the completions.
+fn split_conversations(mut chosen: Vec<Message>, mut rejected: Vec<Message>) -> Conversation {
+    let shorter = chosen.len().min(rejected.len());
+    let common = chosen.iter().zip(&rejected).take_while(|(left, right)| left == right).count();
+    let border = common.min(shorter.saturating_sub(1));
+    let (rest_chosen, rest_rejected) = (chosen.split_off(border), rejected.split_off(border));
+    (chosen, rest_chosen, rest_rejected)
+}
+
+pub(super) fn messages(field: &str, list: &[Json]) -> Result<Vec<Message>, String> {
+    if list.is_empty() {
+        return Err(format!("{field} is an empty list; it needs at least one message {{role, content}}"));
+    }
+    list.iter().enumerate().map(|(index, json)| message(&format!("{field}[{index}]"), json)).collect()
+}
+
+fn message(place: &str, json: &Json) -> Result<Message, String> {
+    let Json::Object(fields) = json else {
+        return Err(format!("{place} must be a message {{role, content}}, found {}", described(json)));
+    };
+    let message = Message(fields.clone());
+    for name in ["role", "content"] {
+        match fields.get(name) {
+            Some(Json::String(_)) => {}
+            None | Some(Json::Null) if name == "content" && message.calls_tools() => {}
+            Some(other) => {
+                return Err(format!("{place}.{name} must be a string, found {}", described(other)));
+            }
+            None => {
+                let remedy = nearest(name, fields.keys().map(String::as_str).filter(|key| *key != "role"))
+                    .map_or_else(
+                        || "every message has both".to_string(),
+                        |near| format!("found `{near}`: rename it"),
+                    );
+                return Err(format!("{place} has no `{name}`; {remedy}"));
+            }
+        }
+    }
+    if message.role().is_empty() {
+        return Err(format!(
+            "{place}.role is empty; use user, assistant, system or what the chat template knows"
+        ));
+    }
+    Ok(message)
+}
+
+/// `tools`: a list, or JSON text of one, as TRL takes it.
+pub(super) fn tools(fields: &mut Fields) -> Result<Option<Json>, String> {
+    let wrong = |value: &Json| format!("tools must be a list of JSON schemas, found {}", described(value));
+    match fields.remove("tools") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(text)) => match serde_json::from_str(&text) {
+            Ok(list @ Json::Array(_)) => Ok(Some(list)),
+            _ => Err(wrong(&text.into())),
+        },
+        Some(list @ Json::Array(_)) => Ok(Some(list)),
+        Some(other) => Err(wrong(&other)),
+    }
+}
+
+pub(super) fn kwargs(fields: &mut Fields) -> Result<Option<Fields>, String> {
+    match fields.remove("chat_template_kwargs") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Object(map)) => Ok(Some(map)),
+        Some(other) => Err(format!("chat_template_kwargs must be an object, found {}", described(&other))),
+    }
+}

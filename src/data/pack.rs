@@ -1,0 +1,150 @@
+//! A batch as prefix trees in one row of tokens: each prompt once, its completions behind it, no padding.
+
+use std::ops::Range;
+
+use super::example::{Example, Origin};
+
+/// One prefix tree in a packed row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Rows of the prompt.
+    pub prompt: Range<usize>,
+    /// Rows of each completion; empty where the completion is one token, which is only a target.
+    pub completions: Vec<Range<usize>>,
+}
+
+/// A batch: all tokens of all trees in one row `[T]`, no padding.
+///
+/// The last token of a completion is only a target: it is no input row. The first is predicted from the prompt's last
+/// row, which siblings therefore share; behind an empty prompt it is not scored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PackedBatch {
+    /// Input tokens, `[T]`.
+    pub tokens: Vec<u32>,
+    /// Positions, `[T]`; a completion continues from the end of its prompt.
+    pub positions: Vec<u32>,
+    /// The trees, in the order of the examples.
+    pub trees: Vec<Tree>,
+    /// Row whose hidden state predicts the target, `[S]`.
+    pub scored_rows: Vec<u32>,
+    /// The predicted tokens, `[S]`.
+    pub scored_targets: Vec<u32>,
+    /// Per completion (all trees in order): its range in `scored_rows` and `scored_targets`.
+    pub scored: Vec<Range<usize>>,
+    /// Label per tree.
+    pub labels: Vec<f32>,
+    /// Origin per tree.
+    pub origins: Vec<Origin>,
+    /// [`Example::id`] per tree.
+    pub ids: Vec<[u8; 32]>,
+}
+
+impl PackedBatch {
+    /// Packs `examples` in the order given.
+    pub fn new(examples: &[&Example]) -> Self {
+        let mut batch = Self::default();
+        for example in examples {
+            let prompt = batch.push_rows(&example.prompt, 0);
+            let completions =
+                example.completions.iter().map(|tokens| batch.push_completion(&prompt, tokens)).collect();
+            batch.trees.push(Tree { prompt, completions });
+            batch.labels.push(example.label);
+            batch.origins.push(example.origin.clone());
+            batch.ids.push(example.id());
+        }
+        batch
+    }
+
+    /// Tokens a layout without padding but without sharing would compute: prompt + completion for every completion.
+    /// With [`PackedBatch::tokens`] it says what sharing saves.
+    pub fn unpacked_tokens(&self) -> usize {
+        let tree = |tree: &Tree| tree.completions.iter().map(|c| tree.prompt.len() + c.len()).sum::<usize>();
+        self.trees.iter().map(tree).sum()
+    }
+
+    fn push_completion(&mut self, prompt: &Range<usize>, tokens: &[u32]) -> Range<usize> {
+        let inputs = tokens.split_last().map_or(&[][..], |(_, inputs)| inputs);
+        let rows = self.push_rows(inputs, prompt.len());
+        let start = self.scored_rows.len();
+        let predictors = prompt.clone().next_back().into_iter().chain(rows.clone());
+        let targets = if prompt.is_empty() { tokens.get(1..).unwrap_or_default() } else { tokens };
+        for (row, target) in predictors.zip(targets) {
+            self.scored_rows.push(row as u32);
+            self.scored_targets.push(*target);
+        }
+        self.scored.push(start..self.scored_rows.len());
+        rows
+    }
+
+    fn push_rows(&mut self, tokens: &[u32], first_position: usize) -> Range<usize> {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.positions.extend((first_position..first_position + tokens.len()).map(|p| p as u32));
+        start..self.tokens.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(prompt: &[u32], completions: &[&[u32]]) -> Example {
+        Example {
+            prompt: prompt.to_vec(),
+            completions: completions.iter().map(|c| c.to_vec()).collect(),
+            label: 0.75,
+            origin: Origin::new("t", 4),
+        }
+    }
+
+    #[test]
+    fn siblings_share_the_prompt_and_its_last_row() {
+        let batch = PackedBatch::new(&[&example(&[1, 2, 3], &[&[4, 5, 6], &[7, 8]])]);
+        // Rows: prompt 0..3, chosen inputs 4 5 (6 is only a target), rejected input 7.
+        assert_eq!(batch.tokens, [1, 2, 3, 4, 5, 7]);
+        assert_eq!(batch.positions, [0, 1, 2, 3, 4, 3]);
+        assert_eq!(batch.trees, [Tree { prompt: 0..3, completions: vec![3..5, 5..6] }]);
+        assert_eq!(batch.scored_rows, [2, 3, 4, 2, 5]);
+        assert_eq!(batch.scored_targets, [4, 5, 6, 7, 8]);
+        assert_eq!(batch.scored, [0..3, 3..5]);
+        assert_eq!(batch.unpacked_tokens(), (3 + 2) + (3 + 1));
+        assert_eq!((batch.labels[0], batch.origins[0].line), (0.75, 4));
+    }
+
+    #[test]
+    fn trees_of_different_shapes_stand_behind_each_other() {
+        let (one, two) = (example(&[1], &[&[2], &[3, 4]]), example(&[5, 6], &[&[7, 8], &[9]]));
+        let batch = PackedBatch::new(&[&one, &two]);
+        assert_eq!(batch.tokens, [1, 3, 5, 6, 7]);
+        assert_eq!(batch.positions, [0, 1, 0, 1, 2]);
+        // A one-token completion has no row of its own, yet is scored from the prompt's last row.
+        assert_eq!(batch.trees[0], Tree { prompt: 0..1, completions: vec![1..1, 1..2] });
+        assert_eq!(batch.trees[1], Tree { prompt: 2..4, completions: vec![4..5, 5..5] });
+        assert_eq!(batch.scored_rows, [0, 0, 1, 3, 4, 3]);
+        assert_eq!(batch.scored_targets, [2, 3, 4, 7, 8, 9]);
+        assert_eq!(batch.scored, [0..1, 1..3, 3..5, 5..6]);
+        assert_eq!(batch.ids, [one.id(), two.id()]);
+    }
+
+    #[test]
+    fn nothing_predicts_the_first_token_behind_an_empty_prompt() {
+        let pair = example(&[], &[&[2, 3, 4], &[5, 6]]);
+        let batch = PackedBatch::new(&[&pair]);
+        assert_eq!(batch.tokens, [2, 3, 5]);
+        assert_eq!(batch.positions, [0, 1, 0]);
+        assert_eq!(batch.scored_rows, [0, 1, 2]);
+        assert_eq!(batch.scored_targets, [3, 4, 6]);
+        assert_eq!(batch.scored, [0..2, 2..3]);
+        assert_eq!(batch.scored[0].len(), pair.scored(0));
+    }
+
+    #[test]
+    fn unpaired_ranked_and_empty_are_trees_too() {
+        let batch = PackedBatch::new(&[&example(&[1], &[&[2, 3]]), &example(&[1], &[&[2], &[3], &[4, 5]])]);
+        assert_eq!(batch.scored.len(), 4);
+        assert_eq!(batch.tokens, [1, 2, 1, 4]);
+        let degenerate = PackedBatch::new(&[&example(&[], &[&[], &[1]])]);
+        assert_eq!((degenerate.tokens.len(), degenerate.scored), (0, vec![0..0, 0..0]));
+        assert_eq!(PackedBatch::new(&[]), PackedBatch::default());
+    }
+}

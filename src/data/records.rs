@@ -1,0 +1,447 @@
+//! Preference records: strings or conversations, with every way in which one can be wrong said.
+
+use serde_json::{Map, Value as Json};
+
+use super::example::Origin;
+use super::messages::{Message, conversation, kwargs, messages, tools};
+use super::source::{Input, Row};
+use crate::error::{Error, Result, nearest};
+
+/// The fields of a JSON object, in their order.
+pub(super) type Fields = Map<String, Json>;
+
+/// One preference: two answers to a prompt and which is preferred.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Where it stands.
+    pub origin: Origin,
+    /// The prompt and the two answers.
+    pub pair: Pair,
+    /// y in [0, 1]: the degree to which `chosen` is preferred; 1 where the record does not say.
+    pub label: f32,
+}
+
+/// The prompt and the two answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pair {
+    /// Plain text, never templated.
+    Text {
+        /// May be empty.
+        prompt: String,
+        /// Preferred.
+        chosen: String,
+        /// Not preferred.
+        rejected: String,
+    },
+    /// Conversations, rendered by the chat template.
+    Chat {
+        /// The messages both share.
+        prompt: Vec<Message>,
+        /// The messages that follow.
+        chosen: Vec<Message>,
+        /// The messages that follow.
+        rejected: Vec<Message>,
+        /// The record's `tools`, handed to the template.
+        tools: Option<Json>,
+        /// The record's `chat_template_kwargs`, variables of the template.
+        kwargs: Option<Fields>,
+    },
+}
+
+/// The records of `inputs`, in order. An error stands for one record; those behind it still come, so that a checker can
+/// list them all.
+pub fn read(inputs: &[Input]) -> impl Iterator<Item = Result<Record>> {
+    inputs.iter().flat_map(|input| -> Box<dyn Iterator<Item = Result<Record>>> {
+        match input.rows() {
+            Ok(rows) => Box::new(rows.map(|row| Record::parse(row?))),
+            Err(e) => Box::new(std::iter::once(Err(e))),
+        }
+    })
+}
+
+/// All records of `inputs`.
+///
+/// # Errors
+/// The first record that cannot be used; no record at all.
+pub fn load(inputs: &[Input]) -> Result<Vec<Record>> {
+    let records = read(inputs).collect::<Result<Vec<_>>>()?;
+    if records.is_empty() {
+        return Err(Error::Data(format!("no records in {} input(s): every file is empty", inputs.len())));
+    }
+    Ok(records)
+}
+
+impl Record {
+    /// Makes sense of a row: strings or conversations, the prompt explicit or the common beginning of both answers (TRL's
+    /// `extract_prompt`). Fields it does not know are ignored, as TRL ignores further columns.
+    ///
+    /// # Errors
+    /// [`Error::Record`] with field, value and remedy.
+    pub fn parse(row: Row) -> Result<Self> {
+        let Row { origin, value } = row;
+        let parsed = match value {
+            Json::Object(fields) => parse(fields),
+            other => Err(format!(
+                "a record must be a JSON object with `chosen` and `rejected`, found {}",
+                described(&other)
+            )),
+        };
+        match parsed {
+            Ok((pair, label)) => Ok(Self { origin, pair, label }),
+            Err(message) => Err(origin.error(message)),
+        }
+    }
+}
+
+fn parse(mut fields: Fields) -> Result<(Pair, f32), String> {
+    let label = label(fields.get("label"))?;
+    let chosen = required(&fields, "chosen")?;
+    let rejected = required(&fields, "rejected")?;
+    let pair = match (chosen, rejected) {
+        (Json::String(chosen), Json::String(rejected)) => text_pair(&fields, chosen, rejected)?,
+        (Json::Array(chosen), Json::Array(rejected)) => {
+            let (chosen, rejected) = (messages("chosen", chosen)?, messages("rejected", rejected)?);
+            let (prompt, chosen, rejected) = conversation(&fields, chosen, rejected)?;
+            Pair::Chat { prompt, chosen, rejected, tools: tools(&mut fields)?, kwargs: kwargs(&mut fields)? }
+        }
+        (chosen, rejected) => return Err(not_a_pair(chosen, rejected)),
+    };
+    Ok((pair, label))
+}
+
+fn not_a_pair(chosen: &Json, rejected: &Json) -> String {
+    for (name, value) in [("chosen", chosen), ("rejected", rejected)] {
+        if !value.is_string() && !value.is_array() {
+            return format!("{name} must be a string or a list of messages, found {}", described(value));
+        }
+    }
+    format!(
+        "chosen is {} but rejected is {}; both must be strings or both lists of messages",
+        described(chosen),
+        described(rejected)
+    )
+}
+
+/// The field `name`; if it is missing, the error tells of one with a similar name, which is probably meant.
+fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
+    let others =
+        || fields.keys().map(String::as_str).filter(|key| !["prompt", "chosen", "rejected"].contains(key));
+    fields.get(name).ok_or_else(|| match nearest(name, others()) {
+        Some(near) => format!("missing `{name}`; found `{near}`: rename it"),
+        None if fields.is_empty() => format!("missing `{name}`; the record has no fields"),
+        None => {
+            let found: Vec<_> = fields.keys().map(|key| format!("`{}`", shortened(key))).collect();
+            format!("missing `{name}`; found {}. Every pair needs `chosen` and `rejected`", found.join(", "))
+        }
+    })
+}
+
+fn label(value: Option<&Json>) -> Result<f32, String> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(1.0) };
+    let wrong = || {
+        format!(
+            "label must be a number from 0 (rejected is preferred) to 1 (chosen is, the default), found {}",
+            described(value)
+        )
+    };
+    // JSON has no NaN; the range check refuses it anyway.
+    value.as_f64().map(|label| label as f32).filter(|label| (0.0..=1.0).contains(label)).ok_or_else(wrong)
+}
+
+fn text_pair(fields: &Fields, chosen: &str, rejected: &str) -> Result<Pair, String> {
+    if chosen == rejected {
+        return Err(equal(chosen));
+    }
+    let (prompt, chosen, rejected) = match fields.get("prompt") {
+        Some(Json::String(prompt)) => (prompt.as_str(), chosen, rejected),
+        Some(other) => {
+            return Err(format!(
+                "prompt must be a string where chosen and rejected are, found {}{}",
+                described(other),
+                if other.is_null() { "; leave it out if chosen and rejected begin with it" } else { "" }
+            ));
+        }
+        None => {
+            refuse_misspelt_prompt(fields)?;
+            let border = common_text(chosen, rejected);
+            (&chosen[..border], &chosen[border..], &rejected[border..])
+        }
+    };
+    for (name, text) in [("chosen", chosen), ("rejected", rejected)] {
+        if text.is_empty() {
+            return Err(format!("{name} is empty; every pair needs two non-empty completions"));
+        }
+    }
+    if prompt.is_empty() && !fields.contains_key("prompt") {
+        return Err(format!(
+            "missing `prompt`, and chosen ({}) and rejected ({}) have no beginning in common that could be it",
+            shortened(chosen),
+            shortened(rejected)
+        ));
+    }
+    Ok(Pair::Text { prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() })
+}
+
+/// Without `prompt`, its text is looked for inside the answers; a misspelt one would be lost without a word.
+fn refuse_misspelt_prompt(fields: &Fields) -> Result<(), String> {
+    match nearest("prompt", fields.keys().map(String::as_str)) {
+        // Two slips at most: `prompt_id` is a column of its own.
+        Some(near) if strsim::damerau_levenshtein("prompt", near) <= 2 => {
+            Err(format!("missing `prompt`; found `{near}`: rename it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// TRL's `extract_prompt` on strings: the bytes of the common beginning, without a space before the first difference.
+/// Where one text begins the other, TRL leaves the last character to the completions.
+fn common_text(chosen: &str, rejected: &str) -> usize {
+    let mut previous = None;
+    for ((byte, left), right) in chosen.char_indices().zip(rejected.chars()) {
+        if left != right {
+            return match previous {
+                Some((at, ' ')) => at,
+                _ => byte,
+            };
+        }
+        previous = Some((byte, left));
+    }
+    previous.map_or(0, |(at, _)| at)
+}
+
+/// What is wrong with two equal answers.
+pub(super) fn equal(text: &str) -> String {
+    format!(
+        "chosen and rejected are equal ({}); a pair without a difference teaches nothing, remove it",
+        shortened(text)
+    )
+}
+
+/// Type and value, for a message: `a number (3)`.
+pub(super) fn described(value: &Json) -> String {
+    let kind = match value {
+        Json::Null => return "null".into(),
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a string",
+        Json::Array(_) => "a list",
+        Json::Object(_) => "an object",
+    };
+    format!("{kind} ({})", shortened(&value.to_string()))
+}
+
+/// The first 60 characters.
+pub(super) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((byte, _)) => format!("{}…", &text[..byte]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &'static str) -> Result<Record> {
+        // On line 2, so that a wrong line number shows.
+        let text = format!("\n{json}\n");
+        read(&[Input::text("t.jsonl", text)]).next().unwrap()
+    }
+
+    fn text(json: &'static str) -> (String, String, String) {
+        match parse(json).unwrap().pair {
+            Pair::Text { prompt, chosen, rejected } => (prompt, chosen, rejected),
+            Pair::Chat { .. } => panic!("strings"),
+        }
+    }
+
+    fn chat(json: &'static str) -> [Vec<String>; 3] {
+        match parse(json).unwrap().pair {
+            Pair::Chat { prompt, chosen, rejected, .. } => [prompt, chosen, rejected]
+                .map(|messages| messages.iter().map(|m| format!("{}:{}", m.role(), m.content())).collect()),
+            Pair::Text { .. } => panic!("conversations"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(json: &'static str, parts: &[&str]) {
+        let message = parse(json).unwrap_err().to_string();
+        assert!(message.starts_with("t.jsonl:2: "), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "expected {part:?} in: {message}");
+        }
+    }
+
+    #[test]
+    fn strings_with_a_prompt_and_columns_of_no_interest() {
+        let json = r#"{"id": 3, "prompt": "a", "chosen": "b", "rejected": "c", "prompt_id": "x", "score_chosen": 9}"#;
+        assert_eq!(text(json), ("a".into(), "b".into(), "c".into()));
+        assert_eq!(parse(json).unwrap().label, 1.0);
+        assert_eq!(text(r#"{"prompt": "", "chosen": "b", "rejected": "c"}"#).0, "");
+    }
+
+    /// Expected values: `trl.extract_prompt` of TRL 1.16.
+    #[test]
+    fn strings_without_a_prompt_share_their_beginning() {
+        let expect = |json, [prompt, chosen, rejected]: [&str; 3]| {
+            assert_eq!(text(json), (prompt.into(), chosen.into(), rejected.into()));
+        };
+        expect(r#"{"chosen": "Q: é A", "rejected": "Q: é B"}"#, ["Q: é", " A", " B"]);
+        expect(r#"{"chosen": "The lamp.", "rejected": "The ladder."}"#, ["The la", "mp.", "dder."]);
+        expect(r#"{"chosen": "It rains", "rejected": "It rains now"}"#, ["It rain", "s", "s now"]);
+        refused(r#"{"chosen": "Paris", "rejected": "London"}"#, &["missing `prompt`", "Paris", "London"]);
+    }
+
+    #[test]
+    fn a_misspelt_field_is_named() {
+        refused(r#"{"prompt": "a", "chosen": "b", "reject": "c"}"#, &["missing `rejected`; found `reject`"]);
+        refused(
+            r#"{"promt": "a", "chosen": "x b", "rejected": "x c"}"#,
+            &["missing `prompt`; found `promt`"],
+        );
+        refused(
+            r#"{"question": "a", "answer": "b"}"#,
+            &["missing `chosen`; found `question`, `answer`", "Every pair"],
+        );
+        refused("{}", &["missing `chosen`", "no fields"]);
+        assert_eq!(text(r#"{"prompt_id": "7", "chosen": "x b", "rejected": "x c"}"#).0, "x");
+    }
+
+    #[test]
+    fn wrong_types_are_named_with_their_value() {
+        refused("[1]", &["must be a JSON object", "a list ([1])"]);
+        refused(r#"{"prompt": "a", "chosen": 3, "rejected": "c"}"#, &["chosen must be", "a number (3)"]);
+        refused(r#"{"prompt": "a", "chosen": "b", "rejected": null}"#, &["rejected must be", "found null"]);
+        refused(
+            r#"{"prompt": 1, "chosen": "b", "rejected": "c"}"#,
+            &["prompt must be a string", "a number (1)"],
+        );
+        refused(r#"{"prompt": null, "chosen": "b", "rejected": "c"}"#, &["found null", "leave it out"]);
+        refused(
+            r#"{"prompt": "a", "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}"#,
+            &["chosen is a string (\"b\") but rejected is a list", "both"],
+        );
+        refused(
+            r#"{"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"}"#,
+            &["prompt must be a string where chosen and rejected are", "a list"],
+        );
+    }
+
+    #[test]
+    fn empty_and_equal_answers_are_refused() {
+        refused(r#"{"prompt": "a", "chosen": "b", "rejected": ""}"#, &["rejected is empty", "two non-empty"]);
+        refused(r#"{"prompt": "a", "chosen": "", "rejected": "c"}"#, &["chosen is empty"]);
+        refused(
+            r#"{"prompt": "a", "chosen": "same", "rejected": "same"}"#,
+            &["are equal (same)", "remove it"],
+        );
+        let conversation = r#"{"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "a"}]}"#;
+        refused(conversation, &["are equal (a)"]);
+        let silent = r#"{"prompt": [{"role": "user", "content": "a"}], "chosen": [{"role": "assistant", "content": ""}],
+                         "rejected": [{"role": "assistant", "content": "c"}]}"#;
+        refused(silent.replace('\n', " ").leak(), &["chosen is empty"]);
+    }
+
+    #[test]
+    fn labels_lie_between_0_and_1() {
+        let label = |value: &str| {
+            parse(format!(r#"{{"prompt": "a", "chosen": "b", "rejected": "c", "label": {value}}}"#).leak())
+        };
+        for (value, expected) in [("0.25", 0.25), ("1", 1.0), ("0", 0.0), ("null", 1.0)] {
+            assert_eq!(label(value).unwrap().label, expected);
+        }
+        for value in ["1.5", "-0.1", "\"1\"", "true", "1e400"] {
+            let message = label(value).unwrap_err().to_string();
+            assert!(
+                message.contains("label must be") || message.contains("number out of range"),
+                "{message}"
+            );
+        }
+        assert!(label("NaN").unwrap_err().to_string().contains("not valid JSON"));
+        assert!(label("1.5").unwrap_err().to_string().contains("1.5"));
+    }
+
+    #[test]
+    fn conversations_with_and_without_a_prompt() {
+        let explicit = r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]}"#;
+        let expected = [vec!["user:q"], vec!["assistant:b"], vec!["assistant:c"]];
+        assert_eq!(chat(explicit), expected);
+        let implicit = r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "c"}]}"#;
+        assert_eq!(chat(implicit), expected);
+        // UltraFeedback's shape: the question once more, as a string.
+        let with_string = implicit.replacen('{', r#"{"prompt": "q", "#, 1);
+        assert_eq!(chat(with_string.leak()), expected);
+        // One begins the other: its last message stays with the answers.
+        let longer = r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "d"}]}"#;
+        assert_eq!(chat(longer)[1], ["assistant:b"]);
+        assert_eq!(chat(longer)[2], ["assistant:b", "user:d"]);
+    }
+
+    #[test]
+    fn broken_conversations_name_the_message() {
+        let prompt = |prompt: &str| -> &'static str {
+            format!(
+                r#"{{"prompt": {prompt}, "chosen": [{{"role": "assistant", "content": "b"}}], "rejected": [{{"role": "assistant", "content": "c"}}]}}"#
+            )
+            .leak()
+        };
+        refused(prompt("[]"), &["prompt is an empty list"]);
+        refused(prompt(r#"["hi"]"#), &["prompt[0] must be a message", "a string (\"hi\")"]);
+        refused(prompt(r#"[{"content": "a"}]"#), &["prompt[0] has no `role`"]);
+        refused(
+            prompt(r#"[{"role": "user", "contents": "a"}]"#),
+            &["prompt[0] has no `content`; found `contents`"],
+        );
+        refused(
+            prompt(r#"[{"role": "user", "content": 5}]"#),
+            &["prompt[0].content must be a string", "a number (5)"],
+        );
+        refused(prompt(r#"[{"role": "user", "content": null}]"#), &["prompt[0].content", "null"]);
+        refused(prompt(r#"[{"role": "", "content": "a"}]"#), &["prompt[0].role is empty"]);
+        refused(prompt("\"a\""), &["prompt is a string (\"a\")", "make prompt a list"]);
+        refused(prompt("7"), &["prompt must be a list of messages", "a number (7)"]);
+        let repeated = r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "c"}]}"#;
+        refused(repeated, &["repeat the messages of prompt"]);
+        let strangers = r#"{"chosen": [{"role": "user", "content": "x"}], "rejected": [{"role": "user", "content": "y"}]}"#;
+        refused(strangers, &["missing `prompt`", "no first message in common"]);
+    }
+
+    #[test]
+    fn tools_and_template_arguments_are_kept() {
+        let with = |extra: &str| -> &'static str {
+            format!(
+                r#"{{{extra}, "prompt": [{{"role": "user", "content": "q"}}], "chosen": [{{"role": "assistant", "tool_calls": [{{"name": "f"}}]}}], "rejected": [{{"role": "assistant", "content": "c"}}]}}"#
+            )
+            .leak()
+        };
+        let parts = |json| match parse(json).unwrap().pair {
+            Pair::Chat { tools, kwargs, .. } => (tools, kwargs),
+            Pair::Text { .. } => panic!("conversations"),
+        };
+        let (tools, kwargs) = parts(with(
+            r#""tools": "[{\"name\": \"f\"}]", "chat_template_kwargs": {"enable_thinking": false}"#,
+        ));
+        assert_eq!(tools, Some(serde_json::json!([{"name": "f"}])));
+        assert_eq!(kwargs.unwrap()["enable_thinking"], false);
+        assert_eq!(parts(with(r#""tools": null"#)), (None, None));
+        refused(with(r#""tools": "f""#), &["tools must be a list", "a string (\"f\")"]);
+        refused(with(r#""chat_template_kwargs": 1"#), &["chat_template_kwargs must be an object"]);
+    }
+
+    #[test]
+    fn a_bad_record_does_not_hide_the_next() {
+        let text = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\nnonsense\n{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}";
+        let inputs = [Input::text("t", text)];
+        assert_eq!(read(&inputs).map(|r| r.is_ok()).collect::<Vec<_>>(), [false, false, true]);
+        assert!(load(&inputs).unwrap_err().to_string().starts_with("t:1: "));
+        assert!(load(&[Input::text("t", "\n")]).unwrap_err().to_string().contains("no records"));
+    }
+
+    #[test]
+    fn long_values_are_shortened() {
+        let long: &'static str =
+            format!(r#"{{"prompt": "a", "chosen": "{0}", "rejected": "{0}"}}"#, "é".repeat(500)).leak();
+        let message = parse(long).unwrap_err().to_string();
+        assert!(message.contains('…') && message.chars().count() < 200, "{message}");
+    }
+}

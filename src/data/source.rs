@@ -1,0 +1,202 @@
+//! From what the YAML names (a file, a glob, a directory, a list of them) to inputs that can be read.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::config::Sources;
+use super::format::{Format, SUPPORTED};
+pub use super::format::{Row, Rows};
+use crate::error::{Error, Result, nearest};
+
+/// One thing to read records from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A file; its format was recognised.
+    File(PathBuf, Format),
+    /// JSON Lines in memory, under a name: the embedded quickstart.
+    Text {
+        /// What origins call it.
+        name: Arc<str>,
+        /// The lines.
+        text: Cow<'static, str>,
+    },
+}
+
+impl Input {
+    /// JSON Lines in memory.
+    pub fn text(name: impl Into<Arc<str>>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::Text { name: name.into(), text: text.into() }
+    }
+
+    /// The rows, lazily where the format allows.
+    ///
+    /// # Errors
+    /// A file that cannot be opened or is not of its format at all; a single broken row is an error inside the rows.
+    pub fn rows(&self) -> Result<Rows> {
+        match self {
+            Self::File(path, format) => format.open(path, path.display().to_string().into()),
+            Self::Text { name, text } => Format::Jsonl.parse(text.clone().into_owned(), name.clone()),
+        }
+    }
+}
+
+/// The inputs that `sources` name, in their order; globs and directories in the order of their paths, so that every
+/// machine sees the same.
+///
+/// # Errors
+/// A source that does not exist, holds nothing readable or has a format that cannot be read; all of them in one message.
+pub fn resolve(sources: &Sources) -> Result<Vec<Input>> {
+    let (mut inputs, mut wrong) = (Vec::new(), Vec::new());
+    for source in &sources.0 {
+        match resolve_one(source) {
+            Ok(found) => inputs.extend(found),
+            Err(e) => wrong.push(e.to_string()),
+        }
+    }
+    if wrong.is_empty() { Ok(inputs) } else { Err(Error::Data(wrong.join("\n"))) }
+}
+
+fn resolve_one(source: &str) -> Result<Vec<Input>> {
+    if source.starts_with("hub:") {
+        return Err(Error::Data(format!(
+            "`{source}`: data sets of the Hub cannot be read yet; download it and name its files ({SUPPORTED})"
+        )));
+    }
+    let path = Path::new(source);
+    // A file whose very name has brackets in it comes before a glob.
+    if path.is_dir() {
+        directory(path)
+    } else if path.exists() {
+        Ok(vec![Input::File(path.to_path_buf(), Format::of(path)?)])
+    } else if source.contains(['*', '?', '[']) {
+        matches(source)
+    } else {
+        Err(Error::Data(missing(path)))
+    }
+}
+
+fn directory(dir: &Path) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for path in sorted_entries(dir)? {
+        if let (true, Some(_), Ok(format)) = (path.is_file(), path.extension(), Format::of(&path)) {
+            inputs.push(Input::File(path, format));
+        }
+    }
+    if inputs.is_empty() {
+        return Err(Error::Data(format!(
+            "directory `{}` holds no file that can be read: {SUPPORTED}",
+            dir.display()
+        )));
+    }
+    Ok(inputs)
+}
+
+fn matches(pattern: &str) -> Result<Vec<Input>> {
+    let paths =
+        glob::glob(pattern).map_err(|e| Error::Data(format!("`{pattern}` is not a valid glob: {e}")))?;
+    let mut files = Vec::new();
+    for path in paths {
+        let path = path.map_err(|e| Error::read(e.path().to_path_buf())(e.into()))?;
+        if !path.is_dir() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::Data(format!(
+            "`{pattern}` matches no file; relative patterns start in the working directory"
+        )));
+    }
+    files.sort();
+    files.into_iter().map(|path| Format::of(&path).map(|format| Input::File(path, format))).collect()
+}
+
+fn missing(path: &Path) -> String {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let siblings: Vec<String> = sorted_entries(parent)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match nearest(&name, siblings.iter().map(String::as_str)) {
+        Some(near) => format!("`{}` does not exist; did you mean `{near}`?", path.display()),
+        None => format!("`{}` does not exist; relative paths start in the working directory", path.display()),
+    }
+}
+
+fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let read = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let mut paths = read().map_err(Error::read(dir))?;
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(dir: &Path, names: &[&str]) {
+        for name in names {
+            fs::write(dir.join(name), "{}\n").unwrap();
+        }
+    }
+
+    fn names(inputs: &[Input]) -> Vec<String> {
+        let name = |input: &Input| match input {
+            Input::File(path, _) => path.file_name().unwrap().to_string_lossy().into_owned(),
+            Input::Text { name, .. } => name.to_string(),
+        };
+        inputs.iter().map(name).collect()
+    }
+
+    fn resolve_in(dir: &Path, sources: &[&str]) -> Result<Vec<Input>> {
+        resolve(&Sources(sources.iter().map(|source| format!("{}/{source}", dir.display())).collect()))
+    }
+
+    #[test]
+    fn files_globs_directories_and_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        files(dir.path(), &["b.jsonl", "a.json", "c.ndjson", "README.md", "d[1].jsonl"]);
+        assert_eq!(names(&resolve_in(dir.path(), &["b.jsonl"]).unwrap()), ["b.jsonl"]);
+        assert_eq!(
+            names(&resolve_in(dir.path(), &[""]).unwrap()),
+            ["a.json", "b.jsonl", "c.ndjson", "d[1].jsonl"]
+        );
+        assert_eq!(
+            names(&resolve_in(dir.path(), &["*.json*"]).unwrap()),
+            ["a.json", "b.jsonl", "d[1].jsonl"]
+        );
+        assert_eq!(names(&resolve_in(dir.path(), &["c.*", "a.json"]).unwrap()), ["c.ndjson", "a.json"]);
+        assert_eq!(names(&resolve_in(dir.path(), &["d[1].jsonl"]).unwrap()), ["d[1].jsonl"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_all_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        files(dir.path(), &["pairs.jsonl", "x.parquet"]);
+        let message = resolve_in(dir.path(), &["pair.jsonl", "x.parquet", "*.csv", "pairs.jsonl"])
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "did you mean `pairs.jsonl`?",
+            ".parquet files cannot be read",
+            "*.csv` matches no file",
+            ".ndjson",
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        assert!(resolve_in(dir.path(), &["empty"]).unwrap_err().to_string().contains("holds no file"));
+        assert!(resolve(&"hub:a/b".into()).unwrap_err().to_string().contains("Hub"));
+        assert!(resolve(&"[".into()).is_err());
+    }
+
+    #[test]
+    fn text_in_memory_has_origins_too() {
+        let rows: Result<Vec<Row>> =
+            Input::text("quickstart", "{\"a\":1}\n\n{\"a\":2}\n").rows().unwrap().collect();
+        assert_eq!(rows.unwrap()[1].origin.to_string(), "quickstart:3");
+    }
+}
