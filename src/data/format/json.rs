@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use super::super::example::Origin;
 use super::{Row, Rows, parse_json, without_bom};
-use crate::data::example::Origin;
 use crate::error::Result;
 
 /// The rows of the array in `bytes`.

@@ -4,8 +4,8 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::super::example::Origin;
 use super::{Row, Rows, parse_json, without_bom};
-use crate::data::example::Origin;
 use crate::error::{Error, Result};
 
 /// The rows of `reader`.
