@@ -27,7 +27,10 @@ pub struct Attention {
 enum Qkv {
     Separate([Projection; 3]),
     /// `[q; k; v]`, or, `per_head`, the same of each head in turn.
-    Fused { projection: Projection, per_head: bool },
+    Fused {
+        projection: Projection,
+        per_head: bool,
+    },
 }
 
 /// The rows of a pass: which see which, and where they stand.
@@ -64,12 +67,21 @@ impl Attention {
                 Projection::load(k, tensors, next)?,
                 Projection::load(v, tensors, next)?,
             ]),
-            QkvSpec::Stacked(one) => Qkv::Fused { projection: Projection::load(one, tensors, next)?, per_head: false },
-            QkvSpec::PerHead(one) => Qkv::Fused { projection: Projection::load(one, tensors, next)?, per_head: true },
+            QkvSpec::Stacked(one) => {
+                Qkv::Fused { projection: Projection::load(one, tensors, next)?, per_head: false }
+            }
+            QkvSpec::PerHead(one) => {
+                Qkv::Fused { projection: Projection::load(one, tensors, next)?, per_head: true }
+            }
         };
         let norms = spec.qk_norm.as_ref();
         let qk_norm = norms
-            .map(|(q, k)| Ok::<_, crate::error::Error>((Norm::load(q, tensors, device)?, Norm::load(k, tensors, device)?)))
+            .map(|(q, k)| {
+                Ok::<_, crate::error::Error>((
+                    Norm::load(q, tensors, device)?,
+                    Norm::load(k, tensors, device)?,
+                ))
+            })
             .transpose()?;
         let output = Projection::load(&spec.output, tensors, next)?;
         Ok(Self { qkv, qk_norm, heads: spec.heads, rotation: spec.rotation, output })

@@ -47,7 +47,8 @@ impl Block {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub fn load(spec: &LayerSpec, tensors: &Tensors, device: &Device, next: &mut u64) -> Result<Self> {
-        let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| Norm::load(s, tensors, device)).transpose();
+        let norm =
+            |spec: &Option<NormSpec>| spec.as_ref().map(|s| Norm::load(s, tensors, device)).transpose();
         Ok(Self {
             attention_norm: norm(&spec.attention_norm)?,
             attention: Attention::load(&spec.attention, tensors, device, next)?,
@@ -107,7 +108,8 @@ impl Block {
             through(&self.mlp_norm, &mut d_middle, &d_b, &saved.middle)?;
             d_middle.finish()?
         };
-        let d_attention = self.into_branch(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
+        let d_attention =
+            self.into_branch(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
         let mut d_a = self.attention.backward(&d_attention, &saved.attention, rows, context, gradients)?;
         let mut dx = Gradient::of(&d_middle)?;
         if self.parallel {
@@ -122,7 +124,8 @@ impl Block {
 
     /// From the residual stream's gradient to that of a branch, before its norm if it has one.
     fn into_branch(&self, norm: &Option<Norm>, dy: &Tensor, output: Option<&Tensor>) -> Result<Tensor> {
-        let scaled = if self.residual_scale == 1.0 { dy.clone() } else { (dy * f64::from(self.residual_scale))? };
+        let scaled =
+            if self.residual_scale == 1.0 { dy.clone() } else { (dy * f64::from(self.residual_scale))? };
         match (norm, output) {
             (Some(norm), Some(output)) => norm.gradient(&scaled, output),
             _ => Ok(scaled),

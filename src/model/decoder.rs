@@ -67,13 +67,19 @@ impl Decoder {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape than the spec says.
-    pub fn load(spec: DecoderSpec, source: &dyn WeightSource, dtype: Option<DType>, device: &Device) -> Result<Self> {
+    pub fn load(
+        spec: DecoderSpec,
+        source: &dyn WeightSource,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<Self> {
         let tensors = Tensors::new(source, spec.absent_prefix, dtype);
         let (vocab, hidden) = (spec.vocab_size, spec.hidden);
         let embedding = tensors.matrix(&format!("{}.weight", spec.embedding), vocab, hidden)?;
         let positions = spec.positions.as_ref();
-        let positions =
-            positions.map(|name| tensors.matrix(&format!("{name}.weight"), spec.max_positions, hidden)).transpose()?;
+        let positions = positions
+            .map(|name| tensors.matrix(&format!("{name}.weight"), spec.max_positions, hidden))
+            .transpose()?;
         let head = match &spec.head {
             Some(head) => tensors.linear(head)?,
             None => Linear::new(embedding.clone(), false, None),
@@ -86,7 +92,17 @@ impl Decoder {
             .collect::<Result<Vec<_>>>()?;
         let final_norm = Norm::load(&spec.final_norm, &tensors, device)?;
         let device = device.clone();
-        Ok(Self { spec, embedding, positions, blocks, final_norm, head, device, frozen: Vec::new(), trained: None })
+        Ok(Self {
+            spec,
+            embedding,
+            positions,
+            blocks,
+            final_norm,
+            head,
+            device,
+            frozen: Vec::new(),
+            trained: None,
+        })
     }
 
     /// The architecture.
@@ -168,7 +184,8 @@ impl Decoder {
     pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
         let scored = gather(&self.blocks(batch, pass)?, &batch.scored_rows)?;
         let normed = self.final_norm.forward(&scored)?;
-        let found = token_logps::forward(&normed, &self.head, self.spec.logits, &batch.scored_targets, false)?;
+        let found =
+            token_logps::forward(&normed, &self.head, self.spec.logits, &batch.scored_targets, false)?;
         Ok(sums(&found.logps, batch))
     }
 
@@ -211,7 +228,13 @@ impl Decoder {
     ///
     /// # Errors
     /// If the tape is not of this batch, or nothing is trained.
-    pub fn backward(&self, tape: Tape, batch: &PackedBatch, weights: &[f64], gradients: &mut [f32]) -> Result<()> {
+    pub fn backward(
+        &self,
+        tape: Tape,
+        batch: &PackedBatch,
+        weights: &[f64],
+        gradients: &mut [f32],
+    ) -> Result<()> {
         if self.trained.as_ref().is_none_or(|lora| lora.values().len() != gradients.len()) {
             return Err(Error::Model("the gradient buffer is not of the trained adapter".into()));
         }

@@ -151,7 +151,9 @@ impl Lora {
     }
 
     fn refresh(&mut self) -> Result<()> {
-        let tensor = |range: std::ops::Range<usize>, shape| Tensor::from_slice(&self.values[range], shape, &self.device);
+        let tensor = |range: std::ops::Range<usize>, shape| {
+            Tensor::from_slice(&self.values[range], shape, &self.device)
+        };
         self.tensors = self
             .slots
             .iter()
@@ -181,7 +183,8 @@ mod tests {
 
     #[test]
     fn initialisation_is_pefts_and_the_seeds() {
-        let draw = |seed| Lora::initialised(vec![slot("a", 400), slot("b", 400)], seed, &Device::Cpu).unwrap();
+        let draw =
+            |seed| Lora::initialised(vec![slot("a", 400), slot("b", 400)], seed, &Device::Cpu).unwrap();
         let lora = draw(1);
         let (a, b) = (&lora.values()[lora.slots()[0].a()], &lora.values()[lora.slots()[0].b()]);
         // Uniform in ±1/√400: standard deviation 0.05/√3 ≈ 0.0289, over 800 draws.

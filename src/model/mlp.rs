@@ -50,7 +50,9 @@ impl Mlp {
             MlpSpec::FusedGated { gate_up, down, act } => {
                 (Input::Fused(Projection::load(gate_up, tensors, next)?), down, *act)
             }
-            MlpSpec::Plain { up, down, act } => (Input::Plain(Projection::load(up, tensors, next)?), down, *act),
+            MlpSpec::Plain { up, down, act } => {
+                (Input::Plain(Projection::load(up, tensors, next)?), down, *act)
+            }
         };
         Ok(Self { input, down: Projection::load(down, tensors, next)?, act })
     }
@@ -85,7 +87,13 @@ impl Mlp {
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn backward(&self, dy: &Tensor, saved: &Saved, context: &Context, gradients: &mut [f32]) -> Result<Gradient> {
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &Saved,
+        context: &Context,
+        gradients: &mut [f32],
+    ) -> Result<Gradient> {
         let dh = self.down.backward(dy, &saved.down, context, None, gradients)?.finish()?;
         let (d_gate, d_up) = match &saved.up {
             Some(up) => {

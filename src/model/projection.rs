@@ -56,7 +56,9 @@ impl Projection {
         };
         let inputs: Vec<(LowRank, Option<&Tensor>)> = paths
             .iter()
-            .map(|(path, trained)| (*path, dropped.as_ref().filter(|_| trained.is_some()).map(|(masked, _)| masked)))
+            .map(|(path, trained)| {
+                (*path, dropped.as_ref().filter(|_| trained.is_some()).map(|(masked, _)| masked))
+            })
             .collect();
         if inputs.is_empty() {
             return Ok((self.linear.forward(x)?, Saved { x: x.clone(), z: Vec::new(), dropped: None }));
@@ -81,7 +83,8 @@ impl Projection {
         let mut dx = self.linear.backward(dy, onto)?;
         for ((path, trained), z) in self.paths(context).iter().zip(&saved.z) {
             let dropped = saved.dropped.as_ref().filter(|_| trained.is_some());
-            let kept = Kept { x: dropped.map_or(&saved.x, |(masked, _)| masked), z, mask: dropped.map(|(_, m)| m) };
+            let kept =
+                Kept { x: dropped.map_or(&saved.x, |(masked, _)| masked), z, mask: dropped.map(|(_, m)| m) };
             let found = lora_linear::backward(&mut dx, dy, path, kept, trained.is_some())?;
             if let (Some(found), Some((lora, slot))) = (found, trained) {
                 lora.add_gradients(*slot, &found, gradients)?;

@@ -6,9 +6,9 @@ use candle_core::Tensor;
 
 use super::gemm::{Operand, Precision, gemm, gemm_add};
 use super::gradient::Gradient;
+use super::host;
 #[cfg(test)]
 use super::oracle;
-use super::host;
 use crate::error::Result;
 use crate::weights::{Elements, FrozenWeight};
 
@@ -150,7 +150,8 @@ mod tests {
     use crate::weights::DType;
 
     fn linear(transposed: bool, bias: bool) -> Linear {
-        let (shape, bias) = (if transposed { [9, 21] } else { [21, 9] }, bias.then(|| numbers(&noise(&[21], 3))));
+        let (shape, bias) =
+            (if transposed { [9, 21] } else { [21, 9] }, bias.then(|| numbers(&noise(&[21], 3))));
         Linear::new(FrozenWeight::from_f32(numbers(&noise(&shape, 2)), &shape).unwrap(), transposed, bias)
     }
 

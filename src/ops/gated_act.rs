@@ -72,7 +72,9 @@ fn value_and_slope<const FMA: bool>(act: Activation, x: f32) -> (f32, f32) {
             (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
         }
         Activation::Gelu => {
-            let cdf = 0.5 * (1.0 + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2) as f32);
+            let cdf = 0.5
+                * (1.0
+                    + candle_core::cpu::erf::erf_f64(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2) as f32);
             let density = 0.398_942_3 * exp::<FMA>(-0.5 * x * x);
             (x * cdf, fma::<FMA>(x, density, cdf))
         }
@@ -192,7 +194,12 @@ mod tests {
         let dh = noise(&[7, 37], 3);
         for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             let what = format!("{act:?}");
-            assert_same(&forward(&gate, Some(&up), act).unwrap(), &reference(&gate, &up, act).unwrap(), 2e-6, &what);
+            assert_same(
+                &forward(&gate, Some(&up), act).unwrap(),
+                &reference(&gate, &up, act).unwrap(),
+                2e-6,
+                &what,
+            );
             let (d_gate, d_up) = backward(&dh, &gate, &up, act).unwrap();
             let want = oracle::gradients(&[&gate, &up], &dh, |v| reference(&v[0], &v[1], act)).unwrap();
             assert_same(&d_gate, &want[0], 1e-5, &what);

@@ -5,8 +5,8 @@
 use candle_core::{D, Tensor};
 
 use super::gradient::Gradient;
-use super::{host, oracle};
 use super::simd::{sum, vectorised};
+use super::{host, oracle};
 use crate::error::Result;
 
 /// The plain form over the last dimension of `x [T, D]`; `gain [D]`, `bias [D]`.
@@ -61,7 +61,8 @@ pub fn forward(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<Ten
     }
     let (rows, width) = x.dims2()?;
     let (from, gain, bias) = (host::read(x)?, host::read(gain)?, host::read(bias)?);
-    let row = |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], &gain, &bias, eps as f32, y);
+    let row =
+        |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], &gain, &bias, eps as f32, y);
     host::tensor(host::build_rows(rows, width, row), (rows, width))
 }
 
@@ -69,7 +70,14 @@ pub fn forward(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<Ten
 ///
 /// # Errors
 /// If the shapes do not fit.
-pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<()> {
+pub fn backward(
+    dx: &mut Gradient,
+    dy: &Tensor,
+    x: &Tensor,
+    gain: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<()> {
     let Gradient::Host { data, columns } = dx else {
         return dx.add(&oracle::gradients(&[x], dy, |v| reference(&v[0], gain, bias, eps))?[0]);
     };
@@ -91,7 +99,8 @@ mod tests {
     fn forward_and_backward_match_the_plain_form() {
         let (x, dy) = (noise(&[7, 37], 1), noise(&[7, 37], 3));
         let (gain, bias) = (noise(&[37], 2), noise(&[37], 4));
-        let (got, want) = (forward(&x, &gain, &bias, 1e-5).unwrap(), reference(&x, &gain, &bias, 1e-5).unwrap());
+        let (got, want) =
+            (forward(&x, &gain, &bias, 1e-5).unwrap(), reference(&x, &gain, &bias, 1e-5).unwrap());
         assert_same(&got, &want, 1e-6, "forward");
         let mut dx = Gradient::zeros(7, 37, x.device()).unwrap();
         backward(&mut dx, &dy, &x, &gain, &bias, 1e-5).unwrap();

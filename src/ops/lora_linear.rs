@@ -46,7 +46,11 @@ pub fn reference(y: &Tensor, x: &Tensor, path: &LowRank) -> Result<Tensor> {
 ///
 /// # Errors
 /// If the shapes do not fit.
-pub fn forward(linear: &Linear, x: &Tensor, paths: &[(LowRank, Option<&Tensor>)]) -> Result<(Tensor, Vec<Tensor>)> {
+pub fn forward(
+    linear: &Linear,
+    x: &Tensor,
+    paths: &[(LowRank, Option<&Tensor>)],
+) -> Result<(Tensor, Vec<Tensor>)> {
     if !x.device().is_cpu() {
         let mut y = linear.reference(x)?;
         let mut kept = Vec::with_capacity(paths.len());
@@ -115,10 +119,14 @@ pub fn backward(
     let (dy, a, b) = (host::read(dy)?, host::read(path.a)?, host::read(path.b)?);
     let f32s = Elements::F32;
     // dz = s·dy·B [T, r]
-    let mut dz =
-        gemm(&Operand::by_row(f32s(&dy), rows, outputs), &Operand::by_column(f32s(&b), outputs, rank), Precision::F32);
+    let mut dz = gemm(
+        &Operand::by_row(f32s(&dy), rows, outputs),
+        &Operand::by_column(f32s(&b), outputs, rank),
+        Precision::F32,
+    );
     dz.iter_mut().for_each(|dz| *dz *= path.scale);
-    let (dz_rows, a_columns) = (Operand::by_row(f32s(&dz), rows, rank), Operand::by_column(f32s(&a), rank, inputs));
+    let (dz_rows, a_columns) =
+        (Operand::by_row(f32s(&dz), rows, rank), Operand::by_column(f32s(&a), rank, inputs));
     match kept.mask {
         None => gemm_add(dx, &dz_rows, &a_columns, Precision::F32),
         Some(mask) => {
@@ -173,7 +181,9 @@ mod tests {
         let weight = FrozenWeight::from_f32(numbers(&noise(&[20, 9], 5)), &[20, 9]).unwrap();
         let linear = Linear::new(weight, false, None);
         let path = LowRank { a: &a, b: &b, scale: 1.7 };
-        let plain = |x: &Tensor, a: &Tensor, b: &Tensor| reference(&linear.reference(x)?, x, &LowRank { a, b, scale: 1.7 });
+        let plain = |x: &Tensor, a: &Tensor, b: &Tensor| {
+            reference(&linear.reference(x)?, x, &LowRank { a, b, scale: 1.7 })
+        };
 
         let (y, z) = forward(&linear, &x, &[(path, None)]).unwrap();
         assert_same(&y, &plain(&x, &a, &b).unwrap(), 1e-6, "forward");

@@ -16,7 +16,7 @@ pub mod oracle;
 pub mod rms_norm;
 pub mod rope;
 pub mod simd;
-pub mod token_logps;
-pub mod tree_attention;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod token_logps;
+pub mod tree_attention;

@@ -22,5 +22,13 @@ pub fn gradients(
         return Err(Error::Model(format!("gradient {:?} of an output {:?}", dy.dims(), y.dims())));
     }
     let store = (y * dy)?.sum_all()?.backward()?;
-    leaves.iter().map(|x| Ok(match store.get(x) { Some(g) => g.clone(), None => x.zeros_like()? })).collect()
+    leaves
+        .iter()
+        .map(|x| {
+            Ok(match store.get(x) {
+                Some(g) => g.clone(),
+                None => x.zeros_like()?,
+            })
+        })
+        .collect()
 }

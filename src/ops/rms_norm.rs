@@ -5,8 +5,8 @@
 use candle_core::{D, Tensor};
 
 use super::gradient::Gradient;
-use super::{host, oracle};
 use super::simd::{sum, vectorised};
+use super::{host, oracle};
 use crate::error::Result;
 
 /// The plain form over the last dimension of `x [T, D]`, `gain [D]`.
@@ -85,7 +85,12 @@ mod tests {
     #[test]
     fn forward_and_backward_match_the_plain_form() {
         let (x, gain, dy) = (noise(&[7, 37], 1), noise(&[37], 2), noise(&[7, 37], 3));
-        assert_same(&forward(&x, &gain, 1e-5).unwrap(), &reference(&x, &gain, 1e-5).unwrap(), 1e-6, "forward");
+        assert_same(
+            &forward(&x, &gain, 1e-5).unwrap(),
+            &reference(&x, &gain, 1e-5).unwrap(),
+            1e-6,
+            "forward",
+        );
         let mut dx = Gradient::zeros(7, 37, x.device()).unwrap();
         backward(&mut dx, &dy, &x, &gain, 1e-5).unwrap();
         let dx = dx.finish().unwrap();

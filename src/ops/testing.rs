@@ -10,7 +10,9 @@ pub fn noise(shape: &[usize], seed: u64) -> Tensor {
     let count: usize = shape.iter().product();
     let data = (0..count as u64)
         .map(|i| {
-            let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(seed.wrapping_mul(0xD1B5_4A32_D192_ED03));
+            let mut z = (i + 1)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .wrapping_add(seed.wrapping_mul(0xD1B5_4A32_D192_ED03));
             z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             ((z >> 40) as f32 / (1u64 << 23) as f32) - 1.0
@@ -36,7 +38,12 @@ pub fn assert_same(got: &Tensor, want: &Tensor, tolerance: f32, what: &str) {
 
 /// Asserts that `dx` is the gradient of `Σ y·dy` by central differences, for a sample of the inputs' numbers. The step
 /// and the tolerance suit f32 arithmetic on numbers of order one.
-pub fn assert_finite_differences(x: &Tensor, dy: &Tensor, dx: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) {
+pub fn assert_finite_differences(
+    x: &Tensor,
+    dy: &Tensor,
+    dx: &Tensor,
+    f: impl Fn(&Tensor) -> Result<Tensor>,
+) {
     let (base, dy, dx) = (numbers(x), numbers(dy), numbers(dx));
     let loss = |data: Vec<f32>| -> f64 {
         let y = f(&Tensor::from_vec(data, x.dims(), &Device::Cpu).unwrap()).unwrap();
@@ -51,6 +58,10 @@ pub fn assert_finite_differences(x: &Tensor, dy: &Tensor, dx: &Tensor, f: impl F
             loss(data)
         };
         let slope = ((shifted(step) - shifted(-step)) / f64::from(2.0 * step)) as f32;
-        assert!((slope - dx[i]).abs() < 1e-2 * scale, "[{i}]: slope {slope}, gradient {} (scale {scale})", dx[i]);
+        assert!(
+            (slope - dx[i]).abs() < 1e-2 * scale,
+            "[{i}]: slope {slope}, gradient {} (scale {scale})",
+            dx[i]
+        );
     }
 }

@@ -84,7 +84,13 @@ pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tenso
 ///
 /// # Errors
 /// If the shapes do not fit or a target is outside the vocabulary.
-pub fn forward(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32], slopes: bool) -> Result<TokenLogps> {
+pub fn forward(
+    hidden: &Tensor,
+    head: &Linear,
+    shape: LogitShape,
+    targets: &[u32],
+    slopes: bool,
+) -> Result<TokenLogps> {
     let (rows, width) = hidden.dims2()?;
     if let Some(target) = targets.iter().find(|t| **t as usize >= head.outputs()) {
         return Err(Error::Model(format!("target token {target} of a vocabulary of {}", head.outputs())));
@@ -113,11 +119,19 @@ pub fn forward(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32
     Ok(out)
 }
 
-fn forward_plain(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32], slopes: bool) -> Result<TokenLogps> {
+fn forward_plain(
+    hidden: &Tensor,
+    head: &Linear,
+    shape: LogitShape,
+    targets: &[u32],
+    slopes: bool,
+) -> Result<TokenLogps> {
     let logps = reference(hidden, head, shape, targets)?;
     let slopes = if slopes {
         let ones = logps.ones_like()?;
-        Some(super::oracle::gradients(&[hidden], &ones, |h| reference(&h[0], head, shape, targets))?.remove(0))
+        Some(
+            super::oracle::gradients(&[hidden], &ones, |h| reference(&h[0], head, shape, targets))?.remove(0),
+        )
     } else {
         None
     };
@@ -305,7 +319,9 @@ mod tests {
         let vocab = VOCAB_BLOCK + 700;
         let targets: Vec<u32> = vec![0, 1, 4095, 4096, 4097, 4500, 3, 17, vocab as u32 - 1];
         let capped = LogitShape { scale: 0.25, softcap: Some(2.0) };
-        for (transposed, shape) in [(false, LogitShape::default()), (true, LogitShape::default()), (false, capped)] {
+        for (transposed, shape) in
+            [(false, LogitShape::default()), (true, LogitShape::default()), (false, capped)]
+        {
             let head = head(vocab, transposed);
             let got = forward(&hidden, &head, shape, &targets, true).unwrap();
             let logps = host::tensor(got.logps.clone(), 9).unwrap();
@@ -315,13 +331,16 @@ mod tests {
 
             let weights: Vec<f32> = numbers(&noise(&[9], 5));
             let rows = [0, 1, 2, 2, 4, 5, 6, 7, 8];
-            let gathered = |h: &Tensor| -> Result<Tensor> { Ok(h.index_select(&Tensor::new(&rows, h.device())?, 0)?) };
+            let gathered =
+                |h: &Tensor| -> Result<Tensor> { Ok(h.index_select(&Tensor::new(&rows, h.device())?, 0)?) };
             let dy = host::tensor(weights, 9).unwrap();
             // Rows 2 and 3 are scored at the same hidden state here.
             let at = gathered(&hidden).unwrap();
             let got = forward(&at, &head, shape, &targets, true).unwrap();
             let d_gathered = backward(got.slopes.as_ref().unwrap(), &numbers(&dy), &rows, 9).unwrap();
-            let want = oracle::gradients(&[&hidden], &dy, |h| reference(&gathered(&h[0])?, &head, shape, &targets)).unwrap();
+            let want =
+                oracle::gradients(&[&hidden], &dy, |h| reference(&gathered(&h[0])?, &head, shape, &targets))
+                    .unwrap();
             assert_same(&d_gathered, &want[0], 5e-6, "gradient");
             assert_finite_differences(&hidden, &dy, &d_gathered, |h| {
                 host::tensor(forward(&gathered(h)?, &head, shape, &targets, false)?.logps, 9)
@@ -335,12 +354,15 @@ mod tests {
         let targets: Vec<u32> = (0..ROW_BLOCK as u32 + 5).map(|i| i % 300).collect();
         let all = forward(&hidden, &head, LogitShape::default(), &targets, false).unwrap().logps;
         let one = hidden.narrow(0, ROW_BLOCK + 2, 1).unwrap().force_contiguous().unwrap();
-        let alone = forward(&one, &head, LogitShape::default(), &targets[ROW_BLOCK + 2..ROW_BLOCK + 3], true).unwrap();
+        let alone = forward(&one, &head, LogitShape::default(), &targets[ROW_BLOCK + 2..ROW_BLOCK + 3], true)
+            .unwrap();
         assert_eq!(alone.logps[0].to_bits(), all[ROW_BLOCK + 2].to_bits());
     }
 
     #[test]
     fn a_target_outside_the_vocabulary_is_an_error() {
-        assert!(forward(&noise(&[1, 12], 1), &head(300, false), LogitShape::default(), &[300], false).is_err());
+        assert!(
+            forward(&noise(&[1, 12], 1), &head(300, false), LogitShape::default(), &[300], false).is_err()
+        );
     }
 }

@@ -20,7 +20,12 @@ pub struct FrozenWeight {
 #[derive(Clone, Debug)]
 enum Data {
     /// Bytes of a mapped file, checked for length and alignment when made.
-    Mapped { file: Arc<Mmap>, start: usize, bytes: usize, dtype: DType },
+    Mapped {
+        file: Arc<Mmap>,
+        start: usize,
+        bytes: usize,
+        dtype: DType,
+    },
     F32(Arc<[f32]>),
     Bf16(Arc<[bf16]>),
     F16(Arc<[f16]>),
@@ -40,14 +45,22 @@ impl FrozenWeight {
     ///
     /// # Errors
     /// If the bytes are outside the file, or not just those of the shape.
-    pub fn from_file(file: &Arc<Mmap>, start: usize, bytes: usize, dtype: DType, shape: &[usize]) -> Result<Self> {
-        let slice = start
-            .checked_add(bytes)
-            .and_then(|end| file.get(start..end))
-            .ok_or_else(|| Error::Weights(format!("a tensor's {bytes} bytes at {start} lie outside its file")))?;
+    pub fn from_file(
+        file: &Arc<Mmap>,
+        start: usize,
+        bytes: usize,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<Self> {
+        let slice = start.checked_add(bytes).and_then(|end| file.get(start..end)).ok_or_else(|| {
+            Error::Weights(format!("a tensor's {bytes} bytes at {start} lie outside its file"))
+        })?;
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         if count.and_then(|n| n.checked_mul(dtype.size())) != Some(bytes) {
-            return Err(Error::Weights(format!("a tensor of shape {shape:?} in {} has {bytes} bytes", dtype.name())));
+            return Err(Error::Weights(format!(
+                "a tensor of shape {shape:?} in {} has {bytes} bytes",
+                dtype.name()
+            )));
         }
         let aligned = slice.as_ptr().align_offset(dtype.size()) == 0;
         let data = if aligned {
@@ -67,7 +80,11 @@ impl FrozenWeight {
         if count == self.elements().len() {
             return Ok(self);
         }
-        Err(Error::Weights(format!("{} numbers do not make the shape {:?}", self.elements().len(), self.shape)))
+        Err(Error::Weights(format!(
+            "{} numbers do not make the shape {:?}",
+            self.elements().len(),
+            self.shape
+        )))
     }
 
     /// The shape, outermost dimension first.

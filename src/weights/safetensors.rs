@@ -58,8 +58,9 @@ impl SafetensorsSource {
             )));
         }
         let text = std::fs::read_to_string(&index_path).map_err(Error::read(&index_path))?;
-        let index: Index = serde_json::from_str(&text)
-            .map_err(|e| Error::Weights(format!("{}: {e}; expected {{\"weight_map\": {{...}}}}", index_path.display())))?;
+        let index: Index = serde_json::from_str(&text).map_err(|e| {
+            Error::Weights(format!("{}: {e}; expected {{\"weight_map\": {{...}}}}", index_path.display()))
+        })?;
         let mut shards: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
         shards.sort_unstable();
         shards.dedup();
@@ -85,7 +86,10 @@ impl SafetensorsSource {
         for path in files {
             for (name, entry) in read_header(path)? {
                 if tensors.insert(name.clone(), entry).is_some() {
-                    return Err(Error::Weights(format!("two shards hold the tensor {name}; one is {}", path.display())));
+                    return Err(Error::Weights(format!(
+                        "two shards hold the tensor {name}; one is {}",
+                        path.display()
+                    )));
                 }
             }
         }
@@ -111,7 +115,10 @@ fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
     // rewritten in place by any tool we know of (they are replaced by rename, which leaves the map whole).
     let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(Error::read(path))?);
     let damaged = |e: safetensors::SafeTensorError| {
-        Error::Weights(format!("{} is not a whole safetensors file ({e}); download or copy it again", path.display()))
+        Error::Weights(format!(
+            "{} is not a whole safetensors file ({e}); download or copy it again",
+            path.display()
+        ))
     };
     let parsed = SafeTensors::deserialize(&map).map_err(damaged)?;
     let origin = map.as_ptr().addr();

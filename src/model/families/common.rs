@@ -80,10 +80,16 @@ pub(super) fn heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Res
     let head_dim = match config.size_or_none("head_dim")? {
         Some(head_dim) => head_dim,
         None if hidden % n_head == 0 => hidden / n_head,
-        None => return Err(config.error(n_head_key, &format!("{n_head} does not divide the hidden size {hidden}"))),
+        None => {
+            return Err(
+                config.error(n_head_key, &format!("{n_head} does not divide the hidden size {hidden}"))
+            );
+        }
     };
     if n_head % n_kv_head != 0 {
-        return Err(config.error("num_key_value_heads", &format!("{n_kv_head} does not divide {n_head} heads")));
+        return Err(
+            config.error("num_key_value_heads", &format!("{n_kv_head} does not divide {n_head} heads"))
+        );
     }
     if head_dim % 2 != 0 {
         return Err(config.error("head_dim", &format!("{head_dim} is odd")));
@@ -97,12 +103,19 @@ pub(super) fn activation(config: &ConfigJson, keys: &[&str]) -> Result<Activatio
     let key = keys.iter().find(|key| config.get(key).is_some()).unwrap_or(&keys[0]);
     let name = config.string(key)?;
     Activation::by_name(&name).ok_or_else(|| {
-        config.error(key, &format!("{name:?} is not supported; known: silu, gelu, gelu_new, gelu_pytorch_tanh, relu"))
+        config.error(
+            key,
+            &format!("{name:?} is not supported; known: silu, gelu, gelu_new, gelu_pytorch_tanh, relu"),
+        )
     })
 }
 
 /// Sets the window of the layers that `layer_types` calls sliding, or, without it, of those that `slides` names.
-pub(super) fn slide(config: &ConfigJson, spec: &mut DecoderSpec, slides: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+pub(super) fn slide(
+    config: &ConfigJson,
+    spec: &mut DecoderSpec,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>> {
     let types = config.strings_or_none("layer_types")?;
     if types.as_ref().is_some_and(|types| types.len() != spec.layers.len()) {
         return Err(config.error("layer_types", &format!("does not name {} layers", spec.layers.len())));
@@ -120,8 +133,12 @@ pub(super) fn slide(config: &ConfigJson, spec: &mut DecoderSpec, slides: impl Fn
 /// Changes every norm of a spec.
 pub(super) fn each_norm(spec: &mut DecoderSpec, change: impl Fn(&mut NormSpec)) {
     for layer in &mut spec.layers {
-        let norms =
-            [&mut layer.attention_norm, &mut layer.post_attention_norm, &mut layer.mlp_norm, &mut layer.post_mlp_norm];
+        let norms = [
+            &mut layer.attention_norm,
+            &mut layer.post_attention_norm,
+            &mut layer.mlp_norm,
+            &mut layer.post_mlp_norm,
+        ];
         norms.into_iter().flatten().for_each(&change);
         if let Some((q, k)) = &mut layer.attention.qk_norm {
             change(q);

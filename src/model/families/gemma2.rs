@@ -22,7 +22,10 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
 /// Norms before and after both branches.
 pub(super) fn four_norms(spec: &mut DecoderSpec) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
-        let named = |name: &str, like: &NormSpec| NormSpec { module: format!("model.layers.{i}.{name}"), ..like.clone() };
+        let named = |name: &str, like: &NormSpec| NormSpec {
+            module: format!("model.layers.{i}.{name}"),
+            ..like.clone()
+        };
         if let Some(like) = layer.attention_norm.clone() {
             layer.post_attention_norm = Some(named("post_attention_layernorm", &like));
             layer.mlp_norm = Some(named("pre_feedforward_layernorm", &like));

@@ -10,7 +10,8 @@ use crate::model::spec::DecoderSpec;
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = gemma2::spec(config)?;
     common::head_norms(&mut spec);
-    let pattern = config.size_or_none("sliding_window_pattern")?.or(config.size_or_none("_sliding_window_pattern")?);
+    let pattern =
+        config.size_or_none("sliding_window_pattern")?.or(config.size_or_none("_sliding_window_pattern")?);
     let pattern = pattern.unwrap_or(6);
     spec.layers.iter_mut().for_each(|layer| layer.attention.heads.window = None);
     let sliding = common::slide(config, &mut spec, |i| (i + 1) % pattern != 0)?;

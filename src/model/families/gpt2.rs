@@ -45,7 +45,11 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                 },
                 post_attention_norm: None,
                 mlp_norm: Some(norm(at("ln_2"))),
-                mlp: MlpSpec::Plain { up: conv("mlp.c_fc", hidden, inner), down: conv("mlp.c_proj", inner, hidden), act },
+                mlp: MlpSpec::Plain {
+                    up: conv("mlp.c_fc", hidden, inner),
+                    down: conv("mlp.c_proj", inner, hidden),
+                    act,
+                },
                 post_mlp_norm: None,
                 parallel: false,
                 residual_scale: 1.0,

@@ -15,12 +15,14 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let base = config.number_or_none("rotary_emb_base")?.unwrap_or(10_000.0);
     let mut rotary = RotarySettings::read(config, base)?;
     // The family's own default is a quarter.
-    if rotary.partial == 1.0 && config.get("rope_parameters").is_none() && config.get("rotary_pct").is_none() {
+    if rotary.partial == 1.0 && config.get("rope_parameters").is_none() && config.get("rotary_pct").is_none()
+    {
         rotary.partial = 0.25;
     }
     let eps = config.number_or_none("layer_norm_eps")?.unwrap_or(1e-5);
     let act = common::activation(config, &["hidden_act"])?;
-    let (bias, parallel) = (config.flag("attention_bias", true)?, config.flag("use_parallel_residual", true)?);
+    let (bias, parallel) =
+        (config.flag("attention_bias", true)?, config.flag("use_parallel_residual", true)?);
     let norm = |module: String| NormSpec { module, size: hidden, kind: NormKind::Layer, eps };
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
@@ -29,7 +31,9 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
             LayerSpec {
                 attention_norm: Some(norm(at("input_layernorm"))),
                 attention: AttentionSpec {
-                    qkv: QkvSpec::PerHead(linear("attention.query_key_value", hidden, 3 * hidden).with_bias(bias)),
+                    qkv: QkvSpec::PerHead(
+                        linear("attention.query_key_value", hidden, 3 * hidden).with_bias(bias),
+                    ),
                     qk_norm: None,
                     heads,
                     rotation: Some(0),

@@ -26,7 +26,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                 attention_norm: Some(norm(at("ln_1"))),
                 attention: AttentionSpec {
                     qkv: QkvSpec::Separate(
-                        ["q_proj", "k_proj", "v_proj"].map(|name| linear(&format!("attn.{name}"), hidden, hidden)),
+                        ["q_proj", "k_proj", "v_proj"]
+                            .map(|name| linear(&format!("attn.{name}"), hidden, hidden)),
                     ),
                     qk_norm: None,
                     heads,

@@ -54,7 +54,9 @@ impl ConfigJson {
 
     fn read<T>(&self, key: &str, kind: &str, convert: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
         self.get(key)
-            .map(|value| convert(value).ok_or_else(|| self.error(key, &format!("is {value}, expected {kind}"))))
+            .map(|value| {
+                convert(value).ok_or_else(|| self.error(key, &format!("is {value}, expected {kind}")))
+            })
             .transpose()
     }
 
@@ -128,6 +130,8 @@ impl ConfigJson {
     /// # Errors
     /// If it is something else.
     pub fn strings_or_none(&self, key: &str) -> Result<Option<Vec<String>>> {
-        self.read(key, "a list of strings", |v| v.as_array()?.iter().map(|s| s.as_str().map(String::from)).collect())
+        self.read(key, "a list of strings", |v| {
+            v.as_array()?.iter().map(|s| s.as_str().map(String::from)).collect()
+        })
     }
 }

@@ -65,7 +65,10 @@ pub fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         None => {
             let hint = nearest(&model_type, known.clone()).map_or(String::new(), |n| format!("; is it {n}?"));
             let known: Vec<_> = known.collect();
-            Err(config.error("model_type", &format!("{model_type:?} is not supported{hint} Known: {}", known.join(", "))))
+            Err(config.error(
+                "model_type",
+                &format!("{model_type:?} is not supported{hint} Known: {}", known.join(", ")),
+            ))
         }
     }
 }

@@ -13,7 +13,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         let heads = layer.attention.heads;
         let Some(like) = layer.attention_norm.take() else { continue };
-        let named = |name: &str, size| NormSpec { module: format!("model.layers.{i}.{name}"), size, ..like.clone() };
+        let named =
+            |name: &str, size| NormSpec { module: format!("model.layers.{i}.{name}"), size, ..like.clone() };
         layer.post_attention_norm = layer.mlp_norm.take();
         layer.post_mlp_norm = Some(named("post_feedforward_layernorm", spec.hidden));
         layer.attention.qk_norm = Some((

@@ -45,7 +45,9 @@ impl RotarySettings {
             },
         };
         if !(theta > 0.0 && partial > 0.0 && partial <= 1.0) {
-            return Err(config.error("rope_theta", &format!("theta {theta}, partial rotary factor {partial}")));
+            return Err(
+                config.error("rope_theta", &format!("theta {theta}, partial rotary factor {partial}"))
+            );
         }
         Ok(Self { scaling, theta, partial, max_positions: config.size("max_position_embeddings")? })
     }
@@ -54,7 +56,11 @@ impl RotarySettings {
     pub(super) fn rotation(&self, config: &ConfigJson, head_dim: usize) -> Result<RotationSpec> {
         let turned = (head_dim as f64 * self.partial) as usize;
         let plain: Vec<f32> = (0..turned / 2).map(|i| frequency(self.theta, i, turned)).collect();
-        let spec = |frequencies, scale: f64| RotationSpec { frequencies, scale: scale as f32, pairing: Pairing::Halves };
+        let spec = |frequencies, scale: f64| RotationSpec {
+            frequencies,
+            scale: scale as f32,
+            pairing: Pairing::Halves,
+        };
         let Some(scaling) = &self.scaling else { return Ok(spec(plain, 1.0)) };
         let kind = match (scaling.get("rope_type"), scaling.get("type")) {
             (Some(kind), _) | (None, Some(kind)) => kind.as_str().unwrap_or("?").to_string(),
@@ -81,8 +87,11 @@ impl RotarySettings {
     /// Yarn (Peng et al. 2023, arXiv 2309.00071, §3.2 and §3.4).
     fn yarn(&self, scaling: &ConfigJson, plain: &[f32], turned: usize) -> Result<(Vec<f32>, f64)> {
         let factor = scaling.number("factor")?;
-        let original = scaling.number_or_none("original_max_position_embeddings")?.unwrap_or(self.max_positions as f64);
-        let setting = |key: &str, default: f64| Ok::<_, crate::error::Error>(scaling.number_or_none(key)?.unwrap_or(default));
+        let original =
+            scaling.number_or_none("original_max_position_embeddings")?.unwrap_or(self.max_positions as f64);
+        let setting = |key: &str, default: f64| {
+            Ok::<_, crate::error::Error>(scaling.number_or_none(key)?.unwrap_or(default))
+        };
         let attention = match scaling.number_or_none("attention_factor")? {
             Some(factor) => factor,
             None if factor <= 1.0 => 1.0,

@@ -9,7 +9,11 @@ use crate::model::spec::{DecoderSpec, NormKind};
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_like(config)?;
     if config.flag("qk_layernorm", false)? {
-        return Err(unsupported(config, "qk_layernorm", "StableLM 2 12B's norms per head are not written yet"));
+        return Err(unsupported(
+            config,
+            "qk_layernorm",
+            "StableLM 2 12B's norms per head are not written yet",
+        ));
     }
     common::each_norm(&mut spec, |norm| norm.kind = NormKind::Layer);
     if config.flag("use_qkv_bias", false)? {

@@ -74,7 +74,11 @@ macro_rules! tile_body {
                     // SAFETY: masked to the corner that the caller lets us write.
                     unsafe {
                         let to = $c.add(r * $stride).wrapping_add(16 * v);
-                        let sum = if $accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum) } else { sum };
+                        let sum = if $accumulate {
+                            _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum)
+                        } else {
+                            sum
+                        };
                         _mm512_mask_storeu_ps(to, mask, sum);
                     }
                 }
@@ -117,7 +121,13 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
 ) {
     let multiply = |sum, x: __m512i, y: __m512i| {
         // SAFETY: both types are 512 bits without invalid values.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(y)) }
+        unsafe {
+            _mm512_dpbf16_ps(
+                sum,
+                std::mem::transmute::<__m512i, __m512bh>(x),
+                std::mem::transmute::<__m512i, __m512bh>(y),
+            )
+        }
     };
     tile_body!(multiply, steps, a, b, c, stride, rows, columns, accumulate);
 }
@@ -139,14 +149,18 @@ pub(super) fn panel(
     // index of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
     match (from.data, pairs, from.k_stride == 1, from.lane_stride == 1) {
         (Elements::F32(x), false, true, _) => unsafe { strip.by_row(x[at..].as_ptr(), to, load_f32) },
-        (Elements::F32(x), true, true, _) => unsafe { strip.by_row_pairs(x[at..].as_ptr(), to, load_f32_pairs) },
+        (Elements::F32(x), true, true, _) => unsafe {
+            strip.by_row_pairs(x[at..].as_ptr(), to, load_f32_pairs)
+        },
         (Elements::Bf16(x), true, true, _) => unsafe {
             strip.by_row_pairs(x[at..].as_ptr().cast::<u16>(), to, load_bf16_pairs);
         },
         (Elements::Bf16(x), false, true, _) => unsafe {
             strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
         },
-        (Elements::F16(x), false, true, _) => unsafe { strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_f16) },
+        (Elements::F16(x), false, true, _) => unsafe {
+            strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_f16)
+        },
         (Elements::F32(x), false, _, true) => unsafe { strip.by_column(x[at..].as_ptr(), to, load_f32) },
         (Elements::Bf16(x), false, _, true) => unsafe {
             strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
@@ -249,7 +263,11 @@ impl Strip {
                 for (s, column) in columns.iter().enumerate().take(steps - step) {
                     // SAFETY: step and lanes are inside the panel.
                     unsafe {
-                        _mm512_mask_storeu_epi32(to.add((step + s) * self.width + lane).cast(), store, *column);
+                        _mm512_mask_storeu_epi32(
+                            to.add((step + s) * self.width + lane).cast(),
+                            store,
+                            *column,
+                        );
                     }
                 }
             }

@@ -149,9 +149,8 @@ unsafe fn tile_body<const MR: usize, const FMA: bool>(
     let mut sums = [[0f32; NR]; MR];
     for step in 0..steps {
         // SAFETY: the panels hold `steps` steps of `MR` and `NR` words, which are f32 bits for this kernel.
-        let (a, b) = unsafe {
-            (&*a.add(step * MR).cast::<[f32; MR]>(), &*b.add(step * NR).cast::<[f32; NR]>())
-        };
+        let (a, b) =
+            unsafe { (&*a.add(step * MR).cast::<[f32; MR]>(), &*b.add(step * NR).cast::<[f32; NR]>()) };
         for (sums, &x) in sums.iter_mut().zip(a) {
             for (sum, &y) in sums.iter_mut().zip(b) {
                 *sum = if FMA { x.mul_add(y, *sum) } else { x * y + *sum };

@@ -137,7 +137,15 @@ thread_local! {
 }
 
 /// The product on `isa`. Writes exactly the `[a.lanes, b.lanes]` window.
-fn run(isa: Isa, out: &Window, a: &Operand, b: &Operand, precision: Precision, accumulate: bool, parallel: bool) {
+fn run(
+    isa: Isa,
+    out: &Window,
+    a: &Operand,
+    b: &Operand,
+    precision: Precision,
+    accumulate: bool,
+    parallel: bool,
+) {
     assert_eq!(a.k, b.k, "inner dimensions of a product");
     if a.lanes == 0 || b.lanes == 0 || a.k == 0 {
         return;
@@ -167,7 +175,15 @@ impl Window {
 }
 
 /// One task: a range of row panels times a range of column panels, all of `k`.
-fn tile(plan: &Plan, kernel: &Kernel, out: &Window, panels_a: *const u32, b: &Operand, task: usize, accumulate: bool) {
+fn tile(
+    plan: &Plan,
+    kernel: &Kernel,
+    out: &Window,
+    panels_a: *const u32,
+    b: &Operand,
+    task: usize,
+    accumulate: bool,
+) {
     let (rows, columns) = plan.ranges(task);
     let mut panels_b = PANELS.with(|cell| std::mem::take(&mut cell.borrow_mut().1));
     for block in 0..plan.k_blocks() {

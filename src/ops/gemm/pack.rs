@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::kernel::Kernel;
 use super::Operand;
+use super::kernel::Kernel;
 
 /// Packs lanes `first..first + width` over `k` into `to`, `[steps][width]` words. Lanes beyond the operand and the odd
 /// half of a last pair are zero.
@@ -28,7 +28,8 @@ pub(super) fn panel(
     for (step, words) in to.chunks_exact_mut(width).enumerate() {
         let at = k.start + step * kernel.k_per_step;
         for (lane, word) in words.iter_mut().enumerate() {
-            let value = |k_at: usize| if lane < lanes && k_at < k.end { load(from, first + lane, k_at) } else { 0.0 };
+            let value =
+                |k_at: usize| if lane < lanes && k_at < k.end { load(from, first + lane, k_at) } else { 0.0 };
             word.write(if pairs { pair(value(at), value(at + 1)) } else { value(at).to_bits() });
         }
     }

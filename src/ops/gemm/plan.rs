@@ -55,7 +55,8 @@ impl Plan {
 
     /// Row panels and column panels of a task; together the tasks partition the output.
     pub(super) fn ranges(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let share = |index: usize, parts: usize, total: usize| index * total / parts..(index + 1) * total / parts;
+        let share =
+            |index: usize, parts: usize, total: usize| index * total / parts..(index + 1) * total / parts;
         (
             share(task / self.tasks_n, self.tasks_m, self.panels_m),
             share(task % self.tasks_n, self.tasks_n, self.panels_n),
@@ -95,9 +96,8 @@ impl Plan {
         for block in 0..self.k_blocks() {
             let size = self.steps(block) * self.mr;
             // SAFETY: panels of different (block, row) are disjoint parts of the `size_a` words behind `to`.
-            let panel = unsafe {
-                std::slice::from_raw_parts_mut(to.add(self.offset_a(block, row)).cast(), size)
-            };
+            let panel =
+                unsafe { std::slice::from_raw_parts_mut(to.add(self.offset_a(block, row)).cast(), size) };
             pack::panel(kernel, a, row * self.mr, self.mr, self.k_range(block), panel);
         }
     }

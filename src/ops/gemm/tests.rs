@@ -13,7 +13,13 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 }
 
 /// The product in f64, the one reference of every path.
-fn reference(a: &dyn Fn(usize, usize) -> f64, b: &dyn Fn(usize, usize) -> f64, m: usize, n: usize, k: usize) -> Vec<f64> {
+fn reference(
+    a: &dyn Fn(usize, usize) -> f64,
+    b: &dyn Fn(usize, usize) -> f64,
+    m: usize,
+    n: usize,
+    k: usize,
+) -> Vec<f64> {
     (0..m * n).map(|i| (0..k).map(|l| a(i / n, l) * b(l, i % n)).sum()).collect()
 }
 
@@ -24,8 +30,16 @@ fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
 }
 
 const SIZES: [(usize, usize, usize); 10] = [
-    (1, 1, 1), (1, 40, 70), (4, 16, 33), (5, 7, 3), (12, 32, 64), (13, 33, 65), (16, 100, 31), (25, 70, 257),
-    (40, 16, 520), (37, 300, 600),
+    (1, 1, 1),
+    (1, 40, 70),
+    (4, 16, 33),
+    (5, 7, 3),
+    (12, 32, 64),
+    (13, 33, 65),
+    (16, 100, 31),
+    (25, 70, 257),
+    (40, 16, 520),
+    (37, 300, 600),
 ];
 
 fn product(isa: Isa, a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
@@ -46,7 +60,8 @@ fn every_path_agrees_with_f64_in_every_layout() {
             assert_close(&got, &want, 1e-5 * (k as f64).sqrt(), &format!("{isa:?} {m} {n} {k} rows"));
 
             let want = reference(&|i, l| a[l * m + i].into(), &|l, j| b[l * n + j].into(), m, n, k);
-            let columns = (Operand::by_column(Elements::F32(&a), k, m), Operand::by_column(Elements::F32(&b), k, n));
+            let columns =
+                (Operand::by_column(Elements::F32(&a), k, m), Operand::by_column(Elements::F32(&b), k, n));
             let got = product(isa, &columns.0, &columns.1, Precision::F32);
             assert_close(&got, &want, 1e-5 * (k as f64).sqrt(), &format!("{isa:?} {m} {n} {k} columns"));
         }
@@ -89,11 +104,17 @@ fn a_rows_bits_do_not_depend_on_the_other_rows_or_the_threads() {
     let pools: Vec<_> =
         [1, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
     for isa in Isa::available() {
-        for (elements, precision) in [(Elements::F32(&b), Precision::F32), (Elements::Bf16(&weight), Precision::Bf16)] {
+        for (elements, precision) in
+            [(Elements::F32(&b), Precision::F32), (Elements::Bf16(&weight), Precision::Bf16)]
+        {
             let weight = Operand::by_row(elements, n, k);
             let whole = product(isa, &Operand::by_row(Elements::F32(&a), 300, k), &weight, precision);
-            for (m, pool) in [1, 2, 5, 12, 19, 100].into_iter().flat_map(|m| pools.iter().map(move |p| (m, p))) {
-                let part = pool.install(|| product(isa, &Operand::by_row(Elements::F32(&a[..m * k]), m, k), &weight, precision));
+            for (m, pool) in
+                [1, 2, 5, 12, 19, 100].into_iter().flat_map(|m| pools.iter().map(move |p| (m, p)))
+            {
+                let part = pool.install(|| {
+                    product(isa, &Operand::by_row(Elements::F32(&a[..m * k]), m, k), &weight, precision)
+                });
                 let same = part.iter().zip(&whole).all(|(x, y)| x.to_bits() == y.to_bits());
                 assert!(same, "{isa:?} {precision:?} {m} rows");
             }

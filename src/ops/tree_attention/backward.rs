@@ -24,7 +24,8 @@ pub fn backward(
     trees: &[TreeSpans],
 ) -> Result<(Tensor, Tensor, Tensor)> {
     if !q.device().is_cpu() {
-        let mut g = oracle::gradients(&[q, k, v], d_output, |x| plain::reference(&x[0], &x[1], &x[2], heads, trees))?;
+        let mut g =
+            oracle::gradients(&[q, k, v], d_output, |x| plain::reference(&x[0], &x[1], &x[2], heads, trees))?;
         let (dv, dk) = (g.remove(2), g.remove(1));
         return Ok((g.remove(0), dk, dv));
     }
@@ -38,7 +39,8 @@ pub fn backward(
         lse: &saved.lse,
     };
     let Heads { n_head, n_kv_head, head_dim, .. } = *heads;
-    let tasks: Vec<(usize, usize)> = (0..trees.len()).flat_map(|t| (0..n_head).map(move |h| (t, h))).collect();
+    let tasks: Vec<(usize, usize)> =
+        (0..trees.len()).flat_map(|t| (0..n_head).map(move |h| (t, h))).collect();
     let parts: Vec<Part> =
         tasks.par_iter().with_max_len(1).map(|&(tree, head)| pass.head(&trees[tree], head)).collect();
 
@@ -53,7 +55,11 @@ pub fn backward(
         scatter(&mut dv[first * n_kv_head * head_dim..], &part.dv, n_kv_head, kv, head_dim);
     }
     let shape = |heads| (rows, heads * head_dim);
-    Ok((host::tensor(dq, shape(n_head))?, host::tensor(dk, shape(n_kv_head))?, host::tensor(dv, shape(n_kv_head))?))
+    Ok((
+        host::tensor(dq, shape(n_head))?,
+        host::tensor(dk, shape(n_kv_head))?,
+        host::tensor(dv, shape(n_kv_head))?,
+    ))
 }
 
 /// Adds `part [rows, head_dim]` to head `head` of `out [rows, heads·head_dim]`.

@@ -104,21 +104,37 @@ impl Inputs<'_> {
     }
 
     /// Query rows of a block and head, from a `[T, n_head·head_dim]` slice.
-    pub(super) fn queries<'a>(&self, from: &'a [f32], block: &Block, first_row: usize, head: usize) -> Operand<'a> {
+    pub(super) fn queries<'a>(
+        &self,
+        from: &'a [f32],
+        block: &Block,
+        first_row: usize,
+        head: usize,
+    ) -> Operand<'a> {
         let Heads { n_head, head_dim, .. } = *self.heads;
         let data = Elements::F32(&from[(first_row * n_head + head) * head_dim..]);
         Operand::strided(data, block.rows, head_dim, n_head * head_dim, 1)
     }
 
     /// Key (or value) rows of a head as lanes, features as `k`.
-    pub(super) fn keys<'a>(&self, from: &'a [f32], rows: &std::ops::Range<usize>, head: usize) -> Operand<'a> {
+    pub(super) fn keys<'a>(
+        &self,
+        from: &'a [f32],
+        rows: &std::ops::Range<usize>,
+        head: usize,
+    ) -> Operand<'a> {
         let stride = self.heads.n_kv_head * self.heads.head_dim;
         let at = (rows.start * stride + self.kv_head(head) * self.heads.head_dim).min(from.len());
         Operand::strided(Elements::F32(&from[at..]), rows.len(), self.heads.head_dim, stride, 1)
     }
 
     /// Value (or key) rows of a head as `k`, features as lanes.
-    pub(super) fn values<'a>(&self, from: &'a [f32], rows: &std::ops::Range<usize>, head: usize) -> Operand<'a> {
+    pub(super) fn values<'a>(
+        &self,
+        from: &'a [f32],
+        rows: &std::ops::Range<usize>,
+        head: usize,
+    ) -> Operand<'a> {
         let stride = self.heads.n_kv_head * self.heads.head_dim;
         let at = (rows.start * stride + self.kv_head(head) * self.heads.head_dim).min(from.len());
         Operand::strided(Elements::F32(&from[at..]), self.heads.head_dim, rows.len(), 1, stride)

@@ -16,7 +16,8 @@ pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[Tre
     let by_head = |x: &Tensor, rows, n| -> Result<Tensor> {
         Ok(x.reshape((rows, n, head_dim))?.transpose(0, 1)?.contiguous()?) // [n, T, head_dim]
     };
-    let (q, k, v) = (by_head(q, queries, n_head)?, by_head(k, keys, n_kv_head)?, by_head(v, keys, n_kv_head)?);
+    let (q, k, v) =
+        (by_head(q, queries, n_head)?, by_head(k, keys, n_kv_head)?, by_head(v, keys, n_kv_head)?);
     let group: Vec<u32> = (0..n_head).map(|h| (h / (n_head / n_kv_head)) as u32).collect();
     let group = Tensor::new(group, q.device())?;
     let (k, v) = (k.index_select(&group, 0)?, v.index_select(&group, 0)?);

@@ -63,13 +63,17 @@ fn forward_and_backward_match_the_plain_form() {
 fn a_trees_bits_do_not_depend_on_the_batch() {
     for (heads, _) in cases() {
         let (t, trees) = pack(&[(70, &[9, 51]), (30, &[60, 8])]);
-        let inputs = [heads.n_head, heads.n_kv_head, heads.n_kv_head].map(|n| noise(&[t, n * heads.head_dim], n as u64));
+        let inputs = [heads.n_head, heads.n_kv_head, heads.n_kv_head]
+            .map(|n| noise(&[t, n * heads.head_dim], n as u64));
         let whole = forward(&inputs[0], &inputs[1], &inputs[2], &heads, &trees).unwrap();
         let (alone, lone) = pack(&[(30, &[60, 8])]);
         let cut = inputs.map(|x| x.narrow(0, t - alone, alone).unwrap().force_contiguous().unwrap());
         let part = forward(&cut[0], &cut[1], &cut[2], &heads, &lone).unwrap();
         let tail = numbers(&whole.output.narrow(0, t - alone, alone).unwrap());
-        assert!(numbers(&part.output).iter().zip(&tail).all(|(a, b)| a.to_bits() == b.to_bits()), "{heads:?}");
+        assert!(
+            numbers(&part.output).iter().zip(&tail).all(|(a, b)| a.to_bits() == b.to_bits()),
+            "{heads:?}"
+        );
     }
 }
 
@@ -85,9 +89,13 @@ fn a_cached_step_equals_the_whole_sequence() {
             let span = Span { queries: 0..new, prefix: 0..past, own: past..keys };
             let step = [TreeSpans { rows: 0..new, spans: vec![span] }];
             let part = |x: &Tensor, from, n| x.narrow(0, from, n).unwrap().force_contiguous().unwrap();
-            let got = forward(&part(&q, past, new), &part(&k, 0, keys), &part(&v, 0, keys), &heads, &step).unwrap();
+            let got =
+                forward(&part(&q, past, new), &part(&k, 0, keys), &part(&v, 0, keys), &heads, &step).unwrap();
             let want = &whole[past * 16..keys * 16];
-            assert!(numbers(&got.output).iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{window:?} {past}");
+            assert!(
+                numbers(&got.output).iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{window:?} {past}"
+            );
         }
     }
 }
