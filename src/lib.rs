@@ -1,10 +1,12 @@
 //! Direct Preference Optimization with LoRA.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod adapter;
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod files;
 pub mod model;
 pub mod objective;
 pub mod ops;

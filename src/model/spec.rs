@@ -32,7 +32,7 @@ pub struct DecoderSpec {
     pub head: Option<LinearSpec>,
     /// From the head's product to the logits.
     pub logits: LogitShape,
-    /// A prefix of module names that the checkpoint's tensors lack.
+    /// A prefix of module names that a checkpoint's tensors may lack.
     pub absent_prefix: &'static str,
 }
 

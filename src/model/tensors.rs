@@ -14,13 +14,14 @@ pub struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    /// Reads from `source`; names lose `absent_prefix`, matrices become `dtype` if there is one.
+    /// Reads from `source`; names may lack `absent_prefix`, matrices become `dtype` if there is one.
     pub fn new(source: &'a dyn WeightSource, absent_prefix: &'static str, dtype: Option<DType>) -> Self {
         Self { source, absent_prefix, dtype }
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<FrozenWeight> {
-        let name = name.strip_prefix(self.absent_prefix).unwrap_or(name);
+        let short = name.strip_prefix(self.absent_prefix).unwrap_or(name);
+        let name = if self.source.shape(name).is_none() { short } else { name };
         let weight = self.source.get(name)?;
         if weight.shape() != shape {
             return Err(Error::Model(format!(

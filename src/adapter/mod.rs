@@ -1,0 +1,3 @@
+//! Adapter files: read, written, merged, compared.
+
+pub mod peft;

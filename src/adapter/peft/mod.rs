@@ -1,0 +1,18 @@
+//! PEFT directories: `adapter_config.json` beside `adapter_model.safetensors` (PEFT 0.21, `peft/tuners/lora`).
+//!
+//! A module's matrices are `base_model.model.<module>.lora_A.weight [r, in]` and `.lora_B.weight [out, r]`. PEFT itself
+//! is silent about wrong names and half pairs; reading here is not.
+
+mod config;
+mod read;
+mod write;
+
+pub use config::PeftConfig;
+pub use read::{Adapter, read};
+pub use write::{FINGERPRINT_KEY, Origin, write};
+
+/// The configuration's file name.
+pub const CONFIG: &str = "adapter_config.json";
+/// The weights' file name.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
+const PREFIX: &str = "base_model.model.";

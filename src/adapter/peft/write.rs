@@ -1,0 +1,138 @@
+//! Writing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+use super::{CONFIG, PREFIX, WEIGHTS};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::DecoderSpec;
+
+/// Where an adapter comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The base as the run named it; `base_model_name_or_path`.
+    pub base: String,
+    /// BLAKE3 fingerprint of the base's weights, if known.
+    pub fingerprint: Option<String>,
+}
+
+/// Metadata key of the base's fingerprint.
+pub const FINGERPRINT_KEY: &str = "dpo_lora.base_fingerprint";
+
+/// Writes an adapter directory that PEFT, vLLM and the others load.
+///
+/// # Errors
+/// If a file cannot be written; each file is whole or as it was.
+pub fn write(directory: &Path, lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
+    files::write_bytes(&directory.join(WEIGHTS), &weights(lora, origin)?)?;
+    let mut text = serde_json::to_vec_pretty(&config(lora, spec, dropout, origin))
+        .map_err(|e| Error::Adapter(format!("adapter_config.json: {e}")))?;
+    text.push(b'\n');
+    files::write_bytes(&directory.join(CONFIG), &text)
+}
+
+fn weights(lora: &Lora, origin: &Origin) -> Result<Vec<u8>> {
+    let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    if let Some(fingerprint) = &origin.fingerprint {
+        metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
+    }
+    let values = lora.values();
+    let mut tensors = BTreeMap::new();
+    for slot in lora.slots() {
+        let mut put = |half: &str, shape: Vec<usize>, range: std::ops::Range<usize>| {
+            let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(&values[range]));
+            view.map(|view| tensors.insert(format!("{PREFIX}{}.{half}.weight", slot.module), view))
+        };
+        put("lora_A", vec![slot.rank, slot.inputs], slot.a())
+            .and_then(|_| put("lora_B", vec![slot.outputs, slot.rank], slot.b()))
+            .map_err(|e| Error::Adapter(format!("{}: {e}", slot.module)))?;
+    }
+    let metadata = metadata.into_iter().collect();
+    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Adapter(e.to_string()))?;
+    sorted_header(bytes)
+}
+
+/// The header's keys in sorted order: the crate's metadata map has no order of its own, and runs must repeat to the byte.
+fn sorted_header(bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let broken = || Error::Adapter("the safetensors header just written cannot be read".into());
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(broken)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
+    let header: BTreeMap<String, Value> =
+        rest.get(..length).and_then(|h| serde_json::from_slice(h).ok()).ok_or_else(broken)?;
+    let sorted: BTreeMap<String, Value> = header
+        .into_iter()
+        .map(|(name, value)| match (name.as_str(), value) {
+            ("__metadata__", Value::Object(map)) => {
+                let map: BTreeMap<String, Value> = map.into_iter().collect();
+                (name, json!(map))
+            }
+            (_, value) => (name, value),
+        })
+        .collect();
+    let mut text = serde_json::to_vec(&sorted).map_err(|_| broken())?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text, &rest[length..]].concat())
+}
+
+fn config(lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Value {
+    let slots = lora.slots();
+    let rank = most_common(slots.iter().map(|s| s.rank)).unwrap_or(8);
+    let alpha = most_common(slots.iter().map(|s| s.alpha.to_bits())).map_or(8.0, f64::from_bits);
+    let rslora = slots.iter().all(|s| close(s.scale, s.alpha / (s.rank as f64).sqrt()))
+        && !slots.iter().all(|s| close(s.scale, s.alpha / s.rank as f64));
+    let ranks: BTreeMap<&str, usize> =
+        slots.iter().filter(|s| s.rank != rank).map(|s| (s.module.as_str(), s.rank)).collect();
+    let alphas: BTreeMap<&str, Value> =
+        slots.iter().filter(|s| s.alpha != alpha).map(|s| (s.module.as_str(), whole(s.alpha))).collect();
+    let conv = spec.linears().any(|l| l.transposed && lora.find(&l.module).is_some());
+    json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": origin.base,
+        "inference_mode": true,
+        "r": rank,
+        "lora_alpha": whole(alpha),
+        "lora_dropout": dropout,
+        "target_modules": targets(slots, spec),
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+        "use_rslora": rslora,
+        "use_dora": false,
+        "fan_in_fan_out": conv,
+        "bias": "none",
+        "modules_to_save": null,
+        "init_lora_weights": true,
+    })
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * b.abs()
+}
+
+/// An integer where it is one: Ollama reads `lora_alpha` as a uint32.
+fn whole(x: f64) -> Value {
+    if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
+}
+
+fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts = BTreeMap::<T, usize>::new();
+    values.for_each(|v| *counts.entry(v).or_default() += 1);
+    counts.into_iter().max_by_key(|(_, n)| *n).map(|(v, _)| v)
+}
+
+/// Last parts of the adapted modules' names where those select just them, else their whole paths.
+fn targets(slots: &[Slot], spec: &DecoderSpec) -> Vec<String> {
+    let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
+    let leaves: BTreeSet<String> = slots.iter().map(|s| leaf(&s.module)).collect();
+    let selected = spec.linears().filter(|l| leaves.contains(&leaf(&l.module))).count();
+    if selected == slots.len() {
+        return leaves.into_iter().collect();
+    }
+    slots.iter().map(|s| s.module.clone()).collect()
+}
