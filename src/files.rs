@@ -1,8 +1,8 @@
-//! Files appear whole or not at all: written beside, synced, renamed, the directory synced.
+//! Files and directories appear whole or not at all: written beside, synced, renamed, the directory synced.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -13,10 +13,8 @@ use crate::error::{Error, Result};
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .tempfile_in(directory)
-        .map_err(Error::write(directory))?;
+    let mut file =
+        tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory).map_err(Error::write(directory))?;
     let write = || -> std::io::Result<()> {
         let mut buffered = BufWriter::with_capacity(1 << 20, &mut file);
         fill(&mut buffered)?;
@@ -36,6 +34,45 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
 /// As [`write_atomically`].
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |out| out.write_all(bytes))
+}
+
+/// Makes a directory through `fill`, which gets a temporary one beside it and syncs the files that it writes. With
+/// `replace` a directory that was there is replaced whole; without, only an empty one is.
+///
+/// # Errors
+/// What `fill` says; or if the directory cannot be written, or is there and not empty. What was there is then as it was.
+pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    // The place itself, not a link to it; a rename would replace the link.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let within = parent(&path);
+    std::fs::create_dir_all(within).map_err(Error::write(within))?;
+    let beside = || tempfile::Builder::new().prefix(".tmp-").tempdir_in(within).map_err(Error::write(within));
+    let new = beside()?;
+    let made = fill(new.path())?;
+    sync_directory(new.path())?;
+    open_to_others(new.path()).map_err(Error::write(new.path()))?;
+    let old = if replace && path.exists() { Some(beside()?) } else { None };
+    let aside = old.as_ref().map(|old| old.path().join("replaced"));
+    if let Some(aside) = &aside {
+        std::fs::rename(&path, aside).map_err(Error::write(&path))?;
+    }
+    if let Err(error) = std::fs::rename(new.path(), &path) {
+        if let Some(aside) = &aside {
+            std::fs::rename(aside, &path).map_err(Error::write(&path))?;
+        }
+        return Err(Error::write(&path)(error));
+    }
+    let _ = new.keep();
+    sync_directory(within)?;
+    Ok(made)
+}
+
+/// Where things are kept that can be made again: `$XDG_CACHE_HOME/dpo-lora`, else `~/.cache/dpo-lora`.
+pub fn cache_directory() -> Option<PathBuf> {
+    // The specification has relative paths ignored.
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("dpo-lora"))
 }
 
 /// Makes the directory's entries (a rename, a new file) survive a power cut.
@@ -62,6 +99,17 @@ fn readable_by_others(file: &File) -> std::io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
+#[cfg(unix)]
+fn open_to_others(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn open_to_others(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
 #[cfg(not(unix))]
 fn readable_by_others(_: &File) -> std::io::Result<()> {
     Ok(())
@@ -83,5 +131,30 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+    #[test]
+    fn a_directory_appears_whole_replaces_whole_or_not_at_all() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a/b");
+        let make = |replace, name: &'static str| {
+            write_directory(&path, replace, |inside| write_bytes(&inside.join(name), b"x"))
+        };
+        let names = |path: &Path| {
+            let mut names: Vec<_> = std::fs::read_dir(path)
+                .unwrap()
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        std::fs::create_dir_all(&path).unwrap();
+        make(false, "first").unwrap();
+        assert_eq!(names(&path), ["first"]);
+        assert!(make(false, "second").is_err());
+        assert!(write_directory(&path, true, |_| Err::<(), _>(Error::Data("no".into()))).is_err());
+        assert_eq!(names(&path), ["first"]);
+        make(true, "second").unwrap();
+        assert_eq!(names(&path), ["second"]);
+        assert_eq!(names(&place.path().join("a")), ["b"], "nothing temporary is left");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{DType, FrozenWeight, WeightSource};
+use super::{DType, FileStamp, FrozenWeight, Stored, WeightSource};
 use crate::error::{Error, Result};
 
 /// The tensors of a checkpoint directory.
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 pub struct SafetensorsSource {
     directory: PathBuf,
     tensors: BTreeMap<String, Entry>,
+    files: Vec<FileStamp>,
 }
 
 #[derive(Debug)]
@@ -82,9 +83,11 @@ impl SafetensorsSource {
     /// # Errors
     /// As [`SafetensorsSource::open`].
     pub fn open_files(directory: &Path, files: &[PathBuf]) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut stamps) = (BTreeMap::new(), Vec::new());
         for path in files {
-            for (name, entry) in read_header(path)? {
+            let file = File::open(path).map_err(Error::read(path))?;
+            stamps.push(FileStamp::of(path, &file).map_err(Error::read(path))?);
+            for (name, entry) in read_header(path, &file)? {
                 if tensors.insert(name.clone(), entry).is_some() {
                     return Err(Error::Weights(format!(
                         "two shards hold the tensor {name}; one is {}",
@@ -93,7 +96,14 @@ impl SafetensorsSource {
                 }
             }
         }
-        Ok(Self { directory: directory.to_path_buf(), tensors })
+        stamps.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Self { directory: directory.to_path_buf(), tensors, files: stamps })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.tensors.get(name).ok_or_else(|| {
+            Error::Weights(format!("{} has no tensor {name}; is it complete?", self.directory.display()))
+        })
     }
 }
 
@@ -109,11 +119,10 @@ fn shard_path(directory: &Path, name: &str) -> Result<PathBuf> {
     Ok(directory.join(name))
 }
 
-fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
-    let file = File::open(path).map_err(Error::read(path))?;
+fn read_header(path: &Path, file: &File) -> Result<Vec<(String, Entry)>> {
     // SAFETY: the map is read-only. A file that another process shrinks meanwhile would fault; checkpoints are not
     // rewritten in place by any tool we know of (they are replaced by rename, which leaves the map whole).
-    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(Error::read(path))?);
+    let map = Arc::new(unsafe { Mmap::map(file) }.map_err(Error::read(path))?);
     let damaged = |e: safetensors::SafeTensorError| {
         Error::Weights(format!(
             "{} is not a whole safetensors file ({e}); download or copy it again",
@@ -144,9 +153,7 @@ impl WeightSource for SafetensorsSource {
     }
 
     fn get(&self, name: &str) -> Result<FrozenWeight> {
-        let entry = self.tensors.get(name).ok_or_else(|| {
-            Error::Weights(format!("{} has no tensor {name}; is it complete?", self.directory.display()))
-        })?;
+        let entry = self.entry(name)?;
         let dtype = match entry.dtype {
             Dtype::F32 => DType::F32,
             Dtype::BF16 => DType::Bf16,
@@ -159,6 +166,16 @@ impl WeightSource for SafetensorsSource {
             }
         };
         FrozenWeight::from_file(&entry.file, entry.start, entry.bytes, dtype, &entry.shape)
+    }
+
+    fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        let Entry { file, dtype, shape, start, bytes, .. } = self.entry(name)?;
+        // `read_header` took the range from a slice of this very map.
+        Ok(Stored { dtype: dtype.to_string(), shape: shape.clone(), bytes: &file[*start..*start + *bytes] })
+    }
+
+    fn files(&self) -> Vec<FileStamp> {
+        self.files.clone()
     }
 
     fn describe(&self) -> String {

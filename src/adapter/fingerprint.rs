@@ -1,0 +1,174 @@
+//! Which weights a base is made of: BLAKE3 over its tensors, remembered by its files' sizes and times.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::files;
+use crate::weights::{FileStamp, WeightSource};
+
+/// Stands at the head of what is hashed; another one would make every fingerprint another.
+const DOMAIN: &[u8] = b"dpo-lora base 1\n";
+
+/// A file that was written this lately may be written again within one tick of its clock: not remembered.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// A fingerprint, and the files it is of.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    files: Vec<FileStamp>,
+    fingerprint: String,
+}
+
+/// BLAKE3 over sorted (name, storage type, shape, bytes) of all tensors, in hexadecimal. Neither the number of shards
+/// nor the order in a file shows in it. Remembered in [`files::cache_directory`] for as long as the files keep their
+/// sizes and times of change.
+///
+/// # Errors
+/// If a tensor cannot be read. A cache that is damaged or cannot be written is no error.
+pub fn fingerprint(source: &dyn WeightSource) -> Result<String> {
+    let cache = files::cache_directory().map(|cache| cache.join("fingerprints"));
+    fingerprint_with(source, cache.as_deref())
+}
+
+/// As [`fingerprint`], remembered in the directory `cache`, or not at all.
+///
+/// # Errors
+/// As [`fingerprint`].
+pub fn fingerprint_with(source: &dyn WeightSource, cache: Option<&Path>) -> Result<String> {
+    let stamps = source.files();
+    let entry = cache.filter(|_| !stamps.is_empty()).map(|cache| entry_path(cache, &stamps));
+    if let Some(known) = entry.as_deref().and_then(|path| recall(path, &stamps)) {
+        return Ok(known);
+    }
+    let fingerprint = compute(source)?;
+    if let Some(path) = entry.filter(|_| stamps.iter().all(is_settled)) {
+        let remembered = Remembered { files: stamps, fingerprint: fingerprint.clone() };
+        // Without it the next run hashes again; a read-only home is no reason to stop.
+        let _ = serde_json::to_vec(&remembered).map(|bytes| files::write_bytes(&path, &bytes));
+    }
+    Ok(fingerprint)
+}
+
+fn compute(source: &dyn WeightSource) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(DOMAIN);
+    let mut names = source.names();
+    names.sort_unstable();
+    for name in names {
+        let stored = source.stored(&name)?;
+        // Lengths stand before what they measure, so that no two models make the same bytes.
+        for text in [name.as_bytes(), stored.dtype.as_bytes()] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text);
+        }
+        hasher.update(&(stored.shape.len() as u64).to_le_bytes());
+        for size in &stored.shape {
+            hasher.update(&(*size as u64).to_le_bytes());
+        }
+        hasher.update(&(stored.bytes.len() as u64).to_le_bytes()).update(stored.bytes);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// One entry for a set of paths: a base that changes takes the place of what it was.
+fn entry_path(cache: &Path, stamps: &[FileStamp]) -> PathBuf {
+    let mut hasher = blake3::Hasher::new();
+    for stamp in stamps {
+        hasher.update(stamp.path.as_os_str().as_encoded_bytes()).update(b"\0");
+    }
+    cache.join(format!("{}.json", &hasher.finalize().to_hex()[..32]))
+}
+
+fn recall(path: &Path, stamps: &[FileStamp]) -> Option<String> {
+    let known: Remembered = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let is_hash = blake3::Hash::from_hex(&known.fingerprint).is_ok();
+    (is_hash && known.files == stamps).then_some(known.fingerprint)
+}
+
+/// Whether the file is as it was opened, and has been for long enough that its time tells it from a later one.
+fn is_settled(stamp: &FileStamp) -> bool {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(stamp.modified));
+    let now = std::fs::File::open(&stamp.path).and_then(|file| FileStamp::of(&stamp.path, &file));
+    age.is_ok_and(|age| age >= SETTLED) && now.is_ok_and(|now| now == *stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::testing::write_checkpoint;
+    use super::*;
+    use crate::weights::SafetensorsSource;
+
+    fn of(directory: &Path, cache: Option<&Path>) -> String {
+        fingerprint_with(&SafetensorsSource::open(directory).unwrap(), cache).unwrap()
+    }
+
+    fn age(path: &Path, seconds: u64) {
+        let then = SystemTime::now() - Duration::from_secs(seconds);
+        File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+    }
+
+    #[test]
+    fn names_shapes_types_and_bytes_count_and_shards_do_not() {
+        let bytes: Vec<u8> = (0..24).collect();
+        let whole = |tensors: &[(&str, &str, &[usize], &[u8])]| {
+            let directory = tempfile::tempdir().unwrap();
+            write_checkpoint(&directory.path().join("model.safetensors"), tensors);
+            of(directory.path(), None)
+        };
+        let (a, b) = (("a", "F32", &[2][..], &bytes[..8]), ("b", "I64", &[1, 2][..], &bytes[8..24]));
+        let first = whole(&[a, b]);
+        let sharded = tempfile::tempdir().unwrap();
+        write_checkpoint(&sharded.path().join("2.safetensors"), &[a]);
+        write_checkpoint(&sharded.path().join("1.safetensors"), &[b]);
+        let index = r#"{"weight_map":{"a":"2.safetensors","b":"1.safetensors"}}"#;
+        std::fs::write(sharded.path().join("model.safetensors.index.json"), index).unwrap();
+        assert_eq!(first, of(sharded.path(), None));
+
+        let others = [
+            whole(&[a]),
+            whole(&[("aa", "F32", &[2], &bytes[..8]), b]),
+            whole(&[("a", "I32", &[2], &bytes[..8]), b]),
+            whole(&[("a", "F32", &[2, 1], &bytes[..8]), b]),
+            whole(&[("a", "F32", &[2], &bytes[1..9]), b]),
+        ];
+        assert!(others.iter().all(|other| *other != first && other.len() == 64), "{others:?}");
+    }
+
+    #[test]
+    fn it_is_remembered_until_a_file_changes_and_a_damaged_cache_is_ignored() {
+        let (base, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = base.path().join("model.safetensors");
+        let make = |fill: u8| write_checkpoint(&path, &[("w", "U8", &[3], &[fill; 3])]);
+        let entries =
+            || std::fs::read_dir(cache.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+
+        make(1);
+        let first = of(base.path(), Some(cache.path()));
+        assert!(entries().is_empty(), "a file this young is not remembered");
+        age(&path, 60);
+        assert_eq!(of(base.path(), Some(cache.path())), first);
+        let [entry] = &entries()[..] else { panic!("one entry expected") };
+
+        // What is remembered is believed...
+        let lie = "0".repeat(64);
+        let text = std::fs::read_to_string(entry).unwrap();
+        std::fs::write(entry, text.replace(&first, &lie)).unwrap();
+        assert_eq!(of(base.path(), Some(cache.path())), lie);
+        // ... unless it is damaged ...
+        for damaged in ["", "{", "null", &text.replace(&first, "../x"), &text[..text.len() / 2]] {
+            std::fs::write(entry, damaged).unwrap();
+            assert_eq!(of(base.path(), Some(cache.path())), first);
+        }
+        // ... or of other files.
+        make(2);
+        age(&path, 30);
+        let second = of(base.path(), Some(cache.path()));
+        assert_ne!(second, first);
+        assert_eq!(of(base.path(), None), second);
+        assert_eq!(entries().len(), 1);
+    }
+}

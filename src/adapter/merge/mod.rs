@@ -1,0 +1,227 @@
+//! Adapters merged into a copy of their base: `W' = W + Σ weight·scale·B·A`, a model directory of its own.
+//!
+//! Sums are f32, rounded once to the storage type. Tensors are streamed: the layout of the files follows from shapes,
+//! then numbers go from the mapped base to the disk in blocks, whatever the size of the model.
+
+mod config_json;
+mod plan;
+mod shards;
+mod tensor;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::lora::Lora;
+use crate::model::spec::DecoderSpec;
+use crate::weights::{DType, WeightSource};
+use plan::Plan;
+use shards::{INDEX, Shard};
+
+/// What is merged into.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    /// The model directory, for its configuration and tokenizer.
+    pub directory: &'a Path,
+    /// Its tensors.
+    pub source: &'a dyn WeightSource,
+    /// Its architecture.
+    pub spec: &'a DecoderSpec,
+}
+
+/// How the merged model is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeOptions {
+    /// What numbers are stored as; `None`: each tensor as in the base.
+    pub dtype: Option<DType>,
+    /// Bytes of a file's tensors, at most (a larger tensor has a file of its own).
+    pub shard_bytes: u64,
+    /// Whether a model that is there is replaced.
+    pub overwrite: bool,
+}
+
+impl Default for MergeOptions {
+    /// The base's storage types, shards of 5 GB as transformers' `save_pretrained` had them, nothing replaced.
+    fn default() -> Self {
+        Self { dtype: None, shard_bytes: 5_000_000_000, overwrite: false }
+    }
+}
+
+/// What became of one adapted module.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MergedModule {
+    /// Its path.
+    pub module: String,
+    /// Its storage type.
+    pub dtype: DType,
+    /// ‖ΔW‖_F, of what was added.
+    pub delta_norm: f64,
+    /// ‖W' stored − W' exact‖_F.
+    pub rounding_norm: f64,
+    /// max |W' stored − W' exact|.
+    pub rounding_max: f64,
+}
+
+/// What was merged, and what the storage type cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MergeReport {
+    /// The adapted modules, by name.
+    pub modules: Vec<MergedModule>,
+    /// The weight files.
+    pub files: Vec<String>,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+}
+
+impl MergeReport {
+    /// max |W' stored − W' exact| over all modules.
+    pub fn rounding_max(&self) -> f64 {
+        self.modules.iter().map(|module| module.rounding_max).fold(0.0, f64::max)
+    }
+
+    /// Norm of what rounding changed over the norm of what was added, all modules together; 0 when nothing was added.
+    pub fn rounding_share(&self) -> f64 {
+        let norm =
+            |of: fn(&MergedModule) -> f64| self.modules.iter().map(|m| of(m).powi(2)).sum::<f64>().sqrt();
+        let delta = norm(|module| module.delta_norm);
+        if delta > 0.0 { norm(|module| module.rounding_norm) / delta } else { 0.0 }
+    }
+}
+
+/// Files of a model directory that are copied as they are.
+const COPIED: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "added_tokens.json",
+];
+
+/// Writes `base` with each adapter times its weight into the directory `output`, which appears whole or not at all.
+///
+/// # Errors
+/// If an adapter does not fit the base (all misfits are named), `output` is not empty (or, with `overwrite`, holds no
+/// model), a number overflows the storage type, or the disk is full.
+pub fn merge(
+    base: &Base,
+    adapters: &[(&Lora, f64)],
+    output: &Path,
+    options: &MergeOptions,
+) -> Result<MergeReport> {
+    check_output(base.directory, output, options.overwrite)?;
+    let plan = Plan::new(base, adapters, options)?;
+    files::write_directory(output, options.overwrite, |directory| {
+        write_config(base.directory, directory, options.dtype)?;
+        for name in COPIED.iter().filter(|name| base.directory.join(name).exists()) {
+            copy(&base.directory.join(name), &directory.join(name))?;
+        }
+        let mut modules = Vec::new();
+        for shard in &plan.shards {
+            write_shard(base, &plan, shard, &directory.join(&shard.file), &mut modules)?;
+        }
+        if plan.shards.len() > 1 {
+            write_json(&directory.join(INDEX), &shards::index(&plan.shards))?;
+        }
+        modules.sort_by(|a, b| a.module.cmp(&b.module));
+        Ok(MergeReport { modules, files: plan.files(), bytes: plan.bytes() })
+    })
+}
+
+/// What may not be written to is said before the work.
+fn check_output(base: &Path, output: &Path, overwrite: bool) -> Result<()> {
+    if !output.exists() {
+        return Ok(());
+    }
+    let shown = output.display();
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::read(path));
+    if real(base)?.starts_with(real(output)?) {
+        return Err(Error::Config(format!(
+            "the output {shown} is the base or holds it; name another directory"
+        )));
+    }
+    let is_empty = std::fs::read_dir(output).map_err(Error::read(output))?.next().is_none();
+    if is_empty {
+        return Ok(());
+    }
+    if !overwrite {
+        return Err(Error::Config(format!(
+            "the output {shown} is not empty; name another directory, or replace it with --overwrite"
+        )));
+    }
+    if !output.join("config.json").exists() {
+        return Err(Error::Config(format!(
+            "the output {shown} holds no config.json, so it is no model to overwrite; name another directory"
+        )));
+    }
+    Ok(())
+}
+
+fn write_shard(
+    base: &Base,
+    plan: &Plan,
+    shard: &Shard,
+    path: &Path,
+    modules: &mut Vec<MergedModule>,
+) -> Result<()> {
+    let file = File::create_new(path).map_err(Error::write(path))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    shard.write_header(&mut out).map_err(Error::write(path))?;
+    for planned in &shard.tensors {
+        let Some(dtype) = plan.rounds_to(base, planned)? else {
+            out.write_all(base.source.stored(&planned.name)?.bytes).map_err(Error::write(path))?;
+            continue;
+        };
+        let target = plan.targets.get(&planned.name);
+        let added = target.map(|target| (target.linear, target.addends.as_slice()));
+        let weight = base.source.get(&planned.name)?;
+        let stock = tensor::write(&mut out, &weight, added, dtype).map_err(Error::write(path))?;
+        if stock.overflows {
+            let name = dtype.name();
+            return Err(Error::Adapter(format!(
+                "{} holds numbers that {name} cannot; store the merged model as bf16 or f32",
+                planned.name
+            )));
+        }
+        modules.extend(target.map(|target| MergedModule {
+            module: target.linear.module.clone(),
+            dtype,
+            delta_norm: stock.delta.sqrt(),
+            rounding_norm: stock.rounding.sqrt(),
+            rounding_max: stock.largest,
+        }));
+    }
+    let file = out.into_inner().map_err(|e| Error::write(path)(e.into_error()))?;
+    file.sync_all().map_err(Error::write(path))
+}
+
+fn write_config(base: &Path, directory: &Path, dtype: Option<DType>) -> Result<()> {
+    let path = base.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let mut config: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|e| Error::Model(format!("{} is no JSON object: {e}", path.display())))?;
+    config_json::update(&mut config, dtype);
+    write_json(&directory.join("config.json"), &config.into())
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    files::write_bytes(path, format!("{value:#}\n").as_bytes())
+}
+
+/// A copy with the permissions of a new file (a hub's cache may be read-only).
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(Error::read(from))?;
+    files::write_atomically(to, |out| std::io::copy(&mut source, out).map(|_| ()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! What a merge will write, known and checked before anything is written.
+
+use std::collections::BTreeMap;
+
+use safetensors::tensor::Dtype;
+
+use super::shards::{Planned, Shard};
+use super::tensor::Addend;
+use super::{Base, MergeOptions};
+use crate::error::{Error, Problems, Result, nearest};
+use crate::model::lora::Lora;
+use crate::model::spec::LinearSpec;
+use crate::weights::DType;
+
+/// A tensor that adapters change.
+pub(super) struct Target<'a> {
+    pub linear: &'a LinearSpec,
+    pub addends: Vec<Addend<'a>>,
+}
+
+/// The files, and the tensors that change.
+pub(super) struct Plan<'a> {
+    pub shards: Vec<Shard>,
+    /// By tensor name.
+    pub targets: BTreeMap<String, Target<'a>>,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(base: &Base<'a>, adapters: &[(&'a Lora, f64)], options: &MergeOptions) -> Result<Self> {
+        let targets = targets(base, adapters)?;
+        let mut planned = Vec::new();
+        for name in base.source.names() {
+            let stored = base.source.stored(&name)?;
+            let kept: Dtype = serde_json::from_value(stored.dtype.clone().into()).map_err(|_| {
+                Error::Weights(format!(
+                    "tensor {name} is {}, which safetensors cannot hold; merge into the model it was quantised from",
+                    stored.dtype
+                ))
+            })?;
+            let dtype = options.dtype.filter(|_| is_number(kept)).map_or(kept, safetensors_name);
+            planned.push(Planned::new(&name, dtype, stored.shape)?);
+        }
+        Ok(Self { shards: Shard::plan(planned, options.shard_bytes), targets })
+    }
+
+    /// The type a tensor's numbers are rounded to; `None` if its bytes are copied.
+    pub fn rounds_to(&self, base: &Base, planned: &Planned) -> Result<Option<DType>> {
+        let copied = base.source.stored(&planned.name)?.dtype == planned.dtype.to_string();
+        Ok(match planned.dtype {
+            _ if copied && !self.targets.contains_key(&planned.name) => None,
+            Dtype::F32 => Some(DType::F32),
+            Dtype::BF16 => Some(DType::Bf16),
+            Dtype::F16 => Some(DType::F16),
+            _ => None,
+        })
+    }
+
+    pub fn files(&self) -> Vec<String> {
+        self.shards.iter().map(|shard| shard.file.clone()).collect()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().flat_map(|shard| &shard.tensors).map(|tensor| tensor.bytes as u64).sum()
+    }
+}
+
+fn is_number(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16)
+}
+
+fn safetensors_name(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::Bf16 => Dtype::BF16,
+        DType::F16 => Dtype::F16,
+    }
+}
+
+/// The tensors that the adapters change; every misfit is named.
+fn targets<'a>(base: &Base<'a>, adapters: &[(&'a Lora, f64)]) -> Result<BTreeMap<String, Target<'a>>> {
+    let linears = base.spec.linears().chain(&base.spec.head);
+    let linears: BTreeMap<&str, &LinearSpec> =
+        linears.map(|linear| (linear.module.as_str(), linear)).collect();
+    let mut targets: BTreeMap<String, Target> = BTreeMap::new();
+    let mut problems = Problems::default();
+    for (lora, weight) in adapters {
+        problems
+            .require(weight.is_finite(), || format!("an adapter's weight is {weight}; name a finite number"));
+        for slot in lora.slots() {
+            let Some(linear) = linears.get(slot.module.as_str()).copied() else {
+                let hint = nearest(&slot.module, linears.keys().copied());
+                let hint = hint.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+                problems.add(format!("{} is no linear module of this base{hint}", slot.module));
+                continue;
+            };
+            let name = tensor_name(base, &linear.module);
+            match check(base, linear, &name, (slot.outputs, slot.inputs)) {
+                Ok(()) => {
+                    let target = targets.entry(name).or_insert(Target { linear, addends: Vec::new() });
+                    target.addends.push(Addend::new(lora, slot, *weight));
+                }
+                Err(error) => problems.absorb(Err(error)),
+            }
+        }
+    }
+    problems
+        .finish()
+        .map_err(|e| Error::Adapter(format!("the adapter does not fit {}:\n{e}", base.source.describe())))?;
+    Ok(targets)
+}
+
+/// A module's weight in the checkpoint, which may lack a prefix.
+fn tensor_name(base: &Base, module: &str) -> String {
+    let name = format!("{module}.weight");
+    let short = module.strip_prefix(base.spec.absent_prefix).unwrap_or(module);
+    if base.source.shape(&name).is_some() { name } else { format!("{short}.weight") }
+}
+
+fn check(base: &Base, linear: &LinearSpec, name: &str, (outputs, inputs): (usize, usize)) -> Result<()> {
+    let weight = base.source.get(name)?;
+    let needed = if linear.transposed { [inputs, outputs] } else { [outputs, inputs] };
+    if weight.shape() == needed {
+        return Ok(());
+    }
+    Err(Error::Adapter(format!(
+        "{} is adapted as [{outputs}, {inputs}], but tensor {name} is {:?}; was it trained on another base?",
+        linear.module,
+        weight.shape()
+    )))
+}
