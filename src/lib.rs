@@ -3,11 +3,13 @@
 
 pub mod adapter;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod data;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod generate;
 pub mod model;
 pub mod objective;
 pub mod ops;

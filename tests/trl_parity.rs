@@ -74,7 +74,10 @@ fn follow(run: &str, recompute: bool) {
         if i == 0 {
             // The same bits on both sides, not just near.
             let means = got.metrics.means();
-            assert!(means.iter().filter(|(n, _)| n.starts_with("rewards/")).all(|(_, v)| *v == 0.0), "{means:?}");
+            assert!(
+                means.iter().filter(|(n, _)| n.starts_with("rewards/")).all(|(_, v)| *v == 0.0),
+                "{means:?}"
+            );
         }
     }
     let last = peft::read(&fixture(&format!("trl/{run}/final")), decoder.spec(), &Device::Cpu).unwrap().lora;

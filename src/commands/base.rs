@@ -7,8 +7,8 @@ use candle_core::Device;
 use super::embedded;
 use crate::adapter::{fingerprint, peft};
 use crate::cli::{ModelArgs, RuntimeArgs};
-use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
 use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
+use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
 use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, WeightDtype};
 use crate::model::decoder::Decoder;
@@ -106,8 +106,11 @@ impl Base {
             serde_json::Value::Array(ids) => ids.clone(),
             one => vec![one.clone()],
         };
-        let mut eos: Vec<u32> =
-            listed.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).chain(tokenizer.eos_id()).collect();
+        let mut eos: Vec<u32> = listed
+            .iter()
+            .filter_map(|id| u32::try_from(id.as_u64()?).ok())
+            .chain(tokenizer.eos_id())
+            .collect();
         eos.sort_unstable();
         eos.dedup();
         eos
@@ -225,7 +228,11 @@ pub fn tokenize_for(
     check_positions(&found.examples, spec.max_positions)?;
     let mut notes = Vec::new();
     if found.truncated > 0 {
-        notes.push(format!("{} of {} pairs were truncated to fit max_length", found.truncated, records.len()));
+        notes.push(format!(
+            "{} of {} pairs were truncated to fit max_length",
+            found.truncated,
+            records.len()
+        ));
     }
     if let Some(first) = found.dropped.first() {
         let more = found.dropped.len() - 1;

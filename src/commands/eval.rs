@@ -17,7 +17,8 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let records = base::read_records(&Sources::from(args.data.as_str()))?;
     let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &Truncation::default())?;
     let reference = |packed: &_| decoder.logps(packed, Pass::Reference);
-    let found = preference::evaluate(&decoder, &pairs.examples, BATCH, &ObjectiveConfig::default(), reference)?;
+    let found =
+        preference::evaluate(&decoder, &pairs.examples, BATCH, &ObjectiveConfig::default(), reference)?;
     if args.json { print_json(&found) } else { print(table(&found, decoder.trained.is_some()).as_bytes()) }
 }
 

@@ -57,7 +57,13 @@ fn encode(tokenizer: &ChatTokenizer, prompt: &str, chat: bool) -> Result<Vec<u32
     tokenizer.encode(&text, false)
 }
 
-fn show(args: &GenerateArgs, prompt: &str, adapter: &'static str, found: &Completion, again: bool) -> Result<()> {
+fn show(
+    args: &GenerateArgs,
+    prompt: &str,
+    adapter: &'static str,
+    found: &Completion,
+    again: bool,
+) -> Result<()> {
     if args.json {
         let (completion, tokens) = (found.text.as_str(), found.tokens.len());
         return print_json(&Line { prompt, completion, adapter, tokens, finish_reason: found.finish_reason });
@@ -96,7 +102,8 @@ fn read_prompts(text: &str, path: &Path) -> Result<Vec<String>> {
             if !line.trim_start().starts_with('{') {
                 return Ok(line.to_string());
             }
-            let error = |message: String| Error::Record { file: path.display().to_string(), line: i + 1, message };
+            let error =
+                |message: String| Error::Record { file: path.display().to_string(), line: i + 1, message };
             let value: Value = serde_json::from_str(line).map_err(|e| error(e.to_string()))?;
             match value.get("prompt") {
                 Some(Value::String(prompt)) => Ok(prompt.clone()),

@@ -8,6 +8,7 @@ mod inspect;
 mod merge;
 mod samples;
 mod score;
+mod signals;
 mod train;
 
 use std::io::Write;

@@ -1,7 +1,5 @@
 //! `dpo-lora score`: log-probs of every pair.
 
-use std::io::Write;
-
 use serde::Serialize;
 
 use super::base::{self, Policy};
@@ -56,7 +54,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
         }
     })?;
     match &args.output {
-        Some(path) => files::write_atomically(path, |out| out.write_all(&lines)),
+        Some(path) => files::write_bytes(path, &lines),
         None => Ok(()),
     }
 }

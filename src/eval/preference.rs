@@ -67,11 +67,16 @@ pub fn score(
         let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
         let reference = reference(&packed)?;
         // Without a trained adapter both passes are the same function.
-        let policy = if decoder.trained.is_some() { decoder.logps(&packed, Pass::Policy)? } else { reference.clone() };
+        let policy =
+            if decoder.trained.is_some() { decoder.logps(&packed, Pass::Policy)? } else { reference.clone() };
         for (i, example) in examples.iter().enumerate() {
-            let logps = pair_logps(&policy, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
+            let logps =
+                pair_logps(&policy, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
             let tokens = |side| example.scored(side);
-            each(first * batch.max(1) + i, Scored { logps, chosen_tokens: tokens(0), rejected_tokens: tokens(1) })?;
+            each(
+                first * batch.max(1) + i,
+                Scored { logps, chosen_tokens: tokens(0), rejected_tokens: tokens(1) },
+            )?;
         }
     }
     Ok(())

@@ -53,7 +53,9 @@ pub fn complete(
     limits: &Limits,
 ) -> Result<Completion> {
     if prompt.is_empty() {
-        return Err(Error::Data("the prompt is empty, and the tokenizer adds no BOS token to begin with".into()));
+        return Err(Error::Data(
+            "the prompt is empty, and the tokenizer adds no BOS token to begin with".into(),
+        ));
     }
     let room = decoder.spec().max_positions.saturating_sub(prompt.len());
     let most = limits.max_new_tokens.min(room);

@@ -175,6 +175,16 @@ impl Lora {
         Ok(lora)
     }
 
+    /// A copy whose product is `factor` times this one's.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn scaled(&self, factor: f64) -> Result<Self> {
+        let mut copy = self.copy()?;
+        copy.slots.iter_mut().for_each(|slot| slot.scale *= factor);
+        Ok(copy)
+    }
+
     /// An independent copy of the same numbers.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Optimizer;
@@ -124,16 +124,17 @@ fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
 /// Step numbers of the checkpoints of a run directory, newest first.
 fn steps(all: &Path) -> Vec<u64> {
     let entries = fs::read_dir(all).into_iter().flatten().flatten();
-    let mut steps: Vec<u64> = entries
-        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
-        .collect();
+    let mut steps: Vec<u64> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
     steps.sort_unstable_by(|a, b| b.cmp(a));
     steps
 }
 
 fn prune(all: &Path, state: &State, limit: Option<usize>) -> Result<()> {
     let best = state.best.as_ref().map(|best| best.step);
-    for step in steps(all).into_iter().skip(limit.unwrap_or(usize::MAX).max(1)).filter(|step| Some(*step) != best) {
+    for step in
+        steps(all).into_iter().skip(limit.unwrap_or(usize::MAX).max(1)).filter(|step| Some(*step) != best)
+    {
         let path = all.join(format!("step-{step}"));
         fs::remove_dir_all(&path).map_err(Error::write(&path))?;
     }
@@ -173,22 +174,32 @@ pub fn open(checkpoint: &Path) -> Result<State> {
 ///
 /// # Errors
 /// If they are not of this decoder and optimizer.
-pub fn restore(checkpoint: &Path, state: &State, decoder: &mut Decoder, optimizer: &mut Optimizer) -> Result<()> {
+pub fn restore(
+    checkpoint: &Path,
+    state: &State,
+    decoder: &mut Decoder,
+    optimizer: &mut Optimizer,
+) -> Result<()> {
     let device = decoder.device().clone();
     let adapter = peft::read(&checkpoint.join(ADAPTER), decoder.spec(), &device)?;
     let same = decoder.trained.as_ref().is_some_and(|lora| lora.slots() == adapter.lora.slots());
     if !same {
-        return Err(Error::Train(format!("the adapter in {} is not of this configuration", checkpoint.display())));
+        return Err(Error::Train(format!(
+            "the adapter in {} is not of this configuration",
+            checkpoint.display()
+        )));
     }
     decoder.trained = Some(adapter.lora);
     let path = checkpoint.join(OPTIMIZER);
     let bytes = fs::read(&path).map_err(Error::read(&path))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::Train(format!("{}: {e}", path.display())))?;
+    let tensors =
+        SafeTensors::deserialize(&bytes).map_err(|e| Error::Train(format!("{}: {e}", path.display())))?;
     let owned: Vec<(String, Vec<f32>)> = tensors
         .tensors()
         .into_iter()
         .map(|(name, view)| {
-            let values = view.data().chunks_exact(4).filter_map(|c| c.try_into().ok()).map(f32::from_le_bytes);
+            let values =
+                view.data().chunks_exact(4).filter_map(|c| c.try_into().ok()).map(f32::from_le_bytes);
             (name, values.collect())
         })
         .collect();

@@ -13,11 +13,29 @@ use crate::error::Result;
 use crate::files;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::ops::gemm::Isa;
 
 /// First bytes of a file; the digit is the format version.
 const MAGIC: &[u8; 8] = b"dporef 1";
 
 type Id = [u8; 32];
+
+/// A name for the reference policy: everything that its log-probs depend on but the tokens.
+pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(MAGIC);
+    hasher.update(base_fingerprint.as_bytes());
+    hasher.update(decoder.dtype().name().as_bytes());
+    hasher.update(Isa::detected().name().as_bytes());
+    hasher.update(format!("{:?}", decoder.device().location()).as_bytes());
+    for frozen in &decoder.frozen {
+        for slot in frozen.lora.slots() {
+            hasher.update(format!("{} {} {};", slot.module, slot.rank, slot.scale.to_bits()).as_bytes());
+        }
+        hasher.update(bytemuck::cast_slice(frozen.lora.values()));
+    }
+    hasher.finalize().to_hex().to_string()
+}
 
 /// The reference log-probs of pairs met so far.
 #[derive(Debug, Default)]
@@ -43,7 +61,8 @@ impl ReferenceCache {
         let known = match std::fs::read(&path) {
             Err(_) => BTreeMap::new(),
             Ok(bytes) => parse(&bytes).unwrap_or_else(|| {
-                damage = Some(format!("{} is damaged; its reference log-probs are computed anew", path.display()));
+                damage =
+                    Some(format!("{} is damaged; its reference log-probs are computed anew", path.display()));
                 BTreeMap::new()
             }),
         };
@@ -112,7 +131,10 @@ fn parse(bytes: &[u8]) -> Option<BTreeMap<Id, Vec<f64>>> {
         let (count, after) = after.split_first_chunk::<4>()?;
         let count = u32::from_le_bytes(*count) as usize;
         let values = after.get(..count.checked_mul(8)?)?;
-        let values = values.chunks_exact(8).map(|c| c.try_into().map(f64::from_le_bytes)).collect::<Result<Vec<_>, _>>();
+        let values = values
+            .chunks_exact(8)
+            .map(|c| c.try_into().map(f64::from_le_bytes))
+            .collect::<Result<Vec<_>, _>>();
         known.insert(*id, values.ok()?);
         rest = &after[count * 8..];
     }

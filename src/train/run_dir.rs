@@ -90,7 +90,10 @@ pub fn numbered(path: &Path) -> PathBuf {
         return path.to_path_buf();
     }
     let name = path.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
-    (2u32..).map(|i| path.with_file_name(format!("{name}-{i}"))).find(|p| !used(p)).unwrap_or_else(|| path.into())
+    (2u32..)
+        .map(|i| path.with_file_name(format!("{name}-{i}")))
+        .find(|p| !used(p))
+        .unwrap_or_else(|| path.into())
 }
 
 #[cfg(test)]

@@ -62,8 +62,10 @@ pub fn run(
     let mut skipped = None;
     let pairs: usize = batches.iter().map(|batch| batch.trees.len()).sum();
     for (i, batch) in batches.iter().enumerate() {
-        let dropout = (settings.dropout > 0.0)
-            .then(|| Dropout { probability: settings.dropout as f32, stream: settings.stream.child(i as u64) });
+        let dropout = (settings.dropout > 0.0).then(|| Dropout {
+            probability: settings.dropout as f32,
+            stream: settings.stream.child(i as u64),
+        });
         let training = Training { dropout, recompute: settings.recompute };
         let ref_logps = reference.logps(decoder, batch)?;
         let (logps, tape) = decoder.forward(batch, training)?;
@@ -114,6 +116,7 @@ fn weigh(
         metrics.add(&pair, &loss);
         weights.extend([loss.d_chosen / pairs as f64, loss.d_rejected / pairs as f64]);
     }
-    let broken = (!broken.is_empty()).then(|| format!("the loss is no finite number for {}", broken.join(", ")));
+    let broken =
+        (!broken.is_empty()).then(|| format!("the loss is no finite number for {}", broken.join(", ")));
     Ok((weights, broken))
 }

@@ -114,7 +114,8 @@ impl Trainer {
         }
         checkpoint::restore(path, &found, &mut self.setup.decoder, &mut self.optimizer)?;
         self.sampler = self.sampler.clone().resume(found.sampler)?;
-        let (config, reference) = (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
+        let (config, reference) =
+            (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
         self.state = State { config, reference, ..found };
         Ok(())
     }
@@ -150,7 +151,8 @@ impl Trainer {
         }
         let batch = config.per_device_eval_batch_size.unwrap_or(config.per_device_train_batch_size);
         let decoder: &Decoder = decoder;
-        preference::evaluate(decoder, eval, batch, objective, |packed| reference.logps(decoder, packed)).map(Some)
+        preference::evaluate(decoder, eval, batch, objective, |packed| reference.logps(decoder, packed))
+            .map(Some)
     }
 
     /// Trains to the end.
@@ -281,7 +283,11 @@ impl Trainer {
             ("eval_logps/rejected", found.logp_rejected),
             ("eval_logps/accuracies", found.logp_accuracy),
         ];
-        reporter.record(&Event::Metrics { step: self.state.step, epoch: self.sampler.epoch(), values: &values });
+        reporter.record(&Event::Metrics {
+            step: self.state.step,
+            epoch: self.sampler.epoch(),
+            values: &values,
+        });
     }
 
     fn save(&mut self) -> Result<()> {
