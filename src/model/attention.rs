@@ -24,6 +24,7 @@ pub struct Attention {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a layer, and most families have the large one")]
 enum Qkv {
     Separate([Projection; 3]),
     /// `[q; k; v]`, or, `per_head`, the same of each head in turn.

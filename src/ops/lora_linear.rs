@@ -65,7 +65,7 @@ pub fn forward(
     let mut kept = Vec::with_capacity(paths.len());
     for (path, input) in paths {
         let (rank, _) = path.a.dims2()?;
-        let z = product(&*host::read(input.unwrap_or(x))?, rows, &*host::read(path.a)?, rank);
+        let z = product(&host::read(input.unwrap_or(x))?, rows, &host::read(path.a)?, rank);
         add_up_projection(&mut y, &z, rows, path, linear.outputs())?;
         kept.push(host::tensor(z, (rows, rank))?);
     }

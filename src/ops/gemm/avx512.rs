@@ -90,7 +90,7 @@ macro_rules! tile_body {
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile<const MR: usize, const NV: usize>(
     steps: usize,
     a: *const u32,
@@ -108,7 +108,7 @@ unsafe fn tile<const MR: usize, const NV: usize>(
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     steps: usize,
     a: *const u32,
@@ -145,33 +145,29 @@ pub(super) fn panel(
     let at = first * from.lane_stride + k.start * from.k_stride;
     let strip = Strip { lanes, width, k: k.len(), lane_stride: from.lane_stride, k_stride: from.k_stride };
     let to = to.as_mut_ptr().cast::<u32>();
-    // SAFETY (all arms): `kernel.wide` promised AVX-512F/BW (and BF16 for pairs); `Operand::strided` checked that every
-    // index of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
-    match (from.data, pairs, from.k_stride == 1, from.lane_stride == 1) {
-        (Elements::F32(x), false, true, _) => unsafe { strip.by_row(x[at..].as_ptr(), to, load_f32) },
-        (Elements::F32(x), true, true, _) => unsafe {
-            strip.by_row_pairs(x[at..].as_ptr(), to, load_f32_pairs)
-        },
-        (Elements::Bf16(x), true, true, _) => unsafe {
-            strip.by_row_pairs(x[at..].as_ptr().cast::<u16>(), to, load_bf16_pairs);
-        },
-        (Elements::Bf16(x), false, true, _) => unsafe {
-            strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
-        },
-        (Elements::F16(x), false, true, _) => unsafe {
-            strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_f16)
-        },
-        (Elements::F32(x), false, _, true) => unsafe { strip.by_column(x[at..].as_ptr(), to, load_f32) },
-        (Elements::Bf16(x), false, _, true) => unsafe {
-            strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
-        },
-        (Elements::F16(x), false, _, true) => unsafe {
-            strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_f16);
-        },
-        (Elements::Bf16(x), true, _, true) => unsafe {
-            strip.by_column_pairs(x[at..].as_ptr().cast::<u16>(), to);
-        },
-        _ => return false,
+    // SAFETY: `kernel.wide` promised AVX-512F/BW (and BF16 for pairs); `Operand::strided` checked that every index of the
+    // view is inside its slice, and `pack::panel` that `to` holds the whole panel.
+    unsafe {
+        match (from.data, pairs, from.k_stride == 1, from.lane_stride == 1) {
+            (Elements::F32(x), false, true, _) => strip.by_row(x[at..].as_ptr(), to, load_f32),
+            (Elements::F32(x), true, true, _) => strip.by_row_pairs(x[at..].as_ptr(), to, load_f32_pairs),
+            (Elements::Bf16(x), true, true, _) => {
+                strip.by_row_pairs(x[at..].as_ptr().cast::<u16>(), to, load_bf16_pairs);
+            }
+            (Elements::Bf16(x), false, true, _) => {
+                strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_bf16)
+            }
+            (Elements::F16(x), false, true, _) => strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_f16),
+            (Elements::F32(x), false, _, true) => strip.by_column(x[at..].as_ptr(), to, load_f32),
+            (Elements::Bf16(x), false, _, true) => {
+                strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
+            }
+            (Elements::F16(x), false, _, true) => {
+                strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_f16)
+            }
+            (Elements::Bf16(x), true, _, true) => strip.by_column_pairs(x[at..].as_ptr().cast::<u16>(), to),
+            _ => return false,
+        }
     }
     true
 }
