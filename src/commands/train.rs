@@ -37,6 +37,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let pairs = pairs(&config, &base, &tokenizer)?;
     let decoder = policies(&config, &base)?;
+    if args.dry_run {
+        say(&plan(&base, &decoder, &pairs));
+        return Ok(());
+    }
     let opening = match (args.resume, args.overwrite) {
         (true, _) => Opening::Resume,
         (_, true) => Opening::Overwrite,
@@ -118,6 +122,29 @@ fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<P
         eval.examples
     };
     Ok(Pairs { train: train.examples, eval, notes })
+}
+
+/// What a run would work on; all of it was checked to get this far.
+fn plan(base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
+    let (modules, parameters) =
+        decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
+    let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
+    let mut text = format!(
+        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
+         held out; the longest sequence has {longest} tokens",
+        base.name,
+        base.spec.model_type,
+        base.spec.layers.len(),
+        decoder.dtype().name(),
+        pairs.train.len(),
+        pairs.eval.len()
+    );
+    for note in &pairs.notes {
+        text.push('\n');
+        text.push_str(note);
+    }
+    text.push_str("\nnothing was written");
+    text
 }
 
 /// The decoder with its frozen adapters and the one to train.
