@@ -19,6 +19,7 @@ use crate::model::decoder::Decoder;
 use crate::model::lora::{Lora, Slot};
 use crate::model::pass::{Frozen, Pass};
 use crate::model::targets::LoraTargets;
+use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
 use crate::train::checkpoint;
 use crate::train::config::ReferenceCache as CacheChoice;
@@ -64,9 +65,14 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let before = trainer.evaluate()?.map(|found| found.logp_accuracy);
     let drawn_before =
         samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
+    profile::enable(args.profile);
     let start = Instant::now();
     trainer.run(&mut reporter)?;
     let seconds = start.elapsed().as_secs_f64();
+    if args.profile {
+        say(&profile::table(&profile::take(), seconds));
+    }
+    profile::enable(false);
     let after = trainer.evaluate()?.map(|found| found.logp_accuracy);
 
     if let (Some(samples), Some(before)) = (&samples, drawn_before) {
