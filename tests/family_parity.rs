@@ -1,5 +1,5 @@
 //! Every family against transformers and PEFT (`tests/parity/make_fixtures.py`), in f32.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Twelve steps of TRL's DPOTrainer, followed from TRL's own initial adapter (`tests/parity/make_fixtures.py`).
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -70,7 +70,7 @@ fn show(
     }
     let mut text = String::new();
     let heading = args.prompt.len() != 1 || args.compare;
-    if heading && adapter != "on" || heading && !args.compare {
+    if heading && (adapter != "on" || !args.compare) {
         text.push_str(&format!("{}> {prompt}\n", if again { "\n" } else { "" }));
     }
     if args.compare {

@@ -19,6 +19,7 @@ use crate::model::decoder::Decoder;
 use crate::model::lora::{Lora, Slot};
 use crate::model::pass::{Frozen, Pass};
 use crate::model::targets::LoraTargets;
+use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
 use crate::train::checkpoint;
 use crate::train::config::ReferenceCache as CacheChoice;
@@ -37,6 +38,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let pairs = pairs(&config, &base, &tokenizer)?;
     let decoder = policies(&config, &base)?;
+    if args.dry_run {
+        say(&plan(&base, &decoder, &pairs));
+        return Ok(());
+    }
     let opening = match (args.resume, args.overwrite) {
         (true, _) => Opening::Resume,
         (_, true) => Opening::Overwrite,
@@ -60,9 +65,14 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let before = trainer.evaluate()?.map(|found| found.logp_accuracy);
     let drawn_before =
         samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
+    profile::enable(args.profile);
     let start = Instant::now();
     trainer.run(&mut reporter)?;
     let seconds = start.elapsed().as_secs_f64();
+    if args.profile {
+        say(&profile::table(&profile::take(), seconds));
+    }
+    profile::enable(false);
     let after = trainer.evaluate()?.map(|found| found.logp_accuracy);
 
     if let (Some(samples), Some(before)) = (&samples, drawn_before) {
@@ -120,6 +130,29 @@ fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<P
         eval.examples
     };
     Ok(Pairs { train: train.examples, eval, notes })
+}
+
+/// What a run would work on; all of it was checked to get this far.
+fn plan(base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
+    let (modules, parameters) =
+        decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
+    let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
+    let mut text = format!(
+        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
+         held out; the longest sequence has {longest} tokens",
+        base.name,
+        base.spec.model_type,
+        base.spec.layers.len(),
+        decoder.dtype().name(),
+        pairs.train.len(),
+        pairs.eval.len()
+    );
+    for note in &pairs.notes {
+        text.push('\n');
+        text.push_str(note);
+    }
+    text.push_str("\nnothing was written");
+    text
 }
 
 /// The decoder with its frozen adapters and the one to train.
