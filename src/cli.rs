@@ -174,7 +174,7 @@ pub struct GenerateArgs {
     pub max_new_tokens: usize,
 
     /// 0: always the likeliest token; above: the higher, the more varied
-    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: f64,
 
     /// Sample among the K likeliest tokens

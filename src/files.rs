@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+/// What temporary names begin with.
+const TEMPORARY: &str = ".tmp-";
+
 /// Writes a file through `fill`, under a temporary name in the same directory until it is whole.
 ///
 /// # Errors
@@ -14,7 +17,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
     let mut file =
-        tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory).map_err(Error::write(directory))?;
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(Error::write(directory))?;
     let write = || -> std::io::Result<()> {
         let mut buffered = BufWriter::with_capacity(1 << 20, &mut file);
         fill(&mut buffered)?;
@@ -46,7 +49,7 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let within = parent(&path);
     std::fs::create_dir_all(within).map_err(Error::write(within))?;
-    let beside = || tempfile::Builder::new().prefix(".tmp-").tempdir_in(within).map_err(Error::write(within));
+    let beside = || temporary_directory(within);
     let new = beside()?;
     let made = fill(new.path())?;
     sync_directory(new.path())?;
@@ -65,6 +68,40 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     let _ = new.keep();
     sync_directory(within)?;
     Ok(made)
+}
+
+/// A directory under a temporary name, removed when dropped.
+///
+/// # Errors
+/// If `within` cannot be written.
+pub fn temporary_directory(within: &Path) -> Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(within).map_err(Error::write(within))
+}
+
+/// Removes a directory that must never be seen half removed: it loses its name first.
+///
+/// # Errors
+/// If its parent cannot be written.
+pub fn remove_directory(path: &Path) -> Result<()> {
+    let aside = temporary_directory(parent(path))?;
+    std::fs::rename(path, aside.path().join("removed")).map_err(Error::write(path))?;
+    aside.close().map_err(Error::write(path))
+}
+
+/// Removes what a killed process left under temporary names. Only for directories that no other process writes to.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn sweep(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            let path = entry.path();
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(Error::write(&path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where things are kept that can be made again: `$XDG_CACHE_HOME/dpo-lora`, else `~/.cache/dpo-lora`.

@@ -17,7 +17,12 @@ const BOUND_F32: f64 = 1e-4;
 /// The same where weights are rounded to 16 bits on the way.
 const BOUND_HALF: f64 = 0.1;
 
-pub(super) fn run(args: &MergeArgs) -> Result<()> {
+pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
+    let say = |text: &str| {
+        if !quiet {
+            say(text)
+        }
+    };
     base::set_threads(args.runtime.threads)?;
     let base = Base::open(&args.base, args.runtime.dtype, args.runtime.device)?;
     let weights = weights(args)?;
@@ -34,7 +39,7 @@ pub(super) fn run(args: &MergeArgs) -> Result<()> {
         report.rounding_max(),
         100.0 * report.rounding_share()
     ));
-    if args.no_verify { Ok(()) } else { verify(&base, &adapters, &weights, args) }
+    if args.no_verify { Ok(()) } else { verify(&base, &adapters, &weights, args, say) }
 }
 
 /// One factor an adapter.
@@ -49,7 +54,13 @@ fn weights(args: &MergeArgs) -> Result<Vec<f64>> {
 }
 
 /// Compares the merged model's logits with those of base and adapters.
-fn verify(base: &Base, adapters: &[Lora], weights: &[f64], args: &MergeArgs) -> Result<()> {
+fn verify(
+    base: &Base,
+    adapters: &[Lora],
+    weights: &[f64],
+    args: &MergeArgs,
+    say: impl Fn(&str),
+) -> Result<()> {
     let mut policy = base.decoder()?;
     let scaled = adapters.iter().zip(weights).map(|(lora, w)| lora.scaled(*w)).collect::<Result<Vec<_>>>()?;
     policy.trained = Some(Lora::stacked(&scaled, &base.device)?);

@@ -28,7 +28,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
-        Command::Merge(args) => merge::run(args),
+        Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Inspect(args) => inspect::run(args),
         Command::Completions(args) => completions(args.shell),
         Command::Man => manual(),

@@ -86,7 +86,9 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
                 .as_bytes(),
         )?;
     }
-    say(&format!("trained in {seconds:.1} s; adapter: {}", run.path().join("adapter").display()));
+    if !quiet {
+        say(&format!("trained in {seconds:.1} s; adapter: {}", run.path().join("adapter").display()));
+    }
     Ok(())
 }
 

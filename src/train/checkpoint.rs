@@ -74,7 +74,7 @@ pub fn save(
 ) -> Result<PathBuf> {
     let all = run.join("checkpoints");
     fs::create_dir_all(&all).map_err(Error::write(&all))?;
-    let temporary = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&all).map_err(Error::write(&all))?;
+    let temporary = files::temporary_directory(&all)?;
     let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
     write_adapter(&temporary.path().join(ADAPTER))?;
     files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(optimizer, parameters)?)?;
@@ -82,7 +82,7 @@ pub fn save(
     files::write_bytes(&temporary.path().join(MANIFEST), &json(&hashes(temporary.path())?)?)?;
     let place = all.join(format!("step-{}", state.step));
     if place.exists() {
-        fs::remove_dir_all(&place).map_err(Error::write(&place))?;
+        files::remove_directory(&place)?;
     }
     fs::rename(temporary.keep(), &place).map_err(Error::write(&place))?;
     files::sync_directory(&all)?;
@@ -135,8 +135,7 @@ fn prune(all: &Path, state: &State, limit: Option<usize>) -> Result<()> {
     for step in
         steps(all).into_iter().skip(limit.unwrap_or(usize::MAX).max(1)).filter(|step| Some(*step) != best)
     {
-        let path = all.join(format!("step-{step}"));
-        fs::remove_dir_all(&path).map_err(Error::write(&path))?;
+        files::remove_directory(&all.join(format!("step-{step}")))?;
     }
     Ok(())
 }

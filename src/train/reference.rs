@@ -96,11 +96,15 @@ impl ReferenceCache {
     /// Writes the file, if there is one and something new for it.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written; it is then not tried again, and the log-probs are kept in memory alone.
     pub fn save(&mut self) -> Result<()> {
         if let (Some(path), true) = (&self.path, self.unsaved) {
-            files::write_bytes(path, &serialise(&self.known))?;
+            let written = files::write_bytes(path, &serialise(&self.known));
             self.unsaved = false;
+            if written.is_err() {
+                self.path = None;
+            }
+            return written;
         }
         Ok(())
     }

@@ -48,6 +48,7 @@ impl RunDir {
             Err(TryLockError::Error(e)) => return Err(Error::write(&lock_path)(e)),
         }
         let run = Self { path: path.to_path_buf(), _lock: lock };
+        run.sweep()?;
         match opening {
             Opening::Fresh if run.is_used() => Err(Error::Config(format!(
                 "{} holds an earlier run; --resume goes on with it, --overwrite begins anew, or choose another output_dir",
@@ -61,6 +62,12 @@ impl RunDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The lock is ours, so nobody is at work under a temporary name.
+    fn sweep(&self) -> Result<()> {
+        files::sweep(&self.path)?;
+        ["checkpoints", "adapter"].iter().try_for_each(|name| files::sweep(&self.path.join(name)))
     }
 
     fn is_used(&self) -> bool {

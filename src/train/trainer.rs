@@ -15,6 +15,7 @@ use crate::adapter::peft;
 use crate::data::{Example, PackedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
+use crate::files;
 use crate::model::decoder::Decoder;
 use crate::objective::ObjectiveConfig;
 use crate::random::Stream;
@@ -68,6 +69,8 @@ pub struct Trainer {
     sampler: Sampler,
     state: State,
     total_steps: u64,
+    /// The step of the last checkpoint written.
+    saved: Option<u64>,
 }
 
 impl Trainer {
@@ -91,7 +94,7 @@ impl Trainer {
         let data = data_fingerprint(&setup.train);
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ..State::default() };
-        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps })
+        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, saved: None })
     }
 
     /// Goes on from a checkpoint.
@@ -172,7 +175,7 @@ impl Trainer {
             }
             let signal = self.setup.stop.load(Ordering::Relaxed);
             if due(self.setup.config.save_steps) || signal != 0 || stop_early || done == self.total_steps {
-                self.save()?;
+                self.save(reporter)?;
             }
             if signal != 0 && done < self.total_steps {
                 reporter.record(&Event::End);
@@ -233,7 +236,7 @@ impl Trainer {
                 self.state.skipped_in_a_row += 1;
                 reporter.warn(&format!("step {step} is skipped: {why}"));
                 if self.state.skipped_in_a_row >= MOST_SKIPPED {
-                    self.save()?;
+                    self.save(reporter)?;
                     return Err(Error::Train(format!(
                         "{MOST_SKIPPED} steps in a row had no usable gradient; a checkpoint is kept. Lower \
                          train.learning_rate, or look at the pairs named above"
@@ -268,7 +271,7 @@ impl Trainer {
         }
         // The best must be on disk to be loaded at the end.
         if better && self.setup.config.load_best_model_at_end {
-            self.save()?;
+            self.save(reporter)?;
         }
         let patience = self.setup.config.early_stopping_patience;
         Ok(patience.is_some_and(|patience| self.state.evaluations_since_best >= patience.max(1)))
@@ -292,11 +295,20 @@ impl Trainer {
         });
     }
 
-    fn save(&mut self) -> Result<()> {
+    /// Writes a checkpoint, unless that of this step is there. The reference cache is only a convenience: that it cannot
+    /// be written is told, and ends nothing.
+    fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
+        if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
         let Setup { run, decoder, config, .. } = &self.setup;
         let write = |directory: &Path| self.write_adapter(directory);
         checkpoint::save(run, decoder, &self.optimizer, &self.state, write, config.save_total_limit)?;
-        self.setup.reference.save()
+        self.saved = Some(self.state.step);
+        if let Err(error) = self.setup.reference.save() {
+            reporter.warn(&format!("reference log-probs are kept in memory only: {error}"));
+        }
+        Ok(())
     }
 
     fn write_adapter(&self, directory: &Path) -> Result<()> {
@@ -316,7 +328,7 @@ impl Trainer {
             checkpoint::restore(&path, &state, &mut self.setup.decoder, &mut self.optimizer)?;
             reporter.note(&format!("adapter/ is that of step {}, eval_loss {:.4}", best.step, best.loss));
         }
-        self.write_adapter(&self.setup.run.join("adapter"))
+        files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
     }
 }
 

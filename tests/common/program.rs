@@ -90,8 +90,7 @@ impl Place {
             }
             *at = value.clone();
         }
-        // JSON is YAML.
-        self.write("run.yaml", yaml.to_string());
+        self.write("run.yaml", serde_yaml::to_string(&yaml).unwrap());
     }
 
     /// The recipe of most tests: the llama fixture on its pairs.

@@ -155,7 +155,7 @@ fn check_output(base: &Path, output: &Path, overwrite: bool) -> Result<()> {
     }
     if !overwrite {
         return Err(Error::Config(format!(
-            "the output {shown} is not empty; name another directory, or replace it with --overwrite"
+            "the output {shown} is not empty; name another directory, or replace it with --force"
         )));
     }
     if !output.join("config.json").exists() {

@@ -1,0 +1,40 @@
+//! Whatever is wrong with the input: one error that says what, where and what to do; no panic, nothing half-written.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::program::{Place, Ran};
+
+#[path = "bad_inputs/adapters.rs"]
+mod adapters;
+#[path = "bad_inputs/configuration.rs"]
+mod configuration;
+#[path = "bad_inputs/models.rs"]
+mod models;
+#[path = "bad_inputs/records.rs"]
+mod records;
+#[path = "bad_inputs/tokenizers.rs"]
+mod tokenizers;
+
+/// Runs what must be refused with `code`; the message must hold every one of `parts`.
+fn refused(place: &Place, args: &[&str], code: i32, parts: &[&str]) -> String {
+    let Ran { code: found, stdout, stderr } = place.run(args);
+    assert_eq!((found, stdout.as_str()), (Some(code), ""), "{args:?}: {stderr}");
+    assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{args:?}: {stderr}");
+    for word in ["panicked", "RUST_BACKTRACE", "tensor operation failed"] {
+        assert!(!stderr.contains(word), "{args:?}: {stderr}");
+    }
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is missing in {args:?}: {stderr}");
+    }
+    stderr
+}
+
+/// The same of `train -c run.yaml`; the run directory must be as unused as before, so that the next try is not refused.
+fn train_refused(place: &Place, code: i32, parts: &[&str]) {
+    refused(place, &["train", "-c", "run.yaml"], code, parts);
+    for left in ["config.yaml", "metrics.jsonl", "checkpoints", "adapter"] {
+        assert!(!place.path("run").join(left).exists(), "{parts:?}: run/{left} is left");
+    }
+}

@@ -1,0 +1,115 @@
+//! Adapters that are damaged, of another base, or of a kind that is not ours.
+
+use std::collections::BTreeMap;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+
+use super::{refused, train_refused};
+use crate::common::fixture;
+use crate::common::program::{Place, copy};
+
+const CONFIG: &str = "adapter/adapter_config.json";
+const WEIGHTS: &str = "adapter/adapter_model.safetensors";
+
+fn adapter_of(model: &str) -> Place {
+    let place = Place::new();
+    copy(&fixture("models").join(model).join("adapters/plain"), &place.path("adapter"));
+    place
+}
+
+/// Refused by every command that reads adapters.
+fn refused_everywhere(place: &Place, base: &str, parts: &[&str]) {
+    let (base, data) = (fixture("models").join(base), fixture("pairs.jsonl"));
+    let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
+    let with = ["--base", base, "--adapter", "adapter"];
+    refused(place, &[&["score", "--data", data], &with[..]].concat(), 1, parts);
+    refused(place, &[&["merge", "--output", "merged"], &with[..]].concat(), 1, parts);
+    assert!(!place.path("merged").exists());
+    for key in ["model.adapter", "lora.init_from"] {
+        place.recipe(base.as_ref(), data.as_ref(), &[(key, json!("adapter"))]);
+        train_refused(place, 1, parts);
+    }
+}
+
+fn with_config(change: impl FnOnce(&mut Value), parts: &[&str]) {
+    let place = adapter_of("llama");
+    place.edit(CONFIG, change);
+    refused_everywhere(&place, "llama", parts);
+}
+
+/// Writes the adapter's tensors anew, renamed by `rename` (`None` leaves one out).
+fn rename_tensors(place: &Place, rename: impl Fn(&str) -> Option<String>) {
+    let bytes = place.read(WEIGHTS);
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let kept: BTreeMap<String, TensorView> =
+        tensors.tensors().into_iter().filter_map(|(name, view)| Some((rename(&name)?, view))).collect();
+    place.write(WEIGHTS, safetensors::serialize(kept, None).unwrap());
+}
+
+#[test]
+fn kinds_that_are_not_honoured() {
+    with_config(|c| c["use_dora"] = json!(true), &["adapter_config.json", "use_dora"]);
+    with_config(|c| c["modules_to_save"] = json!(["lm_head"]), &["modules_to_save"]);
+    with_config(|c| c["bias"] = json!("all"), &["bias", "all"]);
+    with_config(|c| c["peft_type"] = json!("IA3"), &["peft_type", "IA3", "LORA"]);
+    with_config(|c| c["r"] = json!(0), &["adapter_config.json", "r is 0"]);
+    with_config(|c| c["r"] = json!(9), &["has rank 4", "r = 9"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    let some = "base_model.model.model.layers.1.self_attn.q_proj";
+    let place = adapter_of("llama");
+    rename_tensors(&place, |name| (name != format!("{some}.lora_B.weight")).then(|| name.to_string()));
+    refused_everywhere(&place, "llama", &["model.layers.1.self_attn.q_proj", "lora_B"]);
+    let place = adapter_of("llama");
+    rename_tensors(&place, |name| {
+        Some(name.replace("layers.1.self_attn.q_proj", "layers.1.self_attn.qq_proj"))
+    });
+    refused_everywhere(&place, "llama", &["qq_proj"]);
+    let place = adapter_of("llama");
+    rename_tensors(&place, |name| Some(name.replace("layers.2", "layers.7")));
+    refused_everywhere(&place, "llama", &["layers.7"]);
+    refused_everywhere(&adapter_of("qwen3"), "gpt2", &["adapter"]);
+}
+
+#[test]
+fn damaged_files() {
+    let place = adapter_of("llama");
+    let bytes = place.read(WEIGHTS);
+    place.write(WEIGHTS, &bytes[..bytes.len() - 100]);
+    refused_everywhere(&place, "llama", &["adapter_model.safetensors"]);
+    let mut broken = bytes.clone();
+    let end = broken.len();
+    broken[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    place.write(WEIGHTS, broken);
+    refused_everywhere(&place, "llama", &["inf", "damaged"]);
+    std::fs::remove_file(place.path(WEIGHTS)).unwrap();
+    refused_everywhere(&place, "llama", &["adapter_model.safetensors"]);
+    place.write(CONFIG, "{\"r\": ");
+    refused_everywhere(&place, "llama", &["adapter_config.json"]);
+    std::fs::remove_dir_all(place.path("adapter")).unwrap();
+    refused_everywhere(&place, "llama", &["adapter"]);
+}
+
+#[test]
+fn of_another_base() {
+    let place = Place::new();
+    place.llama_recipe(&[]);
+    place.run(&["train", "-c", "run.yaml"]).ok();
+    std::fs::rename(place.path("run/adapter"), place.path("adapter")).unwrap();
+    std::fs::remove_dir_all(place.path("run")).unwrap();
+    // The same shapes and other numbers.
+    let llama = fixture("models/llama");
+    refused_everywhere(
+        &place,
+        "llama-sharded",
+        &["was trained on", llama.to_str().unwrap(), "llama-sharded"],
+    );
+    let base = fixture("models/llama-sharded");
+    let args =
+        ["merge", "--base", base.to_str().unwrap(), "--adapter", "adapter", "--output", "merged", "--force"];
+    place.run(&args).ok();
+}

@@ -1,0 +1,13 @@
+//! The program as a user runs it: what it writes, what it prints, how it ends.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+#[path = "cli/contracts.rs"]
+mod contracts;
+#[path = "cli/interrupted.rs"]
+mod interrupted;
+#[path = "cli/merged.rs"]
+mod merged;
+#[path = "cli/runs.rs"]
+mod runs;
