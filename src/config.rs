@@ -1,6 +1,7 @@
 //! `RunConfig`: the YAML file of a run. Composes each room's own configuration and checks across rooms.
 
 mod document;
+mod resume;
 
 use std::path::{Path, PathBuf};
 

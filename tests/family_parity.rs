@@ -1,5 +1,5 @@
 //! Every family against transformers and PEFT (`tests/parity/make_fixtures.py`), in f32.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
@@ -72,7 +72,10 @@ fn logits_agree() {
             let got = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (i, (got, want)) in got.iter().zip(numbers(&expected["logits"][&case])).enumerate() {
                 // 5e-5 tells a tanh GELU from an exact one.
-                assert!((f64::from(*got) - want).abs() < 5e-5, "{name} {case} logit {i}: {got} against {want}");
+                assert!(
+                    (f64::from(*got) - want).abs() < 5e-5,
+                    "{name} {case} logit {i}: {got} against {want}"
+                );
             }
         }
     }

@@ -10,6 +10,7 @@ use super::spec::{AttentionSpec, QkvSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::gradient::Gradient;
+use crate::ops::profile::timed;
 use crate::ops::rope::{self, Rotation};
 use crate::ops::tree_attention::{self, Heads, TreeSpans};
 
@@ -24,6 +25,7 @@ pub struct Attention {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a layer, and most families have the large one")]
 enum Qkv {
     Separate([Projection; 3]),
     /// `[q; k; v]`, or, `per_head`, the same of each head in turn.
@@ -110,13 +112,16 @@ impl Attention {
         if let Some(cache) = cache {
             (k, v) = cache.append(&k, &v)?;
         }
-        let attention = tree_attention::forward(&q, &k, &v, &self.heads, rows.trees)?;
+        let flop = self.heads.flop(rows.trees);
+        let attention = timed("tree attention forward", 2 * flop, || {
+            tree_attention::forward(&q, &k, &v, &self.heads, rows.trees)
+        })?;
         let (y, output) = self.output.forward(&attention.output, context)?;
         Ok((y, Saved { projections, raw, q, k, v, attention, output }))
     }
 
     fn turn(&self, x: &Tensor, rows: &Rows, index: usize) -> Result<Tensor> {
-        rope::forward(x, &rows.rotations[index], self.heads.head_dim)
+        timed("rope", 0, || rope::forward(x, &rows.rotations[index], self.heads.head_dim))
     }
 
     /// Queries, keys and values, `[T, n·head_dim]` each.
@@ -178,11 +183,13 @@ impl Attention {
     ) -> Result<Gradient> {
         let d_attention = self.output.backward(dy, &saved.output, context, None, gradients)?.finish()?;
         let Saved { q, k, v, attention, .. } = saved;
-        let (mut dq, mut dk, dv) =
-            tree_attention::backward(&d_attention, q, k, v, attention, &self.heads, rows.trees)?;
+        let flop = self.heads.flop(rows.trees);
+        let (mut dq, mut dk, dv) = timed("tree attention backward", 5 * flop, || {
+            tree_attention::backward(&d_attention, q, k, v, attention, &self.heads, rows.trees)
+        })?;
         if let Some(index) = self.rotation {
-            dq = rope::backward(&dq, &rows.rotations[index], self.heads.head_dim)?;
-            dk = rope::backward(&dk, &rows.rotations[index], self.heads.head_dim)?;
+            let back = |dy: &Tensor| rope::backward(dy, &rows.rotations[index], self.heads.head_dim);
+            (dq, dk) = timed("rope", 0, || Ok::<_, crate::error::Error>((back(&dq)?, back(&dk)?)))?;
         }
         if let (Some((q_norm, k_norm)), Some((q_raw, k_raw))) = (&self.qk_norm, &saved.raw) {
             (dq, dk) = (q_norm.gradient(&dq, q_raw)?, k_norm.gradient(&dk, k_raw)?);

@@ -99,7 +99,7 @@ impl Block {
         context: &Context,
         gradients: &mut [f32],
     ) -> Result<Tensor> {
-        let d_mlp = self.into_branch(&self.post_mlp_norm, dy, saved.mlp_output.as_ref())?;
+        let d_mlp = self.branch_gradient(&self.post_mlp_norm, dy, saved.mlp_output.as_ref())?;
         let d_b = self.mlp.backward(&d_mlp, &saved.mlp, context, gradients)?.finish()?;
         let d_middle = if self.parallel {
             dy.clone()
@@ -109,7 +109,7 @@ impl Block {
             d_middle.finish()?
         };
         let d_attention =
-            self.into_branch(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
+            self.branch_gradient(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
         let mut d_a = self.attention.backward(&d_attention, &saved.attention, rows, context, gradients)?;
         let mut dx = Gradient::of(&d_middle)?;
         if self.parallel {
@@ -123,7 +123,7 @@ impl Block {
     }
 
     /// From the residual stream's gradient to that of a branch, before its norm if it has one.
-    fn into_branch(&self, norm: &Option<Norm>, dy: &Tensor, output: Option<&Tensor>) -> Result<Tensor> {
+    fn branch_gradient(&self, norm: &Option<Norm>, dy: &Tensor, output: Option<&Tensor>) -> Result<Tensor> {
         let scaled =
             if self.residual_scale == 1.0 { dy.clone() } else { (dy * f64::from(self.residual_scale))? };
         match (norm, output) {

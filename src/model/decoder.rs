@@ -15,6 +15,7 @@ use crate::data::PackedBatch;
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
 use crate::ops::host;
+use crate::ops::profile::timed;
 use crate::ops::rope::Rotation;
 use crate::ops::token_logps;
 use crate::ops::tree_attention::{Span, TreeSpans};
@@ -184,9 +185,15 @@ impl Decoder {
     pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
         let scored = gather(&self.blocks(batch, pass)?, &batch.scored_rows)?;
         let normed = self.final_norm.forward(&scored)?;
-        let found =
-            token_logps::forward(&normed, &self.head, self.spec.logits, &batch.scored_targets, false)?;
+        let found = self.score(&normed, &batch.scored_targets, false)?;
         Ok(sums(&found.logps, batch))
+    }
+
+    fn score(&self, hidden: &Tensor, targets: &[u32], slopes: bool) -> Result<token_logps::TokenLogps> {
+        let product = 2 * targets.len() * self.spec.hidden * self.spec.vocab_size;
+        let (name, flop) =
+            if slopes { ("token log-probs, policy", 2 * product) } else { ("token log-probs", product) };
+        timed(name, flop, || token_logps::forward(hidden, &self.head, self.spec.logits, targets, slopes))
     }
 
     /// Logits `[rows.len(), vocab]` at rows of the batch.
@@ -215,7 +222,7 @@ impl Decoder {
         }
         let scored = gather(&x, &batch.scored_rows)?;
         let normed = self.final_norm.forward(&scored)?;
-        let found = token_logps::forward(&normed, &self.head, self.spec.logits, &batch.scored_targets, true)?;
+        let found = self.score(&normed, &batch.scored_targets, true)?;
         let slopes = match found.slopes {
             Some(slopes) => slopes,
             None => normed.zeros_like()?,

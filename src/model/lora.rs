@@ -140,6 +140,51 @@ impl Lora {
         Ok(())
     }
 
+    /// One set that does what all of `parts` do together: their ranks side by side, each scale folded into its `B`.
+    ///
+    /// # Errors
+    /// If a module has other sizes in another part.
+    pub fn stacked(parts: &[Self], device: &Device) -> Result<Self> {
+        let mut slots: Vec<Slot> = Vec::new();
+        for slot in parts.iter().flat_map(|part| &part.slots) {
+            match slots.iter_mut().find(|s| s.module == slot.module) {
+                None => slots.push(Slot { alpha: slot.rank as f64, scale: 1.0, ..slot.clone() }),
+                Some(sum) if (sum.inputs, sum.outputs) == (slot.inputs, slot.outputs) => {
+                    sum.rank += slot.rank;
+                    sum.alpha = sum.rank as f64;
+                }
+                Some(_) => return Err(Error::Adapter(format!("{} has two shapes", slot.module))),
+            }
+        }
+        let mut lora = Self::zeros(slots, device)?;
+        let mut values = std::mem::take(&mut lora.values);
+        for slot in &lora.slots {
+            let mut first = 0;
+            for (part, from) in parts.iter().filter_map(|p| p.find(&slot.module).map(|i| (p, &p.slots[i]))) {
+                let (a, b) = (&part.values[from.a()], &part.values[from.b()]);
+                values[slot.a()][first * slot.inputs..][..a.len()].copy_from_slice(a);
+                for (to, b) in values[slot.b()].chunks_exact_mut(slot.rank).zip(b.chunks_exact(from.rank)) {
+                    let scaled = b.iter().map(|b| b * from.scale as f32);
+                    to[first..].iter_mut().zip(scaled).for_each(|(to, b)| *to = b);
+                }
+                first += from.rank;
+            }
+        }
+        lora.values = values;
+        lora.refresh()?;
+        Ok(lora)
+    }
+
+    /// A copy whose product is `factor` times this one's.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn scaled(&self, factor: f64) -> Result<Self> {
+        let mut copy = self.copy()?;
+        copy.slots.iter_mut().for_each(|slot| slot.scale *= factor);
+        Ok(copy)
+    }
+
     /// An independent copy of the same numbers.
     ///
     /// # Errors

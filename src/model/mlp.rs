@@ -9,6 +9,7 @@ use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::gated_act::{self, Activation};
 use crate::ops::gradient::Gradient;
+use crate::ops::profile::timed;
 
 /// An MLP with its weights.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl Mlp {
                 (y, None, vec![kept])
             }
         };
-        let h = gated_act::forward(&gate, up.as_ref(), self.act)?;
+        let h = timed("gated act forward", 0, || gated_act::forward(&gate, up.as_ref(), self.act))?;
         let (y, down) = self.down.forward(&h, context)?;
         Ok((y, Saved { inputs, gate, up, down }))
     }
@@ -97,7 +98,8 @@ impl Mlp {
         let dh = self.down.backward(dy, &saved.down, context, None, gradients)?.finish()?;
         let (d_gate, d_up) = match &saved.up {
             Some(up) => {
-                let (d_gate, d_up) = gated_act::backward(&dh, &saved.gate, up, self.act)?;
+                let (d_gate, d_up) =
+                    timed("gated act backward", 0, || gated_act::backward(&dh, &saved.gate, up, self.act))?;
                 (d_gate, Some(d_up))
             }
             None => (gated_act::backward_plain(&dh, &saved.gate, self.act)?, None),

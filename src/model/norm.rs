@@ -6,7 +6,7 @@ use super::spec::{NormKind, NormSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::gradient::Gradient;
-use crate::ops::{layer_norm, rms_norm};
+use crate::ops::{layer_norm, profile, rms_norm};
 
 /// A frozen norm.
 #[derive(Debug)]
@@ -43,10 +43,10 @@ impl Norm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let runs = x.reshape((rows * width / self.size, self.size))?;
-        let y = match &self.bias {
-            None => rms_norm::forward(&runs, &self.gain, self.eps)?,
-            Some(bias) => layer_norm::forward(&runs, &self.gain, bias, self.eps)?,
-        };
+        let y = profile::timed("norm forward", 0, || match &self.bias {
+            None => rms_norm::forward(&runs, &self.gain, self.eps),
+            Some(bias) => layer_norm::forward(&runs, &self.gain, bias, self.eps),
+        })?;
         Ok(y.reshape((rows, width))?)
     }
 
@@ -58,10 +58,11 @@ impl Norm {
         let (rows, width) = x.dims2()?;
         let runs = (rows * width / self.size, self.size);
         let (dy, x) = (dy.reshape(runs)?, x.reshape(runs)?);
-        dx.with_rows(runs, |dx| match &self.bias {
+        let work = |dx: &mut Gradient| match &self.bias {
             None => rms_norm::backward(dx, &dy, &x, &self.gain, self.eps),
             Some(bias) => layer_norm::backward(dx, &dy, &x, &self.gain, bias, self.eps),
-        })
+        };
+        profile::timed("norm backward", 0, || dx.with_rows(runs, work))
     }
 
     /// The gradient of `x` alone.

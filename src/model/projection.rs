@@ -9,8 +9,8 @@ use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::gradient::Gradient;
-use crate::ops::host;
 use crate::ops::lora_linear::{self, Kept, LowRank};
+use crate::ops::{host, profile};
 
 /// A frozen linear map that may be adapted.
 #[derive(Debug)]
@@ -85,10 +85,15 @@ impl Projection {
             let dropped = saved.dropped.as_ref().filter(|_| trained.is_some());
             let kept =
                 Kept { x: dropped.map_or(&saved.x, |(masked, _)| masked), z, mask: dropped.map(|(_, m)| m) };
-            let found = lora_linear::backward(&mut dx, dy, path, kept, trained.is_some())?;
-            if let (Some(found), Some((lora, slot))) = (found, trained) {
-                lora.add_gradients(*slot, &found, gradients)?;
-            }
+            let products = if trained.is_some() { 4 } else { 2 };
+            let flop = products * z.elem_count() * (self.linear.inputs() + self.linear.outputs());
+            profile::timed("low-rank backward", flop, || -> Result<()> {
+                let found = lora_linear::backward(&mut dx, dy, path, kept, trained.is_some())?;
+                if let (Some(found), Some((lora, slot))) = (found, trained) {
+                    lora.add_gradients(*slot, &found, gradients)?;
+                }
+                Ok(())
+            })?;
         }
         Ok(dx)
     }
@@ -117,10 +122,12 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
         return Ok((x + (y * f64::from(scale))?)?);
     }
     let (rows, width) = x.dims2()?;
-    let mut out = host::read(x)?.to_vec();
-    let y = host::read(y)?;
-    host::update_rows(&mut out, width, |row, out| {
-        crate::ops::simd::add_scaled(out, &y[row * width..(row + 1) * width], scale);
-    });
-    host::tensor(out, (rows, width))
+    profile::timed("residual", 0, || {
+        let mut out = host::read(x)?.to_vec();
+        let y = host::read(y)?;
+        host::update_rows(&mut out, width, |row, out| {
+            crate::ops::simd::add_scaled(out, &y[row * width..(row + 1) * width], scale);
+        });
+        host::tensor(out, (rows, width))
+    })
 }

@@ -6,9 +6,9 @@ use candle_core::Tensor;
 
 use super::gemm::{Operand, Precision, gemm, gemm_add};
 use super::gradient::Gradient;
-use super::host;
 #[cfg(test)]
 use super::oracle;
+use super::{host, profile};
 use crate::error::Result;
 use crate::weights::{Elements, FrozenWeight};
 
@@ -74,6 +74,11 @@ impl Linear {
         if self.transposed { input * self.outputs() + output } else { output * self.inputs() + input }
     }
 
+    /// Arithmetic of one product of `rows` rows.
+    fn flop(&self, rows: usize) -> usize {
+        2 * rows * self.inputs() * self.outputs()
+    }
+
     fn precision(&self) -> Precision {
         Precision::of(&self.weight.elements())
     }
@@ -107,14 +112,14 @@ impl Linear {
     /// As [`Linear::forward`], over slices.
     pub(super) fn forward_slice(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let (x, weight) = (Operand::by_row(Elements::F32(x), rows, self.inputs()), self.operand(true));
-        match &self.bias {
+        profile::timed("frozen_linear forward", self.flop(rows), || match &self.bias {
             None => gemm(&x, &weight, self.precision()),
             Some(bias) => {
                 let mut y = host::build_rows(rows, bias.len(), |_, row| row.copy_from_slice(bias));
                 gemm_add(&mut y, &x, &weight, self.precision());
                 y
             }
-        }
+        })
     }
 
     /// `dy [T, out] → dx [T, in]`, added to `onto` if there is one.
@@ -133,13 +138,13 @@ impl Linear {
         }
         let dy = host::read(dy)?;
         let (dy, weight) = (Operand::by_row(Elements::F32(&dy), rows, self.outputs()), self.operand(false));
-        match onto {
+        profile::timed("frozen_linear backward", self.flop(rows), || match onto {
             Some(Gradient::Host { mut data, columns }) => {
                 gemm_add(&mut data, &dy, &weight, self.precision());
                 Ok(Gradient::Host { data, columns })
             }
             _ => Ok(Gradient::Host { data: gemm(&dy, &weight, self.precision()), columns: self.inputs() }),
-        }
+        })
     }
 }
 

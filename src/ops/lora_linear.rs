@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::frozen_linear::Linear;
 use super::gemm::{Operand, Precision, gemm, gemm_add};
 use super::gradient::Gradient;
-use super::{host, oracle};
+use super::{host, oracle, profile};
 use crate::error::Result;
 use crate::weights::Elements;
 
@@ -65,8 +65,12 @@ pub fn forward(
     let mut kept = Vec::with_capacity(paths.len());
     for (path, input) in paths {
         let (rank, _) = path.a.dims2()?;
-        let z = product(&*host::read(input.unwrap_or(x))?, rows, &*host::read(path.a)?, rank);
-        add_up_projection(&mut y, &z, rows, path, linear.outputs())?;
+        let flop = 2 * rows * rank * (linear.inputs() + linear.outputs());
+        let z = profile::timed("low-rank forward", flop, || -> Result<_> {
+            let z = product(&host::read(input.unwrap_or(x))?, rows, &host::read(path.a)?, rank);
+            add_up_projection(&mut y, &z, rows, path, linear.outputs())?;
+            Ok(z)
+        })?;
         kept.push(host::tensor(z, (rows, rank))?);
     }
     Ok((host::tensor(y, (rows, linear.outputs()))?, kept))

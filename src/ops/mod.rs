@@ -13,6 +13,7 @@ pub mod host;
 pub mod layer_norm;
 pub mod lora_linear;
 pub mod oracle;
+pub mod profile;
 pub mod rms_norm;
 pub mod rope;
 pub mod simd;

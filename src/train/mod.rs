@@ -1,6 +1,12 @@
 //! Training: what changes the adapter's parameters, step by step.
 
+pub mod checkpoint;
 pub mod config;
 pub mod gradients;
 pub mod optimizer;
+pub mod reference;
+pub mod run_dir;
 pub mod schedule;
+pub mod step;
+pub mod trainer;
+pub mod window;

@@ -1,5 +1,7 @@
 //! What the integration tests share.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+
+pub mod program;
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,9 @@ use dpo_lora::adapter::peft;
 use dpo_lora::data::{ChatTokenizer, Example, Input, PackedBatch, records, tokenize};
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
+use dpo_lora::model::lora::{Lora, Slot};
 use dpo_lora::model::pass::Frozen;
+use dpo_lora::random::Stream;
 use dpo_lora::weights::{DType, SafetensorsSource};
 use serde_json::Value;
 
@@ -31,10 +35,14 @@ pub fn models() -> Vec<String> {
 
 /// A model fixture with its weights as f32.
 pub fn decoder(name: &str) -> Decoder {
-    let directory = fixture("models").join(name);
-    let spec = families::spec(&ConfigJson::open(&directory).unwrap()).unwrap();
-    let source = SafetensorsSource::open(&directory).unwrap();
-    Decoder::load(spec, &source, Some(DType::F32), &Device::Cpu).unwrap()
+    load(&fixture("models").join(name), DType::F32)
+}
+
+/// A model with its matrices stored as `dtype`.
+pub fn load(directory: &Path, dtype: DType) -> Decoder {
+    let spec = families::spec(&ConfigJson::open(directory).unwrap()).unwrap();
+    let source = SafetensorsSource::open(directory).unwrap();
+    Decoder::load(spec, &source, Some(dtype), &Device::Cpu).unwrap()
 }
 
 /// Reads an adapter of a model fixture as its trained adapter.
@@ -58,4 +66,28 @@ pub fn examples(data: &str, tokenizer: &Path) -> Vec<Example> {
 
 pub fn pack(examples: &[Example]) -> PackedBatch {
     PackedBatch::new(&examples.iter().collect::<Vec<_>>())
+}
+
+/// An adapter of every linear module, with B ≠ 0, ranks that differ and alpha ≠ rank.
+pub fn random_lora(decoder: &Decoder, seed: u64) -> Lora {
+    let mut lora = zero_b_lora(decoder, seed);
+    let ranges: Vec<_> = lora.slots().iter().map(Slot::b).collect();
+    let stream = Stream::new(seed, "lora_B of a test");
+    lora.update(|values| {
+        for i in ranges.into_iter().flatten() {
+            values[i] = 0.4 * stream.uniform(i as u64) - 0.2;
+        }
+    })
+    .unwrap();
+    lora
+}
+
+/// The same as training starts with it: B = 0.
+pub fn zero_b_lora(decoder: &Decoder, seed: u64) -> Lora {
+    let slot = |(i, linear)| {
+        let rank = 2 + i % 3;
+        Slot::new(linear, rank, 5.0, 5.0 / rank as f64)
+    };
+    let slots = decoder.spec().linears().enumerate().map(slot).collect();
+    Lora::initialised(slots, seed, &Device::Cpu).unwrap()
 }

@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn absent_settings_are_pefts_defaults() {
-        let config = PeftConfig::parse(r#"{"peft_type":"LORA","bias":"none","modules_to_save":null}"#).unwrap();
+        let config =
+            PeftConfig::parse(r#"{"peft_type":"LORA","bias":"none","modules_to_save":null}"#).unwrap();
         assert_eq!((config.r, config.lora_alpha, config.use_rslora), (8, 8.0, false));
     }
 }

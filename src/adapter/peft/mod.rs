@@ -8,7 +8,7 @@ mod read;
 mod write;
 
 pub use config::PeftConfig;
-pub use read::{Adapter, read};
+pub use read::{Adapter, metadata, read};
 pub use write::{FINGERPRINT_KEY, Origin, write};
 
 /// The configuration's file name.

@@ -78,10 +78,15 @@ fn pairs<'a>(source: &SafetensorsSource, spec: &'a DecoderSpec) -> Result<BTreeM
                 halves.entry(module).or_default()[index] = Some(name);
             }
             Some((module, _)) => {
-                let hint = nearest(&module, linears.keys().copied()).map_or(String::new(), |n| format!("; is it {n}?"));
-                problems.add(format!("{name} adapts {module}, which is no linear module of this {}{hint}", spec.model_type));
+                let hint = nearest(&module, linears.keys().copied())
+                    .map_or(String::new(), |n| format!("; is it {n}?"));
+                problems.add(format!(
+                    "{name} adapts {module}, which is no linear module of this {}{hint}",
+                    spec.model_type
+                ));
             }
-            None => problems.add(format!("{name} is no lora_A or lora_B of a linear module and cannot be honoured")),
+            None => problems
+                .add(format!("{name} is no lora_A or lora_B of a linear module and cannot be honoured")),
         }
     }
     let mut pairs = BTreeMap::new();
@@ -93,7 +98,8 @@ fn pairs<'a>(source: &SafetensorsSource, spec: &'a DecoderSpec) -> Result<BTreeM
         };
         let shape = |name: &str| source.shape(name).unwrap_or_default();
         let (shape_a, shape_b) = (shape(&a), shape(&b));
-        let fits = shape_a.len() == 2 && shape_a[1] == linear.inputs && shape_b == [linear.outputs, shape_a[0]];
+        let fits =
+            shape_a.len() == 2 && shape_a[1] == linear.inputs && shape_b == [linear.outputs, shape_a[0]];
         problems.require(fits && shape_a[0] > 0, || {
             format!(
                 "{module} has lora_A {shape_a:?} and lora_B {shape_b:?}; this base needs [r, {}] and [{}, r]",
@@ -135,10 +141,14 @@ fn slots(pairs: &BTreeMap<String, Pair>, config: &PeftConfig) -> Result<Vec<Slot
 }
 
 /// The `__metadata__` of a safetensors file.
-fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+///
+/// # Errors
+/// If the file is missing or its header damaged.
+pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
     let file = File::open(path).map_err(Error::read(path))?;
     // SAFETY: read-only, for the length of this function; see `SafetensorsSource`.
     let map = unsafe { Mmap::map(&file) }.map_err(Error::read(path))?;
-    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))?;
+    let (_, header) =
+        SafeTensors::read_metadata(&map).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))?;
     Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
 }

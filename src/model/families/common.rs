@@ -79,7 +79,7 @@ pub(super) fn heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Res
     let n_kv_head = config.size_or_none("num_key_value_heads")?.unwrap_or(n_head);
     let head_dim = match config.size_or_none("head_dim")? {
         Some(head_dim) => head_dim,
-        None if hidden % n_head == 0 => hidden / n_head,
+        None if hidden.is_multiple_of(n_head) => hidden / n_head,
         None => {
             return Err(
                 config.error(n_head_key, &format!("{n_head} does not divide the hidden size {hidden}"))

@@ -1,6 +1,6 @@
 //! The families: each file turns a `config.json` into a [`DecoderSpec`] and the names of its modules.
 //!
-//! To add one: a file with `pub fn spec(&ConfigJson) -> Result<DecoderSpec>`, a line in [`FAMILIES`], a fixture under
+//! To add one: a file with `pub fn spec(&ConfigJson) -> Result<DecoderSpec>`, a line in `FAMILIES`, a fixture under
 //! `tests/fixtures/models`.
 
 mod common;

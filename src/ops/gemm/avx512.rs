@@ -15,6 +15,8 @@ pub(super) fn best_rows(m: usize) -> usize {
     match m {
         1 => 1,
         2..=4 => 4,
+        // Many rows: the widest tile has the fewest loads, and waste is small. Few: what fits best.
+        49.. => 12,
         _ => [12, 8].into_iter().min_by_key(|mr| m.next_multiple_of(*mr)).unwrap_or(12),
     }
 }
@@ -90,7 +92,7 @@ macro_rules! tile_body {
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile<const MR: usize, const NV: usize>(
     steps: usize,
     a: *const u32,
@@ -108,7 +110,7 @@ unsafe fn tile<const MR: usize, const NV: usize>(
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile_bf16<const MR: usize, const NV: usize>(
     steps: usize,
     a: *const u32,
@@ -145,80 +147,27 @@ pub(super) fn panel(
     let at = first * from.lane_stride + k.start * from.k_stride;
     let strip = Strip { lanes, width, k: k.len(), lane_stride: from.lane_stride, k_stride: from.k_stride };
     let to = to.as_mut_ptr().cast::<u32>();
-    // SAFETY (all arms): `kernel.wide` promised AVX-512F/BW (and BF16 for pairs); `Operand::strided` checked that every
-    // index of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
-    match (from.data, pairs, from.k_stride == 1, from.lane_stride == 1) {
-        (Elements::F32(x), false, true, _) => unsafe { strip.by_row(x[at..].as_ptr(), to, load_f32) },
-        (Elements::F32(x), true, true, _) => unsafe {
-            strip.by_row_pairs(x[at..].as_ptr(), to, load_f32_pairs)
-        },
-        (Elements::Bf16(x), true, true, _) => unsafe {
-            strip.by_row_pairs(x[at..].as_ptr().cast::<u16>(), to, load_bf16_pairs);
-        },
-        (Elements::Bf16(x), false, true, _) => unsafe {
-            strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
-        },
-        (Elements::F16(x), false, true, _) => unsafe {
-            strip.by_row(x[at..].as_ptr().cast::<u16>(), to, load_f16)
-        },
-        (Elements::F32(x), false, _, true) => unsafe { strip.by_column(x[at..].as_ptr(), to, load_f32) },
-        (Elements::Bf16(x), false, _, true) => unsafe {
-            strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_bf16);
-        },
-        (Elements::F16(x), false, _, true) => unsafe {
-            strip.by_column(x[at..].as_ptr().cast::<u16>(), to, load_f16);
-        },
-        (Elements::Bf16(x), true, _, true) => unsafe {
-            strip.by_column_pairs(x[at..].as_ptr().cast::<u16>(), to);
-        },
-        _ => return false,
+    let (by_row, by_column) = (from.k_stride == 1, from.lane_stride == 1);
+    // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index of
+    // the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
+    unsafe {
+        match (from.data, pairs) {
+            (Elements::F32(x), false) if by_row => rows_f32(&strip, x[at..].as_ptr(), to),
+            (Elements::F32(x), true) if by_row => rows_f32_pairs(&strip, x[at..].as_ptr(), to),
+            (Elements::Bf16(x), true) if by_row => rows_bf16_pairs(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::Bf16(x), false) if by_row => rows_bf16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F16(x), false) if by_row => rows_f16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F32(x), false) if by_column => columns_f32(&strip, x[at..].as_ptr(), to),
+            (Elements::Bf16(x), false) if by_column => columns_bf16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F16(x), false) if by_column => columns_f16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F32(x), true) if by_column => columns_f32_pairs(&strip, x[at..].as_ptr(), to),
+            (Elements::Bf16(x), true) if by_column => {
+                columns_bf16_pairs(&strip, x[at..].as_ptr().cast(), to);
+            }
+            _ => return false,
+        }
     }
     true
-}
-
-/// `count` (0 to 16) elements from a pointer, as 16 words; the rest zero.
-type Load<T> = unsafe fn(*const T, usize) -> __m512i;
-
-fn mask(count: usize) -> __mmask16 {
-    ((1u32 << count) - 1) as __mmask16
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn load_f32(from: *const f32, count: usize) -> __m512i {
-    // SAFETY: masked to the elements the caller vouches for.
-    unsafe { _mm512_maskz_loadu_epi32(mask(count), from.cast()) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_bf16(from: *const u16, count: usize) -> __m512i {
-    // SAFETY: as above.
-    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
-    _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_f16(from: *const u16, count: usize) -> __m512i {
-    // SAFETY: as above.
-    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
-    _mm512_castps_si512(_mm512_cvtph_ps(x))
-}
-
-/// `count` (0 to 32) elements as 16 pairs.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
-    let mask = ((1u64 << count) - 1) as __mmask32;
-    // SAFETY: as above.
-    unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) }
-}
-
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
-    // SAFETY: as above; a half without elements is not touched (mask 0).
-    unsafe {
-        let low = _mm512_maskz_loadu_ps(mask(count.min(16)), from);
-        let high = _mm512_maskz_loadu_ps(mask(count.saturating_sub(16)), from.wrapping_add(16));
-        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-    }
 }
 
 /// A strip of an operand: `lanes` of a panel's `width`, `k` elements each.
@@ -230,92 +179,174 @@ struct Strip {
     k_stride: usize,
 }
 
-impl Strip {
-    /// Lanes far apart, `k` contiguous, one element a word.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn by_row<T>(&self, from: *const T, to: *mut u32, load: Load<T>) {
-        // SAFETY: passed on.
-        unsafe { self.transposed(from, to, load, 1) }
-    }
+fn mask(count: usize) -> __mmask16 {
+    ((1u32 << count) - 1) as __mmask16
+}
 
-    /// Lanes far apart, `k` contiguous, two elements a word.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn by_row_pairs<T>(&self, from: *const T, to: *mut u32, load: Load<T>) {
-        // SAFETY: passed on.
-        unsafe { self.transposed(from, to, load, 2) }
-    }
+/// `count` (0 to 16) elements from a pointer, as 16 words; the rest zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_f32(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: masked to the elements the caller vouches for.
+    unsafe { _mm512_maskz_loadu_epi32(mask(count), from.cast()) }
+}
 
-    /// Transposes 16 lanes × 16 words at a time.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn transposed<T>(&self, from: *const T, to: *mut u32, load: Load<T>, per_word: usize) {
-        let steps = self.k.div_ceil(per_word);
-        for lane in (0..self.width).step_by(16) {
-            let lanes = self.lanes.saturating_sub(lane).min(16);
-            let store = mask((self.width - lane).min(16));
-            for step in (0..steps).step_by(16) {
-                let count = (self.k - step * per_word).min(16 * per_word);
-                let mut rows = [_mm512_setzero_si512(); 16];
-                for (r, row) in rows.iter_mut().enumerate().take(lanes) {
-                    // SAFETY: lane and elements are inside the operand.
-                    *row = unsafe { load(from.add((lane + r) * self.lane_stride + step * per_word), count) };
-                }
-                let columns = transpose(rows);
-                for (s, column) in columns.iter().enumerate().take(steps - step) {
-                    // SAFETY: step and lanes are inside the panel.
-                    unsafe {
-                        _mm512_mask_storeu_epi32(
-                            to.add((step + s) * self.width + lane).cast(),
-                            store,
-                            *column,
-                        );
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_bf16(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
+    _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_f16(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
+    _mm512_castps_si512(_mm512_cvtph_ps(x))
+}
+
+/// `count` (0 to 32) elements as 16 pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
+    let mask = ((1u64 << count) - 1) as __mmask32;
+    // SAFETY: as above.
+    unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: as above; a half without elements is not touched (mask 0).
+    unsafe {
+        let low = _mm512_maskz_loadu_ps(mask(count.min(16)), from);
+        let high = _mm512_maskz_loadu_ps(mask(count.saturating_sub(16)), from.wrapping_add(16));
+        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// A packing of lanes far apart with `k` contiguous: 16 lanes × 16 words are transposed at a time.
+macro_rules! by_row {
+    ($name:ident, $type:ty, $load:ident, $per_word:literal, $features:literal) => {
+        /// # Safety
+        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
+            let steps = strip.k.div_ceil($per_word);
+            for lane in (0..strip.width).step_by(16) {
+                let lanes = strip.lanes.saturating_sub(lane).min(16);
+                let store = mask((strip.width - lane).min(16));
+                for step in (0..steps).step_by(16) {
+                    let count = (strip.k - step * $per_word).min(16 * $per_word);
+                    let mut rows = [_mm512_setzero_si512(); 16];
+                    for (r, row) in rows.iter_mut().enumerate() {
+                        if r < lanes {
+                            // SAFETY: lane and elements are inside the operand.
+                            *row = unsafe {
+                                $load(from.add((lane + r) * strip.lane_stride + step * $per_word), count)
+                            };
+                        }
+                    }
+                    let columns = transpose(rows);
+                    for (s, column) in columns.iter().enumerate() {
+                        if s < steps - step {
+                            // SAFETY: step and lanes are inside the panel.
+                            unsafe {
+                                let at = to.add((step + s) * strip.width + lane);
+                                _mm512_mask_storeu_epi32(at.cast(), store, *column);
+                            }
+                        }
                     }
                 }
             }
         }
-    }
+    };
+}
+by_row!(rows_f32, f32, load_f32, 1, "avx512f,avx512bw,avx512vl");
+by_row!(rows_bf16, u16, load_bf16, 1, "avx512f,avx512bw,avx512vl");
+by_row!(rows_f16, u16, load_f16, 1, "avx512f,avx512bw,avx512vl");
+by_row!(rows_bf16_pairs, u16, load_bf16_pairs, 2, "avx512f,avx512bw,avx512vl");
+by_row!(rows_f32_pairs, f32, load_f32_pairs, 2, "avx512f,avx512bw,avx512vl,avx512bf16");
 
-    /// Lanes contiguous, one element a word.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn by_column<T>(&self, from: *const T, to: *mut u32, load: Load<T>) {
-        for step in 0..self.k {
-            for lane in (0..self.width).step_by(16) {
-                let lanes = self.lanes.saturating_sub(lane).min(16);
-                // SAFETY: as in `transposed`.
-                unsafe {
-                    let row = load(from.wrapping_add(step * self.k_stride + lane), lanes);
-                    let store = mask((self.width - lane).min(16));
-                    _mm512_mask_storeu_epi32(to.add(step * self.width + lane).cast(), store, row);
+/// A packing of contiguous lanes, one element a word.
+macro_rules! by_column {
+    ($name:ident, $type:ty, $load:ident) => {
+        /// # Safety
+        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
+            for lane in (0..strip.width).step_by(16) {
+                let lanes = strip.lanes.saturating_sub(lane).min(16);
+                let store = mask((strip.width - lane).min(16));
+                for step in 0..strip.k {
+                    // SAFETY: lane and elements are inside the operand, step and lanes inside the panel.
+                    unsafe {
+                        let row = $load(from.wrapping_add(step * strip.k_stride + lane), lanes);
+                        _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, row);
+                    }
                 }
             }
         }
-    }
+    };
+}
+by_column!(columns_f32, f32, load_f32);
+by_column!(columns_bf16, u16, load_bf16);
+by_column!(columns_f16, u16, load_f16);
 
-    /// bf16 lanes contiguous, two rows of `k` a word.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn by_column_pairs(&self, from: *const u16, to: *mut u32) {
-        for step in 0..self.k.div_ceil(2) {
-            let odd = if 2 * step + 1 < self.k { usize::MAX } else { 0 };
-            for lane in (0..self.width).step_by(16) {
-                let lanes = self.lanes.saturating_sub(lane).min(16);
-                // SAFETY: as in `transposed`; a missing odd row is masked away.
-                unsafe {
-                    let even_row = from.wrapping_add(2 * step * self.k_stride + lane);
-                    let odd_row = even_row.wrapping_add(self.k_stride);
-                    let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(lanes), even_row.cast()));
-                    let high = load_bf16(odd_row, lanes & odd);
-                    let store = mask((self.width - lane).min(16));
-                    _mm512_mask_storeu_epi32(
-                        to.add(step * self.width + lane).cast(),
-                        store,
-                        _mm512_or_si512(low, high),
-                    );
-                }
+/// bf16 lanes contiguous, two rows of `k` a word.
+///
+/// # Safety
+/// As the macros' functions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn columns_bf16_pairs(strip: &Strip, from: *const u16, to: *mut u32) {
+    for lane in (0..strip.width).step_by(16) {
+        let lanes = strip.lanes.saturating_sub(lane).min(16);
+        let store = mask((strip.width - lane).min(16));
+        for step in 0..strip.k.div_ceil(2) {
+            let odd = if 2 * step + 1 < strip.k { usize::MAX } else { 0 };
+            // SAFETY: as above; a missing odd row is masked away.
+            unsafe {
+                let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
+                let odd_row = even_row.wrapping_add(strip.k_stride);
+                let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(lanes), even_row.cast()));
+                let high = load_bf16(odd_row, lanes & odd);
+                let at = to.add(step * strip.width + lane);
+                _mm512_mask_storeu_epi32(at.cast(), store, _mm512_or_si512(low, high));
+            }
+        }
+    }
+}
+
+/// f32 lanes contiguous, two rows of `k` rounded into a word.
+///
+/// # Safety
+/// As the macros' functions, on a processor with AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn columns_f32_pairs(strip: &Strip, from: *const f32, to: *mut u32) {
+    for lane in (0..strip.width).step_by(16) {
+        let lanes = strip.lanes.saturating_sub(lane).min(16);
+        let store = mask((strip.width - lane).min(16));
+        for step in 0..strip.k.div_ceil(2) {
+            let odd = if 2 * step + 1 < strip.k { usize::MAX } else { 0 };
+            // SAFETY: as above; a missing odd row is masked away.
+            unsafe {
+                let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
+                let even = _mm512_maskz_loadu_ps(mask(lanes), even_row);
+                let odd = _mm512_maskz_loadu_ps(mask(lanes & odd), even_row.wrapping_add(strip.k_stride));
+                let round = |x| {
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+                };
+                let words = _mm512_or_si512(round(even), _mm512_slli_epi32(round(odd), 16));
+                _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, words);
             }
         }
     }
 }
 
 /// Transposes a 16×16 matrix of 32-bit words held in 16 vectors.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();

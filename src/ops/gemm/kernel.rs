@@ -111,7 +111,7 @@ impl Kernel {
     /// # Safety
     /// The panels hold `steps` steps, `rows <= mr`, `columns <= nr`, and the corner lies in memory this thread may
     /// write (and read, when accumulating).
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
     pub(super) unsafe fn run(
         &self,
         steps: usize,
@@ -135,7 +135,7 @@ const NR: usize = 16;
 /// # Safety
 /// As [`Kernel::run`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile_body<const MR: usize, const FMA: bool>(
     steps: usize,
     a: *const u32,
@@ -170,7 +170,7 @@ unsafe fn tile_body<const MR: usize, const FMA: bool>(
 
 /// # Safety
 /// As [`Kernel::run`].
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile_portable<const MR: usize>(
     steps: usize,
     a: *const u32,
@@ -190,7 +190,7 @@ unsafe fn tile_portable<const MR: usize>(
 /// As [`Kernel::run`], on a processor with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
 unsafe fn tile_avx2<const MR: usize>(
     steps: usize,
     a: *const u32,

@@ -37,6 +37,20 @@ pub struct Heads {
     pub window: Option<usize>,
 }
 
+impl Heads {
+    /// Arithmetic of one product over all visible pairs of queries and keys, all heads.
+    pub fn flop(&self, trees: &[TreeSpans]) -> usize {
+        let pairs = |span: &Span| {
+            let n = span.queries.len();
+            match self.window {
+                None => n * span.prefix.len() + n * (n + 1) / 2,
+                Some(w) => (0..n).map(|i| (span.prefix.len() + i + 1).min(w)).sum(),
+            }
+        };
+        2 * self.n_head * self.head_dim * trees.iter().flat_map(|tree| &tree.spans).map(pairs).sum::<usize>()
+    }
+}
+
 /// A run of queries and the keys they see: all of a prefix, and causally their own run. Positions count from the
 /// start of the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,9 +23,12 @@ fn pack(trees: &[(usize, &[usize])]) -> (usize, Vec<TreeSpans>) {
     (at, trees)
 }
 
-fn cases() -> Vec<(Heads, Vec<(usize, &'static [usize])>)> {
+/// Trees: the prompt's tokens and those of each completion.
+type Shape = Vec<(usize, &'static [usize])>;
+
+fn cases() -> Vec<(Heads, Shape)> {
     let plain = Heads { n_head: 4, n_kv_head: 2, head_dim: 10, scale: 0.3, softcap: None, window: None };
-    let small: Vec<(usize, &'static [usize])> = vec![(5, &[3, 7]), (0, &[4, 2]), (6, &[]), (1, &[0, 1])];
+    let small: Shape = vec![(5, &[3, 7]), (0, &[4, 2]), (6, &[]), (1, &[0, 1])];
     vec![
         (plain, small.clone()),
         (plain, vec![(60, &[50, 101])]),

@@ -1,0 +1,249 @@
+//! Opening a base: directory, architecture, weights, tokenizer, adapters.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use super::embedded;
+use crate::adapter::{fingerprint, peft};
+use crate::cli::{ModelArgs, RuntimeArgs};
+use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
+use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
+use crate::error::{Error, Result};
+use crate::model::config::{DeviceChoice, WeightDtype};
+use crate::model::decoder::Decoder;
+use crate::model::families::{self, ConfigJson};
+use crate::model::lora::Lora;
+use crate::model::spec::DecoderSpec;
+use crate::weights::{DType, SafetensorsSource};
+
+/// A base as opened.
+pub struct Base {
+    /// As the user named it.
+    pub name: String,
+    /// Where it lies.
+    pub directory: PathBuf,
+    /// Its weights.
+    pub source: SafetensorsSource,
+    /// Its architecture.
+    pub spec: DecoderSpec,
+    /// Where it computes.
+    pub device: Device,
+    /// What its matrices are stored as, if not as in the file.
+    pub dtype: Option<DType>,
+}
+
+impl Base {
+    /// Finds and maps a base.
+    ///
+    /// # Errors
+    /// If it is not there, damaged, or of an unknown architecture.
+    pub fn open(name: &str, dtype: WeightDtype, device: DeviceChoice) -> Result<Self> {
+        let directory = locate(name)?;
+        let spec = families::spec(&ConfigJson::open(&directory)?)?;
+        let source = SafetensorsSource::open(&directory)?;
+        let dtype = match dtype {
+            WeightDtype::Auto => None,
+            WeightDtype::F32 => Some(DType::F32),
+            WeightDtype::BF16 => Some(DType::Bf16),
+            WeightDtype::F16 => Some(DType::F16),
+        };
+        Ok(Self { name: name.into(), directory, source, spec, device: open_device(device)?, dtype })
+    }
+
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn decoder(&self) -> Result<Decoder> {
+        Decoder::load(self.spec.clone(), &self.source, self.dtype, &self.device)
+    }
+
+    /// Reads the tokenizer.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
+    pub fn tokenizer(&self, chat_template: Option<&str>) -> Result<ChatTokenizer> {
+        ChatTokenizer::load(&self.directory, chat_template)
+    }
+
+    /// The fingerprint of its weights.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        fingerprint::fingerprint(&self.source)
+    }
+
+    /// Reads an adapter for it; one that says it was trained on other weights is refused.
+    ///
+    /// # Errors
+    /// As [`peft::read`], or if the adapter is another base's and `force` is not given.
+    pub fn adapter(&self, path: &Path, force: bool) -> Result<Lora> {
+        let adapter = peft::read(path, &self.spec, &self.device)?;
+        if let (Some(its), false) = (adapter.metadata.get(peft::FINGERPRINT_KEY), force) {
+            let ours = self.fingerprint()?;
+            if *its != ours {
+                let name = adapter.config.base_model_name_or_path.unwrap_or_else(|| "another base".into());
+                return Err(Error::Adapter(format!(
+                    "{} was trained on {name} (weights {}), but {} has the weights {}; name the right base, or insist \
+                     with --force where there is such a flag",
+                    path.display(),
+                    short(its),
+                    self.name,
+                    short(&ours)
+                )));
+            }
+        }
+        Ok(adapter.lora)
+    }
+
+    /// Tokens that end a completion: the tokenizer's and those of `generation_config.json`.
+    pub fn eos(&self, tokenizer: &ChatTokenizer) -> Vec<u32> {
+        let text = std::fs::read_to_string(self.directory.join("generation_config.json")).unwrap_or_default();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let listed = match &config["eos_token_id"] {
+            serde_json::Value::Array(ids) => ids.clone(),
+            one => vec![one.clone()],
+        };
+        let mut eos: Vec<u32> = listed
+            .iter()
+            .filter_map(|id| u32::try_from(id.as_u64()?).ok())
+            .chain(tokenizer.eos_id())
+            .collect();
+        eos.sort_unstable();
+        eos.dedup();
+        eos
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+/// A base's directory.
+fn locate(name: &str) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    if let Some(embedded) = embedded::path(name)? {
+        return Ok(embedded);
+    }
+    if path.exists() {
+        return Err(Error::Config(format!(
+            "{name} is a file; a base is a directory with config.json, tokenizer.json and safetensors weights"
+        )));
+    }
+    Err(Error::Config(format!(
+        "there is no directory {name}; a base is a directory with config.json, tokenizer.json and safetensors weights"
+    )))
+}
+
+fn open_device(choice: DeviceChoice) -> Result<Device> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(ordinal) => Ok(Device::new_cuda(ordinal)?),
+        DeviceChoice::Metal => Ok(Device::new_metal(0)?),
+        DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
+        DeviceChoice::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
+        DeviceChoice::Auto => Ok(Device::Cpu),
+    }
+}
+
+/// Sets the number of threads of everything that follows.
+///
+/// # Errors
+/// If it was set before.
+pub fn set_threads(threads: Option<usize>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::Config(format!("--threads {threads}: {e}")))
+}
+
+/// A base with its policy: what score, eval and generate work with.
+pub struct Policy {
+    /// The base.
+    pub base: Base,
+    /// Its tokenizer.
+    pub tokenizer: ChatTokenizer,
+    /// Base and adapter; the reference is the base alone.
+    pub decoder: Decoder,
+}
+
+/// Opens a base and its adapters, stacked into one.
+///
+/// # Errors
+/// As [`Base::open`] and [`Base::adapter`].
+pub fn open_policy(args: &ModelArgs) -> Result<Policy> {
+    let RuntimeArgs { dtype, device, threads } = args.runtime;
+    set_threads(threads)?;
+    let base = Base::open(&args.base, dtype, device)?;
+    let mut decoder = base.decoder()?;
+    let adapters = args.adapter.iter().map(|path| base.adapter(path, false)).collect::<Result<Vec<_>>>()?;
+    decoder.trained = match adapters.len() {
+        0 => None,
+        _ => Some(Lora::stacked(&adapters, &base.device)?),
+    };
+    let tokenizer = base.tokenizer(None)?;
+    Ok(Policy { base, tokenizer, decoder })
+}
+
+/// Pairs as read, tokenized and checked against the model.
+pub struct Pairs {
+    /// Those that can be scored.
+    pub examples: Vec<Example>,
+    /// What was cut or left out, in words; empty if nothing was.
+    pub notes: Vec<String>,
+}
+
+/// Reads records, of a file or of the embedded data.
+///
+/// # Errors
+/// If a file is missing, or a record is broken.
+pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
+    let named: Vec<String> = sources
+        .0
+        .iter()
+        .map(|name| Ok(embedded::path(name)?.map_or_else(|| name.clone(), |p| p.display().to_string())))
+        .collect::<Result<_>>()?;
+    let inputs: Vec<Input> = source::resolve(&Sources(named))?;
+    records::load(&inputs)
+}
+
+/// Tokenizes records for a model.
+///
+/// # Errors
+/// If nothing is left, or the tokens do not fit the model.
+pub fn tokenize_for(
+    spec: &DecoderSpec,
+    tokenizer: &ChatTokenizer,
+    records: &[Record],
+    truncation: &Truncation,
+) -> Result<Pairs> {
+    let found = tokenize_all(tokenizer, records, truncation)?;
+    check_vocab(tokenizer, &found.examples, spec.vocab_size)?;
+    check_positions(&found.examples, spec.max_positions)?;
+    let mut notes = Vec::new();
+    if found.truncated > 0 {
+        notes.push(format!(
+            "{} of {} pairs were truncated to fit max_length",
+            found.truncated,
+            records.len()
+        ));
+    }
+    if let Some(first) = found.dropped.first() {
+        let more = found.dropped.len() - 1;
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        notes.push(format!(
+            "{} of {} pairs were left out: {}: {}{more}",
+            found.dropped.len(),
+            records.len(),
+            first.origin,
+            first.why
+        ));
+    }
+    Ok(Pairs { examples: found.examples, notes })
+}

@@ -1,0 +1,70 @@
+//! The embedded default: a tiny base and its preference pairs, unpacked into the cache when first named.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::files;
+
+/// Its name as a base, and the first part of its files' names.
+pub const NAME: &str = "tiny-reviews";
+
+/// The quickstart's configuration.
+pub const QUICKSTART: &str = include_str!("../../configs/quickstart.yaml");
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_bytes!(concat!("../../examples/tiny-reviews/", $name)))),*]
+    };
+}
+
+const FILES: &[(&str, &[u8])] = files![
+    "model/config.json",
+    "model/generation_config.json",
+    "model/model.safetensors",
+    "model/tokenizer.json",
+    "model/tokenizer_config.json",
+    "train.jsonl",
+    "eval.jsonl",
+    "prompts.jsonl",
+    "reward.json",
+];
+
+/// The unpacked path of `tiny-reviews` (the base) or `tiny-reviews/FILE`; `None` for any other name, and for one that
+/// is there in the working directory.
+///
+/// # Errors
+/// If it cannot be unpacked.
+pub fn path(name: &str) -> Result<Option<PathBuf>> {
+    if Path::new(name).exists() {
+        return Ok(None);
+    }
+    let inside = match name.strip_prefix(NAME) {
+        Some("") => "model",
+        Some(rest) => match rest.strip_prefix('/') {
+            Some(file) if FILES.iter().any(|(known, _)| *known == file) => file,
+            _ => return Ok(None),
+        },
+        None => return Ok(None),
+    };
+    Ok(Some(unpack()?.join(inside)))
+}
+
+/// Unpacks what is not there yet, under a name that follows from the contents.
+fn unpack() -> Result<PathBuf> {
+    let mut hasher = blake3::Hasher::new();
+    FILES.iter().for_each(|(name, bytes)| {
+        hasher.update(name.as_bytes());
+        hasher.update(bytes);
+    });
+    let version = hasher.finalize().to_hex();
+    let root = files::cache_directory().unwrap_or_else(|| std::env::temp_dir().join("dpo-lora"));
+    let directory = root.join(format!("{NAME}-{}", &version[..12]));
+    for (name, bytes) in FILES {
+        let path = directory.join(name);
+        let there = std::fs::metadata(&path).is_ok_and(|found| found.len() == bytes.len() as u64);
+        if !there {
+            files::write_bytes(&path, bytes)?;
+        }
+    }
+    Ok(directory)
+}

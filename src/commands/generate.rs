@@ -1,0 +1,114 @@
+//! `dpo-lora generate`: completions, of the policy or of both sides.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::base::{self, Policy};
+use super::{embedded, print, print_json};
+use crate::cli::GenerateArgs;
+use crate::data::{ChatTokenizer, Message};
+use crate::error::{Error, Result};
+use crate::generate::{Completion, FinishReason, Limits, SamplingConfig, complete};
+use crate::model::pass::Pass;
+
+/// One object of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    prompt: &'a str,
+    completion: &'a str,
+    adapter: &'static str,
+    tokens: usize,
+    finish_reason: FinishReason,
+}
+
+pub(super) fn run(args: &GenerateArgs) -> Result<()> {
+    let Policy { base, tokenizer, decoder } = base::open_policy(&args.model)?;
+    let prompts = prompts(args)?;
+    let chat = args.chat().unwrap_or(tokenizer.template().is_some());
+    let limits =
+        Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(&tokenizer), stop: args.stop.clone() };
+    let on = if decoder.trained.is_some() { (Pass::Policy, "on") } else { (Pass::Reference, "off") };
+    let passes = if args.compare { vec![(Pass::Reference, "off"), on] } else { vec![on] };
+    for (i, prompt) in prompts.iter().enumerate() {
+        let ids = encode(&tokenizer, prompt, chat)?;
+        // A stream of its own a prompt, the same for both sides.
+        let sampling = SamplingConfig {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            seed: args.seed.wrapping_add(i as u64),
+        };
+        for (pass, adapter) in &passes {
+            let found = complete(&decoder, &tokenizer, &ids, *pass, &sampling, &limits)?;
+            show(args, prompt, adapter, &found, i > 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Token ids of a prompt: as it is, or as the user's turn of the chat template.
+fn encode(tokenizer: &ChatTokenizer, prompt: &str, chat: bool) -> Result<Vec<u32>> {
+    if !chat {
+        return tokenizer.encode(prompt, true);
+    }
+    let text = tokenizer.render(&[Message::new("user", prompt)], true)?;
+    tokenizer.encode(&text, false)
+}
+
+fn show(
+    args: &GenerateArgs,
+    prompt: &str,
+    adapter: &'static str,
+    found: &Completion,
+    again: bool,
+) -> Result<()> {
+    if args.json {
+        let (completion, tokens) = (found.text.as_str(), found.tokens.len());
+        return print_json(&Line { prompt, completion, adapter, tokens, finish_reason: found.finish_reason });
+    }
+    let mut text = String::new();
+    let heading = args.prompt.len() != 1 || args.compare;
+    if heading && (adapter != "on" || !args.compare) {
+        text.push_str(&format!("{}> {prompt}\n", if again { "\n" } else { "" }));
+    }
+    if args.compare {
+        text.push_str(&format!("[adapter {adapter}]"));
+    }
+    text.push_str(&found.text);
+    text.push('\n');
+    print(text.as_bytes())
+}
+
+/// Prompts of the command line or of a file.
+fn prompts(args: &GenerateArgs) -> Result<Vec<String>> {
+    let Some(path) = &args.prompts else { return Ok(args.prompt.clone()) };
+    let name = path.to_string_lossy();
+    let path = embedded::path(&name)?.unwrap_or_else(|| path.clone());
+    let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let prompts = read_prompts(&text, &path)?;
+    if prompts.is_empty() {
+        return Err(Error::Data(format!("{} holds no prompts", path.display())));
+    }
+    Ok(prompts)
+}
+
+/// JSON lines with a `prompt`, or one prompt a line.
+fn read_prompts(text: &str, path: &Path) -> Result<Vec<String>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(i, line)| {
+            if !line.trim_start().starts_with('{') {
+                return Ok(line.to_string());
+            }
+            let error =
+                |message: String| Error::Record { file: path.display().to_string(), line: i + 1, message };
+            let value: Value = serde_json::from_str(line).map_err(|e| error(e.to_string()))?;
+            match value.get("prompt") {
+                Some(Value::String(prompt)) => Ok(prompt.clone()),
+                _ => Err(error("`prompt` is missing or no string".into())),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,95 @@
+//! Completions before and after training, and the share of favourable words in them: what the quickstart shows.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::embedded;
+use crate::data::ChatTokenizer;
+use crate::error::{Error, Result};
+use crate::generate::{Limits, SamplingConfig, complete};
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+
+/// The embedded data's ground-truth reward: favourable words among favourable and unfavourable ones.
+#[derive(Deserialize)]
+struct Reward {
+    favourable: BTreeSet<String>,
+    unfavourable: BTreeSet<String>,
+}
+
+impl Reward {
+    /// Favourable and all judging words of a text.
+    fn count(&self, text: &str) -> (usize, usize) {
+        let words = text.split(|c: char| !c.is_alphabetic() && c != '\'').map(str::to_lowercase);
+        words.fold((0, 0), |(good, all), word| {
+            let favourable = self.favourable.contains(&word);
+            let counts = favourable || self.unfavourable.contains(&word);
+            (good + usize::from(favourable), all + usize::from(counts))
+        })
+    }
+}
+
+/// Held-out prompts and how they are completed.
+pub struct Samples {
+    prompts: Vec<String>,
+    reward: Reward,
+    limits: Limits,
+}
+
+/// Completions of all prompts.
+pub struct Drawn {
+    /// One text a prompt.
+    pub texts: Vec<String>,
+    /// Favourable words among the judging ones, all texts together.
+    pub reward: f64,
+}
+
+impl Samples {
+    /// The first `count` of the embedded held-out prompts.
+    ///
+    /// # Errors
+    /// If they cannot be unpacked.
+    pub fn embedded(count: usize, eos: Vec<u32>) -> Result<Self> {
+        let read = |file: &str| -> Result<String> {
+            let name = format!("{}/{file}", embedded::NAME);
+            let path = embedded::path(&name)?.unwrap_or_else(|| name.into());
+            std::fs::read_to_string(&path).map_err(Error::read(&path))
+        };
+        #[derive(Deserialize)]
+        struct Prompt {
+            prompt: String,
+        }
+        let broken = |e: serde_json::Error| Error::Data(format!("the embedded data: {e}"));
+        let prompts = read("prompts.jsonl")?
+            .lines()
+            .take(count)
+            .map(|line| serde_json::from_str::<Prompt>(line).map(|p| p.prompt).map_err(broken))
+            .collect::<Result<_>>()?;
+        let reward = serde_json::from_str(&read("reward.json")?).map_err(broken)?;
+        Ok(Self { prompts, reward, limits: Limits { max_new_tokens: 60, eos, stop: Vec::new() } })
+    }
+
+    /// The prompts.
+    pub fn prompts(&self) -> &[String] {
+        &self.prompts
+    }
+
+    /// Completes every prompt at temperature 1, each with its own seed.
+    ///
+    /// # Errors
+    /// If a prompt does not fit the model.
+    pub fn draw(&self, decoder: &Decoder, tokenizer: &ChatTokenizer, pass: Pass) -> Result<Drawn> {
+        let mut texts = Vec::new();
+        let (mut good, mut all) = (0, 0);
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let sampling = SamplingConfig { temperature: 1.0, top_k: None, top_p: None, seed: i as u64 };
+            let ids = tokenizer.encode(prompt, true)?;
+            let text = complete(decoder, tokenizer, &ids, pass, &sampling, &self.limits)?.text;
+            let found = self.reward.count(&text);
+            (good, all) = (good + found.0, all + found.1);
+            texts.push(text);
+        }
+        Ok(Drawn { texts, reward: good as f64 / all.max(1) as f64 })
+    }
+}

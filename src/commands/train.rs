@@ -1,0 +1,284 @@
+//! `dpo-lora train`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::time::Instant;
+
+use super::base::{self, Base};
+use super::samples::{Drawn, Samples};
+use super::{embedded, print, say};
+use crate::adapter::peft;
+use crate::cli::TrainArgs;
+use crate::config::RunConfig;
+use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::config::Reference;
+use crate::model::decoder::Decoder;
+use crate::model::lora::{Lora, Slot};
+use crate::model::pass::{Frozen, Pass};
+use crate::model::targets::LoraTargets;
+use crate::ops::profile;
+use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
+use crate::train::checkpoint;
+use crate::train::config::ReferenceCache as CacheChoice;
+use crate::train::reference::{self, ReferenceCache};
+use crate::train::run_dir::{self, Opening, RunDir};
+use crate::train::trainer::{Identity, Setup, Trainer};
+
+/// Prompts of the quickstart that are completed before and after, and how many of them are shown.
+const SAMPLED: usize = 40;
+const SHOWN: usize = 3;
+
+pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
+    let config = configure(args)?;
+    base::set_threads(config.train.threads)?;
+    let base = Base::open(&config.model.base, config.model.dtype, config.model.device)?;
+    let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
+    let pairs = pairs(&config, &base, &tokenizer)?;
+    let decoder = policies(&config, &base)?;
+    if args.dry_run {
+        say(&plan(&base, &decoder, &pairs));
+        return Ok(());
+    }
+    let opening = match (args.resume, args.overwrite) {
+        (true, _) => Opening::Resume,
+        (_, true) => Opening::Overwrite,
+        _ => Opening::Fresh,
+    };
+    let run = RunDir::open(&config.output_dir, opening)?;
+    let stop = Arc::new(AtomicU8::new(0));
+    super::signals::watch(&stop)?;
+
+    let (setup, notes) = setup(&config, &base, decoder, pairs, &run, stop)?;
+    let mut trainer = Trainer::new(setup)?;
+    let resumed = if args.resume { resume(&mut trainer, &config, &run)? } else { Vec::new() };
+    let yaml = config.to_yaml()?;
+    files::write_bytes(&run.path().join("config.yaml"), yaml.as_bytes())?;
+    let mut reporter = reporter(&run, trainer.step(), quiet)?;
+    notes.iter().chain(&resumed).for_each(|note| reporter.note(note));
+    describe(&trainer, &mut reporter);
+
+    let samples =
+        args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
+    let before = trainer.evaluate()?.map(|found| found.logp_accuracy);
+    let drawn_before =
+        samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
+    profile::enable(args.profile);
+    let start = Instant::now();
+    trainer.run(&mut reporter)?;
+    let seconds = start.elapsed().as_secs_f64();
+    if args.profile {
+        say(&profile::table(&profile::take(), seconds));
+    }
+    profile::enable(false);
+    let after = trainer.evaluate()?.map(|found| found.logp_accuracy);
+
+    if let (Some(samples), Some(before)) = (&samples, drawn_before) {
+        let after = samples.draw(trainer.decoder(), &tokenizer, Pass::Policy)?;
+        print(compare(samples, &before, &after).as_bytes())?;
+    }
+    if let (Some(before), Some(after)) = (before, after) {
+        print(
+            format!("held-out accuracy: before {:.1} %, after {:.1} %\n", 100.0 * before, 100.0 * after)
+                .as_bytes(),
+        )?;
+    }
+    say(&format!("trained in {seconds:.1} s; adapter: {}", run.path().join("adapter").display()));
+    Ok(())
+}
+
+/// The configuration: a file, or the embedded quickstart in a directory that is not used yet.
+fn configure(args: &TrainArgs) -> Result<RunConfig> {
+    let config = match &args.config {
+        Some(path) => RunConfig::from_file(path, &args.overrides)?,
+        None => RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?,
+    };
+    let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
+    if args.config.is_none() && !named && !args.resume && !args.overwrite {
+        let output_dir = run_dir::numbered(&config.output_dir);
+        return Ok(RunConfig { output_dir, ..config });
+    }
+    Ok(config)
+}
+
+/// Training and held-out examples, and what there is to say of them.
+struct Pairs {
+    train: Vec<Example>,
+    eval: Vec<Example>,
+    notes: Vec<String>,
+}
+
+fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Pairs> {
+    let records = base::read_records(&config.data.train)?;
+    let (train, eval): (Vec<Record>, Vec<Record>) = match &config.data.eval {
+        None => (records, Vec::new()),
+        Some(EvalSource::Sources(sources)) => (records, base::read_records(sources)?),
+        Some(EvalSource::Fraction(fraction)) => hold_out(records, *fraction, config.seed)?,
+    };
+    let truncation = config.data.truncation();
+    let train = base::tokenize_for(&base.spec, tokenizer, &train, &truncation)?;
+    let mut notes = train.notes;
+    let eval = if eval.is_empty() {
+        Vec::new()
+    } else {
+        let eval = base::tokenize_for(&base.spec, tokenizer, &eval, &truncation)?;
+        notes.extend(eval.notes.into_iter().map(|note| format!("held out: {note}")));
+        eval.examples
+    };
+    Ok(Pairs { train: train.examples, eval, notes })
+}
+
+/// What a run would work on; all of it was checked to get this far.
+fn plan(base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
+    let (modules, parameters) =
+        decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
+    let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
+    let mut text = format!(
+        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
+         held out; the longest sequence has {longest} tokens",
+        base.name,
+        base.spec.model_type,
+        base.spec.layers.len(),
+        decoder.dtype().name(),
+        pairs.train.len(),
+        pairs.eval.len()
+    );
+    for note in &pairs.notes {
+        text.push('\n');
+        text.push_str(note);
+    }
+    text.push_str("\nnothing was written");
+    text
+}
+
+/// The decoder with its frozen adapters and the one to train.
+fn policies(config: &RunConfig, base: &Base) -> Result<Decoder> {
+    let mut decoder = base.decoder()?;
+    for path in &config.model.adapter {
+        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
+    }
+    if let Some(path) = &config.lora.init_from {
+        let initial = base.adapter(path, false)?;
+        if config.lora.reference == Reference::Init {
+            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
+        }
+        decoder.trained = Some(initial);
+        return Ok(decoder);
+    }
+    let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
+    let head = base.spec.head.as_ref().map(|head| head.module.clone());
+    modules.extend(head.clone());
+    let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
+    let slots = targets.0.iter().map(|target| {
+        let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
+            Error::Config(format!(
+                "lora.target_modules names {}, the language-model head, which cannot be adapted; take it out",
+                target.module
+            ))
+        })?;
+        Ok(Slot::new(linear, target.rank, target.alpha, target.scaling))
+    });
+    decoder.trained = Some(Lora::initialised(slots.collect::<Result<_>>()?, config.seed, &base.device)?);
+    Ok(decoder)
+}
+
+fn setup(
+    config: &RunConfig,
+    base: &Base,
+    decoder: Decoder,
+    pairs: Pairs,
+    run: &RunDir,
+    stop: Arc<AtomicU8>,
+) -> Result<(Setup, Vec<String>)> {
+    let Pairs { train, eval, mut notes } = pairs;
+    let fingerprint = base.fingerprint()?;
+    let reference_policy = reference::policy(&fingerprint, &decoder);
+    let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
+    notes.extend(damage);
+    if !train.is_empty() && reference.covers(&train) && reference.covers(&eval) {
+        notes.push("all reference log-probs are cached: no reference pass will be made".into());
+    }
+    let setup = Setup {
+        decoder,
+        train,
+        eval,
+        objective: config.objective.clone(),
+        config: config.train.clone(),
+        dropout: config.lora.lora_dropout,
+        seed: config.seed,
+        reference,
+        origin: peft::Origin { base: base.name.clone(), fingerprint: Some(fingerprint) },
+        run: run.path().to_path_buf(),
+        identity: Identity { config: config.to_yaml()?, reference: reference_policy },
+        stop,
+    };
+    Ok((setup, notes))
+}
+
+fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {
+    let directory: Option<PathBuf> = match choice {
+        CacheChoice::Off => None,
+        CacheChoice::Auto => files::cache_directory().map(|cache| cache.join("reference")),
+        CacheChoice::Dir(directory) => Some(directory.clone()),
+    };
+    match directory {
+        Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
+        None => (ReferenceCache::in_memory(), None),
+    }
+}
+
+/// Goes on from the newest valid checkpoint, if there is one; says what it did.
+fn resume(trainer: &mut Trainer, config: &RunConfig, run: &RunDir) -> Result<Vec<String>> {
+    let (found, mut notes) = checkpoint::newest(run.path());
+    match found {
+        None => notes.push("there is no valid checkpoint yet; the run starts at step 0".into()),
+        Some((path, state)) => {
+            notes.extend(config.compare_for_resume(&state.config)?);
+            trainer.restore(&path, state)?;
+            notes.push(format!("resumed from {}", path.display()));
+        }
+    }
+    Ok(notes)
+}
+
+fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
+    let verbosity = if quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let metrics = run.path().join("metrics.jsonl");
+    let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
+    Ok(Reporter::new().with(Console::stderr(verbosity)).with(jsonl).with(TensorBoard::create(run.path())?))
+}
+
+fn describe(trainer: &Trainer, reporter: &mut Reporter) {
+    let decoder = trainer.decoder();
+    let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
+    reporter.note(&format!(
+        "{} base, {} layers, {}; {parameters} trained parameters; {} steps",
+        decoder.spec().model_type,
+        decoder.spec().layers.len(),
+        decoder.dtype().name(),
+        trainer.total_steps()
+    ));
+}
+
+/// Completions side by side.
+fn compare(samples: &Samples, before: &Drawn, after: &Drawn) -> String {
+    let mut text = String::from("\nsamples at temperature 1, from held-out prompts:\n");
+    let shown = samples.prompts().iter().zip(&before.texts).zip(&after.texts).take(SHOWN);
+    for ((prompt, before), after) in shown {
+        text.push_str(&format!("\n> {prompt}\n  before:{}\n  after: {}\n", spaced(before), spaced(after)));
+    }
+    text.push_str(&format!(
+        "\nfavourable words among the judging ones, {} completions: before {:.0} %, after {:.0} %\n",
+        samples.prompts().len(),
+        100.0 * before.reward,
+        100.0 * after.reward
+    ));
+    text
+}
+
+/// A completion with one space before it.
+fn spaced(text: &str) -> String {
+    format!(" {}", text.trim())
+}

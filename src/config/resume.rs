@@ -1,0 +1,106 @@
+//! Going on with a run under a changed configuration: what may change, and what may not.
+
+use serde_yaml::Value;
+
+use super::RunConfig;
+use crate::error::{Error, Result};
+
+/// Keys that a resumed run may change: how long it goes on, what it tells and keeps, how fast it computes.
+const FREE: &[&str] = &[
+    "output_dir",
+    "data.eval",
+    "model.base",
+    "model.device",
+    "train.num_train_epochs",
+    "train.max_steps",
+    "train.per_device_eval_batch_size",
+    "train.gradient_checkpointing",
+    "train.reference_cache",
+    "train.threads",
+    "train.logging_steps",
+    "train.eval_steps",
+    "train.save_steps",
+    "train.save_total_limit",
+    "train.early_stopping_patience",
+    "train.load_best_model_at_end",
+];
+
+/// Of those, the ones after which the run no longer ends with the bytes it would have ended with.
+const TOLD: &[&str] = &["train.num_train_epochs", "train.max_steps"];
+
+impl RunConfig {
+    /// Compares with the configuration of the checkpoint that is resumed: what to tell of it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming every change that would make it another run.
+    pub fn compare_for_resume(&self, before: &str) -> Result<Vec<String>> {
+        let broken = |e: serde_yaml::Error| Error::Config(format!("the checkpoint's configuration: {e}"));
+        let before: Value = serde_yaml::from_str(before).map_err(broken)?;
+        let now: Value = serde_yaml::to_value(self).map_err(broken)?;
+        let mut changes = Vec::new();
+        differences("", &before, &now, &mut changes);
+        let refused: Vec<String> = changes
+            .iter()
+            .filter(|(key, ..)| !FREE.contains(&key.as_str()))
+            .map(|(key, before, now)| format!("{key} was {before}, is {now}"))
+            .collect();
+        if !refused.is_empty() {
+            return Err(Error::Config(format!(
+                "the run cannot be resumed with another configuration: {}. Set it back, or --overwrite to begin anew",
+                refused.join("; ")
+            )));
+        }
+        Ok(changes
+            .into_iter()
+            .filter(|(key, ..)| key != "output_dir")
+            .map(|(key, before, now)| {
+                let effect = if TOLD.contains(&key.as_str()) {
+                    " (the learning rate follows the new length)"
+                } else {
+                    ""
+                };
+                format!("{key} was {before}, is {now}{effect}")
+            })
+            .collect())
+    }
+}
+
+/// Leaves that differ: path, before, now.
+fn differences(path: &str, before: &Value, now: &Value, found: &mut Vec<(String, String, String)>) {
+    match (before, now) {
+        (Value::Mapping(a), Value::Mapping(b)) if path.split('.').count() < 2 || path.is_empty() => {
+            for (key, now) in b {
+                let name = key.as_str().unwrap_or("?");
+                let inner = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+                differences(&inner, a.get(key).unwrap_or(&Value::Null), now, found);
+            }
+        }
+        _ if before != now => {
+            let text = |v: &Value| serde_yaml::to_string(v).unwrap_or_default().trim().replace('\n', ", ");
+            found.push((path.to_string(), text(before), text(now)));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_steps_are_told_and_another_rank_is_refused() {
+        let old = RunConfig::new("b", "d");
+        let yaml = old.to_yaml().unwrap();
+        assert!(old.compare_for_resume(&yaml).unwrap().is_empty());
+        let mut longer = old.clone();
+        longer.train.max_steps = Some(7);
+        longer.train.logging_steps = 3;
+        let told = longer.compare_for_resume(&yaml).unwrap().join("\n");
+        assert!(told.contains("train.max_steps was null, is 7") && told.contains("logging_steps"), "{told}");
+        let mut other = old.clone();
+        other.lora.r = 8;
+        other.seed = 1;
+        let error = other.compare_for_resume(&yaml).unwrap_err().to_string();
+        assert!(error.contains("lora.r was 16, is 8") && error.contains("seed was 42, is 1"), "{error}");
+    }
+}

@@ -1,0 +1,166 @@
+//! Preference accuracy, margins and rewards over a set of pairs.
+
+use serde::Serialize;
+
+use crate::data::{Example, PackedBatch};
+use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::objective::{Metrics, ObjectiveConfig, PairLogps};
+
+/// What an evaluation found; means over pairs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluation {
+    /// Pairs evaluated.
+    pub pairs: u64,
+    /// The objective's loss, nats.
+    pub loss: f64,
+    /// Share of pairs whose chosen reward is strictly greater. Without an adapter, where every reward is 0: the share
+    /// by log-prob.
+    pub accuracy: f64,
+    /// Lower end of the accuracy's Wilson 95 % interval.
+    pub accuracy_low: f64,
+    /// Upper end.
+    pub accuracy_high: f64,
+    /// Share of pairs whose chosen completion has the greater log-prob under the policy.
+    pub logp_accuracy: f64,
+    /// Chosen minus rejected reward.
+    pub reward_margin: f64,
+    /// β·(log π_θ − log π_ref) of the chosen completion.
+    pub reward_chosen: f64,
+    /// The same of the rejected one.
+    pub reward_rejected: f64,
+    /// Log π_θ of the chosen completion, nats.
+    pub logp_chosen: f64,
+    /// The same of the rejected one.
+    pub logp_rejected: f64,
+    /// exp of the mean negative log-prob of a chosen token.
+    pub perplexity_chosen: f64,
+    /// The same of a rejected token.
+    pub perplexity_rejected: f64,
+}
+
+/// Log-probs of one pair, and how many tokens they sum over.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored {
+    /// Policy and reference.
+    pub logps: PairLogps,
+    /// Scored tokens of the chosen completion.
+    pub chosen_tokens: usize,
+    /// Scored tokens of the rejected completion.
+    pub rejected_tokens: usize,
+}
+
+/// Log-probs of every pair, in order, in batches of `batch` pairs. `reference` gives the reference log-probs of a
+/// batch's completions; `each` sees every pair with its index.
+///
+/// # Errors
+/// If an example is no pair, or does not fit the model.
+pub fn score(
+    decoder: &Decoder,
+    examples: &[Example],
+    batch: usize,
+    mut reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
+    mut each: impl FnMut(usize, Scored) -> Result<()>,
+) -> Result<()> {
+    for (first, examples) in examples.chunks(batch.max(1)).enumerate() {
+        let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
+        let reference = reference(&packed)?;
+        // Without a trained adapter both passes are the same function.
+        let policy =
+            if decoder.trained.is_some() { decoder.logps(&packed, Pass::Policy)? } else { reference.clone() };
+        for (i, example) in examples.iter().enumerate() {
+            let logps =
+                pair_logps(&policy, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
+            let tokens = |side| example.scored(side);
+            each(
+                first * batch.max(1) + i,
+                Scored { logps, chosen_tokens: tokens(0), rejected_tokens: tokens(1) },
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Pair `i` of a batch's completions, which stand chosen, rejected, chosen, ...
+pub fn pair_logps(policy: &[f64], reference: &[f64], i: usize) -> Option<PairLogps> {
+    Some(PairLogps {
+        chosen: *policy.get(2 * i)?,
+        rejected: *policy.get(2 * i + 1)?,
+        ref_chosen: *reference.get(2 * i)?,
+        ref_rejected: *reference.get(2 * i + 1)?,
+    })
+}
+
+/// Evaluates the decoder's policy on `examples`.
+///
+/// # Errors
+/// As [`score`]; or if there are no examples.
+pub fn evaluate(
+    decoder: &Decoder,
+    examples: &[Example],
+    batch: usize,
+    objective: &ObjectiveConfig,
+    reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
+) -> Result<Evaluation> {
+    if examples.is_empty() {
+        return Err(Error::Data("there are no pairs to evaluate".into()));
+    }
+    let mut metrics = Metrics::default();
+    let mut by_logp = 0u64;
+    let (mut tokens, mut logps) = ([0u64; 2], [0.0f64; 2]);
+    score(decoder, examples, batch, reference, |i, scored| {
+        let loss = objective.pair(&scored.logps, f64::from(examples[i].label));
+        metrics.add(&scored.logps, &loss);
+        by_logp += u64::from(scored.logps.chosen > scored.logps.rejected);
+        tokens[0] += scored.chosen_tokens as u64;
+        tokens[1] += scored.rejected_tokens as u64;
+        logps[0] += scored.logps.chosen;
+        logps[1] += scored.logps.rejected;
+        Ok(())
+    })?;
+    let mean = |name: &str| metrics.means().iter().find(|(n, _)| *n == name).map_or(0.0, |(_, v)| *v);
+    let pairs = metrics.pairs();
+    let logp_accuracy = by_logp as f64 / pairs as f64;
+    let accuracy = if decoder.trained.is_some() { metrics.accuracy() } else { logp_accuracy };
+    let (accuracy_low, accuracy_high) = wilson(accuracy, pairs as f64);
+    let perplexity = |side: usize| (-logps[side] / tokens[side] as f64).exp();
+    Ok(Evaluation {
+        pairs,
+        loss: metrics.loss(),
+        accuracy,
+        accuracy_low,
+        accuracy_high,
+        logp_accuracy,
+        reward_margin: mean("rewards/margins"),
+        reward_chosen: mean("rewards/chosen"),
+        reward_rejected: mean("rewards/rejected"),
+        logp_chosen: mean("logps/chosen"),
+        logp_rejected: mean("logps/rejected"),
+        perplexity_chosen: perplexity(0),
+        perplexity_rejected: perplexity(1),
+    })
+}
+
+/// The 95 % interval of a share found in `n` trials (Wilson 1927).
+pub fn wilson(share: f64, n: f64) -> (f64, f64) {
+    const Z: f64 = 1.959_963_984_540_054;
+    let centre = share + Z * Z / (2.0 * n);
+    let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let norm = 1.0 + Z * Z / n;
+    (((centre - spread) / norm).max(0.0), ((centre + spread) / norm).min(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_is_that_of_the_tables() {
+        // statsmodels.stats.proportion.proportion_confint(8, 10, method="wilson")
+        let (low, high) = wilson(0.8, 10.0);
+        assert!((low - 0.490_162).abs() < 1e-6 && (high - 0.943_318).abs() < 1e-6, "{low} {high}");
+        assert_eq!(wilson(1.0, 5.0).1, 1.0);
+        assert!(wilson(0.0, 5.0).1 > 0.4);
+    }
+}

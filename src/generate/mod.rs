@@ -1,0 +1,7 @@
+//! Completing prompts: sampling, and decoding with cached keys and values.
+
+mod decode;
+mod sampler;
+
+pub use decode::{Completion, FinishReason, Limits, complete};
+pub use sampler::{Sampler, SamplingConfig};

@@ -1,0 +1,47 @@
+//! From logits to a token, by candle-transformers' `LogitsProcessor`.
+
+use candle_core::{Device, Tensor};
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+
+use crate::error::Result;
+
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingConfig {
+    /// 0: the likeliest token.
+    pub temperature: f64,
+    /// Among the k likeliest.
+    pub top_k: Option<usize>,
+    /// Among the likeliest that make up this probability.
+    pub top_p: Option<f64>,
+    /// Of the stream of random numbers.
+    pub seed: u64,
+}
+
+/// A seeded sampler.
+pub struct Sampler {
+    processor: LogitsProcessor,
+}
+
+impl Sampler {
+    /// A sampler at the start of its stream.
+    pub fn new(config: &SamplingConfig) -> Self {
+        let SamplingConfig { temperature, top_k, top_p, seed } = *config;
+        let sampling = match (top_k, top_p) {
+            _ if temperature <= 0.0 => Sampling::ArgMax,
+            (None, None) => Sampling::All { temperature },
+            (Some(k), None) => Sampling::TopK { k, temperature },
+            (None, Some(p)) => Sampling::TopP { p, temperature },
+            (Some(k), Some(p)) => Sampling::TopKThenTopP { k, p, temperature },
+        };
+        Self { processor: LogitsProcessor::from_sampling(seed, sampling) }
+    }
+
+    /// The next token.
+    ///
+    /// # Errors
+    /// If the logits are no distribution (not a number).
+    pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
+        Ok(self.processor.sample(&Tensor::from_slice(logits, logits.len(), &Device::Cpu)?)?)
+    }
+}

@@ -1,0 +1,208 @@
+//! Checkpoints: all that a run needs to go on as if it had never stopped. Valid or absent.
+//!
+//! `checkpoints/step-N/` holds the adapter (a PEFT directory, so that it also loads elsewhere), the optimizer's moments,
+//! the state, and a manifest with the BLAKE3 hash of each. It is written under a temporary name, synced, renamed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::Optimizer;
+use super::window::Window;
+use crate::adapter::peft;
+use crate::data::sampler::SamplerState;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::decoder::Decoder;
+
+const MANIFEST: &str = "manifest.json";
+const STATE: &str = "state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const ADAPTER: &str = "adapter";
+
+/// The best evaluation so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Its `eval_loss`.
+    pub loss: f64,
+    /// The step it was made after.
+    pub step: u64,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Steps the optimizer counts (skipped ones are not its).
+    pub optimizer_steps: u64,
+    /// Where the data go on.
+    pub sampler: SamplerState,
+    /// What was seen since the last log line.
+    pub window: Window,
+    /// The best evaluation.
+    pub best: Option<Best>,
+    /// Evaluations since then.
+    pub evaluations_since_best: usize,
+    /// Steps skipped in a row.
+    pub skipped_in_a_row: u32,
+    /// The resolved configuration, as YAML.
+    pub config: String,
+    /// Fingerprint of the data: BLAKE3 over the examples' ids.
+    pub data: String,
+    /// Fingerprint of the reference policy.
+    pub reference: String,
+}
+
+/// Writes `checkpoints/step-N` of a run directory and removes the oldest over `limit` (never the best).
+///
+/// # Errors
+/// If it cannot be written; earlier checkpoints are then untouched.
+pub fn save(
+    run: &Path,
+    decoder: &Decoder,
+    optimizer: &Optimizer,
+    state: &State,
+    write_adapter: impl Fn(&Path) -> Result<()>,
+    limit: Option<usize>,
+) -> Result<PathBuf> {
+    let all = run.join("checkpoints");
+    fs::create_dir_all(&all).map_err(Error::write(&all))?;
+    let temporary = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&all).map_err(Error::write(&all))?;
+    let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
+    write_adapter(&temporary.path().join(ADAPTER))?;
+    files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(optimizer, parameters)?)?;
+    files::write_bytes(&temporary.path().join(STATE), &json(state)?)?;
+    files::write_bytes(&temporary.path().join(MANIFEST), &json(&hashes(temporary.path())?)?)?;
+    let place = all.join(format!("step-{}", state.step));
+    if place.exists() {
+        fs::remove_dir_all(&place).map_err(Error::write(&place))?;
+    }
+    fs::rename(temporary.keep(), &place).map_err(Error::write(&place))?;
+    files::sync_directory(&all)?;
+    prune(&all, state, limit)?;
+    Ok(place)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|e| Error::Train(format!("a checkpoint's state: {e}")))
+}
+
+fn moments(optimizer: &Optimizer, parameters: usize) -> Result<Vec<u8>> {
+    let mut tensors = BTreeMap::new();
+    for (name, values) in optimizer.state() {
+        let view = TensorView::new(Dtype::F32, vec![parameters], bytemuck::cast_slice(values));
+        tensors.insert(name, view.map_err(|e| Error::Train(format!("optimizer state {name}: {e}")))?);
+    }
+    safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
+}
+
+/// BLAKE3 of every file of a checkpoint but the manifest, by path within it.
+fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
+    let names = [
+        STATE.to_string(),
+        OPTIMIZER.to_string(),
+        format!("{ADAPTER}/{}", peft::CONFIG),
+        format!("{ADAPTER}/{}", peft::WEIGHTS),
+    ];
+    names
+        .into_iter()
+        .map(|name| {
+            let path = checkpoint.join(&name);
+            let bytes = fs::read(&path).map_err(Error::read(&path))?;
+            Ok((name, blake3::hash(&bytes).to_hex().to_string()))
+        })
+        .collect()
+}
+
+/// Step numbers of the checkpoints of a run directory, newest first.
+fn steps(all: &Path) -> Vec<u64> {
+    let entries = fs::read_dir(all).into_iter().flatten().flatten();
+    let mut steps: Vec<u64> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    steps
+}
+
+fn prune(all: &Path, state: &State, limit: Option<usize>) -> Result<()> {
+    let best = state.best.as_ref().map(|best| best.step);
+    for step in
+        steps(all).into_iter().skip(limit.unwrap_or(usize::MAX).max(1)).filter(|step| Some(*step) != best)
+    {
+        let path = all.join(format!("step-{step}"));
+        fs::remove_dir_all(&path).map_err(Error::write(&path))?;
+    }
+    Ok(())
+}
+
+/// The newest valid checkpoint of a run directory and what is wrong with newer ones.
+pub fn newest(run: &Path) -> (Option<(PathBuf, State)>, Vec<String>) {
+    let all = run.join("checkpoints");
+    let mut damage = Vec::new();
+    for step in steps(&all) {
+        let path = all.join(format!("step-{step}"));
+        match open(&path) {
+            Ok(state) => return (Some((path, state)), damage),
+            Err(error) => damage.push(format!("{} is damaged and skipped: {error}", path.display())),
+        }
+    }
+    (None, damage)
+}
+
+/// A checkpoint's state, all its files verified.
+///
+/// # Errors
+/// If a file is missing or differs from the manifest.
+pub fn open(checkpoint: &Path) -> Result<State> {
+    let read = |name: &str| fs::read(checkpoint.join(name)).map_err(Error::read(checkpoint.join(name)));
+    let parse = |e: serde_json::Error| Error::Train(format!("{}: {e}", checkpoint.display()));
+    let manifest: BTreeMap<String, String> = serde_json::from_slice(&read(MANIFEST)?).map_err(parse)?;
+    let found = hashes(checkpoint)?;
+    if let Some((name, _)) = found.iter().find(|(name, hash)| manifest.get(*name) != Some(*hash)) {
+        return Err(Error::Train(format!("{name} is not what the manifest says it was")));
+    }
+    serde_json::from_slice(&read(STATE)?).map_err(parse)
+}
+
+/// Puts a checkpoint's parameters and moments back.
+///
+/// # Errors
+/// If they are not of this decoder and optimizer.
+pub fn restore(
+    checkpoint: &Path,
+    state: &State,
+    decoder: &mut Decoder,
+    optimizer: &mut Optimizer,
+) -> Result<()> {
+    let device = decoder.device().clone();
+    let adapter = peft::read(&checkpoint.join(ADAPTER), decoder.spec(), &device)?;
+    let same = decoder.trained.as_ref().is_some_and(|lora| lora.slots() == adapter.lora.slots());
+    if !same {
+        return Err(Error::Train(format!(
+            "the adapter in {} is not of this configuration",
+            checkpoint.display()
+        )));
+    }
+    decoder.trained = Some(adapter.lora);
+    let path = checkpoint.join(OPTIMIZER);
+    let bytes = fs::read(&path).map_err(Error::read(&path))?;
+    let tensors =
+        SafeTensors::deserialize(&bytes).map_err(|e| Error::Train(format!("{}: {e}", path.display())))?;
+    let owned: Vec<(String, Vec<f32>)> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let values =
+                view.data().chunks_exact(4).filter_map(|c| c.try_into().ok()).map(f32::from_le_bytes);
+            (name, values.collect())
+        })
+        .collect();
+    let slices: Vec<(&str, &[f32])> = owned.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
+    optimizer.load_state(state.optimizer_steps, &slices)
+}

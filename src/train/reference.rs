@@ -1,0 +1,167 @@
+//! Reference log-probs: computed once for each pair, kept in memory and on disk.
+//!
+//! A file belongs to one reference policy: its name is a hash of the base's fingerprint, the frozen adapters, the
+//! storage type, the kernel path and the format version. Inside, a pair is found by the hash of its token ids. What the
+//! objective or the trained adapter does plays no part, so other runs reuse it; and since a row's bits do not depend on
+//! its batch, a cached value is the value.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::data::{Example, PackedBatch};
+use crate::error::Result;
+use crate::files;
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::ops::gemm::Isa;
+
+/// First bytes of a file; the digit is the format version.
+const MAGIC: &[u8; 8] = b"dporef 1";
+
+type Id = [u8; 32];
+
+/// A name for the reference policy: everything that its log-probs depend on but the tokens.
+pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(MAGIC);
+    hasher.update(base_fingerprint.as_bytes());
+    hasher.update(decoder.dtype().name().as_bytes());
+    hasher.update(Isa::detected().name().as_bytes());
+    hasher.update(format!("{:?}", decoder.device().location()).as_bytes());
+    for frozen in &decoder.frozen {
+        for slot in frozen.lora.slots() {
+            hasher.update(format!("{} {} {};", slot.module, slot.rank, slot.scale.to_bits()).as_bytes());
+        }
+        hasher.update(bytemuck::cast_slice(frozen.lora.values()));
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The reference log-probs of pairs met so far.
+#[derive(Debug, Default)]
+pub struct ReferenceCache {
+    path: Option<PathBuf>,
+    known: BTreeMap<Id, Vec<f64>>,
+    /// Pairs computed by this process, and pairs found.
+    pub computed: usize,
+    /// Pairs whose log-probs were already known.
+    pub found: usize,
+    unsaved: bool,
+}
+
+impl ReferenceCache {
+    /// Kept in memory alone.
+    pub fn in_memory() -> Self {
+        Self::default()
+    }
+
+    /// Kept in a file, read now. A damaged file is said to be (second value) and computed anew.
+    pub fn in_file(path: PathBuf) -> (Self, Option<String>) {
+        let mut damage = None;
+        let known = match std::fs::read(&path) {
+            Err(_) => BTreeMap::new(),
+            Ok(bytes) => parse(&bytes).unwrap_or_else(|| {
+                damage =
+                    Some(format!("{} is damaged; its reference log-probs are computed anew", path.display()));
+                BTreeMap::new()
+            }),
+        };
+        (Self { path: Some(path), known, ..Self::default() }, damage)
+    }
+
+    /// Whether every one of these examples is known.
+    pub fn covers(&self, examples: &[Example]) -> bool {
+        examples.iter().all(|example| self.known.contains_key(&example.id()))
+    }
+
+    /// Reference log-probs of a batch's completions, in order; computed for what is not known yet.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    pub fn logps(&mut self, decoder: &Decoder, batch: &PackedBatch) -> Result<Vec<f64>> {
+        if batch.ids.iter().all(|id| self.known.contains_key(id)) {
+            self.found += batch.ids.len();
+        } else {
+            let fresh = decoder.logps(batch, Pass::Reference)?;
+            let mut fresh = fresh.into_iter();
+            for (id, tree) in batch.ids.iter().zip(&batch.trees) {
+                self.known.insert(*id, fresh.by_ref().take(tree.completions.len()).collect());
+            }
+            self.computed += batch.ids.len();
+            self.unsaved = true;
+        }
+        Ok(batch.ids.iter().filter_map(|id| self.known.get(id)).flatten().copied().collect())
+    }
+
+    /// Writes the file, if there is one and something new for it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&mut self) -> Result<()> {
+        if let (Some(path), true) = (&self.path, self.unsaved) {
+            files::write_bytes(path, &serialise(&self.known))?;
+            self.unsaved = false;
+        }
+        Ok(())
+    }
+}
+
+/// Magic, entries (id, count, values), and the BLAKE3 hash of all that.
+fn serialise(known: &BTreeMap<Id, Vec<f64>>) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for (id, values) in known {
+        bytes.extend(id);
+        bytes.extend((values.len() as u32).to_le_bytes());
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    let hash = blake3::hash(&bytes);
+    bytes.extend(hash.as_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Option<BTreeMap<Id, Vec<f64>>> {
+    let (body, hash) = bytes.split_last_chunk::<32>()?;
+    if blake3::hash(body).as_bytes() != hash {
+        return None;
+    }
+    let mut rest = body.strip_prefix(MAGIC)?;
+    let mut known = BTreeMap::new();
+    while !rest.is_empty() {
+        let (id, after) = rest.split_first_chunk::<32>()?;
+        let (count, after) = after.split_first_chunk::<4>()?;
+        let count = u32::from_le_bytes(*count) as usize;
+        let values = after.get(..count.checked_mul(8)?)?;
+        let values = values
+            .chunks_exact(8)
+            .map(|c| c.try_into().map(f64::from_le_bytes))
+            .collect::<Result<Vec<_>, _>>();
+        known.insert(*id, values.ok()?);
+        rest = &after[count * 8..];
+    }
+    Some(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_come_back_and_damage_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("reference");
+        let known = BTreeMap::from([([1; 32], vec![-1.5, f64::MIN_POSITIVE]), ([2; 32], vec![0.0; 3])]);
+        let bytes = serialise(&known);
+        files::write_bytes(&path, &bytes).unwrap();
+        let (cache, damage) = ReferenceCache::in_file(path.clone());
+        assert_eq!((cache.known, damage), (known, None));
+        for at in [0, 9, 45, bytes.len() - 1] {
+            let mut broken = bytes.clone();
+            broken[at] ^= 1;
+            files::write_bytes(&path, &broken).unwrap();
+            let (cache, damage) = ReferenceCache::in_file(path.clone());
+            assert!(cache.known.is_empty() && damage.is_some(), "byte {at}");
+        }
+        files::write_bytes(&path, &bytes[..bytes.len() - 5]).unwrap();
+        assert!(ReferenceCache::in_file(path).1.is_some());
+    }
+}

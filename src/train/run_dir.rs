@@ -1,0 +1,128 @@
+//! A run's directory: one process at a time, and never written over by accident.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// A run directory, locked by this process until dropped.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    // Held, not read: closing the file releases the lock, also when the process is killed.
+    _lock: File,
+}
+
+/// What may be found in the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Only an unused directory.
+    Fresh,
+    /// A used one is gone on with.
+    Resume,
+    /// What an earlier run left is removed.
+    Overwrite,
+}
+
+/// What a run writes; the rest of a directory is not ours.
+const OURS: &[&str] = &["config.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"];
+
+impl RunDir {
+    /// Makes or opens the directory and locks it.
+    ///
+    /// # Errors
+    /// If it is used and `opening` is fresh, another process holds it, or it cannot be written.
+    pub fn open(path: &Path, opening: Opening) -> Result<Self> {
+        fs::create_dir_all(path).map_err(Error::write(path))?;
+        let lock_path = path.join(".lock");
+        let lock = File::create(&lock_path).map_err(Error::write(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Config(format!(
+                    "{} is in use by another process; wait for it, or choose another output_dir",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::write(&lock_path)(e)),
+        }
+        let run = Self { path: path.to_path_buf(), _lock: lock };
+        match opening {
+            Opening::Fresh if run.is_used() => Err(Error::Config(format!(
+                "{} holds an earlier run; --resume goes on with it, --overwrite begins anew, or choose another output_dir",
+                path.display()
+            ))),
+            Opening::Overwrite => run.clear().map(|()| run),
+            _ => Ok(run),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_used(&self) -> bool {
+        OURS.iter().any(|name| self.path.join(name).exists())
+    }
+
+    fn clear(&self) -> Result<()> {
+        let events = fs::read_dir(&self.path).map_err(Error::read(&self.path))?.flatten().map(|e| e.path());
+        let events = events.filter(|p| {
+            p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("events.out.tfevents."))
+        });
+        for path in events.chain(OURS.iter().map(|name| self.path.join(name))) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::write(&path)(e)),
+                _ => {}
+            }
+        }
+        files::sync_directory(&self.path)
+    }
+}
+
+/// The first of `path`, `path-2`, `path-3`, ... that no run has used.
+pub fn numbered(path: &Path) -> PathBuf {
+    let used = |candidate: &Path| OURS.iter().any(|name| candidate.join(name).exists());
+    if !used(path) {
+        return path.to_path_buf();
+    }
+    let name = path.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
+    (2u32..)
+        .map(|i| path.with_file_name(format!("{name}-{i}")))
+        .find(|p| !used(p))
+        .unwrap_or_else(|| path.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn used_directories_are_refused_gone_on_with_or_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run");
+        drop(RunDir::open(&path, Opening::Fresh).unwrap());
+        drop(RunDir::open(&path, Opening::Fresh).unwrap());
+        fs::write(path.join("config.yaml"), "").unwrap();
+        fs::write(path.join("notes.txt"), "not ours").unwrap();
+        let error = RunDir::open(&path, Opening::Fresh).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("--resume"));
+        drop(RunDir::open(&path, Opening::Resume).unwrap());
+        assert!(numbered(&path).ends_with("run-2"));
+        drop(RunDir::open(&path, Opening::Overwrite).unwrap());
+        assert!(!path.join("config.yaml").exists() && path.join("notes.txt").exists());
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = RunDir::open(directory.path(), Opening::Fresh).unwrap();
+        let second = RunDir::open(directory.path(), Opening::Resume);
+        assert!(second.unwrap_err().to_string().contains("another process"));
+        drop(held);
+        RunDir::open(directory.path(), Opening::Resume).unwrap();
+    }
+}

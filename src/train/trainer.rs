@@ -1,0 +1,329 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::checkpoint::{self, Best, State};
+use super::config::TrainConfig;
+use super::optimizer::Optimizer;
+use super::reference::ReferenceCache;
+use super::schedule::Schedule;
+use super::step::{self, Outcome, Settings};
+use crate::adapter::peft;
+use crate::data::{Example, PackedBatch, Sampler};
+use crate::error::{Error, Result};
+use crate::eval::preference::{self, Evaluation};
+use crate::model::decoder::Decoder;
+use crate::objective::ObjectiveConfig;
+use crate::random::Stream;
+use crate::report::{Event, Reporter};
+
+/// After this many steps in a row without a usable gradient, training stops.
+const MOST_SKIPPED: u32 = 3;
+
+/// What a run trains with.
+pub struct Setup {
+    /// Base, frozen adapters and the trained one.
+    pub decoder: Decoder,
+    /// Training pairs.
+    pub train: Vec<Example>,
+    /// Held-out pairs; may be empty.
+    pub eval: Vec<Example>,
+    /// The loss.
+    pub objective: ObjectiveConfig,
+    /// The optimization.
+    pub config: TrainConfig,
+    /// `lora_dropout`.
+    pub dropout: f64,
+    /// Of shuffling and dropout.
+    pub seed: u64,
+    /// Where reference log-probs are kept.
+    pub reference: ReferenceCache,
+    /// What the adapter says of its base.
+    pub origin: peft::Origin,
+    /// The run directory.
+    pub run: PathBuf,
+    /// The resolved configuration and the reference policy's fingerprint, for checkpoints.
+    pub identity: Identity,
+    /// Becomes the number of a signal when the run should stop.
+    pub stop: Arc<AtomicU8>,
+}
+
+/// What a checkpoint must share with the run that resumes it.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// The resolved configuration, as YAML.
+    pub config: String,
+    /// Fingerprint of the reference policy.
+    pub reference: String,
+}
+
+/// A run under way.
+pub struct Trainer {
+    setup: Setup,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    sampler: Sampler,
+    state: State,
+    total_steps: u64,
+}
+
+impl Trainer {
+    /// A run at step 0.
+    ///
+    /// # Errors
+    /// If there is nothing to train on.
+    pub fn new(setup: Setup) -> Result<Self> {
+        let config = &setup.config;
+        let seed = config.shuffle.then_some(setup.seed);
+        let sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
+        let steps = sampler.batches_per_epoch().div_ceil(config.gradient_accumulation_steps.max(1)) as u64;
+        let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
+        let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
+        let parameters = setup.decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
+        if parameters == 0 {
+            return Err(Error::Train("there is no adapter to train".into()));
+        }
+        let optimizer = Optimizer::new(&config.optimizer(), parameters);
+        let schedule = config.schedule(total_steps);
+        let data = data_fingerprint(&setup.train);
+        let Identity { config, reference } = setup.identity.clone();
+        let state = State { config, reference, data, ..State::default() };
+        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps })
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// If it is of other data, another reference policy or another adapter.
+    pub fn restore(&mut self, path: &Path, found: State) -> Result<()> {
+        let mut differences = Vec::new();
+        if found.data != self.state.data {
+            differences.push("the training pairs (or how they are tokenized or truncated)");
+        }
+        if found.reference != self.state.reference {
+            differences.push("the base, its storage type or its frozen adapters");
+        }
+        if !differences.is_empty() {
+            return Err(Error::Config(format!(
+                "{} cannot be resumed; what changed since: {}. --overwrite begins anew",
+                path.display(),
+                differences.join("; ")
+            )));
+        }
+        checkpoint::restore(path, &found, &mut self.setup.decoder, &mut self.optimizer)?;
+        self.sampler = self.sampler.clone().resume(found.sampler)?;
+        let (config, reference) =
+            (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
+        self.state = State { config, reference, ..found };
+        Ok(())
+    }
+
+    /// Steps done so far.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// The decoder being trained.
+    pub fn decoder(&self) -> &Decoder {
+        &self.setup.decoder
+    }
+
+    /// The reference log-probs computed so far.
+    pub fn reference(&self) -> &ReferenceCache {
+        &self.setup.reference
+    }
+
+    /// Evaluates on the held-out pairs; `None` if there are none.
+    ///
+    /// # Errors
+    /// If a pair does not fit the model.
+    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        let Setup { decoder, eval, config, objective, reference, .. } = &mut self.setup;
+        if eval.is_empty() {
+            return Ok(None);
+        }
+        let batch = config.per_device_eval_batch_size.unwrap_or(config.per_device_train_batch_size);
+        let decoder: &Decoder = decoder;
+        preference::evaluate(decoder, eval, batch, objective, |packed| reference.logps(decoder, packed))
+            .map(Some)
+    }
+
+    /// Trains to the end.
+    ///
+    /// # Errors
+    /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (a checkpoint was written).
+    pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
+        reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
+        while self.state.step < self.total_steps {
+            self.one_step(reporter)?;
+            let done = self.state.step;
+            let due = |every: Option<u64>| every.is_some_and(|n| done.is_multiple_of(n.max(1)));
+            let mut stop_early = false;
+            if due(self.setup.config.eval_steps) {
+                stop_early = self.evaluation(reporter)?;
+            }
+            let signal = self.setup.stop.load(Ordering::Relaxed);
+            if due(self.setup.config.save_steps) || signal != 0 || stop_early || done == self.total_steps {
+                self.save()?;
+            }
+            if signal != 0 && done < self.total_steps {
+                reporter.record(&Event::End);
+                return Err(Error::Interrupted(signal));
+            }
+            if stop_early {
+                let patience = self.setup.config.early_stopping_patience.unwrap_or(0);
+                reporter.note(&format!("stopped early: {patience} evaluations without a better eval_loss"));
+                break;
+            }
+        }
+        reporter.record(&Event::End);
+        self.finish(reporter)
+    }
+
+    fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
+        let batches = self.next_batches();
+        let Setup { decoder, config, objective, reference, dropout, seed, .. } = &mut self.setup;
+        let learning_rate = self.schedule.lr(self.state.step);
+        let settings = Settings {
+            objective,
+            learning_rate,
+            clip_norm: config.clip_norm(),
+            dropout: *dropout,
+            stream: Stream::new(*seed, "dropout").child(self.state.step),
+            recompute: config.gradient_checkpointing,
+        };
+        let outcome = step::run(decoder, &mut self.optimizer, reference, &batches, &settings)?;
+        self.state.step += 1;
+        self.state.sampler = self.sampler.state();
+        self.state.optimizer_steps = self.optimizer.steps();
+        self.account(&outcome, learning_rate, reporter)
+    }
+
+    /// The micro-batches of the next step; accumulation does not cross the end of an epoch.
+    fn next_batches(&mut self) -> Vec<PackedBatch> {
+        let mut batches = Vec::new();
+        for _ in 0..self.setup.config.gradient_accumulation_steps.max(1) {
+            let indices = self.sampler.next_batch();
+            let examples: Vec<&Example> = indices.iter().filter_map(|i| self.setup.train.get(*i)).collect();
+            batches.push(PackedBatch::new(&examples));
+            if self.sampler.at_epoch_border() {
+                break;
+            }
+        }
+        batches
+    }
+
+    fn account(&mut self, outcome: &Outcome, learning_rate: f64, reporter: &mut Reporter) -> Result<()> {
+        let step = self.state.step;
+        match &outcome.skipped {
+            None => {
+                self.state.skipped_in_a_row = 0;
+                self.state.window.add(outcome);
+            }
+            Some(why) => {
+                self.state.skipped_in_a_row += 1;
+                reporter.warn(&format!("step {step} is skipped: {why}"));
+                if self.state.skipped_in_a_row >= MOST_SKIPPED {
+                    self.save()?;
+                    return Err(Error::Train(format!(
+                        "{MOST_SKIPPED} steps in a row had no usable gradient; a checkpoint is kept. Lower \
+                         train.learning_rate, or look at the pairs named above"
+                    )));
+                }
+            }
+        }
+        reporter.record(&Event::Progress {
+            step,
+            loss: outcome.metrics.loss(),
+            accuracy: outcome.metrics.accuracy(),
+            tokens_per_second: outcome.tokens as f64 / outcome.seconds.max(1e-9),
+        });
+        let every = self.setup.config.logging_steps.max(1);
+        if (step.is_multiple_of(every) || step == self.total_steps) && !self.state.window.is_empty() {
+            let values = std::mem::take(&mut self.state.window).values(learning_rate);
+            reporter.record(&Event::Metrics { step, epoch: self.sampler.epoch(), values: &values });
+        }
+        Ok(())
+    }
+
+    /// Evaluates, remembers the best; says whether to stop early.
+    fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
+        let Some(found) = self.evaluate()? else { return Ok(false) };
+        self.tell(&found, reporter);
+        let better = self.state.best.as_ref().is_none_or(|best| found.loss < best.loss);
+        if better {
+            self.state.best = Some(Best { loss: found.loss, step: self.state.step });
+            self.state.evaluations_since_best = 0;
+        } else {
+            self.state.evaluations_since_best += 1;
+        }
+        // The best must be on disk to be loaded at the end.
+        if better && self.setup.config.load_best_model_at_end {
+            self.save()?;
+        }
+        let patience = self.setup.config.early_stopping_patience;
+        Ok(patience.is_some_and(|patience| self.state.evaluations_since_best >= patience.max(1)))
+    }
+
+    fn tell(&self, found: &Evaluation, reporter: &mut Reporter) {
+        let values = [
+            ("eval_loss", found.loss),
+            ("eval_rewards/chosen", found.reward_chosen),
+            ("eval_rewards/rejected", found.reward_rejected),
+            ("eval_rewards/margins", found.reward_margin),
+            ("eval_rewards/accuracies", found.accuracy),
+            ("eval_logps/chosen", found.logp_chosen),
+            ("eval_logps/rejected", found.logp_rejected),
+            ("eval_logps/accuracies", found.logp_accuracy),
+        ];
+        reporter.record(&Event::Metrics {
+            step: self.state.step,
+            epoch: self.sampler.epoch(),
+            values: &values,
+        });
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let Setup { run, decoder, config, .. } = &self.setup;
+        let write = |directory: &Path| self.write_adapter(directory);
+        checkpoint::save(run, decoder, &self.optimizer, &self.state, write, config.save_total_limit)?;
+        self.setup.reference.save()
+    }
+
+    fn write_adapter(&self, directory: &Path) -> Result<()> {
+        let Setup { decoder, dropout, origin, .. } = &self.setup;
+        match &decoder.trained {
+            Some(lora) => peft::write(directory, lora, decoder.spec(), *dropout, origin),
+            None => Ok(()),
+        }
+    }
+
+    /// Loads the best if asked to, and writes `adapter/`.
+    fn finish(&mut self, reporter: &mut Reporter) -> Result<()> {
+        let best = self.state.best.clone().filter(|best| best.step != self.state.step);
+        if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
+            let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
+            let state = checkpoint::open(&path)?;
+            checkpoint::restore(&path, &state, &mut self.setup.decoder, &mut self.optimizer)?;
+            reporter.note(&format!("adapter/ is that of step {}, eval_loss {:.4}", best.step, best.loss));
+        }
+        self.write_adapter(&self.setup.run.join("adapter"))
+    }
+}
+
+/// BLAKE3 over the ids of all examples, in order.
+fn data_fingerprint(examples: &[Example]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    examples.iter().for_each(|example| {
+        hasher.update(&example.id());
+        hasher.update(&example.label.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
+}

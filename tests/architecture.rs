@@ -1,0 +1,237 @@
+//! The rules of the house: imports go down the ranks, files stay short, `unsafe` stays where it is proved.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fancy_regex::Regex;
+
+/// A room imports rooms of lower ranks; never its own rank's siblings, never a higher one.
+const RANKS: &[(&str, u8)] = &[
+    ("error", 0),
+    ("files", 0),
+    ("random", 0),
+    ("hub", 1),
+    ("report", 1),
+    ("weights", 2),
+    ("data", 3),
+    ("ops", 3),
+    ("model", 4),
+    ("objective", 4),
+    ("adapter", 5),
+    ("generate", 5),
+    ("eval", 6),
+    ("train", 7),
+    ("config", 8),
+    ("cli", TOP),
+    ("commands", TOP),
+];
+
+/// The program's own rank: its rooms may import each other and everything.
+const TOP: u8 = 9;
+
+/// `error` is everyone's; `files` writes through it.
+const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
+
+/// Where `unsafe` may stand: memory maps, signal handlers, vector intrinsics.
+const UNSAFE: &[&str] = &[
+    "adapter/peft/read.rs",
+    "commands/signals.rs",
+    "ops/gemm/avx512.rs",
+    "ops/gemm/kernel.rs",
+    "ops/gemm/mod.rs",
+    "ops/gemm/plan.rs",
+    "ops/simd.rs",
+    "weights/safetensors.rs",
+];
+
+const LONGEST: usize = 400;
+
+struct Source {
+    /// Below `src`, with `/`.
+    name: String,
+    /// Without comments and without tests.
+    code: String,
+    /// Lines before the tests.
+    lines: usize,
+}
+
+impl Source {
+    /// The first part of its path: `data` of `data/pack.rs`, `config` of `config.rs`.
+    fn room(&self) -> &str {
+        self.name.split('/').next().unwrap().trim_end_matches(".rs")
+    }
+
+    /// Modules between the crate's root and this file.
+    fn depth(&self) -> usize {
+        self.name.split('/').filter(|part| *part != "mod.rs").count()
+    }
+}
+
+fn sources() -> Vec<Source> {
+    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    walk(&root, &mut paths);
+    paths.sort();
+    // `#[cfg(test)] mod tests;`: the file is a test from its first line.
+    let test_modules: BTreeSet<PathBuf> = paths
+        .iter()
+        .flat_map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            let home = match path.file_stem().unwrap().to_str().unwrap() {
+                "mod" | "lib" | "main" => path.parent().unwrap().to_path_buf(),
+                stem => path.with_file_name(stem),
+            };
+            let names: Vec<String> = captures(r"#\[cfg\(test\)\]\s+(?:pub(?:\(\w+\))? )?mod (\w+);", &text);
+            names.into_iter().map(move |name| home.join(name + ".rs"))
+        })
+        .collect();
+    let read = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let whole = before_tests(&text);
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+        Source { name, code: without_comments(whole), lines: whole.lines().count() }
+    };
+    paths.iter().filter(|path| !test_modules.contains(*path)).map(read).collect()
+}
+
+fn captures(pattern: &str, text: &str) -> Vec<String> {
+    let regex = Regex::new(pattern).unwrap();
+    regex.captures_iter(text).map(|found| found.unwrap().get(1).unwrap().as_str().to_string()).collect()
+}
+
+/// Up to the test module that ends a file.
+fn before_tests(text: &str) -> &str {
+    let end = Regex::new(r"#\[cfg\([^\]]*\btest\b[^\]]*\)\]\s+(?:pub(?:\(\w+\))? )?mod \w+ \{")
+        .unwrap()
+        .find(text)
+        .unwrap();
+    end.map_or(text, |end| &text[..end.start()])
+}
+
+fn without_comments(text: &str) -> String {
+    let code = text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+    code.collect::<Vec<_>>().join("\n")
+}
+
+/// Rooms that code names as `crate::room`, also in groups (`use crate::{a, b::{c, d}}`).
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut found: BTreeSet<String> = captures(r"\bcrate::(\w+)", code).into_iter().collect();
+    for group in code.split("crate::{").skip(1) {
+        let (mut depth, mut begins) = (0, true);
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => begins = true,
+                _ if begins && c.is_alphanumeric() => {
+                    let name = group[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next();
+                    found.extend(name.map(String::from));
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn rank(room: &str) -> Option<u8> {
+    RANKS.iter().find(|(name, _)| *name == room).map(|(_, rank)| *rank)
+}
+
+/// Whether `room` may import `other`.
+fn allowed(room: &str, other: &str) -> bool {
+    match (rank(room), rank(other)) {
+        _ if room == other || WITHIN_RANK.contains(&(room, other)) => true,
+        (Some(TOP), Some(_)) => true,
+        (Some(room), Some(other)) => other < room,
+        _ => false,
+    }
+}
+
+#[test]
+fn rooms_import_lower_ranks_only() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !["lib.rs", "main.rs"].contains(&source.name.as_str())) {
+        for other in imports(&source.code) {
+            if !allowed(source.room(), &other) {
+                wrong.push(format!("{} imports {other}", source.name));
+            }
+        }
+        // `super::super::x` would be a way around.
+        let chains = captures(r"((?:\bsuper::)+)", &source.code);
+        if chains.iter().any(|chain| chain.matches("super::").count() >= source.depth()) {
+            wrong.push(format!("{} leaves its room by super::", source.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_room_has_a_rank() {
+    let rooms: BTreeSet<String> = sources().iter().map(|source| source.room().to_string()).collect();
+    let unranked: Vec<_> = rooms
+        .iter()
+        .filter(|room| rank(room).is_none() && !["lib", "main"].contains(&room.as_str()))
+        .collect();
+    assert!(unranked.is_empty(), "{unranked:?}");
+}
+
+#[test]
+fn files_are_short() {
+    let long: Vec<String> = sources()
+        .iter()
+        .filter(|source| source.lines > LONGEST)
+        .map(|source| format!("{}: {} lines without tests", source.name, source.lines))
+        .collect();
+    assert!(long.is_empty(), "over {LONGEST} lines there is a second responsibility: {long:#?}");
+}
+
+#[test]
+fn unsafe_stands_where_it_is_named() {
+    let regex = Regex::new(r"\bunsafe\s*(\{|fn|impl|extern)").unwrap();
+    let found: Vec<String> = sources()
+        .into_iter()
+        .filter(|source| regex.is_match(&source.code).unwrap())
+        .map(|source| source.name)
+        .collect();
+    assert_eq!(found, UNSAFE);
+}
+
+#[test]
+fn nothing_unwraps() {
+    let unwraps: Vec<String> = sources()
+        .into_iter()
+        .filter(|source| source.code.contains(".unwrap()"))
+        .map(|source| source.name)
+        .collect();
+    assert!(unwraps.is_empty(), "{unwraps:?}");
+}
+
+#[test]
+fn the_scanner_sees_what_it_should() {
+    let code = "use crate::{model::{a, b::{c}}, train};\nfn f() { $crate::ops::g(crate::error::E) }";
+    let found = imports(&without_comments(&format!("{code} // crate::cli\n")));
+    assert_eq!(found, ["error", "model", "ops", "train"].map(String::from).into());
+    assert_eq!(before_tests("a\n#[cfg(test)]\nmod tests {\n b }"), "a\n");
+    assert_eq!(before_tests("#[cfg(test)]\nmod tests;\nfn f() {}"), "#[cfg(test)]\nmod tests;\nfn f() {}");
+    for (room, other) in [("data", "config"), ("train", "config"), ("ops", "data"), ("eval", "nowhere")] {
+        assert!(!allowed(room, other), "{room} {other}");
+    }
+    for (room, other) in [("cli", "model"), ("commands", "cli"), ("data", "data"), ("files", "error")] {
+        assert!(allowed(room, other), "{room} {other}");
+    }
+}

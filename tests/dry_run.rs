@@ -1,0 +1,28 @@
+//! `train --dry-run` checks everything and writes nothing.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::process::Command;
+
+#[test]
+fn a_dry_run_describes_the_run_and_writes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let train = |overrides: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dpo-lora"));
+        command.args(["train", "--dry-run"]).args(overrides).current_dir(directory.path());
+        let output = command.env("XDG_CACHE_HOME", directory.path().join("cache")).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = train(&["--set", "lora.r=3"]);
+    assert_eq!(code, Some(0), "{said}");
+    // Tied head, 4 layers of 128 and 384 features, 64 for keys and values: r·Σ(in + out) over the 28 linear modules.
+    let per_layer = 2 * (128 + 128) + 2 * (128 + 64) + 3 * (128 + 384);
+    assert!(
+        said.contains(&format!("28 modules would be adapted, {} parameters", 3 * 4 * per_layer)),
+        "{said}"
+    );
+    assert!(said.contains("2000 training pairs, 200 held out"), "{said}");
+    assert!(!directory.path().join("runs").exists());
+
+    let (code, said) = train(&["--set", "data.train=missing.jsonl"]);
+    assert!(code != Some(0) && said.contains("missing.jsonl"), "{said}");
+}

@@ -1,0 +1,124 @@
+//! Every matrix of every family learns, and by the gradient of the loss: finite differences of the whole model.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::ops::Range;
+
+use common::{decoder, examples, fixture, models, pack, random_lora};
+use dpo_lora::data::PackedBatch;
+use dpo_lora::eval::preference::pair_logps;
+use dpo_lora::model::decoder::{Decoder, Training};
+use dpo_lora::model::pass::Pass;
+use dpo_lora::objective::{ObjectiveConfig, PairLoss};
+
+/// A loss with slopes that are far from saturated.
+const OBJECTIVE: ObjectiveConfig =
+    ObjectiveConfig { loss_type: dpo_lora::objective::LossType::Sigmoid, beta: 0.3, label_smoothing: 0.1 };
+
+struct Case {
+    decoder: Decoder,
+    batch: PackedBatch,
+    reference: Vec<f64>,
+}
+
+impl Case {
+    fn new(model: &str) -> Self {
+        let mut decoder = decoder(model);
+        decoder.trained = Some(random_lora(&decoder, 11));
+        // Lengths that differ, one beyond every sliding window; the last pair's label is a fraction.
+        let pairs = examples("pairs.jsonl", &fixture("models").join(model));
+        let mut pairs = [0, 2, 6].map(|i: usize| pairs[i].clone());
+        pairs[2].label = 0.4;
+        let batch = pack(&pairs);
+        let reference = decoder.logps(&batch, Pass::Reference).unwrap();
+        Self { decoder, batch, reference }
+    }
+
+    fn losses(&self, logps: &[f64]) -> Vec<PairLoss> {
+        let pair = |i| {
+            let logps = pair_logps(logps, &self.reference, i).unwrap();
+            OBJECTIVE.pair(&logps, f64::from(self.batch.labels[i]))
+        };
+        (0..self.batch.trees.len()).map(pair).collect()
+    }
+
+    fn loss(&self) -> f64 {
+        let logps = self.decoder.logps(&self.batch, Pass::Policy).unwrap();
+        self.losses(&logps).iter().map(|loss| loss.loss).sum()
+    }
+
+    fn gradient(&self) -> Vec<f32> {
+        let (logps, tape) = self.decoder.forward(&self.batch, Training::default()).unwrap();
+        let losses = self.losses(&logps);
+        let weights: Vec<f64> = losses.iter().flat_map(|loss| [loss.d_chosen, loss.d_rejected]).collect();
+        let mut gradient = vec![0.0; self.values().len()];
+        self.decoder.backward(tape, &self.batch, &weights, &mut gradient).unwrap();
+        gradient
+    }
+
+    fn values(&self) -> &[f32] {
+        self.decoder.trained.as_ref().unwrap().values()
+    }
+
+    /// The loss with some parameters moved.
+    fn moved(&mut self, by: &[(usize, f32)]) -> f64 {
+        let before = self.values().to_vec();
+        let lora = |case: &mut Self, change: &dyn Fn(&mut [f32])| {
+            case.decoder.trained.as_mut().unwrap().update(|values| change(values)).unwrap();
+        };
+        lora(self, &|values| by.iter().for_each(|(i, h)| values[*i] += h));
+        let loss = self.loss();
+        lora(self, &|values| values.copy_from_slice(&before));
+        loss
+    }
+
+    /// (4·D(h) − D(2h))/3 with central differences D: the error is of order h⁴.
+    fn slope(&mut self, along: &[(usize, f32)], step: f32) -> f64 {
+        let mut central = |h: f32| {
+            let by = |h: f32| along.iter().map(|(i, d)| (*i, d * h)).collect::<Vec<_>>();
+            (self.moved(&by(h)) - self.moved(&by(-h))) / (2.0 * f64::from(h))
+        };
+        (4.0 * central(step) - central(2.0 * step)) / 3.0
+    }
+}
+
+/// The two entries of a matrix with the largest gradients.
+fn largest(gradient: &[f32], matrix: &Range<usize>) -> Vec<usize> {
+    let mut order: Vec<usize> = matrix.clone().collect();
+    order.sort_by(|a, b| gradient[*b].abs().total_cmp(&gradient[*a].abs()));
+    order.truncate(2);
+    order
+}
+
+#[test]
+fn every_matrix_of_every_family_agrees_with_finite_differences() {
+    // Those two are the llama fixture in other files.
+    for name in models().into_iter().filter(|name| !matches!(name.as_str(), "llama-f16" | "llama-sharded")) {
+        let mut case = Case::new(&name);
+        let gradient = case.gradient();
+        let slots = case.decoder.trained.as_ref().unwrap().slots().to_vec();
+        assert_eq!(slots.len(), case.decoder.spec().linears().count());
+        for slot in slots {
+            for (side, matrix) in [("A", slot.a()), ("B", slot.b())] {
+                let what = format!("{name} {} {side}", slot.module);
+                let zeros = gradient[matrix.clone()].iter().filter(|g| **g == 0.0).count();
+                assert!(zeros * 10 <= matrix.len(), "{what}: {zeros} of {} gradients are 0", matrix.len());
+                // Against the gradient's signs everything adds up; the largest entries one by one find what it hides.
+                let norm: f64 = gradient[matrix.clone()].iter().map(|g| f64::from(g.abs())).sum();
+                let uphill: Vec<_> = matrix.clone().map(|i| (i, gradient[i].signum())).collect();
+                let step = 1e-2 / (matrix.len() as f32).sqrt();
+                let found = case.slope(&uphill, step);
+                assert!((found - norm).abs() <= 2e-3 * norm, "{what}: {found} against {norm}");
+                for i in largest(&gradient, &matrix) {
+                    let want = f64::from(gradient[i]);
+                    let found = case.slope(&[(i, 1.0)], 2e-2);
+                    assert!(
+                        (found - want).abs() <= 2e-3 * want.abs() + 1e-4,
+                        "{what} {i}: {found} against {want}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Twelve steps of TRL's DPOTrainer, followed from TRL's own initial adapter (`tests/parity/make_fixtures.py`).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use candle_core::Device;
+use common::{decoder, fixture, freeze, json};
+use dpo_lora::adapter::peft;
+use dpo_lora::data::PackedBatch;
+use dpo_lora::objective::ObjectiveConfig;
+use dpo_lora::random::Stream;
+use dpo_lora::train::config::TrainConfig;
+use dpo_lora::train::optimizer::Optimizer;
+use dpo_lora::train::reference::ReferenceCache;
+use dpo_lora::train::step::{self, Settings};
+
+fn close(got: f64, want: f64, what: &str) {
+    let scale = want.abs().max(1e-3);
+    assert!((got - want).abs() <= 1e-3 * scale, "{what}: {got} against {want}");
+}
+
+fn follow(run: &str, recompute: bool) {
+    let expected = json(&format!("trl/{run}/expected.json"));
+    let (settings, number) = (&expected["config"], |key: &str| expected["config"][key].as_f64().unwrap());
+    let model = expected["model"].as_str().unwrap();
+    let mut decoder = decoder(model);
+    let initial = fixture(&format!("trl/{run}/init"));
+    decoder.trained = Some(peft::read(&initial, decoder.spec(), &Device::Cpu).unwrap().lora);
+    if run == "llama-init" {
+        // TRL's reference for an adapter that is trained on: a frozen copy of where it started.
+        freeze(&mut decoder, &initial, true);
+    }
+    let examples = common::examples("trl/train.jsonl", &fixture("models").join(model));
+    let objective = ObjectiveConfig {
+        beta: number("beta"),
+        label_smoothing: expected["label_smoothing"].as_f64().unwrap(),
+        ..ObjectiveConfig::default()
+    };
+    let steps = expected["steps"].as_array().unwrap();
+    let config = TrainConfig {
+        learning_rate: number("learning_rate"),
+        weight_decay: number("weight_decay"),
+        warmup_steps: number("warmup_steps") as u64,
+        max_grad_norm: number("max_grad_norm"),
+        ..TrainConfig::default()
+    };
+    let schedule = config.schedule(steps.len() as u64);
+    let parameters = decoder.trained.as_ref().unwrap().values().len();
+    let mut optimizer = Optimizer::new(&config.optimizer(), parameters);
+    let mut reference = ReferenceCache::in_memory();
+    let batch = settings["per_device_train_batch_size"].as_u64().unwrap() as usize;
+    let accumulation = settings["gradient_accumulation_steps"].as_u64().unwrap() as usize;
+    let mut micro_batches = examples.chunks(batch);
+    for (i, want) in steps.iter().enumerate() {
+        let batches: Vec<PackedBatch> = micro_batches
+            .by_ref()
+            .take(accumulation)
+            .map(|examples| PackedBatch::new(&examples.iter().collect::<Vec<_>>()))
+            .collect();
+        let settings = Settings {
+            objective: &objective,
+            learning_rate: schedule.lr(i as u64),
+            clip_norm: config.clip_norm(),
+            dropout: 0.0,
+            stream: Stream::new(0, "unused"),
+            recompute,
+        };
+        let got = step::run(&mut decoder, &mut optimizer, &mut reference, &batches, &settings).unwrap();
+        close(schedule.lr(i as u64), want["learning_rate_used"].as_f64().unwrap(), "learning rate");
+        close(got.grad_norm, want["grad_norm"].as_f64().unwrap(), &format!("{run} step {i} grad_norm"));
+        for (name, value) in got.metrics.means() {
+            close(value, want[name].as_f64().unwrap(), &format!("{run} step {i} {name}"));
+        }
+        if i == 0 {
+            // The same bits on both sides, not just near.
+            let means = got.metrics.means();
+            assert!(
+                means.iter().filter(|(n, _)| n.starts_with("rewards/")).all(|(_, v)| *v == 0.0),
+                "{means:?}"
+            );
+        }
+    }
+    let last = peft::read(&fixture(&format!("trl/{run}/final")), decoder.spec(), &Device::Cpu).unwrap().lora;
+    let first = peft::read(&initial, decoder.spec(), &Device::Cpu).unwrap().lora;
+    let trained = decoder.trained.as_ref().unwrap();
+    let apart = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+    assert!(apart(trained.values(), last.values()) < 5e-5, "{}", apart(trained.values(), last.values()));
+    assert!(apart(first.values(), last.values()) > 1e-2, "TRL's run moved nothing");
+}
+
+#[test]
+fn llama() {
+    follow("llama", false);
+}
+
+#[test]
+fn qwen2_with_label_smoothing() {
+    follow("qwen2", false);
+}
+
+#[test]
+fn llama_from_an_adapter_against_its_frozen_copy() {
+    follow("llama-init", false);
+}
+
+#[test]
+fn recomputed_blocks_change_nothing() {
+    follow("llama", true);
+}
