@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod hub;
 pub mod model;
 pub mod objective;
 pub mod ops;
