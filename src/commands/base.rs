@@ -15,7 +15,7 @@ use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
-use crate::weights::{DType, SafetensorsSource};
+use crate::weights::{DType, SafetensorsSource, WeightSource};
 
 /// A base as opened.
 pub struct Base {
@@ -57,6 +57,21 @@ impl Base {
     /// If a tensor is missing or has another shape.
     pub fn decoder(&self) -> Result<Decoder> {
         Decoder::load(self.spec.clone(), &self.source, self.dtype, &self.device)
+    }
+
+    /// Bytes that its weights take in memory: the mapped file, and what is stored as another type beside it.
+    pub fn bytes(&self) -> usize {
+        let names = self.source.names();
+        let stored = |name: &String| self.source.stored(name).map_or(0, |tensor| tensor.bytes.len());
+        let numbers =
+            |name: &String| self.source.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
+        let mapped: usize = names.iter().map(stored).sum();
+        let converted = self.dtype.map_or(0, |dtype| {
+            let all: usize = names.iter().map(|name| numbers(name) * dtype.size()).sum();
+            // The same type is not converted.
+            if all == mapped { 0 } else { all }
+        });
+        mapped + converted
     }
 
     /// Reads the tokenizer.

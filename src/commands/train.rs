@@ -22,7 +22,8 @@ use crate::model::targets::LoraTargets;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
 use crate::train::checkpoint;
-use crate::train::config::ReferenceCache as CacheChoice;
+use crate::train::config::{ReferenceCache as CacheChoice, TrainConfig};
+use crate::train::plan::{Memory, Tokens};
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::{self, Opening, RunDir};
 use crate::train::trainer::{Identity, Setup, Trainer};
@@ -39,7 +40,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let pairs = pairs(&config, &base, &tokenizer)?;
     let decoder = policies(&config, &base)?;
     if args.dry_run {
-        say(&plan(&base, &decoder, &pairs));
+        say(&plan(&config, &base, &decoder, &pairs));
         return Ok(());
     }
     let opening = match (args.resume, args.overwrite) {
@@ -133,7 +134,7 @@ fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<P
 }
 
 /// What a run would work on; all of it was checked to get this far.
-fn plan(base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
+fn plan(config: &RunConfig, base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
     let (modules, parameters) =
         decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
     let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
@@ -151,7 +152,33 @@ fn plan(base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
         text.push('\n');
         text.push_str(note);
     }
-    text.push_str("\nnothing was written");
+    let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
+        config.train;
+    let tokens = Tokens::of(&pairs.train, batch, config.train.max_tokens_per_batch);
+    let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
+    let recompute = config.train.gradient_checkpointing;
+    let memory = Memory::expect(
+        &base.spec,
+        base.bytes(),
+        parameters,
+        tokens.largest_batch,
+        tokens.largest_scored,
+        recompute,
+    );
+    let mb = |bytes: usize| bytes as f64 / 1e6;
+    text.push_str(&format!(
+        "\n{per_step:.0} packed tokens a step ({} in the largest micro-batch); sharing prompts saves {:.0} % of {:.0}\n\
+         expected peak memory {:.0} MB: weights {:.0}, activations {:.0}, buffers {:.0}, adapter {:.0}\n\
+         nothing was written",
+        tokens.largest_batch,
+        100.0 * tokens.saved(),
+        per_step / (1.0 - tokens.saved()),
+        mb(memory.total()),
+        mb(memory.weights),
+        mb(memory.activations),
+        mb(memory.working),
+        mb(memory.adapter),
+    ));
     text
 }
 

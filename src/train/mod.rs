@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod gradients;
 pub mod optimizer;
+pub mod plan;
 pub mod reference;
 pub mod run_dir;
 pub mod schedule;

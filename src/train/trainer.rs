@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::checkpoint::{self, Best, State};
 use super::config::TrainConfig;
 use super::optimizer::Optimizer;
+use super::plan;
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
@@ -215,7 +216,8 @@ impl Trainer {
         for _ in 0..self.setup.config.gradient_accumulation_steps.max(1) {
             let indices = self.sampler.next_batch();
             let examples: Vec<&Example> = indices.iter().filter_map(|i| self.setup.train.get(*i)).collect();
-            batches.push(PackedBatch::new(&examples));
+            let most = self.setup.config.max_tokens_per_batch;
+            batches.extend(by_tokens(&examples, most).into_iter().map(PackedBatch::new));
             if self.sampler.at_epoch_border() {
                 break;
             }
@@ -328,6 +330,24 @@ impl Trainer {
         }
         files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
     }
+}
+
+/// Cuts a batch where the next pair would take it over `most` packed tokens. The gradient is that of the whole batch all
+/// the same, since every pair's part is divided by the pairs of the step; only less of it is in memory at once. A pair
+/// that is over the limit by itself stands alone.
+fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'a [&'b Example]> {
+    let Some(most) = most else { return vec![examples] };
+    let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
+    for (i, example) in examples.iter().enumerate() {
+        let size = plan::packed_tokens(example);
+        if i > first && tokens + size > most {
+            parts.push(&examples[first..i]);
+            (first, tokens) = (i, 0);
+        }
+        tokens += size;
+    }
+    parts.push(&examples[first..]);
+    parts
 }
 
 /// BLAKE3 over the ids of all examples, in order.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use safetensors::tensor::Dtype;
 
+use super::super::names;
 use super::shards::{Planned, Shard};
 use super::tensor::Addend;
 use super::{Base, MergeOptions};
@@ -93,7 +94,7 @@ fn targets<'a>(base: &Base<'a>, adapters: &[(&'a Lora, f64)]) -> Result<BTreeMap
                 problems.add(format!("{} is no linear module of this base{hint}", slot.module));
                 continue;
             };
-            let name = tensor_name(base, &linear.module);
+            let name = names::weight_of(&linear.module, base.source, base.spec);
             match check(base, linear, &name, (slot.outputs, slot.inputs)) {
                 Ok(()) => {
                     let target = targets.entry(name).or_insert(Target { linear, addends: Vec::new() });
@@ -107,13 +108,6 @@ fn targets<'a>(base: &Base<'a>, adapters: &[(&'a Lora, f64)]) -> Result<BTreeMap
         .finish()
         .map_err(|e| Error::Adapter(format!("the adapter does not fit {}:\n{e}", base.source.describe())))?;
     Ok(targets)
-}
-
-/// A module's weight in the checkpoint, which may lack a prefix.
-fn tensor_name(base: &Base, module: &str) -> String {
-    let name = format!("{module}.weight");
-    let short = module.strip_prefix(base.spec.absent_prefix).unwrap_or(module);
-    if base.source.shape(&name).is_some() { name } else { format!("{short}.weight") }
 }
 
 fn check(base: &Base, linear: &LinearSpec, name: &str, (outputs, inputs): (usize, usize)) -> Result<()> {

@@ -1,0 +1,251 @@
+//! GGUF adapters, for llama.cpp's `--lora` and what is built on it.
+//!
+//! llama.cpp multiplies B·A by `adapter.lora.alpha / r` and knows no other scale: what a module's scale is beyond that
+//! (rsLoRA, alpha patterns) is folded into its B. Matrices are as PEFT has them, but for the rows of B of queries and
+//! keys where llama.cpp turns neighbouring features of a head and transformers its halves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+pub use super::gguf_writer::GgufType;
+use super::gguf_writer::{self, Matrix, Q8_BLOCK, Value};
+use crate::error::{Error, Problems, Result};
+use crate::files;
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
+
+/// What llama.cpp calls a family.
+struct Architecture {
+    /// transformers' `model_type`.
+    model_type: &'static str,
+    /// `general.architecture`.
+    name: &'static str,
+    /// Whether the rows of queries and keys are reordered (`undo_permute` in llama.cpp's `conversion/llama.py`).
+    permutes: bool,
+}
+
+const fn architecture(model_type: &'static str, name: &'static str, permutes: bool) -> Architecture {
+    Architecture { model_type, name, permutes }
+}
+
+const ARCHITECTURES: &[Architecture] = &[
+    architecture("gemma", "gemma", false),
+    architecture("gemma2", "gemma2", false),
+    architecture("gemma3_text", "gemma3", false),
+    architecture("gpt2", "gpt2", false),
+    architecture("granite", "granite", true),
+    architecture("llama", "llama", true),
+    architecture("mistral", "llama", true),
+    architecture("olmo2", "olmo2", false),
+    architecture("phi3", "phi3", false),
+    architecture("qwen2", "qwen2", false),
+    architecture("qwen3", "qwen3", false),
+    architecture("smollm3", "smollm3", true),
+    architecture("stablelm", "stablelm", false),
+];
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GgufReport {
+    /// `general.architecture`.
+    pub architecture: &'static str,
+    /// `adapter.lora.alpha`.
+    pub alpha: f32,
+    /// Adapted modules.
+    pub modules: usize,
+    /// Bytes of the matrices.
+    pub bytes: u64,
+    /// Modules whose B is stored as F16, since Q8_0 needs ranks that 32 divides.
+    pub unquantised: Vec<String>,
+}
+
+/// Writes `lora` as a GGUF adapter for a base of this architecture.
+///
+/// # Errors
+/// If llama.cpp does not know the family or a module, a number does not fit `kind`, or the file cannot be written.
+pub fn write(path: &Path, lora: &Lora, spec: &DecoderSpec, kind: GgufType) -> Result<GgufReport> {
+    let architecture = find_architecture(spec)?;
+    let places = fit(lora, spec, architecture)?;
+    let alpha = file_alpha(lora, kind);
+    let mut matrices = Vec::with_capacity(2 * places.len());
+    for (slot, place) in lora.slots().iter().zip(&places) {
+        let a = matrix(place, "lora_a", slot.rank, slot.inputs, kind);
+        let b = matrix(place, "lora_b", slot.outputs, slot.rank, kind);
+        check_range(slot, &lora.values()[slot.a()], 1.0, a.kind)?;
+        check_range(slot, &lora.values()[slot.b()], factor(slot, alpha), b.kind)?;
+        matrices.extend([a, b]);
+    }
+    let metadata = [
+        ("general.architecture", Value::Text(architecture.name)),
+        ("general.type", Value::Text("adapter")),
+        ("adapter.type", Value::Text("lora")),
+        ("adapter.lora.alpha", Value::F32(alpha)),
+    ];
+    let numbers = |index: usize| {
+        let slot = &lora.slots()[index / 2];
+        match index % 2 {
+            0 => lora.values()[slot.a()].to_vec(),
+            _ => rows_of_b(lora, slot, places[index / 2].heads, factor(slot, alpha)),
+        }
+    };
+    files::write_atomically(path, |out| gguf_writer::write(out, &metadata, &matrices, numbers))?;
+    let fell_back = |index: &usize| matrices[2 * index + 1].kind != kind;
+    let unquantised = (0..places.len()).filter(fell_back).map(|i| lora.slots()[i].module.clone()).collect();
+    let bytes = matrices.iter().map(|m| m.kind.bytes(m.rows * m.columns) as u64).sum();
+    Ok(GgufReport { architecture: architecture.name, alpha, modules: places.len(), bytes, unquantised })
+}
+
+fn find_architecture(spec: &DecoderSpec) -> Result<&'static Architecture> {
+    ARCHITECTURES.iter().find(|known| known.model_type == spec.model_type).ok_or_else(|| {
+        let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.model_type).collect();
+        Error::Adapter(format!(
+            "a GGUF adapter for {} is not supported (supported: {}); merge the adapter and convert the whole model with \
+             llama.cpp's convert_hf_to_gguf.py",
+            spec.model_type,
+            known.join(", ")
+        ))
+    })
+}
+
+/// Where a module's matrices go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// llama.cpp's name of the weight, without `.weight`.
+    tensor: String,
+    /// Heads whose rows of B are reordered.
+    heads: Option<usize>,
+}
+
+/// The place of each slot; all that have none are named.
+fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<Vec<Place>> {
+    let mut known = places(spec, architecture);
+    let mut problems = Problems::default();
+    let mut found = Vec::new();
+    for slot in lora.slots() {
+        match known.remove(slot.module.as_str()) {
+            Some((linear, place)) if (linear.inputs, linear.outputs) == (slot.inputs, slot.outputs) => {
+                found.push(place)
+            }
+            Some((linear, _)) => problems.add(format!(
+                "{} is adapted as [{}, {}], but this base has [{}, {}]",
+                slot.module, slot.outputs, slot.inputs, linear.outputs, linear.inputs
+            )),
+            None => problems.add(format!("{} is no linear module that llama.cpp adapts", slot.module)),
+        }
+    }
+    problems.require(!lora.slots().is_empty(), || "there is nothing to export: no module is adapted".into());
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    Ok(found)
+}
+
+/// llama.cpp's names (`gguf/tensor_mapping.py`) by what a module does in its block.
+fn places<'a>(
+    spec: &'a DecoderSpec,
+    architecture: &Architecture,
+) -> BTreeMap<&'a str, (&'a LinearSpec, Place)> {
+    let mut places = BTreeMap::new();
+    for (i, layer) in spec.layers.iter().enumerate() {
+        let mut put = |linear: &'a LinearSpec, name: &str, heads: Option<usize>| {
+            let heads = heads.filter(|_| architecture.permutes);
+            places
+                .insert(linear.module.as_str(), (linear, Place { tensor: format!("blk.{i}.{name}"), heads }));
+        };
+        let heads = layer.attention.heads;
+        match &layer.attention.qkv {
+            QkvSpec::Separate([q, k, v]) => {
+                put(q, "attn_q", Some(heads.n_head));
+                put(k, "attn_k", Some(heads.n_kv_head));
+                put(v, "attn_v", None);
+            }
+            QkvSpec::Stacked(qkv) => put(qkv, "attn_qkv", None),
+            // llama.cpp stores these stacked, which no architecture above needs.
+            QkvSpec::PerHead(_) => {}
+        }
+        put(&layer.attention.output, "attn_output", None);
+        match &layer.mlp {
+            MlpSpec::Gated { gate, up, down, .. } => {
+                put(gate, "ffn_gate", None);
+                put(up, "ffn_up", None);
+                put(down, "ffn_down", None);
+            }
+            MlpSpec::FusedGated { gate_up: up, down, .. } | MlpSpec::Plain { up, down, .. } => {
+                put(up, "ffn_up", None);
+                put(down, "ffn_down", None);
+            }
+        }
+    }
+    places.extend(
+        spec.head
+            .as_ref()
+            .map(|head| (head.module.as_str(), (head, Place { tensor: "output".into(), heads: None }))),
+    );
+    places
+}
+
+fn matrix(place: &Place, half: &str, rows: usize, columns: usize, kind: GgufType) -> Matrix {
+    let whole_blocks = columns.is_multiple_of(Q8_BLOCK);
+    let kind = if kind == GgufType::Q8_0 && !whole_blocks { GgufType::F16 } else { kind };
+    Matrix { name: format!("{}.weight.{half}", place.tensor), rows, columns, kind }
+}
+
+/// `adapter.lora.alpha`, the one of the file.
+fn file_alpha(lora: &Lora, kind: GgufType) -> f32 {
+    // llama.cpp takes an alpha of 0 for "no alpha", which is a scale of 1.
+    let alphas = lora.slots().iter().map(|slot| effective_alpha(slot) as f32);
+    let alpha = alphas.into_iter().find(|alpha| alpha.is_normal()).unwrap_or(1.0);
+    if matches!(kind, GgufType::F32 | GgufType::BF16) {
+        return alpha;
+    }
+    // Trained Bs are small, and F16 has few bits below 6e-5: their largest number is brought to between 1/2 and 1, by a
+    // power of two that is taken off alpha again.
+    let largest = |slot: &Slot| {
+        let largest = lora.values()[slot.b()].iter().fold(0f32, |m, x| m.max(x.abs()));
+        f64::from(largest) * factor(slot, alpha).abs()
+    };
+    let largest = lora.slots().iter().map(largest).fold(0.0, f64::max);
+    let lowered = alpha * largest.log2().ceil().clamp(-60.0, 60.0).exp2() as f32;
+    if largest > 0.0 && lowered.is_normal() { lowered } else { alpha }
+}
+
+/// What a slot's B is multiplied by in a file of this alpha.
+fn factor(slot: &Slot, alpha: f32) -> f64 {
+    effective_alpha(slot) / f64::from(alpha)
+}
+
+/// The alpha with which `alpha / r` is the slot's scale; without rounding where that is `lora_alpha` itself.
+fn effective_alpha(slot: &Slot) -> f64 {
+    let rank = slot.rank as f64;
+    if slot.scale == slot.alpha / rank { slot.alpha } else { slot.scale * rank }
+}
+
+fn check_range(slot: &Slot, numbers: &[f32], factor: f64, kind: GgufType) -> Result<()> {
+    let limit = f64::from(kind.limit());
+    match numbers
+        .iter()
+        .find(|x| !(f64::from(**x) * factor).is_finite() || (f64::from(**x) * factor).abs() > limit)
+    {
+        Some(x) => Err(Error::Adapter(format!(
+            "{} holds {}, which {kind} cannot; export as f32",
+            slot.module,
+            f64::from(*x) * factor
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// `B [out, r]` times `factor`. With `heads`, a head's rows go from `[2, d/2]` to `[d/2, 2]`: halves to neighbours.
+fn rows_of_b(lora: &Lora, slot: &Slot, heads: Option<usize>, factor: f64) -> Vec<f32> {
+    let b = &lora.values()[slot.b()];
+    let width = heads.map_or(1, |heads| slot.outputs / heads);
+    let source = |row: usize| {
+        let (head, at) = (row / width, row % width);
+        if heads.is_some() { head * width + at % 2 * (width / 2) + at / 2 } else { row }
+    };
+    let rows = (0..slot.outputs).flat_map(|row| &b[source(row) * slot.rank..(source(row) + 1) * slot.rank]);
+    rows.map(|x| (f64::from(*x) * factor) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! The GGUF container, version 3, as far as an adapter needs it
+//! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>).
+
+use std::fmt;
+use std::io::Write;
+use std::str::FromStr;
+
+use half::{bf16, f16};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Where tensor data begin, and every tensor in them.
+pub(super) const ALIGNMENT: usize = 32;
+/// Numbers in a block of Q8_0.
+pub(super) const Q8_BLOCK: usize = 32;
+
+/// Storage types of a GGUF adapter that llama.cpp computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum GgufType {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// Blocks of 32 numbers in 8 bits with a common scale.
+    Q8_0,
+}
+
+impl GgufType {
+    /// ggml's number of the type.
+    fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 8,
+            Self::BF16 => 30,
+        }
+    }
+
+    /// Bytes of so many numbers; for Q8_0 a multiple of 32 of them.
+    pub(super) fn bytes(self, numbers: usize) -> usize {
+        match self {
+            Self::F32 => numbers * 4,
+            Self::F16 | Self::BF16 => numbers * 2,
+            Self::Q8_0 => numbers / Q8_BLOCK * (2 + Q8_BLOCK),
+        }
+    }
+
+    /// The largest magnitude it holds.
+    pub(super) fn limit(self) -> f32 {
+        match self {
+            Self::F32 | Self::BF16 => f32::MAX,
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Q8_0 => f16::MAX.to_f32() * 127.0,
+        }
+    }
+
+    /// The numbers as stored, rounded to nearest.
+    pub(super) fn encode(self, numbers: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+            Self::BF16 => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+            Self::Q8_0 => numbers.chunks(Q8_BLOCK).flat_map(q8_0).collect(),
+        }
+    }
+}
+
+/// ggml's `quantize_row_q8_0_ref`: a scale of f16, then a byte a number.
+fn q8_0(block: &[f32]) -> Vec<u8> {
+    let scale = block.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let numbers = block.iter().map(|x| ((x * inverse).round() as i8).to_le_bytes()[0]);
+    f16::from_f32(scale).to_le_bytes().into_iter().chain(numbers).collect()
+}
+
+impl fmt::Display for GgufType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        })
+    }
+}
+
+impl FromStr for GgufType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
+        all.into_iter().find(|kind| text.eq_ignore_ascii_case(&kind.to_string())).ok_or_else(|| {
+            Error::Config(format!(
+                "{text:?} is no storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
+            ))
+        })
+    }
+}
+
+/// A value of the file's metadata.
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    F32(f32),
+}
+
+/// A row-major matrix that will be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Matrix {
+    pub name: String,
+    pub rows: usize,
+    pub columns: usize,
+    pub kind: GgufType,
+}
+
+impl Matrix {
+    fn bytes(&self) -> usize {
+        self.kind.bytes(self.rows * self.columns)
+    }
+}
+
+/// Writes a file of `matrices`, whose numbers `numbers(index)` gives, one at a time.
+pub(super) fn write(
+    out: &mut dyn Write,
+    metadata: &[(&str, Value)],
+    matrices: &[Matrix],
+    numbers: impl Fn(usize) -> Vec<f32>,
+) -> std::io::Result<()> {
+    let mut header = b"GGUF".to_vec();
+    header.extend(3u32.to_le_bytes());
+    header.extend((matrices.len() as u64).to_le_bytes());
+    header.extend((metadata.len() as u64).to_le_bytes());
+    for (key, value) in metadata {
+        put_text(&mut header, key);
+        match value {
+            Value::Text(text) => {
+                header.extend(8u32.to_le_bytes());
+                put_text(&mut header, text);
+            }
+            Value::F32(number) => {
+                header.extend(6u32.to_le_bytes());
+                header.extend(number.to_le_bytes());
+            }
+        }
+    }
+    let mut offset = 0;
+    for matrix in matrices {
+        put_text(&mut header, &matrix.name);
+        header.extend(2u32.to_le_bytes());
+        // ggml counts dimensions from the innermost.
+        header.extend((matrix.columns as u64).to_le_bytes());
+        header.extend((matrix.rows as u64).to_le_bytes());
+        header.extend(matrix.kind.id().to_le_bytes());
+        header.extend((offset as u64).to_le_bytes());
+        offset += matrix.bytes().next_multiple_of(ALIGNMENT);
+    }
+    header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
+    out.write_all(&header)?;
+    for (index, matrix) in matrices.iter().enumerate() {
+        let mut bytes = matrix.kind.encode(&numbers(index));
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q8_0_is_ggmls() {
+        // gguf.quants.Q8_0.quantize_blocks of (i − 16)/8 for i in 0..32: scale 2/127 as f16 is 0x2408.
+        let block: Vec<f32> = (0..32).map(|i| (i as f32 - 16.0) / 8.0).collect();
+        let bytes = GgufType::Q8_0.encode(&block);
+        assert_eq!((bytes.len(), &bytes[..2]), (34, &[0x08, 0x24][..]));
+        assert_eq!(bytes[2..6].iter().map(|b| *b as i8).collect::<Vec<_>>(), [-127, -119, -111, -103]);
+        assert_eq!(GgufType::Q8_0.encode(&[0.0; 64]), [0; 68]);
+        // Every number comes back within half a step.
+        let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+        for (byte, x) in bytes[2..].iter().zip(&block) {
+            assert!((f32::from(*byte as i8) * scale - x).abs() <= 0.51 * scale);
+        }
+    }
+
+    #[test]
+    fn types_are_read_by_name() {
+        assert_eq!("Q8_0".parse::<GgufType>().unwrap(), GgufType::Q8_0);
+        assert!("q4_k".parse::<GgufType>().unwrap_err().to_string().contains("f32, f16, bf16 or q8_0"));
+    }
+}

@@ -1,0 +1,225 @@
+//! What an adapter does to its base, told without forming `ΔW = scale·B·A`.
+//!
+//! With the Gram matrices G_A = A·Aᵀ and G_B = Bᵀ·B, both `[r, r]`: ‖ΔW‖_F² = scale²·Σ G_A∘G_B, and the squared singular
+//! values of B·A are the eigenvalues of G_A^½·G_B·G_A^½.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::names;
+use super::symmetric::Square;
+use crate::error::{Error, Problems, Result};
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::DecoderSpec;
+use crate::weights::{FrozenWeight, WeightSource};
+
+/// One adapted module.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModuleReport {
+    /// Its path.
+    pub module: String,
+    /// Rank of A and B.
+    pub rank: usize,
+    /// Its `lora_alpha`.
+    pub alpha: f64,
+    /// Factor of B·A.
+    pub scale: f64,
+    /// Features in.
+    pub inputs: usize,
+    /// Features out.
+    pub outputs: usize,
+    /// ‖ΔW‖_F.
+    pub delta_norm: f64,
+    /// ‖ΔW‖_F / ‖W‖_F, with a base.
+    pub share: Option<f64>,
+    /// exp of the entropy of the squared singular values' shares: how many directions ΔW has, 1 to `rank`; 0 if ΔW is 0.
+    pub effective_rank: f64,
+    /// Singular values of ΔW, descending.
+    pub singular_values: Vec<f64>,
+}
+
+/// An adapter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AdapterReport {
+    /// Its modules, by name.
+    pub modules: Vec<ModuleReport>,
+    /// Trained numbers.
+    pub parameters: usize,
+    /// ‖ΔW‖_F over all modules.
+    pub delta_norm: f64,
+    /// The same over ‖W‖_F of the adapted modules, with a base.
+    pub share: Option<f64>,
+}
+
+/// How alike two adapters are.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Cosine of ΔW and ΔW' of each module that both adapt; `None` where one of them is 0.
+    pub modules: Vec<(String, Option<f64>)>,
+    /// Cosine over all modules, one that only one of them adapts being 0 in the other; `None` if one is 0 altogether.
+    pub cosine: Option<f64>,
+    /// Modules that only the first adapts.
+    pub only_first: Vec<String>,
+    /// Modules that only the second adapts.
+    pub only_second: Vec<String>,
+}
+
+/// Looks into an adapter; with the base it belongs to, also beside the weights that it changes.
+///
+/// # Errors
+/// If the base lacks a module's weight, or has it in another shape.
+pub fn inspect(lora: &Lora, base: Option<(&dyn WeightSource, &DecoderSpec)>) -> Result<AdapterReport> {
+    let norms = base.map(|(source, spec)| base_norms(lora, source, spec)).transpose()?;
+    let reports = lora.slots().par_iter().map(|slot| module(lora, slot));
+    let mut modules: Vec<ModuleReport> = reports.collect();
+    if let Some(norms) = &norms {
+        modules
+            .iter_mut()
+            .zip(norms)
+            .for_each(|(module, norm)| module.share = ratio(module.delta_norm, *norm));
+    }
+    let delta_norm = norm(modules.iter().map(|module| module.delta_norm));
+    let share = norms.and_then(|norms| ratio(delta_norm, norm(norms)));
+    Ok(AdapterReport { modules, parameters: lora.values().len(), delta_norm, share })
+}
+
+/// Compares two adapters of one base.
+///
+/// # Errors
+/// If a module has other sizes in one than in the other; all such are named.
+pub fn compare(first: &Lora, second: &Lora) -> Result<Comparison> {
+    let shared: Vec<(&Slot, &Slot)> = first
+        .slots()
+        .iter()
+        .filter_map(|slot| second.find(&slot.module).map(|index| (slot, &second.slots()[index])))
+        .collect();
+    let mut problems = Problems::default();
+    for (a, b) in &shared {
+        problems.require((a.inputs, a.outputs) == (b.inputs, b.outputs), || {
+            let (module, ao, ai, bo, bi) = (&a.module, a.outputs, a.inputs, b.outputs, b.inputs);
+            format!("{module} is [{ao}, {ai}] in one adapter and [{bo}, {bi}] in the other; they have different bases")
+        });
+    }
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    let size = |lora: &Lora| {
+        norm(lora.slots().par_iter().map(|s| inner(lora, s, lora, s).max(0.0).sqrt()).collect::<Vec<_>>())
+    };
+    let products: Vec<(f64, f64)> = shared
+        .par_iter()
+        .map(|(a, b)| {
+            let sizes = inner(first, a, first, a).max(0.0) * inner(second, b, second, b).max(0.0);
+            (inner(first, a, second, b), sizes.sqrt())
+        })
+        .collect();
+    let only = |these: &Lora, those: &Lora| -> Vec<String> {
+        let alone = these.slots().iter().filter(|slot| those.find(&slot.module).is_none());
+        alone.map(|slot| slot.module.clone()).collect()
+    };
+    Ok(Comparison {
+        modules: shared
+            .iter()
+            .zip(&products)
+            .map(|((a, _), (x, y))| (a.module.clone(), ratio(*x, *y)))
+            .collect(),
+        cosine: ratio(products.iter().map(|(product, _)| product).sum(), size(first) * size(second)),
+        only_first: only(first, second),
+        only_second: only(second, first),
+    })
+}
+
+fn ratio(x: f64, y: f64) -> Option<f64> {
+    (y > 0.0).then(|| x / y)
+}
+
+fn norm(norms: impl IntoIterator<Item = f64>) -> f64 {
+    norms.into_iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+fn module(lora: &Lora, slot: &Slot) -> ModuleReport {
+    let squares = squared_singular_values(lora, slot);
+    let total: f64 = squares.iter().sum();
+    let entropy: f64 = squares.iter().filter(|x| **x > 0.0).map(|x| -(x / total) * (x / total).ln()).sum();
+    let Slot { module, rank, alpha, scale, inputs, outputs, .. } = slot.clone();
+    ModuleReport {
+        module,
+        rank,
+        alpha,
+        scale,
+        inputs,
+        outputs,
+        delta_norm: inner(lora, slot, lora, slot).max(0.0).sqrt(),
+        share: None,
+        effective_rank: if total > 0.0 { entropy.exp() } else { 0.0 },
+        singular_values: squares.iter().map(|x| x.sqrt()).collect(),
+    }
+}
+
+/// Σ ΔW∘ΔW' of two slots of one shape: `scale·scale'·Σ (A·A'ᵀ)∘(Bᵀ·B')`.
+fn inner(first: &Lora, one: &Slot, second: &Lora, other: &Slot) -> f64 {
+    let a = across_a(&first.values()[one.a()], &second.values()[other.a()], one.inputs);
+    let b = across_b(&first.values()[one.b()], one.rank, &second.values()[other.b()], other.rank);
+    one.scale * other.scale * a.iter().zip(&b).map(|(a, b)| a * b).sum::<f64>()
+}
+
+/// `A·A'ᵀ [r, r']` of `A [r, in]` and `A' [r', in]`.
+fn across_a(one: &[f32], other: &[f32], inputs: usize) -> Vec<f64> {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+    one.chunks_exact(inputs).flat_map(|x| other.chunks_exact(inputs).map(move |y| dot(x, y))).collect()
+}
+
+/// `Bᵀ·B' [r, r']` of `B [out, r]` and `B' [out, r']`.
+fn across_b(one: &[f32], rank: usize, other: &[f32], other_rank: usize) -> Vec<f64> {
+    let mut sum = vec![0.0; rank * other_rank];
+    for (x, y) in one.chunks_exact(rank).zip(other.chunks_exact(other_rank)) {
+        for (x, sum) in x.iter().zip(sum.chunks_exact_mut(other_rank)) {
+            y.iter().zip(sum).for_each(|(y, sum)| *sum += f64::from(*x) * f64::from(*y));
+        }
+    }
+    sum
+}
+
+/// Squared singular values of ΔW, descending.
+fn squared_singular_values(lora: &Lora, slot: &Slot) -> Vec<f64> {
+    let (a, b, n) = (&lora.values()[slot.a()], &lora.values()[slot.b()], slot.rank);
+    let gram_b = Square { n, values: across_b(b, n, b, n) };
+    let of_a = Square { n, values: across_a(a, a, slot.inputs) }.eigen();
+    let root = Square::from_fn(n, |i, j| of_a.values[i].max(0.0).sqrt() * of_a.vectors.at(i, j));
+    let middle = root.times(&gram_b).times(&root.transposed());
+    // Rounding may leave the two halves a bit apart.
+    let middle = Square::from_fn(n, |i, j| (middle.at(i, j) + middle.at(j, i)) / 2.0);
+    middle.eigen().values.iter().map(|x| x.max(0.0) * slot.scale * slot.scale).collect()
+}
+
+/// ‖W‖_F of each slot's module.
+fn base_norms(lora: &Lora, source: &dyn WeightSource, spec: &DecoderSpec) -> Result<Vec<f64>> {
+    let norm_of = |slot: &Slot| {
+        let weight = source.get(&names::weight_of(&slot.module, source, spec))?;
+        let shape = weight.shape();
+        if shape != [slot.outputs, slot.inputs] && shape != [slot.inputs, slot.outputs] {
+            return Err(Error::Adapter(format!(
+                "{} is adapted as [{}, {}], but {} has it as {shape:?}; was it trained on another base?",
+                slot.module,
+                slot.outputs,
+                slot.inputs,
+                source.describe()
+            )));
+        }
+        Ok(frobenius(&weight))
+    };
+    lora.slots().iter().map(norm_of).collect()
+}
+
+fn frobenius(weight: &FrozenWeight) -> f64 {
+    // Fixed pieces, so that the sum does not depend on the number of threads.
+    const PIECE: usize = 1 << 16;
+    let elements = weight.elements();
+    let piece = |at: usize| {
+        let range = at * PIECE..elements.len().min((at + 1) * PIECE);
+        elements.slice(range).to_f32().iter().map(|x| f64::from(*x).powi(2)).sum::<f64>()
+    };
+    let sums: Vec<f64> = (0..elements.len().div_ceil(PIECE)).into_par_iter().map(piece).collect();
+    sums.into_iter().sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests;

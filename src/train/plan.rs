@@ -1,0 +1,132 @@
+//! What a run will take, before it is run: `train --dry-run`.
+
+use crate::data::Example;
+use crate::model::spec::{AttentionSpec, DecoderSpec, LayerSpec, MlpSpec, QkvSpec};
+
+/// Rows that an example has in a packed batch: its prompt once, and each completion but for its last token, which only
+/// ever is a target.
+pub fn packed_tokens(example: &Example) -> usize {
+    example.prompt.len() + example.completions.iter().map(|c| c.len().saturating_sub(1)).sum::<usize>()
+}
+
+/// Tokens of the data, as packed and as one sequence a completion would have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Packed rows of all examples.
+    pub packed: usize,
+    /// Tokens of prompt + completion, completion by completion.
+    pub unpacked: usize,
+    /// Packed rows of the largest micro-batch, at most.
+    pub largest_batch: usize,
+    /// Scored tokens of that many of the longest examples.
+    pub largest_scored: usize,
+}
+
+impl Tokens {
+    /// Counts; a micro-batch holds `batch` examples and, if `most` is given, no more packed rows.
+    pub fn of(examples: &[Example], batch: usize, most: Option<usize>) -> Self {
+        let unpacked = |e: &Example| e.completions.iter().map(|c| e.prompt.len() + c.len()).sum::<usize>();
+        let mut rows: Vec<usize> = examples.iter().map(packed_tokens).collect();
+        let mut scored: Vec<usize> =
+            examples.iter().map(|e| (0..e.completions.len()).map(|c| e.scored(c)).sum()).collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        scored.sort_unstable_by(|a, b| b.cmp(a));
+        let longest = rows.first().copied().unwrap_or(0);
+        let together = rows.iter().take(batch).sum::<usize>();
+        Self {
+            packed: rows.iter().sum(),
+            unpacked: examples.iter().map(unpacked).sum(),
+            largest_batch: most.map_or(together, |most| together.min(most.max(longest))),
+            largest_scored: scored.iter().take(batch).sum(),
+        }
+    }
+
+    /// Share of the unpacked tokens that sharing prompts saves.
+    pub fn saved(&self) -> f64 {
+        1.0 - self.packed as f64 / self.unpacked.max(1) as f64
+    }
+}
+
+/// Peak resident bytes of a run, by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Mapped (or converted) weights.
+    pub weights: usize,
+    /// What forward keeps for backward.
+    pub activations: usize,
+    /// Buffers of the block and the head at work.
+    pub working: usize,
+    /// The adapter: values, tensors, gradient, moments.
+    pub adapter: usize,
+}
+
+impl Memory {
+    /// Expects the peak of a step over `rows` packed rows, `scored` of them scored.
+    pub fn expect(
+        spec: &DecoderSpec,
+        weights: usize,
+        trained: usize,
+        rows: usize,
+        scored: usize,
+        recompute: bool,
+    ) -> Self {
+        let kept: Vec<usize> = spec.layers.iter().map(|layer| kept_features(layer, spec.hidden)).collect();
+        let one = kept.iter().copied().max().unwrap_or(0);
+        let features = if recompute { spec.layers.len() * spec.hidden + one } else { kept.iter().sum() };
+        let widest = spec.linears().map(|l| l.inputs.max(l.outputs)).max().unwrap_or(0);
+        // A block's backward holds a handful of gradients as wide as its widest layer beside the packed operand; the
+        // head a block of logits and, for each scored row, state, slope and gradient.
+        let working =
+            4 * (rows * (6 * widest + 4 * spec.hidden) + scored.min(1024) * 4096 + 4 * scored * spec.hidden);
+        Self { weights, activations: 4 * rows * features, working, adapter: 6 * 4 * trained }
+    }
+
+    /// All parts and the program itself.
+    pub fn total(&self) -> usize {
+        const PROGRAM: usize = 40 << 20;
+        self.weights + self.activations + self.working + self.adapter + PROGRAM
+    }
+}
+
+/// Numbers a row that a block keeps for its backward pass.
+fn kept_features(layer: &LayerSpec, hidden: usize) -> usize {
+    let AttentionSpec { heads, qkv, qk_norm, rotation, .. } = &layer.attention;
+    let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
+    // Input, what attention reads, q, k, v, attention's output and log-sum-exp, the middle, what the MLP reads.
+    let mut kept = 4 * hidden + 2 * q + 2 * kv + heads.n_head;
+    if qk_norm.is_some() && (rotation.is_some() || !matches!(qkv, QkvSpec::Separate(_))) {
+        kept += q + kv;
+    }
+    kept +=
+        [&layer.post_attention_norm, &layer.post_mlp_norm].iter().filter(|n| n.is_some()).count() * hidden;
+    kept + match &layer.mlp {
+        MlpSpec::Gated { up, .. } => 3 * up.outputs,
+        MlpSpec::FusedGated { gate_up, .. } => gate_up.outputs / 2 * 3,
+        MlpSpec::Plain { up, .. } => 2 * up.outputs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Origin, PackedBatch};
+
+    fn example(prompt: usize, completions: [usize; 2]) -> Example {
+        let completions = completions.map(|n| vec![1; n]).to_vec();
+        Example { prompt: vec![0; prompt], completions, label: 1.0, origin: Origin::new("x", 1) }
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_packing() {
+        let all = [example(10, [3, 5]), example(4, [2, 2]), example(30, [1, 1])];
+        for e in &all {
+            assert_eq!(packed_tokens(e), PackedBatch::new(&[e]).tokens.len());
+        }
+        let tokens = Tokens::of(&all, 2, None);
+        // 10+2+4, 4+1+1, 30+0+0 rows; 13+15, 6+6, 31+31 tokens.
+        assert_eq!((tokens.packed, tokens.unpacked, tokens.largest_batch), (52, 102, 46));
+        assert_eq!(Tokens::of(&all, 2, Some(20)).largest_batch, 30);
+        assert_eq!(Tokens::of(&all, 2, Some(40)).largest_batch, 40);
+        assert!((tokens.saved() - (1.0 - 52.0 / 102.0)).abs() < 1e-12);
+    }
+}
