@@ -34,7 +34,7 @@ const TOP: u8 = 9;
 /// `error` is everyone's; `files` writes through it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
 
-/// Where `unsafe` may stand: memory maps, signal handlers, vector intrinsics.
+/// Where `unsafe` may stand: memory maps, signal handlers, the allocator, vector intrinsics.
 const UNSAFE: &[&str] = &[
     "adapter/peft/read.rs",
     "commands/signals.rs",
