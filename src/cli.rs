@@ -41,6 +41,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Fold adapters into the base's weights
     Merge(MergeArgs),
+    /// Write an adapter for other programs: a GGUF file for llama.cpp, or a PEFT directory with the scale folded in
+    Export(ExportArgs),
     /// What a model, an adapter or a run directory is
     Inspect(InspectArgs),
     /// Print shell completions
@@ -250,6 +252,60 @@ pub struct MergeArgs {
     /// Merge into a base the adapter was not trained on; overwrite the output
     #[arg(long)]
     pub force: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dpo-lora export --base models/base --adapter runs/a/adapter --format gguf --output adapter.gguf"
+)]
+pub struct ExportArgs {
+    /// Base model the adapter belongs to: a directory or a Hub id
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+
+    /// Adapter directory; several are stacked into one
+    #[arg(long, value_name = "DIR", required = true)]
+    pub adapter: Vec<PathBuf>,
+
+    /// What to write
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+
+    /// Number type of a GGUF adapter
+    #[arg(long = "type", value_enum, default_value = "f32")]
+    pub kind: GgufNumbers,
+
+    /// The GGUF file or PEFT directory
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+
+    /// Export an adapter that was trained on another base; overwrite the output
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Formats of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// llama.cpp's adapter file
+    Gguf,
+    /// PEFT's directory, its scale folded into B: for servers that ignore rsLoRA or patterns
+    Peft,
+}
+
+/// Number types of a GGUF adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum GgufNumbers {
+    /// 32-bit floats
+    F32,
+    /// Half precision
+    F16,
+    /// bfloat16
+    Bf16,
+    /// 8-bit blocks
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// Arguments of `inspect`.

@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 PRETRAINING_REVIEWS = 128_000
 TRAIN_PAIRS, EVAL_PAIRS = 2000, 200
 EVAL_OPENINGS, TRAIN_OPENINGS = 240, 2450  # a few more than pairs, for prompts that give no pair
+EVAL_SAMPLES, TRAIN_SAMPLES = 12, 8  # a prompt, to choose its pair from
 OPENING_SEED = 10_000_000
 
 
@@ -93,9 +94,10 @@ def main():
     if not args.keep_model:
         make_model(set(eval_openings), args.reviews)
     model, tokenizer = load_model()
-    held_out = pairs.balanced(model, tokenizer, pairs.make_pairs(model, tokenizer, eval_openings, 1), EVAL_PAIRS)
+    held_out = pairs.make_pairs(model, tokenizer, eval_openings, 1, EVAL_SAMPLES)
+    held_out = pairs.balanced(model, tokenizer, held_out, EVAL_PAIRS)
     assert len(held_out) == EVAL_PAIRS, len(held_out)
-    train = pairs.make_pairs(model, tokenizer, train_openings, 2)[:TRAIN_PAIRS]
+    train = pairs.make_pairs(model, tokenizer, train_openings, 2, TRAIN_SAMPLES)[:TRAIN_PAIRS]
     assert len(train) == TRAIN_PAIRS, len(train)
     pairs.write_jsonl(HERE / "eval.jsonl", held_out)
     pairs.write_jsonl(HERE / "prompts.jsonl", [{"prompt": pair["prompt"]} for pair in held_out])

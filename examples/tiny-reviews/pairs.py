@@ -7,7 +7,6 @@ import torch
 
 import grammar
 
-SAMPLES_A_PROMPT = 12
 MAX_NEW_TOKENS = 110
 SAMPLING_BATCH = 512
 LEAST_GAP = 0.5  # of reward within a pair
@@ -66,18 +65,18 @@ def completion_logps(model, tokenizer, texts):
     return (logps * scored[:, 1:]).sum(-1), scored.sum(-1)
 
 
-def make_pairs(model, tokenizer, prompts, seed):
-    """One pair a prompt: of its samples, the favourable and the unfavourable one that are most alike otherwise.
+def make_pairs(model, tokenizer, prompts, seed, samples):
+    """One pair a prompt: of its `samples` samples, the favourable and the unfavourable one that are most alike otherwise.
 
     Alike is a similar log-prob under the model (so that it has no opinion to begin with) and a similar number of
     tokens (so that length tells nothing). Only samples that end, read as reviews and keep to the topic take part; a
     prompt whose samples all take one side gives no pair.
     """
     rng = random.Random(seed)
-    drawn = sample(model, tokenizer, [p for p in prompts for _ in range(SAMPLES_A_PROMPT)], seed)
+    drawn = sample(model, tokenizer, [p for p in prompts for _ in range(samples)], seed)
     usable = {}  # (prompt, text) -> reward, in order, each once
     for index, text in enumerate(drawn):
-        prompt = prompts[index // SAMPLES_A_PROMPT]
+        prompt = prompts[index // samples]
         if text and text.startswith(" ") and grammar.is_grammatical(text) and grammar.is_on_topic(prompt, text):
             usable[prompt, text] = grammar.reward(text)
     sides = {prompt: ([], []) for prompt in prompts}

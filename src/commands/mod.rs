@@ -3,6 +3,7 @@
 mod base;
 mod embedded;
 mod eval;
+mod export;
 mod generate;
 mod hub;
 mod inspect;
@@ -30,6 +31,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Merge(args) => merge::run(args, cli.quiet),
+        Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Completions(args) => completions(args.shell),
         Command::Man => manual(),
