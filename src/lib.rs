@@ -20,6 +20,7 @@
 //! |---|---|---|
 //! | 0 | [`error`], [`files`], [`random`] | errors with remedies; files that appear whole; named random streams |
 //! | 1 | [`report`] | events of a run and where they go: console, JSON lines, TensorBoard |
+//! | 1 | [`hub`] | files of the Hugging Face Hub, and the cache shared with Python |
 //! | 2 | [`weights`] | frozen weights, mapped from safetensors |
 //! | 3 | [`data`] | records, chat templates, tokens, packing, sampling |
 //! | 3 | [`ops`] | differentiable operations, forward beside backward, and the matrix product |
