@@ -44,6 +44,9 @@ pub enum Error {
     /// An adapter that is damaged, does not fit its base, or asks for what cannot be honoured.
     #[error("{0}")]
     Adapter(String),
+    /// A repository of the Hugging Face Hub, or a copy of one in the cache, that cannot be had.
+    #[error("{0}")]
+    Hub(String),
     /// Training that cannot go on.
     #[error("{0}")]
     Train(String),

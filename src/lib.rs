@@ -112,6 +112,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod generate;
+pub mod hub;
 pub mod model;
 pub mod objective;
 pub mod ops;

@@ -2,7 +2,8 @@
 
 `review(seed)` writes one: an opening that says what the film is about and judges nothing (the prompt), then one to
 four sentences that take one side. `reward(text)` is the ground truth, and `is_grammatical(text)` says whether every
-sentence is one the grammar could have written, which measures how fluent a model's samples are.
+sentence is one the grammar could have written, which measures how fluent a model's samples are; `is_on_topic` whether
+they keep to the opening's lead and genre.
 
     python grammar.py            a few reviews
     python grammar.py --stats    figures over 20,000 of them
@@ -282,10 +283,24 @@ def is_sentence(sentence):
     return bool(tidy) and articles_right(sentence) and len(tokens) in ends("sentence", tokens, 0, {})
 
 
+def sentences_of(text):
+    """The sentences of a text."""
+    return re.split(r"(?<=\.) ", text.strip())
+
+
 def is_grammatical(text):
     """Whether every sentence of a text is one the grammar could have written (one at least)."""
-    sentences = re.split(r"(?<=\.) ", text.strip())
-    return all(is_sentence(sentence) for sentence in sentences)
+    return all(is_sentence(sentence) for sentence in sentences_of(text))
+
+
+def is_on_topic(opening_text, body):
+    """Whether a body speaks of nobody but the opening's lead, and of one genre, the opening's if it names one."""
+    opened, told = set(words_of(opening_text)), set(words_of(body))
+    singular = {form: genre for genre, plural in lexicon.PLURALS.items() for form in (genre, plural)}
+    leads = told.intersection(lexicon.OPENING_RULES["lead"])
+    genres = {singular[word] for word in told & singular.keys()}
+    named = opened & lexicon.PLURALS.keys()
+    return leads <= opened and (genres <= named if named else len(genres) <= 1)
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -297,6 +312,7 @@ def print_stats(count):
     for seed in range(count):
         made, choices = write(seed)
         assert is_grammatical(made.text), made.text
+        assert is_on_topic(made.opening, made.body), made.text
         assert not any(w in WORDS["+"] or w in WORDS["-"] for w in words_of(made.opening)), made.opening
         value = reward(made.body)
         assert (value >= 0.5) if made.side == "+" else (value <= 0.5), made.text

@@ -20,7 +20,7 @@ import pretrain
 HERE = Path(__file__).resolve().parent
 PRETRAINING_REVIEWS = 128_000
 TRAIN_PAIRS, EVAL_PAIRS = 2000, 200
-EVAL_OPENINGS, TRAIN_OPENINGS = 240, 2300  # a few more than pairs, for prompts whose samples all take one side
+EVAL_OPENINGS, TRAIN_OPENINGS = 240, 2450  # a few more than pairs, for prompts that give no pair
 OPENING_SEED = 10_000_000
 
 
@@ -42,15 +42,18 @@ def load_model():
     return model, AutoTokenizer.from_pretrained(HERE / "model")
 
 
-def describe_samples(model, tokenizer, prompts, seed):
-    """Prints mean reward, share of favourable samples and share that read as the grammar's own; returns the samples."""
-    drawn = [text or "" for text in pairs.sample(model, tokenizer, prompts, seed)]
+def describe_samples(model, tokenizer, prompts, seed, temperature=1.0):
+    """Prints the mean reward of samples, the shares favourable, fluent and on topic; returns the samples."""
+    drawn = [text or "" for text in pairs.sample(model, tokenizer, prompts, seed, temperature)]
     rewards = [grammar.reward(text) for text in drawn]
     fluent = [bool(text) and grammar.is_grammatical(text) for text in drawn]
+    sentences = [grammar.is_sentence(s) for text in drawn for s in grammar.sentences_of(text)]
+    on_topic = [grammar.is_on_topic(prompt, text) for prompt, text in zip(prompts, drawn)]
     words = [len(grammar.words_of(text)) for text in drawn]
     print(
-        f"samples {len(drawn)}: mean reward {mean(rewards):.3f}, favourable {mean(r > 0.5 for r in rewards):.3f}, "
-        f"grammatical {mean(fluent):.3f}, words {mean(words):.1f}"
+        f"{len(drawn)} samples at temperature {temperature}: mean reward {mean(rewards):.3f}, favourable {mean(r > 0.5 for r in rewards):.3f}, "
+        f"grammatical {mean(fluent):.3f} (of sentences {mean(sentences):.3f}), "
+        f"on topic {mean(on_topic):.3f}, words {mean(words):.1f}"
     )
     return drawn
 
@@ -90,15 +93,17 @@ def main():
     if not args.keep_model:
         make_model(set(eval_openings), args.reviews)
     model, tokenizer = load_model()
-    held_out = pairs.make_pairs(model, tokenizer, eval_openings, seed=1)[:EVAL_PAIRS]
-    train = pairs.make_pairs(model, tokenizer, train_openings, seed=2)[:TRAIN_PAIRS]
-    assert len(held_out) == EVAL_PAIRS and len(train) == TRAIN_PAIRS, (len(held_out), len(train))
+    held_out = pairs.balanced(model, tokenizer, pairs.make_pairs(model, tokenizer, eval_openings, 1), EVAL_PAIRS)
+    assert len(held_out) == EVAL_PAIRS, len(held_out)
+    train = pairs.make_pairs(model, tokenizer, train_openings, 2)[:TRAIN_PAIRS]
+    assert len(train) == TRAIN_PAIRS, len(train)
     pairs.write_jsonl(HERE / "eval.jsonl", held_out)
     pairs.write_jsonl(HERE / "prompts.jsonl", [{"prompt": pair["prompt"]} for pair in held_out])
     pairs.write_jsonl(HERE / "train.jsonl", train)
     describe_pairs(model, tokenizer, "train", train)
     describe_pairs(model, tokenizer, "eval", held_out)
-    describe_samples(model, tokenizer, [pair["prompt"] for pair in held_out] * 5, seed=3)
+    for temperature in (1.0, 0.7):
+        describe_samples(model, tokenizer, [pair["prompt"] for pair in held_out] * 5, 3, temperature)
 
 
 if __name__ == "__main__":

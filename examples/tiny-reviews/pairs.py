@@ -7,9 +7,10 @@ import torch
 
 import grammar
 
-SAMPLES_A_PROMPT = 8
+SAMPLES_A_PROMPT = 12
 MAX_NEW_TOKENS = 110
 SAMPLING_BATCH = 512
+LEAST_GAP = 0.5  # of reward within a pair
 
 
 def openings(count, without=frozenset(), first_seed=0):
@@ -24,8 +25,8 @@ def openings(count, without=frozenset(), first_seed=0):
 
 
 @torch.no_grad()
-def sample(model, tokenizer, prompts, seed):
-    """One continuation a prompt at temperature 1, without the end token; None where it did not end."""
+def sample(model, tokenizer, prompts, seed, temperature=1.0):
+    """One continuation a prompt, without the end token; None where it did not end."""
     torch.manual_seed(seed)
     tokenizer.padding_side = "left"
     texts = []
@@ -33,7 +34,7 @@ def sample(model, tokenizer, prompts, seed):
         batch = tokenizer(prompts[start : start + SAMPLING_BATCH], return_tensors="pt", padding=True,
                           return_token_type_ids=False)
         out = model.generate(
-            **batch, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS,
+            **batch, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         )
         for row in out[:, batch["input_ids"].shape[1] :].tolist():
@@ -69,27 +70,45 @@ def make_pairs(model, tokenizer, prompts, seed):
     """One pair a prompt: of its samples, the favourable and the unfavourable one that are most alike otherwise.
 
     Alike is a similar log-prob under the model (so that it has no opinion to begin with) and a similar number of
-    tokens (so that length tells nothing). Only samples that end and read as reviews take part; a prompt whose samples
-    all take one side gives no pair.
+    tokens (so that length tells nothing). Only samples that end, read as reviews and keep to the topic take part; a
+    prompt whose samples all take one side gives no pair.
     """
     rng = random.Random(seed)
     drawn = sample(model, tokenizer, [p for p in prompts for _ in range(SAMPLES_A_PROMPT)], seed)
     usable = {}  # (prompt, text) -> reward, in order, each once
     for index, text in enumerate(drawn):
-        if text and text.startswith(" ") and grammar.is_grammatical(text):
-            usable[prompts[index // SAMPLES_A_PROMPT], text] = grammar.reward(text)
+        prompt = prompts[index // SAMPLES_A_PROMPT]
+        if text and text.startswith(" ") and grammar.is_grammatical(text) and grammar.is_on_topic(prompt, text):
+            usable[prompt, text] = grammar.reward(text)
     sides = {prompt: ([], []) for prompt in prompts}
     for (prompt, text), likeness in zip(usable, likenesses(model, tokenizer, list(usable))):
         if usable[prompt, text] != 0.5:
             sides[prompt][usable[prompt, text] < 0.5].append((text, likeness))
     pairs = []
     for prompt, (favourable, unfavourable) in sides.items():
-        choices = [(c, r) for c in favourable for r in unfavourable]
+        choices = [
+            (c, r)
+            for c in favourable
+            for r in unfavourable
+            if usable[prompt, c[0]] - usable[prompt, r[0]] >= LEAST_GAP
+        ]
         if choices:
             rng.shuffle(choices)
             chosen, rejected = min(choices, key=lambda pair: difference(pair[0][1], pair[1][1]))
             pairs.append({"prompt": prompt, "chosen": chosen[0], "rejected": rejected[0]})
     return pairs
+
+
+def balanced(model, tokenizer, pairs, count):
+    """The first `count` pairs, of which the model finds the chosen side likelier in half and less likely in half."""
+    chosen, rejected, _, _ = pair_logps(model, tokenizer, pairs)
+    room = {True: count // 2, False: count - count // 2}
+    kept = []
+    for pair, right in zip(pairs, (c > r for c, r in zip(chosen, rejected))):
+        if room[right]:
+            room[right] -= 1
+            kept.append(pair)
+    return kept
 
 
 @torch.no_grad()

@@ -179,7 +179,7 @@ def save_model(model, tokenizer, directory):
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
             "do_sample": True,
-            "temperature": 1.0,
+            "temperature": 0.7,
         },
     )
 

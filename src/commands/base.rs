@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use super::embedded;
+use super::{embedded, hub};
 use crate::adapter::{fingerprint, peft};
 use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
@@ -161,9 +161,7 @@ fn locate(name: &str) -> Result<PathBuf> {
             "{name} is a file; a base is a directory with config.json, tokenizer.json and safetensors weights"
         )));
     }
-    Err(Error::Config(format!(
-        "there is no directory {name}; a base is a directory with config.json, tokenizer.json and safetensors weights"
-    )))
+    hub::model(name)
 }
 
 fn open_device(choice: DeviceChoice) -> Result<Device> {
@@ -243,8 +241,12 @@ pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
     let named: Vec<String> = sources
         .0
         .iter()
-        .map(|name| Ok(embedded::path(name)?.map_or_else(|| name.clone(), |p| p.display().to_string())))
-        .collect::<Result<_>>()?;
+        .map(|name| match name.strip_prefix(hub::PREFIX) {
+            Some(dataset) => hub::dataset(dataset),
+            None => Ok(vec![embedded::path(name)?.map_or_else(|| name.clone(), |p| p.display().to_string())]),
+        })
+        .collect::<Result<Vec<_>>>()?
+        .concat();
     let inputs: Vec<Input> = source::resolve(&Sources(named))?;
     records::load(&inputs)
 }

@@ -4,6 +4,7 @@ mod base;
 mod embedded;
 mod eval;
 mod generate;
+mod hub;
 mod inspect;
 mod merge;
 mod samples;

@@ -59,7 +59,10 @@ fn assert_checkpoints_load(place: &Place) -> usize {
     let Ok(entries) = std::fs::read_dir(place.path("run/checkpoints")) else { return 0 };
     let paths = entries.map(|entry| entry.unwrap().path());
     let visible = paths.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("step-"));
-    visible.map(|path| checkpoint::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).count()
+    visible
+        .map(|path| checkpoint::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .collect::<Vec<_>>()
+        .len()
 }
 
 fn stopped_by(name: &str, code: i32) {

@@ -1,0 +1,84 @@
+//! Bases and data sets named by their place on the Hugging Face Hub, with a progress bar a file.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::say;
+use crate::error::{Error, Result};
+use crate::hub::{DatasetRef, Hub, HubId, Progress};
+
+/// What a data set's name begins with.
+pub const PREFIX: &str = "hub:";
+
+/// The directory of a base `owner/name[@revision]`, downloaded if it is not in the cache.
+///
+/// # Errors
+/// If the name is no such id, or the Hub has no such model.
+pub fn model(name: &str) -> Result<PathBuf> {
+    let id = HubId::parse(name).map_err(|e| {
+        Error::Config(format!(
+            "there is no directory {name}, and it is no Hub id either ({e}); a base is a directory with config.json, \
+             tokenizer.json and safetensors weights, or owner/name[@revision]"
+        ))
+    })?;
+    let found = client()?.model(&id)?;
+    say(&format!("{id} is at commit {}", found.commit));
+    Ok(found.directory)
+}
+
+/// The files of a data set `owner/name[/config][:split]`.
+///
+/// # Errors
+/// As [`model`].
+pub fn dataset(name: &str) -> Result<Vec<String>> {
+    let found = client()?.dataset(&DatasetRef::parse(name)?)?;
+    say(&format!("{PREFIX}{name} is at commit {}", found.snapshot.commit));
+    Ok(found.files.iter().map(|path| path.display().to_string()).collect())
+}
+
+fn client() -> Result<Hub> {
+    Ok(Hub::from_env()?.with_progress(Bar::default()))
+}
+
+/// One bar, for the file under way; hidden where standard error is no terminal.
+#[derive(Default)]
+struct Bar {
+    current: Mutex<Option<ProgressBar>>,
+}
+
+impl Bar {
+    /// Puts another bar in place; hands back the one before.
+    fn replace(&self, bar: Option<ProgressBar>) -> Option<ProgressBar> {
+        self.current.lock().map_or(None, |mut current| std::mem::replace(&mut *current, bar))
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, file: &str, size: Option<u64>, have: u64) {
+        let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        let style =
+            ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(file.to_string());
+        bar.set_position(have);
+        self.replace(Some(bar));
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Ok(Some(bar)) = self.current.lock().as_deref() {
+            bar.inc(bytes);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = self.replace(None) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn note(&self, message: &str) {
+        say(message);
+    }
+}

@@ -1,0 +1,277 @@
+//! Requests to the Hub: redirects followed here rather than by the HTTP crate, because the Hub tells a file's ETag and
+//! size on the redirect itself, and because the token must not leave the Hub.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Response, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body};
+
+use super::settings::{Settings, Token};
+use super::url::{resolve, same_origin, show};
+use crate::error::{Error, Result};
+
+const MAX_REDIRECTS: usize = 10;
+/// The longest that a server may make us wait before a retry.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a request did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It may succeed later: a cut connection, a time-out, an overloaded server. With the wait the server asks for.
+    Passing(String, Option<Duration>),
+    /// It will not.
+    Final(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl Failure {
+    pub(super) fn passing(message: impl Into<String>) -> Self {
+        Self::Passing(message.into(), None)
+    }
+
+    pub(super) fn hub(message: impl Into<String>) -> Self {
+        Self::Final(Error::Hub(message.into()))
+    }
+}
+
+/// What a server said of a file before its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Linked {
+    /// As it came, with quotes.
+    pub(super) etag: Option<String>,
+    pub(super) size: Option<u64>,
+    pub(super) commit: Option<String>,
+}
+
+/// The response at the end of all redirects.
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
+    /// From the first response that said so.
+    pub(super) linked: Linked,
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        header(self.response.headers(), name)
+    }
+}
+
+/// `GET` or `HEAD`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Head,
+}
+
+/// Connections to one Hub.
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: Uri,
+    base: String,
+    pub(super) token: Option<Token>,
+    attempts: u32,
+    backoff: Duration,
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings) -> Result<Self> {
+        let endpoint = endpoint(&settings.endpoint)?;
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(settings.timeout))
+            .timeout_recv_response(Some(settings.timeout))
+            .timeout_per_read(Some(settings.timeout))
+            .user_agent(concat!("dpo-lora/", env!("CARGO_PKG_VERSION")))
+            // The lengths that are checked are those of the file, not of a compressed form.
+            .accept_encoding("identity");
+        if matches!(endpoint.host(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+            config = config.proxy(None);
+        }
+        if let Some(path) = &settings.certificates {
+            config = config.tls_config(TlsConfig::builder().root_certs(certificates(path)?).build());
+        }
+        Ok(Self {
+            agent: config.build().new_agent(),
+            endpoint,
+            base: settings.endpoint.trim_end_matches('/').to_owned(),
+            token: settings.token.clone(),
+            attempts: settings.attempts.max(1),
+            backoff: settings.backoff,
+        })
+    }
+
+    /// The address of `path` on the Hub.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The wait after `failures` (1, 2, ...) attempts in a row, or what the server asked for.
+    pub(super) fn wait(&self, failures: u32, asked: Option<Duration>) -> Duration {
+        let doubled = self.backoff.saturating_mul(1 << failures.saturating_sub(1).min(6));
+        asked.map_or(doubled, |asked| asked.clamp(doubled, MAX_RETRY_AFTER.max(doubled)))
+    }
+
+    /// One request for the bytes of `path` from offset `from` on, with all its redirects.
+    pub(super) fn send(&self, method: Method, path: &str, from: u64) -> Result<Answer, Failure> {
+        let mut url = self.url(path).parse::<Uri>().map_err(|e| Failure::hub(format!("{path}: {e}")))?;
+        let mut linked = Linked::default();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.request(method, &url, from)?;
+            let headers = response.headers();
+            let said = |name| header(headers, name).map(str::to_owned);
+            linked.etag = linked.etag.or_else(|| said("x-linked-etag"));
+            linked.size = linked.size.or_else(|| header(headers, "x-linked-size")?.parse().ok());
+            linked.commit = linked.commit.or_else(|| said("x-repo-commit"));
+            let next = match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => self.follow(&url, headers)?,
+                _ => return Ok(Answer { response, linked }),
+            };
+            // The redirect to the storage tells all that a HEAD asks for; the storage's own address is signed for GET.
+            if method == Method::Head && linked.etag.is_some() && !same_origin(&next, &url) {
+                return Ok(Answer { response, linked });
+            }
+            url = next;
+        }
+        Err(Failure::hub(format!("{} is redirected more than {MAX_REDIRECTS} times", self.url(path))))
+    }
+
+    fn request(&self, method: Method, url: &Uri, from: u64) -> Result<Response<Body>, Failure> {
+        let mut request = match method {
+            Method::Get => self.agent.get(url),
+            Method::Head => self.agent.head(url),
+        };
+        if from > 0 {
+            request = request.header("Range", format!("bytes={from}-"));
+        }
+        if let Some(token) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
+            request = request.header("Authorization", token.header());
+        }
+        request.call().map_err(|error| failure(url, &error))
+    }
+
+    fn follow(&self, url: &Uri, headers: &HeaderMap) -> Result<Uri, Failure> {
+        let location = header(headers, "location").unwrap_or_default();
+        let next = resolve(url, location).ok_or_else(|| {
+            let shown = location.split('?').next().unwrap_or_default();
+            Failure::hub(format!("{} is redirected to `{shown}`, which is no address", show(url)))
+        })?;
+        if url.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
+            return Err(Failure::hub(format!(
+                "{} is redirected to {} without encryption, which is not followed",
+                show(url),
+                show(&next)
+            )));
+        }
+        Ok(next)
+    }
+}
+
+fn endpoint(text: &str) -> Result<Uri> {
+    let uri = text.parse::<Uri>().ok().filter(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none()
+    });
+    // A name and a password would stand in every message that names the address.
+    uri.filter(|uri| !uri.authority().is_some_and(|authority| authority.as_str().contains('@'))).ok_or_else(|| {
+        Error::Config(format!(
+            "`{}` is no address of a Hub; set HF_ENDPOINT to one such as https://huggingface.co, and HF_TOKEN to log in",
+            text.rsplit('@').next().unwrap_or_default()
+        ))
+    })
+}
+
+fn certificates(path: &Path) -> Result<RootCerts> {
+    let text = fs::read(path).map_err(Error::read(path))?;
+    let mut found = Vec::new();
+    for item in parse_pem(&text) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
+            Ok(_) => {}
+            Err(error) => return Err(Error::Config(format!("{}: {error}", path.display()))),
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::Config(format!(
+            "{} holds no certificate; set SSL_CERT_FILE to a file of PEM certificates, or unset it",
+            path.display()
+        )));
+    }
+    Ok(RootCerts::new_with_certs(&found))
+}
+
+fn failure(url: &Uri, error: &ureq::Error) -> Failure {
+    let message = format!("{}: {error}", show(url));
+    match error {
+        // rustls's word for a certificate it does not trust.
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::hub(format!(
+            "{message}; behind a proxy that opens connections, set SSL_CERT_FILE to its certificates"
+        )),
+        ureq::Error::Io(_)
+        | ureq::Error::Timeout(_)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Protocol(_) => Failure::passing(message),
+        _ => Failure::hub(message),
+    }
+}
+
+/// A header, if it is text.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_must_be_an_address() {
+        for endpoint in
+            ["", "hub.example", "ftp://hub.example", "/hub", "https://", "https://me:pass@hub.example"]
+        {
+            let settings = Settings { endpoint: endpoint.into(), ..Settings::new("c") };
+            let error = Client::new(&settings).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{endpoint}");
+            assert!(!error.to_string().contains("pass"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_certificates_must_hold_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let new = || Client::new(&Settings { certificates: Some(path.clone()), ..Settings::new("c") });
+        assert!(new().is_err());
+        for text in ["", "no PEM", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(new().unwrap_err().exit_code(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_a_bound() {
+        let client = Client::new(&Settings::new("c")).unwrap();
+        let waits: Vec<_> = [1, 2, 3, 9, u32::MAX].map(|n| client.wait(n, None).as_millis()).into();
+        assert_eq!(waits, [500, 1000, 2000, 32000, 32000]);
+        assert_eq!(client.wait(1, Some(Duration::from_secs(7))).as_secs(), 7);
+        assert_eq!(client.wait(1, Some(Duration::from_secs(9999))).as_secs(), 60);
+    }
+}

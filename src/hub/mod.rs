@@ -1,0 +1,173 @@
+//! Model and data set files from the Hugging Face Hub, or from its cache, which is shared with Python.
+//!
+//! ```no_run
+//! use dpo_lora::hub::{Hub, HubId};
+//!
+//! let hub = Hub::from_env()?;
+//! let model = hub.model(&HubId::parse("Qwen/Qwen2.5-0.5B-Instruct@main")?)?;
+//! println!("{} is at {}", model.commit, model.directory.display());
+//! # Ok::<(), dpo_lora::error::Error>(())
+//! ```
+//!
+//! Only what is needed is downloaded, only what is missing, and nothing when offline. A file has its name in the cache
+//! when all of its bytes are there, or not at all.
+
+mod cache;
+mod card;
+mod dataset;
+mod disk;
+mod files;
+mod http;
+mod id;
+mod path;
+mod progress;
+mod refusal;
+mod retry;
+mod settings;
+mod snapshot;
+mod split;
+mod transfer;
+mod url;
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+
+use cache::{Kind, Repository};
+use files::Plan;
+use http::Client;
+use path::RepoPath;
+use snapshot::Revision;
+
+pub use dataset::DatasetRef;
+pub use id::HubId;
+pub use progress::{Progress, Silent};
+pub use settings::{DEFAULT_ENDPOINT, Settings, Token};
+
+use crate::error::{Error, Result};
+
+/// A directory that holds the files of a commit; more of them than were asked for, where others shared the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where the files are, under their names in the repository.
+    pub directory: PathBuf,
+    /// The commit, 40 hexadecimal digits: naming it as the revision gives the same files for ever.
+    pub commit: String,
+}
+
+/// The files of a part of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetFiles {
+    /// Where they are.
+    pub snapshot: Snapshot,
+    /// `.jsonl`, `.ndjson` and `.json` files in the order of their names.
+    pub files: Vec<PathBuf>,
+}
+
+/// A Hub and its cache.
+pub struct Hub {
+    settings: Settings,
+    client: Client,
+    progress: Box<dyn Progress>,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// The Hub that the environment names: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH` and
+    /// `HF_HUB_OFFLINE`, as Python's `huggingface_hub` reads them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the variable that cannot be.
+    pub fn from_env() -> Result<Self> {
+        Self::new(Settings::from_env()?)
+    }
+
+    /// The Hub of `settings`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the endpoint is no address.
+    pub fn new(settings: Settings) -> Result<Self> {
+        Ok(Self { client: Client::new(&settings)?, settings, progress: Box::new(Silent) })
+    }
+
+    /// Tells `progress` about downloads.
+    #[must_use]
+    pub fn with_progress(self, progress: impl Progress + 'static) -> Self {
+        Self { progress: Box::new(progress), ..self }
+    }
+
+    /// The files of a causal language model: its configuration, its tokenizer, its safetensors weights.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] where the repository cannot be reached or read, or has no such files; offline, it names those that
+    /// are not in the cache. [`Error::Weights`] for an index of weights that is none or names a file elsewhere.
+    pub fn model(&self, id: &HubId) -> Result<Snapshot> {
+        self.planned(id, "a model with safetensors weights", files::model)
+    }
+
+    /// The two files of a PEFT adapter.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn adapter(&self, id: &HubId) -> Result<Snapshot> {
+        self.planned(id, "a PEFT adapter with safetensors weights", files::adapter)
+    }
+
+    /// The `.jsonl` and `.json` files of a part of a data set: what its card puts there, else what their names tell.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; [`Error::Config`] where there is no such configuration or split, naming those there are.
+    pub fn dataset(&self, wanted: &DatasetRef) -> Result<DatasetFiles> {
+        let repository = Repository::new(&self.settings.cache, Kind::Dataset, &wanted.id);
+        let at = self.resolve(&repository)?;
+        let card = self.card(&repository, &at)?;
+        let (names, note) = dataset::select(wanted, &at.listing, &card).map_err(|error| at.explain(error))?;
+        if let Some(note) = note {
+            self.progress.note(&note);
+        }
+        let files = self.obtain(&repository, &at, &names)?;
+        Ok(DatasetFiles { snapshot: self.finish(&repository, &at)?, files })
+    }
+
+    fn card(&self, repository: &Repository, at: &Revision) -> Result<Vec<card::CardConfig>> {
+        let readme = RepoPath::parse("README.md").ok().filter(|file| at.listing.contains(file.as_str()));
+        let Some(readme) = readme else { return Ok(Vec::new()) };
+        let Some(path) = self.obtain(repository, at, &[readme])?.pop() else { return Ok(Vec::new()) };
+        let text = fs::read(&path).map_err(Error::read(&path))?;
+        Ok(card::configs(&String::from_utf8_lossy(&text)).unwrap_or_else(|why| {
+            self.progress
+                .note(&format!("the card of {} is not used, it is no valid YAML: {why}", repository.id));
+            Vec::new()
+        }))
+    }
+
+    fn planned(&self, id: &HubId, what: &str, plan: impl Fn(&cache::Listing) -> Plan) -> Result<Snapshot> {
+        let repository = Repository::new(&self.settings.cache, Kind::Model, id);
+        let at = self.resolve(&repository)?;
+        match plan(&at.listing) {
+            Plan::Missing { files, instead } => {
+                let instead = match instead.as_slice() {
+                    [] => String::new(),
+                    names => format!(" (it has {}, which cannot be read)", names.join(", ")),
+                };
+                return Err(at.explain(Error::Hub(format!(
+                    "{id} has no {}{instead}; name {what}",
+                    files.join(" and no ")
+                ))));
+            }
+            Plan::Files { files, index } => {
+                self.obtain(&repository, &at, &files)?;
+                let path = index.and_then(|index| repository.file(&at.commit, &index));
+                if let Some(path) = path {
+                    self.obtain(&repository, &at, &files::shards(&path)?)?;
+                }
+            }
+        }
+        self.finish(&repository, &at)
+    }
+}

@@ -1,0 +1,20 @@
+//! How far a download is, for whoever draws it.
+
+/// Told about downloads as they go. Every method has an empty default.
+pub trait Progress {
+    /// A file of `size` bytes (if known) begins, of which `have` bytes are there already. A file that has to start over
+    /// begins again.
+    fn begin(&self, _file: &str, _size: Option<u64>, _have: u64) {}
+    /// `bytes` more were received.
+    fn advance(&self, _bytes: u64) {}
+    /// The file is complete.
+    fn end(&self) {}
+    /// Something the user should know: a wait, a retry, a fallback.
+    fn note(&self, _message: &str) {}
+}
+
+/// Says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {}
