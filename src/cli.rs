@@ -80,7 +80,7 @@ pub struct RuntimeArgs {
     pub device: DeviceChoice,
 
     /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 }
 
@@ -192,7 +192,7 @@ pub struct GenerateArgs {
     pub seed: u64,
 
     /// Stop before this text; repeatable
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = some_text)]
     pub stop: Vec<String>,
 
     /// Treat prompts as user messages of the chat template [default: if the model has one]
@@ -337,6 +337,18 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+fn threads(text: &str) -> Result<usize, String> {
+    let most = crate::train::config::MOST_THREADS;
+    positive(text)
+        .ok()
+        .filter(|n| *n <= most)
+        .ok_or_else(|| format!("must be a whole number from 1 to {most}"))
+}
+
+fn some_text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must not be empty: every text begins with it".into()) } else { Ok(text.into()) }
+}
+
 fn finite(text: &str) -> Result<f64, String> {
     text.trim()
         .parse()
@@ -352,7 +364,8 @@ fn temperature(text: &str) -> Result<f64, String> {
 fn probability(text: &str) -> Result<f64, String> {
     finite(text)
         .ok()
-        .filter(|number| *number > 0.0 && *number <= 1.0)
+        // Sampling computes in f32, where smaller numbers are 0.
+        .filter(|number| *number as f32 > 0.0 && *number <= 1.0)
         .ok_or_else(|| "must be in (0, 1]".into())
 }
 

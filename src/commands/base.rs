@@ -40,6 +40,17 @@ impl Base {
     /// If it is not there, damaged, or of an unknown architecture.
     pub fn open(name: &str, dtype: WeightDtype, device: DeviceChoice) -> Result<Self> {
         let directory = locate(name)?;
+        if !directory.join("config.json").exists() {
+            return Err(Error::Config(if directory.join(peft::CONFIG).exists() {
+                format!(
+                    "{name} is an adapter, no base; name it with --adapter, and the base it was trained on as the base"
+                )
+            } else {
+                format!(
+                    "{name} holds no config.json; a base is a directory with config.json, tokenizer.json and safetensors weights"
+                )
+            }));
+        }
         let spec = families::spec(&ConfigJson::open(&directory)?)?;
         let source = SafetensorsSource::open(&directory)?;
         let dtype = match dtype {
@@ -154,10 +165,20 @@ fn locate(name: &str) -> Result<PathBuf> {
 }
 
 fn open_device(choice: DeviceChoice) -> Result<Device> {
+    let built = match choice {
+        DeviceChoice::Cuda(_) => cfg!(feature = "cuda"),
+        DeviceChoice::Metal => cfg!(feature = "metal"),
+        DeviceChoice::Auto | DeviceChoice::Cpu => true,
+    };
+    let missing =
+        |why: String| Error::Config(format!("the device {choice} cannot be used: {why}; choose auto or cpu"));
+    if !built {
+        return Err(missing("this binary was built without it".into()));
+    }
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => Ok(Device::new_cuda(ordinal)?),
-        DeviceChoice::Metal => Ok(Device::new_metal(0)?),
+        DeviceChoice::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|e| missing(e.to_string())),
+        DeviceChoice::Metal => Device::new_metal(0).map_err(|e| missing(e.to_string())),
         DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
         DeviceChoice::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
         DeviceChoice::Auto => Ok(Device::Cpu),

@@ -18,6 +18,9 @@ pub struct SamplingConfig {
     pub seed: u64,
 }
 
+/// Below this temperature only logits that are equal to within rounding could be told apart: it counts as 0.
+const COLDEST: f64 = 1e-6;
+
 /// A seeded sampler.
 pub struct Sampler {
     processor: LogitsProcessor,
@@ -28,7 +31,7 @@ impl Sampler {
     pub fn new(config: &SamplingConfig) -> Self {
         let SamplingConfig { temperature, top_k, top_p, seed } = *config;
         let sampling = match (top_k, top_p) {
-            _ if temperature <= 0.0 => Sampling::ArgMax,
+            _ if temperature < COLDEST => Sampling::ArgMax,
             (None, None) => Sampling::All { temperature },
             (Some(k), None) => Sampling::TopK { k, temperature },
             (None, Some(p)) => Sampling::TopP { p, temperature },

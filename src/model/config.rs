@@ -144,6 +144,9 @@ macro_rules! as_string {
 }
 as_string!(WeightDtype, DeviceChoice);
 
+/// Far above any rank of use; sizes computed from it cannot overflow.
+const LARGEST_RANK: usize = 1 << 16;
+
 /// The trainable adapter; keys, defaults of behaviour and matching are PEFT's `LoraConfig`'s.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -196,6 +199,12 @@ impl LoraConfig {
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         problems.require(self.r > 0, || "lora.r is 0; a rank is 1 or more, such as 16".into());
+        let ranks = self.rank_pattern.iter().map(|(module, r)| (format!("rank_pattern.{module}"), *r));
+        for (key, r) in std::iter::once(("r".to_string(), self.r)).chain(ranks) {
+            problems.require(r <= LARGEST_RANK, || {
+                format!("lora.{key} is {r}; a rank above {LARGEST_RANK} is surely a slip, 8 to 256 are usual")
+            });
+        }
         for (module, _) in self.rank_pattern.iter().filter(|(_, r)| **r == 0) {
             problems.add(format!(
                 "lora.rank_pattern.{module} is 0; exclude the module with exclude_modules instead"

@@ -8,6 +8,9 @@ use super::optimizer::{OptimizerConfig, OptimizerKind};
 use super::schedule::{Schedule, ScheduleKind};
 use crate::error::{Problems, Result};
 
+/// Above it a process spends its time starting threads.
+pub const MOST_THREADS: usize = 1024;
+
 /// How a run trains. Keys are those of transformers' `TrainingArguments` wherever it has one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -168,6 +171,10 @@ impl TrainConfig {
                 "null to never stop early",
             ),
         ];
+        problems.require(self.threads.is_none_or(|threads| threads <= MOST_THREADS), || {
+            let threads = self.threads.unwrap_or_default();
+            format!("train.threads is {threads}; it must be {MOST_THREADS} or less (null for all cores)")
+        });
         for (key, value, otherwise) in counts {
             problems.require(value != Some(0), || {
                 format!("train.{key} is 0; it must be 1 or more ({otherwise})")

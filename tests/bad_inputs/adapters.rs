@@ -91,7 +91,7 @@ fn damaged_files() {
     place.write(CONFIG, "{\"r\": ");
     refused_everywhere(&place, "llama", &["adapter_config.json"]);
     std::fs::remove_dir_all(place.path("adapter")).unwrap();
-    refused_everywhere(&place, "llama", &["adapter"]);
+    refused_everywhere(&place, "llama", &["adapter holds no adapter_config.json"]);
 }
 
 #[test]

@@ -23,9 +23,19 @@ fn keys_and_values() {
     with_setting("train.learning_rate", json!(-1), &["train.learning_rate is -1"]);
     with_setting("train.max_steps", json!(0), &["train.max_steps is 0"]);
     with_setting("lora.r", json!(0), &["lora.r is 0", "1 or more"]);
+    with_setting("lora.r", json!(1u64 << 50), &["lora.r is 1125899906842624", "65536"]);
+    with_setting(
+        "lora.rank_pattern",
+        json!({"q_proj": u64::MAX >> 1}),
+        &["lora.rank_pattern.q_proj is 9223372036854775807"],
+    );
+    with_setting("train.threads", json!(100_000), &["train.threads is 100000", "1024"]);
     with_setting("objective.beta", json!(0), &["objective.beta is 0"]);
     with_setting("objective.loss_type", json!("ppo"), &["objective.loss_type is ppo", "sigmoid"]);
     with_setting("model.dtype", json!("int4"), &["model.dtype", "int4", "bf16"]);
+    if !cfg!(feature = "cuda") {
+        with_setting("model.device", json!("cuda"), &["device cuda:0", "built without", "cpu"]);
+    }
     with_setting("data.max_length", json!(1), &["data.max_length is 1"]);
     with_setting("data.eval", json!(1.5), &["data.eval is 1.5"]);
 }
@@ -58,11 +68,17 @@ fn flags() {
     place.llama_recipe(&[]);
     let base = fixture("models/llama");
     let base = base.to_str().unwrap();
+    let adapter = &format!("{base}/adapters/plain");
     for (args, part) in [
         (vec!["train", "-c", "run.yaml", "--set", "train.max_steps"], "section.key=value"),
         (vec!["train", "-c", "run.yaml", "--resume", "--overwrite"], "--overwrite"),
         (vec!["generate", "--base", base, "--prompt", "x", "--temperature", "-1"], "0 (greedy) or more"),
         (vec!["generate", "--base", base, "--prompt", "x", "--compare"], "--adapter"),
+        (vec!["generate", "--base", base, "--prompt", "x", "--stop", ""], "must not be empty"),
+        (vec!["generate", "--base", base, "--prompt", "x", "--threads", "99999"], "1024"),
+        (vec!["generate", "--base", base, "--prompt", "x", "--top-p", "1e-300"], "(0, 1]"),
+        (vec!["score", "--base", adapter, "--data", "run.yaml"], "is an adapter, no base"),
+        (vec!["score", "--base", ".", "--data", "run.yaml"], "holds no config.json"),
         (vec!["score", "--base", "nowhere", "--data", "run.yaml"], "there is no directory nowhere"),
         (vec!["score", "--base", "run.yaml", "--data", "run.yaml"], "run.yaml is a file"),
         (vec!["inspect", "."], "neither a base"),

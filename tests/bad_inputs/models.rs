@@ -59,7 +59,7 @@ fn files_that_are_no_configuration() {
     }
     let place = copy_of("llama");
     std::fs::remove_file(place.path("model/config.json")).unwrap();
-    train_refused(&place, 1, &["config.json"]);
+    train_refused(&place, 2, &["model holds no config.json", "a base is a directory"]);
     place.write("model/config.json", "[".repeat(100_000));
     train_refused(&place, 1, &["config.json"]);
 }

@@ -112,6 +112,8 @@ fn generate_compares_repeats_and_stops() {
         |seed| generate(&["--prompt", "The river", "--temperature", "1", "--top-k", "40", "--seed", seed]);
     assert_eq!(warm("3"), warm("3"));
     assert_ne!(warm("3"), warm("4"));
+    // So cold that f32 cannot divide by it.
+    assert_eq!(generate(&["--prompt", "The river", "--temperature", "1e-300"]), [greedy[1].clone()]);
 
     let whole = greedy[1]["completion"].as_str().unwrap();
     let middle: String = whole.chars().skip(whole.chars().count() / 2).take(3).collect();

@@ -93,18 +93,23 @@ fn sigint_ends_130_and_resumes_to_the_same_bytes() {
     stopped_by("-INT", 130);
 }
 
-#[test]
-fn killed_at_random_moments_it_ends_with_the_same_bytes() {
+/// Kills the run `kills` times, resuming it each time and beginning anew whenever it was done.
+fn kill(kills: u64) {
     let place = Place::new();
     whole(&place);
     let moments = Stream::new(1, "kills");
-    for kill in 0..6u64 {
+    for kill in 0..kills {
         // The first time before anything is logged; then a little further each time, somewhere within a step.
-        let child = start(&place, usize::from(kill > 0) * moments.below(2 * kill, 4));
+        let mut child = start(&place, usize::from(kill > 0) * moments.below(2 * kill, 4));
         std::thread::sleep(Duration::from_micros(moments.below(2 * kill + 1, 30_000) as u64));
-        signal(&child, "-KILL");
+        let done = child.try_wait().unwrap().is_some_and(|status| status.success());
+        child.kill().unwrap();
         finish(child);
         assert_checkpoints_load(&place);
+        if done {
+            assert_same_as_whole(&place);
+            std::fs::remove_dir_all(place.path("run")).unwrap();
+        }
     }
     place.run(&RESUME).ok();
     assert_same_as_whole(&place);
@@ -118,6 +123,17 @@ fn killed_at_random_moments_it_ends_with_the_same_bytes() {
         (vec![], vec![]),
         "half-written files are cleared"
     );
+}
+
+#[test]
+fn killed_at_random_moments_it_ends_with_the_same_bytes() {
+    kill(6);
+}
+
+#[test]
+#[ignore = "a minute or two: cargo test --release --test cli -- --ignored"]
+fn killed_two_hundred_times_it_ends_with_the_same_bytes() {
+    kill(200);
 }
 
 #[test]

@@ -72,6 +72,12 @@ impl PeftConfig {
     /// If it is missing, no LoRA, or asks for what cannot be honoured; everything refused is named at once.
     pub fn open(directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG);
+        if !path.exists() {
+            return Err(Error::Adapter(format!(
+                "{} holds no {CONFIG}; an adapter is a directory with {CONFIG} and its weights, as PEFT writes it",
+                directory.display()
+            )));
+        }
         let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
         Self::parse(&text).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))
     }
