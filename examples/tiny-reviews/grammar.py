@@ -26,9 +26,6 @@ BOUND = ("lead", "genre")  # slots that keep their value within a review
 MIN_WORDS, MAX_WORDS = 25, 60
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
-
-
 def build_rules():
     """Every rule as name -> [(weight, template)]; an aspect's rules are called clause.music+, adj.story- and so on."""
     rules = {}
@@ -101,9 +98,6 @@ def reward(text):
     favourable = sum(word in WORDS["+"] for word in words)
     unfavourable = sum(word in WORDS["-"] for word in words)
     return favourable / (favourable + unfavourable) if favourable + unfavourable else 0.5
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -221,9 +215,6 @@ def finish(sentence):
     return re.sub(r"(^|\. )([a-z])", lambda m: m.group(1) + m.group(2).upper(), sentence)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def sentence_templates():
     """Every form of a sentence, openings included, with the slots that a reader may fill."""
     sided = [(f, s) for s in SIDES for _, f in lexicon.LATER_SENTENCES + lexicon.SIDED_SENTENCES[s]]
@@ -301,9 +292,6 @@ def is_on_topic(opening_text, body):
     genres = {singular[word] for word in told & singular.keys()}
     named = opened & lexicon.PLURALS.keys()
     return leads <= opened and (genres <= named if named else len(genres) <= 1)
-
-
-# --- command line ----------------------------------------------------------------------------------------------------
 
 
 def print_stats(count):
