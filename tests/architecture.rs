@@ -44,6 +44,7 @@ const UNSAFE: &[&str] = &[
     "ops/gemm/mod.rs",
     "ops/gemm/plan.rs",
     "ops/simd.rs",
+    "weights/gguf/file.rs",
     "weights/safetensors.rs",
 ];
 

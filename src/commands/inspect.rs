@@ -28,7 +28,7 @@ enum Found {
         vocab_size: usize,
         max_positions: usize,
         tied_head: bool,
-        dtype: &'static str,
+        dtype: String,
         fingerprint: String,
     },
     Adapter {
@@ -97,7 +97,7 @@ fn base(path: &Path) -> Result<Found> {
         vocab_size: spec.vocab_size,
         max_positions: spec.max_positions,
         tied_head: spec.head.is_none(),
-        dtype: decoder.dtype().name(),
+        dtype: decoder.storage().to_string(),
         fingerprint: base.fingerprint()?,
     })
 }

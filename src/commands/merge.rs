@@ -73,7 +73,7 @@ fn verify(
     };
     let (want, got) = (logits(&policy)?, logits(&merged)?);
     let found = Difference::between(&want, &got);
-    let half = merged.head().weight().dtype() != crate::weights::DType::F32;
+    let half = merged.head().weight().dtype() != Some(crate::weights::DType::F32);
     let bound = if half { BOUND_HALF } else { BOUND_F32 };
     say(&format!(
         "verified on {} positions: maximum |Δlogit| {:.3e} (largest logit {:.2}), mean {:.3e}, KL {:.3e} nats; bound {:.0e} relative",

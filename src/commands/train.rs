@@ -144,7 +144,7 @@ fn plan(config: &RunConfig, base: &Base, decoder: &Decoder, pairs: &Pairs) -> St
         base.name,
         base.spec.model_type,
         base.spec.layers.len(),
-        decoder.dtype().name(),
+        decoder.storage(),
         pairs.train.len(),
         pairs.eval.len()
     );
@@ -286,7 +286,7 @@ fn describe(trainer: &Trainer, reporter: &mut Reporter) {
         "{} base, {} layers, {}; {parameters} trained parameters; {} steps",
         decoder.spec().model_type,
         decoder.spec().layers.len(),
-        decoder.dtype().name(),
+        decoder.storage(),
         trainer.total_steps()
     ));
 }

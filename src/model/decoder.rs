@@ -31,6 +31,7 @@ pub struct Decoder {
     final_norm: Norm,
     head: Linear,
     device: Device,
+    storage: String,
     /// Adapters that are not trained.
     pub frozen: Vec<Frozen>,
     /// The trained adapter.
@@ -92,7 +93,7 @@ impl Decoder {
             .map(|layer| Block::load(layer, &tensors, device, &mut next))
             .collect::<Result<Vec<_>>>()?;
         let final_norm = Norm::load(&spec.final_norm, &tensors, device)?;
-        let device = device.clone();
+        let (device, storage) = (device.clone(), tensors.storage());
         Ok(Self {
             spec,
             embedding,
@@ -101,6 +102,7 @@ impl Decoder {
             final_norm,
             head,
             device,
+            storage,
             frozen: Vec::new(),
             trained: None,
         })
@@ -121,9 +123,9 @@ impl Decoder {
         &self.device
     }
 
-    /// How weights are stored.
-    pub fn dtype(&self) -> DType {
-        self.embedding.dtype()
+    /// How its matrices are stored, by name: `bf16`, or several in the order they appear, as `Q8_0+Q4_K`.
+    pub fn storage(&self) -> &str {
+        &self.storage
     }
 
     fn context(&self, pass: Pass, dropout: Option<Dropout>) -> Context<'_> {

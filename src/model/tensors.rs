@@ -1,5 +1,7 @@
 //! A checkpoint's tensors under the names that a family's file gives them, checked for shape.
 
+use std::cell::RefCell;
+
 use super::spec::LinearSpec;
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
@@ -11,12 +13,14 @@ pub struct Tensors<'a> {
     absent_prefix: &'static str,
     /// What matrices are stored as; `None`: as in the file.
     dtype: Option<DType>,
+    /// How the matrices read so far are stored.
+    storage: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Tensors<'a> {
     /// Reads from `source`; names may lack `absent_prefix`, matrices become `dtype` if there is one.
     pub fn new(source: &'a dyn WeightSource, absent_prefix: &'static str, dtype: Option<DType>) -> Self {
-        Self { source, absent_prefix, dtype }
+        Self { source, absent_prefix, dtype, storage: RefCell::default() }
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<FrozenWeight> {
@@ -39,7 +43,17 @@ impl<'a> Tensors<'a> {
     /// If it is missing or has another shape.
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<FrozenWeight> {
         let weight = self.get(name, &[rows, columns])?;
-        Ok(self.dtype.map_or_else(|| weight.clone(), |dtype| weight.to_dtype(dtype)))
+        let weight = self.dtype.map_or_else(|| weight.clone(), |dtype| weight.to_dtype(dtype));
+        let mut storage = self.storage.borrow_mut();
+        if !storage.contains(&weight.storage()) {
+            storage.push(weight.storage());
+        }
+        Ok(weight)
+    }
+
+    /// Names of the storage types of the matrices read so far, as `Q8_0+Q4_K`.
+    pub fn storage(&self) -> String {
+        self.storage.borrow().join("+")
     }
 
     /// A vector, widened.

@@ -69,9 +69,14 @@ impl Linear {
         }
     }
 
-    /// Where `W[output, input]` stands in the stored weight.
-    pub(super) fn index(&self, output: usize, input: usize) -> usize {
-        if self.transposed { input * self.outputs() + output } else { output * self.inputs() + input }
+    /// Writes the weights of one output, `W[output, ·]`, into `row [in]`.
+    pub(super) fn output_row(&self, output: usize, row: &mut [f32]) {
+        let (weight, inputs) = (self.weight.elements(), self.inputs());
+        if self.transposed {
+            row.iter_mut().enumerate().for_each(|(i, x)| *x = weight.get(i * self.outputs() + output));
+        } else {
+            weight.slice(output * inputs..(output + 1) * inputs).widen_into(row);
+        }
     }
 
     /// Arithmetic of one product of `rows` rows.

@@ -202,13 +202,15 @@ impl<'a> Running<'a> {
     fn finish(self) -> (Vec<f32>, Vec<f32>) {
         let width = self.head.inputs();
         let logps = self.rows.iter().map(|r| (f64::from(r.target - r.max) - r.sum.ln()) as f32).collect();
-        let (weight, scale) = (self.head.weight().elements(), self.shape.scale);
+        let scale = self.shape.scale;
         let mut slopes = self.mixed;
         host::update_rows(&mut slopes, width, |r, slope| {
             let (row, target) = (self.rows[r], self.targets[r] as usize);
             let norm = (1.0 / row.sum) as f32;
-            for (i, x) in slope.iter_mut().enumerate() {
-                *x = scale * (row.target_slope * weight.get(self.head.index(target, i)) - *x * norm);
+            let mut weight = vec![0.0; width];
+            self.head.output_row(target, &mut weight);
+            for (x, weight) in slope.iter_mut().zip(weight) {
+                *x = scale * (row.target_slope * weight - *x * norm);
             }
         });
         (logps, slopes)

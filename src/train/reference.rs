@@ -25,7 +25,7 @@ pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(MAGIC);
     hasher.update(base_fingerprint.as_bytes());
-    hasher.update(decoder.dtype().name().as_bytes());
+    hasher.update(decoder.storage().as_bytes());
     hasher.update(Isa::detected().name().as_bytes());
     hasher.update(format!("{:?}", decoder.device().location()).as_bytes());
     for frozen in &decoder.frozen {

@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
+use super::Blocks;
+
 /// Storage types of frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,6 +42,8 @@ pub enum Elements<'a> {
     Bf16(&'a [bf16]),
     /// IEEE half precision.
     F16(&'a [f16]),
+    /// Quantised blocks.
+    Blocks(Blocks<'a>),
 }
 
 impl<'a> Elements<'a> {
@@ -49,6 +53,7 @@ impl<'a> Elements<'a> {
             Self::F32(x) => x.len(),
             Self::Bf16(x) => x.len(),
             Self::F16(x) => x.len(),
+            Self::Blocks(x) => x.len(),
         }
     }
 
@@ -66,6 +71,7 @@ impl<'a> Elements<'a> {
             Self::F32(x) => Self::F32(&x[range]),
             Self::Bf16(x) => Self::Bf16(&x[range]),
             Self::F16(x) => Self::F16(&x[range]),
+            Self::Blocks(x) => Self::Blocks(x.slice(range)),
         }
     }
 
@@ -78,6 +84,11 @@ impl<'a> Elements<'a> {
             Self::F32(x) => x[i],
             Self::Bf16(x) => x[i].to_f32(),
             Self::F16(x) => x[i].to_f32(),
+            Self::Blocks(x) => {
+                let mut one = [0.0];
+                x.read(i, &mut one);
+                one[0]
+            }
         }
     }
 
@@ -98,6 +109,10 @@ impl<'a> Elements<'a> {
             Self::F32(x) => out.copy_from_slice(x),
             Self::Bf16(x) => x.convert_to_f32_slice(out),
             Self::F16(x) => x.convert_to_f32_slice(out),
+            Self::Blocks(x) => {
+                assert_eq!(out.len(), x.len(), "numbers to dequantise");
+                x.read(0, out);
+            }
         }
     }
 }

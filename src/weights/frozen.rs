@@ -1,5 +1,6 @@
 //! One frozen tensor.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -7,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::{DType, Elements};
+use super::{BlockKind, Blocks, DType, Elements};
 use crate::error::{Error, Result};
 
 /// A tensor that never changes and has no gradient.
@@ -26,9 +27,29 @@ enum Data {
         bytes: usize,
         dtype: DType,
     },
+    /// Quantised blocks of a mapped file, or of their own.
+    Blocks {
+        bytes: BlockBytes,
+        kind: BlockKind,
+    },
     F32(Arc<[f32]>),
     Bf16(Arc<[bf16]>),
     F16(Arc<[f16]>),
+}
+
+#[derive(Clone, Debug)]
+enum BlockBytes {
+    Mapped { file: Arc<Mmap>, range: Range<usize> },
+    Owned(Arc<[u8]>),
+}
+
+impl BlockBytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped { file, range } => &file[range.clone()],
+            Self::Owned(bytes) => bytes,
+        }
+    }
 }
 
 impl FrozenWeight {
@@ -52,9 +73,7 @@ impl FrozenWeight {
         dtype: DType,
         shape: &[usize],
     ) -> Result<Self> {
-        let slice = start.checked_add(bytes).and_then(|end| file.get(start..end)).ok_or_else(|| {
-            Error::Weights(format!("a tensor's {bytes} bytes at {start} lie outside its file"))
-        })?;
+        let slice = slice_of(file, start, bytes)?;
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         if count.and_then(|n| n.checked_mul(dtype.size())) != Some(bytes) {
             return Err(Error::Weights(format!(
@@ -75,6 +94,44 @@ impl FrozenWeight {
         Ok(Self { shape: shape.to_vec(), data })
     }
 
+    /// A tensor of quantised blocks in a mapped file: `bytes` bytes from `start`, rows of whole blocks.
+    ///
+    /// # Errors
+    /// As [`FrozenWeight::from_file`].
+    pub fn from_blocks_of_file(
+        file: &Arc<Mmap>,
+        start: usize,
+        bytes: usize,
+        kind: BlockKind,
+        shape: &[usize],
+    ) -> Result<Self> {
+        slice_of(file, start, bytes)?;
+        let bytes = BlockBytes::Mapped { file: file.clone(), range: start..start + bytes };
+        Self::of_blocks(bytes, kind, shape)
+    }
+
+    /// A tensor of quantised blocks in memory, rows of whole blocks.
+    ///
+    /// # Errors
+    /// If the bytes are not just those of the shape.
+    pub fn from_blocks(bytes: Arc<[u8]>, kind: BlockKind, shape: &[usize]) -> Result<Self> {
+        Self::of_blocks(BlockBytes::Owned(bytes), kind, shape)
+    }
+
+    fn of_blocks(bytes: BlockBytes, kind: BlockKind, shape: &[usize]) -> Result<Self> {
+        let (numbers, size) = kind.block();
+        let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let whole = shape.last().is_some_and(|columns| columns.is_multiple_of(numbers));
+        if !whole || count.and_then(|n| (n / numbers).checked_mul(size)) != Some(bytes.get().len()) {
+            return Err(Error::Weights(format!(
+                "a tensor of shape {shape:?} in {} has {} bytes",
+                kind.name(),
+                bytes.get().len()
+            )));
+        }
+        Ok(Self { shape: shape.to_vec(), data: Data::Blocks { bytes, kind } })
+    }
+
     fn checked(self) -> Result<Self> {
         let count: usize = self.shape.iter().product();
         if count == self.elements().len() {
@@ -92,13 +149,22 @@ impl FrozenWeight {
         &self.shape
     }
 
-    /// The storage type.
-    pub fn dtype(&self) -> DType {
+    /// The storage type; `None` for quantised blocks.
+    pub fn dtype(&self) -> Option<DType> {
         match &self.data {
-            Data::Mapped { dtype, .. } => *dtype,
-            Data::F32(_) => DType::F32,
-            Data::Bf16(_) => DType::Bf16,
-            Data::F16(_) => DType::F16,
+            Data::Mapped { dtype, .. } => Some(*dtype),
+            Data::F32(_) => Some(DType::F32),
+            Data::Bf16(_) => Some(DType::Bf16),
+            Data::F16(_) => Some(DType::F16),
+            Data::Blocks { .. } => None,
+        }
+    }
+
+    /// A name of how its numbers are stored: `bf16`, `Q4_K`.
+    pub fn storage(&self) -> &'static str {
+        match (&self.data, self.dtype()) {
+            (Data::Blocks { kind, .. }, _) => kind.name(),
+            (_, dtype) => dtype.map_or("?", DType::name),
         }
     }
 
@@ -116,12 +182,13 @@ impl FrozenWeight {
             Data::F32(x) => Elements::F32(x),
             Data::Bf16(x) => Elements::Bf16(x),
             Data::F16(x) => Elements::F16(x),
+            Data::Blocks { bytes, kind } => Elements::Blocks(Blocks::new(*kind, bytes.get())),
         }
     }
 
     /// The same tensor stored as `dtype`, rounded to nearest even.
     pub fn to_dtype(&self, dtype: DType) -> Self {
-        if dtype == self.dtype() {
+        if Some(dtype) == self.dtype() {
             return self.clone();
         }
         let wide = self.elements().to_f32();
@@ -148,6 +215,14 @@ impl FrozenWeight {
     pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
         Ok(Tensor::from_vec(self.elements().to_f32(), self.shape.as_slice(), device)?)
     }
+}
+
+/// The bytes of a mapped file that a tensor claims.
+fn slice_of(file: &Mmap, start: usize, bytes: usize) -> Result<&[u8]> {
+    start
+        .checked_add(bytes)
+        .and_then(|end| file.get(start..end))
+        .ok_or_else(|| Error::Weights(format!("a tensor's {bytes} bytes at {start} lie outside its file")))
 }
 
 /// Numbers copied out of misaligned bytes.

@@ -1,9 +1,12 @@
 //! Frozen weights: read from a checkpoint, never written, mapped rather than copied wherever their bytes allow it.
 
+mod blocks;
 mod elements;
 mod frozen;
+pub mod gguf;
 mod safetensors;
 
+pub use blocks::{BlockKind, Blocks, CHUNK};
 pub use elements::{DType, Elements};
 pub use frozen::FrozenWeight;
 pub use safetensors::SafetensorsSource;

@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 mod kernel;
 mod pack;
 mod plan;
@@ -75,9 +76,10 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The precision a weight of this storage is multiplied in.
+    /// The precision a weight of this storage is multiplied in. Quantised weights are rounded to bf16 once they are
+    /// dequantised: their own error is far larger.
     pub fn of(weight: &Elements) -> Self {
-        if matches!(weight, Elements::Bf16(_)) { Self::Bf16 } else { Self::F32 }
+        if matches!(weight, Elements::Bf16(_) | Elements::Blocks(_)) { Self::Bf16 } else { Self::F32 }
     }
 }
 

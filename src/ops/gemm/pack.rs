@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::Operand;
 use super::kernel::Kernel;
+use super::{Elements, Operand, blocks};
 
 /// Packs lanes `first..first + width` over `k` into `to`, `[steps][width]` words. Lanes beyond the operand and the odd
 /// half of a last pair are zero.
@@ -19,6 +19,10 @@ pub(super) fn panel(
     to: &mut [MaybeUninit<u32>],
 ) {
     assert_eq!(to.len(), k.len().div_ceil(kernel.k_per_step) * width, "size of a panel");
+    let contiguous = from.k_stride == 1 || from.lane_stride == 1;
+    if let (Elements::Blocks(quantised), true) = (from.data, contiguous) {
+        return blocks::panel(kernel, (from, quantised), first, width, k, to);
+    }
     let pairs = kernel.k_per_step == 2;
     #[cfg(target_arch = "x86_64")]
     if kernel.wide && super::avx512::panel(pairs, from, first, width, k.clone(), to) {

@@ -1,6 +1,7 @@
 use half::{bf16, f16};
 
 use super::*;
+use crate::weights::{BlockKind, Blocks};
 
 /// A deterministic, sign-changing sequence with many distinct mantissas.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -144,4 +145,67 @@ fn windows_and_accumulation() {
 fn an_empty_sum_is_zero() {
     let nothing = Operand::by_row(Elements::F32(&[]), 2, 0);
     assert_eq!(gemm(&nothing, &nothing, Precision::F32), [0.0; 4]);
+}
+
+/// Rows of `k` numbers in blocks of this kind: random bits with scales of a sensible size.
+fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
+    let (count, size) = kind.block();
+    let mut bytes: Vec<u8> =
+        numbers(rows * k / count * size, seed).iter().map(|x| (x * 1e6) as i64 as u8).collect();
+    for block in bytes.chunks_exact_mut(size) {
+        // Where the halves stand.
+        let scales: &[usize] = match kind {
+            BlockKind::Q6K => &[208],
+            BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[0],
+            _ => &[0, 2],
+        };
+        for at in scales {
+            let scale = f16::from_f32(f32::from(block[*at]) / 256.0 / 64.0);
+            block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Dequantising while packing gives the bits of the product with the weight dequantised (and rounded) before.
+#[test]
+fn quantised_weights_multiply_as_their_numbers_do() {
+    for kind in BlockKind::ALL {
+        for (m, n, k) in [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize)] {
+            // `n` outputs of `k` inputs, and the same bytes the other way round.
+            let k = k.next_multiple_of(kind.block().0);
+            let bytes = quantised(*kind, n, k, 5);
+            let blocks = Blocks::new(*kind, &bytes);
+            let mut wide = vec![0.0; n * k];
+            blocks.read(0, &mut wide);
+            let rounded: Vec<bf16> = wide.iter().map(|x| bf16::from_f32(*x)).collect();
+            let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
+            let (x, dy) =
+                (Operand::by_row(Elements::F32(&x), m, k), Operand::by_row(Elements::F32(&dy), m, n));
+            for isa in Isa::available() {
+                for (precision, plain) in
+                    [(Precision::F32, Elements::F32(&wide)), (Precision::Bf16, Elements::Bf16(&rounded))]
+                {
+                    // Without bf16 instructions the weight is not rounded.
+                    let plain = if isa == Isa::Avx512Bf16 { plain } else { Elements::F32(&wide) };
+                    let forward = |w| product(isa, &x, &Operand::by_row(w, n, k), precision);
+                    let backward = |w| product(isa, &dy, &Operand::by_column(w, n, k), precision);
+                    assert_eq!(
+                        forward(Elements::Blocks(blocks)),
+                        forward(plain),
+                        "{kind:?} {isa:?} {m} {n} {k}"
+                    );
+                    assert_eq!(
+                        backward(Elements::Blocks(blocks)),
+                        backward(plain),
+                        "{kind:?} {isa:?} {m} {n} {k}"
+                    );
+                }
+            }
+            // A part of the outputs, as the head is read.
+            let part = Elements::Blocks(blocks).slice(k..n * k);
+            assert_eq!(part.to_f32(), wide[k..]);
+            assert_eq!(part.get(3).to_bits(), wide[k + 3].to_bits());
+        }
+    }
 }
