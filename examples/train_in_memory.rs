@@ -17,6 +17,7 @@ use dpo_lora::report::{Console, Reporter, Verbosity};
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::reference::ReferenceCache;
 use dpo_lora::train::trainer::{Identity, Setup, Trainer};
+use dpo_lora::train::watch::WatchConfig;
 use dpo_lora::weights::SafetensorsSource;
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny-reviews/model");
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         eval: pairs,
         objective: ObjectiveConfig::default(),
         config: TrainConfig { max_steps: Some(20), learning_rate: 1e-3, ..TrainConfig::default() },
+        watch: WatchConfig::default(),
         dropout: 0.0,
         seed: 42,
         reference: ReferenceCache::in_memory(),

@@ -12,6 +12,7 @@ use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, ModelConfig};
 use crate::objective::ObjectiveConfig;
 use crate::train::config::TrainConfig;
+use crate::train::watch::WatchConfig;
 
 use document::Document;
 
@@ -33,6 +34,8 @@ pub struct RunConfig {
     pub objective: ObjectiveConfig,
     /// The optimization.
     pub train: TrainConfig,
+    /// What a run is warned of.
+    pub watch: WatchConfig,
 }
 
 impl RunConfig {
@@ -46,6 +49,7 @@ impl RunConfig {
             data: DataConfig::new(train.into()),
             objective: ObjectiveConfig::default(),
             train: TrainConfig::default(),
+            watch: WatchConfig::default(),
         }
     }
 
@@ -91,6 +95,7 @@ impl RunConfig {
         problems.absorb(self.data.validate());
         problems.absorb(self.objective.validate());
         problems.absorb(self.train.validate());
+        problems.absorb(self.watch.validate());
         self.check_evaluation(&mut problems);
         problems.finish()
     }

@@ -5,9 +5,13 @@ mod common;
 
 #[path = "cli/contracts.rs"]
 mod contracts;
+#[path = "cli/diverged.rs"]
+mod diverged;
 #[path = "cli/interrupted.rs"]
 mod interrupted;
 #[path = "cli/merged.rs"]
 mod merged;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/watched.rs"]
+mod watched;

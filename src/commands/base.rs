@@ -72,17 +72,23 @@ impl Base {
 
     /// Bytes that its weights take in memory: the mapped file, and what is stored as another type beside it.
     pub fn bytes(&self) -> usize {
-        let names = self.source.names();
+        self.mapped_bytes() + self.converted_bytes()
+    }
+
+    fn mapped_bytes(&self) -> usize {
         let stored = |name: &String| self.source.stored(name).map_or(0, |tensor| tensor.bytes.len());
+        self.source.names().iter().map(stored).sum()
+    }
+
+    /// Bytes of the weights that are stored as another type than in the file.
+    pub fn converted_bytes(&self) -> usize {
         let numbers =
             |name: &String| self.source.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
-        let mapped: usize = names.iter().map(stored).sum();
-        let converted = self.dtype.map_or(0, |dtype| {
-            let all: usize = names.iter().map(|name| numbers(name) * dtype.size()).sum();
+        self.dtype.map_or(0, |dtype| {
+            let all: usize = self.source.names().iter().map(|name| numbers(name) * dtype.size()).sum();
             // The same type is not converted.
-            if all == mapped { 0 } else { all }
-        });
-        mapped + converted
+            if all == self.mapped_bytes() { 0 } else { all }
+        })
     }
 
     /// Reads the tokenizer.

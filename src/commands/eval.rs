@@ -31,6 +31,7 @@ fn table(found: &Evaluation, adapter: bool) -> String {
          log-prob accuracy  {:.1} %\n\
          loss               {:.4}  (beta 0.1)\n\
          reward margin      {:+.4}  (chosen {:+.4}, rejected {:+.4})\n\
+         KL                 {:+.4} nats a completion, {:+.5} a token  (mean log π_ref − log π_θ over the completions)\n\
          log-prob           chosen {:.2}, rejected {:.2}\n\
          perplexity         chosen {:.3}, rejected {:.3}\n",
         found.pairs,
@@ -42,6 +43,8 @@ fn table(found: &Evaluation, adapter: bool) -> String {
         found.reward_margin,
         found.reward_chosen,
         found.reward_rejected,
+        found.kl,
+        found.kl_per_token,
         found.logp_chosen,
         found.logp_rejected,
         found.perplexity_chosen,

@@ -1,6 +1,7 @@
 //! One file a subcommand; wiring only.
 
 mod base;
+mod dated;
 mod embedded;
 mod eval;
 mod export;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::base::{self, Base};
 use super::samples::{Drawn, Samples};
-use super::{embedded, print, say};
+use super::{dated, embedded, print, say};
 use crate::adapter::peft;
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
@@ -23,6 +23,7 @@ use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
 use crate::train::checkpoint;
 use crate::train::config::{ReferenceCache as CacheChoice, TrainConfig};
+use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::{self, Opening, RunDir};
@@ -33,12 +34,16 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
-    let config = configure(args)?;
+    let mut config = configure(args)?;
     base::set_threads(config.train.threads)?;
     let base = Base::open(&config.model.base, config.model.dtype, config.model.device)?;
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
-    let pairs = pairs(&config, &base, &tokenizer)?;
-    let decoder = policies(&config, &base)?;
+    let tokenizer = dated::tokenizer(tokenizer, &mut config, args.resume)?;
+    let mut pairs = pairs(&config, &base, &tokenizer)?;
+    let slots = slots(&config, &base)?;
+    let to_train = slots.iter().map(|slot| slot.rank * (slot.inputs + slot.outputs)).sum();
+    pairs.notes.extend(check_memory(&base, &expect(&config, &base, to_train, &pairs).1)?);
+    let decoder = policies(&config, &base, slots)?;
     if args.dry_run {
         say(&plan(&config, &base, &decoder, &pairs));
         return Ok(());
@@ -63,7 +68,8 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
 
     let samples =
         args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
-    let before = trainer.evaluate()?.map(|found| found.logp_accuracy);
+    // Of the reference, which is also right where the run goes on from a checkpoint.
+    let before = trainer.reference_accuracy()?;
     let drawn_before =
         samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
     profile::enable(args.profile);
@@ -154,17 +160,8 @@ fn plan(config: &RunConfig, base: &Base, decoder: &Decoder, pairs: &Pairs) -> St
     }
     let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
         config.train;
-    let tokens = Tokens::of(&pairs.train, batch, config.train.max_tokens_per_batch);
+    let (tokens, memory) = expect(config, base, parameters, pairs);
     let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
-    let recompute = config.train.gradient_checkpointing;
-    let memory = Memory::expect(
-        &base.spec,
-        base.bytes(),
-        parameters,
-        tokens.largest_batch,
-        tokens.largest_scored,
-        recompute,
-    );
     let mb = |bytes: usize| bytes as f64 / 1e6;
     text.push_str(&format!(
         "\n{per_step:.0} packed tokens a step ({} in the largest micro-batch); sharing prompts saves {:.0} % of {:.0}\n\
@@ -182,19 +179,33 @@ fn plan(config: &RunConfig, base: &Base, decoder: &Decoder, pairs: &Pairs) -> St
     text
 }
 
-/// The decoder with its frozen adapters and the one to train.
-fn policies(config: &RunConfig, base: &Base) -> Result<Decoder> {
-    let mut decoder = base.decoder()?;
-    for path in &config.model.adapter {
-        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
+/// The tokens of the data and the memory that a run of so many trained parameters will take.
+fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Pairs) -> (Tokens, Memory) {
+    let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
+    let tokens = Tokens::of(&pairs.train, batch, most);
+    let memory = Memory::expect(
+        &base.spec,
+        base.bytes(),
+        parameters,
+        tokens.largest_batch,
+        tokens.largest_scored,
+        config.train.gradient_checkpointing,
+    );
+    (tokens, memory)
+}
+
+/// Refuses what will not fit into memory; a note if it is close. Another device's memory is not known.
+fn check_memory(base: &Base, memory: &Memory) -> Result<Option<String>> {
+    match memory::available() {
+        Some(available) if base.device.is_cpu() => memory::check(memory, base.converted_bytes(), available),
+        _ => Ok(None),
     }
-    if let Some(path) = &config.lora.init_from {
-        let initial = base.adapter(path, false)?;
-        if config.lora.reference == Reference::Init {
-            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
-        }
-        decoder.trained = Some(initial);
-        return Ok(decoder);
+}
+
+/// The modules to train; none if an adapter is gone on with.
+fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
+    if config.lora.init_from.is_some() {
+        return Ok(Vec::new());
     }
     let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
     let head = base.spec.head.as_ref().map(|head| head.module.clone());
@@ -209,7 +220,24 @@ fn policies(config: &RunConfig, base: &Base) -> Result<Decoder> {
         })?;
         Ok(Slot::new(linear, target.rank, target.alpha, target.scaling))
     });
-    decoder.trained = Some(Lora::initialised(slots.collect::<Result<_>>()?, config.seed, &base.device)?);
+    slots.collect()
+}
+
+/// The decoder with its frozen adapters and the one to train.
+fn policies(config: &RunConfig, base: &Base, slots: Vec<Slot>) -> Result<Decoder> {
+    let mut decoder = base.decoder()?;
+    for path in &config.model.adapter {
+        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
+    }
+    if let Some(path) = &config.lora.init_from {
+        let initial = base.adapter(path, false)?;
+        if config.lora.reference == Reference::Init {
+            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
+        }
+        decoder.trained = Some(initial);
+        return Ok(decoder);
+    }
+    decoder.trained = Some(Lora::initialised(slots, config.seed, &base.device)?);
     Ok(decoder)
 }
 
@@ -235,6 +263,7 @@ fn setup(
         eval,
         objective: config.objective.clone(),
         config: config.train.clone(),
+        watch: config.watch.clone(),
         dropout: config.lora.lora_dropout,
         seed: config.seed,
         reference,

@@ -23,6 +23,10 @@ const FREE: &[&str] = &[
     "train.save_total_limit",
     "train.early_stopping_patience",
     "train.load_best_model_at_end",
+    "watch.max_reward",
+    "watch.max_chosen_drop",
+    "watch.max_kl",
+    "watch.chance_pairs",
 ];
 
 /// Of those, the ones after which the run no longer ends with the bytes it would have ended with.

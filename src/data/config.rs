@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::template;
 use super::truncate::{Truncation, TruncationMode};
 use crate::error::{Error, Result};
 
@@ -29,6 +30,10 @@ pub struct DataConfig {
     /// Jinja text or the path of a file with it; `null`: the tokenizer's own template.
     #[serde(default)]
     pub chat_template: Option<String>,
+    /// What `strftime_now` tells the template: a date or a date and time of ISO 8601; `null`: the present, which a run
+    /// then keeps, so that it has the same tokens when it is resumed another day.
+    #[serde(default)]
+    pub chat_template_date: Option<String>,
 }
 
 /// TRL's `max_length`.
@@ -47,6 +52,7 @@ impl DataConfig {
             max_prompt_length: None,
             truncation_mode: TruncationMode::default(),
             chat_template: None,
+            chat_template_date: None,
         }
     }
 
@@ -89,6 +95,9 @@ impl DataConfig {
                 "data.max_prompt_length ({prompt}) must be below data.max_length ({length}), or no completion fits"
             )),
             _ => {}
+        }
+        if let Some(Err(error)) = self.chat_template_date.as_deref().map(template::moment) {
+            wrong.push(format!("data.chat_template_date is {error}"));
         }
         if wrong.is_empty() { Ok(()) } else { Err(Error::Config(wrong.join("\n"))) }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use chrono::{DateTime, Local, NaiveDateTime};
+use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, NaiveTime};
 use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 
@@ -20,7 +20,22 @@ const NAME: &str = "chat_template";
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
+    now: NaiveDateTime,
     env: Environment<'static>,
+}
+
+/// How a moment is written, to the second.
+const MOMENT: &str = "%Y-%m-%dT%H:%M:%S";
+
+/// The moment of an ISO 8601 date (its midnight), or date and time.
+///
+/// # Errors
+/// [`Error::Config`] with the text and the remedy.
+pub fn moment(text: &str) -> Result<NaiveDateTime> {
+    let day = |text| NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN));
+    NaiveDateTime::parse_from_str(text, MOMENT).or_else(|_| day(text)).map_err(|_| {
+        Error::Config(format!("{text}, which is no date; write 2026-01-31, or 2026-01-31T12:00:00"))
+    })
 }
 
 /// What besides the messages a rendering depends on.
@@ -60,7 +75,20 @@ impl ChatTemplate {
         let mut env = environment(now);
         env.add_template_owned(NAME, without_generation_blocks(&source))
             .map_err(|e| Error::Data(format!("the chat template is not valid Jinja: {}", describe(&e))))?;
-        Ok(Self { source, env })
+        Ok(Self { source, now, env })
+    }
+
+    /// The same template at another moment: an ISO 8601 date, or date and time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is none.
+    pub fn on(&self, date: &str) -> Result<Self> {
+        Self::compile(self.source.clone(), moment(date)?)
+    }
+
+    /// The moment that `strftime_now` tells, if the template asks for it.
+    pub fn date(&self) -> Option<String> {
+        self.source.contains("strftime_now").then(|| self.now.format(MOMENT).to_string())
     }
 
     /// The Jinja text.

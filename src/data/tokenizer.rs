@@ -87,6 +87,15 @@ impl ChatTokenizer {
         Ok(loaded)
     }
 
+    /// The same tokenizer with its template at another moment; see [`ChatTemplate::on`].
+    ///
+    /// # Errors
+    /// If `date` is none.
+    pub fn on(self, date: &str) -> Result<Self> {
+        let template = self.template.as_ref().map(|template| template.on(date)).transpose()?;
+        Ok(Self { template, ..self })
+    }
+
     /// Token ids of `text`; `add_special` lets the tokenizer put in what it always does (BOS, where it has one).
     ///
     /// # Errors

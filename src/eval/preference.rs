@@ -34,10 +34,47 @@ pub struct Evaluation {
     pub logp_chosen: f64,
     /// The same of the rejected one.
     pub logp_rejected: f64,
+    /// Estimate of KL(π_ref ‖ π_θ) over a completion, nats: the mean of log π_ref − log π_θ over both completions of all
+    /// pairs (k1 of Schulman 2020, "Approximating KL divergence"). Unbiased where the completions are samples of the
+    /// reference; being an estimate, it may lie below 0.
+    pub kl: f64,
+    /// The same over a token.
+    pub kl_per_token: f64,
     /// exp of the mean negative log-prob of a chosen token.
     pub perplexity_chosen: f64,
     /// The same of a rejected token.
     pub perplexity_rejected: f64,
+}
+
+impl Evaluation {
+    /// Names of [`Evaluation::metrics`].
+    pub const METRICS: [&str; 9] = [
+        "eval_loss",
+        "eval_rewards/chosen",
+        "eval_rewards/rejected",
+        "eval_rewards/margins",
+        "eval_rewards/accuracies",
+        "eval_logps/chosen",
+        "eval_logps/rejected",
+        "eval_logps/accuracies",
+        "eval_kl",
+    ];
+
+    /// The figures under TRL's names.
+    pub fn metrics(&self) -> [(&'static str, f64); 9] {
+        let values = [
+            self.loss,
+            self.reward_chosen,
+            self.reward_rejected,
+            self.reward_margin,
+            self.accuracy,
+            self.logp_chosen,
+            self.logp_rejected,
+            self.logp_accuracy,
+            self.kl,
+        ];
+        std::array::from_fn(|i| (Self::METRICS[i], values[i]))
+    }
 }
 
 /// Log-probs of one pair, and how many tokens they sum over.
@@ -108,7 +145,7 @@ pub fn evaluate(
     }
     let mut metrics = Metrics::default();
     let mut by_logp = 0u64;
-    let (mut tokens, mut logps) = ([0u64; 2], [0.0f64; 2]);
+    let (mut tokens, mut logps, mut lost) = ([0u64; 2], [0.0f64; 2], 0.0);
     score(decoder, examples, batch, reference, |i, scored| {
         let loss = objective.pair(&scored.logps, f64::from(examples[i].label));
         metrics.add(&scored.logps, &loss);
@@ -117,6 +154,8 @@ pub fn evaluate(
         tokens[1] += scored.rejected_tokens as u64;
         logps[0] += scored.logps.chosen;
         logps[1] += scored.logps.rejected;
+        let PairLogps { chosen, rejected, ref_chosen, ref_rejected } = scored.logps;
+        lost += (ref_chosen - chosen) + (ref_rejected - rejected);
         Ok(())
     })?;
     let mean = |name: &str| metrics.means().iter().find(|(n, _)| *n == name).map_or(0.0, |(_, v)| *v);
@@ -137,9 +176,31 @@ pub fn evaluate(
         reward_rejected: mean("rewards/rejected"),
         logp_chosen: mean("logps/chosen"),
         logp_rejected: mean("logps/rejected"),
+        kl: lost / (2 * pairs) as f64,
+        kl_per_token: lost / (tokens[0] + tokens[1]).max(1) as f64,
         perplexity_chosen: perplexity(0),
         perplexity_rejected: perplexity(1),
     })
+}
+
+/// Share of pairs whose chosen completion has the greater log-prob under the reference: what a policy starts from.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn reference_accuracy(
+    examples: &[Example],
+    batch: usize,
+    mut reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
+) -> Result<f64> {
+    let mut correct = 0;
+    for examples in examples.chunks(batch.max(1)) {
+        let logps = reference(&PackedBatch::new(&examples.iter().collect::<Vec<_>>()))?;
+        for (i, example) in examples.iter().enumerate() {
+            let pair = pair_logps(&logps, &logps, i).ok_or_else(|| example.origin.error("is no pair"))?;
+            correct += usize::from(pair.ref_chosen > pair.ref_rejected);
+        }
+    }
+    Ok(correct as f64 / examples.len().max(1) as f64)
 }
 
 /// The 95 % interval of a share found in `n` trials (Wilson 1927).

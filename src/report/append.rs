@@ -1,10 +1,13 @@
-//! A file that grows by whole records or not at all.
+//! A file that grows by whole records or not at all, and that a disk which is full for a while does not make forget.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+
+/// Bytes of records that could not be written which are kept for another try.
+const MOST_PENDING: usize = 4 << 20;
 
 /// An append-only file. A record that was written in part (a full disk) is taken back before the next one, so a reader
 /// never meets half a record in the middle.
@@ -13,6 +16,7 @@ pub(super) struct AppendFile {
     path: PathBuf,
     len: u64,
     torn: bool,
+    pending: Vec<u8>,
 }
 
 impl AppendFile {
@@ -24,13 +28,15 @@ impl AppendFile {
             Ok(file)
         };
         let file = open().map_err(Error::write(path))?;
-        Ok(Self { file, path: path.to_path_buf(), len, torn: true })
+        Ok(Self { file, path: path.to_path_buf(), len, torn: true, pending: Vec::new() })
     }
 
     /// Opens `path`, which must not exist yet; `Ok(None)` if it does.
     pub(super) fn create_new(path: &Path) -> Result<Option<Self>> {
         match OpenOptions::new().write(true).create_new(true).open(path) {
-            Ok(file) => Ok(Some(Self { file, path: path.to_path_buf(), len: 0, torn: false })),
+            Ok(file) => {
+                Ok(Some(Self { file, path: path.to_path_buf(), len: 0, torn: false, pending: Vec::new() }))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(Error::write(path)(error)),
         }
@@ -41,9 +47,26 @@ impl AppendFile {
         &self.path
     }
 
-    /// Adds `record` at the end.
+    /// Adds `record` at the end, behind those that could not be written before.
     pub(super) fn append(&mut self, record: &[u8]) -> Result<()> {
-        self.write(record).map_err(Error::write(&self.path))
+        if self.pending.len() + record.len() <= MOST_PENDING {
+            self.pending.extend(record);
+        }
+        self.flush().map_err(Error::write(&self.path))
+    }
+
+    /// Makes what was added survive a power cut.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        self.flush().and_then(|()| self.file.sync_data()).map_err(Error::write(&self.path))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let written = if pending.is_empty() { Ok(()) } else { self.write(&pending) };
+        if written.is_err() {
+            self.pending = pending;
+        }
+        written
     }
 
     fn write(&mut self, record: &[u8]) -> std::io::Result<()> {
@@ -75,6 +98,20 @@ mod tests {
         log.torn = true;
         log.append(b"four\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nfour\n");
+    }
+
+    #[test]
+    fn what_a_full_disk_refused_is_written_later_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = AppendFile::open(&path, 0).unwrap();
+        log.append(b"one\n").unwrap();
+        let whole =
+            std::mem::replace(&mut log.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert!(log.append(b"two\n").is_err() && log.append(b"three\n").is_err() && log.sync().is_err());
+        log.file = whole;
+        log.append(b"four\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\nfour\n");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Sink for Console {
             // The bar shows training's figures; an evaluation's scroll by above it.
             (Event::Metrics { values, .. }, _) if self.bar.is_some() && !is_evaluation(values) => None,
             (Event::Metrics { step, epoch, values }, _) => Some(metrics(*step, *epoch, values)),
-            (Event::Start { .. } | Event::Progress { .. } | Event::End, _) => None,
+            (Event::Start { .. } | Event::Progress { .. } | Event::Checkpoint | Event::End, _) => None,
         };
         text.map_or(Ok(()), |text| self.line(&text))
     }
@@ -101,7 +101,7 @@ fn advance(bar: &ProgressBar, event: &Event) {
             ));
         }
         Event::End => bar.finish(),
-        Event::Metrics { .. } | Event::Note(_) | Event::Warning(_) => {}
+        Event::Metrics { .. } | Event::Note(_) | Event::Warning(_) | Event::Checkpoint => {}
     }
 }
 

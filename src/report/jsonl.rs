@@ -57,6 +57,9 @@ impl Sink for Jsonl {
     }
 
     fn record(&mut self, event: &Event) -> Result<()> {
+        if matches!(event, Event::Checkpoint | Event::End) {
+            return self.file.sync();
+        }
         let Event::Metrics { step, epoch, values } = event else { return Ok(()) };
         let mut line = Map::new();
         line.insert("step".into(), Value::from(*step));

@@ -45,6 +45,8 @@ pub enum Event<'a> {
     Note(&'a str),
     /// A sentence a person must not miss, even with `-q`.
     Warning(&'a str),
+    /// A checkpoint is about to be written: what was logged before it must not be lost after it.
+    Checkpoint,
     /// The run is over.
     End,
 }

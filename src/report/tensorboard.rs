@@ -44,8 +44,9 @@ impl Sink for TensorBoard {
 
     fn record(&mut self, event_: &Event) -> Result<()> {
         match event_ {
-            // SessionLog {status: START = 1} makes TensorBoard drop what an earlier file holds of this step on.
-            Event::Start { step, .. } if *step > 0 => {
+            // SessionLog {status: START = 1} makes TensorBoard drop what an earlier file holds of this step on; also at
+            // step 0, where a run that was killed before its first checkpoint begins anew.
+            Event::Start { step, .. } => {
                 self.file.append(&record(&event(wall_time(), step + 1, 7, &[1 << 3, 1])))
             }
             Event::Metrics { step, values, .. } => {
@@ -53,6 +54,7 @@ impl Sink for TensorBoard {
                     values.iter().flat_map(|(tag, value)| message(1, &scalar(tag, *value as f32))).collect();
                 self.file.append(&record(&event(wall_time(), *step, 5, &summary)))
             }
+            Event::Checkpoint | Event::End => self.file.sync(),
             _ => Ok(()),
         }
     }

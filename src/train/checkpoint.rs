@@ -11,7 +11,9 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::best::Best;
 use super::optimizer::Optimizer;
+use super::watch::Watch;
 use super::window::Window;
 use crate::adapter::peft;
 use crate::data::sampler::SamplerState;
@@ -23,16 +25,6 @@ const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const ADAPTER: &str = "adapter";
-
-/// The best evaluation so far.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Best {
-    /// Its `eval_loss`.
-    pub loss: f64,
-    /// The step it was made after.
-    pub step: u64,
-}
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,6 +44,8 @@ pub struct State {
     pub evaluations_since_best: usize,
     /// Steps skipped in a row.
     pub skipped_in_a_row: u32,
+    /// What the watchdogs saw.
+    pub watch: Watch,
     /// The resolved configuration, as YAML.
     pub config: String,
     /// Fingerprint of the data: BLAKE3 over the examples' ids.
@@ -60,7 +54,8 @@ pub struct State {
     pub reference: String,
 }
 
-/// Writes `checkpoints/step-N` of a run directory and removes the oldest over `limit` (never the best).
+/// Writes `checkpoints/step-N` of a run directory and removes the oldest over `limit` (never the best). That one cannot
+/// be removed is no failure; it is what comes back.
 ///
 /// # Errors
 /// If it cannot be written; earlier checkpoints are then untouched.
@@ -71,7 +66,7 @@ pub fn save(
     state: &State,
     write_adapter: impl Fn(&Path) -> Result<()>,
     limit: Option<usize>,
-) -> Result<PathBuf> {
+) -> Result<Option<Error>> {
     let all = run.join("checkpoints");
     fs::create_dir_all(&all).map_err(Error::write(&all))?;
     let temporary = files::temporary_directory(&all)?;
@@ -86,8 +81,7 @@ pub fn save(
     }
     fs::rename(temporary.keep(), &place).map_err(Error::write(&place))?;
     files::sync_directory(&all)?;
-    prune(&all, state, limit)?;
-    Ok(place)
+    Ok(prune(&all, state, limit).err())
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::best::Criterion;
 use super::optimizer::{OptimizerConfig, OptimizerKind};
 use super::schedule::{Schedule, ScheduleKind};
-use crate::error::{Problems, Result};
+use crate::error::{Problems, Result, nearest};
+use crate::eval::preference::Evaluation;
 
 /// Above it a process spends its time starting threads.
 pub const MOST_THREADS: usize = 1024;
@@ -64,10 +66,14 @@ pub struct TrainConfig {
     pub save_steps: Option<u64>,
     /// Checkpoints kept; null: all.
     pub save_total_limit: Option<usize>,
-    /// Stop after this many evaluations without a better `eval_loss`; null: never.
+    /// Stop after this many evaluations without a better `metric_for_best_model`; null: never.
     pub early_stopping_patience: Option<usize>,
     /// Whether `adapter/` holds the best evaluated checkpoint instead of the last.
     pub load_best_model_at_end: bool,
+    /// Which metric of an evaluation makes it the best, with or without `eval_`.
+    pub metric_for_best_model: String,
+    /// Whether a greater value is better; null: unless the metric's name ends in `loss` or `kl`.
+    pub greater_is_better: Option<bool>,
 }
 
 impl Default for TrainConfig {
@@ -99,6 +105,8 @@ impl Default for TrainConfig {
             save_total_limit: Some(2),
             early_stopping_patience: None,
             load_best_model_at_end: false,
+            metric_for_best_model: "eval_loss".into(),
+            greater_is_better: None,
         }
     }
 }
@@ -111,6 +119,16 @@ impl TrainConfig {
         self.check_counts(&mut problems);
         self.check_numbers(&mut problems);
         self.check_warmup(&mut problems);
+        let criterion = self.criterion();
+        problems.require(criterion.is_known(), || {
+            let metric = &self.metric_for_best_model;
+            let near = nearest(&criterion.metric, Evaluation::METRICS);
+            let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+            let known = Evaluation::METRICS.join(", ");
+            format!(
+                "train.metric_for_best_model is {metric}, which no evaluation has{near} There are {known}"
+            )
+        });
         problems.finish()
     }
 
@@ -123,6 +141,16 @@ impl TrainConfig {
             epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
         }
+    }
+
+    /// Pairs in an evaluation batch.
+    pub fn evaluation_batch(&self) -> usize {
+        self.per_device_eval_batch_size.unwrap_or(self.per_device_train_batch_size)
+    }
+
+    /// What makes an evaluation the better one.
+    pub fn criterion(&self) -> Criterion {
+        Criterion::new(&self.metric_for_best_model, self.greater_is_better)
     }
 
     /// The learning rate over a run of `total_steps` optimizer steps.

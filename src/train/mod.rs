@@ -1,8 +1,10 @@
 //! Training: what changes the adapter's parameters, step by step.
 
+pub mod best;
 pub mod checkpoint;
 pub mod config;
 pub mod gradients;
+pub mod memory;
 pub mod optimizer;
 pub mod plan;
 pub mod reference;
@@ -10,4 +12,6 @@ pub mod run_dir;
 pub mod schedule;
 pub mod step;
 pub mod trainer;
+pub mod usable;
+pub mod watch;
 pub mod window;

@@ -1,7 +1,10 @@
 //! A run's directory: one process at a time, and never written over by accident.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -35,19 +38,7 @@ impl RunDir {
     /// If it is used and `opening` is fresh, another process holds it, or it cannot be written.
     pub fn open(path: &Path, opening: Opening) -> Result<Self> {
         fs::create_dir_all(path).map_err(Error::write(path))?;
-        let lock_path = path.join(".lock");
-        let lock = File::create(&lock_path).map_err(Error::write(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Config(format!(
-                    "{} is in use by another process; wait for it, or choose another output_dir",
-                    path.display()
-                )));
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::write(&lock_path)(e)),
-        }
-        let run = Self { path: path.to_path_buf(), _lock: lock };
+        let run = Self { path: path.to_path_buf(), _lock: lock(path)? };
         run.sweep()?;
         match opening {
             Opening::Fresh if run.is_used() => Err(Error::Config(format!(
@@ -90,6 +81,33 @@ impl RunDir {
     }
 }
 
+/// Locks the directory and leaves this process's number in the lock. A process that was killed a moment ago may still
+/// hold it while its memory is freed, so it is tried for two seconds.
+fn lock(run: &Path) -> Result<File> {
+    const TRIES: u32 = 40;
+    let path = run.join(".lock");
+    // Not truncated: the number in it is its holder's.
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut lock = open.map_err(Error::write(&path))?;
+    for _ in 0..TRIES {
+        match lock.try_lock() {
+            Ok(()) => {
+                // The number is only for a message: a full disk must not keep a run from being looked at.
+                let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+                return Ok(lock);
+            }
+            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(50)),
+            Err(TryLockError::Error(e)) => return Err(Error::write(&path)(e)),
+        }
+    }
+    let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let holder = holder.map_or("another process".into(), |id| format!("process {id}"));
+    Err(Error::Config(format!(
+        "{} is in use by {holder}; wait for it, or choose another output_dir",
+        run.display()
+    )))
+}
+
 /// The first of `path`, `path-2`, `path-3`, ... that no run has used.
 pub fn numbered(path: &Path) -> PathBuf {
     let used = |candidate: &Path| OURS.iter().any(|name| candidate.join(name).exists());
@@ -128,8 +146,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let held = RunDir::open(directory.path(), Opening::Fresh).unwrap();
         let second = RunDir::open(directory.path(), Opening::Resume);
-        assert!(second.unwrap_err().to_string().contains("another process"));
-        drop(held);
+        let holder = format!("in use by process {}", std::process::id());
+        assert!(second.unwrap_err().to_string().contains(&holder));
+        // One that lets go within two seconds, as a killed process does, is waited for.
+        let letting_go = std::thread::spawn(move || {
+            sleep(Duration::from_millis(200));
+            drop(held);
+        });
         RunDir::open(directory.path(), Opening::Resume).unwrap();
+        letting_go.join().unwrap();
     }
 }

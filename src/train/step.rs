@@ -44,6 +44,13 @@ pub struct Outcome {
     pub skipped: Option<String>,
 }
 
+impl Outcome {
+    /// Whether the parameters moved.
+    pub fn is_usable(&self) -> bool {
+        self.skipped.is_none()
+    }
+}
+
 /// Runs one step over `batches`; their gradients are summed and divided by all their pairs.
 ///
 /// # Errors

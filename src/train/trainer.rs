@@ -1,21 +1,25 @@
 //! The training loop.
 
+mod keeping;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::checkpoint::{self, Best, State};
+use super::best::Best;
+use super::checkpoint::{self, State};
 use super::config::TrainConfig;
 use super::optimizer::Optimizer;
 use super::plan;
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
+use super::usable;
+use super::watch::{Scale, WatchConfig};
 use crate::adapter::peft;
 use crate::data::{Example, PackedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
-use crate::files;
 use crate::model::decoder::Decoder;
 use crate::objective::ObjectiveConfig;
 use crate::random::Stream;
@@ -36,6 +40,8 @@ pub struct Setup {
     pub objective: ObjectiveConfig,
     /// The optimization.
     pub config: TrainConfig,
+    /// What to warn of.
+    pub watch: WatchConfig,
     /// `lora_dropout`.
     pub dropout: f64,
     /// Of shuffling and dropout.
@@ -71,6 +77,10 @@ pub struct Trainer {
     total_steps: u64,
     /// The step of the last checkpoint written.
     saved: Option<u64>,
+    /// A pair of the last step that had a usable gradient.
+    probe: Option<usize>,
+    /// What rewards are measured in.
+    scale: Scale,
 }
 
 impl Trainer {
@@ -94,7 +104,8 @@ impl Trainer {
         let data = data_fingerprint(&setup.train);
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ..State::default() };
-        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, saved: None })
+        let scale = Scale { beta: setup.objective.beta, tokens: mean_scored(&setup.train) };
+        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, saved: None, probe: None, scale })
     }
 
     /// Goes on from a checkpoint.
@@ -153,10 +164,24 @@ impl Trainer {
         if eval.is_empty() {
             return Ok(None);
         }
-        let batch = config.per_device_eval_batch_size.unwrap_or(config.per_device_train_batch_size);
+        let batch = config.evaluation_batch();
         let decoder: &Decoder = decoder;
         preference::evaluate(decoder, eval, batch, objective, |packed| reference.logps(decoder, packed))
             .map(Some)
+    }
+
+    /// Share of held-out pairs whose chosen completion the reference gives the greater log-prob; `None` if there are none.
+    ///
+    /// # Errors
+    /// If a pair does not fit the model.
+    pub fn reference_accuracy(&mut self) -> Result<Option<f64>> {
+        let Setup { decoder, eval, config, reference, .. } = &mut self.setup;
+        if eval.is_empty() {
+            return Ok(None);
+        }
+        let decoder: &Decoder = decoder;
+        let batch = config.evaluation_batch();
+        preference::reference_accuracy(eval, batch, |packed| reference.logps(decoder, packed)).map(Some)
     }
 
     /// Trains to the end.
@@ -183,7 +208,8 @@ impl Trainer {
             }
             if stop_early {
                 let patience = self.setup.config.early_stopping_patience.unwrap_or(0);
-                reporter.note(&format!("stopped early: {patience} evaluations without a better eval_loss"));
+                let metric = self.setup.config.criterion().metric;
+                reporter.note(&format!("stopped early: {patience} evaluations without a better {metric}"));
                 break;
             }
         }
@@ -192,7 +218,7 @@ impl Trainer {
     }
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
-        let batches = self.next_batches();
+        let (batches, probe) = self.next_batches();
         let Setup { decoder, config, objective, reference, dropout, seed, .. } = &mut self.setup;
         let learning_rate = self.schedule.lr(self.state.step);
         let settings = Settings {
@@ -207,14 +233,21 @@ impl Trainer {
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();
+        if outcome.is_usable() {
+            self.probe = probe;
+            if let Some(defect) = usable::parameters(&self.setup.decoder) {
+                return Err(self.diverged(&defect));
+            }
+        }
         self.account(&outcome, learning_rate, reporter)
     }
 
-    /// The micro-batches of the next step; accumulation does not cross the end of an epoch.
-    fn next_batches(&mut self) -> Vec<PackedBatch> {
-        let mut batches = Vec::new();
+    /// The micro-batches of the next step and the first of their pairs; accumulation does not cross the end of an epoch.
+    fn next_batches(&mut self) -> (Vec<PackedBatch>, Option<usize>) {
+        let (mut batches, mut first) = (Vec::new(), None);
         for _ in 0..self.setup.config.gradient_accumulation_steps.max(1) {
             let indices = self.sampler.next_batch();
+            first = first.or(indices.first().copied());
             let examples: Vec<&Example> = indices.iter().filter_map(|i| self.setup.train.get(*i)).collect();
             let most = self.setup.config.max_tokens_per_batch;
             batches.extend(by_tokens(&examples, most).into_iter().map(PackedBatch::new));
@@ -222,7 +255,7 @@ impl Trainer {
                 break;
             }
         }
-        batches
+        (batches, first)
     }
 
     fn account(&mut self, outcome: &Outcome, learning_rate: f64, reporter: &mut Reporter) -> Result<()> {
@@ -231,16 +264,16 @@ impl Trainer {
             None => {
                 self.state.skipped_in_a_row = 0;
                 self.state.window.add(outcome);
+                let Setup { watch, .. } = &self.setup;
+                let warnings = self.state.watch.step(&outcome.metrics, watch, self.scale);
+                warnings.iter().for_each(|warning| reporter.warn(&format!("step {step}: {warning}")));
             }
             Some(why) => {
                 self.state.skipped_in_a_row += 1;
                 reporter.warn(&format!("step {step} is skipped: {why}"));
                 if self.state.skipped_in_a_row >= MOST_SKIPPED {
                     self.save(reporter)?;
-                    return Err(Error::Train(format!(
-                        "{MOST_SKIPPED} steps in a row had no usable gradient; a checkpoint is kept. Lower \
-                         train.learning_rate, or look at the pairs named above"
-                    )));
+                    return Err(self.nothing_learned());
                 }
             }
         }
@@ -262,9 +295,11 @@ impl Trainer {
     fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
         let Some(found) = self.evaluate()? else { return Ok(false) };
         self.tell(&found, reporter);
-        let better = self.state.best.as_ref().is_none_or(|best| found.loss < best.loss);
+        let criterion = self.setup.config.criterion();
+        let value = criterion.value(&found).unwrap_or(f64::NAN);
+        let better = criterion.is_better(value, self.state.best.as_ref());
         if better {
-            self.state.best = Some(Best { loss: found.loss, step: self.state.step });
+            self.state.best = Some(Best { value, step: self.state.step });
             self.state.evaluations_since_best = 0;
         } else {
             self.state.evaluations_since_best += 1;
@@ -278,57 +313,8 @@ impl Trainer {
     }
 
     fn tell(&self, found: &Evaluation, reporter: &mut Reporter) {
-        let values = [
-            ("eval_loss", found.loss),
-            ("eval_rewards/chosen", found.reward_chosen),
-            ("eval_rewards/rejected", found.reward_rejected),
-            ("eval_rewards/margins", found.reward_margin),
-            ("eval_rewards/accuracies", found.accuracy),
-            ("eval_logps/chosen", found.logp_chosen),
-            ("eval_logps/rejected", found.logp_rejected),
-            ("eval_logps/accuracies", found.logp_accuracy),
-        ];
-        reporter.record(&Event::Metrics {
-            step: self.state.step,
-            epoch: self.sampler.epoch(),
-            values: &values,
-        });
-    }
-
-    /// Writes a checkpoint, unless that of this step is there. The reference cache is only a convenience: that it cannot
-    /// be written is told, and ends nothing.
-    fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
-        if self.saved == Some(self.state.step) {
-            return Ok(());
-        }
-        let Setup { run, decoder, config, .. } = &self.setup;
-        let write = |directory: &Path| self.write_adapter(directory);
-        checkpoint::save(run, decoder, &self.optimizer, &self.state, write, config.save_total_limit)?;
-        self.saved = Some(self.state.step);
-        if let Err(error) = self.setup.reference.save() {
-            reporter.warn(&format!("reference log-probs are kept in memory only: {error}"));
-        }
-        Ok(())
-    }
-
-    fn write_adapter(&self, directory: &Path) -> Result<()> {
-        let Setup { decoder, dropout, origin, .. } = &self.setup;
-        match &decoder.trained {
-            Some(lora) => peft::write(directory, lora, decoder.spec(), *dropout, origin),
-            None => Ok(()),
-        }
-    }
-
-    /// Loads the best if asked to, and writes `adapter/`.
-    fn finish(&mut self, reporter: &mut Reporter) -> Result<()> {
-        let best = self.state.best.clone().filter(|best| best.step != self.state.step);
-        if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
-            let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
-            let state = checkpoint::open(&path)?;
-            checkpoint::restore(&path, &state, &mut self.setup.decoder, &mut self.optimizer)?;
-            reporter.note(&format!("adapter/ is that of step {}, eval_loss {:.4}", best.step, best.loss));
-        }
-        files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
+        let (step, epoch) = (self.state.step, self.sampler.epoch());
+        reporter.record(&Event::Metrics { step, epoch, values: &found.metrics() });
     }
 }
 
@@ -348,6 +334,13 @@ fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'
     }
     parts.push(&examples[first..]);
     parts
+}
+
+/// Mean scored tokens of a completion.
+fn mean_scored(examples: &[Example]) -> f64 {
+    let scored = |e: &Example| (0..e.completions.len()).map(|c| e.scored(c)).sum::<usize>();
+    let completions: usize = examples.iter().map(|e| e.completions.len()).sum();
+    examples.iter().map(scored).sum::<usize>().max(1) as f64 / completions.max(1) as f64
 }
 
 /// BLAKE3 over the ids of all examples, in order.

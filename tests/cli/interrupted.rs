@@ -166,9 +166,13 @@ fn two_runs_do_not_share_a_directory() {
     let place = Place::new();
     recipe(&place);
     let first = start(&place, 1);
+    // Stopped, so that it cannot end while the second waits for it to let go.
+    signal(&first, "-STOP");
     let second = place.run(&RESUME);
+    let holder = format!("in use by process {}", first.id());
+    signal(&first, "-CONT");
     signal(&first, "-TERM");
     assert_eq!(finish(first).code, Some(143));
     assert_eq!((second.code, second.stdout.as_str()), (Some(2), ""), "{}", second.stderr);
-    assert!(second.stderr.contains("in use by another process"), "{}", second.stderr);
+    assert!(second.stderr.contains(&holder), "{}", second.stderr);
 }

@@ -1,0 +1,43 @@
+//! Chat templates that print today's date: a run keeps the day it began on, or its tokens would change overnight.
+
+use serde_yaml::Value;
+
+use crate::config::RunConfig;
+use crate::data::ChatTokenizer;
+use crate::error::Result;
+use crate::train::checkpoint;
+
+/// The tokenizer at the moment that the configuration names, or on resume that of the run; which becomes a part of the
+/// configuration if the template asks for it.
+///
+/// # Errors
+/// If what stands there is no date.
+pub(super) fn tokenizer(
+    tokenizer: ChatTokenizer,
+    config: &mut RunConfig,
+    resume: bool,
+) -> Result<ChatTokenizer> {
+    let asks = tokenizer.template().is_some_and(|template| template.date().is_some());
+    if config.data.chat_template_date.is_none() && resume && asks {
+        config.data.chat_template_date = of_run(config);
+    }
+    let tokenizer = match &config.data.chat_template_date {
+        Some(date) => tokenizer.on(date)?,
+        None => tokenizer,
+    };
+    if config.data.chat_template_date.is_none() {
+        config.data.chat_template_date = tokenizer.template().and_then(|template| template.date());
+    }
+    Ok(tokenizer)
+}
+
+/// What the run directory's configuration, or else its newest checkpoint, says.
+fn of_run(config: &RunConfig) -> Option<String> {
+    let date = |yaml: &str| -> Option<String> {
+        let yaml: Value = serde_yaml::from_str(yaml).ok()?;
+        Some(yaml.get("data")?.get("chat_template_date")?.as_str()?.to_string())
+    };
+    let written = std::fs::read_to_string(config.output_dir.join("config.yaml")).ok();
+    let kept = || date(&checkpoint::newest(&config.output_dir).0?.1.config);
+    written.as_deref().and_then(date).or_else(kept)
+}

@@ -1,0 +1,114 @@
+//! Whether a run fits into memory, asked before anything is allocated.
+
+use super::plan::Memory;
+use crate::error::{Error, Result};
+
+/// An expectation is no measurement: what is over by less than this is tried, with a warning.
+const MARGIN: f64 = 1.25;
+
+/// Bytes that a new process may use without swapping: `MemAvailable` and `SwapFree` of `/proc/meminfo`, and what the
+/// control group (version 2) has left, whichever is less. `None` where neither can be read.
+pub fn available() -> Option<usize> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok();
+    let machine = meminfo.as_deref().and_then(machine_available);
+    [machine, group_available()].into_iter().flatten().min()
+}
+
+fn machine_available(meminfo: &str) -> Option<usize> {
+    let field = |name: &str| -> Option<usize> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+    };
+    Some(field("MemAvailable")?.saturating_add(field("SwapFree").unwrap_or(0)))
+}
+
+fn group_available() -> Option<usize> {
+    let read = |name: &str| -> Option<usize> {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
+    };
+    // `max` is no number: no limit.
+    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+}
+
+/// Compares a run's needs with what is available: a sentence if it is close. `converted` are the bytes of weights that
+/// are no mapped file.
+///
+/// # Errors
+/// [`Error::Config`] if it will not fit. Mapped weights do not count: the system drops their pages and reads them again.
+pub fn check(memory: &Memory, converted: usize, available: usize) -> Result<Option<String>> {
+    let mapped = memory.weights.saturating_sub(converted);
+    let own = memory.total().saturating_sub(mapped);
+    let gb = |bytes: usize| bytes as f64 / 1e9;
+    let needs = format!(
+        "the run needs about {:.1} GB of memory (adapter, gradient and moments {:.1}, activations {:.1}, buffers {:.1}, \
+         converted weights {:.1}) beside {:.1} GB of mapped weights; {:.1} GB are available",
+        gb(own),
+        gb(memory.adapter),
+        gb(memory.activations),
+        gb(memory.working),
+        gb(converted),
+        gb(mapped),
+        gb(available)
+    );
+    if own as f64 > MARGIN * available as f64 {
+        return Err(Error::Config(format!("{needs}. {}", remedy(memory, converted))));
+    }
+    if memory.total() > available {
+        return Ok(Some(format!(
+            "{needs}; it may be slow or be ended by the system. {}",
+            remedy(memory, converted)
+        )));
+    }
+    Ok(None)
+}
+
+/// What would help most.
+fn remedy(memory: &Memory, converted: usize) -> &'static str {
+    let largest = memory.adapter.max(memory.activations).max(memory.working).max(converted);
+    if largest == memory.adapter {
+        "Lower lora.r (16 is usual), or name fewer lora.target_modules"
+    } else if largest == converted {
+        "Leave model.dtype at auto"
+    } else {
+        "Set train.gradient_checkpointing: true, or lower train.per_device_train_batch_size, train.max_tokens_per_batch \
+         or data.max_length"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(adapter: usize, activations: usize) -> Memory {
+        Memory { weights: 4_000_000_000, activations, working: 0, adapter }
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_by_what_is_largest() {
+        let free = 8_000_000_000;
+        let error = check(&memory(90_000_000_000, 1_000_000_000), 0, free).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            error.exit_code() == 2 && text.contains("Lower lora.r") && text.contains("8.0 GB are"),
+            "{text}"
+        );
+        let text = check(&memory(1_000_000, 20_000_000_000), 0, free).unwrap_err().to_string();
+        assert!(text.contains("gradient_checkpointing"), "{text}");
+    }
+
+    #[test]
+    fn what_is_close_is_told_and_mapped_weights_alone_refuse_nothing() {
+        let told = check(&memory(1_000_000, 5_000_000_000), 0, 8_000_000_000).unwrap().unwrap();
+        assert!(told.contains("may be slow"), "{told}");
+        assert_eq!(check(&memory(1_000_000, 1_000_000_000), 0, 8_000_000_000).unwrap(), None);
+        check(&memory(1_000_000, 100_000_000), 0, 1_000_000_000).unwrap();
+    }
+
+    #[test]
+    fn meminfo_is_read() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   1000 kB\nSwapFree:       24 kB\n";
+        assert_eq!(machine_available(text), Some(1024 * 1024));
+        assert_eq!(machine_available("MemTotal: 3 kB"), None);
+        assert_eq!(machine_available("MemAvailable: x kB"), None);
+    }
+}

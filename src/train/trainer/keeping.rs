@@ -1,0 +1,92 @@
+//! What a run keeps: checkpoints and the adapter, and only those that are of use.
+
+use std::path::Path;
+
+use super::{Setup, Trainer};
+use crate::adapter::peft;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::report::{Event, Reporter};
+use crate::train::{checkpoint, usable};
+
+impl Trainer {
+    /// Writes a checkpoint, unless that of this step is there; never one of an adapter that cannot be used. The reference
+    /// cache is only a convenience: that it cannot be written is told, and ends nothing.
+    pub(super) fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
+        if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
+        let Setup { run, decoder, config, train, .. } = &self.setup;
+        let probe = self.probe.and_then(|i| train.get(i));
+        if let Some(defect) = usable::defect(decoder, &self.optimizer, probe)? {
+            return Err(self.diverged(&defect));
+        }
+        // What is logged up to here must be on disk before the checkpoint that a resumed run takes it for.
+        reporter.record(&Event::Checkpoint);
+        let write = |directory: &Path| self.write_adapter(directory);
+        let left =
+            checkpoint::save(run, decoder, &self.optimizer, &self.state, write, config.save_total_limit)?;
+        if let Some(error) = left {
+            reporter.warn(&format!("an old checkpoint cannot be removed: {error}"));
+        }
+        self.saved = Some(self.state.step);
+        if let Err(error) = self.setup.reference.save() {
+            reporter.warn(&format!("reference log-probs are kept in memory only: {error}"));
+        }
+        Ok(())
+    }
+
+    fn write_adapter(&self, directory: &Path) -> Result<()> {
+        let Setup { decoder, dropout, origin, .. } = &self.setup;
+        match &decoder.trained {
+            Some(lora) => peft::write(directory, lora, decoder.spec(), *dropout, origin),
+            None => Ok(()),
+        }
+    }
+
+    /// The adapter of this step is of no use.
+    pub(super) fn diverged(&self, defect: &str) -> Error {
+        Error::Train(format!(
+            "the adapter cannot be used after step {}: {defect}. train.learning_rate of {:e} is too high for this run: begin \
+             anew with a lower one; {}",
+            self.state.step,
+            self.setup.config.learning_rate,
+            self.kept()
+        ))
+    }
+
+    /// The last steps taught nothing.
+    pub(super) fn nothing_learned(&self) -> Error {
+        Error::Train(format!(
+            "the last {} step(s) had no usable gradient. Look at the pairs named above, or begin anew with a lower \
+             train.learning_rate (it is {:e}); {}",
+            self.state.skipped_in_a_row,
+            self.setup.config.learning_rate,
+            self.kept()
+        ))
+    }
+
+    /// What a run that fails leaves behind.
+    fn kept(&self) -> String {
+        match checkpoint::newest(&self.setup.run).0 {
+            Some((path, _)) => format!("{} is the last good checkpoint", path.display()),
+            None => "no checkpoint was written before".into(),
+        }
+    }
+
+    /// Loads the best if asked to, and writes `adapter/`.
+    pub(super) fn finish(&mut self, reporter: &mut Reporter) -> Result<()> {
+        if self.state.skipped_in_a_row > 0 {
+            return Err(self.nothing_learned());
+        }
+        let best = self.state.best.clone().filter(|best| best.step != self.state.step);
+        if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
+            let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
+            let state = checkpoint::open(&path)?;
+            checkpoint::restore(&path, &state, &mut self.setup.decoder, &mut self.optimizer)?;
+            let metric = self.setup.config.criterion().metric;
+            reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));
+        }
+        files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
+    }
+}

@@ -1,0 +1,246 @@
+//! Watchdogs: one-line warnings when training goes wrong, each told once a run, with what to try.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Problems, Result};
+use crate::objective::Metrics;
+
+/// Pairs whose means are looked at together: single steps are too noisy to warn of.
+const LOOK: u64 = 32;
+
+/// The `watch` section of a run's configuration: bounds beyond which a run is warned of. `null` turns a watchdog off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchConfig {
+    /// Largest size of a mean reward, in rewards (β times nats).
+    pub max_reward: Option<f64>,
+    /// Nats a token that chosen completions may lose against the reference.
+    pub max_chosen_drop: Option<f64>,
+    /// Nats a token of divergence from the reference; see [`Watch`] for the estimator.
+    pub max_kl: Option<f64>,
+    /// Pairs after which an accuracy that is still chance is told.
+    pub chance_pairs: Option<u64>,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            max_reward: Some(50.0),
+            max_chosen_drop: Some(0.5),
+            max_kl: Some(1.0),
+            chance_pairs: Some(1000),
+        }
+    }
+}
+
+impl WatchConfig {
+    /// # Errors
+    /// [`crate::error::Error::Config`] naming every value that cannot be, and its remedy.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        let bounds = [
+            ("max_reward", self.max_reward),
+            ("max_chosen_drop", self.max_chosen_drop),
+            ("max_kl", self.max_kl),
+        ];
+        for (key, bound) in bounds {
+            problems.require(bound.is_none_or(|bound| bound.is_finite() && bound > 0.0), || {
+                let bound = bound.unwrap_or_default();
+                format!("watch.{key} is {bound}; it must be a finite number above 0 (null: not watched)")
+            });
+        }
+        problems.require(self.chance_pairs.is_none_or(|pairs| pairs >= LOOK), || {
+            let pairs = self.chance_pairs.unwrap_or_default();
+            format!("watch.chance_pairs is {pairs}; it must be {LOOK} or more (null: not watched)")
+        });
+        problems.finish()
+    }
+}
+
+/// What the watchdogs saw so far. Part of a checkpoint, so that a resumed run does not warn twice.
+///
+/// The divergence is KL(π_ref ‖ π_θ), estimated as the mean of log π_ref − log π_θ over both completions of the pairs
+/// (k1 of Schulman 2020, "Approximating KL divergence"; unbiased where the completions are the reference's own samples),
+/// divided by the mean length of a completion.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    recent: Metrics,
+    pairs: u64,
+    correct: f64,
+    told: BTreeSet<String>,
+}
+
+/// What rewards are measured in.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// β of the objective.
+    pub beta: f64,
+    /// Mean scored tokens of a completion.
+    pub tokens: f64,
+}
+
+impl Watch {
+    /// Takes in a step's pairs; the warnings that became due.
+    pub fn step(&mut self, metrics: &Metrics, config: &WatchConfig, scale: Scale) -> Vec<String> {
+        self.recent.merge(metrics);
+        if self.recent.pairs() < LOOK {
+            return Vec::new();
+        }
+        let recent = std::mem::take(&mut self.recent);
+        let mut due = Vec::new();
+        due.extend(config.max_reward.and_then(|bound| exploded(&recent, bound)));
+        due.extend(config.max_chosen_drop.and_then(|bound| collapsed(&recent, bound, scale)));
+        due.extend(config.max_kl.and_then(|bound| diverged(&recent, bound, scale)));
+        due.extend(config.chance_pairs.and_then(|pairs| self.stuck(&recent, pairs)));
+        due.into_iter().filter(|(name, _)| self.told.insert((*name).into())).map(|(_, text)| text).collect()
+    }
+
+    /// Accuracy over blocks of `block` pairs that is not two standard errors above one half.
+    fn stuck(&mut self, recent: &Metrics, block: u64) -> Option<Warning> {
+        self.pairs += recent.pairs();
+        self.correct += recent.accuracy() * recent.pairs() as f64;
+        if self.pairs < block {
+            return None;
+        }
+        let (pairs, accuracy) = (self.pairs, self.correct / self.pairs as f64);
+        (self.pairs, self.correct) = (0, 0.0);
+        (accuracy <= 0.5 + 2.0 * (0.25 / pairs as f64).sqrt()).then(|| {
+            let text = format!(
+                "rewards/accuracies is {:.1} % over the last {pairs} pairs, which is chance: try a higher \
+                 train.learning_rate or lora.r, or more epochs, and see whether chosen and rejected differ and are not swapped",
+                100.0 * accuracy
+            );
+            ("chance", text)
+        })
+    }
+}
+
+/// A watchdog's name and its line.
+type Warning = (&'static str, String);
+
+fn mean(metrics: &Metrics, name: &str) -> f64 {
+    metrics.means().iter().find(|(found, _)| *found == name).map_or(0.0, |(_, value)| *value)
+}
+
+fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
+    let (name, value) = ["rewards/chosen", "rewards/rejected"]
+        .map(|name| (name, mean(recent, name)))
+        .into_iter()
+        .find(|(_, value)| value.abs() > bound)?;
+    let text = format!(
+        "{name} is {value:.1}, beyond watch.max_reward of {bound}: the policy runs away from the reference; try a lower \
+         train.learning_rate, a higher objective.beta, or fewer epochs"
+    );
+    Some(("rewards", text))
+}
+
+fn collapsed(recent: &Metrics, bound: f64, scale: Scale) -> Option<Warning> {
+    let drop = -mean(recent, "rewards/chosen") / (scale.beta * scale.tokens);
+    (drop > bound).then(|| {
+        let text = format!(
+            "chosen completions lost {drop:.2} nats a token against the reference, beyond watch.max_chosen_drop of {bound}: \
+             try a lower train.learning_rate, a higher objective.beta, or some objective.label_smoothing"
+        );
+        ("chosen", text)
+    })
+}
+
+fn diverged(recent: &Metrics, bound: f64, scale: Scale) -> Option<Warning> {
+    let rewards = mean(recent, "rewards/chosen") + mean(recent, "rewards/rejected");
+    let kl = -rewards / (2.0 * scale.beta * scale.tokens);
+    (kl > bound).then(|| {
+        let text = format!(
+            "the policy is {kl:.2} nats a token from the reference (KL, estimated on the pairs), beyond watch.max_kl of \
+             {bound}: look at `generate --compare` before going on; try a higher objective.beta or fewer steps"
+        );
+        ("kl", text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objective::{ObjectiveConfig, PairLogps};
+
+    const SCALE: Scale = Scale { beta: 0.1, tokens: 20.0 };
+
+    /// `n` pairs whose policy moved by these nats.
+    fn pairs(n: usize, chosen: f64, rejected: f64) -> Metrics {
+        let mut metrics = Metrics::default();
+        for _ in 0..n {
+            let logps = PairLogps {
+                chosen: chosen - 30.0,
+                rejected: rejected - 40.0,
+                ref_chosen: -30.0,
+                ref_rejected: -40.0,
+            };
+            metrics.add(&logps, &ObjectiveConfig::default().pair(&logps, 1.0));
+        }
+        metrics
+    }
+
+    fn told(metrics: &Metrics) -> String {
+        Watch::default().step(metrics, &WatchConfig::default(), SCALE).join("\n")
+    }
+
+    #[test]
+    fn each_bound_is_told_beyond_and_not_below_it() {
+        // 50 rewards are 500 nats at beta 0.1; half a nat a token are 10 nats over 20 tokens; the KL is the mean of both
+        // completions' losses.
+        assert_eq!(told(&pairs(32, 3.0, -5.0)), "");
+        assert!(
+            told(&pairs(32, 510.0, 3.0)).contains("rewards/chosen is 51.0, beyond watch.max_reward of 50")
+        );
+        assert!(told(&pairs(32, 490.0, 3.0)).is_empty());
+        assert!(told(&pairs(32, -10.4, -11.0)).contains("lost 0.52 nats a token"));
+        assert!(told(&pairs(32, -9.6, -11.0)).is_empty());
+        assert!(told(&pairs(32, -2.0, -40.0)).contains("is 1.05 nats a token from the reference"));
+        assert!(told(&pairs(32, -2.0, -37.0)).is_empty());
+    }
+
+    #[test]
+    fn a_few_pairs_are_no_reason_and_every_warning_comes_once() {
+        let (config, mut watch) = (WatchConfig::default(), Watch::default());
+        assert!(watch.step(&pairs(31, 900.0, 0.0), &config, SCALE).is_empty());
+        assert_eq!(watch.step(&pairs(1, 900.0, 0.0), &config, SCALE).len(), 1);
+        assert!(watch.step(&pairs(64, 900.0, 0.0), &config, SCALE).is_empty());
+        let saved = serde_json::to_string(&watch).unwrap();
+        let mut resumed: Watch = serde_json::from_str(&saved).unwrap();
+        assert_eq!(resumed, watch);
+        assert!(resumed.step(&pairs(64, 900.0, 0.0), &config, SCALE).is_empty());
+    }
+
+    #[test]
+    fn chance_is_told_after_enough_pairs_and_a_real_preference_never() {
+        let config = WatchConfig { chance_pairs: Some(400), ..Default::default() };
+        // Of 400 pairs, two standard errors are 5 %: 54 % is chance, 58 % is not.
+        let run = |right: usize| {
+            let mut watch = Watch::default();
+            let mut told = Vec::new();
+            for _ in 0..4 {
+                let mut metrics = pairs(right, 1.0, -1.0);
+                metrics.merge(&pairs(100 - right, -1.0, 1.0));
+                told.extend(watch.step(&metrics, &config, SCALE));
+            }
+            told
+        };
+        assert!(run(54)[0].contains("54.0 % over the last 400 pairs"), "{:?}", run(54));
+        assert!(run(58).is_empty());
+    }
+
+    #[test]
+    fn null_turns_a_watchdog_off_and_nonsense_is_refused() {
+        let off = WatchConfig { max_reward: None, max_chosen_drop: None, max_kl: None, chance_pairs: None };
+        assert!(Watch::default().step(&pairs(2000, -9e4, -9e4), &off, SCALE).is_empty());
+        off.validate().unwrap();
+        let wrong = WatchConfig { max_kl: Some(0.0), chance_pairs: Some(3), ..Default::default() };
+        let message = wrong.validate().unwrap_err().to_string();
+        assert!(
+            message.contains("watch.max_kl is 0;") && message.contains("watch.chance_pairs is 3;"),
+            "{message}"
+        );
+    }
+}

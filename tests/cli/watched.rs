@@ -1,0 +1,183 @@
+//! Watchdogs, the best model by any metric, figures before and after.
+
+use serde_json::json;
+
+use crate::common::program::Place;
+
+const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
+
+#[test]
+fn each_watchdog_warns_once_and_not_again_after_a_resume() {
+    let place = Place::new();
+    place.llama_recipe(&[
+        ("train.max_steps", json!(60)),
+        ("train.learning_rate", json!(0.5)),
+        ("train.lr_scheduler_type", json!("constant")),
+        ("train.warmup_steps", json!(0)),
+        ("train.save_steps", json!(30)),
+        ("objective", json!({"beta": 2.0})),
+        ("watch", json!({"max_reward": 0.01, "max_chosen_drop": 0.02, "max_kl": 0.02, "chance_pairs": 64})),
+    ]);
+    let ran = place.run(&TRAIN);
+    for name in ["watch.max_reward", "watch.max_chosen_drop", "watch.max_kl", "which is chance"] {
+        assert_eq!(ran.stderr.matches(name).count(), 1, "{name}: {}", ran.stderr);
+    }
+    assert_eq!(ran.stderr.matches("warning:").count(), 4, "{}", ran.stderr);
+    ran.ok();
+    let longer = place.run(&["train", "-c", "run.yaml", "--resume", "--set", "train.max_steps=120"]);
+    assert!(!longer.stderr.contains("warning:"), "{}", longer.stderr);
+    longer.ok();
+}
+
+#[test]
+fn an_ordinary_run_is_not_warned_of_and_one_that_learns_nothing_is() {
+    let place = Place::new();
+    place.llama_recipe(&[("train.max_steps", json!(30))]);
+    let ran = place.run(&TRAIN);
+    assert!(!ran.stderr.contains("warning:"), "{}", ran.stderr);
+    let idle = ["--overwrite", "--set", "train.learning_rate=1e-30", "--set", "watch.chance_pairs=64"];
+    let ran = place.run(&[&TRAIN[..], &idle[..]].concat());
+    assert_eq!(ran.stderr.matches("which is chance").count(), 1, "{}", ran.stderr);
+    ran.ok();
+}
+
+#[test]
+fn the_best_model_is_that_of_the_metric_asked_for() {
+    let evaluations = |metric: &str| {
+        let place = Place::new();
+        place.llama_recipe(&[
+            ("data.eval", json!(0.3)),
+            ("train.max_steps", json!(30)),
+            ("train.learning_rate", json!(0.05)),
+            ("train.lr_scheduler_type", json!("constant")),
+            ("train.warmup_steps", json!(0)),
+            ("train.eval_steps", json!(1)),
+            ("train.load_best_model_at_end", json!(true)),
+            ("train.metric_for_best_model", json!(metric)),
+        ]);
+        let ran = place.run(&TRAIN);
+        let stderr = ran.stderr.clone();
+        ran.ok();
+        let name = if metric.starts_with("eval_") { metric.to_string() } else { format!("eval_{metric}") };
+        let found: Vec<(u64, f64)> = place
+            .metrics("run")
+            .iter()
+            .filter_map(|line| Some((line["step"].as_u64()?, line[&name].as_f64()?)))
+            .collect();
+        let kept = |step: u64| {
+            let file = format!("run/checkpoints/step-{step}/adapter/adapter_model.safetensors");
+            place.path(&file).exists() && place.read(&file) == place.adapter("run")[1]
+        };
+        let kept: Vec<u64> = found.iter().map(|(step, _)| *step).filter(|step| kept(*step)).collect();
+        (found, kept, stderr)
+    };
+    // The first of the best: smallest for a loss and a KL, greatest for anything else.
+    for (metric, sign) in
+        [("eval_loss", 1.0), ("rewards/margins", -1.0), ("eval_kl", 1.0), ("eval_logps/rejected", -1.0)]
+    {
+        let (found, kept, stderr) = evaluations(metric);
+        let best = found.iter().copied().min_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1))).unwrap();
+        assert_eq!(kept, [best.0], "{metric}: {found:?} {stderr}");
+    }
+}
+
+#[test]
+fn an_unknown_metric_is_refused_with_the_known_ones() {
+    let place = Place::new();
+    place.llama_recipe(&[
+        ("train.metric_for_best_model", json!("eval_los")),
+        ("watch", json!({"max_kl": -1})),
+    ]);
+    let ran = place.run(&TRAIN);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    for part in ["did you mean eval_loss?", "eval_rewards/margins", "watch.max_kl is -1;"] {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
+}
+
+#[test]
+fn before_is_the_reference_also_on_a_resumed_run() {
+    let place = Place::new();
+    place.llama_recipe(&[
+        ("data.eval", json!(0.5)),
+        ("train.max_steps", json!(40)),
+        ("train.learning_rate", json!(0.02)),
+    ]);
+    let first = place.run(&TRAIN).ok();
+    let figures = |said: &str| -> (String, String) {
+        let line = said.lines().find(|line| line.starts_with("held-out accuracy")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[3].into(), words[6].into())
+    };
+    let (before, after) = figures(&first);
+    assert_ne!(before, after, "the run must move the figure for this test to say anything");
+    let again = place.run(&["train", "-c", "run.yaml", "--resume"]).ok();
+    assert_eq!(figures(&again), (before, after));
+}
+
+#[test]
+fn eval_prints_the_kl_it_names() {
+    let place = Place::new();
+    place.llama_recipe(&[("train.max_steps", json!(20)), ("train.learning_rate", json!(0.02))]);
+    place.run(&TRAIN).ok();
+    let yaml: serde_json::Value = serde_yaml::from_slice(&place.read("run.yaml")).unwrap();
+    let (base, data) = (yaml["model"]["base"].as_str().unwrap(), yaml["data"]["train"].as_str().unwrap());
+    let args = ["--base", base, "--adapter", "run/adapter", "--data", data];
+    let found = place.run(&[&["eval", "--json"], &args[..]].concat()).json().remove(0);
+    let scores = place.run(&[&["score"], &args[..]].concat()).json();
+    let sum = |keys: &[&str]| -> f64 {
+        scores.iter().flat_map(|s| keys.iter().map(|key| s[*key].as_f64().unwrap())).sum()
+    };
+    let lost = sum(&["ref_chosen_logp", "ref_rejected_logp"]) - sum(&["chosen_logp", "rejected_logp"]);
+    let near = |key: &str, want: f64| {
+        let got = found[key].as_f64().unwrap();
+        assert!((got - want).abs() <= 1e-9 * want.abs().max(1.0), "{key}: {got} for {want}");
+    };
+    near("kl", lost / (2 * scores.len()) as f64);
+    near("kl_per_token", lost / sum(&["chosen_tokens", "rejected_tokens"]));
+    let table = place.run(&[&["eval"], &args[..]].concat()).ok();
+    assert!(table.contains("KL ") && table.contains("nats a completion"), "{table}");
+}
+
+/// A template that prints the day, resumed on another one.
+#[test]
+fn a_run_keeps_the_date_of_its_template() {
+    let place = Place::new();
+    let template = "{{ strftime_now('%d %m %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let chat =
+        |text: &str| json!([{"role": "user", "content": "a b"}, {"role": "assistant", "content": text}]);
+    let lines: Vec<String> = (0..4)
+        .map(|i| {
+            json!({"chosen": chat(&format!("good {i}")), "rejected": chat(&format!("bad {i}"))}).to_string()
+        })
+        .collect();
+    place.write("chat.jsonl", lines.join("\n"));
+    place.llama_recipe(&[("data", json!({"train": "chat.jsonl", "chat_template": template}))]);
+    let on = |day: &str, args: &[&str]| {
+        let child = place.command(args).env("SOURCE_DATE_EPOCH", day).spawn().unwrap();
+        crate::common::program::finish(child)
+    };
+    // 2025-10-09 and 2033-05-18 are other digits, so other tokens.
+    on("1760000000", &TRAIN).ok();
+    let written = String::from_utf8(place.read("run/config.yaml")).unwrap();
+    assert!(written.contains("chat_template_date: 2025-10-09T08:53:20"), "{written}");
+    on("2000000000", &["train", "-c", "run.yaml", "--resume"]).ok();
+    // Without the configuration the checkpoint still knows.
+    std::fs::remove_file(place.path("run/config.yaml")).unwrap();
+    on("2000000000", &["train", "-c", "run.yaml", "--resume"]).ok();
+    let other = on(
+        "2000000000",
+        &["train", "-c", "run.yaml", "--resume", "--set", "data.chat_template_date=2033-05-18"],
+    );
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
+    let fresh = on("2000000000", &["train", "-c", "run.yaml", "--set", "output_dir=fresh"]);
+    fresh.ok();
+    assert_ne!(place.metrics("fresh"), place.metrics("run"), "the date is in the tokens");
+    let wrong =
+        on("0", &["train", "-c", "run.yaml", "--overwrite", "--set", "data.chat_template_date=tomorrow"]);
+    assert!(
+        wrong.code == Some(2) && wrong.stderr.contains("chat_template_date is tomorrow"),
+        "{}",
+        wrong.stderr
+    );
+}
