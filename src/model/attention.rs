@@ -5,11 +5,12 @@ use candle_core::{Device, Tensor};
 use super::cache::LayerCache;
 use super::norm::Norm;
 use super::pass::Context;
-use super::projection::{Projection, Saved as Kept};
+use super::projection::{self, Projection, Saved as Kept};
 use super::spec::{AttentionSpec, QkvSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::gradient::Gradient;
+use crate::ops::lora_linear::Input;
 use crate::ops::profile::timed;
 use crate::ops::rope::{self, Rotation};
 use crate::ops::tree_attention::{self, Heads, TreeSpans};
@@ -100,7 +101,7 @@ impl Attention {
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Result<(Tensor, Saved)> {
-        let (q, k, v, projections) = self.project(x, context)?;
+        let (q, k, v, projections) = self.project(&Input::new(x.clone()), context)?;
         let (q, k, raw) = match &self.qk_norm {
             None => (q, k, None),
             Some((q_norm, k_norm)) => (q_norm.forward(&q)?, k_norm.forward(&k)?, Some((q, k))),
@@ -116,7 +117,7 @@ impl Attention {
         let attention = timed("tree attention forward", 2 * flop, || {
             tree_attention::forward(&q, &k, &v, &self.heads, rows.trees)
         })?;
-        let (y, output) = self.output.forward(&attention.output, context)?;
+        let (y, output) = self.output.forward(&Input::new(attention.output.clone()), context)?;
         Ok((y, Saved { projections, raw, q, k, v, attention, output }))
     }
 
@@ -125,7 +126,7 @@ impl Attention {
     }
 
     /// Queries, keys and values, `[T, n·head_dim]` each.
-    fn project(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Tensor, Tensor, Vec<Kept>)> {
+    fn project(&self, x: &Input, context: &Context) -> Result<(Tensor, Tensor, Tensor, Vec<Kept>)> {
         match &self.qkv {
             Qkv::Separate([q, k, v]) => {
                 let ((q, q_kept), (k, k_kept)) = (q.forward(x, context)?, k.forward(x, context)?);
@@ -181,7 +182,8 @@ impl Attention {
         context: &Context,
         gradients: &mut [f32],
     ) -> Result<Gradient> {
-        let d_attention = self.output.backward(dy, &saved.output, context, None, gradients)?.finish()?;
+        let d_attention =
+            projection::backward(&[(&self.output, dy, &saved.output)], context, None, gradients)?.finish()?;
         let Saved { q, k, v, attention, .. } = saved;
         let flop = self.heads.flop(rows.trees);
         let (mut dq, mut dk, dv) = timed("tree attention backward", 5 * flop, || {
@@ -195,16 +197,15 @@ impl Attention {
             (dq, dk) = (q_norm.gradient(&dq, q_raw)?, k_norm.gradient(&dk, k_raw)?);
         }
         match &self.qkv {
-            Qkv::Separate(each) => {
-                let mut dx = None;
-                for ((projection, dy), kept) in each.iter().zip([&dq, &dk, &dv]).zip(&saved.projections) {
-                    dx = Some(projection.backward(dy, kept, context, dx, gradients)?);
-                }
-                dx.map_or_else(|| Gradient::of(dy), Ok)
+            Qkv::Separate([of_q, of_k, of_v]) => {
+                let kept = &saved.projections;
+                let all = [(of_q, &dq, &kept[0]), (of_k, &dk, &kept[1]), (of_v, &dv, &kept[2])];
+                projection::backward(&all, context, None, gradients)
             }
             Qkv::Fused { projection, per_head } => {
                 let dy = self.join([&dq, &dk, &dv], *per_head)?;
-                projection.backward(&dy, &saved.projections[0], context, None, gradients)
+                let all = [(projection, &dy, &saved.projections[0])];
+                projection::backward(&all, context, None, gradients)
             }
         }
     }

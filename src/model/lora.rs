@@ -128,16 +128,11 @@ impl Lora {
     }
 
     /// Adds a slot's gradients to the flat buffer `gradients`.
-    ///
-    /// # Errors
-    /// If the shapes do not fit.
-    pub fn add_gradients(&self, slot: usize, from: &LowRankGradients, gradients: &mut [f32]) -> Result<()> {
+    pub fn add_gradients(&self, slot: usize, from: &LowRankGradients, gradients: &mut [f32]) {
         let slot = &self.slots[slot];
         for (part, range) in [(&from.a, slot.a()), (&from.b, slot.b())] {
-            let part = part.flatten_all()?.to_vec1::<f32>()?;
             gradients[range].iter_mut().zip(part).for_each(|(sum, g)| *sum += g);
         }
-        Ok(())
     }
 
     /// One set that does what all of `parts` do together: their ranks side by side, each scale folded into its `B`.

@@ -3,24 +3,25 @@
 use candle_core::Tensor;
 
 use super::pass::Context;
-use super::projection::{Projection, Saved as Kept};
+use super::projection::{self, Projection, Saved as Kept};
 use super::spec::MlpSpec;
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::gated_act::{self, Activation};
 use crate::ops::gradient::Gradient;
+use crate::ops::lora_linear::Input;
 use crate::ops::profile::timed;
 
 /// An MLP with its weights.
 #[derive(Debug)]
 pub struct Mlp {
-    input: Input,
+    input: Maps,
     down: Projection,
     act: Activation,
 }
 
 #[derive(Debug)]
-enum Input {
+enum Maps {
     Gated { gate: Projection, up: Projection },
     Fused(Projection),
     Plain(Projection),
@@ -46,13 +47,13 @@ impl Mlp {
         let (input, down, act) = match spec {
             MlpSpec::Gated { gate, up, down, act } => {
                 let gate = Projection::load(gate, tensors, next)?;
-                (Input::Gated { gate, up: Projection::load(up, tensors, next)? }, down, *act)
+                (Maps::Gated { gate, up: Projection::load(up, tensors, next)? }, down, *act)
             }
             MlpSpec::FusedGated { gate_up, down, act } => {
-                (Input::Fused(Projection::load(gate_up, tensors, next)?), down, *act)
+                (Maps::Fused(Projection::load(gate_up, tensors, next)?), down, *act)
             }
             MlpSpec::Plain { up, down, act } => {
-                (Input::Plain(Projection::load(up, tensors, next)?), down, *act)
+                (Maps::Plain(Projection::load(up, tensors, next)?), down, *act)
             }
         };
         Ok(Self { input, down: Projection::load(down, tensors, next)?, act })
@@ -63,24 +64,25 @@ impl Mlp {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
+        let x = &Input::new(x.clone());
         let (gate, up, inputs) = match &self.input {
-            Input::Gated { gate, up } => {
+            Maps::Gated { gate, up } => {
                 let ((gate, gate_kept), (up, up_kept)) = (gate.forward(x, context)?, up.forward(x, context)?);
                 (gate, Some(up), vec![gate_kept, up_kept])
             }
-            Input::Fused(both) => {
+            Maps::Fused(both) => {
                 let (y, kept) = both.forward(x, context)?;
                 let half = y.dims2()?.1 / 2;
                 let part = |start| y.narrow(1, start, half)?.contiguous();
                 (part(0)?, Some(part(half)?), vec![kept])
             }
-            Input::Plain(up) => {
+            Maps::Plain(up) => {
                 let (y, kept) = up.forward(x, context)?;
                 (y, None, vec![kept])
             }
         };
         let h = timed("gated act forward", 0, || gated_act::forward(&gate, up.as_ref(), self.act))?;
-        let (y, down) = self.down.forward(&h, context)?;
+        let (y, down) = self.down.forward(&Input::new(h), context)?;
         Ok((y, Saved { inputs, gate, up, down }))
     }
 
@@ -95,7 +97,8 @@ impl Mlp {
         context: &Context,
         gradients: &mut [f32],
     ) -> Result<Gradient> {
-        let dh = self.down.backward(dy, &saved.down, context, None, gradients)?.finish()?;
+        let dh =
+            projection::backward(&[(&self.down, dy, &saved.down)], context, None, gradients)?.finish()?;
         let (d_gate, d_up) = match &saved.up {
             Some(up) => {
                 let (d_gate, d_up) =
@@ -105,16 +108,16 @@ impl Mlp {
             None => (gated_act::backward_plain(&dh, &saved.gate, self.act)?, None),
         };
         match (&self.input, d_up) {
-            (Input::Gated { gate, up }, Some(d_up)) => {
-                let dx = gate.backward(&d_gate, &saved.inputs[0], context, None, gradients)?;
-                up.backward(&d_up, &saved.inputs[1], context, Some(dx), gradients)
+            (Maps::Gated { gate, up }, Some(d_up)) => {
+                let all = [(gate, &d_gate, &saved.inputs[0]), (up, &d_up, &saved.inputs[1])];
+                projection::backward(&all, context, None, gradients)
             }
-            (Input::Fused(both), Some(d_up)) => {
+            (Maps::Fused(both), Some(d_up)) => {
                 let dy = Tensor::cat(&[&d_gate, &d_up], 1)?;
-                both.backward(&dy, &saved.inputs[0], context, None, gradients)
+                projection::backward(&[(both, &dy, &saved.inputs[0])], context, None, gradients)
             }
-            (Input::Gated { gate: one, .. } | Input::Fused(one) | Input::Plain(one), _) => {
-                one.backward(&d_gate, &saved.inputs[0], context, None, gradients)
+            (Maps::Gated { gate: one, .. } | Maps::Fused(one) | Maps::Plain(one), _) => {
+                projection::backward(&[(one, &d_gate, &saved.inputs[0])], context, None, gradients)
             }
         }
     }

@@ -9,7 +9,7 @@ use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::gradient::Gradient;
-use crate::ops::lora_linear::{self, Kept, LowRank};
+use crate::ops::lora_linear::{self, Branch, Input, Kept, LowRank};
 use crate::ops::{host, profile};
 
 /// A frozen linear map that may be adapted.
@@ -48,7 +48,8 @@ impl Projection {
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
+    pub fn forward(&self, input: &Input, context: &Context) -> Result<(Tensor, Saved)> {
+        let x = input.tensor();
         let paths = self.paths(context);
         let dropped = match (context.dropout, context.trained.and_then(|lora| lora.find(&self.module))) {
             (Some(dropout), Some(_)) => Some(dropout.mask(x, self.index)?),
@@ -60,42 +61,8 @@ impl Projection {
                 (*path, dropped.as_ref().filter(|_| trained.is_some()).map(|(masked, _)| masked))
             })
             .collect();
-        if inputs.is_empty() {
-            return Ok((self.linear.forward(x)?, Saved { x: x.clone(), z: Vec::new(), dropped: None }));
-        }
-        let (y, z) = lora_linear::forward(&self.linear, x, &inputs)?;
+        let (y, z) = lora_linear::forward(&self.linear, input, &inputs)?;
         Ok((y, Saved { x: x.clone(), z, dropped }))
-    }
-
-    /// `dy [T, out] → dx [T, in]`, onto what other readers of `x` gave; gradients of the trained path go to
-    /// `gradients`.
-    ///
-    /// # Errors
-    /// If the shapes do not fit.
-    pub fn backward(
-        &self,
-        dy: &Tensor,
-        saved: &Saved,
-        context: &Context,
-        onto: Option<Gradient>,
-        gradients: &mut [f32],
-    ) -> Result<Gradient> {
-        let mut dx = self.linear.backward(dy, onto)?;
-        for ((path, trained), z) in self.paths(context).iter().zip(&saved.z) {
-            let dropped = saved.dropped.as_ref().filter(|_| trained.is_some());
-            let kept =
-                Kept { x: dropped.map_or(&saved.x, |(masked, _)| masked), z, mask: dropped.map(|(_, m)| m) };
-            let products = if trained.is_some() { 4 } else { 2 };
-            let flop = products * z.elem_count() * (self.linear.inputs() + self.linear.outputs());
-            profile::timed("low-rank backward", flop, || -> Result<()> {
-                let found = lora_linear::backward(&mut dx, dy, path, kept, trained.is_some())?;
-                if let (Some(found), Some((lora, slot))) = (found, trained) {
-                    lora.add_gradients(*slot, &found, gradients)?;
-                }
-                Ok(())
-            })?;
-        }
-        Ok(dx)
     }
 
     /// The paths of a pass, with the set and slot of the trained one.
@@ -113,7 +80,36 @@ impl Projection {
     }
 }
 
-/// Elementwise product with a sum: `x + scale·y`, the residual connection.
+/// Projections of one input, backwards: `dy [T, out]` of each → `dx [T, in]`, onto what other readers of the input
+/// gave. Gradients of the trained paths are added to `gradients`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn backward(
+    projections: &[(&Projection, &Tensor, &Saved)],
+    context: &Context,
+    onto: Option<Gradient>,
+    gradients: &mut [f32],
+) -> Result<Gradient> {
+    let (mut branches, mut slots) = (Vec::with_capacity(projections.len()), Vec::new());
+    for (projection, dy, saved) in projections {
+        let mut paths = Vec::new();
+        for ((path, trained), z) in projection.paths(context).into_iter().zip(&saved.z) {
+            let dropped = saved.dropped.as_ref().filter(|_| trained.is_some());
+            let x = dropped.map_or(&saved.x, |(masked, _)| masked);
+            paths.push((path, Kept { x, z, mask: dropped.map(|(_, m)| m), trained: trained.is_some() }));
+            slots.extend(trained);
+        }
+        branches.push(Branch { linear: &projection.linear, dy, paths });
+    }
+    let (dx, found) = lora_linear::backward(&branches, onto)?;
+    for ((lora, slot), found) in slots.iter().zip(&found) {
+        lora.add_gradients(*slot, found, gradients);
+    }
+    Ok(dx)
+}
+
+/// `x + scale·y`, the residual connection.
 ///
 /// # Errors
 /// If the shapes do not fit.
@@ -123,10 +119,10 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
     }
     let (rows, width) = x.dims2()?;
     profile::timed("residual", 0, || {
-        let mut out = host::read(x)?.to_vec();
-        let y = host::read(y)?;
-        host::update_rows(&mut out, width, |row, out| {
-            crate::ops::simd::add_scaled(out, &y[row * width..(row + 1) * width], scale);
+        let (x, y) = (host::read(x)?, host::read(y)?);
+        let out = host::build_rows(rows, width, |row, out| {
+            let range = row * width..(row + 1) * width;
+            crate::ops::simd::scaled_sum(&x[range.clone()], &y[range], scale, out);
         });
         host::tensor(out, (rows, width))
     })

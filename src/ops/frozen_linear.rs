@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use super::gemm::{Operand, Precision, gemm, gemm_add};
-use super::gradient::Gradient;
+use super::gemm::{Operand, Packed, Precision, Segment, add_products, sum_of_products};
+use super::host;
 #[cfg(test)]
 use super::oracle;
-use super::{host, profile};
 use crate::error::Result;
 use crate::weights::{Elements, FrozenWeight};
 
@@ -53,7 +52,7 @@ impl Linear {
     }
 
     /// The weight as the right side of a product: outputs are lanes (`x·Wᵀ`), or inputs are (`dy·W`).
-    fn operand(&self, outputs_are_lanes: bool) -> Operand<'_> {
+    pub(super) fn operand(&self, outputs_are_lanes: bool) -> Operand<'_> {
         self.rows_operand(0..self.outputs(), outputs_are_lanes)
     }
 
@@ -80,11 +79,12 @@ impl Linear {
     }
 
     /// Arithmetic of one product of `rows` rows.
-    fn flop(&self, rows: usize) -> usize {
+    pub(super) fn flop(&self, rows: usize) -> usize {
         2 * rows * self.inputs() * self.outputs()
     }
 
-    fn precision(&self) -> Precision {
+    /// What its products are rounded to.
+    pub(super) fn precision(&self) -> Precision {
         Precision::of(&self.weight.elements())
     }
 
@@ -110,52 +110,30 @@ impl Linear {
         if !x.device().is_cpu() {
             return self.reference(x);
         }
-        let y = self.forward_slice(&host::read(x)?, rows);
-        host::tensor(y, (rows, self.outputs()))
+        let x = host::read(x)?;
+        let x = Packed::new(&Operand::by_row(Elements::F32(&x), rows, self.inputs()), self.precision());
+        host::tensor(self.products(&x, Vec::new()), (rows, self.outputs()))
     }
 
-    /// As [`Linear::forward`], over slices.
-    pub(super) fn forward_slice(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        let (x, weight) = (Operand::by_row(Elements::F32(x), rows, self.inputs()), self.operand(true));
-        profile::timed("frozen_linear forward", self.flop(rows), || match &self.bias {
-            None => gemm(&x, &weight, self.precision()),
+    /// `x·Wᵀ + b`, and what `more` adds, in one pass over the output.
+    pub(super) fn products<'a>(&'a self, x: &'a Packed, more: Vec<Segment<'a>>) -> Vec<f32> {
+        let mut segments = vec![Segment { a: x, b: self.operand(true) }];
+        segments.extend(more);
+        match &self.bias {
+            None => sum_of_products(&segments),
             Some(bias) => {
-                let mut y = host::build_rows(rows, bias.len(), |_, row| row.copy_from_slice(bias));
-                gemm_add(&mut y, &x, &weight, self.precision());
+                let mut y = host::build_rows(x.rows(), bias.len(), |_, row| row.copy_from_slice(bias));
+                add_products(&mut y, &segments);
                 y
             }
-        })
-    }
-
-    /// `dy [T, out] → dx [T, in]`, added to `onto` if there is one.
-    ///
-    /// # Errors
-    /// If the shapes do not fit.
-    pub fn backward(&self, dy: &Tensor, onto: Option<Gradient>) -> Result<Gradient> {
-        let (rows, _) = dy.dims2()?;
-        if !dy.device().is_cpu() {
-            let weight = self.weight.to_tensor(dy.device())?;
-            let dx = if self.transposed { dy.matmul(&weight.t()?)? } else { dy.matmul(&weight)? };
-            return Ok(Gradient::Device(match onto {
-                Some(sum) => (sum.finish()? + dx)?,
-                None => dx,
-            }));
         }
-        let dy = host::read(dy)?;
-        let (dy, weight) = (Operand::by_row(Elements::F32(&dy), rows, self.outputs()), self.operand(false));
-        profile::timed("frozen_linear backward", self.flop(rows), || match onto {
-            Some(Gradient::Host { mut data, columns }) => {
-                gemm_add(&mut data, &dy, &weight, self.precision());
-                Ok(Gradient::Host { data, columns })
-            }
-            _ => Ok(Gradient::Host { data: gemm(&dy, &weight, self.precision()), columns: self.inputs() }),
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::lora_linear::{Branch, backward};
     use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
     use crate::weights::DType;
 
@@ -171,7 +149,8 @@ mod tests {
         for (transposed, bias) in [(false, false), (false, true), (true, true)] {
             let linear = linear(transposed, bias);
             assert_same(&linear.forward(&x).unwrap(), &linear.reference(&x).unwrap(), 1e-6, "forward");
-            let dx = linear.backward(&dy, None).unwrap().finish().unwrap();
+            let branch = Branch { linear: &linear, dy: &dy, paths: Vec::new() };
+            let dx = backward(&[branch], None).unwrap().0.finish().unwrap();
             let want = oracle::gradients(&[&x], &dy, |x| linear.reference(&x[0])).unwrap();
             assert_same(&dx, &want[0], 1e-6, "backward");
             assert_finite_differences(&x, &dy, &dx, |x| linear.forward(x));

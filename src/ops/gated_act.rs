@@ -154,11 +154,8 @@ pub fn backward(dh: &Tensor, gate: &Tensor, up: &Tensor, act: Activation) -> Res
     }
     let (rows, width) = dh.dims2()?;
     let (dh, gate, up) = (host::read(dh)?, host::read(gate)?, host::read(up)?);
-    use rayon::prelude::*;
-    let (mut d_gate, mut d_up) = (vec![0.0; rows * width], vec![0.0; rows * width]);
-    let chunk = (1usize << 14).div_ceil(width.max(1)).max(1) * width.max(1);
-    d_gate.par_chunks_mut(chunk).zip(d_up.par_chunks_mut(chunk)).enumerate().for_each(|(c, (dg, du))| {
-        let range = c * chunk..c * chunk + dg.len();
+    let (d_gate, d_up) = host::build_two(rows, width, |r, dg, du| {
+        let range = r * width..(r + 1) * width;
         dg.copy_from_slice(&dh[range.clone()]);
         backward_row(act, &gate[range.clone()], &up[range], dg, du);
     });

@@ -26,7 +26,7 @@ impl Gradient {
     /// If the device has no room.
     pub fn zeros(rows: usize, columns: usize, device: &Device) -> Result<Self> {
         if device.is_cpu() {
-            return Ok(Self::Host { data: vec![0.0; rows * columns], columns });
+            return Ok(Self::Host { data: host::zeros(rows * columns), columns });
         }
         Ok(Self::Device(Tensor::zeros((rows, columns), candle_core::DType::F32, device)?))
     }
@@ -39,7 +39,7 @@ impl Gradient {
         if !tensor.device().is_cpu() {
             return Ok(Self::Device(tensor.clone()));
         }
-        Ok(Self::Host { data: host::read(tensor)?.to_vec(), columns: tensor.dims2()?.1 })
+        Ok(Self::Host { data: host::copy(&host::read(tensor)?), columns: tensor.dims2()?.1 })
     }
 
     /// Adds a tensor of the same shape.
@@ -52,7 +52,7 @@ impl Gradient {
                 let part = host::read(part)?;
                 host::update_rows(data, *columns, |row, out| {
                     let from = &part[row * out.len()..(row + 1) * out.len()];
-                    out.iter_mut().zip(from).for_each(|(o, p)| *o += p);
+                    super::simd::add_scaled(out, from, 1.0);
                 });
             }
             Self::Device(sum) => *sum = (&*sum + part)?,

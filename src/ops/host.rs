@@ -1,8 +1,10 @@
 //! From tensors to slices and back: a CPU tensor's numbers, borrowed, and a tensor made of an owned buffer.
 
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{Device, Shape, Storage, Tensor};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -48,19 +50,94 @@ pub fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
 }
 
-/// A new `[rows, columns]` buffer, each row written by `fill(row, out)`, rows in parallel.
+/// Numbers a task takes: enough to be worth a hand-over between threads, few enough to stay in its cache.
+const TASK: usize = 1 << 14;
+
+/// Rows of a task.
+fn task_rows(columns: usize) -> usize {
+    TASK.div_ceil(columns.max(1)).max(1)
+}
+
+/// Zeros, written by the thread that goes on to fill them: they are still in its cache then.
+fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    part.fill(MaybeUninit::new(0.0));
+    // SAFETY: every element was just written.
+    unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast(), part.len()) }
+}
+
+/// A new `[rows, columns]` buffer, each row written by `fill(row, out)` over zeros, rows in parallel.
 pub fn build_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
-    update_rows(&mut out, columns, fill);
+    let (size, chunk) = (rows * columns, task_rows(columns));
+    let mut out: Vec<f32> = Vec::with_capacity(size);
+    let task = |c: usize, part: &mut [MaybeUninit<f32>]| {
+        for (r, row) in zeroed(part).chunks_exact_mut(columns.max(1)).enumerate() {
+            fill(c * chunk + r, row);
+        }
+    };
+    let spare = &mut out.spare_capacity_mut()[..size];
+    if size <= TASK {
+        task(0, spare);
+    } else {
+        spare.par_chunks_mut(chunk * columns).enumerate().for_each(|(c, part)| task(c, part));
+    }
+    // SAFETY: the chunks partition the buffer, and `zeroed` initialised each.
+    unsafe { out.set_len(size) };
+    out
+}
+
+/// As [`build_rows`], two buffers of the same shape at once.
+pub fn build_two(
+    rows: usize,
+    columns: usize,
+    fill: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) -> (Vec<f32>, Vec<f32>) {
+    let (size, chunk) = (rows * columns, task_rows(columns));
+    let (mut first, mut second): (Vec<f32>, Vec<f32>) = (Vec::with_capacity(size), Vec::with_capacity(size));
+    let parts = first.spare_capacity_mut()[..size]
+        .par_chunks_mut((chunk * columns).max(1))
+        .zip(second.spare_capacity_mut()[..size].par_chunks_mut((chunk * columns).max(1)));
+    parts.enumerate().for_each(|(c, (a, b))| {
+        let rows = zeroed(a).chunks_exact_mut(columns.max(1)).zip(zeroed(b).chunks_exact_mut(columns.max(1)));
+        for (r, (a, b)) in rows.enumerate() {
+            fill(c * chunk + r, a, b);
+        }
+    });
+    // SAFETY: as above, of both.
+    unsafe {
+        first.set_len(size);
+        second.set_len(size);
+    }
+    (first, second)
+}
+
+/// `size` zeros.
+pub fn zeros(size: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(size);
+    out.spare_capacity_mut()[..size].par_chunks_mut(TASK).for_each(|part| {
+        zeroed(part);
+    });
+    // SAFETY: the chunks partition the buffer, and `zeroed` initialised each.
+    unsafe { out.set_len(size) };
+    out
+}
+
+/// A copy, made by all threads.
+pub fn copy(from: &[f32]) -> Vec<f32> {
+    let mut out: Vec<f32> = Vec::with_capacity(from.len());
+    from.par_chunks(TASK).zip(out.spare_capacity_mut().par_chunks_mut(TASK)).for_each(|(from, to)| {
+        to.iter_mut().zip(from).for_each(|(to, from)| {
+            to.write(*from);
+        });
+    });
+    // SAFETY: every chunk of `from` was written to its place.
+    unsafe { out.set_len(from.len()) };
     out
 }
 
 /// Changes each row of `[rows, columns]` in place, rows in parallel.
 pub fn update_rows(out: &mut [f32], columns: usize, change: impl Fn(usize, &mut [f32]) + Sync) {
-    use rayon::prelude::*;
-    // Enough numbers a task to be worth a hand-over between threads.
-    let chunk = (1usize << 14).div_ceil(columns.max(1)).max(1);
-    if out.len() <= 1 << 14 {
+    let chunk = task_rows(columns);
+    if out.len() <= TASK {
         out.chunks_exact_mut(columns.max(1)).enumerate().for_each(|(row, out)| change(row, out));
         return;
     }
@@ -69,4 +146,25 @@ pub fn update_rows(out: &mut [f32], columns: usize, change: impl Fn(usize, &mut 
             change(c * chunk + r, out);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_built_in_place_whatever_their_number() {
+        for (rows, columns) in [(0, 5), (3, 7), (5000, 13), (2, 40_000)] {
+            let out = build_rows(rows, columns, |row, out| {
+                assert!(out.iter().all(|x| *x == 0.0));
+                out[0] = row as f32 + 1.0;
+            });
+            assert_eq!(out.len(), rows * columns);
+            assert!(out.iter().step_by(columns).enumerate().all(|(row, x)| *x == row as f32 + 1.0));
+            let (a, b) = build_two(rows, columns, |row, a, b| (a[0], b[0]) = (row as f32, -(row as f32)));
+            assert!((a.len(), b.len()) == (out.len(), out.len()) && a.iter().zip(&b).all(|(a, b)| *a == -b));
+            assert_eq!(copy(&out), out);
+        }
+        assert_eq!(zeros(100_000), vec![0.0; 100_000]);
+    }
 }

@@ -2,11 +2,17 @@
 //!
 //! With `z = x·Aᵀ [T, r]` kept from the forward pass, the backward pass is
 //! `dz = s·dy·B`, `dA = dzᵀ·x`, `dB = s·dyᵀ·z`, `dx = dy·W + dz·A`. A frozen path contributes to `dx` alone.
+//!
+//! What is shared is done once: an input is packed once for all maps that read it, a low-rank path rides through the
+//! output with its map's product, and maps with one input write one `dx` (query, key and value; gate and up).
+
+use std::cell::OnceCell;
 
 use candle_core::Tensor;
+use half::bf16;
 
 use super::frozen_linear::Linear;
-use super::gemm::{Operand, Precision, gemm, gemm_add};
+use super::gemm::{Operand, Packed, Precision, Segment, add_products, gemm, sum_of_products};
 use super::gradient::Gradient;
 use super::{host, oracle, profile};
 use crate::error::Result;
@@ -26,10 +32,43 @@ pub struct LowRank<'a> {
 /// The gradients of a trained path.
 #[derive(Debug)]
 pub struct LowRankGradients {
-    /// `dA [r, in]`.
-    pub a: Tensor,
-    /// `dB [out, r]`.
-    pub b: Tensor,
+    /// `dA [r, in]`, row-major.
+    pub a: Vec<f32>,
+    /// `dB [out, r]`, row-major.
+    pub b: Vec<f32>,
+}
+
+/// An input of several maps: packed when the first of them needs it, for each precision once.
+pub struct Input {
+    x: Tensor,
+    packed: [OnceCell<Packed>; 2],
+}
+
+impl Input {
+    /// The input `x [T, in]`.
+    pub fn new(x: Tensor) -> Self {
+        Self { x, packed: [OnceCell::new(), OnceCell::new()] }
+    }
+
+    /// `x`.
+    pub fn tensor(&self) -> &Tensor {
+        &self.x
+    }
+
+    fn packed(&self, precision: Precision) -> Result<&Packed> {
+        let cell = &self.packed[usize::from(precision == Precision::Bf16)];
+        if let Some(packed) = cell.get() {
+            return Ok(packed);
+        }
+        let packed = profile::timed("linear packing", 0, || pack(&self.x, precision))?;
+        Ok(cell.get_or_init(|| packed))
+    }
+}
+
+/// A tensor `[T, k]` as the left operand of products.
+fn pack(x: &Tensor, precision: Precision) -> Result<Packed> {
+    let ((rows, width), x) = (x.dims2()?, host::read(x)?);
+    Ok(Packed::new(&Operand::by_row(Elements::F32(&x), rows, width), precision))
 }
 
 /// The plain form of one path, added to `y`.
@@ -42,58 +81,93 @@ pub fn reference(y: &Tensor, x: &Tensor, path: &LowRank) -> Result<Tensor> {
 }
 
 /// Forward: `x [T, in] → y [T, out]`, and `z = x'·Aᵀ [T, r]` of each path, where `x'` is `x` or, under dropout, the
-/// masked input that `inputs` gives for that path.
+/// masked input that stands beside the path.
 ///
 /// # Errors
 /// If the shapes do not fit.
 pub fn forward(
     linear: &Linear,
-    x: &Tensor,
+    input: &Input,
     paths: &[(LowRank, Option<&Tensor>)],
 ) -> Result<(Tensor, Vec<Tensor>)> {
+    let x = input.tensor();
     if !x.device().is_cpu() {
         let mut y = linear.reference(x)?;
         let mut kept = Vec::with_capacity(paths.len());
-        for (path, input) in paths {
-            y = reference(&y, input.unwrap_or(x), path)?;
-            kept.push(input.unwrap_or(x).matmul(&path.a.t()?)?);
+        for (path, masked) in paths {
+            y = reference(&y, masked.unwrap_or(x), path)?;
+            kept.push(masked.unwrap_or(x).matmul(&path.a.t()?)?);
         }
         return Ok((y, kept));
     }
-    let (rows, _) = x.dims2()?;
-    let mut y = linear.forward_slice(&host::read(x)?, rows);
-    let mut kept = Vec::with_capacity(paths.len());
-    for (path, input) in paths {
-        let (rank, _) = path.a.dims2()?;
-        let flop = 2 * rows * rank * (linear.inputs() + linear.outputs());
-        let z = profile::timed("low-rank forward", flop, || -> Result<_> {
-            let z = product(&host::read(input.unwrap_or(x))?, rows, &host::read(path.a)?, rank);
-            add_up_projection(&mut y, &z, rows, path, linear.outputs())?;
-            Ok(z)
+    let ((rows, _), packed) = (x.dims2()?, input.packed(linear.precision())?);
+    let (mut kept, mut ups) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
+    for (path, masked) in paths {
+        let (rank, inputs) = path.a.dims2()?;
+        let z = profile::timed("low-rank forward", 2 * rows * rank * inputs, || -> Result<_> {
+            let a = host::read(path.a)?;
+            Ok(match masked {
+                Some(masked) => narrow(&pack(masked, linear.precision())?, &a, rank, Side::Rows),
+                None => narrow(packed, &a, rank, Side::Rows),
+            })
         })?;
+        ups.push((scaled(&z, path.scale, rank), host::read(path.b)?, rank));
         kept.push(host::tensor(z, (rows, rank))?);
     }
+    let ranks: usize = ups.iter().map(|(_, _, rank)| rank).sum();
+    let flop = linear.flop(rows) + 2 * rows * ranks * linear.outputs();
+    let y = profile::timed("linear forward", flop, || {
+        let more = ups
+            .iter()
+            .map(|(z, b, rank)| Segment {
+                a: z,
+                b: Operand::by_row(Elements::F32(b), linear.outputs(), *rank),
+            })
+            .collect();
+        linear.products(packed, more)
+    });
     Ok((host::tensor(y, (rows, linear.outputs()))?, kept))
 }
 
-/// `x [rows, k] · wᵀ` for a row-major `w [outputs, k]`.
-fn product(x: &[f32], rows: usize, w: &[f32], outputs: usize) -> Vec<f32> {
-    let k = x.len() / rows.max(1);
-    let (x, w) = (Operand::by_row(Elements::F32(x), rows, k), Operand::by_row(Elements::F32(w), outputs, k));
-    gemm(&x, &w, Precision::F32)
+/// How a thin matrix stands in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// `[r, k]`, as `A`.
+    Rows,
+    /// `[k, r]`, as `B`.
+    Columns,
 }
 
-/// `y += s·z·Bᵀ`; the scale goes to the small `z`.
-fn add_up_projection(y: &mut [f32], z: &[f32], rows: usize, path: &LowRank, outputs: usize) -> Result<()> {
-    let scaled: Vec<f32> = z.iter().map(|z| z * path.scale).collect();
-    let rank = scaled.len() / rows.max(1);
-    let b = host::read(path.b)?;
-    let (z, b) = (
-        Operand::by_row(Elements::F32(&scaled), rows, rank),
-        Operand::by_row(Elements::F32(&b), outputs, rank),
-    );
-    gemm_add(y, &z, &b, Precision::F32);
-    Ok(())
+/// `x [T, k]` times a thin f32 matrix: `[T, r]`. Where packing rounded `x` to bf16 the thin matrix enters as two bf16
+/// terms that hold 16 of its 24 bits, for the price of one panel: its small steps are not lost to rounding.
+fn narrow(x: &Packed, thin: &[f32], rank: usize, side: Side) -> Vec<f32> {
+    let k = thin.len() / rank.max(1);
+    let operand = |data, rank| match side {
+        Side::Rows => Operand::by_row(Elements::F32(data), rank, k),
+        Side::Columns => Operand::by_column(Elements::F32(data), k, rank),
+    };
+    if !x.rounded() {
+        return sum_of_products(&[Segment { a: x, b: operand(thin, rank) }]);
+    }
+    let rest = |x: &f32| x - bf16::from_f32(*x).to_f32();
+    let split: Vec<f32> = match side {
+        Side::Rows => thin.iter().copied().chain(thin.iter().map(rest)).collect(),
+        Side::Columns => thin
+            .chunks_exact(rank.max(1))
+            .flat_map(|row| row.iter().copied().chain(row.iter().map(rest)))
+            .collect(),
+    };
+    let both = sum_of_products(&[Segment { a: x, b: operand(&split, 2 * rank) }]);
+    both.chunks_exact(2 * rank.max(1))
+        .flat_map(|row| row[..rank].iter().zip(&row[rank..]).map(|(high, low)| high + low))
+        .collect()
+}
+
+/// `s·z [T, r]` as a left operand: the scale goes to the small factor.
+fn scaled(z: &[f32], scale: f32, rank: usize) -> Packed {
+    let scaled: Vec<f32> = z.iter().map(|z| z * scale).collect();
+    let rows = scaled.len() / rank.max(1);
+    Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), Precision::F32)
 }
 
 /// What backward needs of a path beside the path itself.
@@ -105,129 +179,171 @@ pub struct Kept<'a> {
     pub z: &'a Tensor,
     /// The dropout factors `[T, in]`, if there were any.
     pub mask: Option<&'a Tensor>,
+    /// Whether its gradients are wanted.
+    pub trained: bool,
 }
 
-/// Backward of one path: adds its part of `dx [T, in]` to `dx`, and returns `dA` and `dB` when `trained`.
+/// A map, the gradient of its output `[T, out]`, and its paths. Branches read one input.
+pub struct Branch<'a> {
+    /// The map.
+    pub linear: &'a Linear,
+    /// `dy [T, out]`.
+    pub dy: &'a Tensor,
+    /// Its paths and what they kept.
+    pub paths: Vec<(LowRank<'a>, Kept<'a>)>,
+}
+
+/// Backward of the maps of one input: `dx [T, in]`, added to `onto` if there is one, and the gradients of the trained
+/// paths in order.
 ///
 /// # Errors
 /// If the shapes do not fit.
-pub fn backward(
-    dx: &mut Gradient,
-    dy: &Tensor,
-    path: &LowRank,
-    kept: Kept,
-    trained: bool,
-) -> Result<Option<LowRankGradients>> {
-    let Gradient::Host { data: dx, .. } = dx else { return backward_plain(dx, dy, path, kept, trained) };
-    let ((rows, outputs), (rank, inputs)) = (dy.dims2()?, path.a.dims2()?);
-    let (dy, a, b) = (host::read(dy)?, host::read(path.a)?, host::read(path.b)?);
-    let f32s = Elements::F32;
-    // dz = s·dy·B [T, r]
-    let mut dz = gemm(
-        &Operand::by_row(f32s(&dy), rows, outputs),
-        &Operand::by_column(f32s(&b), outputs, rank),
-        Precision::F32,
-    );
-    dz.iter_mut().for_each(|dz| *dz *= path.scale);
-    let (dz_rows, a_columns) =
-        (Operand::by_row(f32s(&dz), rows, rank), Operand::by_column(f32s(&a), rank, inputs));
-    match kept.mask {
-        None => gemm_add(dx, &dz_rows, &a_columns, Precision::F32),
-        Some(mask) => {
-            let through = gemm(&dz_rows, &a_columns, Precision::F32);
-            let mask = host::read(mask)?;
-            dx.iter_mut().zip(through.iter().zip(&*mask)).for_each(|(dx, (g, m))| *dx += g * m);
+pub fn backward(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient, Vec<LowRankGradients>)> {
+    let Some(first) = branches.first() else {
+        return Err(crate::error::Error::Model("a backward pass without a linear map".into()));
+    };
+    if !first.dy.device().is_cpu() {
+        return backward_plain(branches, onto);
+    }
+    let rows = first.dy.dims2()?.0;
+    let mut dys = Vec::with_capacity(branches.len());
+    let mut paths = Vec::new();
+    for branch in branches {
+        let packed = profile::timed("linear packing", 0, || pack(branch.dy, branch.linear.precision()))?;
+        for (path, kept) in &branch.paths {
+            let (outputs, rank) = path.b.dims2()?;
+            // dz = s·dy·B [T, r]
+            let mut dz = profile::timed("low-rank backward", 2 * rows * rank * outputs, || {
+                Ok::<_, crate::error::Error>(narrow(&packed, &host::read(path.b)?, rank, Side::Columns))
+            })?;
+            dz.iter_mut().for_each(|dz| *dz *= path.scale);
+            paths.push(PathGradient {
+                path: *path,
+                kept: *kept,
+                dy: branch.dy,
+                packed: scaled(&dz, 1.0, rank),
+                dz,
+                rank,
+            });
+        }
+        dys.push(packed);
+    }
+    let mut dx = input_gradient(branches, &dys, &paths, onto)?;
+    drop(dys);
+    let mut gradients = Vec::new();
+    for path in &paths {
+        path.through_mask(&mut dx)?;
+        if path.kept.trained {
+            gradients.push(path.gradients()?);
         }
     }
-    if !trained {
-        return Ok(None);
+    Ok((dx, gradients))
+}
+
+/// `dx = Σ dy·W + Σ dz·A`, but for masked paths.
+fn input_gradient(
+    branches: &[Branch],
+    dys: &[Packed],
+    paths: &[PathGradient],
+    onto: Option<Gradient>,
+) -> Result<Gradient> {
+    let inputs = branches[0].linear.inputs();
+    let mut flop = 0;
+    let mut segments = Vec::new();
+    for (branch, dy) in branches.iter().zip(dys) {
+        flop += branch.linear.flop(dy.rows());
+        segments.push(Segment { a: dy, b: branch.linear.operand(false) });
     }
-    let (x, z) = (host::read(kept.x)?, host::read(kept.z)?);
-    let by_rank = |small| Operand::by_column(f32s(small), rows, rank);
-    // dA = dzᵀ·x [r, in]; dBᵀ = zᵀ·dy [r, out], so that the long side is the vectorised one.
-    let da = gemm(&by_rank(&dz), &Operand::by_column(f32s(&x), rows, inputs), Precision::F32);
-    let db_transposed = gemm(&by_rank(&z), &Operand::by_column(f32s(&dy), rows, outputs), Precision::F32);
-    let mut db = vec![0.0; outputs * rank];
-    for (r, row) in db_transposed.chunks_exact(outputs.max(1)).enumerate() {
-        row.iter().enumerate().for_each(|(o, value)| db[o * rank + r] = value * path.scale);
+    let plain: Vec<&PathGradient> = paths.iter().filter(|path| path.kept.mask.is_none()).collect();
+    let factors = plain.iter().map(|p| host::read(p.path.a)).collect::<Result<Vec<_>>>()?;
+    for (path, a) in plain.iter().zip(&factors) {
+        flop += 2 * path.packed.rows() * path.rank * inputs;
+        let a = Operand::by_column(Elements::F32(a), path.rank, inputs);
+        segments.push(Segment { a: &path.packed, b: a });
     }
-    Ok(Some(LowRankGradients { a: host::tensor(da, (rank, inputs))?, b: host::tensor(db, (outputs, rank))? }))
+    Ok(profile::timed("linear backward", flop, || match onto {
+        Some(Gradient::Host { mut data, columns }) => {
+            add_products(&mut data, &segments);
+            Gradient::Host { data, columns }
+        }
+        _ => Gradient::Host { data: sum_of_products(&segments), columns: inputs },
+    }))
+}
+
+/// A path on its way back.
+struct PathGradient<'a> {
+    path: LowRank<'a>,
+    kept: Kept<'a>,
+    dy: &'a Tensor,
+    /// `s·dy·B [T, r]`.
+    dz: Vec<f32>,
+    packed: Packed,
+    rank: usize,
+}
+
+impl PathGradient<'_> {
+    /// Adds `mask∘(dz·A)` where there is a mask.
+    fn through_mask(&self, dx: &mut Gradient) -> Result<()> {
+        let (Some(mask), Gradient::Host { data, columns }) = (self.kept.mask, dx) else { return Ok(()) };
+        let (a, mask) = (host::read(self.path.a)?, host::read(mask)?);
+        let a = Operand::by_column(Elements::F32(&a), self.rank, *columns);
+        let through = sum_of_products(&[Segment { a: &self.packed, b: a }]);
+        data.iter_mut().zip(through.iter().zip(&*mask)).for_each(|(dx, (g, m))| *dx += g * m);
+        Ok(())
+    }
+
+    /// `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]`, the long sides vectorised.
+    fn gradients(&self) -> Result<LowRankGradients> {
+        let (x, z, dy) = (host::read(self.kept.x)?, host::read(self.kept.z)?, host::read(self.dy)?);
+        let rows = self.dz.len() / self.rank.max(1);
+        let across = |thin: &[f32], wide: &[f32]| {
+            let by_column = |data, lanes| Operand::by_column(Elements::F32(data), rows, lanes);
+            gemm(&by_column(thin, self.rank), &by_column(wide, wide.len() / rows.max(1)), Precision::F32)
+        };
+        let flop = 2 * self.rank * (x.len() + dy.len());
+        Ok(profile::timed("low-rank gradients", flop, || {
+            let (a, db_transposed) = (across(&self.dz, &x), across(&z, &dy));
+            let outputs = dy.len() / rows.max(1);
+            let mut b = vec![0.0; outputs * self.rank];
+            for (r, row) in db_transposed.chunks_exact(outputs.max(1)).enumerate() {
+                row.iter().enumerate().for_each(|(o, value)| b[o * self.rank + r] = value * self.path.scale);
+            }
+            LowRankGradients { a, b }
+        }))
+    }
 }
 
 /// [`backward`] in plain tensor operations, off the CPU.
-fn backward_plain(
-    dx: &mut Gradient,
-    dy: &Tensor,
-    path: &LowRank,
-    kept: Kept,
-    trained: bool,
-) -> Result<Option<LowRankGradients>> {
-    let grads = oracle::gradients(&[kept.x, path.a, path.b], dy, |v| {
-        reference(&dy.zeros_like()?, &v[0], &LowRank { a: &v[1], b: &v[2], scale: path.scale })
-    })?;
-    dx.add(&match kept.mask {
-        Some(mask) => (&grads[0] * mask)?,
-        None => grads[0].clone(),
-    })?;
-    Ok(trained.then(|| LowRankGradients { a: grads[1].clone(), b: grads[2].clone() }))
+fn backward_plain(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient, Vec<LowRankGradients>)> {
+    let mut dx = onto;
+    let mut gradients = Vec::new();
+    let add = |dx: &mut Option<Gradient>, part: Tensor| match dx {
+        Some(sum) => sum.add(&part),
+        None => {
+            *dx = Some(Gradient::of(&part)?);
+            Ok(())
+        }
+    };
+    for Branch { linear, dy, paths } in branches {
+        let weight = linear.weight().to_tensor(dy.device())?;
+        add(&mut dx, if linear.transposed() { dy.matmul(&weight.t()?)? } else { dy.matmul(&weight)? })?;
+        for (path, kept) in paths {
+            let grads = oracle::gradients(&[kept.x, path.a, path.b], dy, |v| {
+                reference(&dy.zeros_like()?, &v[0], &LowRank { a: &v[1], b: &v[2], scale: path.scale })
+            })?;
+            let through = match kept.mask {
+                Some(mask) => (&grads[0] * mask)?,
+                None => grads[0].clone(),
+            };
+            add(&mut dx, through)?;
+            if kept.trained {
+                let numbers = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+                gradients.push(LowRankGradients { a: numbers(&grads[1])?, b: numbers(&grads[2])? });
+            }
+        }
+    }
+    dx.map(|dx| (dx, gradients)).ok_or_else(|| crate::error::Error::Model("no linear map".into()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
-    use crate::weights::FrozenWeight;
-
-    #[test]
-    fn forward_and_every_gradient_match_the_plain_form() {
-        let (x, dy) = (noise(&[11, 9], 1), noise(&[11, 20], 2));
-        let (a, b) = (noise(&[3, 9], 3), noise(&[20, 3], 4));
-        let weight = FrozenWeight::from_f32(numbers(&noise(&[20, 9], 5)), &[20, 9]).unwrap();
-        let linear = Linear::new(weight, false, None);
-        let path = LowRank { a: &a, b: &b, scale: 1.7 };
-        let plain = |x: &Tensor, a: &Tensor, b: &Tensor| {
-            reference(&linear.reference(x)?, x, &LowRank { a, b, scale: 1.7 })
-        };
-
-        let (y, z) = forward(&linear, &x, &[(path, None)]).unwrap();
-        assert_same(&y, &plain(&x, &a, &b).unwrap(), 1e-6, "forward");
-        let want = oracle::gradients(&[&x, &a, &b], &dy, |v| plain(&v[0], &v[1], &v[2])).unwrap();
-        let kept = Kept { x: &x, z: &z[0], mask: None };
-        let mut dx = linear.backward(&dy, None).unwrap();
-        let got = backward(&mut dx, &dy, &path, kept, true).unwrap().unwrap();
-        let dx = dx.finish().unwrap();
-        // Off the CPU the plain form does the same.
-        let mut elsewhere = Gradient::Device(linear.backward(&dy, None).unwrap().finish().unwrap());
-        let plainly = backward(&mut elsewhere, &dy, &path, kept, true).unwrap().unwrap();
-        assert_same(&elsewhere.finish().unwrap(), &dx, 2e-6, "plain dx");
-        assert_same(&plainly.a, &got.a, 2e-6, "plain dA");
-        assert_same(&plainly.b, &got.b, 2e-6, "plain dB");
-        for (got, want, what) in [(&dx, &want[0], "dx"), (&got.a, &want[1], "dA"), (&got.b, &want[2], "dB")] {
-            assert_same(got, want, 2e-6, what);
-        }
-        let run = |x: &Tensor, a: &Tensor, b: &Tensor| {
-            Ok(forward(&linear, x, &[(LowRank { a, b, scale: 1.7 }, None)])?.0)
-        };
-        assert_finite_differences(&x, &dy, &dx, |x| run(x, &a, &b));
-        assert_finite_differences(&a, &dy, &got.a, |a| run(&x, a, &b));
-        assert_finite_differences(&b, &dy, &got.b, |b| run(&x, &a, b));
-    }
-
-    #[test]
-    fn a_mask_acts_on_the_path_alone() {
-        let (x, dy, mask) = (noise(&[5, 4], 1), noise(&[5, 6], 2), noise(&[5, 4], 7));
-        let (a, b) = (noise(&[2, 4], 3), noise(&[6, 2], 4));
-        let weight = FrozenWeight::from_f32(numbers(&noise(&[6, 4], 5)), &[6, 4]).unwrap();
-        let linear = Linear::new(weight, false, None);
-        let path = LowRank { a: &a, b: &b, scale: 0.5 };
-        let masked = (&x * &mask).unwrap();
-        let (y, z) = forward(&linear, &x, &[(path, Some(&masked))]).unwrap();
-        let plain = |x: &Tensor| reference(&linear.reference(x)?, &(x * &mask)?, &path);
-        assert_same(&y, &plain(&x).unwrap(), 1e-6, "forward");
-        let want = oracle::gradients(&[&x], &dy, |v| plain(&v[0])).unwrap();
-        let mut dx = linear.backward(&dy, None).unwrap();
-        let kept = Kept { x: &masked, z: &z[0], mask: Some(&mask) };
-        assert!(backward(&mut dx, &dy, &path, kept, false).unwrap().is_none());
-        assert_same(&dx.finish().unwrap(), &want[0], 2e-6, "dx");
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 
 use candle_core::Tensor;
 
+use super::simd::vectorised;
 use super::{host, oracle};
 use crate::error::Result;
 
@@ -93,24 +94,36 @@ fn turn(x: &Tensor, rotation: &Rotation, head_dim: usize, direction: f32) -> Res
     let from = host::read(x)?;
     let half = rotation.half;
     let out = host::build_rows(rows, width, |row, out| {
-        out.copy_from_slice(&from[row * width..(row + 1) * width]);
         let (cos, sin) = (&rotation.cos[row * half..][..half], &rotation.sin[row * half..][..half]);
-        for head in out.chunks_exact_mut(head_dim) {
-            if rotation.pairing == Pairing::Halves {
-                let (first, rest) = head.split_at_mut(half);
-                for (((a, b), c), s) in first.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
-                    (*a, *b) = (*a * c - *b * s * direction, *b * c + *a * s * direction);
+        turn_row(&from[row * width..(row + 1) * width], cos, sin, direction, head_dim, rotation.pairing, out);
+    });
+    host::tensor(out, (rows, width))
+}
+
+vectorised! {
+    /// All heads of a row.
+    fn turn_row(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, head_dim: usize, pairing: Pairing, out: &mut [f32]) {
+        let _ = FMA;
+        let half = cos.len();
+        for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+            out[2 * half..].copy_from_slice(&x[2 * half..]);
+            if pairing == Pairing::Halves {
+                let (first, second) = x[..2 * half].split_at(half);
+                let (to_first, to_second) = out[..2 * half].split_at_mut(half);
+                for i in 0..half {
+                    let (a, b, c, s) = (first[i], second[i], cos[i], sin[i] * direction);
+                    to_first[i] = a * c - b * s;
+                    to_second[i] = b * c + a * s;
                 }
             } else {
-                for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
-                    let (a, b) = (pair[0], pair[1]);
-                    pair[0] = a * c - b * s * direction;
-                    pair[1] = b * c + a * s * direction;
+                for (((x, out), c), s) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(cos).zip(sin) {
+                    let s = s * direction;
+                    out[0] = x[0] * c - x[1] * s;
+                    out[1] = x[1] * c + x[0] * s;
                 }
             }
         }
-    });
-    host::tensor(out, (rows, width))
+    }
 }
 
 #[cfg(test)]

@@ -107,6 +107,15 @@ vectorised! {
 }
 
 vectorised! {
+    /// `out = x + factor·y`.
+    pub fn scaled_sum(x: &[f32], y: &[f32], factor: f32, out: &mut [f32]) {
+        for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+            *out = fma::<FMA>(factor, *y, *x);
+        }
+    }
+}
+
+vectorised! {
     /// Replaces `x` by `exp(x − max)` and returns (max, Σ): a soft-max up to its division. `x` must not be empty.
     pub fn exp_shifted(x: &mut [f32]) -> (f32, f32) {
         let mut lanes = [f32::NEG_INFINITY; LANES];

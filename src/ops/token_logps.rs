@@ -161,7 +161,7 @@ struct Row {
 impl<'a> Running<'a> {
     fn new(hidden: &'a [f32], head: &'a Linear, shape: LogitShape, targets: &'a [u32], slopes: bool) -> Self {
         let fresh = Row { max: f32::NEG_INFINITY, sum: 0.0, target: 0.0, target_slope: 1.0 };
-        let mixed = vec![0.0; if slopes { hidden.len() } else { 0 }];
+        let mixed = host::zeros(if slopes { hidden.len() } else { 0 });
         Self { hidden, head, shape, targets, rows: vec![fresh; targets.len()], mixed }
     }
 
@@ -294,7 +294,7 @@ pub fn backward(slopes: &Tensor, weights: &[f32], rows: &[u32], total_rows: usiz
         return Ok(zeros.index_add(&Tensor::new(rows, slopes.device())?, &scaled, 0)?);
     }
     let slopes = host::read(slopes)?;
-    let mut out = vec![0.0; total_rows * width];
+    let mut out = host::zeros(total_rows * width);
     for ((slope, weight), row) in slopes.chunks_exact(width).zip(weights).zip(rows) {
         super::simd::add_scaled(&mut out[*row as usize * width..][..width], slope, *weight);
     }

@@ -13,15 +13,18 @@ mod avx512;
 mod blocks;
 mod kernel;
 mod pack;
+mod packed;
 mod plan;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 pub use kernel::Isa;
 use kernel::Kernel;
-use plan::Plan;
+pub use packed::Packed;
+use plan::Grid;
 
 pub use crate::weights::Elements;
 
@@ -89,24 +92,56 @@ struct Window {
     stride: usize,
 }
 
-// SAFETY: tasks write disjoint tiles of the window, see `run`.
+// SAFETY: tasks write disjoint tiles of the window, see `tile`.
 unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
 
-/// `A·B` as a new row-major buffer `[a.lanes, b.lanes]`.
-pub fn gemm(a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
-    let size = a.lanes * b.lanes;
-    let mut out: Vec<f32> = Vec::with_capacity(size);
-    if a.k == 0 {
-        out.resize(size, 0.0);
+/// One product of a sum of products: `A·B`.
+#[derive(Clone, Copy)]
+pub struct Segment<'a> {
+    /// The left operand `[m, k]`.
+    pub a: &'a Packed,
+    /// The right operand `[k, n]`.
+    pub b: Operand<'a>,
+}
+
+/// `Σ A·B` over the segments, in their order, as a new row-major buffer `[m, n]`: one pass over the output.
+///
+/// # Panics
+/// If the segments differ in `m` or `n`, or there are none.
+pub fn sum_of_products(segments: &[Segment]) -> Vec<f32> {
+    let (m, n) = shape(segments);
+    let mut out: Vec<f32> = Vec::with_capacity(m * n);
+    if segments.iter().all(|segment| segment.b.k == 0) {
+        out.resize(m * n, 0.0);
         return out;
     }
-    let window = Window { data: out.as_mut_ptr(), stride: b.lanes };
-    run(Isa::detected(), &window, a, b, precision, false, true);
+    run(&Window { data: out.as_mut_ptr(), stride: n }, segments, false, true);
     // SAFETY: without accumulation `run` writes every element of the window, which spans the capacity.
-    unsafe { out.set_len(size) };
+    unsafe { out.set_len(m * n) };
     out
+}
+
+/// `out += Σ A·B` for a row-major `out [m, n]`.
+///
+/// # Panics
+/// As [`sum_of_products`], or if `out` has another size.
+pub fn add_products(out: &mut [f32], segments: &[Segment]) {
+    let (m, n) = shape(segments);
+    assert_eq!(out.len(), m * n, "output of a product");
+    run(&Window { data: out.as_mut_ptr(), stride: n }, segments, true, true);
+}
+
+fn shape(segments: &[Segment]) -> (usize, usize) {
+    let (m, n) = segments.first().map_or((0, 0), |first| (first.a.lanes, first.b.lanes));
+    assert!(segments.iter().all(|s| (s.a.lanes, s.b.lanes) == (m, n)), "outputs of a sum of products");
+    (m, n)
+}
+
+/// `A·B` as a new row-major buffer `[a.lanes, b.lanes]`.
+pub fn gemm(a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
+    sum_of_products(&[Segment { a: &Packed::new(a, precision), b: *b }])
 }
 
 /// `out += A·B` for a row-major `out [a.lanes, b.lanes]`.
@@ -114,9 +149,7 @@ pub fn gemm(a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
 /// # Panics
 /// If `out` has another size.
 pub fn gemm_add(out: &mut [f32], a: &Operand, b: &Operand, precision: Precision) {
-    assert_eq!(out.len(), a.lanes * b.lanes, "output of a product");
-    let window = Window { data: out.as_mut_ptr(), stride: b.lanes };
-    run(Isa::detected(), &window, a, b, precision, true, true);
+    add_products(out, &[Segment { a: &Packed::new(a, precision), b: *b }]);
 }
 
 /// As [`gemm_add`] (or overwriting, without `accumulate`) into rows `stride` apart, on the calling thread alone: for
@@ -128,91 +161,135 @@ pub fn gemm_serial(out: &mut [f32], stride: usize, a: &Operand, b: &Operand, acc
     if a.lanes == 0 || b.lanes == 0 {
         return;
     }
-    assert!(b.lanes <= stride && (a.lanes - 1) * stride + b.lanes <= out.len(), "window of a product");
-    let window = Window { data: out.as_mut_ptr(), stride };
-    run(Isa::detected(), &window, a, b, Precision::F32, accumulate, false);
+    let packed = Packed::with(Isa::detected(), a, Precision::F32, false);
+    serial(out, stride, &Segment { a: &packed, b: *b }, accumulate);
+}
+
+/// As [`gemm_serial`], of a left operand that is packed already.
+///
+/// # Panics
+/// As [`gemm_serial`].
+pub fn serial(out: &mut [f32], stride: usize, segment: &Segment, accumulate: bool) {
+    let (m, n) = (segment.a.lanes, segment.b.lanes);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(n <= stride && (m - 1) * stride + n <= out.len(), "window of a product");
+    run(&Window { data: out.as_mut_ptr(), stride }, std::slice::from_ref(segment), accumulate, false);
 }
 
 thread_local! {
-    /// Packed panels of `A` and of `B`, kept between calls.
-    static PANELS: RefCell<(Vec<u32>, Vec<u32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Packed panels of `B`, kept between calls.
+    static PANELS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The product on `isa`. Writes exactly the `[a.lanes, b.lanes]` window.
-fn run(
-    isa: Isa,
-    out: &Window,
-    a: &Operand,
-    b: &Operand,
-    precision: Precision,
-    accumulate: bool,
-    parallel: bool,
-) {
-    assert_eq!(a.k, b.k, "inner dimensions of a product");
-    if a.lanes == 0 || b.lanes == 0 || a.k == 0 {
-        return;
+/// A block of `k` of a segment.
+struct Block<'a> {
+    segment: &'a Segment<'a>,
+    kernel: &'a Kernel,
+    index: usize,
+    steps: usize,
+}
+
+/// Blocks that go through the output together: thin ones ride with the one before them, so that a tile is in the
+/// nearest cache when they add to it. Follows from the `k`s alone.
+fn stages<'a>(segments: &'a [Segment<'a>], kernels: &'a [Kernel]) -> Vec<Vec<Block<'a>>> {
+    let mut stages: Vec<Vec<Block>> = Vec::new();
+    for (segment, kernel) in segments.iter().zip(kernels) {
+        for index in 0..segment.a.cut.blocks() {
+            let steps = segment.a.cut.steps(index);
+            let block = Block { segment, kernel, index, steps };
+            match stages.last_mut() {
+                Some(stage) if steps <= THIN => stage.push(block),
+                _ => stages.push(vec![block]),
+            }
+        }
     }
-    let kernel = Kernel::select(isa, precision, a.lanes, b.lanes);
+    stages
+}
+
+/// Steps up to which a block is thin.
+const THIN: usize = 64;
+
+/// The sum of products. Writes exactly the `[m, n]` window.
+fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
+    let (m, n) = shape(segments);
+    for segment in segments {
+        assert_eq!(segment.a.cut.k, segment.b.k, "inner dimensions of a product");
+    }
+    let kernels: Vec<Kernel> =
+        segments.iter().map(|s| Kernel::select(s.a.isa, s.a.precision, m, n)).collect();
+    let stages = stages(segments, &kernels);
+    let (Some(kernel), false) = (kernels.first(), m == 0 || n == 0 || stages.is_empty()) else { return };
+    assert!(kernels.iter().all(|k| (k.mr, k.nr) == (kernel.mr, kernel.nr)), "kernels of a sum of products");
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
-    let plan = Plan::new(&kernel, a.lanes, b.lanes, a.k, threads);
-    // A task takes its own thread's panels, so the shared ones of A are taken out of the cell meanwhile.
-    let mut panels = PANELS.with(|cell| std::mem::take(&mut cell.borrow_mut().0));
-    plan.reserve(&mut panels, plan.size_a());
-    let target = Window { data: panels.as_mut_ptr().cast(), stride: 0 };
-    let work = |task: usize| tile(&plan, &kernel, out, target.panels(), b, task, accumulate);
-    if threads > 1 && a.lanes * b.lanes * a.k > 1 << 15 {
-        (0..plan.panels_a()).into_par_iter().for_each(|p| plan.pack_a(&kernel, a, p, target.panels()));
-        (0..plan.tasks()).into_par_iter().with_max_len(1).for_each(work);
+    let grid = Grid::new(kernel, m, n, threads);
+    let work = |task: usize| tile(&grid, &stages, out, task, accumulate);
+    let size: usize = segments.iter().map(|s| m * n * s.b.k).sum();
+    if threads > 1 && size > 1 << 15 {
+        (0..grid.tasks()).into_par_iter().with_max_len(1).for_each(work);
     } else {
-        (0..plan.panels_a()).for_each(|p| plan.pack_a(&kernel, a, p, target.panels()));
-        (0..plan.tasks()).for_each(work);
-    }
-    PANELS.with(|cell| cell.borrow_mut().0 = panels);
-}
-
-impl Window {
-    fn panels(&self) -> *mut u32 {
-        self.data.cast()
+        (0..grid.tasks()).for_each(work);
     }
 }
 
 /// One task: a range of row panels times a range of column panels, all of `k`.
-fn tile(
-    plan: &Plan,
-    kernel: &Kernel,
-    out: &Window,
-    panels_a: *const u32,
-    b: &Operand,
-    task: usize,
-    accumulate: bool,
-) {
-    let (rows, columns) = plan.ranges(task);
-    let mut panels_b = PANELS.with(|cell| std::mem::take(&mut cell.borrow_mut().1));
-    for block in 0..plan.k_blocks() {
-        let steps = plan.steps(block);
-        plan.reserve(&mut panels_b, columns.len() * steps * kernel.nr);
-        for (slot, column) in columns.clone().enumerate() {
-            let to = &mut panels_b.spare_capacity_mut()[slot * steps * kernel.nr..][..steps * kernel.nr];
-            pack::panel(kernel, b, column * kernel.nr, kernel.nr, plan.k_range(block), to);
-        }
+fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulate: bool) {
+    let (rows, columns) = grid.ranges(task);
+    let mut panels = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
+    for (index, stage) in stages.iter().enumerate() {
+        let offsets = pack_stage(stage, columns.clone(), &mut panels);
         for row in rows.clone() {
-            let m0 = row * kernel.mr;
+            let m0 = row * stage[0].kernel.mr;
+            let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
             for (slot, column) in columns.clone().enumerate() {
-                let n0 = column * kernel.nr;
-                let (tile_rows, tile_columns) = ((plan.m - m0).min(kernel.mr), (plan.n - n0).min(kernel.nr));
-                // SAFETY: panel `row` of this block was packed in full by `pack_a` before any task began, panel `slot`
-                // just above; the tile lies inside the window, and no other task writes it (`Plan::ranges` partitions
-                // the panels).
-                unsafe {
-                    let a = panels_a.add(plan.offset_a(block, row));
-                    let b = panels_b.as_ptr().add(slot * steps * kernel.nr);
-                    let c = out.data.add(m0 * out.stride + n0);
-                    kernel.run(steps, a, b, c, out.stride, tile_rows, tile_columns, accumulate || block > 0);
+                let n0 = column * stage[0].kernel.nr;
+                let tile_columns = (grid.n - n0).min(stage[0].kernel.nr);
+                for (part, (block, offset)) in stage.iter().zip(&offsets).enumerate() {
+                    let a = block.segment.a.panel(block.index, row);
+                    let b = &panels[offset + slot * block.steps * block.kernel.nr..];
+                    let add = accumulate || index + part > 0;
+                    // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task
+                    // writes it (`Grid::ranges` partitions the panels).
+                    unsafe {
+                        let c = out.data.add(m0 * out.stride + n0);
+                        let (a, b) = (a.as_ptr(), b.as_ptr());
+                        block.kernel.run(block.steps, a, b, c, out.stride, tile_rows, tile_columns, add);
+                    }
                 }
             }
         }
     }
-    PANELS.with(|cell| cell.borrow_mut().1 = panels_b);
+    PANELS.with(|cell| *cell.borrow_mut() = panels);
+}
+
+/// Packs the columns of every block of a stage into `panels`; where each block's begin.
+fn pack_stage(stage: &[Block], columns: Range<usize>, panels: &mut Vec<u32>) -> Vec<usize> {
+    let sizes = stage.iter().map(|block| block.steps * block.kernel.nr);
+    let total = sizes.clone().sum::<usize>() * columns.len();
+    panels.clear();
+    panels.reserve(total);
+    let (mut offsets, mut rest) =
+        (Vec::with_capacity(stage.len()), &mut panels.spare_capacity_mut()[..total]);
+    for (block, size) in stage.iter().zip(sizes) {
+        offsets.push(total - rest.len());
+        let (mine, others) = std::mem::take(&mut rest).split_at_mut(size * columns.len());
+        rest = others;
+        let k = block.segment.a.cut.k_range(block.index);
+        for (column, to) in columns.clone().zip(mine.chunks_exact_mut(size.max(1))) {
+            pack::panel(
+                block.kernel,
+                &block.segment.b,
+                column * block.kernel.nr,
+                block.kernel.nr,
+                k.clone(),
+                to,
+            );
+        }
+    }
+    // SAFETY: the blocks' panels partition the words, and `pack::panel` writes all of each.
+    unsafe { panels.set_len(total) };
+    offsets
 }
 
 #[cfg(test)]

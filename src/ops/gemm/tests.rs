@@ -45,8 +45,9 @@ const SIZES: [(usize, usize, usize); 10] = [
 
 fn product(isa: Isa, a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
     let mut out = vec![f32::NAN; a.lanes * b.lanes];
+    let packed = Packed::with(isa, a, precision, true);
     let window = Window { data: out.as_mut_ptr(), stride: b.lanes };
-    run(isa, &window, a, b, precision, false, true);
+    run(&window, &[Segment { a: &packed, b: *b }], false, true);
     out
 }
 
@@ -119,6 +120,40 @@ fn a_rows_bits_do_not_depend_on_the_other_rows_or_the_threads() {
                 let same = part.iter().zip(&whole).all(|(x, y)| x.to_bits() == y.to_bits());
                 assert!(same, "{isa:?} {precision:?} {m} rows");
             }
+        }
+    }
+}
+
+#[test]
+fn a_sum_of_products_adds_its_segments_in_order() {
+    for isa in Isa::available() {
+        for (m, n, ks) in [(1, 40, [70, 16, 3]), (13, 33, [600, 16, 520]), (40, 16, [5, 300, 1])] {
+            let mut want = vec![0.0; m * n];
+            let data: Vec<_> = (0..3).map(|i| (numbers(m * ks[i], 1), numbers(n * ks[i], 7))).collect();
+            let exact: Vec<Vec<f32>> =
+                data.iter().map(|(a, _)| a.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()).collect();
+            let halves: Vec<bf16> = data[0].1.iter().copied().map(bf16::from_f32).collect();
+            let packed: Vec<Packed> = (0..3)
+                .map(|i| {
+                    let a = Operand::by_row(Elements::F32(&exact[i]), m, ks[i]);
+                    Packed::with(isa, &a, if i == 0 { Precision::Bf16 } else { Precision::F32 }, true)
+                })
+                .collect();
+            let segments: Vec<Segment> = (0..3)
+                .map(|i| {
+                    let b = if i == 0 { Elements::Bf16(&halves) } else { Elements::F32(&data[i].1) };
+                    let term = |r: usize, l: usize| f64::from(exact[i][r * ks[i] + l]);
+                    let part = reference(&term, &|l, j| b.get(j * ks[i] + l).into(), m, n, ks[i]);
+                    want.iter_mut().zip(part).for_each(|(w, p)| *w += p);
+                    Segment { a: &packed[i], b: Operand::by_row(b, n, ks[i]) }
+                })
+                .collect();
+            let got = sum_of_products(&segments);
+            assert_close(&got, &want, 5e-4, &format!("{isa:?} {m} {n} {ks:?}"));
+            let mut twice = got.clone();
+            add_products(&mut twice, &segments);
+            want.iter_mut().for_each(|w| *w *= 2.0);
+            assert_close(&twice, &want, 1e-3, &format!("{isa:?} {m} {n} {ks:?} added"));
         }
     }
 }

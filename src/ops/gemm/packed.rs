@@ -1,0 +1,86 @@
+//! The left operand of products, packed once for all that share it.
+
+use rayon::prelude::*;
+
+use super::kernel::{Isa, Kernel};
+use super::pack;
+use super::plan::Cut;
+use super::{Operand, Precision};
+
+/// `A [m, k]` in panels of kernel words: an input that several weights multiply is packed (and rounded) once.
+pub struct Packed {
+    words: Vec<u32>,
+    pub(super) cut: Cut,
+    pub(super) lanes: usize,
+    pub(super) isa: Isa,
+    pub(super) precision: Precision,
+}
+
+/// Where the panels go while they are written, each by one thread.
+struct Target(*mut u32);
+
+// SAFETY: panels of different (block, row) are disjoint parts of the buffer.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// Panel `row` of a block.
+    ///
+    /// # Safety
+    /// `cut` is the buffer's, and no other thread has this panel.
+    #[allow(clippy::mut_from_ref, reason = "each panel is handed out once")]
+    unsafe fn panel(&self, cut: &Cut, block: usize, row: usize) -> &mut [std::mem::MaybeUninit<u32>] {
+        // SAFETY: `Cut::offset` keeps every panel inside the `Cut::size` words.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.0.add(cut.offset(block, row)).cast(),
+                cut.steps(block) * cut.mr,
+            )
+        }
+    }
+}
+
+impl Packed {
+    /// Packs `a` for products of this precision, on all threads.
+    pub fn new(a: &Operand, precision: Precision) -> Self {
+        Self::with(Isa::detected(), a, precision, true)
+    }
+
+    pub(super) fn with(isa: Isa, a: &Operand, precision: Precision, parallel: bool) -> Self {
+        // The rows of a panel do not depend on the other operand.
+        let kernel = Kernel::select(isa, precision, a.lanes, usize::MAX);
+        let cut = Cut::new(&kernel, a.lanes, a.k);
+        let size = cut.size();
+        let mut words = Vec::with_capacity(size);
+        let target = Target(words.as_mut_ptr());
+        let pack = |row: usize| {
+            for block in 0..cut.blocks() {
+                // SAFETY: each row of panels is packed by one call.
+                let panel = unsafe { target.panel(&cut, block, row) };
+                pack::panel(&kernel, a, row * cut.mr, cut.mr, cut.k_range(block), panel);
+            }
+        };
+        if parallel && size > 1 << 13 {
+            (0..cut.panels).into_par_iter().for_each(pack);
+        } else {
+            (0..cut.panels).for_each(pack);
+        }
+        // SAFETY: the panels partition the words, and `pack::panel` writes all of each.
+        unsafe { words.set_len(size) };
+        Self { words, cut, lanes: a.lanes, isa, precision }
+    }
+
+    /// Rows `m`.
+    pub fn rows(&self) -> usize {
+        self.lanes
+    }
+
+    /// Whether packing rounded to bf16.
+    pub fn rounded(&self) -> bool {
+        self.precision == Precision::Bf16 && self.isa == Isa::Avx512Bf16
+    }
+
+    /// Panel `row` of a block of `k`.
+    pub(super) fn panel(&self, block: usize, row: usize) -> &[u32] {
+        &self.words[self.cut.offset(block, row)..][..self.cut.steps(block) * self.cut.mr]
+    }
+}

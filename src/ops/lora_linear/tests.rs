@@ -1,0 +1,126 @@
+use super::*;
+use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+use crate::weights::{DType, FrozenWeight};
+
+fn linear(outputs: usize, inputs: usize, seed: u64, bias: bool) -> Linear {
+    let weight =
+        FrozenWeight::from_f32(numbers(&noise(&[outputs, inputs], seed)), &[outputs, inputs]).unwrap();
+    Linear::new(weight, false, bias.then(|| numbers(&noise(&[outputs], seed + 1))))
+}
+
+fn apply(linear: &Linear, x: &Tensor, path: LowRank) -> Result<(Tensor, Vec<Tensor>)> {
+    forward(linear, &Input::new(x.clone()), &[(path, None)])
+}
+
+fn tensor(data: &[f32], like: &Tensor) -> Tensor {
+    host::tensor(data.to_vec(), like.dims()).unwrap()
+}
+
+#[test]
+fn forward_and_every_gradient_match_the_plain_form() {
+    let (x, dy) = (noise(&[11, 9], 1), noise(&[11, 20], 2));
+    let (a, b) = (noise(&[3, 9], 3), noise(&[20, 3], 4));
+    let linear = linear(20, 9, 5, true);
+    let path = LowRank { a: &a, b: &b, scale: 1.7 };
+    let plain = |x: &Tensor, a: &Tensor, b: &Tensor| {
+        reference(&linear.reference(x)?, x, &LowRank { a, b, scale: 1.7 })
+    };
+
+    let (y, z) = apply(&linear, &x, path).unwrap();
+    assert_same(&y, &plain(&x, &a, &b).unwrap(), 1e-6, "forward");
+    let want = oracle::gradients(&[&x, &a, &b], &dy, |v| plain(&v[0], &v[1], &v[2])).unwrap();
+    let kept = Kept { x: &x, z: &z[0], mask: None, trained: true };
+    let branch = || Branch { linear: &linear, dy: &dy, paths: vec![(path, kept)] };
+    let (dx, got) = backward(&[branch()], None).unwrap();
+    let (dx, got) = (dx.finish().unwrap(), &got[0]);
+    // Off the CPU the plain form does the same.
+    let (elsewhere, plainly) = backward_plain(&[branch()], None).unwrap();
+    assert_same(&elsewhere.finish().unwrap(), &dx, 2e-6, "plain dx");
+    assert_same(&tensor(&plainly[0].a, &a), &tensor(&got.a, &a), 2e-6, "plain dA");
+    assert_same(&tensor(&plainly[0].b, &b), &tensor(&got.b, &b), 2e-6, "plain dB");
+    let (da, db) = (tensor(&got.a, &a), tensor(&got.b, &b));
+    for (got, want, what) in [(&dx, &want[0], "dx"), (&da, &want[1], "dA"), (&db, &want[2], "dB")] {
+        assert_same(got, want, 2e-6, what);
+    }
+    let run = |x: &Tensor, a: &Tensor, b: &Tensor| Ok(apply(&linear, x, LowRank { a, b, scale: 1.7 })?.0);
+    assert_finite_differences(&x, &dy, &dx, |x| run(x, &a, &b));
+    assert_finite_differences(&a, &dy, &da, |a| run(&x, a, &b));
+    assert_finite_differences(&b, &dy, &db, |b| run(&x, &a, b));
+}
+
+#[test]
+fn branches_of_one_input_add_up() {
+    let x = noise(&[11, 9], 1);
+    let maps = [linear(20, 9, 5, false), linear(7, 9, 8, true)];
+    let thin: Vec<(Tensor, Tensor)> =
+        [20, 7].iter().map(|o| (noise(&[3, 9], 3 + *o as u64), noise(&[*o, 3], 4))).collect();
+    let path = |i: usize| LowRank { a: &thin[i].0, b: &thin[i].1, scale: 0.6 };
+    let dys = [noise(&[11, 20], 2), noise(&[11, 7], 6)];
+    let input = Input::new(x.clone());
+    let zs: Vec<Tensor> =
+        (0..2).map(|i| forward(&maps[i], &input, &[(path(i), None)]).unwrap().1.remove(0)).collect();
+    let branches: Vec<Branch> = (0..2)
+        .map(|i| {
+            let kept = Kept { x: &x, z: &zs[i], mask: None, trained: i == 1 };
+            Branch { linear: &maps[i], dy: &dys[i], paths: vec![(path(i), kept)] }
+        })
+        .collect();
+    let start = noise(&[11, 9], 9);
+    let (dx, gradients) = backward(&branches, Some(Gradient::of(&start).unwrap())).unwrap();
+    assert_eq!(gradients.len(), 1, "of the trained path alone");
+    let mut want = start;
+    for i in 0..2 {
+        let plain = |v: &[Tensor]| reference(&maps[i].reference(&v[0])?, &v[0], &path(i));
+        want = (want + oracle::gradients(&[&x], &dys[i], plain).unwrap().remove(0)).unwrap();
+    }
+    assert_same(&dx.finish().unwrap(), &want, 2e-6, "dx");
+}
+
+#[test]
+fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
+    let (x, dy) = (noise(&[13, 70], 1), noise(&[13, 40], 2));
+    let (a, b) = (noise(&[4, 70], 3), noise(&[40, 4], 4));
+    let exact = linear(40, 70, 5, false);
+    let half = Linear::new(exact.weight().to_dtype(DType::Bf16), false, None);
+    let wide = Linear::new(half.weight().to_dtype(DType::F32), false, None);
+    let rounded =
+        |t: &Tensor| t.to_dtype(candle_core::DType::BF16).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+    // A path so small that a bf16 sum would lose it, and one as bf16 alone could not hold it.
+    let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
+    let path = LowRank { a: &fine, b: &b, scale: 2.0 };
+    let (y, z) = apply(&half, &x, path).unwrap();
+    let near = if Packed::new(&Operand::by_row(Elements::F32(&[1.0]), 1, 1), Precision::Bf16).rounded() {
+        rounded(&x)
+    } else {
+        x.clone()
+    };
+    let (want, want_z) = apply(&wide, &near, path).unwrap();
+    assert_same(&z[0], &want_z[0], 3e-5, "z");
+    assert_same(&y, &want, 3e-5, "y");
+    let kept = Kept { x: &x, z: &z[0], mask: None, trained: true };
+    let dx = |linear, dy| {
+        let branch = Branch { linear, dy, paths: vec![(path, kept)] };
+        backward(&[branch], None).unwrap().0.finish().unwrap()
+    };
+    let near =
+        if near.to_vec2::<f32>().unwrap() == x.to_vec2::<f32>().unwrap() { dy.clone() } else { rounded(&dy) };
+    assert_same(&dx(&half, &dy), &dx(&wide, &near), 3e-5, "dx");
+}
+
+#[test]
+fn a_mask_acts_on_the_path_alone() {
+    let (x, dy, mask) = (noise(&[5, 4], 1), noise(&[5, 6], 2), noise(&[5, 4], 7));
+    let (a, b) = (noise(&[2, 4], 3), noise(&[6, 2], 4));
+    let linear = linear(6, 4, 5, false);
+    let path = LowRank { a: &a, b: &b, scale: 0.5 };
+    let masked = (&x * &mask).unwrap();
+    let (y, z) = forward(&linear, &Input::new(x.clone()), &[(path, Some(&masked))]).unwrap();
+    let plain = |x: &Tensor| reference(&linear.reference(x)?, &(x * &mask)?, &path);
+    assert_same(&y, &plain(&x).unwrap(), 1e-6, "forward");
+    let want = oracle::gradients(&[&x], &dy, |v| plain(&v[0])).unwrap();
+    let kept = Kept { x: &masked, z: &z[0], mask: Some(&mask), trained: false };
+    let branch = Branch { linear: &linear, dy: &dy, paths: vec![(path, kept)] };
+    let (dx, gradients) = backward(&[branch], None).unwrap();
+    assert!(gradients.is_empty());
+    assert_same(&dx.finish().unwrap(), &want[0], 2e-6, "dx");
+}
