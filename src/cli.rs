@@ -1,11 +1,17 @@
 //! The command line: definitions only. `commands/` does the work.
 
+mod adapters;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::model::config::{DeviceChoice, WeightDtype};
+pub use adapters::{
+    CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
+    MergeDtype, MergeFormat,
+};
 
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
 #[derive(Debug, Parser)]
@@ -39,9 +45,9 @@ pub enum Command {
     Eval(EvalArgs),
     /// Complete prompts
     Generate(GenerateArgs),
-    /// Fold adapters into the base's weights
+    /// Fold adapters into the base's weights, or combine them into one adapter
     Merge(MergeArgs),
-    /// Write an adapter for other programs: a GGUF file for llama.cpp, or a PEFT directory with the scale folded in
+    /// Write an adapter for other programs: llama.cpp, mlx-lm, PEFT; and say which servers take it
     Export(ExportArgs),
     /// What a model, an adapter or a run directory is
     Inspect(InspectArgs),
@@ -219,107 +225,6 @@ impl GenerateArgs {
     }
 }
 
-/// Arguments of `merge`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dpo-lora merge --base models/base --adapter runs/a/adapter --output models/merged --dtype bf16"
-)]
-pub struct MergeArgs {
-    /// Base model: a directory, a .gguf file, or a Hub id (owner/name or owner/name@revision)
-    #[arg(long, value_name = "BASE")]
-    pub base: String,
-
-    /// Adapter directory; repeat to merge several
-    #[arg(long, value_name = "DIR", required = true)]
-    pub adapter: Vec<PathBuf>,
-
-    /// One factor an adapter, such as 0.7,0.3 [default: 1 each]
-    #[arg(long, value_name = "W,...", value_delimiter = ',', value_parser = finite, allow_hyphen_values = true)]
-    pub weights: Vec<f64>,
-
-    /// Directory of the merged model
-    #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
-
-    /// How the model runs; `--dtype` is also that of the merged weights.
-    #[command(flatten)]
-    pub runtime: RuntimeArgs,
-
-    /// Do not compare the merged model's logits with the adapter's
-    #[arg(long)]
-    pub no_verify: bool,
-
-    /// Merge into a base the adapter was not trained on; overwrite the output
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// Arguments of `export`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dpo-lora export --base models/base --adapter runs/a/adapter --format gguf --output adapter.gguf"
-)]
-pub struct ExportArgs {
-    /// Base model the adapter belongs to: a directory or a Hub id
-    #[arg(long, value_name = "BASE")]
-    pub base: String,
-
-    /// Adapter directory; several are stacked into one
-    #[arg(long, value_name = "DIR", required = true)]
-    pub adapter: Vec<PathBuf>,
-
-    /// What to write
-    #[arg(long, value_enum)]
-    pub format: ExportFormat,
-
-    /// Number type of a GGUF adapter
-    #[arg(long = "type", value_enum, default_value = "f32")]
-    pub kind: GgufNumbers,
-
-    /// The GGUF file or PEFT directory
-    #[arg(long, value_name = "PATH")]
-    pub output: PathBuf,
-
-    /// Export an adapter that was trained on another base; overwrite the output
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// Formats of `export`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ExportFormat {
-    /// llama.cpp's adapter file
-    Gguf,
-    /// PEFT's directory, its scale folded into B: for servers that ignore rsLoRA or patterns
-    Peft,
-}
-
-/// Number types of a GGUF adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum GgufNumbers {
-    /// 32-bit floats
-    F32,
-    /// Half precision
-    F16,
-    /// bfloat16
-    Bf16,
-    /// 8-bit blocks
-    #[value(name = "q8_0")]
-    Q8_0,
-}
-
-/// Arguments of `inspect`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dpo-lora inspect runs/a/adapter")]
-pub struct InspectArgs {
-    /// A base, an adapter or a run directory
-    pub path: String,
-
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
 #[command(
@@ -421,6 +326,14 @@ mod tests {
             "score --base b --data d --dtype int4",
             "merge --base b --output o",
             "merge --base b --output o --adapter a --weights nan",
+            "merge --base b --adapter a",
+            "merge --base b --adapter a --output o --output-adapter p",
+            "merge --base b --adapter a --output o --combination cat",
+            "merge --base b --adapter a --output-adapter p --format gguf",
+            "merge --base b --adapter a --output-adapter p --unmerge",
+            "merge --base b --adapter a --output-adapter p --combination ties --density 0",
+            "merge --base b --adapter a --output-adapter p --rank 0",
+            "inspect a --against",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "cli/composed.rs"]
+mod composed;
 #[path = "cli/contracts.rs"]
 mod contracts;
 #[path = "cli/diverged.rs"]

@@ -6,8 +6,8 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::names;
 use super::symmetric::Square;
+use super::{head, names};
 use crate::error::{Error, Problems, Result};
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
@@ -193,7 +193,10 @@ fn squared_singular_values(lora: &Lora, slot: &Slot) -> Vec<f64> {
 /// ‖W‖_F of each slot's module.
 fn base_norms(lora: &Lora, source: &dyn WeightSource, spec: &DecoderSpec) -> Result<Vec<f64>> {
     let norm_of = |slot: &Slot| {
-        let weight = source.get(&names::weight_of(&slot.module, source, spec))?;
+        let tied = slot.module == head::linear(spec).module;
+        let name =
+            if tied { head::weight_name(source, spec) } else { names::weight_of(&slot.module, source, spec) };
+        let weight = source.get(&name)?;
         let shape = weight.shape();
         if shape != [slot.outputs, slot.inputs] && shape != [slot.inputs, slot.outputs] {
             return Err(Error::Adapter(format!(

@@ -1,12 +1,17 @@
-//! Adapter files: read, written, merged, exported, looked into.
+//! Adapter files: read, written, combined, merged, exported, looked into.
 
+pub mod compose;
 pub mod fingerprint;
 pub mod gguf;
 mod gguf_writer;
+pub mod head;
 pub mod inspect;
 pub mod merge;
+pub mod mlx;
 mod names;
 pub mod peft;
+pub mod read;
+pub mod servers;
 mod symmetric;
 #[cfg(test)]
 mod testing;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::{embedded, hub};
-use crate::adapter::{fingerprint, peft};
+use crate::adapter::{self, fingerprint, peft};
 use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
 use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
@@ -16,6 +16,17 @@ use crate::model::families::{self, ConfigJson};
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::{DType, SafetensorsSource, WeightSource};
+
+/// What an adapter is read for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AdapterUse {
+    /// The language-model head may be adapted.
+    pub head: bool,
+    /// A base that it was not trained on will do.
+    pub force: bool,
+    /// It is taken off a model it was merged into, whose weights are not its base's.
+    pub unmerge: bool,
+}
 
 /// A base as opened.
 pub struct Base {
@@ -110,24 +121,35 @@ impl Base {
     /// Reads an adapter for it; one that says it was trained on other weights is refused.
     ///
     /// # Errors
-    /// As [`peft::read`], or if the adapter is another base's and `force` is not given.
+    /// As [`adapter::read::read`], or if the adapter is another base's and `force` is not given.
     pub fn adapter(&self, path: &Path, force: bool) -> Result<Lora> {
-        let adapter = peft::read(path, &self.spec, &self.device)?;
-        if let (Some(its), false) = (adapter.metadata.get(peft::FINGERPRINT_KEY), force) {
-            let ours = self.fingerprint()?;
-            if *its != ours {
-                let name = adapter.config.base_model_name_or_path.unwrap_or_else(|| "another base".into());
-                return Err(Error::Adapter(format!(
-                    "{} was trained on {name} (weights {}), but {} has the weights {}; name the right base, or insist \
-                     with --force where there is such a flag",
-                    path.display(),
-                    short(its),
-                    self.name,
-                    short(&ours)
-                )));
-            }
+        self.adapter_for(path, AdapterUse { force, ..AdapterUse::default() })
+    }
+
+    /// As [`Base::adapter`], for a purpose.
+    ///
+    /// # Errors
+    /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
+    pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Lora> {
+        let found = adapter::read::read(path, &self.spec, &self.device, purpose.head)?;
+        let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.lora) };
+        let ours = self.fingerprint()?;
+        let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
+        match (purpose.unmerge, *its == ours) {
+            (false, true) | (true, false) => Ok(found.lora),
+            (true, true) => Err(Error::Adapter(format!(
+                "{} is the very base that {shown} was trained on: there is nothing to take off; name the merged model as \
+                 the base, or insist with --force",
+                self.name
+            ))),
+            (false, false) => Err(Error::Adapter(format!(
+                "{shown} was trained on {name} (weights {}), but {} has the weights {}; name the right base, or insist \
+                 with --force where there is such a flag",
+                short(its),
+                self.name,
+                short(&ours)
+            ))),
         }
-        Ok(adapter.lora)
     }
 
     /// Tokens that end a completion: the tokenizer's and those of `generation_config.json`.

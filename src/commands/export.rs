@@ -1,9 +1,12 @@
 //! `dpo-lora export`: an adapter for other programs.
 
-use super::base::Base;
-use super::say;
+use serde_json::{Value, json};
+
+use super::base::{AdapterUse, Base};
+use super::{print, print_json, say};
 use crate::adapter::gguf::{self, GgufType};
-use crate::adapter::peft;
+use crate::adapter::servers::{self, Serves, Verdict, Written};
+use crate::adapter::{mlx, peft};
 use crate::cli::{ExportArgs, ExportFormat, GgufNumbers};
 use crate::error::{Error, Result};
 use crate::files;
@@ -18,36 +21,81 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         )));
     }
     let base = Base::open(&args.base, WeightDtype::Auto, DeviceChoice::Cpu)?;
-    let mut adapters =
-        args.adapter.iter().map(|path| base.adapter(path, args.force)).collect::<Result<Vec<_>>>()?;
-    let place = args.output.display();
+    let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
+    let adapters =
+        args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
+    let lora = one(adapters, args.fold_scale, &base)?;
+    let written = match args.format {
+        ExportFormat::Gguf => Written::Gguf,
+        ExportFormat::Mlx => Written::Mlx,
+        ExportFormat::Peft => Written::Peft,
+    };
+    let config = std::fs::read_to_string(base.directory.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_str(&config).unwrap_or_default();
+    let verdicts = servers::verdicts(written, &lora, &base.spec, &config);
+    let told = write(&base, &lora, args)?;
+    if args.json {
+        let output = args.output.display().to_string();
+        return print_json(&json!({ "output": output, "modules": lora.slots().len(), "servers": verdicts }));
+    }
+    say(&format!("{}: {told}", args.output.display()));
+    print(table(&verdicts).as_bytes())
+}
+
+/// One adapter keeps its own ranks and alphas where PEFT's settings can say them; of several the scales are folded.
+fn one(mut adapters: Vec<Lora>, fold: bool, base: &Base) -> Result<Lora> {
+    if adapters.len() == 1 && !fold && peft::expressible(&adapters[0]) {
+        return Ok(adapters.remove(0));
+    }
+    Lora::stacked(&adapters, &base.device)
+}
+
+/// Writes the adapter; what was written, in words.
+fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
+    let origin =
+        || Ok::<_, Error>(peft::Origin { base: base.name.clone(), fingerprint: Some(base.fingerprint()?) });
     match args.format {
         ExportFormat::Gguf => {
-            // One adapter keeps its own ranks and alpha; of several the scales are folded.
-            let lora = if adapters.len() == 1 {
-                adapters.remove(0)
-            } else {
-                Lora::stacked(&adapters, &base.device)?
-            };
-            let report = gguf::write(&args.output, &lora, &base.spec, numbers(args.kind))?;
-            say(&format!(
-                "{place}: {} modules for llama.cpp architecture {}, alpha {}",
+            let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind))?;
+            Ok(format!(
+                "{} modules for llama.cpp architecture {}, alpha {}",
                 report.modules, report.architecture, report.alpha
-            ));
+            ))
+        }
+        ExportFormat::Mlx => {
+            let origin = origin()?;
+            let report = files::write_directory(&args.output, args.force, |new| {
+                mlx::write(new, lora, &base.spec, &origin)
+            })?;
+            let (modules, rank, scale) = (report.modules, report.rank, report.scale);
+            Ok(format!(
+                "{modules} modules for mlx-lm, rank {rank}, scale {scale}, last {} layers",
+                report.num_layers
+            ))
         }
         ExportFormat::Peft => {
-            let lora = Lora::stacked(&adapters, &base.device)?;
-            let origin = peft::Origin { base: base.name.clone(), fingerprint: Some(base.fingerprint()?) };
+            let origin = origin()?;
             files::write_directory(&args.output, args.force, |new| {
-                peft::write(new, &lora, &base.spec, 0.0, &origin)
+                peft::write(new, lora, &base.spec, 0.0, &origin)
             })?;
-            say(&format!(
-                "{place}: {} modules, scale folded into lora_B (lora_alpha = r)",
-                lora.slots().len()
-            ));
+            let folded = lora.slots().iter().all(|slot| slot.scale == 1.0);
+            let folded = if folded { ", scale folded into lora_B (lora_alpha = r)" } else { "" };
+            Ok(format!("{} modules{folded}", lora.slots().len()))
         }
     }
-    Ok(())
+}
+
+/// A line a server.
+fn table(verdicts: &[Verdict]) -> String {
+    let line = |verdict: &Verdict| {
+        let serves = match verdict.serves {
+            Serves::Yes => "yes",
+            Serves::No => "no",
+            Serves::Unknown => "?",
+        };
+        format!("{:15} {serves:4} {}\n", verdict.server, verdict.note)
+    };
+    verdicts.iter().map(line).collect()
 }
 
 fn numbers(kind: GgufNumbers) -> GgufType {

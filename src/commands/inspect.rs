@@ -1,17 +1,19 @@
 //! `dpo-lora inspect`: what a base, an adapter or a run directory is.
 
+mod adapter;
+
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::base::Base;
 use super::{embedded, print, print_json};
-use crate::adapter::peft;
+use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, WeightDtype};
 use crate::train::checkpoint;
-use crate::weights::{SafetensorsSource, WeightSource};
+use crate::weights::WeightSource;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -31,17 +33,7 @@ enum Found {
         dtype: String,
         fingerprint: String,
     },
-    Adapter {
-        path: String,
-        base: Option<String>,
-        base_fingerprint: Option<String>,
-        r: usize,
-        lora_alpha: f64,
-        use_rslora: bool,
-        modules: usize,
-        parameters: usize,
-        largest: Vec<ModuleNorm>,
-    },
+    Adapter(Box<adapter::Found>),
     Run {
         path: String,
         step: Option<u64>,
@@ -51,19 +43,17 @@ enum Found {
     },
 }
 
-/// ‖A‖·‖B‖ bounds ‖ΔW‖ from above; the matrices themselves need no base to be read.
-#[derive(Serialize)]
-struct ModuleNorm {
-    module: String,
-    rank: usize,
-    norm_a: f64,
-    norm_b: f64,
-}
-
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let path = embedded::path(&args.path)?.unwrap_or_else(|| PathBuf::from(&args.path));
-    let found = if path.join(peft::CONFIG).exists() {
-        adapter(&path)?
+    let is_adapter = read::format_of(&path).is_some();
+    if !is_adapter && (args.base.is_some() || args.against.is_some()) {
+        return Err(Error::Config(format!(
+            "{} is no adapter; --base and --against are of adapters",
+            path.display()
+        )));
+    }
+    let found = if is_adapter {
+        Found::Adapter(Box::new(adapter::inspect(&path, args)?))
     } else if path.join("config.yaml").exists() {
         run_directory(&path)
     } else if path.join("config.json").exists() {
@@ -75,7 +65,11 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
             peft::CONFIG
         )));
     };
-    if args.json { print_json(&found) } else { print(text(&found)?.as_bytes()) }
+    match &found {
+        found if args.json => print_json(found),
+        Found::Adapter(found) => print(found.table().as_bytes()),
+        found => print(text(found)?.as_bytes()),
+    }
 }
 
 fn base(path: &Path) -> Result<Found> {
@@ -99,41 +93,6 @@ fn base(path: &Path) -> Result<Found> {
         tied_head: spec.head.is_none(),
         dtype: decoder.storage().to_string(),
         fingerprint: base.fingerprint()?,
-    })
-}
-
-fn adapter(path: &Path) -> Result<Found> {
-    let config = peft::PeftConfig::open(path)?;
-    let file = path.join(peft::WEIGHTS);
-    let source = SafetensorsSource::open_files(path, std::slice::from_ref(&file))?;
-    let norm = |name: &str| -> Result<f64> {
-        let sum: f64 = source.get(name)?.elements().to_f32().iter().map(|x| f64::from(*x).powi(2)).sum();
-        Ok(sum.sqrt())
-    };
-    let (mut modules, mut parameters) = (Vec::new(), 0);
-    for name in source.names() {
-        parameters += source.shape(&name).unwrap_or_default().iter().product::<usize>();
-        let Some(stem) = name.strip_suffix(".lora_A.weight") else { continue };
-        modules.push(ModuleNorm {
-            module: stem.trim_start_matches("base_model.model.").to_string(),
-            rank: source.shape(&name).and_then(|s| s.first().copied()).unwrap_or(0),
-            norm_a: norm(&name)?,
-            norm_b: norm(&format!("{stem}.lora_B.weight"))?,
-        });
-    }
-    let count = modules.len();
-    modules.sort_by(|a, b| (b.norm_a * b.norm_b).total_cmp(&(a.norm_a * a.norm_b)));
-    modules.truncate(5);
-    Ok(Found::Adapter {
-        path: path.display().to_string(),
-        base: config.base_model_name_or_path,
-        base_fingerprint: peft::metadata(&file)?.get(peft::FINGERPRINT_KEY).cloned(),
-        r: config.r,
-        lora_alpha: config.lora_alpha,
-        use_rslora: config.use_rslora,
-        modules: count,
-        parameters,
-        largest: modules,
     })
 }
 

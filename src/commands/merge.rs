@@ -1,21 +1,17 @@
-//! `dpo-lora merge`: adapters folded into the base, and the result compared with what it should compute.
+//! `dpo-lora merge`: adapters folded into the base, or into one adapter.
 
-use super::base::{self, Base};
+mod compose;
+mod verify;
+
+use std::path::Path;
+
+use super::base::{self, AdapterUse, Base};
 use super::say;
 use crate::adapter::merge::{self, MergeOptions};
-use crate::cli::MergeArgs;
-use crate::data::{Example, Origin, PackedBatch};
+use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
 use crate::model::config::WeightDtype;
-use crate::model::decoder::Decoder;
 use crate::model::lora::Lora;
-use crate::model::pass::Pass;
-use crate::random::Stream;
-
-/// Largest difference of logits, relative to their largest size, that passes: f32 arithmetic in another order.
-const BOUND_F32: f64 = 1e-4;
-/// The same where weights are rounded to 16 bits on the way.
-const BOUND_HALF: f64 = 0.1;
 
 pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     let say = |text: &str| {
@@ -23,134 +19,66 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
             say(text)
         }
     };
-    base::set_threads(args.runtime.threads)?;
-    let base = Base::open(&args.base, args.runtime.dtype, args.runtime.device)?;
+    base::set_threads(args.threads)?;
+    let base = Base::open(&args.base, weight_dtype(args)?, args.device)?;
     let weights = weights(args)?;
+    let purpose = AdapterUse { head: true, force: args.force, unmerge: args.unmerge };
     let adapters =
-        args.adapter.iter().map(|path| base.adapter(path, args.force)).collect::<Result<Vec<_>>>()?;
-    let parts: Vec<(&Lora, f64)> = adapters.iter().zip(weights.iter().copied()).collect();
-    let options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
-    let from = merge::Base { directory: &base.directory, source: &base.source, spec: &base.spec };
-    let report = merge::merge(&from, &parts, &args.output, &options)?;
-    say(&format!(
-        "merged {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",
-        report.modules.len(),
-        args.output.display(),
-        report.rounding_max(),
-        100.0 * report.rounding_share()
-    ));
-    if args.no_verify { Ok(()) } else { verify(&base, &adapters, &weights, args, say) }
-}
-
-/// One factor an adapter.
-fn weights(args: &MergeArgs) -> Result<Vec<f64>> {
-    match (args.weights.len(), args.adapter.len()) {
-        (0, adapters) => Ok(vec![1.0; adapters]),
-        (weights, adapters) if weights == adapters => Ok(args.weights.clone()),
-        (weights, adapters) => Err(Error::Config(format!(
-            "--weights has {weights} factors for {adapters} adapters; give one each"
-        ))),
+        args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
+    let parts: Vec<(&Lora, f64)> = adapters.iter().zip(weights).collect();
+    match (&args.output, &args.output_adapter) {
+        (Some(output), _) => match args.format {
+            MergeFormat::Safetensors => into_directory(&base, &parts, output, args, say),
+            MergeFormat::Gguf => Err(Error::Config("--format gguf: not built in yet".into())),
+        },
+        (None, Some(directory)) => compose::run(&base, &parts, directory, args, say),
+        (None, None) => Err(Error::Config("name --output or --output-adapter".into())),
     }
 }
 
-/// Compares the merged model's logits with those of base and adapters.
-fn verify(
+fn into_directory(
     base: &Base,
-    adapters: &[Lora],
-    weights: &[f64],
+    parts: &[(&Lora, f64)],
+    output: &Path,
     args: &MergeArgs,
     say: impl Fn(&str),
 ) -> Result<()> {
-    let mut policy = base.decoder()?;
-    let scaled = adapters.iter().zip(weights).map(|(lora, w)| lora.scaled(*w)).collect::<Result<Vec<_>>>()?;
-    policy.trained = Some(Lora::stacked(&scaled, &base.device)?);
-    let output = args.output.to_string_lossy();
-    let merged = Base::open(&output, WeightDtype::Auto, args.runtime.device)?.decoder()?;
-    let batch = probe(&policy);
-    let rows: Vec<u32> = (0..batch.tokens.len() as u32).collect();
-    let logits = |decoder: &Decoder| -> Result<Vec<Vec<f32>>> {
-        Ok(decoder.logits(&batch, &rows, Pass::Policy)?.to_vec2::<f32>()?)
-    };
-    let (want, got) = (logits(&policy)?, logits(&merged)?);
-    let found = Difference::between(&want, &got);
-    let half = merged.head().weight().dtype() != Some(crate::weights::DType::F32);
-    let bound = if half { BOUND_HALF } else { BOUND_F32 };
+    let options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
+    let from = merge::Base { directory: &base.directory, source: &base.source, spec: &base.spec };
+    let report = merge::merge(&from, parts, output, &options)?;
     say(&format!(
-        "verified on {} positions: maximum |Δlogit| {:.3e} (largest logit {:.2}), mean {:.3e}, KL {:.3e} nats; bound {:.0e} relative",
-        rows.len(),
-        found.max,
-        found.largest,
-        found.mean,
-        found.kl,
-        bound
+        "{} {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",
+        if args.unmerge { "unmerged" } else { "merged" },
+        report.modules.len(),
+        output.display(),
+        report.rounding_max(),
+        100.0 * report.rounding_share()
     ));
-    if found.max <= bound * found.largest {
-        return Ok(());
+    if args.no_verify { Ok(()) } else { verify::run(base, parts, output, args.device, say) }
+}
+
+/// What the merged weights are stored as.
+fn weight_dtype(args: &MergeArgs) -> Result<WeightDtype> {
+    match args.dtype {
+        MergeDtype::Auto => Ok(WeightDtype::Auto),
+        MergeDtype::F32 => Ok(WeightDtype::F32),
+        MergeDtype::Bf16 => Ok(WeightDtype::BF16),
+        MergeDtype::F16 => Ok(WeightDtype::F16),
+        MergeDtype::Q8_0 if args.format == MergeFormat::Gguf => Ok(WeightDtype::Auto),
+        MergeDtype::Q8_0 => Err(Error::Config("--dtype q8_0 is of GGUF alone; add --format gguf".into())),
     }
-    Err(Error::Weights(format!(
-        "the merged model's logits are {:.3e} off, over the bound of {:.3e}; {} is left for inspection",
-        found.max,
-        bound * found.largest,
-        args.output.display()
-    )))
 }
 
-/// A few sequences of tokens from all over the vocabulary.
-fn probe(decoder: &Decoder) -> PackedBatch {
-    let spec = decoder.spec();
-    let length = 24.min(spec.max_positions);
-    let stream = Stream::new(0, "merge verification");
-    let examples: Vec<Example> = (0..4u64)
-        .map(|i| {
-            let token = |j: usize| stream.child(i).below(j as u64, spec.vocab_size) as u32;
-            let (prompt, completions) = ((0..length).map(token).collect(), Vec::new());
-            Example { prompt, completions, label: 1.0, origin: Origin::new("probe", i as usize + 1) }
-        })
-        .collect();
-    PackedBatch::new(&examples.iter().collect::<Vec<_>>())
-}
-
-/// How far two sets of logits are apart.
-struct Difference {
-    max: f64,
-    mean: f64,
-    kl: f64,
-    largest: f64,
-}
-
-impl Difference {
-    fn between(want: &[Vec<f32>], got: &[Vec<f32>]) -> Self {
-        let mut found = Self { max: 0.0, mean: 0.0, kl: 0.0, largest: 0.0 };
-        for (want, got) in want.iter().zip(got) {
-            let mut sum = 0.0;
-            for (w, g) in want.iter().zip(got) {
-                let apart = f64::from((w - g).abs());
-                // A NaN must not pass for a small difference.
-                found.max = if apart > found.max || apart.is_nan() { apart } else { found.max };
-                found.largest = found.largest.max(f64::from(w.abs()));
-                sum += apart;
-            }
-            found.mean += sum / want.len().max(1) as f64;
-            found.kl += divergence(want, got);
+/// One factor an adapter; negative ones to take adapters off.
+fn weights(args: &MergeArgs) -> Result<Vec<f64>> {
+    let weights = match (args.weights.len(), args.adapter.len()) {
+        (0, adapters) => vec![1.0; adapters],
+        (weights, adapters) if weights == adapters => args.weights.clone(),
+        (weights, adapters) => {
+            return Err(Error::Config(format!(
+                "--weights has {weights} factors for {adapters} adapters; give one each"
+            )));
         }
-        found.mean /= want.len().max(1) as f64;
-        found.kl /= want.len().max(1) as f64;
-        found
-    }
-}
-
-/// KL(softmax(p) ‖ softmax(q)), nats.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let lse = |x: &[f32]| {
-        let max = x.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));
-        max + x.iter().map(|v| (f64::from(*v) - max).exp()).sum::<f64>().ln()
     };
-    let (p_lse, q_lse) = (lse(p), lse(q));
-    p.iter()
-        .zip(q)
-        .map(|(p, q)| {
-            let (p, q) = (f64::from(*p) - p_lse, f64::from(*q) - q_lse);
-            p.exp() * (p - q)
-        })
-        .sum()
+    Ok(if args.unmerge { weights.iter().map(|weight| -weight).collect() } else { weights })
 }

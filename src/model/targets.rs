@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use super::config::{LoraConfig, ModuleNames, TargetModules};
 use crate::error::{Error, Problems, Result, nearest};
@@ -204,8 +204,12 @@ fn suffixes<'a, T: Copy + 'a>(
     compiled
 }
 
+/// Steps of a match, at most: hundreds of times what a sound expression takes on a module's path. Each match of a
+/// hostile one costs so many, and there is one a module and pattern.
+const MOST_STEPS: usize = 20_000;
+
 fn compile(key: &str, written: &str, regex: &str) -> Result<Regex> {
-    Regex::new(regex).map_err(|error| {
+    RegexBuilder::new(regex).backtrack_limit(MOST_STEPS).build().map_err(|error| {
         Error::Config(format!(
             "lora.{key} is {written:?}, which is no regular expression ({error}); see Python's re"
         ))

@@ -145,7 +145,7 @@ fn inspect_tells_base_adapter_and_run() {
     let run = inspect("run");
     assert_eq!((&run["kind"], &run["step"], &run["adapter"]), (&"run".into(), &6.into(), &true.into()));
     let person = place.run(&["inspect", "run/adapter"]).ok();
-    assert!(person.contains("lora_alpha") && person.contains("norm_b"), "{person}");
+    assert!(person.contains("lora_alpha") && person.contains("‖ΔW‖"), "{person}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ import datasets
 import torch
 import transformers
 
-import bpe, models, optim_cases, scores, templates, tokens, trl_runs
+import bpe, compose, models, optim_cases, scores, templates, tokens, trl_runs
 from files import write_json
 
 PARTS = {
@@ -33,6 +33,7 @@ PARTS = {
     "tokens": tokens.make_tokens,
     "templates": templates.make_templates,
     "scores": scores.make_scores,
+    "compose": compose.make_compose,
     "optim": optim_cases.make_optim,
     "losses": optim_cases.make_losses,
     "trl": trl_runs.make_trl_runs,

@@ -121,7 +121,7 @@ pub fn merge(
     check_output(base.directory, output, options.overwrite)?;
     let plan = Plan::new(base, adapters, options)?;
     files::write_directory(output, options.overwrite, |directory| {
-        write_config(base.directory, directory, options.dtype)?;
+        write_config(base.directory, directory, options.dtype, plan.untied.is_some())?;
         for name in COPIED.iter().filter(|name| base.directory.join(name).exists()) {
             copy(&base.directory.join(name), &directory.join(name))?;
         }
@@ -178,12 +178,13 @@ fn write_shard(
     shard.write_header(&mut out).map_err(Error::write(path))?;
     for planned in &shard.tensors {
         let Some(dtype) = plan.rounds_to(base, planned)? else {
-            out.write_all(base.source.stored(&planned.name)?.bytes).map_err(Error::write(path))?;
+            out.write_all(base.source.stored(plan.source_name(planned))?.bytes)
+                .map_err(Error::write(path))?;
             continue;
         };
         let target = plan.targets.get(&planned.name);
-        let added = target.map(|target| (target.linear, target.addends.as_slice()));
-        let weight = base.source.get(&planned.name)?;
+        let added = target.map(|target| (&target.linear, target.addends.as_slice()));
+        let weight = base.source.get(plan.source_name(planned))?;
         let stock = tensor::write(&mut out, &weight, added, dtype).map_err(Error::write(path))?;
         if stock.overflows {
             let name = dtype.name();
@@ -204,12 +205,15 @@ fn write_shard(
     file.sync_all().map_err(Error::write(path))
 }
 
-fn write_config(base: &Path, directory: &Path, dtype: Option<DType>) -> Result<()> {
+fn write_config(base: &Path, directory: &Path, dtype: Option<DType>, untied: bool) -> Result<()> {
     let path = base.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
     let mut config: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|e| Error::Model(format!("{} is no JSON object: {e}", path.display())))?;
     config_json::update(&mut config, dtype);
+    if untied {
+        config.insert("tie_word_embeddings".into(), false.into());
+    }
     write_json(&directory.join("config.json"), &config.into())
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use safetensors::tensor::Dtype;
 
-use super::super::names;
+use super::super::{head, names};
 use super::shards::{Planned, Shard};
 use super::tensor::Addend;
 use super::{Base, MergeOptions};
@@ -15,7 +15,7 @@ use crate::weights::DType;
 
 /// A tensor that adapters change.
 pub(super) struct Target<'a> {
-    pub linear: &'a LinearSpec,
+    pub linear: LinearSpec,
     pub addends: Vec<Addend<'a>>,
 }
 
@@ -24,14 +24,23 @@ pub(super) struct Plan<'a> {
     pub shards: Vec<Shard>,
     /// By tensor name.
     pub targets: BTreeMap<String, Target<'a>>,
+    /// The head that no longer shares the embedding's weight: its tensor, and the embedding's.
+    pub untied: Option<(String, String)>,
 }
 
 impl<'a> Plan<'a> {
     pub fn new(base: &Base<'a>, adapters: &[(&'a Lora, f64)], options: &MergeOptions) -> Result<Self> {
         let targets = targets(base, adapters)?;
+        let head = format!("{}.weight", head::linear(base.spec).module);
+        let untied = (base.spec.head.is_none() && targets.contains_key(&head))
+            .then(|| (head, head::weight_name(base.source, base.spec)));
+        let mut names = base.source.names();
+        names.extend(untied.iter().map(|(head, _)| head.clone()));
+        names.sort_unstable();
+        names.dedup();
         let mut planned = Vec::new();
-        for name in base.source.names() {
-            let stored = base.source.stored(&name)?;
+        for name in names {
+            let stored = base.source.stored(source_name(&untied, &name))?;
             let kept: Dtype = serde_json::from_value(stored.dtype.clone().into()).map_err(|_| {
                 Error::Weights(format!(
                     "tensor {name} is {}, which safetensors cannot hold; merge into the model it was quantised from",
@@ -41,12 +50,17 @@ impl<'a> Plan<'a> {
             let dtype = options.dtype.filter(|_| is_number(kept)).map_or(kept, safetensors_name);
             planned.push(Planned::new(&name, dtype, stored.shape)?);
         }
-        Ok(Self { shards: Shard::plan(planned, options.shard_bytes), targets })
+        Ok(Self { shards: Shard::plan(planned, options.shard_bytes), targets, untied })
+    }
+
+    /// The base's tensor that a planned one is made of.
+    pub fn source_name<'n>(&'n self, planned: &'n Planned) -> &'n str {
+        source_name(&self.untied, &planned.name)
     }
 
     /// The type a tensor's numbers are rounded to; `None` if its bytes are copied.
     pub fn rounds_to(&self, base: &Base, planned: &Planned) -> Result<Option<DType>> {
-        let copied = base.source.stored(&planned.name)?.dtype == planned.dtype.to_string();
+        let copied = base.source.stored(self.source_name(planned))?.dtype == planned.dtype.to_string();
         Ok(match planned.dtype {
             _ if copied && !self.targets.contains_key(&planned.name) => None,
             Dtype::F32 => Some(DType::F32),
@@ -65,6 +79,13 @@ impl<'a> Plan<'a> {
     }
 }
 
+fn source_name<'n>(untied: &'n Option<(String, String)>, name: &'n str) -> &'n str {
+    match untied {
+        Some((head, embedding)) if head == name => embedding,
+        _ => name,
+    }
+}
+
 fn is_number(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16)
 }
@@ -79,25 +100,36 @@ fn safetensors_name(dtype: DType) -> Dtype {
 
 /// The tensors that the adapters change; every misfit is named.
 fn targets<'a>(base: &Base<'a>, adapters: &[(&'a Lora, f64)]) -> Result<BTreeMap<String, Target<'a>>> {
-    let linears = base.spec.linears().chain(&base.spec.head);
-    let linears: BTreeMap<&str, &LinearSpec> =
-        linears.map(|linear| (linear.module.as_str(), linear)).collect();
+    let linears: BTreeMap<String, LinearSpec> = base
+        .spec
+        .linears()
+        .cloned()
+        .chain([head::linear(base.spec)])
+        .map(|linear| (linear.module.clone(), linear))
+        .collect();
     let mut targets: BTreeMap<String, Target> = BTreeMap::new();
     let mut problems = Problems::default();
     for (lora, weight) in adapters {
         problems
             .require(weight.is_finite(), || format!("an adapter's weight is {weight}; name a finite number"));
         for slot in lora.slots() {
-            let Some(linear) = linears.get(slot.module.as_str()).copied() else {
-                let hint = nearest(&slot.module, linears.keys().copied());
+            let Some(linear) = linears.get(&slot.module) else {
+                let hint = nearest(&slot.module, linears.keys().map(String::as_str));
                 let hint = hint.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
                 problems.add(format!("{} is no linear module of this base{hint}", slot.module));
                 continue;
             };
-            let name = names::weight_of(&linear.module, base.source, base.spec);
-            match check(base, linear, &name, (slot.outputs, slot.inputs)) {
+            let tied = base.spec.head.is_none() && linear.module == head::linear(base.spec).module;
+            let from = if tied {
+                head::weight_name(base.source, base.spec)
+            } else {
+                names::weight_of(&linear.module, base.source, base.spec)
+            };
+            match check(base, linear, &from, (slot.outputs, slot.inputs)) {
                 Ok(()) => {
-                    let target = targets.entry(name).or_insert(Target { linear, addends: Vec::new() });
+                    let name = if tied { format!("{}.weight", linear.module) } else { from };
+                    let new = || Target { linear: linear.clone(), addends: Vec::new() };
+                    let target = targets.entry(name).or_insert_with(new);
                     target.addends.push(Addend::new(lora, slot, *weight));
                 }
                 Err(error) => problems.absorb(Err(error)),

@@ -8,8 +8,9 @@ mod read;
 mod write;
 
 pub use config::PeftConfig;
-pub use read::{Adapter, metadata, read};
-pub use write::{FINGERPRINT_KEY, Origin, write};
+pub use read::{Adapter, metadata, read, read_alone, read_with};
+pub(super) use write::serialized;
+pub use write::{FINGERPRINT_KEY, Origin, config, expressible, write};
 
 /// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";

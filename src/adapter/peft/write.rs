@@ -53,6 +53,14 @@ fn weights(lora: &Lora, origin: &Origin) -> Result<Vec<u8>> {
             .and_then(|_| put("lora_B", vec![slot.outputs, slot.rank], slot.b()))
             .map_err(|e| Error::Adapter(format!("{}: {e}", slot.module)))?;
     }
+    serialized(tensors, metadata)
+}
+
+/// The bytes of a safetensors file, the same in every run.
+pub(in crate::adapter) fn serialized(
+    tensors: BTreeMap<String, TensorView>,
+    metadata: BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
     let metadata = metadata.into_iter().collect();
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Adapter(e.to_string()))?;
     sorted_header(bytes)
@@ -80,7 +88,15 @@ fn sorted_header(bytes: Vec<u8>) -> Result<Vec<u8>> {
     Ok([&(text.len() as u64).to_le_bytes()[..], &text, &rest[length..]].concat())
 }
 
-fn config(lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Value {
+/// Whether `alpha / r` is every module's scale, or `alpha / √r` is: what PEFT's settings can say. Others are folded into B
+/// (see [`Lora::stacked`]) before they are written.
+pub fn expressible(lora: &Lora) -> bool {
+    let all = |scale: fn(&Slot) -> f64| lora.slots().iter().all(|slot| close(slot.scale, scale(slot)));
+    all(|slot| slot.alpha / slot.rank as f64) || all(|slot| slot.alpha / (slot.rank as f64).sqrt())
+}
+
+/// The `adapter_config.json` that [`write`] writes.
+pub fn config(lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Value {
     let slots = lora.slots();
     let rank = most_common(slots.iter().map(|s| s.rank)).unwrap_or(8);
     let alpha = most_common(slots.iter().map(|s| s.alpha.to_bits())).map_or(8.0, f64::from_bits);

@@ -1,0 +1,302 @@
+//! Several adapters made into one, as PEFT's `add_weighted_adapter` does it (PEFT 0.21, `peft/tuners/lora/model.py` and
+//! `peft/utils/merge_utils.py`).
+//!
+//! Between adapters of one rank, `linear`, `ties`, `dare_*` and `magnitude_prune` combine the A of all and the B of all by
+//! elements, each adapter's factor `f = weight·scale` shared out as `√|f|` to B and `sign(f)·√|f|` to A: cheap, and no sum of the
+//! products. `cat` puts the matrices side by side, which is the exact sum at the sum of the ranks. `svd` is the best
+//! approximation of that sum at a rank, found from the factors alone ([`factors`]).
+//!
+//! What comes out has scale 1 (`lora_alpha = r`, no rsLoRA). PEFT gives its own result `lora_alpha = r` too, but leaves
+//! `use_rslora` as the first adapter had it, which would scale the result by √r; that is not repeated here.
+
+mod elementwise;
+mod factors;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use candle_core::Device;
+use rayon::prelude::*;
+
+use crate::error::{Error, Problems, Result};
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::LinearSpec;
+use crate::random::Stream;
+use elementwise::Pruning;
+
+/// How adapters are combined; the names are PEFT's `combination_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combination {
+    /// Sum by elements.
+    Linear,
+    /// Side by side: the exact sum.
+    Cat,
+    /// The exact sum, cut to a rank by singular values.
+    Svd,
+    /// TIES (Yadav et al. 2023, arXiv 2306.01708): prune by size, elect signs, average what agrees.
+    Ties,
+    /// DARE (Yu et al. 2023, arXiv 2311.03099): drop at random, rescale, sum.
+    DareLinear,
+    /// DARE's dropping, then TIES' election.
+    DareTies,
+    /// Prune by size, then sum.
+    MagnitudePrune,
+}
+
+impl fmt::Display for Combination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linear => "linear",
+            Self::Cat => "cat",
+            Self::Svd => "svd",
+            Self::Ties => "ties",
+            Self::DareLinear => "dare_linear",
+            Self::DareTies => "dare_ties",
+            Self::MagnitudePrune => "magnitude_prune",
+        })
+    }
+}
+
+/// How TIES elects an element's sign.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MajoritySign {
+    /// The sign of the sum.
+    #[default]
+    Total,
+    /// The sign that more adapters have.
+    Frequency,
+}
+
+/// Settings of a combination.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ComposeOptions {
+    /// Which.
+    pub combination: Combination,
+    /// Share of elements kept by `ties`, `dare_*` and `magnitude_prune`, in (0, 1].
+    pub density: f64,
+    /// Of `ties` and `dare_ties`.
+    pub majority_sign: MajoritySign,
+    /// Of the random mask of `dare_*`. The mask is this crate's own; PEFT draws its with torch's global generator.
+    pub seed: u64,
+    /// Rank of `svd`; `None`: the largest of the adapters', as in PEFT.
+    pub rank: Option<usize>,
+}
+
+/// What `svd` kept of one module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// Its path.
+    pub module: String,
+    /// Squared singular values kept.
+    pub kept: f64,
+    /// All squared singular values, which is ‖ΔW‖_F².
+    pub total: f64,
+}
+
+/// One adapter out of several.
+#[derive(Debug)]
+pub struct Composed {
+    /// Its matrices; every scale is 1.
+    pub lora: Lora,
+    /// Of `svd`: what the rank left of each module.
+    pub kept: Option<Vec<Kept>>,
+}
+
+impl Composed {
+    /// Share of the energy ‖ΔW‖_F² that the rank kept: of all modules together, and of the module that lost most.
+    /// `None` unless singular values were cut.
+    pub fn energy(&self) -> Option<(f64, f64)> {
+        let share = |kept: f64, total: f64| if total > 0.0 { kept / total } else { 1.0 };
+        let modules = self.kept.as_ref()?;
+        let sum = |of: fn(&Kept) -> f64| modules.iter().map(of).sum::<f64>();
+        let least = modules.iter().map(|m| share(m.kept, m.total)).fold(1.0, f64::min);
+        Some((share(sum(|m| m.kept), sum(|m| m.total)), least))
+    }
+}
+
+/// The matrices of one module in one adapter.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    /// Which adapter.
+    adapter: usize,
+    a: &'a [f32],
+    b: &'a [f32],
+    rank: usize,
+    /// weight·scale.
+    factor: f64,
+}
+
+/// A module with its parts.
+struct Module<'a> {
+    slot: &'a Slot,
+    parts: Vec<Part<'a>>,
+}
+
+/// A module's matrices as combined.
+struct Matrices {
+    rank: usize,
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+/// Combines adapters of one base, each times its weight. A module that only some adapt is combined from those.
+///
+/// # Errors
+/// If a module has other sizes in another adapter, the combination needs one rank and there are several (all such modules
+/// are named), or a setting is out of its range.
+pub fn compose(parts: &[(&Lora, f64)], options: &ComposeOptions, device: &Device) -> Result<Composed> {
+    compose_with(parts, options, device, &|adapter, module, half, density| {
+        let stream = Stream::new(options.seed, &format!("dare {adapter} {half} {module}"));
+        Box::new(move |index| f64::from(stream.uniform(index as u64)) < density)
+    })
+}
+
+/// Makes the mask of `dare_*`: adapter, module, `lora_A` or `lora_B`, density → whether an element is kept.
+type Masks<'m> = dyn Fn(usize, &str, &'static str, f64) -> Box<dyn Fn(usize) -> bool> + Sync + 'm;
+
+fn compose_with(
+    parts: &[(&Lora, f64)],
+    options: &ComposeOptions,
+    device: &Device,
+    masks: &Masks,
+) -> Result<Composed> {
+    let modules = modules(parts, options)?;
+    let combined: Vec<(Matrices, Option<Kept>)> = modules
+        .par_iter()
+        .map(|module| match options.combination {
+            Combination::Cat => (side_by_side(module), None),
+            Combination::Svd => {
+                let (matrices, kept) = cut(module, options.rank);
+                (matrices, Some(kept))
+            }
+            _ => (by_elements(module, options, masks), None),
+        })
+        .collect();
+    let slots = modules.iter().zip(&combined).map(|(module, (matrices, _))| {
+        let Slot { module, inputs, outputs, .. } = module.slot;
+        let linear = LinearSpec::new(module.clone(), *inputs, *outputs);
+        Slot::new(&linear, matrices.rank, matrices.rank as f64, 1.0)
+    });
+    let mut lora = Lora::zeros(slots.collect(), device)?;
+    let ranges: Vec<_> = lora.slots().iter().map(|slot| (slot.a(), slot.b())).collect();
+    // Modules come sorted by name, as slots do.
+    lora.update(|values| {
+        for ((a, b), (matrices, _)) in ranges.into_iter().zip(&combined) {
+            values[a].copy_from_slice(&matrices.a);
+            values[b].copy_from_slice(&matrices.b);
+        }
+    })?;
+    if let Some(slot) =
+        lora.slots().iter().find(|s| lora.values()[s.a().start..s.b().end].iter().any(|x| !x.is_finite()))
+    {
+        return Err(Error::Adapter(format!("{} overflows f32; lower the weights", slot.module)));
+    }
+    Ok(Composed { lora, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
+}
+
+/// Every module that an adapter adapts, sorted by name; all that cannot be combined are named.
+fn modules<'a>(parts: &[(&'a Lora, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
+    let mut problems = Problems::default();
+    problems.require(!parts.is_empty(), || "there is nothing to combine: name an adapter".into());
+    let density = options.density;
+    problems.require(density > 0.0 && density <= 1.0, || {
+        format!("the density is {density}; it is the share of numbers kept, above 0 and at most 1")
+    });
+    problems.require(options.rank != Some(0), || "the rank is 0; it must be 1 or more".into());
+    let mut modules: BTreeMap<&str, Module> = BTreeMap::new();
+    for (adapter, (lora, weight)) in parts.iter().enumerate() {
+        problems.require(weight.is_finite(), || format!("a weight is {weight}; it must be a finite number"));
+        for slot in lora.slots() {
+            let module = modules.entry(&slot.module).or_insert_with(|| Module { slot, parts: Vec::new() });
+            let (first, these) = (module.slot, (slot.outputs, slot.inputs));
+            problems.require((first.outputs, first.inputs) == these, || {
+                let (module, o, i) = (&slot.module, first.outputs, first.inputs);
+                format!("{module} is [{o}, {i}] in one adapter and {these:?} in another; they have different bases")
+            });
+            let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
+            module.parts.push(Part { adapter, a, b, rank: slot.rank, factor: weight * slot.scale });
+        }
+    }
+    if !matches!(options.combination, Combination::Cat | Combination::Svd) {
+        for (name, module) in &modules {
+            let ranks: Vec<usize> = module.parts.iter().map(|part| part.rank).collect();
+            problems.require(ranks.windows(2).all(|pair| pair[0] == pair[1]), || {
+                let how = options.combination;
+                format!("{name} has the ranks {ranks:?}, and {how} needs one rank; combine by cat or svd")
+            });
+        }
+    }
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    Ok(modules.into_values().collect())
+}
+
+/// `A` rows times the factor, one adapter below the other; `B` columns beside each other.
+fn side_by_side(module: &Module) -> Matrices {
+    let rank = module.parts.iter().map(|part| part.rank).sum();
+    let scaled =
+        |part: &Part| part.a.iter().map(|a| (f64::from(*a) * part.factor) as f32).collect::<Vec<_>>();
+    let a = module.parts.iter().flat_map(scaled).collect();
+    let row = |out: usize| {
+        module
+            .parts
+            .iter()
+            .flat_map(move |part| part.b[out * part.rank..(out + 1) * part.rank].iter().copied())
+    };
+    let b = (0..module.slot.outputs).flat_map(row).collect();
+    Matrices { rank, a, b }
+}
+
+/// The sum, cut to a rank.
+fn cut(module: &Module, rank: Option<usize>) -> (Matrices, Kept) {
+    let Slot { inputs, outputs, .. } = *module.slot;
+    let rank = rank.unwrap_or_else(|| module.parts.iter().map(|part| part.rank).max().unwrap_or(1));
+    // Columns of B, and of Aᵀ times the factor.
+    let column =
+        |part: &Part, k: usize| part.b.iter().skip(k).step_by(part.rank).map(|b| f64::from(*b)).collect();
+    let row = |part: &Part, k: usize| {
+        part.a[k * inputs..(k + 1) * inputs].iter().map(|a| f64::from(*a) * part.factor).collect()
+    };
+    let each = || module.parts.iter().flat_map(|part| (0..part.rank).map(move |k| (part, k)));
+    let b = factors::Columns { rows: outputs, columns: each().map(|(part, k)| column(part, k)).collect() };
+    let a = factors::Columns { rows: inputs, columns: each().map(|(part, k)| row(part, k)).collect() };
+    let found = factors::truncated(b, a, rank);
+    let a = found.a.columns.iter().flatten().map(|x| *x as f32).collect();
+    let b =
+        (0..outputs).flat_map(|out| found.b.columns.iter().map(move |column| column[out] as f32)).collect();
+    let (kept, total) = (found.squares[..found.b.columns.len()].iter().sum(), found.squares.iter().sum());
+    (Matrices { rank: found.b.columns.len(), a, b }, Kept { module: module.slot.module.clone(), kept, total })
+}
+
+fn by_elements(module: &Module, options: &ComposeOptions, masks: &Masks) -> Matrices {
+    let half = |name: &'static str, numbers: fn(&Part<'_>) -> Vec<f32>, weight: fn(f64) -> f64| {
+        let tensors: Vec<Vec<f32>> = module
+            .parts
+            .iter()
+            .map(|part| {
+                let pruning = match options.combination {
+                    _ if options.density >= 1.0 => Pruning::None,
+                    Combination::Ties | Combination::MagnitudePrune => Pruning::Magnitude(options.density),
+                    Combination::DareLinear | Combination::DareTies => {
+                        let mask = masks(part.adapter, &module.slot.module, name, options.density);
+                        Pruning::Random(options.density, mask)
+                    }
+                    _ => Pruning::None,
+                };
+                elementwise::prune(numbers(part), &pruning)
+            })
+            .collect();
+        let weights: Vec<f64> = module.parts.iter().map(|part| weight(part.factor)).collect();
+        match options.combination {
+            Combination::Ties | Combination::DareTies => {
+                elementwise::elected(&tensors, &weights, options.majority_sign)
+            }
+            _ => elementwise::summed(&tensors, &weights),
+        }
+    };
+    let a = half("lora_A", |part| part.a.to_vec(), |f| f.abs().sqrt() * if f >= 0.0 { 1.0 } else { -1.0 });
+    let b = half("lora_B", |part| part.b.to_vec(), |f| f.abs().sqrt());
+    Matrices { rank: module.parts[0].rank, a, b }
+}
+
+#[cfg(test)]
+mod tests;

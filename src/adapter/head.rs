@@ -1,0 +1,115 @@
+//! Adapters of the language-model head. The decoder computes with none; merging and exporting know them.
+
+use candle_core::Device;
+
+use super::names;
+use crate::error::{Error, Result};
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
+use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
+
+/// transformers' name of a head that shares the embedding's weight.
+const TIED: &str = "lm_head";
+
+/// The head, also of a model that shares it with the embedding.
+pub fn linear(spec: &DecoderSpec) -> LinearSpec {
+    spec.head.clone().unwrap_or_else(|| LinearSpec::new(TIED.into(), spec.hidden, spec.vocab_size))
+}
+
+/// The tensor that holds the head's weight.
+pub(super) fn weight_name(source: &dyn WeightSource, spec: &DecoderSpec) -> String {
+    let module = spec.head.as_ref().map_or(&spec.embedding, |head| &head.module);
+    names::weight_of(module, source, spec)
+}
+
+/// The adapter but for its part in the head.
+///
+/// # Errors
+/// If the device has no room.
+pub fn without(lora: &Lora, spec: &DecoderSpec, device: &Device) -> Result<Lora> {
+    let head = linear(spec).module;
+    let kept: Vec<&Slot> = lora.slots().iter().filter(|slot| slot.module != head).collect();
+    let mut rest = Lora::zeros(kept.iter().map(|slot| (*slot).clone()).collect(), device)?;
+    let ranges: Vec<_> = rest.slots().iter().map(|slot| slot.a().start..slot.b().end).collect();
+    rest.update(|values| {
+        for (range, slot) in ranges.into_iter().zip(kept) {
+            values[range].copy_from_slice(&lora.values()[slot.a().start..slot.b().end]);
+        }
+    })?;
+    Ok(rest)
+}
+
+/// A base whose head is another.
+pub struct WithHead<'a> {
+    source: &'a dyn WeightSource,
+    name: String,
+    weight: FrozenWeight,
+}
+
+/// The base with the adapters of its head summed into it, in f32; `None` if they adapt no head.
+///
+/// # Errors
+/// If the head's weight is missing or has another shape.
+pub fn adapted<'a>(
+    source: &'a dyn WeightSource,
+    spec: &DecoderSpec,
+    parts: &[(&Lora, f64)],
+) -> Result<Option<(WithHead<'a>, DecoderSpec)>> {
+    let head = linear(spec);
+    let adapting: Vec<_> =
+        parts.iter().filter_map(|(lora, w)| lora.find(&head.module).map(|at| (*lora, at, *w))).collect();
+    if adapting.is_empty() {
+        return Ok(None);
+    }
+    let weight = source.get(&weight_name(source, spec))?;
+    if head.transposed || weight.shape() != [head.outputs, head.inputs] {
+        return Err(Error::Adapter(format!(
+            "{} is stored as {:?}, which is not merged into",
+            head.module,
+            weight.shape()
+        )));
+    }
+    let mut sum = weight.elements().to_f32();
+    for (lora, at, factor) in adapting {
+        let slot = &lora.slots()[at];
+        let scaled: Vec<f32> =
+            lora.values()[slot.b()].iter().map(|b| (f64::from(*b) * factor * slot.scale) as f32).collect();
+        let left = Operand::by_row(Elements::F32(&scaled), slot.outputs, slot.rank);
+        let right = Operand::by_column(Elements::F32(&lora.values()[slot.a()]), slot.rank, slot.inputs);
+        gemm_add(&mut sum, &left, &right, Precision::F32);
+    }
+    let weight = FrozenWeight::from_f32(sum, &[head.outputs, head.inputs])?;
+    let name = format!("{}.weight", head.module);
+    Ok(Some((WithHead { source, name, weight }, DecoderSpec { head: Some(head), ..spec.clone() })))
+}
+
+impl WeightSource for WithHead<'_> {
+    fn names(&self) -> Vec<String> {
+        let mut names = self.source.names();
+        names.push(self.name.clone());
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        if name == self.name { Some(self.weight.shape().to_vec()) } else { self.source.shape(name) }
+    }
+
+    fn get(&self, name: &str) -> Result<FrozenWeight> {
+        if name == self.name { Ok(self.weight.clone()) } else { self.source.get(name) }
+    }
+
+    fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        self.source.stored(name)
+    }
+
+    fn files(&self) -> Vec<FileStamp> {
+        self.source.files()
+    }
+
+    fn describe(&self) -> String {
+        self.source.describe()
+    }
+}

@@ -1,0 +1,165 @@
+//! Reading.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+use serde_json::{Map, Value};
+
+use super::super::names::{MOST_TOLD, hint, shown};
+use super::super::peft;
+use super::super::read::{Adapter, Format};
+use super::{CONFIG, WEIGHTS};
+use crate::error::{Error, Problems, Result};
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::weights::{SafetensorsSource, WeightSource};
+
+/// Reads the adapter in `directory` for a decoder.
+///
+/// # Errors
+/// If a file is missing or damaged, it is no LoRA adapter, or a tensor does not fit; all misfits are named at once.
+pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Adapter> {
+    let config = Config::open(&directory.join(CONFIG))?;
+    let path = directory.join(WEIGHTS);
+    let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
+    let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
+    let pairs = pairs(&source, spec).map_err(within)?;
+    let slots = pairs
+        .values()
+        .map(|(linear, rank)| Slot::new(linear, *rank, config.scale * *rank as f64, config.scale));
+    let mut lora = Lora::zeros(slots.collect(), device)?;
+    let mut values = lora.values().to_vec();
+    for slot in lora.slots() {
+        let half = |half: &str| source.get(&format!("{}.{half}", slot.module)).map(|w| w.elements().to_f32());
+        transpose(&half("lora_a")?, slot.rank, &mut values[slot.a()]);
+        transpose(&half("lora_b")?, slot.outputs, &mut values[slot.b()]);
+    }
+    if let Some(slot) =
+        lora.slots().iter().find(|s| values[s.a().start..s.b().end].iter().any(|x| !x.is_finite()))
+    {
+        return Err(within(Error::Adapter(format!(
+            "{} holds numbers that are not finite; it is damaged",
+            slot.module
+        ))));
+    }
+    lora.update(|all| all.copy_from_slice(&values))?;
+    let fingerprint = peft::metadata(&path)?.get(peft::FINGERPRINT_KEY).cloned();
+    Ok(Adapter { lora, base: config.base, fingerprint, format: Format::Mlx })
+}
+
+/// `[rows, columns]` of `from` into `[columns, rows]`.
+fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
+    let rows = from.len() / columns.max(1);
+    for (at, x) in from.iter().enumerate() {
+        to[at % columns * rows + at / columns] = *x;
+    }
+}
+
+struct Config {
+    scale: f64,
+    base: Option<String>,
+}
+
+impl Config {
+    fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        Self::parse(&text).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let wrong = |message: String| Err(Error::Adapter(message));
+        let values: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| Error::Adapter(e.to_string()))?;
+        let kind = values.get("fine_tune_type").map_or("lora", |kind| kind.as_str().unwrap_or("?"));
+        if kind != "lora" {
+            return wrong(format!("fine_tune_type is {kind:?}; only \"lora\" is read"));
+        }
+        let Some(parameters) = values.get("lora_parameters").and_then(Value::as_object) else {
+            return wrong("lora_parameters is missing; mlx-lm writes rank and scale there".into());
+        };
+        if let Some(alpha) = parameters.get("alpha").filter(|alpha| !alpha.is_null()) {
+            return wrong(format!(
+                "lora_parameters.alpha is {alpha}: early versions of mlx-lm multiplied scale by alpha / rank, later ones \
+                 ignore alpha; set scale to what it was trained with and remove alpha"
+            ));
+        }
+        match parameters.get("scale").and_then(Value::as_f64).filter(|scale| scale.is_finite()) {
+            Some(scale) => {
+                Ok(Self { scale, base: values.get("model").and_then(Value::as_str).map(String::from) })
+            }
+            None => wrong("lora_parameters.scale is missing or no number".into()),
+        }
+    }
+}
+
+/// The adapted modules with their ranks, by name.
+fn pairs<'a>(
+    source: &SafetensorsSource,
+    spec: &'a DecoderSpec,
+) -> Result<BTreeMap<String, (&'a LinearSpec, usize)>> {
+    let linears: BTreeMap<&str, &LinearSpec> = spec.linears().map(|l| (l.module.as_str(), l)).collect();
+    let (mut problems, mut strangers) = (Problems::default(), Vec::new());
+    let mut pairs = BTreeMap::new();
+    for name in source.names() {
+        if strangers.len() >= MOST_TOLD {
+            strangers.push("... and perhaps more".into());
+            break;
+        }
+        let halves = [("lora_a", "lora_b"), ("lora_b", "lora_a")];
+        let half = halves
+            .iter()
+            .find_map(|(half, other)| Some((name.strip_suffix(half)?.strip_suffix('.')?, *other)));
+        let Some((module, other)) = half else {
+            strangers.push(format!(
+                "{} is no lora_a or lora_b of a linear module and cannot be honoured",
+                shown(&name)
+            ));
+            continue;
+        };
+        let Some(linear) = linears.get(module) else {
+            let (family, hint) = (&spec.model_type, hint(module, linears.keys().copied()));
+            strangers.push(format!("{} adapts no linear module of this {family}{hint}", shown(&name)));
+            continue;
+        };
+        if source.shape(&format!("{module}.{other}")).is_none() {
+            problems.add(format!("{module} has only half of its pair lora_a, lora_b"));
+            continue;
+        }
+        let shape = |half: &str| source.shape(&format!("{module}.{half}")).unwrap_or_default();
+        let (a, b) = (shape("lora_a"), shape("lora_b"));
+        let rank = a.get(1).copied().unwrap_or(0);
+        problems.require(rank > 0 && a == [linear.inputs, rank] && b == [rank, linear.outputs], || {
+            let (inputs, outputs) = (linear.inputs, linear.outputs);
+            format!(
+                "{module} has lora_a {a:?} and lora_b {b:?}; this base needs [{inputs}, r] and [r, {outputs}]"
+            )
+        });
+        pairs.insert(module.to_string(), (*linear, rank));
+    }
+    strangers.into_iter().for_each(|stranger| problems.add(stranger));
+    problems.require(!source.names().is_empty(), || "there are no tensors".into());
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_lora_is_refused() {
+        for (text, word) in [
+            (r#"{"fine_tune_type": "dora", "lora_parameters": {"scale": 2.0}}"#, "dora"),
+            (r#"{"fine_tune_type": "full"}"#, "full"),
+            (r#"{"fine_tune_type": "lora"}"#, "lora_parameters"),
+            (r#"{"lora_parameters": {"rank": 8}}"#, "scale"),
+            (r#"{"lora_parameters": {"rank": 8, "scale": 10.0, "alpha": 16.0}}"#, "alpha"),
+            ("[1]", "map"),
+        ] {
+            let Err(error) = Config::parse(text) else { panic!("{text} is read") };
+            assert!(error.to_string().contains(word), "{text}: {error}");
+        }
+        assert_eq!(Config::parse(r#"{"lora_parameters": {"scale": 20}}"#).unwrap().scale, 20.0);
+    }
+}

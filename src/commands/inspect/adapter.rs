@@ -1,0 +1,176 @@
+//! What an adapter is, and what it does to its base.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use candle_core::Device;
+use serde::Serialize;
+
+use super::super::base::{AdapterUse, Base};
+use crate::adapter::inspect::{self, ModuleReport};
+use crate::adapter::peft;
+use crate::adapter::read::{self, Adapter, Format};
+use crate::cli::InspectArgs;
+use crate::error::{Error, Result};
+use crate::model::config::{DeviceChoice, WeightDtype};
+
+/// An adapter, as told.
+#[derive(Serialize)]
+pub(super) struct Found {
+    path: String,
+    format: Format,
+    base: Option<String>,
+    base_fingerprint: Option<String>,
+    r: usize,
+    lora_alpha: f64,
+    use_rslora: bool,
+    modules: usize,
+    parameters: usize,
+    delta_norm: f64,
+    share: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<Against>,
+    module: Vec<Module>,
+}
+
+#[derive(Serialize)]
+struct Module {
+    #[serde(flatten)]
+    report: ModuleReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cosine: Option<f64>,
+}
+
+/// Beside another adapter.
+#[derive(Serialize)]
+struct Against {
+    path: String,
+    cosine: Option<f64>,
+    only_here: Vec<String>,
+    only_there: Vec<String>,
+}
+
+/// Looks into the adapter at `path`.
+///
+/// # Errors
+/// If it cannot be read, alone or for the base named.
+pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
+    let open = |name: &String| Base::open(name, WeightDtype::Auto, DeviceChoice::Cpu);
+    let base = args.base.as_ref().map(open).transpose()?;
+    let adapter = read(path, base.as_ref())?;
+    if let Some(base) = &base {
+        // Its refusal of other bases.
+        base.adapter_for(path, AdapterUse { head: true, ..AdapterUse::default() })?;
+    }
+    let lora = &adapter.lora;
+    let report = inspect::inspect(lora, base.as_ref().map(|base| (&base.source as _, &base.spec)))?;
+    let config =
+        read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
+    let config = config.transpose()?;
+    let first = lora.slots().first();
+    let mut found = Found {
+        path: path.display().to_string(),
+        format: adapter.format,
+        base: adapter.base.clone(),
+        base_fingerprint: adapter.fingerprint.clone(),
+        r: config.as_ref().map_or(first.map_or(0, |slot| slot.rank), |config| config.r),
+        lora_alpha: config.as_ref().map_or(first.map_or(0.0, |slot| slot.alpha), |config| config.lora_alpha),
+        use_rslora: config.is_some_and(|config| config.use_rslora),
+        modules: lora.slots().len(),
+        parameters: report.parameters,
+        delta_norm: report.delta_norm,
+        share: report.share,
+        against: None,
+        module: report.modules.into_iter().map(|report| Module { report, cosine: None }).collect(),
+    };
+    if let Some(other) = &args.against {
+        found.compare(&adapter, other, base.as_ref())?;
+    }
+    Ok(found)
+}
+
+/// Reads an adapter, for its base if that is named.
+fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
+    match (base, read::format_of(path)) {
+        (Some(base), _) => read::read(path, &base.spec, &base.device, true),
+        (None, Some(Format::Peft)) => {
+            let peft::Adapter { lora, config, metadata } = peft::read_alone(path, &Device::Cpu)?;
+            let fingerprint = metadata.get(peft::FINGERPRINT_KEY).cloned();
+            Ok(Adapter { lora, base: config.base_model_name_or_path, fingerprint, format: Format::Peft })
+        }
+        (None, Some(_)) => Err(Error::Config(format!(
+            "{} is read for the model it belongs to; name that with --base",
+            path.display()
+        ))),
+        (None, None) => Err(Error::Config(format!("{} is no adapter", path.display()))),
+    }
+}
+
+impl Found {
+    fn compare(&mut self, adapter: &Adapter, other: &Path, base: Option<&Base>) -> Result<()> {
+        let comparison = inspect::compare(&adapter.lora, &read(other, base)?.lora)?;
+        for module in &mut self.module {
+            let of = comparison.modules.iter().find(|(name, _)| *name == module.report.module);
+            module.cosine = of.and_then(|(_, cosine)| *cosine);
+        }
+        self.against = Some(Against {
+            path: other.display().to_string(),
+            cosine: comparison.cosine,
+            only_here: comparison.only_first,
+            only_there: comparison.only_second,
+        });
+        Ok(())
+    }
+
+    /// For a person: what it is, then a line a module.
+    pub(super) fn table(&self) -> String {
+        let mut text = String::new();
+        let mut line = |key: &str, value: String| {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{key:18} {value}");
+        };
+        let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+        line("adapter", self.path.clone());
+        line("format", format!("{:?}", self.format).to_lowercase());
+        line("base", or_none(&self.base));
+        line("base_fingerprint", or_none(&self.base_fingerprint));
+        line("r", self.r.to_string());
+        line("lora_alpha", format!("{}{}", self.lora_alpha, if self.use_rslora { " (rsLoRA)" } else { "" }));
+        line("modules", self.modules.to_string());
+        line("parameters", self.parameters.to_string());
+        let share = self
+            .share
+            .map_or(String::new(), |share| format!(" ({:.3} % of the adapted weights')", 100.0 * share));
+        line("‖ΔW‖", format!("{:.4}{share}", self.delta_norm));
+        if let Some(against) = &self.against {
+            line("against", against.path.clone());
+            line(
+                "cosine",
+                against.cosine.map_or("- (one of them is 0)".into(), |cosine| format!("{cosine:.4}")),
+            );
+            line("only here", against.only_here.len().to_string());
+            line("only there", against.only_there.len().to_string());
+        }
+        let width = self.module.iter().map(|module| module.report.module.len()).max().unwrap_or(0);
+        let cell = |value: Option<f64>, shown: fn(f64) -> String| value.map_or("-".into(), shown);
+        let _ = write!(
+            text,
+            "\n{:width$} {:>4} {:>9} {:>10} {:>9} {:>8}",
+            "module", "r", "scale", "‖ΔW‖", "eff. rank", "share"
+        );
+        text.push_str(if self.against.is_some() { "   cosine\n" } else { "\n" });
+        for Module { report, cosine } in &self.module {
+            let share = cell(report.share, |share| format!("{:.3} %", 100.0 * share));
+            let ModuleReport { module, rank, scale, delta_norm, effective_rank, .. } = report;
+            let _ = write!(
+                text,
+                "{module:width$} {rank:4} {scale:9.4} {delta_norm:10.4} {effective_rank:9.2} {share:>8}"
+            );
+            if self.against.is_some() {
+                let _ = write!(text, " {:>8}", cell(*cosine, |cosine| format!("{cosine:.4}")));
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
