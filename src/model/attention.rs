@@ -9,6 +9,7 @@ use super::projection::{self, Projection, Saved as Kept};
 use super::spec::{AttentionSpec, QkvSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::gemm::Precision;
 use crate::ops::gradient::Gradient;
 use crate::ops::lora_linear::Input;
 use crate::ops::profile::timed;
@@ -115,10 +116,15 @@ impl Attention {
         }
         let flop = self.heads.flop(rows.trees);
         let attention = timed("tree attention forward", 2 * flop, || {
-            tree_attention::forward(&q, &k, &v, &self.heads, rows.trees)
+            tree_attention::forward(&q, &k, &v, &self.heads, self.precision(), rows.trees)
         })?;
         let (y, output) = self.output.forward(&Input::new(attention.output.clone()), context)?;
         Ok((y, Saved { projections, raw, q, k, v, attention, output }))
+    }
+
+    /// Attention's own products are rounded as those of its output projection.
+    fn precision(&self) -> Precision {
+        self.output.linear.precision()
     }
 
     fn turn(&self, x: &Tensor, rows: &Rows, index: usize) -> Result<Tensor> {
@@ -187,7 +193,16 @@ impl Attention {
         let Saved { q, k, v, attention, .. } = saved;
         let flop = self.heads.flop(rows.trees);
         let (mut dq, mut dk, dv) = timed("tree attention backward", 5 * flop, || {
-            tree_attention::backward(&d_attention, q, k, v, attention, &self.heads, rows.trees)
+            tree_attention::backward(
+                &d_attention,
+                q,
+                k,
+                v,
+                attention,
+                &self.heads,
+                self.precision(),
+                rows.trees,
+            )
         })?;
         if let Some(index) = self.rotation {
             let back = |dy: &Tensor| rope::backward(dy, &rows.rotations[index], self.heads.head_dim);

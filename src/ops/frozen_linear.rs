@@ -84,7 +84,7 @@ impl Linear {
     }
 
     /// What its products are rounded to.
-    pub(super) fn precision(&self) -> Precision {
+    pub fn precision(&self) -> Precision {
         Precision::of(&self.weight.elements())
     }
 

@@ -107,6 +107,16 @@ vectorised! {
 }
 
 vectorised! {
+    /// `out = factor·x`.
+    pub fn scale_into(out: &mut [f32], x: &[f32], factor: f32) {
+        let _ = FMA;
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = factor * *x;
+        }
+    }
+}
+
+vectorised! {
     /// `out = x + factor·y`.
     pub fn scaled_sum(x: &[f32], y: &[f32], factor: f32, out: &mut [f32]) {
         for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
@@ -130,10 +140,14 @@ vectorised! {
         let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m || x.is_nan() { *x } else { m });
         // All masked: any finite shift gives a row of zeros.
         let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
-        for x in x.iter_mut() {
-            *x = exp::<FMA>(*x - shift);
+        let mut sums = [0.0; LANES];
+        for chunk in x.chunks_mut(LANES) {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *x = exp::<FMA>(*x - shift);
+                *sum += *x;
+            }
         }
-        (max, sum(x.len(), |i| x[i]))
+        (max, tree(sums))
     }
 }
 

@@ -161,21 +161,21 @@ pub fn gemm_serial(out: &mut [f32], stride: usize, a: &Operand, b: &Operand, acc
     if a.lanes == 0 || b.lanes == 0 {
         return;
     }
-    let packed = Packed::with(Isa::detected(), a, Precision::F32, false);
-    serial(out, stride, &Segment { a: &packed, b: *b }, accumulate);
+    let packed = Packed::serial(a, Precision::F32);
+    serial(out, stride, &[Segment { a: &packed, b: *b }], accumulate);
 }
 
-/// As [`gemm_serial`], of a left operand that is packed already.
+/// As [`gemm_serial`], a sum of products whose left operands are packed already.
 ///
 /// # Panics
-/// As [`gemm_serial`].
-pub fn serial(out: &mut [f32], stride: usize, segment: &Segment, accumulate: bool) {
-    let (m, n) = (segment.a.lanes, segment.b.lanes);
+/// As [`gemm_serial`] and [`sum_of_products`].
+pub fn serial(out: &mut [f32], stride: usize, segments: &[Segment], accumulate: bool) {
+    let (m, n) = shape(segments);
     if m == 0 || n == 0 {
         return;
     }
     assert!(n <= stride && (m - 1) * stride + n <= out.len(), "window of a product");
-    run(&Window { data: out.as_mut_ptr(), stride }, std::slice::from_ref(segment), accumulate, false);
+    run(&Window { data: out.as_mut_ptr(), stride }, segments, accumulate, false);
 }
 
 thread_local! {

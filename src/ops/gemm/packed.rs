@@ -45,6 +45,11 @@ impl Packed {
         Self::with(Isa::detected(), a, precision, true)
     }
 
+    /// As [`Packed::new`], on the calling thread alone: for callers that are parallel themselves.
+    pub fn serial(a: &Operand, precision: Precision) -> Self {
+        Self::with(Isa::detected(), a, precision, false)
+    }
+
     pub(super) fn with(isa: Isa, a: &Operand, precision: Precision, parallel: bool) -> Self {
         // The rows of a panel do not depend on the other operand.
         let kernel = Kernel::select(isa, precision, a.lanes, usize::MAX);

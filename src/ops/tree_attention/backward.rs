@@ -1,19 +1,26 @@
-//! The backward pass: one task a tree and head, blocks of queries in order, so that sums have one order.
+//! The backward pass: one task a run of query blocks and a key head; the runs' parts are added in row order, so that
+//! sums have one order.
+
+use std::ops::Range;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::forward::Inputs;
-use super::{Block, Heads, Saved, TreeSpans, blocks, plain};
+use super::group::Inputs;
+use super::{Block, Heads, Saved, Span, TreeSpans, blocks, plain};
 use crate::error::Result;
-use crate::ops::gemm::{Elements, Operand, gemm_serial};
-use crate::ops::simd::{dot, vectorised};
+use crate::ops::gemm::{Elements, Operand, Packed, Precision, Segment, serial};
+use crate::ops::simd::{add_scaled, dot, vectorised};
 use crate::ops::{host, oracle};
+
+/// Query rows of a run, about; a constant, so that the order of sums is.
+const RUN: usize = 192;
 
 /// Gradients of `q`, `k` and `v` of a packed batch (keys and queries are the same rows).
 ///
 /// # Errors
 /// If the shapes do not fit.
+#[allow(clippy::too_many_arguments, reason = "three inputs, their gradient, and what forward had")]
 pub fn backward(
     d_output: &Tensor,
     q: &Tensor,
@@ -21,6 +28,7 @@ pub fn backward(
     v: &Tensor,
     saved: &Saved,
     heads: &Heads,
+    precision: Precision,
     trees: &[TreeSpans],
 ) -> Result<(Tensor, Tensor, Tensor)> {
     if !q.device().is_cpu() {
@@ -33,27 +41,40 @@ pub fn backward(
     let (d_output, output) = (host::read(d_output)?, host::read(&saved.output)?);
     let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
     let pass = Pass {
-        inputs: Inputs { q: &q, k: &k, v: &v, heads },
+        inputs: Inputs { q: &q, k: &k, v: &v, heads, precision },
         d_output: &d_output,
         output: &output,
         lse: &saved.lse,
     };
     let Heads { n_head, n_kv_head, head_dim, .. } = *heads;
-    let tasks: Vec<(usize, usize)> =
-        (0..trees.len()).flat_map(|t| (0..n_head).map(move |h| (t, h))).collect();
-    let parts: Vec<Part> =
-        tasks.par_iter().with_max_len(1).map(|&(tree, head)| pass.head(&trees[tree], head)).collect();
+    let runs: Vec<Run> =
+        trees.iter().flat_map(|tree| &tree.spans).flat_map(|span| runs(span, heads)).collect();
+    let parts: Vec<Part> = (0..runs.len() * n_kv_head)
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|task| pass.run(&runs[task / n_kv_head], task % n_kv_head))
+        .collect();
 
-    let mut dq = vec![0.0; rows * n_head * head_dim];
-    let mut dk = vec![0.0; rows * n_kv_head * head_dim];
-    let mut dv = vec![0.0; rows * n_kv_head * head_dim];
-    for (&(tree, head), part) in tasks.iter().zip(&parts) {
-        let first = trees[tree].rows.start;
-        scatter(&mut dq[first * n_head * head_dim..], &part.dq, n_head, head, head_dim);
-        let kv = pass.inputs.kv_head(head);
-        scatter(&mut dk[first * n_kv_head * head_dim..], &part.dk, n_kv_head, kv, head_dim);
-        scatter(&mut dv[first * n_kv_head * head_dim..], &part.dv, n_kv_head, kv, head_dim);
-    }
+    let places = Places::of(&runs, rows);
+    let group = heads.group();
+    let dq = host::build_rows(rows, n_head * head_dim, |row, out| {
+        let Some(r) = places.queries[row] else { return };
+        let (len, at) = (runs[r].queries.len(), row - runs[r].queries.start);
+        for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            let part = &parts[r * n_kv_head + head / group].dq;
+            out.copy_from_slice(&part[(head % group * len + at) * head_dim..][..head_dim]);
+        }
+    });
+    let (dk, dv) = host::build_two(rows, n_kv_head * head_dim, |row, dk, dv| {
+        for &r in &places.keys[row] {
+            let at = runs[r].key(row) * head_dim;
+            for kv in 0..n_kv_head {
+                let (part, out) = (&parts[r * n_kv_head + kv], kv * head_dim..(kv + 1) * head_dim);
+                add_scaled(&mut dk[out.clone()], &part.dk[at..at + head_dim], 1.0);
+                add_scaled(&mut dv[out], &part.dv[at..at + head_dim], 1.0);
+            }
+        }
+    });
     let shape = |heads| (rows, heads * head_dim);
     Ok((
         host::tensor(dq, shape(n_head))?,
@@ -62,10 +83,62 @@ pub fn backward(
     ))
 }
 
-/// Adds `part [rows, head_dim]` to head `head` of `out [rows, heads·head_dim]`.
-fn scatter(out: &mut [f32], part: &[f32], heads: usize, head: usize, head_dim: usize) {
-    for (out, part) in out.chunks_exact_mut(heads * head_dim).zip(part.chunks_exact(head_dim)) {
-        out[head * head_dim..][..head_dim].iter_mut().zip(part).for_each(|(o, p)| *o += p);
+/// Consecutive query blocks of a span.
+struct Run {
+    /// Rows of `q`.
+    queries: Range<usize>,
+    /// Rows of `k` that the span sees before its own.
+    prefix: Range<usize>,
+    /// Its own rows of `k`, up to the run's last query.
+    own: Range<usize>,
+    blocks: Vec<Block>,
+}
+
+/// The runs of a span.
+fn runs(span: &Span, heads: &Heads) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for block in blocks(span, heads) {
+        let rows = span.queries.start + block.first..span.queries.start + block.first + block.rows;
+        let own = span.own.start..span.own.start + block.first + block.rows;
+        match runs.last_mut().filter(|run| run.queries.len() < RUN) {
+            Some(run) => {
+                run.queries.end = rows.end;
+                run.own.end = own.end;
+                run.blocks.push(block);
+            }
+            None => runs.push(Run { queries: rows, prefix: span.prefix.clone(), own, blocks: vec![block] }),
+        }
+    }
+    runs
+}
+
+impl Run {
+    /// Index of a row of `k` among the run's keys.
+    fn key(&self, row: usize) -> usize {
+        if self.prefix.contains(&row) {
+            row - self.prefix.start
+        } else {
+            self.prefix.len() + row - self.own.start
+        }
+    }
+}
+
+/// Which runs hold a row: as a query, and as a key, in order.
+struct Places {
+    queries: Vec<Option<usize>>,
+    keys: Vec<Vec<usize>>,
+}
+
+impl Places {
+    fn of(runs: &[Run], rows: usize) -> Self {
+        let mut places = Self { queries: vec![None; rows], keys: vec![Vec::new(); rows] };
+        for (r, run) in runs.iter().enumerate() {
+            places.queries[run.queries.clone()].fill(Some(r));
+            for row in run.prefix.clone().chain(run.own.clone()) {
+                places.keys[row].push(r);
+            }
+        }
+        places
     }
 }
 
@@ -76,7 +149,7 @@ struct Pass<'a> {
     lse: &'a [f32],
 }
 
-/// Gradients of one tree and query head, `[rows of the tree, head_dim]` each.
+/// Gradients of one run and key head: `dq [group, queries, head_dim]`, `dk` and `dv [keys, head_dim]`.
 struct Part {
     dq: Vec<f32>,
     dk: Vec<f32>,
@@ -84,94 +157,106 @@ struct Part {
 }
 
 impl Pass<'_> {
-    fn head(&self, tree: &TreeSpans, head: usize) -> Part {
-        let size = tree.rows.len() * self.inputs.heads.head_dim;
-        let mut part = Part { dq: vec![0.0; size], dk: vec![0.0; size], dv: vec![0.0; size] };
+    fn run(&self, run: &Run, kv_head: usize) -> Part {
+        let Heads { head_dim, .. } = *self.inputs.heads;
+        let (group, keys) = (self.inputs.heads.group(), run.prefix.len() + run.own.len());
+        let mut part = Part {
+            dq: vec![0.0; group * run.queries.len() * head_dim],
+            dk: vec![0.0; keys * head_dim],
+            dv: vec![0.0; keys * head_dim],
+        };
+        let mut first_row = run.queries.start;
         let (mut p, mut ds) = (Vec::new(), Vec::new());
-        for span in &tree.spans {
-            for block in blocks(span, self.inputs.heads.window) {
-                let first_row = span.queries.start + block.first;
-                p.resize(block.rows * block.keys(), 0.0);
-                ds.resize(block.rows * block.keys(), 0.0);
-                self.weights(&block, first_row, head, &mut p, &mut ds);
-                self.products(&block, first_row, head, tree.rows.start, (&p, &ds), &mut part);
-            }
+        for block in &run.blocks {
+            let lanes = group * block.rows;
+            p.resize(lanes * block.keys(), 0.0);
+            ds.resize(lanes * block.keys(), 0.0);
+            let q = self.inputs.gather(self.inputs.q, block, first_row, kv_head, self.inputs.heads.scale);
+            let d_output = self.inputs.gather(self.d_output, block, first_row, kv_head, 1.0);
+            self.weights(block, first_row, kv_head, (&q, &d_output), (&mut p, &mut ds));
+            self.products(run, block, first_row, kv_head, (&q, &d_output), (&p, &ds), &mut part);
+            first_row += block.rows;
         }
         part
     }
 
-    /// Recomputes `p [rows, keys]` and from it `ds`, the gradient of the products `q·k`.
-    fn weights(&self, block: &Block, first_row: usize, head: usize, p: &mut [f32], ds: &mut [f32]) {
-        let Heads { n_head, head_dim, scale, softcap, window, .. } = *self.inputs.heads;
-        self.inputs.scores(block, first_row, head, p);
-        let d_output = self.inputs.queries(self.d_output, block, first_row, head);
-        for (at, rows) in [(0, &block.prefix), (block.prefix.len(), &block.own)] {
-            if !rows.is_empty() {
-                let v = self.inputs.keys(self.inputs.v, rows, head);
-                gemm_serial(&mut ds[at..], block.keys(), &d_output, &v, false);
-            }
-        }
-        for row in 0..block.rows {
-            let at = ((first_row + row) * n_head + head) * head_dim;
-            let delta = dot(&self.d_output[at..at + head_dim], &self.output[at..at + head_dim]);
-            let lse = self.lse[(first_row + row) * n_head + head];
-            let range = row * block.keys()..(row + 1) * block.keys();
+    /// Recomputes `p [group·rows, keys]` and from it `ds`, the gradient of the scaled products `q·k`.
+    fn weights(
+        &self,
+        block: &Block,
+        first_row: usize,
+        kv_head: usize,
+        (q, d_output): (&[f32], &[f32]),
+        (p, ds): (&mut [f32], &mut [f32]),
+    ) {
+        let Heads { n_head, head_dim, softcap, window, .. } = *self.inputs.heads;
+        let group = self.inputs.heads.group();
+        self.inputs.scores(block, kv_head, &self.inputs.packed(q, head_dim), p);
+        let d_packed = self.inputs.packed(d_output, head_dim);
+        self.inputs.against(self.inputs.v, block, kv_head, &d_packed, ds);
+        for (i, d_output) in d_output.chunks_exact(head_dim).enumerate() {
+            let at = (first_row + i % block.rows) * n_head + kv_head * group + i / block.rows;
+            let delta = dot(d_output, &self.output[at * head_dim..(at + 1) * head_dim]);
+            let range = i * block.keys()..(i + 1) * block.keys();
             let (p, ds) = (&mut p[range.clone()], &mut ds[range]);
-            let visible = block.visible(row, window);
+            let visible = block.visible(i % block.rows, window);
             for masked in [0..visible.start, visible.end..block.keys()] {
                 p[masked.clone()].fill(0.0);
                 ds[masked].fill(0.0);
             }
-            score_gradient(&mut p[visible.clone()], &mut ds[visible], lse, delta, scale, softcap);
+            score_gradient(&mut p[visible.clone()], &mut ds[visible], self.lse[at], delta, softcap);
         }
     }
 
-    /// `dq += ds·K`, `dk += dsᵀ·Q`, `dv += pᵀ·dO`.
+    /// `dq = scale·ds·K`, `dk += dsᵀ·(scale·Q)`, `dv += pᵀ·dO`.
+    #[allow(clippy::too_many_arguments, reason = "where it is, what it reads, what it adds to")]
     fn products(
         &self,
+        run: &Run,
         block: &Block,
         first_row: usize,
-        head: usize,
-        tree_start: usize,
+        kv_head: usize,
+        (q, d_output): (&[f32], &[f32]),
         (p, ds): (&[f32], &[f32]),
         part: &mut Part,
     ) {
-        let Heads { n_head, head_dim, .. } = *self.inputs.heads;
-        let keys = block.keys();
-        let columns = |from: &'_ [f32]| (first_row * n_head + head) * head_dim..from.len();
-        let by_feature = |from| {
-            let data: &[f32] = from;
-            Operand::strided(Elements::F32(&data[columns(data)]), head_dim, block.rows, 1, n_head * head_dim)
-        };
-        let (q, d_output) = (by_feature(self.inputs.q), by_feature(self.d_output));
-        for (at, rows) in [(0, &block.prefix), (block.prefix.len(), &block.own)] {
-            if rows.is_empty() {
-                continue;
-            }
-            let by_query = Operand::strided(Elements::F32(&ds[at..]), block.rows, rows.len(), keys, 1);
-            let by_key = |x| Operand::strided(Elements::F32(x), rows.len(), block.rows, 1, keys);
-            let window = (rows.start - tree_start) * head_dim..(rows.end - tree_start) * head_dim;
-            let dq = &mut part.dq[(first_row - tree_start) * head_dim..][..block.rows * head_dim];
-            gemm_serial(dq, head_dim, &by_query, &self.inputs.values(self.inputs.k, rows, head), true);
-            gemm_serial(&mut part.dk[window.clone()], head_dim, &by_key(&ds[at..]), &q, true);
-            gemm_serial(&mut part.dv[window], head_dim, &by_key(&p[at..]), &d_output, true);
+        let Heads { head_dim, scale, .. } = *self.inputs.heads;
+        let (keys, lanes) = (block.keys(), q.len() / head_dim);
+        let mut dq = vec![0.0; q.len()];
+        self.inputs.mix(self.inputs.k, block, kv_head, ds, &mut dq);
+        for (i, dq) in dq.chunks_exact(head_dim).enumerate() {
+            let (head, row) = (i / block.rows, first_row - run.queries.start + i % block.rows);
+            let at = (head * run.queries.len() + row) * head_dim;
+            add_scaled(&mut part.dq[at..at + head_dim], dq, scale);
+        }
+        for (at, rows) in block.runs() {
+            let by_key = |x| {
+                let x = Operand::strided(Elements::F32(x), rows.len(), lanes, 1, keys);
+                Packed::serial(&x, self.inputs.precision)
+            };
+            let by_feature = |x| Operand::by_column(Elements::F32(x), lanes, head_dim);
+            let window = run.key(rows.start) * head_dim..run.key(rows.end - 1) * head_dim + head_dim;
+            let (ds, p) = (by_key(&ds[at..]), by_key(&p[at..]));
+            let (dk, dv) = (&mut part.dk[window.clone()], &mut part.dv[window]);
+            serial(dk, head_dim, &[Segment { a: &ds, b: by_feature(q) }], true);
+            serial(dv, head_dim, &[Segment { a: &p, b: by_feature(d_output) }], true);
         }
     }
 }
 
 vectorised! {
-    /// `p` arrives as scores, `ds` as `dO·Vᵀ`; they leave as weights and the gradient of `q·k`.
-    fn score_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, scale: f32, softcap: Option<f32>) {
+    /// `p` arrives as scores, `ds` as `dO·Vᵀ`; they leave as weights and the gradient of the scaled `q·k`.
+    fn score_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, softcap: Option<f32>) {
         match softcap {
             None => for (p, ds) in p.iter_mut().zip(ds) {
                 *p = crate::ops::simd::exp::<FMA>(*p - lse);
-                *ds = *p * (*ds - delta) * scale;
+                *ds = *p * (*ds - delta);
             },
             Some(c) => for (p, ds) in p.iter_mut().zip(ds) {
                 // d cap(s)/ds = 1 − tanh² = 1 − (cap(s)/c)²
                 let slope = 1.0 - (*p / c) * (*p / c);
                 *p = crate::ops::simd::exp::<FMA>(*p - lse);
-                *ds = *p * (*ds - delta) * slope * scale;
+                *ds = *p * (*ds - delta) * slope;
             },
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! `o_i = Σ_j p_ij·v_j`, `p_i = softmax_j(cap(scale·q_i·k_j))` over the visible `j`, where `cap(s) = c·tanh(s/c)` if there
 //! is a soft-cap (Gemma 2). Scores live for one block of queries of one head, so memory is linear in `T`; the backward
-//! pass recomputes them from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Grouped-query attention reads
-//! the shared keys and values in place.
+//! pass recomputes them from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Query heads that share keys
+//! (grouped-query attention) stand below each other as the rows of one product, over keys and values read in place.
 //!
 //! With `D_i = Σ do_i·o_i`: `dV = Pᵀ·dO`, `dS = P∘(dO·Vᵀ − D)`, `dQ = scale·dS·K`, `dK = scale·dSᵀ·Q`; siblings add their
 //! parts to the prompt's `dK` and `dV`.
 
 mod backward;
 mod forward;
+mod group;
 mod plain;
 
 use std::ops::Range;
@@ -38,6 +39,16 @@ pub struct Heads {
 }
 
 impl Heads {
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.n_head / self.n_kv_head.max(1)
+    }
+
+    /// Queries handled at once: about twelve register tiles of rows, all heads of a group together.
+    fn block(&self) -> usize {
+        (144 / self.group().max(1) / 12 * 12).clamp(12, 48)
+    }
+
     /// Arithmetic of one product over all visible pairs of queries and keys, all heads.
     pub fn flop(&self, trees: &[TreeSpans]) -> usize {
         let pairs = |span: &Span| {
@@ -81,9 +92,6 @@ pub struct Saved {
     pub lse: Vec<f32>,
 }
 
-/// Queries handled at once: four register tiles of rows.
-const BLOCK: usize = 48;
-
 /// A block of a span's queries and the keys that any of them sees.
 struct Block {
     /// Offset of the first query in its span.
@@ -105,6 +113,12 @@ impl Block {
         self.prefix.len() + self.own.len()
     }
 
+    /// The runs of its keys that are not empty: the first's index among the block's keys, and their rows.
+    fn runs(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let runs = [(0, self.prefix.clone()), (self.prefix.len(), self.own.clone())];
+        runs.into_iter().filter(|(_, rows)| !rows.is_empty())
+    }
+
     /// Which of the block's keys query `row` sees.
     fn visible(&self, row: usize, window: Option<usize>) -> Range<usize> {
         let position = self.position + row;
@@ -114,10 +128,11 @@ impl Block {
 }
 
 /// The blocks of a span.
-fn blocks(span: &Span, window: Option<usize>) -> impl Iterator<Item = Block> {
+fn blocks(span: &Span, heads: &Heads) -> impl Iterator<Item = Block> {
     let (prefix, own, count) = (span.prefix.clone(), span.own.clone(), span.queries.len());
-    (0..count).step_by(BLOCK).map(move |first| {
-        let rows = BLOCK.min(count - first);
+    let (size, window) = (heads.block(), heads.window);
+    (0..count).step_by(size).map(move |first| {
+        let rows = size.min(count - first);
         let position = prefix.len() + first;
         // The block's first query reaches back furthest.
         let origin = window.map_or(0, |w| (position + 1).saturating_sub(w));

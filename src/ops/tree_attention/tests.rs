@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::gemm::Precision;
 use crate::ops::oracle;
 use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
 
@@ -47,15 +48,24 @@ fn forward_and_backward_match_the_plain_form() {
         let (k, v) = (noise(&[t, width(heads.n_kv_head)], 2), noise(&[t, width(heads.n_kv_head)], 3));
         let d_output = noise(&[t, width(heads.n_head)], 4);
         let plain = |x: &[Tensor]| reference(&x[0], &x[1], &x[2], &heads, &trees);
-        let saved = forward(&q, &k, &v, &heads, &trees).unwrap();
+        let saved = forward(&q, &k, &v, &heads, Precision::F32, &trees).unwrap();
         let what = format!("{heads:?} {shape:?}");
         assert_same(&saved.output, &plain(&[q.clone(), k.clone(), v.clone()]).unwrap(), 3e-6, &what);
-        let (dq, dk, dv) = backward(&d_output, &q, &k, &v, &saved, &heads, &trees).unwrap();
+        let (dq, dk, dv) = backward(&d_output, &q, &k, &v, &saved, &heads, Precision::F32, &trees).unwrap();
         let want = oracle::gradients(&[&q, &k, &v], &d_output, plain).unwrap();
         for (got, want, name) in [(&dq, &want[0], "dq"), (&dk, &want[1], "dk"), (&dv, &want[2], "dv")] {
             assert_same(got, want, 1e-5, &format!("{name} {what}"));
         }
-        let run = |q: &Tensor, k: &Tensor, v: &Tensor| Ok(forward(q, k, v, &heads, &trees)?.output);
+        // bf16 products stay near: their operands are rounded to 2⁻⁹, their sums are not.
+        let rough = forward(&q, &k, &v, &heads, Precision::Bf16, &trees).unwrap();
+        assert_same(&rough.output, &saved.output, 2e-2, &format!("bf16 {what}"));
+        let (rough_dq, rough_dk, rough_dv) =
+            backward(&d_output, &q, &k, &v, &rough, &heads, Precision::Bf16, &trees).unwrap();
+        for (got, want, name) in [(&rough_dq, &dq, "dq"), (&rough_dk, &dk, "dk"), (&rough_dv, &dv, "dv")] {
+            assert_same(got, want, 4e-2, &format!("bf16 {name} {what}"));
+        }
+        let run =
+            |q: &Tensor, k: &Tensor, v: &Tensor| Ok(forward(q, k, v, &heads, Precision::F32, &trees)?.output);
         assert_finite_differences(&q, &d_output, &dq, |x| run(x, &k, &v));
         assert_finite_differences(&k, &d_output, &dk, |x| run(&q, x, &v));
         assert_finite_differences(&v, &d_output, &dv, |x| run(&q, &k, x));
@@ -68,10 +78,10 @@ fn a_trees_bits_do_not_depend_on_the_batch() {
         let (t, trees) = pack(&[(70, &[9, 51]), (30, &[60, 8])]);
         let inputs = [heads.n_head, heads.n_kv_head, heads.n_kv_head]
             .map(|n| noise(&[t, n * heads.head_dim], n as u64));
-        let whole = forward(&inputs[0], &inputs[1], &inputs[2], &heads, &trees).unwrap();
+        let whole = forward(&inputs[0], &inputs[1], &inputs[2], &heads, Precision::F32, &trees).unwrap();
         let (alone, lone) = pack(&[(30, &[60, 8])]);
         let cut = inputs.map(|x| x.narrow(0, t - alone, alone).unwrap().force_contiguous().unwrap());
-        let part = forward(&cut[0], &cut[1], &cut[2], &heads, &lone).unwrap();
+        let part = forward(&cut[0], &cut[1], &cut[2], &heads, Precision::F32, &lone).unwrap();
         let tail = numbers(&whole.output.narrow(0, t - alone, alone).unwrap());
         assert!(
             numbers(&part.output).iter().zip(&tail).all(|(a, b)| a.to_bits() == b.to_bits()),
@@ -86,14 +96,21 @@ fn a_cached_step_equals_the_whole_sequence() {
         let heads = Heads { n_head: 2, n_kv_head: 1, head_dim: 8, scale: 0.4, softcap: None, window };
         let (q, k, v) = (noise(&[12, 16], 1), noise(&[12, 8], 2), noise(&[12, 8], 3));
         let (_, trees) = pack(&[(12, &[])]);
-        let whole = numbers(&forward(&q, &k, &v, &heads, &trees).unwrap().output);
+        let whole = numbers(&forward(&q, &k, &v, &heads, Precision::F32, &trees).unwrap().output);
         for (past, new) in [(0, 3), (3, 1), (4, 8)] {
             let keys = past + new;
             let span = Span { queries: 0..new, prefix: 0..past, own: past..keys };
             let step = [TreeSpans { rows: 0..new, spans: vec![span] }];
             let part = |x: &Tensor, from, n| x.narrow(0, from, n).unwrap().force_contiguous().unwrap();
-            let got =
-                forward(&part(&q, past, new), &part(&k, 0, keys), &part(&v, 0, keys), &heads, &step).unwrap();
+            let got = forward(
+                &part(&q, past, new),
+                &part(&k, 0, keys),
+                &part(&v, 0, keys),
+                &heads,
+                Precision::F32,
+                &step,
+            )
+            .unwrap();
             let want = &whole[past * 16..keys * 16];
             assert!(
                 numbers(&got.output).iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6),
