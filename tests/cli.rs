@@ -9,6 +9,8 @@ mod composed;
 mod contracts;
 #[path = "cli/diverged.rs"]
 mod diverged;
+#[path = "cli/gguf.rs"]
+mod gguf;
 #[path = "cli/interrupted.rs"]
 mod interrupted;
 #[path = "cli/merged.rs"]

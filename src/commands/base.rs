@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::gguf::{self, GgufFiles};
 use super::{embedded, hub};
 use crate::adapter::{self, fingerprint, peft};
 use crate::cli::{ModelArgs, RuntimeArgs};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, WeightDtype};
 use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};
+use crate::model::gguf::GgufModel;
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::{DType, SafetensorsSource, WeightSource};
@@ -32,10 +34,10 @@ pub struct AdapterUse {
 pub struct Base {
     /// As the user named it.
     pub name: String,
-    /// Where it lies.
-    pub directory: PathBuf,
+    /// Where its configuration and tokenizer stand.
+    pub place: Place,
     /// Its weights.
-    pub source: SafetensorsSource,
+    pub source: Box<dyn WeightSource>,
     /// Its architecture.
     pub spec: DecoderSpec,
     /// Where it computes.
@@ -44,33 +46,47 @@ pub struct Base {
     pub dtype: Option<DType>,
 }
 
+/// Where a base's configuration and tokenizer stand.
+pub enum Place {
+    /// In files of their own in this directory.
+    Directory(PathBuf),
+    /// In the metadata of a GGUF file.
+    Gguf(Box<GgufFiles>),
+}
+
 impl Base {
     /// Finds and maps a base.
     ///
     /// # Errors
     /// If it is not there, damaged, or of an unknown architecture.
     pub fn open(name: &str, dtype: WeightDtype, device: DeviceChoice) -> Result<Self> {
-        let directory = locate(name)?;
-        if !directory.join("config.json").exists() {
-            return Err(Error::Config(if directory.join(peft::CONFIG).exists() {
-                format!(
-                    "{name} is an adapter, no base; name it with --adapter, and the base it was trained on as the base"
-                )
-            } else {
-                format!(
-                    "{name} holds no config.json; a base is a directory with config.json, tokenizer.json and safetensors weights"
-                )
-            }));
-        }
-        let spec = families::spec(&ConfigJson::open(&directory)?)?;
-        let source = SafetensorsSource::open(&directory)?;
         let dtype = match dtype {
             WeightDtype::Auto => None,
             WeightDtype::F32 => Some(DType::F32),
             WeightDtype::BF16 => Some(DType::Bf16),
             WeightDtype::F16 => Some(DType::F16),
         };
-        Ok(Self { name: name.into(), directory, source, spec, device: open_device(device)?, dtype })
+        let (place, source, spec): (_, Box<dyn WeightSource>, _) = if gguf::is_file(Path::new(name)) {
+            let GgufModel { file, config, spec, source } = GgufModel::open(Path::new(name))?;
+            (Place::Gguf(Box::new(GgufFiles::new(&file, config)?)), Box::new(source), spec)
+        } else {
+            let directory = locate(name)?;
+            check_is_base(name, &directory)?;
+            let spec = families::spec(&ConfigJson::open(&directory)?)?;
+            let source = SafetensorsSource::open(&directory)?;
+            (Place::Directory(directory), Box::new(source), spec)
+        };
+        Ok(Self { name: name.into(), place, source, spec, device: open_device(device)?, dtype })
+    }
+
+    /// The text of its `config.json`; empty if it cannot be read.
+    pub fn config_json(&self) -> String {
+        match &self.place {
+            Place::Directory(directory) => {
+                std::fs::read_to_string(directory.join("config.json")).unwrap_or_default()
+            }
+            Place::Gguf(files) => serde_json::Value::Object(files.config.clone()).to_string(),
+        }
     }
 
     /// Reads the weights.
@@ -78,7 +94,7 @@ impl Base {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub fn decoder(&self) -> Result<Decoder> {
-        Decoder::load(self.spec.clone(), &self.source, self.dtype, &self.device)
+        Decoder::load(self.spec.clone(), &*self.source, self.dtype, &self.device)
     }
 
     /// Bytes that its weights take in memory: the mapped file, and what is stored as another type beside it.
@@ -107,7 +123,10 @@ impl Base {
     /// # Errors
     /// If it is missing or damaged.
     pub fn tokenizer(&self, chat_template: Option<&str>) -> Result<ChatTokenizer> {
-        ChatTokenizer::load(&self.directory, chat_template)
+        match &self.place {
+            Place::Directory(directory) => ChatTokenizer::load(directory, chat_template),
+            Place::Gguf(files) => files.tokenizer.load(chat_template),
+        }
     }
 
     /// The fingerprint of its weights.
@@ -115,7 +134,7 @@ impl Base {
     /// # Errors
     /// If a file cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
-        fingerprint::fingerprint(&self.source)
+        fingerprint::fingerprint(&*self.source)
     }
 
     /// Reads an adapter for it; one that says it was trained on other weights is refused.
@@ -154,7 +173,11 @@ impl Base {
 
     /// Tokens that end a completion: the tokenizer's and those of `generation_config.json`.
     pub fn eos(&self, tokenizer: &ChatTokenizer) -> Vec<u32> {
-        let text = std::fs::read_to_string(self.directory.join("generation_config.json")).unwrap_or_default();
+        let directory = match &self.place {
+            Place::Directory(directory) => directory,
+            Place::Gguf(files) => return files.ends.clone(),
+        };
+        let text = std::fs::read_to_string(directory.join("generation_config.json")).unwrap_or_default();
         let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let listed = match &config["eos_token_id"] {
             serde_json::Value::Array(ids) => ids.clone(),
@@ -169,6 +192,23 @@ impl Base {
         eos.dedup();
         eos
     }
+}
+
+/// Says what is missing of a base in a directory.
+fn check_is_base(name: &str, directory: &Path) -> Result<()> {
+    if directory.join("config.json").exists() {
+        return Ok(());
+    }
+    Err(Error::Config(if directory.join(peft::CONFIG).exists() {
+        format!(
+            "{name} is an adapter, no base; name it with --adapter, and the base it was trained on as the base"
+        )
+    } else {
+        format!(
+            "{name} holds no config.json; a base is a directory with config.json, tokenizer.json and safetensors \
+             weights, or a .gguf file"
+        )
+    }))
 }
 
 fn short(hash: &str) -> &str {
@@ -186,7 +226,8 @@ fn locate(name: &str) -> Result<PathBuf> {
     }
     if path.exists() {
         return Err(Error::Config(format!(
-            "{name} is a file; a base is a directory with config.json, tokenizer.json and safetensors weights"
+            "{name} is a file; a base is a directory with config.json, tokenizer.json and safetensors weights, or a \
+             .gguf file"
         )));
     }
     hub::model(name)

@@ -30,7 +30,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         ExportFormat::Mlx => Written::Mlx,
         ExportFormat::Peft => Written::Peft,
     };
-    let config = std::fs::read_to_string(base.directory.join("config.json")).unwrap_or_default();
+    let config = base.config_json();
     let config: Value = serde_json::from_str(&config).unwrap_or_default();
     let verdicts = servers::verdicts(written, &lora, &base.spec, &config);
     let told = write(&base, &lora, args)?;

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::base::Base;
-use super::{embedded, print, print_json};
+use super::{embedded, gguf, print, print_json};
 use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, WeightDtype};
 use crate::train::checkpoint;
-use crate::weights::WeightSource;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -56,11 +55,11 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         Found::Adapter(Box::new(adapter::inspect(&path, args)?))
     } else if path.join("config.yaml").exists() {
         run_directory(&path)
-    } else if path.join("config.json").exists() {
+    } else if path.join("config.json").exists() || gguf::is_file(&path) {
         base(&path)?
     } else {
         return Err(Error::Config(format!(
-            "{} is neither a base (config.json), an adapter ({}) nor a run directory (config.yaml)",
+            "{} is neither a base (config.json, or a .gguf file), an adapter ({}) nor a run directory (config.yaml)",
             path.display(),
             peft::CONFIG
         )));

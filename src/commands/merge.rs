@@ -5,13 +5,14 @@ mod verify;
 
 use std::path::Path;
 
-use super::base::{self, AdapterUse, Base};
+use super::base::{self, AdapterUse, Base, Place};
 use super::say;
 use crate::adapter::merge::{self, MergeOptions};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
 use crate::model::config::WeightDtype;
 use crate::model::lora::Lora;
+use crate::weights::DType;
 
 pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     let say = |text: &str| {
@@ -43,8 +44,19 @@ fn into_directory(
     args: &MergeArgs,
     say: impl Fn(&str),
 ) -> Result<()> {
-    let options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
-    let from = merge::Base { directory: &base.directory, source: &base.source, spec: &base.spec };
+    let mut options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
+    let scratch = tempfile::tempdir().map_err(Error::write(std::env::temp_dir()))?;
+    let directory = match &base.place {
+        Place::Directory(directory) => directory,
+        Place::Gguf(files) => {
+            let dtype = *options.dtype.get_or_insert(DType::Bf16);
+            files.write(scratch.path())?;
+            let (name, stored) = (&base.name, base.decoder()?.storage().to_string());
+            say(&format!("{name} ({stored}) is dequantised and stored as safetensors in {}", dtype.name()));
+            scratch.path()
+        }
+    };
+    let from = merge::Base { directory, source: &*base.source, spec: &base.spec };
     let report = merge::merge(&from, parts, output, &options)?;
     say(&format!(
         "{} {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",

@@ -6,6 +6,7 @@ mod embedded;
 mod eval;
 mod export;
 mod generate;
+mod gguf;
 mod hub;
 mod inspect;
 mod merge;

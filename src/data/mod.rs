@@ -13,6 +13,7 @@
 pub mod config;
 pub mod example;
 pub mod format;
+pub mod gguf;
 mod jinja;
 pub mod messages;
 pub mod pack;

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod families;
+pub mod gguf;
 pub mod lora;
 pub mod mlp;
 pub mod norm;

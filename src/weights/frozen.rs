@@ -186,6 +186,36 @@ impl FrozenWeight {
         }
     }
 
+    /// The bytes as they are stored, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Mapped { file, start, bytes, .. } => &file[*start..*start + *bytes],
+            Data::Blocks { bytes, .. } => bytes.get(),
+            Data::F32(x) => bytemuck::cast_slice(x),
+            Data::Bf16(x) => bytemuck::cast_slice(x),
+            Data::F16(x) => bytemuck::cast_slice(x),
+        }
+    }
+
+    /// A tensor of the same shape and storage with other bytes.
+    ///
+    /// # Errors
+    /// If they are not as many.
+    pub fn with_bytes(&self, bytes: Vec<u8>) -> Result<Self> {
+        if bytes.len() != self.bytes().len() {
+            return Err(Error::Weights(format!("{} bytes in place of {}", bytes.len(), self.bytes().len())));
+        }
+        let data = match (&self.data, self.dtype()) {
+            (Data::Blocks { kind, .. }, _) => {
+                Data::Blocks { bytes: BlockBytes::Owned(bytes.into()), kind: *kind }
+            }
+            (_, Some(DType::Bf16)) => Data::Bf16(copied(&bytes)),
+            (_, Some(DType::F16)) => Data::F16(copied(&bytes)),
+            _ => Data::F32(copied(&bytes)),
+        };
+        Ok(Self { shape: self.shape.clone(), data })
+    }
+
     /// The same tensor stored as `dtype`, rounded to nearest even.
     pub fn to_dtype(&self, dtype: DType) -> Self {
         if Some(dtype) == self.dtype() {

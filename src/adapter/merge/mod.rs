@@ -118,7 +118,7 @@ pub fn merge(
     output: &Path,
     options: &MergeOptions,
 ) -> Result<MergeReport> {
-    check_output(base.directory, output, options.overwrite)?;
+    check_output(base, output, options.overwrite)?;
     let plan = Plan::new(base, adapters, options)?;
     files::write_directory(output, options.overwrite, |directory| {
         write_config(base.directory, directory, options.dtype, plan.untied.is_some())?;
@@ -138,13 +138,15 @@ pub fn merge(
 }
 
 /// What may not be written to is said before the work.
-fn check_output(base: &Path, output: &Path, overwrite: bool) -> Result<()> {
+fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
     if !output.exists() {
         return Ok(());
     }
     let shown = output.display();
     let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::read(path));
-    if real(base)?.starts_with(real(output)?) {
+    let files = base.source.files().into_iter().map(|stamp| stamp.path);
+    let taken = real(output)?;
+    if files.chain([real(base.directory)?]).any(|part| part.starts_with(&taken)) {
         return Err(Error::Config(format!(
             "the output {shown} is the base or holds it; name another directory"
         )));

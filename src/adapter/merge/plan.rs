@@ -41,13 +41,14 @@ impl<'a> Plan<'a> {
         let mut planned = Vec::new();
         for name in names {
             let stored = base.source.stored(source_name(&untied, &name))?;
-            let kept: Dtype = serde_json::from_value(stored.dtype.clone().into()).map_err(|_| {
+            let kept: Option<Dtype> = serde_json::from_value(stored.dtype.clone().into()).ok();
+            let chosen = options.dtype.filter(|_| kept.is_none_or(is_number)).map(safetensors_name);
+            let dtype = chosen.or(kept).ok_or_else(|| {
                 Error::Weights(format!(
-                    "tensor {name} is {}, which safetensors cannot hold; merge into the model it was quantised from",
+                    "tensor {name} is {}, which safetensors cannot hold; choose bf16, f16 or f32",
                     stored.dtype
                 ))
             })?;
-            let dtype = options.dtype.filter(|_| is_number(kept)).map_or(kept, safetensors_name);
             planned.push(Planned::new(&name, dtype, stored.shape)?);
         }
         Ok(Self { shards: Shard::plan(planned, options.shard_bytes), targets, untied })

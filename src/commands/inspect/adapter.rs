@@ -63,7 +63,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
         base.adapter_for(path, AdapterUse { head: true, ..AdapterUse::default() })?;
     }
     let lora = &adapter.lora;
-    let report = inspect::inspect(lora, base.as_ref().map(|base| (&base.source as _, &base.spec)))?;
+    let report = inspect::inspect(lora, base.as_ref().map(|base| (&*base.source, &base.spec)))?;
     let config =
         read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
     let config = config.transpose()?;

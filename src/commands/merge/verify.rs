@@ -59,7 +59,7 @@ pub(super) fn run(
 
 /// Base and adapters, each times its weight. The decoder adapts no head: the sum of head and adapter stands in for it.
 fn policy(base: &Base, parts: &[(&Lora, f64)]) -> Result<Decoder> {
-    let mut decoder = match head::adapted(&base.source, &base.spec, parts)? {
+    let mut decoder = match head::adapted(&*base.source, &base.spec, parts)? {
         Some((source, spec)) => Decoder::load(spec, &source, base.dtype, &base.device)?,
         None => base.decoder()?,
     };

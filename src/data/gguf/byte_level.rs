@@ -1,0 +1,103 @@
+//! `tokenizer.ggml.model` gpt2: byte-level BPE.
+
+use serde_json::{Map, Value, json};
+
+use super::{Built, Vocabulary, ids, listed_merges};
+use crate::error::{Error, Result};
+
+/// How text is split before merging.
+enum Split {
+    /// GPT-2's expression, which the `ByteLevel` pre-tokenizer holds.
+    Gpt2,
+    /// Each digit alone, then as GPT-2.
+    Digits,
+    /// An expression of its own.
+    Regex(&'static str),
+}
+
+/// What a name of `tokenizer.ggml.pre` stands for.
+struct Pre {
+    names: &'static [&'static str],
+    split: Split,
+    /// Unicode's canonical composition first.
+    composes: bool,
+    /// A word that is a token is taken without merging.
+    ignores_merges: bool,
+    /// Whether BOS is added when the file does not say.
+    adds_bos: bool,
+}
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const PLAIN: Pre =
+    Pre { names: &[], split: Split::Gpt2, composes: false, ignores_merges: false, adds_bos: false };
+
+const KNOWN: &[Pre] = &[
+    Pre {
+        names: &["default", "gpt-2", "phi-2", "olmo", "mpt", "exaone4", "trillion", "granite-docling"],
+        ..PLAIN
+    },
+    Pre {
+        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
+        split: Split::Digits,
+        ..PLAIN
+    },
+    Pre {
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
+        split: Split::Regex(LLAMA3),
+        ignores_merges: true,
+        adds_bos: true,
+        ..PLAIN
+    },
+    Pre { names: &["dbrx", "smaug-bpe"], split: Split::Regex(LLAMA3), ..PLAIN },
+    Pre {
+        names: &["qwen2", "deepseek-r1-qwen", "megrez", "kormo"],
+        split: Split::Regex(QWEN2),
+        composes: true,
+        ..PLAIN
+    },
+    Pre { names: &["tekken"], split: Split::Regex(TEKKEN), ignores_merges: true, adds_bos: true, ..PLAIN },
+    Pre { names: &["gpt-4o", "llama4"], split: Split::Regex(GPT4O), ..PLAIN },
+];
+
+pub(super) fn build(vocabulary: &Vocabulary) -> Result<Built> {
+    let name = vocabulary.metadata.text("tokenizer.ggml.pre")?.unwrap_or("default");
+    let Some(pre) = KNOWN.iter().find(|pre| pre.names.contains(&name)) else {
+        let known: Vec<&str> = KNOWN.iter().flat_map(|pre| pre.names).copied().collect();
+        return Err(Error::Data(format!(
+            "the pre-tokenizer {name:?} (tokenizer.ggml.pre) is not supported; known: {}",
+            known.join(", ")
+        )));
+    };
+    let merges = listed_merges(vocabulary.metadata)?
+        .ok_or_else(|| Error::Data("tokenizer.ggml.merges is missing; convert the model again".into()))?;
+    let spelled: Vec<String> = vocabulary.tokens.iter().map(|token| token.to_string()).collect();
+    let mut parts = Map::new();
+    parts.insert("normalizer".into(), if pre.composes { json!({"type": "NFC"}) } else { Value::Null });
+    parts.insert("pre_tokenizer".into(), pre_tokenizer(&pre.split));
+    parts.insert("decoder".into(), byte_level(false));
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                       "ignore_merges": pre.ignores_merges, "vocab": ids(&spelled), "merges": merges});
+    parts.insert("model".into(), model);
+    Ok(Built { parts, spelled, adds_bos: pre.adds_bos })
+}
+
+fn byte_level(splits: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits})
+}
+
+fn pre_tokenizer(split: &Split) -> Value {
+    let first = match split {
+        Split::Gpt2 => return byte_level(true),
+        Split::Digits => json!({"type": "Digits", "individual_digits": true}),
+        Split::Regex(regex) => {
+            json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+        }
+    };
+    let last = byte_level(matches!(split, Split::Digits));
+    json!({"type": "Sequence", "pretokenizers": [first, last]})
+}

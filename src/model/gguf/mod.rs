@@ -1,0 +1,55 @@
+//! A base in a GGUF file: its metadata become the `config.json` that its family reads, its tensors appear under their
+//! names in transformers' model, in transformers' layout. Weights stay quantised, in the mapped file.
+
+mod config;
+mod names;
+mod rope;
+mod source;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::families::{self, ConfigJson};
+use super::spec::DecoderSpec;
+use crate::error::{Error, Result};
+use crate::weights::gguf::GgufFile;
+
+pub use source::GgufSource;
+
+/// A base as its GGUF file has it.
+#[derive(Debug)]
+pub struct GgufModel {
+    /// The file, for its tokenizer.
+    pub file: Arc<GgufFile>,
+    /// The `config.json` that says the same.
+    pub config: Map<String, Value>,
+    /// Its architecture.
+    pub spec: DecoderSpec,
+    /// Its tensors.
+    pub source: GgufSource,
+}
+
+impl GgufModel {
+    /// Maps a file and finds its architecture and tensors.
+    ///
+    /// # Errors
+    /// If the file is damaged, of an unknown architecture, or holds other tensors than that has.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = Arc::new(GgufFile::open(path)?);
+        let architecture = config::architecture(&file)?;
+        let mut config = config::read(&file, architecture)?;
+        rope::recover(&file, &mut config, |config| spec(&file, config))?;
+        let spec = spec(&file, &config)?;
+        let tensors = names::tensors(&spec, architecture.permutes);
+        let source = GgufSource::new(file.clone(), tensors)?;
+        Ok(Self { file, config, spec, source })
+    }
+}
+
+fn spec(file: &GgufFile, config: &Map<String, Value>) -> Result<DecoderSpec> {
+    let origin = format!("{} (its metadata as config.json)", file.path().display());
+    let text = serde_json::to_string(config).map_err(|e| Error::Model(format!("{origin}: {e}")))?;
+    families::spec(&ConfigJson::parse(&text, &origin)?)
+}
