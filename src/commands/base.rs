@@ -254,16 +254,18 @@ fn open_device(choice: DeviceChoice) -> Result<Device> {
     }
 }
 
-/// Sets the number of threads of everything that follows.
+/// Sets the number of threads of everything that follows (all cores if none is given). The calling thread is one of
+/// them: no operation waits for another thread to begin it.
 ///
 /// # Errors
-/// If it was set before.
+/// If a number was given and the threads exist already.
 pub fn set_threads(threads: Option<usize>) -> Result<()> {
-    let Some(threads) = threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|e| Error::Config(format!("--threads {threads}: {e}")))
+    let built =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();
+    match (threads, built) {
+        (Some(threads), Err(e)) => Err(Error::Config(format!("--threads {threads}: {e}"))),
+        _ => Ok(()),
+    }
 }
 
 /// A base with its policy: what score, eval and generate work with.

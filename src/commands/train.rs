@@ -77,7 +77,9 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     trainer.run(&mut reporter)?;
     let seconds = start.elapsed().as_secs_f64();
     if args.profile {
-        say(&profile::table(&profile::take(), seconds));
+        let (seconds, entries) = (profile::seconds(), profile::take());
+        let peak = profile::peak(trainer.decoder().head().precision());
+        say(&profile::table(&entries, seconds, peak));
     }
     profile::enable(false);
     let after = trainer.evaluate()?.map(|found| found.logp_accuracy);

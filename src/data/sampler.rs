@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::shuffle::permutation;
 use crate::error::{Error, Result};
 
+/// Batches that are sorted by length together: transformers' `LengthGroupedSampler`.
+const BATCHES_PER_RUN: usize = 50;
+
 /// Where a [`Sampler`] stands; all a checkpoint needs to keep of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +28,8 @@ pub struct Sampler {
     batch: usize,
     /// `None`: the order of the file.
     seed: Option<u64>,
+    /// Tokens of each example, where those of like length come together.
+    lengths: Option<Vec<usize>>,
     rank: usize,
     world: usize,
     state: SamplerState,
@@ -47,7 +52,34 @@ impl Sampler {
             ));
         }
         let state = SamplerState::default();
-        Ok(Self { len, batch, seed, rank: 0, world: 1, state, order: order(seed, 0, len) })
+        let fresh = Self { len, batch, seed, lengths: None, rank: 0, world: 1, state, order: Vec::new() };
+        Ok(Self { order: fresh.order(0), ..fresh })
+    }
+
+    /// Brings examples of like length together, as transformers' `group_by_length` does: the epoch's order is cut into
+    /// runs of fifty batches, each is sorted from the longest to the shortest, and the longest example of all comes
+    /// first, so that what does not fit in memory is found at once.
+    pub fn grouped_by_length(self, lengths: Vec<usize>) -> Self {
+        let grouped = Self { lengths: Some(lengths), ..self };
+        Self { order: grouped.order(grouped.state.epoch), ..grouped }
+    }
+
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        let mut order = match self.seed {
+            Some(seed) => permutation("training order", seed, epoch, self.len),
+            None => (0..self.len).collect(),
+        };
+        let Some(lengths) = &self.lengths else { return order };
+        let length = |i: &usize| lengths.get(*i).copied().unwrap_or(0);
+        let run = self.batch.saturating_mul(self.world).saturating_mul(BATCHES_PER_RUN);
+        for run in order.chunks_mut(run) {
+            run.sort_by_key(|i| std::cmp::Reverse(length(i)));
+        }
+        let longest = (0..order.len()).max_by_key(|at| (length(&order[*at]), std::cmp::Reverse(*at)));
+        if let Some(longest) = longest {
+            order.swap(0, longest);
+        }
+        order
     }
 
     /// The share of `rank` among `world` processes.
@@ -58,7 +90,8 @@ impl Sampler {
         if rank >= world {
             return Err(Error::Config(format!("rank {rank} of a world of {world}; ranks count from 0")));
         }
-        Ok(Self { rank, world, ..self })
+        let sharded = Self { rank, world, ..self };
+        Ok(Self { order: sharded.order(sharded.state.epoch), ..sharded })
     }
 
     /// Continues from `state`, as if the batches before it had just been handed out.
@@ -73,7 +106,7 @@ impl Sampler {
                 state.position, self.len
             )));
         }
-        self.order = order(self.seed, state.epoch, self.len);
+        self.order = self.order(state.epoch);
         self.state = state;
         Ok(self)
     }
@@ -89,7 +122,7 @@ impl Sampler {
         self.state.position += global;
         if self.state.position == self.len {
             self.state = SamplerState { epoch: self.state.epoch + 1, position: 0 };
-            self.order = order(self.seed, self.state.epoch, self.len);
+            self.order = self.order(self.state.epoch);
         }
         indices
     }
@@ -112,13 +145,6 @@ impl Sampler {
     /// Batches each rank gets from one epoch; the last may be partial.
     pub fn batches_per_epoch(&self) -> usize {
         self.len.div_ceil(self.batch.saturating_mul(self.world))
-    }
-}
-
-fn order(seed: Option<u64>, epoch: u64, len: usize) -> Vec<usize> {
-    match seed {
-        Some(seed) => permutation("training order", seed, epoch, len),
-        None => (0..len).collect(),
     }
 }
 
@@ -153,6 +179,28 @@ mod tests {
         let mut sampler = Sampler::new(3, 2, None).unwrap();
         let batches: Vec<_> = (0..4).map(|_| sampler.next_batch()).collect();
         assert_eq!(batches, [vec![0, 1], vec![2], vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn grouping_sorts_runs_of_batches_and_keeps_every_index() {
+        let lengths: Vec<usize> = (0..250).map(|i| (i * 37) % 101).collect();
+        let mut sampler = Sampler::new(250, 2, Some(3)).unwrap().grouped_by_length(lengths.clone());
+        let first = epoch_of(&mut sampler).concat();
+        let of = |indices: &[usize]| indices.iter().map(|i| lengths[*i]).collect::<Vec<_>>();
+        assert_eq!(lengths[first[0]], 100, "the longest of all comes first");
+        for run in [&first[1..100], &first[101..200], &first[201..]] {
+            // The swap with the first puts one stranger somewhere.
+            let rising = of(run).windows(2).filter(|pair| pair[0] < pair[1]).count();
+            assert!(rising <= 1, "{run:?}");
+        }
+        let mut all = first.clone();
+        all.sort_unstable();
+        assert_eq!(all, (0..250).collect::<Vec<_>>());
+        assert_ne!(first, epoch_of(&mut sampler).concat(), "another order each epoch");
+
+        let state = sampler.state();
+        let resumed = Sampler::new(250, 2, Some(3)).unwrap().grouped_by_length(lengths).resume(state);
+        assert_eq!(resumed.unwrap().next_batch(), sampler.next_batch());
     }
 
     #[test]

@@ -81,9 +81,15 @@ impl Mlp {
                 (y, None, vec![kept])
             }
         };
-        let h = timed("gated act forward", 0, || gated_act::forward(&gate, up.as_ref(), self.act))?;
-        let (y, down) = self.down.forward(&Input::new(h), context)?;
+        let h = self.activate(&gate, up.as_ref())?;
+        let (y, mut down) = self.down.forward(&Input::new(h), context)?;
+        // As wide as the gate and the up projection, and quickly made again from them.
+        down.forget_input();
         Ok((y, Saved { inputs, gate, up, down }))
+    }
+
+    fn activate(&self, gate: &Tensor, up: Option<&Tensor>) -> Result<Tensor> {
+        timed("gated act forward", 0, || gated_act::forward(gate, up, self.act))
     }
 
     /// `dy [T, hidden] → dx [T, hidden]`.
@@ -97,8 +103,11 @@ impl Mlp {
         context: &Context,
         gradients: &mut [f32],
     ) -> Result<Gradient> {
-        let dh =
-            projection::backward(&[(&self.down, dy, &saved.down)], context, None, gradients)?.finish()?;
+        let down = match self.down.is_trained(context) {
+            true => &saved.down.restored(|| self.activate(&saved.gate, saved.up.as_ref()))?,
+            false => &saved.down,
+        };
+        let dh = projection::backward(&[(&self.down, dy, down)], context, None, gradients)?.finish()?;
         let (d_gate, d_up) = match &saved.up {
             Some(up) => {
                 let (d_gate, d_up) =

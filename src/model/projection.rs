@@ -26,14 +26,35 @@ pub struct Projection {
 /// What a projection's backward pass needs.
 #[derive(Debug)]
 pub struct Saved {
-    x: Tensor,
+    x: Option<Tensor>,
     /// `z` of each path, frozen ones first.
     z: Vec<Tensor>,
     /// Masked input and factors under dropout.
     dropped: Option<(Tensor, Tensor)>,
 }
 
+impl Saved {
+    /// Drops the input, if it can be made again from what others keep; off the CPU it stays.
+    pub fn forget_input(&mut self) {
+        self.x.take_if(|x| x.device().is_cpu());
+    }
+
+    /// With the input again, if it was dropped.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn restored(&self, make: impl FnOnce() -> Result<Tensor>) -> Result<Self> {
+        let x = self.x.clone().map_or_else(make, Ok)?;
+        Ok(Self { x: Some(x), z: self.z.clone(), dropped: self.dropped.clone() })
+    }
+}
+
 impl Projection {
+    /// Whether a pass trains this map.
+    pub fn is_trained(&self, context: &Context) -> bool {
+        context.trained.is_some_and(|lora| lora.find(&self.module).is_some())
+    }
+
     /// Reads the frozen map; `next` counts the decoder's projections.
     ///
     /// # Errors
@@ -62,7 +83,7 @@ impl Projection {
             })
             .collect();
         let (y, z) = lora_linear::forward(&self.linear, input, &inputs)?;
-        Ok((y, Saved { x: x.clone(), z, dropped }))
+        Ok((y, Saved { x: Some(x.clone()), z, dropped }))
     }
 
     /// The paths of a pass, with the set and slot of the trained one.
@@ -96,7 +117,7 @@ pub fn backward(
         let mut paths = Vec::new();
         for ((path, trained), z) in projection.paths(context).into_iter().zip(&saved.z) {
             let dropped = saved.dropped.as_ref().filter(|_| trained.is_some());
-            let x = dropped.map_or(&saved.x, |(masked, _)| masked);
+            let x = dropped.map(|(masked, _)| masked).or(saved.x.as_ref());
             paths.push((path, Kept { x, z, mask: dropped.map(|(_, m)| m), trained: trained.is_some() }));
             slots.extend(trained);
         }

@@ -58,7 +58,7 @@ fn task_rows(columns: usize) -> usize {
     TASK.div_ceil(columns.max(1)).max(1)
 }
 
-/// Zeros, written by the thread that goes on to fill them: they are still in its cache then.
+/// Zeros, written by the thread that goes on to fill them: they are still in its nearest cache then.
 fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     part.fill(MaybeUninit::new(0.0));
     // SAFETY: every element was just written.
@@ -70,8 +70,8 @@ pub fn build_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) 
     let (size, chunk) = (rows * columns, task_rows(columns));
     let mut out: Vec<f32> = Vec::with_capacity(size);
     let task = |c: usize, part: &mut [MaybeUninit<f32>]| {
-        for (r, row) in zeroed(part).chunks_exact_mut(columns.max(1)).enumerate() {
-            fill(c * chunk + r, row);
+        for (r, row) in part.chunks_exact_mut(columns.max(1)).enumerate() {
+            fill(c * chunk + r, zeroed(row));
         }
     };
     let spare = &mut out.spare_capacity_mut()[..size];
@@ -80,7 +80,7 @@ pub fn build_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) 
     } else {
         spare.par_chunks_mut(chunk * columns).enumerate().for_each(|(c, part)| task(c, part));
     }
-    // SAFETY: the chunks partition the buffer, and `zeroed` initialised each.
+    // SAFETY: the rows partition the buffer, and `zeroed` initialised each.
     unsafe { out.set_len(size) };
     out
 }
@@ -97,9 +97,9 @@ pub fn build_two(
         .par_chunks_mut((chunk * columns).max(1))
         .zip(second.spare_capacity_mut()[..size].par_chunks_mut((chunk * columns).max(1)));
     parts.enumerate().for_each(|(c, (a, b))| {
-        let rows = zeroed(a).chunks_exact_mut(columns.max(1)).zip(zeroed(b).chunks_exact_mut(columns.max(1)));
+        let rows = a.chunks_exact_mut(columns.max(1)).zip(b.chunks_exact_mut(columns.max(1)));
         for (r, (a, b)) in rows.enumerate() {
-            fill(c * chunk + r, a, b);
+            fill(c * chunk + r, zeroed(a), zeroed(b));
         }
     });
     // SAFETY: as above, of both.

@@ -15,7 +15,7 @@ use super::frozen_linear::Linear;
 use super::gemm::{Operand, Packed, Precision, Segment, add_products, gemm, sum_of_products};
 use super::gradient::Gradient;
 use super::{host, oracle, profile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::Elements;
 
 /// One low-rank path: `A [r, in]`, `B [out, r]`, f32, and the factor `s` of their product.
@@ -173,8 +173,8 @@ fn scaled(z: &[f32], scale: f32, rank: usize) -> Packed {
 /// What backward needs of a path beside the path itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a> {
-    /// The path's own input `[T, in]`: `x`, or its masked copy under dropout.
-    pub x: &'a Tensor,
+    /// The path's own input `[T, in]`: `x`, or its masked copy under dropout. Only gradients of the path need it.
+    pub x: Option<&'a Tensor>,
     /// `z [T, r]` as [`forward`] returned it.
     pub z: &'a Tensor,
     /// The dropout factors `[T, in]`, if there were any.
@@ -200,7 +200,7 @@ pub struct Branch<'a> {
 /// If the shapes do not fit.
 pub fn backward(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient, Vec<LowRankGradients>)> {
     let Some(first) = branches.first() else {
-        return Err(crate::error::Error::Model("a backward pass without a linear map".into()));
+        return Err(Error::Model("a backward pass without a linear map".into()));
     };
     if !first.dy.device().is_cpu() {
         return backward_plain(branches, onto);
@@ -214,7 +214,7 @@ pub fn backward(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient
             let (outputs, rank) = path.b.dims2()?;
             // dz = s·dy·B [T, r]
             let mut dz = profile::timed("low-rank backward", 2 * rows * rank * outputs, || {
-                Ok::<_, crate::error::Error>(narrow(&packed, &host::read(path.b)?, rank, Side::Columns))
+                Ok::<_, Error>(narrow(&packed, &host::read(path.b)?, rank, Side::Columns))
             })?;
             dz.iter_mut().for_each(|dz| *dz *= path.scale);
             paths.push(PathGradient {
@@ -294,7 +294,8 @@ impl PathGradient<'_> {
 
     /// `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]`, the long sides vectorised.
     fn gradients(&self) -> Result<LowRankGradients> {
-        let (x, z, dy) = (host::read(self.kept.x)?, host::read(self.kept.z)?, host::read(self.dy)?);
+        let x = self.kept.x.ok_or_else(no_input)?;
+        let (x, z, dy) = (host::read(x)?, host::read(self.kept.z)?, host::read(self.dy)?);
         let rows = self.dz.len() / self.rank.max(1);
         let across = |thin: &[f32], wide: &[f32]| {
             let by_column = |data, lanes| Operand::by_column(Elements::F32(data), rows, lanes);
@@ -313,6 +314,10 @@ impl PathGradient<'_> {
     }
 }
 
+fn no_input() -> Error {
+    Error::Model("a backward pass needs an input that was not kept".into())
+}
+
 /// [`backward`] in plain tensor operations, off the CPU.
 fn backward_plain(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient, Vec<LowRankGradients>)> {
     let mut dx = onto;
@@ -328,7 +333,7 @@ fn backward_plain(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradie
         let weight = linear.weight().to_tensor(dy.device())?;
         add(&mut dx, if linear.transposed() { dy.matmul(&weight.t()?)? } else { dy.matmul(&weight)? })?;
         for (path, kept) in paths {
-            let grads = oracle::gradients(&[kept.x, path.a, path.b], dy, |v| {
+            let grads = oracle::gradients(&[kept.x.ok_or_else(no_input)?, path.a, path.b], dy, |v| {
                 reference(&dy.zeros_like()?, &v[0], &LowRank { a: &v[1], b: &v[2], scale: path.scale })
             })?;
             let through = match kept.mask {
@@ -342,7 +347,7 @@ fn backward_plain(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradie
             }
         }
     }
-    dx.map(|dx| (dx, gradients)).ok_or_else(|| crate::error::Error::Model("no linear map".into()))
+    dx.map(|dx| (dx, gradients)).ok_or_else(|| Error::Model("no linear map".into()))
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub struct TrainConfig {
     pub per_device_eval_batch_size: Option<usize>,
     /// Packed tokens in a micro-batch, at most; null: no limit.
     pub max_tokens_per_batch: Option<usize>,
+    /// Whether pairs of like length come together, so that batches differ less in cost and memory.
+    pub group_by_length: bool,
     /// Recompute each block in the backward pass instead of keeping its activations.
     pub gradient_checkpointing: bool,
     /// Where reference log-probabilities are kept.
@@ -96,6 +98,7 @@ impl Default for TrainConfig {
             shuffle: true,
             per_device_eval_batch_size: None,
             max_tokens_per_batch: None,
+            group_by_length: false,
             gradient_checkpointing: false,
             reference_cache: ReferenceCache::Auto,
             threads: None,

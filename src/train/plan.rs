@@ -100,9 +100,10 @@ fn kept_features(layer: &LayerSpec, hidden: usize) -> usize {
     kept +=
         [&layer.post_attention_norm, &layer.post_mlp_norm].iter().filter(|n| n.is_some()).count() * hidden;
     kept + match &layer.mlp {
-        MlpSpec::Gated { up, .. } => 3 * up.outputs,
-        MlpSpec::FusedGated { gate_up, .. } => gate_up.outputs / 2 * 3,
-        MlpSpec::Plain { up, .. } => 2 * up.outputs,
+        // Not what the down projection reads, which is made again.
+        MlpSpec::Gated { up, .. } => 2 * up.outputs,
+        MlpSpec::FusedGated { gate_up, .. } => gate_up.outputs,
+        MlpSpec::Plain { up, .. } => up.outputs,
     }
 }
 

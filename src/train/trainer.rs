@@ -11,6 +11,7 @@ use super::checkpoint::{self, State};
 use super::config::TrainConfig;
 use super::optimizer::Optimizer;
 use super::plan;
+use super::plan::packed_tokens;
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::model::decoder::Decoder;
 use crate::objective::ObjectiveConfig;
+use crate::ops::profile;
 use crate::random::Stream;
 use crate::report::{Event, Reporter};
 
@@ -91,7 +93,10 @@ impl Trainer {
     pub fn new(setup: Setup) -> Result<Self> {
         let config = &setup.config;
         let seed = config.shuffle.then_some(setup.seed);
-        let sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
+        let mut sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
+        if config.group_by_length {
+            sampler = sampler.grouped_by_length(setup.train.iter().map(packed_tokens).collect());
+        }
         let steps = sampler.batches_per_epoch().div_ceil(config.gradient_accumulation_steps.max(1)) as u64;
         let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
         let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
@@ -190,8 +195,13 @@ impl Trainer {
     /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (a checkpoint was written).
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
         reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
+        let mut cold = true;
         while self.state.step < self.total_steps {
             self.one_step(reporter)?;
+            if std::mem::take(&mut cold) && self.state.step < self.total_steps {
+                // The first step reads the weights and touches every buffer for the first time.
+                profile::restart();
+            }
             let done = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|n| done.is_multiple_of(n.max(1)));
             let mut stop_early = false;

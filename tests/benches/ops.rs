@@ -1,14 +1,21 @@
-//! Throughput of the operations, in GFLOP/s and as a share of this machine's best matrix product.
+//! Throughput of the operations: GFLOP/s and the share of this machine's best matrix product; elementwise operations in
+//! GB/s of what they must read and write, and the share of a plain copy's.
 //!
 //!     cargo bench --bench ops
-#![allow(clippy::print_stdout, missing_docs)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::time::Instant;
 
+use candle_core::{Device, Tensor};
+use dpo_lora::ops::gated_act::{self, Activation};
 use dpo_lora::ops::gemm::{Elements, Operand, Precision, gemm};
+use dpo_lora::ops::gradient::Gradient;
+use dpo_lora::ops::rope::{self, Pairing, Rotation};
+use dpo_lora::ops::tree_attention::{self, Heads, Span, TreeSpans};
+use dpo_lora::ops::{profile, rms_norm};
 use half::bf16;
 
-/// Runs `work` until a second has passed; the best of its times in seconds.
+/// Runs `work` for most of a second; the best of its times in seconds.
 fn best(mut work: impl FnMut()) -> f64 {
     work();
     let start = Instant::now();
@@ -22,36 +29,114 @@ fn best(mut work: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    for (m, n, k) in [
-        (768, 576, 576),
-        (768, 192, 576),
-        (1920, 576, 1536),
-        (1920, 4864, 896),
-        (1920, 896, 4864),
-        (384, 8192, 896),
-        (384, 896, 8192),
-        (1920, 16, 896),
-        (1920, 896, 16),
-        (16, 896, 1920),
-        (1, 4864, 896),
-    ] {
+    let peaks = [Precision::F32, Precision::Bf16].map(profile::peak);
+    println!("best matrix product (960 x 2048 x 2048): f32 {:.0}, bf16 {:.0} GFLOP/s", peaks[0], peaks[1]);
+    products(peaks);
+    attention(peaks);
+    elementwise();
+}
+
+/// Tokens x outputs x inputs: projections, the head's blocks, the low-rank shapes, a single token.
+const SIZES: [(usize, usize, usize); 11] = [
+    (768, 576, 576),
+    (768, 192, 576),
+    (1920, 576, 1536),
+    (1920, 4864, 896),
+    (1920, 896, 4864),
+    (384, 4096, 896),
+    (384, 896, 4096),
+    (1920, 32, 896),
+    (1920, 896, 16),
+    (16, 896, 1920),
+    (1, 4864, 896),
+];
+
+fn products(peaks: [f64; 2]) {
+    for (m, n, k) in SIZES {
         let x = vec![0.5f32; m * k];
         let w32 = vec![0.25f32; n * k];
         let w16 = vec![bf16::from_f32(0.25); n * k];
         let a = Operand::by_row(Elements::F32(&x), m, k);
         let gflop = 2e-9 * (m * n * k) as f64;
-        let time = |b: Operand, p| {
-            let s = best(|| {
-                std::hint::black_box(gemm(&a, &b, p));
-            });
-            gflop / s
+        let rate = |b: Operand, p: Precision| {
+            let rate = gflop / best(|| drop(std::hint::black_box(gemm(&a, &b, p))));
+            format!("{rate:6.1} {:3.0}%", 100.0 * rate / peaks[usize::from(p == Precision::Bf16)])
         };
         println!(
-            "{m:5} x {n:5} x {k:5}: f32 x·Wᵀ {:6.1}  dy·W {:6.1}   bf16 x·Wᵀ {:6.1}  dy·W {:6.1} GFLOP/s",
-            time(Operand::by_row(Elements::F32(&w32), n, k), Precision::F32),
-            time(Operand::by_column(Elements::F32(&w32), k, n), Precision::F32),
-            time(Operand::by_row(Elements::Bf16(&w16), n, k), Precision::Bf16),
-            time(Operand::by_column(Elements::Bf16(&w16), k, n), Precision::Bf16),
+            "{m:5} x {n:5} x {k:5}: f32 x·Wᵀ {}  dy·W {}   bf16 x·Wᵀ {}  dy·W {}",
+            rate(Operand::by_row(Elements::F32(&w32), n, k), Precision::F32),
+            rate(Operand::by_column(Elements::F32(&w32), k, n), Precision::F32),
+            rate(Operand::by_row(Elements::Bf16(&w16), n, k), Precision::Bf16),
+            rate(Operand::by_column(Elements::Bf16(&w16), k, n), Precision::Bf16),
         );
     }
+}
+
+fn tensor(rows: usize, columns: usize) -> Tensor {
+    let data = (0..rows * columns).map(|i| ((i * 31) % 97) as f32 / 97.0 - 0.5).collect();
+    Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap()
+}
+
+/// Four trees of a prompt and two completions.
+fn attention(peaks: [f64; 2]) {
+    for (prompt, completion, n_head, n_kv_head, head_dim) in
+        [(64, 64, 9, 3, 64), (384, 48, 9, 3, 64), (384, 48, 4, 1, 256), (384, 48, 14, 2, 64)]
+    {
+        let heads = Heads { n_head, n_kv_head, head_dim, scale: 0.125, softcap: None, window: None };
+        let size = prompt + 2 * completion;
+        let trees: Vec<TreeSpans> = (0..4).map(|t| tree(t * size, prompt, completion)).collect();
+        let (q, kv) = (tensor(4 * size, n_head * head_dim), tensor(4 * size, n_kv_head * head_dim));
+        let gflop = 1e-9 * heads.flop(&trees) as f64;
+        let mut text = String::new();
+        for (p, peak) in [Precision::F32, Precision::Bf16].into_iter().zip(peaks) {
+            let saved = tree_attention::forward(&q, &kv, &kv, &heads, p, &trees).unwrap();
+            let forward = 2.0 * gflop
+                / best(|| drop(tree_attention::forward(&q, &kv, &kv, &heads, p, &trees).unwrap()));
+            let backward = 5.0 * gflop
+                / best(|| {
+                    let dy = &saved.output;
+                    drop(tree_attention::backward(dy, &q, &kv, &kv, &saved, &heads, p, &trees).unwrap());
+                });
+            let share = |rate: f64| format!("{rate:6.1} {:3.0}%", 100.0 * rate / peak);
+            text.push_str(&format!("  {p:?} forward {}  backward {}", share(forward), share(backward)));
+        }
+        println!("attention {prompt} + 2 x {completion}, {n_head}/{n_kv_head} heads of {head_dim}:{text}");
+    }
+}
+
+fn tree(start: usize, prompt: usize, completion: usize) -> TreeSpans {
+    let end = start + prompt;
+    let mut spans = vec![Span { queries: start..end, prefix: start..start, own: start..end }];
+    for at in [end, end + completion] {
+        let own = at..at + completion;
+        spans.push(Span { queries: own.clone(), prefix: start..end, own });
+    }
+    TreeSpans { rows: start..end + 2 * completion, spans }
+}
+
+/// Each against a copy of as many numbers.
+fn elementwise() {
+    let (rows, hidden, wide) = (1920, 896, 4864);
+    let (x, gate, up) = (tensor(rows, hidden), tensor(rows, wide), tensor(rows, wide));
+    let gain = tensor(1, hidden).flatten_all().unwrap();
+    let source = vec![1.0f32; rows * wide];
+    let copy = 8e-9 * source.len() as f64 / best(|| drop(std::hint::black_box(source.clone())));
+    println!("copy on one thread: {copy:.1} GB/s");
+    let line = |name: &str, numbers: usize, seconds: f64| {
+        let rate = 4e-9 * numbers as f64 / seconds;
+        println!("{name:20} {rate:6.1} GB/s, {:3.0}% of the copy", 100.0 * rate / copy);
+    };
+    let positions: Vec<u32> = (0..rows as u32).collect();
+    let frequencies: Vec<f32> = (0..32).map(|i| 0.7f32.powi(i)).collect();
+    let rotation = Rotation::new(&positions, &frequencies, 1.0, Pairing::Halves);
+    line("rms_norm forward", 2 * rows * hidden, best(|| drop(rms_norm::forward(&x, &gain, 1e-5).unwrap())));
+    let mut dx = Gradient::zeros(rows, hidden, &Device::Cpu).unwrap();
+    let backward = best(|| rms_norm::backward(&mut dx, &x, &x, &gain, 1e-5).unwrap());
+    line("rms_norm backward", 4 * rows * hidden, backward);
+    line("rope", 2 * rows * hidden, best(|| drop(rope::forward(&x, &rotation, 64).unwrap())));
+    let silu = Activation::Silu;
+    let forward = best(|| drop(gated_act::forward(&gate, Some(&up), silu).unwrap()));
+    line("gated_act forward", 3 * rows * wide, forward);
+    let backward = best(|| drop(gated_act::backward(&gate, &gate, &up, silu).unwrap()));
+    line("gated_act backward", 5 * rows * wide, backward);
 }

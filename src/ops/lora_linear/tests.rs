@@ -29,7 +29,7 @@ fn forward_and_every_gradient_match_the_plain_form() {
     let (y, z) = apply(&linear, &x, path).unwrap();
     assert_same(&y, &plain(&x, &a, &b).unwrap(), 1e-6, "forward");
     let want = oracle::gradients(&[&x, &a, &b], &dy, |v| plain(&v[0], &v[1], &v[2])).unwrap();
-    let kept = Kept { x: &x, z: &z[0], mask: None, trained: true };
+    let kept = Kept { x: Some(&x), z: &z[0], mask: None, trained: true };
     let branch = || Branch { linear: &linear, dy: &dy, paths: vec![(path, kept)] };
     let (dx, got) = backward(&[branch()], None).unwrap();
     let (dx, got) = (dx.finish().unwrap(), &got[0]);
@@ -61,7 +61,7 @@ fn branches_of_one_input_add_up() {
         (0..2).map(|i| forward(&maps[i], &input, &[(path(i), None)]).unwrap().1.remove(0)).collect();
     let branches: Vec<Branch> = (0..2)
         .map(|i| {
-            let kept = Kept { x: &x, z: &zs[i], mask: None, trained: i == 1 };
+            let kept = Kept { x: Some(&x), z: &zs[i], mask: None, trained: i == 1 };
             Branch { linear: &maps[i], dy: &dys[i], paths: vec![(path(i), kept)] }
         })
         .collect();
@@ -97,7 +97,7 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
     let (want, want_z) = apply(&wide, &near, path).unwrap();
     assert_same(&z[0], &want_z[0], 3e-5, "z");
     assert_same(&y, &want, 3e-5, "y");
-    let kept = Kept { x: &x, z: &z[0], mask: None, trained: true };
+    let kept = Kept { x: Some(&x), z: &z[0], mask: None, trained: true };
     let dx = |linear, dy| {
         let branch = Branch { linear, dy, paths: vec![(path, kept)] };
         backward(&[branch], None).unwrap().0.finish().unwrap()
@@ -118,7 +118,7 @@ fn a_mask_acts_on_the_path_alone() {
     let plain = |x: &Tensor| reference(&linear.reference(x)?, &(x * &mask)?, &path);
     assert_same(&y, &plain(&x).unwrap(), 1e-6, "forward");
     let want = oracle::gradients(&[&x], &dy, |v| plain(&v[0])).unwrap();
-    let kept = Kept { x: &masked, z: &z[0], mask: Some(&mask), trained: false };
+    let kept = Kept { x: Some(&masked), z: &z[0], mask: Some(&mask), trained: false };
     let branch = Branch { linear: &linear, dy: &dy, paths: vec![(path, kept)] };
     let (dx, gradients) = backward(&[branch], None).unwrap();
     assert!(gradients.is_empty());
