@@ -13,11 +13,16 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::Value as Json;
 
+/// Instructions that one rendering may take, about a second: a long conversation takes a thousandth, and a template with
+/// endless loops ends.
+const MOST_INSTRUCTIONS: u64 = 20_000_000;
+
 /// An environment with the settings and names of transformers; `now` is what `strftime_now` tells.
 pub fn environment(now: NaiveDateTime) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
+    env.set_fuel(Some(MOST_INSTRUCTIONS));
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(python_method);

@@ -65,6 +65,8 @@ impl AppendFile {
         let written = if pending.is_empty() { Ok(()) } else { self.write(&pending) };
         if written.is_err() {
             self.pending = pending;
+            // Half a record is not left for a reader either; if that fails too, the next try takes it back.
+            let _ = self.file.set_len(self.len);
         }
         written
     }

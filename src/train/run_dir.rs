@@ -93,7 +93,9 @@ fn lock(run: &Path) -> Result<File> {
         match lock.try_lock() {
             Ok(()) => {
                 // The number is only for a message: a full disk must not keep a run from being looked at.
-                let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+                let _ = lock
+                    .set_len(0)
+                    .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
                 return Ok(lock);
             }
             Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(50)),

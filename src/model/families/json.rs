@@ -13,6 +13,16 @@ pub struct ConfigJson {
     origin: String,
 }
 
+/// Most of what a specification holds a piece of for each: an order above the largest models. A damaged or hostile
+/// `config.json` must not ask for the memory that it claims.
+const MOST: &[(&str, usize)] = &[
+    ("num_hidden_layers", 1024),
+    ("n_layer", 1024),
+    ("hidden_size", 1 << 20),
+    ("n_embd", 1 << 20),
+    ("head_dim", 1 << 20),
+];
+
 impl ConfigJson {
     /// Reads `config.json` of a model directory.
     ///
@@ -34,6 +44,20 @@ impl ConfigJson {
             Ok(_) => Err(Error::Model(format!("{origin} is not a JSON object"))),
             Err(e) => Err(Error::Model(format!("{origin}: {e}"))),
         }
+    }
+
+    /// Holds the sizes that a specification has a piece for each of against [`MOST`].
+    ///
+    /// # Errors
+    /// If one is larger.
+    pub(super) fn check_sizes(&self) -> Result<()> {
+        for (key, most) in MOST {
+            if let Some(size) = self.size_or_none(key)?.filter(|size| size > most) {
+                let why = format!("is {size}, more than any model has ({most}); is the file damaged?");
+                return Err(self.error(key, &why));
+            }
+        }
+        Ok(())
     }
 
     /// An error about a key.

@@ -58,6 +58,7 @@ pub fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let known = FAMILIES.iter().map(|(name, _)| *name);
     match FAMILIES.iter().find(|(name, _)| *name == model_type) {
         Some((_, family)) => {
+            config.check_sizes()?;
             let spec = family(config)?;
             common::check(config, &spec)?;
             Ok(spec)

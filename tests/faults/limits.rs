@@ -1,0 +1,54 @@
+//! Files that may not grow beyond a size (`ulimit -f`): what a full disk or a quota does, without a mount.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::common::program::{Place, Ran, finish};
+use crate::{RESUME, TRAIN, assert_same, assert_sound, assert_told, whole};
+
+/// The program with files of at most so many blocks of 512 bytes; a write beyond is an error, not a signal.
+fn limited(place: &Place, blocks: u32, args: &[&str]) -> Ran {
+    let plain = place.command(args);
+    let mut command = Command::new("sh");
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    command.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args());
+    command.current_dir(plain.get_current_dir().unwrap());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    finish(command.spawn().unwrap())
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_nothing() {
+    let place = whole(9, &[]);
+    // An adapter has 19 kB, the moments have 39 kB: neither, one and both of them fit.
+    for (blocks, fits) in [(20, false), (60, false), (400, true)] {
+        let ran = limited(&place, blocks, &TRAIN);
+        if fits {
+            ran.ok();
+        } else {
+            assert_told(&ran, &["File too large"]);
+            assert_eq!(assert_sound(&place.path("run")), 0);
+            assert!(!place.path("run/adapter").exists());
+            place.run(&RESUME).ok();
+        }
+        assert_same(&place, "run");
+        std::fs::remove_dir_all(place.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_once_and_ends_nothing() {
+    let rank = [("lora.r", json!(1)), ("train.logging_steps", json!(1)), ("train.eval_steps", json!(100))];
+    let place = whole(60, &rank);
+    // The log of 60 lines has over 20 kB; the moments of rank 1 have 13.
+    let ran = limited(&place, 32, &TRAIN);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("warning: metrics.jsonl: cannot write").count(), 1, "{}", ran.stderr);
+    assert_sound(&place.path("run"));
+    let (kept, all) = (place.metrics("run"), place.metrics("whole"));
+    assert!(kept.len() < all.len() && kept == all[..kept.len()], "{} of {}", kept.len(), all.len());
+    assert_eq!(place.adapter("run"), place.adapter("whole"));
+}
