@@ -4,7 +4,7 @@
 //! Between adapters of one rank, `linear`, `ties`, `dare_*` and `magnitude_prune` combine the A of all and the B of all by
 //! elements, each adapter's factor `f = weight·scale` shared out as `√|f|` to B and `sign(f)·√|f|` to A: cheap, and no sum of the
 //! products. `cat` puts the matrices side by side, which is the exact sum at the sum of the ranks. `svd` is the best
-//! approximation of that sum at a rank, found from the factors alone ([`factors`]).
+//! approximation of that sum at a rank, found from the factors alone (`factors.rs`).
 //!
 //! What comes out has scale 1 (`lora_alpha = r`, no rsLoRA). PEFT gives its own result `lora_alpha = r` too, but leaves
 //! `use_rslora` as the first adapter had it, which would scale the result by √r; that is not repeated here.

@@ -95,7 +95,7 @@ pub fn expressible(lora: &Lora) -> bool {
     all(|slot| slot.alpha / slot.rank as f64) || all(|slot| slot.alpha / (slot.rank as f64).sqrt())
 }
 
-/// The `adapter_config.json` that [`write`] writes.
+/// The `adapter_config.json` that [`write()`] writes.
 pub fn config(lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Value {
     let slots = lora.slots();
     let rank = most_common(slots.iter().map(|s| s.rank)).unwrap_or(8);
