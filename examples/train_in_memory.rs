@@ -50,7 +50,11 @@ fn main() -> Result<()> {
         dropout: 0.0,
         seed: 42,
         reference: ReferenceCache::in_memory(),
-        origin: Origin { base: base.display().to_string(), fingerprint: Some(fingerprint(&source)?) },
+        origin: Origin {
+            base: base.display().to_string(),
+            revision: None,
+            fingerprint: Some(fingerprint(&source)?),
+        },
         run: run.clone(),
         identity: Identity::default(),
         stop: Default::default(),

@@ -32,8 +32,10 @@ pub struct AdapterUse {
 
 /// A base as opened.
 pub struct Base {
-    /// As the user named it.
+    /// As the user named it; of the Hub, without the revision.
     pub name: String,
+    /// The commit of the Hub's repository that it is.
+    pub revision: Option<String>,
     /// Where its configuration and tokenizer stand.
     pub place: Place,
     /// Its weights.
@@ -66,17 +68,42 @@ impl Base {
             WeightDtype::BF16 => Some(DType::Bf16),
             WeightDtype::F16 => Some(DType::F16),
         };
+        let (mut shown, mut revision) = (name.to_string(), None);
         let (place, source, spec): (_, Box<dyn WeightSource>, _) = if gguf::is_file(Path::new(name)) {
             let GgufModel { file, config, spec, source } = GgufModel::open(Path::new(name))?;
             (Place::Gguf(Box::new(GgufFiles::new(&file, config)?)), Box::new(source), spec)
         } else {
-            let directory = locate(name)?;
+            let directory = match locate(name)? {
+                Some(directory) => directory,
+                None => {
+                    let found = hub::model(name)?;
+                    (shown, revision) = (found.repository, Some(found.commit));
+                    found.directory
+                }
+            };
             check_is_base(name, &directory)?;
             let spec = families::spec(&ConfigJson::open(&directory)?)?;
             let source = SafetensorsSource::open(&directory)?;
             (Place::Directory(directory), Box::new(source), spec)
         };
-        Ok(Self { name: name.into(), place, source, spec, device: open_device(device)?, dtype })
+        Ok(Self { name: shown, revision, place, source, spec, device: open_device(device)?, dtype })
+    }
+
+    /// A name that finds the very same base for ever: of the Hub, `owner/name@commit`.
+    pub fn pinned(&self) -> String {
+        match &self.revision {
+            Some(commit) => format!("{}@{commit}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// What its adapters say of it.
+    ///
+    /// # Errors
+    /// As [`Base::fingerprint`].
+    pub fn origin(&self) -> Result<peft::Origin> {
+        let (base, revision) = (self.name.clone(), self.revision.clone());
+        Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?) })
     }
 
     /// The text of its `config.json`; empty if it cannot be read.
@@ -215,14 +242,14 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-/// A base's directory.
-fn locate(name: &str) -> Result<PathBuf> {
+/// A base's directory; `None` if it is none of this machine.
+fn locate(name: &str) -> Result<Option<PathBuf>> {
     let path = Path::new(name);
     if path.is_dir() {
-        return Ok(path.to_path_buf());
+        return Ok(Some(path.to_path_buf()));
     }
     if let Some(embedded) = embedded::path(name)? {
-        return Ok(embedded);
+        return Ok(Some(embedded));
     }
     if path.exists() {
         return Err(Error::Config(format!(
@@ -230,7 +257,7 @@ fn locate(name: &str) -> Result<PathBuf> {
              .gguf file"
         )));
     }
-    hub::model(name)
+    Ok(None)
 }
 
 fn open_device(choice: DeviceChoice) -> Result<Device> {

@@ -52,8 +52,6 @@ fn one(mut adapters: Vec<Lora>, fold: bool, base: &Base) -> Result<Lora> {
 
 /// Writes the adapter; what was written, in words.
 fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
-    let origin =
-        || Ok::<_, Error>(peft::Origin { base: base.name.clone(), fingerprint: Some(base.fingerprint()?) });
     match args.format {
         ExportFormat::Gguf => {
             let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind))?;
@@ -63,7 +61,7 @@ fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
             ))
         }
         ExportFormat::Mlx => {
-            let origin = origin()?;
+            let origin = base.origin()?;
             let report = files::write_directory(&args.output, args.force, |new| {
                 mlx::write(new, lora, &base.spec, &origin)
             })?;
@@ -74,7 +72,7 @@ fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
             ))
         }
         ExportFormat::Peft => {
-            let origin = origin()?;
+            let origin = base.origin()?;
             files::write_directory(&args.output, args.force, |new| {
                 peft::write(new, lora, &base.spec, 0.0, &origin)
             })?;

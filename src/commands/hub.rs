@@ -12,20 +12,30 @@ use crate::hub::{DatasetRef, Hub, HubId, Progress};
 /// What a data set's name begins with.
 pub const PREFIX: &str = "hub:";
 
-/// The directory of a base `owner/name[@revision]`, downloaded if it is not in the cache.
+/// A base of the Hub.
+pub struct Model {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// `owner/name`.
+    pub repository: String,
+    /// The commit its files are of.
+    pub commit: String,
+}
+
+/// A base `owner/name[@revision]`, downloaded if it is not in the cache.
 ///
 /// # Errors
 /// If the name is no such id, or the Hub has no such model.
-pub fn model(name: &str) -> Result<PathBuf> {
+pub fn model(name: &str) -> Result<Model> {
     let id = HubId::parse(name).map_err(|e| {
         Error::Config(format!(
             "there is no directory {name}, and it is no Hub id either ({e}); a base is a directory with config.json, \
-             tokenizer.json and safetensors weights, or owner/name[@revision]"
+             tokenizer.json and safetensors weights, a .gguf file, or owner/name[@revision]"
         ))
     })?;
     let found = client()?.model(&id)?;
     say(&format!("{id} is at commit {}", found.commit));
-    Ok(found.directory)
+    Ok(Model { directory: found.directory, repository: id.repository(), commit: found.commit })
 }
 
 /// The files of a data set `owner/name[/config][:split]`.

@@ -37,6 +37,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let mut config = configure(args)?;
     base::set_threads(config.train.threads)?;
     let base = Base::open(&config.model.base, config.model.dtype, config.model.device)?;
+    config.model.base = base.pinned();
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let tokenizer = dated::tokenizer(tokenizer, &mut config, args.resume)?;
     let mut pairs = pairs(&config, &base, &tokenizer)?;
@@ -269,7 +270,7 @@ fn setup(
         dropout: config.lora.lora_dropout,
         seed: config.seed,
         reference,
-        origin: peft::Origin { base: base.name.clone(), fingerprint: Some(fingerprint) },
+        origin: base.origin()?,
         run: run.path().to_path_buf(),
         identity: Identity { config: config.to_yaml()?, reference: reference_policy },
         stop,

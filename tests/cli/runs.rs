@@ -1,8 +1,12 @@
 //! `train`: the same run is the same bytes; a directory is never written over by accident.
 
+use std::path::Path;
+
+use dpo_lora::adapter::peft;
 use serde_json::{Value, json};
 
-use crate::common::program::Place;
+use crate::common::fixture;
+use crate::common::program::{Place, copy};
 
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 
@@ -131,6 +135,34 @@ fn a_dry_run_checks_everything_and_writes_nothing() {
     assert!(!place.path("run").exists(), "{}", ran.stderr);
     place.llama_recipe(&[("data.train", json!("nowhere.jsonl"))]);
     assert_eq!(place.run(&["train", "-c", "run.yaml", "--dry-run"]).code, Some(1));
+}
+
+#[test]
+fn a_base_of_the_hub_is_pinned_to_its_commit() {
+    let place = Place::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = "hf/hub/models--owner--name";
+    let snapshot = place.path(&format!("{repository}/snapshots/{commit}"));
+    copy(&fixture("models/llama"), &snapshot);
+    std::fs::create_dir_all(place.path(&format!("{repository}/refs"))).unwrap();
+    place.write(&format!("{repository}/refs/main"), commit);
+    place.recipe(Path::new("owner/name"), &fixture("pairs.jsonl"), &[("train.max_steps", 1.into())]);
+    let train = |args: &[&str]| {
+        let mut command = place.command(&[&["train", "-q", "-c"], args].concat());
+        let ran = command.env("HF_HOME", place.path("hf")).env("HF_HUB_OFFLINE", "1").output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    train(&["run.yaml"]);
+    let config = String::from_utf8(place.read("run/config.yaml")).unwrap();
+    assert!(config.contains(&format!("base: owner/name@{commit}")), "{config}");
+    let metadata = peft::metadata(&place.path("run/adapter/adapter_model.safetensors")).unwrap();
+    assert_eq!(metadata[peft::REVISION_KEY], commit);
+    let adapter: Value = serde_json::from_slice(&place.read("run/adapter/adapter_config.json")).unwrap();
+    assert_eq!(adapter["base_model_name_or_path"], "owner/name");
+    // The resolved configuration finds the commit when the branch has gone elsewhere.
+    place.write(&format!("{repository}/refs/main"), "f".repeat(40));
+    train(&["run/config.yaml", "--set", "output_dir=again"]);
+    assert_eq!(place.adapter("run"), place.adapter("again"));
 }
 
 #[test]

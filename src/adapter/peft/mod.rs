@@ -10,7 +10,7 @@ mod write;
 pub use config::PeftConfig;
 pub use read::{Adapter, metadata, read, read_alone, read_with};
 pub(super) use write::serialized;
-pub use write::{FINGERPRINT_KEY, Origin, config, expressible, write};
+pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, expressible, write};
 
 /// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";

@@ -17,12 +17,17 @@ use crate::model::spec::DecoderSpec;
 pub struct Origin {
     /// The base as the run named it; `base_model_name_or_path`.
     pub base: String,
+    /// The commit of the base's repository on the Hub, if it came from there.
+    pub revision: Option<String>,
     /// BLAKE3 fingerprint of the base's weights, if known.
     pub fingerprint: Option<String>,
 }
 
 /// Metadata key of the base's fingerprint.
 pub const FINGERPRINT_KEY: &str = "dpo_lora.base_fingerprint";
+
+/// Metadata key of the base's commit on the Hub.
+pub const REVISION_KEY: &str = "dpo_lora.base_revision";
 
 /// Writes an adapter directory that PEFT, vLLM and the others load.
 ///
@@ -42,6 +47,7 @@ fn weights(lora: &Lora, origin: &Origin) -> Result<Vec<u8>> {
     if let Some(fingerprint) = &origin.fingerprint {
         metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
     }
+    metadata.extend(origin.revision.iter().map(|commit| (REVISION_KEY.to_string(), commit.clone())));
     let values = lora.values();
     let mut tensors = BTreeMap::new();
     for slot in lora.slots() {

@@ -27,7 +27,7 @@ pub(super) fn run(
     }
     let options = options(args, parts.len())?;
     let made = compose::compose(parts, &options, &base.device)?;
-    let origin = peft::Origin { base: base.name.clone(), fingerprint: Some(base.fingerprint()?) };
+    let origin = base.origin()?;
     files::write_directory(output, args.force, |new| peft::write(new, &made.lora, &base.spec, 0.0, &origin))?;
     let ranks = made.lora.slots().iter().map(|slot| slot.rank);
     let (least, most) = (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0));
