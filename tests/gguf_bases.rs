@@ -121,6 +121,9 @@ fn the_configuration_says_what_the_model_was() {
         (&"sliding_attention".into(), &8.into())
     );
     assert_eq!(config("phi3")["sliding_window"], 12);
+    // EOS, and the control token that llama.cpp knows by its text.
+    assert_eq!(TokenizerFiles::ends(&open("llama").file).unwrap(), [1, 4]);
+    assert_eq!(TokenizerFiles::ends(&open("gemma3").file).unwrap(), [1]);
     let source = open("llama").source;
     assert_eq!(source.shape("model.layers.1.self_attn.k_proj.weight"), Some(vec![32, 64]));
     assert!(

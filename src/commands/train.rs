@@ -8,7 +8,6 @@ use std::time::Instant;
 use super::base::{self, Base};
 use super::samples::{Drawn, Samples};
 use super::{dated, embedded, print, say};
-use crate::adapter::peft;
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};

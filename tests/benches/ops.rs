@@ -2,6 +2,7 @@
 //! GB/s of what they must read and write, and the share of a plain copy's.
 //!
 //!     cargo bench --bench ops
+//!     cargo bench --bench ops -- quantised     # products with quantised weights alone
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::time::Instant;
@@ -13,6 +14,7 @@ use dpo_lora::ops::gradient::Gradient;
 use dpo_lora::ops::rope::{self, Pairing, Rotation};
 use dpo_lora::ops::tree_attention::{self, Heads, Span, TreeSpans};
 use dpo_lora::ops::{profile, rms_norm};
+use dpo_lora::weights::{BlockKind, Blocks};
 use half::bf16;
 
 /// Runs `work` for most of a second; the best of its times in seconds.
@@ -29,6 +31,9 @@ fn best(mut work: impl FnMut()) -> f64 {
 }
 
 fn main() {
+    if std::env::args().any(|arg| arg == "quantised") {
+        return quantised();
+    }
     let peaks = [Precision::F32, Precision::Bf16].map(profile::peak);
     println!("best matrix product (960 x 2048 x 2048): f32 {:.0}, bf16 {:.0} GFLOP/s", peaks[0], peaks[1]);
     products(peaks);
@@ -69,6 +74,70 @@ fn products(peaks: [f64; 2]) {
             rate(Operand::by_row(Elements::Bf16(&w16), n, k), Precision::Bf16),
             rate(Operand::by_column(Elements::Bf16(&w16), k, n), Precision::Bf16),
         );
+    }
+}
+
+/// Products with quantised weights: their rate, the share of a bf16 weight's, and the distance from the product with the
+/// dequantised weight in f32, as norms; in the precision that models use (bf16) and in f32.
+fn quantised() {
+    for (m, n, k) in [(512, 1024, 1024), (512, 2048, 2048), (1920, 2048, 1024)] {
+        let noise = |count: usize, seed: usize| -> Vec<f32> {
+            (0..count).map(|i| ((i * 7919 + seed) % 4093) as f32 / 2046.5 - 1.0).collect()
+        };
+        let x = noise(m * k.max(n), 1);
+        let gflop = 2e-9 * (m * n * k) as f64;
+        // Forwards the weight's rows are lanes, backwards its columns.
+        let product = |weight: Elements, forward: bool, p: Precision| match forward {
+            true => {
+                gemm(&Operand::by_row(Elements::F32(&x[..m * k]), m, k), &Operand::by_row(weight, n, k), p)
+            }
+            false => {
+                gemm(&Operand::by_row(Elements::F32(&x[..m * n]), m, n), &Operand::by_column(weight, n, k), p)
+            }
+        };
+        let rate = |weight: Elements, forward: bool, p: Precision| {
+            gflop / best(|| drop(std::hint::black_box(product(weight, forward, p))))
+        };
+        for kind in [
+            BlockKind::Q8_0,
+            BlockKind::Q4_0,
+            BlockKind::Q5_0,
+            BlockKind::Q4K,
+            BlockKind::Q5K,
+            BlockKind::Q6K,
+        ] {
+            let (numbers, size) = kind.block();
+            let bytes: Vec<u8> = (0..n * k / numbers * size)
+                .map(|i| {
+                    let high = i % size == 1
+                        || (i % size == 3 && size > 100)
+                        || (kind == BlockKind::Q6K && i % size == 209);
+                    // High bytes of halves make scales near 2⁻⁸; the rest is any bits.
+                    if high { 0x1c } else { ((i * 131 + i / 251) % 256) as u8 }
+                })
+                .collect();
+            let weight = Elements::Blocks(Blocks::new(kind, &bytes));
+            let wide = weight.to_f32();
+            let narrow: Vec<bf16> = wide.iter().map(|x| bf16::from_f32(*x)).collect();
+            let mut text = format!("{m:5} x {n:5} x {k:5} {:5}", kind.name());
+            for (way, forward) in [("x·Wᵀ", true), ("dy·W", false)] {
+                let want = product(Elements::F32(&wide), forward, Precision::F32);
+                let norm =
+                    |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                let full = rate(Elements::Bf16(&narrow), forward, Precision::Bf16);
+                for p in [Precision::Bf16, Precision::F32] {
+                    let got = product(weight, forward, p);
+                    let off = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w))
+                        / norm(&mut want.iter().copied());
+                    let rate = rate(weight, forward, p);
+                    text += &format!(
+                        "   {way} {p:?} {rate:5.0} GFLOP/s {:3.0}% off {off:.1e}",
+                        100.0 * rate / full
+                    );
+                }
+            }
+            println!("{text}");
+        }
     }
 }
 

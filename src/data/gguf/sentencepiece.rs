@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// SentencePiece's space.
 const SPACE: &str = "\u{2581}";
 /// Bytes of a token, at most, whose merges are looked for: each way to cut it costs two look-ups.
-const LONGEST: usize = 1 << 10;
+const LONGEST: usize = 256;
 
 pub(super) fn build(vocabulary: &Vocabulary) -> Result<Built> {
     // llama.cpp stores tokens of nothing but spaces as such; text has them as `▁` when the model sees it.

@@ -50,6 +50,11 @@ pub(super) fn architecture(file: &GgufFile) -> Result<&'static Architecture> {
     if let Some(kind) = metadata.text("general.type")?.filter(|kind| *kind != "model") {
         return Err(Error::Model(format!("{path} holds a GGUF {kind}, no model; name a model as the base")));
     }
+    if let Some(parts) = metadata.integer("split.count")?.filter(|parts| *parts > 1) {
+        return Err(Error::Model(format!(
+            "{path} is one of {parts} parts of a model; join them with llama.cpp's `llama-gguf-split --merge`"
+        )));
+    }
     let name = metadata.text("general.architecture")?.unwrap_or("");
     ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
