@@ -61,6 +61,30 @@ pairs = [
     text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("<s>") + text("a"),
     text("nested") + struct.pack("<IIQIQ", 9, 9, 1, 4, 2) + struct.pack("<II", 1, 2),
 ]
+
+
+def strings(key, values):
+    return text(key) + struct.pack("<IIQ", 9, 8, len(values)) + b"".join(map(text, values))
+
+
+def numbers(key, kind, form, values):
+    return text(key) + struct.pack("<IIQ", 9, kind, len(values)) + struct.pack(f"<{len(values)}{form}", *values)
+
+
+def base(model, tokens, *more):
+    sizes = {"block_count": 1, "context_length": 64, "embedding_length": 8, "feed_forward_length": 8, "attention.head_count": 2, "attention.head_count_kv": 1, "vocab_size": len(tokens)}
+    found = [text("general.architecture") + struct.pack("<I", 8) + text("llama"), text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, 1e-5)]
+    found += [text("llama." + key) + struct.pack("<II", 4, value) for key, value in sizes.items()]
+    found += [text("tokenizer.ggml.model") + struct.pack("<I", 8) + text(model), strings("tokenizer.ggml.tokens", tokens)]
+    found += [text(f"tokenizer.ggml.{name}_token_id") + struct.pack("<II", 4, i) for i, name in enumerate(["bos", "eos"])]
+    return gguf(found + list(more), [])
+
+
+kinds = numbers("tokenizer.ggml.token_type", 5, "i", [3, 3, 1, 1, 1, 6])
+words = ["<s>", "</s>", "a", "b", "ab", "<0x0A>"]
+put("gguf_model", "byte-level", base("gpt2", words[:5], numbers("tokenizer.ggml.token_type", 5, "i", [3, 3, 1, 1, 1]), strings("tokenizer.ggml.merges", ["a b"]), text("tokenizer.ggml.pre") + struct.pack("<I", 8) + text("llama-bpe")))
+put("gguf_model", "sentencepiece", base("llama", words, kinds, numbers("tokenizer.ggml.scores", 6, "f", [0, 0, -1, -2, -3, 0]), text("tokenizer.ggml.add_bos_token") + struct.pack("<I?", 7, True)))
+put("gguf_model", "no-kinds", base("gpt2", words, strings("tokenizer.ggml.merges", ["a", "b c d"]), text("tokenizer.chat_template") + struct.pack("<I", 8) + text("{{ bos_token }}")))
 put("gguf", "two", gguf(pairs, [("w", [4, 2], 0, floats(8)), ("q", [32], 8, b"\0\x3c" + bytes(range(32)))]))
 put("gguf", "k-quant", gguf(pairs[:1], [("k", [256], 12, bytes(i % 251 for i in range(144)))]))
 put("gguf", "v2-empty", gguf([], [], 2))
@@ -140,5 +164,5 @@ put("tokenizer", "bpe", parted('{"eos_token":"</s>","add_bos_token":true,"bos_to
 unigram = dict(small, pre_tokenizer={"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}, decoder=None,
                model={"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]], "byte_fallback": False}, added_tokens=[])
 put("tokenizer", "unigram", parted("{}", json.dumps(unigram).encode()))
-words = dict(small, model={"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}, normalizer={"type": "NFC"}, added_tokens=[])
-put("tokenizer", "words", parted("{}", json.dumps(words).encode()))
+spelled = dict(small, model={"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}, normalizer={"type": "NFC"}, added_tokens=[])
+put("tokenizer", "words", parted("{}", json.dumps(spelled).encode()))

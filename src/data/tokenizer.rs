@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -71,7 +72,7 @@ impl ChatTokenizer {
     }
 
     fn new(tokenizer_json: &[u8], config: &Json, template: Option<ChatTemplate>) -> Result<Self> {
-        let mut tokenizer = Tokenizer::from_bytes(tokenizer_json)
+        let mut tokenizer = guarded(|| Tokenizer::from_bytes(tokenizer_json))
             .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
         // Settings saved with the file; transformers resets them before it encodes.
         tokenizer.with_padding(None);
@@ -101,7 +102,7 @@ impl ChatTokenizer {
     /// # Errors
     /// Text that the tokenizer cannot represent.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, add_special);
+        let encoding = guarded(|| self.tokenizer.encode_fast(text, add_special));
         let encoding =
             encoding.map_err(|e| Error::Data(format!("the tokenizer cannot encode this text: {e}")))?;
         Ok(encoding.get_ids().to_vec())
@@ -112,8 +113,7 @@ impl ChatTokenizer {
     /// # Errors
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.tokenizer
-            .decode(ids, skip_special)
+        guarded(|| self.tokenizer.decode(ids, skip_special))
             .map_err(|e| Error::Data(format!("the tokenizer cannot decode {} token(s): {e}", ids.len())))
     }
 
@@ -189,6 +189,14 @@ impl ChatTokenizer {
             )
         })?;
         template.render(messages, &self.special_tokens, options)
+    }
+}
+
+/// The `tokenizers` library panics on some damaged files, and on some texts under them; here that is an error too.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(found) => found.map_err(|error| error.to_string()),
+        Err(_) => Err("the library gave up on it; is tokenizer.json damaged?".into()),
     }
 }
 
@@ -323,6 +331,15 @@ pub(super) mod tests {
         assert_eq!(tokenizer(true, CONFIG).render(&messages, true).unwrap(), "a</s>b</s> ");
         let error = tokenizer(true, "").render(&messages, true).unwrap_err();
         assert!(error.to_string().contains("data.chat_template"));
+    }
+
+    /// Found by fuzzing: the library's own parser of decoders unwraps.
+    #[test]
+    fn a_file_that_makes_the_library_panic_is_an_error() {
+        let whole = String::from_utf8(tokenizer_json(false)).unwrap();
+        let broken = whole.replace(r#""decoder":{"type":"Fuse"}"#, r#""decoder":{"type":"Fuse" 3}"#);
+        assert_ne!(broken, whole);
+        assert!(ChatTokenizer::from_bytes(broken.as_bytes(), b"", None).is_err());
     }
 
     #[test]
