@@ -54,7 +54,7 @@ fn one(mut adapters: Vec<Lora>, fold: bool, base: &Base) -> Result<Lora> {
 fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
     match args.format {
         ExportFormat::Gguf => {
-            let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind), &origin()?)?;
+            let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind), &base.origin()?)?;
             Ok(format!(
                 "{} modules for llama.cpp architecture {}, alpha {}",
                 report.modules, report.architecture, report.alpha
