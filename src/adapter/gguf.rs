@@ -4,26 +4,30 @@
 //! (rsLoRA, alpha patterns) is folded into its B. Matrices are as PEFT has them, but for the rows of B of queries and
 //! keys where llama.cpp turns neighbouring features of a head and transformers its halves.
 
+mod read;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
 
 pub use super::gguf_writer::GgufType;
-use super::gguf_writer::{self, Matrix, Q8_BLOCK, Value};
+use super::gguf_writer::{self, Planned, Q8_BLOCK, Value};
+use super::peft::{FINGERPRINT_KEY, Origin};
 use crate::error::{Error, Problems, Result};
 use crate::files;
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
+pub use read::read;
 
 /// What llama.cpp calls a family.
-struct Architecture {
+pub(super) struct Architecture {
     /// transformers' `model_type`.
-    model_type: &'static str,
+    pub model_type: &'static str,
     /// `general.architecture`.
-    name: &'static str,
+    pub name: &'static str,
     /// Whether the rows of queries and keys are reordered (`undo_permute` in llama.cpp's `conversion/llama.py`).
-    permutes: bool,
+    pub permutes: bool,
 }
 
 const fn architecture(model_type: &'static str, name: &'static str, permutes: bool) -> Architecture {
@@ -46,6 +50,9 @@ const ARCHITECTURES: &[Architecture] = &[
     architecture("stablelm", "stablelm", false),
 ];
 
+/// Metadata key of the base's name.
+const BASE_KEY: &str = "dpo_lora.base";
+
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GgufReport {
@@ -65,7 +72,13 @@ pub struct GgufReport {
 ///
 /// # Errors
 /// If llama.cpp does not know the family or a module, a number does not fit `kind`, or the file cannot be written.
-pub fn write(path: &Path, lora: &Lora, spec: &DecoderSpec, kind: GgufType) -> Result<GgufReport> {
+pub fn write(
+    path: &Path,
+    lora: &Lora,
+    spec: &DecoderSpec,
+    kind: GgufType,
+    origin: &Origin,
+) -> Result<GgufReport> {
     let architecture = find_architecture(spec)?;
     let places = fit(lora, spec, architecture)?;
     let alpha = file_alpha(lora, kind);
@@ -77,12 +90,17 @@ pub fn write(path: &Path, lora: &Lora, spec: &DecoderSpec, kind: GgufType) -> Re
         check_range(slot, &lora.values()[slot.b()], factor(slot, alpha), b.kind)?;
         matrices.extend([a, b]);
     }
-    let metadata = [
-        ("general.architecture", Value::Text(architecture.name)),
-        ("general.type", Value::Text("adapter")),
-        ("adapter.type", Value::Text("lora")),
-        ("adapter.lora.alpha", Value::F32(alpha)),
+    let text = |key: &str, text: &str| (key.to_string(), Value::Text(text.into()));
+    let mut metadata = vec![
+        text("general.architecture", architecture.name),
+        text("general.type", "adapter"),
+        text("adapter.type", "lora"),
+        ("adapter.lora.alpha".into(), Value::F32(alpha)),
     ];
+    // llama.cpp leaves keys that it does not know alone.
+    metadata.extend(origin.fingerprint.as_ref().map(|fingerprint| text(FINGERPRINT_KEY, fingerprint)));
+    let filled = |name: &&str| !name.is_empty();
+    metadata.extend(Some(origin.base.as_str()).filter(filled).map(|base| text(BASE_KEY, base)));
     let numbers = |index: usize| {
         let slot = &lora.slots()[index / 2];
         match index % 2 {
@@ -90,14 +108,18 @@ pub fn write(path: &Path, lora: &Lora, spec: &DecoderSpec, kind: GgufType) -> Re
             _ => rows_of_b(lora, slot, places[index / 2].heads, factor(slot, alpha)),
         }
     };
-    files::write_atomically(path, |out| gguf_writer::write(out, &metadata, &matrices, numbers))?;
+    files::write_atomically(path, |out| {
+        gguf_writer::write(out, &metadata, &matrices, |index, out| {
+            out.write_all(&matrices[index].kind.encode(&numbers(index)))
+        })
+    })?;
     let fell_back = |index: &usize| matrices[2 * index + 1].kind != kind;
     let unquantised = (0..places.len()).filter(fell_back).map(|i| lora.slots()[i].module.clone()).collect();
-    let bytes = matrices.iter().map(|m| m.kind.bytes(m.rows * m.columns) as u64).sum();
+    let bytes = matrices.iter().map(|m| m.bytes() as u64).sum();
     Ok(GgufReport { architecture: architecture.name, alpha, modules: places.len(), bytes, unquantised })
 }
 
-fn find_architecture(spec: &DecoderSpec) -> Result<&'static Architecture> {
+pub(super) fn find_architecture(spec: &DecoderSpec) -> Result<&'static Architecture> {
     ARCHITECTURES.iter().find(|known| known.model_type == spec.model_type).ok_or_else(|| {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.model_type).collect();
         Error::Adapter(format!(
@@ -111,11 +133,11 @@ fn find_architecture(spec: &DecoderSpec) -> Result<&'static Architecture> {
 
 /// Where a module's matrices go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+pub(super) struct Place {
     /// llama.cpp's name of the weight, without `.weight`.
-    tensor: String,
+    pub tensor: String,
     /// Heads whose rows of B are reordered.
-    heads: Option<usize>,
+    pub heads: Option<usize>,
 }
 
 /// The place of each slot; all that have none are named.
@@ -141,7 +163,7 @@ fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<V
 }
 
 /// llama.cpp's names (`gguf/tensor_mapping.py`) by what a module does in its block.
-fn places<'a>(
+pub(super) fn places<'a>(
     spec: &'a DecoderSpec,
     architecture: &Architecture,
 ) -> BTreeMap<&'a str, (&'a LinearSpec, Place)> {
@@ -184,10 +206,10 @@ fn places<'a>(
     places
 }
 
-fn matrix(place: &Place, half: &str, rows: usize, columns: usize, kind: GgufType) -> Matrix {
+fn matrix(place: &Place, half: &str, rows: usize, columns: usize, kind: GgufType) -> Planned {
     let whole_blocks = columns.is_multiple_of(Q8_BLOCK);
     let kind = if kind == GgufType::Q8_0 && !whole_blocks { GgufType::F16 } else { kind };
-    Matrix { name: format!("{}.weight.{half}", place.tensor), rows, columns, kind }
+    Planned { name: format!("{}.weight.{half}", place.tensor), shape: vec![rows, columns], kind }
 }
 
 /// `adapter.lora.alpha`, the one of the file.
@@ -235,14 +257,18 @@ fn check_range(slot: &Slot, numbers: &[f32], factor: f64, kind: GgufType) -> Res
     }
 }
 
+/// The row of transformers' matrix that llama.cpp has as `row`.
+fn source_row(row: usize, rows: usize, heads: Option<usize>) -> usize {
+    let Some(heads) = heads else { return row };
+    let width = rows / heads.max(1);
+    let (head, at) = (row / width, row % width);
+    head * width + at % 2 * (width / 2) + at / 2
+}
+
 /// `B [out, r]` times `factor`. With `heads`, a head's rows go from `[2, d/2]` to `[d/2, 2]`: halves to neighbours.
 fn rows_of_b(lora: &Lora, slot: &Slot, heads: Option<usize>, factor: f64) -> Vec<f32> {
     let b = &lora.values()[slot.b()];
-    let width = heads.map_or(1, |heads| slot.outputs / heads);
-    let source = |row: usize| {
-        let (head, at) = (row / width, row % width);
-        if heads.is_some() { head * width + at % 2 * (width / 2) + at / 2 } else { row }
-    };
+    let source = |row: usize| source_row(row, slot.outputs, heads);
     let rows = (0..slot.outputs).flat_map(|row| &b[source(row) * slot.rank..(source(row) + 1) * slot.rank]);
     rows.map(|x| (f64::from(*x) * factor) as f32).collect()
 }

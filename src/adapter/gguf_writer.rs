@@ -1,4 +1,4 @@
-//! The GGUF container, version 3, as far as an adapter needs it
+//! The GGUF container, version 3, as far as adapters and merged models need it
 //! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>).
 
 use std::fmt;
@@ -15,7 +15,7 @@ pub(super) const ALIGNMENT: usize = 32;
 /// Numbers in a block of Q8_0.
 pub(super) const Q8_BLOCK: usize = 32;
 
-/// Storage types of a GGUF adapter that llama.cpp computes with.
+/// Storage types that are written; llama.cpp computes with all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum GgufType {
     /// 32-bit floats.
@@ -45,7 +45,7 @@ impl GgufType {
         match self {
             Self::F32 => numbers * 4,
             Self::F16 | Self::BF16 => numbers * 2,
-            Self::Q8_0 => numbers / Q8_BLOCK * (2 + Q8_BLOCK),
+            Self::Q8_0 => numbers / Q8_BLOCK * Q8_BYTES,
         }
     }
 
@@ -69,12 +69,23 @@ impl GgufType {
     }
 }
 
-/// ggml's `quantize_row_q8_0_ref`: a scale of f16, then a byte a number.
-fn q8_0(block: &[f32]) -> Vec<u8> {
+/// Bytes of a block of Q8_0.
+pub(super) const Q8_BYTES: usize = 2 + Q8_BLOCK;
+
+/// ggml's `quantize_row_q8_0_ref` of one block: a scale of f16, then a byte a number.
+pub(super) fn q8_0_into(block: &[f32], out: &mut [u8]) {
     let scale = block.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let numbers = block.iter().map(|x| ((x * inverse).round() as i8).to_le_bytes()[0]);
-    f16::from_f32(scale).to_le_bytes().into_iter().chain(numbers).collect()
+    out[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+    for (x, byte) in block.iter().zip(&mut out[2..]) {
+        *byte = ((x * inverse).round() as i8).cast_unsigned();
+    }
+}
+
+fn q8_0(block: &[f32]) -> [u8; Q8_BYTES] {
+    let mut out = [0; Q8_BYTES];
+    q8_0_into(block, &mut out);
+    out
 }
 
 impl fmt::Display for GgufType {
@@ -102,67 +113,102 @@ impl FromStr for GgufType {
 }
 
 /// A value of the file's metadata.
-pub(super) enum Value<'a> {
-    Text(&'a str),
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Text(String),
     F32(f32),
+    U32(u32),
+    Flag(bool),
+    Texts(Vec<String>),
+    F32s(Vec<f32>),
+    I32s(Vec<i32>),
 }
 
-/// A row-major matrix that will be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Matrix {
-    pub name: String,
-    pub rows: usize,
-    pub columns: usize,
-    pub kind: GgufType,
-}
-
-impl Matrix {
-    fn bytes(&self) -> usize {
-        self.kind.bytes(self.rows * self.columns)
+impl Value {
+    /// The format's number of the type.
+    fn id(&self) -> u32 {
+        match self {
+            Self::U32(_) => 4,
+            Self::F32(_) => 6,
+            Self::Flag(_) => 7,
+            Self::Text(_) => 8,
+            Self::Texts(_) | Self::F32s(_) | Self::I32s(_) => 9,
+        }
     }
-}
 
-/// Writes a file of `matrices`, whose numbers `numbers(index)` gives, one at a time.
-pub(super) fn write(
-    out: &mut dyn Write,
-    metadata: &[(&str, Value)],
-    matrices: &[Matrix],
-    numbers: impl Fn(usize) -> Vec<f32>,
-) -> std::io::Result<()> {
-    let mut header = b"GGUF".to_vec();
-    header.extend(3u32.to_le_bytes());
-    header.extend((matrices.len() as u64).to_le_bytes());
-    header.extend((metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata {
-        put_text(&mut header, key);
-        match value {
-            Value::Text(text) => {
-                header.extend(8u32.to_le_bytes());
-                put_text(&mut header, text);
+    fn put(&self, out: &mut Vec<u8>) {
+        let head = |out: &mut Vec<u8>, kind: u32, count: usize| {
+            out.extend(kind.to_le_bytes());
+            out.extend((count as u64).to_le_bytes());
+        };
+        match self {
+            Self::Text(text) => put_text(out, text),
+            Self::F32(number) => out.extend(number.to_le_bytes()),
+            Self::U32(number) => out.extend(number.to_le_bytes()),
+            Self::Flag(flag) => out.push(u8::from(*flag)),
+            Self::Texts(texts) => {
+                head(out, 8, texts.len());
+                texts.iter().for_each(|text| put_text(out, text));
             }
-            Value::F32(number) => {
-                header.extend(6u32.to_le_bytes());
-                header.extend(number.to_le_bytes());
+            Self::F32s(numbers) => {
+                head(out, 6, numbers.len());
+                numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+            }
+            Self::I32s(numbers) => {
+                head(out, 5, numbers.len());
+                numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
             }
         }
     }
+}
+
+/// A row-major tensor that will be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Planned {
+    pub name: String,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    pub kind: GgufType,
+}
+
+impl Planned {
+    pub fn bytes(&self) -> usize {
+        self.kind.bytes(self.shape.iter().product())
+    }
+}
+
+/// Writes a file of `tensors`, whose bytes `fill` writes one after the other.
+pub(super) fn write(
+    out: &mut dyn Write,
+    metadata: &[(String, Value)],
+    tensors: &[Planned],
+    mut fill: impl FnMut(usize, &mut dyn Write) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut header = b"GGUF".to_vec();
+    header.extend(3u32.to_le_bytes());
+    header.extend((tensors.len() as u64).to_le_bytes());
+    header.extend((metadata.len() as u64).to_le_bytes());
+    for (key, value) in metadata {
+        put_text(&mut header, key);
+        header.extend(value.id().to_le_bytes());
+        value.put(&mut header);
+    }
     let mut offset = 0;
-    for matrix in matrices {
-        put_text(&mut header, &matrix.name);
-        header.extend(2u32.to_le_bytes());
+    for tensor in tensors {
+        put_text(&mut header, &tensor.name);
+        header.extend((tensor.shape.len() as u32).to_le_bytes());
         // ggml counts dimensions from the innermost.
-        header.extend((matrix.columns as u64).to_le_bytes());
-        header.extend((matrix.rows as u64).to_le_bytes());
-        header.extend(matrix.kind.id().to_le_bytes());
+        tensor.shape.iter().rev().for_each(|size| header.extend((*size as u64).to_le_bytes()));
+        header.extend(tensor.kind.id().to_le_bytes());
         header.extend((offset as u64).to_le_bytes());
-        offset += matrix.bytes().next_multiple_of(ALIGNMENT);
+        offset += tensor.bytes().next_multiple_of(ALIGNMENT);
     }
     header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
     out.write_all(&header)?;
-    for (index, matrix) in matrices.iter().enumerate() {
-        let mut bytes = matrix.kind.encode(&numbers(index));
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        out.write_all(&bytes)?;
+    for (index, tensor) in tensors.iter().enumerate() {
+        fill(index, out)?;
+        let bytes = tensor.bytes();
+        out.write_all(&[0; ALIGNMENT][..bytes.next_multiple_of(ALIGNMENT) - bytes])?;
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! Adapters of whatever format, by what lies at a path.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use candle_core::Device;
 
-use super::{mlx, peft};
+use super::{gguf, mlx, peft};
 use crate::error::{Error, Result};
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
+use crate::weights::gguf::GgufFile;
 
 /// An adapter as read, whoever wrote it.
 #[derive(Debug)]
@@ -30,25 +33,46 @@ pub enum Format {
     Peft,
     /// mlx-lm's directory.
     Mlx,
+    /// llama.cpp's file.
+    Gguf,
 }
 
-/// What lies at a path, by its names alone; `None` if it is no adapter.
+/// What lies at a path, by its name and its first bytes; `None` if it is no adapter.
 pub fn format_of(path: &Path) -> Option<Format> {
     if path.join(mlx::WEIGHTS).exists() && !path.join(peft::WEIGHTS).exists() {
         return Some(Format::Mlx);
     }
+    if path.is_file() && is_gguf(path) {
+        return Some(Format::Gguf);
+    }
     path.join(peft::CONFIG).exists().then_some(Format::Peft)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        || File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok_and(|()| magic == *b"GGUF")
+}
+
+/// Whether what lies at a path is an adapter; a GGUF file may be a model too.
+pub fn is_adapter(path: &Path) -> bool {
+    match format_of(path) {
+        Some(Format::Gguf) => GgufFile::open(path)
+            .is_ok_and(|file| matches!(file.metadata().text("general.type"), Ok(Some("adapter")))),
+        format => format.is_some(),
+    }
 }
 
 /// Reads an adapter for a decoder; with `head`, the language-model head may be adapted too.
 ///
 /// # Errors
-/// As [`peft::read`] and [`mlx::read`].
+/// As [`peft::read`], [`mlx::read`] and [`gguf::read`].
 pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
     match format_of(path) {
         Some(Format::Mlx) => mlx::read(path, spec, device),
+        Some(Format::Gguf) => gguf::read(path, spec, device, head),
         _ if path.is_file() => Err(Error::Adapter(format!(
-            "{} is a file; an adapter is a directory as PEFT or mlx-lm writes it",
+            "{} is a file; an adapter is a directory as PEFT or mlx-lm writes it, or a .gguf file",
             path.display()
         ))),
         _ => {

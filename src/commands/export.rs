@@ -56,7 +56,7 @@ fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
         || Ok::<_, Error>(peft::Origin { base: base.name.clone(), fingerprint: Some(base.fingerprint()?) });
     match args.format {
         ExportFormat::Gguf => {
-            let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind))?;
+            let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind), &origin()?)?;
             Ok(format!(
                 "{} modules for llama.cpp architecture {}, alpha {}",
                 report.modules, report.architecture, report.alpha

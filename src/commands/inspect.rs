@@ -44,7 +44,7 @@ enum Found {
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let path = embedded::path(&args.path)?.unwrap_or_else(|| PathBuf::from(&args.path));
-    let is_adapter = read::format_of(&path).is_some();
+    let is_adapter = read::is_adapter(&path);
     if !is_adapter && (args.base.is_some() || args.against.is_some()) {
         return Err(Error::Config(format!(
             "{} is no adapter; --base and --against are of adapters",

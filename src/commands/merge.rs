@@ -7,6 +7,8 @@ use std::path::Path;
 
 use super::base::{self, AdapterUse, Base, Place};
 use super::say;
+use crate::adapter::gguf::GgufType;
+use crate::adapter::merge::gguf::GgufOptions;
 use crate::adapter::merge::{self, MergeOptions};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
@@ -28,36 +30,48 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
     let parts: Vec<(&Lora, f64)> = adapters.iter().zip(weights).collect();
     match (&args.output, &args.output_adapter) {
-        (Some(output), _) => match args.format {
-            MergeFormat::Safetensors => into_directory(&base, &parts, output, args, say),
-            MergeFormat::Gguf => Err(Error::Config("--format gguf: not built in yet".into())),
-        },
+        (Some(output), _) => into_model(&base, &parts, output, args, say),
         (None, Some(directory)) => compose::run(&base, &parts, directory, args, say),
         (None, None) => Err(Error::Config("name --output or --output-adapter".into())),
     }
 }
 
-fn into_directory(
+/// The merged model, as asked for.
+fn into_model(
     base: &Base,
     parts: &[(&Lora, f64)],
     output: &Path,
     args: &MergeArgs,
     say: impl Fn(&str),
 ) -> Result<()> {
-    let mut options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
     let scratch = tempfile::tempdir().map_err(Error::write(std::env::temp_dir()))?;
     let directory = match &base.place {
         Place::Directory(directory) => directory,
         Place::Gguf(files) => {
-            let dtype = *options.dtype.get_or_insert(DType::Bf16);
             files.write(scratch.path())?;
-            let (name, stored) = (&base.name, base.decoder()?.storage().to_string());
-            say(&format!("{name} ({stored}) is dequantised and stored as safetensors in {}", dtype.name()));
             scratch.path()
         }
     };
     let from = merge::Base { directory, source: &*base.source, spec: &base.spec };
-    let report = merge::merge(&from, parts, output, &options)?;
+    let report = match args.format {
+        MergeFormat::Gguf => {
+            let options = GgufOptions { kind: gguf_type(args.dtype), overwrite: args.force };
+            merge::gguf::merge(&from, parts, output, &options)?
+        }
+        MergeFormat::Safetensors => {
+            let mut options =
+                MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
+            if matches!(base.place, Place::Gguf(_)) {
+                let dtype = *options.dtype.get_or_insert(DType::Bf16);
+                let (name, stored) = (&base.name, base.decoder()?.storage().to_string());
+                say(&format!(
+                    "{name} ({stored}) is dequantised and stored as safetensors in {}",
+                    dtype.name()
+                ));
+            }
+            merge::merge(&from, parts, output, &options)?
+        }
+    };
     say(&format!(
         "{} {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",
         if args.unmerge { "unmerged" } else { "merged" },
@@ -67,6 +81,17 @@ fn into_directory(
         100.0 * report.rounding_share()
     ));
     if args.no_verify { Ok(()) } else { verify::run(base, parts, output, args.device, say) }
+}
+
+/// What matrices of a GGUF model are stored as; `None`: as in the base.
+fn gguf_type(dtype: MergeDtype) -> Option<GgufType> {
+    match dtype {
+        MergeDtype::Auto => None,
+        MergeDtype::F32 => Some(GgufType::F32),
+        MergeDtype::Bf16 => Some(GgufType::BF16),
+        MergeDtype::F16 => Some(GgufType::F16),
+        MergeDtype::Q8_0 => Some(GgufType::Q8_0),
+    }
 }
 
 /// What the merged weights are stored as.

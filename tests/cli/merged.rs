@@ -96,3 +96,34 @@ fn bf16_says_what_rounding_cost() {
     let kind = place.run(&["inspect", "merged", "--json"]).json().remove(0);
     assert_eq!(kind["dtype"], "bf16");
 }
+
+#[test]
+fn a_gguf_model_is_a_base_again() {
+    let place = Place::new();
+    let (base, data) = (text("models/llama"), text("pairs.jsonl"));
+    let adapter = text("models/llama/adapters/rslora");
+    let with = ["--base", &base, "--adapter", &adapter];
+    let merge = |output: &str, dtype: &str| {
+        place.run(&[&["merge", "--format", "gguf", "--dtype", dtype, "--output", output], &with[..]].concat())
+    };
+    let ran = merge("f32.gguf", "f32");
+    assert!(ran.stderr.contains("merged 21 modules into f32.gguf"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("verified") && ran.stderr.contains("bound 1e-4"), "{}", ran.stderr);
+    ran.ok();
+    let score = |model: &[&str]| logps(&place.run(&[&["score", "--data", &data], model].concat()).json());
+    assert_near(&score(&["--base", "f32.gguf"]), &score(&with), 1e-4, "gguf");
+    merge("q8.gguf", "q8_0").ok();
+    let again = merge("f32.gguf", "f32");
+    assert!(again.code == Some(2) && again.stderr.contains("--force"), "{}", again.stderr);
+    let wrong = place.run(&[&["merge", "--dtype", "q8_0", "--output", "x"], &with[..]].concat());
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("--format gguf"), "{}", wrong.stderr);
+    // A GGUF adapter wherever adapters are read.
+    place.run(&[&["export", "--format", "gguf", "--output", "a.gguf"], &with[..]].concat()).ok();
+    assert_near(&score(&["--base", &base, "--adapter", "a.gguf"]), &score(&with), 1e-4, "GGUF adapter");
+    place.recipe(
+        base.as_ref(),
+        data.as_ref(),
+        &[("lora.init_from", "a.gguf".into()), ("model.adapter", "a.gguf".into())],
+    );
+    place.run(&["train", "-c", "run.yaml"]).ok();
+}

@@ -108,7 +108,7 @@ impl Parsed {
 fn export(lora: &Lora, spec: &DecoderSpec, kind: GgufType) -> (GgufReport, Parsed) {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("adapter.gguf");
-    let report = write(&path, lora, spec, kind).unwrap();
+    let report = write(&path, lora, spec, kind, &Origin::default()).unwrap();
     (report, parse(&std::fs::read(&path).unwrap()))
 }
 
@@ -223,8 +223,9 @@ fn narrow_types_hold_small_numbers_as_well_as_large_ones() {
 fn what_llama_cpp_does_not_know_is_refused_by_name() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("adapter.gguf");
-    let refused =
-        |lora: &Lora, name: &str, kind| write(&path, lora, &spec(name), kind).unwrap_err().to_string();
+    let refused = |lora: &Lora, name: &str, kind| {
+        write(&path, lora, &spec(name), kind, &Origin::default()).unwrap_err().to_string()
+    };
     let error = refused(&adapter("gptj", "plain"), "gptj", GgufType::F32);
     assert!(error.contains("gptj is not supported") && error.contains("qwen3"), "{error}");
     let error = refused(&adapter("llama", "plain"), "phi3", GgufType::F32);
@@ -248,4 +249,39 @@ fn an_alpha_of_zero_is_not_llama_cpps_scale_of_one() {
     let (report, file) = export(&lora, &spec("llama"), GgufType::F32);
     assert!(report.alpha != 0.0);
     assert!(file.f32("blk.0.ffn_up.weight.lora_b").iter().all(|b| *b == 0.0));
+}
+
+#[test]
+fn what_is_written_is_read_back_with_its_rows_in_place() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("adapter.gguf");
+    let origin = Origin { base: "models/x".into(), fingerprint: Some("f00".into()) };
+    for (name, case) in [
+        ("llama", "plain"),
+        ("llama", "rslora"),
+        ("llama", "patterns"),
+        ("qwen2", "plain"),
+        ("phi3", "plain"),
+        ("gpt2", "plain"),
+    ] {
+        let (lora, spec) = (adapter(name, case), spec(name));
+        for (kind, error) in [(GgufType::F32, 1e-6), (GgufType::BF16, 4e-3)] {
+            write(&path, &lora, &spec, kind, &origin).unwrap();
+            let back = read(&path, &spec, &Device::Cpu, false).unwrap();
+            assert_eq!((back.base.as_deref(), back.fingerprint.as_deref()), (Some("models/x"), Some("f00")));
+            assert_eq!(back.lora.slots().len(), lora.slots().len());
+            for (found, slot) in back.lora.slots().iter().zip(lora.slots()) {
+                assert_eq!((&found.module, found.rank), (&slot.module, slot.rank));
+                let b = |lora: &Lora, slot: &Slot| -> Vec<f64> {
+                    lora.values()[slot.b()].iter().map(|b| f64::from(*b) * slot.scale).collect()
+                };
+                for (here, there) in b(&back.lora, found).iter().zip(b(&lora, slot)) {
+                    assert!((here - there).abs() <= error * there.abs(), "{name} {case} {}", slot.module);
+                }
+            }
+        }
+    }
+    // Of another base.
+    let error = read(&path, &spec("llama"), &Device::Cpu, false).unwrap_err().to_string();
+    assert!(error.contains("gpt2") && error.contains("llama"), "{error}");
 }

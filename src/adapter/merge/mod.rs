@@ -4,6 +4,7 @@
 //! then numbers go from the mapped base to the disk in blocks, whatever the size of the model.
 
 mod config_json;
+pub mod gguf;
 mod plan;
 mod shards;
 mod tensor;

@@ -100,7 +100,10 @@ fn safetensors_name(dtype: DType) -> Dtype {
 }
 
 /// The tensors that the adapters change; every misfit is named.
-fn targets<'a>(base: &Base<'a>, adapters: &[(&'a Lora, f64)]) -> Result<BTreeMap<String, Target<'a>>> {
+pub(super) fn targets<'a>(
+    base: &Base<'a>,
+    adapters: &[(&'a Lora, f64)],
+) -> Result<BTreeMap<String, Target<'a>>> {
     let linears: BTreeMap<String, LinearSpec> = base
         .spec
         .linears()

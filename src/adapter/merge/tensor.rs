@@ -8,6 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::super::gguf_writer::{Q8_BLOCK, Q8_BYTES, q8_0_into};
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::LinearSpec;
 use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
@@ -88,6 +89,27 @@ impl Stock {
     }
 }
 
+/// How numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// One by one.
+    Float(DType),
+    /// ggml's blocks of 32, which no row may cut.
+    Q8_0,
+}
+
+/// How a tensor is laid out in its file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub encoding: Encoding,
+    /// Rows of a head whose halves become neighbours: `[2, d/2]` to `[d/2, 2]`.
+    pub head: Option<usize>,
+    /// Numbers in a row, if not the last dimension (a bias has one).
+    pub columns: Option<usize>,
+    /// Added to every number (the gain of Gemma's norms is stored without its 1).
+    pub plus: f32,
+}
+
 /// Writes `weight` plus the addends of `linear` (none: the weight itself), summed in f32 and rounded once to `dtype`.
 pub(super) fn write(
     out: &mut dyn Write,
@@ -95,33 +117,84 @@ pub(super) fn write(
     added: Option<(&LinearSpec, &[Addend])>,
     dtype: DType,
 ) -> Result<Stock> {
-    let columns = weight.shape().last().copied().unwrap_or(1).max(1);
+    let layout = Layout { encoding: Encoding::Float(dtype), head: None, columns: None, plus: 0.0 };
+    write_as(out, weight, added, &layout)
+}
+
+/// As [`write`], in another layout.
+pub(super) fn write_as(
+    out: &mut dyn Write,
+    weight: &FrozenWeight,
+    added: Option<(&LinearSpec, &[Addend])>,
+    layout: &Layout,
+) -> Result<Stock> {
+    let columns = layout.columns.or(weight.shape().last().copied()).unwrap_or(1).max(1);
     let rows = weight.elements().len() / columns;
-    let step = (BLOCK / columns).max(1);
-    let (mut before, mut stored) = (Vec::new(), Vec::new());
+    // Whole heads, so that their rows can change places.
+    let step = (BLOCK / columns).max(1).next_multiple_of(layout.head.unwrap_or(1).max(1));
+    let (mut before, mut exact, mut stored) = (Vec::new(), Vec::new(), Vec::new());
     let mut stock = Stock::default();
     for start in (0..rows).step_by(step) {
         let block = start..rows.min(start + step);
-        before.resize(block.len() * columns, 0.0);
-        weight.elements().slice(block.start * columns..block.end * columns).widen_into(&mut before);
-        let mut exact = before.clone();
+        let stored_as = weight.elements().slice(block.start * columns..block.end * columns);
+        before.resize(stored_as.len(), 0.0);
+        exact.resize(stored_as.len(), 0.0);
+        let tasks = before.par_chunks_mut(TASK).zip(exact.par_chunks_mut(TASK));
+        tasks.enumerate().for_each(|(task, (before, exact))| {
+            stored_as.slice(task * TASK..task * TASK + before.len()).widen_into(before);
+            exact.copy_from_slice(before);
+        });
         if let Some((linear, addends)) = added {
             addends.iter().for_each(|addend| addend.add(linear, block.clone(), &mut exact));
         }
+        if layout.plus != 0.0 {
+            [&mut before, &mut exact].into_iter().flatten().for_each(|x| *x += layout.plus);
+        }
+        if let Some(head) = layout.head {
+            before = neighbours(&before, head, columns);
+            exact = neighbours(&exact, head, columns);
+        }
         stored.resize(exact.len(), 0.0);
-        match dtype {
-            DType::F32 => {
+        match layout.encoding {
+            Encoding::Float(DType::F32) => {
                 stored.copy_from_slice(&exact);
                 out.write_all(bytemuck::cast_slice(&exact))?;
             }
-            DType::Bf16 => write_rounded::<bf16>(out, &exact, &mut stored)?,
-            DType::F16 => write_rounded::<f16>(out, &exact, &mut stored)?,
+            Encoding::Float(DType::Bf16) => write_rounded::<bf16>(out, &exact, &mut stored)?,
+            Encoding::Float(DType::F16) => write_rounded::<f16>(out, &exact, &mut stored)?,
+            Encoding::Q8_0 => write_blocks(out, &exact, &mut stored)?,
         }
         let parts = before.par_chunks(TASK).zip(exact.par_chunks(TASK)).zip(stored.par_chunks(TASK));
         let parts: Vec<Stock> = parts.map(|((b, e), s)| Stock::take(b, e, s)).collect();
         stock = parts.into_iter().fold(stock, Stock::and);
     }
     Ok(stock)
+}
+
+/// Rows of each head from `[2, d/2]` to `[d/2, 2]`.
+fn neighbours(x: &[f32], head: usize, columns: usize) -> Vec<f32> {
+    let row = |at: usize| {
+        let (first, within) = (at / head * head, at % head);
+        &x[(first + within % 2 * (head / 2) + within / 2) * columns..][..columns]
+    };
+    (0..x.len() / columns).flat_map(|at| row(at).iter().copied()).collect()
+}
+
+/// Writes `exact` in blocks of Q8_0, and puts what was written, widened, into `stored`.
+fn write_blocks(out: &mut dyn Write, exact: &[f32], stored: &mut [f32]) -> Result<()> {
+    let mut bytes = vec![0u8; exact.len() / Q8_BLOCK * Q8_BYTES];
+    let tasks = bytes.par_chunks_mut(TASK / Q8_BLOCK * Q8_BYTES).zip(exact.par_chunks(TASK));
+    tasks.zip(stored.par_chunks_mut(TASK)).for_each(|((bytes, exact), stored)| {
+        let blocks = bytes.chunks_exact_mut(Q8_BYTES).zip(exact.chunks_exact(Q8_BLOCK));
+        for ((bytes, exact), stored) in blocks.zip(stored.chunks_exact_mut(Q8_BLOCK)) {
+            q8_0_into(exact, bytes);
+            let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+            for (byte, stored) in bytes[2..].iter().zip(stored) {
+                *stored = f32::from(byte.cast_signed()) * scale;
+            }
+        }
+    });
+    out.write_all(&bytes)
 }
 
 /// Writes `exact` rounded to nearest even, and puts what was written, widened, into `stored`.

@@ -65,6 +65,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
 /// Initialisations that change the base weights as well.
 const REFUSED_INIT: &[&str] = &["pissa", "olora", "corda", "loftq"];
 
+/// Keys of both patterns together, at most: twice the linear modules of the largest models.
+const MOST_PATTERNS: usize = 10_000;
+/// Bytes of a key, at most.
+const LONGEST_PATTERN: usize = 1_000;
+/// Bytes of the file, at most; PEFT writes some thousand.
+const LARGEST: u64 = 16 << 20;
+
 impl PeftConfig {
     /// Reads the configuration of an adapter directory.
     ///
@@ -76,6 +83,13 @@ impl PeftConfig {
             return Err(Error::Adapter(format!(
                 "{} holds no {CONFIG}; an adapter is a directory with {CONFIG} and its weights, as PEFT writes it",
                 directory.display()
+            )));
+        }
+        let size = std::fs::metadata(&path).map_err(Error::read(&path))?.len();
+        if size > LARGEST {
+            return Err(Error::Adapter(format!(
+                "{} has {size} bytes; {LARGEST} at most are read",
+                path.display()
             )));
         }
         let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
@@ -106,8 +120,26 @@ impl PeftConfig {
         if !config.peft_type.eq_ignore_ascii_case("lora") {
             return Err(Error::Adapter(format!("peft_type is {:?}; only LORA is read", config.peft_type)));
         }
+        config.check_patterns()?;
         let sound = config.lora_alpha.is_finite() && config.r > 0;
         sound.then_some(config).ok_or_else(|| Error::Adapter("r is 0 or lora_alpha is not finite".into()))
+    }
+
+    /// Each pattern is compiled and tried on each module: no more, and no longer ones, than an honest file has.
+    fn check_patterns(&self) -> Result<()> {
+        let ranks = self.rank_pattern.iter().flat_map(IndexMap::keys);
+        let keys: Vec<&String> = ranks.chain(self.alpha_pattern.iter().flat_map(IndexMap::keys)).collect();
+        let long = keys.iter().find(|key| key.len() > LONGEST_PATTERN);
+        match (keys.len(), long) {
+            (count, _) if count > MOST_PATTERNS => Err(Error::Adapter(format!(
+                "rank_pattern and alpha_pattern have {count} keys; {MOST_PATTERNS} at most are read"
+            ))),
+            (_, Some(key)) => Err(Error::Adapter(format!(
+                "a key of rank_pattern or alpha_pattern has {} bytes; {LONGEST_PATTERN} at most are read",
+                key.len()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The same rules as a run's configuration has them, for matching modules.

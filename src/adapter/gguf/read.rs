@@ -1,0 +1,145 @@
+//! Reading: the way back of what llama.cpp's converters and this crate write.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::super::names::{MOST_TOLD, shown};
+use super::super::peft::FINGERPRINT_KEY;
+use super::super::read::{Adapter, Format};
+use super::super::{head, names};
+use super::{Architecture, BASE_KEY, Place, find_architecture, places, source_row};
+use crate::error::{Error, Problems, Result};
+use crate::model::lora::{Lora, Slot};
+use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::weights::gguf::GgufFile;
+
+/// Reads a GGUF adapter for a decoder; with `head`, the language-model head may be adapted too.
+///
+/// # Errors
+/// If the file is damaged, no LoRA adapter or one of another architecture, or a tensor does not fit; all misfits are named
+/// at once.
+pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
+    let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
+    let file = GgufFile::open(path)?;
+    let architecture = find_architecture(spec)?;
+    let alpha = check(&file, architecture).map_err(within)?;
+    let of_head = head::linear(spec);
+    let pairs = pairs(&file, spec, architecture, head.then_some(&of_head)).map_err(within)?;
+    let slots = pairs.values().map(|pair| {
+        let rank = pair.rank as f64;
+        // An alpha of 0 is "no alpha" to llama.cpp: a scale of 1.
+        let alpha = if alpha == 0.0 { rank } else { alpha };
+        Slot::new(pair.linear, pair.rank, alpha, alpha / rank)
+    });
+    let mut lora = Lora::zeros(slots.collect(), device)?;
+    let mut values = lora.values().to_vec();
+    for slot in lora.slots() {
+        let Pair { place, .. } = &pairs[&slot.module];
+        values[slot.a()].copy_from_slice(&file.to_f32(&place.half("lora_a"))?);
+        let b = file.to_f32(&place.half("lora_b"))?;
+        let target = &mut values[slot.b()];
+        for (row, numbers) in b.chunks_exact(slot.rank).enumerate() {
+            let to = source_row(row, slot.outputs, place.heads) * slot.rank;
+            target[to..to + slot.rank].copy_from_slice(numbers);
+        }
+    }
+    if let Some(slot) =
+        lora.slots().iter().find(|s| values[s.a().start..s.b().end].iter().any(|x| !x.is_finite()))
+    {
+        return Err(within(Error::Adapter(format!(
+            "{} holds numbers that are not finite; it is damaged",
+            slot.module
+        ))));
+    }
+    lora.update(|all| all.copy_from_slice(&values))?;
+    let text = |key: &str| file.metadata().text(key).map(|text| text.map(String::from));
+    Ok(Adapter { lora, base: text(BASE_KEY)?, fingerprint: text(FINGERPRINT_KEY)?, format: Format::Gguf })
+}
+
+/// Whether it is a LoRA adapter of this architecture; its alpha.
+fn check(file: &GgufFile, architecture: &Architecture) -> Result<f64> {
+    let metadata = file.metadata();
+    let mut problems = Problems::default();
+    for (key, needed) in
+        [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", architecture.name)]
+    {
+        let found = metadata.text(key)?;
+        problems.require(found == Some(needed), || {
+            let found = found.map_or("missing".into(), |found| format!("{:?}", shown(found)));
+            format!("{key} is {found}, but an adapter for this base has {needed:?}")
+        });
+    }
+    problems.require(metadata.get("adapter.alora.invocation_tokens").is_none(), || {
+        "adapter.alora.invocation_tokens is set: activation from a token on (aLoRA) cannot be honoured".into()
+    });
+    let alpha = metadata.float("adapter.lora.alpha")?;
+    problems.require(alpha.is_some(), || "adapter.lora.alpha is missing".into());
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    Ok(alpha.unwrap_or(0.0))
+}
+
+/// Both matrices of one module.
+struct Pair<'a> {
+    linear: &'a LinearSpec,
+    place: Place,
+    rank: usize,
+}
+
+impl Place {
+    fn half(&self, half: &str) -> String {
+        format!("{}.weight.{half}", self.tensor)
+    }
+}
+
+fn pairs<'a>(
+    file: &GgufFile,
+    spec: &'a DecoderSpec,
+    architecture: &Architecture,
+    of_head: Option<&'a LinearSpec>,
+) -> Result<BTreeMap<String, Pair<'a>>> {
+    let mut known = places(spec, architecture);
+    known.retain(|_, (_, place)| place.tensor != "output");
+    known.extend(
+        of_head.map(|head| (head.module.as_str(), (head, Place { tensor: "output".into(), heads: None }))),
+    );
+    let known: BTreeMap<String, (&LinearSpec, Place)> =
+        known.into_values().map(|(linear, place)| (place.tensor.clone(), (linear, place))).collect();
+    let (mut problems, mut strangers) = (Problems::default(), Vec::new());
+    let mut pairs = BTreeMap::new();
+    for tensor in file.tensors() {
+        if strangers.len() >= MOST_TOLD {
+            strangers.push("... and perhaps more".into());
+            break;
+        }
+        let split = |half: &str| tensor.name.strip_suffix(half)?.strip_suffix(".weight");
+        let Some(name) = split(".lora_a").or_else(|| split(".lora_b")) else {
+            strangers.push(format!(
+                "{} is no lora_a or lora_b of a weight and cannot be honoured",
+                shown(&tensor.name)
+            ));
+            continue;
+        };
+        let Some((linear, place)) = known.get(name) else {
+            let (family, hint) = (&spec.model_type, names::hint(name, known.keys().map(String::as_str)));
+            strangers.push(format!("{} adapts no linear module of this {family}{hint}", shown(&tensor.name)));
+            continue;
+        };
+        let shape =
+            |half: &str| file.find(&place.half(half)).map(|tensor| tensor.shape.clone()).unwrap_or_default();
+        let (a, b) = (shape("lora_a"), shape("lora_b"));
+        let rank = a.first().copied().unwrap_or(0);
+        problems.require(rank > 0 && a == [rank, linear.inputs] && b == [linear.outputs, rank], || {
+            let (inputs, outputs) = (linear.inputs, linear.outputs);
+            format!(
+                "{name} has lora_a {a:?} and lora_b {b:?}; this base needs [r, {inputs}] and [{outputs}, r]"
+            )
+        });
+        pairs.insert(linear.module.clone(), Pair { linear, place: place.clone(), rank });
+    }
+    strangers.into_iter().for_each(|stranger| problems.add(stranger));
+    problems.require(!pairs.is_empty() || !problems.is_empty(), || "there are no tensors".into());
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    Ok(pairs)
+}

@@ -1,0 +1,150 @@
+//! Adapters merged into one GGUF file, a whole model for llama.cpp: names, order of rows and metadata as its own converter
+//! writes them (`conversion/llama.py`, `qwen.py`, `gemma.py`).
+
+mod metadata;
+mod tensors;
+mod tokenizer;
+mod vocabulary;
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::super::gguf::{Architecture, GgufType, find_architecture};
+use super::super::gguf_writer::{self, Planned};
+use super::tensor::{self, Encoding, Layout, Stock};
+use super::{Base, MergeReport, MergedModule};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::lora::Lora;
+use crate::model::spec::DecoderSpec;
+use crate::weights::DType;
+use tensors::Made;
+
+/// Families that are written whole.
+const FAMILIES: &[&str] = &["llama", "qwen2", "qwen3", "gemma3_text"];
+
+/// How a merged GGUF model is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GgufOptions {
+    /// What matrices are stored as; `None`: the type of the base's embedding. Norms and biases are F32.
+    pub kind: Option<GgufType>,
+    /// Whether a file that is there is replaced.
+    pub overwrite: bool,
+}
+
+/// Writes `base` with each adapter times its weight into the file `output`, which appears whole or not at all.
+///
+/// # Errors
+/// If an adapter does not fit the base (all misfits are named), llama.cpp would compute something else than the base does,
+/// its tokenizer cannot be told (the remedy is llama.cpp's own converter), a number overflows the storage type, `output` is
+/// there, or the disk is full.
+pub fn merge(
+    base: &Base,
+    adapters: &[(&Lora, f64)],
+    output: &Path,
+    options: &GgufOptions,
+) -> Result<MergeReport> {
+    if output.exists() && (!options.overwrite || output.is_dir()) {
+        return Err(Error::Config(format!(
+            "the output {} is there already; name another file, or replace it with --force",
+            output.display()
+        )));
+    }
+    let architecture = known(base.spec)?;
+    let config = read_json(&base.directory.join("config.json"))?;
+    let targets = super::plan::targets(base, adapters)?;
+    let kind = options.kind.map_or_else(|| kind_of(base), Ok)?;
+    let made = tensors::plan(base, architecture, &config, &targets, kind)?;
+    let metadata = metadata::of(base, architecture, &config, kind)?;
+    let planned: Vec<Planned> = made.iter().map(|tensor| tensor.planned.clone()).collect();
+    let (mut modules, mut failed) = (Vec::new(), None);
+    let written = files::write_atomically(output, |out| {
+        gguf_writer::write(out, &metadata, &planned, |index, out| {
+            let stock = write_one(base, &made[index], &targets, out).map_err(|error| {
+                let why = std::io::Error::other(error.to_string());
+                failed = Some(error);
+                why
+            })?;
+            modules.extend(stock);
+            Ok(())
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    written?;
+    modules.sort_by(|a: &MergedModule, b| a.module.cmp(&b.module));
+    let bytes = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
+    Ok(MergeReport { modules, files: vec![output.display().to_string()], bytes })
+}
+
+/// Writes a tensor; what became of it, if it was adapted.
+fn write_one(
+    base: &Base,
+    made: &Made,
+    targets: &std::collections::BTreeMap<String, super::plan::Target>,
+    out: &mut dyn std::io::Write,
+) -> Result<Option<MergedModule>> {
+    let io = Error::write(&made.planned.name);
+    let Some(source) = &made.source else {
+        out.write_all(bytemuck::cast_slice(&made.numbers)).map_err(io)?;
+        return Ok(None);
+    };
+    let weight = base.source.get(source)?;
+    let target = made.target.as_ref().and_then(|name| targets.get(name));
+    let added = target.map(|target| (&target.linear, target.addends.as_slice()));
+    let (encoding, dtype) = match made.planned.kind {
+        GgufType::F32 => (Encoding::Float(DType::F32), DType::F32),
+        GgufType::F16 => (Encoding::Float(DType::F16), DType::F16),
+        GgufType::BF16 => (Encoding::Float(DType::Bf16), DType::Bf16),
+        GgufType::Q8_0 => (Encoding::Q8_0, DType::F16),
+    };
+    let layout = Layout { encoding, head: made.head, columns: made.columns, plus: made.plus };
+    let Stock { delta, rounding, largest, overflows } =
+        tensor::write_as(out, &weight, added, &layout).map_err(io)?;
+    if overflows {
+        return Err(Error::Adapter(format!(
+            "{source} holds numbers that {} cannot; store the merged model as bf16 or f32",
+            made.planned.kind
+        )));
+    }
+    Ok(target.map(|target| MergedModule {
+        module: target.linear.module.clone(),
+        dtype,
+        delta_norm: delta.sqrt(),
+        rounding_norm: rounding.sqrt(),
+        rounding_max: largest,
+    }))
+}
+
+fn known(spec: &DecoderSpec) -> Result<&'static Architecture> {
+    if FAMILIES.contains(&spec.model_type.as_str()) {
+        return find_architecture(spec);
+    }
+    Err(Error::Adapter(format!(
+        "a merged GGUF model of {} is not supported (supported: {}); merge into safetensors and convert that with llama.cpp's \
+         convert_hf_to_gguf.py",
+        spec.model_type,
+        FAMILIES.join(", ")
+    )))
+}
+
+/// The storage type of the base's embedding.
+fn kind_of(base: &Base) -> Result<GgufType> {
+    let name = super::super::names::weight_of(&base.spec.embedding, base.source, base.spec);
+    Ok(match base.source.get(&name)?.dtype() {
+        Some(DType::F32) => GgufType::F32,
+        Some(DType::Bf16) => GgufType::BF16,
+        Some(DType::F16) => GgufType::F16,
+        None => GgufType::Q8_0,
+    })
+}
+
+fn read_json(path: &Path) -> Result<Json> {
+    let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

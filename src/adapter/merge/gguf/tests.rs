@@ -1,0 +1,183 @@
+use candle_core::Device;
+
+use super::super::super::peft;
+use super::*;
+use crate::model::families::{self, ConfigJson};
+use crate::weights::gguf::GgufFile;
+use crate::weights::{SafetensorsSource, WeightSource};
+
+struct Model {
+    directory: std::path::PathBuf,
+    source: SafetensorsSource,
+    spec: DecoderSpec,
+}
+
+impl Model {
+    fn fixture(name: &str) -> Self {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+        let source = SafetensorsSource::open(&directory).unwrap();
+        let spec = families::spec(&ConfigJson::open(&directory).unwrap()).unwrap();
+        Self { directory, source, spec }
+    }
+
+    fn base(&self) -> Base<'_> {
+        Base { directory: &self.directory, source: &self.source, spec: &self.spec }
+    }
+
+    fn adapter(&self) -> Lora {
+        peft::read(&self.directory.join("adapters/plain"), &self.spec, &Device::Cpu).unwrap().lora
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        self.source.get(name).unwrap().elements().to_f32()
+    }
+
+    fn merge(&self, kind: Option<GgufType>, output: &Path) -> Result<MergeReport> {
+        merge(&self.base(), &[(&self.adapter(), 0.5)], output, &GgufOptions { kind, overwrite: false })
+    }
+}
+
+/// What safetensors hold after the same merge.
+fn merged(model: &Model, place: &Path) -> SafetensorsSource {
+    let output = place.join("safetensors");
+    let options = super::super::MergeOptions { dtype: Some(DType::F32), ..Default::default() };
+    super::super::merge(&model.base(), &[(&model.adapter(), 0.5)], &output, &options).unwrap();
+    SafetensorsSource::open(&output).unwrap()
+}
+
+#[test]
+fn tensors_are_those_of_the_merged_directory_in_llama_cpps_order() {
+    for name in ["llama", "llama3", "qwen2", "qwen3"] {
+        let (model, place) = (Model::fixture(name), tempfile::tempdir().unwrap());
+        let path = place.path().join("m.gguf");
+        let report = model.merge(Some(GgufType::F32), &path).unwrap();
+        assert_eq!(report.modules.len(), model.adapter().slots().len());
+        let (file, directory) = (GgufFile::open(&path).unwrap(), merged(&model, place.path()));
+        let want = |name: &str| directory.get(name).unwrap().elements().to_f32();
+        let same = |name: &str, module: &str| assert_eq!(file.to_f32(name).unwrap(), want(module), "{name}");
+        same("token_embd.weight", "model.embed_tokens.weight");
+        same("output_norm.weight", "model.norm.weight");
+        same("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight");
+        same("blk.2.attn_v.weight", "model.layers.2.self_attn.v_proj.weight");
+        same("blk.0.ffn_norm.weight", "model.layers.0.post_attention_layernorm.weight");
+        assert_eq!(file.find("output.weight").is_some(), model.spec.head.is_some(), "{name}");
+        let heads = model.spec.layers[0].attention.heads;
+        let (q, wanted) =
+            (file.to_f32("blk.1.attn_q.weight").unwrap(), want("model.layers.1.self_attn.q_proj.weight"));
+        let columns = model.spec.hidden;
+        for row in 0..heads.n_head * heads.head_dim {
+            let (first, at) = (row / heads.head_dim * heads.head_dim, row % heads.head_dim);
+            let turned = first + at % 2 * (heads.head_dim / 2) + at / 2;
+            let from = if name.starts_with("llama") { turned } else { row };
+            assert_eq!(
+                q[row * columns..(row + 1) * columns],
+                wanted[from * columns..(from + 1) * columns],
+                "{name} {row}"
+            );
+        }
+        if name == "qwen2" {
+            same("blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias");
+        }
+        if name == "qwen3" {
+            same("blk.0.attn_k_norm.weight", "model.layers.0.self_attn.k_norm.weight");
+        }
+        let metadata = file.metadata();
+        let text = |key: &str| metadata.text(key).unwrap().unwrap();
+        assert_eq!(
+            text("general.architecture"),
+            name.trim_end_matches('3').replace("qwen", if name == "qwen3" { "qwen3" } else { "qwen" })
+        );
+        assert_eq!(metadata.texts("tokenizer.ggml.tokens").unwrap().unwrap().len(), model.spec.vocab_size);
+        assert_eq!((text("tokenizer.ggml.model"), text("tokenizer.ggml.pre")), ("gpt2", "gpt-2"));
+        assert_eq!(metadata.flag("tokenizer.ggml.add_bos_token").unwrap(), Some(true));
+        assert_eq!(metadata.integer("tokenizer.ggml.eos_token_id").unwrap(), Some(1));
+    }
+}
+
+#[test]
+fn llama3s_scaling_is_a_tensor_of_divisors() {
+    let (model, place) = (Model::fixture("llama3"), tempfile::tempdir().unwrap());
+    let path = place.path().join("m.gguf");
+    model.merge(None, &path).unwrap();
+    let factors = GgufFile::open(&path).unwrap().to_f32("rope_freqs.weight").unwrap();
+    let config = read_json(&model.directory.join("config.json")).unwrap();
+    let settings = if config["rope_parameters"].is_object() {
+        &config["rope_parameters"]
+    } else {
+        &config["rope_scaling"]
+    };
+    let factor = settings["factor"].as_f64().unwrap() as f32;
+    // The fastest frequencies stay, the slowest are divided by the factor.
+    assert!(
+        (factors[0] - 1.0).abs() < 1e-5 && (factors.last().unwrap() / factor - 1.0).abs() < 1e-5,
+        "{factors:?}"
+    );
+    assert_eq!(factors.len(), model.spec.layers[0].attention.heads.head_dim / 2);
+}
+
+#[test]
+fn narrow_types_round_once_and_vectors_stay_wide() {
+    for (kind, unit) in
+        [(GgufType::BF16, 2f32.powi(-8)), (GgufType::F16, 2f32.powi(-11)), (GgufType::Q8_0, 0.005)]
+    {
+        let (model, place) = (Model::fixture("llama"), tempfile::tempdir().unwrap());
+        let path = place.path().join("m.gguf");
+        let report = model.merge(Some(kind), &path).unwrap();
+        assert!(report.rounding_max() > 0.0);
+        let (file, exact) = (GgufFile::open(&path).unwrap(), merged(&model, place.path()));
+        for (name, module) in [
+            ("blk.0.attn_v.weight", "model.layers.0.self_attn.v_proj.weight"),
+            ("token_embd.weight", "model.embed_tokens.weight"),
+        ] {
+            assert_eq!(file.find(name).unwrap().kind.to_string(), kind.to_string().to_uppercase());
+            let exact = exact.get(module).unwrap().elements().to_f32();
+            let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+            for (found, exact) in file.to_f32(name).unwrap().iter().zip(&exact) {
+                assert!((found - exact).abs() <= unit * largest, "{kind} {name}: {found} for {exact}");
+            }
+        }
+        assert_eq!(file.find("blk.0.attn_norm.weight").unwrap().kind.to_string(), "F32");
+        // 56 columns cannot be cut into blocks of 32.
+        let down = file.find("blk.0.ffn_down.weight").unwrap().kind.to_string();
+        assert_eq!(down, if kind == GgufType::Q8_0 { "F16".into() } else { kind.to_string().to_uppercase() });
+    }
+}
+
+#[test]
+fn gemmas_norms_have_their_one() {
+    let mut model = Model::fixture("gemma3");
+    // The fixture's own scale and window pattern are such that llama.cpp cannot be told of them.
+    let place = tempfile::tempdir().unwrap();
+    let error = model.merge(None, &place.path().join("m.gguf")).unwrap_err().to_string();
+    assert!(error.contains("attention's scale") && error.contains("which layers slide"), "{error}");
+    for layer in &mut model.spec.layers {
+        let heads = &mut layer.attention.heads;
+        (heads.scale, heads.window) = (1.0 / (heads.head_dim as f32).sqrt(), Some(6));
+    }
+    let path = place.path().join("m.gguf");
+    model.merge(Some(GgufType::F32), &path).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    for (name, module) in [
+        ("blk.1.post_ffw_norm.weight", "model.layers.1.post_feedforward_layernorm.weight"),
+        ("blk.1.ffn_norm.weight", "model.layers.1.pre_feedforward_layernorm.weight"),
+        ("blk.0.attn_q_norm.weight", "model.layers.0.self_attn.q_norm.weight"),
+        ("output_norm.weight", "model.norm.weight"),
+    ] {
+        let want: Vec<f32> = model.numbers(module).iter().map(|x| x + 1.0).collect();
+        assert_eq!(file.to_f32(name).unwrap(), want, "{name}");
+    }
+    assert_eq!(file.metadata().integer("gemma3.attention.sliding_window").unwrap(), Some(6));
+}
+
+#[test]
+fn other_families_are_refused_with_the_way_out() {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["gpt2", "phi3", "gemma2"] {
+        let error = Model::fixture(name).merge(None, &place.path().join("m.gguf")).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("convert_hf_to_gguf.py"), "{error}");
+    }
+    let path = place.path().join("there.gguf");
+    std::fs::write(&path, "x").unwrap();
+    assert!(Model::fixture("llama").merge(None, &path).unwrap_err().to_string().contains("--force"));
+    assert_eq!(std::fs::read(&path).unwrap(), b"x");
+}

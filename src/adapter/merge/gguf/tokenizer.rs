@@ -1,0 +1,93 @@
+//! The tokenizer of a merged GGUF model, from `tokenizer.json` and `tokenizer_config.json`.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::super::super::gguf_writer::Value;
+use super::read_json;
+use super::vocabulary::{self, Vocabulary};
+use crate::error::Result;
+
+/// The keys of `tokenizer.ggml`; the vocabulary is filled up to the embedding's rows.
+///
+/// # Errors
+/// If llama.cpp's tokenizers cannot do what this one does.
+pub(super) fn of(directory: &Path, rows: usize, config: &Json) -> Result<Vec<(String, Value)>> {
+    let tokenizer = read_json(&directory.join("tokenizer.json"))?;
+    let settings = read_json(&directory.join("tokenizer_config.json")).unwrap_or_default();
+    let Vocabulary { model, pre, tokens, kinds, scores, merges, space_prefix } =
+        vocabulary::of(&tokenizer, rows)?;
+    let mut keys = vec![
+        key("model", Value::Text(model.into())),
+        key("pre", Value::Text(pre.into())),
+        key("tokens", Value::Texts(tokens.clone())),
+    ];
+    keys.extend(scores.map(|scores| key("scores", Value::F32s(scores))));
+    keys.push(key("token_type", Value::I32s(kinds)));
+    keys.extend(merges.map(|merges| key("merges", Value::Texts(merges))));
+    for name in ["bos", "eos", "unk", "pad"] {
+        let text = match &settings[format!("{name}_token")] {
+            Json::Object(token) => token.get("content").and_then(Json::as_str),
+            token => token.as_str(),
+        };
+        let named = text.and_then(|text| tokens.iter().position(|token| token == text));
+        let configured = || match &config[format!("{name}_token_id")] {
+            Json::Array(ids) => ids.first().and_then(Json::as_u64),
+            id => id.as_u64(),
+        };
+        let id = named.map(|id| id as u64).or_else(configured).and_then(|id| u32::try_from(id).ok());
+        let ggml = if name == "unk" {
+            "unknown"
+        } else if name == "pad" {
+            "padding"
+        } else {
+            name
+        };
+        keys.extend(id.map(|id| key(&format!("{ggml}_token_id"), Value::U32(id))));
+    }
+    let (first, last) = added(&tokenizer["post_processor"]);
+    keys.push(key("add_bos_token", Value::Flag(first)));
+    keys.push(key("add_eos_token", Value::Flag(last)));
+    keys.extend(space_prefix.map(|prefix| key("add_space_prefix", Value::Flag(prefix))));
+    keys.extend(
+        template(directory, &settings).map(|text| ("tokenizer.chat_template".into(), Value::Text(text))),
+    );
+    Ok(keys)
+}
+
+fn key(name: &str, value: Value) -> (String, Value) {
+    (format!("tokenizer.ggml.{name}"), value)
+}
+
+/// Whether a special token is put before and behind a text.
+fn added(processor: &Json) -> (bool, bool) {
+    match processor["type"].as_str() {
+        Some("Sequence") => processor["processors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(added)
+            .fold((false, false), |(a, b), (c, d)| (a || c, b || d)),
+        Some("TemplateProcessing") => {
+            let pieces = processor["single"].as_array();
+            let special =
+                |piece: Option<&Json>| piece.is_some_and(|piece| piece.get("SpecialToken").is_some());
+            (special(pieces.and_then(|all| all.first())), special(pieces.and_then(|all| all.last())))
+        }
+        _ => (false, false),
+    }
+}
+
+fn template(directory: &Path, settings: &Json) -> Option<String> {
+    if let Ok(text) = std::fs::read_to_string(directory.join("chat_template.jinja")) {
+        return Some(text);
+    }
+    match &settings["chat_template"] {
+        Json::Array(named) => {
+            let default = named.iter().find(|template| template["name"] == "default")?;
+            default["template"].as_str().map(String::from)
+        }
+        text => text.as_str().map(String::from),
+    }
+}
