@@ -67,8 +67,8 @@ def greedy(place):
 
     file = place / "prompts.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
-    run = lambda *more: [line["completion"] for line in jsonl(program("generate", "--base", MODEL, "--prompts", file, "--no-chat", "--max-new-tokens", TOKENS, "--json", *more).stdout)]
-    ours = {"quantised": run(), "f32": run("--dtype", "f32")}
+    generated = program("generate", "--base", MODEL, "--prompts", file, "--no-chat", "--max-new-tokens", TOKENS, "--json").stdout
+    ours = [line["completion"] for line in jsonl(generated)]
     params = xllamacpp.CommonParams()
     params.model.path = str(MODEL)
     params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 256, 1, 2, False
@@ -77,19 +77,18 @@ def greedy(place):
     for prompt in PROMPTS:
         answer = server.handle_completions(dict(prompt=prompt, max_tokens=TOKENS, n_predict=TOKENS, temperature=0.0, cache_prompt=False))
         theirs.append(answer["choices"][0]["text"])
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    print(f"greedy text: {same} of {len(PROMPTS)} equal to llama.cpp's", flush=True)
     model, tokenizer = transformers_model()
-    for name, texts in ours.items():
-        same = 0
-        for prompt, a, b in zip(PROMPTS, texts, theirs, strict=True):
-            same += a == b
-            if a != b:
-                ids = [tokenizer(prompt + text)["input_ids"] for text in (a, b)]
-                at = next((i for i, (x, y) in enumerate(zip(*ids)) if x != y), min(map(len, ids)))
-                with torch.no_grad():
-                    top = model(torch.tensor([ids[0][:at]])).logits[0, -1].log_softmax(-1).topk(3)
-                near = ", ".join(f"{tokenizer.decode(i)!r} {p:.3f}" for i, p in zip(top.indices.tolist(), top.values.tolist()))
-                print(f"  {prompt!r} parts after {at - len(tokenizer(prompt)['input_ids'])} tokens; transformers' f32 log-probs there: {near}\n    ours  {a[:120]!r}\n    llama {b[:120]!r}")
-        print(f"greedy text, {name}: {same} of {len(PROMPTS)} equal to llama.cpp's", flush=True)
+    for prompt, a, b in zip(PROMPTS, ours, theirs):
+        if a == b:
+            continue
+        ids = [tokenizer(prompt + text)["input_ids"] for text in (a, b)]
+        at = next((i for i, (x, y) in enumerate(zip(*ids)) if x != y), min(map(len, ids)))
+        with torch.no_grad():
+            top = model(torch.tensor([ids[0][:at]])).logits[0, -1].log_softmax(-1).topk(3)
+        near = ", ".join(f"{tokenizer.decode(i)!r} {p:.3f}" for i, p in zip(top.indices.tolist(), top.values.tolist()))
+        print(f"  {prompt!r} parts after {at - len(tokenizer(prompt)['input_ids'])} tokens; transformers' f32 log-probs there: {near}\n    ours  {a[:160]!r}\n    llama {b[:160]!r}", flush=True)
 
 
 def train(place):
