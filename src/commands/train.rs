@@ -95,7 +95,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         )?;
     }
     if !quiet {
-        say(&format!("trained in {seconds:.1} s; adapter: {}", run.path().join("adapter").display()));
+        let passes = reference_passes(trainer.reference());
+        say(&format!(
+            "trained in {seconds:.1} s; {passes}; adapter: {}",
+            run.path().join("adapter").display()
+        ));
     }
     Ok(())
 }
@@ -256,9 +260,7 @@ fn setup(
     let reference_policy = reference::policy(&fingerprint, &decoder);
     let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
     notes.extend(damage);
-    if !train.is_empty() && reference.covers(&train) && reference.covers(&eval) {
-        notes.push("all reference log-probs are cached: no reference pass will be made".into());
-    }
+    notes.extend(what_is_cached(reference.knows(&train) + reference.knows(&eval), train.len() + eval.len()));
     let setup = Setup {
         decoder,
         train,
@@ -286,6 +288,26 @@ fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Optio
     match directory {
         Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
         None => (ReferenceCache::in_memory(), None),
+    }
+}
+
+fn what_is_cached(known: usize, pairs: usize) -> Option<String> {
+    match known {
+        0 => None,
+        _ if known == pairs => {
+            Some("all reference log-probs are cached: no reference pass will be made".into())
+        }
+        _ => Some(format!(
+            "reference log-probs of {known} of {pairs} pairs are cached; the others are computed when they are met"
+        )),
+    }
+}
+
+/// What the run had from the cache, once it is over.
+fn reference_passes(reference: &ReferenceCache) -> String {
+    match (reference.computed, reference.found) {
+        (0, _) => "no reference pass was made, all log-probs were cached".into(),
+        (computed, _) => format!("reference log-probs of {computed} pairs were computed"),
     }
 }
 

@@ -69,9 +69,9 @@ impl ReferenceCache {
         (Self { path: Some(path), known, ..Self::default() }, damage)
     }
 
-    /// Whether every one of these examples is known.
-    pub fn covers(&self, examples: &[Example]) -> bool {
-        examples.iter().all(|example| self.known.contains_key(&example.id()))
+    /// How many of these examples are known.
+    pub fn knows(&self, examples: &[Example]) -> usize {
+        examples.iter().filter(|example| self.known.contains_key(&example.id())).count()
     }
 
     /// Reference log-probs of a batch's completions, in order; computed for what is not known yet.

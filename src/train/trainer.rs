@@ -239,7 +239,8 @@ impl Trainer {
             stream: Stream::new(*seed, "dropout").child(self.state.step),
             recompute: config.gradient_checkpointing,
         };
-        let outcome = step::run(decoder, &mut self.optimizer, reference, &batches, &settings)?;
+        let outcome =
+            profile::step(|| step::run(decoder, &mut self.optimizer, reference, &batches, &settings))?;
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();
