@@ -14,6 +14,7 @@ use crate::ops::gradient::Gradient;
 use crate::ops::lora_linear::Input;
 use crate::ops::profile::timed;
 use crate::ops::rope::{self, Rotation};
+use crate::ops::rows;
 use crate::ops::tree_attention::{self, Heads, TreeSpans};
 
 /// Attention with its weights.
@@ -37,12 +38,38 @@ enum Qkv {
     },
 }
 
-/// The rows of a pass: which see which, and where they stand.
+/// The rows of a pass: which see which, where they stand, and whose output is of use.
+#[derive(Clone, Copy)]
 pub struct Rows<'a> {
     /// Visibility.
     pub trees: &'a [TreeSpans],
     /// One rotation for each of the spec's.
     pub rotations: &'a [Rotation],
+    /// The `W` rows whose output is wanted, ascending and distinct; `None`: all `T`. The others are keys and values only.
+    pub wanted: Option<&'a [u32]>,
+}
+
+impl<'a> Rows<'a> {
+    /// The same rows, of which these outputs are wanted.
+    pub fn only(self, wanted: &'a [u32]) -> Self {
+        Self { wanted: Some(wanted), ..self }
+    }
+
+    /// The wanted rows of `x`: `[T, n] → [W, n]`.
+    ///
+    /// # Errors
+    /// If a row is none of `x`.
+    pub fn of(&self, x: &Tensor) -> Result<Tensor> {
+        self.wanted.map_or_else(|| Ok(x.clone()), |wanted| rows::gather(x, wanted))
+    }
+
+    /// Their gradient, zero elsewhere: `[W, n] → [T, n]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn back(&self, dy: &Tensor, total: usize) -> Result<Tensor> {
+        self.wanted.map_or_else(|| Ok(dy.clone()), |wanted| rows::scatter_add(dy, wanted, total))
+    }
 }
 
 /// What attention's backward pass needs.
@@ -91,7 +118,7 @@ impl Attention {
         Ok(Self { qkv, qk_norm, heads: spec.heads, rotation: spec.rotation, output })
     }
 
-    /// `x [T, hidden] → [T, hidden]`. With a cache the keys and values of earlier rows are seen, and these appended.
+    /// `x [T, hidden] → [W, hidden]`, the wanted rows. With a cache the keys and values of earlier rows are seen, and these appended.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -118,7 +145,7 @@ impl Attention {
         let attention = timed("tree attention forward", 2 * flop, || {
             tree_attention::forward(&q, &k, &v, &self.heads, self.precision(), rows.trees)
         })?;
-        let (y, output) = self.output.forward(&Input::new(attention.output.clone()), context)?;
+        let (y, output) = self.output.forward(&Input::new(rows.of(&attention.output)?), context)?;
         Ok((y, Saved { projections, raw, q, k, v, attention, output }))
     }
 
@@ -176,7 +203,7 @@ impl Attention {
         Ok(Tensor::stack(&[q?, k?, v?], 2)?.reshape((rows, 3 * width))?)
     }
 
-    /// `dy [T, hidden] → dx [T, hidden]`.
+    /// `dy [W, hidden] → dx [T, hidden]`.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -191,6 +218,7 @@ impl Attention {
         let d_attention =
             projection::backward(&[(&self.output, dy, &saved.output)], context, None, gradients)?.finish()?;
         let Saved { q, k, v, attention, .. } = saved;
+        let d_attention = rows.back(&d_attention, q.dims2()?.0)?;
         let flop = self.heads.flop(rows.trees);
         let (mut dq, mut dk, dv) = timed("tree attention backward", 5 * flop, || {
             tree_attention::backward(

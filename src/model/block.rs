@@ -34,7 +34,7 @@ pub struct Saved {
     attention: attention::Saved,
     /// What attention gave, if a norm follows it.
     attention_output: Option<Tensor>,
-    /// The residual stream after attention.
+    /// The residual stream after attention, wanted rows.
     middle: Tensor,
     mlp: mlp::Saved,
     /// What the MLP gave, if a norm follows it.
@@ -61,7 +61,7 @@ impl Block {
         })
     }
 
-    /// `x [T, hidden] → [T, hidden]`.
+    /// `x [T, hidden] → [W, hidden]`, the wanted rows: past attention no row needs another.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -75,11 +75,11 @@ impl Block {
         let a = normed(&self.attention_norm, x)?;
         let (attention_output, attention) = self.attention.forward(&a, rows, context, cache)?;
         let (branch, attention_output) = post(&self.post_attention_norm, attention_output)?;
-        let middle = residual(x, &branch, self.residual_scale)?;
+        let middle = residual(&rows.of(x)?, &branch, self.residual_scale)?;
         let b = match (self.parallel, &self.mlp_norm) {
             (false, norm) => normed(norm, &middle)?,
-            (true, None) => a,
-            (true, norm) => normed(norm, x)?,
+            (true, None) => rows.of(&a)?,
+            (true, norm) => normed(norm, &rows.of(x)?)?,
         };
         let (mlp_output, mlp) = self.mlp.forward(&b, context)?;
         let (branch, mlp_output) = post(&self.post_mlp_norm, mlp_output)?;
@@ -87,7 +87,7 @@ impl Block {
         Ok((y, Saved { x: x.clone(), attention, attention_output, middle, mlp, mlp_output }))
     }
 
-    /// `dy [T, hidden] → dx [T, hidden]`; gradients of trained matrices are added to `gradients`.
+    /// `dy [W, hidden] → dx [T, hidden]`; gradients of trained matrices are added to `gradients`.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -111,8 +111,10 @@ impl Block {
         let d_attention =
             self.branch_gradient(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
         let mut d_a = self.attention.backward(&d_attention, &saved.attention, rows, context, gradients)?;
-        let mut dx = Gradient::of(&d_middle)?;
+        let total = saved.x.dims2()?.0;
+        let mut dx = Gradient::of(&rows.back(&d_middle, total)?)?;
         if self.parallel {
+            let d_b = rows.back(&d_b, total)?;
             match &self.mlp_norm {
                 None => d_a.add(&d_b)?,
                 Some(norm) => norm.backward(&mut dx, &d_b, &saved.x)?,

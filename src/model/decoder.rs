@@ -17,6 +17,7 @@ use crate::ops::frozen_linear::Linear;
 use crate::ops::host;
 use crate::ops::profile::timed;
 use crate::ops::rope::Rotation;
+use crate::ops::rows;
 use crate::ops::token_logps;
 use crate::ops::tree_attention::{Span, TreeSpans};
 use crate::weights::{DType, FrozenWeight, WeightSource};
@@ -168,16 +169,22 @@ impl Decoder {
         self.spec.rotations.iter().map(of).collect()
     }
 
-    /// Hidden states after the last block, before the final norm: `[T, hidden]`.
-    fn blocks(&self, batch: &PackedBatch, pass: Pass) -> Result<Tensor> {
+    /// Hidden states of the wanted rows after the last block, before the final norm: `[wanted.len(), hidden]`.
+    fn blocks(&self, batch: &PackedBatch, pass: Pass, wanted: &[u32]) -> Result<Tensor> {
         let (trees, rotations) = (spans(batch), self.rotations(&batch.positions));
-        let rows = Rows { trees: &trees, rotations: &rotations };
+        let (distinct, places) = distinct(wanted);
+        let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = self.context(pass, None);
         let mut x = self.embed(&batch.tokens, &batch.positions)?;
-        for block in &self.blocks {
-            x = block.forward(&x, &rows, &context, None)?.0;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, &self.rows_of(i, rows, &distinct), &context, None)?.0;
         }
-        Ok(x)
+        rows::gather(&x, &places)
+    }
+
+    /// The rows of a block: the last one computes what is wanted of it alone.
+    fn rows_of<'a>(&self, block: usize, rows: Rows<'a>, wanted: &'a [u32]) -> Rows<'a> {
+        if block + 1 == self.blocks.len() { rows.only(wanted) } else { rows }
     }
 
     /// Summed log-prob of each completion of the batch, nats, in order; no gradient.
@@ -185,7 +192,7 @@ impl Decoder {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
-        let scored = gather(&self.blocks(batch, pass)?, &batch.scored_rows)?;
+        let scored = self.blocks(batch, pass, &batch.scored_rows)?;
         let normed = self.final_norm.forward(&scored)?;
         let found = self.score(&normed, &batch.scored_targets, false)?;
         Ok(sums(&found.logps, batch))
@@ -203,7 +210,7 @@ impl Decoder {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Tensor> {
-        let normed = self.final_norm.forward(&gather(&self.blocks(batch, pass)?, rows)?)?;
+        let normed = self.final_norm.forward(&self.blocks(batch, pass, rows)?)?;
         token_logps::logits(&normed, &self.head, self.spec.logits)
     }
 
@@ -213,16 +220,17 @@ impl Decoder {
     /// If the batch does not fit the model.
     pub fn forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
         let (trees, rotations) = (spans(batch), self.rotations(&batch.positions));
-        let rows = Rows { trees: &trees, rotations: &rotations };
+        let (wanted, places) = distinct(&batch.scored_rows);
+        let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = self.context(Pass::Policy, training.dropout);
         let mut x = self.embed(&batch.tokens, &batch.positions)?;
         let mut blocks = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            let (y, saved) = block.forward(&x, &rows, &context, None)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (y, saved) = block.forward(&x, &self.rows_of(i, rows, &wanted), &context, None)?;
             blocks.push(if training.recompute { Kept::Input(x) } else { Kept::Whole(Box::new(saved)) });
             x = y;
         }
-        let scored = gather(&x, &batch.scored_rows)?;
+        let scored = rows::gather(&x, &places)?;
         let normed = self.final_norm.forward(&scored)?;
         let found = self.score(&normed, &batch.scored_targets, true)?;
         let slopes = match found.slopes {
@@ -253,15 +261,15 @@ impl Decoder {
             .zip(weights)
             .flat_map(|(range, weight)| std::iter::repeat_n(*weight as f32, range.len()))
             .collect();
-        let each_row: Vec<u32> = (0..per_token.len() as u32).collect();
-        let d_normed = token_logps::backward(&tape.slopes, &per_token, &each_row, per_token.len())?;
+        let d_normed = token_logps::backward(&tape.slopes, &per_token)?;
         let d_scored = self.final_norm.gradient(&d_normed, &tape.scored)?;
-        let ones = vec![1.0; per_token.len()];
-        let mut dx = token_logps::backward(&d_scored, &ones, &batch.scored_rows, batch.tokens.len())?;
+        let (wanted, places) = distinct(&batch.scored_rows);
+        let mut dx = rows::scatter_add(&d_scored, &places, wanted.len())?;
 
-        let rows = Rows { trees: &tape.rows, rotations: &tape.rotations };
+        let rows = Rows { trees: &tape.rows, rotations: &tape.rotations, wanted: None };
         let context = self.context(Pass::Policy, tape.dropout);
-        for (block, kept) in self.blocks.iter().zip(tape.blocks).rev() {
+        for (i, (block, kept)) in self.blocks.iter().zip(tape.blocks).enumerate().rev() {
+            let rows = self.rows_of(i, rows, &wanted);
             let saved = match kept {
                 Kept::Whole(saved) => saved,
                 Kept::Input(x) => Box::new(block.forward(&x, &rows, &context, None)?.1),
@@ -284,14 +292,15 @@ impl Decoder {
         let span = Span { queries: 0..tokens.len(), prefix: 0..cache.seen, own: cache.seen..keys };
         let trees = [TreeSpans { rows: 0..tokens.len(), spans: vec![span] }];
         let rotations = self.rotations(&positions);
-        let rows = Rows { trees: &trees, rotations: &rotations };
+        let last = [tokens.len() as u32 - 1];
+        let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = self.context(pass, None);
         let mut x = self.embed(tokens, &positions)?;
-        for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block.forward(&x, &rows, &context, Some(cache))?.0;
+        for (i, (block, cache)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+            x = block.forward(&x, &self.rows_of(i, rows, &last), &context, Some(cache))?.0;
         }
         cache.seen = keys;
-        let last = self.final_norm.forward(&gather(&x, &[tokens.len() as u32 - 1])?)?;
+        let last = self.final_norm.forward(&x)?;
         Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.flatten_all()?.to_vec1()?)
     }
 
@@ -317,8 +326,13 @@ fn spans(batch: &PackedBatch) -> Vec<TreeSpans> {
         .collect()
 }
 
-fn gather(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?)
+/// The different rows, ascending, and where each of `rows` stands among them: siblings share the prompt's last row.
+fn distinct(rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let mut distinct = rows.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let places = rows.iter().map(|row| distinct.partition_point(|other| other < row) as u32).collect();
+    (distinct, places)
 }
 
 /// Token log-probs summed by completion, in f64.

@@ -16,6 +16,7 @@ pub mod oracle;
 pub mod profile;
 pub mod rms_norm;
 pub mod rope;
+pub mod rows;
 pub mod simd;
 #[cfg(test)]
 pub(crate) mod testing;

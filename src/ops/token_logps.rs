@@ -9,7 +9,6 @@ use candle_core::Tensor;
 
 use super::frozen_linear::Linear;
 use super::gemm::{Elements, Operand, Precision, gemm, gemm_add};
-use super::gradient::Gradient;
 use super::host;
 use super::simd::vectorised;
 use crate::error::{Error, Result};
@@ -282,30 +281,27 @@ vectorised! {
     }
 }
 
-/// The gradient of the hidden states `[T, H]`: row s of `slopes [S, H]`, times `weights[s]`, goes to row `rows[s]`.
+/// The gradient of the scored hidden states `[S, H]`: row s of `slopes [S, H]` times `weights[s]`.
 ///
 /// # Errors
 /// If the shapes do not fit.
-pub fn backward(slopes: &Tensor, weights: &[f32], rows: &[u32], total_rows: usize) -> Result<Tensor> {
-    let (_, width) = slopes.dims2()?;
+pub fn backward(slopes: &Tensor, weights: &[f32]) -> Result<Tensor> {
+    let (rows, width) = slopes.dims2()?;
     if !slopes.device().is_cpu() {
-        let scaled = slopes.broadcast_mul(&Tensor::new(weights, slopes.device())?.unsqueeze(1)?)?;
-        let zeros = Gradient::zeros(total_rows, width, slopes.device())?.finish()?;
-        return Ok(zeros.index_add(&Tensor::new(rows, slopes.device())?, &scaled, 0)?);
+        return Ok(slopes.broadcast_mul(&Tensor::new(weights, slopes.device())?.unsqueeze(1)?)?);
     }
     let slopes = host::read(slopes)?;
-    let mut out = host::zeros(total_rows * width);
-    for ((slope, weight), row) in slopes.chunks_exact(width).zip(weights).zip(rows) {
-        super::simd::add_scaled(&mut out[*row as usize * width..][..width], slope, *weight);
-    }
-    host::tensor(out, (total_rows, width))
+    let out = host::build_rows(rows, width, |row, out| {
+        super::simd::scale_into(out, &slopes[row * width..(row + 1) * width], weights[row]);
+    });
+    host::tensor(out, (rows, width))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::oracle;
     use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+    use crate::ops::{oracle, rows};
     use crate::weights::FrozenWeight;
 
     fn head(vocab: usize, transposed: bool) -> Linear {
@@ -339,7 +335,8 @@ mod tests {
             // Rows 2 and 3 are scored at the same hidden state here.
             let at = gathered(&hidden).unwrap();
             let got = forward(&at, &head, shape, &targets, true).unwrap();
-            let d_gathered = backward(got.slopes.as_ref().unwrap(), &numbers(&dy), &rows, 9).unwrap();
+            let d_rows = backward(got.slopes.as_ref().unwrap(), &numbers(&dy)).unwrap();
+            let d_gathered = rows::scatter_add(&d_rows, &rows, 9).unwrap();
             let want =
                 oracle::gradients(&[&hidden], &dy, |h| reference(&gathered(&h[0])?, &head, shape, &targets))
                     .unwrap();
