@@ -45,6 +45,7 @@ const UNSAFE: &[&str] = &[
     "ops/gemm/packed.rs",
     "ops/host.rs",
     "ops/simd.rs",
+    "weights/frozen.rs",
     "weights/gguf/file.rs",
     "weights/safetensors.rs",
 ];

@@ -68,6 +68,10 @@ fn compute(source: &dyn WeightSource) -> Result<String> {
             hasher.update(&(*size as u64).to_le_bytes());
         }
         hasher.update(&(stored.bytes.len() as u64).to_le_bytes()).update(stored.bytes);
+        // What the model uses, it reads again; the rest need not stay in memory.
+        if let Ok(weight) = source.get(&name) {
+            weight.release();
+        }
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -7,6 +7,8 @@ use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use super::{BlockKind, Blocks, DType, Elements};
 use crate::error::{Error, Result};
@@ -216,26 +218,33 @@ impl FrozenWeight {
         Ok(Self { shape: self.shape.clone(), data })
     }
 
-    /// The same tensor stored as `dtype`, rounded to nearest even.
+    /// The same tensor stored as `dtype`, rounded to nearest even. Pages of the file that were only read for it are given
+    /// back.
     pub fn to_dtype(&self, dtype: DType) -> Self {
         if Some(dtype) == self.dtype() {
             return self.clone();
         }
-        let wide = self.elements().to_f32();
+        let from = self.elements();
         let data = match dtype {
-            DType::F32 => Data::F32(wide.into()),
+            DType::F32 => Data::F32(converted(from, 0.0, |wide, out| out.copy_from_slice(wide))),
             DType::Bf16 => {
-                let mut out = vec![bf16::ZERO; wide.len()];
-                out.convert_from_f32_slice(&wide);
-                Data::Bf16(out.into())
+                Data::Bf16(converted(from, bf16::ZERO, |wide, out| out.convert_from_f32_slice(wide)))
             }
-            DType::F16 => {
-                let mut out = vec![f16::ZERO; wide.len()];
-                out.convert_from_f32_slice(&wide);
-                Data::F16(out.into())
-            }
+            DType::F16 => Data::F16(converted(from, f16::ZERO, |wide, out| out.convert_from_f32_slice(wide))),
         };
+        self.release();
         Self { shape: self.shape.clone(), data }
+    }
+
+    /// Gives the pages of a mapped tensor back to the system, which reads them from the file again when they are asked for.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Data::Mapped { file, start, bytes, .. } = &self.data {
+            // SAFETY: the map is a read-only one of a file, so its pages hold what the file holds, before and after.
+            let advised = unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, *start, *bytes) };
+            // Where the system cannot, they stay: nothing depends on it.
+            drop(advised);
+        }
     }
 
     /// All numbers as an f32 tensor on `device`.
@@ -253,6 +262,19 @@ fn slice_of(file: &Mmap, start: usize, bytes: usize) -> Result<&[u8]> {
         .checked_add(bytes)
         .and_then(|end| file.get(start..end))
         .ok_or_else(|| Error::Weights(format!("a tensor's {bytes} bytes at {start} lie outside its file")))
+}
+
+/// All numbers as `T`s, widened a little at a time, so that no second copy of the whole exists.
+fn converted<T: Copy>(from: Elements, zero: T, narrow: impl Fn(&[f32], &mut [T])) -> Arc<[T]> {
+    const PART: usize = 1 << 16;
+    let mut out: Arc<[T]> = std::iter::repeat_n(zero, from.len()).collect();
+    let mut wide = vec![0.0; PART.min(from.len())];
+    for (i, out) in Arc::get_mut(&mut out).into_iter().flat_map(|out| out.chunks_mut(PART)).enumerate() {
+        let wide = &mut wide[..out.len()];
+        from.slice(i * PART..i * PART + out.len()).widen_into(wide);
+        narrow(wide, out);
+    }
+    out
 }
 
 /// Numbers copied out of misaligned bytes.
