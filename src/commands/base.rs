@@ -124,9 +124,13 @@ impl Base {
         Decoder::load(self.spec.clone(), &*self.source, self.dtype, &self.device)
     }
 
-    /// Bytes that its weights take in memory: the mapped file, and what is stored as another type beside it.
+    /// Bytes that its weights take in memory: the mapped file, or what is stored as another type in its place.
     pub fn bytes(&self) -> usize {
-        self.mapped_bytes() + self.converted_bytes()
+        match self.converted_bytes() {
+            0 => self.mapped_bytes(),
+            // The file's pages are given back once they are read.
+            converted => converted,
+        }
     }
 
     fn mapped_bytes(&self) -> usize {

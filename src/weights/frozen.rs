@@ -239,9 +239,16 @@ impl FrozenWeight {
     /// Gives the pages of a mapped tensor back to the system, which reads them from the file again when they are asked for.
     pub fn release(&self) {
         #[cfg(unix)]
-        if let Data::Mapped { file, start, bytes, .. } = &self.data {
+        {
+            let (file, start, bytes) = match &self.data {
+                Data::Mapped { file, start, bytes, .. } => (file, *start, *bytes),
+                Data::Blocks { bytes: BlockBytes::Mapped { file, range }, .. } => {
+                    (file, range.start, range.len())
+                }
+                _ => return,
+            };
             // SAFETY: the map is a read-only one of a file, so its pages hold what the file holds, before and after.
-            let advised = unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, *start, *bytes) };
+            let advised = unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes) };
             // Where the system cannot, they stay: nothing depends on it.
             drop(advised);
         }
