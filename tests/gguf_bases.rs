@@ -59,7 +59,7 @@ fn dequantised_weights_give_transformers_log_probs() {
     }
 }
 
-/// Quantised weights are multiplied in bf16: within a percent here, with random models of a few wide logits.
+/// Activations are rounded beside quantised weights, attention's to bf16: within a percent here, with random models of a few wide logits.
 #[test]
 fn quantised_weights_stay_near_them_forwards_and_backwards() {
     let expected = json("gguf/expected.json");

@@ -149,9 +149,13 @@ impl Attention {
         Ok((y, Saved { projections, raw, q, k, v, attention, output }))
     }
 
-    /// Attention's own products are rounded as those of its output projection.
+    /// Attention's own products are rounded as those of its output projection, but to bf16 where those are of quantised
+    /// weights.
     fn precision(&self) -> Precision {
-        self.output.linear.precision()
+        match self.output.linear.precision() {
+            Precision::F32 => Precision::F32,
+            Precision::Bf16 | Precision::Fixed => Precision::Bf16,
+        }
     }
 
     fn turn(&self, x: &Tensor, rows: &Rows, index: usize) -> Result<Tensor> {

@@ -41,13 +41,13 @@ pub struct LowRankGradients {
 /// An input of several maps: packed when the first of them needs it, for each precision once.
 pub struct Input {
     x: Tensor,
-    packed: [OnceCell<Packed>; 2],
+    packed: [OnceCell<Packed>; 3],
 }
 
 impl Input {
     /// The input `x [T, in]`.
     pub fn new(x: Tensor) -> Self {
-        Self { x, packed: [OnceCell::new(), OnceCell::new()] }
+        Self { x, packed: [const { OnceCell::new() }; 3] }
     }
 
     /// `x`.
@@ -56,12 +56,21 @@ impl Input {
     }
 
     fn packed(&self, precision: Precision) -> Result<&Packed> {
-        let cell = &self.packed[usize::from(precision == Precision::Bf16)];
+        let cell = &self.packed[precision as usize];
         if let Some(packed) = cell.get() {
             return Ok(packed);
         }
         let packed = profile::timed("linear packing", 0, || pack(&self.x, precision))?;
         Ok(cell.get_or_init(|| packed))
+    }
+}
+
+/// What the thin products beside a map's own are rounded to. Fixed point, which has 13 bits for 64 numbers, would lose
+/// the small steps of `A` and `B` (see [`narrow`]).
+fn thin(linear: &Linear) -> Precision {
+    match linear.precision() {
+        Precision::Bf16 => Precision::Bf16,
+        Precision::F32 | Precision::Fixed => Precision::F32,
     }
 }
 
@@ -107,8 +116,8 @@ pub fn forward(
         let z = profile::timed("low-rank forward", 2 * rows * rank * inputs, || -> Result<_> {
             let a = host::read(path.a)?;
             Ok(match masked {
-                Some(masked) => narrow(&pack(masked, linear.precision())?, &a, rank, Side::Rows),
-                None => narrow(packed, &a, rank, Side::Rows),
+                Some(masked) => narrow(&pack(masked, thin(linear))?, &a, rank, Side::Rows),
+                None => narrow(input.packed(thin(linear))?, &a, rank, Side::Rows),
             })
         })?;
         ups.push((scaled(&z, path.scale, rank), host::read(path.b)?, rank));
@@ -210,11 +219,16 @@ pub fn backward(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient
     let mut paths = Vec::new();
     for branch in branches {
         let packed = profile::timed("linear packing", 0, || pack(branch.dy, branch.linear.precision()))?;
+        let beside = thin(branch.linear);
+        let wide = (!branch.paths.is_empty() && beside != branch.linear.precision())
+            .then(|| profile::timed("linear packing", 0, || pack(branch.dy, beside)))
+            .transpose()?;
+        let wide = wide.as_ref().unwrap_or(&packed);
         for (path, kept) in &branch.paths {
             let (outputs, rank) = path.b.dims2()?;
             // dz = s·dy·B [T, r]
             let mut dz = profile::timed("low-rank backward", 2 * rows * rank * outputs, || {
-                Ok::<_, Error>(narrow(&packed, &host::read(path.b)?, rank, Side::Columns))
+                Ok::<_, Error>(narrow(wide, &host::read(path.b)?, rank, Side::Columns))
             })?;
             dz.iter_mut().for_each(|dz| *dz *= path.scale);
             paths.push(PathGradient {

@@ -16,7 +16,7 @@ use crate::model::pass::Pass;
 use crate::ops::gemm::Isa;
 
 /// First bytes of a file; the digit is the format version.
-const MAGIC: &[u8; 8] = b"dporef 2";
+const MAGIC: &[u8; 8] = b"dporef 3";
 
 type Id = [u8; 32];
 

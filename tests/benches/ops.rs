@@ -77,68 +77,106 @@ fn products(peaks: [f64; 2]) {
     }
 }
 
-/// Products with quantised weights: their rate, the share of a bf16 weight's, and the distance from the product with the
-/// dequantised weight in f32, as norms; in the precision that models use (bf16) and in f32.
+/// Products with quantised weights against those with bf16 weights of the same shape, alternating: their rate, how many
+/// times as fast they are (minimum, median and maximum of the pairs' ratios), and the distance from the product with the
+/// dequantised weight in f32, as norms, which bf16 has too.
 fn quantised() {
-    for (m, n, k) in [(512, 1024, 1024), (512, 2048, 2048), (1920, 2048, 1024)] {
-        let noise = |count: usize, seed: usize| -> Vec<f32> {
-            (0..count).map(|i| ((i * 7919 + seed) % 4093) as f32 / 2046.5 - 1.0).collect()
-        };
-        let x = noise(m * k.max(n), 1);
-        let gflop = 2e-9 * (m * n * k) as f64;
-        // Forwards the weight's rows are lanes, backwards its columns.
-        let product = |weight: Elements, forward: bool, p: Precision| match forward {
-            true => {
-                gemm(&Operand::by_row(Elements::F32(&x[..m * k]), m, k), &Operand::by_row(weight, n, k), p)
-            }
-            false => {
-                gemm(&Operand::by_row(Elements::F32(&x[..m * n]), m, n), &Operand::by_column(weight, n, k), p)
-            }
-        };
-        let rate = |weight: Elements, forward: bool, p: Precision| {
-            gflop / best(|| drop(std::hint::black_box(product(weight, forward, p))))
-        };
-        for kind in [
-            BlockKind::Q8_0,
-            BlockKind::Q4_0,
-            BlockKind::Q5_0,
-            BlockKind::Q4K,
-            BlockKind::Q5K,
-            BlockKind::Q6K,
-        ] {
-            let (numbers, size) = kind.block();
-            let bytes: Vec<u8> = (0..n * k / numbers * size)
-                .map(|i| {
-                    let high = i % size == 1
-                        || (i % size == 3 && size > 100)
-                        || (kind == BlockKind::Q6K && i % size == 209);
-                    // High bytes of halves make scales near 2⁻⁸; the rest is any bits.
-                    if high { 0x1c } else { ((i * 131 + i / 251) % 256) as u8 }
-                })
-                .collect();
-            let weight = Elements::Blocks(Blocks::new(kind, &bytes));
+    for (m, n, k) in
+        [(1600, 4864, 896usize), (1600, 896, 4864), (512, 1024, 1024), (64, 4864, 896), (1, 4864, 1024)]
+    {
+        for kind in BlockKind::ALL {
+            let k = k.next_multiple_of(kind.block().0);
+            let bytes = random_blocks(*kind, n * k);
+            let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
             let wide = weight.to_f32();
             let narrow: Vec<bf16> = wide.iter().map(|x| bf16::from_f32(*x)).collect();
+            let x = gaussian(m * k.max(n));
             let mut text = format!("{m:5} x {n:5} x {k:5} {:5}", kind.name());
             for (way, forward) in [("x·Wᵀ", true), ("dy·W", false)] {
-                let want = product(Elements::F32(&wide), forward, Precision::F32);
+                // Forwards the weight's rows are lanes, backwards its columns.
+                let product = |weight: Elements, p: Precision| match forward {
+                    true => gemm(
+                        &Operand::by_row(Elements::F32(&x[..m * k]), m, k),
+                        &Operand::by_row(weight, n, k),
+                        p,
+                    ),
+                    false => gemm(
+                        &Operand::by_row(Elements::F32(&x[..m * n]), m, n),
+                        &Operand::by_column(weight, n, k),
+                        p,
+                    ),
+                };
+                let want = product(Elements::F32(&wide), Precision::F32);
                 let norm =
                     |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-                let full = rate(Elements::Bf16(&narrow), forward, Precision::Bf16);
-                for p in [Precision::Bf16, Precision::F32] {
-                    let got = product(weight, forward, p);
-                    let off = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w))
-                        / norm(&mut want.iter().copied());
-                    let rate = rate(weight, forward, p);
-                    text += &format!(
-                        "   {way} {p:?} {rate:5.0} GFLOP/s {:3.0}% off {off:.1e}",
-                        100.0 * rate / full
-                    );
-                }
+                let off = |got: &[f32]| {
+                    norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied())
+                };
+                let offs = [(weight, Precision::of(&weight)), (Elements::Bf16(&narrow), Precision::Bf16)]
+                    .map(|(weight, p)| off(&product(weight, p)));
+                let [rate, ratios @ ..] = against(
+                    || drop(std::hint::black_box(product(weight, Precision::of(&weight)))),
+                    || drop(std::hint::black_box(product(Elements::Bf16(&narrow), Precision::Bf16))),
+                );
+                text += &format!(
+                    "   {way} {:5.0} GFLOP/s, {:.2} ({:.2} to {:.2}) of bf16, off {:.1e} (bf16 {:.1e})",
+                    2e-9 * (m * n * k) as f64 / rate,
+                    ratios[1],
+                    ratios[0],
+                    ratios[2],
+                    offs[0],
+                    offs[1],
+                );
             }
             println!("{text}");
         }
     }
+}
+
+/// The best time of `work` in seconds, and minimum, median and maximum of how many times as fast as `other` it is.
+fn against(mut work: impl FnMut(), mut other: impl FnMut()) -> [f64; 4] {
+    let seconds = |work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    seconds(&mut work);
+    seconds(&mut other);
+    let (start, mut fastest, mut ratios) = (Instant::now(), f64::INFINITY, Vec::new());
+    while ratios.len() < 7 || start.elapsed().as_secs_f64() < 0.5 {
+        let (mine, others) = (seconds(&mut work), seconds(&mut other));
+        fastest = fastest.min(mine);
+        ratios.push(others / mine);
+    }
+    ratios.sort_by(f64::total_cmp);
+    [fastest, ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]]
+}
+
+/// As many numbers in blocks of this kind: any bits, with scales near 2⁻⁸.
+fn random_blocks(kind: BlockKind, count: usize) -> Vec<u8> {
+    let (numbers, size) = kind.block();
+    // The high bytes of halves.
+    let scales: &[usize] = match kind {
+        BlockKind::Q6K => &[209],
+        BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[1],
+        _ => &[1, 3],
+    };
+    (0..count / numbers * size)
+        .map(|i| if scales.contains(&(i % size)) { 0x1c } else { ((i * 131 + i / 251) % 256) as u8 })
+        .collect()
+}
+
+/// Nearly Gaussian numbers: sums of twelve uniform ones.
+fn gaussian(count: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut uniform = || {
+        // xorshift32 (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32
+    };
+    (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
 }
 
 fn tensor(rows: usize, columns: usize) -> Tensor {

@@ -68,25 +68,39 @@ macro_rules! tile_body {
                 b = b.add(16 * NV);
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            if r < $rows {
-                for (v, &sum) in sums.iter().enumerate() {
-                    let left = $columns.saturating_sub(16 * v).min(16);
-                    let mask = ((1u32 << left) - 1) as __mmask16;
-                    // SAFETY: masked to the corner that the caller lets us write.
-                    unsafe {
-                        let to = $c.add(r * $stride).wrapping_add(16 * v);
-                        let sum = if $accumulate {
-                            _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum)
-                        } else {
-                            sum
-                        };
-                        _mm512_mask_storeu_ps(to, mask, sum);
-                    }
+        // SAFETY: the caller's promise.
+        unsafe { store(&sums, $c, $stride, $rows, $columns, $accumulate) };
+    }};
+}
+
+/// Writes (or adds) the corner of a tile.
+///
+/// # Safety
+/// As `Kernel::run`, on a processor with AVX-512F.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store<const MR: usize, const NV: usize>(
+    sums: &[[__m512; NV]; MR],
+    c: *mut f32,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    accumulate: bool,
+) {
+    for (r, sums) in sums.iter().enumerate() {
+        if r < rows {
+            for (v, &sum) in sums.iter().enumerate() {
+                let mask = mask(columns.saturating_sub(16 * v).min(16));
+                // SAFETY: masked to the corner that the caller lets us write.
+                unsafe {
+                    let to = c.add(r * stride).wrapping_add(16 * v);
+                    let sum =
+                        if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum) } else { sum };
+                    _mm512_mask_storeu_ps(to, mask, sum);
                 }
             }
         }
-    }};
+    }
 }
 
 /// # Safety
@@ -143,9 +157,7 @@ pub(super) fn panel(
     k: Range<usize>,
     to: &mut [MaybeUninit<u32>],
 ) -> bool {
-    let lanes = width.min(from.lanes - first);
-    let at = first * from.lane_stride + k.start * from.k_stride;
-    let strip = Strip { lanes, width, k: k.len(), lane_stride: from.lane_stride, k_stride: from.k_stride };
+    let (strip, at) = Strip::of(from, first, width, &k);
     let to = to.as_mut_ptr().cast::<u32>();
     let (by_row, by_column) = (from.k_stride == 1, from.lane_stride == 1);
     // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index of
@@ -171,15 +183,25 @@ pub(super) fn panel(
 }
 
 /// A strip of an operand: `lanes` of a panel's `width`, `k` elements each.
-struct Strip {
-    lanes: usize,
-    width: usize,
-    k: usize,
-    lane_stride: usize,
-    k_stride: usize,
+pub(super) struct Strip {
+    pub(super) lanes: usize,
+    pub(super) width: usize,
+    pub(super) k: usize,
+    pub(super) lane_stride: usize,
+    pub(super) k_stride: usize,
 }
 
-fn mask(count: usize) -> __mmask16 {
+impl Strip {
+    /// The lanes from `first` over `k`, and where they begin in the operand's numbers.
+    pub(super) fn of(from: &Operand, first: usize, width: usize, k: &Range<usize>) -> (Self, usize) {
+        let (lane_stride, k_stride) = (from.lane_stride, from.k_stride);
+        let strip = Self { lanes: width.min(from.lanes - first), width, k: k.len(), lane_stride, k_stride };
+        (strip, first * lane_stride + k.start * k_stride)
+    }
+}
+
+/// The first `count` (0 to 16) of 16.
+pub(super) fn mask(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
@@ -348,7 +370,7 @@ unsafe fn columns_f32_pairs(strip: &Strip, from: *const f32, to: *mut u32) {
 /// Transposes a 16×16 matrix of 32-bit words held in 16 vectors.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     let (mut pairs, mut quads, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
     for i in 0..8 {

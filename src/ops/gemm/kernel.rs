@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::Precision;
 #[cfg(target_arch = "x86_64")]
-use super::avx512;
+use super::{avx512, fixed};
 
 /// The instruction sets there are kernels for, best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub enum Isa {
     Avx2,
     /// 512-bit fused multiply-add.
     Avx512,
-    /// And dot products of bf16 pairs.
+    /// And dot products of pairs, bf16 and 16-bit integers (no processor has the first alone).
     Avx512Bf16,
 }
 
@@ -31,7 +31,7 @@ impl Isa {
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
-        if avx512 && is_x86_feature_detected!("avx512bf16") {
+        if avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
             Self::Avx512Bf16
         } else if avx512 {
             Self::Avx512
@@ -68,13 +68,45 @@ impl Isa {
 /// `(steps, a, b, c, stride of c, rows, columns, accumulate)`, see [`Kernel::run`].
 pub(super) type Tile = unsafe fn(usize, *const u32, *const u32, *mut f32, usize, usize, usize, bool);
 
-/// A micro-kernel and the panels it wants: `a [steps][mr]`, `b [steps][nr]` words of 32 bits, each an f32 or a pair of
-/// bf16 that are neighbours in `k`.
+/// What the words of a panel hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// An f32.
+    F32,
+    /// A pair of bf16 that are neighbours in `k`.
+    Bf16,
+    /// A pair of 16-bit integers that are neighbours in `k`; behind each chunk of [`CHUNK`] numbers stands one step more,
+    /// the f32 scales of its lanes.
+    Fixed,
+}
+
+/// Numbers that share a scale in fixed point.
+pub(super) const CHUNK: usize = 64;
+
+impl Word {
+    fn of(isa: Isa, precision: Precision) -> Self {
+        match precision {
+            Precision::Bf16 if isa == Isa::Avx512Bf16 => Self::Bf16,
+            Precision::Fixed if isa == Isa::Avx512Bf16 => Self::Fixed,
+            _ => Self::F32,
+        }
+    }
+
+    /// Steps of `k` numbers, those of scales with them.
+    pub(super) fn steps(self, k: usize) -> usize {
+        match self {
+            Self::F32 => k,
+            Self::Bf16 => k.div_ceil(2),
+            Self::Fixed => k.div_ceil(2) + k.div_ceil(CHUNK),
+        }
+    }
+}
+
+/// A micro-kernel and the panels it wants: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
 pub(super) struct Kernel {
     pub(super) mr: usize,
     pub(super) nr: usize,
-    /// 1 (f32) or 2 (pairs of bf16).
-    pub(super) k_per_step: usize,
+    pub(super) word: Word,
     /// Most elements of `k` in a block: a panel of `B` fits the L1 cache.
     pub(super) max_kc: usize,
     /// Whether the AVX-512 packing may be used.
@@ -86,15 +118,18 @@ impl Kernel {
     /// The kernel for an `[m, n]` product; small sizes get smaller tiles, with the same sums.
     pub(super) fn select(isa: Isa, precision: Precision, m: usize, n: usize) -> Self {
         let _ = n;
+        let word = Word::of(isa, precision);
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
             let (mr, nv) = (avx512::best_rows(m), if n <= 16 { 1 } else { 2 });
-            let pairs = precision == Precision::Bf16 && isa == Isa::Avx512Bf16;
-            let tile = if pairs { avx512::bf16_tile(mr, nv) } else { avx512::f32_tile(mr, nv) };
-            let (k_per_step, max_kc) = if pairs { (2, 512) } else { (1, 256) };
-            return Self { mr, nr: 16 * nv, k_per_step, max_kc, wide: true, tile };
+            let (tile, max_kc) = match word {
+                Word::F32 => (avx512::f32_tile(mr, nv), 256),
+                Word::Bf16 => (avx512::bf16_tile(mr, nv), 512),
+                Word::Fixed => (fixed::tile(mr, nv), 512),
+            };
+            return Self { mr, nr: 16 * nv, word, max_kc, wide: true, tile };
         }
-        let _ = (precision, m);
+        let _ = m;
         let (mr, tile): (usize, Tile) = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 if m == 1 => (1, tile_avx2::<1>),
@@ -103,7 +138,7 @@ impl Kernel {
             _ if m == 1 => (1, tile_portable::<1>),
             _ => (4, tile_portable::<4>),
         };
-        Self { mr, nr: 16, k_per_step: 1, max_kc: 256, wide: false, tile }
+        Self { mr, nr: 16, word, max_kc: 256, wide: false, tile }
     }
 
     /// Writes (or adds to) the `[rows, columns]` corner of a tile at `c`.

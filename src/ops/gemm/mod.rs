@@ -1,8 +1,8 @@
 //! Blocked, multi-threaded matrix product: `C [m, n] (+)= A [m, k] · B [k, n]`, f32 accumulation.
 //!
 //! After Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): both operands are packed
-//! into panels that a register-tiled micro-kernel streams through. Storage types are widened, or rounded to bf16, while
-//! packing, so no converted copy of a weight ever exists.
+//! into panels that a register-tiled micro-kernel streams through. Storage types are widened, or rounded, while packing,
+//! so no converted copy of a weight ever exists.
 //!
 //! **Batch invariance.** The bits of a row of `C` depend on that row of `A`, on `B` and on `k` only: blocks of `k` are
 //! cut from `k` alone, every element is summed in order of `k`, and a partial tile runs the same instructions as a full
@@ -10,11 +10,13 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod fixed;
 mod kernel;
 mod pack;
 mod packed;
 mod plan;
+mod strips;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -74,15 +76,24 @@ impl<'a> Operand<'a> {
 pub enum Precision {
     /// Products of f32.
     F32,
-    /// Products of bf16, where the processor multiplies them; elsewhere as [`Precision::F32`].
+    /// Products of bf16, where the processor multiplies them; elsewhere as [`Precision::F32`]. Rounding both operands
+    /// puts the product of Gaussian numbers 2.4e-3 off (‖error‖ / ‖product‖), rounding one of them 1.7e-3.
     Bf16,
+    /// Products of 16-bit fixed point, 64 numbers of `k` to a scale, where the processor multiplies that, nearly as
+    /// fast as bf16; elsewhere as [`Precision::F32`]. The product of Gaussian numbers is 1.9e-4 off; rounding moves no
+    /// operand by more than 7e-4 of its norm.
+    Fixed,
 }
 
 impl Precision {
-    /// The precision a weight of this storage is multiplied in. Quantised weights are rounded to bf16 once they are
-    /// dequantised: their own error is far larger.
+    /// The precision a weight of this storage is multiplied in. Quantised weights are not bf16 numbers, and need not be
+    /// rounded to such: fixed point costs as much and is nearer to their product in f32.
     pub fn of(weight: &Elements) -> Self {
-        if matches!(weight, Elements::Bf16(_) | Elements::Blocks(_)) { Self::Bf16 } else { Self::F32 }
+        match weight {
+            Elements::Bf16(_) => Self::Bf16,
+            Elements::Blocks(_) if Isa::detected() == Isa::Avx512Bf16 => Self::Fixed,
+            _ => Self::F32,
+        }
     }
 }
 

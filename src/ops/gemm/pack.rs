@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::kernel::Kernel;
-use super::{Elements, Operand, blocks};
+use super::kernel::{Kernel, Word};
+use super::{Elements, Operand, strips};
 
 /// Packs lanes `first..first + width` over `k` into `to`, `[steps][width]` words. Lanes beyond the operand and the odd
 /// half of a last pair are zero.
@@ -18,19 +18,26 @@ pub(super) fn panel(
     k: Range<usize>,
     to: &mut [MaybeUninit<u32>],
 ) {
-    assert_eq!(to.len(), k.len().div_ceil(kernel.k_per_step) * width, "size of a panel");
+    assert_eq!(to.len(), kernel.word.steps(k.len()) * width, "size of a panel");
     let contiguous = from.k_stride == 1 || from.lane_stride == 1;
-    if let (Elements::Blocks(quantised), true) = (from.data, contiguous) {
-        return blocks::panel(kernel, (from, quantised), first, width, k, to);
+    match (from.data, kernel.word) {
+        #[cfg(target_arch = "x86_64")]
+        (Elements::F32(x), Word::Fixed) if contiguous => {
+            return super::fixed::panel(x, from, first, width, k, to);
+        }
+        (_, Word::Fixed) => return strips::panel(kernel, from, first, width, k, to),
+        (Elements::Blocks(_), _) if contiguous => return strips::panel(kernel, from, first, width, k, to),
+        _ => {}
     }
-    let pairs = kernel.k_per_step == 2;
+    let pairs = kernel.word == Word::Bf16;
     #[cfg(target_arch = "x86_64")]
     if kernel.wide && super::avx512::panel(pairs, from, first, width, k.clone(), to) {
         return;
     }
+    let k_per_step = if pairs { 2 } else { 1 };
     let lanes = width.min(from.lanes - first);
     for (step, words) in to.chunks_exact_mut(width).enumerate() {
-        let at = k.start + step * kernel.k_per_step;
+        let at = k.start + step * k_per_step;
         for (lane, word) in words.iter_mut().enumerate() {
             let value =
                 |k_at: usize| if lane < lanes && k_at < k.end { load(from, first + lane, k_at) } else { 0.0 };
@@ -44,6 +51,7 @@ fn pair(low: f32, high: f32) -> u32 {
     u32::from(bf16::from_f32(low).to_bits()) | u32::from(bf16::from_f32(high).to_bits()) << 16
 }
 
-fn load(from: &Operand, lane: usize, k: usize) -> f32 {
+/// Number `k` of a lane, widened.
+pub(super) fn load(from: &Operand, lane: usize, k: usize) -> f32 {
     from.data.get(lane * from.lane_stride + k * from.k_stride)
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernel::Kernel;
+use super::kernel::{CHUNK, Kernel, Word};
 
 /// Packed columns of a task that fit the L2 cache beside the panel of `A`.
 const PANELS_PER_TASK: usize = 8;
@@ -13,7 +13,7 @@ pub(super) struct Cut {
     pub(super) k: usize,
     /// Elements of `k` in a block; a whole number of steps.
     kc: usize,
-    k_per_step: usize,
+    word: Word,
     /// Rows of a panel.
     pub(super) mr: usize,
     pub(super) panels: usize,
@@ -22,9 +22,10 @@ pub(super) struct Cut {
 impl Cut {
     pub(super) fn new(kernel: &Kernel, m: usize, k: usize) -> Self {
         let blocks = k.div_ceil(kernel.max_kc).max(1);
-        // A multiple of 32 keeps the vectorised packing on whole vectors.
-        let kc = k.div_ceil(blocks).next_multiple_of(32).max(32);
-        Self { k, kc, k_per_step: kernel.k_per_step, mr: kernel.mr, panels: m.div_ceil(kernel.mr) }
+        // A multiple of 32 keeps the vectorised packing on whole vectors, one of a chunk cuts none.
+        let whole = if kernel.word == Word::Fixed { CHUNK } else { 32 };
+        let kc = k.div_ceil(blocks).next_multiple_of(whole).max(whole);
+        Self { k, kc, word: kernel.word, mr: kernel.mr, panels: m.div_ceil(kernel.mr) }
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -37,7 +38,7 @@ impl Cut {
 
     /// Kernel steps of a block; an odd last element is paired with zero.
     pub(super) fn steps(&self, block: usize) -> usize {
-        self.k_range(block).len().div_ceil(self.k_per_step)
+        self.word.steps(self.k_range(block).len())
     }
 
     /// Words of all packed panels.
@@ -47,7 +48,7 @@ impl Cut {
 
     /// Where panel `row` of a block of `k` begins.
     pub(super) fn offset(&self, block: usize, row: usize) -> usize {
-        let before = block * self.kc / self.k_per_step;
+        let before = block * self.word.steps(self.kc);
         (before * self.panels + row * self.steps(block)) * self.mr
     }
 }

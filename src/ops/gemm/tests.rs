@@ -106,9 +106,11 @@ fn a_rows_bits_do_not_depend_on_the_other_rows_or_the_threads() {
     let pools: Vec<_> =
         [1, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
     for isa in Isa::available() {
-        for (elements, precision) in
-            [(Elements::F32(&b), Precision::F32), (Elements::Bf16(&weight), Precision::Bf16)]
-        {
+        for (elements, precision) in [
+            (Elements::F32(&b), Precision::F32),
+            (Elements::Bf16(&weight), Precision::Bf16),
+            (Elements::F32(&b), Precision::Fixed),
+        ] {
             let weight = Operand::by_row(elements, n, k);
             let whole = product(isa, &Operand::by_row(Elements::F32(&a), 300, k), &weight, precision);
             for (m, pool) in
@@ -218,9 +220,11 @@ fn quantised_weights_multiply_as_their_numbers_do() {
             let (x, dy) =
                 (Operand::by_row(Elements::F32(&x), m, k), Operand::by_row(Elements::F32(&dy), m, n));
             for isa in Isa::available() {
-                for (precision, plain) in
-                    [(Precision::F32, Elements::F32(&wide)), (Precision::Bf16, Elements::Bf16(&rounded))]
-                {
+                for (precision, plain) in [
+                    (Precision::F32, Elements::F32(&wide)),
+                    (Precision::Bf16, Elements::Bf16(&rounded)),
+                    (Precision::Fixed, Elements::F32(&wide)),
+                ] {
                     // Without bf16 instructions the weight is not rounded.
                     let plain = if isa == Isa::Avx512Bf16 { plain } else { Elements::F32(&wide) };
                     let forward = |w| product(isa, &x, &Operand::by_row(w, n, k), precision);
@@ -241,6 +245,153 @@ fn quantised_weights_multiply_as_their_numbers_do() {
             let part = Elements::Blocks(blocks).slice(k..n * k);
             assert_eq!(part.to_f32(), wide[k..]);
             assert_eq!(part.get(3).to_bits(), wide[k + 3].to_bits());
+        }
+    }
+}
+
+/// Gaussian numbers: Box and Muller's, of the sequence's.
+fn gaussian(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = u64::from(seed);
+    let mut uniform = || {
+        // splitmix64 (Steele, Lea & Flood 2014).
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut number =
+        || (-2.0 * (1.0 - uniform()).ln()).sqrt() * (2.0 * std::f64::consts::PI * uniform()).cos();
+    (0..count).map(|_| number() as f32).collect()
+}
+
+/// The worst for fixed point: of 64 numbers one is 1000 times the others.
+fn peaked(count: usize, seed: u32) -> Vec<f32> {
+    gaussian(count, seed)
+        .iter()
+        .enumerate()
+        .map(|(i, x)| if i % 64 == 17 { 1000.0 * x } else { *x })
+        .collect()
+}
+
+/// ‖got − want‖ / ‖want‖.
+fn distance(got: &[f32], want: &[f64]) -> f64 {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - w)) / norm(&mut want.iter().copied())
+}
+
+/// One tile, none whole, several blocks of `k` and of columns; `k` is made whole blocks.
+const QUANTISED: [(usize, usize, usize); 6] =
+    [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (37, 33, 96), (50, 577, 608)];
+
+#[test]
+fn quantised_products_are_a_thousandth_off_at_most() {
+    for kind in BlockKind::ALL {
+        for (m, n, k) in QUANTISED {
+            let k = k.next_multiple_of(kind.block().0);
+            let bytes = quantised(*kind, n, k, 5);
+            let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
+            let wide = weight.to_f32();
+            // Two roundings of 1.3e-4; peaked activations have one of 4e-4. Of few peaked rows the product may be small
+            // by chance, as it is a sum of few terms.
+            let peaked = (m > 12).then_some((peaked as fn(usize, u32) -> Vec<f32>, 1e-3));
+            for (numbers, most) in [(gaussian as fn(usize, u32) -> Vec<f32>, 3e-4)].into_iter().chain(peaked)
+            {
+                let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
+                let term = |x: f32| f64::from(x);
+                let forward = reference(&|i, l| term(x[i * k + l]), &|l, j| term(wide[j * k + l]), m, n, k);
+                let backward = reference(&|i, l| term(dy[i * n + l]), &|l, j| term(wide[l * k + j]), m, k, n);
+                let (x, dy) =
+                    (Operand::by_row(Elements::F32(&x), m, k), Operand::by_row(Elements::F32(&dy), m, n));
+                for isa in Isa::available() {
+                    let y = product(isa, &x, &Operand::by_row(weight, n, k), Precision::Fixed);
+                    let dx = product(isa, &dy, &Operand::by_column(weight, n, k), Precision::Fixed);
+                    for (got, want, way) in [(y, &forward, "forward"), (dx, &backward, "backward")] {
+                        let off = distance(&got, want);
+                        assert!(off <= most, "{kind:?} {isa:?} {way} {m} {n} {k}: {off:.1e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantised_products_depend_on_neither_rows_nor_threads() {
+    let pools: Vec<_> =
+        [1, 2, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
+    for kind in BlockKind::ALL {
+        let (n, k) = (577, 768);
+        let bytes = quantised(*kind, n, k, 3);
+        let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
+        let (x, dy) = (gaussian(60 * k, 1), gaussian(60 * n, 2));
+        let products = |m: usize| {
+            let (x, dy) = (&x[..m * k], &dy[..m * n]);
+            let (x, dy) = (Operand::by_row(Elements::F32(x), m, k), Operand::by_row(Elements::F32(dy), m, n));
+            [
+                gemm(&x, &Operand::by_row(weight, n, k), Precision::of(&weight)),
+                gemm(&dy, &Operand::by_column(weight, n, k), Precision::of(&weight)),
+            ]
+        };
+        let whole = products(60);
+        for (m, pool) in [1, 3, 11, 14, 60].into_iter().flat_map(|m| pools.iter().map(move |p| (m, p))) {
+            for (part, whole) in pool.install(|| products(m)).iter().zip(&whole) {
+                let same = part.iter().zip(whole).all(|(x, y)| x.to_bits() == y.to_bits());
+                assert!(same, "{kind:?} {m} rows");
+            }
+        }
+    }
+}
+
+/// Every storage and layout comes to the same fixed point: its f32 numbers', packed from rows.
+#[test]
+fn fixed_point_of_every_layout() {
+    for isa in Isa::available() {
+        for (m, n, k) in SIZES {
+            let a = numbers(m * k, 1);
+            let halves: Vec<bf16> = numbers(n * k * 3, 7).into_iter().map(bf16::from_f32).collect();
+            let f16s: Vec<f16> = halves.iter().map(|x| f16::from_f32(x.to_f32())).collect();
+            let a = Operand::by_row(Elements::F32(&a), m, k);
+            for (lane_stride, k_stride) in [(k, 1), (1, n), (3 * k, 3), (3, 3 * n)] {
+                for elements in [Elements::Bf16(&halves), Elements::F16(&f16s)] {
+                    let b = Operand::strided(elements, n, k, lane_stride, k_stride);
+                    let wide: Vec<f32> =
+                        (0..n * k).map(|i| elements.get(i / k * lane_stride + i % k * k_stride)).collect();
+                    let rows =
+                        product(isa, &a, &Operand::by_row(Elements::F32(&wide), n, k), Precision::Fixed);
+                    assert_eq!(product(isa, &a, &b, Precision::Fixed), rows, "{isa:?} {m} {n} {k}");
+                    let turned: Vec<f32> = (0..n * k).map(|i| wide[i % n * k + i / n]).collect();
+                    let b = Operand::by_column(Elements::F32(&turned), k, n);
+                    assert_eq!(product(isa, &a, &b, Precision::Fixed), rows, "{isa:?} {m} {n} {k} turned");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn fixed_point_keeps_what_is_no_number() {
+    let (m, n, k) = (15, 37, 200);
+    let b = gaussian(n * k, 4);
+    let b = Operand::by_row(Elements::F32(&b), n, k);
+    for isa in Isa::available() {
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut a = gaussian(m * k, 3);
+            let plain = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
+            a[4 * k + 133] = odd;
+            let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
+            for (row, (got, plain)) in got.chunks(n).zip(plain.chunks(n)).enumerate() {
+                assert!(if row == 4 { got.iter().all(|x| !x.is_finite()) } else { got == plain }, "{isa:?}");
+            }
+        }
+        // Zeros, what is almost nothing, and the smallest and the greatest that are kept.
+        for (factor, most) in [(0.0, 0.0), (1e-36, 1e-34), (1e-28, 1e-26), (1e35, f32::MAX)] {
+            let a: Vec<f32> = gaussian(m * k, 3).iter().map(|x| x * factor).collect();
+            let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
+            assert!(got.iter().all(|x| x.abs() <= most), "{isa:?} {factor}");
+            assert_eq!(
+                got.iter().any(|x| *x != 0.0),
+                factor > 1e-30 || isa != Isa::Avx512Bf16 && factor > 0.0
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
-use crate::weights::{DType, FrozenWeight};
+use crate::weights::{BlockKind, DType, FrozenWeight};
 
 fn linear(outputs: usize, inputs: usize, seed: u64, bias: bool) -> Linear {
     let weight =
@@ -105,6 +105,35 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
     let near =
         if near.to_vec2::<f32>().unwrap() == x.to_vec2::<f32>().unwrap() { dy.clone() } else { rounded(&dy) };
     assert_same(&dx(&half, &dy), &dx(&wide, &near), 3e-5, "dx");
+}
+
+#[test]
+fn a_quantised_map_is_near_its_numbers_and_keeps_the_small_steps_of_its_path() {
+    let (x, dy) = (noise(&[13, 64], 1), noise(&[13, 40], 2));
+    let (a, b) = (noise(&[4, 64], 3), noise(&[40, 4], 4));
+    // Blocks of a half, 2⁻⁶, and 32 integers of any size.
+    let integers = |block: usize| (0..32).map(move |i| (block * 37 + i * i * 11) as u8);
+    let bytes: Vec<u8> = (0..80).flat_map(|block| [0x00, 0x24].into_iter().chain(integers(block))).collect();
+    let weight = FrozenWeight::from_blocks(bytes.into(), BlockKind::Q8_0, &[40, 64]).unwrap();
+    let wide = Linear::new(weight.to_dtype(DType::F32), false, None);
+    let map = Linear::new(weight, false, None);
+    let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
+    let path = LowRank { a: &fine, b: &b, scale: 2.0 };
+    let (y, z) = apply(&map, &x, path).unwrap();
+    let (want, want_z) = apply(&wide, &x, path).unwrap();
+    assert_same(&z[0], &want_z[0], 2e-6, "z");
+    // Rounding is 1.9e-4 off, by the norm; no element here is by more than four times that.
+    assert_same(&y, &want, 5e-4, "y");
+    let run = |linear| {
+        let kept = Kept { x: Some(&x), z: &z[0], mask: None, trained: true };
+        let (dx, mut gradients) =
+            backward(&[Branch { linear, dy: &dy, paths: vec![(path, kept)] }], None).unwrap();
+        (dx.finish().unwrap(), gradients.remove(0))
+    };
+    let ((dx, got), (want_dx, want)) = (run(&map), run(&wide));
+    assert_same(&dx, &want_dx, 5e-4, "dx");
+    assert_same(&tensor(&got.a, &a), &tensor(&want.a, &a), 2e-6, "dA");
+    assert_same(&tensor(&got.b, &b), &tensor(&want.b, &b), 2e-6, "dB");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Packing quantised weights: a strip is dequantised into a few kilobytes that stay in the first-level cache, and packed
-//! from there as f32 numbers are. No wider copy of a weight than that ever exists.
+//! Packing what no vector code packs directly, quantised weights above all: a strip is widened into a few kilobytes that
+//! stay in the first-level cache, and packed from there as f32 numbers are. No wider copy of a weight than that ever
+//! exists.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -10,35 +11,47 @@ use super::{Elements, Operand, pack};
 use crate::ops::simd::vectorised;
 use crate::weights::Blocks;
 
-/// Elements of `k` that are dequantised at once: 32 lanes of them are 16 kB.
+/// Elements of `k` that are widened at once, whole chunks of fixed point: 32 lanes of them are 16 kB.
 const SPAN: usize = 128;
 
 thread_local! {
     static STRIP: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As [`pack::panel`], for an operand of `blocks` that is contiguous along `k` or along its lanes.
+/// As [`pack::panel`], strip by strip.
 pub(super) fn panel(
     kernel: &Kernel,
-    (from, blocks): (&Operand, Blocks),
+    from: &Operand,
     first: usize,
     width: usize,
     k: Range<usize>,
     to: &mut [MaybeUninit<u32>],
 ) {
     let lanes = width.min(from.lanes - first);
-    let by_row = from.k_stride == 1;
+    // Along its lanes only where the numbers are contiguous there.
+    let by_row = from.k_stride == 1 || from.lane_stride != 1;
     STRIP.with_borrow_mut(|strip| {
-        for (part, to) in to.chunks_mut(SPAN / kernel.k_per_step * width).enumerate() {
+        for (part, to) in to.chunks_mut(kernel.word.steps(SPAN) * width).enumerate() {
             let start = k.start + part * SPAN;
             let length = SPAN.min(k.end - start);
             let at = first * from.lane_stride + start * from.k_stride;
             strip.resize(lanes * length, 0.0);
+            match from.data {
+                Elements::Blocks(blocks) if from.k_stride == 1 => {
+                    lines(blocks, at, from.lane_stride, length, strip);
+                }
+                Elements::Blocks(blocks) if !by_row => lines(blocks, at, from.k_stride, lanes, strip),
+                _ => {
+                    for (i, x) in strip.iter_mut().enumerate() {
+                        let (lane, k) =
+                            if by_row { (i / length, i % length) } else { (i % lanes, i / lanes) };
+                        *x = pack::load(from, first + lane, start + k);
+                    }
+                }
+            }
             let f32s = if by_row {
-                lines(blocks, at, from.lane_stride, length, strip);
                 Operand::by_row(Elements::F32(strip), lanes, length)
             } else {
-                lines(blocks, at, from.k_stride, lanes, strip);
                 Operand::by_column(Elements::F32(strip), length, lanes)
             };
             pack::panel(kernel, &f32s, 0, width, 0..length, to);
