@@ -27,7 +27,7 @@ fn with_case(name: &str, case: &str) -> Decoder {
 
 #[test]
 fn summed_logps_agree_within_a_thousandth_of_a_nat() {
-    assert_eq!(models().len(), 17);
+    assert_eq!(models().len(), 18);
     for name in models() {
         let expected = json(&format!("models/{name}/expected.json"));
         let examples = examples("pairs.jsonl", &fixture("models").join(&name));

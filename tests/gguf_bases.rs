@@ -13,7 +13,7 @@ use dpo_lora::model::pass::Pass;
 use dpo_lora::weights::{DType, WeightSource};
 use serde_json::Value;
 
-const NAMES: [&str; 7] = ["gemma2", "gemma3", "llama", "llama-k", "phi3", "qwen2", "qwen3"];
+const NAMES: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-k", "phi3", "qwen2", "qwen3"];
 
 fn open(name: &str) -> GgufModel {
     GgufModel::open(&fixture("gguf").join(format!("{name}.gguf"))).unwrap()

@@ -68,6 +68,8 @@ impl Base {
             WeightDtype::BF16 => Some(DType::Bf16),
             WeightDtype::F16 => Some(DType::F16),
         };
+        // First: a base of the Hub may have to be downloaded.
+        let device = open_device(device)?;
         let (mut shown, mut revision) = (name.to_string(), None);
         let (place, source, spec): (_, Box<dyn WeightSource>, _) = if gguf::is_file(Path::new(name)) {
             let GgufModel { file, config, spec, source } = GgufModel::open(Path::new(name))?;
@@ -86,7 +88,7 @@ impl Base {
             let source = SafetensorsSource::open(&directory)?;
             (Place::Directory(directory), Box::new(source), spec)
         };
-        Ok(Self { name: shown, revision, place, source, spec, device: open_device(device)?, dtype })
+        Ok(Self { name: shown, revision, place, source, spec, device, dtype })
     }
 
     /// A name that finds the very same base for ever: of the Hub, `owner/name@commit`.
@@ -265,15 +267,15 @@ fn locate(name: &str) -> Result<Option<PathBuf>> {
 }
 
 fn open_device(choice: DeviceChoice) -> Result<Device> {
-    let built = match choice {
-        DeviceChoice::Cuda(_) => cfg!(feature = "cuda"),
-        DeviceChoice::Metal => cfg!(feature = "metal"),
-        DeviceChoice::Auto | DeviceChoice::Cpu => true,
+    let (built, feature) = match choice {
+        DeviceChoice::Cuda(_) => (cfg!(feature = "cuda"), "cuda"),
+        DeviceChoice::Metal => (cfg!(feature = "metal"), "metal"),
+        DeviceChoice::Auto | DeviceChoice::Cpu => (true, ""),
     };
     let missing =
         |why: String| Error::Config(format!("the device {choice} cannot be used: {why}; choose auto or cpu"));
     if !built {
-        return Err(missing("this binary was built without it".into()));
+        return Err(missing(format!("this binary was built without it (cargo's feature `{feature}`)")));
     }
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),

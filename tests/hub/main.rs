@@ -247,9 +247,11 @@ fn endless_cuts_and_errors_end() {
 
 #[test]
 fn wrong_lengths_and_wrong_bytes_are_not_kept() {
-    for (quirk, part) in
-        [(Quirk::Longer, "should be 36 bytes, but the server sends 40"), (Quirk::Corrupt, "has the SHA-256")]
-    {
+    for (quirk, part) in [
+        (Quirk::Longer, "should be 36 bytes, but the server sends 40"),
+        (Quirk::Shorter, "should be 36 bytes, but the server sends 32"),
+        (Quirk::Corrupt, "has the SHA-256"),
+    ] {
         let (fake, cache) = (FakeHub::new(&MODEL), cache());
         fake.quirk("model.safetensors", quirk, 1);
         failure(hub(&fake, &cache).model(&main()), &["model.safetensors of owner/name", part]);

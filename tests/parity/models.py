@@ -46,12 +46,17 @@ MODELS = {
     "granite": ("granite", dict(SHAPE, rope_parameters=rope(10000.0), embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.6, logits_scaling=1.5, tie_word_embeddings=True)),
     "stablelm": ("stablelm", dict(SHAPE, hidden_size=48, num_attention_heads=3, num_key_value_heads=1, num_hidden_layers=2, use_qkv_bias=True,
                                   rope_parameters=rope(10000.0, partial_rotary_factor=0.25), tie_word_embeddings=False)),
+    # one key/value head, as the 2B model; head_dim is not hidden / heads
+    "gemma": ("gemma", dict(SHAPE, head_dim=12, num_key_value_heads=1, rope_parameters=rope(10000.0))),
 }
 
 # config.json as hubs hold it from before transformers 5: rope_theta and rope_scaling at the top
-OLD_STYLE = {"llama", "qwen2"}
+# name → what else such a file says, or (...) does not say. Gemma's official files say gelu, and mean its tanh form
+OLD_STYLE = {"llama": {}, "qwen2": {}, "gemma": dict(hidden_act="gelu", tie_word_embeddings=...)}
 # name → (source of the weights, dtype, shard size)
 COPIES = {"llama-sharded": ("llama", torch.bfloat16, "20KB"), "llama-f16": ("llama", torch.float16, "1GB")}
+# Each keeps its place here for ever: a model's numbers are drawn from it, and a new one must not change the others'.
+SEEDS = {name: seed for seed, name in enumerate([*(name for name in MODELS if name != "gemma"), *COPIES, "gemma"])}
 
 
 def load_model(path):
@@ -84,16 +89,18 @@ def randomise(model, seed):
         weight.data.copy_(value)
 
 
-def make_models(out):
-    for seed, (name, (model_type, fields)) in enumerate(MODELS.items()):
+def make_models(out, only=()):
+    """All of them, or these."""
+    wanted = lambda names: {name: made for name, made in names.items() if not only or name in only}
+    for name, (model_type, fields) in wanted(MODELS).items():
         path = out / "models" / name
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), attn_implementation="eager").eval()
-        randomise(model, 100 + seed)
+        randomise(model, 100 + SEEDS[name])
         model.save_pretrained(path)
         if name in OLD_STYLE:
             write_old_style_config(path, model)
         add_tokenizer(out, path)
-    for name, (source, dtype, shard) in COPIES.items():
+    for name, (source, dtype, shard) in wanted(COPIES).items():
         path = out / "models" / name
         model = load_model(out / "models" / source).to(dtype)
         model.config.dtype = dtype
@@ -109,7 +116,7 @@ def write_old_style_config(path, model):
     config["rope_scaling"] = None if parameters == {"rope_type": "default"} else parameters
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.46.0"
-    config.pop("layer_types", None)
+    config = {key: value for key, value in (config | dict(OLD_STYLE[path.name], layer_types=...)).items() if value is not ...}
     (path / "config.json").write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
     again = load_model(path)
     ids = torch.arange(5, 45)[None]

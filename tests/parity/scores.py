@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
 
 from files import read_jsonl, write_json
-from models import COPIES, MODELS, load_model
+from models import SEEDS, load_model
 
 R, ALPHA = 4, 6
 GENERATED, MIN_LEAD = 24, 5e-4
@@ -33,17 +33,18 @@ def cases_of(name):
     return list(CASES) if name == "llama" else ["plain"]
 
 
-def make_scores(out):
+def make_scores(out, only=()):
+    """Of all models, or of these."""
     pairs = read_jsonl(out / "pairs.jsonl")
     tokens = json.loads((out / "tokens.json").read_text())[0]
     assert (tokens["tokenizer"], tokens["file"], tokens["max_length"]) == ("tokenizer", "pairs.jsonl", None)
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     prompts = [tokenizer(pair["prompt"])["input_ids"] for pair in pairs[:3]]
-    for seed, name in enumerate([*MODELS, *COPIES]):
+    for name in only or SEEDS:
         path = out / "models" / name
         models = {"none": load_model(path)}
         for case in cases_of(name):
-            write_adapter(path, case, seed)
+            write_adapter(path, case, SEEDS[name])
             models[case] = PeftModel.from_pretrained(load_model(path), path / "adapters" / case).eval()
         expected = dict(adapters={}, logits={}, greedy={})
         for case, model in models.items():

@@ -20,7 +20,7 @@ pub(super) fn llama_like(config: &ConfigJson) -> Result<DecoderSpec> {
         None => config.number_or_none("layer_norm_eps")?.unwrap_or(1e-6),
     };
     let intermediate = config.size("intermediate_size")?;
-    let act = activation(config, &["hidden_act", "hidden_activation"])?;
+    let act = activation(config, &["hidden_activation", "hidden_act"])?;
     let vocab_size = config.size("vocab_size")?;
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
