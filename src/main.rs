@@ -1,14 +1,61 @@
 //! The command line program: run, print the error chain, exit code.
 
+use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use dpo_lora::cli::Cli;
+use mimalloc::MiMalloc;
 
-/// Large buffers come and go with every operation; glibc would map and fault them in anew each time.
+/// Large buffers come and go with every operation; glibc would map and fault them in anew each time, mimalloc keeps them.
+/// Memory that cannot be had ends the program as every other failure does, not by an abort.
+struct Allocator;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
+
+// SAFETY: every call is handed to mimalloc as it is, and its answer is handed back or the process ends.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        had(unsafe { MiMalloc.alloc(layout) }, layout.size())
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        had(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { MiMalloc.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        had(unsafe { MiMalloc.realloc(at, layout, size) }, size)
+    }
+}
+
+/// No buffer of a step is so large. Who asks for more has read the length of a file, and tells its name when refused.
+const IMPLAUSIBLE: usize = 1 << 40;
+
+fn had(at: *mut u8, bytes: usize) -> *mut u8 {
+    if at.is_null() && bytes < IMPLAUSIBLE {
+        out_of_memory(bytes);
+    }
+    at
+}
+
+/// Allocates nothing: standard error has no buffer, and no destructor runs.
+#[cold]
+fn out_of_memory(bytes: usize) -> ! {
+    let _ = writeln!(
+        std::io::stderr(),
+        "error: out of memory: the system refuses {bytes} bytes more (see `ulimit -v`); set train.gradient_checkpointing: \
+         true, or lower train.per_device_train_batch_size, train.max_tokens_per_batch or data.max_length. Checkpoints \
+         written so far are whole, and --resume goes on with the last"
+    );
+    signal_hook::low_level::exit(1)
+}
 
 /// `mi_option_purge_delay` of `mimalloc.h`; the binding does not name it.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;

@@ -4,12 +4,31 @@
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
+use std::panic;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Panics that the process is told of.
+static TOLD: AtomicUsize = AtomicUsize::new(0);
+
+/// The only test of its process: the allocator and the hook count for all threads.
 #[test]
 fn every_input_of_the_corpus_is_taken_or_refused() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        TOLD.fetch_add(1, Ordering::Relaxed);
+        before(info);
+    }));
+    the_corpus();
+    // A file of it makes the tokenizers library panic, which becomes an error and is not told of; other panics are.
+    assert_eq!(TOLD.load(Ordering::Relaxed), 0);
+    assert!(panic::catch_unwind(|| panic!("of this thread")).is_err());
+    assert!(std::thread::spawn(|| panic!("of another")).join().is_err());
+    assert_eq!(TOLD.load(Ordering::Relaxed), 2);
+}
+
+fn the_corpus() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    // One after another: the allocator counts for the whole process.
     for target in fuzz::TARGETS {
         let directory = corpus.join(target.name);
         let mut paths: Vec<_> =

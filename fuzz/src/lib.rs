@@ -4,8 +4,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Once, OnceLock};
 
 use candle_core::Device;
 use dpo_lora::adapter::{mlx, peft};
@@ -76,7 +76,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config_json", run: config_json, slack: 4 << 20 },
     Target { name: "records", run: records, slack: 2 << 20 },
     Target { name: "run_config", run: run_config, slack: 1 << 20 },
-    Target { name: "template", run: template, slack: 64 << 20 },
+    // minijinja repeats a string up to 100 MB, and joins two of those; what a template writes is bounded by us.
+    Target { name: "template", run: template, slack: 256 << 20 },
     Target { name: "tokenizer", run: tokenizer, slack: 64 << 20 },
 ];
 
@@ -203,7 +204,6 @@ fn gguf(data: &[u8]) {
 
 /// Architecture and tokenizer of the metadata, whatever tensors there are.
 fn gguf_model(data: &[u8]) {
-    quiet_tokenizers();
     let path = put("base.gguf", data);
     let _ = GgufModel::open(&path).map(|model| model.source.names().len());
     let Ok(file) = GgufFile::open(&path) else { return };
@@ -326,22 +326,8 @@ fn template(data: &[u8]) {
     let _ = template.render(&messages.iter().collect::<Vec<_>>(), &tokens.into(), options);
 }
 
-/// The `tokenizers` library panics on some files, which [`ChatTokenizer`] makes an error of. The fuzzer's own hook would
-/// end the process before it can; what is not caught still ends it.
-fn quiet_tokenizers() {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !info.location().is_some_and(|at| at.file().contains("/tokenizers-")) {
-                before(info);
-            }
-        }));
-    });
-}
-
+/// The library's own panics become errors before the fuzzer's hook, which would end the process, hears of them.
 fn tokenizer(data: &[u8]) {
-    quiet_tokenizers();
     let Some((config, json)) = parts(data) else { return };
     if let Ok(tokenizer) = ChatTokenizer::from_bytes(json, config, None) {
         if let Ok(ids) = tokenizer.encode("The film, a <s>ü</s>\u{1F600}.", true) {

@@ -320,6 +320,12 @@ fn resume(trainer: &mut Trainer, config: &RunConfig, run: &RunDir) -> Result<Vec
             notes.extend(config.compare_for_resume(&state.config)?);
             trainer.restore(&path, state)?;
             notes.push(format!("resumed from {}", path.display()));
+            let (done, all) = (trainer.step(), trainer.total_steps());
+            if done >= all {
+                notes.push(format!(
+                    "it stands at step {done} of {all}: nothing is left to train; train.max_steps above {done} goes on"
+                ));
+            }
         }
     }
     Ok(notes)

@@ -14,6 +14,7 @@ pub mod config;
 pub mod example;
 pub mod format;
 pub mod gguf;
+mod guarded;
 mod jinja;
 pub mod messages;
 pub mod pack;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, NaiveTime};
@@ -120,9 +121,44 @@ impl ChatTemplate {
         context.insert("tools", options.tools.map_or(Value::from(()), to_value));
         context.insert("documents", Value::from(()));
         context.insert("add_generation_prompt", Value::from(options.add_generation_prompt));
-        self.env.get_template(NAME).and_then(|template| template.render(context)).map_err(|e| {
-            Error::Data(format!("the chat template cannot render this conversation: {}", describe(&e)))
-        })
+        let mut text = Bounded::default();
+        let rendered =
+            self.env.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text));
+        let failed = |what: &str| {
+            Err(Error::Data(format!("the chat template cannot render this conversation: {what}")))
+        };
+        match (rendered, String::from_utf8(text.bytes)) {
+            _ if text.refused => failed(&format!("it writes more than {} MiB", MOST_BYTES >> 20)),
+            (Err(e), _) => failed(&describe(&e)),
+            (Ok(_), Err(e)) => failed(&e.to_string()),
+            (Ok(_), Ok(text)) => Ok(text),
+        }
+    }
+}
+
+/// Bytes of a rendered conversation, at most: some 16 million tokens. Without a bound a short template writes until the
+/// memory is full, long before it has used up its instructions.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What a template wrote, up to [`MOST_BYTES`].
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    refused: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > MOST_BYTES - self.bytes.len() {
+            self.refused = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -260,6 +296,21 @@ mod tests {
         let broken = render("{% for %}", &messages, RenderOptions::default()).unwrap_err().to_string();
         assert!(broken.contains("not valid Jinja") && broken.contains("line 1"), "{broken}");
         assert!(render(CHATML, &[], RenderOptions::default()).is_err());
+    }
+
+    /// 100 GB, were it not for the bound; one that fits to the byte is rendered.
+    #[test]
+    fn what_a_template_writes_is_bounded() {
+        let messages = [Message::new("user", "x")];
+        let endless = "{% for i in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";
+        let refusal = render(endless, &messages, RenderOptions::default()).unwrap_err().to_string();
+        assert!(
+            refusal.ends_with("cannot render this conversation: it writes more than 64 MiB"),
+            "{refusal}"
+        );
+        let whole = format!("{{{{ 'x' * {MOST_BYTES} }}}}");
+        assert_eq!(render(&whole, &messages, RenderOptions::default()).unwrap().len(), MOST_BYTES);
+        assert!(render(&format!("{whole}y"), &messages, RenderOptions::default()).is_err());
     }
 
     #[test]

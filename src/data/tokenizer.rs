@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 
+use super::guarded::caught;
 use super::messages::Message;
 use super::template::{self, ChatTemplate, RenderOptions};
 use crate::error::{Error, Result};
@@ -194,9 +194,9 @@ impl ChatTokenizer {
 
 /// The `tokenizers` library panics on some damaged files, and on some texts under them; here that is an error too.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(found) => found.map_err(|error| error.to_string()),
-        Err(_) => Err("the library gave up on it; is tokenizer.json damaged?".into()),
+    match caught(work) {
+        Some(found) => found.map_err(|error| error.to_string()),
+        None => Err("the library gave up on it; is tokenizer.json damaged?".into()),
     }
 }
 

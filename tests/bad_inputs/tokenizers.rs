@@ -45,6 +45,25 @@ fn broken_tokenizers() {
     train_refused(&place, 1, &["pairs.jsonl:1", "eos_token"]);
 }
 
+/// The library's parser of decoders panics on this one (found by fuzzing). Not even the panic's own line is printed.
+#[test]
+fn a_tokenizer_that_its_library_does_not_survive() {
+    let place = copy_of_llama("pairs.jsonl");
+    place.edit("model/tokenizer.json", |t| t["decoder"] = json!({"type": "Fuse"}));
+    let whole = String::from_utf8(place.read("model/tokenizer.json")).unwrap();
+    let broken = whole.replace(r#""decoder":{"type":"Fuse"}"#, r#""decoder":{"type":"Fuse" 3}"#);
+    assert_ne!(broken, whole);
+    place.write("model/tokenizer.json", broken);
+    train_refused(
+        &place,
+        1,
+        &["model/tokenizer.json: ", "the library gave up on it; is tokenizer.json damaged?"],
+    );
+    let args = ["generate", "--base", "model", "--prompt", "x"];
+    let told = refused(&place, &args, 1, &["model/tokenizer.json: "]);
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
 #[test]
 fn conversations_without_a_template() {
     let place = copy_of_llama("chat.jsonl");

@@ -1,17 +1,20 @@
-//! Files that may not grow beyond a size (`ulimit -f`): what a full disk or a quota does, without a mount.
+//! Files that may not grow beyond a size (`ulimit -f`): what a full disk or a quota does, without a mount. Memory that may not
+//! (`ulimit -v`).
 
 use std::process::Command;
 
 use serde_json::json;
 
+use crate::common::fixture;
 use crate::common::program::{Place, Ran, finish};
 use crate::{RESUME, TRAIN, assert_same, assert_sound, assert_told, whole};
 
-/// The program with files of at most so many blocks of 512 bytes; a write beyond is an error, not a signal.
-fn limited(place: &Place, blocks: u32, args: &[&str]) -> Ran {
+/// The program with files of at most so many blocks of 512 bytes (`-f`; a write beyond is an error, not a signal) or so many
+/// kB of memory (`-v`).
+fn limited(place: &Place, limit: &str, args: &[&str]) -> Ran {
     let plain = place.command(args);
     let mut command = Command::new("sh");
-    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let script = format!("trap '' XFSZ; ulimit {limit}; exec \"$0\" \"$@\"");
     command.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args());
     command.current_dir(plain.get_current_dir().unwrap());
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -25,7 +28,7 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_nothing() {
     let place = whole(9, &[]);
     // An adapter has 19 kB, the moments have 39 kB: neither, one and both of them fit.
     for (blocks, fits) in [(20, false), (60, false), (400, true)] {
-        let ran = limited(&place, blocks, &TRAIN);
+        let ran = limited(&place, &format!("-f {blocks}"), &TRAIN);
         if fits {
             ran.ok();
         } else {
@@ -44,11 +47,44 @@ fn a_log_that_cannot_be_written_is_told_once_and_ends_nothing() {
     let rank = [("lora.r", json!(1)), ("train.logging_steps", json!(1)), ("train.eval_steps", json!(100))];
     let place = whole(60, &rank);
     // The log of 60 lines has over 20 kB; the moments of rank 1 have 13.
-    let ran = limited(&place, 32, &TRAIN);
+    let ran = limited(&place, "-f 32", &TRAIN);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning: metrics.jsonl: cannot write").count(), 1, "{}", ran.stderr);
     assert_sound(&place.path("run"));
     let (kept, all) = (place.metrics("run"), place.metrics("whole"));
     assert!(kept.len() < all.len() && kept == all[..kept.len()], "{} of {}", kept.len(), all.len());
     assert_eq!(place.adapter("run"), place.adapter("whole"));
+}
+
+/// A step of 64 pairs of 200 and more tokens needs more than 150 MB, what goes before it less than 40.
+#[test]
+fn memory_that_cannot_be_had_in_a_step_ends_the_run_with_its_cause() {
+    let place = Place::new();
+    let pair = |i: usize| {
+        let (chosen, rejected) = ("a good answer, and a long one. ", "a bad one, and longer still. ");
+        let pair = json!({"prompt": format!("Question {i}: "), "chosen": chosen.repeat(7), "rejected": rejected.repeat(8)});
+        format!("{pair}\n")
+    };
+    place.write("long.jsonl", (0..64).map(pair).collect::<String>());
+    let settings = [
+        ("train.max_steps", json!(2)),
+        ("train.per_device_train_batch_size", json!(64)),
+        ("train.gradient_accumulation_steps", json!(1)),
+        ("train.save_steps", json!(1)),
+        ("train.threads", json!(1)),
+        // The schedule may not depend on the number of steps.
+        ("train.lr_scheduler_type", json!("constant")),
+        ("train.warmup_steps", json!(0)),
+    ];
+    place.recipe(&fixture("models/llama"), "long.jsonl".as_ref(), &settings);
+    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
+    place.run(&["train", "-c", "run.yaml", "--set", "train.max_steps=1"]).ok();
+    for kilobytes in [60_000, 100_000] {
+        let ran = limited(&place, &format!("-v {kilobytes}"), &RESUME);
+        assert_told(&ran, &["out of memory: the system refuses "]);
+        assert!(ran.stderr.contains("train.gradient_checkpointing: true"), "{}", ran.stderr);
+        assert_eq!(assert_sound(&place.path("run")), 1);
+    }
+    place.run(&RESUME).ok();
+    assert_same(&place, "run");
 }
