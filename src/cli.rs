@@ -331,6 +331,7 @@ mod tests {
             "merge --base b --adapter a --output o --combination cat",
             "merge --base b --adapter a --output-adapter p --format gguf",
             "merge --base b --adapter a --output-adapter p --unmerge",
+            "merge --base b --adapter a --output-adapter p --dtype f16",
             "merge --base b --adapter a --output-adapter p --combination ties --density 0",
             "merge --base b --adapter a --output-adapter p --rank 0",
             "inspect a --against",

@@ -110,6 +110,9 @@ fn tensor_in_words(error: &candle_core::Error) -> String {
 #[derive(Debug, Default)]
 pub struct Problems(Vec<String>);
 
+/// Problems that are told; the adapter of another base has hundreds.
+const MOST_TOLD: usize = 24;
+
 impl Problems {
     /// Adds `message` (key, value, remedy) unless `holds`.
     pub fn require(&mut self, holds: bool, message: impl FnOnce() -> String) {
@@ -136,8 +139,13 @@ impl Problems {
     }
 
     /// # Errors
-    /// [`Error::Config`] with one line a problem, if there is any.
-    pub fn finish(self) -> Result<()> {
+    /// [`Error::Config`] with one line a problem, if there is any; of very many the first.
+    pub fn finish(mut self) -> Result<()> {
+        let more = self.0.len().saturating_sub(MOST_TOLD);
+        if more > 0 {
+            self.0.truncate(MOST_TOLD);
+            self.0.push(format!("... and {more} more"));
+        }
         if self.0.is_empty() { Ok(()) } else { Err(Error::Config(self.0.join("\n"))) }
     }
 }
@@ -170,6 +178,10 @@ mod tests {
         problems.absorb(Err(Error::Config("r is 0".into())));
         assert_eq!(problems.finish().unwrap_err().to_string(), "beta is 0\nr is 0");
         assert!(Problems::default().finish().is_ok());
+        let mut many = Problems::default();
+        (0..100).for_each(|i| many.add(format!("problem {i}")));
+        let text = many.finish().unwrap_err().to_string();
+        assert!(text.starts_with("problem 0\n") && text.ends_with("problem 23\n... and 76 more"), "{text}");
     }
 
     #[test]

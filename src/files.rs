@@ -1,8 +1,12 @@
 //! Files and directories appear whole or not at all: written beside, synced, renamed, the directory synced.
 
+mod draining;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+pub use draining::Draining;
 
 use crate::error::{Error, Result};
 
@@ -13,16 +17,19 @@ const TEMPORARY: &str = ".tmp-";
 ///
 /// # Errors
 /// If the directory cannot be written or the disk is full; the file is then as it was before.
-pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
+) -> Result<()> {
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    let mut file =
+    let file =
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(Error::write(directory))?;
     let write = || -> std::io::Result<()> {
-        let mut buffered = BufWriter::with_capacity(1 << 20, &mut file);
+        let mut buffered = BufWriter::with_capacity(1 << 20, Draining::new(file.as_file()));
         fill(&mut buffered)?;
         buffered.flush()?;
-        drop(buffered);
+        buffered.get_mut().finish()?;
         readable_by_others(file.as_file())?;
         file.as_file().sync_all()
     };

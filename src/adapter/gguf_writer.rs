@@ -178,11 +178,11 @@ impl Planned {
 }
 
 /// Writes a file of `tensors`, whose bytes `fill` writes one after the other.
-pub(super) fn write(
-    out: &mut dyn Write,
+pub(super) fn write<W: Write + ?Sized>(
+    out: &mut W,
     metadata: &[(String, Value)],
     tensors: &[Planned],
-    mut fill: impl FnMut(usize, &mut dyn Write) -> std::io::Result<()>,
+    mut fill: impl FnMut(usize, &mut W) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let mut header = b"GGUF".to_vec();
     header.extend(3u32.to_le_bytes());

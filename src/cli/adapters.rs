@@ -63,7 +63,7 @@ pub struct MergeArgs {
     pub rank: Option<usize>,
 
     /// Type of the merged weights: auto (as stored), f32, bf16, f16, and with --format gguf q8_0
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_enum, default_value = "auto", conflicts_with = "output_adapter")]
     pub dtype: MergeDtype,
 
     /// Where to verify: auto, cpu, cuda, cuda:N or metal
@@ -155,7 +155,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum)]
     pub format: ExportFormat,
 
-    /// Number type of a GGUF adapter
+    /// Number type of a GGUF adapter (PEFT's and mlx-lm's are f32)
     #[arg(long = "dtype", alias = "type", value_enum, default_value = "f32")]
     pub kind: GgufNumbers,
 

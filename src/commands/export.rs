@@ -20,6 +20,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             args.output.display()
         )));
     }
+    if args.kind != GgufNumbers::F32 && args.format != ExportFormat::Gguf {
+        return Err(Error::Config("--dtype is of --format gguf; the other formats hold f32".into()));
+    }
     let base = Base::open(&args.base, WeightDtype::Auto, DeviceChoice::Cpu)?;
     let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
     let adapters =

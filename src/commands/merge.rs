@@ -59,6 +59,12 @@ fn into_model(
             merge::gguf::merge(&from, parts, output, &options)?
         }
         MergeFormat::Safetensors => {
+            if output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+                return Err(Error::Config(format!(
+                    "the output {} would be a directory; add --format gguf for a GGUF file, or name a directory",
+                    output.display()
+                )));
+            }
             let mut options =
                 MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
             if matches!(base.place, Place::Gguf(_)) {

@@ -54,7 +54,7 @@ def watch(command):
 
 
 def main():
-    binary, model, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 3
+    binary, model, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5
     with tempfile.TemporaryDirectory(dir=os.environ.get("PLACE")) as place:
         place = Path(place)
         largest = adapter(model, place / "adapter")
@@ -66,9 +66,12 @@ def main():
             merges.append(seconds)
             memory = max(memory, anonymous)
             subprocess.run(["rm", "-r", place / "merged"], check=True)
+    size = sum(file.stat().st_size for file in model.iterdir())
+    middle = lambda times: sorted(times)[len(times) // 2]
     bound = 1.2 * largest + 300e6
-    show = lambda times: "/".join(f"{t:.2f}" for t in (min(times), sorted(times)[len(times) // 2], max(times)))
-    print(f"copy {show(copies)} s, merge {show(merges)} s, ratio of medians {sorted(merges)[len(merges) // 2] / sorted(copies)[len(copies) // 2]:.2f}")
+    show = lambda times: "/".join(f"{t:.2f}" for t in (min(times), middle(times), max(times)))
+    print(f"{size / 1e9:.2f} GB, min/median/max of {rounds}: copy {show(copies)} s ({size / 1e9 / middle(copies):.2f} GB/s to the disk), merge {show(merges)} s; "
+          f"ratio of medians {middle(merges) / middle(copies):.2f}, of neighbours {show([b / a for a, b in zip(copies, merges)])}")
     print(f"peak RssAnon {memory / 1e6:.0f} MB; bound {bound / 1e6:.0f} MB (largest tensor in float32: {largest / 1e6:.0f} MB)")
     return 0 if memory <= bound else 1
 

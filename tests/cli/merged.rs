@@ -45,6 +45,9 @@ fn merged_scores_as_base_and_adapter_do() {
         let again = place.run(&merge);
         assert_eq!((again.code.unwrap() > 0, again.stdout.as_str()), (true, ""), "{name}");
         assert!(again.stderr.contains("merged") && again.stderr.contains("--force"), "{}", again.stderr);
+        let file = place.run(&["merge", "--base", &base, "--adapter", &adapter, "--output", "merged.gguf"]);
+        assert_eq!(file.code, Some(2), "{}", file.stderr);
+        assert!(file.stderr.contains("--format gguf") && !place.path("merged.gguf").exists());
     }
 }
 

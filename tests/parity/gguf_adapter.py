@@ -88,7 +88,7 @@ def peft_logps(model, adapter):
             return rows(adapted), on
 
 
-def llama_cpp_logps(base, adapter, vocab):
+def server(base, adapter):
     params = xllamacpp.CommonParams()
     params.model.path = str(base)
     params.n_ctx, params.n_parallel = 128, 1
@@ -98,10 +98,13 @@ def llama_cpp_logps(base, adapter, vocab):
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if adapter:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
-    server = xllamacpp.Server(params)
-    rows = []
+    return xllamacpp.Server(params)
+
+
+def llama_cpp_logps(base, adapter, vocab):
+    llama, rows = server(base, adapter), []
     for ids in PROMPTS:
-        answer = server.handle_completions(dict(prompt=ids, n_predict=1, n_probs=vocab, temperature=0.0, ignore_eos=True, cache_prompt=False))
+        answer = llama.handle_completions(dict(prompt=ids, n_predict=1, n_probs=vocab, temperature=0.0, ignore_eos=True, cache_prompt=False))
         top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         row = torch.full((vocab,), float("nan"))
         for entry in top:

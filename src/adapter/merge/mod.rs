@@ -4,25 +4,27 @@
 //! then numbers go from the mapped base to the disk in blocks, whatever the size of the model.
 
 mod config_json;
+mod encode;
 pub mod gguf;
 mod plan;
 mod shards;
+mod stream;
 mod tensor;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Draining};
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::{DType, WeightSource};
 use plan::Plan;
-use shards::{INDEX, Shard};
+use shards::{INDEX, Planned, Shard};
+use stream::Stream;
 
 /// What is merged into.
 #[derive(Clone, Copy)]
@@ -177,35 +179,50 @@ fn write_shard(
     modules: &mut Vec<MergedModule>,
 ) -> Result<()> {
     let file = File::create_new(path).map_err(Error::write(path))?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    shard.write_header(&mut out).map_err(Error::write(path))?;
-    for planned in &shard.tensors {
-        let Some(dtype) = plan.rounds_to(base, planned)? else {
-            out.write_all(base.source.stored(plan.source_name(planned))?.bytes)
-                .map_err(Error::write(path))?;
-            continue;
-        };
-        let target = plan.targets.get(&planned.name);
-        let added = target.map(|target| (&target.linear, target.addends.as_slice()));
-        let weight = base.source.get(plan.source_name(planned))?;
-        let stock = tensor::write(&mut out, &weight, added, dtype).map_err(Error::write(path))?;
-        if stock.overflows {
-            let name = dtype.name();
-            return Err(Error::Adapter(format!(
-                "{} holds numbers that {name} cannot; store the merged model as bf16 or f32",
-                planned.name
-            )));
+    let mut out = Draining::new(&file);
+    let (made, written) = stream::through(&mut out, |stream| {
+        shard.write_header(stream).map_err(Error::write(path))?;
+        for planned in &shard.tensors {
+            modules.extend(write_tensor(base, plan, planned, path, stream)?);
         }
-        modules.extend(target.map(|target| MergedModule {
-            module: target.linear.module.clone(),
-            dtype,
-            delta_norm: stock.delta.sqrt(),
-            rounding_norm: stock.rounding.sqrt(),
-            rounding_max: stock.largest,
-        }));
-    }
-    let file = out.into_inner().map_err(|e| Error::write(path)(e.into_error()))?;
+        Ok::<(), Error>(())
+    });
+    written.and_then(|()| out.finish()).map_err(Error::write(path))?;
+    made?;
     file.sync_all().map_err(Error::write(path))
+}
+
+/// Writes a tensor; what became of it, if it was adapted.
+fn write_tensor<'a>(
+    base: &Base<'a>,
+    plan: &Plan,
+    planned: &Planned,
+    path: &Path,
+    stream: &mut Stream<'a>,
+) -> Result<Option<MergedModule>> {
+    let source = plan.source_name(planned);
+    let Some(dtype) = plan.rounds_to(base, planned)? else {
+        stream.write_kept(base.source.stored(source)?.bytes).map_err(Error::write(path))?;
+        return Ok(None);
+    };
+    let target = plan.targets.get(&planned.name);
+    let added = target.map(|target| (&target.linear, target.addends.as_slice()));
+    let weight = base.source.get(source)?;
+    let stock = tensor::write(stream, &weight, added, &dtype.into()).map_err(Error::write(path))?;
+    if stock.overflows {
+        let name = dtype.name();
+        return Err(Error::Adapter(format!(
+            "{} holds numbers that {name} cannot; store the merged model as bf16 or f32",
+            planned.name
+        )));
+    }
+    Ok(target.map(|target| MergedModule {
+        module: target.linear.module.clone(),
+        dtype,
+        delta_norm: stock.delta.sqrt(),
+        rounding_norm: stock.rounding.sqrt(),
+        rounding_max: stock.largest,
+    }))
 }
 
 fn write_config(base: &Path, directory: &Path, dtype: Option<DType>, untied: bool) -> Result<()> {

@@ -1,23 +1,23 @@
 //! One tensor of a merged model, a block of rows at a time.
 
-use std::io::{Result, Write};
+use std::io::Result;
 use std::ops::Range;
 
-use bytemuck::Pod;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::super::gguf_writer::{Q8_BLOCK, Q8_BYTES, q8_0_into};
+use super::encode::{Encoder, Encoding, Stock, widen_bf16};
+use super::stream::Stream;
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::LinearSpec;
-use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
+use crate::ops::gemm::{self, Elements, Operand, Packed, Precision, Segment};
 use crate::weights::{DType, FrozenWeight};
 
 /// Numbers in a block of rows: enough to keep all threads at work, few beside any model's tensors.
-const BLOCK: usize = 1 << 20;
-/// Numbers that one task takes stock of; fixed, so that sums do not depend on the number of threads.
-const TASK: usize = 1 << 15;
+const BLOCK: usize = 1 << 22;
+/// Rows and columns of a tile, 192 KiB of f32: it stays in a core's cache from widening to rounding. Fixed, so that sums
+/// do not depend on the number of threads; columns are whole blocks of Q8_0.
+const TILE_ROWS: usize = 48;
+const TILE_COLUMNS: usize = 1024;
 
 /// One low-rank addend of a weight.
 pub(super) struct Addend<'a> {
@@ -36,66 +36,27 @@ impl<'a> Addend<'a> {
         Self { a: &lora.values()[slot.a()], b, rank: slot.rank }
     }
 
-    /// Adds these rows of the product, as the weight is stored, to `out`.
-    fn add(&self, linear: &LinearSpec, rows: Range<usize>, out: &mut [f32]) {
-        let Self { a, b, rank } = self;
-        let LinearSpec { inputs, outputs, .. } = linear;
-        let (left, right) = if linear.transposed {
+    /// The left operand of these rows of the product, as the weight is stored.
+    fn left(&self, linear: &LinearSpec, rows: &Range<usize>) -> Packed {
+        let operand = if linear.transposed {
             // Aᵀ·Bᵀ: a stored row is a feature that goes in.
-            let left = Operand::strided(Elements::F32(&a[rows.start..]), rows.len(), *rank, 1, *inputs);
-            (left, Operand::by_row(Elements::F32(b), *outputs, *rank))
+            Operand::strided(Elements::F32(&self.a[rows.start..]), rows.len(), self.rank, 1, linear.inputs)
         } else {
-            let left = Operand::by_row(Elements::F32(&b[rows.start * rank..]), rows.len(), *rank);
-            (left, Operand::by_column(Elements::F32(a), *rank, *inputs))
+            Operand::by_row(Elements::F32(&self.b[rows.start * self.rank..]), rows.len(), self.rank)
         };
-        gemm_add(out, &left, &right, Precision::F32);
-    }
-}
-
-/// What was added to a tensor, and what its storage type then took away.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stock {
-    /// Sum of squares of what was added.
-    pub delta: f64,
-    /// Sum of squares of what rounding changed.
-    pub rounding: f64,
-    /// The largest change by rounding.
-    pub largest: f64,
-    /// Whether a finite number became one that is not.
-    pub overflows: bool,
-}
-
-impl Stock {
-    fn take(before: &[f32], exact: &[f32], stored: &[f32]) -> Self {
-        let mut stock = Self::default();
-        for ((before, exact), stored) in before.iter().zip(exact).zip(stored) {
-            let delta = f64::from(*exact) - f64::from(*before);
-            let rounding = f64::from(*stored) - f64::from(*exact);
-            stock.delta += delta * delta;
-            stock.rounding += rounding * rounding;
-            stock.largest = stock.largest.max(rounding.abs());
-            stock.overflows |= before.is_finite() && !stored.is_finite();
-        }
-        stock
+        Packed::serial(&operand, Precision::F32)
     }
 
-    fn and(self, other: Self) -> Self {
-        Self {
-            delta: self.delta + other.delta,
-            rounding: self.rounding + other.rounding,
-            largest: self.largest.max(other.largest),
-            overflows: self.overflows | other.overflows,
+    /// The right operand of these columns.
+    fn right(&self, linear: &LinearSpec, columns: &Range<usize>) -> Operand<'_> {
+        if linear.transposed {
+            let b = &self.b[columns.start * self.rank..];
+            Operand::by_row(Elements::F32(b), columns.len(), self.rank)
+        } else {
+            let a = Elements::F32(&self.a[columns.start..]);
+            Operand::strided(a, columns.len(), self.rank, 1, linear.inputs)
         }
     }
-}
-
-/// How numbers are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// One by one.
-    Float(DType),
-    /// ggml's blocks of 32, which no row may cut.
-    Q8_0,
 }
 
 /// How a tensor is laid out in its file.
@@ -110,103 +71,129 @@ pub(super) struct Layout {
     pub plus: f32,
 }
 
-/// Writes `weight` plus the addends of `linear` (none: the weight itself), summed in f32 and rounded once to `dtype`.
-pub(super) fn write(
-    out: &mut dyn Write,
-    weight: &FrozenWeight,
-    added: Option<(&LinearSpec, &[Addend])>,
-    dtype: DType,
-) -> Result<Stock> {
-    let layout = Layout { encoding: Encoding::Float(dtype), head: None, columns: None, plus: 0.0 };
-    write_as(out, weight, added, &layout)
+impl From<DType> for Layout {
+    /// As in the base, in this storage type.
+    fn from(dtype: DType) -> Self {
+        Self { encoding: Encoding::Float(dtype), head: None, columns: None, plus: 0.0 }
+    }
 }
 
-/// As [`write`], in another layout.
-pub(super) fn write_as(
-    out: &mut dyn Write,
+/// Writes `weight` plus the addends of `linear` (none: the weight itself), summed in f32 and rounded once.
+pub(super) fn write(
+    out: &mut Stream,
     weight: &FrozenWeight,
     added: Option<(&LinearSpec, &[Addend])>,
     layout: &Layout,
 ) -> Result<Stock> {
-    let columns = layout.columns.or(weight.shape().last().copied()).unwrap_or(1).max(1);
-    let rows = weight.elements().len() / columns;
-    // Whole heads, so that their rows can change places.
-    let step = (BLOCK / columns).max(1).next_multiple_of(layout.head.unwrap_or(1).max(1));
-    let (mut before, mut exact, mut stored) = (Vec::new(), Vec::new(), Vec::new());
-    let mut stock = Stock::default();
-    for start in (0..rows).step_by(step) {
-        let block = start..rows.min(start + step);
-        let stored_as = weight.elements().slice(block.start * columns..block.end * columns);
-        before.resize(stored_as.len(), 0.0);
-        exact.resize(stored_as.len(), 0.0);
-        let tasks = before.par_chunks_mut(TASK).zip(exact.par_chunks_mut(TASK));
-        tasks.enumerate().for_each(|(task, (before, exact))| {
-            stored_as.slice(task * TASK..task * TASK + before.len()).widen_into(before);
-            exact.copy_from_slice(before);
-        });
-        if let Some((linear, addends)) = added {
-            addends.iter().for_each(|addend| addend.add(linear, block.clone(), &mut exact));
-        }
-        if layout.plus != 0.0 {
-            [&mut before, &mut exact].into_iter().flatten().for_each(|x| *x += layout.plus);
-        }
-        if let Some(head) = layout.head {
-            before = neighbours(&before, head, columns);
-            exact = neighbours(&exact, head, columns);
-        }
-        stored.resize(exact.len(), 0.0);
-        match layout.encoding {
-            Encoding::Float(DType::F32) => {
-                stored.copy_from_slice(&exact);
-                out.write_all(bytemuck::cast_slice(&exact))?;
-            }
-            Encoding::Float(DType::Bf16) => write_rounded::<bf16>(out, &exact, &mut stored)?,
-            Encoding::Float(DType::F16) => write_rounded::<f16>(out, &exact, &mut stored)?,
-            Encoding::Q8_0 => write_blocks(out, &exact, &mut stored)?,
-        }
-        let parts = before.par_chunks(TASK).zip(exact.par_chunks(TASK)).zip(stored.par_chunks(TASK));
-        let parts: Vec<Stock> = parts.map(|((b, e), s)| Stock::take(b, e, s)).collect();
-        stock = parts.into_iter().fold(stock, Stock::and);
-    }
-    Ok(stock)
-}
-
-/// Rows of each head from `[2, d/2]` to `[d/2, 2]`.
-fn neighbours(x: &[f32], head: usize, columns: usize) -> Vec<f32> {
-    let row = |at: usize| {
-        let (first, within) = (at / head * head, at % head);
-        &x[(first + within % 2 * (head / 2) + within / 2) * columns..][..columns]
+    let numbers = weight.elements();
+    let region = |range: Range<usize>, columns| Region {
+        numbers: numbers.slice(range),
+        columns,
+        added,
+        layout: *layout,
     };
-    (0..x.len() / columns).flat_map(|at| row(at).iter().copied()).collect()
+    if added.is_some() || layout.head.is_some() {
+        let columns = layout.columns.or(weight.shape().last().copied()).unwrap_or(1).max(1);
+        return region(0..numbers.len(), columns).write(out);
+    }
+    // Rows are nothing then; cut so that no thread gets single numbers, or one row of millions.
+    let whole = numbers.len() - numbers.len() % TILE_COLUMNS;
+    let stock = region(0..whole, TILE_COLUMNS).write(out)?;
+    let rest = region(whole..numbers.len(), (numbers.len() - whole).max(1)).write(out)?;
+    Ok(stock.and(rest))
 }
 
-/// Writes `exact` in blocks of Q8_0, and puts what was written, widened, into `stored`.
-fn write_blocks(out: &mut dyn Write, exact: &[f32], stored: &mut [f32]) -> Result<()> {
-    let mut bytes = vec![0u8; exact.len() / Q8_BLOCK * Q8_BYTES];
-    let tasks = bytes.par_chunks_mut(TASK / Q8_BLOCK * Q8_BYTES).zip(exact.par_chunks(TASK));
-    tasks.zip(stored.par_chunks_mut(TASK)).for_each(|((bytes, exact), stored)| {
-        let blocks = bytes.chunks_exact_mut(Q8_BYTES).zip(exact.chunks_exact(Q8_BLOCK));
-        for ((bytes, exact), stored) in blocks.zip(stored.chunks_exact_mut(Q8_BLOCK)) {
-            q8_0_into(exact, bytes);
-            let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            for (byte, stored) in bytes[2..].iter().zip(stored) {
-                *stored = f32::from(byte.cast_signed()) * scale;
+/// A matrix on its way.
+struct Region<'a> {
+    /// Row-major, as in the base.
+    numbers: Elements<'a>,
+    columns: usize,
+    added: Option<(&'a LinearSpec, &'a [Addend<'a>])>,
+    layout: Layout,
+}
+
+impl Region<'_> {
+    /// A block of rows at a time: threads fill a buffer, then it is written while they fill the next.
+    fn write(&self, out: &mut Stream) -> Result<Stock> {
+        let rows = self.numbers.len() / self.columns;
+        // Whole heads, so that their rows can change places.
+        let head = self.layout.head.unwrap_or(1).max(1);
+        let (per_block, per_task) =
+            ((BLOCK / self.columns / head).max(1) * head, TILE_ROWS.next_multiple_of(head));
+        let row_bytes = self.layout.encoding.bytes(self.columns);
+        let mut stock = Stock::default();
+        for start in (0..rows).step_by(per_block) {
+            let mut bytes = out.buffer((rows - start).min(per_block) * row_bytes);
+            let tasks = bytes.par_chunks_mut((per_task * row_bytes).max(1)).enumerate();
+            let parts = tasks.map_init(Scratch::default, |scratch, (task, bytes)| {
+                let from = start + task * per_task;
+                self.fill(from..from + bytes.len() / row_bytes, bytes, scratch)
+            });
+            let parts: Vec<Stock> = parts.collect();
+            out.write_buffer(bytes)?;
+            stock = parts.into_iter().fold(stock, Stock::and);
+        }
+        Ok(stock)
+    }
+
+    /// These rows, encoded into `bytes`; every pass over a tile finds it in the cache.
+    fn fill(&self, rows: Range<usize>, bytes: &mut [u8], scratch: &mut Scratch) -> Stock {
+        let Scratch { tile, row: one } = scratch;
+        let encoding = self.layout.encoding;
+        let row_bytes = encoding.bytes(self.columns);
+        let mut stock = Stock::default();
+        for top in rows.clone().step_by(TILE_ROWS) {
+            let across = top..rows.end.min(top + TILE_ROWS);
+            let addends = self.added.iter().flat_map(|(linear, addends)| {
+                addends.iter().map(|addend| (*linear, addend, addend.left(linear, &across)))
+            });
+            let addends: Vec<_> = addends.collect();
+            for left in (0..self.columns).step_by(TILE_COLUMNS) {
+                let down = left..self.columns.min(left + TILE_COLUMNS);
+                let width = down.len();
+                tile.resize(across.len() * width, 0.0);
+                for (row, exact) in across.clone().zip(tile.chunks_exact_mut(width)) {
+                    self.read(row, &down, exact);
+                }
+                for (linear, addend, packed) in &addends {
+                    let product = Segment { a: packed, b: addend.right(linear, &down) };
+                    gemm::serial(tile, width, &[product], true);
+                }
+                for (row, exact) in across.clone().zip(tile.chunks_exact_mut(width)) {
+                    let at = (self.place(row) - rows.start) * row_bytes + encoding.bytes(left);
+                    let before = one.before(width);
+                    self.read(row, &down, before);
+                    if self.layout.plus != 0.0 {
+                        before.iter_mut().chain(&mut *exact).for_each(|x| *x += self.layout.plus);
+                    }
+                    let to = &mut bytes[at..at + encoding.bytes(width)];
+                    stock = stock.and(one.encode(encoding, exact, to));
+                }
             }
         }
-    });
-    out.write_all(&bytes)
+        stock
+    }
+
+    fn read(&self, row: usize, columns: &Range<usize>, out: &mut [f32]) {
+        let first = row * self.columns;
+        match self.numbers.slice(first + columns.start..first + columns.end) {
+            Elements::Bf16(narrow) => widen_bf16(narrow, out),
+            other => other.widen_into(out),
+        }
+    }
+
+    /// Where a row goes: rows of each head from `[2, d/2]` to `[d/2, 2]`.
+    fn place(&self, row: usize) -> usize {
+        let Some(head) = self.layout.head else { return row };
+        let (first, within) = (row / head * head, row % head);
+        first + within % (head / 2) * 2 + within / (head / 2)
+    }
 }
 
-/// Writes `exact` rounded to nearest even, and puts what was written, widened, into `stored`.
-fn write_rounded<T: Pod + Send + Sync>(out: &mut dyn Write, exact: &[f32], stored: &mut [f32]) -> Result<()>
-where
-    [T]: HalfFloatSliceExt,
-{
-    let mut narrow = vec![T::zeroed(); exact.len()];
-    let tasks = narrow.par_chunks_mut(TASK).zip(exact.par_chunks(TASK)).zip(stored.par_chunks_mut(TASK));
-    tasks.for_each(|((narrow, exact), stored)| {
-        narrow.convert_from_f32_slice(exact);
-        narrow.convert_to_f32_slice(stored);
-    });
-    out.write_all(bytemuck::cast_slice(&narrow))
+/// What a thread needs, kept from one task to the next.
+#[derive(Default)]
+struct Scratch {
+    /// `[TILE_ROWS, TILE_COLUMNS]`, exact.
+    tile: Vec<f32>,
+    row: Encoder,
 }

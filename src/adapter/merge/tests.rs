@@ -145,7 +145,10 @@ fn rows_are_the_same_in_blocks_and_at_once() {
         let weight = FrozenWeight::from_f32(vec![0.5; inputs * outputs], &shape).unwrap();
         let addends = [tensor::Addend::new(&lora, &lora.slots()[0], 0.5)];
         let mut bytes = Vec::new();
-        tensor::write(&mut bytes, &weight, Some((&linear, &addends)), DType::F32).unwrap();
+        let (made, written) = stream::through(&mut bytes, |stream| {
+            tensor::write(stream, &weight, Some((&linear, &addends)), &DType::F32.into())
+        });
+        written.and(made).unwrap();
         let found: &[f32] = bytemuck::cast_slice(&bytes);
         assert_eq!(found.len(), inputs * outputs);
         let (a, b) = (&lora.values()[lora.slots()[0].a()], &lora.values()[lora.slots()[0].b()]);

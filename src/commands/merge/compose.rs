@@ -33,10 +33,11 @@ pub(super) fn run(
     let (least, most) = (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0));
     let ranks = if least == most { format!("rank {most}") } else { format!("ranks {least} to {most}") };
     say(&format!(
-        "{}: {} of {} adapters, {} modules of {ranks}",
+        "{}: {} of {} {}, {} modules of {ranks}",
         output.display(),
         options.combination,
         parts.len(),
+        if parts.len() == 1 { "adapter" } else { "adapters" },
         made.lora.slots().len()
     ));
     if let Some((all, least)) = made.energy() {

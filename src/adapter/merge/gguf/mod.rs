@@ -12,7 +12,9 @@ use serde_json::Value as Json;
 
 use super::super::gguf::{Architecture, GgufType, find_architecture};
 use super::super::gguf_writer::{self, Planned};
-use super::tensor::{self, Encoding, Layout, Stock};
+use super::encode::{Encoding, Stock};
+use super::stream::{self, Stream};
+use super::tensor::{self, Layout};
 use super::{Base, MergeReport, MergedModule};
 use crate::error::{Error, Result};
 use crate::files;
@@ -60,15 +62,22 @@ pub fn merge(
     let planned: Vec<Planned> = made.iter().map(|tensor| tensor.planned.clone()).collect();
     let (mut modules, mut failed) = (Vec::new(), None);
     let written = files::write_atomically(output, |out| {
-        gguf_writer::write(out, &metadata, &planned, |index, out| {
-            let stock = write_one(base, &made[index], &targets, out).map_err(|error| {
-                let why = std::io::Error::other(error.to_string());
-                failed = Some(error);
-                why
-            })?;
-            modules.extend(stock);
-            Ok(())
-        })
+        let (filled, written) = stream::through(out, |stream| {
+            gguf_writer::write(stream, &metadata, &planned, |index, stream| {
+                let merged = write_one(base, &made[index], &targets, stream).map_err(|error| {
+                    let why = std::io::Error::other(error.to_string());
+                    failed = Some(error);
+                    why
+                })?;
+                modules.extend(merged);
+                Ok(())
+            })
+        });
+        // What became of the writing first: once it fails, nothing more can be made.
+        if written.is_err() {
+            failed = None;
+        }
+        written.and(filled)
     });
     if let Some(error) = failed {
         return Err(error);
@@ -84,11 +93,11 @@ fn write_one(
     base: &Base,
     made: &Made,
     targets: &std::collections::BTreeMap<String, super::plan::Target>,
-    out: &mut dyn std::io::Write,
+    out: &mut Stream,
 ) -> Result<Option<MergedModule>> {
     let io = Error::write(&made.planned.name);
     let Some(source) = &made.source else {
-        out.write_all(bytemuck::cast_slice(&made.numbers)).map_err(io)?;
+        std::io::Write::write_all(out, bytemuck::cast_slice(&made.numbers)).map_err(io)?;
         return Ok(None);
     };
     let weight = base.source.get(source)?;
@@ -102,7 +111,7 @@ fn write_one(
     };
     let layout = Layout { encoding, head: made.head, columns: made.columns, plus: made.plus };
     let Stock { delta, rounding, largest, overflows } =
-        tensor::write_as(out, &weight, added, &layout).map_err(io)?;
+        tensor::write(out, &weight, added, &layout).map_err(io)?;
     if overflows {
         return Err(Error::Adapter(format!(
             "{source} holds numbers that {} cannot; store the merged model as bf16 or f32",
