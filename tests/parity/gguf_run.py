@@ -92,23 +92,27 @@ def in_llama_cpp(place, adapter):
     exported, plain = place / "adapter.gguf", place / "f32.gguf"
     program("export", "--base", MODEL, "--adapter", adapter, "--format", "gguf", "--output", exported, shown=True)
     as_f32(MODEL, plain)
+    compare(place, adapter, exported, MODEL, "auto", 0.1)
+    # the F32 file is another base by its fingerprint, and the same numbers: ours stay on the file that was trained on
+    compare(place, adapter, exported, plain, "f32", 1e-3)
+
+
+def compare(place, adapter, exported, base, dtype, bound):
     pairs = [json.loads(line) for line in (EXAMPLES / "eval.jsonl").read_text().splitlines()[:COMPARED]]
     data = place / "compared.jsonl"
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     tokenizer = AutoTokenizer.from_pretrained(MODEL.parent, gguf_file=MODEL.name)
     encoded = [(len(tokenizer(pair["prompt"])["input_ids"]), tokenizer(pair["prompt"] + pair["chosen"])["input_ids"] + [tokenizer.eos_token_id]) for pair in pairs]
-    for name, base, dtype, exact, bound in (("the file itself", MODEL, "auto", False, 0.1), ("dequantised into F32", plain, "f32", True, 1e-3)):
-        # the F32 file is another base by its fingerprint, and the same numbers: ours stay on the file that was trained on
-        lines = [json.loads(line) for line in program("score", "--base", MODEL, "--adapter", adapter, "--data", data, "--dtype", dtype).splitlines()]
-        theirs = {on: [logp(serve_, *each) for each in encoded] for on, serve_ in ((on, serve(base, exact, exported if on else None)) for on in (False, True))}
-        worst = 0.0
-        for line, off, on in zip(lines, theirs[False], theirs[True]):
-            ours, moved = line["chosen_logp"] - line["ref_chosen_logp"], on - off
-            print(f"  {line['chosen_tokens']} tokens: base {line['ref_chosen_logp']:.3f} ours, {off:.3f} llama.cpp; the adapter moves it by {ours:+.4f} ours, {moved:+.4f} llama.cpp", flush=True)
-            assert abs(moved) > 0.5, "the adapter does nothing"
-            worst = max(worst, abs(ours - moved) / abs(ours))
-        print(f"llama.cpp, {name}: the adapter moves log-probs as ours within {worst:.1e} relative", flush=True)
-        assert worst < bound
+    lines = [json.loads(line) for line in program("score", "--base", MODEL, "--adapter", adapter, "--data", data, "--dtype", dtype).splitlines()]
+    without, with_it = ([logp(server, *each) for each in encoded] for server in (serve(base, dtype == "f32", adapter_) for adapter_ in (None, exported)))
+    worst = 0.0
+    for line, off, on in zip(lines, without, with_it, strict=True):
+        ours, theirs = line["chosen_logp"] - line["ref_chosen_logp"], on - off
+        print(f"  {line['chosen_tokens']} tokens: base {line['ref_chosen_logp']:.4f} ours, {off:.4f} llama.cpp; the adapter moves it by {ours:+.4f} ours, {theirs:+.4f} llama.cpp", flush=True)
+        assert abs(theirs) > 0.5, "the adapter does nothing"
+        worst = max(worst, abs(ours - theirs) / abs(ours))
+    print(f"llama.cpp on {base.name}: the adapter moves log-probs as ours (--dtype {dtype}) within {worst:.1e} relative", flush=True)
+    assert worst < bound
 
 
 if __name__ == "__main__":
