@@ -1,9 +1,9 @@
 """A preference run on a real GGUF base, and its adapter in llama.cpp on the same file.
 
     .venv/bin/pip install gguf xllamacpp
-    .venv/bin/python tests/parity/gguf_run.py target/release/dpo-lora MODEL.gguf [--steps 24]
+    .venv/bin/python tests/parity/gguf_run.py target/release/dpo-lora MODEL.gguf [--steps 40]
 
-Trains on pairs of examples/tiny-reviews (a favourable film review over an unfavourable one), prints the accuracy on 100 of its held-out pairs before and after, and texts with and without the
+Trains on pairs of examples/tiny-reviews (a favourable film review over an unfavourable one), prints the accuracy on 60 of its held-out pairs before and after, and texts with and without the
 adapter. Then exports it as a GGUF adapter and holds how far it moves log-probs in llama.cpp against how far it moves ours: on the file itself, where llama.cpp rounds activations to
 8 bits, and on the file dequantised into F32, where it does not.
 
@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from gguf_files import as_f32
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tiny-reviews"
-BATCH, HELD_OUT, COMPARED, LISTED = 8, 100, 4, 20_000
+BATCH, HELD_OUT, COMPARED, LISTED = 8, 60, 2, 20_000
 PROMPTS = ["The film is about a sailor who hides a lost brother in winter.", "I saw this western on Friday. It is about a nurse who moves to Rome."]
 
 
@@ -44,7 +44,7 @@ def train(place, steps):
     config = {
         "output_dir": str(place / "run"), "model": {"base": str(MODEL)}, "data": {"train": str(EXAMPLES / "train.jsonl")}, "lora": {"r": 8, "lora_alpha": 16},
         "objective": {"beta": 0.1},
-        "train": {"max_steps": steps, "per_device_train_batch_size": BATCH, "learning_rate": 1e-4, "warmup_steps": 4, "logging_steps": 4},
+        "train": {"max_steps": steps, "per_device_train_batch_size": BATCH, "learning_rate": 2e-4, "warmup_steps": 4, "logging_steps": 4},
     }
     (place / "run.yaml").write_text(json.dumps(config))
     begun = time.time()
@@ -119,7 +119,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--adapter", type=Path, help="a PEFT directory: no training")
     args = parser.parse_args()
     PROGRAM, MODEL = args.program.resolve(), args.model.resolve()
