@@ -1,9 +1,9 @@
 """A preference run on a real GGUF base, and its adapter in llama.cpp on the same file.
 
     .venv/bin/pip install gguf xllamacpp
-    .venv/bin/python tests/parity/gguf_run.py target/release/dpo-lora MODEL.gguf [--steps 24]
+    .venv/bin/python tests/parity/gguf_run.py target/release/dpo-lora MODEL.gguf [--steps 40]
 
-Trains on pairs of examples/tiny-reviews (a favourable film review over an unfavourable one), prints the accuracy on 100 of its held-out pairs before and after, and texts with and without the
+Trains on pairs of examples/tiny-reviews (a favourable film review over an unfavourable one), prints the accuracy on 60 of its held-out pairs before and after, and texts with and without the
 adapter. Then exports it as a GGUF adapter and holds how far it moves log-probs in llama.cpp against how far it moves ours: on the file itself, where llama.cpp rounds activations to
 8 bits, and on the file dequantised into F32, where it does not.
 
@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from gguf_files import as_f32
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tiny-reviews"
-BATCH, HELD_OUT, COMPARED, LISTED = 8, 100, 4, 20_000
+BATCH, HELD_OUT, COMPARED, LISTED = 8, 60, 2, 20_000
 PROMPTS = ["The film is about a sailor who hides a lost brother in winter.", "I saw this western on Friday. It is about a nurse who moves to Rome."]
 
 
@@ -44,7 +44,7 @@ def train(place, steps):
     config = {
         "output_dir": str(place / "run"), "model": {"base": str(MODEL)}, "data": {"train": str(EXAMPLES / "train.jsonl")}, "lora": {"r": 8, "lora_alpha": 16},
         "objective": {"beta": 0.1},
-        "train": {"max_steps": steps, "per_device_train_batch_size": BATCH, "learning_rate": 1e-4, "warmup_steps": 4, "logging_steps": 4},
+        "train": {"max_steps": steps, "per_device_train_batch_size": BATCH, "learning_rate": 2e-4, "warmup_steps": 4, "logging_steps": 4},
     }
     (place / "run.yaml").write_text(json.dumps(config))
     begun = time.time()
@@ -70,7 +70,7 @@ def accuracy(place, adapter):
 def serve(base, exact, adapter=None):
     params = xllamacpp.CommonParams()
     params.model.path = str(base)
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 256, 1, 2, False
+    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 256, 1, 1, False  # its threads spin: two crawl where a core is busy
     if exact:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -92,30 +92,34 @@ def in_llama_cpp(place, adapter):
     exported, plain = place / "adapter.gguf", place / "f32.gguf"
     program("export", "--base", MODEL, "--adapter", adapter, "--format", "gguf", "--output", exported, shown=True)
     as_f32(MODEL, plain)
+    compare(place, adapter, exported, MODEL, "auto", 0.1)
+    # the F32 file is another base by its fingerprint, and the same numbers: ours stay on the file that was trained on
+    compare(place, adapter, exported, plain, "f32", 1e-3)
+
+
+def compare(place, adapter, exported, base, dtype, bound):
     pairs = [json.loads(line) for line in (EXAMPLES / "eval.jsonl").read_text().splitlines()[:COMPARED]]
     data = place / "compared.jsonl"
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     tokenizer = AutoTokenizer.from_pretrained(MODEL.parent, gguf_file=MODEL.name)
     encoded = [(len(tokenizer(pair["prompt"])["input_ids"]), tokenizer(pair["prompt"] + pair["chosen"])["input_ids"] + [tokenizer.eos_token_id]) for pair in pairs]
-    for name, base, dtype, exact, bound in (("the file itself", MODEL, "auto", False, 0.1), ("dequantised into F32", plain, "f32", True, 1e-3)):
-        # the F32 file is another base by its fingerprint, and the same numbers: ours stay on the file that was trained on
-        lines = [json.loads(line) for line in program("score", "--base", MODEL, "--adapter", adapter, "--data", data, "--dtype", dtype).splitlines()]
-        theirs = {on: [logp(serve_, *each) for each in encoded] for on, serve_ in ((on, serve(base, exact, exported if on else None)) for on in (False, True))}
-        worst = 0.0
-        for line, off, on in zip(lines, theirs[False], theirs[True]):
-            ours, moved = line["chosen_logp"] - line["ref_chosen_logp"], on - off
-            print(f"  {line['chosen_tokens']} tokens: base {line['ref_chosen_logp']:.3f} ours, {off:.3f} llama.cpp; the adapter moves it by {ours:+.4f} ours, {moved:+.4f} llama.cpp", flush=True)
-            assert abs(moved) > 0.5, "the adapter does nothing"
-            worst = max(worst, abs(ours - moved) / abs(ours))
-        print(f"llama.cpp, {name}: the adapter moves log-probs as ours within {worst:.1e} relative", flush=True)
-        assert worst < bound
+    lines = [json.loads(line) for line in program("score", "--base", MODEL, "--adapter", adapter, "--data", data, "--dtype", dtype).splitlines()]
+    without, with_it = ([logp(server, *each) for each in encoded] for server in (serve(base, dtype == "f32", adapter_) for adapter_ in (None, exported)))
+    worst = 0.0
+    for line, off, on in zip(lines, without, with_it, strict=True):
+        ours, theirs = line["chosen_logp"] - line["ref_chosen_logp"], on - off
+        print(f"  {line['chosen_tokens']} tokens: base {line['ref_chosen_logp']:.4f} ours, {off:.4f} llama.cpp; the adapter moves it by {ours:+.4f} ours, {theirs:+.4f} llama.cpp", flush=True)
+        assert abs(theirs) > 0.5, "the adapter does nothing"
+        worst = max(worst, abs(ours - theirs) / abs(ours))
+    print(f"llama.cpp on {base.name}: the adapter moves log-probs as ours (--dtype {dtype}) within {worst:.1e} relative", flush=True)
+    assert worst < bound
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--adapter", type=Path, help="a PEFT directory: no training")
     args = parser.parse_args()
     PROGRAM, MODEL = args.program.resolve(), args.model.resolve()
