@@ -31,7 +31,7 @@ from conversion import ModelBase, ModelType, get_model_architecture, get_model_c
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 CASES = ["llama:plain", "llama:rslora", "llama:patterns", "llama:subset", "llama:plain:bf16", "llama:plain:f16", "llama:plain:q8_0", "llama3:plain", "mistral:plain",
          "qwen2:plain", "qwen3:plain", "gemma2:plain", "gemma3:plain", "phi3:plain", "gpt2:plain", "granite:plain", "olmo2:plain", "smollm3:plain", "stablelm:plain"]
-EXPORT = "target/release/dpo-lora export --format gguf --base {base} --adapter {adapter} --output {output} --type {type}"
+EXPORT = "target/release/dpo-lora export --force --format gguf --base {base} --adapter {adapter} --output {output} --type {type}"
 PROMPTS = [[0, *((7 * i * i + 31 * i + 5) % 300 + 10 for i in range(n))] for n in (1, 4, 7)]
 # What llama.cpp cannot be told of some fixtures: how attention is scaled, which layers slide or turn.
 SETTINGS = {
