@@ -63,6 +63,13 @@ pub fn is_adapter(path: &Path) -> bool {
     }
 }
 
+/// The base that an adapter names and the fingerprint of its weights, whether or not it fits another; `None` if it tells
+/// neither.
+pub fn origin(path: &Path) -> Option<(String, String)> {
+    let fingerprint = peft::metadata(&path.join(peft::WEIGHTS)).ok()?.remove(peft::FINGERPRINT_KEY)?;
+    Some((peft::PeftConfig::open(path).ok()?.base_model_name_or_path?, fingerprint))
+}
+
 /// Reads an adapter for a decoder; with `head`, the language-model head may be adapted too.
 ///
 /// # Errors

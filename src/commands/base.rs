@@ -1,12 +1,14 @@
 //! Opening a base: directory, architecture, weights, tokenizer, adapters.
 
+mod adapters;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
 use super::gguf::{self, GgufFiles};
 use super::{embedded, hub};
-use crate::adapter::{self, fingerprint, peft};
+use crate::adapter::{fingerprint, peft};
 use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
 use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
@@ -170,40 +172,6 @@ impl Base {
         fingerprint::fingerprint(&*self.source)
     }
 
-    /// Reads an adapter for it; one that says it was trained on other weights is refused.
-    ///
-    /// # Errors
-    /// As [`adapter::read::read`], or if the adapter is another base's and `force` is not given.
-    pub fn adapter(&self, path: &Path, force: bool) -> Result<Lora> {
-        self.adapter_for(path, AdapterUse { force, ..AdapterUse::default() })
-    }
-
-    /// As [`Base::adapter`], for a purpose.
-    ///
-    /// # Errors
-    /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
-    pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Lora> {
-        let found = adapter::read::read(path, &self.spec, &self.device, purpose.head)?;
-        let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.lora) };
-        let ours = self.fingerprint()?;
-        let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
-        match (purpose.unmerge, *its == ours) {
-            (false, true) | (true, false) => Ok(found.lora),
-            (true, true) => Err(Error::Adapter(format!(
-                "{} is the very base that {shown} was trained on: there is nothing to take off; name the merged model as \
-                 the base, or insist with --force",
-                self.name
-            ))),
-            (false, false) => Err(Error::Adapter(format!(
-                "{shown} was trained on {name} (weights {}), but {} has the weights {}; name the right base, or insist \
-                 with --force where there is such a flag",
-                short(its),
-                self.name,
-                short(&ours)
-            ))),
-        }
-    }
-
     /// Tokens that end a completion: the tokenizer's and those of `generation_config.json`.
     pub fn eos(&self, tokenizer: &ChatTokenizer) -> Vec<u32> {
         let directory = match &self.place {
@@ -242,10 +210,6 @@ fn check_is_base(name: &str, directory: &Path) -> Result<()> {
              weights, or a .gguf file"
         )
     }))
-}
-
-fn short(hash: &str) -> &str {
-    hash.get(..12).unwrap_or(hash)
 }
 
 /// A base's directory; `None` if it is none of this machine.

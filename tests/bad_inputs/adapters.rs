@@ -101,6 +101,21 @@ fn of_another_base() {
     place.run(&["train", "-c", "run.yaml"]).ok();
     std::fs::rename(place.path("run/adapter"), place.path("adapter")).unwrap();
     std::fs::remove_dir_all(place.path("run")).unwrap();
+    // Other shapes: both are named before what does not fit.
+    let ran = place.run(&[
+        "merge",
+        "--base",
+        fixture("models/qwen2").to_str().unwrap(),
+        "--adapter",
+        "adapter",
+        "--output",
+        "merged",
+    ]);
+    let first = ran.stderr.lines().next().unwrap_or_default();
+    assert!(
+        ran.code == Some(1) && first.contains("models/llama (") && first.contains("models/qwen2 has"),
+        "{first}"
+    );
     // The same shapes and other numbers.
     let llama = fixture("models/llama");
     refused_everywhere(

@@ -1,0 +1,62 @@
+//! Adapters for a base: those that were trained on another are refused, with both names.
+
+use std::path::Path;
+
+use super::{AdapterUse, Base};
+use crate::adapter;
+use crate::error::{Error, Result};
+use crate::model::lora::Lora;
+
+impl Base {
+    /// Reads an adapter for it; one that says it was trained on other weights is refused.
+    ///
+    /// # Errors
+    /// As [`adapter::read::read`], or if the adapter is another base's and `force` is not given.
+    pub fn adapter(&self, path: &Path, force: bool) -> Result<Lora> {
+        self.adapter_for(path, AdapterUse { force, ..AdapterUse::default() })
+    }
+
+    /// As [`Base::adapter`], for a purpose.
+    ///
+    /// # Errors
+    /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
+    pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Lora> {
+        let found = adapter::read::read(path, &self.spec, &self.device, purpose.head)
+            .map_err(|misfit| self.misfit(path, misfit))?;
+        let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.lora) };
+        let ours = self.fingerprint()?;
+        let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
+        match (purpose.unmerge, *its == ours) {
+            (false, true) | (true, false) => Ok(found.lora),
+            (true, true) => Err(Error::Adapter(format!(
+                "{} is the very base that {shown} was trained on: there is nothing to take off; name the merged model as \
+                 the base, or insist with --force",
+                self.name
+            ))),
+            (false, false) => Err(Error::Adapter(format!(
+                "{}; name the right base, or insist with --force where there is such a flag",
+                self.another(path, &name, its, &ours)
+            ))),
+        }
+    }
+
+    /// An adapter that does not fit is most often another base's: then both are named first.
+    fn misfit(&self, path: &Path, misfit: Error) -> Error {
+        match (adapter::read::origin(path), self.fingerprint()) {
+            (Some((name, its)), Ok(ours)) if its != ours => Error::Adapter(format!(
+                "{}, which it does not fit; name the right base:\n{misfit}",
+                self.another(path, &name, &its, &ours)
+            )),
+            _ => misfit,
+        }
+    }
+
+    fn another(&self, adapter: &Path, name: &str, its: &str, ours: &str) -> String {
+        let (shown, its, ours) = (adapter.display(), short(its), short(ours));
+        format!("{shown} was trained on {name} (weights {its}), but {} has the weights {ours}", self.name)
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
