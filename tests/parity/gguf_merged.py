@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from gguf_adapter import (MODELS, ModelBase, ModelType, get_model_architecture, get_model_class, gguf, llama_cpp_logps, model_in,
-                          peft_logps, server, set_vocab)
+                          peft_logps, set_vocab)
+from llama_cpp import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16, "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
@@ -101,7 +102,7 @@ def run_merged(binary, name, place):
     error, alone = difference(llama_cpp_logps(place / "on.gguf", None, vocab), on), difference(llama_cpp_logps(place / "off.gguf", None, vocab), off)
     here = run("generate", "--base", base, "--adapter", adapter, "--dtype", "f32", "--no-chat", "--json", "--max-new-tokens", 12, *(part for prompt in PROMPTS for part in ("--prompt", prompt)))
     here = [json.loads(line)["completion"] for line in here.splitlines()]
-    llama = server(place / "on.gguf", None)
+    llama = serve(place / "on.gguf", True)
     there = [llama.handle_completions(dict(prompt=prompt, n_predict=12, temperature=0.0, cache_prompt=False))["choices"][0]["text"] for prompt in PROMPTS]
     same = sum(a.strip() == b.strip() for a, b in zip(here, there))
     print(f"{name:12} merged, in llama.cpp against PEFT {error:.1e}, base alone {alone:.1e}, adapter against base {difference(on, off):.2f}; same greedy text {same} of {len(PROMPTS)}", flush=True)

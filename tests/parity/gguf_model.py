@@ -21,10 +21,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-import xllamacpp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gguf_files import as_f32
+from llama_cpp import serve
 from scores import completion_logp
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tiny-reviews"
@@ -70,14 +70,8 @@ def ours(base, dtype, file):
     return [line["completion"] for line in jsonl(generated)]
 
 
-def llama_cpp(base, exact):
-    params = xllamacpp.CommonParams()
-    params.model.path = str(base)
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 256, 1, 1, False  # its threads spin: two crawl where a core is busy
-    if exact:
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(params)
+def theirs(base, exact):
+    server = serve(base, exact)
     complete = lambda prompt: server.handle_completions(dict(prompt=prompt, n_predict=TOKENS, temperature=0.0, cache_prompt=False))
     return [complete(prompt)["choices"][0]["text"] for prompt in PROMPTS]
 
@@ -98,7 +92,7 @@ def greedy(place):
     as_f32(MODEL, plain)
     texts = {
         "ours": ours(MODEL, "auto", file), "ours, --dtype f32": ours(MODEL, "f32", file), "ours, F32 file": ours(plain, "auto", file),
-        "llama.cpp": llama_cpp(MODEL, False), "llama.cpp, F32 file": llama_cpp(plain, True),
+        "llama.cpp": theirs(MODEL, False), "llama.cpp, F32 file": theirs(plain, True),
     }
     same = lambda a, b: sum(x == y for x, y in zip(texts[a], texts[b], strict=True))
     exact, (model, tokenizer) = "llama.cpp, F32 file", transformers_model()

@@ -20,10 +20,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import xllamacpp
 from transformers import AutoTokenizer
 
 from gguf_files import as_f32
+from llama_cpp import serve
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tiny-reviews"
 BATCH, HELD_OUT, COMPARED, LISTED = 8, 60, 2, 20_000
@@ -65,18 +65,6 @@ def accuracy(place, adapter):
     moved = share(lambda line: line["chosen_logp"] - line["ref_chosen_logp"] > line["rejected_logp"] - line["ref_rejected_logp"])
     print(f"held-out accuracy, {n} pairs: by log-probs before {wilson(before, n)}, after {wilson(after, n)}; by rewards {wilson(moved, n)}", flush=True)
     assert after > before and moved > 0.7
-
-
-def serve(base, exact, adapter=None):
-    params = xllamacpp.CommonParams()
-    params.model.path = str(base)
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 256, 1, 1, False  # its threads spin: two crawl where a core is busy
-    if exact:
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if adapter:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
-    return xllamacpp.Server(params)
 
 
 def logp(server, prompt, ids):
