@@ -21,31 +21,50 @@ pub(super) fn best_rows(m: usize) -> usize {
     }
 }
 
+/// Of the kernels `$body::<rows, vectors>` that of a tile's size.
+macro_rules! of_size {
+    ($body:ident, $mr:expr, $nv:expr) => {
+        match ($mr, $nv) {
+            (1, 1) => $body::<1, 1>,
+            (4, 1) => $body::<4, 1>,
+            (8, 1) => $body::<8, 1>,
+            (12, 1) => $body::<12, 1>,
+            (1, _) => $body::<1, 2>,
+            (4, _) => $body::<4, 2>,
+            (8, _) => $body::<8, 2>,
+            _ => $body::<12, 2>,
+        }
+    };
+}
+pub(super) use of_size;
+
 pub(super) fn f32_tile(mr: usize, nv: usize) -> Tile {
-    match (mr, nv) {
-        (1, 1) => tile::<1, 1>,
-        (4, 1) => tile::<4, 1>,
-        (8, 1) => tile::<8, 1>,
-        (12, 1) => tile::<12, 1>,
-        (1, _) => tile::<1, 2>,
-        (4, _) => tile::<4, 2>,
-        (8, _) => tile::<8, 2>,
-        _ => tile::<12, 2>,
-    }
+    of_size!(tile, mr, nv)
 }
 
 pub(super) fn bf16_tile(mr: usize, nv: usize) -> Tile {
-    match (mr, nv) {
-        (1, 1) => tile_bf16::<1, 1>,
-        (4, 1) => tile_bf16::<4, 1>,
-        (8, 1) => tile_bf16::<8, 1>,
-        (12, 1) => tile_bf16::<12, 1>,
-        (1, _) => tile_bf16::<1, 2>,
-        (4, _) => tile_bf16::<4, 2>,
-        (8, _) => tile_bf16::<8, 2>,
-        _ => tile_bf16::<12, 2>,
-    }
+    of_size!(tile_bf16, mr, nv)
 }
+
+/// One step of `k`: each sum of the tile takes in one more word of either panel, and the panels move on. The panels hold
+/// `MR` and `16·NV` words more.
+macro_rules! step {
+    ($multiply:expr, $sums:ident, $a:ident, $b:ident) => {
+        let mut y = [_mm512_setzero_si512(); NV];
+        for (v, y) in y.iter_mut().enumerate() {
+            *y = _mm512_loadu_si512($b.add(16 * v).cast());
+        }
+        for (r, sums) in $sums.iter_mut().enumerate() {
+            let x = _mm512_set1_epi32(*$a.add(r) as i32);
+            for (sum, &y) in sums.iter_mut().zip(&y) {
+                *sum = $multiply(*sum, x, y);
+            }
+        }
+        $a = $a.add(MR);
+        $b = $b.add(16 * NV);
+    };
+}
+pub(super) use step;
 
 macro_rules! tile_body {
     ($multiply:expr, $steps:ident, $a:ident, $b:ident, $c:ident, $stride:ident, $rows:ident, $columns:ident, $accumulate:ident) => {{
@@ -54,18 +73,7 @@ macro_rules! tile_body {
         for _ in 0..$steps {
             // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words.
             unsafe {
-                let mut y = [_mm512_setzero_si512(); NV];
-                for (v, y) in y.iter_mut().enumerate() {
-                    *y = _mm512_loadu_si512(b.add(16 * v).cast());
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_epi32(*a.add(r) as i32);
-                    for (sum, &y) in sums.iter_mut().zip(&y) {
-                        *sum = $multiply(*sum, x, y);
-                    }
-                }
-                a = a.add(MR);
-                b = b.add(16 * NV);
+                step!($multiply, sums, a, b);
             }
         }
         // SAFETY: the caller's promise.

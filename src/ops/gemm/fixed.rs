@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Operand;
-use super::avx512::{Strip, mask, store, transpose};
+use super::avx512::{Strip, mask, of_size, step, store, transpose};
 use super::kernel::{CHUNK, Tile};
 
 /// The greatest integer: the sum of a chunk fits an i32, 64·5792² < 2³¹.
@@ -23,16 +23,7 @@ const _: () = assert!(CHUNK as f64 * GREATEST as f64 * (GREATEST as f64) < 21474
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
 pub(super) fn tile(mr: usize, nv: usize) -> Tile {
-    match (mr, nv) {
-        (1, 1) => body::<1, 1>,
-        (4, 1) => body::<4, 1>,
-        (8, 1) => body::<8, 1>,
-        (12, 1) => body::<12, 1>,
-        (1, _) => body::<1, 2>,
-        (4, _) => body::<4, 2>,
-        (8, _) => body::<8, 2>,
-        _ => body::<12, 2>,
-    }
+    of_size!(body, mr, nv)
 }
 
 /// # Safety
@@ -59,18 +50,7 @@ unsafe fn body<const MR: usize, const NV: usize>(
         // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words.
         unsafe {
             for _ in 0..pairs {
-                let mut y = [_mm512_setzero_si512(); NV];
-                for (v, y) in y.iter_mut().enumerate() {
-                    *y = _mm512_loadu_si512(b.add(16 * v).cast());
-                }
-                for (r, integers) in integers.iter_mut().enumerate() {
-                    let x = _mm512_set1_epi32(*a.add(r) as i32);
-                    for (integer, &y) in integers.iter_mut().zip(&y) {
-                        *integer = _mm512_dpwssd_epi32(*integer, x, y);
-                    }
-                }
-                a = a.add(MR);
-                b = b.add(16 * NV);
+                step!(_mm512_dpwssd_epi32, integers, a, b);
             }
             for (r, (sums, integers)) in sums.iter_mut().zip(&integers).enumerate() {
                 let x = _mm512_set1_ps(f32::from_bits(*a.add(r)));
