@@ -158,18 +158,25 @@ fn narrow(x: &Packed, thin: &[f32], rank: usize, side: Side) -> Vec<f32> {
     if !x.rounded() {
         return sum_of_products(&[Segment { a: x, b: operand(thin, rank) }]);
     }
-    let rest = |x: &f32| x - bf16::from_f32(*x).to_f32();
-    let split: Vec<f32> = match side {
-        Side::Rows => thin.iter().copied().chain(thin.iter().map(rest)).collect(),
-        Side::Columns => thin
-            .chunks_exact(rank.max(1))
-            .flat_map(|row| row.iter().copied().chain(row.iter().map(rest)))
-            .collect(),
-    };
-    let both = sum_of_products(&[Segment { a: x, b: operand(&split, 2 * rank) }]);
-    both.chunks_exact(2 * rank.max(1))
-        .flat_map(|row| row[..rank].iter().zip(&row[rank..]).map(|(high, low)| high + low))
-        .collect()
+    let run = if side == Side::Rows { thin.len() } else { rank }.max(1);
+    let both = sum_of_products(&[Segment { a: x, b: operand(&split(thin, run), 2 * rank) }]);
+    let mut sums = Vec::with_capacity(both.len() / 2);
+    for row in both.chunks_exact(2 * rank.max(1)) {
+        let (high, low) = row.split_at(rank);
+        sums.extend(high.iter().zip(low).map(|(high, low)| high + low));
+    }
+    sums
+}
+
+/// Behind each `run` of numbers what rounding them to bf16 leaves.
+fn split(numbers: &[f32], run: usize) -> Vec<f32> {
+    let mut out = vec![0.0; 2 * numbers.len()];
+    for (from, to) in numbers.chunks_exact(run).zip(out.chunks_exact_mut(2 * run)) {
+        let (high, low) = to.split_at_mut(run);
+        high.copy_from_slice(from);
+        low.iter_mut().zip(from).for_each(|(low, x)| *low = x - bf16::from_f32(*x).to_f32());
+    }
+    out
 }
 
 /// `s·z [T, r]` as a left operand: the scale goes to the small factor.
