@@ -50,9 +50,9 @@ fn had(at: *mut u8, bytes: usize) -> *mut u8 {
 fn out_of_memory(bytes: usize) -> ! {
     let _ = writeln!(
         std::io::stderr(),
-        "error: out of memory: the system refuses {bytes} bytes more (see `ulimit -v`); set train.gradient_checkpointing: \
-         true, or lower train.per_device_train_batch_size, train.max_tokens_per_batch or data.max_length. Checkpoints \
-         written so far are whole, and --resume goes on with the last"
+        "error: out of memory: the system refuses {bytes} bytes more (see `ulimit -v`); in training set \
+         train.gradient_checkpointing: true, or lower train.per_device_train_batch_size, train.max_tokens_per_batch or data.max_length; \
+         checkpoints written so far are whole, and --resume goes on with the last"
     );
     signal_hook::low_level::exit(1)
 }

@@ -42,7 +42,7 @@ pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
 pub struct ReferenceCache {
     path: Option<PathBuf>,
     known: BTreeMap<Id, Vec<f64>>,
-    /// Pairs computed by this process, and pairs found.
+    /// Pairs computed by this process.
     pub computed: usize,
     /// Pairs whose log-probs were already known.
     pub found: usize,
