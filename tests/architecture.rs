@@ -40,6 +40,7 @@ const UNSAFE: &[&str] = &[
     "commands/signals.rs",
     "main.rs",
     "ops/gemm/avx512.rs",
+    "ops/gemm/avx512_pack.rs",
     "ops/gemm/fixed.rs",
     "ops/gemm/kernel.rs",
     "ops/gemm/mod.rs",

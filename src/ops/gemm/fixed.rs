@@ -12,7 +12,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Operand;
-use super::avx512::{Strip, mask, of_size, step, store, transpose};
+use super::avx512::{mask, of_size, step, store};
+use super::avx512_pack::{Strip, transpose};
 use super::kernel::{CHUNK, Tile};
 
 /// The greatest integer: the sum of a chunk fits an i32, 64·5792² < 2³¹.

@@ -11,6 +11,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_pack;
+#[cfg(target_arch = "x86_64")]
 mod fixed;
 mod kernel;
 mod pack;

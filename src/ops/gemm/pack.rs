@@ -31,7 +31,7 @@ pub(super) fn panel(
     }
     let pairs = kernel.word == Word::Bf16;
     #[cfg(target_arch = "x86_64")]
-    if kernel.wide && super::avx512::panel(pairs, from, first, width, k.clone(), to) {
+    if kernel.wide && super::avx512_pack::panel(pairs, from, first, width, k.clone(), to) {
         return;
     }
     let k_per_step = if pairs { 2 } else { 1 };

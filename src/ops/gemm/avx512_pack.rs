@@ -1,0 +1,252 @@
+//! AVX-512 packing: the panels of words that `avx512` multiplies.
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::avx512::mask;
+use super::{Elements, Operand};
+
+/// Packs as `pack::panel` does, for the layouts that have a vector form; `false` when this one has none.
+pub(super) fn panel(
+    pairs: bool,
+    from: &Operand,
+    first: usize,
+    width: usize,
+    k: Range<usize>,
+    to: &mut [MaybeUninit<u32>],
+) -> bool {
+    let (strip, at) = Strip::of(from, first, width, &k);
+    let to = to.as_mut_ptr().cast::<u32>();
+    let (by_row, by_column) = (from.k_stride == 1, from.lane_stride == 1);
+    // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index of
+    // the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
+    unsafe {
+        match (from.data, pairs) {
+            (Elements::F32(x), false) if by_row => rows_f32(&strip, x[at..].as_ptr(), to),
+            (Elements::F32(x), true) if by_row => rows_f32_pairs(&strip, x[at..].as_ptr(), to),
+            (Elements::Bf16(x), true) if by_row => rows_bf16_pairs(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::Bf16(x), false) if by_row => rows_bf16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F16(x), false) if by_row => rows_f16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F32(x), false) if by_column => columns_f32(&strip, x[at..].as_ptr(), to),
+            (Elements::Bf16(x), false) if by_column => columns_bf16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F16(x), false) if by_column => columns_f16(&strip, x[at..].as_ptr().cast(), to),
+            (Elements::F32(x), true) if by_column => columns_f32_pairs(&strip, x[at..].as_ptr(), to),
+            (Elements::Bf16(x), true) if by_column => {
+                columns_bf16_pairs(&strip, x[at..].as_ptr().cast(), to);
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// A strip of an operand: `lanes` of a panel's `width`, `k` elements each.
+pub(super) struct Strip {
+    pub(super) lanes: usize,
+    pub(super) width: usize,
+    pub(super) k: usize,
+    pub(super) lane_stride: usize,
+    pub(super) k_stride: usize,
+}
+
+impl Strip {
+    /// The lanes from `first` over `k`, and where they begin in the operand's numbers.
+    pub(super) fn of(from: &Operand, first: usize, width: usize, k: &Range<usize>) -> (Self, usize) {
+        let (lane_stride, k_stride) = (from.lane_stride, from.k_stride);
+        let strip = Self { lanes: width.min(from.lanes - first), width, k: k.len(), lane_stride, k_stride };
+        (strip, first * lane_stride + k.start * k_stride)
+    }
+}
+
+/// `count` (0 to 16) elements from a pointer, as 16 words; the rest zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_f32(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: masked to the elements the caller vouches for.
+    unsafe { _mm512_maskz_loadu_epi32(mask(count), from.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_bf16(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
+    _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_f16(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
+    _mm512_castps_si512(_mm512_cvtph_ps(x))
+}
+
+/// `count` (0 to 32) elements as 16 pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
+    let mask = ((1u64 << count) - 1) as __mmask32;
+    // SAFETY: as above.
+    unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: as above; a half without elements is not touched (mask 0).
+    unsafe {
+        let low = _mm512_maskz_loadu_ps(mask(count.min(16)), from);
+        let high = _mm512_maskz_loadu_ps(mask(count.saturating_sub(16)), from.wrapping_add(16));
+        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// A packing of lanes far apart with `k` contiguous: 16 lanes × 16 words are transposed at a time.
+macro_rules! by_row {
+    ($name:ident, $type:ty, $load:ident, $per_word:literal, $features:literal) => {
+        /// # Safety
+        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
+            let steps = strip.k.div_ceil($per_word);
+            for lane in (0..strip.width).step_by(16) {
+                let lanes = strip.lanes.saturating_sub(lane).min(16);
+                let store = mask((strip.width - lane).min(16));
+                for step in (0..steps).step_by(16) {
+                    let count = (strip.k - step * $per_word).min(16 * $per_word);
+                    let mut rows = [_mm512_setzero_si512(); 16];
+                    for (r, row) in rows.iter_mut().enumerate() {
+                        if r < lanes {
+                            // SAFETY: lane and elements are inside the operand.
+                            *row = unsafe {
+                                $load(from.add((lane + r) * strip.lane_stride + step * $per_word), count)
+                            };
+                        }
+                    }
+                    let columns = transpose(rows);
+                    for (s, column) in columns.iter().enumerate() {
+                        if s < steps - step {
+                            // SAFETY: step and lanes are inside the panel.
+                            unsafe {
+                                let at = to.add((step + s) * strip.width + lane);
+                                _mm512_mask_storeu_epi32(at.cast(), store, *column);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+by_row!(rows_f32, f32, load_f32, 1, "avx512f,avx512bw,avx512vl");
+by_row!(rows_bf16, u16, load_bf16, 1, "avx512f,avx512bw,avx512vl");
+by_row!(rows_f16, u16, load_f16, 1, "avx512f,avx512bw,avx512vl");
+by_row!(rows_bf16_pairs, u16, load_bf16_pairs, 2, "avx512f,avx512bw,avx512vl");
+by_row!(rows_f32_pairs, f32, load_f32_pairs, 2, "avx512f,avx512bw,avx512vl,avx512bf16");
+
+/// A packing of contiguous lanes, one element a word.
+macro_rules! by_column {
+    ($name:ident, $type:ty, $load:ident) => {
+        /// # Safety
+        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
+            for lane in (0..strip.width).step_by(16) {
+                let lanes = strip.lanes.saturating_sub(lane).min(16);
+                let store = mask((strip.width - lane).min(16));
+                for step in 0..strip.k {
+                    // SAFETY: lane and elements are inside the operand, step and lanes inside the panel.
+                    unsafe {
+                        let row = $load(from.wrapping_add(step * strip.k_stride + lane), lanes);
+                        _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, row);
+                    }
+                }
+            }
+        }
+    };
+}
+by_column!(columns_f32, f32, load_f32);
+by_column!(columns_bf16, u16, load_bf16);
+by_column!(columns_f16, u16, load_f16);
+
+/// bf16 lanes contiguous, two rows of `k` a word.
+///
+/// # Safety
+/// As the macros' functions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn columns_bf16_pairs(strip: &Strip, from: *const u16, to: *mut u32) {
+    for lane in (0..strip.width).step_by(16) {
+        let lanes = strip.lanes.saturating_sub(lane).min(16);
+        let store = mask((strip.width - lane).min(16));
+        for step in 0..strip.k.div_ceil(2) {
+            let odd = if 2 * step + 1 < strip.k { usize::MAX } else { 0 };
+            // SAFETY: as above; a missing odd row is masked away.
+            unsafe {
+                let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
+                let odd_row = even_row.wrapping_add(strip.k_stride);
+                let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(lanes), even_row.cast()));
+                let high = load_bf16(odd_row, lanes & odd);
+                let at = to.add(step * strip.width + lane);
+                _mm512_mask_storeu_epi32(at.cast(), store, _mm512_or_si512(low, high));
+            }
+        }
+    }
+}
+
+/// f32 lanes contiguous, two rows of `k` rounded into a word.
+///
+/// # Safety
+/// As the macros' functions, on a processor with AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn columns_f32_pairs(strip: &Strip, from: *const f32, to: *mut u32) {
+    for lane in (0..strip.width).step_by(16) {
+        let lanes = strip.lanes.saturating_sub(lane).min(16);
+        let store = mask((strip.width - lane).min(16));
+        for step in 0..strip.k.div_ceil(2) {
+            let odd = if 2 * step + 1 < strip.k { usize::MAX } else { 0 };
+            // SAFETY: as above; a missing odd row is masked away.
+            unsafe {
+                let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
+                let even = _mm512_maskz_loadu_ps(mask(lanes), even_row);
+                let odd = _mm512_maskz_loadu_ps(mask(lanes & odd), even_row.wrapping_add(strip.k_stride));
+                let round = |x| {
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+                };
+                let words = _mm512_or_si512(round(even), _mm512_slli_epi32(round(odd), 16));
+                _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, words);
+            }
+        }
+    }
+}
+
+/// Transposes a 16×16 matrix of 32-bit words held in 16 vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let zero = _mm512_setzero_si512();
+    let (mut pairs, mut quads, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // Row 4i + c of `quads` holds, in each 128-bit lane l, column 4l + c of rows 4i..4i + 4.
+    for i in 0..4 {
+        quads[4 * i] = _mm512_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
+        quads[4 * i + 1] = _mm512_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
+        quads[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+        quads[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+    }
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0b1000_1000);
+        let low_odd = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0b1101_1101);
+        let high = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0b1000_1000);
+        let high_odd = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0b1101_1101);
+        out[c] = _mm512_shuffle_i32x4(low, high, 0b1000_1000);
+        out[8 + c] = _mm512_shuffle_i32x4(low, high, 0b1101_1101);
+        out[4 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0b1000_1000);
+        out[12 + c] = _mm512_shuffle_i32x4(low_odd, high_odd, 0b1101_1101);
+    }
+    out
+}
