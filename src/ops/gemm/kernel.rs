@@ -110,6 +110,7 @@ pub(super) struct Kernel {
     /// Most elements of `k` in a block: a panel of `B` fits the L1 cache.
     pub(super) max_kc: usize,
     /// Whether the AVX-512 packing may be used.
+    #[cfg(target_arch = "x86_64")]
     pub(super) wide: bool,
     tile: Tile,
 }
@@ -138,7 +139,15 @@ impl Kernel {
             _ if m == 1 => (1, tile_portable::<1>),
             _ => (4, tile_portable::<4>),
         };
-        Self { mr, nr: 16, word, max_kc: 256, wide: false, tile }
+        Self {
+            mr,
+            nr: 16,
+            word,
+            max_kc: 256,
+            #[cfg(target_arch = "x86_64")]
+            wide: false,
+            tile,
+        }
     }
 
     /// Writes (or adds to) the `[rows, columns]` corner of a tile at `c`.
