@@ -110,6 +110,9 @@ unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
 
+/// Multiply-adds that one thread has done before several would have begun.
+const ALONE: usize = if cfg!(miri) { 1 << 12 } else { 1 << 15 };
+
 /// One product of a sum of products: `A·B`.
 #[derive(Clone, Copy)]
 pub struct Segment<'a> {
@@ -239,7 +242,7 @@ fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
     let grid = Grid::new(kernel, m, n, threads);
     let work = |task: usize| tile(&grid, &stages, out, task, accumulate);
     let size: usize = segments.iter().map(|s| m * n * s.b.k).sum();
-    if threads > 1 && size > 1 << 15 {
+    if threads > 1 && size > ALONE {
         (0..grid.tasks()).into_par_iter().with_max_len(1).for_each(work);
     } else {
         (0..grid.tasks()).for_each(work);

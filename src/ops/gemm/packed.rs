@@ -7,6 +7,9 @@ use super::pack;
 use super::plan::Cut;
 use super::{Operand, Precision};
 
+/// Words that one thread has packed before several would have begun.
+const ALONE: usize = if cfg!(miri) { 1 << 8 } else { 1 << 13 };
+
 /// `A [m, k]` in panels of kernel words: an input that several weights multiply is packed (and rounded) once.
 pub struct Packed {
     words: Vec<u32>,
@@ -64,7 +67,7 @@ impl Packed {
                 pack::panel(&kernel, a, row * cut.mr, cut.mr, cut.k_range(block), panel);
             }
         };
-        if parallel && size > 1 << 13 {
+        if parallel && size > ALONE {
             (0..cut.panels).into_par_iter().for_each(pack);
         } else {
             (0..cut.panels).for_each(pack);
