@@ -7,6 +7,7 @@ def serve(base, exact, adapter=None):
     params = xllamacpp.CommonParams()
     params.model.path = str(base)
     params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.warmup = 256, 1, 1, False  # its threads spin: two crawl where a core is busy
+    params.verbosity = 1  # errors
     if exact:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
