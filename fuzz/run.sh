@@ -41,8 +41,8 @@ fuzz() {
             'BEGIN { left -= int(cpu); print left < most ? left : most }')
         # What compares bytes by hand opens up to value profiles, which cost speed: every second round.
         RUST_BACKTRACE=1 "$bin/$target" "$place/corpus" -artifact_prefix="$place/findings/" -max_len=8192 -timeout=60 \
-            -rss_limit_mb=3000 -max_total_time="$seconds" -use_value_profile=$(($(wc -l < "$place/rounds") % 2)) \
-            -print_final_stats=1 -verbosity=1 > "$place/log" 2>&1 &
+            -report_slow_units=60 -rss_limit_mb=3000 -max_total_time="$seconds" \
+            -use_value_profile=$(($(wc -l < "$place/rounds") % 2)) -print_final_stats=1 -verbosity=1 > "$place/log" 2>&1 &
         child=$!
         # The clock ticks of the child are read until it is gone; `times` would mix in everything else.
         cpu=0
