@@ -75,7 +75,8 @@ pub const TARGETS: &[Target] = &[
     // A few hundred bytes describe a thousand layers and the rotation of every feature of a head.
     Target { name: "config_json", run: config_json, slack: 4 << 20 },
     Target { name: "records", run: records, slack: 2 << 20 },
-    Target { name: "run_config", run: run_config, slack: 1 << 20 },
+    // `lora.target_modules` may be a regular expression.
+    Target { name: "run_config", run: run_config, slack: 16 << 20 },
     // minijinja repeats a string up to 100 MB, and joins two of those; what a template writes is bounded by us.
     Target { name: "template", run: template, slack: 256 << 20 },
     Target { name: "tokenizer", run: tokenizer, slack: 64 << 20 },
