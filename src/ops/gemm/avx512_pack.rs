@@ -71,8 +71,25 @@ unsafe fn load_f32(from: *const f32, count: usize) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load_bf16(from: *const u16, count: usize) -> __m512i {
     // SAFETY: as above.
-    let x = unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) };
-    _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)
+    _mm512_slli_epi32(unsafe { bf16_halves(from, count) }, 16)
+}
+
+/// `count` (0 to 16) elements in the low halves of 16 words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn bf16_halves(from: *const u16, count: usize) -> __m512i {
+    // SAFETY: as above.
+    _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) })
+}
+
+/// As `bf16_halves`, rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn f32_halves(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: as above; both types are 256 bits without invalid values.
+    _mm512_cvtepu16_epi32(unsafe {
+        std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask(count), from)))
+    })
 }
 
 #[inline]
@@ -171,55 +188,33 @@ by_column!(columns_f32, f32, load_f32);
 by_column!(columns_bf16, u16, load_bf16);
 by_column!(columns_f16, u16, load_f16);
 
-/// bf16 lanes contiguous, two rows of `k` a word.
-///
-/// # Safety
-/// As the macros' functions.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn columns_bf16_pairs(strip: &Strip, from: *const u16, to: *mut u32) {
-    for lane in (0..strip.width).step_by(16) {
-        let lanes = strip.lanes.saturating_sub(lane).min(16);
-        let store = mask((strip.width - lane).min(16));
-        for step in 0..strip.k.div_ceil(2) {
-            let odd = if 2 * step + 1 < strip.k { usize::MAX } else { 0 };
-            // SAFETY: as above; a missing odd row is masked away.
-            unsafe {
-                let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
-                let odd_row = even_row.wrapping_add(strip.k_stride);
-                let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(lanes), even_row.cast()));
-                let high = load_bf16(odd_row, lanes & odd);
-                let at = to.add(step * strip.width + lane);
-                _mm512_mask_storeu_epi32(at.cast(), store, _mm512_or_si512(low, high));
+/// A packing of contiguous lanes, two rows of `k` a word.
+macro_rules! by_column_pairs {
+    ($name:ident, $type:ty, $halves:ident, $features:literal) => {
+        /// # Safety
+        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
+            for lane in (0..strip.width).step_by(16) {
+                let lanes = strip.lanes.saturating_sub(lane).min(16);
+                let store = mask((strip.width - lane).min(16));
+                for step in 0..strip.k.div_ceil(2) {
+                    let odd_lanes = if 2 * step + 1 < strip.k { lanes } else { 0 };
+                    // SAFETY: as above; a missing odd row is masked away.
+                    unsafe {
+                        let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
+                        let even = $halves(even_row, lanes);
+                        let odd = $halves(even_row.wrapping_add(strip.k_stride), odd_lanes);
+                        let words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+                        _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, words);
+                    }
+                }
             }
         }
-    }
+    };
 }
-
-/// f32 lanes contiguous, two rows of `k` rounded into a word.
-///
-/// # Safety
-/// As the macros' functions, on a processor with AVX512-BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn columns_f32_pairs(strip: &Strip, from: *const f32, to: *mut u32) {
-    for lane in (0..strip.width).step_by(16) {
-        let lanes = strip.lanes.saturating_sub(lane).min(16);
-        let store = mask((strip.width - lane).min(16));
-        for step in 0..strip.k.div_ceil(2) {
-            let odd = if 2 * step + 1 < strip.k { usize::MAX } else { 0 };
-            // SAFETY: as above; a missing odd row is masked away.
-            unsafe {
-                let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
-                let even = _mm512_maskz_loadu_ps(mask(lanes), even_row);
-                let odd = _mm512_maskz_loadu_ps(mask(lanes & odd), even_row.wrapping_add(strip.k_stride));
-                let round = |x| {
-                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
-                };
-                let words = _mm512_or_si512(round(even), _mm512_slli_epi32(round(odd), 16));
-                _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, words);
-            }
-        }
-    }
-}
+by_column_pairs!(columns_bf16_pairs, u16, bf16_halves, "avx512f,avx512bw,avx512vl");
+by_column_pairs!(columns_f32_pairs, f32, f32_halves, "avx512f,avx512bw,avx512vl,avx512bf16");
 
 /// Transposes a 16×16 matrix of 32-bit words held in 16 vectors.
 #[inline]
