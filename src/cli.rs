@@ -69,6 +69,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     pub adapter: Vec<PathBuf>,
 
+    /// Use a base that is not fully understood, and an adapter that was trained on another base; each is a warning
+    #[arg(long)]
+    pub force: bool,
+
     /// How the model runs.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
@@ -111,6 +115,10 @@ pub struct TrainArgs {
     /// Begin anew in a used run directory
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
+
+    /// Train on a base that is not fully understood; what is not understood is a warning
+    #[arg(long)]
+    pub force: bool,
 
     /// Say where each step's time goes
     #[arg(long)]

@@ -97,6 +97,9 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
     for name in models().into_iter().filter(|name| !matches!(name.as_str(), "llama-f16" | "llama-sharded")) {
         let mut case = Case::new(&name);
         let gradient = case.gradient();
+        // Clipped queries bend: a narrow step seldom meets the place.
+        let clips = case.decoder.spec().layers.iter().any(|layer| layer.attention.clip.is_some());
+        let narrow = if clips { 0.1 } else { 1.0 };
         let slots = case.decoder.trained.as_ref().unwrap().slots().to_vec();
         assert_eq!(slots.len(), case.decoder.spec().linears().count());
         for slot in slots {
@@ -107,12 +110,14 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
                 // Against the gradient's signs everything adds up; the largest entries one by one find what it hides.
                 let norm: f64 = gradient[matrix.clone()].iter().map(|g| f64::from(g.abs())).sum();
                 let uphill: Vec<_> = matrix.clone().map(|i| (i, gradient[i].signum())).collect();
-                let step = 1e-2 / (matrix.len() as f32).sqrt();
+                // Wider where the gradient is small, so that the loss's own rounding, 1e-6 of it, vanishes beside it.
+                let wide = (0.02 / norm as f32).clamp(1e-2, 4e-2);
+                let step = narrow * wide / (matrix.len() as f32).sqrt();
                 let found = case.slope(&uphill, step);
                 assert!((found - norm).abs() <= 2e-3 * norm, "{what}: {found} against {norm}");
                 for i in largest(&gradient, &matrix) {
                     let want = f64::from(gradient[i]);
-                    let found = case.slope(&[(i, 1.0)], 2e-2);
+                    let found = case.slope(&[(i, 1.0)], narrow * 2e-2);
                     assert!(
                         (found - want).abs() <= 2e-3 * want.abs() + 1e-4,
                         "{what} {i}: {found} against {want}"

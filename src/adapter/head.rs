@@ -9,12 +9,9 @@ use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
 use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
 
-/// transformers' name of a head that shares the embedding's weight.
-const TIED: &str = "lm_head";
-
 /// The head, also of a model that shares it with the embedding.
 pub fn linear(spec: &DecoderSpec) -> LinearSpec {
-    spec.head.clone().unwrap_or_else(|| LinearSpec::new(TIED.into(), spec.hidden, spec.vocab_size))
+    spec.head_linear()
 }
 
 /// The tensor that holds the head's weight.

@@ -4,11 +4,9 @@ use crate::error::nearest;
 use crate::model::spec::DecoderSpec;
 use crate::weights::WeightSource;
 
-/// The tensor of a module's weight; checkpoints may lack a prefix of its path.
+/// The tensor of a module's weight, in the layout of its checkpoint.
 pub(super) fn weight_of(module: &str, source: &dyn WeightSource, spec: &DecoderSpec) -> String {
-    let name = format!("{module}.weight");
-    let short = module.strip_prefix(spec.absent_prefix).unwrap_or(module);
-    if source.shape(&name).is_some() { name } else { format!("{short}.weight") }
+    spec.stored_name(&format!("{module}.weight"), |name| source.shape(name).is_some())
 }
 
 /// Misfits of one file that are told, at most: a hostile one may hold a hundred thousand.

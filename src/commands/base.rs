@@ -1,6 +1,7 @@
 //! Opening a base: directory, architecture, weights, tokenizer, adapters.
 
 mod adapters;
+mod checks;
 
 use std::path::{Path, PathBuf};
 
@@ -64,6 +65,14 @@ impl Base {
     /// # Errors
     /// If it is not there, damaged, or of an unknown architecture.
     pub fn open(name: &str, dtype: WeightDtype, device: DeviceChoice) -> Result<Self> {
+        Self::open_with(name, dtype, device, false)
+    }
+
+    /// As [`Base::open`]. With `force`, keys and tensors that are not understood are warned of, not refused.
+    ///
+    /// # Errors
+    /// As [`Base::open`].
+    pub fn open_with(name: &str, dtype: WeightDtype, device: DeviceChoice, force: bool) -> Result<Self> {
         let dtype = match dtype {
             WeightDtype::Auto => None,
             WeightDtype::F32 => Some(DType::F32),
@@ -85,9 +94,13 @@ impl Base {
                     found.directory
                 }
             };
-            check_is_base(name, &directory)?;
-            let spec = families::spec(&ConfigJson::open(&directory)?)?;
+            checks::is_base(name, &directory)?;
+            checks::is_no_adapter(name, &directory, force)?;
+            let config = ConfigJson::open(&directory)?.forced(force);
+            let spec = families::spec(&config)?;
+            config.notes().iter().for_each(|note| checks::warn(note));
             let source = SafetensorsSource::open(&directory)?;
+            let spec = checks::understood(spec, &source, force)?;
             (Place::Directory(directory), Box::new(source), spec)
         };
         Ok(Self { name: shown, revision, place, source, spec, device, dtype })
@@ -139,7 +152,14 @@ impl Base {
 
     fn mapped_bytes(&self) -> usize {
         let stored = |name: &String| self.source.stored(name).map_or(0, |tensor| tensor.bytes.len());
-        self.source.names().iter().map(stored).sum()
+        self.names().iter().map(stored).sum()
+    }
+
+    /// The tensors that are computed with.
+    fn names(&self) -> Vec<String> {
+        let mut names = self.source.names();
+        names.retain(|name| !self.spec.elsewhere.iter().any(|prefix| name.starts_with(prefix)));
+        names
     }
 
     /// Bytes of the weights that are stored as another type than in the file.
@@ -147,7 +167,7 @@ impl Base {
         let numbers =
             |name: &String| self.source.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
         self.dtype.map_or(0, |dtype| {
-            let all: usize = self.source.names().iter().map(|name| numbers(name) * dtype.size()).sum();
+            let all: usize = self.names().iter().map(|name| numbers(name) * dtype.size()).sum();
             // The same type is not converted.
             if all == self.mapped_bytes() { 0 } else { all }
         })
@@ -178,7 +198,11 @@ impl Base {
             Place::Directory(directory) => directory,
             Place::Gguf(files) => return files.ends.clone(),
         };
-        let text = std::fs::read_to_string(directory.join("generation_config.json")).unwrap_or_default();
+        // As transformers: without generation settings, those in config.json count.
+        let text = ["generation_config.json", "config.json"]
+            .iter()
+            .find_map(|name| std::fs::read_to_string(directory.join(name)).ok())
+            .unwrap_or_default();
         let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let listed = match &config["eos_token_id"] {
             serde_json::Value::Array(ids) => ids.clone(),
@@ -193,23 +217,6 @@ impl Base {
         eos.dedup();
         eos
     }
-}
-
-/// Says what is missing of a base in a directory.
-fn check_is_base(name: &str, directory: &Path) -> Result<()> {
-    if directory.join("config.json").exists() {
-        return Ok(());
-    }
-    Err(Error::Config(if directory.join(peft::CONFIG).exists() {
-        format!(
-            "{name} is an adapter, no base; name it with --adapter, and the base it was trained on as the base"
-        )
-    } else {
-        format!(
-            "{name} holds no config.json; a base is a directory with config.json, tokenizer.json and safetensors \
-             weights, or a .gguf file"
-        )
-    }))
 }
 
 /// A base's directory; `None` if it is none of this machine.
@@ -282,9 +289,10 @@ pub struct Policy {
 pub fn open_policy(args: &ModelArgs) -> Result<Policy> {
     let RuntimeArgs { dtype, device, threads } = args.runtime;
     set_threads(threads)?;
-    let base = Base::open(&args.base, dtype, device)?;
+    let base = Base::open_with(&args.base, dtype, device, args.force)?;
     let mut decoder = base.decoder()?;
-    let adapters = args.adapter.iter().map(|path| base.adapter(path, false)).collect::<Result<Vec<_>>>()?;
+    let adapters =
+        args.adapter.iter().map(|path| base.adapter(path, args.force)).collect::<Result<Vec<_>>>()?;
     decoder.trained = match adapters.len() {
         0 => None,
         _ => Some(Lora::stacked(&adapters, &base.device)?),

@@ -35,7 +35,8 @@ const SHOWN: usize = 3;
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let mut config = configure(args)?;
     base::set_threads(config.train.threads)?;
-    let base = Base::open(&config.model.base, config.model.dtype, config.model.device)?;
+    let (dtype, device) = (config.model.dtype, config.model.device);
+    let base = Base::open_with(&config.model.base, dtype, device, args.force)?;
     config.model.base = base.pinned();
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let tokenizer = dated::tokenizer(tokenizer, &mut config, args.resume)?;

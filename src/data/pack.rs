@@ -62,6 +62,46 @@ impl PackedBatch {
         self.trees.iter().map(tree).sum()
     }
 
+    /// The same batch with a prompt of its own for each completion of the trees for which `divide` says so; completions
+    /// keep their order.
+    pub fn divided(&self, divide: impl Fn(&Tree) -> bool) -> Self {
+        let mut batch = Self {
+            labels: self.labels.clone(),
+            origins: self.origins.clone(),
+            ids: self.ids.clone(),
+            ..Self::default()
+        };
+        let mut scored = self.scored.iter();
+        for tree in &self.trees {
+            let prompt_tokens = &self.tokens[tree.prompt.clone()];
+            let alone = tree.completions.len() > 1 && divide(tree);
+            let mut prompt = batch.push_rows(prompt_tokens, 0);
+            let mut completions = Vec::new();
+            for (i, old) in tree.completions.iter().enumerate() {
+                if alone && i > 0 {
+                    batch.trees.push(Tree { prompt, completions: std::mem::take(&mut completions) });
+                    prompt = batch.push_rows(prompt_tokens, 0);
+                }
+                let rows = batch.push_rows(&self.tokens[old.clone()], prompt.len());
+                let start = batch.scored_rows.len();
+                for at in scored.next().cloned().unwrap_or_default() {
+                    let row = self.scored_rows[at] as usize;
+                    let moved = if old.contains(&row) {
+                        rows.start + (row - old.start)
+                    } else {
+                        prompt.start + (row - tree.prompt.start)
+                    };
+                    batch.scored_rows.push(moved as u32);
+                    batch.scored_targets.push(self.scored_targets[at]);
+                }
+                batch.scored.push(start..batch.scored_rows.len());
+                completions.push(rows);
+            }
+            batch.trees.push(Tree { prompt, completions });
+        }
+        batch
+    }
+
     fn push_completion(&mut self, prompt: &Range<usize>, tokens: &[u32]) -> Range<usize> {
         let inputs = tokens.split_last().map_or(&[][..], |(_, inputs)| inputs);
         let rows = self.push_rows(inputs, prompt.len());
@@ -95,6 +135,24 @@ mod tests {
             label: 0.75,
             origin: Origin::new("t", 4),
         }
+    }
+
+    #[test]
+    fn a_divided_tree_scores_the_same_completions_behind_prompts_of_their_own() {
+        let examples = [
+            example(&[1, 2, 3], &[&[4, 5, 6], &[7, 8]]),
+            example(&[1], &[&[4], &[7, 8]]),
+            example(&[], &[&[4, 5], &[7]]),
+        ];
+        let batch = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
+        assert_eq!(batch.divided(|_| false), batch);
+        let divided = batch.divided(|tree| tree.prompt.len() == 3);
+        assert_eq!(divided.tokens[..9], [1, 2, 3, 4, 5, 1, 2, 3, 7]);
+        assert_eq!(divided.positions[..9], [0, 1, 2, 3, 4, 0, 1, 2, 3]);
+        assert_eq!(divided.trees[0], Tree { prompt: 0..3, completions: vec![3..5] });
+        assert_eq!(divided.trees[1], Tree { prompt: 5..8, completions: vec![8..9] });
+        assert_eq!(divided.scored_rows[..5], [2, 3, 4, 7, 8]);
+        assert_eq!((divided.scored_targets, divided.scored), (batch.scored_targets, batch.scored));
     }
 
     #[test]

@@ -109,6 +109,7 @@ pub fn score(
         for (i, example) in examples.iter().enumerate() {
             let logps =
                 pair_logps(&policy, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
+            check_finite(&logps, example)?;
             let tokens = |side| example.scored(side);
             each(
                 first * batch.max(1) + i,
@@ -117,6 +118,19 @@ pub fn score(
         }
     }
     Ok(())
+}
+
+/// Refuses log-probs that are no numbers: every figure made of them would be none.
+fn check_finite(logps: &PairLogps, example: &Example) -> Result<()> {
+    let PairLogps { chosen, rejected, ref_chosen, ref_rejected } = *logps;
+    if [chosen, rejected, ref_chosen, ref_rejected].iter().all(|logp| logp.is_finite()) {
+        return Ok(());
+    }
+    let why = format!(
+        "has log-probs that are no numbers (chosen {chosen}, rejected {rejected}); an activation overflowed: compute with \
+         --dtype f32, or the adapter is damaged"
+    );
+    Err(example.origin.error(&why))
 }
 
 /// Pair `i` of a batch's completions, which stand chosen, rejected, chosen, ...

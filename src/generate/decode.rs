@@ -64,6 +64,13 @@ pub fn complete(
     let mut logits = decoder.step(prompt, &mut cache, pass)?;
     let mut tokens = Vec::new();
     while tokens.len() < most {
+        if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
+            return Err(Error::Model(format!(
+                "after {} tokens the model gives {logit} for a token; an activation overflowed: compute with --dtype f32, or \
+                 the adapter is damaged",
+                prompt.len() + tokens.len()
+            )));
+        }
         let token = sampler.next(&logits)?;
         if limits.eos.contains(&token) {
             return finish(tokenizer, tokens, FinishReason::Stop, None);

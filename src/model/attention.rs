@@ -21,9 +21,12 @@ use crate::ops::tree_attention::{self, Heads, TreeSpans};
 #[derive(Debug)]
 pub struct Attention {
     qkv: Qkv,
+    clip: Option<f32>,
     qk_norm: Option<(Norm, Norm)>,
+    norm_after_rotation: bool,
     heads: Heads,
-    rotation: Option<usize>,
+    /// Of queries and of keys.
+    rotation: Option<(usize, usize)>,
     output: Projection,
 }
 
@@ -31,7 +34,7 @@ pub struct Attention {
 #[expect(clippy::large_enum_variant, reason = "there is one a layer, and most families have the large one")]
 enum Qkv {
     Separate([Projection; 3]),
-    /// `[q; k; v]`, or, `per_head`, the same of each head in turn.
+    /// `[q; k; v]`, or, `per_head`, the same of each key head in turn.
     Fused {
         projection: Projection,
         per_head: bool,
@@ -76,6 +79,8 @@ impl<'a> Rows<'a> {
 #[derive(Debug)]
 pub struct Saved {
     projections: Vec<Kept>,
+    /// 1 where a query, key or value was not clipped, else 0.
+    unclipped: Option<[Tensor; 3]>,
     /// Queries and keys before their norms.
     raw: Option<(Tensor, Tensor)>,
     /// As attention sees them.
@@ -115,7 +120,9 @@ impl Attention {
             })
             .transpose()?;
         let output = Projection::load(&spec.output, tensors, next)?;
-        Ok(Self { qkv, qk_norm, heads: spec.heads, rotation: spec.rotation, output })
+        let rotation = spec.rotation.map(|keys| (spec.query_rotation.unwrap_or(keys), keys));
+        let norm_after_rotation = spec.norm_after_rotation;
+        Ok(Self { qkv, clip: spec.clip, qk_norm, norm_after_rotation, heads: spec.heads, rotation, output })
     }
 
     /// `x [T, hidden] → [W, hidden]`, the wanted rows. With a cache the keys and values of earlier rows are seen, and these appended.
@@ -130,14 +137,8 @@ impl Attention {
         cache: Option<&mut LayerCache>,
     ) -> Result<(Tensor, Saved)> {
         let (q, k, v, projections) = self.project(&Input::new(x.clone()), context)?;
-        let (q, k, raw) = match &self.qk_norm {
-            None => (q, k, None),
-            Some((q_norm, k_norm)) => (q_norm.forward(&q)?, k_norm.forward(&k)?, Some((q, k))),
-        };
-        let (q, mut k, mut v) = match self.rotation {
-            None => (q, k, v),
-            Some(index) => (self.turn(&q, rows, index)?, self.turn(&k, rows, index)?, v),
-        };
+        let (q, k, mut v, unclipped) = self.clipped(q, k, v)?;
+        let (q, mut k, raw) = self.shape(q, k, rows)?;
         if let Some(cache) = cache {
             (k, v) = cache.append(&k, &v)?;
         }
@@ -146,7 +147,7 @@ impl Attention {
             tree_attention::forward(&q, &k, &v, &self.heads, self.precision(), rows.trees)
         })?;
         let (y, output) = self.output.forward(&Input::new(rows.of(&attention.output)?), context)?;
-        Ok((y, Saved { projections, raw, q, k, v, attention, output }))
+        Ok((y, Saved { projections, unclipped, raw, q, k, v, attention, output }))
     }
 
     /// Attention's own products are rounded as those of its output projection, but to bf16 where those are of quantised
@@ -156,6 +157,52 @@ impl Attention {
             Precision::F32 => Precision::F32,
             Precision::Bf16 | Precision::Fixed => Precision::Bf16,
         }
+    }
+
+    /// Queries, keys and values clipped, and where they were not.
+    #[expect(clippy::type_complexity, reason = "three tensors and what their gradients are multiplied by")]
+    fn clipped(
+        &self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor, Option<[Tensor; 3]>)> {
+        let Some(size) = self.clip else { return Ok((q, k, v, None)) };
+        let inside = |x: &Tensor| x.abs()?.le(size)?.to_dtype(x.dtype());
+        let unclipped = [inside(&q)?, inside(&k)?, inside(&v)?];
+        let clip = |x: &Tensor| x.clamp(-size, size);
+        Ok((clip(&q)?, clip(&k)?, clip(&v)?, Some(unclipped)))
+    }
+
+    /// Queries and keys normed and turned, and what the norms saw.
+    fn shape(&self, q: Tensor, k: Tensor, rows: &Rows) -> Result<(Tensor, Tensor, Option<(Tensor, Tensor)>)> {
+        let turned = |q: Tensor, k: Tensor| match self.rotation {
+            None => Ok::<_, crate::error::Error>((q, k)),
+            Some((of_q, of_k)) => Ok((self.turn(&q, rows, of_q)?, self.turn(&k, rows, of_k)?)),
+        };
+        let Some((q_norm, k_norm)) = &self.qk_norm else {
+            let (q, k) = turned(q, k)?;
+            return Ok((q, k, None));
+        };
+        let (q, k) = if self.norm_after_rotation { turned(q, k)? } else { (q, k) };
+        let normed = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        let (q_out, k_out) = if self.norm_after_rotation { normed } else { turned(normed.0, normed.1)? };
+        Ok((q_out, k_out, Some((q, k))))
+    }
+
+    /// [`Attention::shape`] backwards: gradients of queries and keys as projected.
+    fn unshape(&self, dq: Tensor, dk: Tensor, saved: &Saved, rows: &Rows) -> Result<(Tensor, Tensor)> {
+        let turned = |dq: Tensor, dk: Tensor| {
+            let Some((of_q, of_k)) = self.rotation else { return Ok((dq, dk)) };
+            let back = |dy: &Tensor, i: usize| rope::backward(dy, &rows.rotations[i], self.heads.head_dim);
+            timed("rope", 0, || Ok::<_, crate::error::Error>((back(&dq, of_q)?, back(&dk, of_k)?)))
+        };
+        let (Some((q_norm, k_norm)), Some((q_raw, k_raw))) = (&self.qk_norm, &saved.raw) else {
+            return turned(dq, dk);
+        };
+        let (dq, dk) = if self.norm_after_rotation { (dq, dk) } else { turned(dq, dk)? };
+        let (dq, dk) = (q_norm.gradient(&dq, q_raw)?, k_norm.gradient(&dk, k_raw)?);
+        if self.norm_after_rotation { turned(dq, dk) } else { Ok((dq, dk)) }
     }
 
     fn turn(&self, x: &Tensor, rows: &Rows, index: usize) -> Result<Tensor> {
@@ -188,8 +235,13 @@ impl Attention {
         let (q, kv) = self.widths();
         let part = |i: usize| -> Result<Tensor> {
             if per_head {
-                let by_head = y.reshape((rows, self.heads.n_head, 3, self.heads.head_dim))?;
-                return Ok(by_head.narrow(2, i, 1)?.reshape((rows, q))?.contiguous()?);
+                let Heads { n_head, n_kv_head, head_dim, .. } = self.heads;
+                let group = n_head / n_kv_head;
+                // [T, key heads, queries of the group, key, value, head_dim]
+                let by_head = y.reshape((rows, n_kv_head, group + 2, head_dim))?;
+                let (start, count) = [(0, group), (group, 1), (group + 1, 1)][i];
+                let part = by_head.narrow(2, start, count)?;
+                return Ok(part.reshape((rows, n_kv_head * count * head_dim))?.contiguous()?);
             }
             let (start, width) = [(0, q), (q, kv), (q + kv, kv)][i];
             Ok(y.narrow(1, start, width)?.contiguous()?)
@@ -201,10 +253,12 @@ impl Attention {
         if !per_head {
             return Ok(Tensor::cat(&parts, 1)?);
         }
-        let (rows, width) = parts[0].dims2()?;
-        let by_head = (rows, self.heads.n_head, self.heads.head_dim);
-        let [q, k, v] = parts.map(|part| part.reshape(by_head));
-        Ok(Tensor::stack(&[q?, k?, v?], 2)?.reshape((rows, 3 * width))?)
+        let Heads { n_head, n_kv_head, head_dim, .. } = self.heads;
+        let (rows, group) = (parts[0].dims2()?.0, n_head / n_kv_head);
+        let [q, k, v] = parts;
+        let by_head = |x: &Tensor, count: usize| x.reshape((rows, n_kv_head, count, head_dim));
+        let all = Tensor::cat(&[by_head(q, group)?, by_head(k, 1)?, by_head(v, 1)?], 2)?;
+        Ok(all.reshape((rows, (n_head + 2 * n_kv_head) * head_dim))?)
     }
 
     /// `dy [W, hidden] → dx [T, hidden]`.
@@ -224,7 +278,7 @@ impl Attention {
         let Saved { q, k, v, attention, .. } = saved;
         let d_attention = rows.back(&d_attention, q.dims2()?.0)?;
         let flop = self.heads.flop(rows.trees);
-        let (mut dq, mut dk, dv) = timed("tree attention backward", 5 * flop, || {
+        let (dq, dk, dv) = timed("tree attention backward", 5 * flop, || {
             tree_attention::backward(
                 &d_attention,
                 q,
@@ -236,12 +290,10 @@ impl Attention {
                 rows.trees,
             )
         })?;
-        if let Some(index) = self.rotation {
-            let back = |dy: &Tensor| rope::backward(dy, &rows.rotations[index], self.heads.head_dim);
-            (dq, dk) = timed("rope", 0, || Ok::<_, crate::error::Error>((back(&dq)?, back(&dk)?)))?;
-        }
-        if let (Some((q_norm, k_norm)), Some((q_raw, k_raw))) = (&self.qk_norm, &saved.raw) {
-            (dq, dk) = (q_norm.gradient(&dq, q_raw)?, k_norm.gradient(&dk, k_raw)?);
+        let (mut dq, mut dk) = self.unshape(dq, dk, saved, rows)?;
+        let mut dv = dv;
+        if let Some([of_q, of_k, of_v]) = &saved.unclipped {
+            (dq, dk, dv) = ((dq * of_q)?, (dk * of_k)?, (dv * of_v)?);
         }
         match &self.qkv {
             Qkv::Separate([of_q, of_k, of_v]) => {

@@ -30,12 +30,21 @@ impl LayerCache {
 pub struct Cache {
     pub(super) layers: Vec<LayerCache>,
     pub(super) seen: usize,
+    /// The tokens seen, of models whose keys may have to be made again.
+    pub(super) tokens: Vec<u32>,
 }
 
 impl Cache {
     /// Nothing seen, of a decoder of `layers` blocks.
     pub fn new(layers: usize) -> Self {
-        Self { layers: vec![LayerCache::default(); layers], seen: 0 }
+        Self { layers: vec![LayerCache::default(); layers], seen: 0, tokens: Vec::new() }
+    }
+
+    /// Forgets keys and values; the tokens seen, in front of `tokens`.
+    pub(super) fn restart(&mut self, tokens: &[u32]) -> Vec<u32> {
+        let all = [&self.tokens, tokens].concat();
+        *self = Self::new(self.layers.len());
+        all
     }
 
     /// Rows seen so far.

@@ -1,11 +1,15 @@
 //! The decoder: from a packed batch to the log-probs of its completions, and from their gradients to those of the
 //! trained low-rank matrices.
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Tensor};
 
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::cache::Cache;
+use super::inventory;
+use super::lengths;
 use super::lora::Lora;
 use super::norm::Norm;
 use super::pass::{Context, Dropout, Frozen, Pass};
@@ -45,6 +49,8 @@ pub struct Tape {
     rotations: Vec<Rotation>,
     blocks: Vec<Kept>,
     dropout: Option<Dropout>,
+    /// Rows whose hidden states predict the targets.
+    scored_rows: Vec<u32>,
     /// Hidden states of the scored rows before the final norm `[S, hidden]`.
     scored: Tensor,
     slopes: Tensor,
@@ -76,12 +82,14 @@ impl Decoder {
         dtype: Option<DType>,
         device: &Device,
     ) -> Result<Self> {
-        let tensors = Tensors::new(source, spec.absent_prefix, dtype);
+        let spec = inventory::settled(spec, source)?;
+        inventory::check(&spec, source)?;
+        let tensors = Tensors::new(source, &spec, dtype);
         let (vocab, hidden) = (spec.vocab_size, spec.hidden);
-        let embedding = tensors.matrix(&format!("{}.weight", spec.embedding), vocab, hidden)?;
+        let embedding = tensors.matrix(&inventory::embedding(&spec, source), vocab, hidden)?;
         let positions = spec.positions.as_ref();
         let positions = positions
-            .map(|name| tensors.matrix(&format!("{name}.weight"), spec.max_positions, hidden))
+            .map(|p| tensors.matrix(&format!("{}.weight", p.module), spec.max_positions + p.offset, hidden))
             .transpose()?;
         let head = match &spec.head {
             Some(head) => tensors.linear(head)?,
@@ -152,26 +160,34 @@ impl Decoder {
         let row_of = |weight: &FrozenWeight, index: u32, out: &mut [f32]| {
             weight.elements().slice(index as usize * hidden..(index as usize + 1) * hidden).widen_into(out);
         };
+        let offset = self.spec.positions.as_ref().map_or(0, |learned| learned.offset as u32);
         let x = host::build_rows(tokens.len(), hidden, |row, out| {
             row_of(&self.embedding, tokens[row], out);
             out.iter_mut().for_each(|x| *x *= self.spec.embedding_scale);
             if let Some(learned) = &self.positions {
                 let mut position = vec![0.0; hidden];
-                row_of(learned, positions[row], &mut position);
+                row_of(learned, positions[row] + offset, &mut position);
                 out.iter_mut().zip(&position).for_each(|(x, p)| *x += p);
             }
         });
         Ok(host::tensor(x, (tokens.len(), hidden))?.to_device(&self.device)?)
     }
 
-    fn rotations(&self, positions: &[u32]) -> Vec<Rotation> {
-        let of = |r: &super::spec::RotationSpec| Rotation::new(positions, &r.frequencies, r.scale, r.pairing);
-        self.spec.rotations.iter().map(of).collect()
+    /// The angles of all rows. `unread` tokens follow the last row of each sequence: targets alone, which count to its
+    /// length.
+    fn rotations(&self, positions: &[u32], trees: &[TreeSpans], unread: usize) -> Vec<Rotation> {
+        self.spec.rotations.iter().map(|spec| lengths::rotation(spec, positions, trees, unread)).collect()
+    }
+
+    /// The batch, with trees divided whose branches have frequencies of their own.
+    fn divided<'a>(&self, batch: &'a PackedBatch) -> Cow<'a, PackedBatch> {
+        lengths::divided(&self.spec.rotations, batch)
     }
 
     /// Hidden states of the wanted rows after the last block, before the final norm: `[wanted.len(), hidden]`.
-    fn blocks(&self, batch: &PackedBatch, pass: Pass, wanted: &[u32]) -> Result<Tensor> {
-        let (trees, rotations) = (spans(batch), self.rotations(&batch.positions));
+    fn blocks(&self, batch: &PackedBatch, pass: Pass, wanted: &[u32], unread: usize) -> Result<Tensor> {
+        let trees = spans(batch);
+        let rotations = self.rotations(&batch.positions, &trees, unread);
         let (distinct, places) = distinct(wanted);
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = self.context(pass, None);
@@ -192,7 +208,8 @@ impl Decoder {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
-        let scored = self.blocks(batch, pass, &batch.scored_rows)?;
+        let batch = &*self.divided(batch);
+        let scored = self.blocks(batch, pass, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
         let found = self.score(&normed, &batch.scored_targets, false)?;
         Ok(sums(&found.logps, batch))
@@ -210,7 +227,7 @@ impl Decoder {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Tensor> {
-        let normed = self.final_norm.forward(&self.blocks(batch, pass, rows)?)?;
+        let normed = self.final_norm.forward(&self.blocks(batch, pass, rows, 0)?)?;
         token_logps::logits(&normed, &self.head, self.spec.logits)
     }
 
@@ -219,7 +236,9 @@ impl Decoder {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
-        let (trees, rotations) = (spans(batch), self.rotations(&batch.positions));
+        let batch = &*self.divided(batch);
+        let trees = spans(batch);
+        let rotations = self.rotations(&batch.positions, &trees, 1);
         let (wanted, places) = distinct(&batch.scored_rows);
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = self.context(Pass::Policy, training.dropout);
@@ -238,7 +257,8 @@ impl Decoder {
             None => normed.zeros_like()?,
         };
         let logps = sums(&found.logps, batch);
-        Ok((logps, Tape { rows: trees, rotations, blocks, dropout: training.dropout, scored, slopes }))
+        let (dropout, scored_rows) = (training.dropout, batch.scored_rows.clone());
+        Ok((logps, Tape { rows: trees, rotations, blocks, dropout, scored_rows, scored, slopes }))
     }
 
     /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`.
@@ -263,7 +283,7 @@ impl Decoder {
             .collect();
         let d_normed = token_logps::backward(&tape.slopes, &per_token)?;
         let d_scored = self.final_norm.gradient(&d_normed, &tape.scored)?;
-        let (wanted, places) = distinct(&batch.scored_rows);
+        let (wanted, places) = distinct(&tape.scored_rows);
         let mut dx = rows::scatter_add(&d_scored, &places, wanted.len())?;
 
         let rows = Rows { trees: &tape.rows, rotations: &tape.rotations, wanted: None };
@@ -287,11 +307,19 @@ impl Decoder {
         if tokens.is_empty() {
             return Err(Error::Model("a step of generation needs at least one token".into()));
         }
+        // Beyond the length at which longrope changes its frequencies, all keys are made anew, as in transformers.
+        if lengths::crosses(&self.spec.rotations, cache.seen, cache.seen + tokens.len()) {
+            let all = cache.restart(tokens);
+            return self.step(&all, cache, pass);
+        }
+        if self.spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
+            cache.tokens.extend_from_slice(tokens);
+        }
         let positions: Vec<u32> = (cache.seen..cache.seen + tokens.len()).map(|p| p as u32).collect();
         let keys = cache.seen + tokens.len();
         let span = Span { queries: 0..tokens.len(), prefix: 0..cache.seen, own: cache.seen..keys };
         let trees = [TreeSpans { rows: 0..tokens.len(), spans: vec![span] }];
-        let rotations = self.rotations(&positions);
+        let rotations = self.rotations(&positions, &trees, 0);
         let last = [tokens.len() as u32 - 1];
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = self.context(pass, None);

@@ -10,6 +10,8 @@ pub mod config;
 pub mod decoder;
 pub mod families;
 pub mod gguf;
+pub mod inventory;
+mod lengths;
 pub mod lora;
 pub mod mlp;
 pub mod norm;

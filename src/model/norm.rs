@@ -13,6 +13,8 @@ use crate::ops::{layer_norm, profile, rms_norm};
 pub struct Norm {
     gain: Tensor,
     bias: Option<Tensor>,
+    /// Gains of runs that have their own, `[runs·size]`; `gain` is then all ones.
+    of_runs: Option<Tensor>,
     eps: f64,
     size: usize,
 }
@@ -23,17 +25,28 @@ impl Norm {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub fn load(spec: &NormSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
-        let read = |suffix: &str| tensors.vector(&format!("{}.{suffix}", spec.module), spec.size);
-        let mut gain = read("weight")?;
-        if spec.kind == NormKind::RmsPlusOne {
+        let shape: &[usize] = if spec.runs > 1 { &[spec.runs, spec.size] } else { &[spec.size] };
+        let read = |suffix: &str| tensors.numbers(&format!("{}.{suffix}", spec.module), shape);
+        let (has_gain, has_bias) = spec.kind.stored();
+        let mut gain = if has_gain { read("weight")? } else { vec![1.0; spec.size] };
+        if matches!(spec.kind, NormKind::RmsPlusOne | NormKind::LayerPlusOne) {
             gain.iter_mut().for_each(|g| *g += 1.0);
         }
         let bias = match spec.kind {
             NormKind::Rms | NormKind::RmsPlusOne => None,
-            NormKind::Layer => Some(Tensor::from_vec(read("bias")?, spec.size, device)?),
-            NormKind::LayerWithoutBias => Some(Tensor::from_vec(vec![0.0f32; spec.size], spec.size, device)?),
+            _ if has_bias => Some(read("bias")?),
+            _ => Some(vec![0.0f32; spec.size]),
         };
-        Ok(Self { gain: Tensor::from_vec(gain, spec.size, device)?, bias, eps: spec.eps, size: spec.size })
+        let vector = |numbers: Vec<f32>| {
+            let count = numbers.len();
+            Tensor::from_vec(numbers, count, device)
+        };
+        let (gain, of_runs) = match spec.runs {
+            1 => (gain, None),
+            _ => (vec![1.0; spec.size], Some(vector(gain)?)),
+        };
+        let bias = bias.map(vector).transpose()?;
+        Ok(Self { gain: vector(gain)?, bias, of_runs, eps: spec.eps, size: spec.size })
     }
 
     /// Normalises runs of `size` features: `x [T, n·size] → [T, n·size]`.
@@ -47,7 +60,15 @@ impl Norm {
             None => rms_norm::forward(&runs, &self.gain, self.eps),
             Some(bias) => layer_norm::forward(&runs, &self.gain, bias, self.eps),
         })?;
-        Ok(y.reshape((rows, width))?)
+        self.scaled(&y.reshape((rows, width))?)
+    }
+
+    /// `x [T, runs·size]` times the gains of the runs.
+    fn scaled(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match &self.of_runs {
+            None => x.clone(),
+            Some(gain) => x.broadcast_mul(gain)?,
+        })
     }
 
     /// Adds the gradient of `x` to `dx`.
@@ -57,7 +78,7 @@ impl Norm {
     pub fn backward(&self, dx: &mut Gradient, dy: &Tensor, x: &Tensor) -> Result<()> {
         let (rows, width) = x.dims2()?;
         let runs = (rows * width / self.size, self.size);
-        let (dy, x) = (dy.reshape(runs)?, x.reshape(runs)?);
+        let (dy, x) = (self.scaled(dy)?.reshape(runs)?, x.reshape(runs)?);
         let work = |dx: &mut Gradient| match &self.bias {
             None => rms_norm::backward(dx, &dy, &x, &self.gain, self.eps),
             Some(bias) => layer_norm::backward(dx, &dy, &x, &self.gain, bias, self.eps),

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::spec::LinearSpec;
+use super::spec::{DecoderSpec, LinearSpec};
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
 use crate::weights::{DType, FrozenWeight, WeightSource};
@@ -10,7 +10,7 @@ use crate::weights::{DType, FrozenWeight, WeightSource};
 /// Reads tensors for a decoder.
 pub struct Tensors<'a> {
     source: &'a dyn WeightSource,
-    absent_prefix: &'static str,
+    spec: &'a DecoderSpec,
     /// What matrices are stored as; `None`: as in the file.
     dtype: Option<DType>,
     /// How the matrices read so far are stored.
@@ -18,20 +18,25 @@ pub struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    /// Reads from `source`; names may lack `absent_prefix`, matrices become `dtype` if there is one.
-    pub fn new(source: &'a dyn WeightSource, absent_prefix: &'static str, dtype: Option<DType>) -> Self {
-        Self { source, absent_prefix, dtype, storage: RefCell::default() }
+    /// Reads from `source` in any layout of `spec`; matrices become `dtype` if there is one.
+    pub fn new(source: &'a dyn WeightSource, spec: &'a DecoderSpec, dtype: Option<DType>) -> Self {
+        Self { source, spec, dtype, storage: RefCell::default() }
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<FrozenWeight> {
-        let short = name.strip_prefix(self.absent_prefix).unwrap_or(name);
-        let name = if self.source.shape(name).is_none() { short } else { name };
+        let name = &self.spec.stored_name(name, |name| self.source.shape(name).is_some());
         let weight = self.source.get(name)?;
         if weight.shape() != shape {
             return Err(Error::Model(format!(
                 "tensor {name} of {} is {:?}, but config.json makes it {shape:?}; do they belong together?",
                 self.source.describe(),
                 weight.shape()
+            )));
+        }
+        if let Some(value) = weight.first_non_finite() {
+            return Err(Error::Weights(format!(
+                "tensor {name} of {} holds {value}, which is no weight; download or convert the model again",
+                self.source.describe()
             )));
         }
         Ok(weight)
@@ -61,7 +66,15 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// As [`Tensors::matrix`].
     pub fn vector(&self, name: &str, size: usize) -> Result<Vec<f32>> {
-        Ok(self.get(name, &[size])?.elements().to_f32())
+        self.numbers(name, &[size])
+    }
+
+    /// A tensor's numbers, widened.
+    ///
+    /// # Errors
+    /// As [`Tensors::matrix`].
+    pub fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.get(name, shape)?.elements().to_f32())
     }
 
     /// A linear module's weight and bias.

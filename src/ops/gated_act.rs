@@ -18,6 +18,8 @@ pub enum Activation {
     GeluTanh,
     /// max(x, 0).
     Relu,
+    /// max(x, 0)².
+    Relu2,
 }
 
 impl Activation {
@@ -25,9 +27,10 @@ impl Activation {
     pub fn by_name(name: &str) -> Option<Self> {
         Some(match name {
             "silu" | "swish" => Self::Silu,
-            "gelu" => Self::Gelu,
+            "gelu" | "gelu_python" => Self::Gelu,
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Self::GeluTanh,
             "relu" => Self::Relu,
+            "relu2" => Self::Relu2,
             _ => return None,
         })
     }
@@ -42,6 +45,7 @@ impl Activation {
             Self::Gelu => x.gelu_erf()?,
             Self::GeluTanh => x.gelu()?,
             Self::Relu => x.relu()?,
+            Self::Relu2 => x.relu()?.sqr()?,
         })
     }
 }
@@ -79,6 +83,7 @@ fn value_and_slope<const FMA: bool>(act: Activation, x: f32) -> (f32, f32) {
             (x * cdf, fma::<FMA>(x, density, cdf))
         }
         Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::Relu2 => (x.max(0.0) * x.max(0.0), 2.0 * x.max(0.0)),
     }
 }
 
@@ -94,6 +99,7 @@ vectorised! {
             Activation::Gelu => each!(Activation::Gelu),
             Activation::GeluTanh => each!(Activation::GeluTanh),
             Activation::Relu => each!(Activation::Relu),
+            Activation::Relu2 => each!(Activation::Relu2),
         }
     }
 }
@@ -113,6 +119,7 @@ vectorised! {
             Activation::Gelu => each!(Activation::Gelu),
             Activation::GeluTanh => each!(Activation::GeluTanh),
             Activation::Relu => each!(Activation::Relu),
+            Activation::Relu2 => each!(Activation::Relu2),
         }
     }
 }
@@ -189,7 +196,8 @@ mod tests {
     fn forward_and_backward_match_the_plain_form() {
         let (gate, up) = ((noise(&[7, 37], 1) * 4.0).unwrap(), noise(&[7, 37], 2));
         let dh = noise(&[7, 37], 3);
-        for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        use Activation::{Gelu, GeluTanh, Relu, Relu2, Silu};
+        for act in [Silu, Gelu, GeluTanh, Relu, Relu2] {
             let what = format!("{act:?}");
             assert_same(
                 &forward(&gate, Some(&up), act).unwrap(),

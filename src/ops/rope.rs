@@ -28,9 +28,22 @@ pub struct Rotation {
 impl Rotation {
     /// Angles `position · frequency`, in f32 as transformers computes them; cosine and sine times `scale`.
     pub fn new(positions: &[u32], frequencies: &[f32], scale: f32, pairing: Pairing) -> Self {
-        let angles = positions.iter().flat_map(|p| frequencies.iter().map(move |f| f64::from(*p as f32 * f)));
-        let (cos, sin) = angles.map(|a| (a.cos() as f32 * scale, a.sin() as f32 * scale)).unzip();
-        Self { cos, sin, half: frequencies.len(), pairing }
+        let rows = positions.iter().map(|position| (*position, frequencies, scale));
+        Self::by_row(rows, frequencies.len(), pairing)
+    }
+
+    /// The same with each row's own position, `half` frequencies and scale.
+    pub fn by_row<'a>(
+        rows: impl Iterator<Item = (u32, &'a [f32], f32)>,
+        half: usize,
+        pairing: Pairing,
+    ) -> Self {
+        let angle = |p: u32, f: &f32| f64::from(p as f32 * f);
+        let (cos, sin) = rows
+            .flat_map(|(p, frequencies, scale)| frequencies.iter().map(move |f| (angle(p, f), scale)))
+            .map(|(a, scale)| (a.cos() as f32 * scale, a.sin() as f32 * scale))
+            .unzip();
+        Self { cos, sin, half, pairing }
     }
 
     /// Index of the two features of pair `i`.

@@ -86,6 +86,11 @@ impl<'a> Blocks<'a> {
         self.kind
     }
 
+    /// The whole blocks.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// How many numbers.
     pub fn len(&self) -> usize {
         self.len

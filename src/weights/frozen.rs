@@ -188,6 +188,11 @@ impl FrozenWeight {
         }
     }
 
+    /// The first NaN or infinity, if there is one.
+    pub fn first_non_finite(&self) -> Option<f32> {
+        super::finite::first_non_finite(&self.elements())
+    }
+
     /// The bytes as they are stored, little-endian.
     pub fn bytes(&self) -> &[u8] {
         match &self.data {

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod elements;
+mod finite;
 mod frozen;
 pub mod gguf;
 mod safetensors;

@@ -29,10 +29,12 @@ fn with_weights(change: impl FnOnce(Vec<u8>) -> Vec<u8>, parts: &[&str]) {
 
 #[test]
 fn configurations() {
-    with_config(|c| c["model_type"] = json!("mamba"), &["config.json", "model_type", "mamba", "llama"]);
+    with_config(|c| c["model_type"] = json!("mamba"), &["config.json", "model_type", "mamba", "recurrent"]);
+    with_config(|c| c["model_type"] = json!("lama"), &["config.json", "model_type", "lama", "llama"]);
     with_config(
         |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
-        &["config.json", "hidden_size", "missing"],
+        // transformers takes 4096 where the file says nothing.
+        &["model.embed_tokens.weight", "[320, 32]", "[320, 4096]"],
     );
     with_config(|c| c["num_hidden_layers"] = json!("3"), &["config.json", "num_hidden_layers", "\"3\""]);
     with_config(|c| c["num_hidden_layers"] = json!(0), &["config.json", "num_hidden_layers", "0"]);
@@ -115,6 +117,10 @@ fn weights_that_are_no_numbers_are_told_with_the_rows() {
         tensors.tensor(name).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize
     };
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    place.write("model/model.safetensors", &bytes);
+    train_refused(&place, 1, &[name, "NaN", "which is no weight"]);
+    // Finite, but not for long.
+    bytes[at..at + 4].copy_from_slice(&f32::MAX.to_le_bytes());
     place.write("model/model.safetensors", &bytes);
     let ran = place.run(&["train", "-c", "run.yaml"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);

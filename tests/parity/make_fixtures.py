@@ -2,7 +2,7 @@
 
     python tests/parity/make_fixtures.py tests/fixtures [PART...]
 
-Without PART everything is made anew, in the order of `PARTS`: a later part reads what earlier ones wrote. `models:NAME` and `scores:NAME` make those of
+Without PART everything is made anew, in the order of `PARTS`: a later part reads what earlier ones wrote. `models:NAME`, `scores:NAME` and `old-configs:NAME` make those of
 one model, and leave the other files as they are.
 """
 import importlib.metadata
@@ -25,7 +25,7 @@ import datasets
 import torch
 import transformers
 
-import bpe, compose, models, optim_cases, scores, templates, tokens, trl_runs
+import bpe, compose, models, old_configs, optim_cases, scores, templates, tokens, trl_runs
 from files import write_json
 
 PARTS = {
@@ -34,6 +34,7 @@ PARTS = {
     "tokens": tokens.make_tokens,
     "templates": templates.make_templates,
     "scores": scores.make_scores,
+    "old-configs": old_configs.make_old_configs,
     "compose": compose.make_compose,
     "optim": optim_cases.make_optim,
     "losses": optim_cases.make_losses,
@@ -44,7 +45,7 @@ PACKAGES = ["torch", "transformers", "tokenizers", "peft", "trl", "accelerate", 
 
 def main():
     chosen = [part.partition(":") for part in sys.argv[2:] or PARTS]
-    known = all(part in PARTS and (not name or part in ("models", "scores") and name in models.SEEDS) for part, _, name in chosen)
+    known = all(part in PARTS and (not name or part in ("models", "scores", "old-configs") and name in models.SEEDS) for part, _, name in chosen)
     if len(sys.argv) < 2 or not known:
         sys.exit(f"{__doc__}\nPARTs: {' '.join(PARTS)}")
     out = Path(sys.argv[1]).resolve()

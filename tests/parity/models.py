@@ -3,9 +3,11 @@ import json
 import shutil
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
+import families
 from bpe import BOS_ID, EOS_ID, PAD_ID, VOCAB_SIZE
 
 COMMON = dict(vocab_size=VOCAB_SIZE, bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
@@ -56,19 +58,25 @@ OLD_STYLE = {"llama": {}, "qwen2": {}, "gemma": dict(hidden_act="gelu", tie_word
 # name → (source of the weights, dtype, shard size)
 COPIES = {"llama-sharded": ("llama", torch.bfloat16, "20KB"), "llama-f16": ("llama", torch.float16, "1GB")}
 # Each keeps its place here for ever: a model's numbers are drawn from it, and a new one must not change the others'.
-SEEDS = {name: seed for seed, name in enumerate([*(name for name in MODELS if name != "gemma"), *COPIES, "gemma"])}
+SEEDS = {name: seed for seed, name in enumerate([*(name for name in MODELS if name != "gemma"), *COPIES, "gemma", *families.MODELS])}
+MODELS |= families.MODELS
 
 
 def load_model(path):
     """The model in float32, with the attention written out (Gemma 2's soft-cap exists nowhere else)."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    return auto_class(json.loads((path / "config.json").read_text())["model_type"]).from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def auto_class(model_type):
+    return AutoModelForImageTextToText if model_type in families.WRAPPERS else AutoModelForCausalLM
 
 
 def randomise(model, seed):
     """Matrices of std 1/√fan_in (logits then have std near 1), biases of std 0.1, norms about 20 % off neutral."""
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
+    config = model.config.get_text_config()
     is_gemma = config.model_type.startswith("gemma")  # its norms multiply by (1 + weight), its embeddings are scaled by √hidden
+    adds_one = is_gemma or config.model_type == "nemotron"
     multiplier = config.hidden_size**0.5 if is_gemma else getattr(config, "embedding_multiplier", 1.0)
     embedding = model.get_input_embeddings().weight
     for name, weight in model.named_parameters():
@@ -77,9 +85,9 @@ def randomise(model, seed):
             value = 0.1 * noise
         elif weight.dim() == 1:
             # the last norm makes good for small tied embeddings
-            scale = multiplier if name == "model.norm.weight" else 1.0
-            value = scale * (1 + 0.2 * noise) - (1 if is_gemma else 0)
-        elif weight is embedding and config.tie_word_embeddings:
+            scale = multiplier if name in ("model.norm.weight", "model.language_model.norm.weight") else 1.0
+            value = scale * (1 + 0.2 * noise) - (1 if adds_one else 0)
+        elif weight is embedding and model.config.tie_word_embeddings:
             value = noise / config.hidden_size**0.5 / multiplier
         elif weight is embedding or name.endswith("wpe.weight"):
             value = 0.6 * noise  # loud enough to be heard over the blocks
@@ -94,11 +102,13 @@ def make_models(out, only=()):
     wanted = lambda names: {name: made for name, made in names.items() if not only or name in only}
     for name, (model_type, fields) in wanted(MODELS).items():
         path = out / "models" / name
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), attn_implementation="eager").eval()
+        model = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **fields), attn_implementation="eager").eval()
         randomise(model, 100 + SEEDS[name])
         model.save_pretrained(path)
         if name in OLD_STYLE:
             write_old_style_config(path, model)
+        if name in families.NAMES:
+            rename_tensors(path, families.NAMES[name], model)
         add_tokenizer(out, path)
     for name, (source, dtype, shard) in wanted(COPIES).items():
         path = out / "models" / name
@@ -122,6 +132,17 @@ def write_old_style_config(path, model):
     ids = torch.arange(5, 45)[None]
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits), f"{path.name}: the two styles of config.json disagree"
+
+
+def rename_tensors(path, names, model):
+    """Tensors under other names that transformers reads too; the model stays the same."""
+    renamed = {}
+    for name, weight in load_file(path / "model.safetensors").items():
+        begin = next((begin for begin in names if name.startswith(begin)), "")
+        renamed[names.get(begin, "") + name.removeprefix(begin)] = weight
+    save_file(renamed, path / "model.safetensors", metadata={"format": "pt"})
+    again = load_model(path).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
 
 
 def add_tokenizer(out, path):

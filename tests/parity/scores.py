@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
 
+import families
 from files import read_jsonl, write_json
 from models import SEEDS, load_model
 
@@ -30,7 +31,17 @@ CASES = {
 
 
 def cases_of(name):
-    return list(CASES) if name == "llama" else ["plain"]
+    return list(CASES) if name == "llama" else ["plain", "some"] if name in families.MODELS else ["plain"]
+
+
+def case_of(name, case):
+    """The arguments of PEFT's LoraConfig."""
+    wrapper = name in families.MODELS and families.MODELS[name][0] in families.WRAPPERS
+    if case == "some":
+        some = families.SOME.get(name, ["q_proj", "v_proj"])
+        modules = rf".*language_model\..*\.({'|'.join(some)})" if wrapper else some
+        return dict(r=R + 1, lora_alpha=ALPHA + 1, target_modules=modules, use_rslora=True)
+    return dict(CASES[case], target_modules=families.TEXT_LINEARS) if wrapper and case == "plain" else CASES[case]
 
 
 def make_scores(out, only=()):
@@ -52,7 +63,7 @@ def make_scores(out, only=()):
             first = tokens["records"][0]
             expected["logits"][case] = logits(model, first["prompt_ids"] + first["chosen_ids"])[-1].tolist()
             if case in ("none", "plain"):
-                expected["greedy"][case] = [greedy(model, prompt) for prompt in prompts]
+                expected["greedy"][case] = [greedy(model, prompt) for prompt in prompts if within(model, prompt)]
         check(name, expected, models["none"], tokens["records"])
         write_json(path / "expected.json", expected)
 
@@ -60,7 +71,7 @@ def make_scores(out, only=()):
 def write_adapter(path, case, seed):
     """Saved by PEFT, with B drawn instead of zero; only what would differ from machine to machine is put right."""
     torch.manual_seed(1000 + seed)
-    model = get_peft_model(load_model(path), LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, bias="none", **CASES[case]))
+    model = get_peft_model(load_model(path), LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, bias="none", **case_of(path.name, case)))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(0.0, 0.2)
@@ -79,8 +90,16 @@ def save_adapter(model, path, base):
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def forget(model):
+    """A rotation of type dynamic keeps the longest length that it saw; each sequence is to have its own."""
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.inv_freq, module.max_seq_len_cached = module.original_inv_freq, module.original_max_seq_len
+
+
 @torch.no_grad()
 def logits(model, ids):
+    forget(model)
     return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
 
 
@@ -99,6 +118,13 @@ def score(model, record):
         result[f"{side}_logp"] = completion_logp(model, record["prompt_ids"], ids)
         result[f"{side}_tokens"] = len(ids)
     return result
+
+
+def within(model, prompt):
+    """Beyond its length a dynamic rotation turns what is cached as it was, and a whole sequence otherwise."""
+    config = model.config.get_text_config()
+    dynamic = (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "dynamic"
+    return not dynamic or len(prompt) + GENERATED <= config.max_position_embeddings
 
 
 def greedy(model, prompt):
@@ -134,6 +160,7 @@ def check(name, expected, base, records):
         ids = torch.tensor([record["prompt_ids"] + record["chosen_ids"]])
         labels = ids.clone()
         labels[:, : len(record["prompt_ids"])] = -100
+        forget(base)
         with torch.no_grad():
             trl = base(input_ids=ids, labels=labels, fused_lm_head=True).log_probs.sum().item()
         assert abs(trl - row["chosen_logp"]) < 2e-4, (name, trl, row)

@@ -1,32 +1,48 @@
 //! What most families share: Llama's layout, which a family then changes where it differs.
 
 use super::json::ConfigJson;
-use super::rotation::RotarySettings;
+use super::rotation::{Names, Rotary, WHOLE};
 use crate::error::Result;
 use crate::model::spec::{
-    AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec,
+    AttentionSpec, ByLength, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec,
 };
 use crate::ops::gated_act::Activation;
+use crate::ops::rope::Pairing;
 use crate::ops::token_logps::LogitShape;
 use crate::ops::tree_attention::Heads;
 
-/// Llama's architecture with the sizes of `config`.
+/// Llama's architecture with the sizes of `config`, all features of a head turning.
 pub(super) fn llama_like(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = llama_sizes(config, "rms_norm_eps")?;
+    rotate(config, &mut spec, &WHOLE)?;
+    Ok(spec)
+}
+
+/// Reads the rotary settings into the one rotation of a spec.
+pub(super) fn rotate(config: &ConfigJson, spec: &mut DecoderSpec, names: &Names) -> Result<()> {
+    let head_dim = spec.layers.first().map_or(2, |layer| layer.attention.heads.head_dim);
+    spec.rotations = vec![Rotary::read(config, names)?.rotation(config, head_dim)?];
+    Ok(())
+}
+
+/// Llama's architecture with the sizes of `config`, its rotation yet to be read.
+pub(super) fn llama_sizes(config: &ConfigJson, eps_key: &str) -> Result<DecoderSpec> {
+    llama_with(config, config.number(eps_key)?)
+}
+
+/// The same, with what norms add to the mean square.
+pub(super) fn llama_with(config: &ConfigJson, eps: f64) -> Result<DecoderSpec> {
     let hidden = config.size("hidden_size")?;
     let heads = heads(config, hidden, "num_attention_heads")?;
-    let rotary = RotarySettings::read(config, 10_000.0)?;
-    let eps = match config.number_or_none("rms_norm_eps")? {
-        Some(eps) => eps,
-        None => config.number_or_none("layer_norm_eps")?.unwrap_or(1e-6),
-    };
     let intermediate = config.size("intermediate_size")?;
-    let act = activation(config, &["hidden_activation", "hidden_act"])?;
+    let act = activation(config, act_key(config))?;
     let vocab_size = config.size("vocab_size")?;
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
             let linear = |name: &str, inputs, outputs| LinearSpec::new(at(name), inputs, outputs);
-            let rms = |name: &str| NormSpec { module: at(name), size: hidden, kind: NormKind::Rms, eps };
+            let rms =
+                |name: &str| NormSpec { module: at(name), size: hidden, runs: 1, kind: NormKind::Rms, eps };
             let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
             LayerSpec {
                 attention_norm: Some(rms("input_layernorm")),
@@ -36,9 +52,12 @@ pub(super) fn llama_like(config: &ConfigJson) -> Result<DecoderSpec> {
                         linear("self_attn.k_proj", hidden, kv),
                         linear("self_attn.v_proj", hidden, kv),
                     ]),
+                    clip: None,
                     qk_norm: None,
+                    norm_after_rotation: false,
                     heads,
                     rotation: Some(0),
+                    query_rotation: None,
                     output: linear("self_attn.o_proj", q, hidden),
                 },
                 post_attention_norm: None,
@@ -55,21 +74,26 @@ pub(super) fn llama_like(config: &ConfigJson) -> Result<DecoderSpec> {
             }
         })
         .collect();
-    let tied = config.flag("tie_word_embeddings", false)?;
+    let tied = config.flag("tie_word_embeddings")?;
     Ok(DecoderSpec {
-        model_type: config.string("model_type")?,
+        model_type: config.string_or_none("model_type")?.unwrap_or_default(),
         vocab_size,
         hidden,
         max_positions: config.size("max_position_embeddings")?,
         embedding: "model.embed_tokens".into(),
         embedding_scale: 1.0,
         positions: None,
-        rotations: vec![rotary.rotation(config, heads.head_dim)?],
+        rotations: Vec::new(),
         layers,
-        final_norm: NormSpec { module: "model.norm".into(), size: hidden, kind: NormKind::Rms, eps },
+        final_norm: NormSpec { module: "model.norm".into(), size: hidden, runs: 1, kind: NormKind::Rms, eps },
         head: (!tied).then(|| LinearSpec::new("lm_head".into(), hidden, vocab_size)),
         logits: LogitShape::default(),
-        absent_prefix: "",
+        head_module: "lm_head",
+        tie_is_stated: config.given("tie_word_embeddings").is_some(),
+        // A model that was saved without its head.
+        layouts: vec![&[("model.", "")]],
+        elsewhere: &[],
+        ignored: Vec::new(),
     })
 }
 
@@ -77,6 +101,11 @@ pub(super) fn llama_like(config: &ConfigJson) -> Result<DecoderSpec> {
 pub(super) fn heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Result<Heads> {
     let n_head = config.size(n_head_key)?;
     let n_kv_head = config.size_or_none("num_key_value_heads")?.unwrap_or(n_head);
+    // Where it is no field of the class, its null is no absence.
+    let is_null = config.values.get("head_dim").is_some_and(serde_json::Value::is_null);
+    if is_null && config.class.is_some_and(|class| !class.is_field("head_dim")) {
+        return Err(config.error("head_dim", "is null; remove it, or name a size"));
+    }
     let head_dim = match config.size_or_none("head_dim")? {
         Some(head_dim) => head_dim,
         None if hidden.is_multiple_of(n_head) => hidden / n_head,
@@ -98,36 +127,97 @@ pub(super) fn heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Res
     Ok(Heads { n_head, n_kv_head, head_dim, scale, softcap: None, window: None })
 }
 
-/// The first activation named by one of `keys`.
-pub(super) fn activation(config: &ConfigJson, keys: &[&str]) -> Result<Activation> {
-    let key = keys.iter().find(|key| config.get(key).is_some()).unwrap_or(&keys[0]);
+/// Gemma's classes call it otherwise.
+fn act_key(config: &ConfigJson) -> &'static str {
+    let is_gemma = config.class.is_some_and(|class| class.default("hidden_activation").is_some());
+    if is_gemma { "hidden_activation" } else { "hidden_act" }
+}
+
+/// Classes that refuse heads which do not divide the hidden size, even with a `head_dim`.
+pub(super) fn whole_heads(config: &ConfigJson) -> Result<()> {
+    let (hidden, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    if hidden % heads == 0 {
+        return Ok(());
+    }
+    Err(config.error("num_attention_heads", &format!("{heads} does not divide the hidden size {hidden}")))
+}
+
+/// The activation that `key` names.
+pub(super) fn activation(config: &ConfigJson, key: &str) -> Result<Activation> {
     let name = config.string(key)?;
     Activation::by_name(&name).ok_or_else(|| {
-        config.error(
-            key,
-            &format!("{name:?} is not supported; known: silu, gelu, gelu_new, gelu_pytorch_tanh, relu"),
-        )
+        let known = "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, relu2";
+        config.error(key, &format!("{name:?} is not supported; known: {known}"))
     })
 }
 
-/// Sets the window of the layers that `layer_types` calls sliding, or, without it, of those that `slides` names.
-pub(super) fn slide(
+/// The kinds of layers: what `layer_types` says, or else `sliding` where `slides` says so. True: a sliding window.
+pub(super) fn layer_types(
     config: &ConfigJson,
-    spec: &mut DecoderSpec,
+    layers: usize,
     slides: impl Fn(usize) -> bool,
 ) -> Result<Vec<bool>> {
-    let types = config.strings_or_none("layer_types")?;
-    if types.as_ref().is_some_and(|types| types.len() != spec.layers.len()) {
-        return Err(config.error("layer_types", &format!("does not name {} layers", spec.layers.len())));
+    let Some(types) = config.strings_or_none("layer_types")? else {
+        return Ok((0..layers).map(slides).collect());
+    };
+    if types.len() != layers {
+        return Err(config.error("layer_types", &format!("names {} layers of {layers}", types.len())));
     }
-    let sliding: Vec<bool> = (0..spec.layers.len())
-        .map(|i| types.as_ref().map_or_else(|| slides(i), |types| types[i] == "sliding_attention"))
-        .collect();
+    types
+        .iter()
+        .map(|kind| match kind.as_str() {
+            "sliding_attention" => Ok(true),
+            // What transformers called it first.
+            "full_attention" | "attention" => Ok(false),
+            other => {
+                let known = "known: full_attention, sliding_attention";
+                Err(config.error("layer_types", &format!("{other:?} is not supported; {known}")))
+            }
+        })
+        .collect()
+}
+
+/// Gives every layer the window of `sliding_window`, if there is one.
+pub(super) fn slide_all(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
     let window = config.size_or_none("sliding_window")?;
-    for (layer, _) in spec.layers.iter_mut().zip(&sliding).filter(|(_, sliding)| **sliding) {
+    spec.layers.iter_mut().for_each(|layer| layer.attention.heads.window = window);
+    Ok(())
+}
+
+/// Gives the sliding layers the window of `sliding_window`.
+pub(super) fn slide(config: &ConfigJson, spec: &mut DecoderSpec, sliding: &[bool]) -> Result<()> {
+    let window = config.size_or_none("sliding_window")?;
+    if window.is_none() && sliding.contains(&true) {
+        return Err(config.error("sliding_window", "is null, but some layers slide; name the window"));
+    }
+    for (layer, _) in spec.layers.iter_mut().zip(sliding).filter(|(_, sliding)| **sliding) {
         layer.attention.heads.window = window;
     }
-    Ok(sliding)
+    Ok(())
+}
+
+/// Gives every module of a spec another path.
+pub(super) fn rename(spec: &mut DecoderSpec, to: impl Fn(&str) -> String) {
+    let change = |module: &mut String| *module = to(module);
+    each_norm(spec, |norm| change(&mut norm.module));
+    for layer in &mut spec.layers {
+        match &mut layer.attention.qkv {
+            QkvSpec::Separate(each) => each.iter_mut().for_each(|linear| change(&mut linear.module)),
+            QkvSpec::Stacked(one) | QkvSpec::PerHead(one) => change(&mut one.module),
+        }
+        change(&mut layer.attention.output.module);
+        match &mut layer.mlp {
+            MlpSpec::Gated { gate, up, down, .. } => {
+                [gate, up, down].into_iter().for_each(|linear| change(&mut linear.module));
+            }
+            MlpSpec::FusedGated { gate_up: up, down, .. } | MlpSpec::Plain { up, down, .. } => {
+                [up, down].into_iter().for_each(|linear| change(&mut linear.module));
+            }
+        }
+    }
+    change(&mut spec.embedding);
+    spec.positions.iter_mut().for_each(|positions| change(&mut positions.module));
+    spec.head.iter_mut().for_each(|head| change(&mut head.module));
 }
 
 /// Changes every norm of a spec.
@@ -148,32 +238,140 @@ pub(super) fn each_norm(spec: &mut DecoderSpec, change: impl Fn(&mut NormSpec)) 
     change(&mut spec.final_norm);
 }
 
-/// Gives queries, keys and values (and the output projection, if `output`) a bias.
-pub(super) fn attention_bias(spec: &mut DecoderSpec, output: bool) {
+/// Gives queries, keys and values a bias.
+pub(super) fn qkv_bias(spec: &mut DecoderSpec, bias: bool) {
     for layer in &mut spec.layers {
-        if let QkvSpec::Separate(each) = &mut layer.attention.qkv {
-            each.iter_mut().for_each(|linear| linear.bias = true);
+        match &mut layer.attention.qkv {
+            QkvSpec::Separate(each) => each.iter_mut().for_each(|linear| linear.bias = bias),
+            QkvSpec::Stacked(one) | QkvSpec::PerHead(one) => one.bias = bias,
         }
-        layer.attention.output.bias |= output;
     }
 }
 
-/// Norms over each head's queries and keys.
-pub(super) fn head_norms(spec: &mut DecoderSpec) {
+/// Gives attention's output projection a bias.
+pub(super) fn output_bias(spec: &mut DecoderSpec, bias: bool) {
+    spec.layers.iter_mut().for_each(|layer| layer.attention.output.bias = bias);
+}
+
+/// `attention_bias`: of all four projections of attention.
+pub(super) fn attention_bias(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
+    let bias = config.flag("attention_bias")?;
+    qkv_bias(spec, bias);
+    output_bias(spec, bias);
+    Ok(())
+}
+
+/// Gives the projections of the MLPs a bias.
+pub(super) fn mlp_bias(spec: &mut DecoderSpec, bias: bool) {
+    for layer in &mut spec.layers {
+        match &mut layer.mlp {
+            MlpSpec::Gated { gate, up, down, .. } => {
+                [gate, up, down].into_iter().for_each(|linear| linear.bias = bias);
+            }
+            MlpSpec::FusedGated { gate_up: up, down, .. } | MlpSpec::Plain { up, down, .. } => {
+                [up, down].into_iter().for_each(|linear| linear.bias = bias);
+            }
+        }
+    }
+}
+
+/// Gate and up projection in one, `mlp.gate_up_proj`.
+pub(super) fn fuse_gate(spec: &mut DecoderSpec) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
-        let Some(like) = &layer.attention_norm else { continue };
-        let norm = |name: &str| NormSpec {
+        if let MlpSpec::Gated { gate, down, act, .. } = layer.mlp.clone() {
+            let module = format!("model.layers.{i}.mlp.gate_up_proj");
+            let gate_up = LinearSpec::new(module, spec.hidden, 2 * gate.outputs);
+            layer.mlp = MlpSpec::FusedGated { gate_up, down, act };
+        }
+    }
+}
+
+/// MLPs without a gate, `down(act(up(x)))`, under these names.
+pub(super) fn plain_mlp(spec: &mut DecoderSpec, up_name: &str, down_name: &str) {
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        if let MlpSpec::Gated { up, down, act, .. } = layer.mlp.clone() {
+            let named = |linear: LinearSpec, name: &str| LinearSpec {
+                module: format!("model.layers.{i}.mlp.{name}"),
+                ..linear
+            };
+            layer.mlp = MlpSpec::Plain { up: named(up, up_name), down: named(down, down_name), act };
+        }
+    }
+}
+
+/// Norms after both branches, `post_attention_layernorm` and `post_feedforward_layernorm`, and none before.
+pub(super) fn norms_after(spec: &mut DecoderSpec) {
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        layer.attention_norm = None;
+        layer.post_attention_norm = layer.mlp_norm.take();
+        let module = format!("model.layers.{i}.post_feedforward_layernorm");
+        layer.post_mlp_norm = layer.post_attention_norm.clone().map(|norm| NormSpec { module, ..norm });
+    }
+}
+
+/// Neighbouring features turn, not those half a head apart.
+pub(super) fn interleave(spec: &mut DecoderSpec) {
+    spec.rotations.iter_mut().for_each(|rotation| rotation.pairing = Pairing::Interleaved);
+}
+
+/// Norms over each head's queries and keys, of the final norm's kind.
+pub(super) fn head_norms(spec: &mut DecoderSpec, names: [&str; 2]) {
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        let [q, k] = names.map(|name| NormSpec {
             module: format!("model.layers.{i}.self_attn.{name}"),
             size: layer.attention.heads.head_dim,
-            ..like.clone()
-        };
-        layer.attention.qk_norm = Some((norm("q_norm"), norm("k_norm")));
+            ..spec.final_norm.clone()
+        });
+        layer.attention.qk_norm = Some((q, k));
+    }
+}
+
+/// The names of most families' norms of queries and keys.
+pub(super) const QK_NORMS: [&str; 2] = ["q_norm", "k_norm"];
+
+/// Heads that share the hidden size among them, each with its own keys.
+pub(super) fn even_heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Result<Heads> {
+    let n_head = config.size(n_head_key)?;
+    let head_dim = hidden / n_head;
+    if head_dim * n_head != hidden || head_dim % 2 != 0 {
+        let why =
+            format!("{n_head} heads cannot share a hidden size of {hidden}, an even number of features each");
+        return Err(config.error(n_head_key, &why));
+    }
+    let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+    Ok(Heads { n_head, n_kv_head: n_head, head_dim, scale, softcap: None, window: None })
+}
+
+/// Positions that a base which grows with the length makes room for.
+pub(super) fn stretch(spec: &mut DecoderSpec) {
+    for rotation in &spec.rotations {
+        if let Some(ByLength::Dynamic { factor, max, .. }) = rotation.by_length {
+            spec.max_positions = (max as f64 * factor) as usize;
+        }
     }
 }
 
 /// What every spec must satisfy before memory is spent on it.
 pub(super) fn check(config: &ConfigJson, spec: &DecoderSpec) -> Result<()> {
+    // torch's embedding has a row of it.
+    if let Some(pad) = config.number_or_none("pad_token_id")?.filter(|pad| *pad >= spec.vocab_size as f64) {
+        let why =
+            format!("{pad} is outside the vocabulary of {}; name a token of it, or null", spec.vocab_size);
+        return Err(config.error("pad_token_id", &why));
+    }
     for layer in &spec.layers {
+        let Heads { n_head, n_kv_head, head_dim, .. } = layer.attention.heads;
+        let (q, kv) = (n_head * head_dim, n_kv_head * head_dim);
+        let fits = match &layer.attention.qkv {
+            QkvSpec::Separate(each) => each.iter().map(|linear| linear.outputs).eq([q, kv, kv]),
+            QkvSpec::Stacked(one) | QkvSpec::PerHead(one) => one.outputs == q + 2 * kv,
+        };
+        if !fits || layer.attention.output.inputs != q {
+            let why = format!(
+                "{n_head} heads of {head_dim} features, {n_kv_head} of keys, do not fit the projections"
+            );
+            return Err(config.error("num_attention_heads", &why));
+        }
         let turned = layer.attention.rotation.map_or(0, |index| 2 * spec.rotations[index].frequencies.len());
         if turned > layer.attention.heads.head_dim {
             return Err(config.error("rotary_dim", &format!("{turned} features turn of a head's fewer")));

@@ -7,21 +7,28 @@ use crate::model::spec::{DecoderSpec, MlpSpec, NormKind};
 use crate::ops::gated_act::Activation;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
-    let mut spec = common::llama_like(config)?;
-    common::each_norm(&mut spec, |norm| norm.kind = NormKind::RmsPlusOne);
+    let mut spec = gemma_like(config)?;
     // The official files of Gemma 1 say `gelu` and mean its tanh form, as transformers reads them.
-    if config.get("hidden_activation").is_none() {
-        for layer in &mut spec.layers {
-            match &mut layer.mlp {
-                MlpSpec::Gated { act, .. } if *act == Activation::Gelu => *act = Activation::GeluTanh,
-                _ => {}
-            }
+    for layer in &mut spec.layers {
+        match &mut layer.mlp {
+            MlpSpec::Gated { act, .. } if *act == Activation::Gelu => *act = Activation::GeluTanh,
+            _ => {}
         }
     }
-    spec.embedding_scale = (spec.hidden as f64).sqrt() as f32;
-    // Gemma's classes tie by default; older files do not say so.
-    if config.flag("tie_word_embeddings", true)? {
-        spec.head = None;
+    // A name that Gemma 1's class no longer reads, in files of both versions.
+    let newer = config.string_or_none("hidden_activation")?;
+    if newer.is_some_and(|name| Activation::by_name(&name) != Some(Activation::GeluTanh)) {
+        return Err(config.error("hidden_activation", "is not read by transformers 5; name it in hidden_act"));
     }
+    common::rotate(config, &mut spec, &super::rotation::WHOLE)?;
+    Ok(spec)
+}
+
+/// What all Gemmas share, their rotation yet to be read.
+pub(super) fn gemma_like(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
+    common::each_norm(&mut spec, |norm| norm.kind = NormKind::RmsPlusOne);
+    spec.embedding_scale = (spec.hidden as f64).sqrt() as f32;
+    common::attention_bias(config, &mut spec)?;
     Ok(spec)
 }

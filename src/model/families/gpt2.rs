@@ -4,24 +4,24 @@ use super::json::ConfigJson;
 use super::{common, unsupported};
 use crate::error::Result;
 use crate::model::spec::{
-    AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec,
+    AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, PositionsSpec, QkvSpec,
 };
 use crate::ops::token_logps::LogitShape;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let hidden = config.size("n_embd")?;
     let inner = config.size_or_none("n_inner")?.unwrap_or(4 * hidden);
-    let mut heads = common::heads(config, hidden, "n_head")?;
-    if !config.flag("scale_attn_weights", true)? {
+    let mut heads = common::even_heads(config, hidden, "n_head")?;
+    if !config.flag("scale_attn_weights")? {
         heads.scale = 1.0;
     }
-    if config.flag("add_cross_attention", false)? {
+    if config.flag("add_cross_attention")? {
         return Err(unsupported(config, "add_cross_attention", "this is a decoder without an encoder"));
     }
-    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
-    let eps = config.number_or_none("layer_norm_epsilon")?.unwrap_or(1e-5);
-    let act = common::activation(config, &["activation_function"])?;
-    let norm = |module: String| NormSpec { module, size: hidden, kind: NormKind::Layer, eps };
+    let by_layer = config.flag("scale_attn_by_inverse_layer_idx")?;
+    let eps = config.number("layer_norm_epsilon")?;
+    let act = common::activation(config, "activation_function")?;
+    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps };
     let layers = (0..config.size("n_layer")?)
         .map(|i| {
             let at = |name: &str| format!("transformer.h.{i}.{name}");
@@ -38,9 +38,12 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                 attention_norm: Some(norm(at("ln_1"))),
                 attention: AttentionSpec {
                     qkv: QkvSpec::Stacked(conv("attn.c_attn", hidden, 3 * hidden)),
+                    clip: None,
                     qk_norm: None,
+                    norm_after_rotation: false,
                     heads,
                     rotation: None,
+                    query_rotation: None,
                     output: conv("attn.c_proj", hidden, hidden),
                 },
                 post_attention_norm: None,
@@ -57,7 +60,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         })
         .collect();
     let vocab_size = config.size("vocab_size")?;
-    let tied = config.flag("tie_word_embeddings", true)?;
+    let tied = config.flag("tie_word_embeddings")?;
     Ok(DecoderSpec {
         model_type: config.string("model_type")?,
         vocab_size,
@@ -65,12 +68,16 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         max_positions: config.size("n_positions")?,
         embedding: "transformer.wte".into(),
         embedding_scale: 1.0,
-        positions: Some("transformer.wpe".into()),
+        positions: Some(PositionsSpec { module: "transformer.wpe".into(), offset: 0 }),
         rotations: Vec::new(),
         layers,
         final_norm: norm("transformer.ln_f".into()),
         head: (!tied).then(|| LinearSpec::new("lm_head".into(), hidden, vocab_size)),
         logits: LogitShape::default(),
-        absent_prefix: "transformer.",
+        head_module: "lm_head",
+        tie_is_stated: config.given("tie_word_embeddings").is_some(),
+        layouts: vec![&[("transformer.", "")]],
+        elsewhere: &[],
+        ignored: Vec::new(),
     })
 }

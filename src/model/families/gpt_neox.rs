@@ -2,7 +2,7 @@
 
 use super::common;
 use super::json::ConfigJson;
-use super::rotation::RotarySettings;
+use super::rotation::{Names, Rotary};
 use crate::error::Result;
 use crate::model::spec::{
     AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec,
@@ -11,19 +11,21 @@ use crate::ops::token_logps::LogitShape;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let (hidden, intermediate) = (config.size("hidden_size")?, config.size("intermediate_size")?);
-    let heads = common::heads(config, hidden, "num_attention_heads")?;
-    let base = config.number_or_none("rotary_emb_base")?.unwrap_or(10_000.0);
-    let mut rotary = RotarySettings::read(config, base)?;
-    // The family's own default is a quarter.
-    if rotary.partial == 1.0 && config.get("rope_parameters").is_none() && config.get("rotary_pct").is_none()
-    {
-        rotary.partial = 0.25;
+    let heads = common::even_heads(config, hidden, "num_attention_heads")?;
+    common::whole_heads(config)?;
+    let names = Names { theta: "rotary_emb_base", partial: "rotary_pct", turns_partly: true };
+    let rotary = Rotary::read(config, &names)?;
+    // Keys of other families, which transformers does not read here.
+    for (key, used) in [("rope_theta", rotary.theta()), ("partial_rotary_factor", rotary.partial())] {
+        if config.number_or_none(key)?.is_some_and(|said| said != used) {
+            let why = format!("is not read by transformers' GPT-NeoX, which computes with {used}; remove it");
+            config.refuse(key, &why)?;
+        }
     }
-    let eps = config.number_or_none("layer_norm_eps")?.unwrap_or(1e-5);
-    let act = common::activation(config, &["hidden_act"])?;
-    let (bias, parallel) =
-        (config.flag("attention_bias", true)?, config.flag("use_parallel_residual", true)?);
-    let norm = |module: String| NormSpec { module, size: hidden, kind: NormKind::Layer, eps };
+    let eps = config.number("layer_norm_eps")?;
+    let act = common::activation(config, "hidden_act")?;
+    let (bias, parallel) = (config.flag("attention_bias")?, config.flag("use_parallel_residual")?);
+    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps };
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
             let at = |name: &str| format!("gpt_neox.layers.{i}.{name}");
@@ -34,9 +36,12 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                     qkv: QkvSpec::PerHead(
                         linear("attention.query_key_value", hidden, 3 * hidden).with_bias(bias),
                     ),
+                    clip: None,
                     qk_norm: None,
+                    norm_after_rotation: false,
                     heads,
                     rotation: Some(0),
+                    query_rotation: None,
                     output: linear("attention.dense", hidden, hidden).with_bias(bias),
                 },
                 post_attention_norm: None,
@@ -53,7 +58,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         })
         .collect();
     let vocab_size = config.size("vocab_size")?;
-    let tied = config.flag("tie_word_embeddings", false)?;
+    let tied = config.flag("tie_word_embeddings")?;
     Ok(DecoderSpec {
         model_type: config.string("model_type")?,
         vocab_size,
@@ -67,6 +72,10 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         final_norm: norm("gpt_neox.final_layer_norm".into()),
         head: (!tied).then(|| LinearSpec::new("embed_out".into(), hidden, vocab_size)),
         logits: LogitShape::default(),
-        absent_prefix: "",
+        head_module: "embed_out",
+        tie_is_stated: config.given("tie_word_embeddings").is_some(),
+        layouts: Vec::new(),
+        elsewhere: &[],
+        ignored: Vec::new(),
     })
 }

@@ -13,11 +13,14 @@ use crate::ops::token_logps::LogitShape;
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let hidden = config.size("n_embd")?;
     let inner = config.size_or_none("n_inner")?.unwrap_or(4 * hidden);
-    let heads = common::heads(config, hidden, "n_head")?;
-    let turned = config.size_or_none("rotary_dim")?.unwrap_or(heads.head_dim);
-    let eps = config.number_or_none("layer_norm_epsilon")?.unwrap_or(1e-5);
-    let act = common::activation(config, &["activation_function"])?;
-    let norm = |module: String| NormSpec { module, size: hidden, kind: NormKind::Layer, eps };
+    let heads = common::even_heads(config, hidden, "n_head")?;
+    let turned = config.size("rotary_dim")?;
+    if turned % 2 != 0 {
+        return Err(config.error("rotary_dim", &format!("{turned} is odd; features turn in pairs")));
+    }
+    let eps = config.number("layer_norm_epsilon")?;
+    let act = common::activation(config, "activation_function")?;
+    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps };
     let layers = (0..config.size("n_layer")?)
         .map(|i| {
             let at = |name: &str| format!("transformer.h.{i}.{name}");
@@ -29,9 +32,12 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                         ["q_proj", "k_proj", "v_proj"]
                             .map(|name| linear(&format!("attn.{name}"), hidden, hidden)),
                     ),
+                    clip: None,
                     qk_norm: None,
+                    norm_after_rotation: false,
                     heads,
                     rotation: Some(0),
+                    query_rotation: None,
                     output: linear("attn.out_proj", hidden, hidden),
                 },
                 post_attention_norm: None,
@@ -49,7 +55,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         .collect();
     let frequencies = (0..turned / 2).map(|i| frequency(10_000.0, i, turned)).collect();
     let vocab_size = config.size("vocab_size")?;
-    let tied = config.flag("tie_word_embeddings", false)?;
+    let tied = config.flag("tie_word_embeddings")?;
     Ok(DecoderSpec {
         model_type: config.string("model_type")?,
         vocab_size,
@@ -58,11 +64,21 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         embedding: "transformer.wte".into(),
         embedding_scale: 1.0,
         positions: None,
-        rotations: vec![RotationSpec { frequencies, scale: 1.0, pairing: Pairing::Interleaved }],
+        rotations: vec![RotationSpec {
+            frequencies,
+            scale: 1.0,
+            pairing: Pairing::Interleaved,
+            by_length: None,
+            growth: None,
+        }],
         layers,
         final_norm: norm("transformer.ln_f".into()),
         head: (!tied).then(|| LinearSpec::new("lm_head".into(), hidden, vocab_size).with_bias(true)),
         logits: LogitShape::default(),
-        absent_prefix: "",
+        head_module: "lm_head",
+        tie_is_stated: config.given("tie_word_embeddings").is_some(),
+        layouts: Vec::new(),
+        elsewhere: &[],
+        ignored: Vec::new(),
     })
 }

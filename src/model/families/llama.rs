@@ -3,19 +3,12 @@
 use super::common;
 use super::json::ConfigJson;
 use crate::error::Result;
-use crate::model::spec::{DecoderSpec, MlpSpec};
+use crate::model::spec::DecoderSpec;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
+    common::whole_heads(config)?;
     let mut spec = common::llama_like(config)?;
-    if config.flag("attention_bias", false)? {
-        common::attention_bias(&mut spec, true);
-    }
-    if config.flag("mlp_bias", false)? {
-        for layer in &mut spec.layers {
-            if let MlpSpec::Gated { gate, up, down, .. } = &mut layer.mlp {
-                [gate, up, down].into_iter().for_each(|linear| linear.bias = true);
-            }
-        }
-    }
+    common::attention_bias(config, &mut spec)?;
+    common::mlp_bias(&mut spec, config.flag("mlp_bias")?);
     Ok(spec)
 }

@@ -7,6 +7,11 @@ use crate::model::spec::DecoderSpec;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_like(config)?;
-    common::slide(config, &mut spec, |_| true)?;
+    // transformers' class has no kinds of layers; it warns of a list of them and goes on.
+    let sliding = common::layer_types(config, spec.layers.len(), |_| true)?;
+    if sliding.contains(&false) {
+        return Err(super::unsupported(config, "layer_types", "transformers' Mistral slides in every layer"));
+    }
+    common::slide_all(config, &mut spec)?;
     Ok(spec)
 }

@@ -6,21 +6,24 @@ use crate::error::Result;
 use crate::model::spec::{DecoderSpec, NormSpec};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
-    let mut spec = common::llama_like(config)?;
-    if config.flag("attention_bias", false)? {
-        common::attention_bias(&mut spec, true);
-    }
+    let mut spec = olmo2_like(config)?;
+    common::rotate(config, &mut spec, &super::rotation::WHOLE)?;
+    Ok(spec)
+}
+
+/// What OLMo 2 and 3 share.
+pub(super) fn olmo2_like(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
+    common::attention_bias(config, &mut spec)?;
+    common::norms_after(&mut spec);
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         let heads = layer.attention.heads;
-        let Some(like) = layer.attention_norm.take() else { continue };
-        let named =
-            |name: &str, size| NormSpec { module: format!("model.layers.{i}.{name}"), size, ..like.clone() };
-        layer.post_attention_norm = layer.mlp_norm.take();
-        layer.post_mlp_norm = Some(named("post_feedforward_layernorm", spec.hidden));
-        layer.attention.qk_norm = Some((
-            named("self_attn.q_norm", heads.n_head * heads.head_dim),
-            named("self_attn.k_norm", heads.n_kv_head * heads.head_dim),
-        ));
+        let norm = |name: &str, count| NormSpec {
+            module: format!("model.layers.{i}.self_attn.{name}"),
+            size: count * heads.head_dim,
+            ..spec.final_norm.clone()
+        };
+        layer.attention.qk_norm = Some((norm("q_norm", heads.n_head), norm("k_norm", heads.n_kv_head)));
     }
     Ok(spec)
 }

@@ -3,22 +3,27 @@
 
 use super::common;
 use super::json::ConfigJson;
+use super::rotation::{PARTLY, Rotary};
 use crate::error::Result;
-use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
+use crate::model::spec::{DecoderSpec, LinearSpec, QkvSpec};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
-    let mut spec = common::llama_like(config)?;
+    let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
+    let mut head_dim = 2;
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         let heads = layer.attention.heads;
+        head_dim = heads.head_dim;
         let width = (heads.n_head + 2 * heads.n_kv_head) * heads.head_dim;
         let qkv = LinearSpec::new(format!("model.layers.{i}.self_attn.qkv_proj"), spec.hidden, width);
         layer.attention.qkv = QkvSpec::Stacked(qkv);
-        if let MlpSpec::Gated { gate, down, act, .. } = layer.mlp.clone() {
-            let module = format!("model.layers.{i}.mlp.gate_up_proj");
-            let gate_up = LinearSpec::new(module, spec.hidden, 2 * gate.outputs);
-            layer.mlp = MlpSpec::FusedGated { gate_up, down, act };
-        }
     }
-    common::slide(config, &mut spec, |_| true)?;
+    common::fuse_gate(&mut spec);
+    let rotary = Rotary::read(config, &PARTLY)?.renamed(&["su", "yarn"], "longrope");
+    if !["default", "longrope"].contains(&rotary.kind()) {
+        let why = format!("{:?} is not of Phi-3; known: default, longrope", rotary.kind());
+        return Err(config.error("rope_scaling.rope_type", &why));
+    }
+    spec.rotations = vec![rotary.rotation(config, head_dim)?];
+    common::slide_all(config, &mut spec)?;
     Ok(spec)
 }

@@ -2,21 +2,42 @@
 
 use super::common;
 use super::json::ConfigJson;
+use super::rotation::{Rotary, WHOLE};
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_like(config)?;
-    common::attention_bias(&mut spec, false);
+    common::qkv_bias(&mut spec, true);
     window(config, &mut spec)?;
     Ok(spec)
 }
 
-/// The upper layers slide, if `use_sliding_window` says so.
+/// With `use_sliding_window` the layers from `max_window_layers` on slide, or those that `layer_types` names.
 pub(super) fn window(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
-    if config.flag("use_sliding_window", false)? {
-        let first = config.size_or_none("max_window_layers")?.unwrap_or(0);
-        common::slide(config, spec, |i| i >= first)?;
+    let (slides, first) = (config.flag("use_sliding_window")?, config.number("max_window_layers")?);
+    let sliding = common::layer_types(config, spec.layers.len(), |i| i as f64 >= first)?;
+    // Read, though it is of no effect without the flag.
+    let window = config.size_or_none("sliding_window")?;
+    if slides && window.is_some() {
+        return common::slide(config, spec, &sliding);
+    }
+    if config.given("layer_types").is_some() && sliding.contains(&true) {
+        let why = "names layers that slide, but use_sliding_window is false or sliding_window is null";
+        return Err(config.error("layer_types", why));
     }
     Ok(())
+}
+
+/// The text part of Qwen 2.5 VL. Its three axes of positions are one for text.
+pub(super) fn vl_text(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
+    let rotary = Rotary::read(config, &WHOLE)?.renamed(&["mrope"], "default");
+    rotary.overlook(&["mrope_section"]);
+    let head_dim = spec.layers.first().map_or(2, |layer| layer.attention.heads.head_dim);
+    spec.rotations = vec![rotary.rotation(config, head_dim)?];
+    rotary.check_sections(config, head_dim)?;
+    common::qkv_bias(&mut spec, true);
+    window(config, &mut spec)?;
+    Ok(spec)
 }

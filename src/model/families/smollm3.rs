@@ -1,28 +1,31 @@
 //! SmolLM 3: Llama with layers that have no rotary embedding.
 
+use super::common;
 use super::json::ConfigJson;
-use super::{common, qwen2};
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_like(config)?;
-    let interval = config.size_or_none("no_rope_layer_interval")?.unwrap_or(4);
+    let interval = config.size("no_rope_layer_interval")?;
     let turning = config.numbers_or_none("no_rope_layers")?;
     if turning.as_ref().is_some_and(|turning| turning.len() != spec.layers.len()) {
         return Err(config.error("no_rope_layers", &format!("does not name {} layers", spec.layers.len())));
     }
+    // Despite its name, the list holds 1 where there is a rotary embedding.
+    let turns = |i: usize| turning.as_ref().map_or((i + 1) % interval != 0, |turning| turning[i] != 0.0);
     for (i, layer) in spec.layers.iter_mut().enumerate() {
-        // Despite its name, the list holds 1 where there is a rotary embedding.
-        let turns = turning.as_ref().map_or((i + 1) % interval != 0, |turning| turning[i] != 0.0);
-        layer.attention.rotation = turns.then_some(0);
+        layer.attention.rotation = turns(i).then_some(0);
     }
-    if config.flag("attention_bias", false)? {
-        common::attention_bias(&mut spec, true);
+    common::attention_bias(config, &mut spec)?;
+    common::mlp_bias(&mut spec, config.flag("mlp_bias")?);
+    let (window, slides) = (config.size_or_none("sliding_window")?, config.flag("use_sliding_window")?);
+    let sliding =
+        common::layer_types(config, spec.layers.len(), |i| slides && window.is_some() && !turns(i))?;
+    if sliding.contains(&true) && !slides {
+        let why = "names layers that slide, but use_sliding_window is false";
+        return Err(config.error("layer_types", why));
     }
-    if config.get("tie_word_embeddings").is_none() {
-        spec.head = None;
-    }
-    qwen2::window(config, &mut spec)?;
+    common::slide(config, &mut spec, &sliding)?;
     Ok(spec)
 }

@@ -7,8 +7,9 @@ use crate::error::Result;
 use crate::model::spec::{DecoderSpec, NormKind};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
-    let mut spec = common::llama_like(config)?;
-    if config.flag("qk_layernorm", false)? {
+    let mut spec = common::llama_sizes(config, "layer_norm_eps")?;
+    common::rotate(config, &mut spec, &super::rotation::PARTLY)?;
+    if config.flag("qk_layernorm")? {
         return Err(unsupported(
             config,
             "qk_layernorm",
@@ -16,10 +17,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         ));
     }
     common::each_norm(&mut spec, |norm| norm.kind = NormKind::Layer);
-    if config.flag("use_qkv_bias", false)? {
-        common::attention_bias(&mut spec, false);
-    }
-    if config.flag("use_parallel_residual", false)? {
+    common::qkv_bias(&mut spec, config.flag("use_qkv_bias")?);
+    if config.flag("use_parallel_residual")? {
         for layer in &mut spec.layers {
             layer.parallel = true;
             layer.mlp_norm = None;

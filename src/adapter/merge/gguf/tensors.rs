@@ -131,7 +131,7 @@ impl Planner<'_> {
         let plus = match norm.kind {
             NormKind::Rms => 0.0,
             NormKind::RmsPlusOne => 1.0,
-            NormKind::Layer | NormKind::LayerWithoutBias => {
+            NormKind::Layer | NormKind::LayerWithoutBias | NormKind::LayerPlusOne | NormKind::LayerPlain => {
                 return Err(Error::Adapter(format!(
                     "{} is a layer norm, which llama.cpp has none of here",
                     norm.module

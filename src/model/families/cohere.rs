@@ -1,0 +1,44 @@
+//! Cohere's Command R (`cohere`) and Command R7B and A (`cohere2`): parallel branches behind one layer norm without bias,
+//! neighbours turning in pairs, scaled logits; `cohere2` turns and slides in three of four layers alone.
+
+use super::common;
+use super::json::ConfigJson;
+use super::rotation::WHOLE;
+use crate::error::Result;
+use crate::model::spec::{DecoderSpec, NormKind};
+
+pub(super) fn cohere(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_sizes(config, "layer_norm_eps")?;
+    common::rotate(config, &mut spec, &WHOLE)?;
+    common::interleave(&mut spec);
+    common::each_norm(&mut spec, |norm| norm.kind = NormKind::LayerWithoutBias);
+    common::attention_bias(config, &mut spec)?;
+    for layer in &mut spec.layers {
+        layer.parallel = true;
+        layer.mlp_norm = None;
+    }
+    // Command R+: each head has a gain of its own.
+    if config.flag("use_qk_norm")? {
+        common::head_norms(&mut spec, common::QK_NORMS);
+        for layer in &mut spec.layers {
+            let heads = layer.attention.heads;
+            if let Some((q, k)) = &mut layer.attention.qk_norm {
+                (q.runs, k.runs) = (heads.n_head, heads.n_kv_head);
+            }
+        }
+    }
+    spec.logits.scale = config.number("logit_scale")? as f32;
+    Ok(spec)
+}
+
+pub(super) fn cohere2(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = cohere(config)?;
+    let pattern = config.size_or_none("sliding_window_pattern")?.unwrap_or(4);
+    let sliding = common::layer_types(config, spec.layers.len(), |i| (i + 1) % pattern != 0)?;
+    common::slide(config, &mut spec, &sliding)?;
+    let window = config.size_or_none("sliding_window")?;
+    for (layer, sliding) in spec.layers.iter_mut().zip(sliding) {
+        layer.attention.rotation = (sliding && window.is_some()).then_some(0);
+    }
+    Ok(spec)
+}

@@ -1,0 +1,16 @@
+//! ERNIE 4.5, dense: Llama with neighbours turning in pairs.
+
+use super::common;
+use super::json::ConfigJson;
+use crate::error::Result;
+use crate::model::spec::DecoderSpec;
+
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_like(config)?;
+    common::interleave(&mut spec);
+    let bias = config.flag("use_bias")?;
+    common::qkv_bias(&mut spec, bias);
+    common::output_bias(&mut spec, bias);
+    common::mlp_bias(&mut spec, bias);
+    Ok(spec)
+}

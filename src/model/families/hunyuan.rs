@@ -1,0 +1,30 @@
+//! Hunyuan, dense (`hunyuan_v1_dense`): Llama with norms over each head's queries and keys, after they are turned.
+
+use super::common;
+use super::json::ConfigJson;
+use super::rotation::{Rotary, WHOLE};
+use crate::error::Result;
+use crate::model::spec::DecoderSpec;
+
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
+    common::attention_bias(config, &mut spec)?;
+    common::head_norms(&mut spec, ["query_layernorm", "key_layernorm"]);
+    let mut head_dim = 2;
+    for layer in &mut spec.layers {
+        layer.attention.norm_after_rotation = true;
+        head_dim = layer.attention.heads.head_dim;
+    }
+    let mut rotary = Rotary::read(config, &WHOLE)?;
+    // Its files call a fixed stretch of the base `dynamic`.
+    let alpha = rotary.setting("alpha")?.filter(|alpha| *alpha != 0.0);
+    if let Some(alpha) = alpha.filter(|_| rotary.kind() == "dynamic") {
+        rotary.setting("factor")?.ok_or_else(|| config.error("rope_parameters.factor", "is missing"))?;
+        let factor = alpha.powf(head_dim as f64 / (head_dim as f64 - 2.0));
+        rotary = rotary.stretched(factor).renamed(&["dynamic"], "default");
+        // Settings of yarn that the files repeat, and transformers does not read for this type.
+        rotary.overlook(&["beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor"]);
+    }
+    spec.rotations = vec![rotary.rotation(config, head_dim)?];
+    Ok(spec)
+}

@@ -1,0 +1,20 @@
+//! Nemotron 3 and 4, Minitron: layer norms with a gain of one more than the stored weight, an MLP without a gate, half of
+//! each head turning.
+
+use super::common;
+use super::json::ConfigJson;
+use super::rotation::PARTLY;
+use crate::error::Result;
+use crate::model::spec::{DecoderSpec, NormKind};
+
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
+    // Null is no number of heads here.
+    config.size("num_key_value_heads")?;
+    let mut spec = common::llama_sizes(config, "norm_eps")?;
+    common::rotate(config, &mut spec, &PARTLY)?;
+    common::each_norm(&mut spec, |norm| norm.kind = NormKind::LayerPlusOne);
+    common::plain_mlp(&mut spec, "up_proj", "down_proj");
+    common::attention_bias(config, &mut spec)?;
+    common::mlp_bias(&mut spec, config.flag("mlp_bias")?);
+    Ok(spec)
+}

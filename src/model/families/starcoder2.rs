@@ -1,0 +1,20 @@
+//! StarCoder 2: Llama with layer norms, biases, and an MLP without a gate.
+
+use super::common;
+use super::json::ConfigJson;
+use super::rotation::WHOLE;
+use crate::error::Result;
+use crate::model::spec::{DecoderSpec, NormKind};
+
+pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
+    let mut spec = common::llama_sizes(config, "norm_epsilon")?;
+    common::rotate(config, &mut spec, &WHOLE)?;
+    common::each_norm(&mut spec, |norm| norm.kind = NormKind::Layer);
+    common::plain_mlp(&mut spec, "c_fc", "c_proj");
+    let bias = config.flag("use_bias")?;
+    common::qkv_bias(&mut spec, bias);
+    common::output_bias(&mut spec, bias);
+    common::mlp_bias(&mut spec, bias);
+    common::slide_all(config, &mut spec)?;
+    Ok(spec)
+}

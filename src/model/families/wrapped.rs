@@ -1,0 +1,172 @@
+//! The text parts of models that also see: `text_config` is a family of its own, its modules stand under
+//! `model.language_model`, and the rest of the checkpoint is known by name and left alone.
+
+use super::class::Class;
+use super::json::ConfigJson;
+use super::{FAMILIES, common};
+use crate::error::Result;
+use crate::model::spec::{DecoderSpec, Layout};
+
+/// A model around a text model.
+struct Wrapper {
+    /// Layouts of its checkpoints beside its own.
+    layouts: &'static [Layout],
+    /// Prefixes of the tensors of its other parts.
+    elsewhere: &'static [&'static str],
+    /// Keys of its other parts and of how they meet the text.
+    others: &'static [&'static str],
+}
+
+/// What transformers wrote until 4.51, and writes again from 5 on.
+const LLAVA: Layout =
+    &[("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")];
+/// Qwen 2.5 VL's files of the Hub.
+const FLAT: Layout = &[("model.language_model.", "model.")];
+
+const GEMMA3: Wrapper = Wrapper {
+    layouts: &[LLAVA],
+    elsewhere: &[
+        "vision_tower.",
+        "multi_modal_projector.",
+        "model.vision_tower.",
+        "model.multi_modal_projector.",
+    ],
+    others: &["vision_config", "mm_tokens_per_image"],
+};
+const MISTRAL3: Wrapper = Wrapper {
+    others: &[
+        "vision_config",
+        "projector_hidden_act",
+        "vision_feature_layer",
+        "multimodal_projector_bias",
+        "spatial_merge_size",
+    ],
+    ..GEMMA3
+};
+const QWEN_VL: Wrapper =
+    Wrapper { layouts: &[FLAT], elsewhere: &["visual.", "model.visual."], others: &["vision_config"] };
+
+pub(super) fn gemma3(config: &ConfigJson) -> Result<DecoderSpec> {
+    if let Some(text) = config.part("text_config") {
+        let key = "final_logit_softcapping";
+        if text.number_or_none(key)?.is_some() {
+            text.refuse(key, "is not computed by transformers' Gemma 3 that also sees; remove it")?;
+        }
+    }
+    wrapped(config, &GEMMA3)
+}
+
+pub(super) fn mistral3(config: &ConfigJson) -> Result<DecoderSpec> {
+    wrapped(config, &MISTRAL3)
+}
+
+pub(super) fn qwen_vl(config: &ConfigJson) -> Result<DecoderSpec> {
+    wrapped(config, &QWEN_VL)
+}
+
+fn wrapped(config: &ConfigJson, wrapper: &Wrapper) -> Result<DecoderSpec> {
+    wrapper.others.iter().for_each(|key| config.mark(key));
+    check_others(config)?;
+    let (text, model_type) = text_config(config)?;
+    let family = FAMILIES.iter().find(|(name, _)| *name == model_type).map(|(_, family)| family);
+    let Some(family) = family else {
+        let why = format!("is {model_type:?}, which is not supported as the text part");
+        return Err(config.error("text_config.model_type", &why));
+    };
+    let mut spec = family(&text)?;
+    tie(config, &text, &mut spec)?;
+    common::rename(&mut spec, |module| match module.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None => module.to_string(),
+    });
+    spec.model_type = config.string("model_type")?;
+    spec.layouts = wrapper.layouts.to_vec();
+    spec.elsewhere = wrapper.elsewhere;
+    Ok(spec)
+}
+
+/// What must be there of the parts that see, for other programs to load the model.
+fn check_others(config: &ConfigJson) -> Result<()> {
+    let vision = config.given("vision_config").and_then(serde_json::Value::as_object);
+    if vision.is_none_or(serde_json::Map::is_empty) {
+        return Err(config.error("vision_config", "is missing or empty; the model's own config.json has it"));
+    }
+    // Whatever it says, it is of the parts that see.
+    for key in ["mm_tokens_per_image", "spatial_merge_size"] {
+        if config.values.contains_key(key) {
+            config.size(key)?;
+        }
+    }
+    if config.values.contains_key("projector_hidden_act") {
+        common::activation(config, "projector_hidden_act")?;
+    }
+    if config.values.get("image_token_index").is_some_and(serde_json::Value::is_null) {
+        return Err(config.error("image_token_index", "is null; name the token of an image"));
+    }
+    Ok(())
+}
+
+/// The text part's configuration, with its class's defaults, and its `model_type`.
+fn text_config(config: &ConfigJson) -> Result<(ConfigJson, String)> {
+    let sub = config.class.and_then(|class| class.sub_config("text_config"));
+    let (part, at_top) = match config.part("text_config") {
+        Some(part) => (part, false),
+        // Qwen 2.5 VL's files of the Hub have the text's keys at the top.
+        None if config.given("text_config").is_none() && config.given("hidden_size").is_some() => {
+            (config.clone(), true)
+        }
+        None => return Err(config.error("text_config", "is missing, or is no object")),
+    };
+    if part.values.get("model_type").is_some_and(serde_json::Value::is_null) {
+        return Err(part.error("model_type", "is null; remove it, or name the text part's"));
+    }
+    let said = if at_top { None } else { part.string_or_none("model_type")? };
+    let fixed = sub.and_then(|sub| sub.fixed.clone());
+    if let (Some(said), Some(fixed)) = (&said, &fixed)
+        && said != fixed
+    {
+        return Err(part.error("model_type", &format!("is {said:?}, but the text part is a {fixed}")));
+    }
+    let default = sub.and_then(|sub| sub.default.clone());
+    let model_type = fixed.or(said).or(default).unwrap_or_default();
+    if at_top && !model_type.starts_with("qwen") {
+        return Err(config.error("text_config", "is missing"));
+    }
+    let text = match Class::of(&model_type) {
+        Some(class) => part.with_class(class),
+        None => part,
+    };
+    text.check_sizes()?;
+    if !at_top {
+        text.check_types()?;
+    }
+    Ok((text, model_type))
+}
+
+/// Whether the head shares the embedding's weight: the key at the top says so, whatever the text part says; of Qwen 2.5 VL
+/// either does.
+fn tie(config: &ConfigJson, text: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
+    const KEY: &str = "tie_word_embeddings";
+    let stated = config.given(KEY).is_some();
+    let mut tied = config.flag(KEY)?;
+    if let Some(inner) = text.given(KEY).filter(|_| !text.path.is_empty()) {
+        let inner = inner == &serde_json::Value::Bool(true);
+        if config.string("model_type")? == "qwen2_5_vl" {
+            tied |= inner;
+        } else if !stated {
+            // The class's default ties, but a head that is stored and differs is not tied: what is said here holds.
+            tied &= inner;
+        } else if inner != tied {
+            let why = format!(
+                "is {inner}, but {tied} at the top, which transformers 5 goes by; write the same in both"
+            );
+            text.refuse(KEY, &why)?;
+        }
+    }
+    spec.tie_is_stated = stated;
+    spec.head = None;
+    if !tied {
+        spec.head = Some(spec.head_linear());
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Bases that were once computed wrongly without a word, through the binary: each gives transformers 5.24's log-probs
+//! (`expected.json`), or is refused for its reason.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::program::Place;
+use common::{fixture, json};
+use serde_json::Value;
+
+/// Scores a case's pairs; the program's outcome.
+fn score(place: &Place, case: &str, more: &[&str]) -> common::program::Ran {
+    let directory = fixture("cases").join(case);
+    let (base, pairs) = (directory.join("base"), directory.join("pairs.jsonl"));
+    let base = ["--base", base.to_str().unwrap(), "--data", pairs.to_str().unwrap()];
+    place.run(&[&["score"][..], &base, more].concat())
+}
+
+#[test]
+fn what_is_understood_gives_the_log_probs_of_transformers() {
+    for case in ["defaults", "gemma-attention-bias", "rope-scaling-beside", "yarn-mscale"] {
+        let expected = json(&format!("cases/{case}/expected.json"));
+        let lines = score(&Place::new(), case, &[]).json();
+        assert_eq!(lines.len(), expected["logps"].as_array().unwrap().len(), "{case}");
+        for (line, want) in lines.iter().zip(expected["logps"].as_array().unwrap()) {
+            for (i, key) in ["chosen_logp", "rejected_logp"].iter().enumerate() {
+                let (got, want) = (line[key].as_f64().unwrap(), want[i].as_f64().unwrap());
+                assert!((got - want).abs() < 1e-3, "{case} {key}: {got} against {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disagreement_that_transformers_resolves_is_told() {
+    let ran = score(&Place::new(), "rope-scaling-beside", &[]);
+    assert!(ran.stderr.contains("rope_parameters disagree; rope_scaling is used"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_its_cause() {
+    for (case, words) in [
+        ("bitnet-online", &["quantization_config", "\"bitnet\"", "unquantised"][..]),
+        ("quantised-names", &["quantization_config", "\"gptq\"", "unquantised"]),
+        ("tied-head-stored", &["tie_word_embeddings", "lm_head.weight", "set tie_word_embeddings to false"]),
+        ("nan-base", &["NaN", "tensor model.", "which is no weight"]),
+    ] {
+        for command in ["score", "eval"] {
+            let directory = fixture("cases").join(case);
+            let (base, pairs) = (directory.join("base"), directory.join("pairs.jsonl"));
+            let (base, pairs) = (base.to_str().unwrap(), pairs.to_str().unwrap());
+            let ran = Place::new().run(&[command, "--base", base, "--data", pairs]);
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{case}: {}", ran.stderr);
+            words.iter().for_each(|word| assert!(ran.stderr.contains(word), "{case}: {}", ran.stderr));
+        }
+        let base = fixture("cases").join(case).join("base");
+        let ran = Place::new().run(&["generate", "--base", base.to_str().unwrap(), "--prompt", "a b"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{case}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn force_computes_a_stored_head_as_transformers_5_does() {
+    let expected = json("cases/tied-head-stored/expected.json");
+    let ran = score(&Place::new(), "tied-head-stored", &["--force"]);
+    assert!(ran.stderr.contains("the stored head is used"), "{}", ran.stderr);
+    for (line, want) in ran.json().iter().zip(expected["logps"].as_array().unwrap()) {
+        let (got, want) = (line["chosen_logp"].as_f64().unwrap(), want[0].as_f64().unwrap());
+        assert!((got - want).abs() < 1e-3, "{got} against {want}");
+    }
+}
+
+#[test]
+fn force_turns_keys_and_tensors_that_are_not_understood_into_warnings() {
+    let place = Place::new();
+    place.model("llama");
+    place.edit("model/config.json", |config| config["surprise_factor"] = 2.0.into());
+    let pairs = fixture("pairs.jsonl");
+    let args = ["score", "--base", "model", "--data", pairs.to_str().unwrap()];
+    let refused = place.run(&args);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("surprise_factor: is 2.0, and is not understood"), "{}", refused.stderr);
+    let forced = place.run(&[&args[..], &["--force"]].concat());
+    assert!(
+        forced.stderr.contains("warning: ") && forced.stderr.contains("surprise_factor"),
+        "{}",
+        forced.stderr
+    );
+    assert_eq!(forced.json().len(), json_lines(&pairs));
+}
+
+#[test]
+fn a_base_with_an_adapter_in_its_directory_is_refused() {
+    let place = Place::new();
+    place.model("llama");
+    place.write("model/adapter_config.json", "{}");
+    let pairs = fixture("pairs.jsonl");
+    let ran = place.run(&["score", "--base", "model", "--data", pairs.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("holds a base (config.json) and an adapter"), "{}", ran.stderr);
+}
+
+fn json_lines(path: &std::path::Path) -> usize {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count()
+}
