@@ -97,7 +97,7 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
     for name in models().into_iter().filter(|name| !matches!(name.as_str(), "llama-f16" | "llama-sharded")) {
         let mut case = Case::new(&name);
         let gradient = case.gradient();
-        // Clipped queries bend: a narrow step seldom meets the place.
+        // Clipped queries bend: a narrow step of one entry seldom meets the place.
         let clips = case.decoder.spec().layers.iter().any(|layer| layer.attention.clip.is_some());
         let narrow = if clips { 0.1 } else { 1.0 };
         let slots = case.decoder.trained.as_ref().unwrap().slots().to_vec();
@@ -112,7 +112,7 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
                 let uphill: Vec<_> = matrix.clone().map(|i| (i, gradient[i].signum())).collect();
                 // Wider where the gradient is small, so that the loss's own rounding, 1e-6 of it, vanishes beside it.
                 let wide = (0.02 / norm as f32).clamp(1e-2, 4e-2);
-                let step = narrow * wide / (matrix.len() as f32).sqrt();
+                let step = narrow.max(0.3) * wide / (matrix.len() as f32).sqrt();
                 let found = case.slope(&uphill, step);
                 assert!((found - norm).abs() <= 2e-3 * norm, "{what}: {found} against {norm}");
                 for i in largest(&gradient, &matrix) {
