@@ -50,8 +50,19 @@ fn a_pattern_by_the_whole_path_of_a_model_that_also_sees() {
     let plain = logps(&place, &["--base", &base, "--adapter", "plain"]);
     assert!(largest_difference(&plain, &want) > 1.0);
     // Exported again it says the same, under the text model's names.
-    let export =
-        ["export", "--base", &base, "--adapter", &adapter, "--format", "peft", "--for", "vllm", "--output", "out"];
+    let export = [
+        "export",
+        "--base",
+        &base,
+        "--adapter",
+        &adapter,
+        "--format",
+        "peft",
+        "--for",
+        "vllm",
+        "--output",
+        "out",
+    ];
     assert!(place.run(&export).ok().contains("tested with vLLM"));
     let again = logps(&place, &["--base", &base, "--adapter", "out"]);
     assert!(largest_difference(&again, &got) < 1e-9, "{again:?} for {got:?}");
@@ -62,7 +73,9 @@ fn a_head_with_its_base_layer_is_merged_as_peft_computes_it() {
     let place = Place::new();
     let (base, adapter) = (text(&format!("{HEAD}/base")), text(&format!("{HEAD}/adapter")));
     let want = expected(&common::json(&format!("{HEAD}/expected.json")));
-    place.run(&["merge", "--dtype", "f32", "--base", &base, "--adapter", &adapter, "--output", "merged"]).ok();
+    place
+        .run(&["merge", "--dtype", "f32", "--base", &base, "--adapter", &adapter, "--output", "merged"])
+        .ok();
     let got = logps(&place, &["--base", "merged"]);
     assert!(largest_difference(&got, &want) < 1e-3, "{got:?} for {want:?}");
     for args in [
@@ -75,12 +88,24 @@ fn a_head_with_its_base_layer_is_merged_as_peft_computes_it() {
         assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
     }
     // What computes with the adapter in place takes no head, whole or not.
-    let scored = place.run(&["score", "--base", &base, "--adapter", &adapter, "--data", &text(&format!("{ALPHA}/pairs.jsonl"))]);
+    let scored = place.run(&[
+        "score",
+        "--base",
+        &base,
+        "--adapter",
+        &adapter,
+        "--data",
+        &text(&format!("{ALPHA}/pairs.jsonl")),
+    ]);
     assert!(scored.code == Some(1) && scored.stderr.contains("lm_head"), "{}", scored.stderr);
 }
 
 /// The case's adapter with another whole weight of its head.
-fn with_base_layer(place: &Place, name: &str, change: impl Fn(&str, &TensorView) -> (String, Dtype, Vec<usize>, Vec<u8>)) {
+fn with_base_layer(
+    place: &Place,
+    name: &str,
+    change: impl Fn(&str, &TensorView) -> (String, Dtype, Vec<usize>, Vec<u8>),
+) {
     copy(&fixture(HEAD).join("adapter"), &place.path(name));
     let bytes = place.read(&format!("{name}/adapter_model.safetensors"));
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -103,7 +128,16 @@ fn a_head_that_is_not_the_bases_is_refused_by_that_reason() {
     let place = Place::new();
     let base = text(&format!("{HEAD}/base"));
     let merge = |adapter: &str, more: &[&str]| {
-        let args = ["merge", "--base", &base, "--adapter", adapter, "--output", &format!("merged-{adapter}"), "--no-verify"];
+        let args = [
+            "merge",
+            "--base",
+            &base,
+            "--adapter",
+            adapter,
+            "--output",
+            &format!("merged-{adapter}"),
+            "--no-verify",
+        ];
         place.run(&[&args[..], more].concat())
     };
     with_base_layer(&place, "other", |key, view| {
@@ -122,7 +156,11 @@ fn a_head_that_is_not_the_bases_is_refused_by_that_reason() {
         (key.into(), view.dtype(), vec![204, 32], [view.data(), &[0; 128]].concat())
     });
     let ran = merge("resized", &[]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("resized") && ran.stderr.contains("[204, 32]"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("resized") && ran.stderr.contains("[204, 32]"),
+        "{}",
+        ran.stderr
+    );
     // In 16 bits, and under the name that a resized vocabulary has: the base's numbers, rounded.
     with_base_layer(&place, "narrow", |key, view| {
         let numbers = view.data().chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap()));
@@ -142,7 +180,11 @@ fn export_for_a_program_that_does_not_serve_it_is_an_error() {
         place.run(&[&args[..], more].concat())
     };
     let ran = export(&rslora, "peft", &["a", "--for", "sglang"]);
-    assert!(ran.code == Some(2) && ran.stderr.contains("SGLang") && ran.stderr.contains("--fold-scale"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(2) && ran.stderr.contains("SGLang") && ran.stderr.contains("--fold-scale"),
+        "{}",
+        ran.stderr
+    );
     assert!(!place.path("a").exists());
     assert_eq!(export(&rslora, "peft", &["a", "--for", "sglang", "--fold-scale"]).code, Some(0));
     assert_eq!(export(&rslora, "peft", &["b", "--for", "sglang", "--force"]).code, Some(0));

@@ -48,6 +48,7 @@ const REFUSED_ALL_THE_SAME: &[&str] = &[
     r#"{"bias":"all"}"#,
     r#"{"bias":"lora_only"}"#,
     r#"{"lora_bias":true}"#,
+    // An ordinary adapter once it is trained, but its file holds the sampler too.
     r#"{"monteclora_config":{}}"#,
     r#"{"task_type":"SEQ_CLS"}"#,
     r#"{"use_qalora":true}"#,
@@ -72,7 +73,8 @@ fn every_setting_computes_what_peft_computes_or_is_refused() {
         let all_the_same = REFUSED_ALL_THE_SAME.contains(&said.as_str());
         match logp(&adapter(&place, setting), &ids) {
             Ok(ours) => {
-                let theirs = theirs.unwrap_or_else(|| panic!("{said} is read, and PEFT says {}", case["error"]));
+                let theirs =
+                    theirs.unwrap_or_else(|| panic!("{said} is read, and PEFT says {}", case["error"]));
                 assert!((ours - theirs).abs() < 1e-3, "{said}: {ours} for {theirs}");
                 assert!(!all_the_same, "{said} is read");
                 same += 1;
@@ -94,7 +96,7 @@ fn every_setting_computes_what_peft_computes_or_is_refused() {
 #[test]
 fn every_field_of_peft_is_known_and_its_default_switches_nothing_on() {
     let defaults = measured()["defaults"].as_object().unwrap().clone();
-    assert!(defaults.len() > 40);
+    assert!(defaults.len() >= 40);
     let place = Place::new();
     for (key, value) in &defaults {
         // PEFT fills these two in before it writes them.
@@ -108,7 +110,14 @@ fn every_field_of_peft_is_known_and_its_default_switches_nothing_on() {
         assert!(config.notes.is_empty(), "{key}: {:?}", config.notes);
         if value_is_switch(&defaults[key]) {
             let on = [(key.clone(), json!({"on": [1]}))].into_iter().collect();
-            let harmless = ["auto_mapping", "corda_config", "eva_config", "lora_ga_config", "revision", "base_model_name_or_path"];
+            let harmless = [
+                "auto_mapping",
+                "corda_config",
+                "eva_config",
+                "lora_ga_config",
+                "revision",
+                "base_model_name_or_path",
+            ];
             assert!(
                 PeftConfig::open(&adapter(&place, &on)).is_err() || harmless.contains(&key.as_str()),
                 "{key} is switched on and nobody minds"

@@ -90,17 +90,17 @@ def make_adapter(family, binary, base, place):
 
 
 def sequences(base):
-    from transformers import AutoTokenizer
+    """(pair, tokens of the prompt, all tokens): the prompt is what prompt and both completions begin with."""
+    from transformers import PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)  # the file's, whatever the family
     for line in PAIRS.read_text(encoding="utf-8").splitlines():
         pair = json.loads(line)
-        if not isinstance(pair.get("prompt"), str) or not isinstance(pair["chosen"], str):
-            continue
-        prompt = tokenizer(pair["prompt"])["input_ids"]
-        ids = tokenizer(pair["prompt"] + pair["chosen"])["input_ids"] + [tokenizer.eos_token_id]
-        if ids[: len(prompt)] == prompt and len(prompt) < len(ids) <= 256:
-            yield pair, len(prompt), ids
+        texts = [pair["prompt"]] + [pair["prompt"] + pair[side].removesuffix(tokenizer.eos_token) + tokenizer.eos_token for side in ("chosen", "rejected")]
+        encoded = [tokenizer(text)["input_ids"] for text in texts]
+        prompt = len(os.path.commonprefix(encoded))
+        if 0 < prompt and len(encoded[1]) <= 256:
+            yield pair, prompt, encoded[1]
 
 
 def of_peft(base, adapter, cases):
@@ -134,7 +134,8 @@ def of_vllm(base, adapter, cases):
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    llm = LLM(str(base), dtype="float32", enable_lora=True, max_lora_rank=8, max_model_len=320, enforce_eager=True, max_num_seqs=4, seed=0)
+    # One sequence at a time: on a CPU, vLLM 0.32 computes prompt_logprobs of several beside an adapter with an index of the wrong length.
+    llm = LLM(str(base), dtype="float32", enable_lora=True, max_lora_rank=8, max_model_len=320, enforce_eager=True, max_num_seqs=1, seed=0)
     params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
     prompts = [{"prompt_token_ids": ids} for _, _, ids in cases]
 

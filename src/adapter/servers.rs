@@ -65,7 +65,11 @@ impl Program {
             Some((version, script, families)) if families.contains(&family) => {
                 format!("tested with {version} by {script}")
             }
-            _ => format!("from the source code{}{}", if self.source.is_empty() { "" } else { " of " }, self.source),
+            _ => format!(
+                "from the source code{}{}",
+                if self.source.is_empty() { "" } else { " of " },
+                self.source
+            ),
         }
     }
 }
@@ -84,14 +88,18 @@ const SGLANG: Program = Program { name: "SGLang", source: "0.5.23", tested: None
 const TGI: Program = Program { name: "TGI, LoRAX", source: "", tested: None };
 const MISTRAL_RS: Program = Program {
     name: "mistral.rs",
-    source: "0.9",
-    tested: Some(("MISTRALRS_VERSION", "examples/serving/mistral_rs.py", &["llama", "mistral", "qwen2", "qwen3"])),
+    source: "0.9.5",
+    tested: Some((
+        "mistral.rs 0.9.5",
+        "examples/serving/mistral_rs.py",
+        &["llama", "mistral", "qwen2", "qwen3"],
+    )),
 };
 const OPENVINO: Program = Program { name: "OpenVINO GenAI", source: "", tested: None };
 const LLAMA_CPP: Program = Program {
     name: "llama.cpp",
     source: "",
-    tested: Some(("xllamacpp LLAMACPP_VERSION", "examples/serving/llama_cpp.py", &["llama"])),
+    tested: Some(("xllamacpp 2026.10.11549", "examples/serving/llama_cpp.py", &["llama"])),
 };
 const OLLAMA: Program = Program { name: "Ollama", source: "", tested: None };
 const MLX: Program = Program { name: "mlx-lm", source: "0.31", tested: None };

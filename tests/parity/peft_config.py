@@ -144,6 +144,8 @@ class Loud(logging.Handler):
 
 def check(binary):
     warnings.simplefilter("error")
+    # PEFT 0.21 asks transformers 5.24 by a name that is going away.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     logging.getLogger("peft").addHandler(Loud(logging.WARNING))
     fields = {field.name: field for field in dataclasses.fields(LoraConfig)}
     count = 0

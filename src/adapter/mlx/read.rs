@@ -7,8 +7,8 @@ use candle_core::Device;
 use serde_json::{Map, Value};
 
 use super::super::names::{MOST_TOLD, hint, shown};
-use super::super::{layout, peft};
 use super::super::read::{Adapter, Format};
+use super::super::{layout, peft};
 use super::{CONFIG, WEIGHTS};
 use crate::error::{Error, Problems, Result};
 use crate::model::lora::{Lora, Slot};
@@ -25,9 +25,9 @@ pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Ada
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
     let pairs = pairs(&source, spec).map_err(within)?;
-    let slots = pairs.values().map(|Pair { linear, rank, .. }| {
-        Slot::new(linear, *rank, config.scale * *rank as f64, config.scale)
-    });
+    let slots = pairs
+        .values()
+        .map(|Pair { linear, rank, .. }| Slot::new(linear, *rank, config.scale * *rank as f64, config.scale));
     let mut lora = Lora::zeros(slots.collect(), device)?;
     let mut values = lora.values().to_vec();
     for slot in lora.slots() {

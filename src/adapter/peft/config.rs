@@ -6,8 +6,8 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::CONFIG;
 use super::super::layout;
+use super::CONFIG;
 use super::keys;
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules};
@@ -130,7 +130,8 @@ impl PeftConfig {
     /// A classifier's adapter fits a causal model's modules too, and its answers would mean nothing.
     fn check_task(&self, forced: bool, notes: &mut Vec<String>) -> Result<()> {
         let Some(task) = self.task_type.as_deref().filter(|task| *task != "CAUSAL_LM") else { return Ok(()) };
-        let said = format!("task_type is {task:?}: it was trained for another task than to predict the next token");
+        let said =
+            format!("task_type is {task:?}: it was trained for another task than to predict the next token");
         if forced {
             notes.push(said);
             return Ok(());

@@ -15,7 +15,7 @@ pub(super) enum Meaning {
     Read,
     /// It does not change what the adapter computes, and why.
     Harmless(&'static str),
-    /// Null, false, empty or this text; any other value asks for this.
+    /// Null, false, an empty list or text, or this text; any other value asks for this.
     Neutral(&'static str, &'static str),
 }
 
@@ -31,10 +31,16 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("bias", Neutral("none", "trained biases")),
     ("corda_config", Harmless("how matrices begin; init_lora_weights says whether the base was changed")),
     ("enable_lora", Neutral("", "adapters of parts of a stacked projection (PEFT 0.2)")),
-    ("ensure_weight_tying", Harmless("what it ties has tensors of its own: an embedding's, which are refused by name")),
+    (
+        "ensure_weight_tying",
+        Harmless("what it ties has tensors of its own: an embedding's, which are refused by name"),
+    ),
     ("eva_config", Harmless("how matrices begin")),
     ("exclude_modules", Read),
-    ("fan_in_fan_out", Harmless("PEFT corrects it by the class of each module; A and B have one shape either way")),
+    (
+        "fan_in_fan_out",
+        Harmless("PEFT corrects it by the class of each module; A and B have one shape either way"),
+    ),
     ("inference_mode", Harmless("whether the matrices train")),
     ("init_lora_weights", Read),
     ("kasa_config", Neutral("", "a truncated base and learned singular values (KaSA)")),
@@ -147,7 +153,7 @@ fn is_neutral(value: &Value, allowed: &str) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::String(s) => s.is_empty() || s == allowed,
         Value::Array(a) => a.is_empty(),
-        Value::Object(o) => o.is_empty(),
+        // An empty configuration has its defaults, and is switched on (`_get_lora_subconfig`).
         _ => false,
     }
 }
@@ -180,12 +186,20 @@ mod tests {
 
     #[test]
     fn initialisations_that_change_the_base_are_refused_and_no_others() {
-        for name in ["pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "loftq", "lora_ga", "new"] {
+        for name in ["pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "loftq", "lora_ga", "new"]
+        {
             let (said, _) = problems_of(json!({"init_lora_weights": name}), true);
             assert!(said.contains("init_lora_weights") && said.contains(name), "{name}: {said}");
         }
-        for init in [json!(true), json!(false), json!(null), json!("gaussian"), json!("eva"), json!("mica"), json!("orthogonal")]
-        {
+        for init in [
+            json!(true),
+            json!(false),
+            json!(null),
+            json!("gaussian"),
+            json!("eva"),
+            json!("mica"),
+            json!("orthogonal"),
+        ] {
             assert_eq!(problems_of(json!({"init_lora_weights": init}), false).0, "", "{init}");
         }
         assert!(problems_of(json!({"init_lora_weights": 3}), false).0.contains("is 3"));
@@ -195,9 +209,14 @@ mod tests {
     fn an_unknown_key_is_an_error_or_a_note() {
         let (said, notes) = problems_of(json!({"use_new_thing": true, "r": 4}), false);
         assert!(said.contains("use_new_thing is true") && notes.is_empty(), "{said}");
-        for (config, forced) in [(json!({"use_new_thing": true}), true), (json!({"use_new_thing": null}), false)] {
+        for (config, forced) in
+            [(json!({"use_new_thing": true}), true), (json!({"use_new_thing": null}), false)]
+        {
             let (said, notes) = problems_of(config, forced);
-            assert!(said.is_empty() && notes.len() == 1 && notes[0].contains("use_new_thing"), "{said} {notes:?}");
+            assert!(
+                said.is_empty() && notes.len() == 1 && notes[0].contains("use_new_thing"),
+                "{said} {notes:?}"
+            );
         }
     }
 }

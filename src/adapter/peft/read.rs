@@ -54,12 +54,7 @@ pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Ada
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_for(
-    directory: &Path,
-    spec: &DecoderSpec,
-    device: &Device,
-    reading: Reading,
-) -> Result<Adapter> {
+pub fn read_for(directory: &Path, spec: &DecoderSpec, device: &Device, reading: Reading) -> Result<Adapter> {
     let config = PeftConfig::open_for(directory, reading.force)?;
     let of_head = head::linear(spec);
     let linears = spec.linears().chain(reading.head.then_some(&of_head));
@@ -175,7 +170,10 @@ fn slots(
     for (module, pair) in pairs {
         let (said, alpha, scale) = selection.scale(&pair.names)?;
         told.problems.require(said == pair.rank, || {
-            format!("{module} has rank {}, but r and rank_pattern in adapter_config.json give it {said}", pair.rank)
+            format!(
+                "{module} has rank {}, but adapter_config.json (r, rank_pattern) gives it r = {said}",
+                pair.rank
+            )
         });
         if !selection.selects(&pair.names, *module == modules.head)? {
             unselected.push(pair.names[0].as_str());
@@ -244,7 +242,8 @@ fn tell_bare(
     for module in modules.linears.keys().filter(|module| !pairs.contains_key(*module)) {
         // As the file would call it.
         let aliases = layout::aliases(module);
-        let own = aliases.iter().find(|name| layout::is_like(name, pairs.values().map(|pair| &*pair.names[0])));
+        let own =
+            aliases.iter().find(|name| layout::is_like(name, pairs.values().map(|pair| &*pair.names[0])));
         let own = own.unwrap_or(module).clone();
         if selection.selects(&[own], *module == modules.head)? {
             bare.push(module.as_str());
@@ -253,7 +252,10 @@ fn tell_bare(
     if bare.is_empty() {
         return Ok(());
     }
-    let said = format!("target_modules in adapter_config.json names {}, which the file does not adapt", named(&bare));
+    let said = format!(
+        "target_modules in adapter_config.json names {}, which the file does not adapt",
+        named(&bare)
+    );
     if config.random_init {
         told.refuse(format!("{said}; by its init_lora_weights PEFT would fill them with random numbers"));
     } else {

@@ -169,11 +169,12 @@ impl<'a> Selection<'a> {
 
 /// PEFT's expression for a layer's number.
 fn layer_of(list: &str) -> Result<Regex> {
-    RegexBuilder::new(&format!(r"\A(?:|.*?\.)(?:{list})\.(\d+)\.")).backtrack_limit(MOST_STEPS).build().map_err(
-        |error| {
+    RegexBuilder::new(&format!(r"\A(?:|.*?\.)(?:{list})\.(\d+)\."))
+        .backtrack_limit(MOST_STEPS)
+        .build()
+        .map_err(|error| {
             Error::Adapter(format!("layers_pattern is {list:?}, which is no regular expression ({error})"))
-        },
-    )
+        })
 }
 
 #[cfg(test)]
@@ -200,7 +201,10 @@ mod tests {
     fn selects(change: Value, module: &str) -> bool {
         let config = config(change);
         let rules = config.rules();
-        Selection::new(&config, &rules).unwrap().selects(&layout::aliases(module), module == "lm_head").unwrap()
+        Selection::new(&config, &rules)
+            .unwrap()
+            .selects(&layout::aliases(module), module == "lm_head")
+            .unwrap()
     }
 
     #[test]
@@ -214,8 +218,14 @@ mod tests {
             "_orig_mod.model.layers.1.self_attn.q_proj",
             "self_attn.q_proj",
         ] {
-            for module in [inside, "model.layers.1.self_attn.q_proj", "language_model.model.layers.1.self_attn.q_proj"] {
-                assert_eq!(scale(json!({"alpha_pattern": {key: 400}}), module), (4, 400.0, 100.0), "{key} {module}");
+            for module in
+                [inside, "model.layers.1.self_attn.q_proj", "language_model.model.layers.1.self_attn.q_proj"]
+            {
+                assert_eq!(
+                    scale(json!({"alpha_pattern": {key: 400}}), module),
+                    (4, 400.0, 100.0),
+                    "{key} {module}"
+                );
             }
             let other = "model.language_model.layers.11.self_attn.k_proj";
             assert_eq!(scale(json!({"alpha_pattern": {key: 400}}), other).1, 12.0, "{key}");
@@ -260,7 +270,10 @@ mod tests {
             (json!({"layers_to_transform": [3], "layers_pattern": "layers"}), true),
             (json!({"layers_to_transform": [3], "layers_pattern": ["h", "layers"]}), true),
             (json!({"layers_to_transform": [3], "layers_pattern": "h"}), false),
-            (json!({"layers_to_transform": [0], "layers_pattern": "layers", "target_modules": [module]}), true),
+            (
+                json!({"layers_to_transform": [0], "layers_pattern": "layers", "target_modules": [module]}),
+                true,
+            ),
         ] {
             assert_eq!(selects(change.clone(), module), selected, "{change}");
         }

@@ -228,19 +228,28 @@ mod tests {
         let of_text = read(&from, &text, &Device::Cpu).unwrap().lora;
         let of_wrapper = read(&from, &wrapper, &Device::Cpu).unwrap().lora;
         assert_eq!(of_text.values(), of_wrapper.values());
-        assert!(of_wrapper.slots().iter().all(|slot| slot.module.starts_with("model.language_model.layers.")));
+        assert!(
+            of_wrapper.slots().iter().all(|slot| slot.module.starts_with("model.language_model.layers."))
+        );
         for naming in [Naming::Transformers, Naming::Vllm] {
             let place = tempfile::tempdir().unwrap();
             let named = |module: &str| layout::named(module, naming, "of no known class");
             write_named(place.path(), &of_wrapper, &wrapper, 0.0, &Origin::default(), &named).unwrap();
             let config: Value =
                 serde_json::from_slice(&std::fs::read(place.path().join(CONFIG)).unwrap()).unwrap();
-            let start = if naming == Naming::Vllm { "language_model.model.layers." } else { "model.language_model.layers." };
+            let start = if naming == Naming::Vllm {
+                "language_model.model.layers."
+            } else {
+                "model.language_model.layers."
+            };
             let targets = config["target_modules"].as_array().unwrap();
             assert_eq!(targets.len(), of_wrapper.slots().len());
             let keys = config["alpha_pattern"].as_object().unwrap().keys();
             let names = keys.map(String::as_str).chain(targets.iter().map(|name| name.as_str().unwrap()));
-            assert!(names.clone().count() > targets.len() && names.clone().all(|name| name.starts_with(start)), "{config}");
+            assert!(
+                names.clone().count() > targets.len() && names.clone().all(|name| name.starts_with(start)),
+                "{config}"
+            );
             for spec in [&text, &wrapper] {
                 let back = read(place.path(), spec, &Device::Cpu).unwrap();
                 assert_eq!(back.lora.values(), of_text.values());
