@@ -140,8 +140,7 @@ pub enum MajoritySignName {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  dpo-lora export --base models/base --adapter runs/a/adapter --format gguf --output adapter.gguf\n  \
-                  dpo-lora export --base models/base --adapter runs/a/adapter --format peft --for vllm --output served"
+    after_help = "Example:\n  dpo-lora export --base models/base --adapter runs/a/adapter --format gguf --output adapter.gguf"
 )]
 pub struct ExportArgs {
     /// Base model the adapter belongs to: a directory or a Hub id

@@ -239,15 +239,16 @@ mod tests {
         let patterns = json!({"alpha_pattern": {
             "model.layers.0.q_proj": 1, "model.language_model.layers.0.q_proj": 2,
         }});
+        let inside = json!({"alpha_pattern": {"model.language_model.layers.0.q_proj": 2}});
         let renamed = |module: &str| {
-            let config = config(patterns.clone());
+            let config = config(inside.clone());
             let rules = config.rules();
             let selection = Selection::new(&config, &rules).unwrap();
             selection.scale(&layout::aliases(module)).unwrap();
             selection.renamed()
         };
-        assert!(renamed("model.layers.0.q_proj").is_empty());
-        assert_eq!(renamed("language_model.model.layers.0.q_proj"), ["alpha_pattern.model.layers.0.q_proj"]);
+        assert!(renamed("model.language_model.layers.0.q_proj").is_empty());
+        assert_eq!(renamed("model.layers.0.q_proj"), ["alpha_pattern.model.language_model.layers.0.q_proj"]);
         assert_eq!(scale(patterns.clone(), "model.language_model.layers.0.q_proj").1, 2.0);
         assert_eq!(scale(patterns, "model.layers.0.q_proj").1, 1.0);
     }
