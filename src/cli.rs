@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use crate::model::config::{DeviceChoice, WeightDtype};
 pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
-    MergeDtype, MergeFormat,
+    MergeDtype, MergeFormat, ServerName,
 };
 
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.

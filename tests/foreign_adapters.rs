@@ -36,7 +36,7 @@ fn cases() -> Vec<Foreign> {
     let unsloth = json!({
         "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama", "unsloth_fixed": true},
         "base_model_name_or_path": "unsloth/Llama-3.2-1B-Instruct-bnb-4bit",
-        "target_modules": "(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense).*?(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj).*?)|(?:\\bmodel\\.layers\\.[\\d]{1,}\\.(?:self_attn|mlp)\\.(?:(?:q_proj|k_proj)))",
+        "target_modules": "(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense).*?(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj).*?)|(?:\\bmodel\\.layers\\.[\\d]{1,}\\.(?:self_attn|mlp)\\.(?:(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)))",
         "loftq_config": {}, "megatron_config": null, "qalora_group_size": 16, "corda_config": null, "eva_config": null,
         "ensure_weight_tying": false, "peft_version": "0.18.0", "lora_bias": false, "runtime_config": {"ephemeral_gpu_offload": false},
     });

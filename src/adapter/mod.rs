@@ -6,6 +6,7 @@ pub mod gguf;
 mod gguf_writer;
 pub mod head;
 pub mod inspect;
+pub mod layout;
 pub mod merge;
 pub mod mlx;
 mod names;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
+pub use super::peft::Reading;
 use super::{gguf, mlx, peft};
 use crate::error::{Error, Result};
 use crate::model::lora::Lora;
@@ -23,6 +24,8 @@ pub struct Adapter {
     pub fingerprint: Option<String>,
     /// Its format.
     pub format: Format,
+    /// What a person should know of how it was read.
+    pub notes: Vec<String>,
 }
 
 /// Formats of adapters.
@@ -73,23 +76,31 @@ pub fn origin(path: &Path) -> Option<(String, String)> {
 /// Reads an adapter for a decoder; with `head`, the language-model head may be adapted too.
 ///
 /// # Errors
-/// As [`peft::read`], [`mlx::read`] and [`gguf::read`].
+/// As [`read_for`].
 pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
+    read_for(path, spec, device, Reading { head, ..Reading::default() })
+}
+
+/// Reads an adapter for a decoder in a given way.
+///
+/// # Errors
+/// As [`peft::read`], [`mlx::read`] and [`gguf::read`].
+pub fn read_for(path: &Path, spec: &DecoderSpec, device: &Device, reading: Reading) -> Result<Adapter> {
     match format_of(path) {
         Some(Format::Mlx) => mlx::read(path, spec, device),
-        Some(Format::Gguf) => gguf::read(path, spec, device, head),
+        Some(Format::Gguf) => gguf::read(path, spec, device, reading.head),
         _ if path.is_file() => Err(Error::Adapter(format!(
             "{} is a file; an adapter is a directory as PEFT or mlx-lm writes it, or a .gguf file",
             path.display()
         ))),
-        _ => {
-            let peft::Adapter { lora, config, metadata } = peft::read_with(path, spec, device, head)?;
-            Ok(Adapter {
-                lora,
-                base: config.base_model_name_or_path,
-                fingerprint: metadata.get(peft::FINGERPRINT_KEY).cloned(),
-                format: Format::Peft,
-            })
-        }
+        _ => Ok(peft::read_for(path, spec, device, reading)?.into()),
+    }
+}
+
+impl From<peft::Adapter> for Adapter {
+    fn from(adapter: peft::Adapter) -> Self {
+        let peft::Adapter { lora, config, metadata, notes } = adapter;
+        let fingerprint = metadata.get(peft::FINGERPRINT_KEY).cloned();
+        Self { lora, base: config.base_model_name_or_path, fingerprint, format: Format::Peft, notes }
     }
 }

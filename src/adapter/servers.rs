@@ -1,12 +1,13 @@
-//! Which programs serve an adapter, and why others do not: read off their sources (vLLM 0.32, SGLang, TGI, mistral.rs 0.9,
-//! Ollama, llama.cpp, mlx-lm 0.31, OpenVINO GenAI) or seen by running them.
+//! Which programs serve an adapter, and why others do not. Each answer says what it rests on: a script of this repository that
+//! was run with a version of the program, or the program's source code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::head;
+use super::layout::Naming;
 use super::peft::{self, Origin};
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
@@ -43,6 +44,111 @@ pub struct Verdict {
     pub serves: Serves,
     /// Why not, or how to call it.
     pub note: String,
+    /// What the answer rests on: `tested with VERSION by SCRIPT`, or `from the source code of VERSION`.
+    pub checked: String,
+}
+
+/// A program.
+#[derive(Clone, Copy)]
+struct Program {
+    name: &'static str,
+    /// The version whose source was read, as far as it has one.
+    source: &'static str,
+    /// The version that was run, by which script, with bases of which families.
+    tested: Option<(&'static str, &'static str, &'static [&'static str])>,
+}
+
+impl Program {
+    /// What an answer for a family rests on.
+    fn checked(&self, family: &str) -> String {
+        match self.tested {
+            Some((version, script, families)) if families.contains(&family) => {
+                format!("tested with {version} by {script}")
+            }
+            _ => format!(
+                "from the source code{}{}",
+                if self.source.is_empty() { "" } else { " of " },
+                self.source
+            ),
+        }
+    }
+}
+
+const PEFT: Program = Program {
+    name: "PEFT",
+    source: "0.21.2",
+    tested: Some(("PEFT 0.21.2", "tests/parity/peft_config.py", FIXTURES)),
+};
+const VLLM: Program = Program {
+    name: "vLLM",
+    source: "0.32.0",
+    tested: Some(("vLLM 0.32.0", "examples/serving/vllm_adapter.py", VLLM_TESTED)),
+};
+const SGLANG: Program = Program { name: "SGLang", source: "0.5.23", tested: None };
+const TGI: Program = Program { name: "TGI, LoRAX", source: "", tested: None };
+const MISTRAL_RS: Program = Program {
+    name: "mistral.rs",
+    source: "0.9.5",
+    tested: Some((
+        "mistral.rs 0.9.5",
+        "examples/serving/mistral_rs.py",
+        &["llama", "mistral", "qwen2", "qwen3"],
+    )),
+};
+const OPENVINO: Program = Program { name: "OpenVINO GenAI", source: "", tested: None };
+const LLAMA_CPP: Program = Program {
+    name: "llama.cpp",
+    source: "",
+    tested: Some(("xllamacpp 2026.10.11549", "examples/serving/llama_cpp.py", &["llama"])),
+};
+const OLLAMA: Program = Program { name: "Ollama", source: "", tested: None };
+const MLX: Program = Program { name: "mlx-lm", source: "0.31", tested: None };
+
+/// Families of `tests/fixtures/models`.
+const FIXTURES: &[&str] = &[
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "gptj",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "stablelm",
+];
+
+/// Families of `examples/serving/vllm_adapter.py`.
+const VLLM_TESTED: &[&str] = &[
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+];
+
+/// Families whose class in vLLM takes no adapters (no `SupportsLoRA`: `gpt2.py`, `gpt_j.py`, `stablelm.py`).
+const VLLM_WITHOUT_ADAPTERS: &[&str] = &["gpt2", "gptj", "stablelm"];
+
+/// The answer of the program that reads modules named so.
+pub fn of_naming(naming: Naming, verdicts: &[Verdict]) -> Option<&Verdict> {
+    let program = match naming {
+        Naming::Transformers => PEFT,
+        Naming::Vllm => VLLM,
+        Naming::Sglang => SGLANG,
+    };
+    verdicts.iter().find(|verdict| verdict.server == program.name)
 }
 
 /// What the programs ask of an adapter.
@@ -65,31 +171,33 @@ struct Facts<'a> {
 /// What each program makes of `lora`, written as `written` for a base with this `config.json`.
 pub fn verdicts(written: Written, lora: &Lora, spec: &DecoderSpec, base: &Value) -> Vec<Verdict> {
     let facts = Facts::new(lora, spec, base);
-    let verdict = |server, (serves, note): (Serves, String)| Verdict { server, serves, note };
+    let verdict = |program: Program, (serves, note): (Serves, String)| Verdict {
+        server: program.name,
+        serves,
+        note,
+        checked: program.checked(&spec.model_type),
+    };
     let elsewhere = |format: &str| (Serves::No, format!("it reads another format: --format {format}"));
     let peft = written == Written::Peft;
     let of_peft =
         |answer: fn(&Facts) -> (Serves, String)| if peft { answer(&facts) } else { elsewhere("peft") };
+    let ollama = match written {
+        Written::Gguf => llama_cpp(&facts),
+        Written::Peft => ollama(&facts),
+        Written::Mlx => elsewhere("gguf"),
+    };
+    let llama_cpp = if written == Written::Gguf { llama_cpp(&facts) } else { elsewhere("gguf") };
+    let mlx = if written == Written::Mlx { yes("--adapter-path directory") } else { elsewhere("mlx") };
     vec![
-        verdict("PEFT", of_peft(|_| yes("PeftModel.from_pretrained(base, directory)"))),
-        verdict("vLLM", of_peft(vllm)),
-        verdict("SGLang", of_peft(sglang)),
-        verdict("TGI, LoRAX", of_peft(tgi)),
-        verdict("mistral.rs", of_peft(mistralrs)),
-        verdict("OpenVINO GenAI", of_peft(openvino)),
-        verdict("llama.cpp", if written == Written::Gguf { llama_cpp(&facts) } else { elsewhere("gguf") }),
-        verdict(
-            "Ollama",
-            match written {
-                Written::Gguf => llama_cpp(&facts),
-                Written::Peft => ollama(&facts),
-                Written::Mlx => elsewhere("gguf"),
-            },
-        ),
-        verdict(
-            "mlx-lm",
-            if written == Written::Mlx { yes("--adapter-path directory") } else { elsewhere("mlx") },
-        ),
+        verdict(PEFT, of_peft(|_| yes("PeftModel.from_pretrained(base, directory)"))),
+        verdict(VLLM, of_peft(vllm)),
+        verdict(SGLANG, of_peft(sglang)),
+        verdict(TGI, of_peft(tgi)),
+        verdict(MISTRAL_RS, of_peft(mistralrs)),
+        verdict(OPENVINO, of_peft(openvino)),
+        verdict(LLAMA_CPP, llama_cpp),
+        verdict(OLLAMA, ollama),
+        verdict(MLX, mlx),
     ]
 }
 
@@ -124,6 +232,21 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// A layer whose attention is adapted in part, as SGLang cannot stack it (`sglang/srt/lora/lora.py`,
+    /// `normalize_qkv_proj`): any of its three projections without q or v, or with ranks that differ.
+    fn attention_in_parts(&self) -> Option<String> {
+        let mut layers: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+        for slot in self.lora.slots() {
+            let Some((layer, leaf)) = slot.module.rsplit_once('.') else { continue };
+            let Some(at) = ["q_proj", "k_proj", "v_proj"].iter().position(|name| *name == leaf) else {
+                continue;
+            };
+            layers.entry(layer).or_default()[at] = slot.rank;
+        }
+        let whole = |[q, k, v]: [usize; 3]| q > 0 && q == v && (k == 0 || k == q);
+        layers.into_iter().find(|(_, ranks)| !whole(*ranks)).map(|(layer, _)| layer.to_string())
+    }
+
     /// `yes`, if the program is known to adapt the family.
     fn family(&self, known: &[&str], how: String) -> (Serves, String) {
         if known.contains(&self.spec.model_type.as_str()) {
@@ -137,6 +260,10 @@ impl<'a> Facts<'a> {
 const VLLM_RANKS: &[usize] = &[1, 8, 16, 32, 64, 128, 256, 320, 512];
 
 fn vllm(facts: &Facts) -> (Serves, String) {
+    let family = facts.spec.model_type.as_str();
+    if VLLM_WITHOUT_ADAPTERS.contains(&family) {
+        return no(format!("its {family} takes no adapters; merge the adapter and serve the whole model"));
+    }
     match VLLM_RANKS.iter().find(|rank| **rank >= facts.rank) {
         None => no(format!(
             "rank {} is above its 512; merge --output-adapter --combination svd --rank 512",
@@ -144,9 +271,7 @@ fn vllm(facts: &Facts) -> (Serves, String) {
         )),
         Some(rank) => {
             let room = if *rank > 16 { format!(" --max-lora-rank {rank}") } else { String::new() };
-            let known =
-                ["gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3"];
-            facts.family(&known, format!("--enable-lora --lora-modules name=directory{room}"))
+            facts.family(VLLM_TESTED, format!("--enable-lora --lora-modules name=directory{room}"))
         }
     }
 }
@@ -154,6 +279,12 @@ fn vllm(facts: &Facts) -> (Serves, String) {
 fn sglang(facts: &Facts) -> (Serves, String) {
     if facts.rslora || facts.patterns {
         return no("it scales every module by lora_alpha / r, without rsLoRA and patterns: --fold-scale");
+    }
+    if let Some(layer) = facts.attention_in_parts() {
+        return no(format!(
+            "it stacks q_proj, k_proj and v_proj of a layer and needs q_proj and v_proj of one rank beside each other, but \
+             {layer} lacks one or has another rank; train with target_modules that name q_proj, k_proj and v_proj, or merge"
+        ));
     }
     let known = ["gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"];
     facts.family(&known, "--lora-paths name=directory".into())
@@ -254,7 +385,8 @@ mod tests {
         assert_eq!(serving(&as_peft), all);
         assert_eq!(serving(&answers("llama", "plain", Written::Gguf, |lora| lora)), ["llama.cpp", "Ollama"]);
         assert_eq!(serving(&answers("llama", "plain", Written::Mlx, |lora| lora)), ["mlx-lm"]);
-        assert_eq!(of(&answers("gpt2", "plain", Written::Peft, |l| l), "vLLM").serves, Serves::Unknown);
+        assert_eq!(of(&answers("gpt2", "plain", Written::Peft, |l| l), "vLLM").serves, Serves::No);
+        assert_eq!(of(&answers("gpt_neox", "plain", Written::Peft, |l| l), "vLLM").serves, Serves::Unknown);
     }
 
     #[test]
@@ -268,6 +400,44 @@ mod tests {
         assert_eq!(serving(&patterns), ["PEFT", "vLLM", "mistral.rs"]);
         let subset = answers("llama", "subset", Written::Peft, |lora| lora);
         assert!(of(&subset, "TGI, LoRAX").note.contains("gate_proj, o_proj, q_proj"), "{subset:?}");
+    }
+
+    #[test]
+    fn an_answer_says_what_it_rests_on() {
+        let as_peft = answers("llama", "plain", Written::Peft, |lora| lora);
+        for (server, version) in [("PEFT", "0.21.2"), ("vLLM", "0.32.0")] {
+            let checked = &of(&as_peft, server).checked;
+            assert!(checked.starts_with("tested with") && checked.contains(version), "{checked}");
+        }
+        assert_eq!(of(&as_peft, "SGLang").checked, "from the source code of 0.5.23");
+        assert_eq!(of(&as_peft, "Ollama").checked, "from the source code");
+        let neox = answers("gpt_neox", "plain", Written::Peft, |lora| lora);
+        assert!(of(&neox, "vLLM").checked.starts_with("from the source code"));
+        // The scripts are there.
+        for program in [PEFT, VLLM, MISTRAL_RS, LLAMA_CPP] {
+            let (_, script, _) = program.tested.unwrap();
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(script).exists(), "{script}");
+        }
+        assert_eq!(of_naming(Naming::Vllm, &as_peft).unwrap().server, "vLLM");
+    }
+
+    #[test]
+    fn attention_that_sglang_cannot_stack_is_told() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
+        let spec = families::spec(&ConfigJson::open(&path).unwrap()).unwrap();
+        let serves = |modules: &[(&str, usize)]| {
+            let slots = modules.iter().map(|(module, rank)| {
+                let module = format!("model.layers.0.self_attn.{module}");
+                Slot::new(&LinearSpec::new(module, 32, 48), *rank, *rank as f64, 1.0)
+            });
+            let lora = Lora::zeros(slots.collect(), &Device::Cpu).unwrap();
+            of(&verdicts(Written::Peft, &lora, &spec, &json!({})), "SGLang").serves
+        };
+        assert_eq!(serves(&[("q_proj", 4), ("v_proj", 4)]), Serves::Yes);
+        assert_eq!(serves(&[("q_proj", 4), ("k_proj", 4), ("v_proj", 4)]), Serves::Yes);
+        assert_eq!(serves(&[("o_proj", 4)]), Serves::Yes);
+        assert_eq!(serves(&[("q_proj", 4)]), Serves::No);
+        assert_eq!(serves(&[("k_proj", 4), ("v_proj", 4)]), Serves::No);
     }
 
     #[test]

@@ -159,6 +159,10 @@ pub struct ExportArgs {
     #[arg(long = "dtype", alias = "type", value_enum, default_value = "f32")]
     pub kind: GgufNumbers,
 
+    /// Name the modules as this program does, and fail if it does not serve the adapter
+    #[arg(long = "for", value_enum, value_name = "PROGRAM")]
+    pub program: Option<ServerName>,
+
     /// Fold the scale into B (lora_alpha = r): for servers that ignore rsLoRA or patterns
     #[arg(long)]
     pub fold_scale: bool,
@@ -171,7 +175,7 @@ pub struct ExportArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Export an adapter that was trained on another base; overwrite the output
+    /// Export an adapter that was trained on another base, or for a program that does not serve it; overwrite the output
     #[arg(long)]
     pub force: bool,
 }
@@ -185,6 +189,17 @@ pub enum ExportFormat {
     Mlx,
     /// PEFT's directory
     Peft,
+}
+
+/// Programs that `export --for` names modules for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServerName {
+    /// transformers 5 with PEFT
+    Transformers,
+    /// vLLM
+    Vllm,
+    /// SGLang
+    Sglang,
 }
 
 /// Number types of a GGUF adapter.

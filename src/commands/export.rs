@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::base::{AdapterUse, Base};
 use super::{print, print_json, say};
 use crate::adapter::gguf::{self, GgufType};
+use crate::adapter::layout::{self, Naming};
 use crate::adapter::servers::{self, Serves, Verdict, Written};
 use crate::adapter::{mlx, peft};
-use crate::cli::{ExportArgs, ExportFormat, GgufNumbers};
+use crate::cli::{ExportArgs, ExportFormat, GgufNumbers, ServerName};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::{DeviceChoice, WeightDtype};
@@ -36,7 +37,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let config = base.config_json();
     let config: Value = serde_json::from_str(&config).unwrap_or_default();
     let verdicts = servers::verdicts(written, &lora, &base.spec, &config);
-    let told = write(&base, &lora, args)?;
+    check_served(&verdicts, args)?;
+    let told = write(&base, &lora, &config, args)?;
     if args.json {
         let output = args.output.display().to_string();
         return print_json(&json!({ "output": output, "modules": lora.slots().len(), "servers": verdicts }));
@@ -53,8 +55,29 @@ fn one(mut adapters: Vec<Lora>, fold: bool, base: &Base) -> Result<Lora> {
     Lora::stacked(&adapters, &base.device)
 }
 
+/// The program that `--for` names must serve what is written.
+fn check_served(verdicts: &[Verdict], args: &ExportArgs) -> Result<()> {
+    let Some(naming) = args.program.map(naming) else { return Ok(()) };
+    let Some(verdict) = servers::of_naming(naming, verdicts) else { return Ok(()) };
+    if verdict.serves != Serves::No || args.force {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{} does not serve this adapter: {} ({}); --force writes it all the same",
+        verdict.server, verdict.note, verdict.checked
+    )))
+}
+
+fn naming(program: ServerName) -> Naming {
+    match program {
+        ServerName::Transformers => Naming::Transformers,
+        ServerName::Vllm => Naming::Vllm,
+        ServerName::Sglang => Naming::Sglang,
+    }
+}
+
 /// Writes the adapter; what was written, in words.
-fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
+fn write(base: &Base, lora: &Lora, config: &Value, args: &ExportArgs) -> Result<String> {
     match args.format {
         ExportFormat::Gguf => {
             let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind), &base.origin()?)?;
@@ -76,8 +99,11 @@ fn write(base: &Base, lora: &Lora, args: &ExportArgs) -> Result<String> {
         }
         ExportFormat::Peft => {
             let origin = base.origin()?;
+            let naming = args.program.map_or(Naming::Transformers, naming);
+            let model_type = config["model_type"].as_str().unwrap_or(&base.spec.model_type);
+            let named = |module: &str| layout::named(module, naming, model_type);
             files::write_directory(&args.output, args.force, |new| {
-                peft::write(new, lora, &base.spec, 0.0, &origin)
+                peft::write_named(new, lora, &base.spec, 0.0, &origin, &named)
             })?;
             let folded = lora.slots().iter().all(|slot| slot.scale == 1.0);
             let folded = if folded { ", scale folded into lora_B (lora_alpha = r)" } else { "" };
@@ -94,7 +120,7 @@ fn table(verdicts: &[Verdict]) -> String {
             Serves::No => "no",
             Serves::Unknown => "?",
         };
-        format!("{:15} {serves:4} {}\n", verdict.server, verdict.note)
+        format!("{:15} {serves:4} {} [{}]\n", verdict.server, verdict.note, verdict.checked)
     };
     verdicts.iter().map(line).collect()
 }

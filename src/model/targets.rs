@@ -97,7 +97,15 @@ impl<'a> Patterns<'a> {
     /// # Errors
     /// As [`Patterns::targets`].
     pub fn rank_for(&self, module: &str) -> Result<usize> {
-        Ok(first(&self.ranks, module)?.unwrap_or(self.config.r))
+        Ok(first(&self.ranks, module)?.map_or(self.config.r, |(_, rank)| rank))
+    }
+
+    /// The key of `rank_pattern` that names the module at this path, and its rank.
+    ///
+    /// # Errors
+    /// As [`Patterns::targets`].
+    pub fn rank_key(&self, module: &str) -> Result<Option<(&'a str, usize)>> {
+        first(&self.ranks, module)
     }
 
     /// `lora_alpha` of the module at this path.
@@ -105,7 +113,15 @@ impl<'a> Patterns<'a> {
     /// # Errors
     /// As [`Patterns::targets`].
     pub fn alpha_for(&self, module: &str) -> Result<f64> {
-        Ok(first(&self.alphas, module)?.unwrap_or(self.config.lora_alpha))
+        Ok(first(&self.alphas, module)?.map_or(self.config.lora_alpha, |(_, alpha)| alpha))
+    }
+
+    /// The key of `alpha_pattern` that names the module at this path, and its `lora_alpha`.
+    ///
+    /// # Errors
+    /// As [`Patterns::targets`].
+    pub fn alpha_key(&self, module: &str) -> Result<Option<(&'a str, f64)>> {
+        first(&self.alphas, module)
     }
 
     /// What B·A is multiplied by at this path: alpha / r, or alpha / √r with `use_rslora`.
@@ -224,10 +240,10 @@ fn is_match(regex: &Regex, module: &str) -> Result<bool> {
     })
 }
 
-fn first<T: Copy>(patterns: &[(&str, Regex, T)], module: &str) -> Result<Option<T>> {
-    for (_, regex, value) in patterns {
+fn first<'a, T: Copy>(patterns: &[(&'a str, Regex, T)], module: &str) -> Result<Option<(&'a str, T)>> {
+    for (key, regex, value) in patterns {
         if is_match(regex, module)? {
-            return Ok(Some(*value));
+            return Ok(Some((key, *value)));
         }
     }
     Ok(None)

@@ -55,7 +55,8 @@ pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Res
     }
     lora.update(|all| all.copy_from_slice(&values))?;
     let text = |key: &str| file.metadata().text(key).map(|text| text.map(String::from));
-    Ok(Adapter { lora, base: text(BASE_KEY)?, fingerprint: text(FINGERPRINT_KEY)?, format: Format::Gguf })
+    let (base, fingerprint) = (text(BASE_KEY)?, text(FINGERPRINT_KEY)?);
+    Ok(Adapter { lora, base, fingerprint, format: Format::Gguf, notes: Vec::new() })
 }
 
 /// Whether it is a LoRA adapter of this architecture; its alpha.

@@ -7,8 +7,8 @@ use candle_core::Device;
 use serde_json::{Map, Value};
 
 use super::super::names::{MOST_TOLD, hint, shown};
-use super::super::peft;
 use super::super::read::{Adapter, Format};
+use super::super::{layout, peft};
 use super::{CONFIG, WEIGHTS};
 use crate::error::{Error, Problems, Result};
 use crate::model::lora::{Lora, Slot};
@@ -27,11 +27,12 @@ pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Ada
     let pairs = pairs(&source, spec).map_err(within)?;
     let slots = pairs
         .values()
-        .map(|(linear, rank)| Slot::new(linear, *rank, config.scale * *rank as f64, config.scale));
+        .map(|Pair { linear, rank, .. }| Slot::new(linear, *rank, config.scale * *rank as f64, config.scale));
     let mut lora = Lora::zeros(slots.collect(), device)?;
     let mut values = lora.values().to_vec();
     for slot in lora.slots() {
-        let half = |half: &str| source.get(&format!("{}.{half}", slot.module)).map(|w| w.elements().to_f32());
+        let own = &pairs[&slot.module].own;
+        let half = |half: &str| source.get(&format!("{own}.{half}")).map(|w| w.elements().to_f32());
         transpose(&half("lora_a")?, slot.rank, &mut values[slot.a()]);
         transpose(&half("lora_b")?, slot.outputs, &mut values[slot.b()]);
     }
@@ -45,7 +46,7 @@ pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Ada
     }
     lora.update(|all| all.copy_from_slice(&values))?;
     let fingerprint = peft::metadata(&path)?.get(peft::FINGERPRINT_KEY).cloned();
-    Ok(Adapter { lora, base: config.base, fingerprint, format: Format::Mlx })
+    Ok(Adapter { lora, base: config.base, fingerprint, format: Format::Mlx, notes: Vec::new() })
 }
 
 /// `[rows, columns]` of `from` into `[columns, rows]`.
@@ -93,14 +94,19 @@ impl Config {
     }
 }
 
-/// The adapted modules with their ranks, by name.
-fn pairs<'a>(
-    source: &SafetensorsSource,
-    spec: &'a DecoderSpec,
-) -> Result<BTreeMap<String, (&'a LinearSpec, usize)>> {
+/// Both matrices of one module.
+struct Pair<'a> {
+    linear: &'a LinearSpec,
+    rank: usize,
+    /// What the file calls the module.
+    own: String,
+}
+
+/// The adapted modules, by name.
+fn pairs<'a>(source: &SafetensorsSource, spec: &'a DecoderSpec) -> Result<BTreeMap<String, Pair<'a>>> {
     let linears: BTreeMap<&str, &LinearSpec> = spec.linears().map(|l| (l.module.as_str(), l)).collect();
     let (mut problems, mut strangers) = (Problems::default(), Vec::new());
-    let mut pairs = BTreeMap::new();
+    let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
     for name in source.names() {
         if strangers.len() >= MOST_TOLD {
             strangers.push("... and perhaps more".into());
@@ -110,32 +116,36 @@ fn pairs<'a>(
         let half = halves
             .iter()
             .find_map(|(half, other)| Some((name.strip_suffix(half)?.strip_suffix('.')?, *other)));
-        let Some((module, other)) = half else {
+        let Some((own, other)) = half else {
             strangers.push(format!(
                 "{} is no lora_a or lora_b of a linear module and cannot be honoured",
                 shown(&name)
             ));
             continue;
         };
-        let Some(linear) = linears.get(module) else {
-            let (family, hint) = (&spec.model_type, hint(module, linears.keys().copied()));
+        let module = layout::module_of(own, |name| linears.contains_key(name));
+        let Some(linear) = module.as_deref().and_then(|module| linears.get(module)) else {
+            let (family, hint) = (&spec.model_type, hint(own, linears.keys().copied()));
             strangers.push(format!("{} adapts no linear module of this {family}{hint}", shown(&name)));
             continue;
         };
-        if source.shape(&format!("{module}.{other}")).is_none() {
-            problems.add(format!("{module} has only half of its pair lora_a, lora_b"));
+        if source.shape(&format!("{own}.{other}")).is_none() {
+            problems.add(format!("{own} has only half of its pair lora_a, lora_b"));
             continue;
         }
-        let shape = |half: &str| source.shape(&format!("{module}.{half}")).unwrap_or_default();
+        let shape = |half: &str| source.shape(&format!("{own}.{half}")).unwrap_or_default();
         let (a, b) = (shape("lora_a"), shape("lora_b"));
         let rank = a.get(1).copied().unwrap_or(0);
         problems.require(rank > 0 && a == [linear.inputs, rank] && b == [rank, linear.outputs], || {
             let (inputs, outputs) = (linear.inputs, linear.outputs);
             format!(
-                "{module} has lora_a {a:?} and lora_b {b:?}; this base needs [{inputs}, r] and [r, {outputs}]"
+                "{own} has lora_a {a:?} and lora_b {b:?}; this base needs [{inputs}, r] and [r, {outputs}]"
             )
         });
-        pairs.insert(module.to_string(), (*linear, rank));
+        let pair = Pair { linear, rank, own: own.to_string() };
+        if let Some(other) = pairs.insert(linear.module.clone(), pair).filter(|other| other.own != own) {
+            problems.add(format!("{own} and {} are one module", other.own));
+        }
     }
     strangers.into_iter().for_each(|stranger| problems.add(stranger));
     problems.require(!source.names().is_empty(), || "there are no tensors".into());

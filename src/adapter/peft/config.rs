@@ -6,9 +6,11 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::super::layout;
 use super::CONFIG;
+use super::keys;
 use crate::error::{Error, Problems, Result};
-use crate::model::config::LoraConfig;
+use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules};
 
 /// The settings of an adapter that its matrices do not show.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +38,27 @@ pub struct PeftConfig {
     /// Alphas of modules that differ from `lora_alpha`.
     #[serde(default)]
     pub alpha_pattern: Option<IndexMap<String, f64>>,
+    /// Which modules are adapted. PEFT always writes it.
+    #[serde(default)]
+    pub target_modules: Option<TargetModules>,
+    /// Which of those are not.
+    #[serde(default)]
+    pub exclude_modules: Option<ModuleNames>,
+    /// Only these layers, with a list of `target_modules`.
+    #[serde(default)]
+    pub layers_to_transform: Option<Layers>,
+    /// What the list of layers is called whose numbers `layers_to_transform` has.
+    #[serde(default)]
+    pub layers_pattern: Option<ModuleNames>,
+    /// What it was trained for.
+    #[serde(default)]
+    pub task_type: Option<String>,
+    /// Whether PEFT fills modules that the file leaves out with matrices whose product is not 0.
+    #[serde(skip)]
+    pub(super) random_init: bool,
+    /// What is ignored, for a person to know.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 // PEFT's own defaults, for files that leave them out.
@@ -46,24 +69,6 @@ fn eight() -> usize {
 fn eight_f64() -> f64 {
     8.0
 }
-
-/// Keys that must be absent, null, false, empty or this value, and what they would change.
-const REFUSED: &[(&str, &str, &str)] = &[
-    ("use_dora", "", "DoRA (a learned magnitude beside the low-rank matrices)"),
-    ("modules_to_save", "", "whole modules trained beside the low-rank matrices"),
-    ("bias", "none", "trained biases"),
-    ("lora_bias", "", "biases of lora_B"),
-    ("layer_replication", "", "a base with repeated layers"),
-    ("use_qalora", "", "QA-LoRA's pooled input"),
-    ("use_bdlora", "", "block-diagonal matrices"),
-    ("target_parameters", "", "adapted parameters that are no linear module"),
-    ("trainable_token_indices", "", "trained token embeddings"),
-    ("alora_invocation_tokens", "", "activation from a token on (aLoRA)"),
-    ("arrow_config", "", "routing between adapters"),
-];
-
-/// Initialisations that change the base weights as well.
-const REFUSED_INIT: &[&str] = &["pissa", "olora", "corda", "loftq"];
 
 /// Keys of both patterns together, at most: twice the linear modules of the largest models.
 const MOST_PATTERNS: usize = 10_000;
@@ -78,6 +83,14 @@ impl PeftConfig {
     /// # Errors
     /// If it is missing, no LoRA, or asks for what cannot be honoured; everything refused is named at once.
     pub fn open(directory: &Path) -> Result<Self> {
+        Self::open_for(directory, false)
+    }
+
+    /// As [`PeftConfig::open`]; if `forced`, unknown keys and other tasks are told in its notes instead of refused.
+    ///
+    /// # Errors
+    /// As [`PeftConfig::open`].
+    pub fn open_for(directory: &Path, forced: bool) -> Result<Self> {
         let path = directory.join(CONFIG);
         if !path.exists() {
             return Err(Error::Adapter(format!(
@@ -93,36 +106,39 @@ impl PeftConfig {
             )));
         }
         let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
-        Self::parse(&text).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))
+        Self::parse(&text, forced).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    fn parse(text: &str, forced: bool) -> Result<Self> {
         let bad = |e: serde_json::Error| Error::Adapter(e.to_string());
         let values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
-        let mut problems = Problems::default();
-        for (key, allowed, what) in REFUSED {
-            let value = values.get(*key).unwrap_or(&Value::Null);
-            let empty = match value {
-                Value::Null | Value::Bool(false) => true,
-                Value::String(s) => s.is_empty() || s == allowed,
-                Value::Array(a) => a.is_empty(),
-                Value::Object(o) => o.is_empty(),
-                _ => false,
-            };
-            problems.require(empty, || format!("{key} is {value}: {what} cannot be honoured"));
-        }
-        let init = values.get("init_lora_weights").and_then(Value::as_str).unwrap_or("");
-        problems.require(!REFUSED_INIT.iter().any(|refused| init.starts_with(refused)), || {
-            format!("init_lora_weights is {init:?}, which changes the base weights too; convert the adapter with PEFT")
-        });
+        let random_init = keys::init_is_random(&values);
+        let (mut notes, mut problems) = (Vec::new(), Problems::default());
+        keys::check(&values, forced, &mut notes, &mut problems);
         problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
-        let config: Self = serde_json::from_value(Value::Object(values)).map_err(bad)?;
+        let mut config: Self = serde_json::from_value(Value::Object(values)).map_err(bad)?;
+        config.check_task(forced, &mut notes)?;
+        (config.random_init, config.notes) = (random_init, notes);
         if !config.peft_type.eq_ignore_ascii_case("lora") {
             return Err(Error::Adapter(format!("peft_type is {:?}; only LORA is read", config.peft_type)));
         }
         config.check_patterns()?;
         let sound = config.lora_alpha.is_finite() && config.r > 0;
         sound.then_some(config).ok_or_else(|| Error::Adapter("r is 0 or lora_alpha is not finite".into()))
+    }
+
+    /// A classifier's adapter fits a causal model's modules too, and its answers would mean nothing.
+    fn check_task(&self, forced: bool, notes: &mut Vec<String>) -> Result<()> {
+        let Some(task) = self.task_type.as_deref().filter(|task| *task != "CAUSAL_LM") else { return Ok(()) };
+        let said =
+            format!("task_type is {task:?}: it was trained for another task than to predict the next token");
+        if forced {
+            notes.push(said);
+            return Ok(());
+        }
+        Err(Error::Adapter(format!(
+            "{said}; name an adapter of task CAUSAL_LM, or insist with --force where there is such a flag"
+        )))
     }
 
     /// Each pattern is compiled and tried on each module: no more, and no longer ones, than an honest file has.
@@ -142,18 +158,55 @@ impl PeftConfig {
         }
     }
 
-    /// The same rules as a run's configuration has them, for matching modules.
+    /// The same rules as a run's configuration has them, for matching modules: with names as a model has them without
+    /// wrappers.
     pub(super) fn rules(&self) -> LoraConfig {
+        let by_layers_pattern = self.layers_pattern.as_ref().is_some_and(|pattern| !is_empty(pattern));
         LoraConfig {
             r: self.r,
             lora_alpha: self.lora_alpha,
             lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
-            rank_pattern: self.rank_pattern.clone().unwrap_or_default(),
-            alpha_pattern: self.alpha_pattern.clone().unwrap_or_default(),
+            target_modules: match &self.target_modules {
+                Some(TargetModules::Names(names)) => TargetModules::Names(bare_names(names)),
+                Some(TargetModules::AllLinear) | None => TargetModules::AllLinear,
+            },
+            exclude_modules: self.exclude_modules.as_ref().map(bare_names),
+            // An empty list narrows nothing.
+            layers_to_transform: self
+                .layers_to_transform
+                .clone()
+                .filter(|layers| !by_layers_pattern && !layers.indices().is_empty()),
+            rank_pattern: bare_keys(self.rank_pattern.as_ref()),
+            alpha_pattern: bare_keys(self.alpha_pattern.as_ref()),
             ..LoraConfig::default()
         }
     }
+}
+
+pub(super) fn is_empty(names: &ModuleNames) -> bool {
+    match names {
+        ModuleNames::Regex(regex) => regex.is_empty(),
+        ModuleNames::List(names) => names.is_empty(),
+    }
+}
+
+fn bare_names(names: &ModuleNames) -> ModuleNames {
+    match names {
+        ModuleNames::Regex(regex) => ModuleNames::Regex(layout::unwrapped(regex)),
+        ModuleNames::List(names) => {
+            ModuleNames::List(names.iter().map(|name| layout::unwrapped(name)).collect())
+        }
+    }
+}
+
+/// The first of two keys that become one wins, as of two that match one module.
+fn bare_keys<T: Copy>(patterns: Option<&IndexMap<String, T>>) -> IndexMap<String, T> {
+    let mut keys = IndexMap::new();
+    for (key, value) in patterns.into_iter().flatten() {
+        keys.entry(layout::unwrapped(key)).or_insert(*value);
+    }
+    keys
 }
 
 #[cfg(test)]
@@ -163,7 +216,7 @@ mod tests {
     #[test]
     fn everything_that_cannot_be_honoured_is_refused_at_once() {
         let text = r#"{"peft_type":"LORA","use_dora":true,"bias":"all","modules_to_save":["lm_head"],"r":4}"#;
-        let error = PeftConfig::parse(text).unwrap_err().to_string();
+        let error = PeftConfig::parse(text, false).unwrap_err().to_string();
         assert!(["use_dora", "bias", "modules_to_save"].iter().all(|key| error.contains(key)), "{error}");
         for (text, word) in [
             (r#"{"peft_type":"IA3"}"#, "IA3"),
@@ -172,7 +225,7 @@ mod tests {
             (r#"{"peft_type":"LORA","r":0}"#, "r is 0"),
             ("[]", "map"),
         ] {
-            let error = PeftConfig::parse(text).unwrap_err().to_string();
+            let error = PeftConfig::parse(text, false).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }
     }
@@ -180,7 +233,7 @@ mod tests {
     #[test]
     fn absent_settings_are_pefts_defaults() {
         let config =
-            PeftConfig::parse(r#"{"peft_type":"LORA","bias":"none","modules_to_save":null}"#).unwrap();
+            PeftConfig::parse(r#"{"peft_type":"LORA","bias":"none","modules_to_save":null}"#, false).unwrap();
         assert_eq!((config.r, config.lora_alpha, config.use_rslora), (8, 8.0, false));
     }
 }

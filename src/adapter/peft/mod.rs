@@ -4,13 +4,17 @@
 //! is silent about wrong names and half pairs; reading here is not.
 
 mod config;
+mod keys;
+mod pairs;
 mod read;
+mod select;
+mod whole;
 mod write;
 
 pub use config::PeftConfig;
-pub use read::{Adapter, metadata, read, read_alone, read_with};
+pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;
-pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, expressible, write};
+pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, expressible, write, write_named};
 
 /// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";

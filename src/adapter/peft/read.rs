@@ -1,6 +1,6 @@
 //! Reading.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -8,12 +8,13 @@ use candle_core::Device;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
-use super::super::{head, names};
-use super::{PREFIX, PeftConfig, WEIGHTS};
+use super::super::{head, layout, names};
+use super::pairs::{self, Modules, Pair, Sorted};
+use super::select::Selection;
+use super::{PREFIX, PeftConfig, WEIGHTS, whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec};
-use crate::model::targets::Patterns;
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// An adapter as read.
@@ -25,34 +26,48 @@ pub struct Adapter {
     pub config: PeftConfig,
     /// The metadata of its weights file.
     pub metadata: BTreeMap<String, String>,
+    /// What a person should know of how it was read.
+    pub notes: Vec<String>,
+}
+
+/// How an adapter is read.
+#[derive(Clone, Copy, Default)]
+pub struct Reading<'a> {
+    /// The language-model head may be adapted too, with which the decoder does not compute.
+    pub head: bool,
+    /// What would be refused since PEFT ignores it, or since it is another base's, is told in the notes instead.
+    pub force: bool,
+    /// The base's weights, to compare the whole weights with that PEFT saves beside an adapter of the head.
+    pub base: Option<&'a dyn WeightSource>,
 }
 
 /// Reads the adapter in `directory` for a decoder.
 ///
 /// # Errors
-/// If a file is missing or damaged, a tensor belongs to no linear module of the decoder, a pair lacks a half, or a shape
-/// does not fit; all mismatches are named at once.
+/// If a file is missing or damaged, a tensor belongs to no linear module of the decoder, a pair lacks a half, a shape does
+/// not fit, or settings and tensors contradict each other; all mismatches are named at once.
 pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Adapter> {
-    read_with(directory, spec, device, false)
+    read_for(directory, spec, device, Reading::default())
 }
 
-/// As [`read`]; with `head`, the language-model head may be adapted too, with which the decoder does not compute.
+/// As [`read`], in a given way.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_with(directory: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
-    let config = PeftConfig::open(directory)?;
+pub fn read_for(directory: &Path, spec: &DecoderSpec, device: &Device, reading: Reading) -> Result<Adapter> {
+    let config = PeftConfig::open_for(directory, reading.force)?;
     let of_head = head::linear(spec);
-    let linears = spec.linears().chain(head.then_some(&of_head));
+    let linears = spec.linears().chain(reading.head.then_some(&of_head));
     let modules = Modules {
         linears: linears.map(|linear| (linear.module.clone(), linear.clone())).collect(),
         family: &spec.model_type,
-        head: &of_head.module,
+        head: of_head.module.clone(),
+        spec: Some(spec),
     };
-    read_matrices(directory, &modules, device, config)
+    read_matrices(directory, &modules, device, config, reading)
 }
 
-/// Reads the adapter in `directory` by itself: the sizes of modules are those of their matrices.
+/// Reads the adapter in `directory` by itself: the sizes of modules are those of their matrices, their names a text model's.
 ///
 /// # Errors
 /// As [`read`], but for what only a base can tell.
@@ -62,7 +77,8 @@ pub fn read_alone(directory: &Path, device: &Device) -> Result<Adapter> {
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let mut linears = BTreeMap::new();
     for name in source.names() {
-        let Some((module, index)) = half(&name) else { continue };
+        let Some((module, index)) = pairs::half(&name) else { continue };
+        let module = layout::text_path(&module);
         let linear = linears.entry(module.clone()).or_insert_with(|| LinearSpec::new(module, 0, 0));
         let shape = source.shape(&name).unwrap_or_default();
         match index {
@@ -70,7 +86,8 @@ pub fn read_alone(directory: &Path, device: &Device) -> Result<Adapter> {
             _ => linear.outputs = shape.first().copied().unwrap_or(0),
         }
     }
-    read_matrices(directory, &Modules { linears, family: "adapter", head: "" }, device, config)
+    let modules = Modules { linears, family: "adapter", head: String::new(), spec: None };
+    read_matrices(directory, &modules, device, config, Reading::default())
 }
 
 /// Where the weights are.
@@ -85,26 +102,29 @@ fn weights_path(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The linear modules that may be adapted.
-struct Modules<'a> {
-    linears: BTreeMap<String, LinearSpec>,
-    /// Whose they are, for messages.
-    family: &'a str,
-    /// The head, whether or not it is among them.
-    head: &'a str,
-}
-
 fn read_matrices(
     directory: &Path,
     modules: &Modules,
     device: &Device,
     config: PeftConfig,
+    reading: Reading,
 ) -> Result<Adapter> {
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
-    let pairs = pairs(&source, modules).map_err(within)?;
-    let slots = slots(&pairs, &config).map_err(within)?;
+    let Sorted { pairs, whole } = pairs::sort(&source, modules).map_err(within)?;
+    let mut told = Told { force: reading.force, notes: config.notes.clone(), problems: Problems::default() };
+    for (name, which) in &whole {
+        match modules.spec {
+            Some(spec) => {
+                let misfit = whole::misfit(name, *which, &source, spec, reading).map_err(within)?;
+                misfit.into_iter().for_each(|misfit| told.refuse(misfit));
+            }
+            None => told.notes.push(format!("{name} is not compared with a base; name one to do so")),
+        }
+    }
+    let slots = slots(&pairs, &config, modules, &mut told).map_err(within)?;
+    told.problems.finish().map_err(|e| within(Error::Adapter(e.to_string())))?;
     let mut lora = Lora::zeros(slots, device)?;
     let mut values = lora.values().to_vec();
     for slot in lora.slots() {
@@ -117,109 +137,141 @@ fn read_matrices(
         return Err(within(Error::Adapter(format!("{module} holds {}; the adapter is damaged", values[at]))));
     }
     lora.update(|all| all.copy_from_slice(&values))?;
-    Ok(Adapter { lora, config, metadata: metadata(&path)? })
+    Ok(Adapter { lora, config, metadata: metadata(&path)?, notes: told.notes })
 }
 
-/// The tensors of one module.
-struct Pair<'a> {
-    linear: &'a LinearSpec,
-    a: String,
-    b: String,
-    rank: usize,
+/// What is refused, or only told where it is insisted on.
+struct Told {
+    force: bool,
+    notes: Vec<String>,
+    problems: Problems,
 }
 
-/// Sorts the file's tensors into pairs that fit the decoder.
-fn pairs<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Result<BTreeMap<String, Pair<'a>>> {
-    let Modules { linears, family, head } = modules;
-    let (mut problems, mut strangers) = (Problems::default(), Vec::new());
-    let mut halves: BTreeMap<String, [Option<String>; 2]> = BTreeMap::new();
-    for name in source.names() {
-        match half(&name).map(|(module, index)| (text_module(module, linears), index)) {
-            Some((module, index)) if linears.contains_key(&module) => {
-                if let Some(other) = halves.entry(module).or_default()[index].replace(name.clone()) {
-                    problems.add(format!("{name} and {other} are the same matrix of one module"));
-                }
-            }
-            Some((module, _)) if module == *head => problems.add(format!(
-                "{name} adapts the head {module}, which merge, export and inspect take, but no command that computes with it"
-            )),
-            Some((module, _)) => strangers.push(format!(
-                "{} adapts {}, which is no linear module of this {family}{}",
-                names::shown(&name),
-                names::shown(&module),
-                names::hint(&module, linears.keys().map(String::as_str))
-            )),
-            None => strangers.push(format!(
-                "{} is no lora_A or lora_B of a linear module and cannot be honoured",
-                names::shown(&name)
-            )),
-        }
-        if strangers.len() >= names::MOST_TOLD {
-            strangers.push("... and perhaps more".into());
-            break;
+impl Told {
+    fn refuse(&mut self, what: String) {
+        if self.force {
+            self.notes.push(what);
+        } else {
+            self.problems.add(format!("{what} (insist with --force where there is such a flag)"));
         }
     }
-    strangers.into_iter().for_each(|stranger| problems.add(stranger));
-    let mut pairs = BTreeMap::new();
-    for (module, both) in halves {
-        let linear = &linears[&module];
-        let [Some(a), Some(b)] = both else {
-            problems.add(format!("{module} has only half of its pair lora_A, lora_B"));
-            continue;
-        };
-        let shape = |name: &str| source.shape(name).unwrap_or_default();
-        let (shape_a, shape_b) = (shape(&a), shape(&b));
-        let fits =
-            shape_a.len() == 2 && shape_a[1] == linear.inputs && shape_b == [linear.outputs, shape_a[0]];
-        let some = linear.inputs > 0 && linear.outputs > 0 && shape_a.first() != Some(&0);
-        problems.require(fits && some, || {
+}
+
+/// The file's modules with the ranks and scales that the configuration gives them.
+fn slots(
+    pairs: &BTreeMap<String, Pair>,
+    config: &PeftConfig,
+    modules: &Modules,
+    told: &mut Told,
+) -> Result<Vec<Slot>> {
+    let rules = config.rules();
+    let selection = Selection::new(config, &rules)?;
+    let (mut slots, mut unselected) = (Vec::new(), Vec::new());
+    for (module, pair) in pairs {
+        let (said, alpha, scale) = selection.scale(&pair.names)?;
+        told.problems.require(said == pair.rank, || {
             format!(
-                "{module} has lora_A {shape_a:?} and lora_B {shape_b:?}; this base needs [r, {}] and [{}, r]",
-                linear.inputs, linear.outputs
+                "{module} has rank {}, but adapter_config.json (r, rank_pattern) gives it r = {said}",
+                pair.rank
             )
         });
-        let rank = shape_a.first().copied().unwrap_or(0);
-        pairs.insert(module, Pair { linear, a, b, rank });
+        if !selection.selects(&pair.names, *module == modules.head)? {
+            unselected.push(pair.names[0].as_str());
+        }
+        slots.push(Slot::new(pair.linear, pair.rank, alpha, scale));
     }
-    problems.require(!source.names().is_empty(), || "there are no tensors".into());
-    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
-    Ok(pairs)
-}
-
-/// What wrappers put into the paths of modules: torch.compile, FSDP, activation checkpointing.
-const WRAPPERS: &[&str] = &["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
-
-/// The module as the decoder names it: without the `language_model` of a model that also sees (Unsloth's Gemma 3).
-fn text_module(module: String, linears: &BTreeMap<String, LinearSpec>) -> String {
-    let text = module.replacen("language_model.", "", 1);
-    if !linears.contains_key(&module) && linears.contains_key(&text) { text } else { module }
-}
-
-/// Module and half (0 for A, 1 for B) of a tensor name.
-fn half(name: &str) -> Option<(String, usize)> {
-    let name = WRAPPERS.iter().fold(name.to_string(), |name, wrapper| name.replace(wrapper, ""));
-    let path = name.strip_prefix(PREFIX)?;
-    // `default` is the adapter's name in files saved by hand from a PEFT model's state.
-    let path = path.strip_suffix(".weight")?;
-    let path = path.strip_suffix(".default").unwrap_or(path);
-    let split = |suffix, index| path.strip_suffix(suffix).map(|module: &str| (module.to_string(), index));
-    split(".lora_A", 0).or_else(|| split(".lora_B", 1))
-}
-
-fn slots(pairs: &BTreeMap<String, Pair>, config: &PeftConfig) -> Result<Vec<Slot>> {
-    let rules = config.rules();
-    let patterns = Patterns::new(&rules)?;
-    let mut problems = Problems::default();
-    let mut slots = Vec::new();
-    for (module, pair) in pairs {
-        let (said, alpha) = (patterns.rank_for(module)?, patterns.alpha_for(module)?);
-        problems.require(said == pair.rank, || {
-            format!("{module} has rank {}, but adapter_config.json gives it r = {said}", pair.rank)
-        });
-        slots.push(Slot::new(pair.linear, pair.rank, alpha, patterns.scaling_for(module)?));
+    tell_keys(&selection, told);
+    if config.target_modules.is_none() {
+        let leaves: BTreeSet<&str> = pairs.keys().map(|m| m.rsplit('.').next().unwrap_or(m)).collect();
+        told.refuse(format!(
+            "target_modules is missing in adapter_config.json, and PEFT would adapt modules of its own choice; the file's are \
+             {}",
+            named(&leaves.into_iter().collect::<Vec<_>>())
+        ));
+        return Ok(slots);
     }
-    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    if !unselected.is_empty() {
+        told.refuse(format!(
+            "target_modules, exclude_modules and layers_to_transform in adapter_config.json leave out {} of {WEIGHTS}, whose \
+             matrices PEFT would ignore; add what is to be adapted to target_modules",
+            named(&unselected)
+        ));
+    }
+    tell_bare(pairs, config, modules, &selection, told)?;
     Ok(slots)
+}
+
+/// Keys of the patterns that name nothing, or name it as PEFT does not.
+fn tell_keys(selection: &Selection, told: &mut Told) {
+    for key in selection.prefixed() {
+        told.refuse(format!(
+            "{} in adapter_config.json names its module with {PREFIX} before it, and PEFT, which matches without that, ignores \
+             the key; take the prefix off if it is to hold, else remove the key",
+            names::shown(&key)
+        ));
+    }
+    let renamed = selection.renamed();
+    let renamed: Vec<&str> = renamed.iter().map(String::as_str).collect();
+    if !renamed.is_empty() {
+        told.notes.push(format!(
+            "{} in adapter_config.json names modules as a model of another layout does, and holds for them here; PEFT would \
+             not find them by it",
+            named(&renamed)
+        ));
+    }
+    let unused = selection.unused();
+    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
+    if !unused.is_empty() {
+        told.notes.push(format!("{} in adapter_config.json apply to no module of the file", named(&unused)));
+    }
+}
+
+/// Modules of the base that the configuration adapts and the file does not. PEFT leaves the product 0, as here, or fills it
+/// with random numbers where the initialisation says so.
+fn tell_bare(
+    pairs: &BTreeMap<String, Pair>,
+    config: &PeftConfig,
+    modules: &Modules,
+    selection: &Selection,
+    told: &mut Told,
+) -> Result<()> {
+    if modules.spec.is_none() {
+        return Ok(());
+    }
+    let mut bare = Vec::new();
+    for module in modules.linears.keys().filter(|module| !pairs.contains_key(*module)) {
+        // As the file would call it.
+        let aliases = layout::aliases(module);
+        let own =
+            aliases.iter().find(|name| layout::is_like(name, pairs.values().map(|pair| &*pair.names[0])));
+        let own = own.unwrap_or(module).clone();
+        if selection.selects(&[own], *module == modules.head)? {
+            bare.push(module.as_str());
+        }
+    }
+    if bare.is_empty() {
+        return Ok(());
+    }
+    let said = format!(
+        "target_modules in adapter_config.json names {}, which the file does not adapt",
+        named(&bare)
+    );
+    if config.random_init {
+        told.refuse(format!("{said}; by its init_lora_weights PEFT would fill them with random numbers"));
+    } else {
+        told.notes.push(said);
+    }
+    Ok(())
+}
+
+/// Some of many names.
+fn named(all: &[&str]) -> String {
+    const FIRST: usize = 4;
+    let shown: Vec<String> = all.iter().take(FIRST).map(|name| names::shown(name)).collect();
+    match all.len().saturating_sub(FIRST) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 /// The `__metadata__` of a safetensors file.

@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
+use super::super::layout;
 use super::{CONFIG, PREFIX, WEIGHTS};
 use crate::error::{Error, Result};
 use crate::files;
@@ -34,15 +35,30 @@ pub const REVISION_KEY: &str = "dpo_lora.base_revision";
 /// # Errors
 /// If a file cannot be written; each file is whole or as it was.
 pub fn write(directory: &Path, lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Result<()> {
+    write_named(directory, lora, spec, dropout, origin, &str::to_string)
+}
+
+/// As [`write()`], with modules named as `named` names them.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_named(
+    directory: &Path,
+    lora: &Lora,
+    spec: &DecoderSpec,
+    dropout: f64,
+    origin: &Origin,
+    named: &dyn Fn(&str) -> String,
+) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    files::write_bytes(&directory.join(WEIGHTS), &weights(lora, origin)?)?;
-    let mut text = serde_json::to_vec_pretty(&config(lora, spec, dropout, origin))
+    files::write_bytes(&directory.join(WEIGHTS), &weights(lora, origin, named)?)?;
+    let mut text = serde_json::to_vec_pretty(&config_named(lora, spec, dropout, origin, named))
         .map_err(|e| Error::Adapter(format!("adapter_config.json: {e}")))?;
     text.push(b'\n');
     files::write_bytes(&directory.join(CONFIG), &text)
 }
 
-fn weights(lora: &Lora, origin: &Origin) -> Result<Vec<u8>> {
+fn weights(lora: &Lora, origin: &Origin, named: &dyn Fn(&str) -> String) -> Result<Vec<u8>> {
     let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     if let Some(fingerprint) = &origin.fingerprint {
         metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
@@ -53,7 +69,7 @@ fn weights(lora: &Lora, origin: &Origin) -> Result<Vec<u8>> {
     for slot in lora.slots() {
         let mut put = |half: &str, shape: Vec<usize>, range: std::ops::Range<usize>| {
             let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(&values[range]));
-            view.map(|view| tensors.insert(format!("{PREFIX}{}.{half}.weight", slot.module), view))
+            view.map(|view| tensors.insert(format!("{PREFIX}{}.{half}.weight", named(&slot.module)), view))
         };
         put("lora_A", vec![slot.rank, slot.inputs], slot.a())
             .and_then(|_| put("lora_B", vec![slot.outputs, slot.rank], slot.b()))
@@ -103,15 +119,25 @@ pub fn expressible(lora: &Lora) -> bool {
 
 /// The `adapter_config.json` that [`write()`] writes.
 pub fn config(lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Value {
+    config_named(lora, spec, dropout, origin, &str::to_string)
+}
+
+fn config_named(
+    lora: &Lora,
+    spec: &DecoderSpec,
+    dropout: f64,
+    origin: &Origin,
+    named: &dyn Fn(&str) -> String,
+) -> Value {
     let slots = lora.slots();
     let rank = most_common(slots.iter().map(|s| s.rank)).unwrap_or(8);
     let alpha = most_common(slots.iter().map(|s| s.alpha.to_bits())).map_or(8.0, f64::from_bits);
     let rslora = slots.iter().all(|s| close(s.scale, s.alpha / (s.rank as f64).sqrt()))
         && !slots.iter().all(|s| close(s.scale, s.alpha / s.rank as f64));
-    let ranks: BTreeMap<&str, usize> =
-        slots.iter().filter(|s| s.rank != rank).map(|s| (s.module.as_str(), s.rank)).collect();
-    let alphas: BTreeMap<&str, Value> =
-        slots.iter().filter(|s| s.alpha != alpha).map(|s| (s.module.as_str(), whole(s.alpha))).collect();
+    let ranks: BTreeMap<String, usize> =
+        slots.iter().filter(|s| s.rank != rank).map(|s| (named(&s.module), s.rank)).collect();
+    let alphas: BTreeMap<String, Value> =
+        slots.iter().filter(|s| s.alpha != alpha).map(|s| (named(&s.module), whole(s.alpha))).collect();
     let conv = spec.linears().any(|l| l.transposed && lora.find(&l.module).is_some());
     json!({
         "peft_type": "LORA",
@@ -121,7 +147,7 @@ pub fn config(lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) ->
         "r": rank,
         "lora_alpha": whole(alpha),
         "lora_dropout": dropout,
-        "target_modules": targets(slots, spec),
+        "target_modules": targets(slots, spec, named),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "use_rslora": rslora,
@@ -148,13 +174,89 @@ fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     counts.into_iter().max_by_key(|(_, n)| *n).map(|(v, _)| v)
 }
 
-/// Last parts of the adapted modules' names where those select just them, else their whole paths.
-fn targets(slots: &[Slot], spec: &DecoderSpec) -> Vec<String> {
+/// Last parts of the adapted modules' names where those select just them, else their whole paths. In a model that also sees
+/// or hears the towers have modules of the same last parts: PEFT would adapt them too, and warn that it finds no matrices.
+fn targets(slots: &[Slot], spec: &DecoderSpec, named: &dyn Fn(&str) -> String) -> Vec<String> {
     let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
     let leaves: BTreeSet<String> = slots.iter().map(|s| leaf(&s.module)).collect();
     let selected = spec.linears().filter(|l| leaves.contains(&leaf(&l.module))).count();
-    if selected == slots.len() {
+    let has_towers = slots.iter().any(|slot| layout::is_inside(&slot.module));
+    if selected == slots.len() && !has_towers {
         return leaves.into_iter().collect();
     }
-    slots.iter().map(|s| s.module.clone()).collect()
+    slots.iter().map(|s| named(&s.module)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::super::layout::{self, Naming};
+    use super::super::read::read;
+    use super::*;
+    use crate::model::families::{self, ConfigJson};
+    use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
+
+    fn fixture() -> (std::path::PathBuf, DecoderSpec) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
+        let spec = families::spec(&ConfigJson::open(&path).unwrap()).unwrap();
+        (path, spec)
+    }
+
+    /// The decoder inside a model that also sees.
+    fn inside(mut spec: DecoderSpec) -> DecoderSpec {
+        let rename = |linear: &mut LinearSpec| {
+            linear.module = linear.module.replacen("model.", "model.language_model.", 1);
+        };
+        for layer in &mut spec.layers {
+            if let QkvSpec::Separate(each) = &mut layer.attention.qkv {
+                each.iter_mut().for_each(rename);
+            }
+            rename(&mut layer.attention.output);
+            if let MlpSpec::Gated { gate, up, down, .. } = &mut layer.mlp {
+                [gate, up, down].into_iter().for_each(rename);
+            }
+        }
+        spec
+    }
+
+    #[test]
+    fn an_adapter_goes_between_a_text_model_and_one_that_also_sees() {
+        let (path, text) = fixture();
+        let wrapper = inside(text.clone());
+        let from = path.join("adapters/patterns");
+        let of_text = read(&from, &text, &Device::Cpu).unwrap().lora;
+        let of_wrapper = read(&from, &wrapper, &Device::Cpu).unwrap().lora;
+        assert_eq!(of_text.values(), of_wrapper.values());
+        assert!(
+            of_wrapper.slots().iter().all(|slot| slot.module.starts_with("model.language_model.layers."))
+        );
+        for naming in [Naming::Transformers, Naming::Vllm] {
+            let place = tempfile::tempdir().unwrap();
+            let named = |module: &str| layout::named(module, naming, "of no known class");
+            write_named(place.path(), &of_wrapper, &wrapper, 0.0, &Origin::default(), &named).unwrap();
+            let config: Value =
+                serde_json::from_slice(&std::fs::read(place.path().join(CONFIG)).unwrap()).unwrap();
+            let start = if naming == Naming::Vllm {
+                "language_model.model.layers."
+            } else {
+                "model.language_model.layers."
+            };
+            let targets = config["target_modules"].as_array().unwrap();
+            assert_eq!(targets.len(), of_wrapper.slots().len());
+            let keys = config["alpha_pattern"].as_object().unwrap().keys();
+            let names = keys.map(String::as_str).chain(targets.iter().map(|name| name.as_str().unwrap()));
+            assert!(
+                names.clone().count() > targets.len() && names.clone().all(|name| name.starts_with(start)),
+                "{config}"
+            );
+            for spec in [&text, &wrapper] {
+                let back = read(place.path(), spec, &Device::Cpu).unwrap();
+                assert_eq!(back.lora.values(), of_text.values());
+                let scales = |lora: &Lora| lora.slots().iter().map(|slot| slot.scale).collect::<Vec<_>>();
+                assert_eq!(scales(&back.lora), scales(&of_text));
+                assert!(back.notes.is_empty(), "{:?}", back.notes);
+            }
+        }
+    }
 }

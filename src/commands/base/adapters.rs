@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use super::super::say;
 use super::{AdapterUse, Base};
 use crate::adapter;
+use crate::adapter::read::Reading;
 use crate::error::{Error, Result};
 use crate::model::lora::Lora;
 
@@ -21,8 +23,10 @@ impl Base {
     /// # Errors
     /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
     pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Lora> {
-        let found = adapter::read::read(path, &self.spec, &self.device, purpose.head)
+        let reading = Reading { head: purpose.head, force: purpose.force, base: Some(&*self.source) };
+        let found = adapter::read::read_for(path, &self.spec, &self.device, reading)
             .map_err(|misfit| self.misfit(path, misfit))?;
+        found.notes.iter().for_each(|note| say(&format!("{}: {note}", path.display())));
         let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.lora) };
         let ours = self.fingerprint()?;
         let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));

@@ -7,9 +7,10 @@ use candle_core::Device;
 use serde::Serialize;
 
 use super::super::base::{AdapterUse, Base};
+use super::super::say;
 use crate::adapter::inspect::{self, ModuleReport};
 use crate::adapter::peft;
-use crate::adapter::read::{self, Adapter, Format};
+use crate::adapter::read::{self, Adapter, Format, Reading};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, WeightDtype};
@@ -92,11 +93,14 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
 /// Reads an adapter, for its base if that is named.
 fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
     match (base, read::format_of(path)) {
-        (Some(base), _) => read::read(path, &base.spec, &base.device, true),
+        (Some(base), _) => {
+            let reading = Reading { head: true, force: false, base: Some(&*base.source) };
+            read::read_for(path, &base.spec, &base.device, reading)
+        }
         (None, Some(Format::Peft)) => {
-            let peft::Adapter { lora, config, metadata } = peft::read_alone(path, &Device::Cpu)?;
-            let fingerprint = metadata.get(peft::FINGERPRINT_KEY).cloned();
-            Ok(Adapter { lora, base: config.base_model_name_or_path, fingerprint, format: Format::Peft })
+            let found: Adapter = peft::read_alone(path, &Device::Cpu)?.into();
+            found.notes.iter().for_each(|note| say(&format!("{}: {note}", path.display())));
+            Ok(found)
         }
         (None, Some(_)) => Err(Error::Config(format!(
             "{} is read for the model it belongs to; name that with --base",

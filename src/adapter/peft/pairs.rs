@@ -1,0 +1,167 @@
+//! The tensors of an adapter's file, sorted by what they belong to.
+
+use std::collections::BTreeMap;
+
+use super::super::{layout, names};
+use super::PREFIX;
+use super::whole::{self, Whole};
+use crate::error::{Error, Problems, Result};
+use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::weights::{SafetensorsSource, WeightSource};
+
+/// The modules of a base, or of a file read by itself.
+pub(super) struct Modules<'a> {
+    /// The linear modules that may be adapted, by name.
+    pub linears: BTreeMap<String, LinearSpec>,
+    /// Whose they are, for messages.
+    pub family: &'a str,
+    /// The head, whether or not it is among them.
+    pub head: String,
+    /// The base; `None` of a file read by itself.
+    pub spec: Option<&'a DecoderSpec>,
+}
+
+/// The tensors of one module.
+pub(super) struct Pair<'a> {
+    pub linear: &'a LinearSpec,
+    pub a: String,
+    pub b: String,
+    pub rank: usize,
+    /// What the module is called, the file's own name for it first.
+    pub names: Vec<String>,
+}
+
+/// What a file holds.
+pub(super) struct Sorted<'a> {
+    /// The low-rank matrices, by module.
+    pub pairs: BTreeMap<String, Pair<'a>>,
+    /// Whole weights.
+    pub whole: Vec<(String, Whole)>,
+}
+
+/// A and B of a module as found so far, with the module's name in the file.
+type Halves = BTreeMap<String, ([Option<String>; 2], String)>;
+
+/// Sorts the file's tensors into pairs that fit the modules, and whole weights.
+///
+/// # Errors
+/// If a tensor belongs to no module, a pair lacks a half, or a shape does not fit; all are named.
+pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Result<Sorted<'a>> {
+    let (mut problems, mut strangers) = (Problems::default(), Vec::new());
+    let (mut halves, mut whole): (Halves, _) = (BTreeMap::new(), Vec::new());
+    for name in source.names() {
+        match place(&name, modules) {
+            Place::Half(module, own, index) => {
+                let (both, _) = halves.entry(module).or_insert_with(|| ([None, None], own));
+                if let Some(other) = both[index].replace(name.clone()) {
+                    problems.add(format!("{name} and {other} are the same matrix of one module"));
+                }
+            }
+            Place::Whole(which) => whole.push((name, which)),
+            Place::Nowhere(why) => strangers.push(why),
+        }
+        if strangers.len() >= names::MOST_TOLD {
+            strangers.push("... and perhaps more".into());
+            break;
+        }
+    }
+    strangers.into_iter().for_each(|stranger| problems.add(stranger));
+    let mut pairs = BTreeMap::new();
+    for (module, (both, own)) in halves {
+        let linear = &modules.linears[&module];
+        let [Some(a), Some(b)] = both else {
+            problems.add(format!("{module} has only half of its pair lora_A, lora_B"));
+            continue;
+        };
+        let pair = pair(source, linear, (a, b), layout::aliases(&own), &mut problems);
+        pairs.insert(module, pair);
+    }
+    problems.require(!source.names().is_empty(), || "there are no tensors".into());
+    problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
+    Ok(Sorted { pairs, whole })
+}
+
+fn pair<'a>(
+    source: &SafetensorsSource,
+    linear: &'a LinearSpec,
+    (a, b): (String, String),
+    names: Vec<String>,
+    problems: &mut Problems,
+) -> Pair<'a> {
+    let shape = |name: &str| source.shape(name).unwrap_or_default();
+    let (shape_a, shape_b) = (shape(&a), shape(&b));
+    let fits = shape_a.len() == 2 && shape_a[1] == linear.inputs && shape_b == [linear.outputs, shape_a[0]];
+    let some = linear.inputs > 0 && linear.outputs > 0 && shape_a.first() != Some(&0);
+    problems.require(fits && some, || {
+        let LinearSpec { module, inputs, outputs, .. } = linear;
+        format!(
+            "{module} has lora_A {shape_a:?} and lora_B {shape_b:?}; this base needs [r, {inputs}] and [{outputs}, r]"
+        )
+    });
+    let rank = shape_a.first().copied().unwrap_or(0);
+    Pair { linear, a, b, rank, names }
+}
+
+/// Where a tensor belongs.
+enum Place {
+    /// A (0) or B (1) of a module, with the module's name in the file.
+    Half(String, String, usize),
+    Whole(Whole),
+    /// Nowhere, and why.
+    Nowhere(String),
+}
+
+fn place(name: &str, modules: &Modules) -> Place {
+    let linears = &modules.linears;
+    if let Some((own, index)) = half(name) {
+        let module = layout::module_of(&own, |name| linears.contains_key(name))
+            .unwrap_or_else(|| layout::text_path(&own));
+        return match linears.contains_key(&module) {
+            true => Place::Half(module, own, index),
+            false if module == modules.head => Place::Nowhere(format!(
+                "{name} adapts the head {module}, which merge, export and inspect take, but no command that computes with it"
+            )),
+            false => Place::Nowhere(format!(
+                "{} adapts {}, which is no linear module of this {}{}",
+                names::shown(name),
+                names::shown(&own),
+                modules.family,
+                names::hint(&own, linears.keys().map(String::as_str))
+            )),
+        };
+    }
+    whole_weight(name, modules).map_or_else(
+        || {
+            Place::Nowhere(format!(
+                "{} is no lora_A or lora_B of a linear module and cannot be honoured",
+                names::shown(name)
+            ))
+        },
+        Place::Whole,
+    )
+}
+
+/// A whole weight of embedding or head. Of a file read by itself, by the names that PEFT knows both by.
+fn whole_weight(name: &str, modules: &Modules) -> Option<Whole> {
+    let path = layout::unwrapped(name);
+    let module = whole::module(path.strip_prefix(PREFIX)?)?;
+    let known = |own: &str| layout::aliases(module).iter().any(|alias| alias == own);
+    match modules.spec {
+        Some(spec) if known(&spec.embedding) => Some(Whole::Embedding),
+        Some(_) if known(&modules.head) => Some(Whole::Head),
+        None if module.ends_with("embed_tokens") => Some(Whole::Embedding),
+        None if module.ends_with("lm_head") => Some(Whole::Head),
+        _ => None,
+    }
+}
+
+/// Module and half (0 for A, 1 for B) of a tensor name.
+pub(super) fn half(name: &str) -> Option<(String, usize)> {
+    let name = layout::unwrapped(name);
+    let path = name.strip_prefix(PREFIX)?;
+    // `default` is the adapter's name in files saved by hand from a PEFT model's state.
+    let path = path.strip_suffix(".weight")?;
+    let path = path.strip_suffix(".default").unwrap_or(path);
+    let split = |suffix, index| path.strip_suffix(suffix).map(|module: &str| (module.to_string(), index));
+    split(".lora_A", 0).or_else(|| split(".lora_B", 1))
+}
