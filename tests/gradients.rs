@@ -99,7 +99,7 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
         let gradient = case.gradient();
         // Clipped queries bend: a narrow step of one entry seldom meets the place.
         let clips = case.decoder.spec().layers.iter().any(|layer| layer.attention.clip.is_some());
-        let narrow = if clips { 0.1 } else { 1.0 };
+        let narrow: f32 = if clips { 0.1 } else { 1.0 };
         let slots = case.decoder.trained.as_ref().unwrap().slots().to_vec();
         assert_eq!(slots.len(), case.decoder.spec().linears().count());
         for slot in slots {
