@@ -149,8 +149,9 @@ mod tests {
         let divided = batch.divided(|tree| tree.prompt.len() == 3);
         assert_eq!(divided.tokens[..9], [1, 2, 3, 4, 5, 1, 2, 3, 7]);
         assert_eq!(divided.positions[..9], [0, 1, 2, 3, 4, 0, 1, 2, 3]);
-        assert_eq!(divided.trees[0], Tree { prompt: 0..3, completions: vec![3..5] });
-        assert_eq!(divided.trees[1], Tree { prompt: 5..8, completions: vec![8..9] });
+        let completions = |rows| std::iter::once(rows).collect();
+        assert_eq!(divided.trees[0], Tree { prompt: 0..3, completions: completions(3..5) });
+        assert_eq!(divided.trees[1], Tree { prompt: 5..8, completions: completions(8..9) });
         assert_eq!(divided.scored_rows[..5], [2, 3, 4, 7, 8]);
         assert_eq!((divided.scored_targets, divided.scored), (batch.scored_targets, batch.scored));
     }

@@ -9,6 +9,7 @@ use super::projection::{self, Projection, Saved as Kept};
 use super::spec::{AttentionSpec, QkvSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::clip;
 use crate::ops::gemm::Precision;
 use crate::ops::gradient::Gradient;
 use crate::ops::lora_linear::Input;
@@ -75,6 +76,9 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Queries and keys as their norms see them, if they have any.
+type Raw = Option<(Tensor, Tensor)>;
+
 /// What attention's backward pass needs.
 #[derive(Debug)]
 pub struct Saved {
@@ -82,7 +86,7 @@ pub struct Saved {
     /// 1 where a query, key or value was not clipped, else 0.
     unclipped: Option<[Tensor; 3]>,
     /// Queries and keys before their norms.
-    raw: Option<(Tensor, Tensor)>,
+    raw: Raw,
     /// As attention sees them.
     q: Tensor,
     k: Tensor,
@@ -160,7 +164,6 @@ impl Attention {
     }
 
     /// Queries, keys and values clipped, and where they were not.
-    #[expect(clippy::type_complexity, reason = "three tensors and what their gradients are multiplied by")]
     fn clipped(
         &self,
         q: Tensor,
@@ -168,14 +171,14 @@ impl Attention {
         v: Tensor,
     ) -> Result<(Tensor, Tensor, Tensor, Option<[Tensor; 3]>)> {
         let Some(size) = self.clip else { return Ok((q, k, v, None)) };
-        let inside = |x: &Tensor| x.abs()?.le(size)?.to_dtype(x.dtype());
-        let unclipped = [inside(&q)?, inside(&k)?, inside(&v)?];
-        let clip = |x: &Tensor| x.clamp(-size, size);
-        Ok((clip(&q)?, clip(&k)?, clip(&v)?, Some(unclipped)))
+        let (q, of_q) = clip::forward(&q, size)?;
+        let (k, of_k) = clip::forward(&k, size)?;
+        let (v, of_v) = clip::forward(&v, size)?;
+        Ok((q, k, v, Some([of_q, of_k, of_v])))
     }
 
     /// Queries and keys normed and turned, and what the norms saw.
-    fn shape(&self, q: Tensor, k: Tensor, rows: &Rows) -> Result<(Tensor, Tensor, Option<(Tensor, Tensor)>)> {
+    fn shape(&self, q: Tensor, k: Tensor, rows: &Rows) -> Result<(Tensor, Tensor, Raw)> {
         let turned = |q: Tensor, k: Tensor| match self.rotation {
             None => Ok::<_, crate::error::Error>((q, k)),
             Some((of_q, of_k)) => Ok((self.turn(&q, rows, of_q)?, self.turn(&k, rows, of_k)?)),
@@ -293,7 +296,9 @@ impl Attention {
         let (mut dq, mut dk) = self.unshape(dq, dk, saved, rows)?;
         let mut dv = dv;
         if let Some([of_q, of_k, of_v]) = &saved.unclipped {
-            (dq, dk, dv) = ((dq * of_q)?, (dk * of_k)?, (dv * of_v)?);
+            dq = clip::backward(&dq, of_q)?;
+            dk = clip::backward(&dk, of_k)?;
+            dv = clip::backward(&dv, of_v)?;
         }
         match &self.qkv {
             Qkv::Separate([of_q, of_k, of_v]) => {

@@ -5,6 +5,7 @@
 //! hands back an owned buffer; on any other device it falls back to its plain form, and its backward pass to candle's
 //! autograd on that form.
 
+pub mod clip;
 pub mod frozen_linear;
 pub mod gated_act;
 pub mod gemm;

@@ -12,6 +12,7 @@ use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::lora::{Lora, Slot};
 use dpo_lora::model::pass::Frozen;
+use dpo_lora::model::spec::DecoderSpec;
 use dpo_lora::random::Stream;
 use dpo_lora::weights::{DType, SafetensorsSource};
 use serde_json::Value;
@@ -40,7 +41,13 @@ pub fn decoder(name: &str) -> Decoder {
 
 /// A model with its matrices stored as `dtype`.
 pub fn load(directory: &Path, dtype: DType) -> Decoder {
-    let spec = families::spec(&ConfigJson::open(directory).unwrap()).unwrap();
+    load_with(directory, dtype, |_| {})
+}
+
+/// The same, with a changed architecture.
+pub fn load_with(directory: &Path, dtype: DType, change: impl FnOnce(&mut DecoderSpec)) -> Decoder {
+    let mut spec = families::spec(&ConfigJson::open(directory).unwrap()).unwrap();
+    change(&mut spec);
     let source = SafetensorsSource::open(directory).unwrap();
     Decoder::load(spec, &source, Some(dtype), &Device::Cpu).unwrap()
 }

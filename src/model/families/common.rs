@@ -333,7 +333,7 @@ pub(super) const QK_NORMS: [&str; 2] = ["q_norm", "k_norm"];
 pub(super) fn even_heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Result<Heads> {
     let n_head = config.size(n_head_key)?;
     let head_dim = hidden / n_head;
-    if head_dim * n_head != hidden || head_dim % 2 != 0 {
+    if head_dim * n_head != hidden || !head_dim.is_multiple_of(2) {
         let why =
             format!("{n_head} heads cannot share a hidden size of {hidden}, an even number of features each");
         return Err(config.error(n_head_key, &why));

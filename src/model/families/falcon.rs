@@ -134,7 +134,7 @@ fn heads(config: &ConfigJson, hidden: usize, new: bool) -> Result<(Heads, bool)>
         (false, true) => 1,
         (false, false) => n_head,
     };
-    if hidden % n_head != 0 || n_head % n_kv_head != 0 {
+    if !hidden.is_multiple_of(n_head) || !n_head.is_multiple_of(n_kv_head) {
         let why = format!("{n_head} does not divide {hidden}, or is no multiple of {n_kv_head} key heads");
         return Err(config.error("num_attention_heads", &why));
     }

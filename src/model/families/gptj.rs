@@ -1,8 +1,8 @@
 //! GPT-J: parallel branches behind one layer norm, interleaved partial rotary, a head with a bias.
 
 use super::common;
+use super::frequencies::frequency;
 use super::json::ConfigJson;
-use super::rotation::frequency;
 use crate::error::Result;
 use crate::model::spec::{
     AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec, RotationSpec,

@@ -11,6 +11,7 @@ mod common;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
+mod frequencies;
 mod gemma;
 mod gemma2;
 mod gemma3;

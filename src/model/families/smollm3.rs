@@ -13,7 +13,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         return Err(config.error("no_rope_layers", &format!("does not name {} layers", spec.layers.len())));
     }
     // Despite its name, the list holds 1 where there is a rotary embedding.
-    let turns = |i: usize| turning.as_ref().map_or((i + 1) % interval != 0, |turning| turning[i] != 0.0);
+    let turns =
+        |i: usize| turning.as_ref().map_or(!(i + 1).is_multiple_of(interval), |turning| turning[i] != 0.0);
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         layer.attention.rotation = turns(i).then_some(0);
     }
