@@ -110,7 +110,8 @@ pub fn write(
     };
     files::write_atomically(path, |out| {
         gguf_writer::write(out, &metadata, &matrices, |index, out| {
-            out.write_all(&matrices[index].kind.encode(&numbers(index)))
+            let bytes = matrices[index].kind.encode(&numbers(index)).map_err(std::io::Error::other)?;
+            out.write_all(&bytes)
         })
     })?;
     let fell_back = |index: &usize| matrices[2 * index + 1].kind != kind;

@@ -4,11 +4,13 @@ mod blocks;
 mod elements;
 mod frozen;
 pub mod gguf;
+mod quantise;
 mod safetensors;
 
 pub use blocks::{BlockKind, Blocks, CHUNK};
 pub use elements::{DType, Elements};
 pub use frozen::FrozenWeight;
+pub use quantise::quantise;
 pub use safetensors::SafetensorsSource;
 
 use std::fs::File;
