@@ -60,6 +60,10 @@ fn into_model(
     let merged = Merged { base, from: &from, parts, args };
     let check = |place: &Path, report: &MergeReport| {
         say(&written(report, output, args.unmerge));
+        if !report.left_out.is_empty() {
+            let files = report.left_out.join(", ");
+            super::say(&format!("warning: not copied from the base's directory: {files}"));
+        }
         if args.no_verify { Ok(()) } else { merged.verify(place, report, &say) }
     };
     match args.format {
@@ -94,18 +98,14 @@ fn safetensors(base: &Base, output: &Path, args: &MergeArgs, say: &impl Fn(&str)
 
 /// What was written, before it is verified.
 fn written(report: &MergeReport, output: &Path, unmerge: bool) -> String {
-    let mut text = format!(
+    format!(
         "{} {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",
         if unmerge { "unmerged" } else { "merged" },
         report.modules.len(),
         output.display(),
         report.rounding_max(),
         100.0 * report.rounding_share()
-    );
-    if !report.left_out.is_empty() {
-        text.push_str(&format!("\nnot copied from the base's directory: {}", report.left_out.join(", ")));
-    }
-    text
+    )
 }
 
 /// What matrices of a GGUF model are stored as; `None`: as in the base.

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 
 /// Encodes `numbers`, whole blocks of them, into all of `bytes`.
 ///
-/// Super-blocks go through the search that weighs numbers by importance, with one importance for all: on normal numbers
-/// its error is 6.6 % of their size in Q4_K, as that of ggml's own search is, where candle's plain search leaves 7.4 %.
+/// Super-blocks go through the search that weighs numbers by importance, with one importance for all: what it leaves is
+/// within 2 % of what ggml's own search leaves. candle's plain search is an older one of ggml's.
 ///
 /// # Errors
 /// If the numbers are not whole blocks, or the bytes not theirs.
@@ -80,18 +80,19 @@ mod tests {
         (lost / numbers.iter().map(|x| square(*x)).sum::<f64>().max(1e-30)).sqrt()
     }
 
+    /// Root mean square error of `ggml_quantize_chunk` on standard normal numbers, relative.
     #[test]
     fn errors_are_those_of_ggmls_own_quantisers() {
         let numbers = normal(64 * 256);
         for (kind, ggml) in [
-            (BlockKind::Q4K, 0.0),
-            (BlockKind::Q5K, 0.0),
-            (BlockKind::Q6K, 0.0),
-            (BlockKind::Q5_0, 0.0),
-            (BlockKind::Q8_0, 0.0),
+            (BlockKind::Q4K, 0.0715),
+            (BlockKind::Q5K, 0.0363),
+            (BlockKind::Q6K, 0.0178),
+            (BlockKind::Q5_0, 0.0428),
+            (BlockKind::Q8_0, 0.00537),
         ] {
             let found = error(kind, &numbers);
-            println!("{kind:?} {found:.5} {ggml}");
+            assert!((found / ggml - 1.0).abs() < 0.03, "{kind:?}: {found} against ggml's {ggml}");
         }
     }
 

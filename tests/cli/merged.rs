@@ -219,7 +219,6 @@ fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
     assert!((share(&whole.stderr) - 100.0).abs() < 5.0, "{}", whole.stderr);
     whole.ok();
     let small = merge("q4.gguf", "q4_k_m", &[]);
-    println!("{}", small.stderr);
     assert_eq!(small.code, Some(1), "{}", small.stderr);
     assert!(
         small.stderr.contains("--dtype bf16 or f16") && small.stderr.contains("export"),

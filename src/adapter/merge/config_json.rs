@@ -142,6 +142,14 @@ mod tests {
     }
 
     #[test]
+    fn gemmas_first_name_of_its_nonlinearity_is_put_right() {
+        let act = |kind: &str| {
+            updated(json!({"model_type": kind, "hidden_act": "gelu"}), None)["hidden_act"].clone()
+        };
+        assert_eq!((act("gemma"), act("gpt_neox")), (json!("gelu_pytorch_tanh"), json!("gelu")));
+    }
+
+    #[test]
     fn the_storage_type_is_told_under_the_name_at_hand() {
         let bf16 = Some(DType::Bf16);
         assert_eq!(updated(json!({"dtype": "float32"}), bf16), json!({"dtype": "bfloat16"}));

@@ -144,6 +144,9 @@ mod tests {
         (SafetensorsSource::open(directory).unwrap(), spec)
     }
 
+    /// What goes wrong with a B, of so many columns.
+    type Fault = fn(&mut [f32], usize);
+
     /// What the check says of a model into which `fault` of an adapter was merged instead of the adapter.
     fn verdict(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> Result<()> {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
@@ -177,7 +180,7 @@ mod tests {
     #[test]
     fn one_module_that_is_wrong_is_named_even_in_bf16() {
         let module = "model.layers.1.self_attn.q_proj";
-        let faults: [(&str, fn(&mut [f32], usize)); 3] = [
+        let faults: [(&str, Fault); 3] = [
             ("not merged", |b, _| b.fill(0.0)),
             ("twice its alpha", |b, _| b.iter_mut().for_each(|b| *b *= 2.0)),
             ("rows elsewhere", |b, rank| b.rotate_left(rank * 2)),

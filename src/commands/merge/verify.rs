@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::base::Base;
+use super::super::say as warn;
 use super::bound::Bound;
 use super::effect::{Effect, Models};
 use super::probe::Probe;
@@ -35,7 +36,7 @@ impl Merged<'_> {
     pub fn verify(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
         match self.compare(place, report, say) {
             Err(error) if self.args.force => {
-                say(&format!("warning: {error}; it is kept because of --force"));
+                warn(&format!("warning: {error}; it is kept because of --force"));
                 Ok(())
             }
             other => other,
@@ -55,11 +56,11 @@ impl Merged<'_> {
         say(&verified(&effect, &bound));
         say(&survived(&effect, &probe));
         bound.check(&effect)?;
-        self.judge(&effect, &bound, say)
+        self.judge(&effect, &bound)
     }
 
     /// Whether enough of the adapters' effect is left.
-    fn judge(&self, effect: &Effect, bound: &Bound, say: &impl Fn(&str)) -> Result<()> {
+    fn judge(&self, effect: &Effect, bound: &Bound) -> Result<()> {
         let Some(share) = effect.share() else { return Ok(()) };
         // Where arithmetic alone moves log-probs as the adapter does, the figure is no surer than this.
         let unsure = if bound.is_exact() { 2.0 * effect.share_error() } else { 0.0 };
@@ -72,9 +73,9 @@ impl Merged<'_> {
             )));
         }
         if share + unsure < WARNED {
-            say(&format!("warning: {found}; {}", self.remedy(bound)));
+            warn(&format!("warning: {found}; {}", self.remedy(bound)));
         } else if share < WARNED {
-            say(&format!(
+            warn(&format!(
                 "warning: the adapter moves log-probs by {:.1e} nats, about as much as arithmetic in 16 bits does: what \
                  survives cannot be told; {}",
                 effect.shift(),

@@ -20,6 +20,9 @@ fn args(base: &Path, adapter: &Path) -> MergeArgs {
     args
 }
 
+/// What goes wrong with a B, of so many columns.
+type Fault = fn(&mut [f32], usize);
+
 /// What is measured of a model into which `fault` of an adapter was merged instead of the adapter.
 fn measured(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> (Effect, Bound) {
     let directory = fixture(name);
@@ -71,13 +74,11 @@ fn every_family_is_within_its_bound_in_every_type() {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
             let (effect, bound) = measured(name, dtype, |_| {});
             let used = bound.used(&effect);
-            println!("{name:14} {dtype:?} {used:?} share {:?} ± {:.4}", effect.share(), effect.share_error());
             bound.check(&effect).unwrap_or_else(|error| panic!("{name} {dtype:?}: {error}"));
             assert!((effect.share().unwrap() - 1.0).abs() < 0.05, "{name} {dtype:?}: {:?}", effect.share());
             stretch = stretch.max(used[0]);
         }
     }
-    println!("{stretch}");
     // A bound that nothing comes near would let faults through.
     assert!(stretch > 0.2, "the largest share of a bound that is used: {stretch}");
 }
@@ -85,11 +86,11 @@ fn every_family_is_within_its_bound_in_every_type() {
 #[test]
 fn a_fault_is_over_the_bound_of_16_bits() {
     let module = "model.layers.1.self_attn.q_proj";
-    let on = |lora: &Lora, module: &str, change: fn(&mut [f32], usize)| {
+    let on = |lora: &Lora, module: &str, change: Fault| {
         let slot = lora.slots()[lora.find(module).unwrap()].clone();
         move |values: &mut [f32]| change(&mut values[slot.b()], slot.rank)
     };
-    let faults: [(&str, fn(&mut [f32], usize)); 3] = [
+    let faults: [(&str, Fault); 3] = [
         ("not merged", |b, _| b.fill(0.0)),
         ("twice its alpha", |b, _| b.iter_mut().for_each(|b| *b *= 2.0)),
         ("rows elsewhere", |b, rank| b.rotate_left(rank * 2)),
@@ -100,7 +101,6 @@ fn a_fault_is_over_the_bound_of_16_bits() {
                 let change = on(lora, module, fault);
                 lora.update(change).unwrap();
             });
-            println!("{what} {dtype:?} {:?}", bound.used(&effect));
             assert!(bound.check(&effect).is_err(), "{what} in {dtype:?}: {:?}", bound.used(&effect));
         }
     }
