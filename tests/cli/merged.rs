@@ -189,13 +189,10 @@ fn a_stored_head_that_the_configuration_ties_is_not_lost() {
 #[test]
 fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
     let place = Place::new();
-    let (base, data) = (text("gguf/llama-k.gguf"), text("pairs.jsonl"));
-    // A few steps on a base of super-blocks: an adapter that is small beside what quantising moves.
-    place.recipe(
-        base.as_ref(),
-        data.as_ref(),
-        &[("train.max_steps", 8.into()), ("train.learning_rate", 1e-3.into())],
-    );
+    // A base in 8 bits, and an adapter that moves its weights by less than half a step: to the same 8 bits it is rounded
+    // away.
+    let (base, data) = (text("gguf/qwen2.gguf"), text("pairs.jsonl"));
+    place.recipe(base.as_ref(), data.as_ref(), &[]);
     place.run(&["train", "-q", "-c", "run.yaml"]).ok();
     let merge = |output: &str, dtype: &str, more: &[&str]| {
         let args = [
@@ -216,25 +213,25 @@ fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
     let whole = merge("f16.gguf", "f16", &[]);
     let of_run = format!("pairs of {data} and");
     assert!(whole.stderr.contains(&of_run), "the run's own pairs: {}", whole.stderr);
-    assert!((share(&whole.stderr) - 100.0).abs() < 5.0, "{}", whole.stderr);
+    // Attention of a quantised base is bf16, which moves log-probs by a hundredth of what the adapter does.
+    assert!((share(&whole.stderr) - 100.0).abs() < 10.0, "{}", whole.stderr);
     whole.ok();
-    let small = merge("q4.gguf", "q4_k_m", &[]);
+    let small = merge("q8.gguf", "q8_0", &[]);
     assert_eq!(small.code, Some(1), "{}", small.stderr);
     assert!(
         small.stderr.contains("--dtype bf16 or f16") && small.stderr.contains("export"),
         "{}",
         small.stderr
     );
-    assert!(share(&small.stderr) < 80.0 && !place.path("q4.gguf").exists(), "{}", small.stderr);
-    let kept = merge("q4.gguf", "q4_k_m", &["--force"]);
+    assert!(share(&small.stderr) < 40.0 && !place.path("q8.gguf").exists(), "{}", small.stderr);
+    let kept = merge("q8.gguf", "q8_0", &["--force"]);
     assert!(
         kept.stderr.contains("warning:") && kept.stderr.contains("kept because of --force"),
         "{}",
         kept.stderr
     );
     kept.ok();
-    let inspected = &place.run(&["inspect", "--json", "q4.gguf"]).json()[0];
-    assert!(inspected["dtype"].as_str().unwrap().contains("Q4_K"), "{inspected}");
+    assert!(place.path("q8.gguf").exists());
     // On pairs of one's own.
     let given = merge("f32.gguf", "f32", &["--data", &data]);
     assert!(given.stderr.contains(&of_run), "{}", given.stderr);
@@ -253,6 +250,23 @@ fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
         "x",
     ]);
     assert!(wrong.code == Some(2) && wrong.stderr.contains("--format gguf"), "{}", wrong.stderr);
+}
+
+#[test]
+fn super_blocks_are_written_and_read() {
+    let place = Place::new();
+    let (base, data) = (text("gguf/llama-k.gguf"), text("pairs.jsonl"));
+    place.recipe(base.as_ref(), data.as_ref(), &[("train.learning_rate", 2e-2.into())]);
+    place.run(&["train", "-q", "-c", "run.yaml"]).ok();
+    for (dtype, wanted) in [("q4_k_m", "Q6_K+Q4_K"), ("q6_k", "Q6_K")] {
+        let merge =
+            ["merge", "--base", &base, "--adapter", "run/adapter", "--format", "gguf", "--dtype", dtype];
+        let ran = place.run(&[&merge[..], &["--output", dtype]].concat());
+        assert!(share(&ran.stderr) > 90.0, "{dtype}: {}", ran.stderr);
+        ran.ok();
+        let inspected = &place.run(&["inspect", "--json", dtype]).json()[0];
+        assert_eq!(inspected["dtype"], wanted);
+    }
 }
 
 #[test]

@@ -27,8 +27,8 @@ def log_probs(llama, sequences, vocab):
     for prompt, tokens in sequences:
         for i, token in enumerate(tokens):
             answer = llama.handle_completions(dict(prompt=prompt + tokens[:i], n_predict=1, n_probs=vocab, temperature=0.0, ignore_eos=True, cache_prompt=True))
-            top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            found.append({entry["id"]: entry["logprob"] for entry in top}.get(token, np.nan))
+            content = (answer["choices"][0]["logprobs"] or {}).get("content") or [dict(top_logprobs=[])]  # held back where a character is not whole
+            found.append({entry["id"]: entry["logprob"] for entry in content[0]["top_logprobs"]}.get(token, np.nan))
     return np.array(found)
 
 

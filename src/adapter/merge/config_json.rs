@@ -20,6 +20,12 @@ pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
             config.insert(key.into(), name.into());
         }
     }
+    let is =
+        |config: &Map<String, Value>, key: &str, text: &str| config.get(key).is_some_and(|it| it == text);
+    if is(config, "model_type", "gemma") && is(config, "hidden_act", "gelu") {
+        // What transformers 5 computes whichever stands there; 4 takes it by the word.
+        config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
+    }
     let object =
         |key: &str| config.get(key).and_then(Value::as_object).filter(|map| !map.is_empty()).cloned();
     match (object("rope_scaling"), object("rope_parameters")) {

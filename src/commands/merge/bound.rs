@@ -12,11 +12,14 @@
 //!
 //! c has in it how a branch stretches errors (norms, soft-max). Over the tiny models of every family in `tests/fixtures` it
 //! is 0.6 to 1.4 in bf16 and 0.5 to 1.2 in f16; the bound takes 2. A soft-max of logits that are off by e, root mean square
-//! δ, has a divergence of ½·Var_p(e), which is ½δ²: measured, up to half of that bound. Among a hundred thousand logits the
+//! δ, has a divergence of ½·Var_p(e), here ½δ²: with δ the bound above, half of it is used at most. Among a hundred thousand logits the
 //! furthest is some 5δ off, more where errors follow their logits: up to 16δ, and the bound takes 12 of its own. One module
 //! of 21 that is not merged, or has twice its alpha, is 5 times beyond these bounds in bf16 and 40 times in f16.
 //!
-//! Blocks have no such bound: what they cost an adapter is its effect that survives.
+//! Products with quantised weights are of 16-bit fixed point with a scale for 64 numbers, whose errors follow the largest
+//! of each 64: of a quantised base that is merged into 16 bits the furthest is up to 22 bounds of the root mean square off.
+//!
+//! Merged blocks have no such bound: what they cost an adapter is its effect that survives.
 
 use super::effect::Effect;
 use crate::error::{Error, Result};
@@ -26,15 +29,17 @@ use crate::model::decoder::Decoder;
 const IN_F32: f64 = 1e-4;
 /// c above.
 const STRETCH: f64 = 2.0;
-/// The largest difference, by the root mean square.
+/// The largest difference, by the root mean square; and of a quantised base.
 const FURTHEST: f64 = 12.0;
+const FURTHEST_OF_BLOCKS: f64 = 40.0;
 
 /// What may differ.
 pub(super) enum Bound {
     /// Both compute in f32.
     F32,
-    /// One is rounded to 16 bits; the unit round-off, and the roundings one upon another.
-    Half { unit: f64, depth: f64 },
+    /// One is rounded to 16 bits: the unit round-off, the root of how many come one upon another, and how much further
+    /// than the root mean square one may be.
+    Half { unit: f64, depth: f64, furthest: f64 },
     /// The merged model is quantised.
     None,
 }
@@ -47,7 +52,12 @@ impl Bound {
             [_, None] => Self::None,
             [Some(0.0), Some(0.0)] => Self::F32,
             // Of a quantised base attention is bf16.
-            [policy, Some(merged)] => Self::Half { unit: policy.unwrap_or(BF16).max(merged), depth },
+            [None, Some(merged)] => {
+                Self::Half { unit: BF16.max(merged), depth, furthest: FURTHEST_OF_BLOCKS }
+            }
+            [Some(policy), Some(merged)] => {
+                Self::Half { unit: policy.max(merged), depth, furthest: FURTHEST }
+            }
         }
     }
 
@@ -56,10 +66,15 @@ impl Bound {
         !matches!(self, Self::None)
     }
 
+    /// The largest Δlogit, by the bound of its root mean square.
+    fn furthest(&self) -> f64 {
+        if let Self::Half { furthest, .. } = self { *furthest } else { FURTHEST }
+    }
+
     /// The root mean square of Δlogit, at most.
     fn difference(&self, effect: &Effect) -> Option<f64> {
         match self {
-            Self::Half { unit, depth } => Some(STRETCH * unit * depth * effect.spread()),
+            Self::Half { unit, depth, .. } => Some(STRETCH * unit * depth * effect.spread()),
             _ => None,
         }
     }
@@ -70,7 +85,7 @@ impl Bound {
         match self.difference(effect) {
             Some(bound) => [
                 effect.difference() / bound,
-                effect.furthest / (FURTHEST * bound),
+                effect.furthest / (self.furthest() * bound),
                 effect.lost() / (0.5 * bound * bound),
             ],
             None => [0.0, effect.furthest / (IN_F32 * effect.largest), 0.0],
@@ -83,7 +98,7 @@ impl Bound {
             (Self::F32, _) => format!("bound {IN_F32:.0e} relative"),
             (_, Some(bound)) => format!(
                 "bounds {:.3e} at most, {bound:.3e} root mean square, KL {:.3e}",
-                FURTHEST * bound,
+                self.furthest() * bound,
                 0.5 * bound * bound
             ),
             _ => "no bound for blocks".into(),
@@ -107,7 +122,7 @@ impl Bound {
         match (self, self.difference(effect)) {
             (Self::F32, _) => far("maximum |Δlogit|", effect.furthest, IN_F32 * effect.largest),
             (_, Some(bound)) => {
-                far("maximum |Δlogit|", effect.furthest, FURTHEST * bound)?;
+                far("maximum |Δlogit|", effect.furthest, self.furthest() * bound)?;
                 far("root mean square of Δlogit", effect.difference(), bound)?;
                 far("KL", effect.lost(), 0.5 * bound * bound)
             }
