@@ -1,12 +1,15 @@
 //! Files and directories appear whole or not at all: written beside, synced, renamed, the directory synced.
 
 mod draining;
+mod temporary;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 pub use draining::Draining;
+use temporary::Listed;
+pub use temporary::remove_temporaries;
 
 use crate::error::{Error, Result};
 
@@ -21,10 +24,23 @@ pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
 ) -> Result<()> {
+    write_checked(path, fill, |_| Ok(()))
+}
+
+/// As [`write_atomically`]; `check` sees the whole file under its temporary name, and what it refuses never has the other.
+///
+/// # Errors
+/// As [`write_atomically`], and what `check` says.
+pub fn write_checked(
+    path: &Path,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
     let file =
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(Error::write(directory))?;
+    let _listed = Listed::new(file.path());
     let write = || -> std::io::Result<()> {
         let mut buffered = BufWriter::with_capacity(1 << 20, Draining::new(file.as_file()));
         fill(&mut buffered)?;
@@ -34,6 +50,7 @@ pub fn write_atomically(
         file.as_file().sync_all()
     };
     write().map_err(Error::write(path))?;
+    check(file.path())?;
     file.persist(path).map_err(|e| Error::write(path)(e.error))?;
     sync_directory(directory)
 }
@@ -58,6 +75,7 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     std::fs::create_dir_all(within).map_err(Error::write(within))?;
     let beside = || temporary_directory(within);
     let new = beside()?;
+    let _listed = Listed::new(new.path());
     let made = fill(new.path())?;
     sync_directory(new.path())?;
     open_to_others(new.path()).map_err(Error::write(new.path()))?;
@@ -176,6 +194,23 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
+
+    #[test]
+    fn what_the_check_refuses_has_no_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let write =
+            |check: fn(&Path) -> Result<()>| write_checked(&path, |out| out.write_all(b"whole"), check);
+        let refused = write(|there| {
+            assert_eq!(std::fs::read(there).unwrap(), b"whole");
+            Err(Error::Data("no".into()))
+        });
+        assert_eq!(refused.unwrap_err().to_string(), "no");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
+        write(|_| Ok(())).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    }
+
     #[test]
     fn a_directory_appears_whole_replaces_whole_or_not_at_all() {
         let place = tempfile::tempdir().unwrap();

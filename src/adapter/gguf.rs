@@ -38,6 +38,8 @@ const ARCHITECTURES: &[Architecture] = &[
     architecture("gemma", "gemma", false),
     architecture("gemma2", "gemma2", false),
     architecture("gemma3_text", "gemma3", false),
+    // The text part of the model that also sees.
+    architecture("gemma3", "gemma3", false),
     architecture("gpt2", "gpt2", false),
     architecture("granite", "granite", true),
     architecture("llama", "llama", true),
@@ -110,7 +112,8 @@ pub fn write(
     };
     files::write_atomically(path, |out| {
         gguf_writer::write(out, &metadata, &matrices, |index, out| {
-            out.write_all(&matrices[index].kind.encode(&numbers(index)))
+            let bytes = matrices[index].kind.encode(&numbers(index)).map_err(std::io::Error::other)?;
+            out.write_all(&bytes)
         })
     })?;
     let fell_back = |index: &usize| matrices[2 * index + 1].kind != kind;

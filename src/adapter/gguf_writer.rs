@@ -9,11 +9,12 @@ use half::{bf16, f16};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::weights::{BlockKind, DType, quantise};
 
 /// Where tensor data begin, and every tensor in them.
 pub(super) const ALIGNMENT: usize = 32;
 /// Numbers in a block of Q8_0.
-pub(super) const Q8_BLOCK: usize = 32;
+pub(super) const Q8_BLOCK: usize = BlockKind::Q8_0.block().0;
 
 /// Storage types that are written; llama.cpp computes with all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,25 +28,58 @@ pub enum GgufType {
     BF16,
     /// Blocks of 32 numbers in 8 bits with a common scale.
     Q8_0,
+    /// Blocks of 32 numbers in 5 bits with a common scale.
+    Q5_0,
+    /// Blocks of 256 numbers in 4 bits, with scales and minima of 32.
+    Q4K,
+    /// Blocks of 256 numbers in 5 bits, with scales and minima of 32.
+    Q5K,
+    /// Blocks of 256 numbers in 6 bits, with scales of 16.
+    Q6K,
 }
 
 impl GgufType {
+    /// What an adapter is written in.
+    pub const OF_ADAPTERS: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
+
     /// ggml's number of the type.
     fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
             Self::F16 => 1,
+            Self::Q5_0 => 6,
             Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
             Self::BF16 => 30,
         }
     }
 
-    /// Bytes of so many numbers; for Q8_0 a multiple of 32 of them.
-    pub(super) fn bytes(self, numbers: usize) -> usize {
+    /// How its numbers are stored: one by one, or in blocks.
+    pub(super) fn layout(self) -> std::result::Result<DType, BlockKind> {
         match self {
-            Self::F32 => numbers * 4,
-            Self::F16 | Self::BF16 => numbers * 2,
-            Self::Q8_0 => numbers / Q8_BLOCK * Q8_BYTES,
+            Self::F32 => Ok(DType::F32),
+            Self::F16 => Ok(DType::F16),
+            Self::BF16 => Ok(DType::Bf16),
+            Self::Q5_0 => Err(BlockKind::Q5_0),
+            Self::Q8_0 => Err(BlockKind::Q8_0),
+            Self::Q4K => Err(BlockKind::Q4K),
+            Self::Q5K => Err(BlockKind::Q5K),
+            Self::Q6K => Err(BlockKind::Q6K),
+        }
+    }
+
+    /// Numbers that a row's length is a multiple of.
+    pub(super) fn block(self) -> usize {
+        self.layout().map_or_else(|kind| kind.block().0, |_| 1)
+    }
+
+    /// Bytes of so many numbers, whole blocks of them.
+    pub(super) fn bytes(self, numbers: usize) -> usize {
+        match self.layout() {
+            Ok(dtype) => numbers * dtype.size(),
+            Err(kind) => numbers / kind.block().0 * kind.block().1,
         }
     }
 
@@ -55,37 +89,26 @@ impl GgufType {
             Self::F32 | Self::BF16 => f32::MAX,
             Self::F16 => f16::MAX.to_f32(),
             Self::Q8_0 => f16::MAX.to_f32() * 127.0,
+            Self::Q5_0 | Self::Q4K | Self::Q5K | Self::Q6K => f16::MAX.to_f32() * 15.0,
         }
     }
 
     /// The numbers as stored, rounded to nearest.
-    pub(super) fn encode(self, numbers: &[f32]) -> Vec<u8> {
-        match self {
-            Self::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
-            Self::BF16 => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
-            Self::Q8_0 => numbers.chunks(Q8_BLOCK).flat_map(q8_0).collect(),
-        }
+    ///
+    /// # Errors
+    /// If they are not whole blocks.
+    pub(super) fn encode(self, numbers: &[f32]) -> Result<Vec<u8>> {
+        Ok(match self.layout() {
+            Ok(DType::F32) => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Ok(DType::F16) => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+            Ok(DType::Bf16) => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+            Err(kind) => {
+                let mut bytes = vec![0; self.bytes(numbers.len())];
+                quantise(kind, numbers, &mut bytes)?;
+                bytes
+            }
+        })
     }
-}
-
-/// Bytes of a block of Q8_0.
-pub(super) const Q8_BYTES: usize = 2 + Q8_BLOCK;
-
-/// ggml's `quantize_row_q8_0_ref` of one block: a scale of f16, then a byte a number.
-pub(super) fn q8_0_into(block: &[f32], out: &mut [u8]) {
-    let scale = block.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    out[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-    for (x, byte) in block.iter().zip(&mut out[2..]) {
-        *byte = ((x * inverse).round() as i8).cast_unsigned();
-    }
-}
-
-fn q8_0(block: &[f32]) -> [u8; Q8_BYTES] {
-    let mut out = [0; Q8_BYTES];
-    q8_0_into(block, &mut out);
-    out
 }
 
 impl fmt::Display for GgufType {
@@ -95,6 +118,10 @@ impl fmt::Display for GgufType {
             Self::F16 => "f16",
             Self::BF16 => "bf16",
             Self::Q8_0 => "q8_0",
+            Self::Q5_0 => "q5_0",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
         })
     }
 }
@@ -103,12 +130,13 @@ impl FromStr for GgufType {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let all = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
-        all.into_iter().find(|kind| text.eq_ignore_ascii_case(&kind.to_string())).ok_or_else(|| {
-            Error::Config(format!(
-                "{text:?} is no storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
-            ))
-        })
+        Self::OF_ADAPTERS.into_iter().find(|kind| text.eq_ignore_ascii_case(&kind.to_string())).ok_or_else(
+            || {
+                Error::Config(format!(
+                    "{text:?} is no storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
+                ))
+            },
+        )
     }
 }
 
@@ -226,10 +254,10 @@ mod tests {
     fn q8_0_is_ggmls() {
         // gguf.quants.Q8_0.quantize_blocks of (i − 16)/8 for i in 0..32: scale 2/127 as f16 is 0x2408.
         let block: Vec<f32> = (0..32).map(|i| (i as f32 - 16.0) / 8.0).collect();
-        let bytes = GgufType::Q8_0.encode(&block);
+        let bytes = GgufType::Q8_0.encode(&block).unwrap();
         assert_eq!((bytes.len(), &bytes[..2]), (34, &[0x08, 0x24][..]));
         assert_eq!(bytes[2..6].iter().map(|b| *b as i8).collect::<Vec<_>>(), [-127, -119, -111, -103]);
-        assert_eq!(GgufType::Q8_0.encode(&[0.0; 64]), [0; 68]);
+        assert_eq!(GgufType::Q8_0.encode(&[0.0; 64]).unwrap(), [0; 68]);
         // Every number comes back within half a step.
         let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
         for (byte, x) in bytes[2..].iter().zip(&block) {

@@ -1,5 +1,6 @@
 //! Arguments of the commands whose subject is an adapter: `merge`, `export`, `inspect`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
@@ -62,7 +63,7 @@ pub struct MergeArgs {
     #[arg(long, value_name = "R", value_parser = positive, conflicts_with = "output")]
     pub rank: Option<usize>,
 
-    /// Type of the merged weights: auto (as stored), f32, bf16, f16, and with --format gguf q8_0
+    /// Type of the merged weights: auto (as stored), f32, bf16, f16, and with --format gguf q8_0, q6_k, q4_k_m
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "output_adapter")]
     pub dtype: MergeDtype,
 
@@ -74,11 +75,15 @@ pub struct MergeArgs {
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 
-    /// Do not compare the merged model's logits with the adapter's
+    /// Pairs to measure the adapter's effect on that the merged model keeps [default: the run's, and the adapter's own texts]
+    #[arg(long, value_name = "PAIRS", conflicts_with_all = ["output_adapter", "no_verify"])]
+    pub data: Option<String>,
+
+    /// Do not compare the merged model with base and adapter
     #[arg(long)]
     pub no_verify: bool,
 
-    /// Merge into a base the adapter was not trained on; overwrite the output
+    /// Merge into a base the adapter was not trained on; overwrite the output; keep a model that fails verification
     #[arg(long)]
     pub force: bool,
 }
@@ -106,6 +111,18 @@ pub enum MergeDtype {
     /// 8-bit blocks, in GGUF alone
     #[value(name = "q8_0")]
     Q8_0,
+    /// 6-bit super-blocks, in GGUF alone
+    #[value(name = "q6_k")]
+    Q6K,
+    /// llama.cpp's mixture of 4-bit and 6-bit super-blocks, in GGUF alone
+    #[value(name = "q4_k_m")]
+    Q4KM,
+}
+
+impl fmt::Display for MergeDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
 }
 
 /// How `merge` combines adapters; PEFT's `combination_type`.

@@ -24,7 +24,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     if args.kind != GgufNumbers::F32 && args.format != ExportFormat::Gguf {
         return Err(Error::Config("--dtype is of --format gguf; the other formats hold f32".into()));
     }
-    let base = Base::open(&args.base, WeightDtype::Auto, DeviceChoice::Cpu)?;
+    let base = Base::open_with(&args.base, WeightDtype::Auto, DeviceChoice::Cpu, args.force)?;
     let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;

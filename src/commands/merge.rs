@@ -1,20 +1,23 @@
 //! `dpo-lora merge`: adapters folded into the base, or into one adapter.
 
+mod bound;
 mod compose;
+mod effect;
+mod probe;
 mod verify;
 
 use std::path::Path;
 
 use super::base::{self, AdapterUse, Base, Place};
-use super::say;
-use crate::adapter::gguf::GgufType;
-use crate::adapter::merge::gguf::GgufOptions;
-use crate::adapter::merge::{self, MergeOptions};
+use super::{say, signals};
+use crate::adapter::merge::gguf::{FileType, GgufOptions};
+use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
 use crate::model::config::WeightDtype;
 use crate::model::lora::Lora;
 use crate::weights::DType;
+use verify::Merged;
 
 pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     let say = |text: &str| {
@@ -23,7 +26,8 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
         }
     };
     base::set_threads(args.threads)?;
-    let base = Base::open(&args.base, weight_dtype(args)?, args.device)?;
+    signals::leave_nothing_behind()?;
+    let base = Base::open_with(&args.base, weight_dtype(args)?, args.device, args.force)?;
     let weights = weights(args)?;
     let purpose = AdapterUse { head: true, force: args.force, unmerge: args.unmerge };
     let adapters =
@@ -53,50 +57,67 @@ fn into_model(
         }
     };
     let from = merge::Base { directory, source: &*base.source, spec: &base.spec };
-    let report = match args.format {
+    let merged = Merged { base, from: &from, parts, args };
+    let check = |place: &Path, report: &MergeReport| {
+        say(&written(report, output, args.unmerge));
+        if !report.left_out.is_empty() {
+            let files = report.left_out.join(", ");
+            super::say(&format!("warning: not copied from the base's directory: {files}"));
+        }
+        if args.no_verify { Ok(()) } else { merged.verify(place, report, &say) }
+    };
+    match args.format {
         MergeFormat::Gguf => {
-            let options = GgufOptions { kind: gguf_type(args.dtype), overwrite: args.force };
-            merge::gguf::merge(&from, parts, output, &options)?
+            let options = GgufOptions { kind: file_type(args.dtype), overwrite: args.force };
+            merge::gguf::merge_checked(&from, parts, output, &options, check)?;
         }
         MergeFormat::Safetensors => {
-            if output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
-                return Err(Error::Config(format!(
-                    "the output {} would be a directory; add --format gguf for a GGUF file, or name a directory",
-                    output.display()
-                )));
-            }
-            let mut options =
-                MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
-            if matches!(base.place, Place::Gguf(_)) {
-                let dtype = *options.dtype.get_or_insert(DType::Bf16);
-                let (name, stored) = (&base.name, base.decoder()?.storage().to_string());
-                say(&format!(
-                    "{name} ({stored}) is dequantised and stored as safetensors in {}",
-                    dtype.name()
-                ));
-            }
-            merge::merge(&from, parts, output, &options)?
+            let options = safetensors(base, output, args, &say)?;
+            merge::merge_checked(&from, parts, output, &options, check)?;
         }
-    };
-    say(&format!(
+    }
+    Ok(())
+}
+
+/// How a model directory is written.
+fn safetensors(base: &Base, output: &Path, args: &MergeArgs, say: &impl Fn(&str)) -> Result<MergeOptions> {
+    if output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+        return Err(Error::Config(format!(
+            "the output {} would be a directory; add --format gguf for a GGUF file, or name a directory",
+            output.display()
+        )));
+    }
+    let mut options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
+    if matches!(base.place, Place::Gguf(_)) {
+        let dtype = *options.dtype.get_or_insert(DType::Bf16);
+        let (name, stored) = (&base.name, base.decoder()?.storage().to_string());
+        say(&format!("{name} ({stored}) is dequantised and stored as safetensors in {}", dtype.name()));
+    }
+    Ok(options)
+}
+
+/// What was written, before it is verified.
+fn written(report: &MergeReport, output: &Path, unmerge: bool) -> String {
+    format!(
         "{} {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",
-        if args.unmerge { "unmerged" } else { "merged" },
+        if unmerge { "unmerged" } else { "merged" },
         report.modules.len(),
         output.display(),
         report.rounding_max(),
         100.0 * report.rounding_share()
-    ));
-    if args.no_verify { Ok(()) } else { verify::run(base, parts, output, args.device, say) }
+    )
 }
 
 /// What matrices of a GGUF model are stored as; `None`: as in the base.
-fn gguf_type(dtype: MergeDtype) -> Option<GgufType> {
+fn file_type(dtype: MergeDtype) -> Option<FileType> {
     match dtype {
         MergeDtype::Auto => None,
-        MergeDtype::F32 => Some(GgufType::F32),
-        MergeDtype::Bf16 => Some(GgufType::BF16),
-        MergeDtype::F16 => Some(GgufType::F16),
-        MergeDtype::Q8_0 => Some(GgufType::Q8_0),
+        MergeDtype::F32 => Some(FileType::F32),
+        MergeDtype::Bf16 => Some(FileType::BF16),
+        MergeDtype::F16 => Some(FileType::F16),
+        MergeDtype::Q8_0 => Some(FileType::Q8_0),
+        MergeDtype::Q6K => Some(FileType::Q6K),
+        MergeDtype::Q4KM => Some(FileType::Q4KM),
     }
 }
 
@@ -107,8 +128,8 @@ fn weight_dtype(args: &MergeArgs) -> Result<WeightDtype> {
         MergeDtype::F32 => Ok(WeightDtype::F32),
         MergeDtype::Bf16 => Ok(WeightDtype::BF16),
         MergeDtype::F16 => Ok(WeightDtype::F16),
-        MergeDtype::Q8_0 if args.format == MergeFormat::Gguf => Ok(WeightDtype::Auto),
-        MergeDtype::Q8_0 => Err(Error::Config("--dtype q8_0 is of GGUF alone; add --format gguf".into())),
+        _ if args.format == MergeFormat::Gguf => Ok(WeightDtype::Auto),
+        quantised => Err(Error::Config(format!("--dtype {quantised} is of GGUF alone; add --format gguf"))),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Sets `stop` to the exit code of the signal that asks the run to stop.
 ///
@@ -31,5 +32,26 @@ pub(super) fn watch(stop: &Arc<AtomicU8>) -> Result<()> {
         Error::Train(String::new()),
         Arc::new(AtomicU8::new(0)),
     );
+    Ok(())
+}
+
+/// From now on SIGINT and SIGTERM end the process at once, and what it was writing under temporary names goes with it.
+///
+/// # Errors
+/// If the handlers cannot be installed.
+pub(super) fn leave_nothing_behind() -> Result<()> {
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let failed = |e: std::io::Error| Error::Config(format!("a signal handler cannot be installed: {e}"));
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+        std::thread::spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                files::remove_temporaries();
+                super::say("interrupted; nothing was written");
+                signal_hook::low_level::exit(128 + signal);
+            }
+        });
+    }
     Ok(())
 }

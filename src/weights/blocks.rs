@@ -49,7 +49,7 @@ impl BlockKind {
     }
 
     /// Numbers and bytes of a block.
-    pub fn block(self) -> (usize, usize) {
+    pub const fn block(self) -> (usize, usize) {
         match self {
             Self::Q4_0 => (32, 18),
             Self::Q4_1 => (32, 20),

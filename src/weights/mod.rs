@@ -5,11 +5,13 @@ mod elements;
 mod finite;
 mod frozen;
 pub mod gguf;
+mod quantise;
 mod safetensors;
 
 pub use blocks::{BlockKind, Blocks, CHUNK};
 pub use elements::{DType, Elements};
 pub use frozen::FrozenWeight;
+pub use quantise::quantise;
 pub use safetensors::SafetensorsSource;
 
 use std::fs::File;

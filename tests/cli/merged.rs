@@ -1,9 +1,11 @@
 //! `merge`: the merged model is the base with its adapter.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::common::fixture;
-use crate::common::program::{Place, copy};
+use crate::common::program::{Place, copy, finish};
 
 fn text(path: &str) -> String {
     fixture(path).to_str().unwrap().to_string()
@@ -98,6 +100,204 @@ fn bf16_says_what_rounding_cost() {
     ran.ok();
     let kind = place.run(&["inspect", "merged", "--json"]).json().remove(0);
     assert_eq!(kind["dtype"], "bf16");
+}
+
+/// Names in a directory, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The share of the adapter's effect that the program tells, in per cent.
+fn share(told: &str) -> f64 {
+    let line = told
+        .lines()
+        .find(|line| line.starts_with("effect of the adapter that survives"))
+        .unwrap_or_else(|| panic!("{told}"));
+    line.split(':').nth(1).unwrap().trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn code_of_the_model_comes_with_it() {
+    let place = Place::new();
+    let (base, adapter) = (text("cases/merge-auto-map/base"), text("cases/merge-auto-map/adapter"));
+    copy(base.as_ref(), &place.path("base"));
+    for (name, content) in [
+        ("additional_chat_templates/tool_use.jinja", "{{ messages }}"),
+        ("LICENSE", "free"),
+        ("tekken.json", "{}"),
+    ] {
+        std::fs::create_dir_all(place.path("base/additional_chat_templates")).unwrap();
+        place.write(&format!("base/{name}"), content);
+    }
+    place.run(&["merge", "--base", "base", "--adapter", &adapter, "--output", "merged", "--force"]).ok();
+    for name in
+        ["configuration_tiny.py", "additional_chat_templates/tool_use.jinja", "LICENSE", "tekken.json"]
+    {
+        assert_eq!(place.read(&format!("merged/{name}")), place.read(&format!("base/{name}")), "{name}");
+    }
+    let config: Value = serde_json::from_slice(&place.read("merged/config.json")).unwrap();
+    assert_eq!(config["auto_map"]["AutoConfig"], "configuration_tiny.TinyConfig");
+}
+
+#[test]
+fn what_llama_cpp_cannot_be_told_is_refused_before_anything_is_written() {
+    let place = Place::new();
+    copy(&fixture("cases/gguf-yarn-attention-factor/base"), &place.path("base"));
+    let adapter = text("cases/gguf-yarn-attention-factor/a");
+    place.edit("base/config.json", |config| config["rope_parameters"]["truncate"] = false.into());
+    let merge = [
+        "merge",
+        "--base",
+        "base",
+        "--adapter",
+        &adapter,
+        "--format",
+        "gguf",
+        "--output",
+        "m.gguf",
+        "--force",
+    ];
+    let ran = place.run(&merge);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("rope_scaling.truncate false"), "{}", ran.stderr);
+    assert_eq!(names(&place.path(".")), ["base"]);
+    place.edit("base/config.json", |config| config["rope_parameters"]["truncate"] = true.into());
+    let ran = place.run(&merge);
+    assert!(ran.stderr.contains("verified"), "{}", ran.stderr);
+    ran.ok();
+}
+
+#[test]
+fn a_stored_head_that_the_configuration_ties_is_not_lost() {
+    let place = Place::new();
+    let (base, adapter) = (text("cases/tied-head-stored-gguf/base"), text("cases/tied-head-stored-gguf/a"));
+    for more in [vec!["--format", "gguf", "--output", "m.gguf"], vec!["--output", "m"]] {
+        let ran = place.run(&[&["merge", "--base", &base, "--adapter", &adapter], &more[..]].concat());
+        assert!(ran.code == Some(1) || ran.code == Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("tie_word_embeddings") && ran.stderr.contains("lm_head"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(names(&place.path(".")), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
+    let place = Place::new();
+    // A base in 8 bits, and an adapter that moves its weights by less than half a step: to the same 8 bits it is rounded
+    // away.
+    let (base, data) = (text("gguf/qwen2.gguf"), text("pairs.jsonl"));
+    place.recipe(base.as_ref(), data.as_ref(), &[]);
+    place.run(&["train", "-q", "-c", "run.yaml"]).ok();
+    let merge = |output: &str, dtype: &str, more: &[&str]| {
+        let args = [
+            "merge",
+            "--base",
+            &base,
+            "--adapter",
+            "run/adapter",
+            "--format",
+            "gguf",
+            "--dtype",
+            dtype,
+            "--output",
+            output,
+        ];
+        place.run(&[&args[..], more].concat())
+    };
+    let whole = merge("f16.gguf", "f16", &[]);
+    let of_run = format!("pairs of {data} and");
+    assert!(whole.stderr.contains(&of_run), "the run's own pairs: {}", whole.stderr);
+    // Attention of a quantised base is bf16, which moves log-probs by a hundredth of what the adapter does.
+    assert!((share(&whole.stderr) - 100.0).abs() < 10.0, "{}", whole.stderr);
+    whole.ok();
+    let small = merge("q8.gguf", "q8_0", &[]);
+    assert_eq!(small.code, Some(1), "{}", small.stderr);
+    assert!(
+        small.stderr.contains("--dtype bf16 or f16") && small.stderr.contains("export"),
+        "{}",
+        small.stderr
+    );
+    assert!(share(&small.stderr) < 40.0 && !place.path("q8.gguf").exists(), "{}", small.stderr);
+    let kept = merge("q8.gguf", "q8_0", &["--force"]);
+    assert!(
+        kept.stderr.contains("warning:") && kept.stderr.contains("kept because of --force"),
+        "{}",
+        kept.stderr
+    );
+    kept.ok();
+    assert!(place.path("q8.gguf").exists());
+    // On pairs of one's own.
+    let given = merge("f32.gguf", "f32", &["--data", &data]);
+    assert!(given.stderr.contains(&of_run), "{}", given.stderr);
+    given.ok();
+    let hidden = names(&place.path(".")).into_iter().filter(|name| name.starts_with('.')).collect::<Vec<_>>();
+    assert_eq!(hidden, Vec::<String>::new());
+    let wrong = place.run(&[
+        "merge",
+        "--base",
+        &base,
+        "--adapter",
+        "run/adapter",
+        "--dtype",
+        "q4_k_m",
+        "--output",
+        "x",
+    ]);
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("--format gguf"), "{}", wrong.stderr);
+}
+
+#[test]
+fn super_blocks_are_written_and_read() {
+    let place = Place::new();
+    let (base, data) = (text("gguf/llama-k.gguf"), text("pairs.jsonl"));
+    place.recipe(base.as_ref(), data.as_ref(), &[("train.learning_rate", 2e-2.into())]);
+    place.run(&["train", "-q", "-c", "run.yaml"]).ok();
+    for (dtype, wanted) in [("q4_k_m", "Q6_K+Q4_K"), ("q6_k", "Q6_K")] {
+        let merge =
+            ["merge", "--base", &base, "--adapter", "run/adapter", "--format", "gguf", "--dtype", dtype];
+        let ran = place.run(&[&merge[..], &["--output", dtype]].concat());
+        assert!(share(&ran.stderr) > 90.0, "{dtype}: {}", ran.stderr);
+        ran.ok();
+        let inspected = &place.run(&["inspect", "--json", dtype]).json()[0];
+        assert_eq!(inspected["dtype"], wanted);
+    }
+}
+
+#[test]
+fn an_adapter_that_does_nothing_is_said_to_do_nothing() {
+    let place = Place::new();
+    let (base, adapter) = (text("models/llama"), text("models/llama/adapters/plain"));
+    let ran =
+        place.run(&["merge", "--base", &base, "--adapter", &adapter, "--weights", "0", "--output", "merged"]);
+    assert!(ran.stderr.contains("the adapter changes nothing"), "{}", ran.stderr);
+    ran.ok();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_merge_leaves_nothing() {
+    for signal in ["-INT", "-TERM"] {
+        let place = Place::new();
+        std::fs::create_dir(place.path("out")).unwrap();
+        let adapter = format!("{}/adapters/tiny-reviews-favourable", env!("CARGO_MANIFEST_DIR"));
+        let merge = ["merge", "--base", "tiny-reviews", "--adapter", &adapter, "--output", "out/merged"];
+        let child = place.command(&merge).spawn().unwrap();
+        // It is verified under its temporary name, which takes a while.
+        let begun = std::time::Instant::now();
+        while names(&place.path("out")).is_empty() && begun.elapsed().as_secs() < 60 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        let ran = finish(child);
+        assert!(matches!(ran.code, Some(130 | 143)), "{:?}: {}", ran.code, ran.stderr);
+        assert_eq!(names(&place.path("out")), Vec::<String>::new(), "{}", ran.stderr);
+    }
 }
 
 #[test]

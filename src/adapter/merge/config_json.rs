@@ -20,9 +20,22 @@ pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
             config.insert(key.into(), name.into());
         }
     }
-    match config.get("rope_parameters").and_then(Value::as_object).cloned() {
-        Some(parameters) => write_old_names(config, parameters),
-        None => write_new_name(config),
+    let is =
+        |config: &Map<String, Value>, key: &str, text: &str| config.get(key).is_some_and(|it| it == text);
+    if is(config, "model_type", "gemma") && is(config, "hidden_act", "gelu") {
+        // What transformers 5 computes whichever stands there; 4 takes it by the word.
+        config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
+    }
+    let object =
+        |key: &str| config.get(key).and_then(Value::as_object).filter(|map| !map.is_empty()).cloned();
+    match (object("rope_scaling"), object("rope_parameters")) {
+        // transformers 4 knows the old name alone, and 5 prefers it, whatever stands beside it: its word goes on counting.
+        (Some(_), Some(parameters)) if !is_by_kind(&parameters) => {
+            config.shift_remove("rope_parameters");
+            write_new_name(config);
+        }
+        (_, Some(parameters)) => write_old_names(config, parameters),
+        (_, None) => write_new_name(config),
     }
 }
 
@@ -30,22 +43,33 @@ fn is_absent(config: &Map<String, Value>, key: &str) -> bool {
     config.get(key).is_none_or(Value::is_null)
 }
 
-/// `rope_theta` and `rope_scaling` out of `rope_parameters`.
-fn write_old_names(config: &mut Map<String, Value>, mut parameters: Map<String, Value>) {
-    // Gemma 3 has settings by kind of layer; its old names are `rope_theta` and `rope_local_base_freq`.
-    for (kind, key) in [("full_attention", "rope_theta"), ("sliding_attention", "rope_local_base_freq")] {
-        let theta = parameters.get(kind).and_then(|of| of.get("rope_theta"));
-        if let Some(theta) = theta.filter(|_| is_absent(config, key)) {
-            config.insert(key.into(), theta.clone());
+/// Gemma 3 has settings by kind of layer.
+fn is_by_kind(parameters: &Map<String, Value>) -> bool {
+    parameters.values().any(Value::is_object)
+}
+
+/// `rope_theta`, `rope_scaling` and what else stood at the top, out of `rope_parameters`.
+fn write_old_names(config: &mut Map<String, Value>, parameters: Map<String, Value>) {
+    let old = |config: &mut Map<String, Value>, key: &str, value: Option<Value>| {
+        if let Some(value) = value.filter(|_| is_absent(config, key)) {
+            config.insert(key.into(), value);
         }
+    };
+    let part = |kind: &str| parameters.get(kind).and_then(Value::as_object).cloned();
+    if is_by_kind(&parameters) {
+        // The old names are of the layers that see everything; the others have a base of their own, and no scaling.
+        let local = part("sliding_attention").and_then(|mut of| of.shift_remove("rope_theta"));
+        old(config, "rope_local_base_freq", local);
     }
-    let Some(theta) = parameters.remove("rope_theta") else { return };
-    if is_absent(config, "rope_theta") {
-        config.insert("rope_theta".into(), theta);
-    }
-    let scaled = parameters.get("rope_type").is_some_and(|kind| kind != "default");
-    if scaled && is_absent(config, "rope_scaling") {
-        config.insert("rope_scaling".into(), parameters.into());
+    let mut settings =
+        if is_by_kind(&parameters) { part("full_attention").unwrap_or_default() } else { parameters };
+    let theta = settings.shift_remove("rope_theta");
+    old(config, "rope_theta", theta);
+    let partial = settings.shift_remove("partial_rotary_factor");
+    old(config, "partial_rotary_factor", partial);
+    let kind = settings.get("rope_type").or(settings.get("type"));
+    if kind.is_some_and(|kind| kind != "default") {
+        old(config, "rope_scaling", Some(settings.into()));
     }
 }
 
@@ -61,6 +85,9 @@ fn write_new_name(config: &mut Map<String, Value>) {
     let kind = scaling.get("rope_type").or(scaling.get("type")).cloned().unwrap_or(json!("default"));
     parameters.insert("rope_type".into(), kind);
     parameters.insert("rope_theta".into(), config["rope_theta"].clone());
+    if let Some(partial) = config.get("partial_rotary_factor").filter(|partial| partial.is_number()) {
+        parameters.insert("partial_rotary_factor".into(), partial.clone());
+    }
     parameters.extend(scaling.into_iter().filter(|(key, _)| key != "type" && key != "rope_type"));
     config.insert("rope_parameters".into(), parameters.into());
 }
@@ -95,8 +122,37 @@ mod tests {
         let gemma = updated(json!({"rope_parameters": by_kind}), None);
         assert_eq!((&gemma["rope_theta"], &gemma["rope_local_base_freq"]), (&json!(1e6), &json!(1e4)));
         assert_eq!(updated(json!({"model_type": "gpt2"}), None), json!({"model_type": "gpt2"}));
+        let scaled = json!({"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}});
+        let gemma = updated(json!({"rope_parameters": scaled}), None);
+        assert_eq!(gemma["rope_scaling"], json!({"rope_type": "linear", "factor": 8.0}));
+        assert_eq!((&gemma["rope_theta"], &gemma["rope_parameters"]), (&json!(1e6), &scaled));
+        let partial = json!({"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25});
+        assert_eq!(updated(json!({"rope_parameters": partial}), None)["partial_rotary_factor"], 0.25);
         // hostile shapes are left alone
         assert_eq!(updated(json!({"rope_parameters": 3}), None), json!({"rope_parameters": 3}));
+    }
+
+    /// Both versions of transformers take `rope_scaling` where both names are there, and their default theta if the top
+    /// has none.
+    #[test]
+    fn the_old_name_beside_the_new_one_goes_on_counting() {
+        let (old, new) =
+            (json!({"type": "linear", "factor": 4.0}), json!({"rope_type": "default", "rope_theta": 5e5}));
+        let without = updated(json!({"rope_scaling": old, "rope_parameters": new}), None);
+        assert_eq!(without, json!({"rope_scaling": old}));
+        let with = updated(json!({"rope_theta": 3e4, "rope_scaling": old, "rope_parameters": new}), None);
+        assert_eq!(with["rope_parameters"], json!({"rope_type": "linear", "rope_theta": 3e4, "factor": 4.0}));
+        let empty = updated(json!({"rope_scaling": {}, "rope_parameters": new}), None);
+        assert_eq!((&empty["rope_theta"], &empty["rope_parameters"]), (&json!(5e5), &new));
+    }
+
+    #[test]
+    fn gemmas_first_name_of_its_nonlinearity_is_put_right() {
+        let act = |kind: &str| {
+            updated(json!({"model_type": kind, "hidden_act": "gelu"}), None)["hidden_act"].clone()
+        };
+        assert_eq!((act("gemma"), act("gpt_neox")), (json!("gelu_pytorch_tanh"), json!("gelu")));
     }
 
     #[test]

@@ -1,27 +1,28 @@
 //! Numbers as they are stored, and what that costs them.
 
+use std::io::Result;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::super::gguf_writer::{Q8_BLOCK, Q8_BYTES, q8_0_into};
 use crate::ops::simd::vectorised;
-use crate::weights::DType;
+use crate::weights::{BlockKind, Blocks, DType, quantise};
 
 /// How numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     /// One by one.
     Float(DType),
-    /// ggml's blocks of 32, which no row may cut.
-    Q8_0,
+    /// ggml's blocks, which no row may cut.
+    Blocks(BlockKind),
 }
 
 impl Encoding {
-    /// Bytes of so many numbers; for Q8_0 a multiple of 32 of them.
+    /// Bytes of so many numbers, whole blocks of them.
     pub fn bytes(self, numbers: usize) -> usize {
         match self {
             Self::Float(dtype) => numbers * dtype.size(),
-            Self::Q8_0 => numbers / Q8_BLOCK * Q8_BYTES,
+            Self::Blocks(kind) => numbers / kind.block().0 * kind.block().1,
         }
     }
 }
@@ -68,15 +69,21 @@ impl Encoder {
     }
 
     /// Encodes `exact`, rounded to nearest even, into all of `bytes`.
-    pub fn encode(&mut self, encoding: Encoding, exact: &[f32], bytes: &mut [u8]) -> Stock {
+    ///
+    /// # Errors
+    /// If blocks are cut.
+    pub fn encode(&mut self, encoding: Encoding, exact: &[f32], bytes: &mut [u8]) -> Result<Stock> {
         let Self { before, stored, bf16, f16 } = self;
         if encoding == Encoding::Float(DType::F32) {
             bytes.copy_from_slice(bytemuck::cast_slice(exact));
-            return take(before, exact, exact);
+            return Ok(take(before, exact, exact));
         }
         stored.resize(exact.len(), 0.0);
         match encoding {
-            Encoding::Q8_0 => blocks(exact, bytes, stored),
+            Encoding::Blocks(kind) => {
+                quantise(kind, exact, bytes).map_err(std::io::Error::other)?;
+                Blocks::new(kind, bytes).read(0, stored);
+            }
             Encoding::Float(DType::F16) => {
                 f16.resize(exact.len(), f16::ZERO);
                 f16.convert_from_f32_slice(exact);
@@ -89,18 +96,7 @@ impl Encoder {
                 bytes.copy_from_slice(bytemuck::cast_slice(bf16));
             }
         }
-        take(before, exact, stored)
-    }
-}
-
-fn blocks(exact: &[f32], bytes: &mut [u8], stored: &mut [f32]) {
-    let blocks = bytes.chunks_exact_mut(Q8_BYTES).zip(exact.chunks_exact(Q8_BLOCK));
-    for ((bytes, exact), stored) in blocks.zip(stored.chunks_exact_mut(Q8_BLOCK)) {
-        q8_0_into(exact, bytes);
-        let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-        for (byte, stored) in bytes[2..].iter().zip(stored) {
-            *stored = f32::from(byte.cast_signed()) * scale;
-        }
+        Ok(take(before, exact, stored))
     }
 }
 
@@ -181,7 +177,7 @@ mod tests {
         let exact = numbers();
         let (mut encoder, mut bytes) = (Encoder::default(), vec![0; exact.len() * 2]);
         encoder.before(exact.len()).copy_from_slice(&exact);
-        let stock = encoder.encode(Encoding::Float(DType::Bf16), &exact, &mut bytes);
+        let stock = encoder.encode(Encoding::Float(DType::Bf16), &exact, &mut bytes).unwrap();
         for (exact, bytes) in exact.iter().zip(bytes.chunks_exact(2)) {
             let found = u16::from_le_bytes([bytes[0], bytes[1]]);
             assert_eq!(found, bf16::from_f32(*exact).to_bits(), "{exact:e}");
@@ -205,7 +201,7 @@ mod tests {
         ] {
             let (mut encoder, mut bytes) = (Encoder::default(), vec![0; 37 * encoding.size()]);
             encoder.before(37).copy_from_slice(&before);
-            let stock = encoder.encode(Encoding::Float(encoding), &exact, &mut bytes);
+            let stock = encoder.encode(Encoding::Float(encoding), &exact, &mut bytes).unwrap();
             let squares = |a: &[f32], b: &[f32]| {
                 a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
             };
@@ -218,8 +214,9 @@ mod tests {
         let mut encoder = Encoder::default();
         encoder.before(17).fill(1.0);
         let mut exact = [1.0; 17];
-        let mut overflows =
-            |exact: &[f32]| encoder.encode(Encoding::Float(DType::F16), exact, &mut [0; 34]).overflows;
+        let mut overflows = |exact: &[f32]| {
+            encoder.encode(Encoding::Float(DType::F16), exact, &mut [0; 34]).unwrap().overflows
+        };
         assert!(!overflows(&exact));
         exact[16] = 7e4;
         assert!(overflows(&exact), "f16 ends at 65504");

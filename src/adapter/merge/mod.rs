@@ -3,6 +3,7 @@
 //! Sums are f32, rounded once to the storage type. Tensors are streamed: the layout of the files follows from shapes,
 //! then numbers go from the mapped base to the disk in blocks, whatever the size of the model.
 
+mod companions;
 mod config_json;
 mod encode;
 pub mod gguf;
@@ -10,6 +11,7 @@ mod plan;
 mod shards;
 mod stream;
 mod tensor;
+pub mod weights;
 
 use std::fs::File;
 use std::path::Path;
@@ -22,6 +24,7 @@ use crate::files::{self, Draining};
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::{DType, WeightSource};
+use companions::Companions;
 use plan::Plan;
 use shards::{INDEX, Planned, Shard};
 use stream::Stream;
@@ -60,8 +63,8 @@ impl Default for MergeOptions {
 pub struct MergedModule {
     /// Its path.
     pub module: String,
-    /// Its storage type.
-    pub dtype: DType,
+    /// Its storage type, by name.
+    pub storage: String,
     /// ‖ΔW‖_F, of what was added.
     pub delta_norm: f64,
     /// ‖W' stored − W' exact‖_F.
@@ -79,6 +82,8 @@ pub struct MergeReport {
     pub files: Vec<String>,
     /// Bytes of all tensors.
     pub bytes: u64,
+    /// Files of the base's directory that were not copied though they may matter, with the reason.
+    pub left_out: Vec<String>,
 }
 
 impl MergeReport {
@@ -96,20 +101,6 @@ impl MergeReport {
     }
 }
 
-/// Files of a model directory that are copied as they are.
-const COPIED: &[&str] = &[
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "added_tokens.json",
-];
-
 /// Writes `base` with each adapter times its weight into the directory `output`, which appears whole or not at all.
 ///
 /// # Errors
@@ -121,13 +112,26 @@ pub fn merge(
     output: &Path,
     options: &MergeOptions,
 ) -> Result<MergeReport> {
+    merge_checked(base, adapters, output, options, |_, _| Ok(()))
+}
+
+/// As [`merge`]; `check` sees the whole model in a temporary place, and what it refuses is never at `output`.
+///
+/// # Errors
+/// As [`merge`], and what `check` says.
+pub fn merge_checked(
+    base: &Base,
+    adapters: &[(&Lora, f64)],
+    output: &Path,
+    options: &MergeOptions,
+    check: impl FnOnce(&Path, &MergeReport) -> Result<()>,
+) -> Result<MergeReport> {
     check_output(base, output, options.overwrite)?;
     let plan = Plan::new(base, adapters, options)?;
+    let companions = Companions::of(base.directory)?;
     files::write_directory(output, options.overwrite, |directory| {
-        write_config(base.directory, directory, options.dtype, plan.untied.is_some())?;
-        for name in COPIED.iter().filter(|name| base.directory.join(name).exists()) {
-            copy(&base.directory.join(name), &directory.join(name))?;
-        }
+        write_config(base, directory, options.dtype, plan.untied.is_some())?;
+        companions.copy(directory)?;
         let mut modules = Vec::new();
         for shard in &plan.shards {
             write_shard(base, &plan, shard, &directory.join(&shard.file), &mut modules)?;
@@ -136,7 +140,10 @@ pub fn merge(
             write_json(&directory.join(INDEX), &shards::index(&plan.shards))?;
         }
         modules.sort_by(|a, b| a.module.cmp(&b.module));
-        Ok(MergeReport { modules, files: plan.files(), bytes: plan.bytes() })
+        let left_out = companions.left_out;
+        let report = MergeReport { modules, files: plan.files(), bytes: plan.bytes(), left_out };
+        check(directory, &report)?;
+        Ok(report)
     })
 }
 
@@ -218,20 +225,23 @@ fn write_tensor<'a>(
     }
     Ok(target.map(|target| MergedModule {
         module: target.linear.module.clone(),
-        dtype,
+        storage: dtype.name().into(),
         delta_norm: stock.delta.sqrt(),
         rounding_norm: stock.rounding.sqrt(),
         rounding_max: stock.largest,
     }))
 }
 
-fn write_config(base: &Path, directory: &Path, dtype: Option<DType>, untied: bool) -> Result<()> {
-    let path = base.join("config.json");
+/// The base's configuration, brought up to date. `untied`: the head was adapted and no longer is the embedding.
+fn write_config(base: &Base, directory: &Path, dtype: Option<DType>, untied: bool) -> Result<()> {
+    let path = base.directory.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
     let mut config: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|e| Error::Model(format!("{} is no JSON object: {e}", path.display())))?;
     config_json::update(&mut config, dtype);
-    if untied {
+    // A head that is stored counts, whatever the configuration says of it: so transformers 5 reads it, and 4 would not.
+    let own_head = untied || base.spec.head.is_some();
+    if own_head && config.get("tie_word_embeddings").is_none_or(|ties| *ties != Value::Bool(false)) {
         config.insert("tie_word_embeddings".into(), false.into());
     }
     write_json(&directory.join("config.json"), &config.into())
@@ -239,12 +249,6 @@ fn write_config(base: &Path, directory: &Path, dtype: Option<DType>, untied: boo
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     files::write_bytes(path, format!("{value:#}\n").as_bytes())
-}
-
-/// A copy with the permissions of a new file (a hub's cache may be read-only).
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let mut source = File::open(from).map_err(Error::read(from))?;
-    files::write_atomically(to, |out| std::io::copy(&mut source, out).map(|_| ()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a merge will write, known and checked before anything is written.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use safetensors::tensor::Dtype;
 
@@ -12,6 +13,9 @@ use crate::error::{Error, Problems, Result, nearest};
 use crate::model::lora::Lora;
 use crate::model::spec::LinearSpec;
 use crate::weights::DType;
+
+/// Numbers that are compared at once.
+const PIECE: usize = 1 << 20;
 
 /// A tensor that adapters change.
 pub(super) struct Target<'a> {
@@ -104,6 +108,7 @@ pub(super) fn targets<'a>(
     base: &Base<'a>,
     adapters: &[(&'a Lora, f64)],
 ) -> Result<BTreeMap<String, Target<'a>>> {
+    check_head(base)?;
     let linears: BTreeMap<String, LinearSpec> = base
         .spec
         .linears()
@@ -144,6 +149,30 @@ pub(super) fn targets<'a>(
         .finish()
         .map_err(|e| Error::Adapter(format!("the adapter does not fit {}:\n{e}", base.source.describe())))?;
     Ok(targets)
+}
+
+/// A head that the base stores is not dropped because its configuration ties the head to the embedding.
+fn check_head(base: &Base) -> Result<()> {
+    let name = format!("{}.weight", head::linear(base.spec).module);
+    if base.spec.head.is_some() || base.source.shape(&name).is_none() {
+        return Ok(());
+    }
+    let embedding = head::weight_name(base.source, base.spec);
+    let (stored, shared) = (base.source.get(&name)?, base.source.get(&embedding)?);
+    let pieces = (0..stored.elements().len())
+        .step_by(PIECE)
+        .map(|start| start..(start + PIECE).min(stored.elements().len()));
+    let same = |piece: Range<usize>| {
+        stored.elements().slice(piece.clone()).to_f32() == shared.elements().slice(piece).to_f32()
+    };
+    if stored.shape() == shared.shape() && pieces.into_iter().all(same) {
+        return Ok(());
+    }
+    Err(Error::Model(format!(
+        "{} stores a {name} that differs from {embedding}, but config.json ties them, so one program reads it and the next \
+         does not; set tie_word_embeddings to false to keep it, or delete it from the file",
+        base.source.describe()
+    )))
 }
 
 fn check(base: &Base, linear: &LinearSpec, name: &str, (outputs, inputs): (usize, usize)) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::weights::{DType, FrozenWeight};
 /// Numbers in a block of rows: enough to keep all threads at work, few beside any model's tensors.
 const BLOCK: usize = 1 << 22;
 /// Rows and columns of a tile, 192 KiB of f32: it stays in a core's cache from widening to rounding. Fixed, so that sums
-/// do not depend on the number of threads; columns are whole blocks of Q8_0.
+/// do not depend on the number of threads; columns are whole blocks of every type.
 const TILE_ROWS: usize = 48;
 const TILE_COLUMNS: usize = 1024;
 
@@ -34,6 +34,18 @@ impl<'a> Addend<'a> {
         let factor = weight * slot.scale;
         let b = lora.values()[slot.b()].iter().map(|b| (f64::from(*b) * factor) as f32).collect();
         Self { a: &lora.values()[slot.a()], b, rank: slot.rank }
+    }
+
+    pub fn a(&self) -> &[f32] {
+        self.a
+    }
+
+    pub fn b(&self) -> &[f32] {
+        &self.b
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank
     }
 
     /// The left operand of these rows of the product, as the weight is stored.
@@ -129,7 +141,7 @@ impl Region<'_> {
                 let from = start + task * per_task;
                 self.fill(from..from + bytes.len() / row_bytes, bytes, scratch)
             });
-            let parts: Vec<Stock> = parts.collect();
+            let parts = parts.collect::<Result<Vec<Stock>>>()?;
             out.write_buffer(bytes)?;
             stock = parts.into_iter().fold(stock, Stock::and);
         }
@@ -137,7 +149,7 @@ impl Region<'_> {
     }
 
     /// These rows, encoded into `bytes`; every pass over a tile finds it in the cache.
-    fn fill(&self, rows: Range<usize>, bytes: &mut [u8], scratch: &mut Scratch) -> Stock {
+    fn fill(&self, rows: Range<usize>, bytes: &mut [u8], scratch: &mut Scratch) -> Result<Stock> {
         let Scratch { tile, row: one } = scratch;
         let encoding = self.layout.encoding;
         let row_bytes = encoding.bytes(self.columns);
@@ -167,11 +179,11 @@ impl Region<'_> {
                         before.iter_mut().chain(&mut *exact).for_each(|x| *x += self.layout.plus);
                     }
                     let to = &mut bytes[at..at + encoding.bytes(width)];
-                    stock = stock.and(one.encode(encoding, exact, to));
+                    stock = stock.and(one.encode(encoding, exact, to)?);
                 }
             }
         }
-        stock
+        Ok(stock)
     }
 
     fn read(&self, row: usize, columns: &Range<usize>, out: &mut [f32]) {

@@ -1,130 +1,147 @@
-//! The merged model's logits beside those of base and adapters.
+//! The merged model beside base and adapters: its weights, its logits, and how much of the adapters' effect it has.
 
 use std::path::Path;
 
 use super::super::base::Base;
+use super::super::say as warn;
+use super::bound::Bound;
+use super::effect::{Effect, Models};
+use super::probe::Probe;
 use crate::adapter::head;
-use crate::data::{Example, Origin, PackedBatch};
+use crate::adapter::merge::{self, MergeReport, weights};
+use crate::cli::{MergeArgs, MergeFormat};
 use crate::error::{Error, Result};
-use crate::model::config::{DeviceChoice, WeightDtype};
+use crate::model::config::WeightDtype;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Lora;
-use crate::model::pass::Pass;
-use crate::random::Stream;
-use crate::weights::DType;
 
-/// Largest difference of logits, relative to their largest size, that passes: f32 arithmetic in another order.
-const BOUND_F32: f64 = 1e-4;
-/// The same where weights are rounded to 16 bits on the way.
-const BOUND_HALF: f64 = 0.1;
+/// Below this share of the adapters' effect a merge is warned of.
+const WARNED: f64 = 0.95;
+/// Below this share it fails.
+const FAILED: f64 = 0.8;
 
-/// Compares, says what was found, and fails over the bound.
-pub(super) fn run(
-    base: &Base,
-    parts: &[(&Lora, f64)],
-    output: &Path,
-    device: DeviceChoice,
-    say: impl Fn(&str),
-) -> Result<()> {
-    let policy = policy(base, parts)?;
-    let merged = Base::open(&output.to_string_lossy(), WeightDtype::Auto, device)?.decoder()?;
-    let batch = probe(&policy);
-    let rows: Vec<u32> = (0..batch.tokens.len() as u32).collect();
-    let logits = |decoder: &Decoder| -> Result<Vec<Vec<f32>>> {
-        Ok(decoder.logits(&batch, &rows, Pass::Policy)?.to_vec2::<f32>()?)
-    };
-    let (want, got) = (logits(&policy)?, logits(&merged)?);
-    let found = Difference::between(&want, &got);
-    let half = merged.head().weight().dtype() != Some(DType::F32);
-    let bound = if half { BOUND_HALF } else { BOUND_F32 };
-    say(&format!(
-        "verified on {} positions: maximum |Δlogit| {:.3e} (largest logit {:.2}), mean {:.3e}, KL {:.3e} nats; bound {:.0e} relative",
-        rows.len(),
-        found.max,
-        found.largest,
-        found.mean,
-        found.kl,
-        bound
-    ));
-    if found.max <= bound * found.largest {
-        return Ok(());
-    }
-    Err(Error::Weights(format!(
-        "the merged model's logits are {:.3e} off, over the bound of {:.3e}; {} is left for inspection",
-        found.max,
-        bound * found.largest,
-        output.display()
-    )))
+/// What is verified.
+pub(super) struct Merged<'a> {
+    pub base: &'a Base,
+    pub from: &'a merge::Base<'a>,
+    pub parts: &'a [(&'a Lora, f64)],
+    pub args: &'a MergeArgs,
 }
 
-/// Base and adapters, each times its weight. The decoder adapts no head: the sum of head and adapter stands in for it.
-fn policy(base: &Base, parts: &[(&Lora, f64)]) -> Result<Decoder> {
-    let mut decoder = match head::adapted(&*base.source, &base.spec, parts)? {
-        Some((source, spec)) => Decoder::load(spec, &source, base.dtype, &base.device)?,
-        None => base.decoder()?,
+impl Merged<'_> {
+    /// Compares what stands at `place`, says what was found, and fails where it is too far off. With `--force` it warns.
+    ///
+    /// # Errors
+    /// If the merged model cannot be read, or is not what it should be.
+    pub fn verify(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
+        match self.compare(place, report, say) {
+            Err(error) if self.args.force => {
+                warn(&format!("warning: {error}; it is kept because of --force"));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn compare(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
+        let (base, args) = (self.base, self.args);
+        let opened = Base::open_with(&place.to_string_lossy(), WeightDtype::Auto, args.device, args.force)?;
+        weights::check(self.from, self.parts, (&*opened.source, &opened.spec), report)?;
+        let merged = opened.decoder()?;
+        let (policy, bare) = policy(base, self.parts)?;
+        let probe = Probe::new(base, &policy, args)?;
+        let models = Models { policy: &policy, base: bare.as_ref().unwrap_or(&policy), merged: &merged };
+        let effect = Effect::measure(&models, &probe)?;
+        let bound = Bound::new(&policy, &merged);
+        say(&verified(&effect, &bound));
+        say(&survived(&effect, &probe));
+        bound.check(&effect)?;
+        self.judge(&effect, &bound)
+    }
+
+    /// Whether enough of the adapters' effect is left.
+    fn judge(&self, effect: &Effect, bound: &Bound) -> Result<()> {
+        let Some(share) = effect.share() else { return Ok(()) };
+        // Where arithmetic alone moves log-probs as the adapter does, the figure is no surer than this.
+        let unsure = if bound.is_exact() { 2.0 * effect.share_error() } else { 0.0 };
+        let found = format!("{:.1} % of the adapter's effect survives in the merged model", 100.0 * share);
+        if share + unsure < FAILED {
+            return Err(Error::Weights(format!(
+                "{found}, less than {:.0} %; {}, or insist with --force",
+                100.0 * FAILED,
+                self.remedy(bound)
+            )));
+        }
+        if share + unsure < WARNED {
+            warn(&format!("warning: {found}; {}", self.remedy(bound)));
+        } else if share < WARNED {
+            warn(&format!(
+                "warning: the adapter moves log-probs by {:.1e} nats, about as much as arithmetic in 16 bits does: what \
+                 survives cannot be told; {}",
+                effect.shift(),
+                self.remedy(bound)
+            ));
+        }
+        Ok(())
+    }
+
+    fn remedy(&self, bound: &Bound) -> &'static str {
+        match self.args.format {
+            MergeFormat::Gguf if !bound.is_exact() => {
+                "write --dtype bf16 or f16, or serve the adapter beside the base (dpo-lora export --format gguf)"
+            }
+            MergeFormat::Gguf => {
+                "write --dtype f32, or serve the adapter beside the base (dpo-lora export --format gguf)"
+            }
+            MergeFormat::Safetensors => "write --dtype f32, or serve the adapter beside the base, as it is",
+        }
+    }
+}
+
+fn verified(effect: &Effect, bound: &Bound) -> String {
+    format!(
+        "verified on {} positions: maximum |Δlogit| {:.3e} (largest logit {:.2}), root mean square {:.3e}, KL {:.3e} nats; {bound}",
+        effect.tokens,
+        effect.furthest,
+        effect.largest,
+        effect.difference(),
+        effect.lost(),
+        bound = bound.describe(effect),
+    )
+}
+
+fn survived(effect: &Effect, probe: &Probe) -> String {
+    let Some(share) = effect.share() else {
+        return format!("the adapter changes nothing on {}: there is no effect to keep", probe.described);
+    };
+    format!(
+        "effect of the adapter that survives: {:.1} % (± {:.1}) of its shift of log-probs on {} tokens of {}; KL from it {:.2e} \
+         nats a token, from it to the base {:.2e}; greedy text goes the base's way in {} of {} where the adapter's does not",
+        100.0 * share,
+        100.0 * effect.share_error(),
+        effect.tokens,
+        probe.described,
+        effect.lost(),
+        effect.whole(),
+        effect.fallen_back,
+        effect.changed,
+    )
+}
+
+/// Base and adapters, each times its weight; and the base alone where it is not the first without its adapters. The base
+/// is as it is stored: what another type costs it is the merged model's. The decoder adapts no head: the sum of head and
+/// adapter stands in for it.
+fn policy(base: &Base, parts: &[(&Lora, f64)]) -> Result<(Decoder, Option<Decoder>)> {
+    let plain = || Decoder::load(base.spec.clone(), &*base.source, None, &base.device);
+    let (mut decoder, bare) = match head::adapted(&*base.source, &base.spec, parts)? {
+        Some((source, spec)) => (Decoder::load(spec, &source, None, &base.device)?, Some(plain()?)),
+        None => (plain()?, None),
     };
     let scaled =
         parts.iter().map(|(lora, weight)| head::without(lora, &base.spec, &base.device)?.scaled(*weight));
     decoder.trained = Some(Lora::stacked(&scaled.collect::<Result<Vec<_>>>()?, &base.device)?);
-    Ok(decoder)
+    Ok((decoder, bare))
 }
 
-/// A few sequences of tokens from all over the vocabulary.
-fn probe(decoder: &Decoder) -> PackedBatch {
-    let spec = decoder.spec();
-    let length = 24.min(spec.max_positions);
-    let stream = Stream::new(0, "merge verification");
-    let examples: Vec<Example> = (0..4u64)
-        .map(|i| {
-            let token = |j: usize| stream.child(i).below(j as u64, spec.vocab_size) as u32;
-            let (prompt, completions) = ((0..length).map(token).collect(), Vec::new());
-            Example { prompt, completions, label: 1.0, origin: Origin::new("probe", i as usize + 1) }
-        })
-        .collect();
-    PackedBatch::new(&examples.iter().collect::<Vec<_>>())
-}
-
-/// How far two sets of logits are apart.
-struct Difference {
-    max: f64,
-    mean: f64,
-    kl: f64,
-    largest: f64,
-}
-
-impl Difference {
-    fn between(want: &[Vec<f32>], got: &[Vec<f32>]) -> Self {
-        let mut found = Self { max: 0.0, mean: 0.0, kl: 0.0, largest: 0.0 };
-        for (want, got) in want.iter().zip(got) {
-            let mut sum = 0.0;
-            for (w, g) in want.iter().zip(got) {
-                let apart = f64::from((w - g).abs());
-                // A NaN must not pass for a small difference.
-                found.max = if apart > found.max || apart.is_nan() { apart } else { found.max };
-                found.largest = found.largest.max(f64::from(w.abs()));
-                sum += apart;
-            }
-            found.mean += sum / want.len().max(1) as f64;
-            found.kl += divergence(want, got);
-        }
-        found.mean /= want.len().max(1) as f64;
-        found.kl /= want.len().max(1) as f64;
-        found
-    }
-}
-
-/// KL(softmax(p) ‖ softmax(q)), nats.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let lse = |x: &[f32]| {
-        let max = x.iter().fold(f64::NEG_INFINITY, |m, v| m.max(f64::from(*v)));
-        max + x.iter().map(|v| (f64::from(*v) - max).exp()).sum::<f64>().ln()
-    };
-    let (p_lse, q_lse) = (lse(p), lse(q));
-    p.iter()
-        .zip(q)
-        .map(|(p, q)| {
-            let (p, q) = (f64::from(*p) - p_lse, f64::from(*q) - q_lse);
-            p.exp() * (p - q)
-        })
-        .sum()
-}
+#[cfg(test)]
+mod tests;

@@ -169,19 +169,45 @@ pub(super) fn read(file: &GgufFile, architecture: &Architecture) -> Result<Map<S
     }
 }
 
+/// As `llama_hparams` and `llama_context` take it (`src/llama-model.cpp`, `src/llama-context.cpp`). Of yarn's settings they
+/// read neither `yarn_beta_fast` nor `yarn_beta_slow` nor `yarn_attn_factor` for these architectures: they compute with 32,
+/// 1 and 1 whatever stands there, and so is it here.
 fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
-    let factor = || keys.number("rope.scaling.factor");
     if keys.file.find("rope_factors_long.weight").is_some() {
         return Err(keys.unsupported("rope.scaling.type", "the rotary scaling longrope is not supported"));
     }
-    Ok(match keys.file.metadata().text(&keys.key("rope.scaling.type"))?.unwrap_or("none") {
+    let factor = match keys.number("rope.scaling.factor")? {
+        Some(factor) => Some(factor),
+        // its older name
+        None => keys.number("rope.scale_linear")?,
+    };
+    let factor = factor.filter(|factor| *factor != 0.0);
+    let attention = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let kind = keys.file.metadata().text(&keys.key("rope.scaling.type"))?.unwrap_or("linear");
+    if kind != "yarn" && attention != 1.0 {
+        return Err(keys
+            .unsupported("rope.scaling.attn_factor", "a factor of cosine and sine is known of yarn alone"));
+    }
+    Ok(match kind {
         "none" => None,
-        "linear" => factor()?.map(|factor| json!({"rope_type": "linear", "factor": factor})),
+        "linear" => {
+            let scales = factor.filter(|factor| *factor != 1.0);
+            scales.map(|factor| json!({"rope_type": "linear", "factor": factor}))
+        }
         "yarn" => {
-            let original = keys.size_or_none("rope.scaling.original_context_length")?;
-            let mut scaling = json!({"rope_type": "yarn", "factor": factor()?});
-            if let Some(original) = original {
+            let factor = factor.unwrap_or(1.0);
+            let mut scaling = json!({"rope_type": "yarn", "factor": factor});
+            if let Some(original) = keys.size_or_none("rope.scaling.original_context_length")? {
                 scaling["original_max_position_embeddings"] = original.into();
+            }
+            if attention != 1.0 {
+                if keys.architecture == "gemma3" {
+                    let why = "it would be of the layers with a window too, which no config.json says";
+                    return Err(keys.unsupported("rope.scaling.attn_factor", why));
+                }
+                // Theirs is a factor beside yarn's own, transformers' is the whole.
+                let own = if factor > 1.0 { 1.0 + 0.1 * factor.ln() } else { 1.0 };
+                scaling["attention_factor"] = json!(own * attention);
             }
             Some(scaling)
         }
@@ -222,8 +248,8 @@ fn gemma(keys: &Keys, config: &mut Value, (hidden, heads, head_dim): (u64, u64, 
                 Some(Stored::Integer(period)) => u64::try_from(period).ok(),
                 _ => None,
             };
-            let period = given.filter(|period| *period > 0).unwrap_or(pattern);
-            (0..layers).map(|layer| layer % period < period - 1).collect()
+            let period = given.unwrap_or(pattern);
+            (0..layers).map(|layer| period == 0 || layer % period < period - 1).collect()
         }
     };
     let name = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };

@@ -5,6 +5,8 @@ mod config;
 mod names;
 mod rope;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,16 +1,21 @@
 //! The metadata of a merged GGUF model.
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
-use super::super::super::gguf::{Architecture, GgufType};
+use super::super::super::gguf::Architecture;
 use super::super::super::gguf_writer::Value;
 use super::super::Base;
+use super::mix::FileType;
+use super::rotary::Rope;
 use super::tokenizer;
 use crate::error::{Error, Problems, Result};
-use crate::model::spec::{DecoderSpec, LayerSpec, MlpSpec, RotationSpec};
+use crate::model::spec::{DecoderSpec, LayerSpec, MlpSpec};
+use crate::ops::gated_act::Activation;
 
-/// Gemma 3's layers, one of which sees everything (`set_swa_pattern(6)` in llama.cpp).
+/// Of so many of Gemma 3's layers one sees everything, unless the file says otherwise.
 const GEMMA3_PERIOD: usize = 6;
+/// Layers of Gemma 3 27B, by which llama.cpp knows it (`src/models/gemma3.cpp`): it alone has another scale of attention.
+const GEMMA3_LARGEST: usize = 62;
 
 /// All keys, in the converter's order.
 ///
@@ -20,15 +25,14 @@ pub(super) fn of(
     base: &Base,
     architecture: &Architecture,
     config: &Json,
-    kind: GgufType,
+    kind: FileType,
+    rope: &Rope,
 ) -> Result<Vec<(String, Value)>> {
-    let rope = Rope::read(config)?;
-    let gemma = architecture.name == "gemma3";
-    check(base.spec, &rope, gemma)?;
+    check(base.spec, rope, architecture.name)?;
     let mut keys = Keys { architecture: architecture.name, keys: Vec::new() };
     keys.put("general.architecture", Value::Text(architecture.name.into()));
     keys.put("general.type", Value::Text("model".into()));
-    keys.put("general.file_type", Value::U32(file_type(kind)));
+    keys.put("general.file_type", Value::U32(kind.id()));
     keys.put("general.quantization_version", Value::U32(2));
     let spec = base.spec;
     let Some(first) = spec.layers.first() else { return Err(Error::Model("the base has no layers".into())) };
@@ -47,19 +51,15 @@ pub(super) fn of(
     rope.put(&mut keys);
     if let Some(window) = spec.layers.iter().find_map(|layer| layer.attention.heads.window) {
         keys.number("attention.sliding_window", window);
+        if let Some(period) = period(spec).filter(|period| *period != GEMMA3_PERIOD) {
+            keys.number("attention.sliding_window_pattern", period);
+        }
+    }
+    if let Some(cap) = spec.logits.softcap {
+        keys.float("final_logit_softcapping", f64::from(cap));
     }
     keys.keys.extend(tokenizer::of(base.directory, spec.vocab_size, config)?);
     Ok(keys.keys)
-}
-
-/// `LlamaFileType` of gguf-py: what most tensors are.
-fn file_type(kind: GgufType) -> u32 {
-    match kind {
-        GgufType::F32 => 0,
-        GgufType::F16 => 1,
-        GgufType::Q8_0 => 7,
-        GgufType::BF16 => 32,
-    }
 }
 
 fn intermediate(layer: &LayerSpec) -> usize {
@@ -70,15 +70,28 @@ fn intermediate(layer: &LayerSpec) -> usize {
     }
 }
 
-/// What llama.cpp takes for granted of these families; every difference is named.
-fn check(spec: &DecoderSpec, rope: &Rope, gemma: bool) -> Result<()> {
-    let mut problems = Problems::default();
-    let mut require = |holds: bool, what: &str| {
-        problems.require(holds, || {
-            format!("llama.cpp cannot be told of {what} of this model; merge into safetensors and serve that")
-        });
+/// That llama.cpp cannot be told of something.
+pub(super) fn untold(what: &str) -> String {
+    format!("llama.cpp cannot be told of {what} of this model; merge into safetensors and serve that")
+}
+
+/// Of so many layers the last one sees everything, the others a window (`set_swa_pattern` of `src/llama-hparams.cpp`).
+fn period(spec: &DecoderSpec) -> Option<usize> {
+    let slides = |layer: &LayerSpec| layer.attention.heads.window.is_some();
+    let layers = spec.layers.len();
+    let fits = |period: usize| {
+        spec.layers.iter().enumerate().all(|(i, layer)| slides(layer) == (i % period < period - 1))
     };
-    require(spec.logits.softcap.is_none() && spec.logits.scale == 1.0, "the logits' soft-cap or scale");
+    [GEMMA3_PERIOD].into_iter().chain(1..=layers + 1).find(|period| fits(*period))
+}
+
+/// What llama.cpp takes for granted of these families; every difference is named.
+fn check(spec: &DecoderSpec, rope: &Rope, architecture: &str) -> Result<()> {
+    let gemma = architecture == "gemma3";
+    let mut problems = Problems::default();
+    let mut require = |holds: bool, what: &str| problems.require(holds, || untold(what));
+    require(spec.logits.scale == 1.0, "the logits' scale");
+    require(spec.logits.softcap.is_none() || gemma, "the logits' soft-cap (final_logit_softcapping)");
     let scale = if gemma { (spec.hidden as f32).sqrt() } else { 1.0 };
     require((spec.embedding_scale / scale - 1.0).abs() < 0.01, "the embedding's scale");
     require(
@@ -86,32 +99,62 @@ fn check(spec: &DecoderSpec, rope: &Rope, gemma: bool) -> Result<()> {
         "the residual sums",
     );
     let heads = |layer: &LayerSpec| layer.attention.heads;
+    let first = spec.layers.first().map(heads);
+    let scaled_by = |layer: &LayerSpec| match heads(layer) {
+        of if gemma && spec.layers.len() == GEMMA3_LARGEST => spec.hidden / of.n_head.max(1),
+        of => of.head_dim,
+    };
+    require(
+        spec.layers.iter().all(|layer| {
+            let of = heads(layer);
+            of.softcap.is_none() && (of.scale * (scaled_by(layer) as f32).sqrt() - 1.0).abs() < 1e-4
+        }),
+        "attention's scale or soft-cap (query_pre_attn_scalar, attn_logit_softcapping)",
+    );
+    let sizes = |layer: &LayerSpec| (heads(layer).n_head, heads(layer).n_kv_head, heads(layer).head_dim);
     require(
         spec.layers
             .iter()
-            .map(heads)
-            .all(|h| h.softcap.is_none() && (h.scale * (h.head_dim as f32).sqrt() - 1.0).abs() < 1e-4),
-        "attention's scale or soft-cap",
+            .all(|layer| Some(sizes(layer)) == first.map(|h| (h.n_head, h.n_kv_head, h.head_dim))),
+        "heads that differ by layer",
     );
+    // `create_tensor_qkv` of `src/models/qwen2.cpp`
+    let wide = first.is_some_and(|h| h.n_head * h.head_dim != spec.hidden);
+    require(architecture != "qwen2" || !wide, "heads that are not hidden_size together (head_dim)");
     require(spec.layers.iter().all(|layer| layer.attention.rotation.is_some()), "layers without positions");
-    let windows: Vec<Option<usize>> = spec.layers.iter().map(|layer| heads(layer).window).collect();
+    let slides = spec.layers.iter().any(|layer| heads(layer).window.is_some());
     if gemma {
-        let slides = |i: usize| !(i + 1).is_multiple_of(GEMMA3_PERIOD);
-        require(
-            windows.iter().enumerate().all(|(i, window)| window.is_some() == slides(i)),
-            "which layers slide",
-        );
+        require(!slides || period(spec).is_some(), "which layers slide (layer_types)");
+        let windows = spec.layers.iter().filter_map(|layer| heads(layer).window);
+        require(windows.clone().max() == windows.min(), "windows that differ by layer");
     } else {
-        require(windows.iter().all(Option::is_none), "a sliding window");
+        require(!slides, "a sliding window (sliding_window)");
     }
-    require(rope.kind != Kind::Other, "this rope scaling");
-    let llama = spec.model_type == "llama";
-    require(rope.kind != Kind::Llama3 || llama, "llama3 rope scaling");
+    let act = if gemma { Activation::GeluTanh } else { Activation::Silu };
+    require(spec.layers.iter().all(|layer| activation(layer) == act), "the MLP's nonlinearity (hidden_act)");
+    require(norms(spec).all(|eps| eps == spec.final_norm.eps), "norms of different eps");
+    require(!rope.is_llama3() || architecture == "llama", "llama3 rope scaling (rope_scaling.rope_type)");
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))
 }
 
+fn activation(layer: &LayerSpec) -> Activation {
+    match &layer.mlp {
+        MlpSpec::Gated { act, .. } | MlpSpec::FusedGated { act, .. } | MlpSpec::Plain { act, .. } => *act,
+    }
+}
+
+/// The eps of every norm of the blocks.
+fn norms(spec: &DecoderSpec) -> impl Iterator<Item = f64> {
+    spec.layers.iter().flat_map(|layer| {
+        let (q, k) = layer.attention.qk_norm.as_ref().map_or((None, None), |(q, k)| (Some(q), Some(k)));
+        let around =
+            [&layer.attention_norm, &layer.post_attention_norm, &layer.mlp_norm, &layer.post_mlp_norm];
+        around.into_iter().filter_map(Option::as_ref).chain(q).chain(k).map(|norm| norm.eps)
+    })
+}
+
 /// Keys as they come.
-struct Keys {
+pub(super) struct Keys {
     architecture: &'static str,
     keys: Vec<(String, Value)>,
 }
@@ -121,98 +164,18 @@ impl Keys {
         self.keys.push((key.into(), value));
     }
 
-    fn number(&mut self, key: &str, number: usize) {
+    pub fn number(&mut self, key: &str, number: usize) {
         let key = format!("{}.{key}", self.architecture);
         self.put(&key, Value::U32(u32::try_from(number).unwrap_or(u32::MAX)));
     }
 
-    fn float(&mut self, key: &str, number: f64) {
+    pub fn float(&mut self, key: &str, number: f64) {
         let key = format!("{}.{key}", self.architecture);
         self.put(&key, Value::F32(number as f32));
     }
-}
 
-/// How rotary embeddings are scaled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Default,
-    Linear,
-    Llama3,
-    Yarn,
-    Other,
-}
-
-/// The rotary settings of a `config.json`, old names or new.
-pub(super) struct Rope {
-    theta: f64,
-    local_theta: Option<f64>,
-    kind: Kind,
-    settings: Map<String, Json>,
-}
-
-impl Rope {
-    /// # Errors
-    /// If a number is missing.
-    pub fn read(config: &Json) -> Result<Self> {
-        let object = |value: &Json| value.as_object().cloned().filter(|map| !map.is_empty());
-        let new = object(&config["rope_parameters"]);
-        let part = |kind: &str| new.as_ref().and_then(|new| new.get(kind)).and_then(object);
-        let settings = part("full_attention")
-            .or(new.clone())
-            .or_else(|| object(&config["rope_scaling"]))
-            .unwrap_or_default();
-        let number = |map: &Map<String, Json>, key: &str| map.get(key).and_then(Json::as_f64);
-        let theta = number(&settings, "rope_theta").or(config["rope_theta"].as_f64()).unwrap_or(10_000.0);
-        let local_theta = part("sliding_attention")
-            .and_then(|local| number(&local, "rope_theta"))
-            .or(config["rope_local_base_freq"].as_f64());
-        let name =
-            settings.get("rope_type").or(settings.get("type")).and_then(Json::as_str).unwrap_or("default");
-        let kind = match name {
-            "default" => Kind::Default,
-            "linear" => Kind::Linear,
-            "llama3" => Kind::Llama3,
-            "yarn" => Kind::Yarn,
-            _ => Kind::Other,
-        };
-        if matches!(kind, Kind::Linear | Kind::Yarn) && number(&settings, "factor").is_none() {
-            return Err(Error::Model(format!("config.json: {name} rope scaling has no factor")));
-        }
-        Ok(Self { theta, local_theta, kind, settings })
-    }
-
-    fn put(&self, keys: &mut Keys) {
-        keys.float("rope.freq_base", self.theta);
-        if let Some(theta) = self.local_theta {
-            keys.float("rope.freq_base_swa", theta);
-        }
-        let kind = match self.kind {
-            Kind::Linear => "linear",
-            Kind::Yarn => "yarn",
-            _ => return,
-        };
-        let key = format!("{}.rope.scaling.type", keys.architecture);
-        keys.put(&key, Value::Text(kind.into()));
-        for (setting, key) in [
-            ("factor", "rope.scaling.factor"),
-            ("attention_factor", "rope.scaling.attn_factor"),
-            ("beta_fast", "rope.scaling.yarn_beta_fast"),
-            ("beta_slow", "rope.scaling.yarn_beta_slow"),
-        ] {
-            if let Some(number) = self.settings.get(setting).and_then(Json::as_f64) {
-                keys.float(key, number);
-            }
-        }
-        let original = self.settings.get("original_max_position_embeddings").and_then(Json::as_u64);
-        if let Some(original) = original.and_then(|n| usize::try_from(n).ok()) {
-            keys.number("rope.scaling.original_context_length", original);
-        }
-    }
-
-    /// Llama 3's scaling as divisors of the plain frequencies, which llama.cpp reads from a tensor.
-    pub fn factors(&self, rotations: &[RotationSpec]) -> Option<Vec<f32>> {
-        let frequencies = &rotations.first().filter(|_| self.kind == Kind::Llama3)?.frequencies;
-        let plain = |i: usize| self.theta.powf(-(i as f64) / frequencies.len() as f64);
-        Some(frequencies.iter().enumerate().map(|(i, f)| (plain(i) / f64::from(*f)) as f32).collect())
+    pub fn text(&mut self, key: &str, text: &str) {
+        let key = format!("{}.{key}", self.architecture);
+        self.put(&key, Value::Text(text.into()));
     }
 }

@@ -2,17 +2,22 @@
 //! writes them (`conversion/llama.py`, `qwen.py`, `gemma.py`).
 
 mod metadata;
+mod mix;
+mod rotary;
 mod tensors;
 mod tokenizer;
 mod vocabulary;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::super::gguf::{Architecture, GgufType, find_architecture};
+use super::super::gguf::{Architecture, find_architecture};
 use super::super::gguf_writer::{self, Planned};
 use super::encode::{Encoding, Stock};
+use super::plan::Target;
 use super::stream::{self, Stream};
 use super::tensor::{self, Layout};
 use super::{Base, MergeReport, MergedModule};
@@ -21,6 +26,8 @@ use crate::files;
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::DType;
+pub use mix::FileType;
+use rotary::Rope;
 use tensors::Made;
 
 /// Families that are written whole.
@@ -30,7 +37,7 @@ const FAMILIES: &[&str] = &["llama", "qwen2", "qwen3", "gemma3_text"];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GgufOptions {
     /// What matrices are stored as; `None`: the type of the base's embedding. Norms and biases are F32.
-    pub kind: Option<GgufType>,
+    pub kind: Option<FileType>,
     /// Whether a file that is there is replaced.
     pub overwrite: bool,
 }
@@ -47,6 +54,20 @@ pub fn merge(
     output: &Path,
     options: &GgufOptions,
 ) -> Result<MergeReport> {
+    merge_checked(base, adapters, output, options, |_, _| Ok(()))
+}
+
+/// As [`merge`]; `check` sees the whole file under a temporary name, and what it refuses is never at `output`.
+///
+/// # Errors
+/// As [`merge`], and what `check` says.
+pub fn merge_checked(
+    base: &Base,
+    adapters: &[(&Lora, f64)],
+    output: &Path,
+    options: &GgufOptions,
+    check: impl FnOnce(&Path, &MergeReport) -> Result<()>,
+) -> Result<MergeReport> {
     if output.exists() && (!options.overwrite || output.is_dir()) {
         return Err(Error::Config(format!(
             "the output {} is there already; name another file, or replace it with --force",
@@ -57,11 +78,16 @@ pub fn merge(
     let config = read_json(&base.directory.join("config.json"))?;
     let targets = super::plan::targets(base, adapters)?;
     let kind = options.kind.map_or_else(|| kind_of(base), Ok)?;
-    let made = tensors::plan(base, architecture, &config, &targets, kind)?;
-    let metadata = metadata::of(base, architecture, &config, kind)?;
+    let rope = Rope::read(&config, base.spec)?;
+    let made = tensors::plan(base, architecture, &rope, &targets, kind)?;
+    let metadata = metadata::of(base, architecture, &config, kind, &rope)?;
     let planned: Vec<Planned> = made.iter().map(|tensor| tensor.planned.clone()).collect();
-    let (mut modules, mut failed) = (Vec::new(), None);
-    let written = files::write_atomically(output, |out| {
+    let bytes = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
+    let files = vec![output.display().to_string()];
+    let mut report = MergeReport { modules: Vec::new(), files, bytes, left_out: Vec::new() };
+    let modules = RefCell::new(Vec::new());
+    let mut failed = None;
+    let fill = |out: &mut (dyn std::io::Write + Send)| {
         let (filled, written) = stream::through(out, |stream| {
             gguf_writer::write(stream, &metadata, &planned, |index, stream| {
                 let merged = write_one(base, &made[index], &targets, stream).map_err(|error| {
@@ -69,7 +95,7 @@ pub fn merge(
                     failed = Some(error);
                     why
                 })?;
-                modules.extend(merged);
+                modules.borrow_mut().extend(merged);
                 Ok(())
             })
         });
@@ -78,21 +104,22 @@ pub fn merge(
             failed = None;
         }
         written.and(filled)
+    };
+    let written = files::write_checked(output, fill, |file| {
+        report.modules = modules.take();
+        report.modules.sort_by(|a: &MergedModule, b| a.module.cmp(&b.module));
+        check(file, &report)
     });
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    failed.map_or(Ok(()), Err)?;
     written?;
-    modules.sort_by(|a: &MergedModule, b| a.module.cmp(&b.module));
-    let bytes = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
-    Ok(MergeReport { modules, files: vec![output.display().to_string()], bytes })
+    Ok(report)
 }
 
 /// Writes a tensor; what became of it, if it was adapted.
 fn write_one(
     base: &Base,
     made: &Made,
-    targets: &std::collections::BTreeMap<String, super::plan::Target>,
+    targets: &BTreeMap<String, Target>,
     out: &mut Stream,
 ) -> Result<Option<MergedModule>> {
     let io = Error::write(&made.planned.name);
@@ -103,12 +130,7 @@ fn write_one(
     let weight = base.source.get(source)?;
     let target = made.target.as_ref().and_then(|name| targets.get(name));
     let added = target.map(|target| (&target.linear, target.addends.as_slice()));
-    let (encoding, dtype) = match made.planned.kind {
-        GgufType::F32 => (Encoding::Float(DType::F32), DType::F32),
-        GgufType::F16 => (Encoding::Float(DType::F16), DType::F16),
-        GgufType::BF16 => (Encoding::Float(DType::Bf16), DType::Bf16),
-        GgufType::Q8_0 => (Encoding::Q8_0, DType::F16),
-    };
+    let encoding = made.planned.kind.layout().map_or_else(Encoding::Blocks, Encoding::Float);
     let layout = Layout { encoding, head: made.head, columns: made.columns, plus: made.plus };
     let Stock { delta, rounding, largest, overflows } =
         tensor::write(out, &weight, added, &layout).map_err(io)?;
@@ -120,7 +142,7 @@ fn write_one(
     }
     Ok(target.map(|target| MergedModule {
         module: target.linear.module.clone(),
-        dtype,
+        storage: made.planned.kind.to_string(),
         delta_norm: delta.sqrt(),
         rounding_norm: rounding.sqrt(),
         rounding_max: largest,
@@ -140,13 +162,13 @@ fn known(spec: &DecoderSpec) -> Result<&'static Architecture> {
 }
 
 /// The storage type of the base's embedding.
-fn kind_of(base: &Base) -> Result<GgufType> {
+fn kind_of(base: &Base) -> Result<FileType> {
     let name = super::super::names::weight_of(&base.spec.embedding, base.source, base.spec);
     Ok(match base.source.get(&name)?.dtype() {
-        Some(DType::F32) => GgufType::F32,
-        Some(DType::Bf16) => GgufType::BF16,
-        Some(DType::F16) => GgufType::F16,
-        None => GgufType::Q8_0,
+        Some(DType::F32) => FileType::F32,
+        Some(DType::Bf16) => FileType::BF16,
+        Some(DType::F16) => FileType::F16,
+        None => FileType::Q8_0,
     })
 }
 

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
-
 use super::super::super::gguf::{Architecture, GgufType, Place, places};
-use super::super::super::gguf_writer::{Planned, Q8_BLOCK};
+use super::super::super::gguf_writer::Planned;
 use super::super::super::{head, names};
 use super::super::Base;
 use super::super::plan::Target;
-use super::metadata::Rope;
+use super::mix::{FileType, Mix};
+use super::rotary::Rope;
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{LinearSpec, NormKind, NormSpec};
 
@@ -36,11 +35,15 @@ pub(super) struct Made {
 pub(super) fn plan(
     base: &Base,
     architecture: &Architecture,
-    config: &Json,
+    rope: &Rope,
     targets: &BTreeMap<String, Target>,
-    kind: GgufType,
+    kind: FileType,
 ) -> Result<Vec<Made>> {
-    let mut all = Planner { base, targets, kind, made: Vec::new() };
+    let of_head = head::linear(base.spec);
+    let head_name = format!("{}.weight", of_head.module);
+    // The embedding's rows make the logits too, unless the head has its own.
+    let tied = base.spec.head.is_none() && !targets.contains_key(&head_name);
+    let mut all = Planner { base, targets, mix: Mix::new(kind, base.spec), tied, made: Vec::new() };
     let embedding = names::weight_of(&base.spec.embedding, base.source, base.spec);
     all.matrix("token_embd.weight".into(), embedding.clone(), None, None)?;
     let known = places(base.spec, architecture);
@@ -64,8 +67,6 @@ pub(super) fn plan(
         }
     }
     all.norm(&base.spec.final_norm, "output_norm.weight".into())?;
-    let of_head = head::linear(base.spec);
-    let head_name = format!("{}.weight", of_head.module);
     match &base.spec.head {
         Some(head) => all.linear(head, &Place { tensor: "output".into(), heads: None })?,
         None if targets.contains_key(&head_name) => {
@@ -73,7 +74,7 @@ pub(super) fn plan(
         }
         None => {}
     }
-    if let Some(factors) = Rope::read(config)?.factors(&base.spec.rotations) {
+    if let Some(factors) = rope.factors(&base.spec.rotations) {
         let planned =
             Planned { name: "rope_freqs.weight".into(), shape: vec![factors.len()], kind: GgufType::F32 };
         let (source, target, head, columns) = (None, None, None, None);
@@ -86,7 +87,8 @@ pub(super) fn plan(
 struct Planner<'a> {
     base: &'a Base<'a>,
     targets: &'a BTreeMap<String, Target<'a>>,
-    kind: GgufType,
+    mix: Mix,
+    tied: bool,
     made: Vec<Made>,
 }
 
@@ -106,8 +108,8 @@ impl Planner<'_> {
         head: Option<usize>,
     ) -> Result<()> {
         let shape = self.shape(&source)?;
-        let whole = shape.last().is_some_and(|columns| columns.is_multiple_of(Q8_BLOCK));
-        let kind = if self.kind == GgufType::Q8_0 && !whole { GgufType::F16 } else { self.kind };
+        let makes_logits = name == "output.weight" || self.tied && name == "token_embd.weight";
+        let kind = self.mix.of(&name, makes_logits, shape.last().copied().unwrap_or(1));
         let target = target.or_else(|| self.targets.contains_key(&source).then(|| source.clone()));
         let planned = Planned { name, shape, kind };
         let (numbers, columns) = (Vec::new(), None);

@@ -2,7 +2,10 @@ use candle_core::Device;
 
 use super::super::super::peft;
 use super::*;
+use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};
+use crate::model::gguf::GgufModel;
+use crate::model::pass::Pass;
 use crate::weights::gguf::GgufFile;
 use crate::weights::{SafetensorsSource, WeightSource};
 
@@ -32,7 +35,7 @@ impl Model {
         self.source.get(name).unwrap().elements().to_f32()
     }
 
-    fn merge(&self, kind: Option<GgufType>, output: &Path) -> Result<MergeReport> {
+    fn merge(&self, kind: Option<FileType>, output: &Path) -> Result<MergeReport> {
         merge(&self.base(), &[(&self.adapter(), 0.5)], output, &GgufOptions { kind, overwrite: false })
     }
 }
@@ -50,7 +53,7 @@ fn tensors_are_those_of_the_merged_directory_in_llama_cpps_order() {
     for name in ["llama", "llama3", "qwen2", "qwen3"] {
         let (model, place) = (Model::fixture(name), tempfile::tempdir().unwrap());
         let path = place.path().join("m.gguf");
-        let report = model.merge(Some(GgufType::F32), &path).unwrap();
+        let report = model.merge(Some(FileType::F32), &path).unwrap();
         assert_eq!(report.modules.len(), model.adapter().slots().len());
         let (file, directory) = (GgufFile::open(&path).unwrap(), merged(&model, place.path()));
         let want = |name: &str| directory.get(name).unwrap().elements().to_f32();
@@ -118,7 +121,7 @@ fn llama3s_scaling_is_a_tensor_of_divisors() {
 #[test]
 fn narrow_types_round_once_and_vectors_stay_wide() {
     for (kind, unit) in
-        [(GgufType::BF16, 2f32.powi(-8)), (GgufType::F16, 2f32.powi(-11)), (GgufType::Q8_0, 0.005)]
+        [(FileType::BF16, 2f32.powi(-8)), (FileType::F16, 2f32.powi(-11)), (FileType::Q8_0, 0.005)]
     {
         let (model, place) = (Model::fixture("llama"), tempfile::tempdir().unwrap());
         let path = place.path().join("m.gguf");
@@ -139,7 +142,7 @@ fn narrow_types_round_once_and_vectors_stay_wide() {
         assert_eq!(file.find("blk.0.attn_norm.weight").unwrap().kind.to_string(), "F32");
         // 56 columns cannot be cut into blocks of 32.
         let down = file.find("blk.0.ffn_down.weight").unwrap().kind.to_string();
-        assert_eq!(down, if kind == GgufType::Q8_0 { "F16".into() } else { kind.to_string().to_uppercase() });
+        assert_eq!(down, if kind == FileType::Q8_0 { "F16".into() } else { kind.to_string().to_uppercase() });
     }
 }
 
@@ -149,13 +152,28 @@ fn gemmas_norms_have_their_one() {
     // The fixture's own scale and window pattern are such that llama.cpp cannot be told of them.
     let place = tempfile::tempdir().unwrap();
     let error = model.merge(None, &place.path().join("m.gguf")).unwrap_err().to_string();
-    assert!(error.contains("attention's scale") && error.contains("which layers slide"), "{error}");
+    assert!(error.contains("query_pre_attn_scalar") && !error.contains("layer_types"), "{error}");
     for layer in &mut model.spec.layers {
         let heads = &mut layer.attention.heads;
-        (heads.scale, heads.window) = (1.0 / (heads.head_dim as f32).sqrt(), Some(6));
+        heads.scale = 1.0 / (heads.head_dim as f32).sqrt();
+    }
+    // One layer of two sees everything, by the second: llama.cpp is told so.
+    let path = place.path().join("pattern.gguf");
+    model.merge(Some(FileType::F32), &path).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    assert_eq!(file.metadata().integer("gemma3.attention.sliding_window_pattern").unwrap(), Some(2));
+    let global = model.spec.layers[1].attention.rotation;
+    model.spec.layers[0].attention.heads.window = None;
+    model.spec.layers[0].attention.rotation = global;
+    let error = model.merge(None, &place.path().join("m.gguf")).unwrap_err().to_string();
+    assert!(error.contains("layer_types"), "{error}");
+    let local = model.spec.layers[2].attention.rotation;
+    for layer in &mut model.spec.layers {
+        layer.attention.heads.window = Some(6);
+        layer.attention.rotation = local;
     }
     let path = place.path().join("m.gguf");
-    model.merge(Some(GgufType::F32), &path).unwrap();
+    model.merge(Some(FileType::F32), &path).unwrap();
     let file = GgufFile::open(&path).unwrap();
     for (name, module) in [
         ("blk.1.post_ffw_norm.weight", "model.layers.1.post_feedforward_layernorm.weight"),
@@ -167,6 +185,232 @@ fn gemmas_norms_have_their_one() {
         assert_eq!(file.to_f32(name).unwrap(), want, "{name}");
     }
     assert_eq!(file.metadata().integer("gemma3.attention.sliding_window").unwrap(), Some(6));
+}
+
+/// A case of `tests/fixtures/cases`: its base, and what llama.cpp says of the file that its own converter makes of it.
+struct Case {
+    model: Model,
+    place: std::path::PathBuf,
+    expected: Json,
+}
+
+impl Case {
+    fn open(name: &str, change: impl FnOnce(&mut Json)) -> Self {
+        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases").join(name);
+        let directory = place.join("base");
+        let mut config = read_json(&directory.join("config.json")).unwrap();
+        change(&mut config);
+        let spec = families::spec(&ConfigJson::parse(&config.to_string(), "config.json").unwrap()).unwrap();
+        let source = SafetensorsSource::open(&directory).unwrap();
+        let expected = read_json(&place.join("expected.json")).unwrap();
+        Self { model: Model { directory, source, spec }, place, expected }
+    }
+
+    fn adapter(&self) -> Lora {
+        peft::read(&self.place.join("a"), &self.model.spec, &Device::Cpu).unwrap().lora
+    }
+
+    fn merge(&self, weight: f64, output: &Path) -> Result<MergeReport> {
+        let options = GgufOptions { kind: Some(FileType::F32), overwrite: true };
+        merge(&self.model.base(), &[(&self.adapter(), weight)], output, &options)
+    }
+
+    /// The largest difference of a log-prob of `file` from what is expected of base and adapter.
+    fn furthest(&self, file: &Path) -> f64 {
+        let read = GgufModel::open(file).unwrap();
+        let decoder = Decoder::load(read.spec, &read.source, None, &Device::Cpu).unwrap();
+        let numbers =
+            |value: &Json| value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+        let of = |key: &str| self.expected[key].as_array().unwrap().iter().map(numbers).collect::<Vec<_>>();
+        let mut apart = 0f64;
+        for (prompt, wanted) in of("prompts").iter().zip(of("next_token_logps")) {
+            let tokens: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();
+            let logits = decoder.step(&tokens, &mut decoder.new_cache(), Pass::Policy).unwrap();
+            let lse = logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+            for (x, wanted) in logits.iter().zip(&wanted) {
+                apart = apart.max((f64::from(*x) - lse - wanted).abs());
+            }
+        }
+        apart
+    }
+}
+
+/// Keys that say for people what a file is, or that llama.cpp does not read of these architectures.
+const FOR_PEOPLE: &[&str] = &["general.name", "general.size_label", "llama.rope.scaling.yarn_attn_factor"];
+
+#[test]
+fn files_are_those_of_llama_cpps_converter() {
+    for (name, tie) in [("gguf-yarn-attention-factor", false), ("tied-head-stored-gguf", true)] {
+        // A head that is stored is the model's, as transformers 5 reads it, whatever the configuration ties.
+        let case = Case::open(name, |config| config["tie_word_embeddings"] = false.into());
+        let config = read_json(&case.model.directory.join("config.json")).unwrap();
+        assert_eq!(config["tie_word_embeddings"], tie, "{name}");
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("m.gguf");
+        case.merge(0.0, &path).unwrap();
+        let (ours, theirs) =
+            (GgufFile::open(&path).unwrap(), GgufFile::open(&case.place.join("b.gguf")).unwrap());
+        let names = |file: &GgufFile| {
+            let mut names: Vec<String> = file.tensors().map(|tensor| tensor.name.clone()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&ours), names(&theirs), "{name}");
+        for tensor in names(&ours) {
+            assert_eq!(ours.bytes(&tensor).unwrap(), theirs.bytes(&tensor).unwrap(), "{name} {tensor}");
+        }
+        let stated = |key: &str| theirs.metadata().get(key);
+        for key in
+            theirs.metadata().keys().filter(|key| !FOR_PEOPLE.contains(key) && !key.starts_with("tokenizer."))
+        {
+            assert_eq!(ours.metadata().get(key), stated(key), "{name} {key}");
+        }
+        case.merge(1.0, &path).unwrap();
+        let apart = case.furthest(&path);
+        assert!(apart < 1e-4, "{name}: {apart} nats from llama.cpp");
+    }
+}
+
+#[test]
+fn a_stored_head_is_not_dropped_for_a_configuration_that_ties() {
+    let case = Case::open("tied-head-stored-gguf", |_| {});
+    let place = tempfile::tempdir().unwrap();
+    let mut model = case.model;
+    model.spec.head = None;
+    let lora = peft::read(&case.place.join("a"), &model.spec, &Device::Cpu).unwrap().lora;
+    let (gguf, directory) = (place.path().join("m.gguf"), place.path().join("m"));
+    let error =
+        merge(&model.base(), &[(&lora, 1.0)], &gguf, &GgufOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight") && error.contains("tie_word_embeddings"), "{error}");
+    let options = super::super::MergeOptions::default();
+    let error =
+        super::super::merge(&model.base(), &[(&lora, 1.0)], &directory, &options).unwrap_err().to_string();
+    assert!(error.contains("tie_word_embeddings"), "{error}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    // Where the loader takes it for the model's own, the merged configuration says so.
+    model.spec.head = Some(crate::adapter::head::linear(&model.spec));
+    super::super::merge(&model.base(), &[(&lora, 1.0)], &directory, &options).unwrap();
+    let config = read_json(&directory.join("config.json")).unwrap();
+    assert_eq!(config["tie_word_embeddings"], false);
+}
+
+#[test]
+fn yarns_factor_of_attention_is_told_beside_llama_cpps_own() {
+    let set = |key: &'static str, value: Json| {
+        move |config: &mut Json| {
+            config["tie_word_embeddings"] = false.into();
+            config["rope_parameters"][key] = value;
+        }
+    };
+    // Yarn's own is 1 + 0.1 ln 4; llama.cpp multiplies it in.
+    let own = 1.0 + 0.1 * 4f64.ln();
+    for (factor, wanted) in [
+        (Json::from(1.0), Some(1.0 / own)),
+        (0.7.into(), Some(0.7 / own)),
+        (Json::Null, None),
+        (own.into(), None),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let case = Case::open("gguf-yarn-attention-factor", set("attention_factor", factor.clone()));
+        let path = place.path().join("m.gguf");
+        let written = write_with(&case, "attention_factor", factor.clone(), &path);
+        written.unwrap();
+        let file = GgufFile::open(&path).unwrap();
+        let found = file.metadata().float("llama.rope.scaling.attn_factor").unwrap();
+        match wanted {
+            None => assert_eq!(found, None, "{factor}"),
+            Some(wanted) => assert!((found.unwrap() - wanted).abs() < 1e-6, "{factor}: {found:?}"),
+        }
+        let read = GgufModel::open(&path).unwrap();
+        let (ours, theirs) = (&read.spec.rotations[0], &case.model.spec.rotations[0]);
+        assert!((ours.scale - theirs.scale).abs() < 1e-6, "{factor}: {} for {}", ours.scale, theirs.scale);
+        assert_eq!(ours.frequencies, theirs.frequencies);
+    }
+    // What llama.cpp computes with whatever stands in the file is refused, by its key, before anything is written.
+    for (key, value) in
+        [("beta_fast", Json::from(2.0)), ("beta_slow", 3.0.into()), ("truncate", false.into())]
+    {
+        let place = tempfile::tempdir().unwrap();
+        let case = Case::open("gguf-yarn-attention-factor", set(key, value.clone()));
+        let error = write_with(&case, key, value, &place.path().join("m.gguf")).unwrap_err().to_string();
+        assert!(error.contains(&format!("rope_scaling.{key}")) && error.contains("safetensors"), "{error}");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+}
+
+/// Merges a copy of the case's base whose configuration has this setting.
+fn write_with(case: &Case, key: &str, value: Json, output: &Path) -> Result<MergeReport> {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(case.model.directory.join(file), copy.path().join(file)).unwrap();
+    }
+    let mut config = read_json(&copy.path().join("config.json")).unwrap();
+    config["rope_parameters"][key] = value;
+    std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+    let base = Base { directory: copy.path(), ..case.model.base() };
+    let options = GgufOptions { kind: Some(FileType::F32), overwrite: true };
+    merge(&base, &[(&case.adapter(), 1.0)], output, &options)
+}
+
+#[test]
+fn what_llama_cpp_takes_for_granted_is_required() {
+    let place = tempfile::tempdir().unwrap();
+    let refused = |change: fn(&mut DecoderSpec), what: &str| {
+        let mut model = Model::fixture("llama");
+        change(&mut model.spec);
+        let error = model.merge(None, &place.path().join("m.gguf")).unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+    };
+    refused(
+        |spec| {
+            spec.layers.iter_mut().for_each(|layer| {
+                if let crate::model::spec::MlpSpec::Gated { act, .. } = &mut layer.mlp {
+                    *act = crate::ops::gated_act::Activation::Gelu;
+                }
+            })
+        },
+        "hidden_act",
+    );
+    refused(|spec| spec.logits.softcap = Some(30.0), "final_logit_softcapping");
+    refused(|spec| spec.final_norm.eps = 1e-3, "eps");
+    refused(
+        |spec| {
+            spec.rotations[0].frequencies.pop();
+        },
+        "partial_rotary_factor",
+    );
+    refused(|spec| spec.layers[1].attention.heads.window = Some(8), "sliding_window");
+    refused(|spec| spec.rotations[0].frequencies[1] *= 1.01, "rotary settings");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn rows_too_short_for_super_blocks_have_llama_cpps_substitutes() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny-reviews/model");
+    let source = SafetensorsSource::open(&directory).unwrap();
+    let spec = families::spec(&ConfigJson::open(&directory).unwrap()).unwrap();
+    let model = Model { directory, source, spec };
+    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/tiny-reviews-favourable");
+    let lora = peft::read(&adapter, &model.spec, &Device::Cpu).unwrap().lora;
+    let place = tempfile::tempdir().unwrap();
+    for (kind, id) in [(FileType::Q4KM, 15), (FileType::Q6K, 18)] {
+        let path = place.path().join(format!("{kind}.gguf"));
+        let options = GgufOptions { kind: Some(kind), overwrite: false };
+        let report = merge(&model.base(), &[(&lora, 1.0)], &path, &options).unwrap();
+        assert!(report.rounding_share() > 0.1);
+        let file = GgufFile::open(&path).unwrap();
+        assert_eq!(file.metadata().integer("general.file_type").unwrap(), Some(id));
+        let kind_of = |name: &str| file.find(name).unwrap().kind.to_string();
+        let most = if kind == FileType::Q4KM { "Q5_0" } else { "Q8_0" };
+        assert_eq!([kind_of("blk.0.ffn_up.weight"), kind_of("token_embd.weight")], [most, "Q8_0"]);
+        let exact = model.source.get("model.embed_tokens.weight").unwrap().elements().to_f32();
+        let found = file.to_f32("token_embd.weight").unwrap();
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let lost: f64 = exact.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
+        let share = (lost / exact.iter().map(|x| square(*x)).sum::<f64>()).sqrt();
+        assert!(share > 1e-3 && share < 0.03, "{kind}: {share}");
+        GgufModel::open(&path).unwrap();
+    }
 }
 
 #[test]

@@ -1,0 +1,202 @@
+//! What was written, read back and held to what should have been, module by module: `W'·x = W·x + Σ scale·B·(A·x)` for a
+//! random x.
+//!
+//! With x of random signs, the square of `‖W'x − (Wx + ΔWx)‖` is on average just the square of the Frobenius norm of the
+//! difference. Rounding makes one that is known, from when the tensor was written, and is bounded by the storage type: a
+//! number of bf16 is within 2⁻⁸ of what it stands for, one of f16 within 2⁻¹¹. A module that was not merged, has another
+//! scale, or its rows elsewhere, is off by the adapter's own size, whatever the logits show of it.
+
+use rayon::prelude::*;
+
+use super::super::names;
+use super::plan::{self, Target};
+use super::{Base, MergeReport};
+use crate::error::{Error, Problems, Result};
+use crate::model::lora::Lora;
+use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::random::Stream;
+use crate::weights::{Elements, FrozenWeight, WeightSource};
+
+/// Times the rounding that may come out: its square has a mean of 1, and by so many rows hardly varies.
+const TIMES: f64 = 4.0;
+/// Of the sums themselves, in f32 on the way and f64 here.
+const ARITHMETIC: f64 = 1e-6;
+
+/// Compares every adapted module of `merged` with base and adapters.
+///
+/// # Errors
+/// If one is further off than rounding takes it (all are named), or rounding took more than the storage type may.
+pub fn check(
+    base: &Base,
+    adapters: &[(&Lora, f64)],
+    merged: (&dyn WeightSource, &DecoderSpec),
+    report: &MergeReport,
+) -> Result<()> {
+    let mut problems = Problems::default();
+    for (name, target) in plan::targets(base, adapters)? {
+        let module = &target.linear.module;
+        let Some(told) = report.modules.iter().find(|told| told.module == *module) else {
+            problems.add(format!("{module} was not written"));
+            continue;
+        };
+        let source = if base.source.shape(&name).is_some() {
+            name
+        } else {
+            super::super::head::weight_name(base.source, base.spec)
+        };
+        let before = base.source.get(&source)?;
+        let after = merged.0.get(&names::weight_of(module, merged.0, merged.1))?;
+        if before.shape() != after.shape() {
+            problems.add(format!("{module} is {:?}, not {:?}", after.shape(), before.shape()));
+            continue;
+        }
+        let found = Compared::of(&before, &after, &target);
+        let allowed = TIMES * told.rounding_norm + ARITHMETIC * found.size;
+        // A NaN is over every bound.
+        problems.require(found.apart <= allowed, || {
+            format!("{module} is {:.3e} off, where rounding makes {allowed:.3e} at most", found.apart)
+        });
+        let unit = unit(&told.storage);
+        problems.require(unit.is_none_or(|unit| told.rounding_norm <= unit * found.size + 1e-6), || {
+            format!("{module} was rounded by {:.3e}, more than {} may", told.rounding_norm, told.storage)
+        });
+    }
+    problems
+        .finish()
+        .map_err(|e| Error::Weights(format!("the merged weights are not the sum of base and adapter:\n{e}")))
+}
+
+/// The furthest that a number is from what it stands for, relative; `None` for blocks, where it is the neighbours' matter.
+fn unit(storage: &str) -> Option<f64> {
+    match storage {
+        "bf16" => Some(2f64.powi(-8)),
+        "f16" => Some(2f64.powi(-11)),
+        "f32" => Some(2f64.powi(-24)),
+        _ => None,
+    }
+}
+
+struct Compared {
+    /// ‖W'x − (Wx + ΔWx)‖.
+    apart: f64,
+    /// ‖W'‖_F.
+    size: f64,
+}
+
+impl Compared {
+    fn of(before: &FrozenWeight, after: &FrozenWeight, target: &Target) -> Self {
+        let columns = before.shape().last().copied().unwrap_or(1).max(1);
+        let stream = Stream::new(1, &target.linear.module);
+        let x: Vec<f64> =
+            (0..columns).map(|i| if stream.uniform(i as u64) < 0.5 { -1.0 } else { 1.0 }).collect();
+        let added = added(target, &x, before.shape()[0]);
+        let (old, new) = (before.elements(), after.elements());
+        let row = |scratch: &mut Vec<f32>, row: usize| {
+            let mut product = |elements: &Elements| {
+                scratch.resize(columns, 0.0);
+                elements.slice(row * columns..(row + 1) * columns).widen_into(scratch);
+                let sums = scratch.iter().zip(&x).map(|(w, x)| (f64::from(*w) * x, f64::from(*w).powi(2)));
+                sums.fold((0.0, 0.0), |(a, b), (product, square)| (a + product, b + square))
+            };
+            let ((before, _), (after, square)) = (product(&old), product(&new));
+            ((after - before - added[row]).powi(2), square)
+        };
+        let rows: Vec<(f64, f64)> = (0..added.len()).into_par_iter().map_init(Vec::new, row).collect();
+        let (apart, size) = rows.iter().fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
+        Self { apart: apart.sqrt(), size: size.sqrt() }
+    }
+}
+
+/// `ΔW·x`, by the way of the low rank.
+fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
+    let LinearSpec { inputs, transposed, .. } = target.linear;
+    let mut sum = vec![0.0; rows];
+    for addend in &target.addends {
+        let (a, b, rank) = (addend.a(), addend.b(), addend.rank());
+        // ΔW is [out, in] by B·A, or as it is stored its transpose, Aᵀ·Bᵀ.
+        let a = |k: usize, i: usize| f64::from(a[k * inputs + i]);
+        let b = |o: usize, k: usize| f64::from(b[o * rank + k]);
+        for k in 0..rank {
+            let inner: f64 =
+                x.iter().enumerate().map(|(c, x)| x * if transposed { b(c, k) } else { a(k, c) }).sum();
+            for (row, sum) in sum.iter_mut().enumerate() {
+                *sum += inner * if transposed { a(k, row) } else { b(row, k) };
+            }
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::adapter::merge::{MergeOptions, merge};
+    use crate::adapter::peft;
+    use crate::model::families::{self, ConfigJson};
+    use crate::weights::{DType, SafetensorsSource};
+
+    fn open(directory: &Path) -> (SafetensorsSource, DecoderSpec) {
+        let spec = families::spec(&ConfigJson::open(directory).unwrap()).unwrap();
+        (SafetensorsSource::open(directory).unwrap(), spec)
+    }
+
+    /// What goes wrong with a B, of so many columns.
+    type Fault = fn(&mut [f32], usize);
+
+    /// What the check says of a model into which `fault` of an adapter was merged instead of the adapter.
+    fn verdict(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> Result<()> {
+        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+        let (source, spec) = open(&directory);
+        let base = Base { directory: &directory, source: &source, spec: &spec };
+        let read = || peft::read(&directory.join("adapters/plain"), &spec, &Device::Cpu).unwrap().lora;
+        let (lora, mut other) = (read(), read());
+        fault(&mut other);
+        let place = tempfile::tempdir().unwrap();
+        let output = place.path().join("merged");
+        let options = MergeOptions { dtype: Some(dtype), ..MergeOptions::default() };
+        let report = merge(&base, &[(&other, 1.0)], &output, &options).unwrap();
+        let (merged, merged_spec) = open(&output);
+        check(&base, &[(&lora, 1.0)], (&merged, &merged_spec), &report)
+    }
+
+    fn values_of<'a>(lora: &Lora, module: &str, values: &'a mut [f32]) -> (&'a mut [f32], usize) {
+        let slot = &lora.slots()[lora.find(module).unwrap()];
+        (&mut values[slot.b()], slot.rank)
+    }
+
+    #[test]
+    fn what_was_merged_passes_in_every_type_and_layout() {
+        for name in ["llama", "gpt2", "phi3", "gemma3"] {
+            for dtype in [DType::F32, DType::Bf16, DType::F16] {
+                verdict(name, dtype, |_| {}).unwrap_or_else(|error| panic!("{name} {dtype:?}: {error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn one_module_that_is_wrong_is_named_even_in_bf16() {
+        let module = "model.layers.1.self_attn.q_proj";
+        let faults: [(&str, Fault); 3] = [
+            ("not merged", |b, _| b.fill(0.0)),
+            ("twice its alpha", |b, _| b.iter_mut().for_each(|b| *b *= 2.0)),
+            ("rows elsewhere", |b, rank| b.rotate_left(rank * 2)),
+        ];
+        for (what, fault) in faults {
+            for dtype in [DType::F32, DType::Bf16] {
+                let error = verdict("llama", dtype, |lora| {
+                    let mut values = lora.values().to_vec();
+                    let (b, rank) = values_of(lora, module, &mut values);
+                    fault(b, rank);
+                    lora.update(|all| all.copy_from_slice(&values)).unwrap();
+                });
+                let error = error.expect_err(what).to_string();
+                assert!(error.contains(module), "{what}: {error}");
+                assert!(!error.contains("k_proj"), "{what}: the others are right: {error}");
+            }
+        }
+    }
+}

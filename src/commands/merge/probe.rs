@@ -1,0 +1,168 @@
+//! What a merged model is measured on: pairs, and texts that the policy itself writes, where an adapter's effect is at home.
+
+use std::path::Path;
+
+use serde_yaml::Value as Yaml;
+
+use super::super::base::{self, Base};
+use super::super::embedded;
+use crate::cli::MergeArgs;
+use crate::data::{ChatTokenizer, Example, Message, Origin, Sources, Truncation};
+use crate::error::Result;
+use crate::generate::{Sampler, SamplingConfig};
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::random::Stream;
+
+/// Pairs, at most; they are taken from all over the file.
+const PAIRS: usize = 32;
+/// Prompts that are continued, at most; of a model so large that a token takes a second, half.
+const PROMPTS: usize = 8;
+const LARGE: usize = 4 << 30;
+/// Tokens of a continuation.
+const CONTINUED: usize = 24;
+/// Tokens of a completion that are looked at, and of its prompt: logits of the whole vocabulary are kept for each.
+const COMPLETION: usize = 48;
+const PROMPT: usize = 256;
+
+/// What to continue where there are no pairs: questions, a story, a list, code.
+const TEXTS: [&str; PROMPTS] = [
+    "The",
+    "What is the capital of France?",
+    "Once upon a time",
+    "I think that",
+    "How do I make a good cup of tea?",
+    "Here is a list of",
+    "Write a short letter to a friend.",
+    "def main():",
+];
+
+/// The sequences, and what they are in words.
+pub(super) struct Probe {
+    /// Scored together; each with its completions.
+    pub pairs: Vec<Example>,
+    /// Each with two completions of the policy's: the likeliest tokens, and a sample.
+    pub texts: Vec<Example>,
+    /// For the report.
+    pub described: String,
+}
+
+impl Probe {
+    /// Of `--data`; else of the run that the adapter belongs to; else of texts alone.
+    ///
+    /// # Errors
+    /// If `--data` cannot be read, or the policy gives no numbers.
+    pub fn new(base: &Base, policy: &Decoder, args: &MergeArgs) -> Result<Self> {
+        let tokenizer = base.tokenizer(None).ok();
+        let (pairs, name) = match (&args.data, &tokenizer) {
+            (Some(data), _) => {
+                (pairs(base, &base.tokenizer(None)?, &Sources::from(data.as_str()))?, data.clone())
+            }
+            (None, Some(tokenizer)) => of_run(base, tokenizer, &args.adapter).unwrap_or_default(),
+            (None, None) => Default::default(),
+        };
+        let mut prompts: Vec<Vec<u32>> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        prompts.dedup();
+        if prompts.is_empty() {
+            prompts = tokenizer.as_ref().map(plain_prompts).unwrap_or_default();
+        }
+        prompts.retain(|prompt| !prompt.is_empty() && prompt.len() + 1 < base.spec.max_positions);
+        prompts.retain(|prompt| prompt.iter().all(|token| (*token as usize) < base.spec.vocab_size));
+        if prompts.is_empty() {
+            prompts = random_prompts(base.spec.vocab_size);
+        }
+        prompts.truncate(if base.bytes() > LARGE { PROMPTS / 2 } else { PROMPTS });
+        let ends = tokenizer.as_ref().map(|tokenizer| base.eos(tokenizer)).unwrap_or_default();
+        let texts = prompts.iter().enumerate().map(|(i, prompt)| continued(policy, prompt, &ends, i as u64));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let own = format!("{} texts of the adapter's own", 2 * texts.len());
+        let described =
+            if pairs.is_empty() { own } else { format!("{} pairs of {name} and {own}", pairs.len()) };
+        Ok(Self { pairs, texts, described })
+    }
+}
+
+/// Pairs from all over a file, cut to what is kept of each.
+fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Vec<Example>> {
+    let mut records = base::read_records(sources)?;
+    let step = records.len().div_ceil(PAIRS).max(1);
+    let mut index = 0;
+    records.retain(|_| {
+        index += 1;
+        (index - 1) % step == 0
+    });
+    let truncation = Truncation::default();
+    let mut examples = base::tokenize_for(&base.spec, tokenizer, &records, &truncation)?.examples;
+    for example in &mut examples {
+        example.completions.iter_mut().for_each(|tokens| tokens.truncate(COMPLETION));
+        let cut = example.prompt.len().saturating_sub(PROMPT);
+        example.prompt.drain(..cut);
+    }
+    Ok(examples)
+}
+
+/// The pairs of the run whose adapter this is: `RUN/adapter` beside `RUN/config.yaml`. `None` if there is no such run, or
+/// its data are no longer there: nobody asked for them.
+fn of_run(
+    base: &Base,
+    tokenizer: &ChatTokenizer,
+    adapters: &[impl AsRef<Path>],
+) -> Option<(Vec<Example>, String)> {
+    let directory = adapters.first()?.as_ref().parent()?;
+    let text = std::fs::read_to_string(directory.join("config.yaml")).ok()?;
+    let config: Yaml = serde_yaml::from_str(&text).ok()?;
+    let data = config.get("data")?;
+    // A template of the run's own would render other texts.
+    let own_template = data.get("chat_template").is_some_and(|template| !template.is_null());
+    let name = [data.get("eval"), data.get("train")].into_iter().flatten().find_map(Yaml::as_str)?;
+    let there = Path::new(name).is_file() || embedded::path(name).ok().flatten().is_some();
+    if own_template || !there {
+        return None;
+    }
+    Some((pairs(base, tokenizer, &Sources::from(name)).ok()?, name.to_string()))
+}
+
+/// Short texts, as they are or as a user's turn.
+fn plain_prompts(tokenizer: &ChatTokenizer) -> Vec<Vec<u32>> {
+    let encode = |(i, text): (usize, &&str)| {
+        if tokenizer.template().is_some() && i % 2 == 1 {
+            let rendered = tokenizer.render(&[Message::new("user", text)], true).ok()?;
+            return tokenizer.encode(&rendered, false).ok();
+        }
+        tokenizer.encode(text, true).ok()
+    };
+    TEXTS.iter().enumerate().filter_map(encode).collect()
+}
+
+fn random_prompts(vocabulary: usize) -> Vec<Vec<u32>> {
+    let stream = Stream::new(0, "merge verification");
+    let prompt = |i: usize| (0..3).map(|j| stream.child(i as u64).below(j, vocabulary) as u32).collect();
+    (0..PROMPTS).map(prompt).collect()
+}
+
+/// A prompt with what the policy says: the likeliest tokens, then a sample.
+fn continued(policy: &Decoder, prompt: &[u32], ends: &[u32], seed: u64) -> Result<Example> {
+    let write = |temperature: f64| -> Result<Vec<u32>> {
+        let mut sampler = Sampler::new(&SamplingConfig { temperature, top_k: None, top_p: None, seed });
+        let most = CONTINUED.min(policy.spec().max_positions.saturating_sub(prompt.len()));
+        let mut cache = policy.new_cache();
+        let mut logits = policy.step(prompt, &mut cache, Pass::Policy)?;
+        let mut tokens = Vec::new();
+        while tokens.len() < most {
+            let token = sampler.next(&logits)?;
+            tokens.push(token);
+            if ends.contains(&token) || tokens.len() == most {
+                break;
+            }
+            logits = policy.step(&[token], &mut cache, Pass::Policy)?;
+        }
+        Ok(tokens)
+    };
+    let completions = vec![write(0.0)?, write(1.0)?];
+    Ok(Example {
+        prompt: prompt.to_vec(),
+        completions,
+        label: 1.0,
+        origin: Origin::new("probe", seed as usize + 1),
+    })
+}

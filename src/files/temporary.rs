@@ -1,0 +1,75 @@
+//! What is being written under temporary names, so that a process that is told to stop can take it away.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static LISTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Tries to empty a directory that other threads still write to.
+const TRIES: usize = 100;
+
+fn listed() -> MutexGuard<'static, Vec<PathBuf>> {
+    // A list of paths is whole at any time.
+    LISTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A temporary path, listed until this is dropped.
+pub(super) struct Listed(PathBuf);
+
+impl Listed {
+    pub fn new(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        listed().push(path.clone());
+        Self(path)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut all = listed();
+        if let Some(at) = all.iter().rposition(|path| *path == self.0) {
+            all.swap_remove(at);
+        }
+    }
+}
+
+/// Removes everything that is being written. For a process that ends at once: what still writes will fail.
+pub fn remove_temporaries() {
+    remove(&listed());
+}
+
+fn remove(paths: &[PathBuf]) {
+    for path in paths {
+        // A thread may make the next file while the last ones are removed.
+        let gone = |_| {
+            let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir_all(path));
+            !path.exists()
+        };
+        let _ = (0..TRIES).any(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_is_removed_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for name in ["file", "kept", "done"] {
+            std::fs::write(at(name), "x").unwrap();
+        }
+        std::fs::create_dir(at("directory")).unwrap();
+        std::fs::write(at("directory/inside"), "x").unwrap();
+        let _listed = ["file", "directory", "never made"].map(|name| Listed::new(&at(name)));
+        drop(Listed::new(&at("done")));
+        // Of this test alone: others write beside it.
+        let ours =
+            || listed().iter().filter(|path| path.starts_with(place.path())).cloned().collect::<Vec<_>>();
+        assert_eq!(ours().len(), 3);
+        remove(&ours());
+        assert!(!at("file").exists() && !at("directory").exists());
+        assert!(at("kept").exists() && at("done").exists());
+    }
+}

@@ -1,0 +1,41 @@
+use candle_core::Device;
+use serde_json::Value;
+
+use super::*;
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// The largest difference of a next-token log-prob from what llama.cpp says.
+fn furthest(model: &GgufModel, expected: &Value) -> f64 {
+    let decoder = Decoder::load(model.spec.clone(), &model.source, None, &Device::Cpu).unwrap();
+    let prompts = expected["prompts"].as_array().unwrap();
+    let rows =
+        prompts.iter().zip(expected["next_token_logps"].as_array().unwrap()).map(|(prompt, wanted)| {
+            let tokens: Vec<u32> = numbers(prompt).iter().map(|token| *token as u32).collect();
+            let logits = decoder.step(&tokens, &mut decoder.new_cache(), Pass::Policy).unwrap();
+            let lse = logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+            let apart =
+                logits.iter().zip(numbers(wanted)).map(|(x, wanted)| (f64::from(*x) - lse - wanted).abs());
+            apart.fold(0.0, f64::max)
+        });
+    rows.fold(0.0, f64::max)
+}
+
+/// `tests/parity/gguf_rotary.py`: files that differ in their rotary keys alone, and llama.cpp's log-probs of each. Two of
+/// them are apart by 1 nat and more.
+#[test]
+fn rotary_keys_mean_what_llama_cpp_makes_of_them() {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/rotary");
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(place.join("expected.json")).unwrap()).unwrap();
+    for (name, expected) in expected.as_object().unwrap() {
+        let model = GgufModel::open(&place.join(format!("{name}.gguf"))).unwrap();
+        let apart = furthest(&model, expected);
+        // Its weights are f16, which llama.cpp multiplies with activations rounded to f16.
+        assert!(apart < 0.02, "{name}: {apart}");
+    }
+}
