@@ -34,6 +34,16 @@ pub(super) fn cohere(config: &ConfigJson) -> Result<DecoderSpec> {
 pub(super) fn cohere2(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = cohere(config)?;
     let pattern = config.size_or_none("sliding_window_pattern")?.unwrap_or(4);
+    // Command R7B's files.
+    config.accept(&[
+        ("layer_switch", pattern.into()),
+        ("order_of_interleaved_layers", "local_attn_first".into()),
+        ("position_embedding_type", "rope_gptj".into()),
+        ("rotary_pct", 1.0.into()),
+        ("use_embedding_sharing", spec.head.is_none().into()),
+        ("use_gated_activation", true.into()),
+        ("use_parallel_block", true.into()),
+    ]);
     let sliding = common::layer_types(config, spec.layers.len(), |i| (i + 1) % pattern != 0)?;
     common::slide(config, &mut spec, &sliding)?;
     let window = config.size_or_none("sliding_window")?;

@@ -8,6 +8,10 @@ use crate::model::spec::{DecoderSpec, NormSpec};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = gemma2_like(config)?;
+    // The window's first name, in the first files.
+    if let Some(window) = config.size_or_none("sliding_window")? {
+        config.accept(&[("sliding_window_size", window.into())]);
+    }
     let sliding = common::layer_types(config, spec.layers.len(), |i| i % 2 == 0)?;
     common::slide(config, &mut spec, &sliding)?;
     common::rotate(config, &mut spec, &super::rotation::WHOLE)?;

@@ -14,6 +14,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let hidden = config.size("n_embd")?;
     let inner = config.size_or_none("n_inner")?.unwrap_or(4 * hidden);
     let heads = common::even_heads(config, hidden, "n_head")?;
+    config.accept(&[("rotary", true.into()), ("scale_attn_weights", true.into())]);
     let turned = config.size("rotary_dim")?;
     if turned % 2 != 0 {
         return Err(config.error("rotary_dim", &format!("{turned} is odd; features turn in pairs")));

@@ -6,6 +6,33 @@ use super::rotation::{Rotary, WHOLE};
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 
+/// Settings of images, classes and experts that the dense text model does not have.
+const OF_IMAGES: &[&str] = &[
+    "anyres_pooling_size",
+    "anyres_vit_max_image_size",
+    "anyres_vit_two_views",
+    "cla_share_factor",
+    "class_num",
+    "dense_list",
+    "image_token_id",
+    "mask_init_id",
+    "max_image_size",
+    "num_media_embeds",
+    "org_vocab_size",
+    "skip_cls_token",
+    "text_end_id",
+    "text_start_id",
+    "vit_add_patchemb_bias",
+    "vit_mapping_type",
+    "vit_norm_type",
+    "vit_patch",
+    "vit_path",
+    "vit_remove_prenorm",
+    "vit_token",
+    "vit_type",
+    "vit_used_rms_norm",
+];
+
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
     common::attention_bias(config, &mut spec)?;
@@ -25,6 +52,14 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         // Settings of yarn that the files repeat, and transformers does not read for this type.
         rotary.overlook(&["beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor"]);
     }
+    config.accept(&[
+        ("use_qk_norm", true.into()),
+        ("use_rotary_pos_emb", true.into()),
+        ("attention_head_dim", head_dim.into()),
+        ("norm_type", "rms".into()),
+    ]);
+    // What its files carry over from models that also see.
+    OF_IMAGES.iter().for_each(|key| config.mark(key));
     spec.rotations = vec![rotary.rotation(config, head_dim)?];
     Ok(spec)
 }

@@ -131,6 +131,16 @@ impl ConfigJson {
         self.seen.borrow_mut().read.insert(format!("{}{key}", self.path));
     }
 
+    /// Takes keys that transformers does not read, where they say what is computed anyway: files of the family have them.
+    /// With another value they are left over, and refused.
+    pub(super) fn accept(&self, said: &[(&str, Value)]) {
+        for (key, value) in said {
+            if self.values.get(*key) == Some(value) {
+                self.mark(key);
+            }
+        }
+    }
+
     /// What the file says under a key or another name of it, null too.
     fn stored(&self, key: &str) -> Option<&Value> {
         self.mark(key);

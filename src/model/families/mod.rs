@@ -121,3 +121,6 @@ pub fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
 fn unsupported(config: &ConfigJson, key: &str, why: &str) -> Error {
     config.error(key, &format!("is not supported: {why}"))
 }
+
+#[cfg(test)]
+mod tests;

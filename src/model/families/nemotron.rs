@@ -12,6 +12,9 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     config.size("num_key_value_heads")?;
     let mut spec = common::llama_sizes(config, "norm_eps")?;
     common::rotate(config, &mut spec, &PARTLY)?;
+    if let Some(partial) = config.number_or_none("partial_rotary_factor")? {
+        config.accept(&[("rope_percent", partial.into())]);
+    }
     common::each_norm(&mut spec, |norm| norm.kind = NormKind::LayerPlusOne);
     common::plain_mlp(&mut spec, "up_proj", "down_proj");
     common::attention_bias(config, &mut spec)?;

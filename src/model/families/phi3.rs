@@ -25,5 +25,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     }
     spec.rotations = vec![rotary.rotation(config, head_dim)?];
     common::slide_all(config, &mut spec)?;
+    // Phi 4 mini's files.
+    config.accept(&[("interpolate_factor", 1.into()), ("full_attn_mod", 1.into())]);
     Ok(spec)
 }

@@ -20,6 +20,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     }
     common::attention_bias(config, &mut spec)?;
     common::mlp_bias(&mut spec, config.flag("mlp_bias")?);
+    // A key of Qwen's window, in its files without a window.
+    config.mark("max_window_layers");
     let (window, slides) = (config.size_or_none("sliding_window")?, config.flag("use_sliding_window")?);
     let sliding =
         common::layer_types(config, spec.layers.len(), |i| slides && window.is_some() && !turns(i))?;

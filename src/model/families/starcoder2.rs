@@ -10,6 +10,13 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_sizes(config, "norm_epsilon")?;
     common::rotate(config, &mut spec, &WHOLE)?;
     common::each_norm(&mut spec, |norm| norm.kind = NormKind::Layer);
+    config.accept(&[
+        ("mlp_type", "default".into()),
+        ("norm_type", "layer_norm".into()),
+        ("scale_attn_weights", true.into()),
+        ("attention_softmax_in_fp32", true.into()),
+        ("scale_attention_softmax_in_fp32", true.into()),
+    ]);
     common::plain_mlp(&mut spec, "c_fc", "c_proj");
     let bias = config.flag("use_bias")?;
     common::qkv_bias(&mut spec, bias);
