@@ -42,6 +42,9 @@ QWEN3_VL = dict(text_config=dict(SHAPE, head_dim=16, rms_norm_eps=1e-5, rope_par
                 vision_config=dict(QWEN_VISION, num_position_embeddings=16, deepstack_visual_indexes=[0]), **QWEN_TOKENS)
 
 # name → (model_type, config)
+# Families that dpo-lora does not compute yet: they keep their seeds, and are made when they are named.
+LATER = {"apertus", "bloom", "gpt_bigcode", "opt-post", "stablelm-parallel"}
+
 MODELS = {
     "gemma3-vision": ("gemma3", GEMMA3),
     "gemma3-vision-new": ("gemma3", GEMMA3),

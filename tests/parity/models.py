@@ -99,7 +99,7 @@ def randomise(model, seed):
 
 def make_models(out, only=()):
     """All of them, or these."""
-    wanted = lambda names: {name: made for name, made in names.items() if not only or name in only}
+    wanted = lambda names: {name: made for name, made in names.items() if (name in only if only else name not in families.LATER)}
     for name, (model_type, fields) in wanted(MODELS).items():
         path = out / "models" / name
         model = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **fields), attn_implementation="eager").eval()

@@ -28,6 +28,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mutation_values import about_rotation, added, alone, first_of_family, others
+from families import LATER
 from models import MODELS, auto_class
 from scores import completion_logp
 
@@ -225,7 +226,7 @@ def main():
     logging.getLogger("transformers").addHandler(heard)
     signal.signal(signal.SIGALRM, late)
     (out / "mutations").mkdir(exist_ok=True)
-    for name in sys.argv[2:] or MODELS:
+    for name in sys.argv[2:] or [name for name in MODELS if name not in LATER]:
         base, found = mutate(out, name, heard)
         lines = ",\n".join("  " + json.dumps(mutation) for mutation in found)
         (out / "mutations" / f"{name}.json").write_text(f'{{\n "base": {json.dumps(base)},\n "mutations": [\n{lines}\n ]\n}}\n')

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+import families
 from models import MODELS, OLD_STYLE, load_model
 
 # their layer_types follow from these in old files
@@ -68,7 +69,7 @@ def old_rope(model_type, parameters):
 
 def make_old_configs(out, only=()):
     records = json.loads((out / "tokens.json").read_text())[0]["records"]
-    for name in only or MODELS:
+    for name in only or [name for name in MODELS if name not in families.LATER]:
         path = out / "models" / name
         config = json.loads((path / "config.json").read_text())
         if name in OLD_STYLE or name.endswith("-new"):
