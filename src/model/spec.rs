@@ -292,7 +292,37 @@ impl LinearSpec {
     }
 }
 
+impl AttentionSpec {
+    /// Attention without clipping, norms or rotation.
+    pub fn new(qkv: QkvSpec, heads: Heads, output: LinearSpec) -> Self {
+        Self {
+            qkv,
+            clip: None,
+            qk_norm: None,
+            norm_after_rotation: false,
+            heads,
+            rotation: None,
+            query_rotation: None,
+            output,
+        }
+    }
+}
+
 impl LayerSpec {
+    /// A block without norms, one branch after the other.
+    pub fn new(attention: AttentionSpec, mlp: MlpSpec) -> Self {
+        Self {
+            attention_norm: None,
+            attention,
+            post_attention_norm: None,
+            mlp_norm: None,
+            mlp,
+            post_mlp_norm: None,
+            parallel: false,
+            residual_scale: 1.0,
+        }
+    }
+
     /// The block's projections, in the order they compute.
     pub fn linears(&self) -> Vec<&LinearSpec> {
         let mut all: Vec<&LinearSpec> = match &self.attention.qkv {

@@ -44,33 +44,23 @@ pub(super) fn llama_with(config: &ConfigJson, eps: f64) -> Result<DecoderSpec> {
             let rms =
                 |name: &str| NormSpec { module: at(name), size: hidden, runs: 1, kind: NormKind::Rms, eps };
             let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
+            let qkv = QkvSpec::Separate([
+                linear("self_attn.q_proj", hidden, q),
+                linear("self_attn.k_proj", hidden, kv),
+                linear("self_attn.v_proj", hidden, kv),
+            ]);
+            let attention = AttentionSpec::new(qkv, heads, linear("self_attn.o_proj", q, hidden));
+            let mlp = MlpSpec::Gated {
+                gate: linear("mlp.gate_proj", hidden, intermediate),
+                up: linear("mlp.up_proj", hidden, intermediate),
+                down: linear("mlp.down_proj", intermediate, hidden),
+                act,
+            };
+            let attention = AttentionSpec { rotation: Some(0), ..attention };
             LayerSpec {
                 attention_norm: Some(rms("input_layernorm")),
-                attention: AttentionSpec {
-                    qkv: QkvSpec::Separate([
-                        linear("self_attn.q_proj", hidden, q),
-                        linear("self_attn.k_proj", hidden, kv),
-                        linear("self_attn.v_proj", hidden, kv),
-                    ]),
-                    clip: None,
-                    qk_norm: None,
-                    norm_after_rotation: false,
-                    heads,
-                    rotation: Some(0),
-                    query_rotation: None,
-                    output: linear("self_attn.o_proj", q, hidden),
-                },
-                post_attention_norm: None,
                 mlp_norm: Some(rms("post_attention_layernorm")),
-                mlp: MlpSpec::Gated {
-                    gate: linear("mlp.gate_proj", hidden, intermediate),
-                    up: linear("mlp.up_proj", hidden, intermediate),
-                    down: linear("mlp.down_proj", intermediate, hidden),
-                    act,
-                },
-                post_mlp_norm: None,
-                parallel: false,
-                residual_scale: 1.0,
+                ..LayerSpec::new(attention, mlp)
             }
         })
         .collect();

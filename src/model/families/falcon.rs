@@ -44,28 +44,19 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                 (false, true) => ("input_layernorm", None),
                 (false, false) => ("input_layernorm", Some("post_attention_layernorm")),
             };
+            let qkv = if stacked { QkvSpec::Stacked(qkv) } else { QkvSpec::PerHead(qkv) };
+            let attention = AttentionSpec::new(qkv, heads, linear("self_attention.dense", hidden, hidden));
+            let mlp = MlpSpec::Plain {
+                up: linear("mlp.dense_h_to_4h", hidden, inner),
+                down: linear("mlp.dense_4h_to_h", inner, hidden),
+                act,
+            };
+            let attention = AttentionSpec { rotation: Some(0), ..attention };
             LayerSpec {
                 attention_norm: Some(norm(at(first))),
-                attention: AttentionSpec {
-                    qkv: if stacked { QkvSpec::Stacked(qkv) } else { QkvSpec::PerHead(qkv) },
-                    clip: None,
-                    qk_norm: None,
-                    norm_after_rotation: false,
-                    heads,
-                    rotation: Some(0),
-                    query_rotation: None,
-                    output: linear("self_attention.dense", hidden, hidden),
-                },
-                post_attention_norm: None,
                 mlp_norm: second.map(|name| norm(at(name))),
-                mlp: MlpSpec::Plain {
-                    up: linear("mlp.dense_h_to_4h", hidden, inner),
-                    down: linear("mlp.dense_4h_to_h", inner, hidden),
-                    act,
-                },
-                post_mlp_norm: None,
                 parallel: layout.parallel,
-                residual_scale: 1.0,
+                ..LayerSpec::new(attention, mlp)
             }
         })
         .collect();

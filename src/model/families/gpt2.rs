@@ -34,28 +34,17 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
             if by_layer {
                 heads.scale /= (i + 1) as f32;
             }
+            let qkv = QkvSpec::Stacked(conv("attn.c_attn", hidden, 3 * hidden));
+            let attention = AttentionSpec::new(qkv, heads, conv("attn.c_proj", hidden, hidden));
+            let mlp = MlpSpec::Plain {
+                up: conv("mlp.c_fc", hidden, inner),
+                down: conv("mlp.c_proj", inner, hidden),
+                act,
+            };
             LayerSpec {
                 attention_norm: Some(norm(at("ln_1"))),
-                attention: AttentionSpec {
-                    qkv: QkvSpec::Stacked(conv("attn.c_attn", hidden, 3 * hidden)),
-                    clip: None,
-                    qk_norm: None,
-                    norm_after_rotation: false,
-                    heads,
-                    rotation: None,
-                    query_rotation: None,
-                    output: conv("attn.c_proj", hidden, hidden),
-                },
-                post_attention_norm: None,
                 mlp_norm: Some(norm(at("ln_2"))),
-                mlp: MlpSpec::Plain {
-                    up: conv("mlp.c_fc", hidden, inner),
-                    down: conv("mlp.c_proj", inner, hidden),
-                    act,
-                },
-                post_mlp_norm: None,
-                parallel: false,
-                residual_scale: 1.0,
+                ..LayerSpec::new(attention, mlp)
             }
         })
         .collect();

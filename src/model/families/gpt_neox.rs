@@ -30,30 +30,21 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         .map(|i| {
             let at = |name: &str| format!("gpt_neox.layers.{i}.{name}");
             let linear = |name: &str, inputs, outputs| LinearSpec::new(at(name), inputs, outputs);
+            let qkv =
+                QkvSpec::PerHead(linear("attention.query_key_value", hidden, 3 * hidden).with_bias(bias));
+            let attention =
+                AttentionSpec::new(qkv, heads, linear("attention.dense", hidden, hidden).with_bias(bias));
+            let mlp = MlpSpec::Plain {
+                up: linear("mlp.dense_h_to_4h", hidden, intermediate).with_bias(true),
+                down: linear("mlp.dense_4h_to_h", intermediate, hidden).with_bias(true),
+                act,
+            };
+            let attention = AttentionSpec { rotation: Some(0), ..attention };
             LayerSpec {
                 attention_norm: Some(norm(at("input_layernorm"))),
-                attention: AttentionSpec {
-                    qkv: QkvSpec::PerHead(
-                        linear("attention.query_key_value", hidden, 3 * hidden).with_bias(bias),
-                    ),
-                    clip: None,
-                    qk_norm: None,
-                    norm_after_rotation: false,
-                    heads,
-                    rotation: Some(0),
-                    query_rotation: None,
-                    output: linear("attention.dense", hidden, hidden).with_bias(bias),
-                },
-                post_attention_norm: None,
                 mlp_norm: Some(norm(at("post_attention_layernorm"))),
-                mlp: MlpSpec::Plain {
-                    up: linear("mlp.dense_h_to_4h", hidden, intermediate).with_bias(true),
-                    down: linear("mlp.dense_4h_to_h", intermediate, hidden).with_bias(true),
-                    act,
-                },
-                post_mlp_norm: None,
                 parallel,
-                residual_scale: 1.0,
+                ..LayerSpec::new(attention, mlp)
             }
         })
         .collect();

@@ -26,31 +26,20 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         .map(|i| {
             let at = |name: &str| format!("transformer.h.{i}.{name}");
             let linear = |name: &str, inputs, outputs| LinearSpec::new(at(name), inputs, outputs);
+            let qkv = QkvSpec::Separate(
+                ["q_proj", "k_proj", "v_proj"].map(|name| linear(&format!("attn.{name}"), hidden, hidden)),
+            );
+            let attention = AttentionSpec::new(qkv, heads, linear("attn.out_proj", hidden, hidden));
+            let mlp = MlpSpec::Plain {
+                up: linear("mlp.fc_in", hidden, inner).with_bias(true),
+                down: linear("mlp.fc_out", inner, hidden).with_bias(true),
+                act,
+            };
+            let attention = AttentionSpec { rotation: Some(0), ..attention };
             LayerSpec {
                 attention_norm: Some(norm(at("ln_1"))),
-                attention: AttentionSpec {
-                    qkv: QkvSpec::Separate(
-                        ["q_proj", "k_proj", "v_proj"]
-                            .map(|name| linear(&format!("attn.{name}"), hidden, hidden)),
-                    ),
-                    clip: None,
-                    qk_norm: None,
-                    norm_after_rotation: false,
-                    heads,
-                    rotation: Some(0),
-                    query_rotation: None,
-                    output: linear("attn.out_proj", hidden, hidden),
-                },
-                post_attention_norm: None,
-                mlp_norm: None,
-                mlp: MlpSpec::Plain {
-                    up: linear("mlp.fc_in", hidden, inner).with_bias(true),
-                    down: linear("mlp.fc_out", inner, hidden).with_bias(true),
-                    act,
-                },
-                post_mlp_norm: None,
                 parallel: true,
-                residual_scale: 1.0,
+                ..LayerSpec::new(attention, mlp)
             }
         })
         .collect();

@@ -33,6 +33,8 @@ pub(super) struct Seen {
     pub read: BTreeSet<String>,
     /// Paths of the objects whose own keys are read one by one.
     pub opened: BTreeSet<String>,
+    /// Paths of the objects whose keys were found to be all read, with the defaults of their own class.
+    pub checked: BTreeSet<String>,
     /// What the user should know.
     pub notes: Vec<String>,
 }

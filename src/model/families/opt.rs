@@ -21,30 +21,16 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
             let linear =
                 |name: &str, inputs, outputs| LinearSpec::new(at(name), inputs, outputs).with_bias(bias);
             let projections = ["q_proj", "k_proj", "v_proj"];
+            let qkv = QkvSpec::Separate(
+                projections.map(|name| linear(&format!("self_attn.{name}"), hidden, hidden)),
+            );
+            let attention = AttentionSpec::new(qkv, heads, linear("self_attn.out_proj", hidden, hidden));
+            let mlp =
+                MlpSpec::Plain { up: linear("fc1", hidden, inner), down: linear("fc2", inner, hidden), act };
             LayerSpec {
                 attention_norm: Some(norm(at("self_attn_layer_norm"))),
-                attention: AttentionSpec {
-                    qkv: QkvSpec::Separate(
-                        projections.map(|name| linear(&format!("self_attn.{name}"), hidden, hidden)),
-                    ),
-                    clip: None,
-                    qk_norm: None,
-                    norm_after_rotation: false,
-                    heads,
-                    rotation: None,
-                    query_rotation: None,
-                    output: linear("self_attn.out_proj", hidden, hidden),
-                },
-                post_attention_norm: None,
                 mlp_norm: Some(norm(at("final_layer_norm"))),
-                mlp: MlpSpec::Plain {
-                    up: linear("fc1", hidden, inner),
-                    down: linear("fc2", inner, hidden),
-                    act,
-                },
-                post_mlp_norm: None,
-                parallel: false,
-                residual_scale: 1.0,
+                ..LayerSpec::new(attention, mlp)
             }
         })
         .collect();

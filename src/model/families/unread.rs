@@ -192,6 +192,7 @@ impl ConfigJson {
                 false => problems.add(self.error(path, &text).to_string()),
             }
         }
+        self.seen.borrow_mut().checked.insert(self.path.clone());
         if !found.is_empty() && !self.force {
             problems.add(
                 "remove what is of no effect from config.json, or insist with --force to compute without it",
@@ -204,6 +205,9 @@ impl ConfigJson {
         let seen = self.seen.borrow();
         for (key, value) in values {
             let full = format!("{path}{key}");
+            if seen.checked.contains(&format!("{full}.")) {
+                continue;
+            }
             if let (true, Some(inner)) = (seen.opened.contains(&format!("{full}.")), value.as_object()) {
                 self.unread(inner, &format!("{full}."), false, found);
                 continue;

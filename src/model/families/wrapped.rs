@@ -75,6 +75,9 @@ fn wrapped(config: &ConfigJson, wrapper: &Wrapper) -> Result<DecoderSpec> {
     };
     let mut spec = family(&text)?;
     tie(config, &text, &mut spec)?;
+    if !text.path.is_empty() {
+        text.check_all_read()?;
+    }
     common::rename(&mut spec, |module| match module.strip_prefix("model.") {
         Some(rest) => format!("model.language_model.{rest}"),
         None => module.to_string(),
