@@ -210,7 +210,7 @@ unsafe fn whole<const MT: usize, const NT: usize>(
     // SAFETY: the panels hold `steps / 16` chunks of `MT` and `NT` tiles of 1 kB, `c` the 16·MT rows of 16·NT numbers.
     unsafe {
         match (MT, NT) {
-            (1, 1) => multiply!(
+            (1, 1) => multiply! {
                 steps, a, b, c, stride, accumulate, 1, 1,
                 ["tileloadd tmm0, [{c} + {line}*1]"],
                 [
@@ -219,8 +219,8 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                     "tdpbf16ps tmm0, tmm4, tmm6"
                 ],
                 ["tilestored [{c} + {line}*1], tmm0", "/* {below} */"]
-            ),
-            (1, _) => multiply!(
+            },
+            (1, _) => multiply! {
                 steps, a, b, c, stride, accumulate, 1, 2,
                 ["tileloadd tmm0, [{c} + {line}*1]", "tileloadd tmm1, [{c} + {line}*1 + 64]"],
                 [
@@ -235,8 +235,8 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                     "tilestored [{c} + {line}*1 + 64], tmm1",
                     "/* {below} */"
                 ]
-            ),
-            (_, 1) => multiply!(
+            },
+            (_, 1) => multiply! {
                 steps, a, b, c, stride, accumulate, 2, 1,
                 ["tileloadd tmm0, [{c} + {line}*1]", "tileloadd tmm2, [{below} + {line}*1]"],
                 [
@@ -247,8 +247,8 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                     "tdpbf16ps tmm2, tmm5, tmm6"
                 ],
                 ["tilestored [{c} + {line}*1], tmm0", "tilestored [{below} + {line}*1], tmm2"]
-            ),
-            _ => multiply!(
+            },
+            _ => multiply! {
                 steps, a, b, c, stride, accumulate, 2, 2,
                 [
                     "tileloadd tmm0, [{c} + {line}*1]",
@@ -272,7 +272,7 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                     "tilestored [{below} + {line}*1], tmm2",
                     "tilestored [{below} + {line}*1 + 64], tmm3"
                 ]
-            ),
+            },
         }
     }
 }

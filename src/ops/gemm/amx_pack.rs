@@ -12,13 +12,7 @@ use super::{Elements, Operand};
 use crate::ops::simd::vectorised;
 
 /// Packs a strip of a left operand: for each 32 of `k`, the lanes below each other, 16 words of pairs in each.
-pub(super) fn left(
-    from: &Operand,
-    first: usize,
-    width: usize,
-    k: Range<usize>,
-    to: &mut [MaybeUninit<u32>],
-) {
+pub(super) fn left(from: &Operand, first: usize, width: usize, k: Range<usize>, to: &mut [MaybeUninit<u32>]) {
     let (strip, at) = Strip::of(from, first, width, &k);
     let start = to.as_mut_ptr().cast::<u32>();
     match from.data {

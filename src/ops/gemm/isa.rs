@@ -96,6 +96,16 @@ impl Isa {
         self == Self::Portable
     }
 
+    /// For a reader: its name, and how bf16 is multiplied.
+    pub fn description(self) -> String {
+        let way = match self {
+            Self::Amx => "bf16 multiplied in tiles",
+            Self::Avx512Bf16 => "bf16 multiplied in pairs",
+            _ => "bf16 widened and multiplied as f32",
+        };
+        format!("{}, {way}", self.name())
+    }
+
     /// A name for cache keys and reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,11 +129,8 @@ fn intel() -> bool {
 
 /// "GenuineIntel" in three registers.
 #[cfg(target_arch = "x86_64")]
-const INTEL: (u32, u32, u32) = (
-    u32::from_le_bytes(*b"Genu"),
-    u32::from_le_bytes(*b"ineI"),
-    u32::from_le_bytes(*b"ntel"),
-);
+const INTEL: (u32, u32, u32) =
+    (u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ineI"), u32::from_le_bytes(*b"ntel"));
 
 #[cfg(test)]
 mod tests {
@@ -141,7 +148,10 @@ mod tests {
     fn every_set_of_the_processor_has_a_name_that_asks_for_it() {
         for isa in Isa::available() {
             let named = Isa::named(isa.name()).unwrap();
-            assert!(named == isa || isa == Isa::Avx512 && named > isa && named < Isa::Amx, "{isa:?} {named:?}");
+            assert!(
+                named == isa || isa == Isa::Avx512 && named > isa && named < Isa::Amx,
+                "{isa:?} {named:?}"
+            );
         }
         assert_eq!(Isa::named("AMX "), None);
         assert_eq!(Isa::named(""), None);

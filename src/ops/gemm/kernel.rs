@@ -1,8 +1,8 @@
 //! Micro-kernels: a register tile of `C` from one panel of each operand, and the choice between them.
 
+use super::{Isa, Precision};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512, fixed};
-use super::{Isa, Precision};
 
 /// `(steps, a, b, c, stride of c, rows, columns, accumulate)`, see [`Kernel::run`].
 pub(super) type Tile = unsafe fn(usize, *const u32, *const u32, *mut f32, usize, usize, usize, bool);
@@ -45,9 +45,7 @@ impl Word {
             Self::Bf16 => k.div_ceil(2),
             Self::Fixed => k.div_ceil(2) + k.div_ceil(CHUNK),
             Self::Tiles => k.div_ceil(32) * 16,
-            Self::SplitTiles => {
-                k / CHUNK * Self::Tiles.steps(3 * CHUNK) + Self::Tiles.steps(3 * (k % CHUNK))
-            }
+            Self::SplitTiles => k / CHUNK * Self::Tiles.steps(3 * CHUNK) + Self::Tiles.steps(3 * (k % CHUNK)),
         }
     }
 

@@ -168,6 +168,15 @@ pub fn gemm(a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
     sum_of_products(&[Segment { a: &Packed::new(a, precision), b: *b }])
 }
 
+/// As [`gemm`], by the kernels of one instruction set: for comparisons.
+///
+/// # Panics
+/// If this processor lacks it.
+pub fn gemm_on(isa: Isa, a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
+    assert!(Isa::available().any(|other| other == isa), "{isa:?} on this processor");
+    sum_of_products(&[Segment { a: &Packed::with(isa, a, precision, true), b: *b }])
+}
+
 /// `out += A·B` for a row-major `out [a.lanes, b.lanes]`.
 ///
 /// # Panics

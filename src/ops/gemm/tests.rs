@@ -187,7 +187,10 @@ fn partial_tiles_write_their_corner_alone() {
                         let inside = (1..=m).contains(&row) && (3..n + 3).contains(&column);
                         let want = if inside { 2.0 * plain[(row - 1) * n + column - 3] } else { 7.0 };
                         let near = if inside { 1e-5 * (1.0 + want.abs()) } else { 0.0 };
-                        assert!((x - want).abs() <= near, "{isa:?} {precision:?} {m} {n} {k} [{row}, {column}]");
+                        assert!(
+                            (x - want).abs() <= near,
+                            "{isa:?} {precision:?} {m} {n} {k} [{row}, {column}]"
+                        );
                     }
                 }
             }
@@ -454,8 +457,7 @@ fn fixed_point_keeps_what_is_no_number() {
             assert!(got.iter().all(|x| x.abs() <= most), "{isa:?} {factor}");
             assert_eq!(
                 got.iter().any(|x| *x != 0.0),
-                factor > 1e-30
-                    || !matches!(isa, Isa::Avx512Vnni | Isa::Avx512Bf16) && factor > 0.0
+                factor > 1e-30 || !matches!(isa, Isa::Avx512Vnni | Isa::Avx512Bf16) && factor > 0.0
             );
         }
     }
