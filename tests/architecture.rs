@@ -34,11 +34,13 @@ const TOP: u8 = 9;
 /// `error` is everyone's; `files` writes through it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
 
-/// Where `unsafe` may stand: memory maps, signal handlers, the allocator, vector intrinsics.
+/// Where `unsafe` may stand: memory maps, signal handlers, the allocator, vector and tile instructions.
 const UNSAFE: &[&str] = &[
     "adapter/peft/read.rs",
     "commands/signals.rs",
     "main.rs",
+    "ops/gemm/amx.rs",
+    "ops/gemm/amx_pack.rs",
     "ops/gemm/avx512.rs",
     "ops/gemm/avx512_pack.rs",
     "ops/gemm/fixed.rs",

@@ -21,12 +21,14 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Result};
+use crate::ops::gemm::Isa;
 
 /// Does what the command line asks for.
 ///
 /// # Errors
 /// Whatever keeps it from being done.
 pub fn run(cli: &Cli) -> Result<()> {
+    Isa::asked()?;
     match &cli.command {
         Command::Train(args) => train::run(args, cli.quiet),
         Command::Score(args) => score::run(args),

@@ -159,7 +159,7 @@ impl Attention {
     fn precision(&self) -> Precision {
         match self.output.linear.precision() {
             Precision::F32 => Precision::F32,
-            Precision::Bf16 | Precision::Fixed => Precision::Bf16,
+            Precision::Bf16 | Precision::Fixed | Precision::Split => Precision::Bf16,
         }
     }
 

@@ -41,13 +41,13 @@ pub struct LowRankGradients {
 /// An input of several maps: packed when the first of them needs it, for each precision once.
 pub struct Input {
     x: Tensor,
-    packed: [OnceCell<Packed>; 3],
+    packed: [OnceCell<Packed>; 4],
 }
 
 impl Input {
     /// The input `x [T, in]`.
     pub fn new(x: Tensor) -> Self {
-        Self { x, packed: [const { OnceCell::new() }; 3] }
+        Self { x, packed: [const { OnceCell::new() }; 4] }
     }
 
     /// `x`.
@@ -70,7 +70,15 @@ impl Input {
 fn thin(linear: &Linear) -> Precision {
     match linear.precision() {
         Precision::Bf16 => Precision::Bf16,
-        Precision::F32 | Precision::Fixed => Precision::F32,
+        Precision::F32 | Precision::Fixed | Precision::Split => Precision::F32,
+    }
+}
+
+/// What the second factor of a low-rank path is rounded to, so that it rides through the output with its map's product.
+fn riding(linear: &Linear) -> Precision {
+    match linear.precision() {
+        Precision::F32 => Precision::F32,
+        Precision::Bf16 | Precision::Fixed | Precision::Split => Precision::Split,
     }
 }
 
@@ -120,7 +128,7 @@ pub fn forward(
                 None => narrow(input.packed(thin(linear))?, &a, rank, Side::Rows),
             })
         })?;
-        ups.push((scaled(&z, path.scale, rank), host::read(path.b)?, rank));
+        ups.push((scaled(&z, path.scale, rank, riding(linear)), host::read(path.b)?, rank));
         kept.push(host::tensor(z, (rows, rank))?);
     }
     let ranks: usize = ups.iter().map(|(_, _, rank)| rank).sum();
@@ -180,10 +188,10 @@ fn split(numbers: &[f32], run: usize) -> Vec<f32> {
 }
 
 /// `s·z [T, r]` as a left operand: the scale goes to the small factor.
-fn scaled(z: &[f32], scale: f32, rank: usize) -> Packed {
+fn scaled(z: &[f32], scale: f32, rank: usize, precision: Precision) -> Packed {
     let scaled: Vec<f32> = z.iter().map(|z| z * scale).collect();
     let rows = scaled.len() / rank.max(1);
-    Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), Precision::F32)
+    Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), precision)
 }
 
 /// What backward needs of a path beside the path itself.
@@ -242,7 +250,7 @@ pub fn backward(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient
                 path: *path,
                 kept: *kept,
                 dy: branch.dy,
-                packed: scaled(&dz, 1.0, rank),
+                packed: scaled(&dz, 1.0, rank, riding(branch.linear)),
                 dz,
                 rank,
             });

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::gemm::{Elements, Operand, Precision, gemm};
+use super::gemm::{Elements, Isa, Operand, Precision, gemm};
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
 static IN_STEP: AtomicBool = AtomicBool::new(false);
@@ -129,7 +129,9 @@ pub fn table(entries: &[(&'static str, Entry)], total: f64, peak: f64) -> String
     line("the rest", Entry { seconds: total - sum.seconds, ..Entry::default() });
     line("all", Entry { seconds: total, flop: sum.flop, calls: 0 });
     text.push_str(&format!(
-        "peak: this machine's best matrix product in this storage type, {peak:.0} GFLOP/s\n"
+        "peak: this machine's best matrix product in this storage type, {peak:.0} GFLOP/s\n\
+         kernels: {}\n",
+        Isa::detected().description()
     ));
     text
 }

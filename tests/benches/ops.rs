@@ -3,13 +3,14 @@
 //!
 //!     cargo bench --bench ops
 //!     cargo bench --bench ops -- quantised     # products with quantised weights alone
+//!     cargo bench --bench ops -- sets          # products with bf16 weights by every instruction set against f32
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use dpo_lora::ops::gated_act::{self, Activation};
-use dpo_lora::ops::gemm::{Elements, Operand, Precision, gemm};
+use dpo_lora::ops::gemm::{Elements, Isa, Operand, Precision, gemm, gemm_on};
 use dpo_lora::ops::gradient::Gradient;
 use dpo_lora::ops::rope::{self, Pairing, Rotation};
 use dpo_lora::ops::tree_attention::{self, Heads, Span, TreeSpans};
@@ -33,6 +34,9 @@ fn best(mut work: impl FnMut()) -> f64 {
 fn main() {
     if std::env::args().any(|arg| arg == "quantised") {
         return quantised();
+    }
+    if std::env::args().any(|arg| arg == "sets") {
+        return sets();
     }
     let peaks = [Precision::F32, Precision::Bf16].map(profile::peak);
     println!("best matrix product (960 x 2048 x 2048): f32 {:.0}, bf16 {:.0} GFLOP/s", peaks[0], peaks[1]);
@@ -74,6 +78,48 @@ fn products(peaks: [f64; 2]) {
             rate(Operand::by_row(Elements::Bf16(&w16), n, k), Precision::Bf16),
             rate(Operand::by_column(Elements::Bf16(&w16), k, n), Precision::Bf16),
         );
+    }
+}
+
+/// Products with bf16 weights by each instruction set that has some of its own, and their two-term form, against those
+/// with f32 weights on AVX-512 (or the best there is), alternating: minimum, median and maximum of the pairs' ratios.
+fn sets() {
+    let plain = Isa::available().filter(|isa| *isa <= Isa::Avx512).last().unwrap_or(Isa::Portable);
+    for (m, n, k) in SIZES {
+        let x = vec![0.5f32; m * k];
+        let w32 = vec![0.25f32; n * k];
+        let w16 = vec![bf16::from_f32(0.25); n * k];
+        let a = Operand::by_row(Elements::F32(&x), m, k);
+        for (way, forward) in [("x·Wᵀ", true), ("dy·W", false)] {
+            let operand = |weight| match forward {
+                true => Operand::by_row(weight, n, k),
+                false => Operand::by_column(weight, k, n),
+            };
+            let mut text = format!("{m:5} x {n:5} x {k:5} {way:5}");
+            for isa in Isa::available().filter(|isa| *isa > Isa::Avx512Vnni) {
+                for (precision, weight) in
+                    [(Precision::Bf16, Elements::Bf16(&w16)), (Precision::Split, Elements::F32(&w32))]
+                {
+                    if precision == Precision::Split && isa != Isa::Amx {
+                        continue;
+                    }
+                    let (weight, wide) = (operand(weight), operand(Elements::F32(&w32)));
+                    let [seconds, ratios @ ..] = against(
+                        || drop(std::hint::black_box(gemm_on(isa, &a, &weight, precision))),
+                        || drop(std::hint::black_box(gemm_on(plain, &a, &wide, Precision::F32))),
+                    );
+                    text += &format!(
+                        "   {} {precision:?} {:5.0} GFLOP/s, {:.2} ({:.2} to {:.2}) of f32",
+                        isa.name(),
+                        2e-9 * (m * n * k) as f64 / seconds,
+                        ratios[1],
+                        ratios[0],
+                        ratios[2]
+                    );
+                }
+            }
+            println!("{text}");
+        }
     }
 }
 

@@ -85,7 +85,7 @@ unsafe fn bf16_halves(from: *const u16, count: usize) -> __m512i {
 /// As `bf16_halves`, rounded.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn f32_halves(from: *const f32, count: usize) -> __m512i {
+pub(super) unsafe fn f32_halves(from: *const f32, count: usize) -> __m512i {
     // SAFETY: as above; both types are 256 bits without invalid values.
     _mm512_cvtepu16_epi32(unsafe {
         std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask(count), from)))
@@ -111,7 +111,7 @@ unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
+pub(super) unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
     // SAFETY: as above; a half without elements is not touched (mask 0).
     unsafe {
         let low = _mm512_maskz_loadu_ps(mask(count.min(16)), from);

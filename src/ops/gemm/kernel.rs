@@ -1,69 +1,8 @@
 //! Micro-kernels: a register tile of `C` from one panel of each operand, and the choice between them.
 
-use std::sync::OnceLock;
-
-use super::Precision;
+use super::{Isa, Precision};
 #[cfg(target_arch = "x86_64")]
-use super::{avx512, fixed};
-
-/// The instruction sets there are kernels for, best last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
-    /// Plain Rust, vectorised by the compiler for the target's baseline.
-    Portable,
-    /// The portable kernel compiled with 256-bit fused multiply-add.
-    Avx2,
-    /// 512-bit fused multiply-add.
-    Avx512,
-    /// And dot products of pairs, bf16 and 16-bit integers (no processor has the first alone).
-    Avx512Bf16,
-}
-
-impl Isa {
-    /// The best of this processor, detected once.
-    pub fn detected() -> Self {
-        static DETECTED: OnceLock<Isa> = OnceLock::new();
-        *DETECTED.get_or_init(Self::detect)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn detect() -> Self {
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
-        if avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
-            Self::Avx512Bf16
-        } else if avx512 {
-            Self::Avx512
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            Self::Avx2
-        } else {
-            Self::Portable
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn detect() -> Self {
-        Self::Portable
-    }
-
-    /// All sets this processor has.
-    pub fn available() -> impl Iterator<Item = Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16]
-            .into_iter()
-            .filter(|isa| *isa <= Self::detected())
-    }
-
-    /// A name for cache keys and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-            Self::Avx512Bf16 => "avx512-bf16",
-        }
-    }
-}
+use super::{amx, avx512, fixed};
 
 /// `(steps, a, b, c, stride of c, rows, columns, accumulate)`, see [`Kernel::run`].
 pub(super) type Tile = unsafe fn(usize, *const u32, *const u32, *mut f32, usize, usize, usize, bool);
@@ -78,16 +17,23 @@ pub(super) enum Word {
     /// A pair of 16-bit integers that are neighbours in `k`; behind each chunk of [`CHUNK`] numbers stands one step more,
     /// the f32 scales of its lanes.
     Fixed,
+    /// As `Bf16` on the right. On the left, for each 16 pairs of `k` a lane's 16 words beside each other, lane by lane.
+    /// Steps come in sixteens.
+    Tiles,
+    /// As `Tiles`, of numbers in two bf16 terms: three numbers' words for one.
+    SplitTiles,
 }
 
-/// Numbers that share a scale in fixed point.
+/// Numbers that share a scale in fixed point, or are split together.
 pub(super) const CHUNK: usize = 64;
 
 impl Word {
     fn of(isa: Isa, precision: Precision) -> Self {
         match precision {
+            Precision::Bf16 if isa == Isa::Amx => Self::Tiles,
+            Precision::Fixed | Precision::Split if isa == Isa::Amx => Self::SplitTiles,
             Precision::Bf16 if isa == Isa::Avx512Bf16 => Self::Bf16,
-            Precision::Fixed if isa == Isa::Avx512Bf16 => Self::Fixed,
+            Precision::Fixed if isa >= Isa::Avx512Vnni => Self::Fixed,
             _ => Self::F32,
         }
     }
@@ -98,7 +44,14 @@ impl Word {
             Self::F32 => k,
             Self::Bf16 => k.div_ceil(2),
             Self::Fixed => k.div_ceil(2) + k.div_ceil(CHUNK),
+            Self::Tiles => k.div_ceil(32) * 16,
+            Self::SplitTiles => k / CHUNK * Self::Tiles.steps(3 * CHUNK) + Self::Tiles.steps(3 * (k % CHUNK)),
         }
+    }
+
+    /// Whether AMX multiplies it.
+    pub(super) fn tiled(self) -> bool {
+        matches!(self, Self::Tiles | Self::SplitTiles)
     }
 }
 
@@ -121,12 +74,18 @@ impl Kernel {
         let _ = n;
         let word = Word::of(isa, precision);
         #[cfg(target_arch = "x86_64")]
+        if word.tiled() {
+            let (mr, nr) = (if m <= 16 { 16 } else { 32 }, if n <= 16 { 16 } else { 32 });
+            let max_kc = if word == Word::Tiles { 640 } else { 192 };
+            return Self { mr, nr, word, max_kc, wide: true, tile: amx::tile(mr, nr) };
+        }
+        #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
             let (mr, nv) = (avx512::best_rows(m), if n <= 16 { 1 } else { 2 });
             let (tile, max_kc) = match word {
                 Word::F32 => (avx512::f32_tile(mr, nv), 256),
                 Word::Bf16 => (avx512::bf16_tile(mr, nv), 512),
-                Word::Fixed => (fixed::tile(mr, nv), 512),
+                _ => (fixed::tile(mr, nv), 512),
             };
             return Self { mr, nr: 16 * nv, word, max_kc, wide: true, tile };
         }
@@ -150,11 +109,20 @@ impl Kernel {
         }
     }
 
+    /// What this thread's runs need while they last.
+    pub(super) fn ready(&self) -> Ready {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: tiles are chosen where the processor and the system allow them.
+        return self.word.tiled().then(|| unsafe { amx::Tiles::ready() });
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
     /// Writes (or adds to) the `[rows, columns]` corner of a tile at `c`.
     ///
     /// # Safety
     /// The panels hold `steps` steps, `rows <= mr`, `columns <= nr`, and the corner lies in memory this thread may
-    /// write (and read, when accumulating).
+    /// write (and read, when accumulating). The thread holds what [`Kernel::ready`] gave it.
     #[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
     pub(super) unsafe fn run(
         &self,
@@ -171,6 +139,12 @@ impl Kernel {
         unsafe { (self.tile)(steps, a, b, c, stride, rows, columns, accumulate) }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(super) type Ready = Option<amx::Tiles>;
+/// Nothing to get ready.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) type Ready = Option<()>;
 
 const NR: usize = 16;
 

@@ -9,11 +9,16 @@
 //! one. Neither the number of rows nor the number of threads shows in the result.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_pack;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
+mod isa;
 mod kernel;
 mod pack;
 mod packed;
@@ -25,7 +30,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-pub use kernel::Isa;
+pub use isa::Isa;
 use kernel::Kernel;
 pub use packed::Packed;
 use plan::Grid;
@@ -82,9 +87,12 @@ pub enum Precision {
     /// puts the product of Gaussian numbers 2.4e-3 off (‖error‖ / ‖product‖), rounding one of them 1.7e-3.
     Bf16,
     /// Products of 16-bit fixed point, 64 numbers of `k` to a scale, where the processor multiplies that, nearly as
-    /// fast as bf16; elsewhere as [`Precision::F32`]. The product of Gaussian numbers is 1.9e-4 off; rounding moves no
+    /// fast as bf16; as [`Precision::Split`] where it multiplies tiles; elsewhere as [`Precision::F32`]. The product of Gaussian numbers is 1.9e-4 off; rounding moves no
     /// operand by more than 7e-4 of its norm.
     Fixed,
+    /// Products of f32 in two bf16 terms each, which hold 16 bits of 24, where the processor multiplies tiles of bf16;
+    /// elsewhere as [`Precision::F32`]. Rides with products of the two before at their speed.
+    Split,
 }
 
 impl Precision {
@@ -93,7 +101,7 @@ impl Precision {
     pub fn of(weight: &Elements) -> Self {
         match weight {
             Elements::Bf16(_) => Self::Bf16,
-            Elements::Blocks(_) if Isa::detected() == Isa::Avx512Bf16 => Self::Fixed,
+            Elements::Blocks(_) if Isa::detected() >= Isa::Avx512Vnni => Self::Fixed,
             _ => Self::F32,
         }
     }
@@ -158,6 +166,15 @@ fn shape(segments: &[Segment]) -> (usize, usize) {
 /// `A·B` as a new row-major buffer `[a.lanes, b.lanes]`.
 pub fn gemm(a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
     sum_of_products(&[Segment { a: &Packed::new(a, precision), b: *b }])
+}
+
+/// As [`gemm`], by the kernels of one instruction set: for comparisons.
+///
+/// # Panics
+/// If this processor lacks it.
+pub fn gemm_on(isa: Isa, a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
+    assert!(Isa::available().any(|other| other == isa), "{isa:?} on this processor");
+    sum_of_products(&[Segment { a: &Packed::with(isa, a, precision, true), b: *b }])
 }
 
 /// `out += A·B` for a row-major `out [a.lanes, b.lanes]`.
@@ -235,9 +252,20 @@ fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
     }
     let kernels: Vec<Kernel> =
         segments.iter().map(|s| Kernel::select(s.a.isa, s.a.precision, m, n)).collect();
-    let stages = stages(segments, &kernels);
+    // Those whose tiles are of one shape go through the output together.
+    let (mut begin, mut add) = (0, accumulate);
+    for alike in kernels.chunk_by(|a, b| (a.mr, a.nr) == (b.mr, b.nr)) {
+        let segments = &segments[begin..begin + alike.len()];
+        run_alike(out, segments, alike, add, parallel);
+        begin += alike.len();
+        add |= segments.iter().any(|segment| segment.b.k > 0);
+    }
+}
+
+fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate: bool, parallel: bool) {
+    let (m, n) = shape(segments);
+    let stages = stages(segments, kernels);
     let (Some(kernel), false) = (kernels.first(), m == 0 || n == 0 || stages.is_empty()) else { return };
-    assert!(kernels.iter().all(|k| (k.mr, k.nr) == (kernel.mr, kernel.nr)), "kernels of a sum of products");
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
     let grid = Grid::new(kernel, m, n, threads);
     let work = |task: usize| tile(&grid, &stages, out, task, accumulate);
@@ -253,6 +281,7 @@ fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
 fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulate: bool) {
     let (rows, columns) = grid.ranges(task);
     let mut panels = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
+    let _ready = stages.iter().flatten().next().and_then(|block| block.kernel.ready());
     for (index, stage) in stages.iter().enumerate() {
         let offsets = pack_stage(stage, columns.clone(), &mut panels);
         for row in rows.clone() {
@@ -266,7 +295,7 @@ fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulat
                     let b = &panels[offset + slot * block.steps * block.kernel.nr..];
                     let add = accumulate || index + part > 0;
                     // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task
-                    // writes it (`Grid::ranges` partitions the panels).
+                    // writes it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready.
                     unsafe {
                         let c = out.data.add(m0 * out.stride + n0);
                         let (a, b) = (a.as_ptr(), b.as_ptr());
@@ -295,6 +324,7 @@ fn pack_stage(stage: &[Block], columns: Range<usize>, panels: &mut Vec<u32>) -> 
         for (column, to) in columns.clone().zip(mine.chunks_exact_mut(size.max(1))) {
             pack::panel(
                 block.kernel,
+                pack::Side::Right,
                 &block.segment.b,
                 column * block.kernel.nr,
                 block.kernel.nr,

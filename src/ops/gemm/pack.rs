@@ -8,10 +8,20 @@ use half::bf16;
 use super::kernel::{Kernel, Word};
 use super::{Elements, Operand, strips};
 
+/// Which operand a panel is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// `A`.
+    Left,
+    /// `B`.
+    Right,
+}
+
 /// Packs lanes `first..first + width` over `k` into `to`, `[steps][width]` words. Lanes beyond the operand and the odd
 /// half of a last pair are zero.
 pub(super) fn panel(
     kernel: &Kernel,
+    side: Side,
     from: &Operand,
     first: usize,
     width: usize,
@@ -25,11 +35,40 @@ pub(super) fn panel(
         (Elements::F32(x), Word::Fixed) if contiguous => {
             return super::fixed::panel(x, from, first, width, k, to);
         }
-        (_, Word::Fixed) => return strips::panel(kernel, from, first, width, k, to),
-        (Elements::Blocks(_), _) if contiguous => return strips::panel(kernel, from, first, width, k, to),
+        #[cfg(target_arch = "x86_64")]
+        (Elements::F32(_), Word::SplitTiles) if contiguous => {
+            return super::amx_pack::split(kernel, side, from, first, width, k, to);
+        }
+        (_, Word::Fixed | Word::SplitTiles) => return strips::panel(kernel, side, from, first, width, k, to),
+        (Elements::Blocks(_), _) if contiguous => {
+            return strips::panel(kernel, side, from, first, width, k, to);
+        }
         _ => {}
     }
-    let pairs = kernel.word == Word::Bf16;
+    words(kernel, side, from, first, width, k, to);
+}
+
+/// As [`panel`], of words that hold the numbers themselves, widened or rounded.
+pub(super) fn words(
+    kernel: &Kernel,
+    side: Side,
+    from: &Operand,
+    first: usize,
+    width: usize,
+    k: Range<usize>,
+    mut to: &mut [MaybeUninit<u32>],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if kernel.word.tiled() {
+        if side == Side::Left {
+            return super::amx_pack::left(from, first, width, k, to);
+        }
+        let rest;
+        (to, rest) = to.split_at_mut(k.len().div_ceil(2) * width);
+        rest.fill(MaybeUninit::new(0));
+    }
+    let _ = side;
+    let pairs = kernel.word == Word::Bf16 || kernel.word.tiled();
     #[cfg(target_arch = "x86_64")]
     if kernel.wide && super::avx512_pack::panel(pairs, from, first, width, k.clone(), to) {
         return;
@@ -47,7 +86,7 @@ pub(super) fn panel(
 }
 
 /// Two neighbours in `k` as one word, the earlier in the low half.
-fn pair(low: f32, high: f32) -> u32 {
+pub(super) fn pair(low: f32, high: f32) -> u32 {
     u32::from(bf16::from_f32(low).to_bits()) | u32::from(bf16::from_f32(high).to_bits()) << 16
 }
 

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::kernel::{Isa, Kernel};
-use super::pack;
+use super::kernel::{Kernel, Word};
+use super::pack::{self, Side};
 use super::plan::Cut;
-use super::{Operand, Precision};
+use super::{Isa, Operand, Precision};
 
 /// Words that one thread has packed before several would have begun.
 const ALONE: usize = if cfg!(miri) { 1 << 8 } else { 1 << 13 };
@@ -64,7 +64,7 @@ impl Packed {
             for block in 0..cut.blocks() {
                 // SAFETY: each row of panels is packed by one call.
                 let panel = unsafe { target.panel(&cut, block, row) };
-                pack::panel(&kernel, a, row * cut.mr, cut.mr, cut.k_range(block), panel);
+                pack::panel(&kernel, Side::Left, a, row * cut.mr, cut.mr, cut.k_range(block), panel);
             }
         };
         if parallel && size > ALONE {
@@ -84,7 +84,7 @@ impl Packed {
 
     /// Whether packing rounded to bf16.
     pub fn rounded(&self) -> bool {
-        self.precision == Precision::Bf16 && self.isa == Isa::Avx512Bf16
+        matches!(self.cut.word, Word::Bf16 | Word::Tiles)
     }
 
     /// Panel `row` of a block of `k`.

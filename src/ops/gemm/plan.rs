@@ -13,7 +13,7 @@ pub(super) struct Cut {
     pub(super) k: usize,
     /// Elements of `k` in a block; a whole number of steps.
     kc: usize,
-    word: Word,
+    pub(super) word: Word,
     /// Rows of a panel.
     pub(super) mr: usize,
     pub(super) panels: usize,
@@ -23,7 +23,7 @@ impl Cut {
     pub(super) fn new(kernel: &Kernel, m: usize, k: usize) -> Self {
         let blocks = k.div_ceil(kernel.max_kc).max(1);
         // A multiple of 32 keeps the vectorised packing on whole vectors, one of a chunk cuts none.
-        let whole = if kernel.word == Word::Fixed { CHUNK } else { 32 };
+        let whole = if matches!(kernel.word, Word::Fixed | Word::SplitTiles) { CHUNK } else { 32 };
         let kc = k.div_ceil(blocks).next_multiple_of(whole).max(whole);
         Self { k, kc, word: kernel.word, mr: kernel.mr, panels: m.div_ceil(kernel.mr) }
     }

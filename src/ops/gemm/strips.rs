@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::kernel::Kernel;
+use super::pack::Side;
 use super::{Elements, Operand, pack};
 use crate::ops::simd::vectorised;
 use crate::weights::Blocks;
@@ -21,6 +22,7 @@ thread_local! {
 /// As [`pack::panel`], strip by strip.
 pub(super) fn panel(
     kernel: &Kernel,
+    side: Side,
     from: &Operand,
     first: usize,
     width: usize,
@@ -54,7 +56,7 @@ pub(super) fn panel(
             } else {
                 Operand::by_column(Elements::F32(strip), length, lanes)
             };
-            pack::panel(kernel, &f32s, 0, width, 0..length, to);
+            pack::panel(kernel, side, &f32s, 0, width, 0..length, to);
         }
     });
 }

@@ -1,0 +1,159 @@
+//! The instruction sets there are kernels for, and which of them this process uses.
+
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use crate::error::{Error, Result};
+
+/// The instruction sets there are kernels for, the widest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust, vectorised by the compiler for the target's baseline.
+    Portable,
+    /// The portable kernel compiled with 256-bit fused multiply-add.
+    Avx2,
+    /// 512-bit fused multiply-add.
+    Avx512,
+    /// And dot products of pairs of 16-bit integers.
+    Avx512Vnni,
+    /// And dot products of pairs of bf16 (no processor has them without the integers').
+    Avx512Bf16,
+    /// And products of tiles of bf16 (Sapphire Rapids and later).
+    Amx,
+}
+
+/// The environment variable that asks for a lower set than the best.
+pub const VARIABLE: &str = "DPO_LORA_ISA";
+
+impl Isa {
+    const ALL: [Self; 6] =
+        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16, Self::Amx];
+
+    /// The set this process uses: the one that [`VARIABLE`] asks for, else the fastest of this processor. Decided once.
+    pub fn detected() -> Self {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| Self::asked().ok().flatten().unwrap_or_else(|| Self::fastest(Self::Amx)))
+    }
+
+    /// The set that [`VARIABLE`] asks for, if it is set.
+    ///
+    /// # Errors
+    /// If its value names no set, or one that this processor lacks.
+    pub fn asked() -> Result<Option<Self>> {
+        let Some(value) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        let value = value.to_string_lossy();
+        Self::named(&value).map(Some).ok_or_else(|| {
+            let names: Vec<&str> = Self::available().map(Self::name).collect();
+            Error::Config(format!(
+                "{VARIABLE} is \"{value}\", which this processor or this program does not have; \
+                 set it to one of {}, or leave it unset for the fastest",
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// A set of this processor by its name; `avx512` is the fastest without AMX.
+    fn named(name: &str) -> Option<Self> {
+        let exact = Self::available().find(|isa| isa.name() == name)?;
+        Some(if exact == Self::Avx512 { Self::fastest(Self::Avx512Bf16) } else { exact })
+    }
+
+    /// The fastest set of this processor up to `most`. Intel's AVX-512 does bf16 pairs at less than the rate of f32
+    /// (half of it, measured on Sapphire Rapids), AMD's at twice: the former are passed over. The choice is a table, not
+    /// a measurement, because the bits of a product depend on it.
+    fn fastest(most: Self) -> Self {
+        let worth = |isa: &Self| *isa <= most && (*isa != Self::Avx512Bf16 || !intel());
+        Self::available().filter(worth).last().unwrap_or(Self::Portable)
+    }
+
+    /// All sets this processor has.
+    pub fn available() -> impl Iterator<Item = Self> {
+        static AVAILABLE: OnceLock<[bool; 6]> = OnceLock::new();
+        let has = AVAILABLE.get_or_init(|| Self::ALL.map(Self::present));
+        Self::ALL.into_iter().zip(has).filter(|(_, has)| **has).map(|(isa, _)| isa)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn present(self) -> bool {
+        let wide = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        let integers = wide && is_x86_feature_detected!("avx512vnni");
+        let pairs = integers && is_x86_feature_detected!("avx512bf16");
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx512 => wide,
+            Self::Avx512Vnni => integers,
+            Self::Avx512Bf16 => pairs,
+            Self::Amx => pairs && amx::permitted(),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn present(self) -> bool {
+        self == Self::Portable
+    }
+
+    /// For a reader: its name, and how bf16 is multiplied.
+    pub fn description(self) -> String {
+        let way = match self {
+            Self::Amx => "bf16 multiplied in tiles",
+            Self::Avx512Bf16 => "bf16 multiplied in pairs",
+            _ => "bf16 widened and multiplied as f32",
+        };
+        format!("{}, {way}", self.name())
+    }
+
+    /// A name for cache keys and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512Bf16 => "avx512-bf16",
+            Self::Amx => "amx",
+        }
+    }
+}
+
+/// Whether Intel made this processor.
+fn intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::cpuid(0, 0).is_some_and(|leaf| (leaf.ebx, leaf.edx, leaf.ecx) == INTEL);
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// "GenuineIntel" in three registers.
+#[cfg(target_arch = "x86_64")]
+const INTEL: (u32, u32, u32) =
+    (u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ineI"), u32::from_le_bytes(*b"ntel"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fastest_is_available_and_within_what_was_asked() {
+        for most in Isa::ALL {
+            let isa = Isa::fastest(most);
+            assert!(isa <= most && Isa::available().any(|other| other == isa), "{most:?} {isa:?}");
+        }
+    }
+
+    #[test]
+    fn every_set_of_the_processor_has_a_name_that_asks_for_it() {
+        for isa in Isa::available() {
+            let named = Isa::named(isa.name()).unwrap();
+            assert!(
+                named == isa || isa == Isa::Avx512 && named > isa && named < Isa::Amx,
+                "{isa:?} {named:?}"
+            );
+        }
+        assert_eq!(Isa::named("AMX "), None);
+        assert_eq!(Isa::named(""), None);
+    }
+}
