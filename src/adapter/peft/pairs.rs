@@ -121,6 +121,10 @@ fn place(name: &str, modules: &Modules) -> Place {
             false if module == modules.head => Place::Nowhere(format!(
                 "{name} adapts the head {module}, which merge, export and inspect take, but no command that computes with it"
             )),
+            false if own.starts_with(PREFIX) => Place::Nowhere(format!(
+                "{} has the prefix {PREFIX} twice, with which PEFT ignores it; rename the tensors",
+                names::shown(name)
+            )),
             false => Place::Nowhere(format!(
                 "{} adapts {}, which is no linear module of this {}{}",
                 names::shown(name),
@@ -130,15 +134,18 @@ fn place(name: &str, modules: &Modules) -> Place {
             )),
         };
     }
-    whole_weight(name, modules).map_or_else(
-        || {
-            Place::Nowhere(format!(
-                "{} is no lora_A or lora_B of a linear module and cannot be honoured",
-                names::shown(name)
-            ))
-        },
-        Place::Whole,
-    )
+    whole_weight(name, modules).map_or_else(|| Place::Nowhere(nowhere(name)), Place::Whole)
+}
+
+/// Why a tensor is no half of a pair.
+fn nowhere(name: &str) -> String {
+    let shown = names::shown(name);
+    if half(&format!("{PREFIX}{name}")).is_some() {
+        return format!(
+            "{shown} lacks the prefix {PREFIX}, without which PEFT ignores it; rename the tensors"
+        );
+    }
+    format!("{shown} is no lora_A or lora_B of a linear module and cannot be honoured")
 }
 
 /// A whole weight of embedding or head. Of a file read by itself, by the names that PEFT knows both by.

@@ -65,7 +65,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         logits: LogitShape::default(),
         head_module: "embed_out",
         tie_is_stated: config.given("tie_word_embeddings").is_some(),
-        layouts: Vec::new(),
+        // A model that was saved without its head.
+        layouts: vec![&[("gpt_neox.", "")]],
         elsewhere: &[],
         ignored: Vec::new(),
     })
