@@ -18,13 +18,14 @@ pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
         config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
     }
     write_rotation(config);
-    // A model with a vision tower has its parts' settings one level down. transformers 4 follows a part's type there.
+    // A model with a vision tower has its parts' settings one level down.
+    if let Some(Value::Object(text)) = config.get_mut("text_config") {
+        write_rotation(text);
+    }
+    // transformers 4 follows a part's own type.
     for part in ["text_config", "vision_config"] {
-        if let Some(Value::Object(part)) = config.get_mut(part) {
-            write_rotation(part);
-            if let Some(dtype) = dtype {
-                write_dtype(part, dtype);
-            }
+        if let (Some(dtype), Some(Value::Object(part))) = (dtype, config.get_mut(part)) {
+            write_dtype(part, dtype);
         }
     }
 }
