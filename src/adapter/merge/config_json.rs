@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::weights::DType;
 
-/// Brings `config` and its parts up to date: the storage type if it changed, and the rotary settings under both their names, since
-/// transformers 5 writes `rope_parameters` alone and mistral.rs reads `rope_theta` alone.
+/// Brings `config` and its parts up to date: the storage type if it changed, and the rotary settings under both their
+/// names, since transformers 5 writes `rope_parameters` alone and mistral.rs reads `rope_theta` alone.
 pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
     if let Some(dtype) = dtype {
         // `torch_dtype` until transformers 4, and still read by 5.
@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn phi3s_rotation_is_what_transformers_4_takes() {
-        let new = json!({"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0], "long_factor": [2.0], "original_max_position_embeddings": 32});
+        let new = json!({"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0], "long_factor": [2.0],
+                         "original_max_position_embeddings": 32});
         let phi3 = updated(json!({"model_type": "phi3", "rope_parameters": new}), None);
         assert_eq!(
             phi3["rope_scaling"],
@@ -244,7 +245,10 @@ mod tests {
         assert_eq!(updated(json!({"torch_dtype": "float32"}), bf16), json!({"torch_dtype": "bfloat16"}));
         assert_eq!(updated(json!({}), bf16), json!({"torch_dtype": "bfloat16"}));
         assert_eq!(updated(json!({"dtype": "float32"}), None), json!({"dtype": "float32"}));
-        let parts = |kind: &str| json!({"dtype": kind, "text_config": {"dtype": kind}, "vision_config": {"torch_dtype": kind, "depth": 1}});
+        let parts = |kind: &str| {
+            json!({"dtype": kind, "text_config": {"dtype": kind},
+                   "vision_config": {"torch_dtype": kind, "depth": 1}})
+        };
         assert_eq!(updated(parts("float32"), bf16), parts("bfloat16"));
         assert_eq!(
             updated(json!({"dtype": "float32", "text_config": {}}), bf16),
