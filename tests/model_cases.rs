@@ -100,6 +100,32 @@ fn a_base_with_an_adapter_in_its_directory_is_refused() {
     assert!(ran.stderr.contains("holds a base (config.json) and an adapter"), "{}", ran.stderr);
 }
 
+#[test]
+fn settings_of_generation_that_are_not_applied_are_told() {
+    let place = Place::new();
+    place.model("llama");
+    let generate = ["generate", "--base", "model", "--prompt", "a b", "--max-new-tokens", "2"];
+    place.write("model/generation_config.json", r#"{"repetition_penalty": 1.0, "eos_token_id": 1}"#);
+    let ran = place.run(&generate);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    place.write("model/generation_config.json", r#"{"repetition_penalty": 1.1, "eos_token_id": 1}"#);
+    let ran = place.run(&generate);
+    assert!(ran.stderr.contains("asks for repetition_penalty 1.1"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_merge_that_is_not_verified_looks_for_weights_that_are_no_numbers() {
+    let base = fixture("cases/nan-base/base");
+    let adapter = fixture("cases/merge-auto-map/adapter");
+    let (base, adapter) = (base.to_str().unwrap(), adapter.to_str().unwrap());
+    let place = Place::new();
+    let merge = ["merge", "--base", base, "--adapter", adapter, "--output", "o", "--no-verify", "--force"];
+    let ran = place.run(&merge);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("which is no weight"), "{}", ran.stderr);
+    assert!(!place.path("o").exists());
+}
+
 fn json_lines(path: &std::path::Path) -> usize {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count()

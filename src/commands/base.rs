@@ -51,6 +51,21 @@ pub struct Base {
     pub dtype: Option<DType>,
 }
 
+/// Settings that change which tokens are drawn, also greedily, and the number with which they change nothing.
+const PROCESSORS: &[(&str, Option<f64>)] = &[
+    ("bad_words_ids", None),
+    ("begin_suppress_tokens", None),
+    ("encoder_no_repeat_ngram_size", Some(0.0)),
+    ("forced_bos_token_id", None),
+    ("forced_eos_token_id", None),
+    ("min_length", Some(0.0)),
+    ("min_new_tokens", Some(0.0)),
+    ("no_repeat_ngram_size", Some(0.0)),
+    ("repetition_penalty", Some(1.0)),
+    ("sequence_bias", None),
+    ("suppress_tokens", None),
+];
+
 /// Where a base's configuration and tokenizer stand.
 pub enum Place {
     /// In files of their own in this directory.
@@ -192,19 +207,28 @@ impl Base {
         fingerprint::fingerprint(&*self.source)
     }
 
+    /// Settings of its generation that transformers' `generate` would apply, and that are not applied here.
+    pub fn unapplied_settings(&self) -> Vec<String> {
+        let Place::Directory(directory) = &self.place else { return Vec::new() };
+        let config = generation_config(directory);
+        let applied = |(key, neutral): &&(&str, Option<f64>)| {
+            let value = &config[*key];
+            !value.is_null() && (neutral.is_none() || value.as_f64() != *neutral)
+        };
+        let shown = |(key, _): &(&str, Option<f64>)| format!("{key} {}", config[*key]);
+        PROCESSORS.iter().filter(applied).map(shown).collect()
+    }
+
     /// Tokens that end a completion: the tokenizer's and those of `generation_config.json`.
     pub fn eos(&self, tokenizer: &ChatTokenizer) -> Vec<u32> {
         let directory = match &self.place {
             Place::Directory(directory) => directory,
             Place::Gguf(files) => return files.ends.clone(),
         };
-        // As transformers: without generation settings, those in config.json count.
-        let text = ["generation_config.json", "config.json"]
-            .iter()
-            .find_map(|name| std::fs::read_to_string(directory.join(name)).ok())
-            .unwrap_or_default();
-        let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let listed = match &config["eos_token_id"] {
+        let config = generation_config(directory);
+        // Of a model that also sees, the text part's where the top says none.
+        let said = Some(&config["eos_token_id"]).filter(|ids| !ids.is_null());
+        let listed = match said.unwrap_or(&config["text_config"]["eos_token_id"]) {
             serde_json::Value::Array(ids) => ids.clone(),
             one => vec![one.clone()],
         };
@@ -217,6 +241,13 @@ impl Base {
         eos.dedup();
         eos
     }
+}
+
+/// The settings of generation. As in transformers, those in `config.json` count where there are no others.
+fn generation_config(directory: &Path) -> serde_json::Value {
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
+    let text = ["generation_config.json", "config.json"].into_iter().find_map(read).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// A base's directory; `None` if it is none of this machine.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::base::{self, Policy};
-use super::{embedded, print, print_json};
+use super::{embedded, print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
@@ -26,6 +26,13 @@ struct Line<'a> {
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let Policy { base, tokenizer, decoder } = base::open_policy(&args.model)?;
     let prompts = prompts(args)?;
+    let unapplied = base.unapplied_settings();
+    if !unapplied.is_empty() {
+        say(&format!(
+            "warning: generation_config.json asks for {}, which transformers applies and this command does not",
+            unapplied.join(", ")
+        ));
+    }
     let chat = args.chat().unwrap_or(tokenizer.template().is_some());
     let limits =
         Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(&tokenizer), stop: args.stop.clone() };

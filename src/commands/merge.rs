@@ -40,6 +40,18 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     }
 }
 
+/// Refuses weights that are no numbers. Where the merged model is verified, its decoders look at them.
+fn check_finite(base: &Base) -> Result<()> {
+    for name in base.source.names() {
+        let weight = base.source.get(&name);
+        if let Some(value) = weight.ok().and_then(|weight| weight.first_non_finite()) {
+            let base = &base.name;
+            return Err(Error::Weights(format!("tensor {name} of {base} holds {value}, which is no weight")));
+        }
+    }
+    Ok(())
+}
+
 /// The merged model, as asked for.
 fn into_model(
     base: &Base,
@@ -56,6 +68,9 @@ fn into_model(
             scratch.path()
         }
     };
+    if args.no_verify {
+        check_finite(base)?;
+    }
     let from = merge::Base { directory, source: &*base.source, spec: &base.spec };
     let merged = Merged { base, from: &from, parts, args };
     let check = |place: &Path, report: &MergeReport| {

@@ -31,14 +31,16 @@ from llama_cpp import serve
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 CASES = ["llama:plain", "llama:rslora", "llama:patterns", "llama:subset", "llama:plain:bf16", "llama:plain:f16", "llama:plain:q8_0", "llama3:plain", "mistral:plain",
-         "qwen2:plain", "qwen3:plain", "gemma2:plain", "gemma3:plain", "phi3:plain", "gpt2:plain", "granite:plain", "olmo2:plain", "smollm3:plain", "stablelm:plain"]
-EXPORT = "target/release/dpo-lora export --force --format gguf --base {base} --adapter {adapter} --output {output} --type {type}"
+         "qwen2:plain", "qwen3:plain", "gemma2:plain", "gemma3:plain", "gemma3-vision:plain", "gemma3-vision:some", "phi3:plain", "gpt2:plain", "granite:plain", "olmo2:plain", "smollm3:plain", "stablelm:plain"]
+EXPORT = "target/release/dpo-lora export --force --format gguf --base {base} --adapter {adapter} --output {output} --dtype {type}"
 PROMPTS = [[0, *((7 * i * i + 31 * i + 5) % 300 + 10 for i in range(n))] for n in (1, 4, 7)]
 # What llama.cpp cannot be told of some fixtures: how attention is scaled, which layers slide or turn.
 SETTINGS = {
     "gemma2": dict(query_pre_attn_scalar=16),
     "gemma3": dict(query_pre_attn_scalar=16, layer_types=["sliding_attention"] * 3,
                    rope_parameters={kind: dict(rope_type="default", rope_theta=1e4) for kind in ("full_attention", "sliding_attention")}),
+    "gemma3-vision": dict(query_pre_attn_scalar=12, layer_types=["sliding_attention"] * 3,
+                          rope_parameters={kind: dict(rope_type="default", rope_theta=1e4) for kind in ("full_attention", "sliding_attention")}),
     "smollm3": dict(no_rope_layers=[1, 1, 1]),
 }
 
@@ -49,7 +51,8 @@ def model_in(place, name):
     if not model.exists():
         shutil.copytree(MODELS / name, model)
         config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps(config | SETTINGS.get(name, {})))
+        config.get("text_config", config).update(SETTINGS.get(name, {}))
+        (model / "config.json").write_text(json.dumps(config))
     return model
 
 

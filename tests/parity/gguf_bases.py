@@ -33,8 +33,8 @@ from gguf.quants import dequantize, quantize
 from corpus import PAIRS, SENTENCES
 from files import write_json
 from gguf_files import rewrite
+from logps import completion_logp
 from models import LLAMA3_ROPE, randomise, rope
-from scores import completion_logp
 
 SHAPE = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)
 GEMMA = dict(SHAPE, head_dim=32, query_pre_attn_scalar=32, sliding_window=8, tie_word_embeddings=True)

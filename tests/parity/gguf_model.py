@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gguf_files import as_f32
 from llama_cpp import serve
-from scores import completion_logp
+from logps import completion_logp
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tiny-reviews"
 PROMPTS = ["The capital of France is", "Once upon a time there was a", "To boil an egg, you", "def fibonacci(n):", "The three primary colours are", "In 1969, astronauts",

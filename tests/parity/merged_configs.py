@@ -32,8 +32,8 @@ def old(settings, theta=20000.0):
     return dict(rope_parameters=None, rope_scaling=settings, rope_theta=theta)
 
 
-def by_kind(full):
-    return dict(rope_parameters=dict(full_attention=dict(full, rope_theta=50000.0), sliding_attention=dict(rope_type="default", rope_theta=3000.0)), rope_scaling=None, rope_theta=None)
+def by_kind(full, theta=50000.0, local=3000.0):
+    return dict(rope_parameters=dict(full_attention=dict(full, rope_theta=theta), sliding_attention=dict(rope_type="default", rope_theta=local)), rope_scaling=None, rope_theta=None)
 
 
 # name → (fixture, fields of config.json that are others; None takes one away)
@@ -44,6 +44,9 @@ CASES |= {
     "llama old by its first name": ("llama", old(dict(type="linear", factor=2.5))),
     "llama both": ("llama", dict(rope_scaling=LINEAR, rope_parameters=dict(rope_type="default", rope_theta=77.0), rope_theta=20000.0)),
     "llama both, no theta": ("llama", dict(rope_scaling=LINEAR, rope_parameters=dict(rope_type="default", rope_theta=77.0), rope_theta=None)),
+    # transformers 4 has one theta for both kinds of layers
+    "olmo3 new yarn": ("olmo3", by_kind(YARN, 500000.0, 500000.0)),
+    "olmo3 old yarn": ("olmo3", old(YARN, 500000.0)),
     "gemma3 new linear": ("gemma3", by_kind(LINEAR)),
     "gemma3 new default": ("gemma3", by_kind(dict(rope_type="default"))),
     "gemma3 old linear": ("gemma3", old(LINEAR, 50000.0) | dict(rope_local_base_freq=3000.0)),

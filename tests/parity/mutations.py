@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 
 from mutation_values import about_rotation, added, alone, first_of_family, others
 from families import LATER
+from logps import completion_logp
 from models import MODELS, auto_class
-from scores import completion_logp
 
 SECONDS = 20  # for one mutation
 

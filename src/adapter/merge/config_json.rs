@@ -4,28 +4,53 @@ use serde_json::{Map, Value, json};
 
 use crate::weights::DType;
 
-/// Brings `config` up to date: the storage type if it changed, and the rotary settings under both their names, since
-/// transformers 5 writes `rope_parameters` alone and mistral.rs reads `rope_theta` alone.
+/// Brings `config` and its parts up to date: the storage type if it changed, and the rotary settings under both their
+/// names, since transformers 5 writes `rope_parameters` alone and mistral.rs reads `rope_theta` alone.
 pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
     if let Some(dtype) = dtype {
-        let name = match dtype {
-            DType::F32 => "float32",
-            DType::Bf16 => "bfloat16",
-            DType::F16 => "float16",
-        };
         // `torch_dtype` until transformers 4, and still read by 5.
-        let mut keys = vec!["dtype", "torch_dtype"];
-        keys.retain(|key| config.contains_key(*key));
-        for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
-            config.insert(key.into(), name.into());
+        if !write_dtype(config, dtype) {
+            config.insert("torch_dtype".into(), name(dtype).into());
         }
     }
-    let is =
-        |config: &Map<String, Value>, key: &str, text: &str| config.get(key).is_some_and(|it| it == text);
-    if is(config, "model_type", "gemma") && is(config, "hidden_act", "gelu") {
+    if says(config, "model_type", "gemma") && says(config, "hidden_act", "gelu") {
         // What transformers 5 computes whichever stands there; 4 takes it by the word.
         config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
     }
+    write_rotation(config);
+    // A model with a vision tower has its parts' settings one level down.
+    if let Some(Value::Object(text)) = config.get_mut("text_config") {
+        write_rotation(text);
+    }
+    // transformers 4 follows a part's own type.
+    for part in ["text_config", "vision_config"] {
+        if let (Some(dtype), Some(Value::Object(part))) = (dtype, config.get_mut(part)) {
+            write_dtype(part, dtype);
+        }
+    }
+}
+
+fn name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float32",
+        DType::Bf16 => "bfloat16",
+        DType::F16 => "float16",
+    }
+}
+
+/// The type under the names that are there; whether any is.
+fn write_dtype(config: &mut Map<String, Value>, dtype: DType) -> bool {
+    let mut is_said = false;
+    for key in ["dtype", "torch_dtype"] {
+        if let Some(said) = config.get_mut(key) {
+            *said = name(dtype).into();
+            is_said = true;
+        }
+    }
+    is_said
+}
+
+fn write_rotation(config: &mut Map<String, Value>) {
     let object =
         |key: &str| config.get(key).and_then(Value::as_object).filter(|map| !map.is_empty()).cloned();
     match (object("rope_scaling"), object("rope_parameters")) {
@@ -37,6 +62,10 @@ pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
         (_, Some(parameters)) => write_old_names(config, parameters),
         (_, None) => write_new_name(config),
     }
+}
+
+fn says(config: &Map<String, Value>, key: &str, text: &str) -> bool {
+    config.get(key).is_some_and(|it| it == text)
 }
 
 fn is_absent(config: &Map<String, Value>, key: &str) -> bool {
@@ -67,16 +96,27 @@ fn write_old_names(config: &mut Map<String, Value>, parameters: Map<String, Valu
     old(config, "rope_theta", theta);
     let partial = settings.shift_remove("partial_rotary_factor");
     old(config, "partial_rotary_factor", partial);
+    if says(config, "model_type", "phi3") {
+        // transformers 4 takes `type` and the two lists of factors, and nothing else, and the length at the top.
+        let original = settings.shift_remove("original_max_position_embeddings");
+        old(config, "original_max_position_embeddings", original);
+        if let Some(kind) = settings.shift_remove("rope_type") {
+            settings.insert("type".into(), kind);
+        }
+    }
     let kind = settings.get("rope_type").or(settings.get("type"));
-    if kind.is_some_and(|kind| kind != "default") {
+    // Qwen's models for images split positions by `mrope_section`, under `default` too, and transformers 4 fails without it.
+    if kind.is_some_and(|kind| kind != "default") || settings.contains_key("mrope_section") {
         old(config, "rope_scaling", Some(settings.into()));
     }
 }
 
 /// `rope_parameters` out of `rope_theta` and `rope_scaling`.
 fn write_new_name(config: &mut Map<String, Value>) {
-    // With Gemma 3's second base the new form is by kind of layer; the old one says it all.
-    if is_absent(config, "rope_theta") || !is_absent(config, "rope_local_base_freq") {
+    // These have the new form by kind of layer, and transformers 5 makes it of the old names.
+    if is_absent(config, "rope_theta")
+        || ["gemma3_text", "olmo3"].iter().any(|kind| says(config, "model_type", kind))
+    {
         return;
     }
     let scaling = config.get("rope_scaling").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -147,6 +187,49 @@ mod tests {
         assert_eq!((&empty["rope_theta"], &empty["rope_parameters"]), (&json!(5e5), &new));
     }
 
+    /// Before transformers 5 the text of a model with a vision tower knew the old names alone, as any other.
+    #[test]
+    fn rotary_settings_of_a_wrappers_text_stand_under_both_names() {
+        let text = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e3}});
+        let mut both = text.clone();
+        both["rope_theta"] = json!(5e3);
+        assert_eq!(updated(json!({"text_config": text}), None), json!({"text_config": both}));
+        let split = json!({"rope_type": "default", "mrope_section": [1, 1, 2]});
+        let mut parameters = split.clone();
+        parameters["rope_theta"] = json!(5e3);
+        let updated_split = updated(json!({"text_config": {"rope_parameters": parameters}}), None);
+        assert_eq!(updated_split["text_config"]["rope_scaling"], split);
+        let old = json!({"rope_theta": 5e3, "rope_scaling": null});
+        assert_eq!(
+            updated(json!({"text_config": old}), None)["text_config"]["rope_parameters"],
+            text["rope_parameters"]
+        );
+        // hostile shapes are left alone
+        assert_eq!(updated(json!({"text_config": [1]}), None), json!({"text_config": [1]}));
+    }
+
+    #[test]
+    fn phi3s_rotation_is_what_transformers_4_takes() {
+        let new = json!({"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0], "long_factor": [2.0],
+                         "original_max_position_embeddings": 32});
+        let phi3 = updated(json!({"model_type": "phi3", "rope_parameters": new}), None);
+        assert_eq!(
+            phi3["rope_scaling"],
+            json!({"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]})
+        );
+        assert_eq!(
+            (&phi3["original_max_position_embeddings"], &phi3["rope_theta"]),
+            (&json!(32), &json!(1e4))
+        );
+    }
+
+    /// transformers 5 fails at a single `rope_parameters` of models that have them by kind of layer.
+    #[test]
+    fn old_settings_by_kind_of_layer_stay_as_they_are() {
+        let old = json!({"model_type": "olmo3", "rope_theta": 5e5, "rope_scaling": {"rope_type": "yarn", "factor": 8.0}});
+        assert_eq!(updated(old.clone(), None), old);
+    }
+
     #[test]
     fn gemmas_first_name_of_its_nonlinearity_is_put_right() {
         let act = |kind: &str| {
@@ -162,5 +245,14 @@ mod tests {
         assert_eq!(updated(json!({"torch_dtype": "float32"}), bf16), json!({"torch_dtype": "bfloat16"}));
         assert_eq!(updated(json!({}), bf16), json!({"torch_dtype": "bfloat16"}));
         assert_eq!(updated(json!({"dtype": "float32"}), None), json!({"dtype": "float32"}));
+        let parts = |kind: &str| {
+            json!({"dtype": kind, "text_config": {"dtype": kind},
+                   "vision_config": {"torch_dtype": kind, "depth": 1}})
+        };
+        assert_eq!(updated(parts("float32"), bf16), parts("bfloat16"));
+        assert_eq!(
+            updated(json!({"dtype": "float32", "text_config": {}}), bf16),
+            json!({"dtype": "bfloat16", "text_config": {}})
+        );
     }
 }

@@ -244,6 +244,10 @@ fn write_config(base: &Base, directory: &Path, dtype: Option<DType>, untied: boo
     if own_head && config.get("tie_word_embeddings").is_none_or(|ties| *ties != Value::Bool(false)) {
         config.insert("tie_word_embeddings".into(), false.into());
     }
+    // transformers 5 follows the wrapper, 4 the text within it.
+    if let Some(Value::Object(text)) = config.get_mut("text_config") {
+        text.insert("tie_word_embeddings".into(), (!own_head).into());
+    }
     write_json(&directory.join("config.json"), &config.into())
 }
 

@@ -57,6 +57,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         ("use_rotary_pos_emb", true.into()),
         ("attention_head_dim", head_dim.into()),
         ("norm_type", "rms".into()),
+        // The head is computed with f32 sums anyway.
+        ("enable_lm_head_fp32", true.into()),
     ]);
     // What its files carry over from models that also see.
     OF_IMAGES.iter().for_each(|key| config.mark(key));

@@ -10,6 +10,9 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_sizes(config, "norm_epsilon")?;
     common::rotate(config, &mut spec, &WHOLE)?;
     common::each_norm(&mut spec, |norm| norm.kind = NormKind::Layer);
+    if let Some(eps) = config.number_or_none("norm_epsilon")? {
+        config.accept(&[("layer_norm_epsilon", eps.into())]);
+    }
     config.accept(&[
         ("mlp_type", "default".into()),
         ("norm_type", "layer_norm".into()),
