@@ -77,8 +77,8 @@ fn thin(linear: &Linear) -> Precision {
 /// What the second factor of a low-rank path is rounded to, so that it rides through the output with its map's product.
 fn riding(linear: &Linear) -> Precision {
     match linear.precision() {
-        Precision::F32 => Precision::F32,
-        Precision::Bf16 | Precision::Fixed | Precision::Split => Precision::Split,
+        Precision::F32 | Precision::Fixed => Precision::F32,
+        Precision::Bf16 | Precision::Split => Precision::Split,
     }
 }
 

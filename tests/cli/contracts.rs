@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::common::fixture;
-use crate::common::program::Place;
+use crate::common::program::{Place, finish};
 
 fn text(path: &str) -> String {
     fixture(path).to_str().unwrap().to_string()
@@ -165,5 +165,27 @@ fn help_and_completions_are_output_not_errors() {
         let ran = place.run(&args);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args:?}");
         assert!(ran.stdout.contains("dpo-lora"), "{args:?}");
+    }
+}
+
+/// Every value but the names of this processor's instruction sets is one error; a lower set scores what the best does,
+/// but for rounding.
+#[test]
+fn the_instruction_set_may_be_asked_for() {
+    let place = Place::new();
+    for value in ["avx1024", "AVX2", ""] {
+        let ran = finish(place.command(&["completions", "bash"]).env("DPO_LORA_ISA", value).spawn().unwrap());
+        assert!(ran.code == Some(2) && ran.stdout.is_empty(), "{value}");
+        let lines: Vec<&str> = ran.stderr.lines().collect();
+        assert!(lines.len() == 1 && lines[0].starts_with("error: DPO_LORA_ISA is"), "{lines:?}");
+        assert!(lines[0].contains("portable"), "{lines:?}");
+    }
+    let (base, data) = (text("models/llama"), text("pairs.jsonl"));
+    let score = ["score", "--base", &base, "--data", &data];
+    let plain = place.run(&score).json();
+    let portable = finish(place.command(&score).env("DPO_LORA_ISA", "portable").spawn().unwrap()).json();
+    for (plain, portable) in plain.iter().zip(&portable) {
+        let off = number(plain, "chosen_logp") - number(portable, "chosen_logp");
+        assert!(off.abs() < 1e-3, "{plain} {portable}");
     }
 }

@@ -59,8 +59,8 @@ impl Isa {
         Some(if exact == Self::Avx512 { Self::fastest(Self::Avx512Bf16) } else { exact })
     }
 
-    /// The fastest set of this processor up to `most`. Intel's AVX-512 does bf16 pairs at less than the rate of f32
-    /// (half of it, measured on Sapphire Rapids), AMD's at twice: the former are passed over. The choice is a table, not
+    /// The fastest set of this processor up to `most`. Intel's AVX-512 does bf16 pairs slower than f32 (by a tenth
+    /// to a half, Sapphire Rapids), AMD's nearly twice as fast: the former are passed over. The choice is a table, not
     /// a measurement, because the bits of a product depend on it.
     fn fastest(most: Self) -> Self {
         let worth = |isa: &Self| *isa <= most && (*isa != Self::Avx512Bf16 || !intel());

@@ -31,7 +31,7 @@ impl Word {
     fn of(isa: Isa, precision: Precision) -> Self {
         match precision {
             Precision::Bf16 if isa == Isa::Amx => Self::Tiles,
-            Precision::Fixed | Precision::Split if isa == Isa::Amx => Self::SplitTiles,
+            Precision::Split if isa == Isa::Amx => Self::SplitTiles,
             Precision::Bf16 if isa == Isa::Avx512Bf16 => Self::Bf16,
             Precision::Fixed if isa >= Isa::Avx512Vnni => Self::Fixed,
             _ => Self::F32,

@@ -87,11 +87,11 @@ pub enum Precision {
     /// puts the product of Gaussian numbers 2.4e-3 off (‖error‖ / ‖product‖), rounding one of them 1.7e-3.
     Bf16,
     /// Products of 16-bit fixed point, 64 numbers of `k` to a scale, where the processor multiplies that, nearly as
-    /// fast as bf16; as [`Precision::Split`] where it multiplies tiles; elsewhere as [`Precision::F32`]. The product of Gaussian numbers is 1.9e-4 off; rounding moves no
-    /// operand by more than 7e-4 of its norm.
+    /// fast as bf16 pairs; elsewhere as [`Precision::F32`]. The product of Gaussian numbers is 1.9e-4 off; rounding
+    /// moves no operand by more than 7e-4 of its norm.
     Fixed,
     /// Products of f32 in two bf16 terms each, which hold 16 bits of 24, where the processor multiplies tiles of bf16;
-    /// elsewhere as [`Precision::F32`]. Rides with products of the two before at their speed.
+    /// elsewhere as [`Precision::F32`]. It costs three products of bf16, and rides through the output with them.
     Split,
 }
 

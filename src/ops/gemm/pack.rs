@@ -56,18 +56,17 @@ pub(super) fn words(
     first: usize,
     width: usize,
     k: Range<usize>,
-    mut to: &mut [MaybeUninit<u32>],
+    to: &mut [MaybeUninit<u32>],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if kernel.word.tiled() {
-        if side == Side::Left {
-            return super::amx_pack::left(from, first, width, k, to);
-        }
-        let rest;
-        (to, rest) = to.split_at_mut(k.len().div_ceil(2) * width);
-        rest.fill(MaybeUninit::new(0));
+    if kernel.word.tiled() && side == Side::Left {
+        return super::amx_pack::left(from, first, width, k, to);
     }
     let _ = side;
+    // Beyond these, steps that fill a tile are zero.
+    let held = if kernel.word.tiled() { k.len().div_ceil(2) * width } else { to.len() };
+    let (to, rest) = to.split_at_mut(held);
+    rest.fill(MaybeUninit::new(0));
     let pairs = kernel.word == Word::Bf16 || kernel.word.tiled();
     #[cfg(target_arch = "x86_64")]
     if kernel.wide && super::avx512_pack::panel(pairs, from, first, width, k.clone(), to) {
