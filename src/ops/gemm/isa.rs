@@ -30,13 +30,13 @@ impl Isa {
     const ALL: [Self; 6] =
         [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16, Self::Amx];
 
-    /// The set this process uses: the one that [`VARIABLE`] asks for, else the fastest of this processor. Decided once.
+    /// The set this process uses: the one that `DPO_LORA_ISA` asks for, else the fastest of this processor. Decided once.
     pub fn detected() -> Self {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
         *DETECTED.get_or_init(|| Self::asked().ok().flatten().unwrap_or_else(|| Self::fastest(Self::Amx)))
     }
 
-    /// The set that [`VARIABLE`] asks for, if it is set.
+    /// The set that `DPO_LORA_ISA` asks for, if it is set.
     ///
     /// # Errors
     /// If its value names no set, or one that this processor lacks.
