@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::model::config::{DeviceChoice, WeightDtype};
+use crate::model::config::{DeviceChoice, FourBit, WeightDtype};
 pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
     MergeDtype, MergeFormat, ServerName,
@@ -34,6 +34,14 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// `devices`.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -51,6 +59,8 @@ pub enum Command {
     Export(ExportArgs),
     /// What a model, an adapter or a run directory is
     Inspect(InspectArgs),
+    /// List what there is to compute with, and what is missing
+    Devices(DevicesArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -85,7 +95,11 @@ pub struct RuntimeArgs {
     #[arg(long, default_value = "auto")]
     pub dtype: WeightDtype,
 
-    /// Where to run: auto, cpu, cuda, cuda:N or metal
+    /// Quantise the base's projections when it is loaded: nf4
+    #[arg(long, value_name = "TYPE")]
+    pub load_in_4bit: Option<FourBit>,
+
+    /// Where to run: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 

@@ -47,6 +47,9 @@ pub enum Error {
     /// A repository of the Hugging Face Hub, or a copy of one in the cache, that cannot be had.
     #[error("{0}")]
     Hub(String),
+    /// A device that failed or has no room.
+    #[error("{0}")]
+    Device(String),
     /// Training that cannot go on.
     #[error("{0}")]
     Train(String),

@@ -20,11 +20,12 @@
 //! |---|---|---|
 //! | 0 | [`error`], [`files`], [`random`] | errors with remedies; files that appear whole; named random streams |
 //! | 1 | [`report`] | events of a run and where they go: console, JSON lines, TensorBoard |
+//! | 1 | [`device`] | buffers, kernels and products of an NVIDIA GPU, behind one trait |
 //! | 1 | [`hub`] | files of the Hugging Face Hub, and the cache shared with Python |
 //! | 2 | [`weights`] | frozen weights, mapped from safetensors |
 //! | 3 | [`data`] | records, chat templates, tokens, packing, sampling |
 //! | 3 | [`ops`] | differentiable operations, forward beside backward, and the matrix product |
-//! | 4 | [`model`] | families, the decoder, LoRA |
+//! | 4 | [`model`] | families, the decoder, LoRA; `model::engine`: the decoder on a device |
 //! | 4 | [`objective`] | log-probs of a pair → loss and its gradient; pure functions |
 //! | 5 | [`adapter`] | PEFT directories, merging, fingerprints |
 //! | 5 | [`generate`] | sampling and decoding |
@@ -109,6 +110,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod files;

@@ -16,6 +16,11 @@ impl Stream {
         Self { key: u64::from_le_bytes(key) }
     }
 
+    /// What identifies it: a stream is the same wherever it has the same key.
+    pub fn key(self) -> u64 {
+        self.key
+    }
+
     /// A stream of this one, by number (a step, a row, ...).
     pub fn child(self, number: u64) -> Self {
         Self { key: self.word(number ^ 0xA5A5_0F0F_C3C3_3C3C) }

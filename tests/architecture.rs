@@ -12,6 +12,7 @@ const RANKS: &[(&str, u8)] = &[
     ("error", 0),
     ("files", 0),
     ("random", 0),
+    ("device", 1),
     ("hub", 1),
     ("report", 1),
     ("weights", 2),
@@ -34,10 +35,18 @@ const TOP: u8 = 9;
 /// `error` is everyone's; `files` writes through it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
 
-/// Where `unsafe` may stand: memory maps, signal handlers, the allocator, vector and tile instructions.
+/// Where `unsafe` may stand: memory maps, signal handlers, the allocator, vector and tile instructions, NVIDIA's
+/// libraries.
 const UNSAFE: &[&str] = &[
     "adapter/peft/read.rs",
     "commands/signals.rs",
+    "device/cuda/backend.rs",
+    "device/cuda/survey.rs",
+    "device/cuda.rs",
+    "device/ffi.rs",
+    "device/host.rs",
+    "device/products/offers.rs",
+    "device/products.rs",
     "main.rs",
     "ops/gemm/amx.rs",
     "ops/gemm/amx_pack.rs",

@@ -3,10 +3,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use candle_core::Device;
 use common::{decoder, fixture, freeze, json};
 use dpo_lora::adapter::peft;
 use dpo_lora::data::PackedBatch;
+use dpo_lora::device::Backend;
 use dpo_lora::objective::ObjectiveConfig;
 use dpo_lora::random::Stream;
 use dpo_lora::train::config::TrainConfig;
@@ -20,10 +23,15 @@ fn close(got: f64, want: f64, what: &str) {
 }
 
 fn follow(run: &str, recompute: bool) {
+    follow_on(run, recompute, None);
+}
+
+fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     let expected = json(&format!("trl/{run}/expected.json"));
     let (settings, number) = (&expected["config"], |key: &str| expected["config"][key].as_f64().unwrap());
     let model = expected["model"].as_str().unwrap();
     let mut decoder = decoder(model);
+    decoder.place_on(device);
     let initial = fixture(&format!("trl/{run}/init"));
     decoder.trained = Some(peft::read(&initial, decoder.spec(), &Device::Cpu).unwrap().lora);
     if run == "llama-init" {
@@ -82,6 +90,7 @@ fn follow(run: &str, recompute: bool) {
     }
     let last = peft::read(&fixture(&format!("trl/{run}/final")), decoder.spec(), &Device::Cpu).unwrap().lora;
     let first = peft::read(&initial, decoder.spec(), &Device::Cpu).unwrap().lora;
+    decoder.fetch().unwrap();
     let trained = decoder.trained.as_ref().unwrap();
     let apart = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
     assert!(apart(trained.values(), last.values()) < 5e-5, "{}", apart(trained.values(), last.values()));
@@ -106,4 +115,16 @@ fn llama_from_an_adapter_against_its_frozen_copy() {
 #[test]
 fn recomputed_blocks_change_nothing() {
     follow("llama", true);
+}
+
+#[test]
+fn llama_on_a_device() {
+    let Some(device) = common::device::device() else { return };
+    follow_on("llama", false, Some(device));
+}
+
+#[test]
+fn llama_from_an_adapter_on_a_device_with_recomputation() {
+    let Some(device) = common::device::device() else { return };
+    follow_on("llama-init", true, Some(device));
 }

@@ -2,23 +2,27 @@
 
 mod adapters;
 mod checks;
+mod device;
+mod policy;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
 
+pub use policy::{Policy, open_policy};
+
 use super::gguf::{self, GgufFiles};
-use super::{embedded, hub};
+use super::{embedded, hub, say};
 use crate::adapter::{fingerprint, peft};
-use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
 use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
+use crate::device::Backend;
 use crate::error::{Error, Result};
-use crate::model::config::{DeviceChoice, WeightDtype};
+use crate::model::config::{DeviceChoice, FourBit, WeightDtype};
 use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};
 use crate::model::gguf::GgufModel;
-use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::{DType, SafetensorsSource, WeightSource};
 
@@ -45,10 +49,14 @@ pub struct Base {
     pub source: Box<dyn WeightSource>,
     /// Its architecture.
     pub spec: DecoderSpec,
-    /// Where it computes.
+    /// Where its tensors are.
     pub device: Device,
+    /// Where it computes, if that is not the processor.
+    pub backend: Option<Arc<dyn Backend>>,
     /// What its matrices are stored as, if not as in the file.
     pub dtype: Option<DType>,
+    /// Whether its projections are quantised when they are loaded.
+    pub four_bit: bool,
 }
 
 /// Settings that change which tokens are drawn, also greedily, and the number with which they change nothing.
@@ -95,7 +103,7 @@ impl Base {
             WeightDtype::F16 => Some(DType::F16),
         };
         // First: a base of the Hub may have to be downloaded.
-        let device = open_device(device)?;
+        let backend = device::open(device)?;
         let (mut shown, mut revision) = (name.to_string(), None);
         let (place, source, spec): (_, Box<dyn WeightSource>, _) = if gguf::is_file(Path::new(name)) {
             let GgufModel { file, config, spec, source } = GgufModel::open(Path::new(name))?;
@@ -118,7 +126,32 @@ impl Base {
             let spec = checks::understood(spec, &source, force)?;
             (Place::Directory(directory), Box::new(source), spec)
         };
-        Ok(Self { name: shown, revision, place, source, spec, device, dtype })
+        Ok(Self {
+            name: shown,
+            revision,
+            place,
+            source,
+            spec,
+            device: Device::Cpu,
+            backend,
+            dtype,
+            four_bit: false,
+        })
+    }
+
+    /// Quantises the projections when they are loaded.
+    ///
+    /// # Errors
+    /// If they are quantised already.
+    pub fn in_4bit(mut self, choice: Option<FourBit>) -> Result<Self> {
+        if let (Some(choice), Place::Gguf(_)) = (choice, &self.place) {
+            return Err(Error::Config(format!(
+                "load_in_4bit: {choice} is for safetensors bases; {} is a GGUF file, whose weights stay as they are stored",
+                self.name
+            )));
+        }
+        self.four_bit = choice.is_some();
+        Ok(self)
     }
 
     /// A name that finds the very same base for ever: of the Hub, `owner/name@commit`.
@@ -153,7 +186,19 @@ impl Base {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub fn decoder(&self) -> Result<Decoder> {
-        Decoder::load(self.spec.clone(), &*self.source, self.dtype, &self.device)
+        let (spec, source) = (self.spec.clone(), &*self.source);
+        let mut decoder = if self.four_bit {
+            let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype, &self.device)?;
+            say(&format!(
+                "projections are quantised to NF4: their root mean square error is {:.1} % of their size",
+                100.0 * loss.share()
+            ));
+            decoder
+        } else {
+            Decoder::load(spec, source, self.dtype, &self.device)?
+        };
+        decoder.place_on(self.backend.clone());
+        Ok(decoder)
     }
 
     /// Bytes that its weights take in memory: the mapped file, or what is stored as another type in its place.
@@ -181,6 +226,10 @@ impl Base {
     pub fn converted_bytes(&self) -> usize {
         let numbers =
             |name: &String| self.source.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
+        if self.four_bit {
+            // A block of 64 numbers has 36 bytes; what is not quantised is a small part.
+            return self.names().iter().map(|name| numbers(name) * 36 / 64).sum();
+        }
         self.dtype.map_or(0, |dtype| {
             let all: usize = self.names().iter().map(|name| numbers(name) * dtype.size()).sum();
             // The same type is not converted.
@@ -268,27 +317,6 @@ fn locate(name: &str) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn open_device(choice: DeviceChoice) -> Result<Device> {
-    let (built, feature) = match choice {
-        DeviceChoice::Cuda(_) => (cfg!(feature = "cuda"), "cuda"),
-        DeviceChoice::Metal => (cfg!(feature = "metal"), "metal"),
-        DeviceChoice::Auto | DeviceChoice::Cpu => (true, ""),
-    };
-    let missing =
-        |why: String| Error::Config(format!("the device {choice} cannot be used: {why}; choose auto or cpu"));
-    if !built {
-        return Err(missing(format!("this binary was built without it (cargo's feature `{feature}`)")));
-    }
-    match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|e| missing(e.to_string())),
-        DeviceChoice::Metal => Device::new_metal(0).map_err(|e| missing(e.to_string())),
-        DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(Device::cuda_if_available(0)?),
-        DeviceChoice::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
-        DeviceChoice::Auto => Ok(Device::Cpu),
-    }
-}
-
 /// Sets the number of threads of everything that follows (all cores if none is given). The calling thread is one of
 /// them: no operation waits for another thread to begin it.
 ///
@@ -303,35 +331,6 @@ pub fn set_threads(threads: Option<usize>) -> Result<()> {
         (Some(threads), Err(e)) => Err(Error::Config(format!("--threads {threads}: {e}"))),
         _ => Ok(()),
     }
-}
-
-/// A base with its policy: what score, eval and generate work with.
-pub struct Policy {
-    /// The base.
-    pub base: Base,
-    /// Its tokenizer.
-    pub tokenizer: ChatTokenizer,
-    /// Base and adapter; the reference is the base alone.
-    pub decoder: Decoder,
-}
-
-/// Opens a base and its adapters, stacked into one.
-///
-/// # Errors
-/// As [`Base::open`] and [`Base::adapter`].
-pub fn open_policy(args: &ModelArgs) -> Result<Policy> {
-    let RuntimeArgs { dtype, device, threads } = args.runtime;
-    set_threads(threads)?;
-    let base = Base::open_with(&args.base, dtype, device, args.force)?;
-    let mut decoder = base.decoder()?;
-    let adapters =
-        args.adapter.iter().map(|path| base.adapter(path, args.force)).collect::<Result<Vec<_>>>()?;
-    decoder.trained = match adapters.len() {
-        0 => None,
-        _ => Some(Lora::stacked(&adapters, &base.device)?),
-    };
-    let tokenizer = base.tokenizer(None)?;
-    Ok(Policy { base, tokenizer, decoder })
 }
 
 /// Pairs as read, tokenized and checked against the model.

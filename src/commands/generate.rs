@@ -10,8 +10,11 @@ use super::{embedded, print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
-use crate::generate::{Completion, FinishReason, Limits, SamplingConfig, complete};
+use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, complete_all};
 use crate::model::pass::Pass;
+
+/// Prompts that are completed before the first of them is shown, on a device.
+const TOGETHER: usize = 64;
 
 /// One object of `--json`.
 #[derive(Serialize)]
@@ -38,18 +41,29 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(&tokenizer), stop: args.stop.clone() };
     let on = if decoder.trained.is_some() { (Pass::Policy, "on") } else { (Pass::Reference, "off") };
     let passes = if args.compare { vec![(Pass::Reference, "off"), on] } else { vec![on] };
+    let mut requests = Vec::with_capacity(prompts.len());
     for (i, prompt) in prompts.iter().enumerate() {
-        let ids = encode(&tokenizer, prompt, chat)?;
-        // A stream of its own a prompt, the same for both sides.
+        // A stream of its own for each prompt, the same for both sides.
         let sampling = SamplingConfig {
             temperature: args.temperature,
             top_k: args.top_k,
             top_p: args.top_p,
             seed: args.seed.wrapping_add(i as u64),
         };
-        for (pass, adapter) in &passes {
-            let found = complete(&decoder, &tokenizer, &ids, *pass, &sampling, &limits)?;
-            show(args, prompt, adapter, &found, i > 0)?;
+        requests.push(Request { prompt: encode(&tokenizer, prompt, chat)?, sampling });
+    }
+    // One at a time where they are computed one at a time, so that each is shown when it is done.
+    let together = if decoder.steps_together() { TOGETHER } else { 1 };
+    for (first, requests) in requests.chunks(together).enumerate() {
+        let sides = passes
+            .iter()
+            .map(|(pass, _)| complete_all(&decoder, &tokenizer, requests, *pass, &limits))
+            .collect::<Result<Vec<_>>>()?;
+        for i in 0..requests.len() {
+            for ((_, adapter), completions) in passes.iter().zip(&sides) {
+                let number = first * together + i;
+                show(args, &prompts[number], adapter, &completions[i], number > 0)?;
+            }
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod base;
 mod dated;
+mod devices;
 mod embedded;
 mod eval;
 mod export;
@@ -37,6 +38,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Completions(args) => completions(args.shell),
         Command::Man => manual(),
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::embedded;
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
-use crate::generate::{Limits, SamplingConfig, complete};
+use crate::generate::{Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 
@@ -80,16 +80,15 @@ impl Samples {
     /// # Errors
     /// If a prompt does not fit the model.
     pub fn draw(&self, decoder: &Decoder, tokenizer: &ChatTokenizer, pass: Pass) -> Result<Drawn> {
-        let mut texts = Vec::new();
-        let (mut good, mut all) = (0, 0);
-        for (i, prompt) in self.prompts.iter().enumerate() {
+        let request = |(i, prompt): (usize, &String)| {
             let sampling = SamplingConfig { temperature: 1.0, top_k: None, top_p: None, seed: i as u64 };
-            let ids = tokenizer.encode(prompt, true)?;
-            let text = complete(decoder, tokenizer, &ids, pass, &sampling, &self.limits)?.text;
-            let found = self.reward.count(&text);
-            (good, all) = (good + found.0, all + found.1);
-            texts.push(text);
-        }
+            Ok(Request { prompt: tokenizer.encode(prompt, true)?, sampling })
+        };
+        let requests = self.prompts.iter().enumerate().map(request).collect::<Result<Vec<_>>>()?;
+        let drawn = complete_all(decoder, tokenizer, &requests, pass, &self.limits)?;
+        let texts: Vec<String> = drawn.into_iter().map(|completion| completion.text).collect();
+        let counts = texts.iter().map(|text| self.reward.count(text));
+        let (good, all) = counts.fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
         Ok(Drawn { texts, reward: good as f64 / all.max(1) as f64 })
     }
 }

@@ -1,5 +1,8 @@
 //! `dpo-lora train`.
 
+mod on_device;
+mod plan;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -21,9 +24,7 @@ use crate::model::targets::LoraTargets;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
 use crate::train::checkpoint;
-use crate::train::config::{ReferenceCache as CacheChoice, TrainConfig};
-use crate::train::memory;
-use crate::train::plan::{Memory, Tokens};
+use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::{self, Opening, RunDir};
 use crate::train::trainer::{Identity, Setup, Trainer};
@@ -36,18 +37,32 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let mut config = configure(args)?;
     base::set_threads(config.train.threads)?;
     let (dtype, device) = (config.model.dtype, config.model.device);
-    let base = Base::open_with(&config.model.base, dtype, device, args.force)?;
+    let base =
+        Base::open_with(&config.model.base, dtype, device, args.force)?.in_4bit(config.model.load_in_4bit)?;
     config.model.base = base.pinned();
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let tokenizer = dated::tokenizer(tokenizer, &mut config, args.resume)?;
     let mut pairs = pairs(&config, &base, &tokenizer)?;
     let slots = slots(&config, &base)?;
     let to_train = slots.iter().map(|slot| slot.rank * (slot.inputs + slot.outputs)).sum();
-    pairs.notes.extend(check_memory(&base, &expect(&config, &base, to_train, &pairs).1)?);
+    if base.backend.is_none() {
+        let note = plan::fit(&mut config, &base, to_train, &pairs)?;
+        pairs.notes.extend(note);
+    }
     let decoder = policies(&config, &base, slots)?;
+    let on_device = decoder.is_on_device().then(|| on_device::fit(&config, &decoder, &pairs)).transpose()?;
     if args.dry_run {
-        say(&plan(&config, &base, &decoder, &pairs));
+        say(&plan::described(&config, &base, &decoder, &pairs, on_device.as_ref()));
         return Ok(());
+    }
+    let asked = config.train.gradient_checkpointing;
+    if let Some(found) = &on_device {
+        config.train.gradient_checkpointing = if found.recompute { Recompute::On } else { Recompute::Off };
+        if found.recompute && asked == Recompute::Auto {
+            pairs.notes.push(
+                "blocks are computed again in the backward pass: the run does not fit otherwise".into(),
+            );
+        }
     }
     let opening = match (args.resume, args.overwrite) {
         (true, _) => Opening::Resume,
@@ -74,10 +89,16 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let drawn_before =
         samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
     profile::enable(args.profile);
+    if let (true, Some(device)) = (args.profile, trainer.decoder().backend()) {
+        device.profile(true);
+    }
     let start = Instant::now();
     trainer.run(&mut reporter)?;
     let seconds = start.elapsed().as_secs_f64();
-    if args.profile {
+    if let (true, Some(device)) = (args.profile, trainer.decoder().backend()) {
+        say(&crate::device::profile::table(&device.times()?, seconds));
+        device.profile(false);
+    } else if args.profile {
         let (seconds, entries) = (profile::seconds(), profile::take());
         let peak = profile::peak(trainer.decoder().head().precision());
         say(&profile::table(&entries, seconds, peak));
@@ -144,69 +165,6 @@ fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<P
         eval.examples
     };
     Ok(Pairs { train: train.examples, eval, notes })
-}
-
-/// What a run would work on; all of it was checked to get this far.
-fn plan(config: &RunConfig, base: &Base, decoder: &Decoder, pairs: &Pairs) -> String {
-    let (modules, parameters) =
-        decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
-    let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
-    let mut text = format!(
-        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
-         held out; the longest sequence has {longest} tokens",
-        base.name,
-        base.spec.model_type,
-        base.spec.layers.len(),
-        decoder.storage(),
-        pairs.train.len(),
-        pairs.eval.len()
-    );
-    for note in &pairs.notes {
-        text.push('\n');
-        text.push_str(note);
-    }
-    let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
-        config.train;
-    let (tokens, memory) = expect(config, base, parameters, pairs);
-    let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
-    let mb = |bytes: usize| bytes as f64 / 1e6;
-    text.push_str(&format!(
-        "\n{per_step:.0} packed tokens a step ({} in the largest micro-batch); sharing prompts saves {:.0} % of {:.0}\n\
-         expected peak memory {:.0} MB: weights {:.0}, activations {:.0}, buffers {:.0}, adapter {:.0}\n\
-         nothing was written",
-        tokens.largest_batch,
-        100.0 * tokens.saved(),
-        per_step / (1.0 - tokens.saved()),
-        mb(memory.total()),
-        mb(memory.weights),
-        mb(memory.activations),
-        mb(memory.working),
-        mb(memory.adapter),
-    ));
-    text
-}
-
-/// The tokens of the data and the memory that a run of so many trained parameters will take.
-fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Pairs) -> (Tokens, Memory) {
-    let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
-    let tokens = Tokens::of(&pairs.train, batch, most);
-    let memory = Memory::expect(
-        &base.spec,
-        base.bytes(),
-        parameters,
-        tokens.largest_batch,
-        tokens.largest_scored,
-        config.train.gradient_checkpointing,
-    );
-    (tokens, memory)
-}
-
-/// Refuses what will not fit into memory; a note if it is close. Another device's memory is not known.
-fn check_memory(base: &Base, memory: &Memory) -> Result<Option<String>> {
-    match memory::available() {
-        Some(available) if base.device.is_cpu() => memory::check(memory, base.converted_bytes(), available),
-        _ => Ok(None),
-    }
 }
 
 /// The modules to train; none if an adapter is gone on with.
@@ -342,13 +300,21 @@ fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
 fn describe(trainer: &Trainer, reporter: &mut Reporter) {
     let decoder = trainer.decoder();
     let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
+    let on = decoder.device_description().map_or_else(String::new, |(device, kind)| {
+        format!(" on {} ({}), {kind} activations", device.name, device.versions)
+    });
     reporter.note(&format!(
-        "{} base, {} layers, {}; {parameters} trained parameters; {} steps",
+        "{} base, {} layers, {}{on}; {parameters} trained parameters; {} steps",
         decoder.spec().model_type,
         decoder.spec().layers.len(),
         decoder.storage(),
         trainer.total_steps()
     ));
+    if decoder.device_description().is_some_and(|(_, kind)| kind == "f32") {
+        reporter.note(
+            "the GPU computes these weights in f32, which is several times slower than bf16; model.dtype: bf16 rounds them",
+        );
+    }
 }
 
 /// Completions side by side.

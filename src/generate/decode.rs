@@ -1,11 +1,13 @@
 //! Token by token, until an end-of-text token, a stop text, or the limit.
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Sampler, SamplingConfig};
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
+use crate::model::engine::{DeviceCache, Next};
 use crate::model::pass::Pass;
 
 /// Why a completion ended.
@@ -40,6 +42,18 @@ pub struct Limits {
     pub stop: Vec<String>,
 }
 
+/// A prompt, and how its completion is drawn.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingConfig,
+}
+
+/// Sequences that are continued at once.
+const TOGETHER: usize = 64;
+
 /// Completes `prompt` under one of the two policies.
 ///
 /// # Errors
@@ -52,38 +66,151 @@ pub fn complete(
     sampling: &SamplingConfig,
     limits: &Limits,
 ) -> Result<Completion> {
+    let most = room(decoder, prompt, limits)?;
+    let mut growing = Growing::new(prompt, sampling, most);
+    let mut cache = decoder.new_cache();
+    let mut logits = decoder.step(prompt, &mut cache, pass)?;
+    loop {
+        if let Some(completion) = growing.take(&logits, tokenizer, limits)? {
+            return Ok(completion);
+        }
+        logits = decoder.step(growing.next(), &mut cache, pass)?;
+    }
+}
+
+/// Completes all prompts, in order. On a device many are continued at once, each to the same text as alone.
+///
+/// # Errors
+/// As [`complete`].
+pub fn complete_all(
+    decoder: &Decoder,
+    tokenizer: &ChatTokenizer,
+    requests: &[Request],
+    pass: Pass,
+    limits: &Limits,
+) -> Result<Vec<Completion>> {
+    if !decoder.steps_together() {
+        let alone = |r: &Request| complete(decoder, tokenizer, &r.prompt, pass, &r.sampling, limits);
+        return requests.iter().map(alone).collect();
+    }
+    let mut done = Vec::with_capacity(requests.len());
+    for requests in requests.chunks(TOGETHER) {
+        done.extend(together(decoder, tokenizer, requests, pass, limits)?);
+    }
+    Ok(done)
+}
+
+fn together(
+    decoder: &Decoder,
+    tokenizer: &ChatTokenizer,
+    requests: &[Request],
+    pass: Pass,
+    limits: &Limits,
+) -> Result<Vec<Completion>> {
+    let mut growing = Vec::with_capacity(requests.len());
+    for Request { prompt, sampling } in requests {
+        growing.push(Growing::new(prompt, sampling, room(decoder, prompt, limits)?));
+    }
+    let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
+    let mut cache = DeviceCache::default();
+    let mut waiting: Vec<usize> = (0..requests.len()).collect();
+    let mut seen = vec![0; requests.len()];
+    while !waiting.is_empty() {
+        let tokens = |i: usize| if seen[i] == 0 { &requests[i].prompt[..] } else { growing[i].next() };
+        let next: Vec<Next> =
+            waiting.iter().map(|i| Next { sequence: *i, seen: seen[*i], tokens: tokens(*i) }).collect();
+        let logits = decoder.step_all(&next, &mut cache, pass)?;
+        let counts: Vec<usize> = next.iter().map(|next| next.tokens.len()).collect();
+        let vocab = logits.len() / waiting.len();
+        waiting.iter().zip(counts).for_each(|(i, count)| seen[*i] += count);
+        // Each sequence draws from its own logits, all at once.
+        let mut active: Vec<(usize, &mut Growing)> =
+            growing.iter_mut().enumerate().filter(|(i, _)| waiting.binary_search(i).is_ok()).collect();
+        let ended = active
+            .par_iter_mut()
+            .zip(logits.par_chunks_exact(vocab))
+            .map(|((i, growing), logits)| Ok((*i, growing.take(logits, tokenizer, limits)?)))
+            .collect::<Result<Vec<_>>>()?;
+        for (i, completion) in ended {
+            done[i] = completion;
+        }
+        waiting.retain(|i| done[*i].is_none());
+    }
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// New tokens that a prompt leaves room for.
+fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
     if prompt.is_empty() {
         return Err(Error::Data(
             "the prompt is empty, and the tokenizer adds no BOS token to begin with".into(),
         ));
     }
-    let room = decoder.spec().max_positions.saturating_sub(prompt.len());
-    let most = limits.max_new_tokens.min(room);
-    let mut sampler = Sampler::new(sampling);
-    let mut cache = decoder.new_cache();
-    let mut logits = decoder.step(prompt, &mut cache, pass)?;
-    let mut tokens = Vec::new();
-    while tokens.len() < most {
+    Ok(limits.max_new_tokens.min(decoder.spec().max_positions.saturating_sub(prompt.len())))
+}
+
+/// A completion so far.
+struct Growing {
+    prompt: usize,
+    sampler: Sampler,
+    tokens: Vec<u32>,
+    /// Tokens, at most.
+    most: usize,
+}
+
+impl Growing {
+    fn new(prompt: &[u32], sampling: &SamplingConfig, most: usize) -> Self {
+        Self { prompt: prompt.len(), sampler: Sampler::new(sampling), tokens: Vec::new(), most }
+    }
+
+    /// What the model reads next.
+    fn next(&self) -> &[u32] {
+        &self.tokens[self.tokens.len().saturating_sub(1)..]
+    }
+
+    /// Draws a token; the completion, if that ended it.
+    fn take(
+        &mut self,
+        logits: &[f32],
+        tokenizer: &ChatTokenizer,
+        limits: &Limits,
+    ) -> Result<Option<Completion>> {
+        if self.tokens.len() >= self.most {
+            return self.finish(tokenizer, FinishReason::Length, None);
+        }
         if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
             return Err(Error::Model(format!(
                 "after {} tokens the model gives {logit} for a token; an activation overflowed: compute with --dtype f32, or \
                  the adapter is damaged",
-                prompt.len() + tokens.len()
+                self.prompt + self.tokens.len()
             )));
         }
-        let token = sampler.next(&logits)?;
+        let token = self.sampler.next(logits)?;
         if limits.eos.contains(&token) {
-            return finish(tokenizer, tokens, FinishReason::Stop, None);
+            return self.finish(tokenizer, FinishReason::Stop, None);
         }
-        tokens.push(token);
-        if let Some(cut) = stopped(tokenizer, &tokens, &limits.stop)? {
-            return finish(tokenizer, tokens, FinishReason::Stop, Some(cut));
+        self.tokens.push(token);
+        if let Some(cut) = stopped(tokenizer, &self.tokens, &limits.stop)? {
+            return self.finish(tokenizer, FinishReason::Stop, Some(cut));
         }
-        if tokens.len() < most {
-            logits = decoder.step(&[token], &mut cache, pass)?;
+        if self.tokens.len() < self.most {
+            Ok(None)
+        } else {
+            self.finish(tokenizer, FinishReason::Length, None)
         }
     }
-    finish(tokenizer, tokens, FinishReason::Length, None)
+
+    fn finish(
+        &mut self,
+        tokenizer: &ChatTokenizer,
+        finish_reason: FinishReason,
+        cut: Option<usize>,
+    ) -> Result<Option<Completion>> {
+        let tokens = std::mem::take(&mut self.tokens);
+        let mut text = tokenizer.decode(&tokens, true)?;
+        text.truncate(cut.unwrap_or(text.len()));
+        Ok(Some(Completion { text, tokens, finish_reason }))
+    }
 }
 
 /// Where the text before the earliest stop text ends.
@@ -93,15 +220,4 @@ fn stopped(tokenizer: &ChatTokenizer, tokens: &[u32], stop: &[String]) -> Result
     }
     let text = tokenizer.decode(tokens, true)?;
     Ok(stop.iter().filter_map(|s| text.find(s.as_str())).min())
-}
-
-fn finish(
-    tokenizer: &ChatTokenizer,
-    tokens: Vec<u32>,
-    finish_reason: FinishReason,
-    cut: Option<usize>,
-) -> Result<Completion> {
-    let mut text = tokenizer.decode(&tokens, true)?;
-    text.truncate(cut.unwrap_or(text.len()));
-    Ok(Completion { text, tokens, finish_reason })
 }

@@ -21,19 +21,19 @@ use crate::ops::tree_attention::{self, Heads, TreeSpans};
 /// Attention with its weights.
 #[derive(Debug)]
 pub struct Attention {
-    qkv: Qkv,
-    clip: Option<f32>,
-    qk_norm: Option<(Norm, Norm)>,
-    norm_after_rotation: bool,
-    heads: Heads,
+    pub(super) qkv: Qkv,
+    pub(super) clip: Option<f32>,
+    pub(super) qk_norm: Option<(Norm, Norm)>,
+    pub(super) norm_after_rotation: bool,
+    pub(super) heads: Heads,
     /// Of queries and of keys.
-    rotation: Option<(usize, usize)>,
-    output: Projection,
+    pub(super) rotation: Option<(usize, usize)>,
+    pub(super) output: Projection,
 }
 
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one a layer, and most families have the large one")]
-enum Qkv {
+pub(super) enum Qkv {
     Separate([Projection; 3]),
     /// `[q; k; v]`, or, `per_head`, the same of each key head in turn.
     Fused {

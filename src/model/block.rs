@@ -2,12 +2,12 @@
 
 use candle_core::{Device, Tensor};
 
-use super::attention::{self, Attention, Rows};
+use super::attention::{self, Attention, Qkv, Rows};
 use super::cache::LayerCache;
-use super::mlp::{self, Mlp};
+use super::mlp::{self, Maps, Mlp};
 use super::norm::Norm;
 use super::pass::Context;
-use super::projection::residual;
+use super::projection::{Projection, residual};
 use super::spec::{LayerSpec, NormSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
@@ -16,14 +16,14 @@ use crate::ops::gradient::Gradient;
 /// A block with its weights.
 #[derive(Debug)]
 pub struct Block {
-    attention_norm: Option<Norm>,
-    attention: Attention,
-    post_attention_norm: Option<Norm>,
-    mlp_norm: Option<Norm>,
-    mlp: Mlp,
-    post_mlp_norm: Option<Norm>,
-    parallel: bool,
-    residual_scale: f32,
+    pub(super) attention_norm: Option<Norm>,
+    pub(super) attention: Attention,
+    pub(super) post_attention_norm: Option<Norm>,
+    pub(super) mlp_norm: Option<Norm>,
+    pub(super) mlp: Mlp,
+    pub(super) post_mlp_norm: Option<Norm>,
+    pub(super) parallel: bool,
+    pub(super) residual_scale: f32,
 }
 
 /// What the backward pass needs.
@@ -59,6 +59,21 @@ impl Block {
             parallel: spec.parallel,
             residual_scale: spec.residual_scale,
         })
+    }
+
+    /// Its projections, in the order they compute.
+    pub fn projections(&self) -> Vec<&Projection> {
+        let mut all = match &self.attention.qkv {
+            Qkv::Separate(each) => each.iter().collect(),
+            Qkv::Fused { projection, .. } => vec![projection],
+        };
+        all.push(&self.attention.output);
+        match &self.mlp.input {
+            Maps::Gated { gate, up } => all.extend([gate, up]),
+            Maps::Fused(one) | Maps::Plain(one) => all.push(one),
+        }
+        all.push(&self.mlp.down);
+        all
     }
 
     /// `x [T, hidden] → [W, hidden]`, the wanted rows: past attention no row needs another.

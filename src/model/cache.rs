@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::engine::DeviceCache;
 use crate::error::Result;
 
 /// Keys and values of one layer, `[seen, n_kv_head·head_dim]` each.
@@ -26,18 +27,21 @@ impl LayerCache {
 }
 
 /// The caches of all layers.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cache {
     pub(super) layers: Vec<LayerCache>,
     pub(super) seen: usize,
     /// The tokens seen, of models whose keys may have to be made again.
     pub(super) tokens: Vec<u32>,
+    /// Keys and values on a device.
+    pub(super) on_device: DeviceCache,
 }
 
 impl Cache {
     /// Nothing seen, of a decoder of `layers` blocks.
     pub fn new(layers: usize) -> Self {
-        Self { layers: vec![LayerCache::default(); layers], seen: 0, tokens: Vec::new() }
+        let layers = vec![LayerCache::default(); layers];
+        Self { layers, seen: 0, tokens: Vec::new(), on_device: DeviceCache::default() }
     }
 
     /// Forgets keys and values; the tokens seen, in front of `tokens`.

@@ -20,8 +20,37 @@ pub struct ModelConfig {
     pub adapter: Vec<PathBuf>,
     /// Type of the frozen weights.
     pub dtype: WeightDtype,
+    /// Quantise the projections of the blocks when they are loaded (QLoRA).
+    pub load_in_4bit: Option<FourBit>,
     /// Where the model runs.
     pub device: DeviceChoice,
+}
+
+/// Quantisations to 4 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum FourBit {
+    /// bitsandbytes' NF4 with double quantisation (arXiv 2305.14314).
+    Nf4,
+}
+
+impl fmt::Display for FourBit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nf4 => f.write_str("nf4"),
+        }
+    }
+}
+
+impl FromStr for FourBit {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "nf4" => Ok(Self::Nf4),
+            _ => Err(Error::Config(format!("{text:?} is no quantisation to 4 bits; write nf4"))),
+        }
+    }
 }
 
 impl ModelConfig {
@@ -84,15 +113,13 @@ impl FromStr for WeightDtype {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first accelerator this binary was built for and finds, else the CPU.
+    /// The first NVIDIA GPU if there is one that can be used, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
     /// The CUDA device of this ordinal.
     Cuda(usize),
-    /// Apple's GPU.
-    Metal,
 }
 
 impl fmt::Display for DeviceChoice {
@@ -101,7 +128,6 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-            Self::Metal => f.write_str("metal"),
         }
     }
 }
@@ -110,13 +136,11 @@ impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let unknown =
-            || Error::Config(format!("{text:?} is no device; write auto, cpu, cuda, cuda:N or metal"));
+        let unknown = || Error::Config(format!("{text:?} is no device; write auto, cpu, cuda or cuda:N"));
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
-            "metal" => Ok(Self::Metal),
             _ => match text.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(ordinal)) => Ok(Self::Cuda(ordinal)),
                 _ => Err(unknown()),
@@ -142,7 +166,7 @@ macro_rules! as_string {
         }
     )*};
 }
-as_string!(WeightDtype, DeviceChoice);
+as_string!(WeightDtype, DeviceChoice, FourBit);
 
 /// Far above any rank of use; sizes computed from it cannot overflow.
 const LARGEST_RANK: usize = 1 << 16;
@@ -377,7 +401,7 @@ mod tests {
 
     #[test]
     fn devices_and_dtypes_read_what_they_write() {
-        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3), DeviceChoice::Metal] {
+        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
             assert_eq!(device.to_string().parse::<DeviceChoice>().unwrap(), device);
         }
         assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));

@@ -1,21 +1,27 @@
 //! The decoder: from a packed batch to the log-probs of its completions, and from their gradients to those of the
 //! trained low-rank matrices.
 
+mod layout;
+mod load;
+mod on_device;
+
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 
+use self::layout::{distinct, per_token, spans, sums};
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::cache::Cache;
-use super::inventory;
+use super::engine::{DeviceTape, Engine};
 use super::lengths;
 use super::lora::Lora;
 use super::norm::Norm;
 use super::pass::{Context, Dropout, Frozen, Pass};
 use super::spec::DecoderSpec;
-use super::tensors::Tensors;
 use crate::data::PackedBatch;
+use crate::device::Backend;
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
 use crate::ops::host;
@@ -24,27 +30,49 @@ use crate::ops::rope::Rotation;
 use crate::ops::rows;
 use crate::ops::token_logps;
 use crate::ops::tree_attention::{Span, TreeSpans};
-use crate::weights::{DType, FrozenWeight, WeightSource};
+use crate::weights::FrozenWeight;
 
 /// A frozen base with its adapters: both policies.
-#[derive(Debug)]
 pub struct Decoder {
     spec: DecoderSpec,
-    embedding: FrozenWeight,
-    positions: Option<FrozenWeight>,
-    blocks: Vec<Block>,
-    final_norm: Norm,
+    pub(super) embedding: FrozenWeight,
+    pub(super) positions: Option<FrozenWeight>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) final_norm: Norm,
     head: Linear,
     device: Device,
     storage: String,
+    /// Where it computes, if that is not the processor.
+    backend: Option<Arc<dyn Backend>>,
+    /// Activations are f32 there, whatever the weights are.
+    pub(super) exact: bool,
+    /// Made at the first pass there.
+    engine: Mutex<Option<Engine>>,
     /// Adapters that are not trained.
     pub frozen: Vec<Frozen>,
     /// The trained adapter.
     pub trained: Option<Lora>,
 }
 
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder")
+            .field("spec", &self.spec)
+            .field("storage", &self.storage)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a policy pass leaves for its backward pass.
-pub struct Tape {
+pub enum Tape {
+    /// On the processor.
+    Host(Box<HostTape>),
+    /// On a device.
+    Device(Box<DeviceTape>),
+}
+
+/// What a policy pass on the processor leaves.
+pub struct HostTape {
     rows: Vec<TreeSpans>,
     rotations: Vec<Rotation>,
     blocks: Vec<Kept>,
@@ -72,51 +100,6 @@ pub struct Training {
 }
 
 impl Decoder {
-    /// Reads a decoder's weights. Matrices are stored as `dtype` if given, else as in the file.
-    ///
-    /// # Errors
-    /// If a tensor is missing or has another shape than the spec says.
-    pub fn load(
-        spec: DecoderSpec,
-        source: &dyn WeightSource,
-        dtype: Option<DType>,
-        device: &Device,
-    ) -> Result<Self> {
-        let spec = inventory::settled(spec, source)?;
-        inventory::check(&spec, source)?;
-        let tensors = Tensors::new(source, &spec, dtype);
-        let (vocab, hidden) = (spec.vocab_size, spec.hidden);
-        let embedding = tensors.matrix(&inventory::embedding(&spec, source), vocab, hidden)?;
-        let positions = spec.positions.as_ref();
-        let positions = positions
-            .map(|p| tensors.matrix(&format!("{}.weight", p.module), spec.max_positions + p.offset, hidden))
-            .transpose()?;
-        let head = match &spec.head {
-            Some(head) => tensors.linear(head)?,
-            None => Linear::new(embedding.clone(), false, None),
-        };
-        let mut next = 0;
-        let blocks = spec
-            .layers
-            .iter()
-            .map(|layer| Block::load(layer, &tensors, device, &mut next))
-            .collect::<Result<Vec<_>>>()?;
-        let final_norm = Norm::load(&spec.final_norm, &tensors, device)?;
-        let (device, storage) = (device.clone(), tensors.storage());
-        Ok(Self {
-            spec,
-            embedding,
-            positions,
-            blocks,
-            final_norm,
-            head,
-            device,
-            storage,
-            frozen: Vec::new(),
-            trained: None,
-        })
-    }
-
     /// The architecture.
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
@@ -142,9 +125,8 @@ impl Decoder {
         Context { frozen: &self.frozen, trained, dropout }
     }
 
-    /// Rows of the embedding, scaled: `[T, hidden]`.
-    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
-        let hidden = self.spec.hidden;
+    /// Refuses tokens and positions that the model does not have.
+    fn check_tokens(&self, tokens: &[u32], positions: &[u32]) -> Result<()> {
         if let Some(token) = tokens.iter().find(|t| **t as usize >= self.spec.vocab_size) {
             return Err(Error::Model(format!(
                 "token {token} is outside the model's vocabulary of {}; does the tokenizer belong to this model?",
@@ -157,6 +139,23 @@ impl Decoder {
                 self.spec.max_positions
             )));
         }
+        Ok(())
+    }
+
+    /// Refuses targets outside the head's vocabulary.
+    fn check_targets(&self, targets: &[u32]) -> Result<()> {
+        match targets.iter().find(|target| **target as usize >= self.head.outputs()) {
+            Some(target) => {
+                Err(Error::Model(format!("target token {target} of a vocabulary of {}", self.head.outputs())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Rows of the embedding, scaled: `[T, hidden]`.
+    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
+        self.check_tokens(tokens, positions)?;
+        let hidden = self.spec.hidden;
         let row_of = |weight: &FrozenWeight, index: u32, out: &mut [f32]| {
             weight.elements().slice(index as usize * hidden..(index as usize + 1) * hidden).widen_into(out);
         };
@@ -209,6 +208,9 @@ impl Decoder {
     /// If the batch does not fit the model.
     pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
         let batch = &*self.divided(batch);
+        if self.is_on_device() {
+            return self.device_logps(batch, pass);
+        }
         let scored = self.blocks(batch, pass, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
         let found = self.score(&normed, &batch.scored_targets, false)?;
@@ -227,6 +229,10 @@ impl Decoder {
     /// # Errors
     /// If the batch does not fit the model.
     pub fn logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Tensor> {
+        if self.is_on_device() {
+            let logits = self.device_logits(batch, rows, pass)?;
+            return host::tensor(logits, (rows.len(), self.head.outputs()));
+        }
         let normed = self.final_norm.forward(&self.blocks(batch, pass, rows, 0)?)?;
         token_logps::logits(&normed, &self.head, self.spec.logits)
     }
@@ -237,6 +243,9 @@ impl Decoder {
     /// If the batch does not fit the model.
     pub fn forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
         let batch = &*self.divided(batch);
+        if self.is_on_device() {
+            return self.device_forward(batch, training);
+        }
         let trees = spans(batch);
         let rotations = self.rotations(&batch.positions, &trees, 1);
         let (wanted, places) = distinct(&batch.scored_rows);
@@ -258,7 +267,8 @@ impl Decoder {
         };
         let logps = sums(&found.logps, batch);
         let (dropout, scored_rows) = (training.dropout, batch.scored_rows.clone());
-        Ok((logps, Tape { rows: trees, rotations, blocks, dropout, scored_rows, scored, slopes }))
+        let tape = HostTape { rows: trees, rotations, blocks, dropout, scored_rows, scored, slopes };
+        Ok((logps, Tape::Host(Box::new(tape))))
     }
 
     /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`.
@@ -275,12 +285,17 @@ impl Decoder {
         if self.trained.as_ref().is_none_or(|lora| lora.values().len() != gradients.len()) {
             return Err(Error::Model("the gradient buffer is not of the trained adapter".into()));
         }
-        let per_token: Vec<f32> = batch
-            .scored
-            .iter()
-            .zip(weights)
-            .flat_map(|(range, weight)| std::iter::repeat_n(*weight as f32, range.len()))
-            .collect();
+        let tape = match tape {
+            Tape::Host(tape) => *tape,
+            Tape::Device(tape) => {
+                self.clear_device_gradient()?;
+                self.device_backward(*tape, &self.divided(batch), weights)?;
+                let found = self.device_gradient()?;
+                gradients.iter_mut().zip(found).for_each(|(sum, g)| *sum += g);
+                return Ok(());
+            }
+        };
+        let per_token = per_token(batch, weights);
         let d_normed = token_logps::backward(&tape.slopes, &per_token)?;
         let d_scored = self.final_norm.gradient(&d_normed, &tape.scored)?;
         let (wanted, places) = distinct(&tape.scored_rows);
@@ -315,6 +330,9 @@ impl Decoder {
         if self.spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
             cache.tokens.extend_from_slice(tokens);
         }
+        if self.is_on_device() {
+            return self.device_step(tokens, cache, pass);
+        }
         let positions: Vec<u32> = (cache.seen..cache.seen + tokens.len()).map(|p| p as u32).collect();
         let keys = cache.seen + tokens.len();
         let span = Span { queries: 0..tokens.len(), prefix: 0..cache.seen, own: cache.seen..keys };
@@ -336,34 +354,4 @@ impl Decoder {
     pub fn new_cache(&self) -> Cache {
         Cache::new(self.blocks.len())
     }
-}
-
-/// Which rows of a batch see which.
-fn spans(batch: &PackedBatch) -> Vec<TreeSpans> {
-    batch
-        .trees
-        .iter()
-        .map(|tree| {
-            let (prompt, nothing) = (tree.prompt.clone(), tree.prompt.start..tree.prompt.start);
-            let mut spans = vec![Span { queries: prompt.clone(), prefix: nothing, own: prompt.clone() }];
-            let completions = tree.completions.iter().cloned();
-            spans.extend(completions.map(|own| Span { queries: own.clone(), prefix: prompt.clone(), own }));
-            let end = tree.completions.last().map_or(prompt.end, |last| last.end);
-            TreeSpans { rows: prompt.start..end, spans }
-        })
-        .collect()
-}
-
-/// The different rows, ascending, and where each of `rows` stands among them: siblings share the prompt's last row.
-fn distinct(rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let mut distinct = rows.to_vec();
-    distinct.sort_unstable();
-    distinct.dedup();
-    let places = rows.iter().map(|row| distinct.partition_point(|other| other < row) as u32).collect();
-    (distinct, places)
-}
-
-/// Token log-probs summed by completion, in f64.
-fn sums(logps: &[f32], batch: &PackedBatch) -> Vec<f64> {
-    batch.scored.iter().map(|range| logps[range.clone()].iter().map(|l| f64::from(*l)).sum()).collect()
 }

@@ -1,5 +1,7 @@
 //! The trained low-rank matrices: one flat buffer of f32, in the order of their PEFT names.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use candle_core::{Device, Tensor};
 
 use super::spec::LinearSpec;
@@ -56,7 +58,12 @@ pub struct Lora {
     /// `A` and `B` of each slot on the device; always equal to `values`.
     tensors: Vec<(Tensor, Tensor)>,
     device: Device,
+    /// Of all sets' numbers there ever were, which these are.
+    version: u64,
 }
+
+/// The number of the next version of any set.
+static VERSIONS: AtomicU64 = AtomicU64::new(0);
 
 impl Lora {
     /// All zero. Slots are sorted by module name.
@@ -73,7 +80,8 @@ impl Lora {
             slot.offset = size;
             size += slot.size();
         }
-        let mut lora = Self { slots, values: vec![0.0; size], tensors: Vec::new(), device: device.clone() };
+        let mut lora =
+            Self { slots, values: vec![0.0; size], tensors: Vec::new(), device: device.clone(), version: 0 };
         lora.refresh()?;
         Ok(lora)
     }
@@ -110,6 +118,11 @@ impl Lora {
     /// All numbers.
     pub fn values(&self) -> &[f32] {
         &self.values
+    }
+
+    /// A number that no other numbers of any set have or had.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Changes the numbers.
@@ -191,6 +204,7 @@ impl Lora {
     }
 
     fn refresh(&mut self) -> Result<()> {
+        self.version = VERSIONS.fetch_add(1, Ordering::Relaxed);
         let tensor = |range: std::ops::Range<usize>, shape| {
             Tensor::from_slice(&self.values[range], shape, &self.device)
         };

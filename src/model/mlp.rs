@@ -15,13 +15,13 @@ use crate::ops::profile::timed;
 /// An MLP with its weights.
 #[derive(Debug)]
 pub struct Mlp {
-    input: Maps,
-    down: Projection,
-    act: Activation,
+    pub(super) input: Maps,
+    pub(super) down: Projection,
+    pub(super) act: Activation,
 }
 
 #[derive(Debug)]
-enum Maps {
+pub(super) enum Maps {
     Gated { gate: Projection, up: Projection },
     Fused(Projection),
     Plain(Projection),

@@ -8,6 +8,7 @@ pub mod block;
 pub mod cache;
 pub mod config;
 pub mod decoder;
+pub mod engine;
 pub mod families;
 pub mod gguf;
 pub mod inventory;

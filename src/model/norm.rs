@@ -19,7 +19,34 @@ pub struct Norm {
     size: usize,
 }
 
+/// A norm's numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NormParts {
+    /// A gain for each feature of a run, or for each feature of all runs.
+    pub gain: Vec<f32>,
+    /// Of a layer norm alone; as many as gains.
+    pub bias: Option<Vec<f32>>,
+    /// Added to the mean square or variance.
+    pub eps: f64,
+    /// Features normalised together.
+    pub size: usize,
+}
+
 impl Norm {
+    /// Its numbers.
+    ///
+    /// # Errors
+    /// Never on the CPU.
+    pub fn parts(&self) -> Result<NormParts> {
+        let gain: Vec<f32> = self.of_runs.as_ref().unwrap_or(&self.gain).to_vec1()?;
+        let mut bias: Option<Vec<f32>> = self.bias.as_ref().map(Tensor::to_vec1).transpose()?;
+        if let (Some(bias), Some(_)) = (&mut bias, &self.of_runs) {
+            // The gains of runs come after the bias.
+            *bias = gain.iter().zip(bias.iter().cycle()).map(|(gain, bias)| gain * bias).collect();
+        }
+        Ok(NormParts { gain, bias, eps: self.eps, size: self.size })
+    }
+
     /// Reads its weights.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ impl Projection {
     pub fn load(spec: &LinearSpec, tensors: &Tensors, next: &mut u64) -> Result<Self> {
         let index = *next;
         *next += 1;
-        Ok(Self { module: spec.module.clone(), linear: tensors.linear(spec)?, index })
+        Ok(Self { module: spec.module.clone(), linear: tensors.projection(spec)?, index })
     }
 
     /// `x [T, in] → [T, out]`.

@@ -1,10 +1,11 @@
 //! A checkpoint's tensors under the names that a family's file gives them, checked for shape.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::spec::{DecoderSpec, LinearSpec};
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
+use crate::weights::nf4::{self, Loss};
 use crate::weights::{DType, FrozenWeight, WeightSource};
 
 /// Reads tensors for a decoder.
@@ -13,6 +14,10 @@ pub struct Tensors<'a> {
     spec: &'a DecoderSpec,
     /// What matrices are stored as; `None`: as in the file.
     dtype: Option<DType>,
+    /// Whether projections are quantised to NF4.
+    four_bit: bool,
+    /// What that costs.
+    loss: Cell<Loss>,
     /// How the matrices read so far are stored.
     storage: RefCell<Vec<&'static str>>,
 }
@@ -20,7 +25,17 @@ pub struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     /// Reads from `source` in any layout of `spec`; matrices become `dtype` if there is one.
     pub fn new(source: &'a dyn WeightSource, spec: &'a DecoderSpec, dtype: Option<DType>) -> Self {
-        Self { source, spec, dtype, storage: RefCell::default() }
+        Self { source, spec, dtype, four_bit: false, loss: Cell::default(), storage: RefCell::default() }
+    }
+
+    /// The same, with the projections of the blocks in NF4.
+    pub fn in_four_bits(self) -> Self {
+        Self { four_bit: true, ..self }
+    }
+
+    /// What NF4 costs the projections read so far.
+    pub fn loss(&self) -> Loss {
+        self.loss.get()
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<FrozenWeight> {
@@ -49,11 +64,16 @@ impl<'a> Tensors<'a> {
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<FrozenWeight> {
         let weight = self.get(name, &[rows, columns])?;
         let weight = self.dtype.map_or_else(|| weight.clone(), |dtype| weight.to_dtype(dtype));
+        self.note(&weight);
+        Ok(weight)
+    }
+
+    /// Remembers how a matrix is stored.
+    fn note(&self, weight: &FrozenWeight) {
         let mut storage = self.storage.borrow_mut();
         if !storage.contains(&weight.storage()) {
             storage.push(weight.storage());
         }
-        Ok(weight)
     }
 
     /// Names of the storage types of the matrices read so far, as `Q8_0+Q4_K`.
@@ -75,6 +95,29 @@ impl<'a> Tensors<'a> {
     /// As [`Tensors::matrix`].
     pub fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Ok(self.get(name, shape)?.elements().to_f32())
+    }
+
+    /// A linear module of a block: quantised if asked for.
+    ///
+    /// # Errors
+    /// As [`Tensors::matrix`].
+    pub fn projection(&self, spec: &LinearSpec) -> Result<Linear> {
+        if !self.four_bit {
+            return self.linear(spec);
+        }
+        let LinearSpec { module, inputs, outputs, bias, transposed } = spec;
+        let (rows, columns) = if *transposed { (*inputs, *outputs) } else { (*outputs, *inputs) };
+        let weight = self.get(&format!("{module}.weight"), &[rows, columns])?;
+        let (weight, loss) = match nf4::nf4(&weight)?.filter(|_| !transposed) {
+            Some(found) => found,
+            None => {
+                (self.dtype.map_or_else(|| weight.clone(), |dtype| weight.to_dtype(dtype)), Loss::default())
+            }
+        };
+        self.note(&weight);
+        self.loss.set(self.loss.get().and(loss));
+        let bias = bias.then(|| self.vector(&format!("{module}.bias"), *outputs)).transpose()?;
+        Ok(Linear::new(weight, *transposed, bias))
     }
 
     /// A linear module's weight and bias.

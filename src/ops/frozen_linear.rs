@@ -69,7 +69,7 @@ impl Linear {
     }
 
     /// Writes the weights of one output, `W[output, ·]`, into `row [in]`.
-    pub(super) fn output_row(&self, output: usize, row: &mut [f32]) {
+    pub fn output_row(&self, output: usize, row: &mut [f32]) {
         let (weight, inputs) = (self.weight.elements(), self.inputs());
         if self.transposed {
             row.iter_mut().enumerate().for_each(|(i, x)| *x = weight.get(i * self.outputs() + output));

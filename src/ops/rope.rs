@@ -46,6 +46,11 @@ impl Rotation {
         Self { cos, sin, half, pairing }
     }
 
+    /// Cosines and sines, `[T, half]` each.
+    pub fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+
     /// Index of the two features of pair `i`.
     fn pair(&self, i: usize) -> (usize, usize) {
         match self.pairing {

@@ -55,7 +55,7 @@ pub struct TrainConfig {
     /// Whether pairs of like length come together, so that batches differ less in cost and memory.
     pub group_by_length: bool,
     /// Recompute each block in the backward pass instead of keeping its activations.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: Recompute,
     /// Where reference log-probabilities are kept.
     pub reference_cache: ReferenceCache,
     /// Threads; null: all cores.
@@ -76,6 +76,50 @@ pub struct TrainConfig {
     pub metric_for_best_model: String,
     /// Whether a greater value is better; null: unless the metric's name ends in `loss` or `kl`.
     pub greater_is_better: Option<bool>,
+}
+
+/// Whether blocks are computed again in the backward pass: less memory, more time, the same bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum Recompute {
+    /// Where the run does not fit otherwise.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// [`Recompute`] as it is written: `true`, `false` or `auto`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Decided(bool),
+    Word(String),
+}
+
+impl TryFrom<Written> for Recompute {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Decided(true) => Ok(Self::On),
+            Written::Decided(false) => Ok(Self::Off),
+            Written::Word(word) if word == "auto" => Ok(Self::Auto),
+            Written::Word(word) => Err(format!("{word:?} is neither auto, true nor false")),
+        }
+    }
+}
+
+impl From<Recompute> for Written {
+    fn from(recompute: Recompute) -> Self {
+        match recompute {
+            Recompute::Auto => Self::Word("auto".into()),
+            Recompute::On => Self::Decided(true),
+            Recompute::Off => Self::Decided(false),
+        }
+    }
 }
 
 impl Default for TrainConfig {
@@ -99,7 +143,7 @@ impl Default for TrainConfig {
             per_device_eval_batch_size: None,
             max_tokens_per_batch: None,
             group_by_length: false,
-            gradient_checkpointing: false,
+            gradient_checkpointing: Recompute::Auto,
             reference_cache: ReferenceCache::Auto,
             threads: None,
             logging_steps: 10,

@@ -26,12 +26,17 @@ pub fn global_norm(gradients: &[f32]) -> f64 {
     partial.iter().sum::<f64>().sqrt()
 }
 
+/// What [`clip`] multiplies by: max_norm / (norm + 1e-6) where that is below 1, else 1.
+pub fn factor(norm: f64, max_norm: f64) -> f32 {
+    let scale = max_norm / (norm + 1e-6);
+    if norm.is_finite() && scale < 1.0 { scale as f32 } else { 1.0 }
+}
+
 /// Scales `gradients` of norm `norm` down to `max_norm`, as `torch.nn.utils.clip_grad_norm_`: by
 /// max_norm / (norm + 1e-6) where that is below 1. A norm that is not finite leaves them as they are.
 pub fn clip(gradients: &mut [f32], norm: f64, max_norm: f64) {
-    let scale = max_norm / (norm + 1e-6);
-    if norm.is_finite() && scale < 1.0 {
-        let scale = scale as f32;
+    let scale = factor(norm, max_norm);
+    if scale < 1.0 {
         gradients.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= scale));
     }
 }

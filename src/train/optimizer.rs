@@ -11,6 +11,8 @@ mod sgd;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
+use crate::model::engine::Update;
 
 /// Elements updated by one task.
 const CHUNK: usize = 1 << 14;
@@ -48,6 +50,8 @@ pub struct OptimizerConfig {
 trait Rule: Send {
     /// `step` is 1-based; the slices have the length the rule was made for.
     fn update(&mut self, step: u64, parameters: &mut [f32], gradients: &[f32], lr: f64);
+    /// The same step as a device's kernel.
+    fn on_device(&self, step: u64, lr: f64) -> Update;
     /// Named f32 slices, under torch's names.
     fn state(&self) -> Vec<(&'static str, &[f32])>;
     /// The same, to be overwritten.
@@ -59,6 +63,8 @@ pub struct Optimizer {
     rule: Box<dyn Rule>,
     parameters: usize,
     steps: u64,
+    /// The moments on the decoder's device are newer than these.
+    is_on_device: bool,
 }
 
 impl Optimizer {
@@ -69,7 +75,7 @@ impl Optimizer {
             OptimizerKind::RmsProp => Box::new(rmsprop::RmsProp::new(config, parameters)),
             OptimizerKind::Sgd => Box::new(sgd::Sgd::new(config)),
         };
-        Self { rule, parameters, steps: 0 }
+        Self { rule, parameters, steps: 0, is_on_device: false }
     }
 
     /// Moves `parameters` by one step of learning rate `lr` along `gradients`.
@@ -87,6 +93,35 @@ impl Optimizer {
         }
         self.steps += 1;
         self.rule.update(self.steps, parameters, gradients, lr);
+        Ok(())
+    }
+
+    /// As [`Optimizer::step`], of the adapter on the decoder's device, along its gradient there times `clip`. Whether all
+    /// parameters are finite.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn step_on(&mut self, decoder: &Decoder, clip: f32, lr: f64) -> Result<bool> {
+        if !self.is_on_device {
+            let moments: Vec<&[f32]> = self.rule.state().into_iter().map(|(_, slice)| slice).collect();
+            decoder.set_device_moments(&moments)?;
+            self.is_on_device = true;
+        }
+        self.steps += 1;
+        decoder.device_update(&self.rule.on_device(self.steps, lr), clip)
+    }
+
+    /// Copies the moments from the decoder's device, if they are there.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn fetch(&mut self, decoder: &Decoder) -> Result<()> {
+        if self.is_on_device {
+            let found = decoder.device_moments()?;
+            for ((_, target), found) in self.rule.state_mut().into_iter().zip(found) {
+                target.copy_from_slice(&found);
+            }
+        }
         Ok(())
     }
 
@@ -128,6 +163,7 @@ impl Optimizer {
             }
         }
         self.steps = steps;
+        self.is_on_device = false;
         Ok(())
     }
 }

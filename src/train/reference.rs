@@ -26,8 +26,13 @@ pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
     hasher.update(MAGIC);
     hasher.update(base_fingerprint.as_bytes());
     hasher.update(decoder.storage().as_bytes());
-    hasher.update(Isa::detected().name().as_bytes());
-    hasher.update(format!("{:?}", decoder.device().location()).as_bytes());
+    match decoder.device_description() {
+        None => hasher.update(Isa::detected().name().as_bytes()),
+        Some((device, kind)) => {
+            let kernels = crate::device::kernels_fingerprint();
+            hasher.update(format!("{} {} {kind} {kernels}", device.name, device.versions).as_bytes())
+        }
+    };
     for frozen in &decoder.frozen {
         for slot in frozen.lora.slots() {
             hasher.update(format!("{} {} {};", slot.module, slot.rank, slot.scale.to_bits()).as_bytes());

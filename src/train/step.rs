@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::gradients;
+use super::descent::Descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
 use crate::data::PackedBatch;
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub tokens: usize,
     /// Seconds, all told.
     pub seconds: f64,
+    /// Whether all parameters are finite after it.
+    pub finite: bool,
     /// Why the parameters were left as they are: a loss or gradient that is no number.
     pub skipped: Option<String>,
 }
@@ -63,8 +65,7 @@ pub fn run(
     settings: &Settings,
 ) -> Result<Outcome> {
     let start = Instant::now();
-    let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
-    let mut gradient = vec![0.0; parameters];
+    let mut descent = Descent::begin(decoder)?;
     let mut metrics = Metrics::default();
     let mut skipped = None;
     let pairs: usize = batches.iter().map(|batch| batch.trees.len()).sum();
@@ -79,26 +80,21 @@ pub fn run(
         let (weights, broken) = weigh(batch, &logps, &ref_logps, settings.objective, pairs, &mut metrics)?;
         skipped = skipped.or(broken);
         if skipped.is_none() {
-            decoder.backward(tape, batch, &weights, &mut gradient)?;
+            descent.add(decoder, tape, batch, &weights)?;
         }
     }
-    let grad_norm = gradients::global_norm(&gradient);
+    let grad_norm = descent.norm(decoder)?;
     if skipped.is_none() && !grad_norm.is_finite() {
         let rows: Vec<String> = batches.iter().flat_map(|b| &b.origins).map(ToString::to_string).collect();
         skipped = Some(format!("the gradient's norm is {grad_norm}; its pairs: {}", rows.join(", ")));
     }
-    if skipped.is_none() {
-        if let Some(norm) = settings.clip_norm {
-            gradients::clip(&mut gradient, grad_norm, norm);
-        }
-        let mut stepped = Ok(());
-        if let Some(lora) = &mut decoder.trained {
-            lora.update(|values| stepped = optimizer.step(values, &gradient, settings.learning_rate))?;
-        }
-        stepped?;
-    }
+    let finite = match skipped {
+        None => descent.apply(decoder, optimizer, (grad_norm, settings.clip_norm), settings.learning_rate)?,
+        Some(_) => true,
+    };
     let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
-    Ok(Outcome { metrics, grad_norm, tokens, seconds: start.elapsed().as_secs_f64(), skipped })
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Outcome { metrics, grad_norm, tokens, seconds, finite, skipped })
 }
 
 /// ∂ loss / ∂ log-prob of each completion, over `pairs` pairs; and the pairs whose loss is no number, if any.

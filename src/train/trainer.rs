@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::best::Best;
 use super::checkpoint::{self, State};
-use super::config::TrainConfig;
+use super::config::{Recompute, TrainConfig};
 use super::optimizer::Optimizer;
 use super::plan;
 use super::plan::packed_tokens;
@@ -237,7 +237,7 @@ impl Trainer {
             clip_norm: config.clip_norm(),
             dropout: *dropout,
             stream: Stream::new(*seed, "dropout").child(self.state.step),
-            recompute: config.gradient_checkpointing,
+            recompute: config.gradient_checkpointing == Recompute::On,
         };
         let outcome =
             profile::step(|| step::run(decoder, &mut self.optimizer, reference, &batches, &settings))?;
@@ -246,8 +246,10 @@ impl Trainer {
         self.state.optimizer_steps = self.optimizer.steps();
         if outcome.is_usable() {
             self.probe = probe;
-            if let Some(defect) = usable::parameters(&self.setup.decoder) {
-                return Err(self.diverged(&defect));
+            if !outcome.finite {
+                self.setup.decoder.fetch()?;
+                let defect = usable::parameters(&self.setup.decoder);
+                return Err(self.diverged(&defect.unwrap_or_else(|| "a parameter overflows".into())));
             }
         }
         self.account(&outcome, learning_rate, reporter)

@@ -27,10 +27,12 @@ pub enum BlockKind {
     Q5K,
     /// 6 bits, 8-bit scales for 16, scaled again for 256.
     Q6K,
+    /// 4 bits, a magnitude for 64; bitsandbytes', and of no file.
+    Nf4,
 }
 
 impl BlockKind {
-    /// All of them.
+    /// All that files hold.
     pub const ALL: &[Self] =
         &[Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
 
@@ -45,6 +47,7 @@ impl BlockKind {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Nf4 => "NF4",
         }
     }
 
@@ -59,6 +62,7 @@ impl BlockKind {
             Self::Q4K => (256, 144),
             Self::Q5K => (256, 176),
             Self::Q6K => (256, 210),
+            Self::Nf4 => (64, 36),
         }
     }
 }
@@ -127,6 +131,7 @@ impl<'a> Blocks<'a> {
             BlockKind::Q4K => run(self.bytes, first, out, 256, 144, q4_k),
             BlockKind::Q5K => run(self.bytes, first, out, 256, 176, q5_k),
             BlockKind::Q6K => run(self.bytes, first, out, 256, 210, q6_k),
+            BlockKind::Nf4 => run(self.bytes, first, out, 64, 36, nf4),
         }
     }
 }
@@ -266,6 +271,16 @@ fn q5_k(block: &[u8], index: usize, out: &mut Chunk) {
     let high = &block[16..48];
     for i in 0..CHUNK {
         out[i] = d * f32::from(q[i] >> shift & 15 | (high[i] >> index & 1) << 4) - m;
+    }
+}
+
+#[inline(always)]
+fn nf4(block: &[u8], index: usize, out: &mut Chunk) {
+    let magnitude = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+    let codes = &block[4 + index * CHUNK / 2..][..CHUNK / 2];
+    for i in 0..CHUNK {
+        // The first of two is in the high bits.
+        out[i] = super::nf4::CODES[usize::from(codes[i / 2] >> (4 * (1 - i % 2)) & 15)] * magnitude;
     }
 }
 

@@ -162,6 +162,14 @@ impl FrozenWeight {
         }
     }
 
+    /// The type of its quantised blocks, if it has any.
+    pub fn block_kind(&self) -> Option<BlockKind> {
+        match &self.data {
+            Data::Blocks { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
     /// A name of how its numbers are stored: `bf16`, `Q4_K`.
     pub fn storage(&self) -> &'static str {
         match (&self.data, self.dtype()) {

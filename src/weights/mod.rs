@@ -5,6 +5,7 @@ mod elements;
 mod finite;
 mod frozen;
 pub mod gguf;
+pub mod nf4;
 mod quantise;
 mod safetensors;
 

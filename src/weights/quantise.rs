@@ -27,7 +27,8 @@ pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()
         return Ok(());
     }
     let row = Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu)?;
-    let (dtype, super_blocks) = ggml(kind);
+    let (dtype, super_blocks) =
+        ggml(kind).ok_or_else(|| Error::Weights(format!("{} is no type of ggml", kind.name())))?;
     let made = if super_blocks {
         QTensor::quantize_imatrix(&row, &vec![1.0; numbers.len()], dtype)?
     } else {
@@ -38,8 +39,8 @@ pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()
 }
 
 /// candle's name, and whether it is one of super-blocks.
-fn ggml(kind: BlockKind) -> (GgmlDType, bool) {
-    match kind {
+fn ggml(kind: BlockKind) -> Option<(GgmlDType, bool)> {
+    Some(match kind {
         BlockKind::Q4_0 => (GgmlDType::Q4_0, false),
         BlockKind::Q4_1 => (GgmlDType::Q4_1, false),
         BlockKind::Q5_0 => (GgmlDType::Q5_0, false),
@@ -48,7 +49,8 @@ fn ggml(kind: BlockKind) -> (GgmlDType, bool) {
         BlockKind::Q4K => (GgmlDType::Q4K, true),
         BlockKind::Q5K => (GgmlDType::Q5K, true),
         BlockKind::Q6K => (GgmlDType::Q6K, true),
-    }
+        BlockKind::Nf4 => return None,
+    })
 }
 
 #[cfg(test)]

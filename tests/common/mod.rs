@@ -1,6 +1,7 @@
 //! What the integration tests share.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
+pub mod device;
 pub mod program;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::model::config::WeightDtype;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Lora;
+use crate::model::spec::DecoderSpec;
+use crate::weights::WeightSource;
 
 /// Below this share of the adapters' effect a merge is warned of.
 const WARNED: f64 = 0.95;
@@ -132,9 +134,14 @@ fn survived(effect: &Effect, probe: &Probe) -> String {
 /// is as it is stored: what another type costs it is the merged model's. The decoder adapts no head: the sum of head and
 /// adapter stands in for it.
 fn policy(base: &Base, parts: &[(&Lora, f64)]) -> Result<(Decoder, Option<Decoder>)> {
-    let plain = || Decoder::load(base.spec.clone(), &*base.source, None, &base.device);
+    let load = |spec: DecoderSpec, source: &dyn WeightSource| {
+        let mut decoder = Decoder::load(spec, source, None, &base.device)?;
+        decoder.place_exactly_on(base.backend.clone());
+        Ok::<_, crate::error::Error>(decoder)
+    };
+    let plain = || load(base.spec.clone(), &*base.source);
     let (mut decoder, bare) = match head::adapted(&*base.source, &base.spec, parts)? {
-        Some((source, spec)) => (Decoder::load(spec, &source, None, &base.device)?, Some(plain()?)),
+        Some((source, spec)) => (load(spec, &source)?, Some(plain()?)),
         None => (plain()?, None),
     };
     let scaled =

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{CHUNK, OptimizerConfig, Rule};
+use crate::model::engine::Update;
 
 /// AdamW with its moments, f32.
 pub(super) struct AdamW {
@@ -57,6 +58,20 @@ impl Rule for AdamW {
             .for_each(|(((parameters, gradients), exp_avg), exp_avg_sq)| {
                 update(scalars, parameters, gradients, exp_avg, exp_avg_sq);
             });
+    }
+
+    fn on_device(&self, step: u64, lr: f64) -> Update {
+        let s = Scalars::new(&self.config, step, lr);
+        let scalars = vec![
+            s.decay,
+            s.one_minus_beta1,
+            s.beta2,
+            s.one_minus_beta2,
+            s.epsilon,
+            s.minus_step_size,
+            s.bias_correction2_sqrt,
+        ];
+        Update { kernel: "adamw", moments: 2, scalars }
     }
 
     fn state(&self) -> Vec<(&'static str, &[f32])> {

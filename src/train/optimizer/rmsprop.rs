@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{CHUNK, OptimizerConfig, Rule};
+use crate::model::engine::Update;
 
 const ALPHA: f64 = 0.99;
 const EPSILON: f64 = 1e-8;
@@ -34,6 +35,10 @@ impl Rule for RmsProp {
                     *p += minus_lr * g / (v.sqrt() + EPSILON as f32);
                 }
             });
+    }
+
+    fn on_device(&self, _step: u64, lr: f64) -> Update {
+        Update { kernel: "rmsprop", moments: 1, scalars: vec![self.weight_decay, -lr as f32] }
     }
 
     fn state(&self) -> Vec<(&'static str, &[f32])> {

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{CHUNK, OptimizerConfig, Rule};
+use crate::model::engine::Update;
 
 /// Plain gradient descent; remembers nothing.
 pub(super) struct Sgd {
@@ -26,6 +27,10 @@ impl Rule for Sgd {
                 }
             },
         );
+    }
+
+    fn on_device(&self, _step: u64, lr: f64) -> Update {
+        Update { kernel: "sgd", moments: 0, scalars: vec![self.weight_decay, -lr as f32] }
     }
 
     fn state(&self) -> Vec<(&'static str, &[f32])> {

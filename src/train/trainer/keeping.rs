@@ -16,6 +16,8 @@ impl Trainer {
         if self.saved == Some(self.state.step) {
             return Ok(());
         }
+        self.setup.decoder.fetch()?;
+        self.optimizer.fetch(&self.setup.decoder)?;
         let Setup { run, decoder, config, train, .. } = &self.setup;
         let probe = self.probe.and_then(|i| train.get(i));
         if let Some(defect) = usable::defect(decoder, &self.optimizer, probe)? {
@@ -87,6 +89,7 @@ impl Trainer {
             let metric = self.setup.config.criterion().metric;
             reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));
         }
+        self.setup.decoder.fetch()?;
         files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
     }
 }

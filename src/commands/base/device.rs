@@ -1,0 +1,31 @@
+//! Where a base computes.
+
+use std::sync::Arc;
+
+use super::checks;
+use crate::device::Backend;
+use crate::device::cuda::{self, Cuda};
+use crate::error::{Error, Result};
+use crate::model::config::DeviceChoice;
+
+/// The device of a choice; `None` is the processor.
+///
+/// # Errors
+/// If a device was named that cannot be used.
+pub(super) fn open(choice: DeviceChoice) -> Result<Option<Arc<dyn Backend>>> {
+    let card = |ordinal| Ok::<Arc<dyn Backend>, Error>(Arc::new(Cuda::open(ordinal)?));
+    match choice {
+        DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::Cuda(ordinal) => card(ordinal).map(Some),
+        DeviceChoice::Auto if !cuda::has_driver() => Ok(None),
+        DeviceChoice::Auto => match card(0) {
+            Ok(device) => Ok(Some(device)),
+            Err(error) => {
+                checks::warn(&format!(
+                    "{error}. The CPU computes; --device cpu asks for that without this warning"
+                ));
+                Ok(None)
+            }
+        },
+    }
+}

@@ -1,0 +1,110 @@
+//! What a run would take: `--dry-run`, and the check of the processor's memory.
+
+use super::Pairs;
+use super::on_device;
+use crate::commands::base::Base;
+use crate::config::RunConfig;
+use crate::data::Example;
+use crate::error::Result;
+use crate::model::decoder::Decoder;
+use crate::train::config::{Recompute, TrainConfig};
+use crate::train::memory;
+use crate::train::plan::{Memory, Tokens};
+
+/// What a run would work on; all of it was checked to get this far.
+pub(super) fn described(
+    config: &RunConfig,
+    base: &Base,
+    decoder: &Decoder,
+    pairs: &Pairs,
+    on_device: Option<&on_device::Fit>,
+) -> String {
+    let (modules, parameters) =
+        decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
+    let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
+    let mut text = format!(
+        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
+         held out; the longest sequence has {longest} tokens",
+        base.name,
+        base.spec.model_type,
+        base.spec.layers.len(),
+        decoder.storage(),
+        pairs.train.len(),
+        pairs.eval.len()
+    );
+    for note in &pairs.notes {
+        text.push('\n');
+        text.push_str(note);
+    }
+    let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
+        config.train;
+    let (tokens, memory) = expect(config, base, parameters, pairs);
+    let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
+    let mb = |bytes: usize| bytes as f64 / 1e6;
+    text.push_str(&format!(
+        "\n{per_step:.0} packed tokens a step ({} in the largest micro-batch); sharing prompts saves {:.0} % of {:.0}",
+        tokens.largest_batch,
+        100.0 * tokens.saved(),
+        per_step / (1.0 - tokens.saved()),
+    ));
+    match on_device {
+        None => text.push_str(&format!(
+            "\nexpected peak memory {:.0} MB: weights {:.0}, activations {:.0}, buffers {:.0}, adapter {:.0}",
+            mb(memory.total()),
+            mb(memory.weights),
+            mb(memory.activations),
+            mb(memory.working),
+            mb(memory.adapter),
+        )),
+        Some(fit) => text.push_str(&fit.described()),
+    }
+    text.push_str("\nnothing was written");
+    text
+}
+
+/// The tokens of the data and the memory that a run of so many trained parameters will take.
+pub(super) fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Pairs) -> (Tokens, Memory) {
+    let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
+    let tokens = Tokens::of(&pairs.train, batch, most);
+    let memory = Memory::expect(
+        &base.spec,
+        base.bytes(),
+        parameters,
+        tokens.largest_batch,
+        tokens.largest_scored,
+        config.train.gradient_checkpointing == Recompute::On,
+    );
+    (tokens, memory)
+}
+
+/// Refuses what will not fit into memory; a note if it is close. Where the configuration leaves it open, blocks are computed
+/// again if the run does not fit otherwise.
+pub(super) fn fit(
+    config: &mut RunConfig,
+    base: &Base,
+    parameters: usize,
+    pairs: &Pairs,
+) -> Result<Option<String>> {
+    let Some(available) = memory::available() else { return Ok(None) };
+    let check = |config: &RunConfig| {
+        memory::check(&expect(config, base, parameters, pairs).1, base.converted_bytes(), available)
+    };
+    if config.train.gradient_checkpointing != Recompute::Auto {
+        return check(config);
+    }
+    match check(config) {
+        Ok(None) => Ok(None),
+        close => {
+            config.train.gradient_checkpointing = Recompute::On;
+            let again = check(config);
+            match (close, again) {
+                (Err(_), Ok(note)) => Ok(note),
+                (Ok(note), _) => {
+                    config.train.gradient_checkpointing = Recompute::Auto;
+                    Ok(note)
+                }
+                (Err(error), Err(_)) => Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Reading a decoder's weights.
+
+use std::sync::Mutex;
+
+use candle_core::Device;
+
+use super::Decoder;
+use crate::error::Result;
+use crate::model::block::Block;
+use crate::model::inventory;
+use crate::model::norm::Norm;
+use crate::model::spec::DecoderSpec;
+use crate::model::tensors::Tensors;
+use crate::ops::frozen_linear::Linear;
+use crate::weights::nf4::Loss;
+use crate::weights::{DType, WeightSource};
+
+impl Decoder {
+    /// Reads a decoder's weights. Matrices are stored as `dtype` if given, else as in the file.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape than the spec says.
+    pub fn load(
+        spec: DecoderSpec,
+        source: &dyn WeightSource,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<Self> {
+        let spec = inventory::settled(spec, source)?;
+        Self::of_tensors(&spec, &Tensors::new(source, &spec, dtype), source, device)
+    }
+
+    /// As [`Decoder::load`], with the projections of the blocks quantised to NF4; and what that costs them.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_in_4bit(
+        spec: DecoderSpec,
+        source: &dyn WeightSource,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<(Self, Loss)> {
+        let spec = inventory::settled(spec, source)?;
+        let tensors = Tensors::new(source, &spec, dtype).in_four_bits();
+        Ok((Self::of_tensors(&spec, &tensors, source, device)?, tensors.loss()))
+    }
+
+    fn of_tensors(
+        spec: &DecoderSpec,
+        tensors: &Tensors,
+        source: &dyn WeightSource,
+        device: &Device,
+    ) -> Result<Self> {
+        inventory::check(spec, source)?;
+        let (vocab, hidden) = (spec.vocab_size, spec.hidden);
+        let embedding = tensors.matrix(&inventory::embedding(spec, source), vocab, hidden)?;
+        let positions = spec.positions.as_ref();
+        let positions = positions
+            .map(|p| tensors.matrix(&format!("{}.weight", p.module), spec.max_positions + p.offset, hidden))
+            .transpose()?;
+        let head = match &spec.head {
+            Some(head) => tensors.linear(head)?,
+            None => Linear::new(embedding.clone(), false, None),
+        };
+        let mut next = 0;
+        let blocks = spec
+            .layers
+            .iter()
+            .map(|layer| Block::load(layer, tensors, device, &mut next))
+            .collect::<Result<Vec<_>>>()?;
+        let final_norm = Norm::load(&spec.final_norm, tensors, device)?;
+        let (device, storage) = (device.clone(), tensors.storage());
+        Ok(Self {
+            spec: spec.clone(),
+            embedding,
+            positions,
+            blocks,
+            final_norm,
+            head,
+            device,
+            storage,
+            backend: None,
+            exact: false,
+            engine: Mutex::new(None),
+            frozen: Vec::new(),
+            trained: None,
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! The decoder's passes on a device: the same arguments, checked in the same way, and the same results.
+
+use std::sync::{Arc, PoisonError};
+
+use super::layout::{per_token, spans, sums};
+use super::{Decoder, Tape, Training};
+use crate::data::PackedBatch;
+use crate::device::measure;
+use crate::device::{Backend, Description};
+use crate::error::{Error, Result};
+use crate::model::cache::Cache;
+use crate::model::engine::{self, DeviceCache, DeviceTape, Engine, Next, Plan, Step, Update};
+use crate::model::pass::Pass;
+use crate::ops::tree_attention::TreeSpans;
+
+impl Decoder {
+    /// As [`Decoder::place_on`], in f32 whatever the weights are stored as: as exact as the processor, and slow.
+    pub fn place_exactly_on(&mut self, device: Option<Arc<dyn Backend>>) {
+        self.place_on(device);
+        self.exact = true;
+    }
+
+    /// Computes on a device from now on; `None`: on the processor.
+    pub fn place_on(&mut self, device: Option<Arc<dyn Backend>>) {
+        self.backend = device;
+        self.exact = false;
+        *self.engine.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether it computes on a device.
+    pub fn is_on_device(&self) -> bool {
+        self.backend.is_some()
+    }
+
+    /// The device that it computes on, if it is not the processor.
+    pub fn backend(&self) -> Option<&Arc<dyn Backend>> {
+        self.backend.as_ref()
+    }
+
+    /// What it computes with there: device, libraries, and how activations are stored.
+    pub fn device_description(&self) -> Option<(Description, &'static str)> {
+        self.backend.as_ref().map(|device| (device.describe(), engine::kind_of(self).name()))
+    }
+
+    /// Runs `work` on the engine, which has the adapters as they are now.
+    pub(super) fn on_device<T>(&self, work: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
+        let device = self.backend.as_ref().ok_or_else(|| Error::Model("the model is on no device".into()))?;
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if engine.as_ref().is_some_and(|engine| engine.is_outdated(self)) {
+            *engine = None;
+        }
+        if engine.is_none() {
+            *engine = Some(Engine::new(device, self)?);
+        }
+        match engine.as_mut() {
+            Some(engine) => {
+                engine.refresh(self)?;
+                work(engine)
+            }
+            None => Err(Error::Model("the model is on no device".into())),
+        }
+    }
+
+    fn input<'a>(
+        &self,
+        batch: &'a PackedBatch,
+        trees: &'a [TreeSpans],
+        unread: usize,
+    ) -> Result<engine::Input<'a>> {
+        self.check_tokens(&batch.tokens, &batch.positions)?;
+        Ok(engine::Input { tokens: &batch.tokens, positions: &batch.positions, trees, unread })
+    }
+
+    pub(super) fn device_logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
+        let trees = spans(batch);
+        let input = self.input(batch, &trees, 1)?;
+        self.check_targets(&batch.scored_targets)?;
+        let found =
+            self.on_device(|engine| engine.logps(&input, &batch.scored_rows, &batch.scored_targets, pass))?;
+        Ok(sums(&found, batch))
+    }
+
+    pub(super) fn device_logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Vec<f32>> {
+        let trees = spans(batch);
+        let input = self.input(batch, &trees, 0)?;
+        self.on_device(|engine| engine.logits(&input, rows, pass))
+    }
+
+    pub(super) fn device_forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
+        let trees = spans(batch);
+        let input = self.input(batch, &trees, 1)?;
+        self.check_targets(&batch.scored_targets)?;
+        let scored = (batch.scored_rows.as_slice(), batch.scored_targets.as_slice());
+        let how = (training.dropout, training.recompute);
+        let (found, tape) = self.on_device(|engine| engine.forward(&input, scored, how))?;
+        Ok((sums(&found, batch), Tape::Device(Box::new(tape))))
+    }
+
+    /// Adds to the device's gradient.
+    pub(super) fn device_backward(
+        &self,
+        tape: DeviceTape,
+        batch: &PackedBatch,
+        weights: &[f64],
+    ) -> Result<()> {
+        let per_token = per_token(batch, weights);
+        self.on_device(|engine| engine.backward(tape, &per_token))
+    }
+
+    pub(super) fn device_step(&self, tokens: &[u32], cache: &mut Cache, pass: Pass) -> Result<Vec<f32>> {
+        let next = Next { sequence: 0, seen: cache.seen, tokens };
+        let logits = self.step_all(&[next], &mut cache.on_device, pass)?;
+        cache.seen += tokens.len();
+        Ok(logits)
+    }
+
+    /// Logits `[next.len(), vocab]` behind the last token of each of several sequences, whose keys and values are in `cache`.
+    ///
+    /// # Errors
+    /// If a token or a position is none of the model's, or there is no device.
+    pub fn step_all(&self, next: &[Next], cache: &mut DeviceCache, pass: Pass) -> Result<Vec<f32>> {
+        for Next { seen, tokens, .. } in next {
+            let positions: Vec<u32> = (*seen..seen + tokens.len()).map(|position| position as u32).collect();
+            self.check_tokens(tokens, &positions)?;
+        }
+        self.on_device(|engine| engine.step(next, cache, pass))
+    }
+
+    /// Whether several sequences can be continued at once: on a device, unless keys depend on the length to come.
+    pub fn steps_together(&self) -> bool {
+        self.is_on_device() && self.spec.rotations.iter().all(|rotation| rotation.by_length.is_none())
+    }
+
+    /// Forgets the gradient that is on the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn clear_device_gradient(&self) -> Result<()> {
+        self.on_device(|engine| {
+            engine.clear_gradient();
+            Ok(())
+        })
+    }
+
+    /// Adds the gradient of `Σ_c weights[c]·logps[c]` to the one on the device.
+    ///
+    /// # Errors
+    /// If the tape is not of the last pass there.
+    pub fn add_device_gradient(&self, tape: Tape, batch: &PackedBatch, weights: &[f64]) -> Result<()> {
+        match tape {
+            Tape::Device(tape) => self.device_backward(*tape, &self.divided(batch), weights),
+            Tape::Host(_) => Err(Error::Model("the tape is not of a device".into())),
+        }
+    }
+
+    /// The norm of the gradient on the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn device_gradient_norm(&self) -> Result<f64> {
+        self.on_device(Engine::gradient_norm)
+    }
+
+    /// Steps the trained adapter on the device along its gradient times `clip`. Its numbers on the host stay as they were
+    /// until [`Decoder::fetch`]. Returns whether all numbers are finite.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn device_update(&self, update: &Update, clip: f32) -> Result<bool> {
+        self.on_device(|engine| {
+            engine.update(update, clip)?;
+            Ok(engine.size()?.is_finite())
+        })
+    }
+
+    /// Copies the trained adapter's numbers from the device, if it is on one.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn fetch(&mut self) -> Result<()> {
+        if self.backend.is_none() || self.trained.is_none() {
+            return Ok(());
+        }
+        let found = self.on_device(|engine| engine.trained_values())?;
+        if let Some(lora) = &mut self.trained {
+            lora.update(|values| values.copy_from_slice(&found))?;
+            let version = lora.version();
+            if let Some(engine) = self.engine.get_mut().unwrap_or_else(PoisonError::into_inner) {
+                engine.fetched(version);
+            }
+        }
+        Ok(())
+    }
+
+    /// The optimizer's moments on the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn device_moments(&self) -> Result<Vec<Vec<f32>>> {
+        self.on_device(|engine| engine.moments())
+    }
+
+    /// Puts moments on the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_device_moments(&self, moments: &[&[f32]]) -> Result<()> {
+        self.on_device(|engine| engine.set_moments(moments))
+    }
+
+    /// The gradient on the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(super) fn device_gradient(&self) -> Result<Vec<f32>> {
+        self.on_device(|engine| engine.gradient_values())
+    }
+
+    /// What a training step over `batch` would take on a device.
+    ///
+    /// # Errors
+    /// If the weights cannot be read.
+    pub fn plan(
+        &self,
+        batch: &PackedBatch,
+        recompute: bool,
+        moments: usize,
+        rates: measure::Rates,
+    ) -> Result<Plan> {
+        let step = Step {
+            positions: batch.positions.clone(),
+            trees: spans(batch),
+            scored: batch.scored_rows.clone(),
+            recompute,
+            moments,
+        };
+        engine::plan(self, &step, rates)
+    }
+}

@@ -1,0 +1,157 @@
+//! Token by token, with keys and values kept on the device; many sequences at once.
+
+use super::Engine;
+use super::batch::Input;
+use super::forward::{Passing, Saved, Stream};
+use super::kernels::{NormAt, Rows};
+use crate::device::{Address, Buffer};
+use crate::error::Result;
+use crate::model::pass::Pass;
+use crate::ops::tree_attention::{Span, TreeSpans};
+
+/// Rows of a sequence in a fresh cache.
+const ROWS: usize = 256;
+
+/// Keys and values of sequences on the device: `[sequences · capacity, width]` for each block.
+#[derive(Debug, Default)]
+pub struct DeviceCache {
+    layers: Vec<(Buffer, Buffer)>,
+    sequences: usize,
+    /// Rows that a sequence has room for.
+    capacity: usize,
+}
+
+/// Tokens that follow what a sequence of the cache has seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Next<'a> {
+    /// Which sequence.
+    pub sequence: usize,
+    /// Its rows so far.
+    pub seen: usize,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+}
+
+impl Engine {
+    /// Makes room for `rows` rows of each sequence; those seen so far stay.
+    fn grow(&self, cache: &mut DeviceCache, sequences: usize, rows: usize) -> Result<()> {
+        if rows <= cache.capacity && sequences <= cache.sequences {
+            return Ok(());
+        }
+        let capacity = rows.max(cache.capacity).next_power_of_two().max(ROWS);
+        let sequences = sequences.max(cache.sequences);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (i, layer) in self.layers.iter().enumerate() {
+            let row = layer.widths().1 * self.kind.size();
+            let fresh = || Buffer::zeros(&self.device, sequences * capacity * row);
+            let (k, v) = (fresh()?, fresh()?);
+            if let Some((old_k, old_v)) = cache.layers.get(i) {
+                let (pitches, bytes) = ([capacity * row, cache.capacity * row], cache.capacity * row);
+                for (to, from) in [(&k, old_k), (&v, old_v)] {
+                    self.device.copy(to.at(), from.at(), pitches, bytes, cache.sequences)?;
+                }
+            }
+            layers.push((k, v));
+        }
+        *cache = DeviceCache { layers, sequences, capacity };
+        Ok(())
+    }
+
+    /// Logits `[next.len(), vocab]` behind the last token of each.
+    ///
+    /// # Errors
+    /// If the device fails or has no room.
+    pub(in crate::model) fn step(
+        &mut self,
+        next: &[Next],
+        cache: &mut DeviceCache,
+        pass: Pass,
+    ) -> Result<Vec<f32>> {
+        let sequences = next.iter().map(|next| next.sequence + 1).max().unwrap_or(0);
+        let rows = next.iter().map(|next| next.seen + next.tokens.len()).max().unwrap_or(0);
+        self.grow(cache, sequences, rows)?;
+        let marks = self.begin()?;
+        let Layout { tokens, positions, kv_rows, trees, last } = layout(next, cache.capacity);
+        let (count, hidden) = (tokens.len(), self.spec.hidden);
+        let placed =
+            self.place(&Input { tokens: &tokens, positions: &positions, trees: &trees, unread: 0 })?;
+        let kv_rows = self.keep.put(&kv_rows)?;
+        let branches = self.branches(count)?;
+        let pass = Passing { placed: &placed, route: self.route(pass, None), branches };
+        let x = self.take(true, 4 * count * hidden)?;
+        self.embed(&placed, x)?;
+        let mut stream = Stream { x, pending: None };
+        let start = self.temp.mark();
+        for i in 0..self.layers.len() {
+            let (k, v) = &cache.layers[i];
+            stream = self.decode_block(&pass, i, stream, (k.at(), v.at(), kv_rows))?;
+            self.temp.reset(start)?;
+        }
+        let everything = (count, Address::NONE);
+        self.kernels().norm_forward(
+            x,
+            everything,
+            stream.pending,
+            x,
+            (NormAt::default(), Rows::NONE),
+            hidden,
+        )?;
+        let logits = self.logits_at(x, &last)?;
+        self.end(marks)?;
+        Ok(logits)
+    }
+
+    fn decode_block(
+        &mut self,
+        pass: &Passing,
+        i: usize,
+        stream: Stream,
+        (k, v, kv_rows): (Address, Address, Address),
+    ) -> Result<Stream> {
+        let (rows, hidden) = (pass.placed.rows, self.spec.hidden);
+        let layer = self.layer(i);
+        let (norm, pitch) = (layer.attention_norm(), layer.qkv.group.pitch_in());
+        let mut saved = Saved { x: stream.x, a: self.take_rows(false, rows, pitch)?, ..Saved::default() };
+        let x_out = if stream.pending.is_some() { stream.x } else { Address::NONE };
+        let everything = (rows, Address::NONE);
+        self.kernels().norm_forward(stream.x, everything, stream.pending, x_out, (norm, saved.a), hidden)?;
+        self.attend(pass, i, &mut saved, false, kv_rows, Some((k, v)))?;
+        Ok(self.feed_forward(pass, i, saved, false)?.1)
+    }
+}
+
+/// The new rows of all sequences behind each other.
+struct Layout {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    /// Where each row's key and value go.
+    kv_rows: Vec<u32>,
+    trees: Vec<TreeSpans>,
+    /// The last row of each sequence.
+    last: Vec<u32>,
+}
+
+fn layout(next: &[Next], capacity: usize) -> Layout {
+    let mut all = Layout {
+        tokens: Vec::new(),
+        positions: Vec::new(),
+        kv_rows: Vec::new(),
+        trees: Vec::new(),
+        last: Vec::new(),
+    };
+    for Next { sequence, seen, tokens } in next {
+        let (first, start, count) = (all.tokens.len(), sequence * capacity, tokens.len());
+        let queries = first..first + count;
+        let span = Span {
+            queries: queries.clone(),
+            prefix: start..start + seen,
+            own: start + seen..start + seen + count,
+        };
+        all.tokens.extend_from_slice(tokens);
+        all.positions.extend((*seen..seen + count).map(|position| position as u32));
+        all.kv_rows.extend(span.own.clone().map(|row| row as u32));
+        all.last.push((first + count - 1) as u32);
+        all.trees.push(TreeSpans { rows: queries, spans: vec![span] });
+    }
+    all
+}

@@ -1,0 +1,146 @@
+//! Matrices: out of their storage, to and from flat buffers, under dropout, and their products.
+
+use super::{BLOCK, Kernels, Rows};
+use crate::device::{Address, Arena, Arg, Form, Kind, Launch, Matrix, Product};
+use crate::error::Result;
+
+/// Numbers that a part of a long sum has, about.
+const PART: usize = 2048;
+
+impl Kernels<'_> {
+    /// Quantised blocks as numbers.
+    pub(in crate::model::engine) fn dequantise(
+        &self,
+        blocks: Address,
+        (kind, bytes): (i32, usize),
+        (rows, columns): (usize, usize),
+        out: Rows,
+    ) -> Result<()> {
+        let args = args![blocks, kind, columns, out.at, out.pitch];
+        let grid = [columns.div_ceil(1024), rows];
+        let bytes = bytes + rows * columns * self.size();
+        self.launch("embed", "dequantise", (grid, 128, 0), args, (bytes, 0))
+    }
+
+    /// Matrices of a flat buffer to where the table says.
+    pub(in crate::model::engine) fn pack(
+        &self,
+        values: Address,
+        (table, entries): (Address, usize),
+        numbers: usize,
+    ) -> Result<()> {
+        self.table("pack", entries, args![values, table], numbers)
+    }
+
+    /// The way back.
+    pub(in crate::model::engine) fn unpack(
+        &self,
+        (table, entries): (Address, usize),
+        values: Address,
+        numbers: usize,
+    ) -> Result<()> {
+        self.table("unpack", entries, args![table, values], numbers)
+    }
+
+    fn table(&self, name: &str, entries: usize, args: &[Arg], numbers: usize) -> Result<()> {
+        let (module, grid, bytes) = ("lora", [entries, 32], 8 * numbers);
+        self.device.launch(&Launch { module, name, grid, block: BLOCK, shared: 0, args, bytes, flop: 0 })
+    }
+
+    /// `out = x∘factors` of dropout.
+    pub(in crate::model::engine) fn dropout(
+        &self,
+        (x, out): (Rows, Rows),
+        (rows, columns): (usize, usize),
+        (key, probability): (u64, f32),
+    ) -> Result<()> {
+        let args = args![x.at, x.pitch, out.at, out.pitch, columns, key, probability];
+        let bytes = 2 * rows * columns * self.size();
+        self.launch("lora", "dropout", ([rows, 1], BLOCK, 0), args, (bytes, 0))
+    }
+
+    /// `dx += t∘factors`.
+    pub(in crate::model::engine) fn dropout_add(
+        &self,
+        (t, dx): (Rows, Rows),
+        (rows, columns): (usize, usize),
+        (key, probability): (u64, f32),
+    ) -> Result<()> {
+        let args = args![t.at, t.pitch, dx.at, dx.pitch, columns, key, probability];
+        let bytes = 3 * rows * columns * self.size();
+        self.launch("lora", "dropout_add", ([rows, 1], BLOCK, 0), args, (bytes, 0))
+    }
+
+    /// A product of activations, in their own kind.
+    pub(in crate::model::engine) fn product(
+        &self,
+        form: Form,
+        shape: [usize; 3],
+        a: Rows,
+        b: Rows,
+        c: Rows,
+    ) -> Result<()> {
+        let matrix = |rows: Rows| Matrix { at: rows.at, pitch: rows.pitch, kind: self.kind };
+        let (a, b, c) = (matrix(a), matrix(b), matrix(c));
+        self.device.product(&Product { form, shape, a, b, c, add: false, parts: 1, split: false })
+    }
+
+    /// As [`Kernels::product`], of a narrow result with long sums: these are cut into parts of about [`PART`], whose sums are
+    /// added in order, so that there is work for the whole device. The number of parts depends on the length alone.
+    pub(in crate::model::engine) fn thin_product(
+        &self,
+        memory: &mut Arena,
+        form: Form,
+        shape: [usize; 3],
+        (a, b): (Rows, Rows),
+        c: Rows,
+    ) -> Result<()> {
+        let [rows, columns, length] = shape;
+        let Some(parts) = (2..=length / PART).rev().find(|parts| length.is_multiple_of(parts * 64)) else {
+            return self.product(form, shape, a, b, c);
+        };
+        let mark = memory.mark();
+        let sums = Rows::new(memory.take(4 * parts * rows * columns)?, columns);
+        let matrix = |rows: Rows, kind| Matrix { at: rows.at, pitch: rows.pitch, kind };
+        let (a, b, to) = (matrix(a, self.kind), matrix(b, self.kind), matrix(sums, Kind::F32));
+        self.device.product(&Product { form, shape, a, b, c: to, add: false, parts, split: false })?;
+        let args = args![sums.at, parts, rows, columns, c.at, c.pitch];
+        let bytes = rows * columns * (4 * parts + self.size());
+        self.launch(
+            "lora",
+            "sum_parts",
+            ([(rows * columns).div_ceil(BLOCK), 1], BLOCK, 0),
+            args,
+            (bytes, 0),
+        )?;
+        memory.reset(mark)
+    }
+
+    /// As [`Kernels::product`], with sums that may be cut into parts.
+    pub(in crate::model::engine) fn split_product(
+        &self,
+        form: Form,
+        shape: [usize; 3],
+        a: Rows,
+        b: Rows,
+        c: Rows,
+    ) -> Result<()> {
+        let matrix = |rows: Rows| Matrix { at: rows.at, pitch: rows.pitch, kind: self.kind };
+        let (a, b, c) = (matrix(a), matrix(b), matrix(c));
+        self.device.product(&Product { form, shape, a, b, c, add: false, parts: 1, split: true })
+    }
+
+    /// A product with a result in f32.
+    pub(in crate::model::engine) fn wide_product(
+        &self,
+        form: Form,
+        shape: [usize; 3],
+        (a, b): (Rows, Rows),
+        c: Rows,
+        (add, split): (bool, bool),
+    ) -> Result<()> {
+        let matrix = |rows: Rows, kind| Matrix { at: rows.at, pitch: rows.pitch, kind };
+        let (a, b, c) = (matrix(a, self.kind), matrix(b, self.kind), matrix(c, Kind::F32));
+        self.device.product(&Product { form, shape, a, b, c, add, parts: 1, split })
+    }
+}

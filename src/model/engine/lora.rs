@@ -1,0 +1,350 @@
+//! Low-rank matrices on the device: their numbers in flat buffers, laid out as on the host, and copies of them around the
+//! frozen matrices, where products read them.
+
+use std::sync::Arc;
+
+use super::kernels::{Kernels, Rows};
+use super::weights::{Group, PAD};
+use crate::device::{Address, Arena, Backend, Buffer, Form, Kind};
+use crate::error::Result;
+use crate::model::lora::Lora;
+use crate::model::pass::{Dropout, Frozen};
+use crate::model::projection::Projection;
+use crate::ops::frozen_linear::Linear;
+
+/// A matrix of a flat buffer and its copy elsewhere; as `Entry` in `lora.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Entry {
+    to: u64,
+    from: u64,
+    rows: i32,
+    columns: i32,
+    from_pitch: i32,
+    to_pitch: i32,
+    scale: f32,
+    kind: i32,
+}
+
+/// What an adapter is to a pass. Ranks of a group are in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    ReferenceOnly,
+    Always,
+    Trained,
+}
+
+/// The adapters of a decoder, in the order of their roles.
+pub(super) struct Adapters<'a>(pub(super) Vec<(&'a Lora, Role)>);
+
+impl<'a> Adapters<'a> {
+    pub(super) fn new(frozen: &'a [Frozen], trained: Option<&'a Lora>) -> Self {
+        let of_role = |reference_only: bool, role: Role| {
+            let all = frozen.iter().filter(move |f| f.reference_only == reference_only);
+            all.map(move |f| (&f.lora, role))
+        };
+        let mut all: Vec<_> =
+            of_role(true, Role::ReferenceOnly).chain(of_role(false, Role::Always)).collect();
+        all.extend(trained.map(|lora| (lora, Role::Trained)));
+        Self(all)
+    }
+
+    /// Equal layouts have the same matrices in the same places.
+    pub(super) fn layout(&self) -> Vec<(bool, Vec<crate::model::lora::Slot>)> {
+        self.0.iter().map(|(lora, role)| (*role == Role::Trained, lora.slots().to_vec())).collect()
+    }
+
+    pub(super) fn versions(&self) -> Vec<u64> {
+        self.0.iter().map(|(lora, _)| lora.version()).collect()
+    }
+}
+
+/// One path: a slot of an adapter, and where it lies in its group.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    adapter: usize,
+    slot: usize,
+    role: Role,
+    member: usize,
+    column: usize,
+    rank: usize,
+}
+
+/// A projection of a group.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    /// Number among the decoder's projections, which names its stream of dropout.
+    index: u64,
+    first: usize,
+}
+
+/// Projections of one input with their low-rank paths.
+pub(super) struct Mapped {
+    pub(super) group: Group,
+    members: Vec<Member>,
+    paths: Vec<Path>,
+    /// Ranks of the reference alone, and of both policies; the rest is trained.
+    reference_only: usize,
+    always: usize,
+    /// Gradients of `B [N, ranks]` and `A [ranks, K]`.
+    gradients: Option<[Buffer; 2]>,
+}
+
+/// Which paths a pass takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    /// The trained paths, not those of the reference alone.
+    pub(super) policy: bool,
+    pub(super) dropout: Option<Dropout>,
+}
+
+/// What a product over `rows` rows needs.
+pub(super) struct Work<'a, 'b> {
+    pub(super) kernels: Kernels<'a>,
+    pub(super) temp: &'b mut Arena,
+    pub(super) scratch: Address,
+    pub(super) route: Route,
+    pub(super) rows: usize,
+}
+
+impl Mapped {
+    pub(super) fn new(
+        device: &Arc<dyn Backend>,
+        kind: Kind,
+        projections: &[&Projection],
+        adapters: &Adapters,
+    ) -> Result<Self> {
+        let (mut members, mut first) = (Vec::new(), 0);
+        for projection in projections {
+            members.push(Member { index: projection.index, first });
+            first += projection.linear.outputs();
+        }
+        let (paths, borders) = paths(projections, adapters);
+        let ranks = borders.iter().sum();
+        let linears: Vec<&Linear> = projections.iter().map(|projection| &projection.linear).collect();
+        let group = Group::new(device, kind, &linears, ranks)?;
+        let [reference_only, always, trained] = borders;
+        let gradients = match trained {
+            0 => None,
+            _ => Some([
+                Buffer::zeros(device, 4 * group.outputs * trained)?,
+                Buffer::zeros(device, 4 * group.inputs * trained)?,
+            ]),
+        };
+        Ok(Self { group, members, paths, reference_only, always, gradients })
+    }
+
+    fn trained(&self) -> usize {
+        self.group.ranks - self.frozen()
+    }
+
+    fn frozen(&self) -> usize {
+        self.reference_only + self.always
+    }
+
+    /// Columns of the ranks that a pass takes.
+    fn active(&self, route: Route) -> std::ops::Range<usize> {
+        if route.policy { self.reference_only..self.group.ranks } else { 0..self.frozen() }
+    }
+
+    /// `y = x·Wᵀ` and the low-rank paths. `x` has room for the ranks behind its features, zeros there.
+    pub(super) fn forward(&self, work: &mut Work, x: Rows, y: Rows) -> Result<()> {
+        let matrix = self.group.matrix(&work.kernels, work.scratch)?;
+        self.ranks_forward(work, x, matrix)?;
+        let shape = [work.rows, self.group.outputs, self.group.inputs + self.group.ranks];
+        work.kernels.product(Form::Forward, shape, x, matrix, y)
+    }
+
+    /// `z = x·Aᵀ` of the paths of the pass, behind the features of `x`.
+    pub(super) fn low_rank(&self, work: &mut Work, x: Rows) -> Result<()> {
+        if self.active(work.route).is_empty() {
+            return Ok(());
+        }
+        // The low-rank rows alone would do, but quantised weights put them elsewhere.
+        let [_, (a, pitch)] = self.group.low_rank();
+        let size = work.kernels.kind.size();
+        let whole = Rows::new(Address(a.0.wrapping_sub((self.group.outputs * pitch * size) as u64)), pitch);
+        self.ranks_forward(work, x, whole)
+    }
+
+    fn ranks_forward(&self, work: &mut Work, x: Rows, matrix: Rows) -> Result<()> {
+        let (size, inputs) = (work.kernels.kind.size(), self.group.inputs);
+        let active = self.active(work.route);
+        let plain = match work.route.dropout {
+            Some(_) if work.route.policy => active.start..self.frozen(),
+            _ => active,
+        };
+        let z = |column: usize| Rows::new(x.at.plus((inputs + column) * size), x.pitch);
+        let a = |column: usize| {
+            Rows::new(matrix.at.plus((self.group.outputs + column) * matrix.pitch * size), matrix.pitch)
+        };
+        if !plain.is_empty() {
+            let shape = [work.rows, plain.len(), inputs];
+            let (a, z) = (a(plain.start), z(plain.start));
+            work.kernels.thin_product(work.temp, Form::Forward, shape, (x, a), z)?;
+        }
+        let (Some(dropout), true) = (work.route.dropout, work.route.policy) else { return Ok(()) };
+        let mark = work.temp.mark();
+        for path in self.paths.iter().filter(|path| path.role == Role::Trained) {
+            let masked = self.masked(work, x, path, dropout)?;
+            let shape = [work.rows, path.rank, inputs];
+            work.kernels.product(Form::Forward, shape, masked, a(path.column), z(path.column))?;
+            work.temp.reset(mark)?;
+        }
+        Ok(())
+    }
+
+    /// The input of a trained path under dropout.
+    fn masked(&self, work: &mut Work, x: Rows, path: &Path, dropout: Dropout) -> Result<Rows> {
+        let (inputs, size) = (self.group.inputs, work.kernels.kind.size());
+        let pitch = inputs.next_multiple_of(PAD);
+        let masked = Rows::new(work.temp.take(work.rows * pitch * size)?, pitch);
+        work.kernels.dropout((x, masked), (work.rows, inputs), self.mask(path, dropout))?;
+        Ok(masked)
+    }
+
+    /// Key of a path's masks, and the probability.
+    fn mask(&self, path: &Path, dropout: Dropout) -> (u64, f32) {
+        (dropout.stream.child(self.members[path.member].index).key(), dropout.probability)
+    }
+
+    /// From `dy` (with room for the ranks, zeros there) to the gradients of the ranks, and to `dx` if it is wanted.
+    pub(super) fn input_backward(&self, work: &mut Work, dy: Rows, dx: Option<Rows>) -> Result<()> {
+        let (size, inputs, outputs) = (work.kernels.kind.size(), self.group.inputs, self.group.outputs);
+        let active = self.active(work.route);
+        if dx.is_none() && active.is_empty() {
+            return Ok(());
+        }
+        let matrix = self.group.matrix(&work.kernels, work.scratch)?;
+        let dz = |column: usize| Rows::new(dy.at.plus((outputs + column) * size), dy.pitch);
+        if !active.is_empty() {
+            let right = Rows::new(matrix.at.plus((inputs + active.start) * size), matrix.pitch);
+            let shape = [work.rows, active.len(), outputs];
+            work.kernels.thin_product(work.temp, Form::Backward, shape, (dy, right), dz(active.start))?;
+        }
+        let Some(dx) = dx else { return Ok(()) };
+        let dropout = work.route.dropout.filter(|_| work.route.policy);
+        let ranks = if dropout.is_some() { self.frozen() } else { self.group.ranks };
+        work.kernels.product(Form::Backward, [work.rows, inputs, outputs + ranks], dy, matrix, dx)?;
+        let Some(dropout) = dropout else { return Ok(()) };
+        let (mark, pitch) = (work.temp.mark(), inputs.next_multiple_of(PAD));
+        let part = Rows::new(work.temp.take(work.rows * pitch * size)?, pitch);
+        for path in self.paths.iter().filter(|path| path.role == Role::Trained) {
+            let a = Rows::new(matrix.at.plus((outputs + path.column) * matrix.pitch * size), matrix.pitch);
+            let shape = [work.rows, inputs, path.rank];
+            work.kernels.product(Form::Backward, shape, dz(path.column), a, part)?;
+            work.kernels.dropout_add((part, dx), (work.rows, inputs), self.mask(path, dropout))?;
+        }
+        work.temp.reset(mark)
+    }
+
+    /// The gradients of the trained matrices, from `dy` and `x` with their ranks; they are added to those of earlier
+    /// micro-batches unless this is the first.
+    pub(super) fn weights_backward(&self, work: &mut Work, dy: Rows, x: Rows, first: bool) -> Result<()> {
+        let (size, inputs, outputs) = (work.kernels.kind.size(), self.group.inputs, self.group.outputs);
+        let Some([d_b, d_a]) = self.gradients.as_ref().filter(|_| work.route.policy) else { return Ok(()) };
+        let (trained, frozen) = (self.trained(), self.frozen());
+        let dz = |column: usize| Rows::new(dy.at.plus((outputs + column) * size), dy.pitch);
+        let z = Rows::new(x.at.plus((inputs + frozen) * size), x.pitch);
+        let shape = [outputs, trained, work.rows];
+        work.kernels.wide_product(
+            Form::Weight,
+            shape,
+            (dy, z),
+            Rows::new(d_b.at(), trained),
+            (!first, true),
+        )?;
+        let Some(dropout) = work.route.dropout else {
+            let shape = [trained, inputs, work.rows];
+            let to = Rows::new(d_a.at(), inputs);
+            return work.kernels.wide_product(Form::Weight, shape, (dz(frozen), x), to, (!first, true));
+        };
+        let mark = work.temp.mark();
+        for path in self.paths.iter().filter(|path| path.role == Role::Trained) {
+            let masked = self.masked(work, x, path, dropout)?;
+            let to = Rows::new(d_a.at().plus(4 * (path.column - frozen) * inputs), inputs);
+            let shape = [path.rank, inputs, work.rows];
+            work.kernels.wide_product(Form::Weight, shape, (dz(path.column), masked), to, (!first, true))?;
+            work.temp.reset(mark)?;
+        }
+        Ok(())
+    }
+
+    /// Where the matrices of an adapter are copied to.
+    pub(super) fn entries(&self, adapter: usize, lora: &Lora, kind: Kind) -> Vec<Entry> {
+        let [(b, b_pitch), (a, a_pitch)] = self.group.low_rank();
+        let code = i32::from(kind == Kind::Bf16);
+        let mut entries = Vec::new();
+        for path in self.paths.iter().filter(|path| path.adapter == adapter) {
+            let (slot, first) = (&lora.slots()[path.slot], self.members[path.member].first);
+            entries.push(Entry {
+                to: a.plus(path.column * a_pitch * kind.size()).0,
+                from: slot.a().start as u64,
+                rows: slot.rank as i32,
+                columns: slot.inputs as i32,
+                from_pitch: slot.inputs as i32,
+                to_pitch: a_pitch as i32,
+                scale: 1.0,
+                kind: code,
+            });
+            entries.push(Entry {
+                to: b.plus((first * b_pitch + path.column) * kind.size()).0,
+                from: slot.b().start as u64,
+                rows: slot.outputs as i32,
+                columns: slot.rank as i32,
+                from_pitch: slot.rank as i32,
+                to_pitch: b_pitch as i32,
+                scale: slot.scale as f32,
+                kind: code,
+            });
+        }
+        entries
+    }
+
+    /// Where the gradients of the trained adapter come from.
+    pub(super) fn gradient_entries(&self, lora: &Lora) -> Vec<Entry> {
+        let Some([d_b, d_a]) = &self.gradients else { return Vec::new() };
+        let (frozen, trained) = (self.frozen(), self.trained());
+        let mut entries = Vec::new();
+        for path in self.paths.iter().filter(|path| path.role == Role::Trained) {
+            let (slot, first, column) =
+                (&lora.slots()[path.slot], self.members[path.member].first, path.column - frozen);
+            entries.push(Entry {
+                to: d_a.at().plus(4 * column * slot.inputs).0,
+                from: slot.a().start as u64,
+                rows: slot.rank as i32,
+                columns: slot.inputs as i32,
+                from_pitch: slot.inputs as i32,
+                to_pitch: slot.inputs as i32,
+                scale: 1.0,
+                kind: 0,
+            });
+            entries.push(Entry {
+                to: d_b.at().plus(4 * (first * trained + column)).0,
+                from: slot.b().start as u64,
+                rows: slot.outputs as i32,
+                columns: slot.rank as i32,
+                from_pitch: slot.rank as i32,
+                to_pitch: trained as i32,
+                scale: slot.scale as f32,
+                kind: 0,
+            });
+        }
+        entries
+    }
+}
+
+/// The paths over `projections`, and the padded ranks of each role.
+fn paths(projections: &[&Projection], adapters: &Adapters) -> (Vec<Path>, [usize; 3]) {
+    let (mut paths, mut borders, mut column) = (Vec::new(), [0; 3], 0);
+    for (adapter, (lora, role)) in adapters.0.iter().enumerate() {
+        for (member, projection) in projections.iter().enumerate() {
+            let Some(slot) = lora.find(&projection.module) else { continue };
+            let rank = lora.slots()[slot].rank.next_multiple_of(PAD);
+            paths.push(Path { adapter, slot, role: *role, member, column, rank });
+            column += rank;
+            borders[*role as usize] += rank;
+        }
+    }
+    (paths, borders)
+}

@@ -1,0 +1,115 @@
+//! The adapters' numbers on the device, and the trained one's gradient: flat buffers, laid out as on the host.
+
+use std::sync::Arc;
+
+use super::kernels::Kernels;
+use super::lora::{Adapters, Entry, Mapped, Role};
+use crate::device::{Backend, Buffer};
+use crate::error::Result;
+
+/// An adapter's numbers, and the table of their copies.
+struct OnDevice {
+    values: Buffer,
+    table: Buffer,
+    entries: usize,
+    numbers: usize,
+}
+
+/// The trained adapter's gradient.
+struct Gradient {
+    values: Buffer,
+    table: Buffer,
+    entries: usize,
+}
+
+/// All adapters of a decoder.
+pub(super) struct Matrices {
+    adapters: Vec<OnDevice>,
+    versions: Vec<u64>,
+    gradient: Option<Gradient>,
+    trained: Option<usize>,
+}
+
+impl Matrices {
+    /// Copies the adapters' numbers to the device and around the frozen matrices.
+    pub(super) fn new(
+        device: &Arc<dyn Backend>,
+        kernels: &Kernels,
+        adapters: &Adapters,
+        all: &[&Mapped],
+    ) -> Result<Self> {
+        let mut matrices =
+            Self { adapters: Vec::new(), versions: adapters.versions(), gradient: None, trained: None };
+        for (i, (lora, role)) in adapters.0.iter().enumerate() {
+            let entries: Vec<Entry> =
+                all.iter().flat_map(|mapped| mapped.entries(i, lora, kernels.kind)).collect();
+            let on_device = OnDevice {
+                values: Buffer::of(device, lora.values())?,
+                table: Buffer::of(device, &entries)?,
+                entries: entries.len(),
+                numbers: lora.values().len(),
+            };
+            on_device.pack(kernels)?;
+            matrices.adapters.push(on_device);
+            if *role == Role::Trained {
+                let entries: Vec<Entry> =
+                    all.iter().flat_map(|mapped| mapped.gradient_entries(lora)).collect();
+                let values = Buffer::zeros(device, 4 * lora.values().len())?;
+                let table = Buffer::of(device, &entries)?;
+                matrices.gradient = Some(Gradient { values, table, entries: entries.len() });
+                matrices.trained = Some(i);
+            }
+        }
+        Ok(matrices)
+    }
+
+    /// Copies what has changed on the host since.
+    pub(super) fn refresh(&mut self, kernels: &Kernels, adapters: &Adapters) -> Result<()> {
+        for (i, (lora, _)) in adapters.0.iter().enumerate() {
+            if self.versions[i] != lora.version() {
+                self.adapters[i].values.write(bytemuck::cast_slice(lora.values()))?;
+                self.adapters[i].pack(kernels)?;
+                self.versions[i] = lora.version();
+            }
+        }
+        Ok(())
+    }
+
+    /// The host now has the numbers of the device, as version `version`.
+    pub(super) fn fetched(&mut self, version: u64) {
+        if let Some(trained) = self.trained {
+            self.versions[trained] = version;
+        }
+    }
+
+    /// The trained adapter's numbers.
+    pub(super) fn values(&self) -> Option<&Buffer> {
+        self.trained.map(|i| &self.adapters[i].values)
+    }
+
+    /// Copies the trained adapter's numbers, which have changed, to where products read them.
+    pub(super) fn pack(&self, kernels: &Kernels) -> Result<()> {
+        self.trained.map_or(Ok(()), |i| self.adapters[i].pack(kernels))
+    }
+
+    /// Where [`Matrices::gradient`] writes.
+    pub(super) fn gradient_buffer(&self) -> Option<&Buffer> {
+        self.gradient.as_ref().map(|gradient| &gradient.values)
+    }
+
+    /// The gradient of the trained adapter, laid out as its values.
+    pub(super) fn gradient(&self, kernels: &Kernels) -> Result<Option<&Buffer>> {
+        let Some(Gradient { values, table, entries }) = &self.gradient else { return Ok(None) };
+        kernels.unpack((table.at(), *entries), values.at(), values.bytes() / 4)?;
+        Ok(Some(values))
+    }
+}
+
+impl OnDevice {
+    fn pack(&self, kernels: &Kernels) -> Result<()> {
+        if self.entries == 0 {
+            return Ok(());
+        }
+        kernels.pack(self.values.at(), (self.table.at(), self.entries), self.numbers)
+    }
+}

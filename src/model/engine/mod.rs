@@ -1,0 +1,151 @@
+//! The decoder on a device: the frozen weights resident there, both passes, the backward pass, and the trained adapter's
+//! numbers, gradient and optimizer. Only tokens go in and log-probs come out.
+//!
+//! The residual stream and its gradient are f32; all other activations have the [`Kind`] of the weights, with sums in f32.
+//! Everything runs in order on one stream, no result depends on the order of blocks, and every sum has a fixed order, so
+//! that the same inputs give the same bytes.
+
+mod backward;
+mod batch;
+mod decode;
+mod forward;
+mod head;
+mod kernels;
+mod layer;
+mod lora;
+mod matrices;
+mod passes;
+mod plan;
+mod training;
+mod weights;
+
+use std::sync::Arc;
+
+use self::batch::AngleTables;
+use self::head::Head;
+use self::kernels::Kernels;
+use self::layer::Layer;
+use self::lora::{Adapters, Route};
+use self::matrices::Matrices;
+use self::weights::{NormOn, Table};
+use super::decoder::Decoder;
+use super::pass::{Dropout, Pass};
+use super::spec::DecoderSpec;
+use crate::device::{Address, Arena, Backend, Buffer, Kind};
+use crate::error::Result;
+use crate::weights::DType;
+
+pub(in crate::model) use batch::Input;
+pub use decode::{DeviceCache, Next};
+pub use passes::DeviceTape;
+pub use plan::{Plan, Step, plan};
+pub use training::Update;
+
+/// A decoder on a device.
+pub struct Engine {
+    device: Arc<dyn Backend>,
+    kind: Kind,
+    spec: DecoderSpec,
+    embedding: Table,
+    positions: Option<Table>,
+    layers: Arc<[Layer]>,
+    final_norm: NormOn,
+    head: Head,
+    matrices: Matrices,
+    layout: Vec<(bool, Vec<super::lora::Slot>)>,
+    trains: bool,
+    /// Room for a dequantised matrix.
+    scratch: Option<Buffer>,
+    angles: AngleTables,
+    keep: Arena,
+    temp: Arena,
+    /// The tape whose pieces are on `keep`.
+    tape: u64,
+    /// No gradient has been added yet.
+    fresh: bool,
+    /// The optimizer's.
+    moments: Vec<Buffer>,
+}
+
+/// How activations are stored: bf16 where the weights are, or where they are quantised; else f32, which loses nothing.
+pub fn kind_of(decoder: &Decoder) -> Kind {
+    let weights = decoder.blocks.iter().flat_map(super::block::Block::projections).map(|p| p.linear.weight());
+    let exact = |dtype: Option<DType>| matches!(dtype, Some(DType::F32 | DType::F16));
+    let (mut exact_ones, mut others) = (0, 0);
+    weights.for_each(|weight| if exact(weight.dtype()) { exact_ones += 1 } else { others += 1 });
+    if decoder.exact || exact_ones > 0 && others == 0 { Kind::F32 } else { Kind::Bf16 }
+}
+
+impl Engine {
+    /// Copies the decoder's weights and adapters to a device.
+    ///
+    /// # Errors
+    /// If it has no room.
+    pub(super) fn new(device: &Arc<dyn Backend>, decoder: &Decoder) -> Result<Self> {
+        let kind = kind_of(decoder);
+        let adapters = Adapters::new(&decoder.frozen, decoder.trained.as_ref());
+        let layers = decoder
+            .blocks
+            .iter()
+            .map(|block| Layer::new(device, kind, block, &adapters))
+            .collect::<Result<Arc<[Layer]>>>()?;
+        let embedding = Table::new(device, &decoder.embedding)?;
+        let head = Head::new(device, kind, decoder, &embedding)?;
+        let kernels = Kernels { device: &**device, kind };
+        let mapped: Vec<_> = layers.iter().flat_map(Layer::mapped).collect();
+        let matrices = Matrices::new(device, &kernels, &adapters, &mapped)?;
+        let scratch =
+            mapped.iter().map(|mapped| mapped.group.scratch()).chain([head.scratch()]).max().unwrap_or(0);
+        let engine = Self {
+            kind,
+            spec: decoder.spec().clone(),
+            positions: decoder.positions.as_ref().map(|table| Table::new(device, table)).transpose()?,
+            embedding,
+            final_norm: NormOn::new(device, &decoder.final_norm)?,
+            head,
+            matrices,
+            layout: adapters.layout(),
+            trains: decoder.trained.is_some(),
+            scratch: (scratch > 0).then(|| Buffer::new(device, scratch)).transpose()?,
+            layers,
+            angles: AngleTables::default(),
+            keep: Arena::new(device),
+            temp: Arena::new(device),
+            tape: 0,
+            fresh: true,
+            moments: Vec::new(),
+            device: device.clone(),
+        };
+        device.synchronise()?;
+        Ok(engine)
+    }
+
+    /// Whether the adapters have other shapes than those it was made for.
+    pub(super) fn is_outdated(&self, decoder: &Decoder) -> bool {
+        Adapters::new(&decoder.frozen, decoder.trained.as_ref()).layout() != self.layout
+    }
+
+    /// Takes over what has changed in the adapters.
+    pub(super) fn refresh(&mut self, decoder: &Decoder) -> Result<()> {
+        let adapters = Adapters::new(&decoder.frozen, decoder.trained.as_ref());
+        let kernels = Kernels { device: &*self.device, kind: self.kind };
+        self.matrices.refresh(&kernels, &adapters)
+    }
+
+    fn kernels(&self) -> Kernels<'_> {
+        Kernels { device: &*self.device, kind: self.kind }
+    }
+
+    fn scratch(&self) -> Address {
+        self.scratch.as_ref().map_or(Address::NONE, Buffer::at)
+    }
+
+    fn route(&self, pass: Pass, dropout: Option<Dropout>) -> Route {
+        let policy = pass == Pass::Policy && self.trains;
+        Route { policy, dropout: dropout.filter(|dropout| policy && dropout.probability > 0.0) }
+    }
+
+    fn layer(&self, i: usize) -> &Layer {
+        &self.layers[i]
+    }
+}

@@ -1,0 +1,85 @@
+//! What a step takes, before it is run: the same code on a device that only counts.
+
+use std::sync::Arc;
+
+use super::Engine;
+use super::batch::Input;
+use crate::device::profile::Entry;
+use crate::device::{Backend, measure};
+use crate::error::Result;
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::ops::tree_attention::TreeSpans;
+
+/// The shape of a step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Positions of all rows.
+    pub positions: Vec<u32>,
+    /// Which rows see which.
+    pub trees: Vec<TreeSpans>,
+    /// Rows that are scored, one for each target.
+    pub scored: Vec<u32>,
+    /// Keep only each block's input.
+    pub recompute: bool,
+    /// Moments of the optimizer.
+    pub moments: usize,
+}
+
+/// Bytes of the parts of a run on a device, and the work of a step.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Frozen weights, adapters and scratch for what is dequantised.
+    pub weights: usize,
+    /// What a forward pass keeps for its backward pass.
+    pub activations: usize,
+    /// What a block or the head works with.
+    pub scratch: usize,
+    /// The optimizer's moments.
+    pub optimizer: usize,
+    /// Work by kernel of a step: reference, policy, backward, optimizer.
+    pub work: Vec<Entry>,
+}
+
+/// What the driver and the libraries take for themselves: context, workspace, kernels.
+const LIBRARIES: usize = 600 << 20;
+
+impl Plan {
+    /// Bytes in all.
+    pub fn total(&self) -> usize {
+        self.weights + self.activations + self.scratch + self.optimizer + LIBRARIES
+    }
+
+    /// Seconds of a step, as predicted.
+    pub fn seconds(&self) -> f64 {
+        self.work.iter().map(|entry| entry.seconds).sum()
+    }
+}
+
+/// Plans a step of `decoder`, with a reference pass.
+///
+/// # Errors
+/// If the decoder's tensors cannot be read.
+pub fn plan(decoder: &Decoder, step: &Step, rates: measure::Rates) -> Result<Plan> {
+    let counter = Arc::new(measure::Measure::new(rates));
+    let device: Arc<dyn Backend> = counter.clone();
+    let mut engine = Engine::new(&device, decoder)?;
+    let weights = counter.allocated();
+    counter.profile(true);
+    let tokens = vec![0; step.positions.len()];
+    let input = Input { tokens: &tokens, positions: &step.positions, trees: &step.trees, unread: 1 };
+    let targets = vec![0; step.scored.len()];
+    engine.logps(&input, &step.scored, &targets, Pass::Reference)?;
+    let mut optimizer = 0;
+    if engine.trains {
+        let (_, tape) = engine.forward(&input, (&step.scored, &targets), (None, step.recompute))?;
+        engine.backward(tape, &vec![0.0; step.scored.len()])?;
+        engine.gradient_norm()?;
+        let count = engine.trained_values()?.len();
+        let scalars = Vec::new();
+        engine.update(&super::Update { kernel: "adamw", moments: step.moments, scalars }, 1.0)?;
+        optimizer = 4 * count * step.moments;
+    }
+    let (activations, scratch) = (engine.keep.peak(), engine.temp.peak());
+    Ok(Plan { weights, activations, scratch, optimizer, work: counter.times()? })
+}
