@@ -34,8 +34,9 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// `devices`.
+/// Arguments of `devices`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora devices")]
 pub struct DevicesArgs {
     /// Print one JSON object
     #[arg(long)]

@@ -138,6 +138,8 @@ fn half_a_billion() {
     assert!(short.seconds() < 0.02, "{}", short.seconds());
     let long = planned("0.5B long, batch 16", &decoder, &batch(16, 384, 48), false);
     assert!(long.seconds() < 0.07, "{}", long.seconds());
+    // More rows than a grid has blocks in its second direction.
+    planned("0.5B long, batch 160", &decoder, &batch(160, 384, 48), true);
 }
 
 #[test]

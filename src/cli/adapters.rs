@@ -67,8 +67,8 @@ pub struct MergeArgs {
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "output_adapter")]
     pub dtype: MergeDtype,
 
-    /// Where to verify: auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value = "auto")]
+    /// Where to verify: cpu, auto, cuda or cuda:N; a GPU verifies in f32
+    #[arg(long, default_value = "cpu")]
     pub device: DeviceChoice,
 
     /// Threads [default: all cores]

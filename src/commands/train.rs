@@ -96,7 +96,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     trainer.run(&mut reporter)?;
     let seconds = start.elapsed().as_secs_f64();
     if let (true, Some(device)) = (args.profile, trainer.decoder().backend()) {
-        say(&crate::device::profile::table(&device.times()?, seconds));
+        say(&crate::device::profile::table(&device.times()?, profile::seconds()));
         device.profile(false);
     } else if args.profile {
         let (seconds, entries) = (profile::seconds(), profile::take());

@@ -146,6 +146,7 @@ impl Backend for Host {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
+        launch.check()?;
         if launch.grid.contains(&0) {
             return Ok(());
         }

@@ -110,6 +110,7 @@ impl Backend for Measure {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
+        launch.check()?;
         self.count(launch.name, launch.bytes, launch.flop);
         Ok(())
     }

@@ -22,7 +22,7 @@ pub use arena::{Arena, Mark};
 pub use buffer::Buffer;
 pub use kernels::fingerprint as kernels_fingerprint;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// An address in a device's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -128,6 +128,22 @@ pub struct Launch<'a> {
     pub bytes: usize,
     /// Arithmetic, for the profile.
     pub flop: usize,
+}
+
+/// Blocks that a grid may have in its second direction.
+pub const MOST_BLOCKS: usize = 65_535;
+
+impl Launch<'_> {
+    /// Refuses a grid that no card launches.
+    ///
+    /// # Errors
+    /// If it is too large in its second direction.
+    fn check(&self) -> Result<()> {
+        match self.grid[1] {
+            0..=MOST_BLOCKS => Ok(()),
+            rows => Err(Error::Device(format!("{} was asked for {rows} blocks side by side", self.name))),
+        }
+    }
 }
 
 /// Which operands of a product are read transposed. All matrices are row-major.

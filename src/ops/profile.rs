@@ -43,6 +43,11 @@ pub fn restart() {
     }
 }
 
+/// Whether times are taken.
+pub fn is_enabled() -> bool {
+    ENABLED.load(Ordering::Relaxed)
+}
+
 /// Seconds of all [`step`]s so far.
 pub fn seconds() -> f64 {
     SECONDS.lock().map_or(0.0, |seconds| *seconds)

@@ -123,7 +123,7 @@ impl Trainer {
             differences.push("the training pairs (or how they are tokenized or truncated)");
         }
         if found.reference != self.state.reference {
-            differences.push("the base, its storage type or its frozen adapters");
+            differences.push("the base, its storage type, its frozen adapters, or the device that computes");
         }
         if !differences.is_empty() {
             return Err(Error::Config(format!(
@@ -201,6 +201,9 @@ impl Trainer {
             if std::mem::take(&mut cold) && self.state.step < self.total_steps {
                 // The first step reads the weights and touches every buffer for the first time.
                 profile::restart();
+                if let (true, Some(device)) = (profile::is_enabled(), self.setup.decoder.backend()) {
+                    device.profile(true);
+                }
             }
             let done = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|n| done.is_multiple_of(n.max(1)));

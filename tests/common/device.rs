@@ -26,25 +26,41 @@ pub fn is_card() -> bool {
     std::env::var_os("DPO_LORA_TEST_DEVICE").is_some()
 }
 
-/// The compiled kernels, made once.
+/// The compiled kernels, made once for each state of their sources.
 fn library() -> Option<PathBuf> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    LIBRARY
-        .get_or_init(|| {
-            if let Some(built) = std::env::var_os("DPO_LORA_HOST_KERNELS") {
-                return Some(built.into());
-            }
-            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-            let name = format!("kernels-{}.so", std::process::id());
-            let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-            let built = Command::new(root.join("tests/device/build_host.sh")).arg(&library).status();
-            match built {
-                Ok(status) if status.success() => Some(library),
-                _ => {
-                    eprintln!("there is no C++ compiler (or it failed): the kernels are not tested");
-                    None
-                }
-            }
-        })
-        .clone()
+    let built = std::env::var_os("DPO_LORA_HOST_KERNELS").map(PathBuf::from);
+    LIBRARY.get_or_init(|| built.or_else(build)).clone()
+}
+
+fn build() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels-{}.so", sources(root)));
+    if library.exists() {
+        return Some(library);
+    }
+    // Whoever is first puts it there whole.
+    let made = library.with_extension(std::process::id().to_string());
+    let ran = Command::new(root.join("tests/device/build_host.sh")).arg(&made).status();
+    if ran.is_ok_and(|status| status.success()) && std::fs::rename(&made, &library).is_ok() {
+        return Some(library);
+    }
+    eprintln!("there is no C++ compiler (or it failed): the kernels are not tested");
+    None
+}
+
+/// A hash of all that the library is made of.
+fn sources(root: &Path) -> String {
+    let folders =
+        ["src/device/kernels", "tests/device"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    let mut files: Vec<PathBuf> = folders.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| {
+        file.extension().is_some_and(|end| ["cu", "cuh", "h", "sh"].iter().any(|kind| end == *kind))
+    });
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    files.iter().for_each(|file| {
+        hasher.update(&std::fs::read(file).unwrap());
+    });
+    hasher.finalize().to_hex()[..16].to_string()
 }

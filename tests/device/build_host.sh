@@ -15,7 +15,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 jobs=
 for file in "$kernels"/*.cu; do
-    "$cxx" -O2 -std=c++17 -fPIC -fvisibility-inlines-hidden -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -DHOST_SHIM -I"$here" -I"$kernels" "$@" \
+    "$cxx" -O3 -std=c++17 -fPIC -fvisibility-inlines-hidden -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -Wno-maybe-uninitialized -Wno-uninitialized -DHOST_SHIM -I"$here" -I"$kernels" "$@" \
         -x c++ -c "$file" -o "$work/$(basename "$file" .cu).o" &
     jobs="$jobs $!"
 done

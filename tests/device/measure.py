@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, args):
         self.args, self.deadline = args, time.monotonic() + args.seconds
         self.work, self.out = args.work, args.out
-        self.medians, self.context, self.peer = {}, None, None
+        self.medians, self.context, self.peer, self.liger = {}, None, None, True
 
     # What is written.
 
@@ -208,7 +208,7 @@ class Bench:
               f"{ran.first or 0:.2f} s; wall {ran.wall:.2f} s; "
               f"losses {[round(row.get('loss', 0), 4) for row in rows[:4]]}", flush=True)
         peer, best = self.ask(case)
-        ratio = best and best / median
+        ratio = best / median if best else None
         ours = f"{median:.4f} s, {tokens(rate)}, {gigabytes(ran.gigabytes)}"
         checks = list(case.wanted(ratio, rate, above, ran.first, median, self.medians))
         self.judge(case.name, checks, ours, peer, f"{ratio:.2f}" if ratio else "")
@@ -224,13 +224,33 @@ class Bench:
             print(f"the peer is left out: {error}", flush=True)
             return "", None
         except (Failed, NoTime) as error:
-            return f"failed: {error or 'no time is left'}", None
+            return f"failed: {str(error) or 'no time is left'}", None
         self.number(f"{case.name} peer", **found)
         print(f"{case.name} peer: {json.dumps(found)}", flush=True)
         memory, speed = gigabytes(found["peak_gb"]), tokens(found["packed_tokens_per_second"])
         return f"{found['best']:.4f} s, {speed}, {memory} ({found['options'] or 'plain'})", found["best"]
 
     def ask_peer(self, case):
+        options = "" if case.peer == "liger" and not self.liger else case.peer
+        try:
+            return self.ask_with(case, options)
+        except Failed as error:
+            if options != "liger" or "OutOfMemory" in str(error) or self.peer.has_ended():
+                raise
+            print(f"{case.name} peer: without Liger's kernels, since: {error}", flush=True)
+            self.liger = False
+            return self.ask_with(case, "")
+
+    def ask_with(self, case, options):
+        words = ["--model", self.base(case), "--data", self.data(case.data), "--batch", case.batch]
+        words += ["--steps", self.args.peer_steps, "--skip", 3, "--options", options or "''"]
+        return self.peer_with("liger" in options).ask(list(map(str, words)), self.limit(150)[0])
+
+    def peer_with(self, liger):
+        """The peer's process; a new one where Liger's kernels are not wanted: they stay in the libraries' classes."""
+        if self.peer and (self.peer.liger and not liger or self.peer.has_ended()):
+            self.peer.end()
+            self.peer = None
         if self.peer is None:
             self.peer = Peer(self.args.python, self.out / "peer.txt")
             try:
@@ -239,15 +259,8 @@ class Bench:
                 raise Missing(str(error)) from error
             self.number("peer", **versions)
             print(f"peer: {json.dumps(versions)}", flush=True)
-        words = ["--model", self.base(case), "--data", self.data(case.data), "--batch", case.batch]
-        words = [*map(str, words), "--steps", str(self.args.peer_steps), "--skip", "3", "--options"]
-        try:
-            return self.peer.ask([*words, case.peer], self.limit(150)[0])
-        except Failed as error:
-            if case.peer != "liger" or self.peer.process.poll() is not None:
-                raise
-            print(f"{case.name} peer: without Liger's kernels, since: {error}", flush=True)
-            return self.peer.ask([*words, "''"], self.limit(150)[0])
+        self.peer.liger |= liger
+        return self.peer
 
     def generation(self):
         """64 prompts together, and three of them alone."""
@@ -286,9 +299,9 @@ class Bench:
                 raise Failed("the dry run says nothing of the GPU's memory")
             expected = float(expected[1])
             measured = self.train(case, data=data)[0].gigabytes
-            share = measured and expected / measured
+            share = expected / measured if measured else None
             self.number(name, expected=expected, measured=measured)
-            checks = [("within 10 %", share and abs(share - 1) <= 0.1)]
+            checks = [("within 10 %", None if share is None else abs(share - 1) <= 0.1)]
             ours = f"expected {expected:.2f} GB, measured {gigabytes(measured)}"
             self.judge(name, checks, ours, "", f"{share:.3f}" if share else "")
 

@@ -99,7 +99,10 @@ class Peer:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
-        self.log = log
+        self.log, self.liger = log, False
+
+    def has_ended(self):
+        return self.process.poll() is not None
 
     def line(self, seconds):
         if not select.select([self.process.stdout], [], [], seconds)[0]:
@@ -111,8 +114,6 @@ class Peer:
         return json.loads(line)
 
     def ask(self, words, seconds):
-        if self.process.poll() is not None:
-            raise Failed("it has ended")
         try:
             self.process.stdin.write(" ".join(words) + "\n")
             self.process.stdin.flush()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA engine on a machine with one NVIDIA GPU, from binaries that were built elsewhere. It takes
-# at most 8 minutes on an H100, prints one table at the end, and exits 1 if anything is off.
+# Checks and measures the CUDA engine on a machine with one NVIDIA GPU, from binaries that were built elsewhere, in at
+# most 8 minutes on an H100. Prints one table at the end, and exits 1 if anything is off.
 #
 #     tests/device/run.sh [OPTION ...] BINARIES [OUT]
 #
@@ -55,7 +55,8 @@ for step in ${only//,/ }; do
     [[ ,$all, == *",$step,"* ]] || refuse "unknown step $step; there are: ${all//,/ }"
 done
 for case in ${cases//,/ } ${peer//,/ }; do
-    [[ $case == all || $case == none ]] || grep -q "(\"$case\"," "$here/cases.py" || refuse "unknown case $case; see cases.py"
+    [[ $case == all || $case == none ]] || grep -q "(\"$case\"," "$here/cases.py" ||
+        refuse "unknown case $case; see cases.py"
 done
 for number in "$peer_steps" "$seconds"; do
     [[ $number =~ ^[0-9]+$ ]] || refuse "$number is no whole number"
@@ -207,16 +208,17 @@ measure() {
     [ -n "$steps" ] || return 0
     printf '\n== %s (at %s s)\n' "${steps//,/ }" "$SECONDS"
     has dpo-lora "${steps//,/ }" || return
+    [ "$(left)" -ge 5 ] || { row "${steps//,/ }" "left out" "no time is left"; return; }
     command -v python3 >/dev/null || { row "${steps//,/ }" "left out" "there is no python3"; return; }
     local need=6
     if [[ $steps == *timings* ]] && [[ $cases == all || $cases == *8b-* ]]; then need=24; fi
     work=$(temporary $need) || { row "${steps//,/ }" OFF "no temporary folder"; return; }
     [ -n "$folder" ] || folder=$work/models
     mkdir -p "$folder" "$work/cache"
-    XDG_CACHE_HOME=$work/cache timeout -k 10 $(($(left) + 10)) python3 "$here/measure.py" --binary "$binaries/dpo-lora" \
-        --out "$out" --work "$work" --models "$folder" --data "$data" --tokenizer "$tokenizer" --gguf "$gguf" \
-        --python "$python" --steps "$steps" --cases "$cases" --peer "$peer" --peer-steps "$peer_steps" \
-        --seconds "$(left)"
+    XDG_CACHE_HOME=$work/cache timeout -k 10 $(($(left) + 10)) python3 -B "$here/measure.py" \
+        --binary "$binaries/dpo-lora" --out "$out" --work "$work" --models "$folder" --data "$data" \
+        --tokenizer "$tokenizer" --gguf "$gguf" --python "$python" --steps "$steps" --cases "$cases" \
+        --peer "$peer" --peer-steps "$peer_steps" --seconds "$(left)"
     code=$?
     [ $code -eq 0 ] || row "measure.py" OFF "exit code $code"
     cleanup

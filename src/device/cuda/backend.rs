@@ -133,6 +133,7 @@ impl Backend for Cuda {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
+        launch.check()?;
         if launch.grid.contains(&0) {
             return Ok(());
         }

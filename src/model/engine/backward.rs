@@ -27,8 +27,7 @@ impl Engine {
         }
         self.temp.reset(Mark::default())?;
         let (rows, hidden) = (tape.placed.rows, self.spec.hidden);
-        let branches = self.branches(rows)?;
-        let pass = Passing { placed: &tape.placed, route: tape.route, branches };
+        let pass = Passing { placed: &tape.placed, route: tape.route, branches: tape.branches };
         if let Some(last) = self.layers.len().checked_sub(1) {
             let weights = self.temp.put(weights)?;
             let dx = self.temp.take(4 * rows * hidden)?;

@@ -294,32 +294,24 @@ impl Engine {
         let mut blocks = Vec::with_capacity(self.layers.len());
         let start = self.temp.mark();
         for i in 0..self.layers.len() {
-            if recompute {
-                // The input of the block, with nothing pending, on the stack that stays.
-                stream = self.settled(pass, stream)?;
-            }
-            let inner = if recompute { Keeping::Nothing } else { keep };
             let input = stream.x;
             let (saved, next) = if recompute {
-                self.block_from(pass, i, input)?
+                let (_, next) = self.block_from(pass, i, input)?;
+                (Saved { x: input, ..Saved::default() }, next)
             } else {
-                self.block(pass, i, stream, inner)?
+                self.block(pass, i, stream, keep)?
             };
-            blocks.push(if recompute { Saved { x: input, ..Saved::default() } } else { saved });
+            blocks.push(saved);
             stream = next;
             self.temp.reset(start)?;
         }
-        let last = if keep == Keeping::All { self.take(true, 4 * rows * hidden)? } else { stream.x };
-        let nothing = NormAt::default();
-        self.kernels().norm_forward(
-            stream.x,
-            (rows, Address::NONE),
-            stream.pending,
-            last,
-            (nothing, Rows::NONE),
-            hidden,
-        )?;
-        Ok((last, blocks))
+        // Where a tape keeps what the blocks read, the sum has memory of its own.
+        if keep == Keeping::All {
+            return Ok((self.settled(pass, stream)?.x, blocks));
+        }
+        let (everything, nothing) = ((rows, Address::NONE), (NormAt::default(), Rows::NONE));
+        self.kernels().norm_forward(stream.x, everything, stream.pending, stream.x, nothing, hidden)?;
+        Ok((stream.x, blocks))
     }
 
     /// The stream with its pending branch added, in memory of its own that stays.

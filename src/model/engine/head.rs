@@ -10,7 +10,7 @@ use crate::model::decoder::Decoder;
 use crate::ops::token_logps::LogitShape;
 
 /// Bytes of f32 logits at once, about.
-const LOGITS: usize = 256 << 20;
+const LOGITS: usize = 160 << 20;
 /// Scored rows at once, at most and at least.
 const MOST_ROWS: usize = 2048;
 const FEWEST_ROWS: usize = 256;

@@ -10,7 +10,7 @@ mod matrices;
 mod qkv;
 
 pub(super) use self::qkv::Shape;
-use crate::device::{Address, Arg, Backend, Kind, Launch};
+use crate::device::{Address, Arg, Backend, Kind, Launch, MOST_BLOCKS};
 use crate::error::Result;
 use crate::ops::gated_act::Activation;
 
@@ -107,6 +107,11 @@ pub(super) struct Attention {
     pub(super) window: usize,
     /// Arithmetic of one product over all visible pairs.
     pub(super) flop: usize,
+}
+
+/// The first row and the count of each launch of a kernel whose grid has rows in its second direction.
+fn runs(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(MOST_BLOCKS).map(move |first| (first, MOST_BLOCKS.min(rows - first)))
 }
 
 fn act(act: Activation) -> i32 {
@@ -238,10 +243,14 @@ impl Kernels<'_> {
         h: Rows,
         rows: usize,
     ) -> Result<()> {
-        let args = args![y.at, y.pitch, bias, act(kind), i32::from(gated), width, h.at, h.pitch];
-        let bytes = rows * width * self.size() * (2 + usize::from(gated));
-        let grid = [h.pitch.div_ceil(COLUMNS).max(1), rows];
-        self.launch("gated_act", "act_forward", (grid, BLOCK, 0), args, (bytes, 0))
+        for (first, count) in runs(rows) {
+            let (y, h) = (self.behind(y, first), self.behind(h, first));
+            let args = args![y.at, y.pitch, bias, act(kind), i32::from(gated), width, h.at, h.pitch];
+            let bytes = count * width * self.size() * (2 + usize::from(gated));
+            let grid = [h.pitch.div_ceil(COLUMNS).max(1), count];
+            self.launch("gated_act", "act_forward", (grid, BLOCK, 0), args, (bytes, 0))?;
+        }
+        Ok(())
     }
 
     /// Its gradient, and `h` again.
@@ -253,23 +262,32 @@ impl Kernels<'_> {
         (dy, h): (Rows, Rows),
         rows: usize,
     ) -> Result<()> {
-        let args = args![
-            dh.at,
-            dh.pitch,
-            y.at,
-            y.pitch,
-            bias,
-            act(kind),
-            i32::from(gated),
-            width,
-            dy.at,
-            dy.pitch,
-            h.at,
-            h.pitch,
-        ];
-        let bytes = rows * width * self.size() * (4 + 2 * usize::from(gated));
-        let grid = [width.div_ceil(COLUMNS).max(1), rows];
-        self.launch("gated_act", "act_backward", (grid, BLOCK, 0), args, (bytes, 0))
+        for (first, count) in runs(rows) {
+            let [dh, y, dy, h] = [dh, y, dy, h].map(|rows| self.behind(rows, first));
+            let args = args![
+                dh.at,
+                dh.pitch,
+                y.at,
+                y.pitch,
+                bias,
+                act(kind),
+                i32::from(gated),
+                width,
+                dy.at,
+                dy.pitch,
+                h.at,
+                h.pitch
+            ];
+            let bytes = count * width * self.size() * (4 + 2 * usize::from(gated));
+            let grid = [width.div_ceil(COLUMNS).max(1), count];
+            self.launch("gated_act", "act_backward", (grid, BLOCK, 0), args, (bytes, 0))?;
+        }
+        Ok(())
+    }
+
+    /// The rows behind the first `first`.
+    fn behind(&self, rows: Rows, first: usize) -> Rows {
+        Rows { at: rows.at.plus(first * rows.pitch * self.size()), ..rows }
     }
 
     /// Log-probs of the targets from f32 logits, and the weights of the head's rows in their slopes.

@@ -17,6 +17,8 @@ pub struct DeviceTape {
     pub(super) id: u64,
     pub(super) placed: Placed,
     pub(super) route: Route,
+    /// The pass's buffers for the outputs of branches.
+    pub(super) branches: [Rows; 2],
     /// All that a block saved; with recomputation its input alone.
     pub(super) blocks: Vec<Saved>,
     pub(super) recompute: bool,
@@ -164,6 +166,7 @@ impl Engine {
             id: self.tape,
             placed,
             route,
+            branches,
             blocks,
             recompute,
             last,

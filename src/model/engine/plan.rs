@@ -42,7 +42,7 @@ pub struct Plan {
 }
 
 /// What the driver and the libraries take for themselves: context, workspace, kernels.
-const LIBRARIES: usize = 600 << 20;
+const LIBRARIES: usize = 750 << 20;
 
 impl Plan {
     /// Bytes in all.

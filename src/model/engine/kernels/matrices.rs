@@ -1,6 +1,6 @@
 //! Matrices: out of their storage, to and from flat buffers, under dropout, and their products.
 
-use super::{BLOCK, Kernels, Rows};
+use super::{BLOCK, Kernels, Rows, runs};
 use crate::device::{Address, Arena, Arg, Form, Kind, Launch, Matrix, Product};
 use crate::error::Result;
 
@@ -16,10 +16,15 @@ impl Kernels<'_> {
         (rows, columns): (usize, usize),
         out: Rows,
     ) -> Result<()> {
-        let args = args![blocks, kind, columns, out.at, out.pitch];
-        let grid = [columns.div_ceil(1024), rows];
-        let bytes = bytes + rows * columns * self.size();
-        self.launch("embed", "dequantise", (grid, 128, 0), args, (bytes, 0))
+        for (first, count) in runs(rows) {
+            let blocks = blocks.plus(first * (bytes / rows));
+            let out = self.behind(out, first);
+            let args = args![blocks, kind, columns, out.at, out.pitch];
+            let bytes = count * (bytes / rows + columns * self.size());
+            let grid = [columns.div_ceil(4096), count];
+            self.launch("embed", "dequantise", (grid, BLOCK, 0), args, (bytes, 0))?;
+        }
+        Ok(())
     }
 
     /// Matrices of a flat buffer to where the table says.
