@@ -399,7 +399,8 @@ fn trees_do_not_meet() {
     for kind in KINDS {
         alone(&bench, Case { trees, ..plain(kind, (2, 1, 20), 40, 5.0) });
     }
-    for (dim, window, softcap) in [(64, 70, 5.0), (64, 0, 0.0), (96, 40, 0.0), (128, 0, 5.0), (256, 66, 0.0)] {
+    for (dim, window, softcap) in [(64, 70, 5.0), (64, 0, 0.0), (96, 40, 0.0), (128, 0, 5.0), (256, 66, 0.0)]
+    {
         alone(&bench, Case { trees, ..mma((2, 1, dim), window, softcap) });
     }
 }

@@ -334,3 +334,18 @@ impl Kernels<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_cover_all_rows_in_order() {
+        assert_eq!(runs(3).collect::<Vec<_>>(), [(0, 3)]);
+        assert_eq!(runs(0).count(), 0);
+        let vocabulary = 128_256;
+        let all: Vec<_> = runs(vocabulary).collect();
+        assert_eq!(all, [(0, MOST_BLOCKS), (MOST_BLOCKS, vocabulary - MOST_BLOCKS)]);
+        assert!(all.iter().all(|(_, count)| *count <= MOST_BLOCKS));
+    }
+}
