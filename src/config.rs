@@ -67,7 +67,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
-    /// missing key and value that cannot be.
+    /// missing key and invalid value.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let config = Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
         config.validate().map_err(|error| Error::Config(format!("{origin}: {error}")))?;

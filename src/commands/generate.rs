@@ -10,11 +10,8 @@ use super::{embedded, print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
-use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, complete_all};
+use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, TOGETHER, complete_all};
 use crate::model::pass::Pass;
-
-/// Prompts that are completed before the first of them is shown, on a device.
-const TOGETHER: usize = 64;
 
 /// One object of `--json`.
 #[derive(Serialize)]

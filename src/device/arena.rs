@@ -92,9 +92,4 @@ impl Arena {
     pub fn peak(&self) -> usize {
         self.peak
     }
-
-    /// Bytes of its slabs.
-    pub fn capacity(&self) -> usize {
-        self.slabs.iter().map(Buffer::bytes).sum()
-    }
 }

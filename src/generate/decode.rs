@@ -52,7 +52,7 @@ pub struct Request {
 }
 
 /// Sequences that are continued at once.
-const TOGETHER: usize = 64;
+pub const TOGETHER: usize = 64;
 
 /// Completes `prompt` under one of the two policies.
 ///

@@ -3,5 +3,5 @@
 mod decode;
 mod sampler;
 
-pub use decode::{Completion, FinishReason, Limits, Request, complete, complete_all};
+pub use decode::{Completion, FinishReason, Limits, Request, TOGETHER, complete, complete_all};
 pub use sampler::{Sampler, SamplingConfig};

@@ -194,7 +194,7 @@ fn compose_with(
     Ok(Composed { lora, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
 }
 
-/// Every module that an adapter adapts, sorted by name; all that cannot be combined are named.
+/// Every module that an adapter adapts, sorted by name. The error names every module that cannot be combined.
 fn modules<'a>(parts: &[(&'a Lora, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
     let mut problems = Problems::default();
     problems.require(!parts.is_empty(), || "there is nothing to combine: name an adapter".into());

@@ -11,7 +11,7 @@ use crate::model::config::DeviceChoice;
 /// The device of a choice; `None` is the processor.
 ///
 /// # Errors
-/// If a device was named that cannot be used.
+/// If the named device cannot be used.
 pub(super) fn open(choice: DeviceChoice) -> Result<Option<Arc<dyn Backend>>> {
     let card = |ordinal| Ok::<Arc<dyn Backend>, Error>(Arc::new(Cuda::open(ordinal)?));
     match choice {

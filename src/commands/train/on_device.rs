@@ -42,7 +42,7 @@ impl Fit {
 /// # Errors
 /// If it does not fit; the message says what would.
 pub(super) fn fit(config: &RunConfig, decoder: &Decoder, pairs: &Pairs) -> Result<Fit> {
-    let (batch, _) = largest(config, &pairs.train);
+    let batch = largest(config, &pairs.train);
     let moments = match config.train.optimizer().kind {
         OptimizerKind::AdamW => 2,
         OptimizerKind::RmsProp => 1,
@@ -111,7 +111,7 @@ fn gb(bytes: usize) -> String {
 }
 
 /// The largest micro-batch that may come: the longest examples together.
-fn largest(config: &RunConfig, examples: &[Example]) -> (PackedBatch, usize) {
+fn largest(config: &RunConfig, examples: &[Example]) -> PackedBatch {
     let mut longest: Vec<&Example> = examples.iter().collect();
     longest.sort_by_key(|example| std::cmp::Reverse(packed_tokens(example)));
     let (mut chosen, mut tokens) = (Vec::new(), 0);
@@ -123,5 +123,5 @@ fn largest(config: &RunConfig, examples: &[Example]) -> (PackedBatch, usize) {
         tokens += size;
         chosen.push(example);
     }
-    (PackedBatch::new(&chosen), tokens)
+    PackedBatch::new(&chosen)
 }

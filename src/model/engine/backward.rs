@@ -32,7 +32,7 @@ impl Engine {
             let weights = self.temp.put(weights)?;
             let dx = self.temp.take(4 * rows * hidden)?;
             let branch = self.take_rows(false, rows, self.widest_branch())?;
-            let mut down = Down { dx, branch };
+            let down = Down { dx, branch };
             self.scored(&tape, weights, down, last)?;
             let start = self.temp.mark();
             for i in (0..=last).rev() {
@@ -46,7 +46,7 @@ impl Engine {
                 if self.layer(i).post_mlp_norm().kind != 0 {
                     self.through_post_norm(i, false, &saved, down, rows)?;
                 }
-                down = self.block_backward(&pass, i, &saved, down)?;
+                self.block_backward(&pass, i, &saved, down)?;
                 self.temp.reset(start)?;
                 // What was made again lies on top.
                 self.keep.reset(kept)?;
@@ -99,9 +99,9 @@ impl Engine {
         self.kernels().post_norm_backward(down.dx, branch, out, (rows, self.spec.hidden))
     }
 
-    /// Block `i` backwards. `down.branch` holds the gradient of the MLP's output; what comes back holds that of the block
-    /// before, unless a norm stands there.
-    fn block_backward(&mut self, pass: &Passing, i: usize, saved: &Saved, down: Down) -> Result<Down> {
+    /// Block `i` backwards. `down.branch` holds the gradient of the MLP's output, and then that of the block before, unless a
+    /// norm stands there.
+    fn block_backward(&mut self, pass: &Passing, i: usize, saved: &Saved, down: Down) -> Result<()> {
         let (rows, hidden) = (pass.placed.rows, self.spec.hidden);
         let padded = hidden.next_multiple_of(PAD);
         let mlp_branch = Rows::new(down.branch.at, self.layer(i).down.group.pitch_out());
@@ -143,7 +143,7 @@ impl Engine {
         let da = if i > 0 { self.take_rows(false, rows, padded)? } else { Rows::NONE };
         self.attention_backward(pass, i, saved, attention.branch, (i > 0).then_some(da))?;
         if i == 0 {
-            return Ok(down);
+            return Ok(());
         }
         let before = self.layer(i - 1);
         let branch = Rows::new(down.branch.at, before.down.group.pitch_out());
@@ -155,8 +155,7 @@ impl Engine {
             self.kernels().norm_backward((db, Rows::NONE), saved.x, mlp_norm, down.dx, alone, sizes)?;
         }
         let second = if parallel && shares { db } else { Rows::NONE };
-        self.kernels().norm_backward((da, second), saved.x, attention_norm, down.dx, scaled, sizes)?;
-        Ok(down)
+        self.kernels().norm_backward((da, second), saved.x, attention_norm, down.dx, scaled, sizes)
     }
 
     /// The MLP backwards: the gradient of its input, after the norm.

@@ -10,7 +10,7 @@ mod matrices;
 mod qkv;
 
 pub(super) use self::qkv::Shape;
-use crate::device::{Address, Arg, Backend, Kind, Launch, MOST_BLOCKS};
+use crate::device::{Address, Arg, Backend, Kind, Launch, MOST_BLOCKS, Matrix};
 use crate::error::Result;
 use crate::ops::gated_act::Activation;
 
@@ -43,6 +43,11 @@ impl Rows {
 
     pub(super) fn new(at: Address, pitch: usize) -> Self {
         Self { at, pitch }
+    }
+
+    /// The rows as a product reads them.
+    fn matrix(self, kind: Kind) -> Matrix {
+        Matrix { at: self.at, pitch: self.pitch, kind }
     }
 
     fn is_some(self) -> bool {

@@ -7,7 +7,7 @@ use super::kernels::{Kernels, Rows};
 use super::weights::{Group, PAD};
 use crate::device::{Address, Arena, Backend, Buffer, Form, Kind};
 use crate::error::Result;
-use crate::model::lora::Lora;
+use crate::model::lora::{Lora, Slot};
 use crate::model::pass::{Dropout, Frozen};
 use crate::model::projection::Projection;
 use crate::ops::frozen_linear::Linear;
@@ -24,6 +24,28 @@ pub(super) struct Entry {
     to_pitch: i32,
     scale: f32,
     kind: i32,
+}
+
+impl Entry {
+    /// `rows` rows of `columns` numbers, from number `from` of the flat buffer on.
+    fn new(
+        from: usize,
+        [rows, columns]: [usize; 2],
+        (to, to_pitch): (Address, usize),
+        scale: f64,
+        kind: Kind,
+    ) -> Self {
+        Self {
+            to: to.0,
+            from: from as u64,
+            rows: rows as i32,
+            columns: columns as i32,
+            from_pitch: columns as i32,
+            to_pitch: to_pitch as i32,
+            scale: scale as f32,
+            kind: i32::from(kind == Kind::Bf16),
+        }
+    }
 }
 
 /// What an adapter is to a pass. Ranks of a group are in this order.
@@ -50,8 +72,16 @@ impl<'a> Adapters<'a> {
     }
 
     /// Equal layouts have the same matrices in the same places.
-    pub(super) fn layout(&self) -> Vec<(bool, Vec<crate::model::lora::Slot>)> {
+    pub(super) fn layout(&self) -> Vec<(bool, Vec<Slot>)> {
         self.0.iter().map(|(lora, role)| (*role == Role::Trained, lora.slots().to_vec())).collect()
+    }
+
+    /// Whether this is the layout, without copying it: every call on a device asks.
+    pub(super) fn has_layout(&self, layout: &[(bool, Vec<Slot>)]) -> bool {
+        let same = |((lora, role), (trained, slots)): (&(&Lora, Role), &(bool, Vec<Slot>))| {
+            (*role == Role::Trained) == *trained && lora.slots() == slots
+        };
+        self.0.len() == layout.len() && self.0.iter().zip(layout).all(same)
     }
 
     pub(super) fn versions(&self) -> Vec<u64> {
@@ -273,30 +303,13 @@ impl Mapped {
     /// Where the matrices of an adapter are copied to.
     pub(super) fn entries(&self, adapter: usize, lora: &Lora, kind: Kind) -> Vec<Entry> {
         let [(b, b_pitch), (a, a_pitch)] = self.group.low_rank();
-        let code = i32::from(kind == Kind::Bf16);
         let mut entries = Vec::new();
         for path in self.paths.iter().filter(|path| path.adapter == adapter) {
             let (slot, first) = (&lora.slots()[path.slot], self.members[path.member].first);
-            entries.push(Entry {
-                to: a.plus(path.column * a_pitch * kind.size()).0,
-                from: slot.a().start as u64,
-                rows: slot.rank as i32,
-                columns: slot.inputs as i32,
-                from_pitch: slot.inputs as i32,
-                to_pitch: a_pitch as i32,
-                scale: 1.0,
-                kind: code,
-            });
-            entries.push(Entry {
-                to: b.plus((first * b_pitch + path.column) * kind.size()).0,
-                from: slot.b().start as u64,
-                rows: slot.outputs as i32,
-                columns: slot.rank as i32,
-                from_pitch: slot.rank as i32,
-                to_pitch: b_pitch as i32,
-                scale: slot.scale as f32,
-                kind: code,
-            });
+            let a = (a.plus(path.column * a_pitch * kind.size()), a_pitch);
+            let b = (b.plus((first * b_pitch + path.column) * kind.size()), b_pitch);
+            entries.push(Entry::new(slot.a().start, [slot.rank, slot.inputs], a, 1.0, kind));
+            entries.push(Entry::new(slot.b().start, [slot.outputs, slot.rank], b, slot.scale, kind));
         }
         entries
     }
@@ -309,26 +322,10 @@ impl Mapped {
         for path in self.paths.iter().filter(|path| path.role == Role::Trained) {
             let (slot, first, column) =
                 (&lora.slots()[path.slot], self.members[path.member].first, path.column - frozen);
-            entries.push(Entry {
-                to: d_a.at().plus(4 * column * slot.inputs).0,
-                from: slot.a().start as u64,
-                rows: slot.rank as i32,
-                columns: slot.inputs as i32,
-                from_pitch: slot.inputs as i32,
-                to_pitch: slot.inputs as i32,
-                scale: 1.0,
-                kind: 0,
-            });
-            entries.push(Entry {
-                to: d_b.at().plus(4 * (first * trained + column)).0,
-                from: slot.b().start as u64,
-                rows: slot.outputs as i32,
-                columns: slot.rank as i32,
-                from_pitch: slot.rank as i32,
-                to_pitch: trained as i32,
-                scale: slot.scale as f32,
-                kind: 0,
-            });
+            let a = (d_a.at().plus(4 * column * slot.inputs), slot.inputs);
+            let b = (d_b.at().plus(4 * (first * trained + column)), trained);
+            entries.push(Entry::new(slot.a().start, [slot.rank, slot.inputs], a, 1.0, Kind::F32));
+            entries.push(Entry::new(slot.b().start, [slot.outputs, slot.rank], b, slot.scale, Kind::F32));
         }
         entries
     }

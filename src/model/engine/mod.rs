@@ -122,7 +122,7 @@ impl Engine {
 
     /// Whether the adapters have other shapes than those it was made for.
     pub(super) fn is_outdated(&self, decoder: &Decoder) -> bool {
-        Adapters::new(&decoder.frozen, decoder.trained.as_ref()).layout() != self.layout
+        !Adapters::new(&decoder.frozen, decoder.trained.as_ref()).has_layout(&self.layout)
     }
 
     /// Takes over what has changed in the adapters.

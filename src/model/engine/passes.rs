@@ -91,15 +91,7 @@ impl Engine {
         if scored.is_empty() {
             return Ok(Vec::new());
         }
-        let marks = self.begin()?;
-        let placed = self.place(input)?;
-        let route = self.route(pass, None);
-        let branches = self.branches(placed.rows)?;
-        let pass = Passing { placed: &placed, route, branches };
-        let (last, _) = self.stream(&pass, Keeping::Nothing, false)?;
-        let found = self.score(last, (scored, targets), None)?;
-        self.end(marks)?;
-        Ok(found)
+        self.over(input, pass, |engine, last| engine.score(last, (scored, targets), None))
     }
 
     /// Logits `[rows.len(), vocab]` at `rows`.
@@ -110,13 +102,23 @@ impl Engine {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
+        self.over(input, pass, |engine, last| engine.logits_at(last, rows))
+    }
+
+    /// What `read` makes of the stream behind the last block, in a pass that leaves nothing on the stacks.
+    fn over<T>(
+        &mut self,
+        input: &Input,
+        pass: Pass,
+        read: impl FnOnce(&mut Self, Address) -> Result<T>,
+    ) -> Result<T> {
         let marks = self.begin()?;
         let placed = self.place(input)?;
         let route = self.route(pass, None);
         let branches = self.branches(placed.rows)?;
         let pass = Passing { placed: &placed, route, branches };
         let (last, _) = self.stream(&pass, Keeping::Nothing, false)?;
-        let found = self.logits_at(last, rows)?;
+        let found = read(self, last)?;
         self.end(marks)?;
         Ok(found)
     }

@@ -236,7 +236,7 @@ impl Group {
     }
 }
 
-/// A quantised matrix as it is stored, or one that is not, as 8-bit... as f32 rows.
+/// A matrix as it is stored, quantised or not: the kernel knows every storage type.
 fn part(device: &Arc<dyn Backend>, linear: &Linear, first: usize) -> Result<Part> {
     let weight = linear.weight();
     let blocks = Buffer::new(device, weight.bytes().len())?;

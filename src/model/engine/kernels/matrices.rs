@@ -1,7 +1,7 @@
 //! Matrices: out of their storage, to and from flat buffers, under dropout, and their products.
 
 use super::{BLOCK, Kernels, Rows, runs};
-use crate::device::{Address, Arena, Arg, Form, Kind, Launch, Matrix, Product};
+use crate::device::{Address, Arena, Arg, Form, Kind, Launch, Product};
 use crate::error::Result;
 
 /// Numbers that a part of a long sum has, about.
@@ -85,8 +85,7 @@ impl Kernels<'_> {
         b: Rows,
         c: Rows,
     ) -> Result<()> {
-        let matrix = |rows: Rows| Matrix { at: rows.at, pitch: rows.pitch, kind: self.kind };
-        let (a, b, c) = (matrix(a), matrix(b), matrix(c));
+        let [a, b, c] = [a, b, c].map(|rows| rows.matrix(self.kind));
         self.device.product(&Product { form, shape, a, b, c, add: false, parts: 1, split: false })
     }
 
@@ -106,8 +105,7 @@ impl Kernels<'_> {
         };
         let mark = memory.mark();
         let sums = Rows::new(memory.take(4 * parts * rows * columns)?, columns);
-        let matrix = |rows: Rows, kind| Matrix { at: rows.at, pitch: rows.pitch, kind };
-        let (a, b, to) = (matrix(a, self.kind), matrix(b, self.kind), matrix(sums, Kind::F32));
+        let (a, b, to) = (a.matrix(self.kind), b.matrix(self.kind), sums.matrix(Kind::F32));
         self.device.product(&Product { form, shape, a, b, c: to, add: false, parts, split: false })?;
         let args = args![sums.at, parts, rows, columns, c.at, c.pitch];
         let bytes = rows * columns * (4 * parts + self.size());
@@ -130,8 +128,7 @@ impl Kernels<'_> {
         b: Rows,
         c: Rows,
     ) -> Result<()> {
-        let matrix = |rows: Rows| Matrix { at: rows.at, pitch: rows.pitch, kind: self.kind };
-        let (a, b, c) = (matrix(a), matrix(b), matrix(c));
+        let [a, b, c] = [a, b, c].map(|rows| rows.matrix(self.kind));
         self.device.product(&Product { form, shape, a, b, c, add: false, parts: 1, split: true })
     }
 
@@ -144,8 +141,7 @@ impl Kernels<'_> {
         c: Rows,
         (add, split): (bool, bool),
     ) -> Result<()> {
-        let matrix = |rows: Rows, kind| Matrix { at: rows.at, pitch: rows.pitch, kind };
-        let (a, b, c) = (matrix(a, self.kind), matrix(b, self.kind), matrix(c, Kind::F32));
+        let (a, b, c) = (a.matrix(self.kind), b.matrix(self.kind), c.matrix(Kind::F32));
         self.device.product(&Product { form, shape, a, b, c, add, parts: 1, split })
     }
 }
