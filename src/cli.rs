@@ -16,20 +16,18 @@ pub use adapters::{
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
 #[derive(Debug, Parser)]
 #[command(name = "dpo-lora", version, about, max_term_width = 100, propagate_version = true)]
-#[command(
-    after_help = "Machine-readable output goes to standard output, everything else to standard error.\n\
-    Exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted (the run can be resumed)."
-)]
+#[command(after_help = "Results go to standard output, everything else to standard error.\n\
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 or 143 interrupted (the run can be resumed).")]
 pub struct Cli {
-    /// Say warnings and errors only
+    /// Print only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say more; twice for everything
+    /// Print more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -48,19 +46,19 @@ pub struct DevicesArgs {
 pub enum Command {
     /// Train an adapter on preference pairs
     Train(TrainArgs),
-    /// Log-probabilities of every pair, under policy and reference, as JSON lines
+    /// Print the log-probabilities of every pair under policy and reference, as JSON Lines
     Score(ScoreArgs),
-    /// How often, and by how much, the model prefers what was chosen
+    /// Measure how often, and by how much, a model prefers the chosen completions
     Eval(EvalArgs),
     /// Complete prompts
     Generate(GenerateArgs),
     /// Fold adapters into the base's weights, or combine them into one adapter
     Merge(MergeArgs),
-    /// Write an adapter for other programs: llama.cpp, mlx-lm, PEFT; and say which servers take it
+    /// Write an adapter for llama.cpp, mlx-lm or PEFT, and list the servers that load it
     Export(ExportArgs),
-    /// What a model, an adapter or a run directory is
+    /// Describe a model, an adapter or a run directory
     Inspect(InspectArgs),
-    /// List what there is to compute with, and what is missing
+    /// List CPU, GPUs, driver and libraries, and what is missing
     Devices(DevicesArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
@@ -69,18 +67,18 @@ pub enum Command {
     Man,
 }
 
-/// A base, its adapters, and how they run.
+/// A base, its adapters, and how to run them.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
     /// Base model: a directory, a .gguf file, or a Hub id (owner/name or owner/name@revision)
     #[arg(long, value_name = "BASE")]
     pub base: String,
 
-    /// Adapter directory; repeat to stack several
+    /// Adapter directory; can be repeated to stack several
     #[arg(long, value_name = "DIR")]
     pub adapter: Vec<PathBuf>,
 
-    /// Use a base that is not fully understood, and an adapter that was trained on another base; each is a warning
+    /// Accept a base that is not fully understood, and an adapter trained on another base, with a warning
     #[arg(long)]
     pub force: bool,
 
@@ -92,27 +90,27 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TEXT|FILE")]
     pub chat_template: Option<String>,
 
-    /// How the model runs.
+    /// How to run the model.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
 }
 
-/// How a model runs.
+/// How to run a model.
 #[derive(Debug, Args)]
 pub struct RuntimeArgs {
     /// Type of the base's weights: auto (as stored), f32, bf16 or f16
     #[arg(long, default_value = "auto")]
     pub dtype: WeightDtype,
 
-    /// Quantise the base's projections when it is loaded: nf4
+    /// Quantise the base's projections while loading: nf4
     #[arg(long, value_name = "TYPE")]
     pub load_in_4bit: Option<FourBit>,
 
-    /// Where to run: auto, cpu, cuda or cuda:N
+    /// Device: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Threads [default: all cores]
+    /// Number of threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 }
@@ -127,27 +125,27 @@ pub struct TrainArgs {
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Override one key; the value is YAML. Repeatable
+    /// Override one key; the value is YAML; can be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,
 
-    /// Go on from the run directory's last checkpoint
+    /// Continue from the last checkpoint of the run directory
     #[arg(long)]
     pub resume: bool,
 
-    /// Begin anew in a used run directory
+    /// Start again in a run directory that was used before
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
 
-    /// Train on a base that is not fully understood; what is not understood is a warning
+    /// Accept a base that is not fully understood, with a warning
     #[arg(long)]
     pub force: bool,
 
-    /// Say where each step's time goes
+    /// Print where the time of each step goes
     #[arg(long)]
     pub profile: bool,
 
-    /// Check configuration, data and model, say what would be done, and stop
+    /// Check configuration, data and model, print the expected tokens and memory, and stop
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -166,7 +164,7 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     pub data: String,
 
-    /// Write here instead of standard output
+    /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE.jsonl")]
     pub output: Option<PathBuf>,
 }
@@ -204,57 +202,57 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// A prompt; repeatable
+    /// A prompt; can be repeated
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
     pub prompt: Vec<String>,
 
-    /// Prompts from a file: JSON lines with a `prompt`, or one prompt a line
+    /// File with prompts: one per line, or one JSON object with a `prompt` per line
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
 
-    /// Tokens to generate, at most
+    /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
     pub max_new_tokens: usize,
 
-    /// 0: always the likeliest token; above: the higher, the more varied
+    /// Sampling temperature; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value = "0", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: f64,
 
-    /// Sample among the K likeliest tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K", value_parser = positive)]
     pub top_k: Option<usize>,
 
-    /// Sample among the likeliest tokens that make up probability P
+    /// Sample from the most likely tokens with a total probability of P
     #[arg(long, value_name = "P", value_parser = probability)]
     pub top_p: Option<f64>,
 
-    /// Seed of the sampling
+    /// Random seed for sampling
     #[arg(long, value_name = "N", default_value = "42")]
     pub seed: u64,
 
-    /// Stop before this text; repeatable
+    /// Stop before this text; can be repeated
     #[arg(long, value_name = "TEXT", value_parser = some_text)]
     pub stop: Vec<String>,
 
-    /// Treat prompts as user messages of the chat template [default: if the model has one]
+    /// Send prompts as user messages of the chat template [default: if the model has one]
     #[arg(long, overrides_with = "no_chat")]
     pub chat: bool,
 
-    /// Take prompts as they are
+    /// Send prompts as they are, without a chat template
     #[arg(long, overrides_with = "chat")]
     pub no_chat: bool,
 
-    /// Complete each prompt with the adapter off, then on
+    /// Complete each prompt first with the adapter off, then on
     #[arg(long, requires = "adapter")]
     pub compare: bool,
 
-    /// Print one JSON object a completion
+    /// Print one JSON object per completion
     #[arg(long)]
     pub json: bool,
 }
 
 impl GenerateArgs {
-    /// What `--chat` and `--no-chat` ask for; `None` leaves it to the model.
+    /// The choice of `--chat` or `--no-chat`; `None` leaves it to the model.
     pub fn chat(&self) -> Option<bool> {
         (self.chat || self.no_chat).then_some(self.chat)
     }

@@ -1,4 +1,4 @@
-//! Arguments of the commands whose subject is an adapter: `merge`, `export`, `inspect`.
+//! Arguments of the commands that work on adapters: `merge`, `export`, `inspect`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,63 +19,64 @@ pub struct MergeArgs {
     #[arg(long, value_name = "BASE")]
     pub base: String,
 
-    /// Adapter (PEFT or mlx-lm directory, GGUF file); repeat to merge several
+    /// Adapter (PEFT or mlx-lm directory, GGUF file); can be repeated to merge several
     #[arg(long, value_name = "PATH", required = true)]
     pub adapter: Vec<PathBuf>,
 
-    /// One factor an adapter, such as 0.7,-0.3 [default: 1 each]
+    /// One factor per adapter, such as 0.7,-0.3 [default: 1 each]
     #[arg(long, value_name = "W,...", value_delimiter = ',', value_parser = finite, allow_hyphen_values = true)]
     pub weights: Vec<f64>,
 
-    /// The merged model: a directory, or a file with --format gguf
+    /// Where to write the merged model: a directory, or a file with --format gguf
     #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
 
-    /// What the merged model is written as
+    /// Format of the merged model
     #[arg(long, value_enum, default_value = "safetensors", conflicts_with = "output_adapter")]
     pub format: MergeFormat,
 
-    /// Take the adapters off again: the base is a model they were merged into
+    /// Subtract the adapters from a base that they were merged into
     #[arg(long, conflicts_with = "output_adapter")]
     pub unmerge: bool,
 
-    /// Combine the adapters into one in this PEFT directory instead
+    /// Combine the adapters into one, and write it to this PEFT directory
     #[arg(long, value_name = "DIR")]
     pub output_adapter: Option<PathBuf>,
 
-    /// How adapters are combined [default: svd; linear for a single one]
+    /// How to combine the adapters [default: svd; linear for a single one]
     #[arg(long, value_enum, conflicts_with = "output")]
     pub combination: Option<CombinationName>,
 
-    /// Share of numbers kept, of ties, dare_linear, dare_ties and magnitude_prune
+    /// Share of the numbers that ties, dare_linear, dare_ties and magnitude_prune keep
     #[arg(long, value_name = "P", value_parser = probability, conflicts_with = "output")]
     pub density: Option<f64>,
 
-    /// How ties and dare_ties elect signs
+    /// How ties and dare_ties choose the sign of each number
     #[arg(long, value_enum, default_value = "total", conflicts_with = "output")]
     pub majority_sign_method: MajoritySignName,
 
-    /// Seed of what dare_linear and dare_ties drop (the mask is this program's own, not torch's)
+    /// Random seed for the numbers that dare_linear and dare_ties drop (torch drops others)
     #[arg(long, value_name = "N", default_value = "42")]
     pub seed: u64,
 
-    /// Rank of svd [default: the largest of the adapters']
+    /// Rank of the result of svd [default: the largest rank of the adapters]
     #[arg(long, value_name = "R", value_parser = positive, conflicts_with = "output")]
     pub rank: Option<usize>,
 
-    /// Type of the merged weights: auto (as stored), f32, bf16, f16, and with --format gguf q8_0, q6_k, q4_k_m
+    /// Type of the merged weights; q8_0, q6_k and q4_k_m need --format gguf
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "output_adapter")]
     pub dtype: MergeDtype,
 
-    /// Where to verify: cpu, auto, cuda or cuda:N; a GPU verifies in f32
+    /// Device for the verification: cpu, auto, cuda or cuda:N; a GPU verifies in f32
     #[arg(long, default_value = "cpu")]
     pub device: DeviceChoice,
 
-    /// Threads [default: all cores]
+    /// Number of threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 
-    /// Pairs to measure the adapter's effect on that the merged model keeps [default: the run's, and the adapter's own texts]
+    /// Preference pairs on which to measure how much of the adapter's effect the merged model keeps [default: the
+    /// pairs of the run, and texts of the adapter's own]
     #[arg(long, value_name = "PAIRS", conflicts_with_all = ["output_adapter", "no_verify"])]
     pub data: Option<String>,
 
@@ -83,24 +84,24 @@ pub struct MergeArgs {
     #[arg(long)]
     pub no_verify: bool,
 
-    /// Merge into a base the adapter was not trained on; overwrite the output; keep a model that fails verification
+    /// Accept an adapter of another base, overwrite the output, and keep a model that fails verification
     #[arg(long)]
     pub force: bool,
 }
 
-/// What `merge` writes a model as.
+/// Formats of a merged model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MergeFormat {
-    /// A model directory as transformers has it
+    /// A model directory as transformers writes it
     Safetensors,
     /// One file for llama.cpp
     Gguf,
 }
 
-/// Number types of a merged model.
+/// Types of merged weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MergeDtype {
-    /// As the base has it
+    /// As stored in the base
     Auto,
     /// 32-bit floats
     F32,
@@ -108,13 +109,13 @@ pub enum MergeDtype {
     Bf16,
     /// Half precision
     F16,
-    /// 8-bit blocks, in GGUF alone
+    /// 8-bit blocks, only in GGUF
     #[value(name = "q8_0")]
     Q8_0,
-    /// 6-bit super-blocks, in GGUF alone
+    /// 6-bit super-blocks, only in GGUF
     #[value(name = "q6_k")]
     Q6K,
-    /// llama.cpp's mixture of 4-bit and 6-bit super-blocks, in GGUF alone
+    /// llama.cpp's mixture of 4-bit and 6-bit super-blocks, only in GGUF
     #[value(name = "q4_k_m")]
     Q4KM,
 }
@@ -125,32 +126,32 @@ impl fmt::Display for MergeDtype {
     }
 }
 
-/// How `merge` combines adapters; PEFT's `combination_type`.
+/// How `merge` combines adapters: PEFT's `combination_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum CombinationName {
-    /// A and B summed by elements; all of one rank
+    /// Add A and B element by element; all adapters need the same rank
     Linear,
-    /// Side by side: the exact sum, its rank the sum of the ranks
+    /// Put A and B side by side: the exact sum, with the sum of the ranks
     Cat,
-    /// The exact sum, cut to --rank
+    /// The exact sum, reduced to --rank
     Svd,
-    /// Prune by size, elect signs, average what agrees
+    /// Prune small numbers, choose signs, average the numbers that agree
     Ties,
-    /// Drop at random, rescale, sum
+    /// Drop numbers at random, rescale, add
     DareLinear,
-    /// Drop at random, then as ties
+    /// Drop numbers at random, then as ties
     DareTies,
-    /// Prune by size, sum
+    /// Prune small numbers, add
     MagnitudePrune,
 }
 
-/// How signs are elected; PEFT's `majority_sign_method`.
+/// How signs are chosen: PEFT's `majority_sign_method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MajoritySignName {
     /// The sign of the sum
     Total,
-    /// The sign most adapters have
+    /// The sign that most adapters have
     Frequency,
 }
 
@@ -168,31 +169,31 @@ pub struct ExportArgs {
     #[arg(long, value_name = "PATH", required = true)]
     pub adapter: Vec<PathBuf>,
 
-    /// What to write
+    /// Format to write
     #[arg(long, value_enum)]
     pub format: ExportFormat,
 
-    /// Number type of a GGUF adapter (PEFT's and mlx-lm's are f32)
+    /// Number type of a GGUF adapter (PEFT and mlx-lm adapters are f32)
     #[arg(long = "dtype", alias = "type", value_enum, default_value = "f32")]
     pub kind: GgufNumbers,
 
-    /// Name the modules as this program does, and fail if it does not serve the adapter
+    /// Name the modules as this program does, and fail if it cannot serve the adapter
     #[arg(long = "for", value_enum, value_name = "PROGRAM")]
     pub program: Option<ServerName>,
 
-    /// Fold the scale into B (lora_alpha = r): for servers that ignore rsLoRA or patterns
+    /// Fold the scale into B (lora_alpha = r), for servers that ignore rsLoRA or patterns
     #[arg(long)]
     pub fold_scale: bool,
 
-    /// The GGUF file, or the PEFT or mlx-lm directory
+    /// Where to write: a GGUF file, or a PEFT or mlx-lm directory
     #[arg(long, value_name = "PATH")]
     pub output: PathBuf,
 
-    /// Print which servers take the result as one JSON object
+    /// Print the table of servers as one JSON object
     #[arg(long)]
     pub json: bool,
 
-    /// Export an adapter that was trained on another base, or for a program that does not serve it; overwrite the output
+    /// Accept an adapter of another base, or one that the program cannot serve; overwrite the output
     #[arg(long)]
     pub force: bool,
 }
@@ -208,7 +209,7 @@ pub enum ExportFormat {
     Peft,
 }
 
-/// Programs that `export --for` names modules for.
+/// Programs that `export --for` can name the modules for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ServerName {
     /// transformers 5 with PEFT
@@ -242,11 +243,11 @@ pub struct InspectArgs {
     /// A base, an adapter or a run directory
     pub path: String,
 
-    /// Of an adapter: the base it belongs to, for the share of its weights' norms
+    /// For an adapter: its base, to print the share of the norm of the base's weights
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
 
-    /// Of an adapter: another one, for the cosine of what both change
+    /// For an adapter: another adapter, to print the cosine between the two changes
     #[arg(long, value_name = "PATH")]
     pub against: Option<PathBuf>,
 

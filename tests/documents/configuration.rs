@@ -1,0 +1,89 @@
+//! The configuration reference has every key with its default, and every YAML and JSON example is accepted.
+
+use std::collections::BTreeMap;
+
+use dpo_lora::config::RunConfig;
+use dpo_lora::data::{Input, records};
+use serde_yaml::Value;
+
+use super::{blocks, documents, read};
+
+/// Keys that have no default.
+const REQUIRED: [&str; 2] = ["model.base", "data.train"];
+
+/// Every key of the program with its default.
+fn defaults() -> BTreeMap<String, Value> {
+    let all = serde_yaml::to_value(RunConfig::new("", "")).unwrap();
+    let mut keys = BTreeMap::new();
+    for (name, value) in all.as_mapping().unwrap() {
+        let name = name.as_str().unwrap();
+        match value.as_mapping() {
+            Some(section) => keys.extend(
+                section
+                    .iter()
+                    .map(|(key, value)| (format!("{name}.{}", key.as_str().unwrap()), value.clone())),
+            ),
+            None => {
+                keys.insert(name.into(), value.clone());
+            }
+        }
+    }
+    keys
+}
+
+/// The rows of the page: key and default, as they are written.
+fn documented() -> BTreeMap<String, String> {
+    let page = read("docs/src/configuration.md");
+    let rows = page.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let key = cells.next()?.strip_suffix('`')?;
+        Some((key.to_string(), cells.next()?.trim_matches('`').to_string()))
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_key_is_documented_with_its_default() {
+    let (known, written) = (defaults(), documented());
+    let missing: Vec<_> = known.keys().filter(|key| !written.contains_key(*key)).collect();
+    assert!(missing.is_empty(), "docs/src/configuration.md lacks {missing:?}");
+    for (key, default) in written {
+        let Some(value) = known.get(&key) else {
+            panic!("docs/src/configuration.md names {key}, which is no key")
+        };
+        if REQUIRED.contains(&key.as_str()) {
+            assert_eq!(default, "required", "{key}");
+            continue;
+        }
+        let read: Value = serde_yaml::from_str(&default).unwrap();
+        assert_eq!(&read, value, "{key}: docs/src/configuration.md says {default}");
+    }
+}
+
+#[test]
+fn every_yaml_example_is_a_configuration() {
+    let required: Vec<String> = REQUIRED.iter().map(|key| format!("{key}=x")).collect();
+    let mut seen = 0;
+    for document in documents() {
+        for block in blocks(&read(&document)).iter().filter(|block| block.language == "yaml") {
+            seen += 1;
+            let read = RunConfig::from_yaml(&block.text, &document, &required);
+            assert!(read.is_ok(), "{}", read.unwrap_err());
+        }
+    }
+    assert!(seen >= 5, "{seen}");
+}
+
+#[test]
+fn every_json_example_is_a_record() {
+    let mut seen = 0;
+    for document in documents() {
+        for block in blocks(&read(&document)).into_iter().filter(|block| block.language == "json") {
+            let lines = block.text.lines().count();
+            let found = records::load(&[Input::text(document.as_str(), block.text)]);
+            assert_eq!(found.unwrap_or_else(|error| panic!("{error}")).len(), lines, "{document}");
+            seen += lines;
+        }
+    }
+    assert!(seen >= 5, "{seen}");
+}
