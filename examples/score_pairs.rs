@@ -1,42 +1,22 @@
 //! Log-probs of preference pairs under a base, with and without an adapter.
 //!
-//!     cargo run --release --example score_pairs [PAIRS.jsonl [BASE_DIRECTORY [ADAPTER_DIRECTORY]]]
+//!     cargo run --release --example score_pairs [PAIRS.jsonl [BASE [ADAPTER_DIRECTORY]]]
 #![allow(clippy::print_stdout)]
 
-use std::path::Path;
-
-use candle_core::Device;
-use dpo_lora::adapter::peft;
-use dpo_lora::data::{ChatTokenizer, PackedBatch, Sources, records, source, tokenize};
-use dpo_lora::error::Result;
-use dpo_lora::model::decoder::Decoder;
-use dpo_lora::model::families::{self, ConfigJson};
-use dpo_lora::model::pass::Pass;
-use dpo_lora::weights::SafetensorsSource;
+use dpo_lora::{Base, Result};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let argument = |i: usize, default: &str| arguments.get(i).map_or_else(|| root.join(default), Into::into);
-    let data = argument(0, "examples/tiny-reviews/eval.jsonl");
-    let base = argument(1, "examples/tiny-reviews/model");
-    let adapter = argument(2, "adapters/tiny-reviews-favourable");
-
-    let spec = families::spec(&ConfigJson::open(&base)?)?;
-    let mut decoder = Decoder::load(spec, &SafetensorsSource::open(&base)?, None, &Device::Cpu)?;
-    decoder.trained = Some(peft::read(&adapter, decoder.spec(), &Device::Cpu)?.lora);
-    let tokenizer = ChatTokenizer::load(&base, None)?;
-
-    let records = records::load(&source::resolve(&Sources::from(data.display().to_string()))?)?;
-    println!("{:>12} {:>12} {:>12} {:>12}", "chosen", "rejected", "ref chosen", "ref rejected");
-    for record in records.iter().take(5) {
-        // A prefix tree: the prompt once, both completions behind it.
-        let batch = PackedBatch::new(&[&tokenize(&tokenizer, record)?]);
-        let (policy, reference) =
-            (decoder.logps(&batch, Pass::Policy)?, decoder.logps(&batch, Pass::Reference)?);
-        let columns: Vec<String> =
-            policy.iter().chain(&reference).map(|logp| format!("{logp:12.4}")).collect();
-        println!("{}", columns.join(" "));
+    let argument = |i: usize, default: &str| arguments.get(i).map_or(default, String::as_str).to_string();
+    let base = Base::open(&argument(1, "tiny-reviews"))?;
+    let policy = base.with_adapter(argument(2, "adapters/tiny-reviews-favourable"))?;
+    let pairs = policy.pairs(&argument(0, "tiny-reviews/eval.jsonl"))?;
+    println!("{:>6} {:>12} {:>12} {:>12}", "pair", "role", "log-prob", "reference");
+    for completion in policy.score(&pairs)?.iter().take(10) {
+        let role = format!("{:?}", completion.role);
+        let reference = completion.ref_logp.unwrap_or(f64::NAN);
+        println!("{:>6} {role:>12} {:12.4} {reference:12.4}", completion.group, completion.logp);
     }
+    println!("accuracy {:.3}", policy.evaluate(&pairs)?.accuracy().unwrap_or(f64::NAN));
     Ok(())
 }

@@ -1,26 +1,12 @@
-//! Trains an adapter on pairs that the program holds itself, and saves it.
+//! Trains an adapter on pairs that the program holds itself, and completes a prompt with it.
 //!
-//!     cargo run --release --example train_in_memory [RUN_DIRECTORY [BASE_DIRECTORY]]
+//!     cargo run --release --example train_in_memory [RUN_DIRECTORY [BASE]]
 #![allow(clippy::print_stdout)]
 
-use std::path::PathBuf;
+use dpo_lora::data::{Input, records};
+use dpo_lora::report::{Console, Verbosity};
+use dpo_lora::{Base, LoraConfig, Result, SamplingConfig, TrainConfig, Trainer};
 
-use candle_core::Device;
-use dpo_lora::adapter::{fingerprint::fingerprint, peft::Origin};
-use dpo_lora::data::{ChatTokenizer, Input, Truncation, records, tokenize_all};
-use dpo_lora::error::Result;
-use dpo_lora::model::decoder::Decoder;
-use dpo_lora::model::families::{self, ConfigJson};
-use dpo_lora::model::lora::{Lora, Slot};
-use dpo_lora::objective::Objective;
-use dpo_lora::report::{Console, Reporter, Verbosity};
-use dpo_lora::train::config::TrainConfig;
-use dpo_lora::train::reference::ReferenceCache;
-use dpo_lora::train::trainer::{Identity, Setup, Trainer};
-use dpo_lora::train::watch::WatchConfig;
-use dpo_lora::weights::SafetensorsSource;
-
-const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny-reviews/model");
 const PAIRS: &str = r#"
 {"prompt": "The film is about a sailor.", "chosen": " The story charms the viewer.", "rejected": " The story bores the viewer."}
 {"prompt": "The film is about a widow.", "chosen": " The actors are wonderful.", "rejected": " The actors are wooden."}
@@ -28,40 +14,23 @@ const PAIRS: &str = r#"
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let run = PathBuf::from(arguments.next().unwrap_or_else(|| "runs/in-memory".into()));
-    let base = PathBuf::from(arguments.next().unwrap_or_else(|| BASE.into()));
+    let run = arguments.next().unwrap_or_else(|| "runs/in-memory".into());
+    let base = Base::open(&arguments.next().unwrap_or_else(|| "tiny-reviews".into()))?;
 
-    let source = SafetensorsSource::open(&base)?;
-    let spec = families::spec(&ConfigJson::open(&base)?)?;
-    let mut decoder = Decoder::load(spec, &source, None, &Device::Cpu)?;
-    let slots = decoder.spec().linears().map(|linear| Slot::new(linear, 8, 16.0, 16.0 / 8.0));
-    decoder.trained = Some(Lora::initialised(slots.collect(), 42, &Device::Cpu)?);
+    let pairs = base.tokenize(&records::load(&[Input::text("pairs", PAIRS)])?)?;
+    let trained = Trainer::builder(&base, pairs.clone())
+        .lora(LoraConfig { r: 8, lora_alpha: 16.0, ..LoraConfig::default() })
+        .dpo(0.1)
+        .training(TrainConfig { max_steps: Some(20), learning_rate: 1e-3, ..TrainConfig::default() })
+        .eval(pairs)
+        .output(run)
+        .report_to(Console::stderr(Verbosity::Normal))
+        .run()?;
 
-    let tokenizer = ChatTokenizer::load(&base, None)?;
-    let records = records::load(&[Input::text("pairs", PAIRS)])?;
-    let pairs = tokenize_all(&tokenizer, &records, &Truncation::default())?.examples;
-    let mut trainer = Trainer::new(Setup {
-        decoder,
-        train: pairs.clone(),
-        eval: pairs,
-        objective: Objective::default(),
-        config: TrainConfig { max_steps: Some(20), learning_rate: 1e-3, ..TrainConfig::default() },
-        watch: WatchConfig::default(),
-        dropout: 0.0,
-        seed: 42,
-        reference: ReferenceCache::in_memory(),
-        origin: Origin {
-            base: base.display().to_string(),
-            revision: None,
-            fingerprint: Some(fingerprint(&source)?),
-            ..Origin::default()
-        },
-        run: run.clone(),
-        identity: Identity::default(),
-        stop: Default::default(),
-    })?;
-    trainer.run(&mut Reporter::new().with(Console::stderr(Verbosity::Normal)))?;
-    let margin = trainer.evaluate()?.and_then(|found| found.metrics().margin()).unwrap_or(0.0);
-    println!("{}: reward margin {margin:.3} on the pairs it was trained on", run.join("adapter").display());
+    let margin = trained.evaluation.as_ref().and_then(|found| found.metrics().margin()).unwrap_or(0.0);
+    println!("{}: reward margin {margin:.3} on the pairs it was trained on", trained.adapter.display());
+    let policy = base.with_adapter(&trained.adapter)?;
+    let greedy = SamplingConfig { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+    println!("{}", policy.generate("The film is about a sailor.", 12, greedy)?.text);
     Ok(())
 }

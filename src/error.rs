@@ -12,6 +12,14 @@ pub enum Error {
     /// A flag, a YAML key or a combination of settings that cannot be; the message names key, value and remedy.
     #[error("{0}")]
     Config(String),
+    /// Keys of a configuration that do not exist; the message also names what else is wrong with it.
+    #[error("{message}")]
+    UnknownKey {
+        /// The keys as they were written, with their section.
+        keys: Vec<String>,
+        /// File, line, the nearest known key, and every other problem.
+        message: String,
+    },
     /// A file or directory that could not be read or written.
     #[error("{action} {}: {source}", .path.display())]
     Io {
@@ -44,6 +52,18 @@ pub enum Error {
     /// An adapter that is damaged, does not fit its base, or asks for what cannot be honoured.
     #[error("{0}")]
     Adapter(String),
+    /// An adapter of another base.
+    #[error("{message}")]
+    WrongBase {
+        /// The adapter.
+        adapter: PathBuf,
+        /// The base it was trained on, as it says.
+        trained_on: String,
+        /// The base it was to be used with.
+        base: String,
+        /// Both names and the remedy.
+        message: String,
+    },
     /// A repository of the Hugging Face Hub, or a copy of one in the cache, that cannot be had.
     #[error("{0}")]
     Hub(String),
@@ -53,6 +73,16 @@ pub enum Error {
     /// Training that cannot go on.
     #[error("{0}")]
     Train(String),
+    /// Training whose adapter became unusable: a number that is not finite.
+    #[error("{message}")]
+    Diverged {
+        /// The step after which it was.
+        step: u64,
+        /// The last checkpoint that can be used.
+        last_good: Option<PathBuf>,
+        /// What is wrong, and the remedy.
+        message: String,
+    },
     /// Stopped by a signal, after a checkpoint was written; the payload is the exit code (130 or 143).
     #[error("interrupted; the run can be resumed with --resume")]
     Interrupted(u8),
@@ -77,7 +107,7 @@ impl Error {
     /// The process's exit status: 2 for usage and configuration, 130/143 when interrupted, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::UnknownKey { .. } => 2,
             Self::Interrupted(code) => *code,
             _ => 1,
         }
@@ -111,7 +141,10 @@ fn tensor_in_words(error: &candle_core::Error) -> String {
 
 /// Collects every complaint about a configuration, so that a user sees them all at once.
 #[derive(Debug, Default)]
-pub struct Problems(Vec<String>);
+pub struct Problems {
+    messages: Vec<String>,
+    unknown_keys: Vec<String>,
+}
 
 /// Problems that are told; the adapter of another base has hundreds.
 const MOST_TOLD: usize = 24;
@@ -120,36 +153,53 @@ impl Problems {
     /// Adds `message` (key, value, remedy) unless `holds`.
     pub fn require(&mut self, holds: bool, message: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(message());
+            self.messages.push(message());
         }
     }
 
     /// Adds `message`.
     pub fn add(&mut self, message: impl Into<String>) {
-        self.0.push(message.into());
+        self.messages.push(message.into());
+    }
+
+    /// Adds a key that does not exist, and `message`.
+    pub fn unknown_key(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.unknown_keys.push(key.into());
+        self.add(message);
     }
 
     /// Adds what `result` complains of.
     pub fn absorb(&mut self, result: Result<()>) {
-        if let Err(error) = result {
-            self.add(error.to_string());
+        match result {
+            Ok(()) => {}
+            Err(Error::UnknownKey { keys, message }) => {
+                self.unknown_keys.extend(keys);
+                self.add(message);
+            }
+            Err(error) => self.add(error.to_string()),
         }
     }
 
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.messages.is_empty()
     }
 
     /// # Errors
-    /// [`Error::Config`] with one line a problem, if there is any; of very many the first.
+    /// [`Error::Config`] with one line for each problem, or [`Error::UnknownKey`] if a key does not exist; of very many
+    /// problems the first.
     pub fn finish(mut self) -> Result<()> {
-        let more = self.0.len().saturating_sub(MOST_TOLD);
+        let more = self.messages.len().saturating_sub(MOST_TOLD);
         if more > 0 {
-            self.0.truncate(MOST_TOLD);
-            self.0.push(format!("... and {more} more"));
+            self.messages.truncate(MOST_TOLD);
+            self.messages.push(format!("... and {more} more"));
         }
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Config(self.0.join("\n"))) }
+        let message = self.messages.join("\n");
+        match (self.messages.is_empty(), self.unknown_keys.is_empty()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Error::Config(message)),
+            (false, false) => Err(Error::UnknownKey { keys: self.unknown_keys, message }),
+        }
     }
 }
 
@@ -199,6 +249,19 @@ mod tests {
         assert!(text.contains("--dtype f32") && text.contains("F64"), "{text}");
         let deep = candle_core::Error::Msg("x".into()).with_path("a.safetensors").context("loading");
         assert!(Error::from(deep).to_string().starts_with("loading: a.safetensors: "));
+    }
+
+    #[test]
+    fn unknown_keys_are_a_variant_and_the_other_problems_stay() {
+        let mut problems = Problems::default();
+        problems.add("beta is 0");
+        problems.unknown_key("train.lr", "train.lr is no key");
+        let error = problems.finish().unwrap_err();
+        assert!(matches!(&error, Error::UnknownKey { keys, .. } if keys == &["train.lr"]), "{error:?}");
+        assert_eq!((error.to_string().as_str(), error.exit_code()), ("beta is 0\ntrain.lr is no key", 2));
+        let mut outer = Problems::default();
+        outer.absorb(Err(error));
+        assert!(matches!(outer.finish(), Err(Error::UnknownKey { .. })));
     }
 
     #[test]

@@ -1,5 +1,29 @@
 //! Direct Preference Optimization with LoRA: one frozen base, two policies.
 //!
+//! ```
+//! use dpo_lora::{Base, LoraConfig, TrainConfig, Trainer};
+//!
+//! # fn main() -> dpo_lora::Result<()> {
+//! # let place = tempfile::tempdir().map_err(dpo_lora::Error::write("."))?;
+//! # let runs = place.path();
+//! let base = Base::open("tiny-reviews")?; // or a directory, a .gguf file, "Qwen/Qwen2.5-0.5B-Instruct"
+//! let trained = Trainer::builder(&base, base.pairs("tiny-reviews/train.jsonl")?)
+//!     .lora(LoraConfig { r: 8, ..LoraConfig::default() })
+//!     .dpo(0.1)
+//!     .training(TrainConfig { max_steps: Some(20), learning_rate: 2e-3, ..TrainConfig::default() })
+//!     .output(runs.join("first"))
+//!     .run()?;
+//! let policy = base.with_adapter(&trained.adapter)?;
+//! let found = policy.evaluate(&base.pairs("tiny-reviews/eval.jsonl")?)?;
+//! assert!(found.accuracy() > Some(0.7));
+//! base.merge(&trained.adapter, runs.join("merged"))?; // a model that transformers loads
+//! # assert!(runs.join("merged/model.safetensors").is_file());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The names at the crate's root are what a program needs. The modules below are open for tools and tests, and may change.
+//!
 //! The base's weights never change. With the adapter they are the trainable policy π_θ, without it the reference π_ref, so
 //! there is one model in memory. [`Pass`](model::pass::Pass) says which of the two a forward pass computes.
 //!
@@ -32,7 +56,8 @@
 //! | 6 | [`eval`] | preference accuracy, margins, rewards |
 //! | 7 | [`train`] | steps, optimizers, schedules, checkpoints |
 //! | 8 | [`config`] | the YAML file |
-//! | 9 | [`commands`], [`cli`] | the program |
+//! | 9 | [`toolkit`] | what a program uses: [`Base`], [`Trainer`], [`Policy`] |
+//! | 10 | `commands`, `cli` | the command line |
 //!
 //! # The loss of a pair
 //!
@@ -60,7 +85,7 @@
 //! # A step by hand
 //!
 //! The base that `dpo-lora train` runs on without a configuration, a fresh adapter, one pair, two steps of gradient
-//! descent. `examples/` has the same with the [`Trainer`](train::trainer::Trainer), and `commands/` with everything.
+//! descent, from the parts that [`Trainer`] puts together.
 //!
 //! ```
 //! use std::path::Path;
@@ -108,8 +133,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod adapter;
-pub mod cli;
-pub mod commands;
+mod cli;
+mod commands;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -123,5 +148,30 @@ pub mod objective;
 pub mod ops;
 pub mod random;
 pub mod report;
+pub mod toolkit;
 pub mod train;
 pub mod weights;
+
+pub use config::RunConfig;
+pub use data::{Example, Record};
+pub use error::{Error, Result};
+pub use eval::preference::Evaluation;
+pub use generate::SamplingConfig;
+pub use model::config::LoraConfig;
+pub use objective::{Loss, Objective, Scored};
+pub use toolkit::{Base, ExportTo, OpenOptions, Pairs, Policy, Trained, Trainer, TrainerBuilder};
+pub use train::config::TrainConfig;
+
+/// Runs the program with the arguments of the process.
+///
+/// # Errors
+/// Whatever keeps it from doing what was asked; [`Error::exit_code`] is its exit status.
+pub fn main() -> Result<()> {
+    commands::run(&<cli::Cli as clap::Parser>::parse())
+}
+
+/// The definition of the command line.
+#[doc(hidden)]
+pub fn command_line() -> clap::Command {
+    <cli::Cli as clap::CommandFactory>::command()
+}

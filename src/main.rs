@@ -4,8 +4,6 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use dpo_lora::cli::Cli;
 use mimalloc::MiMalloc;
 
 /// Large buffers come and go with every operation; glibc would map and fault them in anew each time, mimalloc keeps them.
@@ -65,7 +63,7 @@ fn main() -> ExitCode {
     // step's time on short batches.
     // SAFETY: an option is set before any other thread runs.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
-    match dpo_lora::commands::run(&Cli::parse()) {
+    match dpo_lora::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("error: {error}");

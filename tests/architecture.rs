@@ -25,12 +25,13 @@ const RANKS: &[(&str, u8)] = &[
     ("eval", 6),
     ("train", 7),
     ("config", 8),
+    ("toolkit", 9),
     ("cli", TOP),
     ("commands", TOP),
 ];
 
 /// The program's own rank: its rooms may import each other and everything.
-const TOP: u8 = 9;
+const TOP: u8 = 10;
 
 /// `error` is everyone's; `files` writes through it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];

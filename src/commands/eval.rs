@@ -1,29 +1,23 @@
 //! `dpo-lora eval`: preference accuracy, margins, rewards.
 
-use super::base::{self, Policy};
-use super::{print, print_json};
+use super::policy::{base, policy};
+use super::{print, print_json, say};
 use crate::cli::EvalArgs;
-use crate::data::Sources;
 use crate::error::Result;
-use crate::eval::preference::{self, Summary};
-use crate::model::pass::Pass;
+use crate::eval::preference::Summary;
 use crate::objective::{Objective, ObjectiveConfig};
 
-/// Records in a batch; the figures do not depend on it.
-const BATCH: usize = 4;
-
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
-    let Policy { tokenizer, decoder, trained, .. } = base::open_policy(&args.model)?;
-    let objective = objective(trained.objective, args.beta)?;
-    let records = base::read_records(&Sources::from(args.data.as_str()))?;
-    let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
-    pairs.notes.iter().for_each(|note| super::say(note));
-    let reference = |packed: &_| decoder.logps(packed, Pass::Reference).map(Some);
-    let found = preference::evaluate(&decoder, &pairs.examples, BATCH, &objective, reference)?.summary();
+    let base = base(&args.model)?;
+    let policy = policy(&base, &args.model)?;
+    let objective = objective(policy.trained.objective.clone(), args.beta)?;
+    let pairs = policy.pairs(&args.data)?;
+    pairs.notes.iter().for_each(|note| say(note));
+    let found = policy.evaluate_by(&objective, &pairs)?.summary();
     if args.json {
         return print_json(&found);
     }
-    print(table(&found, &objective, decoder.trained.is_some())?.as_bytes())
+    print(table(&found, &objective, policy.decoder.trained.is_some())?.as_bytes())
 }
 
 /// The objective that the adapter was trained with, or DPO; with another β if one is given.

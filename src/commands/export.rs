@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::base::{AdapterUse, Base};
 use super::{print, print_json, say};
 use crate::adapter::gguf::{self, GgufType};
 use crate::adapter::layout::{self, Naming};
@@ -11,8 +10,8 @@ use crate::adapter::{mlx, peft};
 use crate::cli::{ExportArgs, ExportFormat, GgufNumbers, ServerName};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::config::{DeviceChoice, WeightDtype};
 use crate::model::lora::Lora;
+use crate::toolkit::{AdapterUse, Base, OpenOptions};
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     if args.output.exists() && !args.force {
@@ -24,7 +23,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     if args.kind != GgufNumbers::F32 && args.format != ExportFormat::Gguf {
         return Err(Error::Config("--dtype is of --format gguf; the other formats hold f32".into()));
     }
-    let base = Base::open_with(&args.base, WeightDtype::Auto, DeviceChoice::Cpu, args.force)?;
+    let base = Base::open_with(&args.base, &OpenOptions { force: args.force, ..OpenOptions::on_cpu() })?;
     let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;

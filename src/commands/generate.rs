@@ -5,13 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::base::{self, Policy};
-use super::{embedded, print, print_json, say};
+use super::policy::{base, policy};
+use super::{print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
 use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, TOGETHER, complete_all};
 use crate::model::pass::Pass;
+use crate::toolkit::{Policy, embedded};
 
 /// One object of `--json`.
 #[derive(Serialize)]
@@ -24,7 +25,8 @@ struct Line<'a> {
 }
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
-    let Policy { base, tokenizer, decoder, .. } = base::open_policy(&args.model)?;
+    let base = base(&args.model)?;
+    let Policy { tokenizer, decoder, .. } = policy(&base, &args.model)?;
     let prompts = prompts(args)?;
     let unapplied = base.unapplied_settings();
     if !unapplied.is_empty() {

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::base::Base;
-use super::{embedded, gguf, print, print_json};
+use super::{print, print_json};
 use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
-use crate::model::config::{DeviceChoice, WeightDtype};
+use crate::toolkit::{Base, OpenOptions, embedded, is_gguf_file};
 use crate::train::checkpoint;
 
 #[derive(Serialize)]
@@ -55,7 +54,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         Found::Adapter(Box::new(adapter::inspect(&path, args)?))
     } else if path.join("config.yaml").exists() {
         run_directory(&path)
-    } else if path.join("config.json").exists() || gguf::is_file(&path) {
+    } else if path.join("config.json").exists() || is_gguf_file(&path) {
         base(&path)?
     } else {
         return Err(Error::Config(format!(
@@ -72,7 +71,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 }
 
 fn base(path: &Path) -> Result<Found> {
-    let base = Base::open(&path.to_string_lossy(), WeightDtype::Auto, DeviceChoice::Cpu)?;
+    let base = Base::open_with(&path.to_string_lossy(), &OpenOptions::on_cpu())?;
     let sizes = |name: &String| base.source.shape(name).map(|shape| shape.iter().product::<usize>());
     let parameters = base.source.names().iter().filter_map(sizes).sum();
     let decoder = base.decoder()?;

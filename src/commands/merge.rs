@@ -8,7 +8,6 @@ mod verify;
 
 use std::path::Path;
 
-use super::base::{self, AdapterUse, Base, Place};
 use super::{say, signals};
 use crate::adapter::merge::gguf::{FileType, GgufOptions};
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
@@ -16,6 +15,7 @@ use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
 use crate::model::config::WeightDtype;
 use crate::model::lora::Lora;
+use crate::toolkit::{AdapterUse, Base, OpenOptions, Place, set_threads};
 use crate::weights::DType;
 use verify::Merged;
 
@@ -25,9 +25,15 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
             say(text)
         }
     };
-    base::set_threads(args.threads)?;
+    set_threads(args.threads)?;
     signals::leave_nothing_behind()?;
-    let base = Base::open_with(&args.base, weight_dtype(args)?, args.device, args.force)?;
+    let options = OpenOptions {
+        dtype: weight_dtype(args)?,
+        device: args.device,
+        load_in_4bit: None,
+        force: args.force,
+    };
+    let base = Base::open_with(&args.base, &options)?;
     let weights = weights(args)?;
     let purpose = AdapterUse { head: true, force: args.force, unmerge: args.unmerge };
     let adapters =

@@ -1,20 +1,17 @@
 //! One file a subcommand; wiring only.
 
-mod base;
-mod dated;
 mod devices;
-mod embedded;
 mod eval;
 mod export;
 mod generate;
-mod gguf;
-mod hub;
 mod inspect;
 mod merge;
+mod policy;
 mod samples;
 mod score;
 mod signals;
 mod train;
+mod voice;
 
 use std::io::Write;
 
@@ -29,6 +26,7 @@ use crate::ops::gemm::Isa;
 /// # Errors
 /// Whatever keeps it from being done.
 pub fn run(cli: &Cli) -> Result<()> {
+    voice::install(cli.quiet, cli.verbose);
     Isa::asked()?;
     match &cli.command {
         Command::Train(args) => train::run(args, cli.quiet),

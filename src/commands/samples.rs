@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::embedded;
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::generate::{Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::toolkit::embedded;
 
 /// The embedded data's ground-truth reward: favourable words among favourable and unfavourable ones.
 #[derive(Deserialize)]

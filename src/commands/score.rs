@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::base::{self, Policy};
-use super::print;
+use super::policy::{base, policy};
+use super::{print, say};
 use crate::cli::ScoreArgs;
 use crate::data::{Example, Record, Sources};
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ use crate::eval::preference;
 use crate::files;
 use crate::model::pass::Pass;
 use crate::objective::Scored;
+use crate::toolkit::{Policy, records};
 
 /// Pairs in a batch; their log-probs do not depend on it.
 const BATCH: usize = 4;
@@ -51,10 +52,11 @@ fn indices(records: &[Record], examples: &[Example]) -> Vec<usize> {
 }
 
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
-    let Policy { tokenizer, decoder, trained, .. } = base::open_policy(&args.model)?;
-    let records = base::read_records(&Sources::from(args.data.as_str()))?;
-    let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
-    pairs.notes.iter().for_each(|note| super::say(note));
+    let base = base(&args.model)?;
+    let Policy { tokenizer, decoder, trained, .. } = policy(&base, &args.model)?;
+    let records = records::read_records(&Sources::from(args.data.as_str()))?;
+    let pairs = records::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
+    pairs.notes.iter().for_each(|note| say(note));
     let indices = indices(&records, &pairs.examples);
     let mut lines = Vec::new();
     let reference = |packed: &_| decoder.logps(packed, Pass::Reference).map(Some);

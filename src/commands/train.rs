@@ -1,125 +1,118 @@
 //! `dpo-lora train`.
 
-mod on_device;
-mod plan;
-
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
-use super::base::{self, Base, TrainedWith};
 use super::samples::{Drawn, Samples};
-use super::{dated, embedded, print, say};
-use crate::adapter::peft;
+use super::{print, say, signals};
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
-use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
-use crate::error::{Error, Result};
+use crate::device;
+use crate::error::Result;
 use crate::files;
-use crate::model::config::Reference;
-use crate::model::decoder::Decoder;
-use crate::model::lora::{Lora, Slot};
-use crate::model::pass::{Frozen, Pass};
-use crate::model::targets::LoraTargets;
+use crate::model::pass::Pass;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::train::checkpoint;
-use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
-use crate::train::reference::{self, ReferenceCache};
+use crate::toolkit::{Base, OpenOptions, Ready, Run, embedded, resume, set_threads};
+use crate::train::reference::ReferenceCache;
 use crate::train::run_dir::{self, Opening, RunDir};
-use crate::train::trainer::{Identity, Setup, Trainer};
+use crate::train::trainer::Trainer;
 
 /// Prompts of the quickstart that are completed before and after, and how many of them are shown.
 const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
-    let mut config = configure(args)?;
-    base::set_threads(config.train.threads)?;
-    let (dtype, device) = (config.model.dtype, config.model.device);
-    let base =
-        Base::open_with(&config.model.base, dtype, device, args.force)?.in_4bit(config.model.load_in_4bit)?;
-    config.model.base = base.pinned();
-    let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
-    let tokenizer = dated::tokenizer(tokenizer, &mut config, args.resume)?;
-    let mut pairs = pairs(&config, &base, &tokenizer)?;
-    let slots = slots(&config, &base)?;
-    let to_train = slots.iter().map(|slot| slot.rank * (slot.inputs + slot.outputs)).sum();
-    if base.backend.is_none() {
-        let note = plan::fit(&mut config, &base, to_train, &pairs)?;
-        pairs.notes.extend(note);
-    }
-    let decoder = policies(&config, &base, slots)?;
-    let on_device = decoder.is_on_device().then(|| on_device::fit(&config, &decoder, &pairs)).transpose()?;
+    let config = configure(args)?;
+    set_threads(config.train.threads)?;
+    let base = open(&config, args)?;
+    let run = Run::read(config, &base, args.resume)?;
     if args.dry_run {
-        say(&plan::described(&config, &base, &decoder, &pairs, on_device.as_ref()));
+        say(&run.described());
         return Ok(());
     }
-    let asked = config.train.gradient_checkpointing;
-    if let Some(found) = &on_device {
-        config.train.gradient_checkpointing = if found.recompute { Recompute::On } else { Recompute::Off };
-        if found.recompute && asked == Recompute::Auto {
-            pairs.notes.push(
-                "blocks are computed again in the backward pass: the run does not fit otherwise".into(),
-            );
-        }
-    }
-    let opening = match (args.resume, args.overwrite) {
-        (true, _) => Opening::Resume,
-        (_, true) => Opening::Overwrite,
-        _ => Opening::Fresh,
-    };
-    let run = RunDir::open(&config.output_dir, opening)?;
+    let directory = RunDir::open(&run.config.output_dir, opening(args))?;
     let stop = Arc::new(AtomicU8::new(0));
-    super::signals::watch(&stop)?;
-
-    let (setup, notes) = setup(&config, &base, decoder, pairs, &run, stop)?;
-    let mut trainer = Trainer::new(setup)?;
-    let resumed = if args.resume { resume(&mut trainer, &config, &run)? } else { Vec::new() };
-    let yaml = config.to_yaml()?;
-    files::write_bytes(&run.path().join("config.yaml"), yaml.as_bytes())?;
-    let mut reporter = reporter(&run, trainer.step(), quiet)?;
-    notes.iter().chain(&resumed).for_each(|note| reporter.note(note));
+    signals::watch(&stop)?;
+    let Ready { mut trainer, config, tokenizer, mut notes } = run.ready(&directory, stop)?;
+    if args.resume {
+        notes.extend(resume(&mut trainer, &config, &directory)?);
+    }
+    files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
+    let mut reporter = reporter(&directory, trainer.step(), quiet)?;
+    notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &mut reporter);
 
     let samples =
         args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
-    let drawn_before =
-        samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
-    profile::enable(args.profile);
-    if let (true, Some(device)) = (args.profile, trainer.decoder().backend()) {
+    let draw = |trainer: &Trainer, pass| {
+        samples.as_ref().map(|samples| samples.draw(trainer.decoder(), &tokenizer, pass)).transpose()
+    };
+    let before = draw(&trainer, Pass::Reference)?;
+    let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
+    let after = draw(&trainer, Pass::Policy)?;
+    if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
+        print(compare(samples, &before, &after).as_bytes())?;
+    }
+    conclude(&mut trainer, directory.path(), (seconds, quiet))
+}
+
+/// Opens the base that the configuration names.
+fn open(config: &RunConfig, args: &TrainArgs) -> Result<Base> {
+    let model = &config.model;
+    let options = OpenOptions {
+        dtype: model.dtype,
+        device: model.device,
+        load_in_4bit: model.load_in_4bit,
+        force: args.force,
+    };
+    Base::open_with(&model.base, &options)
+}
+
+fn opening(args: &TrainArgs) -> Opening {
+    match (args.resume, args.overwrite) {
+        (true, _) => Opening::Resume,
+        (_, true) => Opening::Overwrite,
+        _ => Opening::Fresh,
+    }
+}
+
+/// Trains, and says where the time went if asked to; the seconds it took.
+fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Reporter) -> Result<f64> {
+    profile::enable(profiled);
+    if let (true, Some(device)) = (profiled, trainer.decoder().backend()) {
         device.profile(true);
     }
     let start = Instant::now();
-    trainer.run(&mut reporter)?;
+    trainer.run(reporter)?;
     let seconds = start.elapsed().as_secs_f64();
-    if let (true, Some(device)) = (args.profile, trainer.decoder().backend()) {
-        say(&crate::device::profile::table(&device.times()?, profile::seconds()));
+    if let (true, Some(device)) = (profiled, trainer.decoder().backend()) {
+        say(&device::profile::table(&device.times()?, profile::seconds()));
         device.profile(false);
-    } else if args.profile {
+    } else if profiled {
         let (seconds, entries) = (profile::seconds(), profile::take());
         let peak = profile::peak(trainer.decoder().head().precision());
         say(&profile::table(&entries, seconds, peak));
     }
     profile::enable(false);
-    let after = trainer.evaluate()?.and_then(|found| found.metrics().logp_accuracy());
+    Ok(seconds)
+}
 
-    if let (Some(samples), Some(before)) = (&samples, drawn_before) {
-        let after = samples.draw(trainer.decoder(), &tokenizer, Pass::Policy)?;
-        print(compare(samples, &before, &after).as_bytes())?;
-    }
+/// The last words: what the held-out pairs say, and where the adapter is.
+fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, bool)) -> Result<()> {
+    let after = trainer.evaluate()?.and_then(|found| found.metrics().logp_accuracy());
     if let (Some(before), Some(after)) = (trainer.initial_accuracy(), after) {
-        print(
-            format!("held-out accuracy: before {:.1} %, after {:.1} %\n", 100.0 * before, 100.0 * after)
-                .as_bytes(),
-        )?;
+        let text =
+            format!("held-out accuracy: before {:.1} %, after {:.1} %\n", 100.0 * before, 100.0 * after);
+        print(text.as_bytes())?;
     }
     if !quiet {
         let passes = reference_passes(trainer.reference());
         say(&format!(
             "trained in {seconds:.1} s; {passes}; adapter: {}",
-            run.path().join("adapter").display()
+            directory.join("adapter").display()
         ));
     }
     Ok(())
@@ -139,154 +132,12 @@ fn configure(args: &TrainArgs) -> Result<RunConfig> {
     Ok(config)
 }
 
-/// Training and held-out examples, and what there is to say of them.
-struct Pairs {
-    train: Vec<Example>,
-    eval: Vec<Example>,
-    notes: Vec<String>,
-}
-
-fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Pairs> {
-    let records = base::read_records(&config.data.train)?;
-    let (train, eval): (Vec<Record>, Vec<Record>) = match &config.data.eval {
-        None => (records, Vec::new()),
-        Some(EvalSource::Sources(sources)) => (records, base::read_records(sources)?),
-        Some(EvalSource::Fraction(fraction)) => hold_out(records, *fraction, config.seed)?,
-    };
-    let truncation = config.data.truncation();
-    let train = base::tokenize_for(&base.spec, tokenizer, &train, &truncation)?;
-    let mut notes = train.notes;
-    let eval = if eval.is_empty() {
-        Vec::new()
-    } else {
-        let eval = base::tokenize_for(&base.spec, tokenizer, &eval, &truncation)?;
-        notes.extend(eval.notes.into_iter().map(|note| format!("held out: {note}")));
-        eval.examples
-    };
-    Ok(Pairs { train: train.examples, eval, notes })
-}
-
-/// The modules to train; none if an adapter is gone on with.
-fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
-    if config.lora.init_from.is_some() {
-        return Ok(Vec::new());
-    }
-    let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
-    let head = base.spec.head.as_ref().map(|head| head.module.clone());
-    modules.extend(head.clone());
-    let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
-    let slots = targets.0.iter().map(|target| {
-        let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
-            Error::Config(format!(
-                "lora.target_modules names {}, the language-model head, which cannot be adapted; take it out",
-                target.module
-            ))
-        })?;
-        Ok(Slot::new(linear, target.rank, target.alpha, target.scaling))
-    });
-    slots.collect()
-}
-
-/// The decoder with its frozen adapters and the one to train.
-fn policies(config: &RunConfig, base: &Base, slots: Vec<Slot>) -> Result<Decoder> {
-    let mut decoder = base.decoder()?;
-    for path in &config.model.adapter {
-        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
-    }
-    if let Some(path) = &config.lora.init_from {
-        let initial = base.adapter(path, false)?;
-        if config.lora.reference == Reference::Init {
-            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
-        }
-        decoder.trained = Some(initial);
-        return Ok(decoder);
-    }
-    decoder.trained = Some(Lora::initialised(slots, config.seed, &base.device)?);
-    Ok(decoder)
-}
-
-fn setup(
-    config: &RunConfig,
-    base: &Base,
-    decoder: Decoder,
-    pairs: Pairs,
-    run: &RunDir,
-    stop: Arc<AtomicU8>,
-) -> Result<(Setup, Vec<String>)> {
-    let Pairs { train, eval, mut notes } = pairs;
-    let fingerprint = base.fingerprint()?;
-    let reference_policy = reference::policy(&fingerprint, &decoder);
-    let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
-    notes.extend(damage);
-    notes.extend(what_is_cached(reference.knows(&train) + reference.knows(&eval), train.len() + eval.len()));
-    let setup = Setup {
-        decoder,
-        train,
-        eval,
-        objective: config.objective.resolve()?,
-        config: config.train.clone(),
-        watch: config.watch.clone(),
-        dropout: config.lora.lora_dropout,
-        seed: config.seed,
-        reference,
-        origin: peft::Origin { metadata: TrainedWith::configured(config)?.metadata()?, ..base.origin()? },
-        run: run.path().to_path_buf(),
-        identity: Identity { config: config.to_yaml()?, reference: reference_policy },
-        stop,
-    };
-    Ok((setup, notes))
-}
-
-fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {
-    let directory: Option<PathBuf> = match choice {
-        CacheChoice::Off => None,
-        CacheChoice::Auto => files::cache_directory().map(|cache| cache.join("reference")),
-        CacheChoice::Dir(directory) => Some(directory.clone()),
-    };
-    match directory {
-        Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
-        None => (ReferenceCache::in_memory(), None),
-    }
-}
-
-fn what_is_cached(known: usize, pairs: usize) -> Option<String> {
-    match known {
-        0 => None,
-        _ if known == pairs => {
-            Some("all reference log-probs are cached: no reference pass will be made".into())
-        }
-        _ => Some(format!(
-            "reference log-probs of {known} of {pairs} pairs are cached; the others are computed when they are met"
-        )),
-    }
-}
-
 /// What the run had from the cache, once it is over.
 fn reference_passes(reference: &ReferenceCache) -> String {
     match reference.computed {
         0 => "no reference pass was made".into(),
         computed => format!("reference log-probs of {computed} pairs were computed"),
     }
-}
-
-/// Goes on from the newest valid checkpoint, if there is one; says what it did.
-fn resume(trainer: &mut Trainer, config: &RunConfig, run: &RunDir) -> Result<Vec<String>> {
-    let (found, mut notes) = checkpoint::newest(run.path());
-    match found {
-        None => notes.push("there is no valid checkpoint yet; the run starts at step 0".into()),
-        Some((path, state)) => {
-            notes.extend(config.compare_for_resume(&state.config)?);
-            trainer.restore(&path, state)?;
-            notes.push(format!("resumed from {}", path.display()));
-            let (done, all) = (trainer.step(), trainer.total_steps());
-            if done >= all {
-                notes.push(format!(
-                    "it stands at step {done} of {all}: nothing is left to train; train.max_steps above {done} goes on"
-                ));
-            }
-        }
-    }
-    Ok(notes)
 }
 
 fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {

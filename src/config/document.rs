@@ -42,9 +42,12 @@ impl<'a> Document<'a> {
     pub(super) fn with_overrides(mut self, overrides: &[String]) -> Result<Self> {
         let mut problems = Problems::default();
         for setting in overrides {
-            problems.absorb(
-                self.set(setting).map_err(|error| Error::Config(format!("--set {setting}: {error}"))),
-            );
+            problems.absorb(self.set(setting).map_err(|error| match error {
+                Error::UnknownKey { keys, message } => {
+                    Error::UnknownKey { keys, message: format!("--set {setting}: {message}") }
+                }
+                error => Error::Config(format!("--set {setting}: {error}")),
+            }));
         }
         problems.finish()?;
         Ok(self)
@@ -78,13 +81,14 @@ impl<'a> Document<'a> {
         for (name, value) in self.written.as_mapping().into_iter().flatten() {
             let name = text_of(name);
             match (self.defaults.get(&name), value) {
-                (None, _) => problems.add(self.unknown(None, &name)),
+                (None, _) => problems.unknown_key(name.clone(), self.unknown(None, &name)),
                 (Some(Value::Mapping(_)), Value::Null) => {}
                 (Some(section @ Value::Mapping(_)), Value::Mapping(written)) => {
                     for (key, value) in written {
                         let key = text_of(key);
                         if section.get(&key).is_none() {
-                            problems.add(self.unknown(Some(&name), &key));
+                            let message = self.unknown(Some(&name), &key);
+                            problems.unknown_key(format!("{name}.{key}"), message);
                         } else if !self.is_required(&name, &key) || !is_empty(value) {
                             entries.push((vec![name.clone(), key], value.clone()));
                         }
@@ -122,7 +126,10 @@ impl<'a> Document<'a> {
 
     /// A dotted path as keys. Behind a key that holds a mapping (`lora.rank_pattern`) the rest is one key, dots and all.
     fn resolve(&self, path: &str) -> Result<Vec<String>> {
-        let unknown = || Error::Config(format!("{path} is no key{}", self.suggest(path, &[])));
+        let unknown = || Error::UnknownKey {
+            keys: vec![path.to_string()],
+            message: format!("{path} is no key{}", self.suggest(path, &[])),
+        };
         let Some((name, rest)) = path.split_once('.') else {
             return match self.defaults.get(path) {
                 Some(section @ Value::Mapping(_)) => Err(Error::Config(format!(

@@ -96,8 +96,8 @@ fn softmax(logits: &[f32], temperature: f64) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// log of 0.4, 0.3, 0.2, 0.1, in another order.
-    const LOGITS: [f32; 4] = [-1.609_438, -0.916_291, -2.302_585, -1.203_973];
+    /// 1 + log of 0.4, 0.3, 0.2, 0.1, in another order.
+    const LOGITS: [f32; 4] = [-0.609_438, 0.083_709, -1.302_585, -0.203_973];
 
     fn drawn(config: &SamplingConfig, logits: &[f32], times: usize) -> Vec<f64> {
         let mut sampler = Sampler::new(config);

@@ -6,14 +6,13 @@ use std::path::Path;
 use candle_core::Device;
 use serde::Serialize;
 
-use super::super::base::{AdapterUse, Base};
 use super::super::say;
 use crate::adapter::inspect::{self, ModuleReport};
 use crate::adapter::peft;
 use crate::adapter::read::{self, Adapter, Format, Reading};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
-use crate::model::config::{DeviceChoice, WeightDtype};
+use crate::toolkit::{AdapterUse, Base, OpenOptions};
 
 /// An adapter, as told.
 #[derive(Serialize)]
@@ -56,7 +55,7 @@ struct Against {
 /// # Errors
 /// If it cannot be read, alone or for the base named.
 pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
-    let open = |name: &String| Base::open(name, WeightDtype::Auto, DeviceChoice::Cpu);
+    let open = |name: &String| Base::open_with(name, &OpenOptions::on_cpu());
     let base = args.base.as_ref().map(open).transpose()?;
     let adapter = read(path, base.as_ref())?;
     if let Some(base) = &base {

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::super::base::Base;
 use crate::adapter::compose::{self, Combination, ComposeOptions, MajoritySign};
 use crate::adapter::peft;
 use crate::cli::{CombinationName, MajoritySignName, MergeArgs};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::lora::Lora;
+use crate::toolkit::Base;
 
 pub(super) fn run(
     base: &Base,

@@ -4,8 +4,6 @@ use std::path::Path;
 
 use serde_yaml::Value as Yaml;
 
-use super::super::base::{self, Base};
-use super::super::embedded;
 use crate::cli::MergeArgs;
 use crate::data::{ChatTokenizer, Example, Kind, Message, Origin, Sources, Truncation};
 use crate::error::Result;
@@ -13,6 +11,7 @@ use crate::generate::{Sampler, SamplingConfig};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::random::Stream;
+use crate::toolkit::{Base, embedded, records};
 
 /// Pairs, at most; they are taken from all over the file.
 const PAIRS: usize = 32;
@@ -84,7 +83,7 @@ impl Probe {
 
 /// Pairs from all over a file, cut to what is kept of each.
 fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Vec<Example>> {
-    let mut records = base::read_records(sources)?;
+    let mut records = records::read_records(sources)?;
     let step = records.len().div_ceil(PAIRS).max(1);
     let mut index = 0;
     records.retain(|_| {
@@ -92,7 +91,7 @@ fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Ve
         (index - 1) % step == 0
     });
     let truncation = Truncation::default();
-    let mut examples = base::tokenize_for(&base.spec, tokenizer, &records, &truncation)?.examples;
+    let mut examples = records::tokenize_for(&base.spec, tokenizer, &records, &truncation)?.examples;
     for example in &mut examples {
         example.completions.iter_mut().for_each(|tokens| tokens.truncate(COMPLETION));
         let cut = example.prompt.len().saturating_sub(PROMPT);

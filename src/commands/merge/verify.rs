@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::super::base::Base;
 use super::super::say as warn;
 use super::bound::Bound;
 use super::effect::{Effect, Models};
@@ -11,10 +10,10 @@ use crate::adapter::head;
 use crate::adapter::merge::{self, MergeReport, weights};
 use crate::cli::{MergeArgs, MergeFormat};
 use crate::error::{Error, Result};
-use crate::model::config::WeightDtype;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
+use crate::toolkit::{Base, OpenOptions};
 use crate::weights::WeightSource;
 
 /// Below this share of the adapters' effect a merge is warned of.
@@ -47,7 +46,8 @@ impl Merged<'_> {
 
     fn compare(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
         let (base, args) = (self.base, self.args);
-        let opened = Base::open_with(&place.to_string_lossy(), WeightDtype::Auto, args.device, args.force)?;
+        let options = OpenOptions { device: args.device, force: args.force, ..OpenOptions::default() };
+        let opened = Base::open_with(&place.to_string_lossy(), &options)?;
         weights::check(self.from, self.parts, (&*opened.source, &opened.spec), report)?;
         let merged = opened.decoder()?;
         let (policy, bare) = policy(base, self.parts)?;

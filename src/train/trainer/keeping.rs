@@ -48,13 +48,15 @@ impl Trainer {
 
     /// The adapter of this step is of no use.
     pub(super) fn diverged(&self, defect: &str) -> Error {
-        Error::Train(format!(
+        let message = format!(
             "the adapter cannot be used after step {}: {defect}. train.learning_rate of {:e} is too high for this run: begin \
              anew with a lower one; {}",
             self.state.step,
             self.setup.config.learning_rate,
             self.kept()
-        ))
+        );
+        let last_good = checkpoint::newest(&self.setup.run).0.map(|(path, _)| path);
+        Error::Diverged { step: self.state.step, last_good, message }
     }
 
     /// The last steps taught nothing.

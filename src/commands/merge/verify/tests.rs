@@ -2,7 +2,6 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::adapter::merge::{MergeOptions, merge};
-use crate::model::config::DeviceChoice;
 use crate::weights::DType;
 
 fn fixture(name: &str) -> PathBuf {
@@ -28,7 +27,7 @@ fn measured(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> (Effect,
     let directory = fixture(name);
     let adapters = if directory.join("adapters").exists() { directory.clone() } else { fixture("llama") };
     let adapter = adapters.join("adapters/plain");
-    let base = Base::open(&directory.to_string_lossy(), WeightDtype::Auto, DeviceChoice::Cpu).unwrap();
+    let base = Base::open_with(&directory.to_string_lossy(), &OpenOptions::on_cpu()).unwrap();
     let (lora, mut other) = (base.adapter(&adapter, true).unwrap(), base.adapter(&adapter, true).unwrap());
     fault(&mut other);
     let place = tempfile::tempdir().unwrap();
@@ -36,10 +35,8 @@ fn measured(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> (Effect,
     let options = MergeOptions { dtype: Some(dtype), ..MergeOptions::default() };
     let from = merge::Base { directory: &directory, source: &*base.source, spec: &base.spec };
     merge(&from, &[(&other, 1.0)], &output, &options).unwrap();
-    let merged = Base::open(&output.to_string_lossy(), WeightDtype::Auto, DeviceChoice::Cpu)
-        .unwrap()
-        .decoder()
-        .unwrap();
+    let merged =
+        Base::open_with(&output.to_string_lossy(), &OpenOptions::on_cpu()).unwrap().decoder().unwrap();
     let (policy, _) = policy(&base, &[(&lora, 1.0)]).unwrap();
     let probe = Probe::new(&base, &policy, &args(&directory, &adapter)).unwrap();
     let models = Models { policy: &policy, base: &policy, merged: &merged };

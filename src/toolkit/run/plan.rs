@@ -1,8 +1,7 @@
 //! What a run would take: `--dry-run`, and the check of the processor's memory.
 
-use super::Pairs;
-use super::on_device;
-use crate::commands::base::Base;
+use super::super::Base;
+use super::{Examples, on_device};
 use crate::config::RunConfig;
 use crate::data::Example;
 use crate::error::Result;
@@ -16,7 +15,7 @@ pub(super) fn described(
     config: &RunConfig,
     base: &Base,
     decoder: &Decoder,
-    pairs: &Pairs,
+    pairs: &Examples,
     on_device: Option<&on_device::Fit>,
 ) -> String {
     let (modules, parameters) =
@@ -63,7 +62,7 @@ pub(super) fn described(
 }
 
 /// The tokens of the data and the memory that a run of so many trained parameters will take.
-pub(super) fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Pairs) -> (Tokens, Memory) {
+fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) -> (Tokens, Memory) {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
     let tokens = Tokens::of(&pairs.train, batch, most);
     let memory = Memory::expect(
@@ -83,7 +82,7 @@ pub(super) fn fit(
     config: &mut RunConfig,
     base: &Base,
     parameters: usize,
-    pairs: &Pairs,
+    pairs: &Examples,
 ) -> Result<Option<String>> {
     let Some(available) = memory::available() else { return Ok(None) };
     let check = |config: &RunConfig| {

@@ -36,7 +36,7 @@ pub(super) fn is_no_adapter(name: &str, directory: &Path, force: bool) -> Result
         peft::CONFIG
     );
     if force {
-        warn(&format!("{said}; the base alone is used"));
+        log::warn!("{said}; the base alone is used");
         return Ok(());
     }
     Err(Error::Config(said))
@@ -50,20 +50,15 @@ pub(super) fn understood(spec: DecoderSpec, source: &dyn WeightSource, force: bo
         return Ok(spec);
     }
     if let Some(head) = inventory::differing_head(&spec, source)?.filter(|_| spec.head.is_none()) {
-        warn(&format!(
+        log::warn!(
             "{head} differs from the embedding, which config.json ties it to; the stored head is used"
-        ));
+        );
         spec.head = Some(spec.head_linear());
     }
     let strangers = inventory::strangers(&spec, source)?;
     if !strangers.is_empty() {
-        warn(&format!("{}: {}", source.describe(), inventory::unread(&strangers, &spec.model_type)));
+        log::warn!("{}: {}", source.describe(), inventory::unread(&strangers, &spec.model_type));
         spec.ignored.extend(strangers);
     }
     Ok(spec)
-}
-
-/// Warns a person.
-pub(super) fn warn(text: &str) {
-    super::super::say(&format!("warning: {text}"));
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::checks;
 use crate::device::Backend;
 use crate::device::cuda::{self, Cuda};
 use crate::error::{Error, Result};
@@ -21,9 +20,7 @@ pub(super) fn open(choice: DeviceChoice) -> Result<Option<Arc<dyn Backend>>> {
         DeviceChoice::Auto => match card(0) {
             Ok(device) => Ok(Some(device)),
             Err(error) => {
-                checks::warn(&format!(
-                    "{error}. The CPU computes; --device cpu asks for that without this warning"
-                ));
+                log::warn!("{error}. The CPU computes; --device cpu asks for that without this warning");
                 Ok(None)
             }
         },

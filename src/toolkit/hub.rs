@@ -5,7 +5,6 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::say;
 use crate::error::{Error, Result};
 use crate::hub::{DatasetRef, Hub, HubId, Progress};
 
@@ -34,7 +33,7 @@ pub fn model(name: &str) -> Result<Model> {
         ))
     })?;
     let found = client()?.model(&id)?;
-    say(&format!("{id} is at commit {}", found.commit));
+    log::info!("{id} is at commit {}", found.commit);
     Ok(Model { directory: found.directory, repository: id.repository(), commit: found.commit })
 }
 
@@ -44,7 +43,7 @@ pub fn model(name: &str) -> Result<Model> {
 /// As [`model`].
 pub fn dataset(name: &str) -> Result<Vec<String>> {
     let found = client()?.dataset(&DatasetRef::parse(name)?)?;
-    say(&format!("{PREFIX}{name} is at commit {}", found.snapshot.commit));
+    log::info!("{PREFIX}{name} is at commit {}", found.snapshot.commit);
     Ok(found.files.iter().map(|path| path.display().to_string()).collect())
 }
 
@@ -89,6 +88,6 @@ impl Progress for Bar {
     }
 
     fn note(&self, message: &str) {
-        say(message);
+        log::info!("{message}");
     }
 }

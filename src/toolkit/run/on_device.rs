@@ -1,6 +1,6 @@
 //! A run on a device: what it will take, asked before it is taken.
 
-use super::Pairs;
+use super::Examples;
 use crate::config::RunConfig;
 use crate::data::{Example, PackedBatch};
 use crate::device::measure::Rates;
@@ -41,7 +41,7 @@ impl Fit {
 ///
 /// # Errors
 /// If it does not fit; the message says what would.
-pub(super) fn fit(config: &RunConfig, decoder: &Decoder, pairs: &Pairs) -> Result<Fit> {
+pub(super) fn fit(config: &RunConfig, decoder: &Decoder, pairs: &Examples) -> Result<Fit> {
     let batch = largest(config, &pairs.train);
     let moments = match config.train.optimizer().kind {
         OptimizerKind::AdamW => 2,

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::super::say;
 use super::{AdapterUse, Base};
 use crate::adapter;
 use crate::adapter::read::Reading;
@@ -26,7 +25,7 @@ impl Base {
         let reading = Reading { head: purpose.head, force: purpose.force, base: Some(&*self.source) };
         let found = adapter::read::read_for(path, &self.spec, &self.device, reading)
             .map_err(|misfit| self.misfit(path, misfit))?;
-        found.notes.iter().for_each(|note| say(&format!("{}: {note}", path.display())));
+        found.notes.iter().for_each(|note| log::info!("{}: {note}", path.display()));
         let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.lora) };
         let ours = self.fingerprint()?;
         let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
@@ -37,22 +36,28 @@ impl Base {
                  the base, or insist with --force",
                 self.name
             ))),
-            (false, false) => Err(Error::Adapter(format!(
-                "{}; name the right base, or insist with --force where there is such a flag",
-                self.another(path, &name, its, &ours)
-            ))),
+            (false, false) => {
+                let remedy = "name the right base, or insist with --force where there is such a flag";
+                let message = format!("{}; {remedy}", self.another(path, &name, its, &ours));
+                Err(self.wrong_base(path, name, message))
+            }
         }
     }
 
     /// An adapter that does not fit is most often another base's: then both are named first.
     fn misfit(&self, path: &Path, misfit: Error) -> Error {
         match (adapter::read::origin(path), self.fingerprint()) {
-            (Some((name, its)), Ok(ours)) if its != ours => Error::Adapter(format!(
-                "{}, which it does not fit; name the right base:\n{misfit}",
-                self.another(path, &name, &its, &ours)
-            )),
+            (Some((name, its)), Ok(ours)) if its != ours => {
+                let another = self.another(path, &name, &its, &ours);
+                let message = format!("{another}, which it does not fit; name the right base:\n{misfit}");
+                self.wrong_base(path, name, message)
+            }
             _ => misfit,
         }
+    }
+
+    fn wrong_base(&self, adapter: &Path, trained_on: String, message: String) -> Error {
+        Error::WrongBase { adapter: adapter.to_path_buf(), trained_on, base: self.name.clone(), message }
     }
 
     fn another(&self, adapter: &Path, name: &str, its: &str, ours: &str) -> String {

@@ -3,8 +3,7 @@
 mod adapters;
 mod checks;
 mod device;
-mod policy;
-mod trained;
+mod gguf;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,14 +11,12 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-pub use policy::{Policy, open_policy};
-pub use trained::TrainedWith;
-
-use super::gguf::{self, GgufFiles};
-use super::{embedded, hub, say};
+use self::gguf::GgufFiles;
+pub use self::gguf::is_file as is_gguf_file;
+use super::records::{self, Pairs};
+use super::{embedded, hub};
 use crate::adapter::{fingerprint, peft};
-use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
-use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
+use crate::data::{ChatTokenizer, Record, Sources, Truncation};
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, FourBit, WeightDtype};
@@ -38,6 +35,26 @@ pub struct AdapterUse {
     pub force: bool,
     /// It is taken off a model it was merged into, whose weights are not its base's.
     pub unmerge: bool,
+}
+
+/// How a base is opened. The default is what the file holds, on the best device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// The type of its weights.
+    pub dtype: WeightDtype,
+    /// Where it computes.
+    pub device: DeviceChoice,
+    /// Whether its projections are quantised when they are loaded.
+    pub load_in_4bit: Option<FourBit>,
+    /// Keys and tensors that are not understood are warned of, not refused.
+    pub force: bool,
+}
+
+impl OpenOptions {
+    /// On the processor.
+    pub fn on_cpu() -> Self {
+        Self { device: DeviceChoice::Cpu, ..Self::default() }
+    }
 }
 
 /// A base as opened.
@@ -86,19 +103,20 @@ pub enum Place {
 }
 
 impl Base {
-    /// Finds and maps a base.
+    /// Finds and maps a base: a directory, a GGUF file, or a model of the Hub, which is downloaded if it is not in the cache.
     ///
     /// # Errors
     /// If it is not there, damaged, or of an unknown architecture.
-    pub fn open(name: &str, dtype: WeightDtype, device: DeviceChoice) -> Result<Self> {
-        Self::open_with(name, dtype, device, false)
+    pub fn open(name: &str) -> Result<Self> {
+        Self::open_with(name, &OpenOptions::default())
     }
 
-    /// As [`Base::open`]. With `force`, keys and tensors that are not understood are warned of, not refused.
+    /// As [`Base::open`], with other settings than the defaults.
     ///
     /// # Errors
-    /// As [`Base::open`].
-    pub fn open_with(name: &str, dtype: WeightDtype, device: DeviceChoice, force: bool) -> Result<Self> {
+    /// As [`Base::open`]; or if a GGUF file is to be quantised again.
+    pub fn open_with(name: &str, options: &OpenOptions) -> Result<Self> {
+        let OpenOptions { dtype, device, load_in_4bit, force } = *options;
         let dtype = match dtype {
             WeightDtype::Auto => None,
             WeightDtype::F32 => Some(DType::F32),
@@ -124,11 +142,16 @@ impl Base {
             checks::is_no_adapter(name, &directory, force)?;
             let config = ConfigJson::open(&directory)?.forced(force);
             let spec = families::spec(&config)?;
-            config.notes().iter().for_each(|note| checks::warn(note));
+            config.notes().iter().for_each(|note| log::warn!("{note}"));
             let source = SafetensorsSource::open(&directory)?;
             let spec = checks::understood(spec, &source, force)?;
             (Place::Directory(directory), Box::new(source), spec)
         };
+        if let (Some(choice), Place::Gguf(_)) = (load_in_4bit, &place) {
+            return Err(Error::Config(format!(
+                "load_in_4bit: {choice} is for safetensors bases; {shown} is a GGUF file, whose weights stay as they are stored"
+            )));
+        }
         Ok(Self {
             name: shown,
             revision,
@@ -138,23 +161,8 @@ impl Base {
             device: Device::Cpu,
             backend,
             dtype,
-            four_bit: false,
+            four_bit: load_in_4bit.is_some(),
         })
-    }
-
-    /// Quantises the projections when they are loaded.
-    ///
-    /// # Errors
-    /// If they are quantised already.
-    pub fn in_4bit(mut self, choice: Option<FourBit>) -> Result<Self> {
-        if let (Some(choice), Place::Gguf(_)) = (choice, &self.place) {
-            return Err(Error::Config(format!(
-                "load_in_4bit: {choice} is for safetensors bases; {} is a GGUF file, whose weights stay as they are stored",
-                self.name
-            )));
-        }
-        self.four_bit = choice.is_some();
-        Ok(self)
     }
 
     /// A name that finds the very same base for ever: of the Hub, `owner/name@commit`.
@@ -192,10 +200,10 @@ impl Base {
         let (spec, source) = (self.spec.clone(), &*self.source);
         let mut decoder = if self.four_bit {
             let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype, &self.device)?;
-            say(&format!(
+            log::info!(
                 "projections are quantised to NF4: their root mean square error is {:.1} % of their size",
                 100.0 * loss.share()
-            ));
+            );
             decoder
         } else {
             Decoder::load(spec, source, self.dtype, &self.device)?
@@ -249,6 +257,23 @@ impl Base {
             Place::Directory(directory) => ChatTokenizer::load(directory, chat_template),
             Place::Gguf(files) => files.tokenizer.load(chat_template),
         }
+    }
+
+    /// Preference pairs of a file, a glob, a directory or a data set of the Hub (`hub:owner/name`), as token ids of this
+    /// base. Nothing is cut.
+    ///
+    /// # Errors
+    /// If a file is missing, a record is broken, or its tokens do not fit the model.
+    pub fn pairs(&self, source: &str) -> Result<Pairs> {
+        self.tokenize(&records::read_records(&Sources::from(source))?)
+    }
+
+    /// The same of records that the program has itself.
+    ///
+    /// # Errors
+    /// As [`Base::pairs`].
+    pub fn tokenize(&self, records: &[Record]) -> Result<Pairs> {
+        records::tokenize_for(&self.spec, &self.tokenizer(None)?, records, &Truncation::default())
     }
 
     /// The fingerprint of its weights.
@@ -318,81 +343,4 @@ fn locate(name: &str) -> Result<Option<PathBuf>> {
         )));
     }
     Ok(None)
-}
-
-/// Sets the number of threads of everything that follows (all cores if none is given). The calling thread is one of
-/// them: no operation waits for another thread to begin it.
-///
-/// # Errors
-/// If a number was given and the threads exist already.
-pub fn set_threads(threads: Option<usize>) -> Result<()> {
-    // candle starts threads of its own at its first large operation, and panics where memory has run out by then.
-    let _ = candle_core::utils::barrier_pool();
-    let built =
-        rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();
-    match (threads, built) {
-        (Some(threads), Err(e)) => Err(Error::Config(format!("--threads {threads}: {e}"))),
-        _ => Ok(()),
-    }
-}
-
-/// Pairs as read, tokenized and checked against the model.
-pub struct Pairs {
-    /// Those that can be scored.
-    pub examples: Vec<Example>,
-    /// What was cut or left out, in words; empty if nothing was.
-    pub notes: Vec<String>,
-}
-
-/// Reads records, of a file or of the embedded data.
-///
-/// # Errors
-/// If a file is missing, or a record is broken.
-pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
-    let named: Vec<String> = sources
-        .0
-        .iter()
-        .map(|name| match name.strip_prefix(hub::PREFIX) {
-            Some(dataset) => hub::dataset(dataset),
-            None => Ok(vec![embedded::path(name)?.map_or_else(|| name.clone(), |p| p.display().to_string())]),
-        })
-        .collect::<Result<Vec<_>>>()?
-        .concat();
-    let inputs: Vec<Input> = source::resolve(&Sources(named))?;
-    records::load(&inputs)
-}
-
-/// Tokenizes records for a model.
-///
-/// # Errors
-/// If nothing is left, or the tokens do not fit the model.
-pub fn tokenize_for(
-    spec: &DecoderSpec,
-    tokenizer: &ChatTokenizer,
-    records: &[Record],
-    truncation: &Truncation,
-) -> Result<Pairs> {
-    let found = tokenize_all(tokenizer, records, truncation)?;
-    check_vocab(tokenizer, &found.examples, spec.vocab_size)?;
-    check_positions(&found.examples, spec.max_positions)?;
-    let mut notes = Vec::new();
-    if found.truncated > 0 {
-        notes.push(format!(
-            "{} of {} pairs were truncated to fit max_length",
-            found.truncated,
-            records.len()
-        ));
-    }
-    if let Some(first) = found.dropped.first() {
-        let more = found.dropped.len() - 1;
-        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-        notes.push(format!(
-            "{} of {} pairs were left out: {}: {}{more}",
-            found.dropped.len(),
-            records.len(),
-            first.origin,
-            first.why
-        ));
-    }
-    Ok(Pairs { examples: found.examples, notes })
 }

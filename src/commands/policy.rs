@@ -1,0 +1,39 @@
+//! What the arguments of score, eval and generate ask for.
+
+use crate::cli::{ModelArgs, RuntimeArgs};
+use crate::config::RunConfig;
+use crate::data::template;
+use crate::error::Result;
+use crate::toolkit::{Base, OpenOptions, Policy, TrainedWith, set_threads};
+
+/// Opens the base.
+///
+/// # Errors
+/// As [`Base::open_with`].
+pub(super) fn base(args: &ModelArgs) -> Result<Base> {
+    let RuntimeArgs { dtype, load_in_4bit, device, threads } = args.runtime;
+    set_threads(threads)?;
+    Base::open_with(&args.base, &OpenOptions { dtype, device, load_in_4bit, force: args.force })
+}
+
+/// Reads the adapters.
+///
+/// # Errors
+/// As [`Base::with_adapters`].
+pub(super) fn policy<'a>(base: &'a Base, args: &ModelArgs) -> Result<Policy<'a>> {
+    base.with_adapters(&args.adapter, trained_with(args)?, args.force)
+}
+
+/// How the policy was trained: what `--config` says, else the metadata of the first adapter; with `--chat-template` in place
+/// of its template.
+fn trained_with(args: &ModelArgs) -> Result<TrainedWith> {
+    let mut trained = match (&args.config, args.adapter.first()) {
+        (Some(config), _) => TrainedWith::configured(&RunConfig::from_file(config, &[])?)?,
+        (None, Some(adapter)) => TrainedWith::of(adapter)?,
+        (None, None) => TrainedWith::default(),
+    };
+    if let Some(template) = &args.chat_template {
+        trained.data.chat_template = Some(template::from_setting(template)?);
+    }
+    Ok(trained)
+}

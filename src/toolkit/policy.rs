@@ -1,0 +1,132 @@
+//! A base with adapters: what is scored, evaluated and sampled from.
+
+use std::path::Path;
+
+use super::records::{self, Pairs};
+use super::{Base, TrainedWith};
+use crate::data::{ChatTokenizer, Message, Sources};
+use crate::error::{Error, Result};
+use crate::eval::preference::{self, Evaluation};
+use crate::generate::{Completion, Limits, Request, SamplingConfig, complete_all};
+use crate::model::decoder::Decoder;
+use crate::model::lora::Lora;
+use crate::model::pass::Pass;
+use crate::objective::{Objective, Scored};
+
+/// Records in a batch; no figure depends on it.
+const BATCH: usize = 4;
+
+/// A base with its adapters, stacked into one. The reference is the base alone.
+pub struct Policy<'a> {
+    /// The base.
+    pub base: &'a Base,
+    /// Its tokenizer, with the template that the adapter was trained with.
+    pub tokenizer: ChatTokenizer,
+    /// Both policies.
+    pub decoder: Decoder,
+    /// How the adapter was trained.
+    pub trained: TrainedWith,
+}
+
+impl Base {
+    /// The base with an adapter.
+    ///
+    /// # Errors
+    /// If the adapter is missing, damaged, or another base's.
+    pub fn with_adapter(&self, path: impl AsRef<Path>) -> Result<Policy<'_>> {
+        let path = path.as_ref();
+        self.with_adapters(&[path], TrainedWith::of(path)?, false)
+    }
+
+    /// The base with several adapters stacked, or with none; `trained` says which template and truncation count. With
+    /// `force`, adapters of other bases are taken.
+    ///
+    /// # Errors
+    /// As [`Base::with_adapter`]; or if they adapt modules of different shapes.
+    pub fn with_adapters(
+        &self,
+        paths: &[impl AsRef<Path>],
+        trained: TrainedWith,
+        force: bool,
+    ) -> Result<Policy<'_>> {
+        let mut decoder = self.decoder()?;
+        let adapters =
+            paths.iter().map(|path| self.adapter(path.as_ref(), force)).collect::<Result<Vec<_>>>()?;
+        decoder.trained = match adapters.len() {
+            0 => None,
+            _ => Some(Lora::stacked(&adapters, &self.device)?),
+        };
+        let tokenizer = self.tokenizer(trained.data.chat_template.as_deref())?;
+        let tokenizer = match &trained.data.chat_template_date {
+            Some(date) => tokenizer.on(date)?,
+            None => tokenizer,
+        };
+        Ok(Policy { base: self, tokenizer, decoder, trained })
+    }
+}
+
+impl Policy<'_> {
+    /// Records as token ids, with the template and the truncation of the training.
+    ///
+    /// # Errors
+    /// As [`Base::pairs`].
+    pub fn pairs(&self, source: &str) -> Result<Pairs> {
+        let found = records::read_records(&Sources::from(source))?;
+        records::tokenize_for(self.decoder.spec(), &self.tokenizer, &found, &self.trained.data.truncation())
+    }
+
+    /// The completions of every record with their log-probs under policy and reference; `group` counts from 0.
+    ///
+    /// # Errors
+    /// If a log-prob is not a finite number.
+    pub fn score(&self, pairs: &Pairs) -> Result<Vec<Scored>> {
+        let mut all = Vec::new();
+        let reference = |packed: &_| self.decoder.logps(packed, Pass::Reference).map(Some);
+        preference::score(&self.decoder, &pairs.examples, BATCH, reference, |first, scored| {
+            all.extend(scored.iter().map(|it| Scored { group: first + it.group, ..*it }));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Accuracy, margins and rewards, by the loss that the adapter was trained with (DPO if it is not known).
+    ///
+    /// # Errors
+    /// As [`Policy::score`].
+    pub fn evaluate(&self, pairs: &Pairs) -> Result<Evaluation> {
+        self.evaluate_by(&self.trained.objective.clone().unwrap_or_default(), pairs)
+    }
+
+    /// The same by another loss.
+    ///
+    /// # Errors
+    /// As [`Policy::score`].
+    pub fn evaluate_by(&self, objective: &Objective, pairs: &Pairs) -> Result<Evaluation> {
+        let reference = |packed: &_| self.decoder.logps(packed, Pass::Reference).map(Some);
+        preference::evaluate(&self.decoder, &pairs.examples, BATCH, objective, reference)
+    }
+
+    /// Completes a prompt: as the user's message if there is a chat template, else as it is.
+    ///
+    /// # Errors
+    /// If the template refuses the prompt, or it does not fit the model.
+    pub fn generate(
+        &self,
+        prompt: &str,
+        max_new_tokens: usize,
+        sampling: SamplingConfig,
+    ) -> Result<Completion> {
+        let prompt = match self.tokenizer.template() {
+            None => self.tokenizer.encode(prompt, true)?,
+            Some(_) => {
+                let text = self.tokenizer.render(&[Message::new("user", prompt)], true)?;
+                self.tokenizer.encode(&text, false)?
+            }
+        };
+        let limits = Limits { max_new_tokens, eos: self.base.eos(&self.tokenizer), stop: Vec::new() };
+        let pass = if self.decoder.trained.is_some() { Pass::Policy } else { Pass::Reference };
+        let request = Request { prompt, sampling };
+        let mut found = complete_all(&self.decoder, &self.tokenizer, &[request], pass, &limits)?;
+        found.pop().ok_or_else(|| Error::Model("nothing was generated".into()))
+    }
+}

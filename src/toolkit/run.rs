@@ -1,0 +1,256 @@
+//! A run before its first step: its examples, its policies, and what it will take.
+
+mod on_device;
+mod plan;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+use super::records;
+use super::{Base, TrainedWith, dated};
+use crate::adapter::peft;
+use crate::config::RunConfig;
+use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::config::Reference;
+use crate::model::decoder::Decoder;
+use crate::model::lora::{Lora, Slot};
+use crate::model::pass::Frozen;
+use crate::model::targets::LoraTargets;
+use crate::train::checkpoint;
+use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
+use crate::train::reference::{self, ReferenceCache};
+use crate::train::run_dir::RunDir;
+use crate::train::trainer::{Identity, Setup, Trainer};
+
+/// Training and held-out examples, and what there is to say of them.
+#[derive(Clone, Debug, Default)]
+pub struct Examples {
+    /// To train on.
+    pub train: Vec<Example>,
+    /// To evaluate on; may be empty.
+    pub eval: Vec<Example>,
+    /// What was cut or left out, in words.
+    pub notes: Vec<String>,
+}
+
+impl Examples {
+    /// Reads and tokenizes what a configuration names.
+    ///
+    /// # Errors
+    /// If a record is broken, or does not fit the model.
+    pub fn read(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Self> {
+        let records = records::read_records(&config.data.train)?;
+        let (train, eval): (Vec<Record>, Vec<Record>) = match &config.data.eval {
+            None => (records, Vec::new()),
+            Some(EvalSource::Sources(sources)) => (records, records::read_records(sources)?),
+            Some(EvalSource::Fraction(fraction)) => hold_out(records, *fraction, config.seed)?,
+        };
+        let truncation = config.data.truncation();
+        let train = records::tokenize_for(&base.spec, tokenizer, &train, &truncation)?;
+        let mut found = Self { train: train.examples, eval: Vec::new(), notes: train.notes };
+        if !eval.is_empty() {
+            let eval = records::tokenize_for(&base.spec, tokenizer, &eval, &truncation)?;
+            found.notes.extend(eval.notes.into_iter().map(|note| format!("held out: {note}")));
+            found.eval = eval.examples;
+        }
+        Ok(found)
+    }
+}
+
+/// A run that has passed every check and has not begun.
+pub struct Run<'a> {
+    /// Its configuration, with what was decided for it.
+    pub config: RunConfig,
+    base: &'a Base,
+    tokenizer: ChatTokenizer,
+    examples: Examples,
+    decoder: Decoder,
+    on_device: Option<on_device::Fit>,
+}
+
+/// A run at step 0.
+pub struct Ready {
+    /// It trains.
+    pub trainer: Trainer,
+    /// The resolved configuration.
+    pub config: RunConfig,
+    /// The tokenizer of its records.
+    pub tokenizer: ChatTokenizer,
+    /// What there is to say of data and memory.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    /// Reads the data that the configuration names. With `resume`, a date that the template prints is that of the run.
+    ///
+    /// # Errors
+    /// If something is missing or invalid, or the run does not fit into memory.
+    pub fn read(mut config: RunConfig, base: &'a Base, resume: bool) -> Result<Self> {
+        config.model.base = base.pinned();
+        let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
+        let tokenizer = dated::tokenizer(tokenizer, &mut config, resume)?;
+        let examples = Examples::read(&config, base, &tokenizer)?;
+        Self::new(config, base, tokenizer, examples)
+    }
+
+    /// With examples that are tokenized already.
+    ///
+    /// # Errors
+    /// If the adapter does not fit the base, or the run does not fit into memory.
+    pub fn new(
+        mut config: RunConfig,
+        base: &'a Base,
+        tokenizer: ChatTokenizer,
+        mut examples: Examples,
+    ) -> Result<Self> {
+        let slots = slots(&config, base)?;
+        let to_train = slots.iter().map(|slot| slot.rank * (slot.inputs + slot.outputs)).sum();
+        if base.backend.is_none() {
+            let note = plan::fit(&mut config, base, to_train, &examples)?;
+            examples.notes.extend(note);
+        }
+        let decoder = policies(&config, base, slots)?;
+        let on_device =
+            decoder.is_on_device().then(|| on_device::fit(&config, &decoder, &examples)).transpose()?;
+        Ok(Self { config, base, tokenizer, examples, decoder, on_device })
+    }
+
+    /// What it would do, in words: `--dry-run`.
+    pub fn described(&self) -> String {
+        plan::described(&self.config, self.base, &self.decoder, &self.examples, self.on_device.as_ref())
+    }
+
+    /// The trainer at step 0, and what there is to say. `stop` becomes the number of a signal when the run should stop.
+    ///
+    /// # Errors
+    /// If there is nothing to train, or the objective does not take the records.
+    pub fn ready(mut self, directory: &RunDir, stop: Arc<AtomicU8>) -> Result<Ready> {
+        let asked = self.config.train.gradient_checkpointing;
+        if let Some(found) = &self.on_device {
+            self.config.train.gradient_checkpointing =
+                if found.recompute { Recompute::On } else { Recompute::Off };
+            if found.recompute && asked == Recompute::Auto {
+                self.examples.notes.push(
+                    "blocks are computed again in the backward pass: the run does not fit otherwise".into(),
+                );
+            }
+        }
+        let Self { config, base, tokenizer, examples: Examples { train, eval, mut notes }, decoder, .. } =
+            self;
+        let reference_policy = reference::policy(&base.fingerprint()?, &decoder);
+        let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
+        notes.extend(damage);
+        let objective = config.objective.resolve()?;
+        if objective.needs().reference {
+            let known = reference.knows(&train) + reference.knows(&eval);
+            notes.extend(what_is_cached(known, train.len() + eval.len()));
+        }
+        let setup = Setup {
+            decoder,
+            train,
+            eval,
+            objective,
+            config: config.train.clone(),
+            watch: config.watch.clone(),
+            dropout: config.lora.lora_dropout,
+            seed: config.seed,
+            reference,
+            origin: peft::Origin {
+                metadata: TrainedWith::configured(&config)?.metadata()?,
+                ..base.origin()?
+            },
+            run: directory.path().to_path_buf(),
+            identity: Identity { config: config.to_yaml()?, reference: reference_policy },
+            stop,
+        };
+        Ok(Ready { trainer: Trainer::new(setup)?, config, tokenizer, notes })
+    }
+}
+
+/// Goes on from the newest valid checkpoint, if there is one; says what it did.
+///
+/// # Errors
+/// If the checkpoint is another run's.
+pub fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Result<Vec<String>> {
+    let (found, mut notes) = checkpoint::newest(directory.path());
+    let Some((path, state)) = found else {
+        notes.push("there is no valid checkpoint yet; the run starts at step 0".into());
+        return Ok(notes);
+    };
+    notes.extend(config.compare_for_resume(&state.config)?);
+    trainer.restore(&path, state)?;
+    notes.push(format!("resumed from {}", path.display()));
+    let (done, all) = (trainer.step(), trainer.total_steps());
+    if done >= all {
+        notes.push(format!(
+            "it stands at step {done} of {all}: nothing is left to train; train.max_steps above {done} goes on"
+        ));
+    }
+    Ok(notes)
+}
+
+/// The modules to train; none if an adapter is gone on with.
+fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
+    if config.lora.init_from.is_some() {
+        return Ok(Vec::new());
+    }
+    let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
+    let head = base.spec.head.as_ref().map(|head| head.module.clone());
+    modules.extend(head.clone());
+    let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
+    let slots = targets.0.iter().map(|target| {
+        let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
+            Error::Config(format!(
+                "lora.target_modules names {}, the language-model head, which cannot be adapted; take it out",
+                target.module
+            ))
+        })?;
+        Ok(Slot::new(linear, target.rank, target.alpha, target.scaling))
+    });
+    slots.collect()
+}
+
+/// The decoder with its frozen adapters and the one to train.
+fn policies(config: &RunConfig, base: &Base, slots: Vec<Slot>) -> Result<Decoder> {
+    let mut decoder = base.decoder()?;
+    for path in &config.model.adapter {
+        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
+    }
+    if let Some(path) = &config.lora.init_from {
+        let initial = base.adapter(path, false)?;
+        if config.lora.reference == Reference::Init {
+            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
+        }
+        decoder.trained = Some(initial);
+        return Ok(decoder);
+    }
+    decoder.trained = Some(Lora::initialised(slots, config.seed, &base.device)?);
+    Ok(decoder)
+}
+
+fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {
+    let directory: Option<PathBuf> = match choice {
+        CacheChoice::Off => None,
+        CacheChoice::Auto => files::cache_directory().map(|cache| cache.join("reference")),
+        CacheChoice::Dir(directory) => Some(directory.clone()),
+    };
+    match directory {
+        Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
+        None => (ReferenceCache::in_memory(), None),
+    }
+}
+
+fn what_is_cached(known: usize, pairs: usize) -> Option<String> {
+    match known {
+        0 => None,
+        _ if known == pairs => {
+            Some("all reference log-probs are cached: no reference pass will be made".into())
+        }
+        _ => Some(format!(
+            "reference log-probs of {known} of {pairs} pairs are cached; the others are computed when they are met"
+        )),
+    }
+}

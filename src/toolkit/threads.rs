@@ -1,0 +1,19 @@
+//! The threads of the whole process.
+
+use crate::error::{Error, Result};
+
+/// Sets the number of threads of everything that follows (all cores if none is given). The calling thread is one of
+/// them: no operation waits for another thread to begin it.
+///
+/// # Errors
+/// If a number was given and the threads exist already.
+pub fn set_threads(threads: Option<usize>) -> Result<()> {
+    // candle starts threads of its own at its first large operation, and panics where memory has run out by then.
+    let _ = candle_core::utils::barrier_pool();
+    let built =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();
+    match (threads, built) {
+        (Some(threads), Err(e)) => Err(Error::Config(format!("--threads {threads}: {e}"))),
+        _ => Ok(()),
+    }
+}
