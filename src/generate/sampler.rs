@@ -1,4 +1,4 @@
-//! From logits to a token, by candle-transformers' `LogitsProcessor`.
+//! From logits to a token, with candle-transformers' `LogitsProcessor`.
 
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
@@ -8,17 +8,17 @@ use crate::error::Result;
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingConfig {
-    /// 0: the likeliest token.
+    /// 0: always the most likely token.
     pub temperature: f64,
-    /// Among the k likeliest.
+    /// Sample from the k most likely tokens.
     pub top_k: Option<usize>,
-    /// Among the likeliest that make up this probability.
+    /// Sample from the most likely tokens with this total probability.
     pub top_p: Option<f64>,
-    /// Of the stream of random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
-/// Below this temperature only logits that are equal to within rounding could be told apart: it counts as 0.
+/// Temperatures below this count as 0: they only tell apart logits that are equal to within rounding.
 const COLDEST: f64 = 1e-6;
 
 /// A seeded sampler.
@@ -43,7 +43,7 @@ impl Sampler {
     /// The next token.
     ///
     /// # Errors
-    /// If the logits are no distribution (not a number).
+    /// If the logits are not a distribution (NaN).
     pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
         Ok(self.processor.sample(&Tensor::from_slice(logits, logits.len(), &Device::Cpu)?)?)
     }

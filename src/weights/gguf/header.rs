@@ -1,4 +1,4 @@
-//! The header: metadata, and where each tensor lies.
+//! The header: the metadata and the location of each tensor.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use super::metadata::{self, Metadata, Place};
 pub struct GgufTensor {
     /// Its name.
     pub name: String,
-    /// How its numbers are stored.
+    /// Its storage type.
     pub kind: GgmlType,
-    /// Its shape, outermost dimension first: ggml's `ne`, turned round.
+    /// Its shape, outermost dimension first: ggml's `ne`, reversed.
     pub shape: Vec<usize>,
-    /// Where its bytes begin in the file.
+    /// Offset of its bytes in the file.
     pub start: usize,
-    /// How many there are.
+    /// Number of its bytes.
     pub bytes: usize,
 }
 
-/// A header that has been checked against the bytes it came from.
+/// A header that was checked against the bytes it came from.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// Version of the container.
@@ -31,7 +31,7 @@ pub struct Header {
     pub(super) tensors: BTreeMap<String, GgufTensor>,
 }
 
-/// Tensors and keys of one file, at most: a hundred times what the largest models have, so that a file made of empty
+/// Limit of tensors and keys of one file: a hundred times what the largest models have, so that a file of empty
 /// entries cannot fill the memory.
 const MOST_ENTRIES: usize = 1 << 17;
 const DEFAULT_ALIGNMENT: usize = 32;
@@ -92,7 +92,7 @@ impl Header {
         usable.ok_or_else(|| format!("general.alignment is {alignment}, which is no power of two up to 2^30"))
     }
 
-    /// Takes in the tensors, whose starts count from `data`; they must lie in the file, apart from each other.
+    /// Reads the tensors, whose offsets count from `data`; they must lie in the file and must not overlap.
     fn place(&mut self, infos: Vec<GgufTensor>, data: usize, size: usize) -> Parsed<()> {
         let mut taken = Vec::with_capacity(infos.len());
         for mut tensor in infos {
@@ -124,7 +124,7 @@ fn entries(cursor: &mut Cursor, what: &str, size: usize) -> Parsed<usize> {
     }
 }
 
-/// A tensor's entry; `start` counts from where the data begin.
+/// A tensor's entry; `start` is the beginning of the data.
 fn info(cursor: &mut Cursor, alignment: usize) -> Parsed<GgufTensor> {
     let name = cursor.text()?;
     let wrong = |why: String| format!("tensor {name:.80}: {why}");
@@ -143,7 +143,7 @@ fn info(cursor: &mut Cursor, alignment: usize) -> Parsed<GgufTensor> {
     if shape.len() != dimensions || shape.contains(&0) {
         return Err(overflow());
     }
-    // 2⁵⁶ numbers: their bytes are countable in any type.
+    // 2⁵⁶ numbers: the number of their bytes fits any type.
     let numbers = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size).filter(|n| *n <= 1 << 56));
     let (numbers, columns) = (numbers.ok_or_else(overflow)?, shape[dimensions - 1]);
     let whole = || format!("its rows of {columns} numbers are no whole blocks of {} ({kind})", kind.block());
