@@ -157,7 +157,7 @@ fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<V
                 "{} is adapted as [{}, {}], but this base has [{}, {}]",
                 slot.module, slot.outputs, slot.inputs, linear.outputs, linear.inputs
             )),
-            None => problems.add(format!("{} is no linear module that llama.cpp adapts", slot.module)),
+            None => problems.add(format!("{} is not a linear module that llama.cpp adapts", slot.module)),
         }
     }
     problems.require(!lora.slots().is_empty(), || "there is nothing to export: no module is adapted".into());

@@ -133,7 +133,7 @@ impl FromStr for GgufType {
         Self::OF_ADAPTERS.into_iter().find(|kind| text.eq_ignore_ascii_case(&kind.to_string())).ok_or_else(
             || {
                 Error::Config(format!(
-                    "{text:?} is no storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
+                    "{text:?} is not a storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
                 ))
             },
         )

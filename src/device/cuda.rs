@@ -87,7 +87,7 @@ impl Cuda {
         let cards = cards(&driver)?;
         let card = cards.get(ordinal).ok_or_else(|| {
             Error::Config(format!(
-                "there is no device cuda:{ordinal}; this machine has {} card(s)",
+                "there is no device cuda:{ordinal}; this machine has {} GPU(s)",
                 cards.len()
             ))
         })?;

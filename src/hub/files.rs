@@ -89,8 +89,8 @@ pub(super) fn shards(path: &Path) -> Result<Vec<RepoPath>> {
         return Err(wrong(format!("{size} bytes are too many for an index (at most {MAX_INDEX})")));
     }
     let text = fs::read(path).map_err(Error::read(path))?;
-    let index: Index =
-        serde_json::from_slice(&text).map_err(|e| wrong(format!("no index of safetensors files: {e}")))?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|e| wrong(format!("not an index of safetensors files: {e}")))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort_unstable();
     names.dedup();

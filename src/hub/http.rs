@@ -172,7 +172,7 @@ impl Client {
         let location = header(headers, "location").unwrap_or_default();
         let next = resolve(url, location).ok_or_else(|| {
             let shown = location.split('?').next().unwrap_or_default();
-            Failure::hub(format!("{} is redirected to `{shown}`, which is no address", show(url)))
+            Failure::hub(format!("{} is redirected to `{shown}`, which is not an address", show(url)))
         })?;
         if url.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
             return Err(Failure::hub(format!(

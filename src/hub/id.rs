@@ -27,7 +27,7 @@ impl HubId {
     pub fn parse(text: &str) -> Result<Self> {
         let (repository, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         let refuse = |why: &str| {
-            Error::Config(format!("`{text}` is no Hub id: {why}; write owner/name or owner/name@revision"))
+            Error::Config(format!("`{text}` is not a Hub id: {why}; write owner/name or owner/name@revision"))
         };
         let Some((owner, name)) = repository.split_once('/') else {
             return Err(refuse("there is no `/` between owner and name"));

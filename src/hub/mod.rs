@@ -141,7 +141,7 @@ impl Hub {
         let text = fs::read(&path).map_err(Error::read(&path))?;
         Ok(card::configs(&String::from_utf8_lossy(&text)).unwrap_or_else(|why| {
             self.progress
-                .note(&format!("the card of {} is not used, it is no valid YAML: {why}", repository.id));
+                .note(&format!("the card of {} is not used: it is not valid YAML: {why}", repository.id));
             Vec::new()
         }))
     }

@@ -32,7 +32,7 @@ impl Revision {
     pub(super) fn explain(&self, error: Error) -> Error {
         match (&self.offline, error) {
             (Some(reason), Error::Hub(text)) if !self.known => {
-                Error::Hub(format!("{text}. This is of what the cache has: {reason}"))
+                Error::Hub(format!("{text}. Only the cache was searched: {reason}"))
             }
             (_, error) => error,
         }
@@ -103,7 +103,7 @@ impl Hub {
         }
         let body = answer.response.into_body().into_with_config().limit(MAX_INFO).reader();
         let info: Info = serde_json::from_reader(body).map_err(|e| {
-            let message = format!("{}: the Hub's answer is not what a Hub says: {e}", repository.id);
+            let message = format!("{}: the answer of the Hub is invalid: {e}", repository.id);
             if e.is_io() { Failure::passing(message) } else { Failure::hub(message) }
         })?;
         let asked = repository.id.revision();

@@ -28,7 +28,7 @@ pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()
     }
     let row = Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu)?;
     let (dtype, super_blocks) =
-        ggml(kind).ok_or_else(|| Error::Weights(format!("{} is no type of ggml", kind.name())))?;
+        ggml(kind).ok_or_else(|| Error::Weights(format!("{} is not a type of ggml", kind.name())))?;
     let made = if super_blocks {
         QTensor::quantize_imatrix(&row, &vec![1.0; numbers.len()], dtype)?
     } else {

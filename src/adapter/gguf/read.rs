@@ -73,7 +73,7 @@ fn check(file: &GgufFile, architecture: &Architecture) -> Result<f64> {
         });
     }
     problems.require(metadata.get("adapter.alora.invocation_tokens").is_none(), || {
-        "adapter.alora.invocation_tokens is set: activation from a token on (aLoRA) cannot be honoured".into()
+        "adapter.alora.invocation_tokens is set: activation from a certain token on (aLoRA) is not supported".into()
     });
     let alpha = metadata.float("adapter.lora.alpha")?;
     problems.require(alpha.is_some(), || "adapter.lora.alpha is missing".into());
@@ -117,7 +117,7 @@ fn pairs<'a>(
         let split = |half: &str| tensor.name.strip_suffix(half)?.strip_suffix(".weight");
         let Some(name) = split(".lora_a").or_else(|| split(".lora_b")) else {
             strangers.push(format!(
-                "{} is no lora_a or lora_b of a weight and cannot be honoured",
+                "{} is not lora_a or lora_b of a weight, and is not supported",
                 shown(&tensor.name)
             ));
             continue;

@@ -172,7 +172,7 @@ fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
     }
     if !output.join("config.json").exists() {
         return Err(Error::Config(format!(
-            "the output {shown} holds no config.json, so it is no model to overwrite; name another directory"
+            "the output {shown} holds no config.json, so it is not a model to overwrite; name another directory"
         )));
     }
     Ok(())
@@ -237,7 +237,7 @@ fn write_config(base: &Base, directory: &Path, dtype: Option<DType>, untied: boo
     let path = base.directory.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
     let mut config: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|e| Error::Model(format!("{} is no JSON object: {e}", path.display())))?;
+        .map_err(|e| Error::Model(format!("{} is not a JSON object: {e}", path.display())))?;
     config_json::update(&mut config, dtype);
     // A stored head takes precedence over the configuration: transformers 5 reads it, and 4 would not.
     let own_head = untied || base.spec.head.is_some();

@@ -125,7 +125,7 @@ pub(super) fn targets<'a>(
             let Some(linear) = linears.get(&slot.module) else {
                 let hint = nearest(&slot.module, linears.keys().map(String::as_str));
                 let hint = hint.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-                problems.add(format!("{} is no linear module of this base{hint}", slot.module));
+                problems.add(format!("{} is not a linear module of this base{hint}", slot.module));
                 continue;
             };
             let tied = base.spec.head.is_none() && linear.module == head::linear(base.spec).module;

@@ -118,7 +118,7 @@ fn pairs<'a>(source: &SafetensorsSource, spec: &'a DecoderSpec) -> Result<BTreeM
             .find_map(|(half, other)| Some((name.strip_suffix(half)?.strip_suffix('.')?, *other)));
         let Some((own, other)) = half else {
             strangers.push(format!(
-                "{} is no lora_a or lora_b of a linear module and cannot be honoured",
+                "{} is not lora_a or lora_b of a linear module, and is not supported",
                 shown(&name)
             ));
             continue;

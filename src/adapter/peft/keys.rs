@@ -65,7 +65,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("revision", Harmless("where the base was found")),
     ("runtime_config", Harmless("PEFT ignores it in a file")),
     ("target_modules", Read),
-    ("target_parameters", Neutral("", "adapted parameters that are no linear module")),
+    ("target_parameters", Neutral("", "adapters of parameters that are not linear modules")),
     ("task_type", Read),
     ("trainable_token_indices", Neutral("", "trained token embeddings")),
     ("use_bdlora", Neutral("", "block-diagonal matrices (BD-LoRA)")),
@@ -99,7 +99,7 @@ pub(super) fn check(
         match meaning(key) {
             Some(Read | Harmless(_)) => {}
             Some(Neutral(allowed, what)) => problems.require(is_neutral(value, allowed), || {
-                format!("{key} is {}: {what} cannot be honoured", brief(value))
+                format!("{key} is {}, which needs {what}; that is not supported", brief(value))
             }),
             None if value.is_null() || forced => {
                 notes.push(format!("{} is a key that PEFT 0.21 does not have; it is ignored", brief_text(key)));

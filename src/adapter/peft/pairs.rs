@@ -126,7 +126,7 @@ fn place(name: &str, modules: &Modules) -> Place {
                 names::shown(name)
             )),
             false => Place::Nowhere(format!(
-                "{} adapts {}, which is no linear module of this {}{}",
+                "{} adapts {}, which is not a linear module of this {}{}",
                 names::shown(name),
                 names::shown(&own),
                 modules.family,
@@ -145,7 +145,7 @@ fn nowhere(name: &str) -> String {
             "{shown} lacks the prefix {PREFIX}, without which PEFT ignores it; rename the tensors"
         );
     }
-    format!("{shown} is no lora_A or lora_B of a linear module and cannot be honoured")
+    format!("{shown} is not lora_A or lora_B of a linear module, and is not supported")
 }
 
 /// A whole weight of embedding or head. For a file that is read by itself, by the names that PEFT uses for both.

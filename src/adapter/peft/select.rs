@@ -45,8 +45,8 @@ impl<'a> Selection<'a> {
             Err(Error::Adapter(format!("{key} is set, but {why}: PEFT refuses this; remove {key}")))
         };
         match (by_layer, pattern, by_list) {
-            (true, _, false) => return refused("layers_to_transform", "target_modules is no list"),
-            (_, Some(_), false) => return refused("layers_pattern", "target_modules is no list"),
+            (true, _, false) => return refused("layers_to_transform", "target_modules is not a list"),
+            (_, Some(_), false) => return refused("layers_pattern", "target_modules is not a list"),
             (false, Some(_), _) => return refused("layers_pattern", "layers_to_transform is not"),
             _ => {}
         }
@@ -173,7 +173,7 @@ fn layer_of(list: &str) -> Result<Regex> {
         .backtrack_limit(MOST_STEPS)
         .build()
         .map_err(|error| {
-            Error::Adapter(format!("layers_pattern is {list:?}, which is no regular expression ({error})"))
+            Error::Adapter(format!("layers_pattern is {list:?}, which is not a regular expression ({error})"))
         })
 }
 

@@ -68,7 +68,7 @@ pub(super) fn misfit(
     Ok(differing(&given, &own)?.map(|(count, row)| {
         format!(
             "{name} is not the base's {its_name}: {count} of {} numbers differ, the first in row {row}; the adapter belongs to \
-             another base, or its {words} was trained too, which cannot be honoured",
+             another base, or its {words} was trained too, which is not supported",
             own.elements().len()
         )
     }))

@@ -92,7 +92,7 @@ pub(super) fn check(cursor: &mut Cursor, kind: u32, depth: usize) -> Parsed<Plac
 
 fn check_flags(bytes: &[u8]) -> Parsed<()> {
     match bytes.iter().find(|byte| **byte > 1) {
-        Some(byte) => Err(format!("a truth value is {byte}, neither 0 nor 1")),
+        Some(byte) => Err(format!("a Boolean is {byte}; it must be 0 or 1")),
         None => Ok(()),
     }
 }

@@ -73,7 +73,7 @@ fn intermediate(layer: &LayerSpec) -> usize {
 
 /// The error for a setting that llama.cpp has no key for.
 pub(super) fn untold(what: &str) -> String {
-    format!("llama.cpp cannot be told of {what} of this model; merge into safetensors and serve that")
+    format!("llama.cpp has no setting for {what} of this model; merge into safetensors and serve that")
 }
 
 /// The last one of this many layers has full attention, the others a window (`set_swa_pattern` of `src/llama-hparams.cpp`).
