@@ -12,7 +12,7 @@ use dpo_lora::error::Result;
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::lora::{Lora, Slot};
-use dpo_lora::objective::ObjectiveConfig;
+use dpo_lora::objective::Objective;
 use dpo_lora::report::{Console, Reporter, Verbosity};
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::reference::ReferenceCache;
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
         decoder,
         train: pairs.clone(),
         eval: pairs,
-        objective: ObjectiveConfig::default(),
+        objective: Objective::default(),
         config: TrainConfig { max_steps: Some(20), learning_rate: 1e-3, ..TrainConfig::default() },
         watch: WatchConfig::default(),
         dropout: 0.0,
@@ -54,13 +54,14 @@ fn main() -> Result<()> {
             base: base.display().to_string(),
             revision: None,
             fingerprint: Some(fingerprint(&source)?),
+            ..Origin::default()
         },
         run: run.clone(),
         identity: Identity::default(),
         stop: Default::default(),
     })?;
     trainer.run(&mut Reporter::new().with(Console::stderr(Verbosity::Normal)))?;
-    let margin = trainer.evaluate()?.map_or(0.0, |found| found.reward_margin);
+    let margin = trainer.evaluate()?.and_then(|found| found.metrics().margin()).unwrap_or(0.0);
     println!("{}: reward margin {margin:.3} on the pairs it was trained on", run.join("adapter").display());
     Ok(())
 }

@@ -82,6 +82,14 @@ pub struct ModelArgs {
     #[arg(long)]
     pub force: bool,
 
+    /// Take objective, template and truncation from this run configuration [default: as the adapter was trained]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Chat template: Jinja text or a file [default: the adapter's, else the base's]
+    #[arg(long, value_name = "TEXT|FILE")]
+    pub chat_template: Option<String>,
+
     /// How to run the model.
     #[command(flatten)]
     pub runtime: RuntimeArgs,
@@ -174,6 +182,10 @@ pub struct EvalArgs {
     /// Preference pairs: a file, glob or directory
     #[arg(long, value_name = "FILE")]
     pub data: String,
+
+    /// β of the rewards and the loss [default: as the adapter was trained, else 0.1]
+    #[arg(long, value_name = "BETA")]
+    pub beta: Option<f64>,
 
     /// Print one JSON object
     #[arg(long)]

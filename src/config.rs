@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{DataConfig, Sources};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, ModelConfig};
-use crate::objective::ObjectiveConfig;
+use crate::objective::{Objective, ObjectiveConfig};
 use crate::train::config::TrainConfig;
 use crate::train::watch::WatchConfig;
 
@@ -47,7 +47,7 @@ impl RunConfig {
             model: ModelConfig { base: base.into(), ..ModelConfig::default() },
             lora: LoraConfig::default(),
             data: DataConfig::new(train.into()),
-            objective: ObjectiveConfig::default(),
+            objective: ObjectiveConfig::from(&Objective::default()),
             train: TrainConfig::default(),
             watch: WatchConfig::default(),
         }
@@ -69,8 +69,10 @@ impl RunConfig {
     /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
     /// missing key and invalid value.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let config = Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
-        config.validate().map_err(|error| Error::Config(format!("{origin}: {error}")))?;
+        let mut config = Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
+        let located = |error| Error::Config(format!("{origin}: {error}"));
+        config.validate().map_err(located)?;
+        config.objective = ObjectiveConfig::from(&config.objective.resolve().map_err(located)?);
         Ok(config)
     }
 
@@ -121,14 +123,23 @@ impl RunConfig {
 
 /// Every key with its default, as YAML; the two that have none are empty.
 fn defaults() -> Result<serde_yaml::Value> {
-    serde_yaml::to_value(RunConfig::new("", ""))
-        .map_err(|error| Error::Config(format!("the defaults cannot be written as YAML: {error}")))
+    // Which parameters an objective has, and with which defaults, follows from its losses.
+    let config = RunConfig { objective: ObjectiveConfig::default(), ..RunConfig::new("", "") };
+    let mut defaults = serde_yaml::to_value(config)
+        .map_err(|error| Error::Config(format!("the defaults cannot be written as YAML: {error}")))?;
+    if let Some(objective) = defaults.get_mut("objective").and_then(serde_yaml::Value::as_mapping_mut) {
+        for key in ObjectiveConfig::keys() {
+            objective.entry(key.into()).or_insert(serde_yaml::Value::Null);
+        }
+    }
+    Ok(defaults)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::config::TargetModules;
+    use crate::objective::Ipo;
     use crate::train::config::ReferenceCache;
 
     const MINIMAL: &str = "model:\n  base: m\ndata:\n  train: d.jsonl\n";
@@ -252,6 +263,22 @@ mod tests {
         assert!(message.contains("train.early_stopping_patience needs data.eval"), "{message}");
         assert!(message.contains("train.early_stopping_patience needs train.eval_steps"), "{message}");
         read(MINIMAL, &["train.early_stopping_patience=2", "train.eval_steps=5", "data.eval=0.1"]).unwrap();
+    }
+
+    #[test]
+    fn parameters_of_a_loss_belong_to_it() {
+        let config = read(&format!("{MINIMAL}objective: {{loss_type: ipo, beta: 0.5}}"), &[]).unwrap();
+        assert_eq!(config.objective.resolve().unwrap(), Objective::new(Ipo { beta: 0.5 }));
+        let yaml = config.to_yaml().unwrap();
+        assert!(yaml.contains("loss_type: ipo") && !yaml.contains("label_smoothing"), "{yaml}");
+        let message = refused(MINIMAL, &["objective.loss_type=ipo", "objective.label_smoothing=0.1"]);
+        assert!(
+            message.contains("objective.label_smoothing is set, and loss_type ipo has no such"),
+            "{message}"
+        );
+        let message = refused(MINIMAL, &["objective.beta=fast", "objective.loss_type=hinged"]);
+        assert!(message.contains("objective.beta is fast; expected a number"), "{message}");
+        assert!(message.contains("objective.loss_type is hinged; no loss has this name"), "{message}");
     }
 
     #[test]

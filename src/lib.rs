@@ -23,10 +23,10 @@
 //! | 1 | [`device`] | buffers, kernels and products of an NVIDIA GPU, behind one trait |
 //! | 1 | [`hub`] | files of the Hugging Face Hub, and the cache shared with Python |
 //! | 2 | [`weights`] | frozen weights, mapped from safetensors |
+//! | 2 | [`objective`] | scored completions → loss, gradient, rewards; pure functions |
 //! | 3 | [`data`] | records, chat templates, tokens, packing, sampling |
 //! | 3 | [`ops`] | differentiable operations, forward beside backward, and the matrix product |
 //! | 4 | [`model`] | families, the decoder, LoRA; `model::engine`: the decoder on a device |
-//! | 4 | [`objective`] | log-probs of a pair → loss and its gradient; pure functions |
 //! | 5 | [`adapter`] | PEFT directories, merging, fingerprints |
 //! | 5 | [`generate`] | sampling and decoding |
 //! | 6 | [`eval`] | preference accuracy, margins, rewards |
@@ -37,20 +37,24 @@
 //! # The loss of a pair
 //!
 //! ```
-//! use dpo_lora::objective::{ObjectiveConfig, PairLogps};
+//! use dpo_lora::objective::{Objective, Role, Scored};
 //!
-//! let objective = ObjectiveConfig::default(); // the DPO loss, beta 0.1
+//! # fn main() -> Result<(), dpo_lora::error::Error> {
+//! let objective = Objective::default(); // the DPO loss, beta 0.1
+//! let scored = |role, logp| Scored { group: 0, role, label: 1.0, logp, ref_logp: Some(logp), tokens: 4 };
 //! // Before the first step policy and reference are one: both rewards are 0 and the loss is ln 2.
-//! let before = PairLogps { chosen: -12.0, rejected: -9.0, ref_chosen: -12.0, ref_rejected: -9.0 };
-//! let found = objective.pair(&before, 1.0);
-//! assert_eq!((found.reward_chosen, found.reward_rejected), (0.0, 0.0));
-//! assert!((found.loss - 2f64.ln()).abs() < 1e-12);
+//! let mut pair = [scored(Role::Chosen, -12.0), scored(Role::Rejected, -9.0)];
+//! let before = objective.weigh(&pair)?;
+//! assert_eq!(objective.reward(&pair[0]), Some(0.0));
+//! assert!((before.losses[0] - 2f64.ln()).abs() < 1e-12);
 //!
 //! // 10 nats more for the chosen answer: a reward of 1, and a loss of −ln σ(1).
-//! let after = PairLogps { chosen: -2.0, ..before };
-//! let found = objective.pair(&after, 1.0);
-//! assert!((found.margin() - 1.0).abs() < 1e-12);
-//! assert!((found.loss - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
+//! pair[0].logp += 10.0;
+//! let after = objective.weigh(&pair)?;
+//! assert_eq!(objective.reward(&pair[0]), Some(1.0));
+//! assert!((after.losses[0] - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # A step by hand
@@ -63,12 +67,11 @@
 //!
 //! use candle_core::Device;
 //! use dpo_lora::data::{ChatTokenizer, Input, PackedBatch, records, tokenize};
-//! use dpo_lora::eval::preference::pair_logps;
 //! use dpo_lora::model::decoder::{Decoder, Training};
 //! use dpo_lora::model::families::{self, ConfigJson};
 //! use dpo_lora::model::lora::{Lora, Slot};
 //! use dpo_lora::model::pass::Pass;
-//! use dpo_lora::objective::ObjectiveConfig;
+//! use dpo_lora::objective::Objective;
 //! use dpo_lora::weights::SafetensorsSource;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -90,12 +93,11 @@
 //! let mut losses = Vec::new();
 //! for _ in 0..2 {
 //!     let (policy, tape) = decoder.forward(&batch, Training::default())?;
-//!     let pair = pair_logps(&policy, &reference, 0).expect("a pair has two completions");
-//!     let loss = ObjectiveConfig::default().pair(&pair, 1.0);
-//!     losses.push(loss.loss);
+//!     let found = Objective::default().weigh(&batch.scored_completions(&policy, Some(&reference))?)?;
+//!     losses.push(found.losses[0]);
 //!     let lora = decoder.trained.as_ref().expect("it was set above");
 //!     let mut gradient = vec![0.0; lora.values().len()];
-//!     decoder.backward(tape, &batch, &[loss.d_chosen, loss.d_rejected], &mut gradient)?;
+//!     decoder.backward(tape, &batch, &found.d_logps, &mut gradient)?;
 //!     let lora = decoder.trained.as_mut().expect("it was set above");
 //!     lora.update(|values| values.iter_mut().zip(&gradient).for_each(|(value, slope)| *value -= 0.05 * slope))?;
 //! }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dpo_lora::data::{
-    ChatTemplate, ChatTokenizer, DataConfig, Example, Input, Message, Pair, RenderOptions, Truncation,
+    ChatTemplate, ChatTokenizer, Content, DataConfig, Example, Input, Message, RenderOptions, Truncation,
     TruncationMode, records, source, tokenize, tokenize_all,
 };
 use serde_json::{Map, Value as Json};
@@ -129,7 +129,8 @@ fn conversations_render_as_transformers() {
         for (record, expected) in
             load("chat.jsonl").iter().zip(fixture("chat_rendered.json").as_array().unwrap())
         {
-            let Pair::Chat { prompt, chosen, rejected, .. } = &record.pair else { panic!("a conversation") };
+            let Content::Chat { prompt, answers, .. } = &record.content else { panic!("a conversation") };
+            let [chosen, rejected] = answers.as_slice() else { panic!("a pair") };
             assert_eq!(prompt.len(), expected["prompt_messages"].as_u64().unwrap() as usize);
             let render =
                 |answer: &[Message], open| tokenizer.render(&[prompt, answer].concat(), open).unwrap();

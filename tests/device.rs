@@ -141,7 +141,7 @@ fn quantised_bases_compute_what_their_numbers_say() {
             .map(|sequence| Example {
                 prompt: ids(&sequence["prompt"]),
                 completions: sequence["completions"].as_array().unwrap().iter().map(ids).collect(),
-                label: 1.0,
+                kind: dpo_lora::data::Kind::PAIR,
                 origin: Origin::new("gguf", 1),
             })
             .collect();
@@ -226,7 +226,7 @@ fn dropout_drops_what_the_processor_drops() {
     let example = |completions: [&[u32]; 2]| Example {
         prompt: vec![5],
         completions: completions.map(<[u32]>::to_vec).to_vec(),
-        label: 1.0,
+        kind: dpo_lora::data::Kind::PAIR,
         origin: Origin::new("test", 1),
     };
     let batch = pack(&[example([&[7, 8, 9, 3], &[4, 4]]), example([&[9], &[2, 3, 6]])]);
@@ -293,7 +293,7 @@ fn what_the_model_does_not_have_is_refused() {
     let example = |prompt: u32, target: u32| Example {
         prompt: vec![prompt],
         completions: vec![vec![target], vec![1, 2]],
-        label: 1.0,
+        kind: dpo_lora::data::Kind::PAIR,
         origin: Origin::new("test", 1),
     };
     for wrong in [example(vocab, 1), example(1, vocab)] {

@@ -39,7 +39,12 @@ fn sequences(expected: &Value) -> (PackedBatch, Vec<f64>) {
             logps.extend(sequence["logps"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()));
             let completions = sequence["completions"].as_array().unwrap().iter().map(ids).collect();
             let prompt = ids(&sequence["prompt"]);
-            Example { prompt, completions, label: 1.0, origin: Origin::new("gguf", i + 1) }
+            Example {
+                prompt,
+                completions,
+                kind: dpo_lora::data::Kind::PAIR,
+                origin: Origin::new("gguf", i + 1),
+            }
         })
         .collect();
     (PackedBatch::new(&examples.iter().collect::<Vec<_>>()), logps)

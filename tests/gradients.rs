@@ -6,16 +6,14 @@ mod common;
 use std::ops::Range;
 
 use common::{examples, fixture, load_with, models, pack, random_lora};
-use dpo_lora::data::PackedBatch;
-use dpo_lora::eval::preference::pair_logps;
+use dpo_lora::data::{Kind, PackedBatch};
 use dpo_lora::model::decoder::{Decoder, Training};
 use dpo_lora::model::pass::Pass;
-use dpo_lora::objective::{ObjectiveConfig, PairLoss};
+use dpo_lora::objective::{Objective, Sigmoid, Weighed};
 use dpo_lora::weights::DType;
 
 /// A loss with slopes that are far from saturated.
-const OBJECTIVE: ObjectiveConfig =
-    ObjectiveConfig { loss_type: dpo_lora::objective::LossType::Sigmoid, beta: 0.3, label_smoothing: 0.1 };
+const LOSS: Sigmoid = Sigmoid { beta: 0.3, label_smoothing: 0.1 };
 
 struct Case {
     decoder: Decoder,
@@ -33,29 +31,25 @@ impl Case {
         // Lengths that differ, one beyond every sliding window; the last pair's label is a fraction.
         let pairs = examples("pairs.jsonl", &fixture("models").join(model));
         let mut pairs = [0, 2, 6].map(|i: usize| pairs[i].clone());
-        pairs[2].label = 0.4;
+        pairs[2].kind = Kind::Pair { label: 0.4 };
         let batch = pack(&pairs);
         let reference = decoder.logps(&batch, Pass::Reference).unwrap();
         Self { decoder, batch, reference }
     }
 
-    fn losses(&self, logps: &[f64]) -> Vec<PairLoss> {
-        let pair = |i| {
-            let logps = pair_logps(logps, &self.reference, i).unwrap();
-            OBJECTIVE.pair(&logps, f64::from(self.batch.labels[i]))
-        };
-        (0..self.batch.trees.len()).map(pair).collect()
+    fn weigh(&self, logps: &[f64]) -> Weighed {
+        let scored = self.batch.scored_completions(logps, Some(&self.reference)).unwrap();
+        Objective::new(LOSS).weigh(&scored).unwrap()
     }
 
     fn loss(&self) -> f64 {
         let logps = self.decoder.logps(&self.batch, Pass::Policy).unwrap();
-        self.losses(&logps).iter().map(|loss| loss.loss).sum()
+        self.weigh(&logps).losses.iter().sum()
     }
 
     fn gradient(&self) -> Vec<f32> {
         let (logps, tape) = self.decoder.forward(&self.batch, Training::default()).unwrap();
-        let losses = self.losses(&logps);
-        let weights: Vec<f64> = losses.iter().flat_map(|loss| [loss.d_chosen, loss.d_rejected]).collect();
+        let weights = self.weigh(&logps).d_logps;
         let mut gradient = vec![0.0; self.values().len()];
         self.decoder.backward(tape, &self.batch, &weights, &mut gradient).unwrap();
         gradient

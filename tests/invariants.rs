@@ -6,11 +6,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{decoder, examples, fixture, load, models, pack, random_lora, zero_b_lora};
-use dpo_lora::data::{Example, PackedBatch};
-use dpo_lora::eval::preference::pair_logps;
+use dpo_lora::data::{Example, Kind, PackedBatch};
 use dpo_lora::model::decoder::{Decoder, Training};
 use dpo_lora::model::pass::{Dropout, Pass};
-use dpo_lora::objective::ObjectiveConfig;
+use dpo_lora::objective::Objective;
 use dpo_lora::random::Stream;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::{Optimizer, OptimizerKind};
@@ -54,7 +53,7 @@ fn one_step(
     let config = TrainConfig { optim: OptimizerKind::Sgd, ..TrainConfig::default() };
     let mut optimizer = Optimizer::new(&config.optimizer(), decoder.trained.as_ref().unwrap().values().len());
     let settings = Settings {
-        objective: &ObjectiveConfig::default(),
+        objective: &Objective::default(),
         learning_rate: 1.0,
         clip_norm: None,
         dropout: 0.0,
@@ -239,20 +238,22 @@ fn a_fractional_label_mixes_both_directions() {
     decoder.trained = Some(random_lora(&decoder, 8));
     let pairs = pairs_of("qwen2")[..4].to_vec();
     let reference = decoder.logps(&pack(&pairs), Pass::Reference).unwrap();
-    let objective = ObjectiveConfig::default();
-    let at = |label: f64| -> (f64, Vec<f32>) {
-        let batch = pack(&pairs);
+    let weigh = |batch: &PackedBatch, logps: &[f64], reference: &[f64]| {
+        Objective::default().weigh(&batch.scored_completions(logps, Some(reference)).unwrap()).unwrap()
+    };
+    let at = |label: f32| -> (f64, Vec<f32>) {
+        let labelled: Vec<Example> =
+            pairs.iter().map(|pair| Example { kind: Kind::Pair { label }, ..pair.clone() }).collect();
+        let batch = pack(&labelled);
         let (logps, tape) = decoder.forward(&batch, Training::default()).unwrap();
-        let found: Vec<_> = (0..pairs.len())
-            .map(|i| objective.pair(&pair_logps(&logps, &reference, i).unwrap(), label))
-            .collect();
-        let weights: Vec<f64> = found.iter().flat_map(|loss| [loss.d_chosen, loss.d_rejected]).collect();
+        let found = weigh(&batch, &logps, &reference);
         let mut gradient = vec![0.0; decoder.trained.as_ref().unwrap().values().len()];
-        decoder.backward(tape, &batch, &weights, &mut gradient).unwrap();
-        (found.iter().map(|loss| loss.loss).sum(), gradient)
+        decoder.backward(tape, &batch, &found.d_logps, &mut gradient).unwrap();
+        (found.losses.iter().sum(), gradient)
     };
     let (yes, no, mixed) = (at(1.0), at(0.0), at(0.3));
-    assert!((mixed.0 - (0.3 * yes.0 + 0.7 * no.0)).abs() < 1e-12 * mixed.0);
+    let (y, n) = (f64::from(0.3f32), 1.0 - f64::from(0.3f32));
+    assert!((mixed.0 - (y * yes.0 + n * no.0)).abs() < 1e-12 * mixed.0);
     let largest = yes.1.iter().chain(&no.1).fold(0.0f32, |m, g| m.max(g.abs()));
     for ((mixed, yes), no) in mixed.1.iter().zip(&yes.1).zip(&no.1) {
         assert!((mixed - (0.3 * yes + 0.7 * no)).abs() <= 1e-5 * largest, "{mixed} {yes} {no}");
@@ -265,7 +266,6 @@ fn a_fractional_label_mixes_both_directions() {
     let (logps, refs) =
         (decoder.logps(&pack(&swapped), Pass::Policy), decoder.logps(&pack(&swapped), Pass::Reference));
     let (logps, refs) = (logps.unwrap(), refs.unwrap());
-    let loss: f64 =
-        (0..pairs.len()).map(|i| objective.pair(&pair_logps(&logps, &refs, i).unwrap(), 1.0).loss).sum();
+    let loss: f64 = weigh(&pack(&swapped), &logps, &refs).losses.iter().sum();
     assert!((loss - no.0).abs() < 1e-12 * loss, "{loss} {}", no.0);
 }

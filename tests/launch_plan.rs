@@ -97,7 +97,7 @@ fn batch(pairs: usize, prompt: usize, completion: usize) -> PackedBatch {
     let example = Example {
         prompt: vec![1; prompt],
         completions: vec![vec![1; completion], vec![1; completion]],
-        label: 1.0,
+        kind: dpo_lora::data::Kind::PAIR,
         origin: Origin::new("test", 1),
     };
     PackedBatch::new(&vec![&example; pairs])

@@ -28,7 +28,7 @@ fn batch() -> PackedBatch {
     let example = |first: u32| Example {
         prompt: vec![first, 7, 9],
         completions: vec![vec![4, 5, 6, 2], vec![8, 3]],
-        label: 1.0,
+        kind: dpo_lora::data::Kind::PAIR,
         origin: Origin::new("test", 1),
     };
     pack(&[example(5), example(11)])

@@ -1,11 +1,15 @@
 //! The loss, its gradient and its rewards against TRL (`tests/parity/optim_cases.py` made the numbers, in f64).
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use dpo_lora::objective::{ObjectiveConfig, PairLogps};
+use std::collections::BTreeMap;
+
+use dpo_lora::objective::{Ipo, Objective, Role, Scored, Sigmoid};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Fixture {
+    chosen_tokens: usize,
+    rejected_tokens: usize,
     cases: Vec<Case>,
 }
 
@@ -37,32 +41,51 @@ fn assert_close(got: f64, expected: f64, what: &str) {
     assert!((got - expected).abs() <= tolerance, "{what}: {got} instead of {expected}");
 }
 
+/// The objective of a case: the loss with those of its parameters that it has.
+fn objective(case: &Case) -> Option<Objective> {
+    let (beta, label_smoothing) = (case.beta, case.label_smoothing);
+    match case.loss.as_str() {
+        // TRL's own `sigmoid` ignores label_smoothing; the smoothed loss stands under `conservative`.
+        "sigmoid" => Some(Objective::new(Sigmoid { beta, label_smoothing: 0.0 })),
+        "conservative" => Some(Objective::new(Sigmoid { beta, label_smoothing })),
+        "ipo" => Some(Objective::new(Ipo { beta })),
+        _ => None,
+    }
+}
+
 #[test]
-fn sigmoid_loss_agrees_with_trl() {
+fn losses_agree_with_trl() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/dpo_loss.json"))
         .unwrap();
     let fixture: Fixture = serde_json::from_str(&text).unwrap();
-    let mut compared = 0;
+    let mut compared = BTreeMap::new();
     for case in &fixture.cases {
-        // TRL's own `sigmoid` ignores label_smoothing; the smoothed loss stands under `conservative`.
-        let label_smoothing = match case.loss.as_str() {
-            "sigmoid" => 0.0,
-            "conservative" => case.label_smoothing,
-            _ => continue,
-        };
-        let objective = ObjectiveConfig { beta: case.beta, label_smoothing, ..ObjectiveConfig::default() };
+        let Some(objective) = objective(case) else { continue };
         for row in &case.rows {
             let [chosen, rejected, ref_chosen, ref_rejected] = row.logps;
-            let got = objective.pair(&PairLogps { chosen, rejected, ref_chosen, ref_rejected }, 1.0);
+            let scored = |role, logp, reference, tokens| Scored {
+                group: 0,
+                role,
+                label: 1.0,
+                logp,
+                ref_logp: Some(reference),
+                tokens,
+            };
+            let pair = [
+                scored(Role::Chosen, chosen, ref_chosen, fixture.chosen_tokens),
+                scored(Role::Rejected, rejected, ref_rejected, fixture.rejected_tokens),
+            ];
+            let got = objective.weigh(&pair).unwrap();
+            let rewards = pair.map(|completion| objective.reward(&completion).unwrap());
             let what = |figure: &str| format!("{} beta {} {:?} {figure}", case.loss, case.beta, row.logps);
-            assert_close(got.loss, row.loss, &what("loss"));
-            assert_close(got.d_chosen, row.d_chosen, &what("d_chosen"));
-            assert_close(got.d_rejected, row.d_rejected, &what("d_rejected"));
-            assert_close(got.reward_chosen, row.reward_chosen, &what("reward_chosen"));
-            assert_close(got.reward_rejected, row.reward_rejected, &what("reward_rejected"));
-            assert_close(got.margin(), row.margin, &what("margin"));
-            compared += 1;
+            assert_close(got.losses[0], row.loss, &what("loss"));
+            assert_close(got.d_logps[0], row.d_chosen, &what("d_chosen"));
+            assert_close(got.d_logps[1], row.d_rejected, &what("d_rejected"));
+            assert_close(rewards[0], row.reward_chosen, &what("reward_chosen"));
+            assert_close(rewards[1], row.reward_rejected, &what("reward_rejected"));
+            assert_close(rewards[0] - rewards[1], row.margin, &what("margin"));
+            *compared.entry(case.loss.as_str()).or_insert(0) += 1;
         }
     }
-    assert!(compared >= 40, "the fixture lost its cases: {compared} rows compared");
+    assert_eq!(compared, BTreeMap::from([("sigmoid", 28), ("conservative", 21), ("ipo", 14)]));
 }

@@ -35,7 +35,7 @@ fn logp(directory: &Path, ids: &[u32]) -> dpo_lora::error::Result<f64> {
     let example = Example {
         prompt: ids[..1].to_vec(),
         completions: vec![ids[1..].to_vec()],
-        label: 1.0,
+        kind: dpo_lora::data::Kind::PAIR,
         origin: Origin::new("ids", 1),
     };
     Ok(decoder.logps(&PackedBatch::new(&[&example]), Pass::Policy).unwrap()[0])

@@ -10,7 +10,7 @@ use common::{decoder, fixture, freeze, json};
 use dpo_lora::adapter::peft;
 use dpo_lora::data::PackedBatch;
 use dpo_lora::device::Backend;
-use dpo_lora::objective::ObjectiveConfig;
+use dpo_lora::objective::{Objective, Sigmoid};
 use dpo_lora::random::Stream;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
@@ -39,11 +39,10 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
         freeze(&mut decoder, &initial, true);
     }
     let examples = common::examples("trl/train.jsonl", &fixture("models").join(model));
-    let objective = ObjectiveConfig {
+    let objective = Objective::new(Sigmoid {
         beta: number("beta"),
         label_smoothing: expected["label_smoothing"].as_f64().unwrap(),
-        ..ObjectiveConfig::default()
-    };
+    });
     let steps = expected["steps"].as_array().unwrap();
     let config = TrainConfig {
         learning_rate: number("learning_rate"),

@@ -247,7 +247,7 @@ fn checkpoint(data: &[u8]) {
     let linear = decoder.spec().linears().next().expect("a linear module").clone();
     let lora = Lora::initialised(vec![Slot::new(&linear, 2, 4.0, 2.0)], 1, &Device::Cpu).expect("an adapter");
     let mut optimizer = Optimizer::new(&TrainConfig::default().optimizer(), lora.values().len());
-    let origin = peft::Origin { base: "x".into(), revision: None, fingerprint: None };
+    let origin = peft::Origin { base: "x".into(), ..peft::Origin::default() };
     peft::write(&directory.join("adapter"), &lora, decoder.spec(), 0.0, &origin).expect("an adapter");
     decoder.trained = Some(lora);
     let state = serde_json::to_vec(&checkpoint::State::default()).expect("a state");

@@ -4,13 +4,16 @@ mod adapters;
 mod checks;
 mod device;
 mod policy;
+mod trained;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
 
 pub use policy::{Policy, open_policy};
+pub use trained::TrainedWith;
 
 use super::gguf::{self, GgufFiles};
 use super::{embedded, hub, say};
@@ -168,7 +171,7 @@ impl Base {
     /// As [`Base::fingerprint`].
     pub fn origin(&self) -> Result<peft::Origin> {
         let (base, revision) = (self.name.clone(), self.revision.clone());
-        Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?) })
+        Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?), metadata: BTreeMap::new() })
     }
 
     /// The text of its `config.json`; empty if it cannot be read.

@@ -3,51 +3,72 @@
 use super::base::{self, Policy};
 use super::{print, print_json};
 use crate::cli::EvalArgs;
-use crate::data::{Sources, Truncation};
+use crate::data::Sources;
 use crate::error::Result;
-use crate::eval::preference::{self, Evaluation};
+use crate::eval::preference::{self, Summary};
 use crate::model::pass::Pass;
-use crate::objective::ObjectiveConfig;
+use crate::objective::{Objective, ObjectiveConfig};
 
-/// Pairs in a batch; the figures do not depend on it.
+/// Records in a batch; the figures do not depend on it.
 const BATCH: usize = 4;
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
-    let Policy { tokenizer, decoder, .. } = base::open_policy(&args.model)?;
+    let Policy { tokenizer, decoder, trained, .. } = base::open_policy(&args.model)?;
+    let objective = objective(trained.objective, args.beta)?;
     let records = base::read_records(&Sources::from(args.data.as_str()))?;
-    let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &Truncation::default())?;
-    let reference = |packed: &_| decoder.logps(packed, Pass::Reference);
-    let found =
-        preference::evaluate(&decoder, &pairs.examples, BATCH, &ObjectiveConfig::default(), reference)?;
-    if args.json { print_json(&found) } else { print(table(&found, decoder.trained.is_some()).as_bytes()) }
+    let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
+    pairs.notes.iter().for_each(|note| super::say(note));
+    let reference = |packed: &_| decoder.logps(packed, Pass::Reference).map(Some);
+    let found = preference::evaluate(&decoder, &pairs.examples, BATCH, &objective, reference)?.summary();
+    if args.json {
+        return print_json(&found);
+    }
+    print(table(&found, &objective, decoder.trained.is_some())?.as_bytes())
 }
 
-/// The figures for a person.
-fn table(found: &Evaluation, adapter: bool) -> String {
+/// The objective that the adapter was trained with, or DPO; with another β if one is given.
+fn objective(trained: Option<Objective>, beta: Option<f64>) -> Result<Objective> {
+    let objective = trained.unwrap_or_default();
+    match beta {
+        None => Ok(objective),
+        Some(beta) => ObjectiveConfig::from(&objective).with("beta", beta).resolve(),
+    }
+}
+
+/// The figures for a person. What the records or the objective do not have is left out.
+fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String> {
     let by = if adapter { "by reward" } else { "by log-prob; without an adapter every reward is 0" };
-    format!(
-        "pairs              {}\n\
-         accuracy           {:.1} %  (95 %: {:.1} to {:.1} %; {by})\n\
-         log-prob accuracy  {:.1} %\n\
-         loss               {:.4}  (beta 0.1)\n\
-         reward margin      {:+.4}  (chosen {:+.4}, rejected {:+.4})\n\
-         KL                 {:+.4} nats a completion, {:+.5} a token  (mean log π_ref − log π_θ over the completions)\n\
-         log-prob           chosen {:.2}, rejected {:.2}\n\
-         perplexity         chosen {:.3}, rejected {:.3}\n",
-        found.pairs,
-        100.0 * found.accuracy,
-        100.0 * found.accuracy_low,
-        100.0 * found.accuracy_high,
-        100.0 * found.logp_accuracy,
-        found.loss,
-        found.reward_margin,
-        found.reward_chosen,
-        found.reward_rejected,
-        found.kl,
-        found.kl_per_token,
-        found.logp_chosen,
-        found.logp_rejected,
-        found.perplexity_chosen,
-        found.perplexity_rejected,
-    )
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut lines = vec![("pairs", found.pairs.to_string())];
+    if let (Some(share), Some(low), Some(high)) = (found.accuracy, found.accuracy_low, found.accuracy_high) {
+        let interval = format!("95 %: {:.1} to {}", 100.0 * low, percent(high));
+        lines.push(("accuracy", format!("{}  ({interval}; {by})", percent(share))));
+    }
+    if let Some(share) = found.logp_accuracy {
+        lines.push(("log-prob accuracy", percent(share)));
+    }
+    if let Some(loss) = found.loss {
+        lines.push(("loss", format!("{loss:.4}  ({})", objective.to_json()?)));
+    }
+    if let (Some(margin), Some(chosen), Some(rejected)) =
+        (found.reward_margin, found.reward_chosen, found.reward_rejected)
+    {
+        lines
+            .push(("reward margin", format!("{margin:+.4}  (chosen {chosen:+.4}, rejected {rejected:+.4})")));
+    }
+    if let (Some(kl), Some(per_token)) = (found.kl, found.kl_per_token) {
+        let what = "mean log π_ref − log π_θ over the completions";
+        lines.push(("KL", format!("{kl:+.4} nats per completion, {per_token:+.5} per token  ({what})")));
+    }
+    lines.push(("log-prob", sides(found.logp_chosen, found.logp_rejected, 2)));
+    lines.push(("perplexity", sides(found.perplexity_chosen, found.perplexity_rejected, 3)));
+    Ok(lines.into_iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect())
+}
+
+/// `chosen 1.00, rejected 2.00`, or the side that there is.
+fn sides(chosen: Option<f64>, rejected: Option<f64>, digits: usize) -> String {
+    let side = |name: &str, value: Option<f64>| value.map(|value| format!("{name} {value:.digits$}"));
+    let both: Vec<String> =
+        [side("chosen", chosen), side("rejected", rejected)].into_iter().flatten().collect();
+    both.join(", ")
 }

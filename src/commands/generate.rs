@@ -24,7 +24,7 @@ struct Line<'a> {
 }
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
-    let Policy { base, tokenizer, decoder } = base::open_policy(&args.model)?;
+    let Policy { base, tokenizer, decoder, .. } = base::open_policy(&args.model)?;
     let prompts = prompts(args)?;
     let unapplied = base.unapplied_settings();
     if !unapplied.is_empty() {

@@ -5,11 +5,12 @@ use serde::Serialize;
 use super::base::{self, Policy};
 use super::print;
 use crate::cli::ScoreArgs;
-use crate::data::{Sources, Truncation};
+use crate::data::{Example, Record, Sources};
 use crate::error::{Error, Result};
 use crate::eval::preference;
 use crate::files;
 use crate::model::pass::Pass;
+use crate::objective::Scored;
 
 /// Pairs in a batch; their log-probs do not depend on it.
 const BATCH: usize = 4;
@@ -26,25 +27,45 @@ struct Line {
     rejected_tokens: usize,
 }
 
+impl Line {
+    /// The line of a pair in a batch whose records have these indices.
+    fn new(indices: &[usize], pair: &[Scored]) -> Option<Self> {
+        let [chosen, rejected] = pair else { return None };
+        Some(Self {
+            index: *indices.get(chosen.group)?,
+            chosen_logp: chosen.logp,
+            rejected_logp: rejected.logp,
+            ref_chosen_logp: chosen.ref_logp?,
+            ref_rejected_logp: rejected.ref_logp?,
+            chosen_tokens: chosen.tokens,
+            rejected_tokens: rejected.tokens,
+        })
+    }
+}
+
+/// The place of each example among the records, of which some may have been left out.
+fn indices(records: &[Record], examples: &[Example]) -> Vec<usize> {
+    let mut records = records.iter().enumerate();
+    let place = |example: &Example| records.find(|(_, record)| record.origin == example.origin);
+    examples.iter().map(place).filter_map(|found| found.map(|(index, _)| index)).collect()
+}
+
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
-    let Policy { tokenizer, decoder, .. } = base::open_policy(&args.model)?;
+    let Policy { tokenizer, decoder, trained, .. } = base::open_policy(&args.model)?;
     let records = base::read_records(&Sources::from(args.data.as_str()))?;
-    let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &Truncation::default())?;
+    let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
+    pairs.notes.iter().for_each(|note| super::say(note));
+    let indices = indices(&records, &pairs.examples);
     let mut lines = Vec::new();
-    let reference = |packed: &_| decoder.logps(packed, Pass::Reference);
-    preference::score(&decoder, &pairs.examples, BATCH, reference, |index, scored| {
-        let logps = scored.logps;
-        let line = Line {
-            index,
-            chosen_logp: logps.chosen,
-            rejected_logp: logps.rejected,
-            ref_chosen_logp: logps.ref_chosen,
-            ref_rejected_logp: logps.ref_rejected,
-            chosen_tokens: scored.chosen_tokens,
-            rejected_tokens: scored.rejected_tokens,
-        };
-        let mut text = serde_json::to_vec(&line).map_err(|e| Error::Data(e.to_string()))?;
-        text.push(b'\n');
+    let reference = |packed: &_| decoder.logps(packed, Pass::Reference).map(Some);
+    preference::score(&decoder, &pairs.examples, BATCH, reference, |first, scored| {
+        let mut text = Vec::new();
+        for pair in scored.chunk_by(|a, b| a.group == b.group) {
+            let line = Line::new(&indices[first..], pair)
+                .ok_or_else(|| Error::Data("a record is no pair".into()))?;
+            serde_json::to_writer(&mut text, &line).map_err(|e| Error::Data(e.to_string()))?;
+            text.push(b'\n');
+        }
         match &args.output {
             None => print(&text),
             Some(_) => {

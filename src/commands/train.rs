@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
-use super::base::{self, Base};
+use super::base::{self, Base, TrainedWith};
 use super::samples::{Drawn, Samples};
 use super::{dated, embedded, print, say};
+use crate::adapter::peft;
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
@@ -84,8 +85,6 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
 
     let samples =
         args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
-    // Of the reference, which is also right where the run goes on from a checkpoint.
-    let before = trainer.reference_accuracy()?;
     let drawn_before =
         samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
     profile::enable(args.profile);
@@ -104,13 +103,13 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         say(&profile::table(&entries, seconds, peak));
     }
     profile::enable(false);
-    let after = trainer.evaluate()?.map(|found| found.logp_accuracy);
+    let after = trainer.evaluate()?.and_then(|found| found.metrics().logp_accuracy());
 
     if let (Some(samples), Some(before)) = (&samples, drawn_before) {
         let after = samples.draw(trainer.decoder(), &tokenizer, Pass::Policy)?;
         print(compare(samples, &before, &after).as_bytes())?;
     }
-    if let (Some(before), Some(after)) = (before, after) {
+    if let (Some(before), Some(after)) = (trainer.initial_accuracy(), after) {
         print(
             format!("held-out accuracy: before {:.1} %, after {:.1} %\n", 100.0 * before, 100.0 * after)
                 .as_bytes(),
@@ -224,13 +223,13 @@ fn setup(
         decoder,
         train,
         eval,
-        objective: config.objective.clone(),
+        objective: config.objective.resolve()?,
         config: config.train.clone(),
         watch: config.watch.clone(),
         dropout: config.lora.lora_dropout,
         seed: config.seed,
         reference,
-        origin: base.origin()?,
+        origin: peft::Origin { metadata: TrainedWith::configured(config)?.metadata()?, ..base.origin()? },
         run: run.path().to_path_buf(),
         identity: Identity { config: config.to_yaml()?, reference: reference_policy },
         stop,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::objective::Role;
 
 /// Where a record stands: the file as it was named and its 1-based line (row, for one JSON array).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,15 +33,72 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A prompt and its completions (chosen, then rejected) as token ids.
+/// What a record says of its completions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// The first of two is preferred to the second.
+    Pair {
+        /// y in [0, 1]: the degree to which it is; 1 is plain DPO.
+        label: f32,
+    },
+    /// They are listed from the best to the worst.
+    Ranked,
+    /// There is one, and it is desirable or not.
+    Judged {
+        /// Which of the two.
+        desirable: bool,
+    },
+    /// There is one, to be imitated.
+    Text,
+    /// There is one, behind the prompt of another record.
+    Mismatched,
+}
+
+impl Kind {
+    /// A pair whose first completion is certainly preferred.
+    pub const PAIR: Self = Self::Pair { label: 1.0 };
+
+    /// The role of completion `index`.
+    pub fn role(self, index: usize) -> Role {
+        match self {
+            Self::Pair { .. } if index == 0 => Role::Chosen,
+            Self::Pair { .. } => Role::Rejected,
+            Self::Ranked => Role::Rank(index),
+            Self::Judged { desirable: true } => Role::Desirable,
+            Self::Judged { desirable: false } => Role::Undesirable,
+            Self::Text => Role::Text,
+            Self::Mismatched => Role::Mismatched,
+        }
+    }
+
+    /// y of a pair; 1 for everything else.
+    pub fn label(self) -> f32 {
+        match self {
+            Self::Pair { label } => label,
+            Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched => 1.0,
+        }
+    }
+
+    /// The field of completion `index`, for messages.
+    pub fn field(self, index: usize) -> String {
+        match self {
+            Self::Pair { .. } if index == 0 => "chosen".into(),
+            Self::Pair { .. } => "rejected".into(),
+            Self::Ranked => format!("completions[{index}]"),
+            Self::Judged { .. } | Self::Text | Self::Mismatched => "completion".into(),
+        }
+    }
+}
+
+/// A prompt and its completions as token ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Tokens all completions share; not scored. May be empty.
     pub prompt: Vec<u32>,
     /// The completions; for a pair `[chosen, rejected]`.
     pub completions: Vec<Vec<u32>>,
-    /// y: the degree in [0, 1] to which the first completion is preferred; 1 is plain DPO.
-    pub label: f32,
+    /// What the record says of them.
+    pub kind: Kind,
     /// Where the record stands.
     pub origin: Origin,
 }
@@ -81,7 +139,7 @@ mod tests {
         Example {
             prompt: prompt.to_vec(),
             completions: vec![chosen.to_vec(), rejected.to_vec()],
-            label: 1.0,
+            kind: Kind::PAIR,
             origin: Origin::new("t", 1),
         }
     }
@@ -91,7 +149,8 @@ mod tests {
         let base = example(&[1, 2], &[3], &[4]);
         assert_ne!(base.id(), example(&[1], &[2, 3], &[4]).id(), "the border moved");
         assert_ne!(base.id(), example(&[1, 2], &[4], &[3]).id(), "the order changed");
-        let elsewhere = Example { label: 0.5, origin: Origin::new("u", 9), ..base.clone() };
+        let elsewhere =
+            Example { kind: Kind::Pair { label: 0.5 }, origin: Origin::new("u", 9), ..base.clone() };
         assert_eq!(base.id(), elsewhere.id());
     }
 

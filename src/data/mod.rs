@@ -3,8 +3,8 @@
 //! One way through, a type for each station:
 //!
 //! 1. [`Sources`] (YAML) → [`source::resolve`] → [`Input`]s → [`Row`]s: files and where each record stands in them.
-//! 2. [`Record::parse`]: a row becomes a pair of strings or of conversations, or an error that names file, line, field,
-//!    value and remedy.
+//! 2. [`Record::parse`]: a row becomes a prompt with its answers, strings or conversations, or an error that names file,
+//!    line, field, value and remedy.
 //! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], as transformers reads them.
 //! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs; what was dropped is told.
 //! 5. [`Sampler`]: which examples come next, resumable and sharded by rank.
@@ -30,10 +30,10 @@ pub mod tokenizer;
 pub mod truncate;
 
 pub use config::{DataConfig, EvalSource, Sources};
-pub use example::{Example, Origin};
+pub use example::{Example, Kind, Origin};
 pub use messages::Message;
 pub use pack::{PackedBatch, Tree};
-pub use records::{Pair, Record};
+pub use records::{Content, Record};
 pub use sampler::{Sampler, SamplerState};
 pub use source::{Input, Row};
 pub use split::hold_out;

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::example::{Example, Origin};
+use super::example::{Example, Kind, Origin};
+use crate::error::{Error, Result};
+use crate::objective::Scored;
 
 /// One prefix tree in a packed row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +33,8 @@ pub struct PackedBatch {
     pub scored_targets: Vec<u32>,
     /// Per completion (all trees in order): its range in `scored_rows` and `scored_targets`.
     pub scored: Vec<Range<usize>>,
-    /// Label per tree.
-    pub labels: Vec<f32>,
+    /// What each record says of its completions, per tree.
+    pub kinds: Vec<Kind>,
     /// Origin per tree.
     pub origins: Vec<Origin>,
     /// [`Example::id`] per tree.
@@ -48,11 +50,37 @@ impl PackedBatch {
             let completions =
                 example.completions.iter().map(|tokens| batch.push_completion(&prompt, tokens)).collect();
             batch.trees.push(Tree { prompt, completions });
-            batch.labels.push(example.label);
+            batch.kinds.push(example.kind);
             batch.origins.push(example.origin.clone());
             batch.ids.push(example.id());
         }
         batch
+    }
+
+    /// The completions as an objective takes them: log-probs of the policy and, where the objective needs one, of the
+    /// reference, each `[completions]` in the order of the batch.
+    ///
+    /// # Errors
+    /// If there are more or fewer log-probs than completions.
+    pub fn scored_completions(&self, logps: &[f64], reference: Option<&[f64]>) -> Result<Vec<Scored>> {
+        let all = self.scored.len();
+        if logps.len() != all || reference.is_some_and(|reference| reference.len() != all) {
+            return Err(Error::Train(format!("{} log-probs for {all} completions", logps.len())));
+        }
+        let places = self
+            .trees
+            .iter()
+            .enumerate()
+            .flat_map(|(group, tree)| (0..tree.completions.len()).map(move |index| (group, index)));
+        let scored = places.enumerate().map(|(at, (group, index))| Scored {
+            group,
+            role: self.kinds[group].role(index),
+            label: f64::from(self.kinds[group].label()),
+            logp: logps[at],
+            ref_logp: reference.map(|reference| reference[at]),
+            tokens: self.scored[at].len(),
+        });
+        Ok(scored.collect())
     }
 
     /// Tokens a layout without padding but without sharing would compute: prompt + completion for every completion.
@@ -66,7 +94,7 @@ impl PackedBatch {
     /// keep their order.
     pub fn divided(&self, divide: impl Fn(&Tree) -> bool) -> Self {
         let mut batch = Self {
-            labels: self.labels.clone(),
+            kinds: self.kinds.clone(),
             origins: self.origins.clone(),
             ids: self.ids.clone(),
             ..Self::default()
@@ -127,12 +155,13 @@ impl PackedBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objective::Role;
 
     fn example(prompt: &[u32], completions: &[&[u32]]) -> Example {
         Example {
             prompt: prompt.to_vec(),
             completions: completions.iter().map(|c| c.to_vec()).collect(),
-            label: 0.75,
+            kind: Kind::Pair { label: 0.75 },
             origin: Origin::new("t", 4),
         }
     }
@@ -157,6 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn completions_are_scored_in_order_with_their_roles() {
+        let single = Example { kind: Kind::Judged { desirable: false }, ..example(&[1], &[&[4]]) };
+        let batch = PackedBatch::new(&[&example(&[1, 2, 3], &[&[4, 5, 6], &[7, 8]]), &single]);
+        let scored = batch.scored_completions(&[-1.0, -2.0, -3.0], Some(&[-4.0, -5.0, -6.0])).unwrap();
+        let found: Vec<_> = scored.iter().map(|s| (s.group, s.role, s.label, s.tokens)).collect();
+        let expected =
+            [(0, Role::Chosen, 0.75, 3), (0, Role::Rejected, 0.75, 2), (1, Role::Undesirable, 1.0, 1)];
+        assert_eq!(found, expected);
+        assert_eq!((scored[2].logp, scored[2].ref_logp), (-3.0, Some(-6.0)));
+        assert!(batch.scored_completions(&[-1.0, -2.0], None).is_err());
+        assert!(batch.scored_completions(&[-1.0; 3], Some(&[-1.0; 4])).is_err());
+    }
+
+    #[test]
     fn siblings_share_the_prompt_and_its_last_row() {
         let batch = PackedBatch::new(&[&example(&[1, 2, 3], &[&[4, 5, 6], &[7, 8]])]);
         // Rows: prompt 0..3, chosen inputs 4 5 (6 is only a target), rejected input 7.
@@ -167,7 +210,7 @@ mod tests {
         assert_eq!(batch.scored_targets, [4, 5, 6, 7, 8]);
         assert_eq!(batch.scored, [0..3, 3..5]);
         assert_eq!(batch.unpacked_tokens(), (3 + 2) + (3 + 1));
-        assert_eq!((batch.labels[0], batch.origins[0].line), (0.75, 4));
+        assert_eq!((batch.kinds[0].label(), batch.origins[0].line), (0.75, 4));
     }
 
     #[test]

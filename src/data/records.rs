@@ -1,8 +1,10 @@
 //! Preference records: strings or conversations, with every way in which one can be wrong said.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json};
 
-use super::example::Origin;
+use super::example::{Kind, Origin};
 use super::messages::{Message, conversation, kwargs, messages, tools};
 use super::source::{Input, Row};
 use crate::error::{Error, Result, nearest};
@@ -10,37 +12,35 @@ use crate::error::{Error, Result, nearest};
 /// The fields of a JSON object, in their order.
 pub(super) type Fields = Map<String, Json>;
 
-/// One preference: two answers to a prompt and which is preferred.
+/// A prompt, its answers, and what is said of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Where it stands.
     pub origin: Origin,
-    /// The prompt and the two answers.
-    pub pair: Pair,
-    /// y in [0, 1]: the degree to which `chosen` is preferred; 1 where the record does not say.
-    pub label: f32,
+    /// Where it came from before, if its `source` says so: figures can be split by it.
+    pub source: Option<Arc<str>>,
+    /// What is said of the answers: a pair, a ranked list, or a single one.
+    pub kind: Kind,
+    /// The prompt and the answers.
+    pub content: Content,
 }
 
-/// The prompt and the two answers.
+/// The prompt and its answers; of a pair, first the chosen and then the rejected one.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Pair {
+pub enum Content {
     /// Plain text, never templated.
     Text {
         /// May be empty.
         prompt: String,
-        /// Preferred.
-        chosen: String,
-        /// Not preferred.
-        rejected: String,
+        /// What follows it.
+        answers: Vec<String>,
     },
     /// Conversations, rendered by the chat template.
     Chat {
-        /// The messages both share.
+        /// The messages all answers share.
         prompt: Vec<Message>,
         /// The messages that follow.
-        chosen: Vec<Message>,
-        /// The messages that follow.
-        rejected: Vec<Message>,
+        answers: Vec<Vec<Message>>,
         /// The record's `tools`, handed to the template.
         tools: Option<Json>,
         /// The record's `chat_template_kwargs`, variables of the template.
@@ -87,26 +87,28 @@ impl Record {
             )),
         };
         match parsed {
-            Ok((pair, label)) => Ok(Self { origin, pair, label }),
+            Ok((source, kind, content)) => Ok(Self { origin, source, kind, content }),
             Err(message) => Err(origin.error(message)),
         }
     }
 }
 
-fn parse(mut fields: Fields) -> Result<(Pair, f32), String> {
-    let label = label(fields.get("label"))?;
+fn parse(mut fields: Fields) -> Result<(Option<Arc<str>>, Kind, Content), String> {
+    let kind = Kind::Pair { label: label(fields.get("label"))? };
+    let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
     let chosen = required(&fields, "chosen")?;
     let rejected = required(&fields, "rejected")?;
-    let pair = match (chosen, rejected) {
+    let content = match (chosen, rejected) {
         (Json::String(chosen), Json::String(rejected)) => text_pair(&fields, chosen, rejected)?,
         (Json::Array(chosen), Json::Array(rejected)) => {
             let (chosen, rejected) = (messages("chosen", chosen)?, messages("rejected", rejected)?);
             let (prompt, chosen, rejected) = conversation(&fields, chosen, rejected)?;
-            Pair::Chat { prompt, chosen, rejected, tools: tools(&mut fields)?, kwargs: kwargs(&mut fields)? }
+            let answers = vec![chosen, rejected];
+            Content::Chat { prompt, answers, tools: tools(&mut fields)?, kwargs: kwargs(&mut fields)? }
         }
         (chosen, rejected) => return Err(not_a_pair(chosen, rejected)),
     };
-    Ok((pair, label))
+    Ok((source, kind, content))
 }
 
 fn not_a_pair(chosen: &Json, rejected: &Json) -> String {
@@ -148,7 +150,7 @@ fn label(value: Option<&Json>) -> Result<f32, String> {
     value.as_f64().map(|label| label as f32).filter(|label| (0.0..=1.0).contains(label)).ok_or_else(wrong)
 }
 
-fn text_pair(fields: &Fields, chosen: &str, rejected: &str) -> Result<Pair, String> {
+fn text_pair(fields: &Fields, chosen: &str, rejected: &str) -> Result<Content, String> {
     if chosen == rejected {
         return Err(equal(chosen));
     }
@@ -179,7 +181,7 @@ fn text_pair(fields: &Fields, chosen: &str, rejected: &str) -> Result<Pair, Stri
             shortened(rejected)
         ));
     }
-    Ok(Pair::Text { prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() })
+    Ok(Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] })
 }
 
 /// Without `prompt`, its text is looked for inside the answers; a misspelt one would be lost without a word.
@@ -249,17 +251,17 @@ mod tests {
     }
 
     fn text(json: &'static str) -> (String, String, String) {
-        match parse(json).unwrap().pair {
-            Pair::Text { prompt, chosen, rejected } => (prompt, chosen, rejected),
-            Pair::Chat { .. } => panic!("strings"),
+        match parse(json).unwrap().content {
+            Content::Text { prompt, answers } => (prompt, answers[0].clone(), answers[1].clone()),
+            Content::Chat { .. } => panic!("strings"),
         }
     }
 
     fn chat(json: &'static str) -> [Vec<String>; 3] {
-        match parse(json).unwrap().pair {
-            Pair::Chat { prompt, chosen, rejected, .. } => [prompt, chosen, rejected]
+        match parse(json).unwrap().content {
+            Content::Chat { prompt, answers, .. } => [&prompt, &answers[0], &answers[1]]
                 .map(|messages| messages.iter().map(|m| format!("{}:{}", m.role(), m.content())).collect()),
-            Pair::Text { .. } => panic!("conversations"),
+            Content::Text { .. } => panic!("conversations"),
         }
     }
 
@@ -276,7 +278,7 @@ mod tests {
     fn strings_with_a_prompt_and_columns_of_no_interest() {
         let json = r#"{"id": 3, "prompt": "a", "chosen": "b", "rejected": "c", "prompt_id": "x", "score_chosen": 9}"#;
         assert_eq!(text(json), ("a".into(), "b".into(), "c".into()));
-        assert_eq!(parse(json).unwrap().label, 1.0);
+        assert_eq!(parse(json).unwrap().kind, Kind::PAIR);
         assert_eq!(text(r#"{"prompt": "", "chosen": "b", "rejected": "c"}"#).0, "");
     }
 
@@ -348,7 +350,7 @@ mod tests {
             parse(format!(r#"{{"prompt": "a", "chosen": "b", "rejected": "c", "label": {value}}}"#).leak())
         };
         for (value, expected) in [("0.25", 0.25), ("1", 1.0), ("0", 0.0), ("null", 1.0)] {
-            assert_eq!(label(value).unwrap().label, expected);
+            assert_eq!(label(value).unwrap().kind, Kind::Pair { label: expected });
         }
         for value in ["1.5", "-0.1", "\"1\"", "true", "1e400"] {
             let message = label(value).unwrap_err().to_string();
@@ -414,9 +416,9 @@ mod tests {
             )
             .leak()
         };
-        let parts = |json| match parse(json).unwrap().pair {
-            Pair::Chat { tools, kwargs, .. } => (tools, kwargs),
-            Pair::Text { .. } => panic!("conversations"),
+        let parts = |json| match parse(json).unwrap().content {
+            Content::Chat { tools, kwargs, .. } => (tools, kwargs),
+            Content::Text { .. } => panic!("conversations"),
         };
         let (tools, kwargs) = parts(with(
             r#""tools": "[{\"name\": \"f\"}]", "chat_template_kwargs": {"enable_thinking": false}"#,

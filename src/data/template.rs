@@ -207,7 +207,11 @@ pub fn find(
     source.map(ChatTemplate::new).transpose()
 }
 
-fn from_setting(setting: &str) -> Result<String> {
+/// The text that `data.chat_template` stands for: itself, or that of the file it names.
+///
+/// # Errors
+/// [`Error::Config`] if it is neither.
+pub fn from_setting(setting: &str) -> Result<String> {
     if ["{{", "{%", "\n"].iter().any(|mark| setting.contains(mark)) {
         return Ok(setting.to_owned());
     }

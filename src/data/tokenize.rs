@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::example::{Example, Origin};
 use super::messages::Message;
-use super::records::{Pair, Record};
+use super::records::{Content, Record};
 use super::template::RenderOptions;
 use super::tokenizer::ChatTokenizer;
 use super::truncate::{Outcome, Truncation};
@@ -71,8 +71,8 @@ pub fn tokenize_all(
 
 /// Tokenizes one record, uncut.
 ///
-/// The prompt, prompt + chosen and prompt + rejected are encoded; the longest common token prefix of the three is the
-/// example's prompt, everything behind it is completion. So tokens that merge across the border move the border, and never
+/// The prompt and prompt + answer, for each answer, are encoded; the longest common token prefix of all is the example's
+/// prompt, everything behind it is completion. So tokens that merge across the border move the border, and never
 /// change a sequence.
 ///
 /// # Errors
@@ -80,16 +80,17 @@ pub fn tokenize_all(
 /// could be scored.
 pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
     let here = |e: Error| record.origin.error(e.to_string());
-    let [prompt, chosen, rejected] = sequences(tokenizer, &record.pair).map_err(here)?;
-    let border = common(&prompt, &chosen).min(common(&prompt, &rejected));
+    let (prompt, whole) = sequences(tokenizer, &record.content).map_err(here)?;
+    let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(0);
     let example = Example {
         prompt: prompt[..border].to_vec(),
-        completions: vec![chosen[border..].to_vec(), rejected[border..].to_vec()],
-        label: record.label,
+        completions: whole.iter().map(|sequence| sequence[border..].to_vec()).collect(),
+        kind: record.kind,
         origin: record.origin.clone(),
     };
-    for (index, name) in ["chosen", "rejected"].iter().enumerate() {
+    for index in 0..example.completions.len() {
         if example.scored(index) == 0 {
+            let name = record.kind.field(index);
             let tokens = example.completions[index].len();
             return Err(record.origin.error(if example.prompt.is_empty() {
                 format!(
@@ -104,21 +105,24 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
     Ok(example)
 }
 
-/// Token ids of the prompt, prompt + chosen and prompt + rejected.
-fn sequences(tokenizer: &ChatTokenizer, pair: &Pair) -> Result<[Vec<u32>; 3]> {
-    match pair {
-        Pair::Text { prompt, chosen, rejected } => {
-            let whole = |answer| encode_text(tokenizer, &format!("{prompt}{}", with_eos(tokenizer, answer)?));
-            Ok([encode_text(tokenizer, prompt)?, whole(chosen)?, whole(rejected)?])
+/// Token ids of the prompt, and of the prompt with each answer.
+fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
+    match content {
+        Content::Text { prompt, answers } => {
+            let whole = |answer: &String| {
+                encode_text(tokenizer, &format!("{prompt}{}", with_eos(tokenizer, answer)?))
+            };
+            Ok((encode_text(tokenizer, prompt)?, answers.iter().map(whole).collect::<Result<_>>()?))
         }
-        Pair::Chat { prompt, chosen, rejected, tools, kwargs } => {
+        Content::Chat { prompt, answers, tools, kwargs } => {
             let encode = |answer: &[Message], add_generation_prompt| {
                 let messages: Vec<_> = prompt.iter().chain(answer).collect();
                 let options =
                     RenderOptions { add_generation_prompt, tools: tools.as_ref(), kwargs: kwargs.as_ref() };
                 tokenizer.encode(&tokenizer.render_with(&messages, options)?, false)
             };
-            Ok([encode(&[], true)?, encode(chosen, false)?, encode(rejected, false)?])
+            let whole = answers.iter().map(|answer| encode(answer, false));
+            Ok((encode(&[], true)?, whole.collect::<Result<_>>()?))
         }
     }
 }
@@ -194,13 +198,14 @@ pub fn check_positions(examples: &[Example], max_positions: usize) -> Result<()>
 
 #[cfg(test)]
 mod tests {
+    use super::super::example::Kind;
     use super::super::tokenizer::tests::{CONFIG, tokenizer};
     use super::super::truncate::TruncationMode;
     use super::*;
 
     fn record(prompt: &str, chosen: &str, rejected: &str) -> Record {
-        let pair = Pair::Text { prompt: prompt.into(), chosen: chosen.into(), rejected: rejected.into() };
-        Record { origin: Origin::new("t", 5), pair, label: 0.5 }
+        let content = Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] };
+        Record { origin: Origin::new("t", 5), source: None, kind: Kind::Pair { label: 0.5 }, content }
     }
 
     // Ids: <s> 0, </s> 1, a 2, b 3, c 4, space 5, ab 6.
@@ -209,7 +214,7 @@ mod tests {
     fn bos_and_eos_stand_exactly_once() {
         let expect = |bos, config: &str, prompt: &str| {
             let example = tokenize(&tokenizer(bos, config), &record(prompt, " c", " b</s>")).unwrap();
-            (example.prompt, example.completions, example.label)
+            (example.prompt, example.completions, example.kind.label())
         };
         let completions = vec![vec![5, 4, 1], vec![5, 3, 1]];
         // The space is common to all but the prompt itself, so it stays completion.
@@ -232,8 +237,8 @@ mod tests {
     fn conversations_get_nothing_but_what_the_template_renders() {
         let [prompt, chosen, rejected] = [("user", "a"), ("assistant", "b"), ("assistant", "c")]
             .map(|(role, content)| vec![Message::new(role, content)]);
-        let pair = Pair::Chat { prompt, chosen, rejected, tools: None, kwargs: None };
-        let example = tokenize(&tokenizer(true, CONFIG), &Record { pair, ..record("", "", "") }).unwrap();
+        let content = Content::Chat { prompt, answers: vec![chosen, rejected], tools: None, kwargs: None };
+        let example = tokenize(&tokenizer(true, CONFIG), &Record { content, ..record("", "", "") }).unwrap();
         // Prompt "a</s> ", chosen "a</s>b</s>": no BOS, and the generation prompt's space is no part of the sequence.
         assert_eq!(example.prompt, [2, 1]);
         assert_eq!(example.completions, [vec![3, 1], vec![4, 1]]);
@@ -251,16 +256,15 @@ mod tests {
         let no_eos = message(true, "a", "b", "{}");
         assert!(no_eos.contains("name an eos_token"), "{no_eos}");
         let silent = CONFIG.replace("m.content + eos_token", "m.role");
-        let pair = |content| vec![Message::new("assistant", content)];
-        let pair = Pair::Chat {
+        let answer = |content| vec![Message::new("assistant", content)];
+        let content = Content::Chat {
             prompt: vec![Message::new("a", "")],
-            chosen: pair("b"),
-            rejected: pair("c"),
+            answers: vec![answer("b"), answer("c")],
             tools: None,
             kwargs: None,
         };
         let same = silent.replace("m.role", "messages[0].role if loop.first else ''").replace("> </", "></");
-        let error = tokenize(&tokenizer(true, &same), &Record { pair, ..record("", "", "") })
+        let error = tokenize(&tokenizer(true, &same), &Record { content, ..record("", "", "") })
             .unwrap_err()
             .to_string();
         assert!(error.contains("chosen adds no token to the prompt"), "{error}");

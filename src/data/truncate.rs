@@ -96,7 +96,7 @@ fn keep_end(example: &mut Example, max: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::example::Origin;
+    use super::super::example::{Kind, Origin};
     use super::*;
 
     fn example(prompt: std::ops::Range<u32>, chosen: usize, rejected: usize) -> Example {
@@ -104,7 +104,7 @@ mod tests {
         Example {
             prompt: prompt.collect(),
             completions: vec![completion(100, chosen), completion(200, rejected)],
-            label: 1.0,
+            kind: Kind::PAIR,
             origin: Origin::new("t", 1),
         }
     }

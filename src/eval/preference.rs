@@ -1,4 +1,4 @@
-//! Preference accuracy, margins and rewards over a set of pairs.
+//! Accuracy, margins, rewards and divergence over a set of records.
 
 use serde::Serialize;
 
@@ -6,48 +6,54 @@ use crate::data::{Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Metrics, ObjectiveConfig, PairLogps};
+use crate::objective::{Metrics, Objective, Scored};
 
-/// What an evaluation found; means over pairs.
-#[derive(Clone, Debug, Serialize)]
+/// What an evaluation found.
+#[derive(Clone, Debug)]
 pub struct Evaluation {
-    /// Pairs evaluated.
+    metrics: Metrics,
+    /// Whether there is an adapter; without one every reward is 0.
+    adapted: bool,
+}
+
+/// An evaluation as `eval --json` prints it: means over pairs. What the records or the objective do not have is null.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Records evaluated.
     pub pairs: u64,
     /// The objective's loss, nats.
-    pub loss: f64,
+    pub loss: Option<f64>,
     /// Share of pairs whose chosen reward is strictly greater. Without an adapter, where every reward is 0: the share
     /// by log-prob.
-    pub accuracy: f64,
+    pub accuracy: Option<f64>,
     /// Lower end of the accuracy's Wilson 95 % interval.
-    pub accuracy_low: f64,
+    pub accuracy_low: Option<f64>,
     /// Upper end.
-    pub accuracy_high: f64,
+    pub accuracy_high: Option<f64>,
     /// Share of pairs whose chosen completion has the greater log-prob under the policy.
-    pub logp_accuracy: f64,
+    pub logp_accuracy: Option<f64>,
     /// Chosen minus rejected reward.
-    pub reward_margin: f64,
-    /// β·(log π_θ − log π_ref) of the chosen completion.
-    pub reward_chosen: f64,
+    pub reward_margin: Option<f64>,
+    /// The reward of the chosen completion; with DPO β·(log π_θ − log π_ref).
+    pub reward_chosen: Option<f64>,
     /// The same of the rejected one.
-    pub reward_rejected: f64,
+    pub reward_rejected: Option<f64>,
     /// Log π_θ of the chosen completion, nats.
-    pub logp_chosen: f64,
+    pub logp_chosen: Option<f64>,
     /// The same of the rejected one.
-    pub logp_rejected: f64,
-    /// Estimate of KL(π_ref ‖ π_θ) over a completion, nats: the mean of log π_ref − log π_θ over both completions of all
-    /// pairs (k1 of Schulman 2020, "Approximating KL divergence"). Unbiased where the completions are samples of the
-    /// reference; being an estimate, it may lie below 0.
-    pub kl: f64,
+    pub logp_rejected: Option<f64>,
+    /// Estimate of KL(π_ref ‖ π_θ) over a completion, nats; see [`Metrics::kl`]. Being an estimate, it may lie below 0.
+    pub kl: Option<f64>,
     /// The same over a token.
-    pub kl_per_token: f64,
+    pub kl_per_token: Option<f64>,
     /// exp of the mean negative log-prob of a chosen token.
-    pub perplexity_chosen: f64,
+    pub perplexity_chosen: Option<f64>,
     /// The same of a rejected token.
-    pub perplexity_rejected: f64,
+    pub perplexity_rejected: Option<f64>,
 }
 
 impl Evaluation {
-    /// Names of [`Evaluation::metrics`].
+    /// Names of [`Evaluation::values`].
     pub const METRICS: [&str; 9] = [
         "eval_loss",
         "eval_rewards/chosen",
@@ -60,87 +66,105 @@ impl Evaluation {
         "eval_kl",
     ];
 
-    /// The figures under TRL's names.
-    pub fn metrics(&self) -> [(&'static str, f64); 9] {
+    /// The sums behind it.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Share of comparisons in which the better completion has the greater reward; without an adapter, where every
+    /// reward is 0, the greater log-prob.
+    pub fn accuracy(&self) -> Option<f64> {
+        if self.adapted { self.metrics.accuracy() } else { self.metrics.logp_accuracy() }
+    }
+
+    /// The figures under TRL's names. What the records or the objective do not have is left out.
+    pub fn values(&self) -> Vec<(&'static str, f64)> {
+        let found = self.summary();
         let values = [
-            self.loss,
-            self.reward_chosen,
-            self.reward_rejected,
-            self.reward_margin,
-            self.accuracy,
-            self.logp_chosen,
-            self.logp_rejected,
-            self.logp_accuracy,
-            self.kl,
+            found.loss,
+            found.reward_chosen,
+            found.reward_rejected,
+            found.reward_margin,
+            found.accuracy,
+            found.logp_chosen,
+            found.logp_rejected,
+            found.logp_accuracy,
+            found.kl,
         ];
-        std::array::from_fn(|i| (Self::METRICS[i], values[i]))
+        Self::METRICS.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    /// The figures as `eval` prints them.
+    pub fn summary(&self) -> Summary {
+        let (metrics, chosen, rejected) = (&self.metrics, self.metrics.chosen(), self.metrics.rejected());
+        let accuracy = self.accuracy();
+        let interval = accuracy.map(|share| wilson(share, metrics.comparisons() as f64));
+        Summary {
+            pairs: metrics.groups(),
+            loss: metrics.loss(),
+            accuracy,
+            accuracy_low: interval.map(|(low, _)| low),
+            accuracy_high: interval.map(|(_, high)| high),
+            logp_accuracy: metrics.logp_accuracy(),
+            reward_margin: metrics.margin(),
+            reward_chosen: chosen.reward(),
+            reward_rejected: rejected.reward(),
+            logp_chosen: chosen.logp(),
+            logp_rejected: rejected.logp(),
+            kl: metrics.kl(),
+            kl_per_token: metrics.kl_per_token(),
+            perplexity_chosen: chosen.perplexity(),
+            perplexity_rejected: rejected.perplexity(),
+        }
     }
 }
 
-/// Log-probs of one pair, and how many tokens they sum over.
-#[derive(Clone, Copy, Debug)]
-pub struct Scored {
-    /// Policy and reference.
-    pub logps: PairLogps,
-    /// Scored tokens of the chosen completion.
-    pub chosen_tokens: usize,
-    /// Scored tokens of the rejected completion.
-    pub rejected_tokens: usize,
-}
-
-/// Log-probs of every pair, in order, in batches of `batch` pairs. `reference` gives the reference log-probs of a
-/// batch's completions; `each` sees every pair with its index.
+/// Scores every example, in order, in batches of `batch`. `reference` gives the reference log-probs of a batch's
+/// completions, or `None` where they are not needed; `each` sees the completions of a batch, with its first example's index.
 ///
 /// # Errors
-/// If an example is no pair, or does not fit the model.
+/// If an example does not fit the model, or a log-prob is not a finite number.
 pub fn score(
     decoder: &Decoder,
     examples: &[Example],
     batch: usize,
-    mut reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
-    mut each: impl FnMut(usize, Scored) -> Result<()>,
+    mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
+    mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
-    for (first, examples) in examples.chunks(batch.max(1)).enumerate() {
+    let batch = batch.max(1);
+    for (first, examples) in examples.chunks(batch).enumerate() {
         let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
         let reference = reference(&packed)?;
-        // Without a trained adapter both passes are the same function.
-        let policy =
-            if decoder.trained.is_some() { decoder.logps(&packed, Pass::Policy)? } else { reference.clone() };
-        for (i, example) in examples.iter().enumerate() {
-            let logps =
-                pair_logps(&policy, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
-            check_finite(&logps, example)?;
-            let tokens = |side| example.scored(side);
-            each(
-                first * batch.max(1) + i,
-                Scored { logps, chosen_tokens: tokens(0), rejected_tokens: tokens(1) },
-            )?;
+        let policy = match &reference {
+            // Without a trained adapter both passes are the same function.
+            Some(reference) if decoder.trained.is_none() => reference.clone(),
+            _ => decoder.logps(&packed, Pass::Policy)?,
+        };
+        let scored = packed.scored_completions(&policy, reference.as_deref())?;
+        if let Some(broken) = scored.iter().find(|completion| !completion.is_finite()) {
+            return Err(not_finite(&examples[broken.group], &scored, broken.group));
         }
+        each(first * batch, &scored)?;
     }
     Ok(())
 }
 
-/// Refuses log-probs that are no numbers: every figure made of them would be none.
-fn check_finite(logps: &PairLogps, example: &Example) -> Result<()> {
-    let PairLogps { chosen, rejected, ref_chosen, ref_rejected } = *logps;
-    if [chosen, rejected, ref_chosen, ref_rejected].iter().all(|logp| logp.is_finite()) {
-        return Ok(());
-    }
-    let why = format!(
-        "has log-probs that are no numbers (chosen {chosen}, rejected {rejected}); an activation overflowed: compute with \
-         --dtype f32, or the adapter is damaged"
-    );
-    Err(example.origin.error(&why))
-}
-
-/// Pair `i` of a batch's completions, which stand chosen, rejected, chosen, ...
-pub fn pair_logps(policy: &[f64], reference: &[f64], i: usize) -> Option<PairLogps> {
-    Some(PairLogps {
-        chosen: *policy.get(2 * i)?,
-        rejected: *policy.get(2 * i + 1)?,
-        ref_chosen: *reference.get(2 * i)?,
-        ref_rejected: *reference.get(2 * i + 1)?,
-    })
+/// Log-probs that are not finite: no figure can be made of them.
+fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
+    let logps: Vec<String> = scored
+        .iter()
+        .filter(|completion| completion.group == group)
+        .enumerate()
+        .map(|(index, completion)| {
+            let reference =
+                completion.ref_logp.map_or_else(String::new, |logp| format!(", reference {logp}"));
+            format!("{} {}{reference}", example.kind.field(index), completion.logp)
+        })
+        .collect();
+    example.origin.error(format!(
+        "has log-probs that are not finite ({}); an activation overflowed: compute with --dtype f32, or the adapter is damaged",
+        logps.join("; ")
+    ))
 }
 
 /// Evaluates the decoder's policy on `examples`.
@@ -151,70 +175,19 @@ pub fn evaluate(
     decoder: &Decoder,
     examples: &[Example],
     batch: usize,
-    objective: &ObjectiveConfig,
-    reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
+    objective: &Objective,
+    reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
 ) -> Result<Evaluation> {
     if examples.is_empty() {
-        return Err(Error::Data("there are no pairs to evaluate".into()));
+        return Err(Error::Data("there are no records to evaluate".into()));
     }
     let mut metrics = Metrics::default();
-    let mut by_logp = 0u64;
-    let (mut tokens, mut logps, mut lost) = ([0u64; 2], [0.0f64; 2], 0.0);
-    score(decoder, examples, batch, reference, |i, scored| {
-        let loss = objective.pair(&scored.logps, f64::from(examples[i].label));
-        metrics.add(&scored.logps, &loss);
-        by_logp += u64::from(scored.logps.chosen > scored.logps.rejected);
-        tokens[0] += scored.chosen_tokens as u64;
-        tokens[1] += scored.rejected_tokens as u64;
-        logps[0] += scored.logps.chosen;
-        logps[1] += scored.logps.rejected;
-        let PairLogps { chosen, rejected, ref_chosen, ref_rejected } = scored.logps;
-        lost += (ref_chosen - chosen) + (ref_rejected - rejected);
+    score(decoder, examples, batch, reference, |_, scored| {
+        let found = objective.weigh(scored)?;
+        objective.measure(scored, &found, &mut metrics);
         Ok(())
     })?;
-    let mean = |name: &str| metrics.means().iter().find(|(n, _)| *n == name).map_or(0.0, |(_, v)| *v);
-    let pairs = metrics.pairs();
-    let logp_accuracy = by_logp as f64 / pairs as f64;
-    let accuracy = if decoder.trained.is_some() { metrics.accuracy() } else { logp_accuracy };
-    let (accuracy_low, accuracy_high) = wilson(accuracy, pairs as f64);
-    let perplexity = |side: usize| (-logps[side] / tokens[side] as f64).exp();
-    Ok(Evaluation {
-        pairs,
-        loss: metrics.loss(),
-        accuracy,
-        accuracy_low,
-        accuracy_high,
-        logp_accuracy,
-        reward_margin: mean("rewards/margins"),
-        reward_chosen: mean("rewards/chosen"),
-        reward_rejected: mean("rewards/rejected"),
-        logp_chosen: mean("logps/chosen"),
-        logp_rejected: mean("logps/rejected"),
-        kl: lost / (2 * pairs) as f64,
-        kl_per_token: lost / (tokens[0] + tokens[1]).max(1) as f64,
-        perplexity_chosen: perplexity(0),
-        perplexity_rejected: perplexity(1),
-    })
-}
-
-/// Share of pairs whose chosen completion has the greater log-prob under the reference: what a policy starts from.
-///
-/// # Errors
-/// As [`evaluate`].
-pub fn reference_accuracy(
-    examples: &[Example],
-    batch: usize,
-    mut reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
-) -> Result<f64> {
-    let mut correct = 0;
-    for examples in examples.chunks(batch.max(1)) {
-        let logps = reference(&PackedBatch::new(&examples.iter().collect::<Vec<_>>()))?;
-        for (i, example) in examples.iter().enumerate() {
-            let pair = pair_logps(&logps, &logps, i).ok_or_else(|| example.origin.error("is no pair"))?;
-            correct += usize::from(pair.ref_chosen > pair.ref_rejected);
-        }
-    }
-    Ok(correct as f64 / examples.len().max(1) as f64)
+    Ok(Evaluation { metrics, adapted: decoder.trained.is_some() })
 }
 
 /// The 95 % interval of a share found in `n` trials (Wilson 1927).

@@ -2,92 +2,224 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PairLogps, PairLoss};
+use super::{Role, Scored};
 
-/// Sums over pairs, in f64 and in the order added; read as means. Serialisable, so that a resumed run logs what an
+/// Sums over groups, in f64 and in the order added; read as means. Serialisable, so that a resumed run logs what an
 /// uninterrupted one would.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    pairs: u64,
+    groups: u64,
     loss: f64,
-    reward_chosen: f64,
-    reward_rejected: f64,
+    comparisons: u64,
     correct: u64,
-    logp_chosen: f64,
-    logp_rejected: f64,
+    correct_by_logp: u64,
+    chosen: Side,
+    rejected: Side,
+}
+
+/// The completions of one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Side {
+    completions: u64,
+    tokens: u64,
+    logp: f64,
+    /// Completions with a reference.
+    compared: u64,
+    compared_tokens: u64,
+    log_ratio: f64,
+    /// Completions with a reward.
+    rewarded: u64,
+    reward: f64,
+}
+
+impl Side {
+    fn add(&mut self, completion: &Scored, reward: Option<f64>) {
+        self.completions += 1;
+        self.tokens += completion.tokens as u64;
+        self.logp += completion.logp;
+        if let Some(ratio) = completion.log_ratio() {
+            self.compared += 1;
+            self.compared_tokens += completion.tokens as u64;
+            self.log_ratio += ratio;
+        }
+        if let Some(reward) = reward {
+            self.rewarded += 1;
+            self.reward += reward;
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.completions += other.completions;
+        self.tokens += other.tokens;
+        self.logp += other.logp;
+        self.compared += other.compared;
+        self.compared_tokens += other.compared_tokens;
+        self.log_ratio += other.log_ratio;
+        self.rewarded += other.rewarded;
+        self.reward += other.reward;
+    }
+
+    /// Mean reward of a completion.
+    pub fn reward(&self) -> Option<f64> {
+        mean(self.reward, self.rewarded)
+    }
+
+    /// Mean log π_θ of a completion, nats.
+    pub fn logp(&self) -> Option<f64> {
+        mean(self.logp, self.completions)
+    }
+
+    /// Mean log π_θ − log π_ref of a scored token, nats.
+    pub fn log_ratio_per_token(&self) -> Option<f64> {
+        mean(self.log_ratio, self.compared_tokens)
+    }
+
+    /// exp of the mean negative log-prob of a token.
+    pub fn perplexity(&self) -> Option<f64> {
+        mean(-self.logp, self.tokens).map(f64::exp)
+    }
 }
 
 impl Metrics {
-    /// Adds one pair.
-    pub fn add(&mut self, logps: &PairLogps, loss: &PairLoss) {
-        self.pairs += 1;
-        self.loss += loss.loss;
-        self.reward_chosen += loss.reward_chosen;
-        self.reward_rejected += loss.reward_rejected;
-        self.correct += u64::from(loss.reward_chosen > loss.reward_rejected);
-        self.logp_chosen += logps.chosen;
-        self.logp_rejected += logps.rejected;
+    /// Adds one group.
+    pub fn add(&mut self, group: &[Scored], loss: f64, reward: impl Fn(&Scored) -> Option<f64>) {
+        self.groups += 1;
+        self.loss += loss;
+        let last = group.len().saturating_sub(1);
+        for completion in group {
+            match completion.role {
+                Role::Chosen | Role::Desirable | Role::Text | Role::Rank(0) => {
+                    self.chosen.add(completion, reward(completion));
+                }
+                Role::Rejected | Role::Undesirable => self.rejected.add(completion, reward(completion)),
+                Role::Rank(place) if place == last => self.rejected.add(completion, reward(completion)),
+                // Between the best and the worst of a list; an estimate's completion is on no side.
+                Role::Rank(_) | Role::Mismatched => {}
+            }
+        }
+        for (i, better) in group.iter().enumerate() {
+            for worse in &group[i + 1..] {
+                if !is_better(better.role, worse.role) {
+                    continue;
+                }
+                self.comparisons += 1;
+                self.correct += u64::from(reward(better) > reward(worse));
+                self.correct_by_logp += u64::from(better.logp > worse.logp);
+            }
+        }
     }
 
     /// Adds what another accumulator (a later batch, another rank) holds.
     pub fn merge(&mut self, other: &Self) {
-        self.pairs += other.pairs;
+        self.groups += other.groups;
         self.loss += other.loss;
-        self.reward_chosen += other.reward_chosen;
-        self.reward_rejected += other.reward_rejected;
+        self.comparisons += other.comparisons;
         self.correct += other.correct;
-        self.logp_chosen += other.logp_chosen;
-        self.logp_rejected += other.logp_rejected;
+        self.correct_by_logp += other.correct_by_logp;
+        self.chosen.merge(&other.chosen);
+        self.rejected.merge(&other.rejected);
     }
 
-    /// How many pairs were added.
-    pub fn pairs(&self) -> u64 {
-        self.pairs
+    /// How many groups were added.
+    pub fn groups(&self) -> u64 {
+        self.groups
     }
 
-    /// Mean loss, nats; 0 before the first pair.
-    pub fn loss(&self) -> f64 {
-        self.mean(self.loss)
+    /// How many comparisons of two completions were added; one for a pair.
+    pub fn comparisons(&self) -> u64 {
+        self.comparisons
     }
 
-    /// Share of pairs whose chosen reward is strictly greater; 0 before the first pair.
-    pub fn accuracy(&self) -> f64 {
-        self.mean(self.correct as f64)
+    /// Mean loss of a group, nats.
+    pub fn loss(&self) -> Option<f64> {
+        mean(self.loss, self.groups)
     }
 
-    /// The means under TRL's names, in a fixed order; empty before the first pair.
-    pub fn means(&self) -> Vec<(&'static str, f64)> {
-        if self.pairs == 0 {
-            return Vec::new();
+    /// Share of comparisons in which the better completion has the strictly greater reward.
+    pub fn accuracy(&self) -> Option<f64> {
+        mean(self.correct as f64, self.comparisons).filter(|_| self.chosen.rewarded > 0)
+    }
+
+    /// Share of comparisons in which the better completion has the strictly greater log-prob.
+    pub fn logp_accuracy(&self) -> Option<f64> {
+        mean(self.correct_by_logp as f64, self.comparisons)
+    }
+
+    /// The preferred completions: chosen, desirable, the best of a list, or the text to imitate.
+    pub fn chosen(&self) -> &Side {
+        &self.chosen
+    }
+
+    /// The others: rejected, undesirable, the worst of a list.
+    pub fn rejected(&self) -> &Side {
+        &self.rejected
+    }
+
+    /// Mean reward of the chosen completions minus that of the rejected ones.
+    pub fn margin(&self) -> Option<f64> {
+        if self.chosen.rewarded == self.rejected.rewarded {
+            return mean(self.chosen.reward - self.rejected.reward, self.chosen.rewarded);
         }
-        vec![
-            ("loss", self.loss()),
-            ("rewards/chosen", self.mean(self.reward_chosen)),
-            ("rewards/rejected", self.mean(self.reward_rejected)),
-            ("rewards/margins", self.mean(self.reward_chosen - self.reward_rejected)),
-            ("rewards/accuracies", self.accuracy()),
-            ("logps/chosen", self.mean(self.logp_chosen)),
-            ("logps/rejected", self.mean(self.logp_rejected)),
-        ]
+        Some(self.chosen.reward()? - self.rejected.reward()?)
     }
 
-    fn mean(&self, sum: f64) -> f64 {
-        if self.pairs == 0 { 0.0 } else { sum / self.pairs as f64 }
+    /// Estimate of KL(π_ref ‖ π_θ) over a completion, nats: the mean of log π_ref − log π_θ over the completions of both
+    /// sides (k1 of Schulman 2020, "Approximating KL divergence"). Unbiased where they are samples of the reference.
+    pub fn kl(&self) -> Option<f64> {
+        mean(self.lost(), self.chosen.compared + self.rejected.compared)
     }
+
+    /// The same over a token.
+    pub fn kl_per_token(&self) -> Option<f64> {
+        mean(self.lost(), self.chosen.compared_tokens + self.rejected.compared_tokens)
+    }
+
+    fn lost(&self) -> f64 {
+        -(self.chosen.log_ratio + self.rejected.log_ratio)
+    }
+
+    /// The means under TRL's names, in a fixed order. What the objective does not have is left out.
+    pub fn means(&self) -> Vec<(&'static str, f64)> {
+        let all = [
+            ("loss", self.loss()),
+            ("rewards/chosen", self.chosen.reward()),
+            ("rewards/rejected", self.rejected.reward()),
+            ("rewards/margins", self.margin()),
+            ("rewards/accuracies", self.accuracy()),
+            ("logps/chosen", self.chosen.logp()),
+            ("logps/rejected", self.rejected.logp()),
+        ];
+        all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
+    }
+}
+
+/// Whether a completion in the first role is preferred to one in the second.
+fn is_better(better: Role, worse: Role) -> bool {
+    match (better, worse) {
+        (Role::Chosen, Role::Rejected) => true,
+        (Role::Rank(better), Role::Rank(worse)) => better < worse,
+        _ => false,
+    }
+}
+
+fn mean(sum: f64, count: u64) -> Option<f64> {
+    (count > 0).then(|| sum / count as f64)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::logps;
+    use super::super::{Objective, Sigmoid};
     use super::*;
-    use crate::objective::ObjectiveConfig;
 
     fn metrics(pairs: &[(f64, f64)]) -> Metrics {
-        let objective = ObjectiveConfig { beta: 0.5, ..Default::default() };
+        let objective = Objective::new(Sigmoid { beta: 0.5, label_smoothing: 0.0 });
         let mut metrics = Metrics::default();
         for &(chosen, rejected) in pairs {
-            let logps = PairLogps { chosen, rejected, ref_chosen: -10.0, ref_rejected: -20.0 };
-            metrics.add(&logps, &objective.pair(&logps, 1.0));
+            let batch = logps([chosen, rejected, -10.0, -20.0]);
+            objective.measure(&batch, &objective.weigh(&batch).unwrap(), &mut metrics);
         }
         metrics
     }
@@ -95,7 +227,8 @@ mod tests {
     #[test]
     fn means_carry_trl_names_and_count_strictly_greater_rewards() {
         // rewards: (1, −1), (0, 0) a tie, (−1, 1)
-        let means = metrics(&[(-8.0, -22.0), (-10.0, -20.0), (-12.0, -18.0)]).means();
+        let found = metrics(&[(-8.0, -22.0), (-10.0, -20.0), (-12.0, -18.0)]);
+        let means = found.means();
         let get = |name: &str| means.iter().find(|(key, _)| *key == name).unwrap().1;
         assert_eq!(get("rewards/accuracies"), 1.0 / 3.0);
         assert_eq!(get("rewards/chosen"), 0.0);
@@ -105,6 +238,7 @@ mod tests {
         // softplus(−2) + log 2 + softplus(2), over 3
         let expected = ((-2f64).exp().ln_1p() + std::f64::consts::LN_2 + 2.0 + (-2f64).exp().ln_1p()) / 3.0;
         assert!((get("loss") - expected).abs() < 1e-15);
+        assert_eq!((found.comparisons(), found.logp_accuracy()), (3, Some(1.0)));
         assert!(Metrics::default().means().is_empty());
     }
 
@@ -112,11 +246,41 @@ mod tests {
     fn merging_is_adding() {
         let mut merged = metrics(&[(-8.0, -22.0)]);
         merged.merge(&metrics(&[(-9.0, -21.0), (-12.0, -18.0)]));
-        assert_eq!(merged.pairs(), 3);
+        assert_eq!(merged.groups(), 3);
         let whole = metrics(&[(-8.0, -22.0), (-9.0, -21.0), (-12.0, -18.0)]);
         for ((name, merged), (_, whole)) in merged.means().into_iter().zip(whole.means()) {
             assert!((merged - whole).abs() < 1e-14, "{name}: {merged} {whole}");
         }
+    }
+
+    #[test]
+    fn divergence_is_over_completions_and_over_tokens() {
+        // The policy lost 3 and 1 nats on 4 and 3 tokens.
+        let found = metrics(&[(-13.0, -21.0)]);
+        assert_eq!((found.kl(), found.kl_per_token()), (Some(2.0), Some(4.0 / 7.0)));
+        assert_eq!(found.chosen().log_ratio_per_token(), Some(-0.75));
+        assert_eq!(found.rejected().perplexity(), Some(7f64.exp()));
+    }
+
+    #[test]
+    fn a_ranked_list_counts_every_comparison() {
+        let mut metrics = Metrics::default();
+        let logps = [-1.0, -3.0, -2.0];
+        let group: Vec<Scored> = (0..3)
+            .map(|place| Scored {
+                group: 0,
+                role: Role::Rank(place),
+                label: 1.0,
+                logp: logps[place],
+                ref_logp: None,
+                tokens: 2,
+            })
+            .collect();
+        metrics.add(&group, 0.5, |completion| Some(completion.logp));
+        // Two of the three comparisons hold: the second and the third are swapped.
+        assert_eq!((metrics.comparisons(), metrics.accuracy()), (3, Some(2.0 / 3.0)));
+        assert_eq!((metrics.chosen().logp(), metrics.rejected().logp()), (Some(-1.0), Some(-2.0)));
+        assert_eq!((metrics.kl(), metrics.margin()), (None, Some(1.0)));
     }
 
     #[test]

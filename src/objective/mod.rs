@@ -1,135 +1,166 @@
-//! Log-probabilities of a pair → loss, gradient, rewards and metrics. Pure functions; never sees a model.
+//! Scored completions → loss, gradient, rewards and metrics. Pure functions; they never see a model.
 //!
-//! A new loss is one file with a `pair` function, one variant of [`LossType`] and one arm in [`ObjectiveConfig::pair`].
+//! A batch is a list of [`Scored`] completions. [`Objective::weigh`] gives the loss of each group and its gradient with
+//! respect to each log-prob. A new loss is one file that implements `Terms` and one line in `losses!`.
 
+mod config;
+mod ipo;
 mod metrics;
+mod numbers;
+mod scored;
 mod sigmoid;
-
-pub use metrics::Metrics;
+mod terms;
+#[cfg(test)]
+mod testing;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Problems, Result};
+pub use config::ObjectiveConfig;
+pub use ipo::Ipo;
+pub use metrics::Metrics;
+pub use scored::{Role, Scored};
+pub use sigmoid::Sigmoid;
+pub use terms::{Needs, Records, Weighed};
 
-/// Which loss is minimised.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LossType {
-    /// Binary cross-entropy over policies (Rafailov et al. 2023, arXiv 2305.18290, equation 7).
-    #[default]
+use crate::error::{Error, Result};
+use scored::groups;
+use terms::Terms;
+
+/// Declares the losses. The name in a configuration (`loss_type`) is the variant's in snake case.
+macro_rules! losses {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A loss with its parameters.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "loss_type", rename_all = "snake_case")]
+        pub enum Loss {
+            $($(#[$doc])* $name($name),)*
+        }
+
+        $(impl From<$name> for Loss {
+            fn from(loss: $name) -> Self {
+                Self::$name(loss)
+            }
+        })*
+
+        impl Loss {
+            /// Every loss with its default parameters.
+            pub fn all() -> Vec<Self> {
+                vec![$(Self::$name($name::default())),*]
+            }
+
+            fn terms(&self) -> &dyn Terms {
+                match self {
+                    $(Self::$name(loss) => loss,)*
+                }
+            }
+        }
+    };
+}
+
+losses! {
+    /// Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290).
     Sigmoid,
+    /// Identity preference optimization (Azar et al. 2023, arXiv 2310.12036).
+    Ipo,
 }
 
-/// The `objective` section of a run's configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObjectiveConfig {
-    /// The loss.
-    pub loss_type: LossType,
-    /// Strength of the pull towards the reference, above 0; rewards are in units of it.
-    pub beta: f64,
-    /// ε: the share of labels taken to be flipped (cDPO), in [0, 0.5).
-    pub label_smoothing: f64,
+impl Loss {
+    /// What it is computed from.
+    pub fn needs(&self) -> Needs {
+        self.terms().needs()
+    }
 }
 
-impl Default for ObjectiveConfig {
+/// One loss, or a weighted sum of several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    losses: Vec<(Loss, f64)>,
+}
+
+impl Default for Objective {
     fn default() -> Self {
-        Self { loss_type: LossType::Sigmoid, beta: 0.1, label_smoothing: 0.0 }
+        Self::new(Sigmoid::default())
     }
 }
 
-/// Log-probabilities of a pair's completions given their prompt: sums over completion tokens, nats.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairLogps {
-    /// log π_θ(chosen | prompt).
-    pub chosen: f64,
-    /// log π_θ(rejected | prompt).
-    pub rejected: f64,
-    /// log π_ref(chosen | prompt).
-    pub ref_chosen: f64,
-    /// log π_ref(rejected | prompt).
-    pub ref_rejected: f64,
-}
-
-/// A pair's loss, its gradient and its implicit rewards.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairLoss {
-    /// The loss, nats.
-    pub loss: f64,
-    /// ∂loss / ∂ log π_θ(chosen).
-    pub d_chosen: f64,
-    /// ∂loss / ∂ log π_θ(rejected).
-    pub d_rejected: f64,
-    /// β·(log π_θ − log π_ref) of the chosen completion.
-    pub reward_chosen: f64,
-    /// The same of the rejected completion.
-    pub reward_rejected: f64,
-}
-
-impl PairLoss {
-    /// Chosen minus rejected reward.
-    pub fn margin(&self) -> f64 {
-        self.reward_chosen - self.reward_rejected
-    }
-}
-
-impl ObjectiveConfig {
-    /// # Errors
-    /// [`crate::error::Error::Config`] naming every value that cannot be, and its remedy.
-    pub fn validate(&self) -> Result<()> {
-        let mut problems = Problems::default();
-        problems.require(self.beta.is_finite() && self.beta > 0.0, || {
-            format!("objective.beta is {}; it must be a finite number above 0, such as 0.1", self.beta)
-        });
-        problems.require((0.0..0.5).contains(&self.label_smoothing), || {
-            format!(
-                "objective.label_smoothing is {}; it must be in [0, 0.5): at 0.5 the labels say nothing",
-                self.label_smoothing
-            )
-        });
-        problems.finish()
+impl Objective {
+    /// One loss.
+    pub fn new(loss: impl Into<Loss>) -> Self {
+        Self { losses: vec![(loss.into(), 1.0)] }
     }
 
-    /// The loss of one pair. `label` in [0, 1] is the label that chosen is preferred (1: certainly).
-    pub fn pair(&self, logps: &PairLogps, label: f64) -> PairLoss {
-        match self.loss_type {
-            LossType::Sigmoid => sigmoid::pair(logps, self.target(label), self.beta),
+    /// The losses and their weights.
+    pub fn losses(&self) -> &[(Loss, f64)] {
+        &self.losses
+    }
+
+    /// What all its losses together are computed from.
+    pub fn needs(&self) -> Needs {
+        let all = || self.losses.iter().map(|(loss, _)| loss.needs());
+        Needs {
+            reference: all().any(|needs| needs.reference),
+            mismatched: all().any(|needs| needs.mismatched),
+            records: all().next().map_or(Records::Pairs, |needs| needs.records),
         }
     }
 
-    /// The cross-entropy's target, y·(1−ε) + (1−y)·ε.
-    fn target(&self, label: f64) -> f64 {
-        label * (1.0 - self.label_smoothing) + (1.0 - label) * self.label_smoothing
+    /// The loss of each group of the batch, and its gradient. A step divides both by the number of groups.
+    ///
+    /// # Errors
+    /// If a group does not have the completions that the losses compare, or lacks its reference.
+    pub fn weigh(&self, batch: &[Scored]) -> Result<Weighed> {
+        if self.needs().reference && batch.iter().any(|completion| completion.ref_logp.is_none()) {
+            return Err(Error::Train("the objective needs log-probs of the reference".into()));
+        }
+        let mut found = Weighed::zeros(batch);
+        for (loss, weight) in &self.losses {
+            loss.terms().add(batch, *weight, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// The implicit reward of a completion: that of the first loss that has one.
+    pub fn reward(&self, completion: &Scored) -> Option<f64> {
+        self.losses.iter().find_map(|(loss, _)| loss.terms().reward(completion))
+    }
+
+    /// Adds the groups of a batch to `metrics`.
+    pub fn measure(&self, batch: &[Scored], found: &Weighed, metrics: &mut Metrics) {
+        for (group, loss) in groups(batch).zip(&found.losses) {
+            metrics.add(group, *loss, |completion| self.reward(completion));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::testing::logps;
     use super::*;
 
     #[test]
-    fn wrong_values_are_named_together() {
-        let config = ObjectiveConfig { beta: 0.0, label_smoothing: 0.5, ..Default::default() };
-        let message = config.validate().unwrap_err().to_string();
-        assert!(message.contains("objective.beta is 0;"), "{message}");
-        assert!(message.contains("objective.label_smoothing is 0.5;"), "{message}");
-        assert!(ObjectiveConfig { beta: f64::NAN, ..Default::default() }.validate().is_err());
-        assert!(ObjectiveConfig::default().validate().is_ok());
+    fn a_weighted_sum_is_the_sum_of_its_losses() {
+        let batch = logps([-41.5, -37.25, -44.0, -36.0]);
+        let alone = |loss: Loss| Objective::new(loss).weigh(&batch).unwrap();
+        let (sigmoid, ipo) = (alone(Sigmoid::default().into()), alone(Ipo::default().into()));
+        let both = Objective { losses: vec![(Sigmoid::default().into(), 0.5), (Ipo::default().into(), 2.0)] };
+        let found = both.weigh(&batch).unwrap();
+        assert_eq!(found.losses[0], 0.5 * sigmoid.losses[0] + 2.0 * ipo.losses[0]);
+        assert_eq!(found.d_logps[1], 0.5 * sigmoid.d_logps[1] + 2.0 * ipo.d_logps[1]);
     }
 
     #[test]
-    fn smoothing_moves_the_target() {
-        let config = ObjectiveConfig { label_smoothing: 0.1, ..Default::default() };
-        // y = 0.75: 0.75 · 0.9 + 0.25 · 0.1 = 0.7
-        assert!((config.target(0.75) - 0.7).abs() < 1e-15);
-        assert!((config.target(0.0) - 0.1).abs() < 1e-15);
+    fn other_groups_and_missing_references_are_refused() {
+        let batch = logps([-1.0, -2.0, -1.0, -2.0]);
+        assert!(Objective::default().weigh(&batch[..1]).unwrap_err().to_string().contains("no pair"));
+        let without = batch.map(|completion| Scored { ref_logp: None, ..completion });
+        assert!(Objective::default().weigh(&without).unwrap_err().to_string().contains("reference"));
     }
 
     #[test]
-    fn unknown_losses_and_keys_are_refused() {
-        assert!(serde_yaml::from_str::<ObjectiveConfig>("loss_type: hinged").is_err());
-        assert!(serde_yaml::from_str::<ObjectiveConfig>("bta: 0.1").is_err());
-        let config: ObjectiveConfig = serde_yaml::from_str("beta: 5e-1").unwrap();
-        assert!((config.beta - 0.5).abs() < 1e-15);
+    fn groups_with_broken_numbers_are_named() {
+        let mut batch = logps([-1.0, -2.0, -1.0, -2.0]).to_vec();
+        batch.extend(logps([f64::NAN, -2.0, -1.0, -2.0]).map(|scored| Scored { group: 7, ..scored }));
+        let found = Objective::default().weigh(&batch).unwrap();
+        assert_eq!(found.broken(&batch), [7]);
     }
 }

@@ -41,7 +41,7 @@ impl Activation {
     /// If the device fails.
     pub fn reference(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Silu => candle_nn::ops::silu(x)?,
+            Self::Silu => x.silu()?,
             Self::Gelu => x.gelu_erf()?,
             Self::GeluTanh => x.gelu()?,
             Self::Relu => x.relu()?,

@@ -96,9 +96,8 @@ fn advance(bar: &ProgressBar, event: &Event) {
         }
         Event::Progress { step, loss, accuracy, tokens_per_second } => {
             bar.set_position(step);
-            bar.set_message(format!(
-                "loss {loss:.4}  accuracy {accuracy:.2}  {tokens_per_second:.0} tokens/s"
-            ));
+            let accuracy = accuracy.map_or_else(String::new, |share| format!("  accuracy {share:.2}"));
+            bar.set_message(format!("loss {loss:.4}{accuracy}  {tokens_per_second:.0} tokens/s"));
         }
         Event::End => bar.finish(),
         Event::Metrics { .. } | Event::Note(_) | Event::Warning(_) | Event::Checkpoint => {}
@@ -154,7 +153,7 @@ mod tests {
         for event in [
             Event::Start { step: 0, total_steps: 20 },
             Event::Note("512 pairs"),
-            Event::Progress { step: 10, loss: 0.7, accuracy: 0.5, tokens_per_second: 9.0 },
+            Event::Progress { step: 10, loss: 0.7, accuracy: Some(0.5), tokens_per_second: 9.0 },
             Event::Metrics { step: 10, epoch: 0.5, values: &values },
             Event::Warning("3 pairs were dropped"),
             Event::End,

@@ -27,8 +27,8 @@ pub enum Event<'a> {
         step: u64,
         /// Mean loss of this step, nats.
         loss: f64,
-        /// `rewards/accuracies` of this step, in [0, 1].
-        accuracy: f64,
+        /// `rewards/accuracies` of this step, in [0, 1], if its records are comparisons.
+        accuracy: Option<f64>,
         /// Packed tokens per second.
         tokens_per_second: f64,
     },

@@ -38,7 +38,7 @@ impl Criterion {
 
     /// The metric's value.
     pub fn value(&self, found: &Evaluation) -> Option<f64> {
-        found.metrics().into_iter().find(|(name, _)| *name == self.metric).map(|(_, value)| value)
+        found.values().into_iter().find(|(name, _)| *name == self.metric).map(|(_, value)| value)
     }
 
     /// Whether `value` is better than the best so far. What is no number never is.

@@ -40,6 +40,8 @@ pub struct State {
     pub window: Window,
     /// The best evaluation.
     pub best: Option<Best>,
+    /// Share of held-out pairs that the policy got right by log-prob before the first step.
+    pub initial_accuracy: Option<f64>,
     /// Evaluations since then.
     pub evaluations_since_best: usize,
     /// Steps skipped in a row.

@@ -115,11 +115,11 @@ fn kept_features(layer: &LayerSpec, hidden: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Origin, PackedBatch};
+    use crate::data::{Kind, Origin, PackedBatch};
 
     fn example(prompt: usize, completions: [usize; 2]) -> Example {
         let completions = completions.map(|n| vec![1; n]).to_vec();
-        Example { prompt: vec![0; prompt], completions, label: 1.0, origin: Origin::new("x", 1) }
+        Example { prompt: vec![0; prompt], completions, kind: Kind::PAIR, origin: Origin::new("x", 1) }
     }
 
     #[test]

@@ -6,17 +6,16 @@ use super::descent::Descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
 use crate::data::PackedBatch;
-use crate::error::{Error, Result};
-use crate::eval::preference::pair_logps;
+use crate::error::Result;
 use crate::model::decoder::{Decoder, Training};
 use crate::model::pass::Dropout;
-use crate::objective::{Metrics, ObjectiveConfig};
+use crate::objective::{Metrics, Objective, Role, Scored};
 use crate::random::Stream;
 
 /// What a step is computed with.
 pub struct Settings<'a> {
     /// The loss.
-    pub objective: &'a ObjectiveConfig,
+    pub objective: &'a Objective,
     /// The learning rate of this step.
     pub learning_rate: f64,
     /// Gradients are clipped to this norm.
@@ -32,7 +31,7 @@ pub struct Settings<'a> {
 /// What a step did.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Losses, rewards and log-probs of the step's pairs.
+    /// Losses, rewards and log-probs of the step's records.
     pub metrics: Metrics,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -53,7 +52,7 @@ impl Outcome {
     }
 }
 
-/// Runs one step over `batches`; their gradients are summed and divided by all their pairs.
+/// Runs one step over `batches`; their gradients are summed and divided by the number of their records.
 ///
 /// # Errors
 /// If a batch does not fit the model.
@@ -68,16 +67,20 @@ pub fn run(
     let mut descent = Descent::begin(decoder)?;
     let mut metrics = Metrics::default();
     let mut skipped = None;
-    let pairs: usize = batches.iter().map(|batch| batch.trees.len()).sum();
+    let groups: usize = batches.iter().map(groups).sum();
     for (i, batch) in batches.iter().enumerate() {
         let dropout = (settings.dropout > 0.0).then(|| Dropout {
             probability: settings.dropout as f32,
             stream: settings.stream.child(i as u64),
         });
         let training = Training { dropout, recompute: settings.recompute };
-        let ref_logps = reference.logps(decoder, batch)?;
+        let ref_logps = match settings.objective.needs().reference {
+            true => Some(reference.logps(decoder, batch)?),
+            false => None,
+        };
         let (logps, tape) = decoder.forward(batch, training)?;
-        let (weights, broken) = weigh(batch, &logps, &ref_logps, settings.objective, pairs, &mut metrics)?;
+        let scored = batch.scored_completions(&logps, ref_logps.as_deref())?;
+        let (weights, broken) = weigh(batch, &scored, settings.objective, groups, &mut metrics)?;
         skipped = skipped.or(broken);
         if skipped.is_none() {
             descent.add(decoder, tape, batch, &weights)?;
@@ -97,29 +100,24 @@ pub fn run(
     Ok(Outcome { metrics, grad_norm, tokens, seconds, finite, skipped })
 }
 
-/// ∂ loss / ∂ log-prob of each completion, over `pairs` pairs; and the pairs whose loss is no number, if any.
+/// How many records of a batch are trained on.
+fn groups(batch: &PackedBatch) -> usize {
+    batch.kinds.iter().filter(|kind| kind.role(0) != Role::Mismatched).count()
+}
+
+/// ∂ loss / ∂ log-prob of each completion, over `groups` records; and the records whose loss is not finite, if any.
 fn weigh(
     batch: &PackedBatch,
-    logps: &[f64],
-    reference: &[f64],
-    objective: &ObjectiveConfig,
-    pairs: usize,
+    scored: &[Scored],
+    objective: &Objective,
+    groups: usize,
     metrics: &mut Metrics,
 ) -> Result<(Vec<f64>, Option<String>)> {
-    let mut weights = Vec::with_capacity(logps.len());
-    let mut broken = Vec::new();
-    for (i, (label, origin)) in batch.labels.iter().zip(&batch.origins).enumerate() {
-        let pair = pair_logps(logps, reference, i)
-            .filter(|_| batch.trees[i].completions.len() == 2)
-            .ok_or_else(|| Error::Train(format!("{origin} is no pair of completions")))?;
-        let loss = objective.pair(&pair, f64::from(*label));
-        if !(loss.loss.is_finite() && loss.d_chosen.is_finite() && loss.d_rejected.is_finite()) {
-            broken.push(origin.to_string());
-        }
-        metrics.add(&pair, &loss);
-        weights.extend([loss.d_chosen / pairs as f64, loss.d_rejected / pairs as f64]);
-    }
+    let found = objective.weigh(scored)?;
+    objective.measure(scored, &found, metrics);
+    let broken: Vec<String> =
+        found.broken(scored).into_iter().map(|group| batch.origins[group].to_string()).collect();
     let broken =
         (!broken.is_empty()).then(|| format!("the loss is no finite number for {}", broken.join(", ")));
-    Ok((weights, broken))
+    Ok((found.d_logps.iter().map(|slope| slope / groups as f64).collect(), broken))
 }

@@ -10,19 +10,18 @@ use super::best::Best;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
 use super::optimizer::Optimizer;
-use super::plan;
-use super::plan::packed_tokens;
+use super::plan::{self, packed_tokens};
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
 use super::usable;
-use super::watch::{Scale, WatchConfig};
+use super::watch::WatchConfig;
 use crate::adapter::peft;
-use crate::data::{Example, PackedBatch, Sampler};
+use crate::data::{Example, Kind, PackedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::model::decoder::Decoder;
-use crate::objective::ObjectiveConfig;
+use crate::objective::{Objective, Records};
 use crate::ops::profile;
 use crate::random::Stream;
 use crate::report::{Event, Reporter};
@@ -39,7 +38,7 @@ pub struct Setup {
     /// Held-out pairs; may be empty.
     pub eval: Vec<Example>,
     /// The loss.
-    pub objective: ObjectiveConfig,
+    pub objective: Objective,
     /// The optimization.
     pub config: TrainConfig,
     /// What to warn of.
@@ -81,16 +80,19 @@ pub struct Trainer {
     saved: Option<u64>,
     /// A pair of the last step that had a usable gradient.
     probe: Option<usize>,
-    /// What rewards are measured in.
-    scale: Scale,
+    /// The last evaluation and the step it was made after.
+    evaluated: Option<(u64, Evaluation)>,
 }
 
 impl Trainer {
     /// A run at step 0.
     ///
     /// # Errors
-    /// If there is nothing to train on.
+    /// If there is nothing to train on, or the objective does not take the records.
     pub fn new(setup: Setup) -> Result<Self> {
+        for example in setup.train.iter().chain(&setup.eval) {
+            check_kind(example, setup.objective.needs().records)?;
+        }
         let config = &setup.config;
         let seed = config.shuffle.then_some(setup.seed);
         let mut sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
@@ -109,8 +111,8 @@ impl Trainer {
         let data = data_fingerprint(&setup.train);
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ..State::default() };
-        let scale = Scale { beta: setup.objective.beta, tokens: mean_scored(&setup.train) };
-        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, saved: None, probe: None, scale })
+        let (saved, probe, evaluated) = (None, None, None);
+        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, saved, probe, evaluated })
     }
 
     /// Goes on from a checkpoint.
@@ -160,33 +162,32 @@ impl Trainer {
         &self.setup.reference
     }
 
-    /// Evaluates on the held-out pairs; `None` if there are none.
+    /// The evaluation of the policy as it is now on the held-out records; `None` if there are none.
     ///
     /// # Errors
-    /// If a pair does not fit the model.
+    /// If a record does not fit the model.
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        let step = self.state.step;
+        if let Some((_, found)) = self.evaluated.as_ref().filter(|(at, _)| *at == step) {
+            return Ok(Some(found.clone()));
+        }
         let Setup { decoder, eval, config, objective, reference, .. } = &mut self.setup;
         if eval.is_empty() {
             return Ok(None);
         }
-        let batch = config.evaluation_batch();
         let decoder: &Decoder = decoder;
-        preference::evaluate(decoder, eval, batch, objective, |packed| reference.logps(decoder, packed))
-            .map(Some)
+        let needed = objective.needs().reference;
+        let found = preference::evaluate(decoder, eval, config.evaluation_batch(), objective, |packed| {
+            needed.then(|| reference.logps(decoder, packed)).transpose()
+        })?;
+        self.evaluated = Some((step, found.clone()));
+        Ok(Some(found))
     }
 
-    /// Share of held-out pairs whose chosen completion the reference gives the greater log-prob; `None` if there are none.
-    ///
-    /// # Errors
-    /// If a pair does not fit the model.
-    pub fn reference_accuracy(&mut self) -> Result<Option<f64>> {
-        let Setup { decoder, eval, config, reference, .. } = &mut self.setup;
-        if eval.is_empty() {
-            return Ok(None);
-        }
-        let decoder: &Decoder = decoder;
-        let batch = config.evaluation_batch();
-        preference::reference_accuracy(eval, batch, |packed| reference.logps(decoder, packed)).map(Some)
+    /// Share of held-out pairs whose chosen completion had the greater log-prob when the run began; `None` if there were no
+    /// pairs.
+    pub fn initial_accuracy(&self) -> Option<f64> {
+        self.state.initial_accuracy
     }
 
     /// Trains to the end.
@@ -195,6 +196,7 @@ impl Trainer {
     /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (a checkpoint was written).
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
         reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
+        self.evaluate_before(reporter)?;
         let mut cold = true;
         while self.state.step < self.total_steps {
             self.one_step(reporter)?;
@@ -208,11 +210,12 @@ impl Trainer {
             let done = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|n| done.is_multiple_of(n.max(1)));
             let mut stop_early = false;
-            if due(self.setup.config.eval_steps) {
-                stop_early = self.evaluation(reporter)?;
+            let last = done == self.total_steps;
+            if due(self.setup.config.eval_steps) || last {
+                stop_early = self.evaluation(reporter)? && !last;
             }
             let signal = self.setup.stop.load(Ordering::Relaxed);
-            if due(self.setup.config.save_steps) || signal != 0 || stop_early || done == self.total_steps {
+            if due(self.setup.config.save_steps) || signal != 0 || stop_early || last {
                 self.save(reporter)?;
             }
             if signal != 0 && done < self.total_steps {
@@ -280,8 +283,7 @@ impl Trainer {
             None => {
                 self.state.skipped_in_a_row = 0;
                 self.state.window.add(outcome);
-                let Setup { watch, .. } = &self.setup;
-                let warnings = self.state.watch.step(&outcome.metrics, watch, self.scale);
+                let warnings = self.state.watch.step(&outcome.metrics, &self.setup.watch);
                 warnings.iter().for_each(|warning| reporter.warn(&format!("step {step}: {warning}")));
             }
             Some(why) => {
@@ -295,7 +297,7 @@ impl Trainer {
         }
         reporter.record(&Event::Progress {
             step,
-            loss: outcome.metrics.loss(),
+            loss: outcome.metrics.loss().unwrap_or(f64::NAN),
             accuracy: outcome.metrics.accuracy(),
             tokens_per_second: outcome.tokens as f64 / outcome.seconds.max(1e-9),
         });
@@ -303,6 +305,18 @@ impl Trainer {
         if (step.is_multiple_of(every) || step == self.total_steps) && !self.state.window.is_empty() {
             let values = std::mem::take(&mut self.state.window).values(learning_rate);
             reporter.record(&Event::Metrics { step, epoch: self.sampler.epoch(), values: &values });
+        }
+        Ok(())
+    }
+
+    /// Evaluates the policy that a run begins with.
+    fn evaluate_before(&mut self, reporter: &mut Reporter) -> Result<()> {
+        if self.state.step > 0 {
+            return Ok(());
+        }
+        if let Some(found) = self.evaluate()? {
+            self.state.initial_accuracy = found.metrics().logp_accuracy();
+            self.tell(&found, reporter);
         }
         Ok(())
     }
@@ -330,7 +344,7 @@ impl Trainer {
 
     fn tell(&self, found: &Evaluation, reporter: &mut Reporter) {
         let (step, epoch) = (self.state.step, self.sampler.epoch());
-        reporter.record(&Event::Metrics { step, epoch, values: &found.metrics() });
+        reporter.record(&Event::Metrics { step, epoch, values: &found.values() });
     }
 }
 
@@ -352,11 +366,20 @@ fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'
     parts
 }
 
-/// Mean scored tokens of a completion.
-fn mean_scored(examples: &[Example]) -> f64 {
-    let scored = |e: &Example| (0..e.completions.len()).map(|c| e.scored(c)).sum::<usize>();
-    let completions: usize = examples.iter().map(|e| e.completions.len()).sum();
-    examples.iter().map(scored).sum::<usize>().max(1) as f64 / completions.max(1) as f64
+/// Refuses a record that the objective does not take.
+fn check_kind(example: &Example, records: Records) -> Result<()> {
+    let (fits, wanted) = match records {
+        Records::Pairs => (matches!(example.kind, Kind::Pair { .. }), "pairs: `chosen` and `rejected`"),
+        Records::Ranked => {
+            (matches!(example.kind, Kind::Ranked), "ranked lists: `completions` from the best to the worst")
+        }
+        Records::Judged => (
+            matches!(example.kind, Kind::Judged { .. }),
+            "judged completions: `completion`, and `label` true or false",
+        ),
+        Records::Texts => (matches!(example.kind, Kind::Text), "texts to imitate: `completion`"),
+    };
+    if fits { Ok(()) } else { Err(example.origin.error(format!("objective.loss_type takes {wanted}"))) }
 }
 
 /// BLAKE3 over the ids of all examples, in order.
@@ -364,7 +387,10 @@ fn data_fingerprint(examples: &[Example]) -> String {
     let mut hasher = blake3::Hasher::new();
     examples.iter().for_each(|example| {
         hasher.update(&example.id());
-        hasher.update(&example.label.to_le_bytes());
+        hasher.update(&example.kind.label().to_le_bytes());
+        if !matches!(example.kind, Kind::Pair { .. }) {
+            hasher.update(format!("{:?}", example.kind).as_bytes());
+        }
     });
     hasher.finalize().to_hex().to_string()
 }

@@ -73,35 +73,27 @@ pub struct Watch {
     told: BTreeSet<String>,
 }
 
-/// What rewards are measured in.
-#[derive(Clone, Copy, Debug)]
-pub struct Scale {
-    /// β of the objective.
-    pub beta: f64,
-    /// Mean scored tokens of a completion.
-    pub tokens: f64,
-}
-
 impl Watch {
     /// Takes in a step's pairs; the warnings that became due.
-    pub fn step(&mut self, metrics: &Metrics, config: &WatchConfig, scale: Scale) -> Vec<String> {
+    pub fn step(&mut self, metrics: &Metrics, config: &WatchConfig) -> Vec<String> {
         self.recent.merge(metrics);
-        if self.recent.pairs() < LOOK {
+        if self.recent.groups() < LOOK {
             return Vec::new();
         }
         let recent = std::mem::take(&mut self.recent);
         let mut due = Vec::new();
         due.extend(config.max_reward.and_then(|bound| exploded(&recent, bound)));
-        due.extend(config.max_chosen_drop.and_then(|bound| collapsed(&recent, bound, scale)));
-        due.extend(config.max_kl.and_then(|bound| diverged(&recent, bound, scale)));
+        due.extend(config.max_chosen_drop.and_then(|bound| collapsed(&recent, bound)));
+        due.extend(config.max_kl.and_then(|bound| diverged(&recent, bound)));
         due.extend(config.chance_pairs.and_then(|pairs| self.stuck(&recent, pairs)));
         due.into_iter().filter(|(name, _)| self.told.insert((*name).into())).map(|(_, text)| text).collect()
     }
 
     /// Accuracy over blocks of `block` pairs that is not two standard errors above one half.
     fn stuck(&mut self, recent: &Metrics, block: u64) -> Option<Warning> {
-        self.pairs += recent.pairs();
-        self.correct += recent.accuracy() * recent.pairs() as f64;
+        let accuracy = recent.accuracy()?;
+        self.pairs += recent.comparisons();
+        self.correct += accuracy * recent.comparisons() as f64;
         if self.pairs < block {
             return None;
         }
@@ -121,14 +113,10 @@ impl Watch {
 /// A watchdog's name and its line.
 type Warning = (&'static str, String);
 
-fn mean(metrics: &Metrics, name: &str) -> f64 {
-    metrics.means().iter().find(|(found, _)| *found == name).map_or(0.0, |(_, value)| *value)
-}
-
 fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
-    let (name, value) = ["rewards/chosen", "rewards/rejected"]
-        .map(|name| (name, mean(recent, name)))
+    let (name, value) = [("rewards/chosen", recent.chosen()), ("rewards/rejected", recent.rejected())]
         .into_iter()
+        .filter_map(|(name, side)| Some((name, side.reward()?)))
         .find(|(_, value)| value.abs() > bound)?;
     let text = format!(
         "{name} is {value:.1}, beyond watch.max_reward of {bound}: the policy runs away from the reference; try a lower \
@@ -137,8 +125,8 @@ fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
     Some(("rewards", text))
 }
 
-fn collapsed(recent: &Metrics, bound: f64, scale: Scale) -> Option<Warning> {
-    let drop = -mean(recent, "rewards/chosen") / (scale.beta * scale.tokens);
+fn collapsed(recent: &Metrics, bound: f64) -> Option<Warning> {
+    let drop = -recent.chosen().log_ratio_per_token()?;
     (drop > bound).then(|| {
         let text = format!(
             "chosen completions lost {drop:.2} nats a token against the reference, beyond watch.max_chosen_drop of {bound}: \
@@ -148,9 +136,8 @@ fn collapsed(recent: &Metrics, bound: f64, scale: Scale) -> Option<Warning> {
     })
 }
 
-fn diverged(recent: &Metrics, bound: f64, scale: Scale) -> Option<Warning> {
-    let rewards = mean(recent, "rewards/chosen") + mean(recent, "rewards/rejected");
-    let kl = -rewards / (2.0 * scale.beta * scale.tokens);
+fn diverged(recent: &Metrics, bound: f64) -> Option<Warning> {
+    let kl = recent.kl_per_token()?;
     (kl > bound).then(|| {
         let text = format!(
             "the policy is {kl:.2} nats a token from the reference (KL, estimated on the pairs), beyond watch.max_kl of \
@@ -163,27 +150,29 @@ fn diverged(recent: &Metrics, bound: f64, scale: Scale) -> Option<Warning> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::{ObjectiveConfig, PairLogps};
-
-    const SCALE: Scale = Scale { beta: 0.1, tokens: 20.0 };
+    use crate::objective::{Objective, Role, Scored};
 
     /// `n` pairs whose policy moved by these nats.
     fn pairs(n: usize, chosen: f64, rejected: f64) -> Metrics {
         let mut metrics = Metrics::default();
         for _ in 0..n {
-            let logps = PairLogps {
-                chosen: chosen - 30.0,
-                rejected: rejected - 40.0,
-                ref_chosen: -30.0,
-                ref_rejected: -40.0,
+            let scored = |role, moved: f64| Scored {
+                group: 0,
+                role,
+                label: 1.0,
+                logp: moved - 30.0,
+                ref_logp: Some(-30.0),
+                tokens: 20,
             };
-            metrics.add(&logps, &ObjectiveConfig::default().pair(&logps, 1.0));
+            let pair = [scored(Role::Chosen, chosen), scored(Role::Rejected, rejected)];
+            let objective = Objective::default();
+            objective.measure(&pair, &objective.weigh(&pair).unwrap(), &mut metrics);
         }
         metrics
     }
 
     fn told(metrics: &Metrics) -> String {
-        Watch::default().step(metrics, &WatchConfig::default(), SCALE).join("\n")
+        Watch::default().step(metrics, &WatchConfig::default()).join("\n")
     }
 
     #[test]
@@ -204,13 +193,13 @@ mod tests {
     #[test]
     fn a_few_pairs_are_no_reason_and_every_warning_comes_once() {
         let (config, mut watch) = (WatchConfig::default(), Watch::default());
-        assert!(watch.step(&pairs(31, 900.0, 0.0), &config, SCALE).is_empty());
-        assert_eq!(watch.step(&pairs(1, 900.0, 0.0), &config, SCALE).len(), 1);
-        assert!(watch.step(&pairs(64, 900.0, 0.0), &config, SCALE).is_empty());
+        assert!(watch.step(&pairs(31, 900.0, 0.0), &config).is_empty());
+        assert_eq!(watch.step(&pairs(1, 900.0, 0.0), &config).len(), 1);
+        assert!(watch.step(&pairs(64, 900.0, 0.0), &config).is_empty());
         let saved = serde_json::to_string(&watch).unwrap();
         let mut resumed: Watch = serde_json::from_str(&saved).unwrap();
         assert_eq!(resumed, watch);
-        assert!(resumed.step(&pairs(64, 900.0, 0.0), &config, SCALE).is_empty());
+        assert!(resumed.step(&pairs(64, 900.0, 0.0), &config).is_empty());
     }
 
     #[test]
@@ -223,7 +212,7 @@ mod tests {
             for _ in 0..4 {
                 let mut metrics = pairs(right, 1.0, -1.0);
                 metrics.merge(&pairs(100 - right, -1.0, 1.0));
-                told.extend(watch.step(&metrics, &config, SCALE));
+                told.extend(watch.step(&metrics, &config));
             }
             told
         };
@@ -234,7 +223,7 @@ mod tests {
     #[test]
     fn null_turns_a_watchdog_off_and_nonsense_is_refused() {
         let off = WatchConfig { max_reward: None, max_chosen_drop: None, max_kl: None, chance_pairs: None };
-        assert!(Watch::default().step(&pairs(2000, -9e4, -9e4), &off, SCALE).is_empty());
+        assert!(Watch::default().step(&pairs(2000, -9e4, -9e4), &off).is_empty());
         off.validate().unwrap();
         let wrong = WatchConfig { max_kl: Some(0.0), chance_pairs: Some(3), ..Default::default() };
         let message = wrong.validate().unwrap_err().to_string();

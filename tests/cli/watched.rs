@@ -136,7 +136,67 @@ fn eval_prints_the_kl_it_names() {
     near("kl", lost / (2 * scores.len()) as f64);
     near("kl_per_token", lost / sum(&["chosen_tokens", "rejected_tokens"]));
     let table = place.run(&[&["eval"], &args[..]].concat()).ok();
-    assert!(table.contains("KL ") && table.contains("nats a completion"), "{table}");
+    assert!(table.contains("KL ") && table.contains("nats per completion"), "{table}");
+}
+
+/// What an adapter was trained with is what it is evaluated with, unless something else is asked for.
+#[test]
+fn eval_takes_loss_beta_and_truncation_from_the_adapter() {
+    let place = Place::new();
+    place.llama_recipe(&[
+        ("train.max_steps", json!(20)),
+        ("train.learning_rate", json!(0.02)),
+        ("objective.loss_type", json!("ipo")),
+        ("objective.beta", json!(0.5)),
+        ("data.max_length", json!(12)),
+    ]);
+    place.run(&TRAIN).ok();
+    let yaml: serde_json::Value = serde_yaml::from_slice(&place.read("run.yaml")).unwrap();
+    let (base, data) = (yaml["model"]["base"].as_str().unwrap(), yaml["data"]["train"].as_str().unwrap());
+    let args = ["--base", base, "--adapter", "run/adapter", "--data", data];
+    let eval = |more: &[&str]| place.run(&[&["eval", "--json"], &args[..], more].concat()).json().remove(0);
+    let scores = place.run(&[&["score"], &args[..]].concat()).json();
+    let number = |line: &serde_json::Value, key: &str| line[key].as_f64().unwrap();
+    assert!(scores.iter().all(|line| number(line, "chosen_tokens") <= 12.0), "{scores:?}");
+    let mean =
+        |of: &dyn Fn(&serde_json::Value) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+    let ratio = |line: &serde_json::Value, side: &str| {
+        number(line, &format!("{side}_logp")) - number(line, &format!("ref_{side}_logp"))
+    };
+    let margin = mean(&|line| ratio(line, "chosen") - ratio(line, "rejected"));
+    let ipo = mean(&|line| {
+        let per_token = |side| ratio(line, side) / number(line, &format!("{side}_tokens"));
+        (per_token("chosen") - per_token("rejected") - 1.0).powi(2)
+    });
+    let near =
+        |got: f64, want: f64| assert!((got - want).abs() < 1e-9 * want.abs().max(1.0), "{got} for {want}");
+    let found = eval(&[]);
+    assert_eq!(found["pairs"], scores.len());
+    near(number(&found, "loss"), ipo);
+    near(number(&found, "reward_margin"), 0.5 * margin);
+    near(number(&eval(&["--beta", "2"]), "reward_margin"), 2.0 * margin);
+    // The configuration of another run: its loss, its β, and no truncation.
+    place.llama_recipe(&[("data.max_length", json!(null))]);
+    let other = eval(&["--config", "run.yaml"]);
+    assert!(number(&other, "logp_chosen") < number(&found, "logp_chosen"), "{other} {found}");
+    let refused = place.run(&[&["eval"], &args[..], &["--beta", "0"]].concat());
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("objective.beta is 0"), "{}", refused.stderr);
+}
+
+/// `eval_steps: null` evaluates before the first step and after the last one.
+#[test]
+fn a_run_is_evaluated_at_its_beginning_and_its_end() {
+    let place = Place::new();
+    place.llama_recipe(&[("train.max_steps", json!(3)), ("data.eval", json!(0.3))]);
+    let said = place.run(&TRAIN).ok();
+    let lines = place.metrics("run");
+    let evaluated: Vec<u64> =
+        lines.iter().filter(|l| !l["eval_loss"].is_null()).map(|l| l["step"].as_u64().unwrap()).collect();
+    assert_eq!(evaluated, [0, 3]);
+    let before = lines.iter().find(|line| line["step"] == 0).unwrap();
+    assert_eq!((&before["eval_rewards/chosen"], &before["eval_kl"]), (&json!(0.0), &json!(0.0)));
+    assert!(said.contains("held-out accuracy"), "{said}");
 }
 
 /// A template that prints the day, resumed on another one.

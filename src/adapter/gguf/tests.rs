@@ -255,7 +255,12 @@ fn an_alpha_of_zero_is_not_llama_cpps_scale_of_one() {
 fn what_is_written_is_read_back_with_its_rows_in_place() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("adapter.gguf");
-    let origin = Origin { base: "models/x".into(), revision: None, fingerprint: Some("f00".into()) };
+    let origin = Origin {
+        base: "models/x".into(),
+        revision: None,
+        fingerprint: Some("f00".into()),
+        ..Origin::default()
+    };
     for (name, case) in [
         ("llama", "plain"),
         ("llama", "rslora"),

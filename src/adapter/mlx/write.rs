@@ -154,7 +154,12 @@ mod tests {
         for case in ["plain", "rslora", "patterns", "subset"] {
             let (lora, (_, spec)) = (adapter("llama", case), model("llama"));
             let place = tempfile::tempdir().unwrap();
-            let origin = Origin { base: "here".into(), revision: None, fingerprint: Some("f".into()) };
+            let origin = Origin {
+                base: "here".into(),
+                revision: None,
+                fingerprint: Some("f".into()),
+                ..Origin::default()
+            };
             let report = write(place.path(), &lora, &spec, &origin).unwrap();
             assert_eq!(report.folded, case == "patterns");
             let file = place.path().join(WEIGHTS);

@@ -22,6 +22,8 @@ pub struct Origin {
     pub revision: Option<String>,
     /// BLAKE3 fingerprint of the base's weights, if known.
     pub fingerprint: Option<String>,
+    /// Further metadata: how it was trained.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Metadata key of the base's fingerprint.
@@ -63,6 +65,7 @@ fn weights(lora: &Lora, origin: &Origin, named: &dyn Fn(&str) -> String) -> Resu
     if let Some(fingerprint) = &origin.fingerprint {
         metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
     }
+    metadata.extend(origin.metadata.clone());
     metadata.extend(origin.revision.iter().map(|commit| (REVISION_KEY.to_string(), commit.clone())));
     let values = lora.values();
     let mut tensors = BTreeMap::new();

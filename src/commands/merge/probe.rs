@@ -7,7 +7,7 @@ use serde_yaml::Value as Yaml;
 use super::super::base::{self, Base};
 use super::super::embedded;
 use crate::cli::MergeArgs;
-use crate::data::{ChatTokenizer, Example, Message, Origin, Sources, Truncation};
+use crate::data::{ChatTokenizer, Example, Kind, Message, Origin, Sources, Truncation};
 use crate::error::Result;
 use crate::generate::{Sampler, SamplingConfig};
 use crate::model::decoder::Decoder;
@@ -162,7 +162,7 @@ fn continued(policy: &Decoder, prompt: &[u32], ends: &[u32], seed: u64) -> Resul
     Ok(Example {
         prompt: prompt.to_vec(),
         completions,
-        label: 1.0,
+        kind: Kind::PAIR,
         origin: Origin::new("probe", seed as usize + 1),
     })
 }

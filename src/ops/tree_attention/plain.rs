@@ -1,6 +1,6 @@
 //! The plain form: a masked soft-max over all keys, in tensor operations.
 
-use candle_core::{Device, Tensor};
+use candle_core::{D, Device, Tensor};
 
 use super::{Heads, TreeSpans};
 use crate::error::Result;
@@ -25,7 +25,9 @@ pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[Tre
     if let Some(c) = softcap {
         scores = ((scores / f64::from(c))?.tanh()? * f64::from(c))?;
     }
-    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, candle_core::D::Minus1)?;
+    let scores = scores.broadcast_add(&mask)?;
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
     Ok(weights.matmul(&v)?.transpose(0, 1)?.reshape((queries, width))?)
 }
 

@@ -86,6 +86,7 @@ impl Trainer {
             let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
             let state = checkpoint::open(&path)?;
             checkpoint::restore(&path, &state, &mut self.setup.decoder, &mut self.optimizer)?;
+            self.evaluated = None;
             let metric = self.setup.config.criterion().metric;
             reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));
         }

@@ -1,0 +1,330 @@
+//! The `objective` section as it is written, and the [`Objective`] it asks for.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_yaml::{Mapping, Value};
+
+use super::{Loss, Objective};
+use crate::error::{Error, Problems, Result, nearest};
+
+/// Keys of the section that are not parameters of a loss.
+const LOSS_TYPE: &str = "loss_type";
+const LOSS_WEIGHTS: &str = "loss_weights";
+
+/// The `objective` section of a run's configuration, with TRL's keys.
+///
+/// `loss_type` names a loss, or a list of losses that are added with `loss_weights`. Every other key is a parameter of the
+/// losses named; a key that none of them has is refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectiveConfig {
+    /// Names of the losses.
+    pub loss_type: Vec<String>,
+    /// Their weights; `None`: 1 each.
+    pub loss_weights: Option<Vec<f64>>,
+    /// The parameters that were set, by their names.
+    settings: BTreeMap<String, Value>,
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        Self { loss_type: vec!["sigmoid".into()], loss_weights: None, settings: BTreeMap::new() }
+    }
+}
+
+impl From<&Objective> for ObjectiveConfig {
+    /// Every parameter with its value.
+    fn from(objective: &Objective) -> Self {
+        let mut config = Self { loss_type: Vec::new(), ..Self::default() };
+        for (loss, _) in objective.losses() {
+            config.loss_type.push(name(loss));
+            config.settings.extend(parameters(loss));
+        }
+        let weights: Vec<f64> = objective.losses().iter().map(|(_, weight)| *weight).collect();
+        config.loss_weights = weights.iter().any(|weight| *weight != 1.0).then_some(weights);
+        config
+    }
+}
+
+impl ObjectiveConfig {
+    /// Every key that some loss reads, sorted.
+    pub fn keys() -> Vec<String> {
+        let mut keys: Vec<String> =
+            Loss::all().iter().flat_map(|loss| parameters(loss).into_keys()).collect();
+        keys.extend([LOSS_TYPE.into(), LOSS_WEIGHTS.into()]);
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// The same with a parameter set.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: f64) -> Self {
+        self.settings.insert(key.into(), value.into());
+        self
+    }
+
+    /// The objective that it asks for.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming every invalid value and every key that the losses do not have, with the remedy.
+    pub fn resolve(&self) -> Result<Objective> {
+        let mut problems = Problems::default();
+        let mut losses = Vec::new();
+        for name in &self.loss_type {
+            match self.loss(name) {
+                Ok(loss) => losses.push(loss),
+                Err(message) => problems.add(format!("objective.loss_type is {name}; {message}")),
+            }
+        }
+        problems.require(!self.loss_type.is_empty(), || {
+            "objective.loss_type is an empty list; name a loss".into()
+        });
+        self.check_settings(&losses, &mut problems);
+        losses.iter().for_each(|loss| loss.terms().check(&mut problems));
+        let weights = self.weights(&mut problems);
+        self.check_together(&losses, &mut problems);
+        problems.finish()?;
+        Ok(Objective { losses: losses.into_iter().zip(weights).collect() })
+    }
+
+    /// # Errors
+    /// As [`ObjectiveConfig::resolve`].
+    pub fn validate(&self) -> Result<()> {
+        self.resolve().map(drop)
+    }
+
+    /// A loss with the settings that it has.
+    fn loss(&self, name: &str) -> Result<Loss, String> {
+        let default = known(name)?;
+        let mut fields: Mapping =
+            parameters(&default).into_iter().map(|(key, value)| (Value::from(key), value)).collect();
+        for (key, value) in &self.settings {
+            if let Some(field) = fields.get_mut(key.as_str()) {
+                *field = value.clone();
+            }
+        }
+        fields.insert(LOSS_TYPE.into(), name.into());
+        serde_yaml::from_value(Value::Mapping(fields)).map_err(|error| error.to_string())
+    }
+
+    fn check_settings(&self, losses: &[Loss], problems: &mut Problems) {
+        for key in self.settings.keys() {
+            let used = losses.iter().any(|loss| parameters(loss).contains_key(key));
+            problems.require(used || losses.is_empty(), || {
+                let owners: Vec<String> =
+                    Loss::all().iter().filter(|loss| parameters(loss).contains_key(key)).map(name).collect();
+                format!(
+                    "objective.{key} is set, and loss_type {} has no such parameter; remove the line (it is a parameter of {})",
+                    self.loss_type.join(", "),
+                    owners.join(", ")
+                )
+            });
+        }
+    }
+
+    fn weights(&self, problems: &mut Problems) -> Vec<f64> {
+        let Some(weights) = &self.loss_weights else { return vec![1.0; self.loss_type.len()] };
+        problems.require(weights.len() == self.loss_type.len(), || {
+            format!(
+                "objective.loss_weights has {} numbers and objective.loss_type {} losses; give one weight for each loss",
+                weights.len(),
+                self.loss_type.len()
+            )
+        });
+        problems.require(weights.iter().all(|weight| weight.is_finite()), || {
+            "objective.loss_weights holds what is not a finite number".into()
+        });
+        problems.require(weights.iter().any(|weight| *weight != 0.0), || {
+            "objective.loss_weights are all 0, so that nothing is trained".into()
+        });
+        weights.clone()
+    }
+
+    /// Losses that are added up must compare the same records.
+    fn check_together(&self, losses: &[Loss], problems: &mut Problems) {
+        for other in losses.iter().skip(1) {
+            problems.require(other.needs().records == losses[0].needs().records, || {
+                format!(
+                    "objective.loss_type adds {} and {}, which take different records",
+                    name(&losses[0]),
+                    name(other)
+                )
+            });
+        }
+    }
+}
+
+/// The loss of this name with its defaults.
+fn known(wanted: &str) -> Result<Loss, String> {
+    let all = Loss::all();
+    if let Some(loss) = all.iter().find(|loss| name(loss) == wanted) {
+        return Ok(loss.clone());
+    }
+    let names: Vec<String> = all.iter().map(name).collect();
+    let hint = nearest(wanted, names.iter().map(String::as_str))
+        .map_or_else(String::new, |near| format!(" Did you mean {near}?"));
+    Err(format!("no loss has this name.{hint} There are: {}", names.join(", ")))
+}
+
+/// A loss as its fields.
+fn fields(loss: &Loss) -> Mapping {
+    match serde_yaml::to_value(loss) {
+        Ok(Value::Mapping(fields)) => fields,
+        // A loss is a tagged struct of plain numbers and words.
+        _ => Mapping::new(),
+    }
+}
+
+fn name(loss: &Loss) -> String {
+    fields(loss).get(LOSS_TYPE).and_then(Value::as_str).unwrap_or_default().to_string()
+}
+
+fn parameters(loss: &Loss) -> BTreeMap<String, Value> {
+    let named = |(key, value): (Value, Value)| key.as_str().map(|key| (key.to_string(), value));
+    fields(loss).into_iter().filter_map(named).filter(|(key, _)| key != LOSS_TYPE).collect()
+}
+
+impl Serialize for ObjectiveConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = Mapping::new();
+        let losses = match self.loss_type.as_slice() {
+            [one] => Value::from(one.as_str()),
+            many => many.iter().map(String::as_str).collect(),
+        };
+        fields.insert(LOSS_TYPE.into(), losses);
+        let weights =
+            self.loss_weights.as_ref().map_or(Value::Null, |weights| weights.iter().copied().collect());
+        fields.insert(LOSS_WEIGHTS.into(), weights);
+        fields.extend(self.settings.iter().map(|(key, value)| (Value::from(key.as_str()), value.clone())));
+        fields.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectiveConfig {
+    /// Each setting is checked to be of the type that a loss with this key takes. `null` is the default.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut config = Self::default();
+        for (key, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
+            if value.is_null() {
+                continue;
+            }
+            match key.as_str() {
+                LOSS_TYPE => config.loss_type = names(value).map_err(de::Error::custom)?,
+                LOSS_WEIGHTS => {
+                    config.loss_weights = Some(serde_yaml::from_value(value).map_err(de::Error::custom)?);
+                }
+                _ => {
+                    typed(&key, &value).map_err(de::Error::custom)?;
+                    config.settings.insert(key, value);
+                }
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// One name or a list of names, each of a loss.
+fn names(value: Value) -> Result<Vec<String>, String> {
+    let names: Vec<String> = match value {
+        Value::String(name) => vec![name],
+        list => {
+            serde_yaml::from_value(list).map_err(|_| "expected the name of a loss, or a list of names")?
+        }
+    };
+    names.iter().try_for_each(|name| known(name).map(drop))?;
+    Ok(names)
+}
+
+/// Whether a value is of its key's type.
+fn typed(key: &str, value: &Value) -> Result<(), String> {
+    let Some(loss) = Loss::all().into_iter().find(|loss| parameters(loss).contains_key(key)) else {
+        return Err(format!("unknown field `{key}`, expected one of {}", ObjectiveConfig::keys().join(", ")));
+    };
+    let mut fields = fields(&loss);
+    fields.insert(key.into(), value.clone());
+    serde_yaml::from_value::<Loss>(Value::Mapping(fields)).map(drop).map_err(|error| error.to_string())
+}
+
+impl Objective {
+    /// Reads what [`Objective::to_json`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is not an objective.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let config: ObjectiveConfig =
+            serde_json::from_str(text).map_err(|error| Error::Config(format!("objective: {error}")))?;
+        config.resolve()
+    }
+
+    /// One line of JSON with every parameter.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a number cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(&ObjectiveConfig::from(self))
+            .map_err(|error| Error::Config(format!("objective: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Ipo, Sigmoid};
+    use super::*;
+
+    fn resolve(yaml: &str) -> Result<Objective> {
+        serde_yaml::from_str::<ObjectiveConfig>(yaml).map_err(|e| Error::Config(e.to_string()))?.resolve()
+    }
+
+    fn refused(yaml: &str) -> String {
+        resolve(yaml).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_and_parameters_are_those_of_trl() {
+        assert_eq!(resolve("{}").unwrap(), Objective::default());
+        let smoothed = Sigmoid { beta: 0.5, label_smoothing: 0.1 };
+        assert_eq!(resolve("{beta: 5e-1, label_smoothing: 0.1}").unwrap(), Objective::new(smoothed));
+        assert_eq!(resolve("{loss_type: ipo, beta: 1}").unwrap(), Objective::new(Ipo { beta: 1.0 }));
+        assert_eq!(
+            resolve("{loss_type: ipo, label_smoothing: null}").unwrap(),
+            Objective::new(Ipo::default())
+        );
+        let list =
+            resolve("{loss_type: [sigmoid, ipo], loss_weights: [1, 0.2], label_smoothing: 0.2}").unwrap();
+        assert_eq!(list.losses()[1], (Ipo::default().into(), 0.2));
+        assert_eq!(list.losses()[0].0, Sigmoid { label_smoothing: 0.2, ..Sigmoid::default() }.into());
+    }
+
+    #[test]
+    fn wrong_values_are_named_together() {
+        let message = refused("{beta: 0, label_smoothing: 0.5}");
+        assert!(message.contains("objective.beta is 0;"), "{message}");
+        assert!(message.contains("objective.label_smoothing is 0.5;"), "{message}");
+        assert!(refused("beta: .nan").contains("objective.beta is NaN"));
+        assert!(refused("beta: fast").contains("expected f64"));
+        assert!(refused("{loss_type: [sigmoid, ipo], loss_weights: [1]}").contains("has 1 numbers"));
+        assert!(refused("{loss_type: [sigmoid, ipo], loss_weights: [0, 0]}").contains("all 0"));
+        assert!(refused("loss_type: []").contains("name a loss"));
+    }
+
+    #[test]
+    fn unknown_losses_and_foreign_keys_are_refused() {
+        let message = refused("loss_type: igo");
+        assert!(message.contains("Did you mean ipo?") && message.contains("sigmoid, ipo"), "{message}");
+        assert!(refused("bta: 0.1").contains("unknown field `bta`"));
+        let message = refused("{loss_type: ipo, label_smoothing: 0.1}");
+        assert!(
+            message.contains("loss_type ipo has no such parameter") && message.contains("of sigmoid"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn every_loss_reads_back_from_its_json() {
+        for loss in Loss::all() {
+            let objective = Objective { losses: vec![(loss, 0.25)] };
+            assert_eq!(Objective::from_json(&objective.to_json().unwrap()).unwrap(), objective);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What an objective is computed from: completions with their log-probs and their part in the comparison.
+
+use crate::error::{Error, Result};
+
+/// The part that a completion plays in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The preferred answer of a pair.
+    Chosen,
+    /// The other answer of a pair.
+    Rejected,
+    /// Its place in a ranked list; 0 is the best.
+    Rank(usize),
+    /// A single answer that is desirable (KTO).
+    Desirable,
+    /// A single answer that is undesirable (KTO).
+    Undesirable,
+    /// A single answer to imitate (SFT).
+    Text,
+    /// An answer behind the prompt of another one. It only estimates a divergence and has no gradient.
+    Mismatched,
+}
+
+/// A completion of a batch after the model has scored it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scored {
+    /// Which record of the batch it belongs to. The completions of a group stand together.
+    pub group: usize,
+    /// Its part in the group.
+    pub role: Role,
+    /// y in [0, 1]: the degree to which the chosen completion of the group is preferred; 1 for every other role.
+    pub label: f64,
+    /// log π_θ(completion | prompt), summed over its scored tokens, nats.
+    pub logp: f64,
+    /// The same under π_ref; `None` if the objective needs no reference.
+    pub ref_logp: Option<f64>,
+    /// Scored tokens.
+    pub tokens: usize,
+}
+
+impl Scored {
+    /// log π_θ − log π_ref, nats; `None` without a reference.
+    pub fn log_ratio(&self) -> Option<f64> {
+        self.ref_logp.map(|reference| self.logp - reference)
+    }
+
+    /// log π_θ over a token, nats.
+    pub fn mean_logp(&self) -> f64 {
+        self.logp / self.tokens.max(1) as f64
+    }
+
+    /// Whether its log-probs are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        self.logp.is_finite() && self.ref_logp.is_none_or(f64::is_finite)
+    }
+}
+
+/// The two completions of a pair.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair<'a> {
+    pub chosen: &'a Scored,
+    pub rejected: &'a Scored,
+}
+
+impl Pair<'_> {
+    /// The degree to which the chosen completion is preferred.
+    pub(super) fn label(&self) -> f64 {
+        self.chosen.label
+    }
+
+    /// log π_θ − log π_ref of both completions, nats.
+    pub(super) fn log_ratios(&self) -> (f64, f64) {
+        // `Objective::weigh` has checked that there is a reference where one is needed.
+        let ratio = |scored: &Scored| scored.log_ratio().unwrap_or(f64::NAN);
+        (ratio(self.chosen), ratio(self.rejected))
+    }
+}
+
+/// The groups of a batch, in order.
+pub(super) fn groups(batch: &[Scored]) -> impl Iterator<Item = &[Scored]> {
+    batch.chunk_by(|a, b| a.group == b.group)
+}
+
+/// The group as a pair.
+///
+/// # Errors
+/// If it has other completions.
+pub(super) fn pair(group: &[Scored]) -> Result<Pair<'_>> {
+    match group {
+        [chosen @ Scored { role: Role::Chosen, .. }, rejected @ Scored { role: Role::Rejected, .. }] => {
+            Ok(Pair { chosen, rejected })
+        }
+        _ => Err(Error::Train("the objective compares pairs, and a record is no pair".into())),
+    }
+}
