@@ -1,4 +1,4 @@
-//! What can go wrong, said once: every variant carries the value and the remedy.
+//! Every failure of the library. Each variant carries the value at fault and what to do about it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A flag, a YAML key or a combination of settings that cannot be; the message names key, value and remedy.
+    /// An invalid flag, YAML key or combination of settings; the message names key, value and remedy.
     #[error("{0}")]
     Config(String),
     /// Keys of a configuration that do not exist; the message also names what else is wrong with it.
@@ -23,24 +23,24 @@ pub enum Error {
     /// A file or directory that could not be read or written.
     #[error("{action} {}: {source}", .path.display())]
     Io {
-        /// What was tried: `cannot read`, `cannot write`, ...
+        /// The attempt: `cannot read`, `cannot write`, ...
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A record of a data file that cannot be used.
+    /// An invalid record of a data file.
     #[error("{file}:{line}: {message}")]
     Record {
-        /// The data file as it was named.
+        /// The data file, as the user named it.
         file: String,
         /// 1-based line (or row) number.
         line: usize,
         /// Field, value and remedy.
         message: String,
     },
-    /// Data that is wrong as a whole: an empty file, nothing left after truncation, a template that fails.
+    /// Data that are wrong as a whole: an empty file, no pair left after truncation, a template that fails.
     #[error("{0}")]
     Data(String),
     /// A checkpoint that is damaged or does not fit its configuration.
@@ -49,7 +49,7 @@ pub enum Error {
     /// A model that cannot be built from its configuration.
     #[error("{0}")]
     Model(String),
-    /// An adapter that is damaged, does not fit its base, or asks for what cannot be honoured.
+    /// An adapter that is damaged, does not fit its base, or needs a feature that is not supported.
     #[error("{0}")]
     Adapter(String),
     /// An adapter of another base.
@@ -64,13 +64,13 @@ pub enum Error {
         /// Both names and the remedy.
         message: String,
     },
-    /// A repository of the Hugging Face Hub, or a copy of one in the cache, that cannot be had.
+    /// A repository of the Hugging Face Hub, or its copy in the cache, that is not available.
     #[error("{0}")]
     Hub(String),
-    /// A device that failed or has no room.
+    /// A device that failed or is out of memory.
     #[error("{0}")]
     Device(String),
-    /// Training that cannot go on.
+    /// Training that cannot continue.
     #[error("{0}")]
     Train(String),
     /// Training whose adapter became unusable: a number that is not finite.
@@ -114,7 +114,7 @@ impl Error {
     }
 }
 
-/// What a tensor operation complains of, without the backtrace that candle may put behind it, and what it means.
+/// The message of a tensor operation's error, without candle's backtrace, and what it means for the user.
 fn tensor_in_words(error: &candle_core::Error) -> String {
     use candle_core::Error as E;
     const MISFIT: &str = "tensors that do not fit each other; where config.json belongs to the weights, this is a defect \
@@ -139,14 +139,14 @@ fn tensor_in_words(error: &candle_core::Error) -> String {
     format!("{meaning} ({error})")
 }
 
-/// Collects every complaint about a configuration, so that a user sees them all at once.
+/// Collects every problem of a configuration, so that a user sees them all at once.
 #[derive(Debug, Default)]
 pub struct Problems {
     messages: Vec<String>,
     unknown_keys: Vec<String>,
 }
 
-/// Problems that are told; the adapter of another base has hundreds.
+/// Number of problems that are printed; an adapter of another base has hundreds.
 const MOST_TOLD: usize = 24;
 
 impl Problems {
@@ -168,7 +168,7 @@ impl Problems {
         self.add(message);
     }
 
-    /// Adds what `result` complains of.
+    /// Adds the error of `result`, if it is one.
     pub fn absorb(&mut self, result: Result<()>) {
         match result {
             Ok(()) => {}
@@ -180,7 +180,7 @@ impl Problems {
         }
     }
 
-    /// Whether nothing was found.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -203,7 +203,7 @@ impl Problems {
     }
 }
 
-/// The nearest of `known` to `word`, when it is near enough to be a slip of the keyboard.
+/// The word of `known` that is nearest to `word`, if it is near enough to be a typing error.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

@@ -1,4 +1,4 @@
-//! Files and directories appear whole or not at all: written beside, synced, renamed, the directory synced.
+//! Files and directories appear whole or not at all: they are written under a temporary name, synced and renamed.
 
 mod draining;
 mod temporary;
@@ -13,13 +13,13 @@ pub use temporary::remove_temporaries;
 
 use crate::error::{Error, Result};
 
-/// What temporary names begin with.
+/// Prefix of temporary names.
 const TEMPORARY: &str = ".tmp-";
 
-/// Writes a file through `fill`, under a temporary name in the same directory until it is whole.
+/// Writes a file through `fill`, under a temporary name in the same directory until it is complete.
 ///
 /// # Errors
-/// If the directory cannot be written or the disk is full; the file is then as it was before.
+/// If the directory is not writable or the disk is full; an existing file is then unchanged.
 pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
@@ -27,10 +27,10 @@ pub fn write_atomically(
     write_checked(path, fill, |_| Ok(()))
 }
 
-/// As [`write_atomically`]; `check` sees the whole file under its temporary name, and what it refuses never has the other.
+/// As [`write_atomically`]; `check` sees the complete file under its temporary name, and a file that it refuses is removed.
 ///
 /// # Errors
-/// As [`write_atomically`], and what `check` says.
+/// As [`write_atomically`], and the error of `check`.
 pub fn write_checked(
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
@@ -55,7 +55,7 @@ pub fn write_checked(
     sync_directory(directory)
 }
 
-/// As [`write_atomically`], from bytes at hand.
+/// As [`write_atomically`], from bytes in memory.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -64,12 +64,12 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Makes a directory through `fill`, which gets a temporary one beside it and syncs the files that it writes. With
-/// `replace` a directory that was there is replaced whole; without, only an empty one is.
+/// `replace` an existing directory is replaced as a whole; without it, only an empty one is.
 ///
 /// # Errors
-/// What `fill` says; or if the directory cannot be written, or is there and not empty. What was there is then as it was.
+/// The error of `fill`; or if the directory is not writable, or exists and is not empty. An existing one is then unchanged.
 pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    // The place itself, not a link to it; a rename would replace the link.
+    // The directory itself, not a link to it: a rename would replace the link.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let within = parent(&path);
     std::fs::create_dir_all(within).map_err(Error::write(within))?;
@@ -95,28 +95,28 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     Ok(made)
 }
 
-/// A directory under a temporary name, removed when dropped.
+/// A directory under a temporary name, removed on drop.
 ///
 /// # Errors
-/// If `within` cannot be written.
+/// If `within` is not writable.
 pub fn temporary_directory(within: &Path) -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(within).map_err(Error::write(within))
 }
 
-/// Removes a directory that must never be seen half removed: it loses its name first.
+/// Removes a directory so that it is never seen half removed: it is renamed first.
 ///
 /// # Errors
-/// If its parent cannot be written.
+/// If its parent is not writable.
 pub fn remove_directory(path: &Path) -> Result<()> {
     let aside = temporary_directory(parent(path))?;
     std::fs::rename(path, aside.path().join("removed")).map_err(Error::write(path))?;
     aside.close().map_err(Error::write(path))
 }
 
-/// Removes what a killed process left under temporary names. Only for directories that no other process writes to.
+/// Removes what a killed process left under temporary names. Only for directories that no other process is writing to.
 ///
 /// # Errors
-/// If something cannot be removed.
+/// If a file cannot be removed.
 pub fn sweep(directory: &Path) -> Result<()> {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
@@ -129,9 +129,9 @@ pub fn sweep(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where things are kept that can be made again: `$XDG_CACHE_HOME/dpo-lora`, else `~/.cache/dpo-lora`.
+/// The directory for files that can be made again: `$XDG_CACHE_HOME/dpo-lora`, else `~/.cache/dpo-lora`.
 pub fn cache_directory() -> Option<PathBuf> {
-    // The specification has relative paths ignored.
+    // The specification says to ignore relative paths.
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     cache.map(|cache| cache.join("dpo-lora"))
@@ -149,12 +149,12 @@ pub fn sync_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory a file is in; `.` for a bare name.
+/// The directory that a file is in; `.` for a bare name.
 pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Temporary files are private; results are for everyone the directory is for.
+/// Temporary files are private; results get the usual permissions.
 #[cfg(unix)]
 fn readable_by_others(file: &File) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

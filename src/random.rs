@@ -1,5 +1,5 @@
-//! Named, counter-based random numbers: no state but a key and a counter, so that a stream can be resumed or re-read
-//! anywhere, and never depends on what else was drawn.
+//! Named, counter-based random numbers. A stream's only state is a key and a counter, so it can be resumed or read again
+//! anywhere, and does not depend on what else was drawn.
 
 /// A stream of random 64-bit words, keyed by a seed and a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +16,12 @@ impl Stream {
         Self { key: u64::from_le_bytes(key) }
     }
 
-    /// What identifies it: a stream is the same wherever it has the same key.
+    /// The key that identifies the stream: streams with equal keys are equal.
     pub fn key(self) -> u64 {
         self.key
     }
 
-    /// A stream of this one, by number (a step, a row, ...).
+    /// The sub-stream with this number (a step, a row, ...).
     pub fn child(self, number: u64) -> Self {
         Self { key: self.word(number ^ 0xA5A5_0F0F_C3C3_3C3C) }
     }
@@ -39,7 +39,7 @@ impl Stream {
         (self.word(counter) >> 40) as f32 / (1u64 << 24) as f32
     }
 
-    /// A number below `bound` (> 0), by multiplication (Lemire 2019; its bias is below 2⁻³² for any bound we meet).
+    /// A number below `bound` (> 0), by multiplication (Lemire 2019; its bias is below 2⁻³² for the bounds used here).
     pub fn below(self, counter: u64, bound: usize) -> usize {
         ((u128::from(self.word(counter)) * bound.max(1) as u128) >> 64) as usize
     }

@@ -1,4 +1,4 @@
-//! Which weights a base is made of: BLAKE3 over its tensors, remembered by its files' sizes and times.
+//! Identifies the weights of a base: BLAKE3 over its tensors, cached by its files' sizes and times.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,31 +9,31 @@ use crate::error::Result;
 use crate::files;
 use crate::weights::{FileStamp, WeightSource};
 
-/// Stands at the head of what is hashed; another one would make every fingerprint another.
+/// Prefix of what is hashed; changing it changes every fingerprint.
 const DOMAIN: &[u8] = b"dpo-lora base 1\n";
 
-/// A file that was written this lately may be written again within one tick of its clock: not remembered.
+/// A file written this recently may be written again within one tick of its clock: its fingerprint is not cached.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// A fingerprint, and the files it is of.
+/// A fingerprint, and the files it belongs to.
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     files: Vec<FileStamp>,
     fingerprint: String,
 }
 
-/// BLAKE3 over sorted (name, storage type, shape, bytes) of all tensors, in hexadecimal. Neither the number of shards
-/// nor the order in a file shows in it. Remembered in [`files::cache_directory`] for as long as the files keep their
-/// sizes and times of change.
+/// BLAKE3 over sorted (name, storage type, shape, bytes) of all tensors, in hexadecimal. It depends neither on the number of
+/// shards nor on the order in a file. Cached in [`files::cache_directory`] as long as the files keep their sizes and
+/// modification times.
 ///
 /// # Errors
-/// If a tensor cannot be read. A cache that is damaged or cannot be written is no error.
+/// If a tensor cannot be read. A cache that is damaged or not writable is not an error.
 pub fn fingerprint(source: &dyn WeightSource) -> Result<String> {
     let cache = files::cache_directory().map(|cache| cache.join("fingerprints"));
     fingerprint_with(source, cache.as_deref())
 }
 
-/// As [`fingerprint`], remembered in the directory `cache`, or not at all.
+/// As [`fingerprint`], cached in the directory `cache`, or not at all.
 ///
 /// # Errors
 /// As [`fingerprint`].
@@ -46,7 +46,7 @@ pub fn fingerprint_with(source: &dyn WeightSource, cache: Option<&Path>) -> Resu
     let fingerprint = compute(source)?;
     if let Some(path) = entry.filter(|_| stamps.iter().all(is_settled)) {
         let remembered = Remembered { files: stamps, fingerprint: fingerprint.clone() };
-        // Without it the next run hashes again; a read-only home is no reason to stop.
+        // Without the cache the next run hashes again; a read-only home is no reason to stop.
         let _ = serde_json::to_vec(&remembered).map(|bytes| files::write_bytes(&path, &bytes));
     }
     Ok(fingerprint)
@@ -59,7 +59,7 @@ fn compute(source: &dyn WeightSource) -> Result<String> {
     names.sort_unstable();
     for name in names {
         let stored = source.stored(&name)?;
-        // Lengths stand before what they measure, so that no two models make the same bytes.
+        // Lengths precede what they measure, so that two models never give the same bytes.
         for text in [name.as_bytes(), stored.dtype.as_bytes()] {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text);
         }
@@ -68,7 +68,7 @@ fn compute(source: &dyn WeightSource) -> Result<String> {
             hasher.update(&(*size as u64).to_le_bytes());
         }
         hasher.update(&(stored.bytes.len() as u64).to_le_bytes()).update(stored.bytes);
-        // What the model uses, it reads again; the rest need not stay in memory.
+        // The model reads what it needs again; the rest need not stay in memory.
         if let Ok(weight) = source.get(&name) {
             weight.release();
         }
@@ -76,7 +76,7 @@ fn compute(source: &dyn WeightSource) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// One entry for a set of paths: a base that changes takes the place of what it was.
+/// One entry per set of paths: a changed base replaces its earlier entry.
 fn entry_path(cache: &Path, stamps: &[FileStamp]) -> PathBuf {
     let mut hasher = blake3::Hasher::new();
     for stamp in stamps {
@@ -91,7 +91,7 @@ fn recall(path: &Path, stamps: &[FileStamp]) -> Option<String> {
     (is_hash && known.files == stamps).then_some(known.fingerprint)
 }
 
-/// Whether the file is as it was opened, and has been for long enough that its time tells it from a later one.
+/// Whether the file is unchanged since it was opened, and old enough that its time tells it from a later one.
 fn is_settled(stamp: &FileStamp) -> bool {
     let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(stamp.modified));
     let now = std::fs::File::open(&stamp.path).and_then(|file| FileStamp::of(&stamp.path, &file));
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(of(base.path(), Some(cache.path())), first);
         let [entry] = &entries()[..] else { panic!("one entry expected") };
 
-        // What is remembered is believed...
+        // The cache is used...
         let lie = "0".repeat(64);
         let text = std::fs::read_to_string(entry).unwrap();
         std::fs::write(entry, text.replace(&first, &lie)).unwrap();

@@ -1,8 +1,8 @@
-//! GGUF adapters, for llama.cpp's `--lora` and what is built on it.
+//! GGUF adapters, for llama.cpp's `--lora` and programs based on it.
 //!
-//! llama.cpp multiplies B·A by `adapter.lora.alpha / r` and knows no other scale: what a module's scale is beyond that
-//! (rsLoRA, alpha patterns) is folded into its B. Matrices are as PEFT has them, but for the rows of B of queries and
-//! keys where llama.cpp turns neighbouring features of a head and transformers its halves.
+//! llama.cpp multiplies B·A by `adapter.lora.alpha / r` and has no other scale: the rest of a module's scale (rsLoRA, alpha
+//! patterns) is folded into its B. Matrices are as in PEFT, except for the rows of B of queries and keys where llama.cpp
+//! rotates neighbouring features of a head and transformers its halves.
 
 mod read;
 
@@ -20,7 +20,7 @@ use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
 pub use read::read;
 
-/// What llama.cpp calls a family.
+/// llama.cpp's name of a family.
 pub(super) struct Architecture {
     /// transformers' `model_type`.
     pub model_type: &'static str,
@@ -38,7 +38,7 @@ const ARCHITECTURES: &[Architecture] = &[
     architecture("gemma", "gemma", false),
     architecture("gemma2", "gemma2", false),
     architecture("gemma3_text", "gemma3", false),
-    // The text part of the model that also sees.
+    // The text part of a model with a vision tower.
     architecture("gemma3", "gemma3", false),
     architecture("gpt2", "gpt2", false),
     architecture("granite", "granite", true),
@@ -55,7 +55,7 @@ const ARCHITECTURES: &[Architecture] = &[
 /// Metadata key of the base's name.
 const BASE_KEY: &str = "dpo_lora.base";
 
-/// What was written.
+/// The written file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GgufReport {
     /// `general.architecture`.
@@ -66,14 +66,14 @@ pub struct GgufReport {
     pub modules: usize,
     /// Bytes of the matrices.
     pub bytes: u64,
-    /// Modules whose B is stored as F16, since Q8_0 needs ranks that 32 divides.
+    /// Modules whose B is stored as F16, since Q8_0 needs ranks divisible by 32.
     pub unquantised: Vec<String>,
 }
 
 /// Writes `lora` as a GGUF adapter for a base of this architecture.
 ///
 /// # Errors
-/// If llama.cpp does not know the family or a module, a number does not fit `kind`, or the file cannot be written.
+/// If llama.cpp does not support the family or a module, a number does not fit `kind`, or the file cannot be written.
 pub fn write(
     path: &Path,
     lora: &Lora,
@@ -99,7 +99,7 @@ pub fn write(
         text("adapter.type", "lora"),
         ("adapter.lora.alpha".into(), Value::F32(alpha)),
     ];
-    // llama.cpp leaves keys that it does not know alone.
+    // llama.cpp ignores keys that it does not know.
     metadata.extend(origin.fingerprint.as_ref().map(|fingerprint| text(FINGERPRINT_KEY, fingerprint)));
     let filled = |name: &&str| !name.is_empty();
     metadata.extend(Some(origin.base.as_str()).filter(filled).map(|base| text(BASE_KEY, base)));
@@ -134,7 +134,7 @@ pub(super) fn find_architecture(spec: &DecoderSpec) -> Result<&'static Architect
     })
 }
 
-/// Where a module's matrices go.
+/// The place of a module's matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// llama.cpp's name of the weight, without `.weight`.
@@ -143,7 +143,7 @@ pub(super) struct Place {
     pub heads: Option<usize>,
 }
 
-/// The place of each slot; all that have none are named.
+/// The place of each slot; the error names all slots that have none.
 fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<Vec<Place>> {
     let mut known = places(spec, architecture);
     let mut problems = Problems::default();
@@ -157,7 +157,7 @@ fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<V
                 "{} is adapted as [{}, {}], but this base has [{}, {}]",
                 slot.module, slot.outputs, slot.inputs, linear.outputs, linear.inputs
             )),
-            None => problems.add(format!("{} is no linear module that llama.cpp adapts", slot.module)),
+            None => problems.add(format!("{} is not a linear module that llama.cpp adapts", slot.module)),
         }
     }
     problems.require(!lora.slots().is_empty(), || "there is nothing to export: no module is adapted".into());
@@ -165,7 +165,7 @@ fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<V
     Ok(found)
 }
 
-/// llama.cpp's names (`gguf/tensor_mapping.py`) by what a module does in its block.
+/// llama.cpp's names (`gguf/tensor_mapping.py`) by a module's function in its block.
 pub(super) fn places<'a>(
     spec: &'a DecoderSpec,
     architecture: &Architecture,
@@ -185,7 +185,7 @@ pub(super) fn places<'a>(
                 put(v, "attn_v", None);
             }
             QkvSpec::Stacked(qkv) => put(qkv, "attn_qkv", None),
-            // llama.cpp stores these stacked, which no architecture above needs.
+            // llama.cpp stores these stacked; no architecture above needs that.
             QkvSpec::PerHead(_) => {}
         }
         put(&layer.attention.output, "attn_output", None);
@@ -215,16 +215,16 @@ fn matrix(place: &Place, half: &str, rows: usize, columns: usize, kind: GgufType
     Planned { name: format!("{}.weight.{half}", place.tensor), shape: vec![rows, columns], kind }
 }
 
-/// `adapter.lora.alpha`, the one of the file.
+/// `adapter.lora.alpha` of the whole file.
 fn file_alpha(lora: &Lora, kind: GgufType) -> f32 {
-    // llama.cpp takes an alpha of 0 for "no alpha", which is a scale of 1.
+    // llama.cpp treats an alpha of 0 as "no alpha", which is a scale of 1.
     let alphas = lora.slots().iter().map(|slot| effective_alpha(slot) as f32);
     let alpha = alphas.into_iter().find(|alpha| alpha.is_normal()).unwrap_or(1.0);
     if matches!(kind, GgufType::F32 | GgufType::BF16) {
         return alpha;
     }
-    // Trained Bs are small, and F16 has few bits below 6e-5: their largest number is brought to between 1/2 and 1, by a
-    // power of two that is taken off alpha again.
+    // The numbers of a trained B are small, and F16 has few bits below 6e-5: they are scaled so that the largest is between 1/2
+    // and 1, by a power of two that alpha compensates.
     let largest = |slot: &Slot| {
         let largest = lora.values()[slot.b()].iter().fold(0f32, |m, x| m.max(x.abs()));
         f64::from(largest) * factor(slot, alpha).abs()
@@ -234,12 +234,12 @@ fn file_alpha(lora: &Lora, kind: GgufType) -> f32 {
     if largest > 0.0 && lowered.is_normal() { lowered } else { alpha }
 }
 
-/// What a slot's B is multiplied by in a file of this alpha.
+/// The factor of a slot's B in a file with this alpha.
 fn factor(slot: &Slot, alpha: f32) -> f64 {
     effective_alpha(slot) / f64::from(alpha)
 }
 
-/// The alpha with which `alpha / r` is the slot's scale; without rounding where that is `lora_alpha` itself.
+/// The alpha with which `alpha / r` is the slot's scale; exactly `lora_alpha` if that gives it.
 fn effective_alpha(slot: &Slot) -> f64 {
     let rank = slot.rank as f64;
     if slot.scale == slot.alpha / rank { slot.alpha } else { slot.scale * rank }
@@ -260,7 +260,7 @@ fn check_range(slot: &Slot, numbers: &[f32], factor: f64, kind: GgufType) -> Res
     }
 }
 
-/// The row of transformers' matrix that llama.cpp has as `row`.
+/// The row of transformers' matrix that is row `row` in llama.cpp.
 fn source_row(row: usize, rows: usize, heads: Option<usize>) -> usize {
     let Some(heads) = heads else { return row };
     let width = rows / heads.max(1);
@@ -268,7 +268,7 @@ fn source_row(row: usize, rows: usize, heads: Option<usize>) -> usize {
     head * width + at % 2 * (width / 2) + at / 2
 }
 
-/// `B [out, r]` times `factor`. With `heads`, a head's rows go from `[2, d/2]` to `[d/2, 2]`: halves to neighbours.
+/// `B [out, r]` times `factor`. With `heads`, a head's rows go from `[2, d/2]` to `[d/2, 2]`: from halves to neighbours.
 fn rows_of_b(lora: &Lora, slot: &Slot, heads: Option<usize>, factor: f64) -> Vec<f32> {
     let b = &lora.values()[slot.b()];
     let source = |row: usize| source_row(row, slot.outputs, heads);

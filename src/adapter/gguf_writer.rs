@@ -1,4 +1,4 @@
-//! The GGUF container, version 3, as far as adapters and merged models need it
+//! Writes the GGUF container, version 3, as far as adapters and merged models need it
 //! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>).
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::weights::{BlockKind, DType, quantise};
 
-/// Where tensor data begin, and every tensor in them.
+/// Alignment of the tensor data and of every tensor.
 pub(super) const ALIGNMENT: usize = 32;
 /// Numbers in a block of Q8_0.
 pub(super) const Q8_BLOCK: usize = BlockKind::Q8_0.block().0;
@@ -39,7 +39,7 @@ pub enum GgufType {
 }
 
 impl GgufType {
-    /// What an adapter is written in.
+    /// The types of adapters.
     pub const OF_ADAPTERS: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
 
     /// ggml's number of the type.
@@ -56,7 +56,7 @@ impl GgufType {
         }
     }
 
-    /// How its numbers are stored: one by one, or in blocks.
+    /// Whether its numbers are stored one by one or in blocks.
     pub(super) fn layout(self) -> std::result::Result<DType, BlockKind> {
         match self {
             Self::F32 => Ok(DType::F32),
@@ -70,12 +70,12 @@ impl GgufType {
         }
     }
 
-    /// Numbers that a row's length is a multiple of.
+    /// A row's length must be a multiple of this.
     pub(super) fn block(self) -> usize {
         self.layout().map_or_else(|kind| kind.block().0, |_| 1)
     }
 
-    /// Bytes of so many numbers, whole blocks of them.
+    /// Bytes of this many numbers, which must be whole blocks.
     pub(super) fn bytes(self, numbers: usize) -> usize {
         match self.layout() {
             Ok(dtype) => numbers * dtype.size(),
@@ -83,7 +83,7 @@ impl GgufType {
         }
     }
 
-    /// The largest magnitude it holds.
+    /// The largest magnitude that it can store.
     pub(super) fn limit(self) -> f32 {
         match self {
             Self::F32 | Self::BF16 => f32::MAX,
@@ -93,7 +93,7 @@ impl GgufType {
         }
     }
 
-    /// The numbers as stored, rounded to nearest.
+    /// The numbers in their storage type, rounded to nearest.
     ///
     /// # Errors
     /// If they are not whole blocks.
@@ -133,7 +133,7 @@ impl FromStr for GgufType {
         Self::OF_ADAPTERS.into_iter().find(|kind| text.eq_ignore_ascii_case(&kind.to_string())).ok_or_else(
             || {
                 Error::Config(format!(
-                    "{text:?} is no storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
+                    "{text:?} is not a storage type of a GGUF adapter; write f32, f16, bf16 or q8_0"
                 ))
             },
         )
@@ -190,7 +190,7 @@ impl Value {
     }
 }
 
-/// A row-major tensor that will be written.
+/// A row-major tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Planned {
     pub name: String,
@@ -205,7 +205,7 @@ impl Planned {
     }
 }
 
-/// Writes a file of `tensors`, whose bytes `fill` writes one after the other.
+/// Writes a file of `tensors`; `fill` writes their bytes one after the other.
 pub(super) fn write<W: Write + ?Sized>(
     out: &mut W,
     metadata: &[(String, Value)],
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!((bytes.len(), &bytes[..2]), (34, &[0x08, 0x24][..]));
         assert_eq!(bytes[2..6].iter().map(|b| *b as i8).collect::<Vec<_>>(), [-127, -119, -111, -103]);
         assert_eq!(GgufType::Q8_0.encode(&[0.0; 64]).unwrap(), [0; 68]);
-        // Every number comes back within half a step.
+        // Every number is restored to within half a step.
         let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
         for (byte, x) in bytes[2..].iter().zip(&block) {
             assert!((f32::from(*byte as i8) * scale - x).abs() <= 0.51 * scale);

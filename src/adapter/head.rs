@@ -1,4 +1,4 @@
-//! Adapters of the language-model head. The decoder computes with none; merging and exporting know them.
+//! Adapters of the language-model head. The decoder does not compute with them; merging and exporting use them.
 
 use candle_core::Device;
 
@@ -9,7 +9,7 @@ use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
 use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
 
-/// The head, also of a model that shares it with the embedding.
+/// The head, also of a model that shares its weight with the embedding.
 pub fn linear(spec: &DecoderSpec) -> LinearSpec {
     spec.head_linear()
 }
@@ -20,10 +20,10 @@ pub(super) fn weight_name(source: &dyn WeightSource, spec: &DecoderSpec) -> Stri
     names::weight_of(module, source, spec)
 }
 
-/// The adapter but for its part in the head.
+/// The adapter without its part for the head.
 ///
 /// # Errors
-/// If the device has no room.
+/// If the device is out of memory.
 pub fn without(lora: &Lora, spec: &DecoderSpec, device: &Device) -> Result<Lora> {
     let head = linear(spec).module;
     let kept: Vec<&Slot> = lora.slots().iter().filter(|slot| slot.module != head).collect();
@@ -37,14 +37,14 @@ pub fn without(lora: &Lora, spec: &DecoderSpec, device: &Device) -> Result<Lora>
     Ok(rest)
 }
 
-/// A base whose head is another.
+/// A base with another head.
 pub struct WithHead<'a> {
     source: &'a dyn WeightSource,
     name: String,
     weight: FrozenWeight,
 }
 
-/// The base with the adapters of its head summed into it, in f32; `None` if they adapt no head.
+/// The base with the adapters of its head added to it, in f32; `None` if none adapts the head.
 ///
 /// # Errors
 /// If the head's weight is missing or has another shape.

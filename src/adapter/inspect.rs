@@ -1,4 +1,4 @@
-//! What an adapter does to its base, told without forming `ΔW = scale·B·A`.
+//! Describes what an adapter does to its base, without computing `ΔW = scale·B·A`.
 //!
 //! With the Gram matrices G_A = A·Aᵀ and G_B = Bᵀ·B, both `[r, r]`: ‖ΔW‖_F² = scale²·Σ G_A∘G_B, and the squared singular
 //! values of B·A are the eigenvalues of G_A^½·G_B·G_A^½.
@@ -30,9 +30,9 @@ pub struct ModuleReport {
     pub outputs: usize,
     /// ‖ΔW‖_F.
     pub delta_norm: f64,
-    /// ‖ΔW‖_F / ‖W‖_F, with a base.
+    /// ‖ΔW‖_F / ‖W‖_F, if a base is given.
     pub share: Option<f64>,
-    /// exp of the entropy of the squared singular values' shares: how many directions ΔW has, 1 to `rank`; 0 if ΔW is 0.
+    /// exp of the entropy of the shares of the squared singular values: the number of directions of ΔW, 1 to `rank`; 0 for ΔW = 0.
     pub effective_rank: f64,
     /// Singular values of ΔW, descending.
     pub singular_values: Vec<f64>,
@@ -43,20 +43,20 @@ pub struct ModuleReport {
 pub struct AdapterReport {
     /// Its modules, by name.
     pub modules: Vec<ModuleReport>,
-    /// Trained numbers.
+    /// Number of trained parameters.
     pub parameters: usize,
     /// ‖ΔW‖_F over all modules.
     pub delta_norm: f64,
-    /// The same over ‖W‖_F of the adapted modules, with a base.
+    /// The same over ‖W‖_F of the adapted modules, if a base is given.
     pub share: Option<f64>,
 }
 
-/// How alike two adapters are.
+/// How similar two adapters are.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Cosine of ΔW and ΔW' of each module that both adapt; `None` where one of them is 0.
+    /// Cosine of ΔW and ΔW' of each module that both adapt; `None` if one of them is 0.
     pub modules: Vec<(String, Option<f64>)>,
-    /// Cosine over all modules, one that only one of them adapts being 0 in the other; `None` if one is 0 altogether.
+    /// Cosine over all modules, where a module that an adapter lacks counts as 0; `None` if one of the adapters is 0.
     pub cosine: Option<f64>,
     /// Modules that only the first adapts.
     pub only_first: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Comparison {
     pub only_second: Vec<String>,
 }
 
-/// Looks into an adapter; with the base it belongs to, also beside the weights that it changes.
+/// Describes an adapter; with its base, also relative to the weights that it changes.
 ///
 /// # Errors
 /// If the base lacks a module's weight, or has it in another shape.
@@ -86,7 +86,7 @@ pub fn inspect(lora: &Lora, base: Option<(&dyn WeightSource, &DecoderSpec)>) -> 
 /// Compares two adapters of one base.
 ///
 /// # Errors
-/// If a module has other sizes in one than in the other; all such are named.
+/// If a module has other sizes in one than in the other; all such modules are named.
 pub fn compare(first: &Lora, second: &Lora) -> Result<Comparison> {
     let shared: Vec<(&Slot, &Slot)> = first
         .slots()
@@ -185,7 +185,7 @@ fn squared_singular_values(lora: &Lora, slot: &Slot) -> Vec<f64> {
     let of_a = Square { n, values: across_a(a, a, slot.inputs) }.eigen();
     let root = Square::from_fn(n, |i, j| of_a.values[i].max(0.0).sqrt() * of_a.vectors.at(i, j));
     let middle = root.times(&gram_b).times(&root.transposed());
-    // Rounding may leave the two halves a bit apart.
+    // Rounding may make the two halves differ slightly.
     let middle = Square::from_fn(n, |i, j| (middle.at(i, j) + middle.at(j, i)) / 2.0);
     middle.eigen().values.iter().map(|x| x.max(0.0) * slot.scale * slot.scale).collect()
 }
@@ -213,7 +213,7 @@ fn base_norms(lora: &Lora, source: &dyn WeightSource, spec: &DecoderSpec) -> Res
 }
 
 fn frobenius(weight: &FrozenWeight) -> f64 {
-    // Fixed pieces, so that the sum does not depend on the number of threads.
+    // Pieces of fixed size, so that the sum does not depend on the number of threads.
     const PIECE: usize = 1 << 16;
     let elements = weight.elements();
     let piece = |at: usize| {

@@ -1,4 +1,4 @@
-//! Where a model keeps its text decoder, and so what adapters call its modules.
+//! Where a model keeps its text decoder, and so how adapters name its modules.
 //!
 //! | | decoder | head |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | a model that also sees or hears, transformers 4.52 and later | `model.language_model.layers.0...` | `lm_head` |
 //! | the same before, and inside vLLM | `language_model.model.layers.0...` | `language_model.lm_head` |
 
-/// What wrappers put into the paths of modules: torch.compile, FSDP, activation checkpointing.
+/// Parts that wrappers add to the paths of modules: torch.compile, FSDP, activation checkpointing.
 const WRAPPERS: &[&str] = &["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 /// The decoder in a model that also sees or hears.
@@ -19,14 +19,14 @@ const TEXT: &str = "model.";
 const HEAD_OLD: &str = "language_model.lm_head";
 const HEAD: &str = "lm_head";
 
-/// A module's path, or a pattern of such paths, without what wrappers put into it.
+/// A module's path, or a pattern of such paths, without the parts that wrappers add.
 pub(super) fn unwrapped(path: &str) -> String {
     WRAPPERS.iter().fold(path.to_string(), |path, wrapper| {
         path.replace(&format!("{wrapper}."), "").replace(&format!("{wrapper}\\."), "")
     })
 }
 
-/// A module as a text model names it.
+/// The name of a module in a text model.
 pub(super) fn text_path(module: &str) -> String {
     match inside(module) {
         Some(rest) => format!("{TEXT}{rest}"),
@@ -35,7 +35,7 @@ pub(super) fn text_path(module: &str) -> String {
     }
 }
 
-/// All that a module is called, its own name first.
+/// All names of a module, its own name first.
 pub(super) fn aliases(module: &str) -> Vec<String> {
     let text = text_path(module);
     let mut all = vec![module.to_string()];
@@ -50,17 +50,17 @@ pub(super) fn aliases(module: &str) -> Vec<String> {
     all
 }
 
-/// A module as a decoder with these modules names it, whatever layout its own name is of.
+/// The name that a decoder with these modules gives a module, whatever the layout of its own name.
 pub(super) fn module_of(own: &str, known: impl Fn(&str) -> bool) -> Option<String> {
     aliases(own).into_iter().find(|name| known(name))
 }
 
-/// Whether a module is the decoder's in a model that also sees or hears.
+/// Whether a module belongs to the decoder of a model that also sees or hears.
 pub(super) fn is_inside(module: &str) -> bool {
     module.starts_with(INSIDE)
 }
 
-/// Whether a module stands where one of the others does: all inside of a model that also sees, or none.
+/// Whether a module is in the same place as the others: all inside of a model that also sees, or none.
 pub(super) fn is_like<'a>(module: &str, mut others: impl Iterator<Item = &'a str>) -> bool {
     let place = |name: &str| (name.starts_with(INSIDE), name.starts_with(INSIDE_OLD));
     others.next().is_some_and(|other| place(other) == place(module))
@@ -70,7 +70,7 @@ fn inside(module: &str) -> Option<&str> {
     module.strip_prefix(INSIDE).or_else(|| module.strip_prefix(INSIDE_OLD))
 }
 
-/// Programs whose names of modules an adapter is written with.
+/// Programs whose names of modules an adapter can be written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
     /// transformers 5, and PEFT on it.
@@ -81,20 +81,20 @@ pub enum Naming {
     Sglang,
 }
 
-/// Bases whose class in vLLM 0.32 maps the names of transformers 5 to its own, by `model_type`. The others take vLLM's own
+/// Bases whose class in vLLM 0.32 maps the names of transformers 5 to its own, by `model_type`. The others need vLLM's own
 /// names, which no class maps further.
 const MAPPED_BY_VLLM: &[&str] =
     &["gemma3", "gemma3n", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl"];
 
-/// A module of a base of this `model_type` (at the top of its `config.json`), as a program names it.
+/// The name that a program gives a module of a base with this `model_type` (at the top of its `config.json`).
 ///
 /// A text model's modules have one name everywhere. In models that also see or hear:
 /// - transformers 5 and PEFT: `model.language_model.layers...`; PEFT ignores tensors of other names.
 /// - vLLM 0.32 (`vllm/lora/utils.py`, `parse_fine_tuned_lora_name`): the class's `hf_to_vllm_mapper` maps
 ///   `model.language_model.` to `language_model.model.` and `lm_head.` to `language_model.lm_head.` in `gemma3_mm.py`,
 ///   `gemma3n_mm.py`, `gemma4_mm.py`, `llava.py`, `mistral3.py`, `qwen2_vl.py`, `qwen2_5_vl.py` and `qwen3_vl.py`. The text
-///   model's `model.layers...` is mapped in some of them only; in Gemma 3, LLaVA and Qwen 3 VL such an adapter is taken, put
-///   nowhere, and the answers are the base's.
+///   model's `model.layers...` is mapped only in some of them; in Gemma 3, LLaVA and Qwen 3 VL such an adapter is accepted but
+///   not applied, and the answers are the base's.
 /// - SGLang 0.5.23 (`sglang/srt/lora/lora.py`, `_process_weight`; `utils.py`, `get_target_module_name`): a tensor belongs to
 ///   the layer of `layers.N.` in its name and to the kind of module that its name holds; what stands before does not matter.
 pub fn named(module: &str, naming: Naming, model_type: &str) -> String {

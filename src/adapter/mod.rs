@@ -1,4 +1,4 @@
-//! Adapter files: read, written, combined, merged, exported, looked into.
+//! Adapter files: reading, writing, combining, merging, exporting and inspecting them.
 
 pub mod compose;
 pub mod fingerprint;

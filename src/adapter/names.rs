@@ -1,4 +1,4 @@
-//! Names of weights in a checkpoint, and of what is none.
+//! Names of tensors in a checkpoint, and messages about names that do not exist.
 
 use crate::error::nearest;
 use crate::model::spec::DecoderSpec;
@@ -9,10 +9,10 @@ pub(super) fn weight_of(module: &str, source: &dyn WeightSource, spec: &DecoderS
     spec.stored_name(&format!("{module}.weight"), |name| source.shape(name).is_some())
 }
 
-/// Misfits of one file that are told, at most: a hostile one may hold a hundred thousand.
+/// Limit of problems of one file that are printed: a hostile one may have a hundred thousand.
 pub(super) const MOST_TOLD: usize = 16;
 
-/// A name of a file, shortened where it would fill the screen.
+/// A name from a file, shortened if it would fill the screen.
 pub(super) fn shown(name: &str) -> String {
     match name.char_indices().nth(160) {
         Some((end, _)) => format!("{}...", &name[..end]),
@@ -20,7 +20,7 @@ pub(super) fn shown(name: &str) -> String {
     }
 }
 
-/// `; is it x?` where a known module is near. The distance takes time by both lengths: none for a name as long as a book.
+/// `; is it x?` if a known module has a similar name. The comparison takes time by both lengths, so very long names get none.
 pub(super) fn hint<'a>(module: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let near = (module.len() <= 160).then(|| nearest(module, known)).flatten();
     near.map_or(String::new(), |near| format!("; is it {near}?"))

@@ -1,4 +1,4 @@
-//! Adapters of whatever format, by what lies at a path.
+//! Reads adapters of any format, recognised by the content of the path.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,18 +13,18 @@ use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::weights::gguf::GgufFile;
 
-/// An adapter as read, whoever wrote it.
+/// An adapter that was read, of any format.
 #[derive(Debug)]
 pub struct Adapter {
     /// Its matrices, fitted to the decoder.
     pub lora: Lora,
-    /// The base it was trained on, as its maker named it.
+    /// The base it was trained on, as named by the program that wrote it.
     pub base: Option<String>,
     /// Fingerprint of that base's weights, if it is known.
     pub fingerprint: Option<String>,
     /// Its format.
     pub format: Format,
-    /// What a person should know of how it was read.
+    /// Notes for the user about how it was read.
     pub notes: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ pub enum Format {
     Gguf,
 }
 
-/// What lies at a path, by its name and its first bytes; `None` if it is no adapter.
+/// The format of the adapter at a path, by its name and its first bytes; `None` if it is not an adapter.
 pub fn format_of(path: &Path) -> Option<Format> {
     if path.join(mlx::WEIGHTS).exists() && !path.join(peft::WEIGHTS).exists() {
         return Some(Format::Mlx);
@@ -57,7 +57,7 @@ fn is_gguf(path: &Path) -> bool {
         || File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok_and(|()| magic == *b"GGUF")
 }
 
-/// Whether what lies at a path is an adapter; a GGUF file may be a model too.
+/// Whether there is an adapter at the path; a GGUF file may be a model too.
 pub fn is_adapter(path: &Path) -> bool {
     match format_of(path) {
         Some(Format::Gguf) => GgufFile::open(path)
@@ -66,7 +66,7 @@ pub fn is_adapter(path: &Path) -> bool {
     }
 }
 
-/// The base that an adapter names and the fingerprint of its weights, whether or not it fits another; `None` if it tells
+/// The base that an adapter names and the fingerprint of its weights, whether or not it fits another; `None` if it has
 /// neither.
 pub fn origin(path: &Path) -> Option<(String, String)> {
     let fingerprint = peft::metadata(&path.join(peft::WEIGHTS)).ok()?.remove(peft::FINGERPRINT_KEY)?;
@@ -81,7 +81,7 @@ pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Res
     read_for(path, spec, device, Reading { head, ..Reading::default() })
 }
 
-/// Reads an adapter for a decoder in a given way.
+/// Reads an adapter for a decoder, with options.
 ///
 /// # Errors
 /// As [`peft::read`], [`mlx::read`] and [`gguf::read`].

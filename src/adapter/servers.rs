@@ -1,5 +1,5 @@
-//! Which programs serve an adapter, and why others do not. Each answer says what it rests on: a script of this repository that
-//! was run with a version of the program, or the program's source code.
+//! Which programs serve an adapter, and why others do not. Each answer says what it is based on: a script of this repository
+//! that was run with a version of the program, or the program's source code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::peft::{self, Origin};
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
 
-/// What an adapter was written as.
+/// The format of a written adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// A PEFT directory.
@@ -27,11 +27,11 @@ pub enum Written {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Serves {
-    /// As it computes here.
+    /// Yes, with the same results as here.
     Yes,
-    /// Not at all, or another product than here.
+    /// No, or with other results than here.
     No,
-    /// The program takes such adapters, but whether of this family we do not know.
+    /// The program serves such adapters, but it is not known whether of this family.
     Unknown,
 }
 
@@ -42,9 +42,9 @@ pub struct Verdict {
     pub server: &'static str,
     /// Whether it serves the adapter.
     pub serves: Serves,
-    /// Why not, or how to call it.
+    /// Why not, or how to load it.
     pub note: String,
-    /// What the answer rests on: `tested with VERSION by SCRIPT`, or `from the source code of VERSION`.
+    /// The basis of the answer: `tested with VERSION by SCRIPT`, or `from the source code of VERSION`.
     pub checked: String,
 }
 
@@ -52,14 +52,14 @@ pub struct Verdict {
 #[derive(Clone, Copy)]
 struct Program {
     name: &'static str,
-    /// The version whose source was read, as far as it has one.
+    /// The version whose source was read, if it has one.
     source: &'static str,
-    /// The version that was run, by which script, with bases of which families.
+    /// The version that was run, the script, and the families of the bases.
     tested: Option<(&'static str, &'static str, &'static [&'static str])>,
 }
 
 impl Program {
-    /// What an answer for a family rests on.
+    /// The basis of an answer for a family.
     fn checked(&self, family: &str) -> String {
         match self.tested {
             Some((version, script, families)) if families.contains(&family) => {
@@ -138,10 +138,10 @@ const VLLM_TESTED: &[&str] = &[
     "smollm3",
 ];
 
-/// Families whose class in vLLM takes no adapters (no `SupportsLoRA`: `gpt2.py`, `gpt_j.py`, `stablelm.py`).
+/// Families whose class in vLLM does not support adapters (no `SupportsLoRA`: `gpt2.py`, `gpt_j.py`, `stablelm.py`).
 const VLLM_WITHOUT_ADAPTERS: &[&str] = &["gpt2", "gptj", "stablelm"];
 
-/// The answer of the program that reads modules named so.
+/// The answer of the program with this naming.
 pub fn of_naming(naming: Naming, verdicts: &[Verdict]) -> Option<&Verdict> {
     let program = match naming {
         Naming::Transformers => PEFT,
@@ -151,7 +151,7 @@ pub fn of_naming(naming: Naming, verdicts: &[Verdict]) -> Option<&Verdict> {
     verdicts.iter().find(|verdict| verdict.server == program.name)
 }
 
-/// What the programs ask of an adapter.
+/// The properties of an adapter that programs depend on.
 struct Facts<'a> {
     lora: &'a Lora,
     spec: &'a DecoderSpec,
@@ -159,16 +159,16 @@ struct Facts<'a> {
     rslora: bool,
     patterns: bool,
     integer_alpha: bool,
-    /// Whether all modules have one scale.
+    /// Whether all modules have the same scale.
     uniform: bool,
     head: bool,
-    /// Kinds of modules (`q_proj`) that some layers adapt and others do not.
+    /// Kinds of modules (`q_proj`) that only some layers adapt.
     partial: BTreeSet<String>,
     /// The base's `config.json`.
     base: &'a Value,
 }
 
-/// What each program makes of `lora`, written as `written` for a base with this `config.json`.
+/// The answer of each program for `lora`, written as `written` for a base with this `config.json`.
 pub fn verdicts(written: Written, lora: &Lora, spec: &DecoderSpec, base: &Value) -> Vec<Verdict> {
     let facts = Facts::new(lora, spec, base);
     let verdict = |program: Program, (serves, note): (Serves, String)| Verdict {
@@ -232,7 +232,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// A layer whose attention is adapted in part, as SGLang cannot stack it (`sglang/srt/lora/lora.py`,
+    /// A layer whose attention is adapted only in part, which SGLang cannot stack (`sglang/srt/lora/lora.py`,
     /// `normalize_qkv_proj`): any of its three projections without q or v, or with ranks that differ.
     fn attention_in_parts(&self) -> Option<String> {
         let mut layers: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
@@ -247,7 +247,7 @@ impl<'a> Facts<'a> {
         layers.into_iter().find(|(_, ranks)| !whole(*ranks)).map(|(layer, _)| layer.to_string())
     }
 
-    /// `yes`, if the program is known to adapt the family.
+    /// `yes`, if the program is known to support the family.
     fn family(&self, known: &[&str], how: String) -> (Serves, String) {
         if known.contains(&self.spec.model_type.as_str()) {
             return (Serves::Yes, how);
@@ -256,7 +256,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Ranks that vLLM can be told to make room for.
+/// The values that vLLM accepts as the maximum rank.
 const VLLM_RANKS: &[usize] = &[1, 8, 16, 32, 64, 128, 256, 320, 512];
 
 fn vllm(facts: &Facts) -> (Serves, String) {
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(of(&as_peft, "Ollama").checked, "from the source code");
         let neox = answers("gpt_neox", "plain", Written::Peft, |lora| lora);
         assert!(of(&neox, "vLLM").checked.starts_with("from the source code"));
-        // The scripts are there.
+        // The scripts exist.
         for program in [PEFT, VLLM, MISTRAL_RS, LLAMA_CPP] {
             let (_, script, _) = program.tested.unwrap();
             assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(script).exists(), "{script}");

@@ -1,4 +1,4 @@
-//! Small symmetric matrices in f64: what a product of low-rank matrices is like follows from theirs, without forming it.
+//! Small symmetric matrices in f64, from which properties of a product of low-rank matrices follow.
 
 /// A square matrix `[n, n]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +59,7 @@ impl Square {
         }
     }
 
-    /// Turns rows and columns `p` and `q` so that their common element is 0; `vectors`' rows turn along.
+    /// Rotates rows and columns `p` and `q` so that their common element is 0, and the rows of `vectors` with them.
     fn rotate(&mut self, p: usize, q: usize, vectors: &mut Self) {
         let off = self.at(p, q);
         if off == 0.0 {
@@ -116,7 +116,7 @@ mod tests {
         assert!((values[0] - 3.0).abs() < 1e-14 && (values[1] - 1.0).abs() < 1e-14, "{values:?}");
         assert_eq!(Square { n: 2, values: vec![0.0; 4] }.eigen().values, [0.0, 0.0]);
         assert_eq!(Square { n: 0, values: Vec::new() }.eigen().values, [0.0; 0]);
-        // Ends, whatever it says.
+        // It terminates, whatever the result.
         assert_eq!(Square { n: 2, values: vec![f64::NAN; 4] }.eigen().values.len(), 2);
     }
 }

@@ -1,5 +1,5 @@
-//! Memory of passes: two stacks in slabs of device memory. What a backward pass needs is kept on one, what a block needs
-//! while it computes lies on the other.
+//! Memory for forward and backward passes: two stacks in slabs of device memory. One keeps what the backward pass needs; the
+//! other holds what a block needs while it computes.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// Every piece begins at a multiple of this.
 const ALIGNMENT: usize = 256;
-/// A slab is at least as large.
+/// The smallest size of a slab.
 const SLAB: usize = 32 << 20;
 
 /// A stack of pieces.
@@ -21,7 +21,7 @@ pub struct Arena {
     peak: usize,
 }
 
-/// A height of the stack.
+/// A position in the stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
     slab: usize,
@@ -35,19 +35,19 @@ impl Arena {
         Self { device: device.clone(), slabs: Vec::new(), top: Mark::default(), in_use: 0, peak: 0 }
     }
 
-    /// The height.
+    /// The current position.
     pub fn mark(&self) -> Mark {
         Mark { in_use: self.in_use, ..self.top }
     }
 
-    /// Takes all pieces off that were put on since `mark`. Work that uses them may still be under way: later pieces at the
-    /// same place are written after it.
+    /// Removes all pieces added since `mark`. Work that uses them may still be running: later pieces at the same place are
+    /// written after it.
     ///
     /// # Errors
     /// If the device fails.
     pub fn reset(&mut self, mark: Mark) -> Result<()> {
         (self.top, self.in_use) = (mark, mark.in_use);
-        // One slab for all of what was needed, before the next pass begins.
+        // One slab for everything that was needed, before the next pass begins.
         if mark == Mark::default() && self.slabs.len() > 1 {
             self.device.synchronise()?;
             self.slabs.clear();
@@ -59,7 +59,7 @@ impl Arena {
     /// A piece of `bytes` bytes.
     ///
     /// # Errors
-    /// If the device has no more memory.
+    /// If the device is out of memory.
     pub fn take(&mut self, bytes: usize) -> Result<Address> {
         let size = bytes.max(1).next_multiple_of(ALIGNMENT);
         while self.slabs.get(self.top.slab).is_some_and(|slab| self.top.offset + size > slab.bytes()) {
@@ -75,7 +75,7 @@ impl Arena {
         Ok(at)
     }
 
-    /// A piece with a copy of numbers of the host.
+    /// A piece with a copy of numbers from the host.
     ///
     /// # Errors
     /// As [`Arena::take`].
@@ -88,7 +88,7 @@ impl Arena {
         Ok(at)
     }
 
-    /// Most bytes that were in use at once.
+    /// The largest number of bytes in use at once.
     pub fn peak(&self) -> usize {
         self.peak
     }

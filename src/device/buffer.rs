@@ -1,4 +1,4 @@
-//! Memory of a device that is given back when it is dropped.
+//! Device memory that is released on drop.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ impl std::fmt::Debug for Buffer {
 }
 
 impl Buffer {
-    /// Memory of this many bytes, not written.
+    /// Uninitialised memory of this many bytes.
     ///
     /// # Errors
-    /// If there is not as much.
+    /// If the device is out of memory.
     pub fn new(device: &Arc<dyn Backend>, bytes: usize) -> Result<Self> {
         Ok(Self { device: device.clone(), at: device.allocate(bytes.max(16))?, bytes })
     }
 
-    /// Memory of zeros.
+    /// Memory filled with zeros.
     ///
     /// # Errors
     /// As [`Buffer::new`].
@@ -37,7 +37,7 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// A copy of numbers of the host.
+    /// A copy of numbers from the host.
     ///
     /// # Errors
     /// As [`Buffer::new`].
@@ -48,7 +48,7 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Where it begins.
+    /// Its address.
     pub fn at(&self) -> Address {
         self.at
     }

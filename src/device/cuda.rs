@@ -1,4 +1,4 @@
-//! An NVIDIA card: the driver's memory, copies and launches on one stream, and cuBLASLt's products.
+//! An NVIDIA GPU: the driver's memory, copies and launches on one stream, and cuBLASLt's products.
 
 mod backend;
 mod survey;
@@ -22,12 +22,12 @@ use crate::error::{Error, Result};
 const DYNAMIC_SHARED: c_int = 8;
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 const OUT_OF_MEMORY: Status = 2;
-/// Shared memory that needs no permission.
+/// Shared memory that a kernel may use without asking.
 const PLAIN_SHARED: usize = 48 << 10;
-/// The oldest compute capability that has bf16.
+/// The lowest compute capability with bf16.
 const OLDEST: (c_int, c_int) = (8, 0);
 
-/// A card.
+/// A GPU.
 pub struct Cuda {
     driver: Driver,
     ordinal: c_int,
@@ -36,15 +36,15 @@ pub struct Cuda {
     description: Description,
     workspace: Address,
     state: Mutex<State>,
-    /// Which of the cards ever opened it is.
+    /// A unique number of this opened GPU.
     number: u64,
 }
 
-/// Cards ever opened.
+/// Number of GPUs opened so far.
 static OPENED: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// The card whose context is the thread's.
+    /// The GPU whose context is current on this thread.
     static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -59,7 +59,7 @@ struct State {
 #[derive(Clone, Copy)]
 struct Function {
     handle: Handle,
-    /// Dynamic shared memory that it may have.
+    /// Dynamic shared memory that it is allowed to use.
     shared: usize,
 }
 
@@ -77,17 +77,17 @@ unsafe impl Send for Cuda {}
 unsafe impl Sync for Cuda {}
 
 impl Cuda {
-    /// Opens the card of this number.
+    /// Opens the GPU with this number.
     ///
     /// # Errors
-    /// If it, the driver or cuBLASLt is missing, or it is too old.
+    /// If the GPU, the driver or cuBLASLt is missing, or too old.
     pub fn open(ordinal: usize) -> Result<Self> {
         let driver = libraries::driver()?;
         started(&driver)?;
         let cards = cards(&driver)?;
         let card = cards.get(ordinal).ok_or_else(|| {
             Error::Config(format!(
-                "there is no device cuda:{ordinal}; this machine has {} card(s)",
+                "there is no device cuda:{ordinal}; this machine has {} GPU(s)",
                 cards.len()
             ))
         })?;
@@ -154,7 +154,7 @@ impl Cuda {
         })
     }
 
-    /// Seconds between two events that have passed.
+    /// Seconds between two completed events.
     fn elapsed(&self, before: Handle, after: Handle) -> Result<f64> {
         let mut milliseconds = 0f32;
         // SAFETY: both events were recorded and have passed.
@@ -167,7 +167,7 @@ impl Cuda {
         check(&self.driver, what, status)
     }
 
-    /// Makes the context the thread's, and locks the state.
+    /// Makes the context current on this thread, and locks the state.
     fn enter(&self) -> Result<MutexGuard<'_, State>> {
         if CURRENT.get() != self.number {
             // SAFETY: the context is alive.
@@ -223,7 +223,7 @@ impl Cuda {
         Ok(module)
     }
 
-    /// Runs `work`, with its time taken while profiling.
+    /// Runs `work`, and measures its time while profiling.
     fn timed(
         &self,
         state: &mut State,

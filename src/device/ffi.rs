@@ -1,5 +1,5 @@
-//! The functions of the CUDA driver and of cuBLASLt that are called, found in libraries at run time: the program starts where
-//! there are none.
+//! The functions of the CUDA driver and of cuBLASLt that are used. They are looked up in the libraries at run time, so the
+//! program also starts without them.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::Path;
@@ -41,7 +41,7 @@ pub(super) const DEVICE: c_uint = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Algorithm(pub(super) [u64; 8]);
 
-/// What its heuristic finds (`cublasLtMatmulHeuristicResult_t`).
+/// A result of its heuristic (`cublasLtMatmulHeuristicResult_t`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Found {
@@ -61,7 +61,7 @@ macro_rules! library {
         }
 
         impl $name {
-            /// Opens the library and finds all of it.
+            /// Opens the library and finds all functions.
             ///
             /// # Errors
             /// What is missing, in the system's words.

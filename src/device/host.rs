@@ -1,5 +1,5 @@
-//! The kernels compiled for the processor (`tests/device/build_host.sh`), with plain loops for the products: what runs on a
-//! card, run without one. It is slow, and made for tests.
+//! The kernels compiled for the CPU (`tests/device/build_host.sh`), with plain loops for the products: the code of a GPU, run
+//! without one. It is slow, and made for tests.
 
 use std::ffi::{c_uint, c_void};
 use std::path::Path;
@@ -13,18 +13,18 @@ use super::profile::Entry;
 use super::{Address, Arg, Backend, Description, Form, Kind, Launch, Matrix, Product};
 use crate::error::{Error, Result};
 
-/// A kernel's entry point: blocks in three directions, threads, bytes of shared memory, pointers to the arguments.
+/// A kernel's entry point: blocks in three dimensions, threads, bytes of shared memory, pointers to the arguments.
 type Entrance = unsafe extern "C" fn(c_uint, c_uint, c_uint, c_uint, c_uint, *mut *mut c_void);
 
-/// Says which blocks of its next grid a thread runs: the first, and how many.
+/// Sets which blocks of its next grid a thread runs: the first, and their number.
 type Range = unsafe extern "C" fn(c_uint, c_uint);
 
-/// Kernels on the processor.
+/// Kernels on the CPU.
 pub struct Host {
     library: Library,
-    /// The blocks of a grid are run in order, and may be by several threads.
+    /// The blocks of a grid are run in order, possibly by several threads.
     in_order: bool,
-    /// What was allocated, by address.
+    /// Allocations, by address.
     memory: Mutex<Vec<Box<[u64]>>>,
 }
 
@@ -99,7 +99,7 @@ impl Backend for Host {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        // Filled with NaN: whoever reads what was never written finds out.
+        // Filled with NaN, so that reading memory that was never written shows in the result.
         let memory = vec![u64::MAX; bytes.div_ceil(8) + 2].into_boxed_slice();
         let at = memory.as_ptr() as u64;
         let aligned = at.next_multiple_of(16);

@@ -1,4 +1,4 @@
-//! The compiled kernels: PTX for compute capability 8.0, beside its source. `tests/device/ptx.py` makes it.
+//! The compiled kernels: PTX for compute capability 8.0, beside its source. `tests/device/ptx.py` compiles it.
 
 /// Module name and PTX.
 pub(super) const MODULES: &[(&str, &str)] = &[
@@ -16,7 +16,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     ("token_logps", include_str!("kernels/token_logps.ptx")),
 ];
 
-/// A hash of all kernels: numbers of other kernels may have other bits.
+/// A hash of all kernels: other kernels may give results with other bits.
 pub fn fingerprint() -> String {
     let mut hasher = blake3::Hasher::new();
     MODULES.iter().for_each(|(name, text)| {

@@ -1,5 +1,5 @@
-//! Finding NVIDIA's libraries: the driver where the system has it, cuBLASLt in the toolkit, the distribution, or a Python
-//! environment's wheel.
+//! Finds NVIDIA's libraries: the driver in the system's path; cuBLASLt in the toolkit, the distribution, or the wheel of a
+//! Python environment.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) fn driver() -> Result<Driver> {
     )))
 }
 
-/// cuBLASLt and where it was found.
+/// cuBLASLt and its path.
 ///
 /// # Errors
 /// If it is not installed; the message says how to get it.
@@ -46,7 +46,7 @@ pub(super) fn blas() -> Result<(BlasLt, PathBuf)> {
     )))
 }
 
-/// Names for the system's search, then files in the usual places.
+/// Names for the system's search, then files in the usual directories.
 fn candidates() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = BLAS.iter().map(PathBuf::from).collect();
     let homes =

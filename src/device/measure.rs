@@ -1,4 +1,4 @@
-//! A device that computes nothing and counts everything: launches, bytes, arithmetic and memory of a step before it is run.
+//! A device that computes nothing and counts launches, bytes, arithmetic and memory of a step before it is run.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,15 +6,15 @@ use super::profile::{self, Entry};
 use super::{Address, Backend, Description, Launch, Product};
 use crate::error::Result;
 
-/// Bytes a second of a card's memory, arithmetic a second of its matrix units, and seconds to launch a kernel: what a
-/// prediction assumes (an H100, measured by `tests/device/run.sh`).
+/// Assumptions of a prediction: bytes per second of a GPU's memory, operations per second of its matrix units, and seconds
+/// per launch of a kernel (an H100, measured by `tests/device/run.sh`).
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    /// Bytes a second.
+    /// Bytes per second.
     pub bytes: f64,
-    /// Operations a second.
+    /// Operations per second.
     pub flop: f64,
-    /// Seconds a launch.
+    /// Seconds per launch.
     pub launch: f64,
 }
 
@@ -24,7 +24,7 @@ impl Default for Rates {
     }
 }
 
-/// A counter in a device's place.
+/// A counter that takes the place of a device.
 #[derive(Default)]
 pub struct Measure {
     rates: Rates,
@@ -33,7 +33,7 @@ pub struct Measure {
 
 #[derive(Default)]
 struct State {
-    /// The next address; none is ever read.
+    /// The next address; none of them is ever read.
     next: u64,
     allocated: Vec<(u64, usize)>,
     entries: Vec<Entry>,
@@ -45,7 +45,7 @@ impl Measure {
         Self { rates, ..Self::default() }
     }
 
-    /// Bytes allocated now.
+    /// Bytes allocated at present.
     pub fn allocated(&self) -> usize {
         self.state().allocated.iter().map(|(_, bytes)| bytes).sum()
     }
@@ -54,7 +54,7 @@ impl Measure {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A kernel takes the longest of its memory's, its arithmetic's and its launch's time.
+    /// A kernel takes the longest of the times for its memory, its arithmetic and its launch.
     fn count(&self, name: &str, bytes: usize, flop: usize) {
         let seconds =
             (bytes as f64 / self.rates.bytes).max(flop as f64 / self.rates.flop).max(self.rates.launch);

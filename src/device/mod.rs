@@ -1,10 +1,10 @@
 //! Devices: buffers, copies, kernels and matrix products, in order, behind one trait.
 //!
-//! Whatever computes on a device writes against [`Backend`]. [`cuda`] drives an NVIDIA card, [`host`] runs the same kernels,
-//! compiled for the processor, on tiny models in tests, and [`measure`] runs nothing but counts launches, bytes and
-//! arithmetic: it is the plan of a run.
+//! All code for devices is written against [`Backend`]. [`cuda`] drives an NVIDIA GPU; [`host`] runs the same kernels,
+//! compiled for the CPU, on tiny models in tests; and [`measure`] runs nothing but counts launches, bytes and arithmetic,
+//! which gives the plan of a run.
 //!
-//! Everything is done in the order in which it is asked for, on one stream. Only [`Backend::download`] and
+//! All operations run in the order in which they are called, on one stream. Only [`Backend::download`] and
 //! [`Backend::synchronise`] wait.
 
 pub mod arena;
@@ -29,16 +29,16 @@ use crate::error::{Error, Result};
 pub struct Address(pub u64);
 
 impl Address {
-    /// No memory: an optional argument that is left out.
+    /// A null pointer, for an optional argument that is left out.
     pub const NONE: Self = Self(0);
 
-    /// `bytes` further on.
+    /// The address `bytes` further on.
     pub fn plus(self, bytes: usize) -> Self {
         Self(self.0 + bytes as u64)
     }
 }
 
-/// How numbers are stored on a device.
+/// Storage types of numbers on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Single precision.
@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes of a number.
+    /// Bytes per number.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// As in the names of kernels.
+    /// Its name in the names of kernels.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -103,7 +103,7 @@ impl From<i32> for Arg {
 }
 
 impl From<usize> for Arg {
-    /// Sizes are `int`s in kernels; what they multiply is computed in 64 bits there.
+    /// Sizes are `int`s in kernels; products of sizes are computed there in 64 bits.
     fn from(value: usize) -> Self {
         Self::Int(i32::try_from(value).unwrap_or(i32::MAX))
     }
@@ -112,13 +112,13 @@ impl From<usize> for Arg {
 /// One launch of a kernel.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// The source file of the kernel, without its ending.
+    /// The source file of the kernel, without its extension.
     pub module: &'static str,
     /// The kernel's name.
     pub name: &'a str,
     /// Blocks.
     pub grid: [usize; 2],
-    /// Threads of a block.
+    /// Threads per block.
     pub block: usize,
     /// Bytes of dynamic shared memory.
     pub shared: usize,
@@ -130,14 +130,14 @@ pub struct Launch<'a> {
     pub flop: usize,
 }
 
-/// Blocks that a grid may have in its second direction.
+/// Limit of blocks in the second dimension of a grid.
 pub const MOST_BLOCKS: usize = 65_535;
 
 impl Launch<'_> {
-    /// Refuses a grid that no card launches.
+    /// Refuses a grid that no GPU can launch.
     ///
     /// # Errors
-    /// If it is too large in its second direction.
+    /// If it is too large in its second dimension.
     fn check(&self) -> Result<()> {
         match self.grid[1] {
             0..=MOST_BLOCKS => Ok(()),
@@ -149,29 +149,29 @@ impl Launch<'_> {
 /// Which operands of a product are read transposed. All matrices are row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// `C [m, n] = A [m, k]·B [n, k]ᵀ`: a linear map forwards.
+    /// `C [m, n] = A [m, k]·B [n, k]ᵀ`: the forward pass of a linear map.
     Forward,
-    /// `C [m, n] = A [m, k]·B [k, n]`: its input's gradient.
+    /// `C [m, n] = A [m, k]·B [k, n]`: the gradient of its input.
     Backward,
-    /// `C [m, n] = A [k, m]ᵀ·B [k, n]`: its weight's gradient.
+    /// `C [m, n] = A [k, m]ᵀ·B [k, n]`: the gradient of its weight.
     Weight,
 }
 
 /// A matrix, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
-    /// Its first number.
+    /// Its first element.
     pub at: Address,
-    /// Numbers from a row to the next.
+    /// Elements from one row to the next.
     pub pitch: usize,
-    /// How its numbers are stored.
+    /// Storage type of its elements.
     pub kind: Kind,
 }
 
 /// A matrix product, accumulated in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
-    /// What is transposed.
+    /// Which operands are transposed.
     pub form: Form,
     /// Rows and columns of the result, and the length of the sums.
     pub shape: [usize; 3],
@@ -181,22 +181,22 @@ pub struct Product {
     pub b: Matrix,
     /// The result.
     pub c: Matrix,
-    /// Add to the result instead of overwriting it.
+    /// Whether to add to the result instead of overwriting it.
     pub add: bool,
-    /// The sums are cut into so many parts of the same length, each with a result of its own: that of part p begins p·m rows
-    /// further on. 1: whole sums.
+    /// The sums are cut into this many parts of equal length, each with its own result: that of part p begins p·m rows further
+    /// on. 1 computes whole sums.
     pub parts: usize,
-    /// The library may cut the sums itself: faster where the result is small, but a row's bits then depend on the number of rows.
+    /// Whether the library may cut the sums itself: faster for small results, but a row's bits then depend on the number of rows.
     pub split: bool,
 }
 
 impl Product {
-    /// Its arithmetic.
+    /// Its number of operations.
     pub fn flop(&self) -> usize {
         2 * self.shape.iter().product::<usize>()
     }
 
-    /// Part `p` of its sums as a product of its own.
+    /// Part `p` of its sums as a separate product.
     pub fn part(&self, p: usize) -> Self {
         let [m, n, k] = self.shape;
         let length = k / self.parts;
@@ -221,23 +221,23 @@ impl Product {
     }
 }
 
-/// What a device is.
+/// Description of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// Its name.
     pub name: String,
-    /// Of the libraries that its numbers depend on.
+    /// Versions of the libraries that its results depend on.
     pub versions: String,
-    /// Bytes in all, and free.
+    /// Bytes of memory: total and free.
     pub memory: (usize, usize),
 }
 
-/// A device that computes in order.
+/// A device that runs its operations in order.
 pub trait Backend: Send + Sync {
-    /// What it is.
+    /// Its description.
     fn describe(&self) -> Description;
 
-    /// Whether it computes; if not, results are not to be looked at.
+    /// Whether it computes; if not, results must not be read.
     fn computes(&self) -> bool {
         true
     }
@@ -245,10 +245,10 @@ pub trait Backend: Send + Sync {
     /// Memory of this many bytes.
     ///
     /// # Errors
-    /// If there is not as much.
+    /// If the device is out of memory.
     fn allocate(&self, bytes: usize) -> Result<Address>;
 
-    /// Gives memory back once all work that was asked for is done.
+    /// Releases memory once all operations called so far are done.
     fn free(&self, at: Address);
 
     /// Copies rows of `row` bytes from the host.
@@ -257,10 +257,10 @@ pub trait Backend: Send + Sync {
     /// If the device fails.
     fn upload(&self, to: Address, pitch: usize, bytes: &[u8], row: usize) -> Result<()>;
 
-    /// Copies to the host, and waits for it.
+    /// Copies to the host, and waits for the copy.
     ///
     /// # Errors
-    /// If the device fails, here or in anything asked for before.
+    /// If the device fails, now or in an earlier operation.
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
 
     /// Zeroes `rows` rows of `row` bytes.
@@ -269,7 +269,7 @@ pub trait Backend: Send + Sync {
     /// If the device fails.
     fn zero(&self, at: Address, pitch: usize, row: usize, rows: usize) -> Result<()>;
 
-    /// Copies rows of `row` bytes within the device; pitches are of target and source.
+    /// Copies rows of `row` bytes within the device; the pitches are those of target and source.
     ///
     /// # Errors
     /// If the device fails.
@@ -284,16 +284,16 @@ pub trait Backend: Send + Sync {
     /// Computes a matrix product.
     ///
     /// # Errors
-    /// If the library cannot.
+    /// If the library cannot compute it.
     fn product(&self, product: &Product) -> Result<()>;
 
-    /// Waits for all that was asked for.
+    /// Waits for all operations called so far.
     ///
     /// # Errors
     /// If any of it failed.
     fn synchronise(&self) -> Result<()>;
 
-    /// Begins to take times, forgetting those taken before; or ends it.
+    /// Starts measuring times, discarding earlier ones; or stops.
     fn profile(&self, on: bool);
 
     /// Time and work by kernel since [`Backend::profile`].

@@ -1,7 +1,7 @@
-//! Matrix products by cuBLASLt, with algorithms picked once for each shape and bucket of rows.
+//! Matrix products by cuBLASLt, with an algorithm chosen once for each shape and bucket of rows.
 //!
-//! Unless a product may be split, no algorithm is taken that cuts its sums: then a row's bits are the same whatever the number
-//! of rows.
+//! Unless a product may be split, algorithms that cut its sums are not used: so a row's bits do not depend on the number of
+//! rows.
 
 mod offers;
 
@@ -29,13 +29,13 @@ const F32: c_int = 0;
 /// `CUBLAS_STATUS_NOT_SUPPORTED`.
 const NOT_SUPPORTED: c_int = 15;
 
-/// Rows for which algorithms of f32 products are picked, whatever their number: those of different buckets differ in bits.
+/// Number of rows for which algorithms of f32 products are chosen, whatever their number: different buckets differ in bits.
 const PINNED: usize = 1024;
 
 /// Bytes of scratch memory that an algorithm may use.
 pub(super) const WORKSPACE: usize = 64 << 20;
 
-/// Products with the algorithms found so far.
+/// Products, with the algorithms found so far.
 pub(super) struct Products {
     library: BlasLt,
     handle: Handle,
@@ -44,11 +44,11 @@ pub(super) struct Products {
     ready: HashMap<Key, Ready>,
 }
 
-/// What an algorithm is picked for.
+/// The key of an algorithm.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     form: Form,
-    /// Rows of the result, rounded up to a bucket where a bucket is enough.
+    /// Rows of the result, rounded up to a bucket where that is enough.
     rows: usize,
     sizes: [usize; 2],
     pitches: [usize; 3],
@@ -65,10 +65,10 @@ struct Ready {
     layouts: [Handle; 3],
 }
 
-/// Shapes whose descriptors are kept, at most.
+/// Limit of shapes whose descriptors are kept.
 const MOST_READY: usize = 4096;
 
-/// How a product of a bucket is computed.
+/// How to compute a product of a bucket.
 #[derive(Clone, Copy)]
 struct Plan {
     operation: Handle,
@@ -91,7 +91,7 @@ fn data_type(kind: Kind) -> c_int {
     }
 }
 
-/// Bytes at whose multiples a matrix begins and its rows follow each other, at most 16.
+/// The alignment of a matrix's beginning and of its rows, in bytes, at most 16.
 fn alignment(matrix: &Matrix) -> u32 {
     let bytes = matrix.at.0 | (matrix.pitch * matrix.kind.size()) as u64 | 16;
     1 << bytes.trailing_zeros()
@@ -108,7 +108,7 @@ impl Products {
     /// Products that use `workspace`.
     ///
     /// # Errors
-    /// If the library does not start.
+    /// If the library does not initialise.
     pub(super) fn new(library: BlasLt, workspace: Address) -> Result<Self> {
         let mut handle = ptr::null_mut();
         // SAFETY: the context is current; the handle is written.
@@ -126,7 +126,7 @@ impl Products {
             return Ok(());
         }
         let (rows, sizes) = match form {
-            // A weight's gradient sums over the rows of the batch.
+            // The gradient of a weight sums over the rows of the batch.
             Form::Weight => (bucket(k), [m, n]),
             _ if a.kind == Kind::F32 && !split => (PINNED, [n, k]),
             _ => (bucket(m), [n, k]),
@@ -148,7 +148,7 @@ impl Products {
         };
         let mut status = self.multiply(product, ready, stream);
         if status == NOT_SUPPORTED {
-            // The bucket's algorithm does not take so few rows.
+            // The algorithm of the bucket does not accept so few rows.
             let plan = self.pick(product, &exact)?;
             self.ready.insert(exact, Ready { plan, ..ready });
             status = self.multiply(product, Ready { plan, ..ready }, stream);
@@ -156,7 +156,7 @@ impl Products {
         if status == 0 { Ok(()) } else { check(&format!("cublasLtMatmul of {form:?} {m}x{n}x{k}"), status) }
     }
 
-    /// Descriptors for a product, which are kept: the blocks of a model ask for the same ones.
+    /// Descriptors of a product. They are kept, since the blocks of a model need the same ones.
     fn prepare(&mut self, product: &Product, key: Key, exact: Key) -> Result<Ready> {
         let plan = match self.known.get(&key) {
             Some(plan) => *plan,
@@ -222,7 +222,7 @@ impl Products {
         Ok(Plan { operation, algorithm: found[0].algorithm })
     }
 
-    /// The library's best algorithms, the best one first; how many there are.
+    /// The library's best algorithms, the best one first; returns their number.
     fn heuristic(
         &self,
         product: &Product,

@@ -1,4 +1,4 @@
-//! Where a device's time goes.
+//! Where the time on a device goes.
 
 /// All runs of one kernel or product.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +28,7 @@ pub fn add(entries: &mut Vec<Entry>, name: &str, seconds: f64, bytes: usize, flo
     entry.flop += flop;
 }
 
-/// A table of `entries`, the longest first; `wall` are the seconds that passed meanwhile.
+/// A table of `entries`, the longest first; `wall` is the elapsed time in seconds.
 pub fn table(entries: &[Entry], wall: f64) -> String {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

@@ -1,27 +1,27 @@
-//! Long files go to the disk while they are still being written.
+//! Syncs long files to the disk while they are being written.
 
 use std::fs::File;
 use std::io::{Result, Write};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// Bytes after which the disk is set to work. By itself a system may wait for gigabytes, or for the last sync.
+/// Bytes after which a sync is started. The system on its own may wait for gigabytes, or for the last sync.
 const SPAN: usize = 128 << 20;
-/// Bytes that are written at once, at most.
+/// Largest number of bytes written at once.
 const WRITE: usize = 8 << 20;
 
-/// Writes to a file, whose bytes another thread syncs as they come, so that little is left for the sync at the end.
+/// Writes to a file while another thread syncs it, so that little is left for the sync at the end.
 pub struct Draining<'a> {
     file: &'a File,
     span: usize,
-    /// Bytes since the last sync was asked for.
+    /// Bytes since the last sync was started.
     fresh: usize,
     syncing: Option<Syncing>,
 }
 
 struct Syncing {
     ask: SyncSender<()>,
-    /// Ends with the first error: the system tells each only once, so it may not be lost.
+    /// Ends with the first error: the system reports an error only once, so it must not be lost.
     thread: JoinHandle<Result<()>>,
 }
 
@@ -31,10 +31,10 @@ impl<'a> Draining<'a> {
         Self { file, span: SPAN, fresh: 0, syncing: None }
     }
 
-    /// Waits for what was asked of the disk. The caller syncs the file.
+    /// Waits for the syncs that were started. The caller syncs the file.
     ///
     /// # Errors
-    /// If the disk failed.
+    /// If writing to the disk failed.
     pub fn finish(&mut self) -> Result<()> {
         let Some(Syncing { ask, thread }) = self.syncing.take() else { return Ok(()) };
         drop(ask);
@@ -47,7 +47,7 @@ impl<'a> Draining<'a> {
             return self.finish();
         }
         if let Some(syncing) = &self.syncing {
-            // Asked already: that sync takes these bytes with it.
+            // A sync is already running, or will start, that includes these bytes.
             let _ = syncing.ask.try_send(());
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl Write for Draining<'_> {
 }
 
 impl Drop for Draining<'_> {
-    /// Nothing is synced any more once the writer has given up.
+    /// Stops syncing once the writer has given up.
     fn drop(&mut self) {
         let _ = self.finish();
     }
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn a_disk_that_fails_is_told() {
-        // What cannot be synced: a pipe's end.
+        // The end of a pipe cannot be synced.
         let (_reader, writer) = std::io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
         let mut out = Draining::new(&file);

@@ -1,19 +1,19 @@
-//! What is being written under temporary names, so that a process that is told to stop can take it away.
+//! The list of temporary files being written, so that a process that is asked to stop can remove them.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static LISTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Tries to empty a directory that other threads still write to.
+/// Attempts to empty a directory that other threads still write to.
 const TRIES: usize = 100;
 
 fn listed() -> MutexGuard<'static, Vec<PathBuf>> {
-    // A list of paths is whole at any time.
+    // The list is consistent at any time.
     LISTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A temporary path, listed until this is dropped.
+/// A temporary path that stays on the list until this is dropped.
 pub(super) struct Listed(PathBuf);
 
 impl Listed {
@@ -33,14 +33,14 @@ impl Drop for Listed {
     }
 }
 
-/// Removes everything that is being written. For a process that ends at once: what still writes will fail.
+/// Removes everything that is being written. For a process that exits at once: threads that are still writing will fail.
 pub fn remove_temporaries() {
     remove(&listed());
 }
 
 fn remove(paths: &[PathBuf]) {
     for path in paths {
-        // A thread may make the next file while the last ones are removed.
+        // A thread may create the next file while the last ones are being removed.
         let gone = |_| {
             let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir_all(path));
             !path.exists()
@@ -64,7 +64,7 @@ mod tests {
         std::fs::write(at("directory/inside"), "x").unwrap();
         let _listed = ["file", "directory", "never made"].map(|name| Listed::new(&at(name)));
         drop(Listed::new(&at("done")));
-        // Of this test alone: others write beside it.
+        // Only this test's: other tests write in parallel.
         let ours =
             || listed().iter().filter(|path| path.starts_with(place.path())).cloned().collect::<Vec<_>>();
         assert_eq!(ours().len(), 3);

@@ -1,4 +1,4 @@
-//! Token by token, until an end-of-text token, a stop text, or the limit.
+//! Decoding, one token at a time, until an end-of-text token, a stop text or the limit.
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -31,18 +31,18 @@ pub struct Completion {
     pub finish_reason: FinishReason,
 }
 
-/// When to end.
+/// When a completion ends.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    /// Tokens, at most.
+    /// Maximum number of new tokens.
     pub max_new_tokens: usize,
     /// End-of-text tokens.
     pub eos: Vec<u32>,
-    /// Texts to stop before.
+    /// Texts before which to stop.
     pub stop: Vec<String>,
 }
 
-/// A prompt, and how its completion is drawn.
+/// A prompt, and how to sample its completion.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The prompt's tokens.
@@ -51,7 +51,7 @@ pub struct Request {
     pub sampling: SamplingConfig,
 }
 
-/// Sequences that are continued at once.
+/// Number of sequences that are continued at once.
 pub const TOGETHER: usize = 64;
 
 /// Completes `prompt` under one of the two policies.
@@ -78,7 +78,7 @@ pub fn complete(
     }
 }
 
-/// Completes all prompts, in order. On a device many are continued at once, each to the same text as alone.
+/// Completes all prompts, in order. On a device many are continued at once; each text is the one the prompt gets alone.
 ///
 /// # Errors
 /// As [`complete`].
@@ -123,7 +123,7 @@ fn together(
         let counts: Vec<usize> = next.iter().map(|next| next.tokens.len()).collect();
         let vocab = logits.len() / waiting.len();
         waiting.iter().zip(counts).for_each(|(i, count)| seen[*i] += count);
-        // Each sequence draws from its own logits, all at once.
+        // Each sequence is sampled from its own logits, all of them at once.
         let mut active: Vec<(usize, &mut Growing)> =
             growing.iter_mut().enumerate().filter(|(i, _)| waiting.binary_search(i).is_ok()).collect();
         let ended = active
@@ -139,7 +139,7 @@ fn together(
     Ok(done.into_iter().flatten().collect())
 }
 
-/// New tokens that a prompt leaves room for.
+/// New tokens that fit after a prompt.
 fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
     if prompt.is_empty() {
         return Err(Error::Data(
@@ -154,7 +154,7 @@ struct Growing {
     prompt: usize,
     sampler: Sampler,
     tokens: Vec<u32>,
-    /// Tokens, at most.
+    /// Maximum number of tokens.
     most: usize,
 }
 
@@ -163,12 +163,12 @@ impl Growing {
         Self { prompt: prompt.len(), sampler: Sampler::new(sampling), tokens: Vec::new(), most }
     }
 
-    /// What the model reads next.
+    /// The token that the model reads next.
     fn next(&self) -> &[u32] {
         &self.tokens[self.tokens.len().saturating_sub(1)..]
     }
 
-    /// Draws a token; the completion, if that ended it.
+    /// Samples a token; returns the completion if this token ended it.
     fn take(
         &mut self,
         logits: &[f32],
@@ -213,7 +213,7 @@ impl Growing {
     }
 }
 
-/// Where the text before the earliest stop text ends.
+/// The length of the text before the first stop text.
 fn stopped(tokenizer: &ChatTokenizer, tokens: &[u32], stop: &[String]) -> Result<Option<usize>> {
     if stop.is_empty() {
         return Ok(None);

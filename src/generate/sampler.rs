@@ -1,4 +1,4 @@
-//! From logits to a token: greedy, or drawn from the tempered distribution cut to its likeliest tokens.
+//! From logits to a token: greedy, or sampled from the tempered distribution limited to its most likely tokens.
 
 use rand::SeedableRng;
 use rand::distr::Distribution;
@@ -10,17 +10,17 @@ use crate::error::{Error, Result};
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingConfig {
-    /// 0: the likeliest token.
+    /// 0: always the most likely token.
     pub temperature: f64,
-    /// Among the k likeliest.
+    /// Sample from the k most likely tokens.
     pub top_k: Option<usize>,
-    /// Among the likeliest that make up this probability (Holtzman et al. 2019, arXiv 1904.09751).
+    /// Sample from the most likely tokens with this total probability (Holtzman et al. 2019, arXiv 1904.09751).
     pub top_p: Option<f64>,
-    /// Of the stream of random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
-/// Below this temperature only logits that are equal to within rounding could be told apart: it counts as 0.
+/// Temperatures below this count as 0: they only tell apart logits that are equal to within rounding.
 const COLDEST: f64 = 1e-6;
 
 /// A seeded sampler.
@@ -55,7 +55,7 @@ impl Sampler {
         Ok(order[drawn] as u32)
     }
 
-    /// The tokens to draw from: first the k likeliest, of those the likeliest that make up `top_p`.
+    /// The tokens to sample from: first the k most likely, then the most likely of these with total probability `top_p`.
     fn candidates(&self, probabilities: &[f32]) -> Vec<usize> {
         let mut tokens: Vec<usize> = (0..probabilities.len()).collect();
         if let Some(k) = self.config.top_k.filter(|k| *k < tokens.len()) {
@@ -76,7 +76,7 @@ impl Sampler {
     }
 }
 
-/// The first of the greatest.
+/// The index of the largest logit, the first of several.
 fn likeliest(logits: &[f32]) -> usize {
     let better = |best: usize, next: usize| if logits[next] > logits[best] { next } else { best };
     (0..logits.len()).reduce(better).unwrap_or(0)
@@ -112,7 +112,7 @@ mod tests {
         SamplingConfig { temperature, top_k, top_p, seed: 7 }
     }
 
-    /// Within four standard errors of a share in 20,000 draws.
+    /// Checks shares of 20,000 draws, within four standard errors.
     #[track_caller]
     fn near(found: &[f64], expected: [f64; 4]) {
         for (found, expected) in found.iter().zip(expected) {

@@ -22,17 +22,17 @@ use super::path::{RepoPath, encode};
 use super::progress::Progress;
 use crate::error::{Error, Result};
 
-/// The names of all files of a commit, as the server or a directory gave them: not checked yet.
+/// The names of all files of a commit, as the server or a directory gave them; not checked yet.
 pub(super) type Listing = BTreeSet<String>;
 
-/// What kind of repository an id names.
+/// The kind of repository that an id names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Model,
     Dataset,
 }
 
-/// A repository at a revision, and its place in the cache and on the Hub.
+/// A repository at a revision, with its place in the cache and on the Hub.
 #[derive(Clone, Debug)]
 pub(super) struct Repository {
     pub(super) kind: Kind,
@@ -65,7 +65,7 @@ impl Repository {
         }
     }
 
-    /// The path under which the Hub tells a revision's commit and files.
+    /// The path under which the Hub gives the commit and the files of a revision.
     pub(super) fn info_url(&self) -> String {
         let kind = match self.kind {
             Kind::Model => "models",
@@ -93,7 +93,7 @@ impl Repository {
         self.directory().join("blobs").join(etag)
     }
 
-    /// The commit that the revision was at when last looked up; a commit is itself.
+    /// The commit of the revision when it was last looked up; a commit is its own.
     pub(super) fn commit(&self) -> Option<String> {
         let revision = self.id.revision();
         if is_commit(revision) {
@@ -103,7 +103,7 @@ impl Repository {
         Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// Remembers that the revision is at `commit`.
+    /// Records that the revision is at `commit`.
     pub(super) fn set_commit(&self, commit: &str) -> Result<()> {
         if self.commit().as_deref() == Some(commit) {
             return Ok(());
@@ -128,7 +128,7 @@ impl Repository {
         serde_json::from_slice::<Tree>(&tree).ok().map(|tree| tree.files.into_keys().collect())
     }
 
-    /// Remembers all files of `commit`.
+    /// Records all files of `commit`.
     pub(super) fn set_listing(&self, commit: &str, listing: &Listing) -> Result<()> {
         if self.listing(commit).as_ref() == Some(listing) {
             return Ok(());
@@ -145,8 +145,8 @@ impl Repository {
         found
     }
 
-    /// Waits until no other process writes the blob `etag`; it stays so while the result lives. Python takes the same
-    /// lock on the same file.
+    /// Waits until no other process writes the blob `etag`, and keeps others from it while the result lives. Python takes the
+    /// same lock on the same file.
     pub(super) fn lock(&self, etag: &str, progress: &dyn Progress) -> Result<File> {
         let path = self.root.join(".locks").join(self.layout().folder_name()).join(format!("{etag}.lock"));
         make_parent(&path)?;
@@ -168,7 +168,7 @@ impl Repository {
         Ok(file)
     }
 
-    /// Lets `file` of `commit` stand for the blob `etag`: a relative link, or a copy where links cannot be.
+    /// Makes `file` of `commit` refer to the blob `etag`: by a relative link, or by a copy where links are not possible.
     pub(super) fn link(&self, commit: &str, file: &RepoPath, etag: &str) -> Result<()> {
         let path = self.snapshot(commit).join(file.to_path());
         make_parent(&path)?;

@@ -1,4 +1,4 @@
-//! The `configs` of a data set's card: the YAML in front of its `README.md`, which says what belongs to which split.
+//! The `configs` of a data set's card: the YAML at the top of its `README.md`, which assigns files to splits.
 //!
 //! Format: <https://huggingface.co/docs/hub/datasets-manual-configuration>.
 
@@ -21,7 +21,7 @@ pub(super) struct CardConfig {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(untagged)]
 enum DataFiles {
-    /// Patterns of the one split `train`.
+    /// Patterns of a single split, `train`.
     Train(Patterns),
     Splits(Vec<Split>),
 }
@@ -52,10 +52,10 @@ fn default_name() -> String {
     "default".into()
 }
 
-/// The configurations that the card `readme` declares; none where it declares none.
+/// The configurations that the card `readme` declares; empty if it declares none.
 ///
 /// # Errors
-/// What is wrong with its YAML.
+/// A description of what is wrong with its YAML.
 pub(super) fn configs(readme: &str) -> Result<Vec<CardConfig>, String> {
     #[derive(Deserialize)]
     struct Card {
@@ -84,7 +84,7 @@ fn front_matter(readme: &str) -> Option<String> {
 }
 
 impl CardConfig {
-    /// The splits and their patterns, relative to the repository; none where only a directory is named.
+    /// The splits and their patterns, relative to the repository; empty if the card only names a directory.
     pub(super) fn splits(&self) -> Vec<(&str, Vec<String>)> {
         let within = |patterns: &Patterns| patterns.as_slice().iter().map(|p| self.within(p)).collect();
         match &self.data_files {
@@ -108,7 +108,7 @@ impl CardConfig {
     }
 }
 
-/// Whether a pattern of a card names `file`: `*` stays within a directory, `**` does not.
+/// Whether a pattern of a card matches `file`: `*` stays within a directory, `**` does not.
 pub(super) fn matches(pattern: &str, file: &str) -> bool {
     let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
     pattern == file || Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_with(file, options))

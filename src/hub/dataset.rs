@@ -1,4 +1,4 @@
-//! Which files of a data set's repository a configuration and a split of it are.
+//! Which files of a data set's repository belong to a configuration and a split of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,11 +10,11 @@ use super::path::RepoPath;
 use super::split::split_of;
 use crate::error::{Error, Result};
 
-/// The split where none is named.
+/// The split if none is named.
 const DEFAULT_SPLIT: &str = "train";
-/// What the data room reads.
+/// Extensions that `data` reads.
 const READABLE: [&str; 3] = ["jsonl", "ndjson", "json"];
-/// Data that is there and cannot be read: named in messages.
+/// Extensions of data files that are not supported, to be named in messages.
 const OTHER: [&str; 10] = ["parquet", "csv", "tsv", "arrow", "gz", "zst", "xz", "zip", "tar", "txt"];
 /// JSON files that describe data (`datasets.data_files.FILES_TO_IGNORE`).
 const IGNORED: [&str; 4] = ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"];
@@ -23,7 +23,7 @@ const IGNORED: [&str; 4] = ["config.json", "dataset_info.json", "dataset_infos.j
 pub struct DatasetRef {
     /// The repository and its revision.
     pub id: HubId,
-    /// A configuration that the data set's card declares, or a directory of it.
+    /// A configuration that the data set's card declares, or a directory of the data set.
     pub config: Option<String>,
     /// `train` if none is named.
     pub split: Option<String>,
@@ -33,7 +33,7 @@ impl DatasetRef {
     /// Reads `owner/name[/config][@revision][:split]`.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the part that cannot be.
+    /// [`Error::Config`] naming the invalid part.
     pub fn parse(text: &str) -> Result<Self> {
         let (rest, split) = match text.split_once(':') {
             Some((rest, split)) => (rest, Some(split)),
@@ -83,10 +83,10 @@ impl fmt::Display for DatasetRef {
     }
 }
 
-/// The files of `wanted`, in the order of their names, and a word about data files left out.
+/// The files of `wanted`, in the order of their names, and a note about data files that are left out.
 ///
 /// # Errors
-/// [`Error::Hub`] or [`Error::Config`] naming the configurations, splits or formats there are.
+/// [`Error::Hub`] or [`Error::Config`] listing the configurations, splits or formats that exist.
 pub(super) fn select(
     wanted: &DatasetRef,
     listing: &Listing,
@@ -228,7 +228,7 @@ fn by_card<'a>(
     Ok(files)
 }
 
-/// The split of a file is told by its name, else by the nearest directory; where no file tells, all are `train`.
+/// A file's name decides its split, else the nearest directory does; if no file has one, all are `train`.
 fn by_name<'a>(wanted: &DatasetRef, data: &BTreeSet<&'a str>) -> Result<BTreeSet<&'a str>> {
     let mut splits: BTreeMap<String, BTreeSet<&'a str>> = BTreeMap::new();
     for name in data {

@@ -1,4 +1,4 @@
-//! Files and links of a cache that others share.
+//! Files and links of a cache that is shared with other programs.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use tempfile::NamedTempFile;
 use super::cache::Listing;
 use crate::error::{Error, Result};
 
-/// Directories deeper than this are not looked into: a loop of links would have no end.
+/// Directories deeper than this are ignored: a loop of links would never end.
 pub(super) const MAX_DEPTH: usize = 16;
 
-/// Adds the files below `directory`, named relative to where the walk began.
+/// Adds the files below `directory`, named relative to the start of the walk.
 pub(super) fn walk(directory: &Path, prefix: &str, depth: usize, found: &mut Listing) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
@@ -26,7 +26,7 @@ pub(super) fn walk(directory: &Path, prefix: &str, depth: usize, found: &mut Lis
     }
 }
 
-/// Makes the directory that `path` lies in.
+/// Creates the parent directory of `path`.
 pub(super) fn make_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).map_err(Error::write(parent))
@@ -37,8 +37,8 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// A temporary file beside `path`, synced, then renamed. Others may share the cache, so it gets the mode of a new file
-/// instead of a temporary one's 0600.
+/// Writes a temporary file beside `path`, syncs it and renames it. Other users may share the cache, so the file gets the
+/// mode of a new file instead of a temporary one's 0600.
 pub(super) fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     make_parent(path)?;
     let mut builder = tempfile::Builder::new();

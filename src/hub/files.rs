@@ -14,7 +14,7 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-/// Read where they are; not every model has all of them.
+/// Read if they exist; not every model has all of them.
 const OPTIONAL: [&str; 8] = [
     "generation_config.json",
     "tokenizer.json",
@@ -25,19 +25,19 @@ const OPTIONAL: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
-/// An index names a few hundred thousand tensors at most.
+/// Limit of an index's size; it names a few hundred thousand tensors at most.
 const MAX_INDEX: u64 = 64 << 20;
 
-/// What is needed, or what stands in the way of it.
+/// The files that are needed, or why they cannot be had.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// These files, and those that the index among them names.
     Files { files: Vec<RepoPath>, index: Option<RepoPath> },
-    /// These files are needed and not there; `instead` is there and cannot be read.
+    /// These files are needed and missing; `instead` exists and cannot be read.
     Missing { files: Vec<&'static str>, instead: Vec<String> },
 }
 
-/// The files of a model. One file of weights comes before an index, as in transformers.
+/// The files of a model. A single file of weights is preferred to an index, as in transformers.
 pub(super) fn model(listing: &Listing) -> Plan {
     let weights = [WEIGHTS, INDEX].into_iter().find(|name| listing.contains(*name));
     let missing: Vec<_> = [(CONFIG, listing.contains(CONFIG)), (WEIGHTS, weights.is_some())]
@@ -77,7 +77,7 @@ fn foreign_weights(listing: &Listing) -> Vec<String> {
 /// The files that the index at `path` names, in the order of their names.
 ///
 /// # Errors
-/// [`Error::Weights`] where it is no index, or names a file that is not a plain `.safetensors` beside it.
+/// [`Error::Weights`] if it is not an index, or names a file that is not a plain `.safetensors` beside it.
 pub(super) fn shards(path: &Path) -> Result<Vec<RepoPath>> {
     #[derive(Deserialize)]
     struct Index {
@@ -89,8 +89,8 @@ pub(super) fn shards(path: &Path) -> Result<Vec<RepoPath>> {
         return Err(wrong(format!("{size} bytes are too many for an index (at most {MAX_INDEX})")));
     }
     let text = fs::read(path).map_err(Error::read(path))?;
-    let index: Index =
-        serde_json::from_slice(&text).map_err(|e| wrong(format!("no index of safetensors files: {e}")))?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|e| wrong(format!("not an index of safetensors files: {e}")))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort_unstable();
     names.dedup();

@@ -1,4 +1,4 @@
-//! Requests to the Hub: redirects followed here rather than by the HTTP crate, because the Hub tells a file's ETag and
+//! Requests to the Hub. Redirects are followed here rather than by the HTTP crate, because the Hub gives a file's ETag and
 //! size on the redirect itself, and because the token must not leave the Hub.
 
 use std::fs;
@@ -15,15 +15,15 @@ use super::url::{resolve, same_origin, show};
 use crate::error::{Error, Result};
 
 const MAX_REDIRECTS: usize = 10;
-/// The longest that a server may make us wait before a retry.
+/// The longest wait before a retry that a server may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Why a request did not succeed.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It may succeed later: a cut connection, a time-out, an overloaded server. With the wait the server asks for.
+    /// It may succeed later: a cut connection, a time-out, an overloaded server. With the wait that the server asks for.
     Passing(String, Option<Duration>),
-    /// It will not.
+    /// It will not succeed later.
     Final(Error),
 }
 
@@ -43,10 +43,10 @@ impl Failure {
     }
 }
 
-/// What a server said of a file before its bytes.
+/// The headers of a file, before its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Linked {
-    /// As it came, with quotes.
+    /// As the server sent it, with quotes.
     pub(super) etag: Option<String>,
     pub(super) size: Option<u64>,
     pub(super) commit: Option<String>,
@@ -55,7 +55,7 @@ pub(super) struct Linked {
 /// The response at the end of all redirects.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
-    /// From the first response that said so.
+    /// From the first response that had it.
     pub(super) linked: Linked,
 }
 
@@ -76,7 +76,7 @@ pub(super) enum Method {
     Head,
 }
 
-/// Connections to one Hub.
+/// Connections to one endpoint.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
@@ -97,7 +97,7 @@ impl Client {
             .timeout_recv_response(Some(settings.timeout))
             .timeout_per_read(Some(settings.timeout))
             .user_agent(concat!("dpo-lora/", env!("CARGO_PKG_VERSION")))
-            // The lengths that are checked are those of the file, not of a compressed form.
+            // The lengths that are compared are those of the file, not of a compressed form.
             .accept_encoding("identity");
         if matches!(endpoint.host(), Some("localhost" | "127.0.0.1" | "[::1]")) {
             config = config.proxy(None);
@@ -124,13 +124,13 @@ impl Client {
         self.attempts
     }
 
-    /// The wait after `failures` (1, 2, ...) attempts in a row, or what the server asked for.
+    /// The wait after `failures` (1, 2, ...) failed attempts in a row, or what the server asked for.
     pub(super) fn wait(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let doubled = self.backoff.saturating_mul(1 << failures.saturating_sub(1).min(6));
         asked.map_or(doubled, |asked| asked.clamp(doubled, MAX_RETRY_AFTER.max(doubled)))
     }
 
-    /// One request for the bytes of `path` from offset `from` on, with all its redirects.
+    /// One request for the bytes of `path` from offset `from`, with all its redirects.
     pub(super) fn send(&self, method: Method, path: &str, from: u64) -> Result<Answer, Failure> {
         let mut url = self.url(path).parse::<Uri>().map_err(|e| Failure::hub(format!("{path}: {e}")))?;
         let mut linked = Linked::default();
@@ -145,7 +145,7 @@ impl Client {
                 301 | 302 | 303 | 307 | 308 => self.follow(&url, headers)?,
                 _ => return Ok(Answer { response, linked }),
             };
-            // The redirect to the storage tells all that a HEAD asks for; the storage's own address is signed for GET.
+            // The redirect to the storage has all that a HEAD asks for; the storage's own address is signed for GET.
             if method == Method::Head && linked.etag.is_some() && !same_origin(&next, &url) {
                 return Ok(Answer { response, linked });
             }
@@ -172,7 +172,7 @@ impl Client {
         let location = header(headers, "location").unwrap_or_default();
         let next = resolve(url, location).ok_or_else(|| {
             let shown = location.split('?').next().unwrap_or_default();
-            Failure::hub(format!("{} is redirected to `{shown}`, which is no address", show(url)))
+            Failure::hub(format!("{} is redirected to `{shown}`, which is not an address", show(url)))
         })?;
         if url.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
             return Err(Failure::hub(format!(
@@ -189,7 +189,7 @@ fn endpoint(text: &str) -> Result<Uri> {
     let uri = text.parse::<Uri>().ok().filter(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none()
     });
-    // A name and a password would stand in every message that names the address.
+    // A user name and a password would appear in every message that names the address.
     uri.filter(|uri| !uri.authority().is_some_and(|authority| authority.as_str().contains('@'))).ok_or_else(|| {
         Error::Config(format!(
             "`{}` is no address of a Hub; set HF_ENDPOINT to one such as https://huggingface.co, and HF_TOKEN to log in",
@@ -220,7 +220,7 @@ fn certificates(path: &Path) -> Result<RootCerts> {
 fn failure(url: &Uri, error: &ureq::Error) -> Failure {
     let message = format!("{}: {error}", show(url));
     match error {
-        // rustls's word for a certificate it does not trust.
+        // rustls's wording for a certificate that it does not trust.
         ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::hub(format!(
             "{message}; behind a proxy that opens connections, set SSL_CERT_FILE to its certificates"
         )),
@@ -233,7 +233,7 @@ fn failure(url: &Uri, error: &ureq::Error) -> Failure {
     }
 }
 
-/// A header, if it is text.
+/// A header, if it is valid text.
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }

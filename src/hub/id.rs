@@ -1,11 +1,11 @@
-//! What a user names: a repository of the Hub, perhaps at a revision.
+//! Names given by the user: a repository of the Hub, with or without a revision.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// The revision where none is named.
+/// The revision if none is named.
 const DEFAULT_REVISION: &str = "main";
 
 /// A repository and a revision of it: `owner/name[@revision]`.
@@ -23,11 +23,11 @@ impl HubId {
     /// Reads `owner/name[@revision]`; the revision is a branch, a tag or a commit, `main` if none is named.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the part that cannot be.
+    /// [`Error::Config`] naming the invalid part.
     pub fn parse(text: &str) -> Result<Self> {
         let (repository, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         let refuse = |why: &str| {
-            Error::Config(format!("`{text}` is no Hub id: {why}; write owner/name or owner/name@revision"))
+            Error::Config(format!("`{text}` is not a Hub id: {why}; write owner/name or owner/name@revision"))
         };
         let Some((owner, name)) = repository.split_once('/') else {
             return Err(refuse("there is no `/` between owner and name"));
@@ -52,7 +52,7 @@ impl HubId {
     /// The same repository at another revision.
     ///
     /// # Errors
-    /// [`Error::Config`] where `revision` cannot be one.
+    /// [`Error::Config`] if `revision` is invalid.
     pub fn at(&self, revision: &str) -> Result<Self> {
         Self::parse(&format!("{}@{revision}", self.repository()))
     }
@@ -73,7 +73,7 @@ impl FromStr for HubId {
     }
 }
 
-/// Whether `text` is a full commit id, which is what the cache calls its snapshots.
+/// Whether `text` is a full commit id, the name of a snapshot in the cache.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
@@ -93,7 +93,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Git's own rules (`git check-ref-format`), narrowed to what branches and tags are made of.
+/// Git's own rules (`git check-ref-format`), narrowed to the usual characters of branches and tags.
 fn check_revision(revision: &str) -> Result<(), &'static str> {
     let odd = |c: char| !(c.is_ascii_alphanumeric() || "-_./+".contains(c));
     match revision {

@@ -9,8 +9,8 @@
 //! # Ok::<(), dpo_lora::error::Error>(())
 //! ```
 //!
-//! Only what is needed is downloaded, only what is missing, and nothing when offline. A file has its name in the cache
-//! when all of its bytes are there, or not at all.
+//! Only files that are needed and missing are downloaded, and nothing in offline mode. A file gets its name in the cache
+//! when all of its bytes are there.
 
 mod cache;
 mod card;
@@ -46,19 +46,19 @@ pub use settings::{DEFAULT_ENDPOINT, Settings, Token};
 
 use crate::error::{Error, Result};
 
-/// A directory that holds the files of a commit; more of them than were asked for, where others shared the cache.
+/// A directory with the files of a commit; possibly more than were asked for, since the cache is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where the files are, under their names in the repository.
+    /// The directory; files have their names in the repository.
     pub directory: PathBuf,
-    /// The commit, 40 hexadecimal digits: naming it as the revision gives the same files for ever.
+    /// The commit, 40 hexadecimal digits: as a revision it always gives the same files.
     pub commit: String,
 }
 
 /// The files of a part of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetFiles {
-    /// Where they are.
+    /// Their directory.
     pub snapshot: Snapshot,
     /// `.jsonl`, `.ndjson` and `.json` files in the order of their names.
     pub files: Vec<PathBuf>,
@@ -78,11 +78,11 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// The Hub that the environment names: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH` and
+    /// The Hub that the environment describes: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH` and
     /// `HF_HUB_OFFLINE`, as Python's `huggingface_hub` reads them.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the variable that cannot be.
+    /// [`Error::Config`] naming the invalid variable.
     pub fn from_env() -> Result<Self> {
         Self::new(Settings::from_env()?)
     }
@@ -90,22 +90,22 @@ impl Hub {
     /// The Hub of `settings`.
     ///
     /// # Errors
-    /// [`Error::Config`] where the endpoint is no address.
+    /// [`Error::Config`] if the endpoint is not a valid address.
     pub fn new(settings: Settings) -> Result<Self> {
         Ok(Self { client: Client::new(&settings)?, settings, progress: Box::new(Silent) })
     }
 
-    /// Tells `progress` about downloads.
+    /// Reports downloads to `progress`.
     #[must_use]
     pub fn with_progress(self, progress: impl Progress + 'static) -> Self {
         Self { progress: Box::new(progress), ..self }
     }
 
-    /// The files of a causal language model: its configuration, its tokenizer, its safetensors weights.
+    /// The files of a causal language model: configuration, tokenizer and safetensors weights.
     ///
     /// # Errors
-    /// [`Error::Hub`] where the repository cannot be reached or read, or has no such files; offline, it names those that
-    /// are not in the cache. [`Error::Weights`] for an index of weights that is none or names a file elsewhere.
+    /// [`Error::Hub`] if the repository cannot be reached or read, or has no such files; in offline mode, it names those that
+    /// are not in the cache. [`Error::Weights`] if the index of the weights is invalid or names a file elsewhere.
     pub fn model(&self, id: &HubId) -> Result<Snapshot> {
         self.planned(id, "a model with safetensors weights", files::model)
     }
@@ -118,10 +118,10 @@ impl Hub {
         self.planned(id, "a PEFT adapter with safetensors weights", files::adapter)
     }
 
-    /// The `.jsonl` and `.json` files of a part of a data set: what its card puts there, else what their names tell.
+    /// The `.jsonl` and `.json` files of a part of a data set: as its card assigns them, else by their names.
     ///
     /// # Errors
-    /// As [`Hub::model`]; [`Error::Config`] where there is no such configuration or split, naming those there are.
+    /// As [`Hub::model`]; [`Error::Config`] if there is no such configuration or split, naming those that exist.
     pub fn dataset(&self, wanted: &DatasetRef) -> Result<DatasetFiles> {
         let repository = Repository::new(&self.settings.cache, Kind::Dataset, &wanted.id);
         let at = self.resolve(&repository)?;
@@ -141,7 +141,7 @@ impl Hub {
         let text = fs::read(&path).map_err(Error::read(&path))?;
         Ok(card::configs(&String::from_utf8_lossy(&text)).unwrap_or_else(|why| {
             self.progress
-                .note(&format!("the card of {} is not used, it is no valid YAML: {why}", repository.id));
+                .note(&format!("the card of {} is not used: it is not valid YAML: {why}", repository.id));
             Vec::new()
         }))
     }

@@ -1,10 +1,10 @@
-//! Names that come from a server or from an index file, before they become paths.
+//! Names from a server or an index file, checked before they become paths.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// A file's path inside its repository: relative, `/` between its parts, and unable to leave the directory it is joined
-/// to.
+/// A file's path inside its repository: relative, with `/` between its parts; it cannot leave the directory that it is
+/// joined to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RepoPath(String);
 
@@ -29,12 +29,12 @@ impl RepoPath {
         &self.0
     }
 
-    /// The path, as this system writes it.
+    /// The path in the form of this system.
     pub(super) fn to_path(&self) -> PathBuf {
         self.0.split('/').collect()
     }
 
-    /// How many directories it lies under.
+    /// The number of directories above it.
     pub(super) fn depth(&self) -> usize {
         self.0.matches('/').count()
     }

@@ -1,9 +1,9 @@
-//! How far a download is, for whoever draws it.
+//! The progress of downloads, for a display.
 
-/// Told about downloads as they go. Every method has an empty default.
+/// Receives the progress of downloads. Every method has an empty default.
 pub trait Progress {
-    /// A file of `size` bytes (if known) begins, of which `have` bytes are there already. A file that has to start over
-    /// begins again.
+    /// A file of `size` bytes (if known) starts, of which `have` bytes are there already. A file that has to start over
+    /// starts again.
     fn begin(&self, _file: &str, _size: Option<u64>, _have: u64) {}
     /// `bytes` more were received.
     fn advance(&self, _bytes: u64) {}
@@ -13,7 +13,7 @@ pub trait Progress {
     fn note(&self, _message: &str) {}
 }
 
-/// Says nothing.
+/// Prints nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,4 +1,4 @@
-//! What a status that is no success means, and what to do about it.
+//! What an unsuccessful status means, and what to do about it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::cache::Repository;
 use super::http::{Answer, Client, Failure};
 
 impl Client {
-    /// What a status that is no success means for `what` of `repository`.
+    /// The error of an unsuccessful status for `what` of `repository`.
     pub(super) fn refusal(&self, answer: &Answer, repository: &Repository, what: &str) -> Failure {
         let id = &repository.id;
         let page = self.url(&repository.page());
@@ -41,7 +41,7 @@ impl Client {
     }
 }
 
-/// A server's words, short enough for a line.
+/// The text of a server's answer, shortened to one line.
 fn clip(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

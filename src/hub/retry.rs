@@ -1,4 +1,4 @@
-//! Again, for as long as it helps.
+//! Retries with growing waits.
 
 use std::thread;
 
@@ -6,11 +6,11 @@ use super::http::{Client, Failure};
 use super::progress::Progress;
 use crate::error::Error;
 
-/// Runs `attempt` until it succeeds, fails for good, or has failed `attempts` times in a row without getting further:
-/// `attempt` tells in its argument how far it got.
+/// Runs `attempt` until it succeeds, fails permanently, or has failed `attempts` times in a row without progress, which
+/// `attempt` reports through its argument.
 ///
 /// # Errors
-/// The last failure; a passing one still as such.
+/// The last failure; a temporary one keeps its kind.
 pub(super) fn retry<T>(
     client: &Client,
     attempts: u32,
@@ -38,7 +38,7 @@ pub(super) fn retry<T>(
     }
 }
 
-/// What a user can do about a failure that would not pass.
+/// What a user can do about a failure that persists.
 pub(super) fn give_up(failure: Failure, attempts: u32) -> Error {
     match failure {
         Failure::Final(error) => error,

@@ -1,4 +1,4 @@
-//! Where the Hub is, where its cache is, and who asks: read from the environment as Python's `huggingface_hub` does.
+//! Settings of the Hub client, read from the environment as Python's `huggingface_hub` does.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// The Hub where `HF_ENDPOINT` names no other.
+/// The Hub unless `HF_ENDPOINT` names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// An access token. It is never shown.
+/// An access token. It is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A token from its text, which is trimmed; `None` where nothing is left.
+    /// A token from its text, which is trimmed; `None` if the text is empty.
     ///
     /// # Errors
-    /// [`Error::Config`] where it holds what no token holds, such as a line break in its middle.
+    /// [`Error::Config`] if it has characters that no token has, such as a line break in the middle.
     pub fn parse(text: &str, origin: &str) -> Result<Option<Self>> {
         let text = text.trim();
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -42,29 +42,29 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a [`Hub`](super::Hub) is built from.
+/// Settings of a [`Hub`](super::Hub).
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The cache, shared with Python: it holds `models--owner--name/` and `datasets--owner--name/`.
     pub cache: PathBuf,
-    /// Scheme, host and perhaps a path, without a `/` at its end.
+    /// Scheme, host and possibly a path, without a trailing `/`.
     pub endpoint: String,
     /// Sent to the endpoint only, never to a host it redirects to.
     pub token: Option<Token>,
-    /// PEM certificates to trust instead of Mozilla's: those of a company's proxy.
+    /// PEM certificates to trust instead of Mozilla's, such as those of a company's proxy.
     pub certificates: Option<PathBuf>,
-    /// Never touch the network.
+    /// Whether the network is never used.
     pub offline: bool,
-    /// How often a request is tried that fails for a reason that may pass; bytes received count as a new start.
+    /// How often a request is tried that fails for a temporary reason; the count restarts when bytes were received.
     pub attempts: u32,
-    /// The wait before the second attempt; it doubles with each one.
+    /// The wait before the second attempt; it doubles each time.
     pub backoff: Duration,
     /// How long a connection may be silent.
     pub timeout: Duration,
 }
 
 impl Settings {
-    /// Settings for `cache` with everything else as in an empty environment.
+    /// Settings for `cache`, and the defaults for everything else.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),
@@ -90,7 +90,7 @@ impl Settings {
     /// `HF_HUB_OFFLINE`, `SSL_CERT_FILE` (or `REQUESTS_CA_BUNDLE`), and `XDG_CACHE_HOME` for the default of `HF_HOME`. An empty variable counts as unset.
     ///
     /// # Errors
-    /// [`Error::Config`] where the endpoint or the token cannot be one, or there is no place for the cache.
+    /// [`Error::Config`] if the endpoint or the token is invalid, or there is no place for the cache.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Result<Self> {
         let value = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let path = |name: &str| value(name).map(|value| expand(Path::new(&value), home.as_deref()));
@@ -132,7 +132,7 @@ fn token_file(path: &Path) -> Result<Option<Token>> {
     }
 }
 
-/// `~` and `~/...`, which Python expands too: shells do not inside quotes or unit files.
+/// `~` and `~/...`, which Python expands too, because shells do not inside quotes or unit files.
 fn expand(path: &Path, home: Option<&Path>) -> PathBuf {
     match (path.strip_prefix("~"), home) {
         (Ok(rest), Some(home)) => home.join(rest),

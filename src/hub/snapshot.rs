@@ -1,4 +1,4 @@
-//! From a revision to a commit, the names of its files, and those files in the cache.
+//! From a revision to its commit, the names of its files, and the files in the cache.
 
 use std::path::PathBuf;
 
@@ -13,14 +13,14 @@ use super::transfer::Transfer;
 use super::{Hub, Snapshot};
 use crate::error::{Error, Result};
 
-/// The answer to a question about a revision is not longer: 100,000 file names.
+/// Limit of an answer about a revision: 100,000 file names.
 const MAX_INFO: u64 = 32 << 20;
 
-/// A revision, looked up.
+/// A resolved revision.
 #[derive(Debug)]
 pub(super) struct Revision {
     pub(super) commit: String,
-    /// All files of the commit, or with `known` false those that the cache has.
+    /// All files of the commit, or with `known` false those in the cache.
     pub(super) listing: Listing,
     known: bool,
     /// Why the network is not used, if it is not.
@@ -28,18 +28,18 @@ pub(super) struct Revision {
 }
 
 impl Revision {
-    /// Says of an error that it was met without the network.
+    /// Adds to an error that it occurred without the network.
     pub(super) fn explain(&self, error: Error) -> Error {
         match (&self.offline, error) {
             (Some(reason), Error::Hub(text)) if !self.known => {
-                Error::Hub(format!("{text}. This is of what the cache has: {reason}"))
+                Error::Hub(format!("{text}. Only the cache was searched: {reason}"))
             }
             (_, error) => error,
         }
     }
 }
 
-/// What the Hub tells of a revision.
+/// The Hub's answer about a revision.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
@@ -53,8 +53,8 @@ struct Sibling {
 }
 
 impl Hub {
-    /// The commit that the revision is at, and its files: from the Hub; from the cache for a commit whose files are
-    /// known, when offline, and when the Hub cannot be reached.
+    /// The commit of the revision, and its files. They come from the Hub; from the cache for a commit whose files are
+    /// known, in offline mode, and when the Hub cannot be reached.
     pub(super) fn resolve(&self, repository: &Repository) -> Result<Revision> {
         let cached = repository.commit().map(|commit| {
             let listing = repository.listing(&commit);
@@ -79,7 +79,7 @@ impl Hub {
             if revision.known && pinned {
                 return Ok(revision);
             }
-            // With something to fall back on, a laptop without a network should not wait.
+            // With the cache as a fallback, a laptop without a network should not wait.
             return match retry(&self.client, 1, &*self.progress, |_| self.info(repository)) {
                 Err(Failure::Passing(reason, _)) => {
                     let commit = &revision.commit;
@@ -103,7 +103,7 @@ impl Hub {
         }
         let body = answer.response.into_body().into_with_config().limit(MAX_INFO).reader();
         let info: Info = serde_json::from_reader(body).map_err(|e| {
-            let message = format!("{}: the Hub's answer is not what a Hub says: {e}", repository.id);
+            let message = format!("{}: the answer of the Hub is invalid: {e}", repository.id);
             if e.is_io() { Failure::passing(message) } else { Failure::hub(message) }
         })?;
         let asked = repository.id.revision();
@@ -154,8 +154,8 @@ impl Hub {
         Ok(files.iter().map(|file| repository.snapshot(&at.commit).join(file.to_path())).collect())
     }
 
-    /// Remembers the revision. A branch moves in the cache when the new commit's files are all there, so that an
-    /// interrupted update leaves the old ones usable offline.
+    /// Records the revision. In the cache, a branch moves only when all files of the new commit are there, so that an
+    /// interrupted update leaves the old ones usable in offline mode.
     pub(super) fn finish(&self, repository: &Repository, at: &Revision) -> Result<Snapshot> {
         if at.offline.is_none() {
             let remembered = repository.set_listing(&at.commit, &at.listing).and_then(|()| {

@@ -1,13 +1,13 @@
-//! Which split a file is of, by its name.
+//! The split of a file, from its name.
 
-/// Words in a file's name that tell its split (`datasets.data_files.SPLIT_KEYWORDS`).
+/// Words in a file's name that name its split (`datasets.data_files.SPLIT_KEYWORDS`).
 const KEYWORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The split that the path `name` tells, as `datasets` reads it.
+/// The split in the path `name`, as `datasets` reads it.
 pub(super) fn split_of(name: &str) -> Option<String> {
     // `data/NAME-00000-of-00003.json`, as `push_to_hub` writes it, names any split.
     let file = name.rsplit('/').next().unwrap_or(name);

@@ -1,4 +1,4 @@
-//! One file from the Hub into the cache: resumed where it was cut, measured, hashed, and only then given its name.
+//! Downloads a file into the cache: resumed after an interruption, measured, hashed, and only then given its name.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,10 +14,10 @@ use super::progress::Progress;
 use super::retry::{give_up, retry};
 use crate::error::{Error, Result};
 
-/// Bytes between two calls of [`Progress::advance`], at most.
+/// Largest number of bytes between two calls of [`Progress::advance`].
 const BUFFER: usize = 1 << 18;
 
-/// What the Hub says of a file.
+/// The Hub's answer about a file.
 #[derive(Debug)]
 struct Meta {
     /// A file name.
@@ -25,7 +25,7 @@ struct Meta {
     size: Option<u64>,
 }
 
-/// A file on its way.
+/// A file that is being downloaded.
 pub(super) struct Transfer<'a> {
     pub(super) client: &'a Client,
     pub(super) progress: &'a dyn Progress,
@@ -35,7 +35,7 @@ pub(super) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Brings the file into the cache, unless its bytes are there under another name.
+    /// Downloads the file into the cache, unless its bytes are there under another name.
     pub(super) fn run(&self) -> Result<()> {
         let attempts = self.client.attempts();
         let meta = retry(self.client, attempts, self.progress, |_| self.meta())
@@ -43,7 +43,7 @@ impl Transfer<'_> {
         let blob = self.repository.blob(&meta.etag);
         if !blob.is_file() {
             let _lock = self.repository.lock(&meta.etag, self.progress)?;
-            // Another process may have written it while this one waited.
+            // Another process may have downloaded it while this one waited.
             if !blob.is_file() {
                 self.download(&meta, &blob)?;
             }
@@ -72,12 +72,12 @@ impl Transfer<'_> {
                 self.commit
             )));
         }
-        // The length of a redirect is that of its own text.
+        // The length of a redirect is that of its own body.
         let length = || answer.header("content-length").filter(|_| answer.status() == 200)?.parse().ok();
         Ok(Meta { etag: self.etag(&answer)?, size: answer.linked.size.or_else(length) })
     }
 
-    /// The ETag without its quotes, as Python names blobs; checked, because it becomes a file name.
+    /// The ETag without its quotes, which is how Python names blobs; checked, because it becomes a file name.
     fn etag(&self, answer: &Answer) -> Result<String, Failure> {
         let raw = answer.linked.etag.as_deref().or_else(|| answer.header("etag")).unwrap_or_default();
         let etag = raw.trim_start_matches("W/").trim_matches('"');
@@ -98,7 +98,7 @@ impl Transfer<'_> {
     fn download(&self, meta: &Meta, blob: &Path) -> Result<()> {
         let partial = blob.with_file_name(format!("{}.incomplete", meta.etag));
         make_parent(&partial)?;
-        // Not truncated: what an earlier run received is the beginning.
+        // Not truncated: its content is the beginning that an earlier run received.
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -118,11 +118,11 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// One request for what is missing of `file`.
+    /// One request for the missing part of `file`.
     fn receive(&self, meta: &Meta, file: &mut File, path: &Path, reached: &mut u64) -> Result<(), Failure> {
         let mut have = file.seek(SeekFrom::End(0)).map_err(Error::write(path))?;
         *reached = have;
-        // Without a length there is no telling whether a beginning is all.
+        // Without a length, an incomplete file would look complete.
         if have > 0 && meta.size.is_none_or(|size| have > size) {
             have = restart(file, path)?;
         }
@@ -219,8 +219,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// Holds the bytes to the ETag where that is their SHA-256, as of every large file on the Hub. (The ETag of a small
-    /// file is a Git blob id, but mirrors put their own there.)
+    /// Checks the bytes against the ETag if that is their SHA-256, as for every large file on the Hub. (The ETag of a small
+    /// file is a Git blob id, but mirrors use their own.)
     fn verify(&self, meta: &Meta, file: &mut File, path: &Path) -> Result<(), Failure> {
         if meta.etag.len() != 64 || !meta.etag.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Ok(());
@@ -247,7 +247,7 @@ impl Transfer<'_> {
     }
 }
 
-/// What was merely cut is kept for the next run; what is wrong is not.
+/// An incomplete file is kept for the next run; a wrong one is not.
 fn discard(path: &Path, message: String) -> Failure {
     drop(fs::remove_file(path));
     Failure::hub(message)

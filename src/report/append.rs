@@ -1,4 +1,4 @@
-//! A file that grows by whole records or not at all, and that a disk which is full for a while does not make forget.
+//! A file that grows by complete records. Records that a full disk refused are kept and written later.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Bytes of records that could not be written which are kept for another try.
+/// Bytes of records that are kept for another attempt when they could not be written.
 const MOST_PENDING: usize = 4 << 20;
 
-/// An append-only file. A record that was written in part (a full disk) is taken back before the next one, so a reader
-/// never meets half a record in the middle.
+/// An append-only file. A record that was written in part (a full disk) is removed before the next one, so a reader never
+/// sees half a record in the middle.
 pub(super) struct AppendFile {
     file: File,
     path: PathBuf,
@@ -42,12 +42,12 @@ impl AppendFile {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds `record` at the end, behind those that could not be written before.
+    /// Adds `record` at the end, after those that could not be written before.
     pub(super) fn append(&mut self, record: &[u8]) -> Result<()> {
         if self.pending.len() + record.len() <= MOST_PENDING {
             self.pending.extend(record);
@@ -55,7 +55,7 @@ impl AppendFile {
         self.flush().map_err(Error::write(&self.path))
     }
 
-    /// Makes what was added survive a power cut.
+    /// Makes the added records survive a power cut.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.flush().and_then(|()| self.file.sync_data()).map_err(Error::write(&self.path))
     }
@@ -65,7 +65,7 @@ impl AppendFile {
         let written = if pending.is_empty() { Ok(()) } else { self.write(&pending) };
         if written.is_err() {
             self.pending = pending;
-            // Half a record is not left for a reader either; if that fails too, the next try takes it back.
+            // Remove the half record now, for readers; if that fails too, the next attempt removes it.
             let _ = self.file.set_len(self.len);
         }
         written

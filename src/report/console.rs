@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{Event, Sink};
 use crate::error::{Error, Result};
 
-/// How much is said.
+/// How much is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verbosity {
     /// `-q`: warnings only.
@@ -17,7 +17,7 @@ pub enum Verbosity {
     Normal,
 }
 
-/// Tells a person how a run goes.
+/// Shows the progress of a run to a person.
 pub struct Console {
     verbosity: Verbosity,
     color: bool,
@@ -26,7 +26,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// On standard error: a bar if that is a terminal. Colours unless `NO_COLOR` is set (<https://no-color.org>).
+    /// On standard error, with a bar if that is a terminal. Colours unless `NO_COLOR` is set (<https://no-color.org>).
     pub fn stderr(verbosity: Verbosity) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -45,7 +45,7 @@ impl Console {
         let Self { bar, output, .. } = self;
         let mut write = || writeln!(output, "{text}").and_then(|()| output.flush());
         let written = match bar {
-            // The bar is taken away, the line written, the bar drawn again.
+            // Remove the bar, write the line, draw the bar again.
             Some(bar) => bar.suspend(write),
             None => write(),
         };
@@ -67,7 +67,7 @@ impl Sink for Console {
             (Event::Warning(text), _) => Some(format!("warning: {text}")),
             (_, Verbosity::Quiet) => None,
             (Event::Note(text), _) => Some((*text).to_string()),
-            // The bar shows training's figures; an evaluation's scroll by above it.
+            // The bar shows the figures of training; those of an evaluation scroll by above it.
             (Event::Metrics { values, .. }, _) if self.bar.is_some() && !is_evaluation(values) => None,
             (Event::Metrics { step, epoch, values }, _) => Some(metrics(*step, *epoch, values)),
             (Event::Start { .. } | Event::Progress { .. } | Event::Checkpoint | Event::End, _) => None,
@@ -90,7 +90,7 @@ fn advance(bar: &ProgressBar, event: &Event) {
         Event::Start { step, total_steps } => {
             bar.set_length(total_steps);
             bar.set_position(step);
-            // Steps done before a resume took no time of this process.
+            // Steps done before a resume took no time in this process.
             bar.reset_eta();
             bar.reset_elapsed();
         }
@@ -114,7 +114,7 @@ fn metrics(step: u64, epoch: f64, values: &[(&str, f64)]) -> String {
     format!("step {step}  epoch {epoch:.2}  {}", values.join("  "))
 }
 
-/// Four significant digits: enough to follow, short enough for a line.
+/// Four significant digits.
 fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 || !value.is_finite() {
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn both_styles_are_valid_templates() {
-        // `style` falls back silently; the bar's own characters show that it did not.
+        // `style` falls back silently; the characters of the bar show that it did not.
         for color in [true, false] {
             let bar =
                 ProgressBar::with_draw_target(Some(4), ProgressDrawTarget::hidden()).with_style(style(color));

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one object a line, `step` and `epoch` first.
+//! `metrics.jsonl`: one JSON object per line, `step` and `epoch` first.
 
 use std::path::Path;
 
@@ -8,26 +8,26 @@ use super::append::AppendFile;
 use super::{Event, Sink};
 use crate::error::{Error, Result};
 
-/// Writes every [`Event::Metrics`] as a line, in one write that no buffer holds back. Numbers that are not finite are `null`, since
+/// Writes every [`Event::Metrics`] as a line, in one unbuffered write. Numbers that are not finite become `null`, since
 /// JSON has none.
 pub struct Jsonl {
     file: AppendFile,
 }
 
 impl Jsonl {
-    /// A new file; one that is there is emptied.
+    /// A new file; an existing one is emptied.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self { file: AppendFile::open(path.as_ref(), 0)? })
     }
 
-    /// Goes on with the file of a run that resumes after optimizer step `step`: keeps the lines up to that step, and
-    /// cuts what comes behind (those steps are done again) and a last line that a crash tore. A missing file is new.
+    /// Continues the file of a run that resumes after optimizer step `step`: keeps the lines up to that step, and removes
+    /// later ones (those steps are repeated) and a last line that a crash left incomplete. A missing file is created.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read or written.
+    /// [`Error::Io`] if the file cannot be read or written.
     pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<Self> {
         let path = path.as_ref();
         let text = match std::fs::read(path) {
@@ -39,7 +39,7 @@ impl Jsonl {
     }
 }
 
-/// The length of the leading whole lines whose `step` is at most `step`.
+/// The length of the leading complete lines whose `step` is at most `step`.
 fn kept(text: &[u8], step: u64) -> usize {
     text.split_inclusive(|byte| *byte == b'\n')
         .take_while(|line| line.ends_with(b"\n") && step_of(line).is_some_and(|at| at <= step))

@@ -1,4 +1,4 @@
-//! What a run tells the world: events, and the sinks that take them. A new sink is one file with an `impl Sink`.
+//! Events of a run, and the sinks that receive them. A new sink is one file with an `impl Sink`.
 
 mod append;
 mod console;
@@ -11,14 +11,14 @@ pub use tensorboard::TensorBoard;
 
 use crate::error::Result;
 
-/// Something worth telling. Steps are optimizer steps done.
+/// An event. Steps are completed optimizer steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event<'a> {
-    /// A run begins (step 0) or goes on.
+    /// A run starts (step 0) or continues.
     Start {
-        /// Steps done before.
+        /// Steps done before this process.
         step: u64,
-        /// Steps of the whole run.
+        /// Total steps of the run.
         total_steps: u64,
     },
     /// A step is done.
@@ -27,44 +27,44 @@ pub enum Event<'a> {
         step: u64,
         /// Mean loss of this step, nats.
         loss: f64,
-        /// `rewards/accuracies` of this step, in [0, 1], if its records are compared.
+        /// `rewards/accuracies` of this step, in [0, 1], if its records are comparisons.
         accuracy: Option<f64>,
-        /// Packed tokens a second.
+        /// Packed tokens per second.
         tokens_per_second: f64,
     },
-    /// Means worth keeping, of training or (names that begin with `eval_`) of an evaluation.
+    /// Mean values of training, or (names that begin with `eval_`) of an evaluation.
     Metrics {
         /// Steps done.
         step: u64,
         /// Epochs done.
         epoch: f64,
-        /// Names (TRL's) and values, in the order they are written.
+        /// Names (TRL's) and values, in the order in which they are written.
         values: &'a [(&'a str, f64)],
     },
-    /// A sentence for a person: what is being done.
+    /// A message about what is being done.
     Note(&'a str),
-    /// A sentence a person must not miss, even with `-q`.
+    /// A message that is printed even with `-q`.
     Warning(&'a str),
-    /// A checkpoint is about to be written: what was logged before it must not be lost after it.
+    /// A checkpoint is about to be written: what was logged before it must not be lost.
     Checkpoint,
     /// The run is over.
     End,
 }
 
-/// A place events go to.
+/// A receiver of events.
 pub trait Sink: Send {
-    /// What it is called in a warning.
+    /// Its name in warnings.
     fn name(&self) -> &str;
 
-    /// Takes one event; those it has no use for it ignores.
+    /// Takes one event; a sink ignores events that it has no use for.
     ///
     /// # Errors
-    /// Whatever keeps it from writing. The [`Reporter`] goes on regardless.
+    /// Any failure to write. The [`Reporter`] continues regardless.
     fn record(&mut self, event: &Event) -> Result<()>;
 }
 
-/// Hands every event to every sink. A sink that fails is told of once, through the others, and tried again with the
-/// next event: a full disk must not end a run, nor a line on every step.
+/// Passes every event to every sink. A failure of a sink is reported once, through the others, and the sink is tried again
+/// with the next event: a full disk must neither end a run nor print a line at every step.
 #[derive(Default)]
 pub struct Reporter {
     sinks: Vec<Entry>,
@@ -76,7 +76,7 @@ struct Entry {
 }
 
 impl Reporter {
-    /// A reporter without sinks: a library's or a test's silent run.
+    /// A reporter without sinks, for a silent run of a library or a test.
     pub fn new() -> Self {
         Self::default()
     }
@@ -88,7 +88,7 @@ impl Reporter {
         self
     }
 
-    /// Hands `event` to every sink.
+    /// Passes `event` to every sink.
     pub fn record(&mut self, event: &Event) {
         let mut warnings = Vec::new();
         for entry in &mut self.sinks {
@@ -101,7 +101,7 @@ impl Reporter {
         }
         for warning in &warnings {
             for entry in &mut self.sinks {
-                // A failure to tell of a failure has nowhere left to go.
+                // There is nowhere left to report a failure to report.
                 let _ = entry.sink.record(&Event::Warning(warning));
             }
         }

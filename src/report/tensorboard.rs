@@ -1,6 +1,6 @@
 //! `events.out.tfevents.*`: scalars for TensorBoard, written by hand.
 //!
-//! A file is a row of TFRecords (`tensorflow/core/lib/io/record_writer.h`): length u64 LE, masked CRC-32C of those
+//! A file is a sequence of TFRecords (`tensorflow/core/lib/io/record_writer.h`): length u64 LE, masked CRC-32C of those
 //! eight bytes, the data, masked CRC-32C of the data. The data is an `Event` message (`tensorflow/core/util/event.proto`):
 //! `wall_time` double = 1, `step` int64 = 2, then one of `file_version` string = 3, `summary` = 5, `session_log` = 7.
 
@@ -17,10 +17,10 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// A new event file in `dir`. TensorBoard reads the files of a directory in the order of their names as one run.
+    /// A new event file in `dir`. TensorBoard reads all files of a directory, in the order of their names, as one run.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
         let seconds = wall_time() as u64;
         for count in 0..1000 {
@@ -44,8 +44,8 @@ impl Sink for TensorBoard {
 
     fn record(&mut self, event_: &Event) -> Result<()> {
         match event_ {
-            // SessionLog {status: START = 1} makes TensorBoard drop what an earlier file holds of this step on; also at
-            // step 0, where a run that was killed before its first checkpoint begins anew.
+            // SessionLog {status: START = 1} makes TensorBoard drop what an earlier file has from this step on; also at step 0,
+            // where a run that was killed before its first checkpoint starts again.
             Event::Start { step, .. } => {
                 self.file.append(&record(&event(wall_time(), step + 1, 7, &[1 << 3, 1])))
             }
@@ -113,7 +113,7 @@ fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC-32C (Castagnoli, RFC 3720 appendix B.4), bit by bit: a few hundred bytes a log line.
+/// CRC-32C (Castagnoli, RFC 3720 appendix B.4), bit by bit: there are only a few hundred bytes per log line.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1)))
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(bytes, [0xac, 0x02]);
     }
 
-    /// The data of every record, both sums checked.
+    /// The data of every record; checks both sums.
     fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while !bytes.is_empty() {

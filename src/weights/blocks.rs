@@ -1,25 +1,25 @@
 //! Numbers in quantised blocks, as ggml lays them out (`ggml-quants.c`, `dequantize_row_*`), 32 numbers at a time.
 //!
-//! Every type falls into chunks of 32 numbers that can be read alone: a block of 32 is one, a super-block of 256 is
-//! eight. Arithmetic is ggml's, operation for operation, so that the numbers are the same bits.
+//! Every type consists of chunks of 32 numbers that can be read separately: a block of 32 is one, a super-block of 256 is
+//! eight. The arithmetic is that of ggml, operation by operation, so that the numbers have the same bits.
 
 use half::f16;
 
 /// Numbers in a chunk.
 pub const CHUNK: usize = 32;
 
-/// The quantisations that are computed with.
+/// The quantisations that are supported for computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlockKind {
-    /// 4 bits, a scale for 32.
+    /// 4 bits, one scale for 32.
     Q4_0,
     /// 4 bits, scale and minimum for 32.
     Q4_1,
-    /// 5 bits, a scale for 32.
+    /// 5 bits, one scale for 32.
     Q5_0,
     /// 5 bits, scale and minimum for 32.
     Q5_1,
-    /// 8 bits, a scale for 32.
+    /// 8 bits, one scale for 32.
     Q8_0,
     /// 4 bits, 6-bit scales and minima for 32, scaled again for 256.
     Q4K,
@@ -27,12 +27,12 @@ pub enum BlockKind {
     Q5K,
     /// 6 bits, 8-bit scales for 16, scaled again for 256.
     Q6K,
-    /// 4 bits, a magnitude for 64; bitsandbytes', and of no file.
+    /// 4 bits, one magnitude for 64; made by bitsandbytes, and never stored in a file.
     Nf4,
 }
 
 impl BlockKind {
-    /// All that files hold.
+    /// All that files can have.
     pub const ALL: &[Self] =
         &[Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
 
@@ -67,25 +67,25 @@ impl BlockKind {
     }
 }
 
-/// A borrowed run of quantised numbers, which may begin and end within a block.
+/// A borrowed slice of quantised numbers, which may begin and end within a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks<'a> {
     kind: BlockKind,
     /// Whole blocks.
     bytes: &'a [u8],
-    /// Numbers before the run.
+    /// Numbers of the first block before the slice.
     start: usize,
     len: usize,
 }
 
 impl<'a> Blocks<'a> {
-    /// All numbers of whole blocks; bytes beyond the last whole one are left out.
+    /// All numbers of whole blocks; bytes after the last whole block are ignored.
     pub fn new(kind: BlockKind, bytes: &'a [u8]) -> Self {
         let (numbers, size) = kind.block();
         Self { kind, bytes, start: 0, len: bytes.len() / size * numbers }
     }
 
-    /// How they are stored.
+    /// The type of quantisation.
     pub fn kind(&self) -> BlockKind {
         self.kind
     }
@@ -95,12 +95,12 @@ impl<'a> Blocks<'a> {
         self.bytes
     }
 
-    /// How many numbers.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -108,16 +108,16 @@ impl<'a> Blocks<'a> {
     /// The numbers of `range`.
     ///
     /// # Panics
-    /// If the range reaches beyond the end.
+    /// If the range is out of bounds.
     pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} numbers", self.len);
         Self { start: self.start + range.start, len: range.len(), ..*self }
     }
 
-    /// Dequantises numbers `from..from + out.len()`. Inlined, so that it is compiled for the caller's vectors.
+    /// Dequantises numbers `from..from + out.len()`. Inlined, so that it is compiled with the caller's vector instructions.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If the range is out of bounds.
     #[inline(always)]
     pub fn read(&self, from: usize, out: &mut [f32]) {
         assert!(from + out.len() <= self.len, "{} numbers from {from} of {}", out.len(), self.len);
@@ -138,7 +138,7 @@ impl<'a> Blocks<'a> {
 
 type Chunk = [f32; CHUNK];
 
-/// Numbers from `first`, chunk by chunk; one that is wanted in part is read aside.
+/// Numbers from `first`, chunk by chunk; a chunk that is needed in part is dequantised separately.
 #[inline(always)]
 fn run(
     bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Numbers as they are stored.
+//! Numbers in their storage types.
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ impl DType {
     }
 }
 
-/// A borrowed run of numbers.
+/// A borrowed slice of numbers.
 #[derive(Clone, Copy, Debug)]
 pub enum Elements<'a> {
     /// 32-bit floats.
@@ -47,7 +47,7 @@ pub enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// How many numbers.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(x) => x.len(),
@@ -57,7 +57,7 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -65,7 +65,7 @@ impl<'a> Elements<'a> {
     /// The numbers `from..to`.
     ///
     /// # Panics
-    /// If the range reaches beyond the end.
+    /// If the range is out of bounds.
     pub fn slice(&self, range: std::ops::Range<usize>) -> Elements<'a> {
         match self {
             Self::F32(x) => Self::F32(&x[range]),
@@ -75,10 +75,10 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Number `i`, widened.
+    /// Number `i`, widened to f32.
     ///
     /// # Panics
-    /// If there is no such number.
+    /// If `i` is out of bounds.
     pub fn get(&self, i: usize) -> f32 {
         match self {
             Self::F32(x) => x[i],
@@ -92,14 +92,14 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// All numbers, widened.
+    /// All numbers, widened to f32.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
         self.widen_into(&mut out);
         out
     }
 
-    /// Widens into `out`.
+    /// Widens all numbers into `out`.
     ///
     /// # Panics
     /// If the lengths differ.

@@ -1,14 +1,14 @@
-//! Weights that are no numbers, found while they are read: one pass of comparisons over bytes that are needed anyway.
+//! Finds weights that are not finite while they are read: one pass of comparisons over bytes that are needed anyway.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{BlockKind, Blocks, Elements};
 
-/// Numbers that a thread looks at in one go.
+/// Numbers that a thread checks at once.
 const PART: usize = 1 << 16;
 
-/// The first NaN or infinity among `elements`, if there is one. Of quantised blocks the scales are looked at: all their
+/// The first NaN or infinity among `elements`, if there is one. For quantised blocks only the scales are checked: all their
 /// numbers are multiples of them.
 pub(super) fn first_non_finite(elements: &Elements) -> Option<f32> {
     match elements {
@@ -31,7 +31,7 @@ fn first_scale(blocks: &Blocks) -> Option<f32> {
         BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[0],
         BlockKind::Q4_1 | BlockKind::Q5_1 | BlockKind::Q4K | BlockKind::Q5K => &[0, 2],
         BlockKind::Q6K => &[size - 2],
-        // Made of numbers that were looked at.
+        // Made of numbers that were checked.
         BlockKind::Nf4 => &[],
     };
     let scale = |block: &[u8], at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();

@@ -22,14 +22,14 @@ pub struct FrozenWeight {
 
 #[derive(Clone, Debug)]
 enum Data {
-    /// Bytes of a mapped file, checked for length and alignment when made.
+    /// Bytes of a mapped file; length and alignment were checked.
     Mapped {
         file: Arc<Mmap>,
         start: usize,
         bytes: usize,
         dtype: DType,
     },
-    /// Quantised blocks of a mapped file, or of their own.
+    /// Quantised blocks, in a mapped file or in memory.
     Blocks {
         bytes: BlockBytes,
         kind: BlockKind,
@@ -58,7 +58,7 @@ impl FrozenWeight {
     /// A tensor of f32 numbers.
     ///
     /// # Errors
-    /// If the shape does not hold just these numbers.
+    /// If the length of `numbers` does not match the shape.
     pub fn from_f32(values: Vec<f32>, shape: &[usize]) -> Result<Self> {
         let weight = Self { shape: shape.to_vec(), data: Data::F32(values.into()) };
         weight.checked()
@@ -67,7 +67,7 @@ impl FrozenWeight {
     /// A tensor in a mapped file: `bytes` bytes from `start`. A misaligned one is copied.
     ///
     /// # Errors
-    /// If the bytes are outside the file, or not just those of the shape.
+    /// If the bytes are outside the file, or their number does not match the shape.
     pub fn from_file(
         file: &Arc<Mmap>,
         start: usize,
@@ -115,7 +115,7 @@ impl FrozenWeight {
     /// A tensor of quantised blocks in memory, rows of whole blocks.
     ///
     /// # Errors
-    /// If the bytes are not just those of the shape.
+    /// If the number of bytes does not match the shape.
     pub fn from_blocks(bytes: Arc<[u8]>, kind: BlockKind, shape: &[usize]) -> Result<Self> {
         Self::of_blocks(BlockBytes::Owned(bytes), kind, shape)
     }
@@ -162,7 +162,7 @@ impl FrozenWeight {
         }
     }
 
-    /// The type of its quantised blocks, if it has any.
+    /// The type of its quantised blocks, if it is quantised.
     pub fn block_kind(&self) -> Option<BlockKind> {
         match &self.data {
             Data::Blocks { kind, .. } => Some(*kind),
@@ -170,7 +170,7 @@ impl FrozenWeight {
         }
     }
 
-    /// A name of how its numbers are stored: `bf16`, `Q4_K`.
+    /// The name of its storage type: `bf16`, `Q4_K`.
     pub fn storage(&self) -> &'static str {
         match (&self.data, self.dtype()) {
             (Data::Blocks { kind, .. }, _) => kind.name(),
@@ -215,7 +215,7 @@ impl FrozenWeight {
     /// A tensor of the same shape and storage with other bytes.
     ///
     /// # Errors
-    /// If they are not as many.
+    /// If the number of bytes differs.
     pub fn with_bytes(&self, bytes: Vec<u8>) -> Result<Self> {
         if bytes.len() != self.bytes().len() {
             return Err(Error::Weights(format!("{} bytes in place of {}", bytes.len(), self.bytes().len())));
@@ -231,8 +231,8 @@ impl FrozenWeight {
         Ok(Self { shape: self.shape.clone(), data })
     }
 
-    /// The same tensor stored as `dtype`, rounded to nearest even. Pages of the file that were only read for it are given
-    /// back.
+    /// The same tensor stored as `dtype`, rounded to nearest even. Pages of the file that were read only for this are
+    /// released.
     pub fn to_dtype(&self, dtype: DType) -> Self {
         if Some(dtype) == self.dtype() {
             return self.clone();
@@ -249,7 +249,7 @@ impl FrozenWeight {
         Self { shape: self.shape.clone(), data }
     }
 
-    /// Gives the pages of a mapped tensor back to the system, which reads them from the file again when they are asked for.
+    /// Releases the pages of a mapped tensor; the system reads them from the file again when they are needed.
     pub fn release(&self) {
         #[cfg(unix)]
         {
@@ -262,7 +262,7 @@ impl FrozenWeight {
             };
             // SAFETY: the map is a read-only one of a file, so its pages hold what the file holds, before and after.
             let advised = unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes) };
-            // Where the system cannot, they stay: nothing depends on it.
+            // If the system refuses, the pages stay: nothing depends on it.
             drop(advised);
         }
     }
@@ -270,7 +270,7 @@ impl FrozenWeight {
     /// All numbers as an f32 tensor on `device`.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device is out of memory.
     pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
         Ok(Tensor::from_vec(self.elements().to_f32(), self.shape.as_slice(), device)?)
     }
@@ -284,7 +284,7 @@ fn slice_of(file: &Mmap, start: usize, bytes: usize) -> Result<&[u8]> {
         .ok_or_else(|| Error::Weights(format!("a tensor's {bytes} bytes at {start} lie outside its file")))
 }
 
-/// All numbers as `T`s, widened a little at a time, so that no second copy of the whole exists.
+/// All numbers as `T`s, widened in small parts, so that no second copy of the whole exists.
 fn converted<T: Copy>(from: Elements, zero: T, narrow: impl Fn(&[f32], &mut [T])) -> Arc<[T]> {
     const PART: usize = 1 << 16;
     let mut out: Arc<[T]> = std::iter::repeat_n(zero, from.len()).collect();

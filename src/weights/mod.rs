@@ -1,4 +1,4 @@
-//! Frozen weights: read from a checkpoint, never written, mapped rather than copied wherever their bytes allow it.
+//! Frozen weights: read from a checkpoint, never written, and mapped rather than copied wherever alignment allows.
 
 mod blocks;
 mod elements;
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-/// A tensor as its checkpoint stores it, of whatever type.
+/// A tensor as stored in its checkpoint, of any type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored<'a> {
     /// Storage type by the name of the checkpoint's format (`BF16`, `I64`, ...).
@@ -45,24 +45,24 @@ pub struct FileStamp {
     pub modified: u64,
 }
 
-/// Where a model's tensors come from, by the names of its checkpoint.
+/// A source of a model's tensors, by their names in the checkpoint.
 pub trait WeightSource: Send + Sync {
     /// All tensor names, sorted.
     fn names(&self) -> Vec<String>;
 
-    /// Shape of a tensor, outermost dimension first; `None` when there is no such tensor.
+    /// The shape of a tensor, outermost dimension first; `None` if there is no such tensor.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
     /// A tensor.
     ///
     /// # Errors
-    /// If there is none of this name, or its bytes are not numbers we compute with.
+    /// If there is no tensor of this name, or its type is not supported for computing.
     fn get(&self, name: &str) -> Result<FrozenWeight>;
 
-    /// A tensor's bytes as they are stored, also those that are not numbers we compute with.
+    /// A tensor's bytes as stored, including types that are not supported for computing.
     ///
     /// # Errors
-    /// If there is none of this name.
+    /// If there is no tensor of this name.
     fn stored(&self, name: &str) -> Result<Stored<'_>>;
 
     /// The files it was read from, sorted by path.
@@ -76,7 +76,7 @@ impl FileStamp {
     /// The stamp of an open file.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system does not provide the data.
     pub fn of(path: &Path, file: &File) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{BlockKind, FrozenWeight};
 use crate::error::Result;
 
-/// The codes' numbers: quantiles of the normal distribution.
+/// The numbers of the codes: quantiles of the normal distribution.
 pub(super) const CODES: [f32; 16] = [
     -1.0,
     -0.696_192_8,
@@ -27,7 +27,7 @@ pub(super) const CODES: [f32; 16] = [
     1.0,
 ];
 
-/// Above these a number has the next code (bitsandbytes' `dQuantizeNF4`).
+/// Thresholds: a number above one has the next code (bitsandbytes' `dQuantizeNF4`).
 const BORDERS: [f32; 15] = [
     -0.848_096_4,
     -0.610_632_9,
@@ -50,7 +50,7 @@ const BORDERS: [f32; 15] = [
 const BLOCK: usize = 64;
 const MAGNITUDES: usize = 256;
 
-/// How far quantised numbers are from the numbers: sums of squares of the differences and of the numbers.
+/// The error of quantisation: sums of squares of the differences and of the numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
     /// Σ (q − x)².
@@ -60,21 +60,21 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The root mean square difference, as a share of that of the numbers.
+    /// The root mean square error, relative to that of the numbers.
     pub fn share(self) -> f64 {
         (self.differences / self.numbers.max(f64::MIN_POSITIVE)).sqrt()
     }
 
-    /// Both together.
+    /// The sum of both.
     pub fn and(self, other: Self) -> Self {
         Self { differences: self.differences + other.differences, numbers: self.numbers + other.numbers }
     }
 }
 
-/// The matrix in NF4, and what that cost; `None` if its rows are not whole blocks, or it is quantised already.
+/// The matrix in NF4, and its error; `None` if its rows are not whole blocks, or if it is quantised already.
 ///
 /// # Errors
-/// Never of a matrix that was checked.
+/// None for a matrix that was checked.
 pub fn nf4(weight: &FrozenWeight) -> Result<Option<(FrozenWeight, Loss)>> {
     let elements = weight.elements();
     let whole = weight.shape().last().is_some_and(|columns| columns.is_multiple_of(BLOCK));
@@ -105,7 +105,7 @@ pub fn nf4(weight: &FrozenWeight) -> Result<Option<(FrozenWeight, Loss)>> {
             encode(&x, magnitudes[block], rounded[block], out)
         })
         .collect();
-    // In order, so that the figure does not depend on the threads.
+    // In order, so that the result does not depend on the threads.
     let loss = parts.into_iter().fold(Loss::default(), Loss::and);
     weight.release();
     Ok(Some((FrozenWeight::from_blocks(bytes.into(), BlockKind::Nf4, weight.shape())?, loss)))
@@ -128,7 +128,7 @@ fn encode(x: &[f32; BLOCK], magnitude: f32, rounded: f32, out: &mut [u8]) -> Los
     loss
 }
 
-/// The magnitudes as 8-bit numbers give them back: less their mean, each 256 over the largest among them.
+/// The magnitudes as restored from 8-bit numbers: without their mean, each 256 relative to the largest among them.
 fn rounded(magnitudes: &[f32]) -> Vec<f32> {
     let sum: f64 = magnitudes.iter().map(|m| f64::from(*m)).sum();
     let mean = (sum / magnitudes.len().max(1) as f64) as f32;
@@ -213,7 +213,7 @@ mod tests {
             assert_eq!(hash, case["codes_sha256"].as_str().unwrap());
             for (found, want) in magnitudes.iter().zip(case["magnitudes"].as_array().unwrap()) {
                 let want = want.as_f64().unwrap() as f32;
-                // Sums of the mean in another order.
+                // The mean is summed in another order.
                 assert!((found - want).abs() <= 4e-7 * want.abs(), "{found} {want}");
             }
         }

@@ -1,4 +1,4 @@
-//! Numbers into ggml's blocks, by candle's quantisers.
+//! Quantises numbers into ggml's blocks, with candle's quantisers.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -6,13 +6,13 @@ use candle_core::{Device, Tensor};
 use super::BlockKind;
 use crate::error::{Error, Result};
 
-/// Encodes `numbers`, whole blocks of them, into all of `bytes`.
+/// Encodes `numbers`, which must be whole blocks, into all of `bytes`.
 ///
-/// Super-blocks go through the search that weighs numbers by importance, with one importance for all: what it leaves is
-/// within 2 % of what ggml's own search leaves. candle's plain search is an older one of ggml's.
+/// Super-blocks use the search that weighs numbers by importance, with the same importance for all: its error is within
+/// 2 % of ggml's own search. candle's plain search is an older one of ggml's.
 ///
 /// # Errors
-/// If the numbers are not whole blocks, or the bytes not theirs.
+/// If `numbers` are not whole blocks, or the length of `bytes` does not match.
 pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()> {
     let (block, size) = kind.block();
     if !numbers.len().is_multiple_of(block) || numbers.len() / block * size != bytes.len() {
@@ -28,7 +28,7 @@ pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()
     }
     let row = Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu)?;
     let (dtype, super_blocks) =
-        ggml(kind).ok_or_else(|| Error::Weights(format!("{} is no type of ggml", kind.name())))?;
+        ggml(kind).ok_or_else(|| Error::Weights(format!("{} is not a type of ggml", kind.name())))?;
     let made = if super_blocks {
         QTensor::quantize_imatrix(&row, &vec![1.0; numbers.len()], dtype)?
     } else {
@@ -38,7 +38,7 @@ pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()
     Ok(())
 }
 
-/// candle's name, and whether it is one of super-blocks.
+/// candle's type, and whether it is one of super-blocks.
 fn ggml(kind: BlockKind) -> Option<(GgmlDType, bool)> {
     Some(match kind {
         BlockKind::Q4_0 => (GgmlDType::Q4_0, false),
@@ -82,7 +82,7 @@ mod tests {
         (lost / numbers.iter().map(|x| square(*x)).sum::<f64>().max(1e-30)).sqrt()
     }
 
-    /// Root mean square error of `ggml_quantize_chunk` on standard normal numbers, relative.
+    /// Relative root mean square error of `ggml_quantize_chunk` on standard normal numbers.
     #[test]
     fn errors_are_those_of_ggmls_own_quantisers() {
         let numbers = normal(64 * 256);

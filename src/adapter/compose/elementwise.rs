@@ -1,23 +1,23 @@
-//! Combinations by elements (`peft/utils/merge_utils.py`).
+//! Element-wise combinations (`peft/utils/merge_utils.py`).
 
 use super::MajoritySign;
 
-/// Which elements of a tensor stay.
+/// Which elements of a tensor are kept.
 pub(super) enum Pruning {
     /// All.
     None,
-    /// The largest, this share of them.
+    /// The largest ones, this share of them.
     Magnitude(f64),
-    /// Those that the mask names, over the density, so that the expectation stays.
+    /// Those in the mask, divided by the density, so that the expectation stays the same.
     Random(f64, Box<dyn Fn(usize) -> bool>),
 }
 
-/// The tensor with what is pruned set to 0.
+/// The tensor with the pruned elements set to 0.
 pub(super) fn prune(mut tensor: Vec<f32>, pruning: &Pruning) -> Vec<f32> {
     match pruning {
         Pruning::None => {}
         Pruning::Magnitude(density) => {
-            // `torch.topk` of int(density·n); of equals the first stays here, which topk leaves open.
+            // `torch.topk` of int(density·n). Of equal elements the first is kept here; topk does not define which.
             let keep = (density * tensor.len() as f64) as usize;
             let mut order: Vec<usize> = (0..tensor.len()).collect();
             if keep < order.len() {
@@ -43,7 +43,7 @@ pub(super) fn summed(tensors: &[Vec<f32>], weights: &[f64]) -> Vec<f32> {
     (0..tensors.first().map_or(0, Vec::len)).map(|index| each(index) as f32).collect()
 }
 
-/// TIES: each element's sign is elected from the unweighted tensors, and those of that sign are averaged, weighted.
+/// TIES: the sign of each element is chosen from the unweighted tensors, and the elements of that sign are averaged, weighted.
 pub(super) fn elected(tensors: &[Vec<f32>], weights: &[f64], method: MajoritySign) -> Vec<f32> {
     let sign = |x: f32| if x == 0.0 { 0.0 } else { f64::from(x.signum()) };
     let element = |index: usize| {

@@ -1,9 +1,9 @@
-//! Singular values of a product of thin matrices, without forming it.
+//! Singular values of a product of thin matrices, without computing the product.
 //!
 //! `B·Aᵀ = Q_B·(R_B·R_Aᵀ)·Q_Aᵀ`, so the singular values are those of the small core, and the vectors follow by the two Q.
 //! Householder's QR (Golub & Van Loan, 5.2) and Hestenes' one-sided Jacobi (8.6.3), in f64.
 
-/// A matrix by its columns.
+/// A matrix, stored by columns.
 #[derive(Clone, Debug)]
 pub(super) struct Columns {
     pub rows: usize,
@@ -39,7 +39,7 @@ impl Columns {
     }
 }
 
-/// `B [out, R]·Aᵀ [R, in]` cut to at most `rank` triples; fewer where the matrices have no more.
+/// `B [out, R]·Aᵀ [R, in]` reduced to at most `rank` triples; fewer if the matrices have no more.
 pub(super) fn truncated(b: Columns, a: Columns, rank: usize) -> Truncated {
     let ((q_b, r_b), (q_a, r_a)) = (qr(b), qr(a));
     let core = r_b.times(&r_a.transposed());
@@ -57,7 +57,7 @@ pub(super) fn truncated(b: Columns, a: Columns, rank: usize) -> Truncated {
     let (left, right) = if tall {
         (pick(&scaled, &|_, x| x), pick(&right, &|_, x| x))
     } else {
-        // The transpose has left and right exchanged: the values move to the other side.
+        // In the transpose left and right are exchanged: the values move to the other side.
         (
             pick(&right, &|i, x| x * size(i)),
             pick(&scaled, &|i, x| if size(i) > 0.0 { x / size(i) } else { 0.0 }),
@@ -85,7 +85,7 @@ fn qr(mut a: Columns) -> (Columns, Columns) {
     let mut reflectors: Vec<Vec<f64>> = Vec::with_capacity(k);
     for j in 0..k {
         let mut v = a.columns[j][j..].to_vec();
-        // Away from 0, so that nothing cancels.
+        // The sign is chosen so that nothing cancels.
         v[0] += dot(&v, &v).sqrt().copysign(v[0]);
         let norm = dot(&v, &v).sqrt();
         if norm > 0.0 {
@@ -126,7 +126,7 @@ fn svd(mut m: Columns) -> (Columns, Columns) {
     (m, v)
 }
 
-/// Turns columns `p < q` of `m` so that they are orthogonal, `v` along with them; whether there was need to.
+/// Rotates columns `p < q` of `m` so that they are orthogonal, and `v` with them; returns whether that was necessary.
 fn orthogonalise(m: &mut Columns, v: &mut Columns, p: usize, q: usize) -> bool {
     let (x, y) = (&m.columns[p], &m.columns[q]);
     let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y));
@@ -222,7 +222,7 @@ mod tests {
         let (a, exact) = (random(4, 3, "a"), product(&twice, &random(4, 3, "a")));
         let found = truncated(twice, a, 1);
         assert!(apart(&product(&found.b, &found.a), &exact) < 1e-13);
-        // Ends, whatever it says.
+        // It terminates, whatever the result.
         truncated(Columns { rows: 2, columns: vec![vec![f64::NAN; 2]; 2] }, random(2, 2, "a"), 1);
     }
 }

@@ -1,13 +1,13 @@
-//! Several adapters made into one, as PEFT's `add_weighted_adapter` does it (PEFT 0.21, `peft/tuners/lora/model.py` and
+//! Combines several adapters into one, as PEFT's `add_weighted_adapter` does (PEFT 0.21, `peft/tuners/lora/model.py` and
 //! `peft/utils/merge_utils.py`).
 //!
-//! Between adapters of one rank, `linear`, `ties`, `dare_*` and `magnitude_prune` combine the A of all and the B of all by
-//! elements, each adapter's factor `f = weight·scale` shared out as `√|f|` to B and `sign(f)·√|f|` to A: cheap, and no sum of the
-//! products. `cat` puts the matrices side by side, which is the exact sum at the sum of the ranks. `svd` is the best
-//! approximation of that sum at a rank, found from the factors alone (`factors.rs`).
+//! For adapters of one rank, `linear`, `ties`, `dare_*` and `magnitude_prune` combine all A and all B element by element, with
+//! each adapter's factor `f = weight·scale` split into `√|f|` for B and `sign(f)·√|f|` for A: cheap, but not the sum of the
+//! products. `cat` puts the matrices side by side: the exact sum, with the sum of the ranks. `svd` is the best
+//! approximation of that sum with a given rank, computed from the factors alone (`factors.rs`).
 //!
-//! What comes out has scale 1 (`lora_alpha = r`, no rsLoRA). PEFT gives its own result `lora_alpha = r` too, but leaves
-//! `use_rslora` as the first adapter had it, which would scale the result by √r; that is not repeated here.
+//! The result has scale 1 (`lora_alpha = r`, no rsLoRA). PEFT also gives its result `lora_alpha = r`, but keeps
+//! `use_rslora` of the first adapter, which would scale the result by √r; that is not reproduced here.
 
 mod elementwise;
 mod factors;
@@ -27,19 +27,19 @@ use elementwise::Pruning;
 /// How adapters are combined; the names are PEFT's `combination_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combination {
-    /// Sum by elements.
+    /// Element-wise sum.
     Linear,
     /// Side by side: the exact sum.
     Cat,
-    /// The exact sum, cut to a rank by singular values.
+    /// The exact sum, reduced to a rank by singular values.
     Svd,
-    /// TIES (Yadav et al. 2023, arXiv 2306.01708): prune by size, elect signs, average what agrees.
+    /// TIES (Yadav et al. 2023, arXiv 2306.01708): prune small elements, choose signs, average the elements that agree.
     Ties,
-    /// DARE (Yu et al. 2023, arXiv 2311.03099): drop at random, rescale, sum.
+    /// DARE (Yu et al. 2023, arXiv 2311.03099): drop elements at random, rescale, add.
     DareLinear,
-    /// DARE's dropping, then TIES' election.
+    /// Drop as DARE, then choose signs and average as TIES.
     DareTies,
-    /// Prune by size, then sum.
+    /// Prune small elements, then add.
     MagnitudePrune,
 }
 
@@ -57,28 +57,28 @@ impl fmt::Display for Combination {
     }
 }
 
-/// How TIES elects an element's sign.
+/// How TIES chooses an element's sign.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MajoritySign {
     /// The sign of the sum.
     #[default]
     Total,
-    /// The sign that more adapters have.
+    /// The sign that most adapters have.
     Frequency,
 }
 
 /// Settings of a combination.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ComposeOptions {
-    /// Which.
+    /// The combination.
     pub combination: Combination,
-    /// Share of elements kept by `ties`, `dare_*` and `magnitude_prune`, in (0, 1].
+    /// Share of elements that `ties`, `dare_*` and `magnitude_prune` keep, in (0, 1].
     pub density: f64,
-    /// Of `ties` and `dare_ties`.
+    /// For `ties` and `dare_ties`.
     pub majority_sign: MajoritySign,
-    /// Of the random mask of `dare_*`. The mask is this crate's own; PEFT draws its with torch's global generator.
+    /// Seed of the random mask of `dare_*`. The mask is this crate's own; PEFT draws its mask with torch's global generator.
     pub seed: u64,
-    /// Rank of `svd`; `None`: the largest of the adapters', as in PEFT.
+    /// Rank of `svd`; `None`: the largest of the adapters, as in PEFT.
     pub rank: Option<usize>,
 }
 
@@ -93,18 +93,18 @@ pub struct Kept {
     pub total: f64,
 }
 
-/// One adapter out of several.
+/// The combined adapter.
 #[derive(Debug)]
 pub struct Composed {
     /// Its matrices; every scale is 1.
     pub lora: Lora,
-    /// Of `svd`: what the rank left of each module.
+    /// For `svd`: what the rank kept of each module.
     pub kept: Option<Vec<Kept>>,
 }
 
 impl Composed {
-    /// Share of the energy ‖ΔW‖_F² that the rank kept: of all modules together, and of the module that lost most.
-    /// `None` unless singular values were cut.
+    /// Share of the energy ‖ΔW‖_F² that the rank kept: over all modules together, and in the module that lost most.
+    /// `None` unless singular values were removed.
     pub fn energy(&self) -> Option<(f64, f64)> {
         let share = |kept: f64, total: f64| if total > 0.0 { kept / total } else { 1.0 };
         let modules = self.kept.as_ref()?;
@@ -117,7 +117,7 @@ impl Composed {
 /// The matrices of one module in one adapter.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    /// Which adapter.
+    /// Number of the adapter.
     adapter: usize,
     a: &'a [f32],
     b: &'a [f32],
@@ -132,7 +132,7 @@ struct Module<'a> {
     parts: Vec<Part<'a>>,
 }
 
-/// A module's matrices as combined.
+/// The combined matrices of a module.
 struct Matrices {
     rank: usize,
     a: Vec<f32>,
@@ -142,8 +142,8 @@ struct Matrices {
 /// Combines adapters of one base, each times its weight. A module that only some adapt is combined from those.
 ///
 /// # Errors
-/// If a module has other sizes in another adapter, the combination needs one rank and there are several (all such modules
-/// are named), or a setting is out of its range.
+/// If a module has other sizes in another adapter, the combination needs equal ranks and there are several (all such modules
+/// are named), or a setting is out of range.
 pub fn compose(parts: &[(&Lora, f64)], options: &ComposeOptions, device: &Device) -> Result<Composed> {
     compose_with(parts, options, device, &|adapter, module, half, density| {
         let stream = Stream::new(options.seed, &format!("dare {adapter} {half} {module}"));
@@ -194,7 +194,7 @@ fn compose_with(
     Ok(Composed { lora, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
 }
 
-/// Every module that an adapter adapts, sorted by name. The error names every module that cannot be combined.
+/// Every module that an adapter adapts, sorted by name. The error names all modules that do not fit.
 fn modules<'a>(parts: &[(&'a Lora, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
     let mut problems = Problems::default();
     problems.require(!parts.is_empty(), || "there is nothing to combine: name an adapter".into());
@@ -246,7 +246,7 @@ fn side_by_side(module: &Module) -> Matrices {
     Matrices { rank, a, b }
 }
 
-/// The sum, cut to a rank.
+/// The sum, reduced to a rank.
 fn cut(module: &Module, rank: Option<usize>) -> (Matrices, Kept) {
     let Slot { inputs, outputs, .. } = *module.slot;
     let rank = rank.unwrap_or_else(|| module.parts.iter().map(|part| part.rank).max().unwrap_or(1));

@@ -1,4 +1,4 @@
-//! Reading: the way back of what llama.cpp's converters and this crate write.
+//! Reads GGUF adapters: the inverse of what llama.cpp's converters and this crate write.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::weights::gguf::GgufFile;
 /// Reads a GGUF adapter for a decoder; with `head`, the language-model head may be adapted too.
 ///
 /// # Errors
-/// If the file is damaged, no LoRA adapter or one of another architecture, or a tensor does not fit; all misfits are named
-/// at once.
+/// If the file is damaged, is not a LoRA adapter or one of another architecture, or a tensor does not fit; all tensors that
+/// do not fit are named at once.
 pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
     let file = GgufFile::open(path)?;
@@ -29,7 +29,7 @@ pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Res
     let pairs = pairs(&file, spec, architecture, head.then_some(&of_head)).map_err(within)?;
     let slots = pairs.values().map(|pair| {
         let rank = pair.rank as f64;
-        // An alpha of 0 is "no alpha" to llama.cpp: a scale of 1.
+        // llama.cpp treats an alpha of 0 as "no alpha": a scale of 1.
         let alpha = if alpha == 0.0 { rank } else { alpha };
         Slot::new(pair.linear, pair.rank, alpha, alpha / rank)
     });
@@ -59,7 +59,7 @@ pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Res
     Ok(Adapter { lora, base, fingerprint, format: Format::Gguf, notes: Vec::new() })
 }
 
-/// Whether it is a LoRA adapter of this architecture; its alpha.
+/// Checks that it is a LoRA adapter of this architecture; returns its alpha.
 fn check(file: &GgufFile, architecture: &Architecture) -> Result<f64> {
     let metadata = file.metadata();
     let mut problems = Problems::default();
@@ -73,7 +73,7 @@ fn check(file: &GgufFile, architecture: &Architecture) -> Result<f64> {
         });
     }
     problems.require(metadata.get("adapter.alora.invocation_tokens").is_none(), || {
-        "adapter.alora.invocation_tokens is set: activation from a token on (aLoRA) cannot be honoured".into()
+        "adapter.alora.invocation_tokens is set: activation from a certain token on (aLoRA) is not supported".into()
     });
     let alpha = metadata.float("adapter.lora.alpha")?;
     problems.require(alpha.is_some(), || "adapter.lora.alpha is missing".into());
@@ -117,7 +117,7 @@ fn pairs<'a>(
         let split = |half: &str| tensor.name.strip_suffix(half)?.strip_suffix(".weight");
         let Some(name) = split(".lora_a").or_else(|| split(".lora_b")) else {
             strangers.push(format!(
-                "{} is no lora_a or lora_b of a weight and cannot be honoured",
+                "{} is not lora_a or lora_b of a weight, and is not supported",
                 shown(&tensor.name)
             ));
             continue;

@@ -1,5 +1,5 @@
-//! What a model directory holds beside configuration and weights: tokenizer, chat templates, code of its own, licence.
-//! Everything that is small and no weight is copied, so that what a later version of transformers looks for is there too.
+//! The other files of a model directory: tokenizer, chat templates, the model's own code, licence.
+//! Every small file that is not a weight is copied, so that files that a later version of transformers looks for are there.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,12 +10,12 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Bytes of a file that nobody knows by name, at most. The largest tokenizers have 40 MB.
+/// Largest size of a file with an unknown name. The largest tokenizers have 40 MB.
 const LARGEST: u64 = 64 << 20;
-/// Directories below the model's, at most.
+/// Limit of nested directories.
 const DEEPEST: usize = 4;
 
-/// Files that every model may have, copied wherever a link of theirs leads and however large they are.
+/// Files that every model may have; they are copied wherever a link leads and however large they are.
 const KNOWN: &[&str] = &[
     "generation_config.json",
     "tokenizer.json",
@@ -34,10 +34,10 @@ const KNOWN: &[&str] = &[
     "processor_config.json",
     "video_preprocessor_config.json",
 ];
-/// Written anew; or of the base alone, which the merged model is not.
+/// Files that are written anew, or that only describe the base.
 const OWN: &[&str] =
     &["config.json", "adapter_config.json", "trainer_state.json", "README.md", "params.json"];
-/// Ends of names: weights in any format, and what a training left.
+/// Suffixes of weights in any format, and of what a training run leaves.
 const WEIGHTS: &[&str] = &[
     "safetensors",
     "bin",
@@ -69,17 +69,17 @@ const WEIGHTS: &[&str] = &[
     "lock",
     "incomplete",
 ];
-/// Directories that transformers reads whatever a configuration says.
+/// Directories that transformers reads independently of the configuration.
 const TEMPLATES: &str = "additional_chat_templates";
 
-/// A file to be copied: its path below the model's directory, and where its bytes are.
+/// A file to be copied: its path in the model's directory, and the path of its bytes.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Companion {
     pub name: PathBuf,
     from: PathBuf,
 }
 
-/// What is copied, and what was left out though it may matter (with the reason), each sorted.
+/// The files to copy, and those left out though they may matter (with the reason), each sorted.
 #[derive(Debug, Default)]
 pub(super) struct Companions {
     pub copied: Vec<Companion>,
@@ -87,10 +87,10 @@ pub(super) struct Companions {
 }
 
 impl Companions {
-    /// Of a model directory.
+    /// The companions of a model directory.
     ///
     /// # Errors
-    /// If it cannot be listed.
+    /// If the directory cannot be listed.
     pub fn of(directory: &Path) -> Result<Self> {
         let root = std::fs::canonicalize(directory).map_err(Error::read(directory))?;
         let search = Search { home: home(&root), named: named(&root), directory: root };
@@ -101,7 +101,7 @@ impl Companions {
         Ok(found)
     }
 
-    /// Copies them, with the permissions of new files (a hub's cache may be read-only).
+    /// Copies them, with the permissions of new files (a Hub cache may be read-only).
     ///
     /// # Errors
     /// If one cannot be read or written.
@@ -115,7 +115,7 @@ impl Companions {
     }
 }
 
-/// Where links may lead: the directory itself; of a snapshot in the hub's cache, whose files are links to `blobs`, its
+/// Where links may lead: the directory itself, and for a snapshot in the Hub's cache, whose files are links to `blobs`, its
 /// repository.
 fn home(root: &Path) -> PathBuf {
     let snapshots = root.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
@@ -123,7 +123,7 @@ fn home(root: &Path) -> PathBuf {
     repository.unwrap_or(root).to_path_buf()
 }
 
-/// Every text in the configurations: `auto_map` names modules, `modules.json` directories.
+/// All strings in the configurations: `auto_map` names modules, `modules.json` names directories.
 fn named(root: &Path) -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     for file in [
@@ -163,7 +163,7 @@ impl Search {
             let entry = entry.map_err(Error::read(&here))?;
             let Some(name) = entry.file_name().to_str().map(String::from) else { continue };
             let (path, at) = (entry.path(), below.join(&name));
-            // A link that leads nowhere is nothing.
+            // A broken link is ignored.
             let Ok(real) = std::fs::canonicalize(&path) else { continue };
             if name.starts_with('.') {
                 continue;
@@ -180,7 +180,7 @@ impl Search {
         Ok(())
     }
 
-    /// Whether a configuration names a directory, or it holds code that code at the top may import.
+    /// Whether a configuration names the directory, or it has code that code at the top may import.
     fn names_directory(&self, name: &str, real: &Path) -> bool {
         let begins = |text: &String| {
             text.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
@@ -217,7 +217,7 @@ impl Search {
     }
 }
 
-/// Weights, their indexes, and what a training left.
+/// Weights, their indexes, and what a training run leaves.
 fn is_weight(name: &str) -> bool {
     let name = name.to_lowercase();
     let end = name.rsplit_once('.').map_or("", |(_, end)| end);
@@ -313,7 +313,7 @@ mod tests {
         let found = Companions::of(&snapshot).unwrap();
         assert_eq!(names(&found), ["modeling.py", "preprocessor_config.json", "tokenizer.json"]);
         assert_eq!(found.left_out, ["notes.txt (a link out of the directory)"]);
-        // Elsewhere a directory named so means nothing.
+        // In another place, a directory of this name has no meaning.
         let plain = place.path().join("snapshots/4567");
         std::fs::create_dir_all(&plain).unwrap();
         symlink(place.path().join("secret.txt"), plain.join("notes.txt")).unwrap();

@@ -1,11 +1,11 @@
-//! `config.json` of a merged model: readable by programs of before and after transformers 5.
+//! `config.json` of a merged model, readable by transformers before and after version 5.
 
 use serde_json::{Map, Value, json};
 
 use crate::weights::DType;
 
-/// Brings `config` and its parts up to date: the storage type if it changed, and the rotary settings under both their
-/// names, since transformers 5 writes `rope_parameters` alone and mistral.rs reads `rope_theta` alone.
+/// Updates `config` and its parts: the storage type if it changed, and the rotary settings under both their names, since
+/// transformers 5 writes only `rope_parameters` and mistral.rs reads only `rope_theta`.
 pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
     if let Some(dtype) = dtype {
         // `torch_dtype` until transformers 4, and still read by 5.
@@ -14,11 +14,11 @@ pub(super) fn update(config: &mut Map<String, Value>, dtype: Option<DType>) {
         }
     }
     if says(config, "model_type", "gemma") && says(config, "hidden_act", "gelu") {
-        // What transformers 5 computes whichever stands there; 4 takes it by the word.
+        // transformers 5 computes this for either value; 4 takes it literally.
         config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
     }
     write_rotation(config);
-    // A model with a vision tower has its parts' settings one level down.
+    // A model with a vision tower has the settings of its parts one level down.
     if let Some(Value::Object(text)) = config.get_mut("text_config") {
         write_rotation(text);
     }
@@ -38,7 +38,7 @@ fn name(dtype: DType) -> &'static str {
     }
 }
 
-/// The type under the names that are there; whether any is.
+/// The type under the names that exist; whether any does.
 fn write_dtype(config: &mut Map<String, Value>, dtype: DType) -> bool {
     let mut is_said = false;
     for key in ["dtype", "torch_dtype"] {
@@ -54,7 +54,7 @@ fn write_rotation(config: &mut Map<String, Value>) {
     let object =
         |key: &str| config.get(key).and_then(Value::as_object).filter(|map| !map.is_empty()).cloned();
     match (object("rope_scaling"), object("rope_parameters")) {
-        // transformers 4 knows the old name alone, and 5 prefers it, whatever stands beside it: its word goes on counting.
+        // transformers 4 knows only the old name, and 5 prefers it: so its value continues to count.
         (Some(_), Some(parameters)) if !is_by_kind(&parameters) => {
             config.shift_remove("rope_parameters");
             write_new_name(config);
@@ -72,12 +72,12 @@ fn is_absent(config: &Map<String, Value>, key: &str) -> bool {
     config.get(key).is_none_or(Value::is_null)
 }
 
-/// Gemma 3 has settings by kind of layer.
+/// Gemma 3 has settings for each kind of layer.
 fn is_by_kind(parameters: &Map<String, Value>) -> bool {
     parameters.values().any(Value::is_object)
 }
 
-/// `rope_theta`, `rope_scaling` and what else stood at the top, out of `rope_parameters`.
+/// `rope_theta`, `rope_scaling` and other keys of the top level, made from `rope_parameters`.
 fn write_old_names(config: &mut Map<String, Value>, parameters: Map<String, Value>) {
     let old = |config: &mut Map<String, Value>, key: &str, value: Option<Value>| {
         if let Some(value) = value.filter(|_| is_absent(config, key)) {
@@ -86,7 +86,7 @@ fn write_old_names(config: &mut Map<String, Value>, parameters: Map<String, Valu
     };
     let part = |kind: &str| parameters.get(kind).and_then(Value::as_object).cloned();
     if is_by_kind(&parameters) {
-        // The old names are of the layers that see everything; the others have a base of their own, and no scaling.
+        // The old names describe the layers with full attention; the others have their own base, and no scaling.
         let local = part("sliding_attention").and_then(|mut of| of.shift_remove("rope_theta"));
         old(config, "rope_local_base_freq", local);
     }
@@ -97,7 +97,7 @@ fn write_old_names(config: &mut Map<String, Value>, parameters: Map<String, Valu
     let partial = settings.shift_remove("partial_rotary_factor");
     old(config, "partial_rotary_factor", partial);
     if says(config, "model_type", "phi3") {
-        // transformers 4 takes `type` and the two lists of factors, and nothing else, and the length at the top.
+        // transformers 4 accepts only `type` and the two lists of factors, and the length at the top.
         let original = settings.shift_remove("original_max_position_embeddings");
         old(config, "original_max_position_embeddings", original);
         if let Some(kind) = settings.shift_remove("rope_type") {
@@ -111,9 +111,9 @@ fn write_old_names(config: &mut Map<String, Value>, parameters: Map<String, Valu
     }
 }
 
-/// `rope_parameters` out of `rope_theta` and `rope_scaling`.
+/// `rope_parameters`, made from `rope_theta` and `rope_scaling`.
 fn write_new_name(config: &mut Map<String, Value>) {
-    // These have the new form by kind of layer, and transformers 5 makes it of the old names.
+    // These have the new form for each kind of layer, and transformers 5 makes it from the old names.
     if is_absent(config, "rope_theta")
         || ["gemma3_text", "olmo3"].iter().any(|kind| says(config, "model_type", kind))
     {
@@ -121,7 +121,7 @@ fn write_new_name(config: &mut Map<String, Value>) {
     }
     let scaling = config.get("rope_scaling").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut parameters = Map::new();
-    // `type` is what `rope_type` was called first.
+    // `type` is the earlier name of `rope_type`.
     let kind = scaling.get("rope_type").or(scaling.get("type")).cloned().unwrap_or(json!("default"));
     parameters.insert("rope_type".into(), kind);
     parameters.insert("rope_theta".into(), config["rope_theta"].clone());
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(updated(json!({"rope_parameters": 3}), None), json!({"rope_parameters": 3}));
     }
 
-    /// Both versions of transformers take `rope_scaling` where both names are there, and their default theta if the top
+    /// Both versions of transformers use `rope_scaling` if both names exist, and their default theta if the top level
     /// has none.
     #[test]
     fn the_old_name_beside_the_new_one_goes_on_counting() {
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!((&empty["rope_theta"], &empty["rope_parameters"]), (&json!(5e5), &new));
     }
 
-    /// Before transformers 5 the text of a model with a vision tower knew the old names alone, as any other.
+    /// Before transformers 5 the text part of a model with a vision tower knew only the old names.
     #[test]
     fn rotary_settings_of_a_wrappers_text_stand_under_both_names() {
         let text = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e3}});
@@ -223,7 +223,7 @@ mod tests {
         );
     }
 
-    /// transformers 5 fails at a single `rope_parameters` of models that have them by kind of layer.
+    /// transformers 5 fails on a single `rope_parameters` of models that have them for each kind of layer.
     #[test]
     fn old_settings_by_kind_of_layer_stay_as_they_are() {
         let old = json!({"model_type": "olmo3", "rope_theta": 5e5, "rope_scaling": {"rope_type": "yarn", "factor": 8.0}});

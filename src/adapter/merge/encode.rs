@@ -1,4 +1,4 @@
-//! Numbers as they are stored, and what that costs them.
+//! Encodes numbers in their storage types, and measures the rounding error.
 
 use std::io::Result;
 
@@ -13,12 +13,12 @@ use crate::weights::{BlockKind, Blocks, DType, quantise};
 pub(super) enum Encoding {
     /// One by one.
     Float(DType),
-    /// ggml's blocks, which no row may cut.
+    /// In ggml's blocks; a row consists of whole blocks.
     Blocks(BlockKind),
 }
 
 impl Encoding {
-    /// Bytes of so many numbers, whole blocks of them.
+    /// Bytes of this many numbers, which must be whole blocks.
     pub fn bytes(self, numbers: usize) -> usize {
         match self {
             Self::Float(dtype) => numbers * dtype.size(),
@@ -27,16 +27,16 @@ impl Encoding {
     }
 }
 
-/// What was added to a tensor, and what its storage type then took away.
+/// What was added to a tensor, and the error of its storage type.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stock {
     /// Sum of squares of what was added.
     pub delta: f64,
-    /// Sum of squares of what rounding changed.
+    /// Sum of squares of the rounding errors.
     pub rounding: f64,
-    /// The largest change by rounding.
+    /// The largest rounding error.
     pub largest: f64,
-    /// Whether a finite number became one that is not.
+    /// Whether a finite number became infinite or NaN.
     pub overflows: bool,
 }
 
@@ -51,18 +51,18 @@ impl Stock {
     }
 }
 
-/// Encodes runs of numbers.
+/// Encodes slices of numbers.
 #[derive(Default)]
 pub(super) struct Encoder {
     before: Vec<f32>,
-    /// What a reader will find.
+    /// The numbers as a reader will see them.
     stored: Vec<f32>,
     bf16: Vec<u16>,
     f16: Vec<f16>,
 }
 
 impl Encoder {
-    /// Room for the numbers of the next run as they were.
+    /// A buffer for the original numbers of the next slice.
     pub fn before(&mut self, numbers: usize) -> &mut [f32] {
         self.before.resize(numbers, 0.0);
         &mut self.before
@@ -71,7 +71,7 @@ impl Encoder {
     /// Encodes `exact`, rounded to nearest even, into all of `bytes`.
     ///
     /// # Errors
-    /// If blocks are cut.
+    /// If a block is incomplete.
     pub fn encode(&mut self, encoding: Encoding, exact: &[f32], bytes: &mut [u8]) -> Result<Stock> {
         let Self { before, stored, bf16, f16 } = self;
         if encoding == Encoding::Float(DType::F32) {
@@ -101,7 +101,7 @@ impl Encoder {
 }
 
 vectorised! {
-    /// As f32; a signalling NaN becomes a quiet one, as `half` has it.
+    /// As f32; a signalling NaN becomes a quiet one, as in `half`.
     pub(super) fn widen_bf16(narrow: &[bf16], wide: &mut [f32]) {
         let _ = FMA;
         for (narrow, wide) in narrow.iter().zip(wide) {
@@ -113,7 +113,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// The upper halves of `exact`, rounded to nearest even (a NaN stays one), and what they are as f32.
+    /// The upper halves of `exact`, rounded to nearest even (a NaN stays one), and their values as f32.
     fn round_to_bf16(exact: &[f32], narrow: &mut [u16], stored: &mut [f32]) {
         let _ = FMA;
         for ((exact, narrow), stored) in exact.iter().zip(narrow).zip(stored) {
@@ -132,7 +132,7 @@ const INFINITE: u32 = 0x7f80_0000;
 const LANES: usize = 16;
 
 vectorised! {
-    /// Takes stock of a run: as it was, exact, and as it is stored.
+    /// Adds a slice: original, exact, and as stored.
     fn take(before: &[f32], exact: &[f32], stored: &[f32]) -> Stock {
         let _ = FMA;
         let (mut delta, mut rounding, mut largest) = ([0.0f64; LANES], [0.0f64; LANES], [0.0f64; LANES]);
@@ -144,7 +144,7 @@ vectorised! {
                 let lost = f64::from(*stored) - f64::from(*exact);
                 delta[lane] += added * added;
                 rounding[lane] += lost * lost;
-                // A NaN is passed over.
+                // NaNs are skipped.
                 largest[lane] = if lost.abs() > largest[lane] { lost.abs() } else { largest[lane] };
                 overflows[lane] |= u32::from(finite(*before) & !finite(*stored));
             }

@@ -1,7 +1,7 @@
-//! Adapters merged into a copy of their base: `W' = W + Σ weight·scale·B·A`, a model directory of its own.
+//! Merges adapters into a copy of their base: `W' = W + Σ weight·scale·B·A`, as a complete model directory.
 //!
-//! Sums are f32, rounded once to the storage type. Tensors are streamed: the layout of the files follows from shapes,
-//! then numbers go from the mapped base to the disk in blocks, whatever the size of the model.
+//! Sums are f32, rounded once to the storage type. Tensors are streamed: the layout of the files follows from the shapes,
+//! then numbers go from the mapped base to the disk in blocks, so memory does not grow with the size of the model.
 
 mod companions;
 mod config_json;
@@ -29,7 +29,7 @@ use plan::Plan;
 use shards::{INDEX, Planned, Shard};
 use stream::Stream;
 
-/// What is merged into.
+/// The model to merge into.
 #[derive(Clone, Copy)]
 pub struct Base<'a> {
     /// The model directory, for its configuration and tokenizer.
@@ -40,32 +40,32 @@ pub struct Base<'a> {
     pub spec: &'a DecoderSpec,
 }
 
-/// How the merged model is written.
+/// How to write the merged model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MergeOptions {
-    /// What numbers are stored as; `None`: each tensor as in the base.
+    /// The storage type; `None`: that of each tensor in the base.
     pub dtype: Option<DType>,
-    /// Bytes of a file's tensors, at most (a larger tensor has a file of its own).
+    /// Limit of the bytes of a file's tensors (a larger tensor has a file of its own).
     pub shard_bytes: u64,
-    /// Whether a model that is there is replaced.
+    /// Whether to replace an existing model.
     pub overwrite: bool,
 }
 
 impl Default for MergeOptions {
-    /// The base's storage types, shards of 5 GB as transformers' `save_pretrained` had them, nothing replaced.
+    /// The base's storage types, shards of 5 GB as in transformers' `save_pretrained`, and nothing is replaced.
     fn default() -> Self {
         Self { dtype: None, shard_bytes: 5_000_000_000, overwrite: false }
     }
 }
 
-/// What became of one adapted module.
+/// The result for one adapted module.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MergedModule {
     /// Its path.
     pub module: String,
     /// Its storage type, by name.
     pub storage: String,
-    /// ‖ΔW‖_F, of what was added.
+    /// ‖ΔW‖_F of what was added.
     pub delta_norm: f64,
     /// ‖W' stored − W' exact‖_F.
     pub rounding_norm: f64,
@@ -73,7 +73,7 @@ pub struct MergedModule {
     pub rounding_max: f64,
 }
 
-/// What was merged, and what the storage type cost.
+/// What was merged, and the error of the storage type.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MergeReport {
     /// The adapted modules, by name.
@@ -82,7 +82,7 @@ pub struct MergeReport {
     pub files: Vec<String>,
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Files of the base's directory that were not copied though they may matter, with the reason.
+    /// Files of the base's directory that were left out though they may matter, with the reason.
     pub left_out: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ impl MergeReport {
         self.modules.iter().map(|module| module.rounding_max).fold(0.0, f64::max)
     }
 
-    /// Norm of what rounding changed over the norm of what was added, all modules together; 0 when nothing was added.
+    /// Norm of the rounding errors relative to the norm of what was added, over all modules; 0 if nothing was added.
     pub fn rounding_share(&self) -> f64 {
         let norm =
             |of: fn(&MergedModule) -> f64| self.modules.iter().map(|m| of(m).powi(2)).sum::<f64>().sqrt();
@@ -104,8 +104,8 @@ impl MergeReport {
 /// Writes `base` with each adapter times its weight into the directory `output`, which appears whole or not at all.
 ///
 /// # Errors
-/// If an adapter does not fit the base (all misfits are named), `output` is not empty (or, with `overwrite`, holds no
-/// model), a number overflows the storage type, or the disk is full.
+/// If an adapter does not fit the base (all problems are named), `output` is not empty (or, with `overwrite`, has no model),
+/// a number overflows the storage type, or the disk is full.
 pub fn merge(
     base: &Base,
     adapters: &[(&Lora, f64)],
@@ -115,10 +115,10 @@ pub fn merge(
     merge_checked(base, adapters, output, options, |_, _| Ok(()))
 }
 
-/// As [`merge`]; `check` sees the whole model in a temporary place, and what it refuses is never at `output`.
+/// As [`merge`]; `check` sees the complete model in a temporary place, and a model that it refuses never gets to `output`.
 ///
 /// # Errors
-/// As [`merge`], and what `check` says.
+/// As [`merge`], and the error of `check`.
 pub fn merge_checked(
     base: &Base,
     adapters: &[(&Lora, f64)],
@@ -147,7 +147,7 @@ pub fn merge_checked(
     })
 }
 
-/// What may not be written to is said before the work.
+/// An output that must not be written to is refused before the work.
 fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
     if !output.exists() {
         return Ok(());
@@ -172,7 +172,7 @@ fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
     }
     if !output.join("config.json").exists() {
         return Err(Error::Config(format!(
-            "the output {shown} holds no config.json, so it is no model to overwrite; name another directory"
+            "the output {shown} holds no config.json, so it is not a model to overwrite; name another directory"
         )));
     }
     Ok(())
@@ -199,7 +199,7 @@ fn write_shard(
     file.sync_all().map_err(Error::write(path))
 }
 
-/// Writes a tensor; what became of it, if it was adapted.
+/// Writes a tensor; returns its rounding error if it was adapted.
 fn write_tensor<'a>(
     base: &Base<'a>,
     plan: &Plan,
@@ -232,19 +232,19 @@ fn write_tensor<'a>(
     }))
 }
 
-/// The base's configuration, brought up to date. `untied`: the head was adapted and no longer is the embedding.
+/// The updated configuration of the base. `untied`: the head was adapted and no longer shares the embedding's weight.
 fn write_config(base: &Base, directory: &Path, dtype: Option<DType>, untied: bool) -> Result<()> {
     let path = base.directory.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
     let mut config: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|e| Error::Model(format!("{} is no JSON object: {e}", path.display())))?;
+        .map_err(|e| Error::Model(format!("{} is not a JSON object: {e}", path.display())))?;
     config_json::update(&mut config, dtype);
-    // A head that is stored counts, whatever the configuration says of it: so transformers 5 reads it, and 4 would not.
+    // A stored head takes precedence over the configuration: transformers 5 reads it, and 4 would not.
     let own_head = untied || base.spec.head.is_some();
     if own_head && config.get("tie_word_embeddings").is_none_or(|ties| *ties != Value::Bool(false)) {
         config.insert("tie_word_embeddings".into(), false.into());
     }
-    // transformers 5 follows the wrapper, 4 the text within it.
+    // transformers 5 reads the setting of the wrapper, 4 that of the text part.
     if let Some(Value::Object(text)) = config.get_mut("text_config") {
         text.insert("tie_word_embeddings".into(), (!own_head).into());
     }

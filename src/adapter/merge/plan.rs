@@ -1,4 +1,4 @@
-//! What a merge will write, known and checked before anything is written.
+//! The plan of a merge, checked completely before anything is written.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -58,12 +58,12 @@ impl<'a> Plan<'a> {
         Ok(Self { shards: Shard::plan(planned, options.shard_bytes), targets, untied })
     }
 
-    /// The base's tensor that a planned one is made of.
+    /// The base's tensor from which a planned one is made.
     pub fn source_name<'n>(&'n self, planned: &'n Planned) -> &'n str {
         source_name(&self.untied, &planned.name)
     }
 
-    /// The type a tensor's numbers are rounded to; `None` if its bytes are copied.
+    /// The type to which a tensor's numbers are rounded; `None` if its bytes are copied.
     pub fn rounds_to(&self, base: &Base, planned: &Planned) -> Result<Option<DType>> {
         let copied = base.source.stored(self.source_name(planned))?.dtype == planned.dtype.to_string();
         Ok(match planned.dtype {
@@ -103,7 +103,7 @@ fn safetensors_name(dtype: DType) -> Dtype {
     }
 }
 
-/// The tensors that the adapters change; every misfit is named.
+/// The tensors that the adapters change; all problems are named.
 pub(super) fn targets<'a>(
     base: &Base<'a>,
     adapters: &[(&'a Lora, f64)],
@@ -125,7 +125,7 @@ pub(super) fn targets<'a>(
             let Some(linear) = linears.get(&slot.module) else {
                 let hint = nearest(&slot.module, linears.keys().map(String::as_str));
                 let hint = hint.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-                problems.add(format!("{} is no linear module of this base{hint}", slot.module));
+                problems.add(format!("{} is not a linear module of this base{hint}", slot.module));
                 continue;
             };
             let tied = base.spec.head.is_none() && linear.module == head::linear(base.spec).module;
@@ -151,7 +151,7 @@ pub(super) fn targets<'a>(
     Ok(targets)
 }
 
-/// A head that the base stores is not dropped because its configuration ties the head to the embedding.
+/// A head that the base stores is kept, even if its configuration ties the head to the embedding.
 fn check_head(base: &Base) -> Result<()> {
     let name = format!("{}.weight", head::linear(base.spec).module);
     if base.spec.head.is_some() || base.source.shape(&name).is_none() {

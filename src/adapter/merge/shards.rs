@@ -1,4 +1,4 @@
-//! The safetensors files of a merged model: laid out from shapes alone, before a number is read.
+//! The safetensors files of a merged model, laid out from shapes before any number is read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
-/// Name of a checkpoint's only file.
+/// Name of a checkpoint's single file.
 const SINGLE: &str = "model.safetensors";
-/// Name of the file that says which shard holds which tensor.
+/// Name of the index file, which lists the shard of each tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// A tensor that will be written.
+/// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Planned {
     pub name: String,
@@ -24,7 +24,7 @@ pub(super) struct Planned {
 
 impl Planned {
     /// # Errors
-    /// If the shape overflows, or is not of whole bytes.
+    /// If the size overflows, or is not a whole number of bytes.
     pub fn new(name: &str, dtype: Dtype, shape: Vec<usize>) -> Result<Self> {
         let bits = shape.iter().try_fold(dtype.bitsize(), |n, size| n.checked_mul(*size));
         let bytes = bits.filter(|bits| bits % 8 == 0).map(|bits| bits / 8);
@@ -39,7 +39,7 @@ impl Planned {
     }
 }
 
-/// One file and its tensors, in the order they stand in it.
+/// One file and its tensors, in their order in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Shard {
     pub file: String,
@@ -47,7 +47,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Cuts tensors, in the order given, into files of at most `limit` bytes; a larger tensor has a file of its own.
+    /// Distributes tensors, in the given order, over files of at most `limit` bytes; a larger tensor has a file of its own.
     pub fn plan(tensors: Vec<Planned>, limit: u64) -> Vec<Self> {
         let mut cuts: Vec<Vec<Planned>> = Vec::new();
         let mut size = 0u64;
@@ -76,10 +76,10 @@ impl Shard {
         cuts.into_iter().enumerate().map(|(i, cut)| Self { file: file(i), tensors: order(cut) }).collect()
     }
 
-    /// Writes the header: its length in 8 bytes, JSON padded to 8, as the format's document says.
+    /// Writes the header: its length in 8 bytes, then JSON padded to a multiple of 8, as the format requires.
     ///
     /// # Errors
-    /// If the tensors cannot be described, or the disk is full.
+    /// If the tensors cannot be serialised, or the disk is full.
     pub fn write_header(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut start = 0;
         let mut infos = Vec::with_capacity(self.tensors.len());

@@ -1,4 +1,4 @@
-//! Bytes on their way to a file while the next ones are computed: one thread writes, the others never wait for it.
+//! Writes bytes to a file while the next ones are computed, on a separate thread.
 
 use std::io::{Error, ErrorKind, Result, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -6,21 +6,21 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 /// Pieces that wait to be written: one while the thread writes another and the caller makes a third.
 const WAITING: usize = 2;
 
-/// What is written next.
+/// The next piece to write.
 enum Piece<'a> {
     Made(Vec<u8>),
     Kept(&'a [u8]),
 }
 
-/// The caller's end: pieces go in, in the order of the file.
+/// The caller's end: pieces are sent in the order of the file.
 pub(super) struct Stream<'a> {
     to: SyncSender<Piece<'a>>,
-    /// Buffers that were written, to be filled again.
+    /// Buffers that were written and can be filled again.
     spent: Receiver<Vec<u8>>,
 }
 
 impl<'a> Stream<'a> {
-    /// A buffer of so many bytes, whatever they are.
+    /// A buffer of this many bytes, with any content.
     pub fn buffer(&self, bytes: usize) -> Vec<u8> {
         let mut buffer = self.spent.try_recv().unwrap_or_default();
         buffer.resize(bytes, 0);
@@ -30,7 +30,7 @@ impl<'a> Stream<'a> {
     /// Writes a filled buffer.
     ///
     /// # Errors
-    /// If writing failed before; [`through`] says how.
+    /// If writing failed before; [`through`] returns the error.
     pub fn write_buffer(&mut self, buffer: Vec<u8>) -> Result<()> {
         self.send(Piece::Made(buffer))
     }
@@ -62,8 +62,8 @@ impl Write for Stream<'_> {
     }
 }
 
-/// Writes to `out` what `make` puts into the stream. The first value is `make`'s; it counts only if the second, what
-/// became of the writing, is no error.
+/// Writes to `out` what `make` sends into the stream. The first value is that of `make`; it is only valid if the second, the
+/// result of writing, is not an error.
 pub(super) fn through<'a, T>(
     out: &mut (dyn Write + Send),
     make: impl FnOnce(&mut Stream<'a>) -> T,
@@ -74,7 +74,7 @@ pub(super) fn through<'a, T>(
         let writer = scope.spawn(move || drain(out, &pieces, &back));
         let mut stream = Stream { to, spent };
         let made = make(&mut stream);
-        // Hangs up, so that the thread ends.
+        // Closes the channel, so that the thread ends.
         drop(stream);
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (made, written)
@@ -87,7 +87,7 @@ fn drain(out: &mut dyn Write, pieces: &Receiver<Piece>, back: &Sender<Vec<u8>>) 
             Piece::Kept(bytes) => out.write_all(bytes)?,
             Piece::Made(bytes) => {
                 out.write_all(&bytes)?;
-                // Nobody takes the last ones.
+                // The last buffers are not needed again.
                 let _ = back.send(bytes);
             }
         }
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(out, wanted);
     }
 
-    /// Takes so many bytes, then is full.
+    /// Accepts this many bytes, then is full.
     struct Full(usize);
 
     impl Write for Full {

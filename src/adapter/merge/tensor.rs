@@ -1,4 +1,4 @@
-//! One tensor of a merged model, a block of rows at a time.
+//! Computes one tensor of a merged model, a block of rows at a time.
 
 use std::io::Result;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use crate::model::spec::LinearSpec;
 use crate::ops::gemm::{self, Elements, Operand, Packed, Precision, Segment};
 use crate::weights::{DType, FrozenWeight};
 
-/// Numbers in a block of rows: enough to keep all threads at work, few beside any model's tensors.
+/// Numbers in a block of rows: enough to keep all threads busy, and little compared with a model's tensors.
 const BLOCK: usize = 1 << 22;
 /// Rows and columns of a tile, 192 KiB of f32: it stays in a core's cache from widening to rounding. Fixed, so that sums
-/// do not depend on the number of threads; columns are whole blocks of every type.
+/// do not depend on the number of threads; the columns are whole blocks of every type.
 const TILE_ROWS: usize = 48;
 const TILE_COLUMNS: usize = 1024;
 
@@ -48,10 +48,10 @@ impl<'a> Addend<'a> {
         self.rank
     }
 
-    /// The left operand of these rows of the product, as the weight is stored.
+    /// The left operand of these rows of the product, in the orientation of the stored weight.
     fn left(&self, linear: &LinearSpec, rows: &Range<usize>) -> Packed {
         let operand = if linear.transposed {
-            // Aᵀ·Bᵀ: a stored row is a feature that goes in.
+            // Aᵀ·Bᵀ: a stored row is an input feature.
             Operand::strided(Elements::F32(&self.a[rows.start..]), rows.len(), self.rank, 1, linear.inputs)
         } else {
             Operand::by_row(Elements::F32(&self.b[rows.start * self.rank..]), rows.len(), self.rank)
@@ -71,15 +71,15 @@ impl<'a> Addend<'a> {
     }
 }
 
-/// How a tensor is laid out in its file.
+/// The layout of a tensor in its file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub encoding: Encoding,
-    /// Rows of a head whose halves become neighbours: `[2, d/2]` to `[d/2, 2]`.
+    /// Rows of a head whose halves become neighbours: from `[2, d/2]` to `[d/2, 2]`.
     pub head: Option<usize>,
-    /// Numbers in a row, if not the last dimension (a bias has one).
+    /// Numbers in a row, if that is not the last dimension (a bias has one).
     pub columns: Option<usize>,
-    /// Added to every number (the gain of Gemma's norms is stored without its 1).
+    /// Added to every number (Gemma's norms are stored without the 1 of their gain).
     pub plus: f32,
 }
 
@@ -108,14 +108,14 @@ pub(super) fn write(
         let columns = layout.columns.or(weight.shape().last().copied()).unwrap_or(1).max(1);
         return region(0..numbers.len(), columns).write(out);
     }
-    // Rows are nothing then; cut so that no thread gets single numbers, or one row of millions.
+    // Rows do not matter here; split so that no thread gets single numbers, or one row of millions.
     let whole = numbers.len() - numbers.len() % TILE_COLUMNS;
     let stock = region(0..whole, TILE_COLUMNS).write(out)?;
     let rest = region(whole..numbers.len(), (numbers.len() - whole).max(1)).write(out)?;
     Ok(stock.and(rest))
 }
 
-/// A matrix on its way.
+/// A matrix being computed.
 struct Region<'a> {
     /// Row-major, as in the base.
     numbers: Elements<'a>,
@@ -125,10 +125,10 @@ struct Region<'a> {
 }
 
 impl Region<'_> {
-    /// A block of rows at a time: threads fill a buffer, then it is written while they fill the next.
+    /// Works on blocks of rows: the threads fill a buffer, which is written while they fill the next one.
     fn write(&self, out: &mut Stream) -> Result<Stock> {
         let rows = self.numbers.len() / self.columns;
-        // Whole heads, so that their rows can change places.
+        // Whole heads, so that their rows can be reordered.
         let head = self.layout.head.unwrap_or(1).max(1);
         let (per_block, per_task) =
             ((BLOCK / self.columns / head).max(1) * head, TILE_ROWS.next_multiple_of(head));
@@ -194,7 +194,7 @@ impl Region<'_> {
         }
     }
 
-    /// Where a row goes: rows of each head from `[2, d/2]` to `[d/2, 2]`.
+    /// The new position of a row: rows of each head go from `[2, d/2]` to `[d/2, 2]`.
     fn place(&self, row: usize) -> usize {
         let Some(head) = self.layout.head else { return row };
         let (first, within) = (row / head * head, row % head);
@@ -202,7 +202,7 @@ impl Region<'_> {
     }
 }
 
-/// What a thread needs, kept from one task to the next.
+/// A thread's buffers, kept from one task to the next.
 #[derive(Default)]
 struct Scratch {
     /// `[TILE_ROWS, TILE_COLUMNS]`, exact.

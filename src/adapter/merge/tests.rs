@@ -233,7 +233,7 @@ fn only_models_are_overwritten_and_only_when_asked() {
     std::fs::create_dir(&output).unwrap();
     std::fs::write(output.join("thesis.txt"), "x").unwrap();
     assert!(refused(&output, false).contains("not empty"));
-    assert!(refused(&output, true).contains("no model to overwrite"));
+    assert!(refused(&output, true).contains("not a model to overwrite"));
     assert!(refused(&model.directory, true).contains("is the base"));
     assert!(refused(model.directory.parent().unwrap(), true).contains("is the base or holds it"));
     std::fs::write(output.join("config.json"), "{}").unwrap();

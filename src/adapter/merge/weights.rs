@@ -1,10 +1,10 @@
-//! What was written, read back and held to what should have been, module by module: `W'·x = W·x + Σ scale·B·(A·x)` for a
-//! random x.
+//! Reads back what was written and compares it with what it should be, module by module: `W'·x = W·x + Σ scale·B·(A·x)` for
+//! a random x.
 //!
-//! With x of random signs, the square of `‖W'x − (Wx + ΔWx)‖` is on average just the square of the Frobenius norm of the
-//! difference. Rounding makes one that is known, from when the tensor was written, and is bounded by the storage type: a
-//! number of bf16 is within 2⁻⁸ of what it stands for, one of f16 within 2⁻¹¹. A module that was not merged, has another
-//! scale, or its rows elsewhere, is off by the adapter's own size, whatever the logits show of it.
+//! For x of random signs, the mean of the square of `‖W'x − (Wx + ΔWx)‖` is the square of the Frobenius norm of the
+//! difference. The rounding error is known from when the tensor was written, and is bounded by the storage type: a
+//! number in bf16 has a relative error of at most 2⁻⁸, one in f16 of at most 2⁻¹¹. A module that was not merged, or has
+//! another scale or misplaced rows, is off by the size of the adapter itself, even if the logits hardly show it.
 
 use rayon::prelude::*;
 
@@ -17,15 +17,15 @@ use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::random::Stream;
 use crate::weights::{Elements, FrozenWeight, WeightSource};
 
-/// Times the rounding that may come out: its square has a mean of 1, and by so many rows hardly varies.
+/// Factor of the rounding error that is allowed: its square has a mean of 1, and hardly varies with this many rows.
 const TIMES: f64 = 4.0;
-/// Of the sums themselves, in f32 on the way and f64 here.
+/// Error of the sums themselves, in f32 in the model and f64 here.
 const ARITHMETIC: f64 = 1e-6;
 
 /// Compares every adapted module of `merged` with base and adapters.
 ///
 /// # Errors
-/// If one is further off than rounding takes it (all are named), or rounding took more than the storage type may.
+/// If a module is further off than rounding explains (all are named), or its rounding error is above the type's bound.
 pub fn check(
     base: &Base,
     adapters: &[(&Lora, f64)],
@@ -52,7 +52,7 @@ pub fn check(
         }
         let found = Compared::of(&before, &after, &target);
         let allowed = TIMES * told.rounding_norm + ARITHMETIC * found.size;
-        // A NaN is over every bound.
+        // A NaN is above every bound.
         problems.require(found.apart <= allowed, || {
             format!("{module} is {:.3e} off, where rounding makes {allowed:.3e} at most", found.apart)
         });
@@ -66,7 +66,7 @@ pub fn check(
         .map_err(|e| Error::Weights(format!("the merged weights are not the sum of base and adapter:\n{e}")))
 }
 
-/// The furthest that a number is from what it stands for, relative; `None` for blocks, where it is the neighbours' matter.
+/// The largest relative error of a number; `None` for blocks, where it depends on the other numbers of the block.
 fn unit(storage: &str) -> Option<f64> {
     match storage {
         "bf16" => Some(2f64.powi(-8)),
@@ -107,13 +107,13 @@ impl Compared {
     }
 }
 
-/// `ΔW·x`, by the way of the low rank.
+/// `ΔW·x`, computed through the low rank.
 fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
     let LinearSpec { inputs, transposed, .. } = target.linear;
     let mut sum = vec![0.0; rows];
     for addend in &target.addends {
         let (a, b, rank) = (addend.a(), addend.b(), addend.rank());
-        // ΔW is [out, in] by B·A, or as it is stored its transpose, Aᵀ·Bᵀ.
+        // ΔW is [out, in] as B·A, or stored as its transpose, Aᵀ·Bᵀ.
         let a = |k: usize, i: usize| f64::from(a[k * inputs + i]);
         let b = |o: usize, k: usize| f64::from(b[o * rank + k]);
         for k in 0..rank {
@@ -144,10 +144,10 @@ mod tests {
         (SafetensorsSource::open(directory).unwrap(), spec)
     }
 
-    /// What goes wrong with a B, of so many columns.
+    /// A fault in a B with this many columns.
     type Fault = fn(&mut [f32], usize);
 
-    /// What the check says of a model into which `fault` of an adapter was merged instead of the adapter.
+    /// The result of the check for a model into which `fault` of an adapter was merged instead of the adapter.
     fn verdict(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> Result<()> {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
         let (source, spec) = open(&directory);

@@ -1,7 +1,7 @@
 //! mlx-lm's adapters: `adapter_config.json` beside `adapters.safetensors` (mlx-lm 0.31, `mlx_lm/tuner`).
 //!
-//! A module's matrices stand as they multiply from the right: `<module>.lora_a [in, r]` and `<module>.lora_b [r, out]`,
-//! PEFT's transposed. One `scale` and one `rank` hold for all modules.
+//! A module's matrices multiply from the right: `<module>.lora_a [in, r]` and `<module>.lora_b [r, out]`, the transposes of
+//! PEFT's. All modules have the same `scale` and `rank`.
 
 mod read;
 mod write;

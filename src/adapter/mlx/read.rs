@@ -1,4 +1,4 @@
-//! Reading.
+//! Reads mlx-lm's adapters.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::weights::{SafetensorsSource, WeightSource};
 /// Reads the adapter in `directory` for a decoder.
 ///
 /// # Errors
-/// If a file is missing or damaged, it is no LoRA adapter, or a tensor does not fit; all misfits are named at once.
+/// If a file is missing or damaged, is not a LoRA adapter, or a tensor does not fit; all problems are named at once.
 pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Adapter> {
     let config = Config::open(&directory.join(CONFIG))?;
     let path = directory.join(WEIGHTS);
@@ -98,7 +98,7 @@ impl Config {
 struct Pair<'a> {
     linear: &'a LinearSpec,
     rank: usize,
-    /// What the file calls the module.
+    /// The module's name in the file.
     own: String,
 }
 
@@ -118,7 +118,7 @@ fn pairs<'a>(source: &SafetensorsSource, spec: &'a DecoderSpec) -> Result<BTreeM
             .find_map(|(half, other)| Some((name.strip_suffix(half)?.strip_suffix('.')?, *other)));
         let Some((own, other)) = half else {
             strangers.push(format!(
-                "{} is no lora_a or lora_b of a linear module and cannot be honoured",
+                "{} is not lora_a or lora_b of a linear module, and is not supported",
                 shown(&name)
             ));
             continue;

@@ -1,4 +1,4 @@
-//! Writing.
+//! Writes adapters for mlx-lm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::files;
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
 
-/// Families whose modules mlx-lm names as transformers does.
+/// Families whose modules have the same names in mlx-lm and in transformers.
 const FAMILIES: &[&str] = &[
     "gemma",
     "gemma2",
@@ -30,7 +30,7 @@ const FAMILIES: &[&str] = &[
     "stablelm",
 ];
 
-/// What was written.
+/// The written adapter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MlxReport {
     /// Adapted modules.
@@ -39,16 +39,16 @@ pub struct MlxReport {
     pub rank: usize,
     /// The scale of all of them.
     pub scale: f64,
-    /// Layers, from the last, that mlx-lm puts adapters on.
+    /// Number of layers, counted from the last, that mlx-lm adapts.
     pub num_layers: usize,
-    /// Whether scales or ranks differed, so that B holds the scales and A and B zeros up to `rank`.
+    /// Whether scales or ranks differed, so that B contains the scales, and A and B are padded with zeros to `rank`.
     pub folded: bool,
 }
 
 /// Writes an adapter directory that mlx-lm loads as its `--adapter-path`.
 ///
 /// # Errors
-/// If mlx-lm names the family's modules otherwise, the head is adapted, or a file cannot be written.
+/// If mlx-lm uses other names for the family's modules, the head is adapted, or a file cannot be written.
 pub fn write(directory: &Path, lora: &Lora, spec: &DecoderSpec, origin: &Origin) -> Result<MlxReport> {
     check(lora, spec)?;
     let slots = lora.slots();
@@ -88,7 +88,7 @@ fn check(lora: &Lora, spec: &DecoderSpec) -> Result<()> {
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))
 }
 
-/// The layer a module is in.
+/// The number of a module's layer.
 fn layer_of(slot: &Slot, spec: &DecoderSpec) -> Option<usize> {
     spec.layers.iter().position(|layer| layer.linears().iter().any(|linear| linear.module == slot.module))
 }

@@ -17,7 +17,7 @@ use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules};
 pub struct PeftConfig {
     /// Always `LORA`.
     pub peft_type: String,
-    /// The base it was trained on, as its maker named it.
+    /// The base it was trained on, as named by the program that wrote it.
     #[serde(default)]
     pub base_model_name_or_path: Option<String>,
     /// Default rank.
@@ -38,30 +38,30 @@ pub struct PeftConfig {
     /// Alphas of modules that differ from `lora_alpha`.
     #[serde(default)]
     pub alpha_pattern: Option<IndexMap<String, f64>>,
-    /// Which modules are adapted. PEFT always writes it.
+    /// The adapted modules. PEFT always writes this.
     #[serde(default)]
     pub target_modules: Option<TargetModules>,
-    /// Which of those are not.
+    /// Modules to exclude from those.
     #[serde(default)]
     pub exclude_modules: Option<ModuleNames>,
     /// Only these layers, with a list of `target_modules`.
     #[serde(default)]
     pub layers_to_transform: Option<Layers>,
-    /// What the list of layers is called whose numbers `layers_to_transform` has.
+    /// Name of the list of layers that `layers_to_transform` refers to.
     #[serde(default)]
     pub layers_pattern: Option<ModuleNames>,
-    /// What it was trained for.
+    /// The task it was trained for.
     #[serde(default)]
     pub task_type: Option<String>,
-    /// Whether PEFT fills modules that the file leaves out with matrices whose product is not 0.
+    /// Whether PEFT initialises modules that the file leaves out with matrices whose product is not 0.
     #[serde(skip)]
     pub(super) random_init: bool,
-    /// What is ignored, for a person to know.
+    /// Settings that are ignored, for the user to know.
     #[serde(skip)]
     pub notes: Vec<String>,
 }
 
-// PEFT's own defaults, for files that leave them out.
+// PEFT's own defaults, for files that leave these keys out.
 fn eight() -> usize {
     8
 }
@@ -70,23 +70,23 @@ fn eight_f64() -> f64 {
     8.0
 }
 
-/// Keys of both patterns together, at most: twice the linear modules of the largest models.
+/// Limit of keys of both patterns together: twice the number of linear modules of the largest models.
 const MOST_PATTERNS: usize = 10_000;
-/// Bytes of a key, at most.
+/// Limit of the bytes of a key.
 const LONGEST_PATTERN: usize = 1_000;
-/// Bytes of the file, at most; PEFT writes some thousand.
+/// Limit of the bytes of the file; PEFT writes a few thousand.
 const LARGEST: u64 = 16 << 20;
 
 impl PeftConfig {
     /// Reads the configuration of an adapter directory.
     ///
     /// # Errors
-    /// If it is missing, no LoRA, or asks for what cannot be honoured; everything refused is named at once.
+    /// If it is missing, is not LoRA, or needs a feature that is not supported; all problems are named at once.
     pub fn open(directory: &Path) -> Result<Self> {
         Self::open_for(directory, false)
     }
 
-    /// As [`PeftConfig::open`]; if `forced`, unknown keys and other tasks are told in its notes instead of refused.
+    /// As [`PeftConfig::open`]; if `forced`, unknown keys and other tasks become notes instead of errors.
     ///
     /// # Errors
     /// As [`PeftConfig::open`].
@@ -127,7 +127,7 @@ impl PeftConfig {
         sound.then_some(config).ok_or_else(|| Error::Adapter("r is 0 or lora_alpha is not finite".into()))
     }
 
-    /// A classifier's adapter fits a causal model's modules too, and its answers would mean nothing.
+    /// A classifier's adapter fits the modules of a causal model too, but its answers would mean nothing.
     fn check_task(&self, forced: bool, notes: &mut Vec<String>) -> Result<()> {
         let Some(task) = self.task_type.as_deref().filter(|task| *task != "CAUSAL_LM") else { return Ok(()) };
         let said =
@@ -141,7 +141,7 @@ impl PeftConfig {
         )))
     }
 
-    /// Each pattern is compiled and tried on each module: no more, and no longer ones, than an honest file has.
+    /// Each pattern is compiled and tried on each module, so their number and length are limited to those of real files.
     fn check_patterns(&self) -> Result<()> {
         let ranks = self.rank_pattern.iter().flat_map(IndexMap::keys);
         let keys: Vec<&String> = ranks.chain(self.alpha_pattern.iter().flat_map(IndexMap::keys)).collect();
@@ -158,8 +158,7 @@ impl PeftConfig {
         }
     }
 
-    /// The same rules as a run's configuration has them, for matching modules: with names as a model has them without
-    /// wrappers.
+    /// The rules as a run's configuration has them, to match modules by the names that a model without wrappers gives them.
     pub(super) fn rules(&self) -> LoraConfig {
         let by_layers_pattern = self.layers_pattern.as_ref().is_some_and(|pattern| !is_empty(pattern));
         LoraConfig {
@@ -172,7 +171,7 @@ impl PeftConfig {
                 Some(TargetModules::AllLinear) | None => TargetModules::AllLinear,
             },
             exclude_modules: self.exclude_modules.as_ref().map(bare_names),
-            // An empty list narrows nothing.
+            // An empty list has no effect.
             layers_to_transform: self
                 .layers_to_transform
                 .clone()
@@ -200,7 +199,7 @@ fn bare_names(names: &ModuleNames) -> ModuleNames {
     }
 }
 
-/// The first of two keys that become one wins, as of two that match one module.
+/// If two keys become the same one, the first is used, as for two that match one module.
 fn bare_keys<T: Copy>(patterns: Option<&IndexMap<String, T>>) -> IndexMap<String, T> {
     let mut keys = IndexMap::new();
     for (key, value) in patterns.into_iter().flatten() {

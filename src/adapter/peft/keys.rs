@@ -1,5 +1,5 @@
-//! The keys of `adapter_config.json`: each one that PEFT has is read, without effect on what the adapter computes, or refused
-//! unless its value switches nothing on.
+//! The keys of `adapter_config.json`. Each key of PEFT is read, or is known not to change what the adapter computes, or is
+//! refused unless its value switches nothing on.
 //!
 //! The fields are those of PEFT 0.21's `LoraConfig` (`tests/fixtures/peft_lora_config.json`, written from PEFT itself) and two
 //! that PEFT 0.2 wrote.
@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 
 use crate::error::Problems;
 
-/// What a key is to the reader.
+/// How a key is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// [`super::PeftConfig`] or [`super::select`] reads it.
     Read,
     /// It does not change what the adapter computes, and why.
     Harmless(&'static str),
-    /// Null, false, an empty list or text, or this text; any other value asks for this.
+    /// Null, false, an empty list or text, or this text; any other value asks for this feature.
     Neutral(&'static str, &'static str),
 }
 
@@ -65,7 +65,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("revision", Harmless("where the base was found")),
     ("runtime_config", Harmless("PEFT ignores it in a file")),
     ("target_modules", Read),
-    ("target_parameters", Neutral("", "adapted parameters that are no linear module")),
+    ("target_parameters", Neutral("", "adapters of parameters that are not linear modules")),
     ("task_type", Read),
     ("trainable_token_indices", Neutral("", "trained token embeddings")),
     ("use_bdlora", Neutral("", "block-diagonal matrices (BD-LoRA)")),
@@ -75,20 +75,20 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("velora_config", Neutral("", "projections of the backward pass beside the low-rank matrices (VeLoRA)")),
 ];
 
-/// What a key is; `None` if PEFT 0.21 has no such key.
+/// How a key is treated; `None` if PEFT 0.21 has no such key.
 pub(super) fn meaning(key: &str) -> Option<Meaning> {
     KEYS.binary_search_by(|(known, _)| (*known).cmp(key)).ok().map(|at| KEYS[at].1)
 }
 
-/// Initialisations that leave the base as it is: what is saved is a plain adapter. PEFT reads the first two in any case.
+/// Initialisations that do not change the base: the saved adapter is a plain one. PEFT reads the first two in any case.
 const INITS: &[&str] = &["gaussian", "mica", "eva", "orthogonal"];
 
-/// Initialisations that take the matrices' product off the base's weights, by how they begin. PEFT does so again whenever it
-/// loads such an adapter, but for LoRA-GA, whose gradients are no longer there then.
+/// Prefixes of initialisations that subtract the product of the matrices from the base's weights. PEFT does so again whenever
+/// it loads such an adapter, except for LoRA-GA, whose gradients no longer exist then.
 const INITS_THAT_CHANGE_THE_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga"];
 
-/// Names every key that asks for what cannot be honoured, and every key that is unknown. An unknown key is told in `notes`
-/// instead where it is null, which switches nothing on, or where it is `forced`.
+/// Names every key that needs an unsupported feature, and every unknown key. An unknown key becomes a note instead if it is
+/// null, which switches nothing on, or if it is `forced`.
 pub(super) fn check(
     values: &Map<String, Value>,
     forced: bool,
@@ -99,7 +99,7 @@ pub(super) fn check(
         match meaning(key) {
             Some(Read | Harmless(_)) => {}
             Some(Neutral(allowed, what)) => problems.require(is_neutral(value, allowed), || {
-                format!("{key} is {}: {what} cannot be honoured", brief(value))
+                format!("{key} is {}, which needs {what}; that is not supported", brief(value))
             }),
             None if value.is_null() || forced => {
                 notes.push(format!("{} is a key that PEFT 0.21 does not have; it is ignored", brief_text(key)));
@@ -139,7 +139,7 @@ fn check_init(init: &Value, problems: &mut Problems) {
     }
 }
 
-/// Whether modules that the file leaves out are filled with random numbers by PEFT, whose product is not 0.
+/// Whether PEFT initialises modules that the file leaves out with random numbers whose product is not 0.
 pub(super) fn init_is_random(values: &Map<String, Value>) -> bool {
     match values.get("init_lora_weights") {
         Some(Value::Bool(false) | Value::Null) => true,
@@ -153,12 +153,12 @@ fn is_neutral(value: &Value, allowed: &str) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::String(s) => s.is_empty() || s == allowed,
         Value::Array(a) => a.is_empty(),
-        // An empty configuration has its defaults, and is switched on (`_get_lora_subconfig`).
+        // An empty configuration means the defaults, and switches the feature on (`_get_lora_subconfig`).
         _ => false,
     }
 }
 
-/// A value for a message: a file may hold a long one.
+/// A value for a message, shortened.
 fn brief(value: &Value) -> String {
     brief_text(&value.to_string())
 }

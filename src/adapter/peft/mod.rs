@@ -1,7 +1,7 @@
 //! PEFT directories: `adapter_config.json` beside `adapter_model.safetensors` (PEFT 0.21, `peft/tuners/lora`).
 //!
-//! A module's matrices are `base_model.model.<module>.lora_A.weight [r, in]` and `.lora_B.weight [out, r]`. PEFT itself
-//! is silent about wrong names and half pairs; reading here is not.
+//! A module's matrices are `base_model.model.<module>.lora_A.weight [r, in]` and `.lora_B.weight [out, r]`. PEFT ignores
+//! wrong names and incomplete pairs silently; here they are errors.
 
 mod config;
 mod keys;

@@ -1,4 +1,4 @@
-//! The tensors of an adapter's file, sorted by what they belong to.
+//! The tensors of an adapter's file, sorted by the modules they belong to.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::weights::{SafetensorsSource, WeightSource};
 
-/// The modules of a base, or of a file read by itself.
+/// The modules of a base, or of a file that is read by itself.
 pub(super) struct Modules<'a> {
     /// The linear modules that may be adapted, by name.
     pub linears: BTreeMap<String, LinearSpec>,
-    /// Whose they are, for messages.
+    /// Their owner, for messages.
     pub family: &'a str,
     /// The head, whether or not it is among them.
     pub head: String,
-    /// The base; `None` of a file read by itself.
+    /// The base; `None` for a file that is read by itself.
     pub spec: Option<&'a DecoderSpec>,
 }
 
@@ -27,11 +27,11 @@ pub(super) struct Pair<'a> {
     pub a: String,
     pub b: String,
     pub rank: usize,
-    /// What the module is called, the file's own name for it first.
+    /// The names of the module, the file's own name first.
     pub names: Vec<String>,
 }
 
-/// What a file holds.
+/// The content of a file.
 pub(super) struct Sorted<'a> {
     /// The low-rank matrices, by module.
     pub pairs: BTreeMap<String, Pair<'a>>,
@@ -45,7 +45,7 @@ type Halves = BTreeMap<String, ([Option<String>; 2], String)>;
 /// Sorts the file's tensors into pairs that fit the modules, and whole weights.
 ///
 /// # Errors
-/// If a tensor belongs to no module, a pair lacks a half, or a shape does not fit; all are named.
+/// If a tensor belongs to no module, a pair is incomplete, or a shape does not fit; all problems are named.
 pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Result<Sorted<'a>> {
     let (mut problems, mut strangers) = (Problems::default(), Vec::new());
     let (mut halves, mut whole): (Halves, _) = (BTreeMap::new(), Vec::new());
@@ -102,12 +102,12 @@ fn pair<'a>(
     Pair { linear, a, b, rank, names }
 }
 
-/// Where a tensor belongs.
+/// What a tensor belongs to.
 enum Place {
     /// A (0) or B (1) of a module, with the module's name in the file.
     Half(String, String, usize),
     Whole(Whole),
-    /// Nowhere, and why.
+    /// Nothing, and why.
     Nowhere(String),
 }
 
@@ -126,7 +126,7 @@ fn place(name: &str, modules: &Modules) -> Place {
                 names::shown(name)
             )),
             false => Place::Nowhere(format!(
-                "{} adapts {}, which is no linear module of this {}{}",
+                "{} adapts {}, which is not a linear module of this {}{}",
                 names::shown(name),
                 names::shown(&own),
                 modules.family,
@@ -137,7 +137,7 @@ fn place(name: &str, modules: &Modules) -> Place {
     whole_weight(name, modules).map_or_else(|| Place::Nowhere(nowhere(name)), Place::Whole)
 }
 
-/// Why a tensor is no half of a pair.
+/// Why a tensor is not part of a pair.
 fn nowhere(name: &str) -> String {
     let shown = names::shown(name);
     if half(&format!("{PREFIX}{name}")).is_some() {
@@ -145,10 +145,10 @@ fn nowhere(name: &str) -> String {
             "{shown} lacks the prefix {PREFIX}, without which PEFT ignores it; rename the tensors"
         );
     }
-    format!("{shown} is no lora_A or lora_B of a linear module and cannot be honoured")
+    format!("{shown} is not lora_A or lora_B of a linear module, and is not supported")
 }
 
-/// A whole weight of embedding or head. Of a file read by itself, by the names that PEFT knows both by.
+/// A whole weight of embedding or head. For a file that is read by itself, by the names that PEFT uses for both.
 fn whole_weight(name: &str, modules: &Modules) -> Option<Whole> {
     let path = layout::unwrapped(name);
     let module = whole::module(path.strip_prefix(PREFIX)?)?;

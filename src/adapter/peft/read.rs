@@ -1,4 +1,4 @@
-//! Reading.
+//! Reads PEFT adapters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::weights::{SafetensorsSource, WeightSource};
 
-/// An adapter as read.
+/// An adapter that was read.
 #[derive(Debug)]
 pub struct Adapter {
     /// Its matrices, fitted to the decoder.
@@ -26,18 +26,18 @@ pub struct Adapter {
     pub config: PeftConfig,
     /// The metadata of its weights file.
     pub metadata: BTreeMap<String, String>,
-    /// What a person should know of how it was read.
+    /// Notes for the user about how it was read.
     pub notes: Vec<String>,
 }
 
-/// How an adapter is read.
+/// How to read an adapter.
 #[derive(Clone, Copy, Default)]
 pub struct Reading<'a> {
-    /// The language-model head may be adapted too, with which the decoder does not compute.
+    /// Whether the language-model head may be adapted too; the decoder does not compute with such an adapter.
     pub head: bool,
-    /// What would be refused since PEFT ignores it, or since it is another base's, is told in the notes instead.
+    /// Whether problems become notes that are otherwise refused, because PEFT ignores them or because the base is another one.
     pub force: bool,
-    /// The base's weights, to compare the whole weights with that PEFT saves beside an adapter of the head.
+    /// The base's weights, to compare with the whole weights that PEFT saves beside an adapter of the head.
     pub base: Option<&'a dyn WeightSource>,
 }
 
@@ -50,7 +50,7 @@ pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Ada
     read_for(directory, spec, device, Reading::default())
 }
 
-/// As [`read`], in a given way.
+/// As [`read`], with options.
 ///
 /// # Errors
 /// As [`read`].
@@ -67,10 +67,10 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, device: &Device, reading: 
     read_matrices(directory, &modules, device, config, reading)
 }
 
-/// Reads the adapter in `directory` by itself: the sizes of modules are those of their matrices, their names a text model's.
+/// Reads the adapter in `directory` by itself: the sizes of modules come from their matrices, their names from a text model.
 ///
 /// # Errors
-/// As [`read`], but for what only a base can tell.
+/// As [`read`], except for what only a base can show.
 pub fn read_alone(directory: &Path, device: &Device) -> Result<Adapter> {
     let config = PeftConfig::open(directory)?;
     let path = weights_path(directory)?;
@@ -90,7 +90,7 @@ pub fn read_alone(directory: &Path, device: &Device) -> Result<Adapter> {
     read_matrices(directory, &modules, device, config, Reading::default())
 }
 
-/// Where the weights are.
+/// The path of the weights.
 fn weights_path(directory: &Path) -> Result<PathBuf> {
     let path = directory.join(WEIGHTS);
     if !path.exists() && directory.join("adapter_model.bin").exists() {
@@ -140,7 +140,7 @@ fn read_matrices(
     Ok(Adapter { lora, config, metadata: metadata(&path)?, notes: told.notes })
 }
 
-/// What is refused, or only told where it is insisted on.
+/// Problems that are refused, or become notes if forced.
 struct Told {
     force: bool,
     notes: Vec<String>,
@@ -201,7 +201,7 @@ fn slots(
     Ok(slots)
 }
 
-/// Keys of the patterns that name nothing, or name it as PEFT does not.
+/// Keys of the patterns that match nothing, or match in another way than in PEFT.
 fn tell_keys(selection: &Selection, told: &mut Told) {
     for key in selection.prefixed() {
         told.refuse(format!(
@@ -227,7 +227,7 @@ fn tell_keys(selection: &Selection, told: &mut Told) {
 }
 
 /// Modules of the base that the configuration adapts and the file does not. PEFT leaves the product 0, as here, or fills it
-/// with random numbers where the initialisation says so.
+/// with random numbers if the initialisation says so.
 fn tell_bare(
     pairs: &BTreeMap<String, Pair>,
     config: &PeftConfig,
@@ -240,7 +240,7 @@ fn tell_bare(
     }
     let mut bare = Vec::new();
     for module in modules.linears.keys().filter(|module| !pairs.contains_key(*module)) {
-        // As the file would call it.
+        // With the file's own name.
         let aliases = layout::aliases(module);
         let own =
             aliases.iter().find(|name| layout::is_like(name, pairs.values().map(|pair| &*pair.names[0])));
@@ -264,7 +264,7 @@ fn tell_bare(
     Ok(())
 }
 
-/// Some of many names.
+/// The first of many names.
 fn named(all: &[&str]) -> String {
     const FIRST: usize = 4;
     let shown: Vec<String> = all.iter().take(FIRST).map(|name| names::shown(name)).collect();

@@ -1,8 +1,8 @@
-//! Which modules the configuration adapts, with what rank and alpha, as PEFT decides it (`check_target_module_exists` and
+//! Which modules the configuration adapts, with which rank and alpha, by PEFT's rules (`check_target_module_exists` and
 //! `get_pattern_key`, PEFT 0.21).
 //!
-//! PEFT matches the path that a module has in the model it was trained in, which is the path in its tensors' names. A file
-//! whose tensors were renamed since matches by the module's other names.
+//! PEFT matches the path of a module in the model it was trained in, which is the path in the names of its tensors. A file
+//! whose tensors were renamed since then matches by the other names of the module.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,22 +21,22 @@ pub(super) struct Selection<'a> {
     rules: &'a LoraConfig,
     patterns: Patterns<'a>,
     layers: Vec<Regex>,
-    /// Keys of both patterns that named a module.
+    /// Keys of both patterns that matched a module.
     used: RefCell<BTreeSet<(&'static str, String)>>,
-    /// Those of them that did so with PEFT's own prefix.
+    /// Those of them that matched with PEFT's own prefix.
     prefixed: RefCell<BTreeSet<String>>,
-    /// Keys that named a module by another of its names than the file's.
+    /// Keys that matched a module by another of its names than the file's.
     renamed: RefCell<BTreeSet<String>>,
 }
 
-/// Steps of a match of `layers_pattern`, at most.
+/// Limit of steps of a match of `layers_pattern`.
 const MOST_STEPS: usize = 20_000;
 
 impl<'a> Selection<'a> {
     /// `rules` are [`PeftConfig::rules`].
     ///
     /// # Errors
-    /// If a regular expression does not compile, or PEFT refuses the keys beside each other.
+    /// If a regular expression does not compile, or PEFT refuses the combination of keys.
     pub(super) fn new(config: &'a PeftConfig, rules: &'a LoraConfig) -> Result<Self> {
         let by_layer = config.layers_to_transform.as_ref().is_some_and(|layers| !layers.indices().is_empty());
         let pattern = config.layers_pattern.as_ref().filter(|pattern| !is_empty(pattern));
@@ -45,8 +45,8 @@ impl<'a> Selection<'a> {
             Err(Error::Adapter(format!("{key} is set, but {why}: PEFT refuses this; remove {key}")))
         };
         match (by_layer, pattern, by_list) {
-            (true, _, false) => return refused("layers_to_transform", "target_modules is no list"),
-            (_, Some(_), false) => return refused("layers_pattern", "target_modules is no list"),
+            (true, _, false) => return refused("layers_to_transform", "target_modules is not a list"),
+            (_, Some(_), false) => return refused("layers_pattern", "target_modules is not a list"),
             (false, Some(_), _) => return refused("layers_pattern", "layers_to_transform is not"),
             _ => {}
         }
@@ -80,7 +80,7 @@ impl<'a> Selection<'a> {
         Ok((rank, alpha, alpha / divisor))
     }
 
-    /// What a pattern says of a module, and a note of the key that says so.
+    /// A pattern's value for a module; notes the key that matched.
     fn find<T>(
         &self,
         section: &'static str,
@@ -105,17 +105,17 @@ impl<'a> Selection<'a> {
         Ok(None)
     }
 
-    /// Keys that name a module with `base_model.model.` before it. PEFT matches without that, and ignores them.
+    /// Keys that match a module with `base_model.model.` before it. PEFT matches without that prefix, and ignores them.
     pub(super) fn prefixed(&self) -> Vec<String> {
         self.prefixed.borrow().iter().cloned().collect()
     }
 
-    /// Keys that name a module as a file of another layout does, and hold for it here. PEFT would ignore them.
+    /// Keys that match a module by its name in another layout, and are used here. PEFT would ignore them.
     pub(super) fn renamed(&self) -> Vec<String> {
         self.renamed.borrow().iter().cloned().collect()
     }
 
-    /// Keys of both patterns that have named no module so far.
+    /// Keys of both patterns that have not matched a module so far.
     pub(super) fn unused(&self) -> Vec<String> {
         let used = self.used.borrow();
         let ranks = self.rules.rank_pattern.keys().map(|key| ("rank_pattern", key));
@@ -143,7 +143,7 @@ impl<'a> Selection<'a> {
         Ok(false)
     }
 
-    /// Whether `layers_to_transform` holds the module's number in a list that `layers_pattern` names. A module that
+    /// Whether `layers_to_transform` contains the number of the module in a list that `layers_pattern` names. A module that
     /// `target_modules` names by its whole path needs none.
     fn in_layers(&self, name: &str) -> Result<bool> {
         let whole = match &self.rules.target_modules {
@@ -173,7 +173,7 @@ fn layer_of(list: &str) -> Result<Regex> {
         .backtrack_limit(MOST_STEPS)
         .build()
         .map_err(|error| {
-            Error::Adapter(format!("layers_pattern is {list:?}, which is no regular expression ({error})"))
+            Error::Adapter(format!("layers_pattern is {list:?}, which is not a regular expression ({error})"))
         })
 }
 

@@ -1,6 +1,6 @@
 //! Whole weights of embedding and head that PEFT saves beside the low-rank matrices: `lm_head.base_layer.weight` with every
-//! adapter of the head, and both of a model whose vocabulary was resized (`save_embedding_layers`). PEFT puts them in the
-//! place of the base's when it loads the adapter, so they must be the base's.
+//! adapter of the head, and both of a model whose vocabulary was resized (`save_embedding_layers`). PEFT replaces the base's
+//! weights with them when it loads the adapter, so they must be equal to the base's.
 
 use super::super::{head, names};
 use super::read::Reading;
@@ -30,7 +30,7 @@ pub(super) fn module(path: &str) -> Option<&str> {
     Some(path.strip_suffix(".base_layer").unwrap_or(path))
 }
 
-/// Why a whole weight cannot be taken; `None` if it is the base's.
+/// Why a whole weight is refused; `None` if it equals the base's.
 ///
 /// # Errors
 /// If the tensor cannot be read.
@@ -68,15 +68,15 @@ pub(super) fn misfit(
     Ok(differing(&given, &own)?.map(|(count, row)| {
         format!(
             "{name} is not the base's {its_name}: {count} of {} numbers differ, the first in row {row}; the adapter belongs to \
-             another base, or its {words} was trained too, which cannot be honoured",
+             another base, or its {words} was trained too, which is not supported",
             own.elements().len()
         )
     }))
 }
 
-/// How many numbers differ once the base's are rounded to the type of those given, and the row of the first.
+/// How many numbers differ once the base's are rounded to the type of the given ones, and the row of the first.
 fn differing(given: &FrozenWeight, own: &FrozenWeight) -> Result<Option<(usize, usize)>> {
-    // Numbers at once, so that a head of gigabytes is not copied.
+    // Numbers at a time, so that a head of gigabytes is not copied.
     const PIECE: usize = 1 << 20;
     let (Some(dtype), columns) = (given.dtype(), given.shape().last().copied().unwrap_or(1).max(1)) else {
         return Ok(Some((given.elements().len(), 0)));
@@ -112,11 +112,11 @@ mod tests {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
             assert_eq!(differing(&own.to_dtype(dtype), &own).unwrap(), None);
         }
-        // A base in 16 bits, and an adapter that holds the same numbers in 32.
+        // A base in 16 bits, and an adapter with the same numbers in 32.
         let narrow = own.to_dtype(DType::Bf16);
         let wide = base.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
         assert_eq!(differing(&FrozenWeight::from_f32(wide, &[4, 3]).unwrap(), &narrow).unwrap(), None);
-        // Not what rounding makes of it, but unrounded numbers beside a rounded base.
+        // Not a result of rounding, but unrounded numbers beside a rounded base.
         assert!(differing(&own, &narrow).unwrap().is_some());
         let mut other = base;
         other[7] += 1.0;

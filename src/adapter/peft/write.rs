@@ -1,4 +1,4 @@
-//! Writing.
+//! Writes PEFT adapters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::files;
 use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
 
-/// Where an adapter comes from.
+/// The origin of an adapter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The base as the run named it; `base_model_name_or_path`.
@@ -32,10 +32,10 @@ pub const FINGERPRINT_KEY: &str = "dpo_lora.base_fingerprint";
 /// Metadata key of the base's commit on the Hub.
 pub const REVISION_KEY: &str = "dpo_lora.base_revision";
 
-/// Writes an adapter directory that PEFT, vLLM and the others load.
+/// Writes an adapter directory that PEFT, vLLM and others load.
 ///
 /// # Errors
-/// If a file cannot be written; each file is whole or as it was.
+/// If a file cannot be written; each file is then complete or unchanged.
 pub fn write(directory: &Path, lora: &Lora, spec: &DecoderSpec, dropout: f64, origin: &Origin) -> Result<()> {
     write_named(directory, lora, spec, dropout, origin, &str::to_string)
 }
@@ -91,7 +91,7 @@ pub(in crate::adapter) fn serialized(
     sorted_header(bytes)
 }
 
-/// The header's keys in sorted order: the crate's metadata map has no order of its own, and runs must repeat to the byte.
+/// The header's keys in sorted order: the crate's metadata map has no order, and runs must repeat to the byte.
 fn sorted_header(bytes: Vec<u8>) -> Result<Vec<u8>> {
     let broken = || Error::Adapter("the safetensors header just written cannot be read".into());
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(broken)?;
@@ -113,8 +113,8 @@ fn sorted_header(bytes: Vec<u8>) -> Result<Vec<u8>> {
     Ok([&(text.len() as u64).to_le_bytes()[..], &text, &rest[length..]].concat())
 }
 
-/// Whether `alpha / r` is every module's scale, or `alpha / √r` is: what PEFT's settings can say. Others are folded into B
-/// (see [`Lora::stacked`]) before they are written.
+/// Whether `alpha / r`, or `alpha / √r`, is the scale of every module, so that PEFT's settings can express it. Other scales
+/// are folded into B (see [`Lora::stacked`]) before writing.
 pub fn expressible(lora: &Lora) -> bool {
     let all = |scale: fn(&Slot) -> f64| lora.slots().iter().all(|slot| close(slot.scale, scale(slot)));
     all(|slot| slot.alpha / slot.rank as f64) || all(|slot| slot.alpha / (slot.rank as f64).sqrt())
@@ -166,7 +166,7 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * b.abs()
 }
 
-/// An integer where it is one: Ollama reads `lora_alpha` as a uint32.
+/// An integer if possible: Ollama reads `lora_alpha` as a uint32.
 fn whole(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
 }
@@ -177,8 +177,8 @@ fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     counts.into_iter().max_by_key(|(_, n)| *n).map(|(v, _)| v)
 }
 
-/// Last parts of the adapted modules' names where those select just them, else their whole paths. In a model that also sees
-/// or hears the towers have modules of the same last parts: PEFT would adapt them too, and warn that it finds no matrices.
+/// The last parts of the adapted modules' names if those match just these modules, else their whole paths. In a model that also
+/// sees or hears, the towers have modules with the same last parts: PEFT would adapt them too, and warn of missing matrices.
 fn targets(slots: &[Slot], spec: &DecoderSpec, named: &dyn Fn(&str) -> String) -> Vec<String> {
     let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
     let leaves: BTreeSet<String> = slots.iter().map(|s| leaf(&s.module)).collect();

@@ -1,4 +1,4 @@
-//! The card as a [`Backend`].
+//! [`Backend`] for an NVIDIA GPU.
 
 use std::ffi::{c_uint, c_void};
 use std::ptr;
@@ -10,7 +10,7 @@ use super::super::{Address, Arg, Backend, Description, Form, Launch, Product};
 use super::{Cuda, OUT_OF_MEMORY, Timed};
 use crate::error::{Error, Result};
 
-/// A copy to a device of which the source is still to be named.
+/// A copy to a device whose source is not set yet.
 fn to_device(to: Address, pitch: usize, row: usize, rows: usize) -> Copy2d {
     Copy2d {
         src_x: 0,
@@ -77,7 +77,7 @@ impl Backend for Cuda {
                 (self.driver.upload)(to.0, bytes.as_ptr().cast(), bytes.len(), self.stream)
             });
         }
-        // Whole runs of rows go over the bus at once, by way of the workspace, and are spread out on the device.
+        // Whole sequences of rows are copied over the bus at once, through the workspace, and spread out on the device.
         for (i, part) in bytes.chunks((WORKSPACE / row).max(1) * row).enumerate() {
             if row > WORKSPACE {
                 return Err(Error::Device(format!("a row of {row} bytes is longer than the workspace")));
@@ -206,7 +206,7 @@ impl Backend for Cuda {
     }
 }
 
-/// A name by what is multiplied: products of the same sizes are one line of a profile.
+/// A name made of the sizes: products of the same sizes are one line of a profile.
 fn product_name(product: &Product) -> String {
     let [m, n, k] = product.shape;
     match product.form {

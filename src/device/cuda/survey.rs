@@ -1,4 +1,4 @@
-//! What there is: driver, library and cards.
+//! What is installed: driver, library and GPUs.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `..._MINOR`.
 const CAPABILITY: [c_int; 2] = [75, 76];
 
-/// A card as `dpo-lora devices` lists it.
+/// A GPU as `dpo-lora devices` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
     /// Its number.
@@ -32,20 +32,20 @@ impl Card {
     }
 }
 
-/// What is there to compute with.
+/// What the machine can compute with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     /// The driver's CUDA version, as 12.8.
     pub driver: Option<String>,
-    /// cuBLASLt's version and file.
+    /// cuBLASLt's version and path.
     pub blas: Option<(String, PathBuf)>,
-    /// The cards.
+    /// The GPUs.
     pub cards: Vec<Card>,
-    /// What is missing, and how to get it.
+    /// What is missing, and how to install it.
     pub missing: Vec<String>,
 }
 
-/// Looks for driver, library and cards.
+/// Looks for driver, library and GPUs.
 pub fn survey() -> Survey {
     let mut survey = Survey::default();
     match libraries::driver().and_then(|driver| started(&driver).map(|()| driver)) {
@@ -66,7 +66,7 @@ pub fn survey() -> Survey {
     survey
 }
 
-/// Whether a driver is there, which costs a look for a library and no more.
+/// Whether a driver is installed; only looks for the library.
 pub fn has_driver() -> bool {
     libraries::driver().is_ok()
 }

@@ -1,4 +1,4 @@
-//! What cuBLASLt offers for a product.
+//! The algorithms of cuBLASLt for a product.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -9,8 +9,8 @@ use super::{Key, Plan, Products, Ready, alignment, check, layouts};
 use crate::error::Result;
 
 impl Products {
-    /// The algorithms that the library offers for a product, its first choice first, each run by `time`: what
-    /// `tests/benches/products.rs` prints.
+    /// The algorithms that the library has for a product, its first choice first, each timed by `time`; printed by
+    /// `tests/benches/products.rs`.
     ///
     /// # Errors
     /// If the library fails.

@@ -1,4 +1,4 @@
-//! Reading forwards through bytes that may end anywhere.
+//! Reads forwards through bytes that may end anywhere.
 
 /// What is wrong with a header, without the file's name.
 pub(super) type Parsed<T> = std::result::Result<T, String>;
@@ -19,7 +19,7 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
-    /// Bytes that are left.
+    /// Remaining bytes.
     pub fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -48,7 +48,7 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A count of things that take at least `size` bytes each, so that no more than fit are believed.
+    /// A count of items of at least `size` bytes each, checked against the remaining bytes.
     pub fn count(&mut self, what: &str, size: usize) -> Parsed<usize> {
         let (claimed, most) = (self.u64()?, self.left() / size);
         usize::try_from(claimed).ok().filter(|count| *count <= most).ok_or_else(|| {

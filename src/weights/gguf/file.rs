@@ -12,7 +12,7 @@ use super::metadata::Metadata;
 use crate::error::{Error, Result};
 use crate::weights::{FileStamp, FrozenWeight};
 
-/// A GGUF file: its metadata, its tensors, and their bytes where they are.
+/// A GGUF file: its metadata, its tensors, and their bytes in the mapped file.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -25,7 +25,7 @@ impl GgufFile {
     /// Maps a file and checks its header.
     ///
     /// # Errors
-    /// If it cannot be read, or is not a whole GGUF file of version 2 or 3.
+    /// If the file cannot be read, or is not a complete GGUF file of version 2 or 3.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::read(path))?;
         let stamp = FileStamp::of(path, &file).map_err(Error::read(path))?;
@@ -36,7 +36,7 @@ impl GgufFile {
         Ok(Self { path: path.to_path_buf(), map, header, stamp })
     }
 
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -61,7 +61,7 @@ impl GgufFile {
         self.header.tensors.values()
     }
 
-    /// A tensor, if there is one of this name.
+    /// The tensor with this name, if there is one.
     pub fn find(&self, name: &str) -> Option<&GgufTensor> {
         self.header.tensors.get(name)
     }
@@ -69,7 +69,7 @@ impl GgufFile {
     /// A tensor.
     ///
     /// # Errors
-    /// If there is none of this name.
+    /// If there is no tensor of this name.
     pub fn tensor(&self, name: &str) -> Result<&GgufTensor> {
         self.find(name).ok_or_else(|| {
             Error::Weights(format!("{} has no tensor {name}; is it complete?", self.path.display()))
@@ -79,17 +79,17 @@ impl GgufFile {
     /// A tensor's bytes as stored.
     ///
     /// # Errors
-    /// If there is none of this name.
+    /// If there is no tensor of this name.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let tensor = self.tensor(name)?;
-        // `Header::place` held the range against this very map.
+        // `Header::place` checked the range against this map.
         Ok(&self.map[tensor.start..tensor.start + tensor.bytes])
     }
 
-    /// A tensor as a frozen weight: mapped, quantised if the file has it so.
+    /// A tensor as a frozen weight: mapped, and quantised if it is in the file.
     ///
     /// # Errors
-    /// If there is none of this name, or its type is not computed with.
+    /// If there is no tensor of this name, or its type is not supported for computing.
     pub fn weight(&self, name: &str) -> Result<FrozenWeight> {
         let GgufTensor { kind, shape, start, bytes, .. } = self.tensor(name)?;
         match (kind.plain(), kind.blocks()) {
@@ -106,7 +106,7 @@ impl GgufFile {
     /// Rows of a tensor (of all its dimensions but the last), dequantised, row-major.
     ///
     /// # Errors
-    /// As [`GgufFile::weight`], or if there are no such rows.
+    /// As [`GgufFile::weight`], or if the rows are out of bounds.
     pub fn rows_to_f32(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
         let weight = self.weight(name)?;
         let columns = weight.shape().last().copied().unwrap_or(1);

@@ -1,4 +1,4 @@
-//! The header: metadata, and where each tensor lies.
+//! The header: the metadata and the location of each tensor.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use super::metadata::{self, Metadata, Place};
 pub struct GgufTensor {
     /// Its name.
     pub name: String,
-    /// How its numbers are stored.
+    /// Its storage type.
     pub kind: GgmlType,
-    /// Its shape, outermost dimension first: ggml's `ne`, turned round.
+    /// Its shape, outermost dimension first: ggml's `ne`, reversed.
     pub shape: Vec<usize>,
-    /// Where its bytes begin in the file.
+    /// Offset of its bytes in the file.
     pub start: usize,
-    /// How many there are.
+    /// Number of its bytes.
     pub bytes: usize,
 }
 
-/// A header that has been checked against the bytes it came from.
+/// A header that was checked against the bytes it came from.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// Version of the container.
@@ -31,7 +31,7 @@ pub struct Header {
     pub(super) tensors: BTreeMap<String, GgufTensor>,
 }
 
-/// Tensors and keys of one file, at most: a hundred times what the largest models have, so that a file made of empty
+/// Limit of tensors and keys of one file: a hundred times what the largest models have, so that a file of empty
 /// entries cannot fill the memory.
 const MOST_ENTRIES: usize = 1 << 17;
 const DEFAULT_ALIGNMENT: usize = 32;
@@ -70,7 +70,7 @@ impl Header {
             let place =
                 metadata::check(&mut cursor, kind, 0).map_err(|why| format!("key {key:.80}: {why}"))?;
             if header.metadata.insert(key.into(), place).is_some() {
-                return Err(format!("the key {key:.80} stands twice in it"));
+                return Err(format!("the key {key:.80} occurs twice"));
             }
         }
         let alignment = header.alignment(bytes)?;
@@ -89,10 +89,12 @@ impl Header {
         let alignment = self.metadata(bytes).integer("general.alignment").map_err(|e| e.to_string())?;
         let alignment = alignment.unwrap_or(DEFAULT_ALIGNMENT as u64);
         let usable = usize::try_from(alignment).ok().filter(|a| a.is_power_of_two() && *a <= 1 << 30);
-        usable.ok_or_else(|| format!("general.alignment is {alignment}, which is no power of two up to 2^30"))
+        usable.ok_or_else(|| {
+            format!("general.alignment is {alignment}, which is not a power of two up to 2^30")
+        })
     }
 
-    /// Takes in the tensors, whose starts count from `data`; they must lie in the file, apart from each other.
+    /// Reads the tensors, whose offsets count from `data`; they must lie in the file and must not overlap.
     fn place(&mut self, infos: Vec<GgufTensor>, data: usize, size: usize) -> Parsed<()> {
         let mut taken = Vec::with_capacity(infos.len());
         for mut tensor in infos {
@@ -106,7 +108,7 @@ impl Header {
             tensor.start += data;
             taken.push((tensor.start, end));
             if let Some(twice) = self.tensors.insert(tensor.name.clone(), tensor) {
-                return Err(format!("the tensor {:.80} stands twice in it", twice.name));
+                return Err(format!("the tensor {:.80} occurs twice", twice.name));
             }
         }
         taken.sort_unstable();
@@ -124,29 +126,27 @@ fn entries(cursor: &mut Cursor, what: &str, size: usize) -> Parsed<usize> {
     }
 }
 
-/// A tensor's entry; `start` counts from where the data begin.
+/// A tensor's entry; `start` is the beginning of the data.
 fn info(cursor: &mut Cursor, alignment: usize) -> Parsed<GgufTensor> {
     let name = cursor.text()?;
     let wrong = |why: String| format!("tensor {name:.80}: {why}");
     let dimensions = cursor.u32()? as usize;
     if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
-        return Err(wrong(format!(
-            "it has {dimensions} dimensions, but 1 to {MOST_DIMENSIONS} are possible"
-        )));
+        return Err(wrong(format!("it has {dimensions} dimensions; 1 to {MOST_DIMENSIONS} are allowed")));
     }
     let sizes = (0..dimensions).map(|_| cursor.u64()).collect::<Parsed<Vec<u64>>>()?;
     let (id, offset) = (cursor.u32()?, cursor.u64()?);
     let kind = GgmlType::by_id(id).ok_or_else(|| wrong(format!("its type {id} is unknown")))?;
     let mut shape: Vec<usize> = sizes.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
     shape.reverse();
-    let overflow = || wrong(format!("its shape {sizes:?} is not of this world"));
+    let overflow = || wrong(format!("its shape {sizes:?} is impossible"));
     if shape.len() != dimensions || shape.contains(&0) {
         return Err(overflow());
     }
-    // 2⁵⁶ numbers: their bytes are countable in any type.
+    // 2⁵⁶ numbers: the number of their bytes fits any type.
     let numbers = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size).filter(|n| *n <= 1 << 56));
     let (numbers, columns) = (numbers.ok_or_else(overflow)?, shape[dimensions - 1]);
-    let whole = || format!("its rows of {columns} numbers are no whole blocks of {} ({kind})", kind.block());
+    let whole = || format!("its rows of {columns} numbers are not whole blocks of {} ({kind})", kind.block());
     let row = kind.bytes(columns).ok_or_else(|| wrong(whole()))?;
     let bytes = numbers / columns * row;
     let start = usize::try_from(offset).ok().filter(|start| start.is_multiple_of(alignment));

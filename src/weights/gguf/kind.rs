@@ -19,7 +19,7 @@ struct Known {
     bytes: usize,
 }
 
-/// `type_traits` of ggml.c; numbers that are missing were taken back.
+/// `type_traits` of ggml.c; the missing numbers were removed from ggml.
 const KNOWN: &[Known] = &[
     known(0, "F32", 1, 4),
     known(1, "F16", 1, 2),
@@ -80,7 +80,7 @@ impl GgmlType {
         self.0.name
     }
 
-    /// Bytes of so many numbers; `None` if they are not whole blocks, or overflow.
+    /// Bytes of this many numbers; `None` if they are not whole blocks, or on overflow.
     pub fn bytes(self, numbers: usize) -> Option<usize> {
         let whole = numbers.is_multiple_of(self.0.numbers);
         whole.then(|| (numbers / self.0.numbers).checked_mul(self.0.bytes)).flatten()
@@ -91,7 +91,7 @@ impl GgmlType {
         self.0.numbers
     }
 
-    /// The type of single numbers, if it is one that is computed with.
+    /// The type of single numbers, if it is supported for computing.
     pub fn plain(self) -> Option<DType> {
         match self.0.name {
             "F32" => Some(DType::F32),
@@ -101,7 +101,7 @@ impl GgmlType {
         }
     }
 
-    /// The quantisation, if it is one that is computed with.
+    /// The quantisation, if it is supported for computing.
     pub fn blocks(self) -> Option<BlockKind> {
         BlockKind::ALL.iter().copied().find(|kind| kind.name() == self.0.name)
     }

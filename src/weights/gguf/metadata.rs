@@ -1,4 +1,4 @@
-//! Metadata: typed values by key, left in the file until they are asked for.
+//! Metadata: typed values by key, which stay in the file until they are asked for.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::cursor::{Cursor, Parsed};
 use crate::error::{Error, Result};
 
-/// Arrays within arrays, at most.
+/// Limit of nested arrays.
 const DEEPEST: usize = 4;
 
 /// A value of the metadata.
@@ -16,7 +16,7 @@ pub enum Value<'a> {
     Integer(i128),
     /// A float of 32 or 64 bits.
     Float(f64),
-    /// A truth value.
+    /// A Boolean.
     Flag(bool),
     /// Text.
     Text(&'a str),
@@ -61,7 +61,7 @@ fn size(kind: u32) -> Option<usize> {
     }
 }
 
-/// Walks over one value, so that [`read`] of it cannot fail.
+/// Skips one value and checks it, so that [`read`] cannot fail on it.
 pub(super) fn check(cursor: &mut Cursor, kind: u32, depth: usize) -> Parsed<Place> {
     let start = cursor.at();
     match (kind, size(kind)) {
@@ -92,7 +92,7 @@ pub(super) fn check(cursor: &mut Cursor, kind: u32, depth: usize) -> Parsed<Plac
 
 fn check_flags(bytes: &[u8]) -> Parsed<()> {
     match bytes.iter().find(|byte| **byte > 1) {
-        Some(byte) => Err(format!("a truth value is {byte}, neither 0 nor 1")),
+        Some(byte) => Err(format!("a Boolean is {byte}; it must be 0 or 1")),
         None => Ok(()),
     }
 }
@@ -116,7 +116,7 @@ fn read<'a>(cursor: &mut Cursor<'a>, kind: u32) -> Parsed<Value<'a>> {
     let mut wide = [0; 8];
     wide[..bytes.len()].copy_from_slice(bytes);
     let unsigned = u64::from_le_bytes(wide);
-    // The sign bit of a number of this many bytes goes to the top and back.
+    // Moves the sign bit of a number of this many bytes to the top and back.
     let unused = 64 - 8 * bytes.len().max(1) as u32;
     let signed = (unsigned << unused).cast_signed() >> unused;
     Ok(match kind {
@@ -129,12 +129,12 @@ fn read<'a>(cursor: &mut Cursor<'a>, kind: u32) -> Parsed<Value<'a>> {
 }
 
 impl<'a> Array<'a> {
-    /// How many elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -176,15 +176,15 @@ impl<'a> Metadata<'a> {
         })
     }
 
-    /// Text, if there is any.
+    /// A text, if the key exists.
     ///
     /// # Errors
-    /// If the key's value is something else; so with the others.
+    /// If the value has another type; likewise for the other methods.
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "text", |value| if let Value::Text(text) = value { Some(text) } else { None })
     }
 
-    /// A whole number that is not negative, of any type.
+    /// A whole number that is not negative, of any integer type.
     ///
     /// # Errors
     /// As [`Metadata::text`].
@@ -207,7 +207,7 @@ impl<'a> Metadata<'a> {
         })
     }
 
-    /// A truth value.
+    /// A Boolean.
     ///
     /// # Errors
     /// As [`Metadata::text`].

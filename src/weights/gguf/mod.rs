@@ -1,8 +1,8 @@
 //! GGUF, versions 2 and 3: ggml's container of metadata and tensors
 //! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>).
 //!
-//! Nothing that a file claims is believed before it is held against the file's size: counts, lengths, offsets and
-//! nesting are checked while the header is walked once, and text and arrays stay where they are in the mapped file.
+//! No claim of a file is trusted before it is checked against the file's size: counts, lengths, offsets and nesting are
+//! checked while the header is read once. Text and arrays stay where they are in the mapped file.
 //!
 //! ```no_run
 //! # fn main() -> dpo_lora::error::Result<()> {

@@ -12,15 +12,16 @@ use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LayerSpec, MlpSpec};
 use crate::ops::gated_act::Activation;
 
-/// Of so many of Gemma 3's layers one sees everything, unless the file says otherwise.
+/// One in this many layers of Gemma 3 has full attention, unless the file says otherwise.
 const GEMMA3_PERIOD: usize = 6;
-/// Layers of Gemma 3 27B, by which llama.cpp knows it (`src/models/gemma3.cpp`): it alone has another scale of attention.
+/// Number of layers of Gemma 3 27B, by which llama.cpp recognises it (`src/models/gemma3.cpp`): only it has another scale of
+/// attention.
 const GEMMA3_LARGEST: usize = 62;
 
 /// All keys, in the converter's order.
 ///
 /// # Errors
-/// If llama.cpp would compute something else, or the tokenizer cannot be told.
+/// If llama.cpp would compute something else, or the tokenizer cannot be represented.
 pub(super) fn of(
     base: &Base,
     architecture: &Architecture,
@@ -70,12 +71,12 @@ fn intermediate(layer: &LayerSpec) -> usize {
     }
 }
 
-/// That llama.cpp cannot be told of something.
+/// The error for a setting that llama.cpp has no key for.
 pub(super) fn untold(what: &str) -> String {
-    format!("llama.cpp cannot be told of {what} of this model; merge into safetensors and serve that")
+    format!("llama.cpp has no setting for {what} of this model; merge into safetensors and serve that")
 }
 
-/// Of so many layers the last one sees everything, the others a window (`set_swa_pattern` of `src/llama-hparams.cpp`).
+/// The last one of this many layers has full attention, the others a window (`set_swa_pattern` of `src/llama-hparams.cpp`).
 fn period(spec: &DecoderSpec) -> Option<usize> {
     let slides = |layer: &LayerSpec| layer.attention.heads.window.is_some();
     let layers = spec.layers.len();
@@ -85,7 +86,7 @@ fn period(spec: &DecoderSpec) -> Option<usize> {
     [GEMMA3_PERIOD].into_iter().chain(1..=layers + 1).find(|period| fits(*period))
 }
 
-/// What llama.cpp takes for granted of these families; every difference is named.
+/// What llama.cpp assumes about these families; every difference is named.
 fn check(spec: &DecoderSpec, rope: &Rope, architecture: &str) -> Result<()> {
     let gemma = architecture == "gemma3";
     let mut problems = Problems::default();
@@ -153,7 +154,7 @@ fn norms(spec: &DecoderSpec) -> impl Iterator<Item = f64> {
     })
 }
 
-/// Keys as they come.
+/// Keys in the order in which they are added.
 pub(super) struct Keys {
     architecture: &'static str,
     keys: Vec<(String, Value)>,

@@ -1,11 +1,11 @@
-//! Which type each matrix of a GGUF model has: llama.cpp's mixtures (`llama_tensor_get_type` of `src/llama-quant.cpp`).
+//! The type of each matrix of a GGUF model: llama.cpp's mixtures (`llama_tensor_get_type` of `src/llama-quant.cpp`).
 
 use std::fmt;
 
 use super::super::super::gguf::GgufType;
 use crate::model::spec::DecoderSpec;
 
-/// What a GGUF model is stored as; llama.cpp's `LLAMA_FTYPE`.
+/// Storage types of a GGUF model: llama.cpp's `LLAMA_FTYPE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {
     /// 32-bit floats.
@@ -18,7 +18,7 @@ pub enum FileType {
     Q8_0,
     /// 6-bit super-blocks.
     Q6K,
-    /// 4-bit super-blocks; head, and half of the values' and the MLPs' last projections, in 6 bits.
+    /// 4-bit super-blocks; the head, and half of the value projections and the MLPs' last projections, in 6 bits.
     Q4KM,
 }
 
@@ -35,7 +35,7 @@ impl FileType {
         }
     }
 
-    /// Whether numbers lose more than rounding each by itself takes.
+    /// Whether it loses more than the rounding of single numbers.
     pub fn is_quantised(self) -> bool {
         matches!(self, Self::Q8_0 | Self::Q6K | Self::Q4KM)
     }
@@ -71,7 +71,7 @@ impl fmt::Display for FileType {
 pub(super) struct Mix {
     kind: FileType,
     layers: usize,
-    /// What llama.cpp takes for one of 70 billion parameters, where eight heads share a value projection.
+    /// Whether llama.cpp treats it as a model of 70 billion parameters, where eight heads share a value projection.
     largest: bool,
 }
 
@@ -86,7 +86,7 @@ impl Mix {
         Self { kind, layers, largest }
     }
 
-    /// The type of a matrix by its name in the file. `head`: its rows make the logits.
+    /// The type of a matrix by its name in the file. `head`: whether it computes the logits.
     pub fn of(self, tensor: &str, head: bool, columns: usize) -> GgufType {
         let most = self.kind.most();
         let wanted = match tensor.split('.').collect::<Vec<_>>()[..] {
@@ -102,14 +102,14 @@ impl Mix {
         fallback(wanted, columns)
     }
 
-    /// `use_more_bits`: the first and the last eighth of the layers, and every third between.
+    /// `use_more_bits`: the first and the last eighth of the layers, and every third one between.
     fn more(self, layer: &str) -> bool {
         let (layer, eighth) = (layer.parse().unwrap_or(0), self.layers / 8);
         layer < eighth || layer >= 7 * self.layers / 8 || (layer - eighth) % 3 == 2
     }
 }
 
-/// `tensor_type_fallback`: what takes the place of blocks that rows of so many numbers do not fill.
+/// `tensor_type_fallback`: the type for rows whose length is not a multiple of a block.
 fn fallback(kind: GgufType, columns: usize) -> GgufType {
     if columns.is_multiple_of(kind.block()) {
         return kind;

@@ -1,4 +1,4 @@
-//! Adapters merged into one GGUF file, a whole model for llama.cpp: names, order of rows and metadata as its own converter
+//! Merges adapters into one GGUF file, a complete model for llama.cpp: names, order of rows and metadata as its own converter
 //! writes them (`conversion/llama.py`, `qwen.py`, `gemma.py`).
 
 mod metadata;
@@ -30,24 +30,24 @@ pub use mix::FileType;
 use rotary::Rope;
 use tensors::Made;
 
-/// Families that are written whole.
+/// Families that can be written as a complete model.
 const FAMILIES: &[&str] = &["llama", "qwen2", "qwen3", "gemma3_text"];
 
 /// How a merged GGUF model is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GgufOptions {
-    /// What matrices are stored as; `None`: the type of the base's embedding. Norms and biases are F32.
+    /// Type of the matrices; `None`: the type of the base's embedding. Norms and biases are F32.
     pub kind: Option<FileType>,
-    /// Whether a file that is there is replaced.
+    /// Whether to replace an existing file.
     pub overwrite: bool,
 }
 
 /// Writes `base` with each adapter times its weight into the file `output`, which appears whole or not at all.
 ///
 /// # Errors
-/// If an adapter does not fit the base (all misfits are named), llama.cpp would compute something else than the base does,
-/// its tokenizer cannot be told (the remedy is llama.cpp's own converter), a number overflows the storage type, `output` is
-/// there, or the disk is full.
+/// If an adapter does not fit the base (all problems are named), llama.cpp would compute something else than the base, its
+/// tokenizer cannot be represented (the remedy is llama.cpp's own converter), a number overflows the storage type, `output`
+/// exists, or the disk is full.
 pub fn merge(
     base: &Base,
     adapters: &[(&Lora, f64)],
@@ -57,10 +57,10 @@ pub fn merge(
     merge_checked(base, adapters, output, options, |_, _| Ok(()))
 }
 
-/// As [`merge`]; `check` sees the whole file under a temporary name, and what it refuses is never at `output`.
+/// As [`merge`]; `check` sees the complete file under a temporary name, and a file that it refuses never gets to `output`.
 ///
 /// # Errors
-/// As [`merge`], and what `check` says.
+/// As [`merge`], and the error of `check`.
 pub fn merge_checked(
     base: &Base,
     adapters: &[(&Lora, f64)],
@@ -99,7 +99,7 @@ pub fn merge_checked(
                 Ok(())
             })
         });
-        // What became of the writing first: once it fails, nothing more can be made.
+        // The result of writing first: once writing has failed, nothing more can be done.
         if written.is_err() {
             failed = None;
         }
@@ -115,7 +115,7 @@ pub fn merge_checked(
     Ok(report)
 }
 
-/// Writes a tensor; what became of it, if it was adapted.
+/// Writes a tensor; returns its rounding error if it was adapted.
 fn write_one(
     base: &Base,
     made: &Made,

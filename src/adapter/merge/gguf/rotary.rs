@@ -1,5 +1,5 @@
-//! Rotary embeddings in the terms of llama.cpp, held to what the model computes: what llama.cpp would make of the keys is
-//! worked out here as it does it, and where that is something else nothing is written.
+//! Rotary embeddings in llama.cpp's terms, compared with what the model computes: what llama.cpp would make of the keys is
+//! computed here in the same way, and if it differs nothing is written.
 
 use serde_json::{Map, Value as Json};
 
@@ -7,9 +7,9 @@ use super::metadata::{Keys, untold};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LayerSpec, RotationSpec};
 
-/// Between frequencies or factors that were computed by other means, in f32 and f64.
+/// Tolerance between frequencies or factors that were computed in other ways, in f32 and f64.
 const TOLERANCE: f64 = 1e-4;
-/// What `llama_hparams` starts with. Only architectures that are not written here read other values
+/// Defaults of `llama_hparams`. Only architectures that are not written here read other values
 /// (`LLM_KV_ROPE_SCALING_YARN_BETA_FAST` in `src/models/grok.cpp` and `mistral3.cpp`).
 const BETA_FAST: f64 = 32.0;
 const BETA_SLOW: f64 = 1.0;
@@ -26,29 +26,29 @@ enum Kind {
 /// The rotary settings of a `config.json`, old names or new.
 pub(super) struct Rope {
     theta: f64,
-    /// Of layers with a window, where they have their own.
+    /// For layers with a window, if they have their own.
     local_theta: Option<f64>,
     kind: Kind,
     factor: f64,
     /// Positions the model was trained on, before yarn.
     original: Option<f64>,
-    /// Factor of cosine and sine beside yarn's own, `1 + 0.1 ln(factor)`, which llama.cpp multiplies in.
+    /// Factor of cosine and sine besides yarn's own, `1 + 0.1 ln(factor)`, which llama.cpp multiplies in.
     attention: f64,
     settings: Map<String, Json>,
 }
 
 impl Rope {
-    /// What of `config` llama.cpp has keys for.
+    /// The settings of `config` for which llama.cpp has keys.
     ///
     /// # Errors
-    /// If a number is missing, or llama.cpp would compute other rotations from all that it can be told; the key of
-    /// `config.json` that it cannot be told is named.
+    /// If a number is missing, or llama.cpp would compute other rotations from its keys; the key of `config.json` that cannot be
+    /// represented is named.
     pub fn read(config: &Json, spec: &DecoderSpec) -> Result<Self> {
         let object = |value: &Json| value.as_object().cloned().filter(|map| !map.is_empty());
         let (old, new) = (object(&config["rope_scaling"]), object(&config["rope_parameters"]));
         let part = |kind: &str| new.as_ref().and_then(|new| new.get(kind)).and_then(object);
         let mut settings = part("full_attention").unwrap_or_default();
-        // The old name counts where both are there, as in transformers.
+        // The old name takes precedence if both exist, as in transformers.
         settings.extend(old.or_else(|| new.clone().filter(|_| settings.is_empty())).unwrap_or_default());
         let number = |map: &Map<String, Json>, key: &str| map.get(key).and_then(Json::as_f64);
         let gemma = spec.model_type == "gemma3_text";
@@ -90,17 +90,17 @@ impl Rope {
         self.local_theta.is_some() && layer.attention.heads.window.is_some()
     }
 
-    /// Yarn's factor of cosine and sine that llama.cpp knows by itself (`get_mscale` of `src/llama-context.cpp`).
+    /// Yarn's factor of cosine and sine that llama.cpp computes by itself (`get_mscale` of `src/llama-context.cpp`).
     fn own_scale(&self) -> f64 {
         if self.kind == Kind::Yarn && self.factor > 1.0 { 1.0 + 0.1 * self.factor.ln() } else { 1.0 }
     }
 
-    /// What llama.cpp computes for pair `i` of `pairs`: radians a position.
+    /// What llama.cpp computes for pair `i` of `pairs`: radians per position.
     fn frequency(&self, i: usize, pairs: usize, positions: usize) -> f64 {
         let width = 2.0 * pairs as f64;
         let plain = self.theta.powf(-2.0 * i as f64 / width);
         match self.kind {
-            // Llama 3's divisors are a tensor, made of the very frequencies.
+            // Llama 3's divisors are a tensor made from these frequencies.
             Kind::Default | Kind::Llama3 => plain,
             Kind::Linear => plain / self.factor,
             Kind::Yarn => {
@@ -117,7 +117,7 @@ impl Rope {
         }
     }
 
-    /// Compares with what the model computes.
+    /// Compares with the frequencies of the model.
     fn hold_to(&self, spec: &DecoderSpec) -> Result<()> {
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * b.abs();
         let mut problems = Problems::default();
@@ -150,7 +150,7 @@ impl Rope {
         problems.finish().map_err(|e| Error::Adapter(e.to_string()))
     }
 
-    /// The setting that llama.cpp has no key for.
+    /// The setting for which llama.cpp has no key.
     fn setting(&self) -> String {
         let other = |key: &str, known: f64| {
             let value = self.settings.get(key).and_then(Json::as_f64).filter(|value| *value != known)?;

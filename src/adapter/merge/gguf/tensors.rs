@@ -1,4 +1,4 @@
-//! The tensors of a merged GGUF model: llama.cpp's names (`gguf/tensor_mapping.py`) by what each does.
+//! The tensors of a merged GGUF model: llama.cpp's names (`gguf/tensor_mapping.py`) by the function of each.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use super::rotary::Rope;
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{LinearSpec, NormKind, NormSpec};
 
-/// A tensor that will be written, and where its numbers come from.
+/// A tensor to be written, and the source of its numbers.
 #[derive(Debug)]
 pub(super) struct Made {
     pub planned: Planned,
     /// The base's tensor.
     pub source: Option<String>,
-    /// The numbers, if they are of no tensor.
+    /// The numbers, if they do not come from a tensor.
     pub numbers: Vec<f32>,
     /// Name among the adapted tensors.
     pub target: Option<String>,
-    /// Rows of a head, if they change places.
+    /// Rows of a head, if they are reordered.
     pub head: Option<usize>,
     pub columns: Option<usize>,
     pub plus: f32,
@@ -31,7 +31,7 @@ pub(super) struct Made {
 /// Plans all tensors.
 ///
 /// # Errors
-/// If the base lacks one, or holds one that has no place.
+/// If the base lacks a tensor, or has one that has no place in the file.
 pub(super) fn plan(
     base: &Base,
     architecture: &Architecture,
@@ -41,7 +41,7 @@ pub(super) fn plan(
 ) -> Result<Vec<Made>> {
     let of_head = head::linear(base.spec);
     let head_name = format!("{}.weight", of_head.module);
-    // The embedding's rows make the logits too, unless the head has its own.
+    // The embedding also computes the logits, unless the head has its own weight.
     let tied = base.spec.head.is_none() && !targets.contains_key(&head_name);
     let mut all = Planner { base, targets, mix: Mix::new(kind, base.spec), tied, made: Vec::new() };
     let embedding = names::weight_of(&base.spec.embedding, base.source, base.spec);
@@ -158,7 +158,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// A tensor without a place would be lost without a word.
+    /// A tensor without a place would be lost silently.
     fn nothing_is_left(&self, head: &str) -> Result<()> {
         let mut problems = Problems::default();
         for name in self.base.source.names() {

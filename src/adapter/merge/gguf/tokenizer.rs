@@ -9,10 +9,10 @@ use super::read_json;
 use super::vocabulary::{self, Vocabulary};
 use crate::error::Result;
 
-/// The keys of `tokenizer.ggml`; the vocabulary is filled up to the embedding's rows.
+/// The keys of `tokenizer.ggml`; the vocabulary is extended to the number of the embedding's rows.
 ///
 /// # Errors
-/// If llama.cpp's tokenizers cannot do what this one does.
+/// If llama.cpp's tokenizers cannot do what this tokenizer does.
 pub(super) fn of(directory: &Path, rows: usize, config: &Json) -> Result<Vec<(String, Value)>> {
     let tokenizer = read_json(&directory.join("tokenizer.json"))?;
     let settings = read_json(&directory.join("tokenizer_config.json")).unwrap_or_default();
@@ -60,7 +60,7 @@ fn key(name: &str, value: Value) -> (String, Value) {
     (format!("tokenizer.ggml.{name}"), value)
 }
 
-/// Whether a special token is put before and behind a text.
+/// Whether a special token is added at the beginning and at the end of a text.
 fn added(processor: &Json) -> (bool, bool) {
     match processor["type"].as_str() {
         Some("Sequence") => processor["processors"]

@@ -1,4 +1,4 @@
-//! A `tokenizer.json` in the terms of llama.cpp's two BPE tokenizers: byte-level with merges (`gpt2`), and
+//! A `tokenizer.json` as one of llama.cpp's two BPE tokenizers: byte-level with merges (`gpt2`), and
 //! SentencePiece's, which merges by scores (`llama`).
 
 use std::collections::HashMap;
@@ -7,14 +7,14 @@ use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
 
-/// What llama.cpp tokenizes with.
+/// The settings of llama.cpp's tokenizer.
 pub(super) struct Vocabulary {
     /// `tokenizer.ggml.model`.
     pub model: &'static str,
-    /// `tokenizer.ggml.pre`: how text is cut before merging.
+    /// `tokenizer.ggml.pre`: how text is split before merging.
     pub pre: &'static str,
     pub tokens: Vec<String>,
-    /// `llama_token_type` of each.
+    /// `llama_token_type` of each token.
     pub kinds: Vec<i32>,
     pub scores: Option<Vec<f32>>,
     pub merges: Option<Vec<String>>,
@@ -28,14 +28,14 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-/// Llama 3's expression, and Qwen 2's, which takes digits one by one.
+/// Llama 3's expression, and Qwen 2's, which splits numbers into single digits.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Brings a tokenizer into these terms, with as many tokens as the embedding has rows.
+/// Converts a tokenizer, with as many tokens as the embedding has rows.
 ///
 /// # Errors
-/// If neither tokenizer of llama.cpp does what this one does.
+/// If neither tokenizer of llama.cpp does what this tokenizer does.
 pub(super) fn of(tokenizer: &Json, rows: usize) -> Result<Vocabulary> {
     let model = &tokenizer["model"];
     if model["type"] != "BPE" {
@@ -71,7 +71,7 @@ fn refused(why: &str) -> Error {
     ))
 }
 
-/// All tokens by id, and what each is.
+/// All tokens by id, with their types.
 fn tokens(tokenizer: &Json, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
     let mut found: Vec<Option<(String, i32)>> = vec![None; rows];
     let mut put = |id: Option<u64>, text: &str, kind: i32| {
@@ -92,7 +92,7 @@ fn tokens(tokenizer: &Json, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
     Ok(filled.map(|(id, token)| token.unwrap_or_else(|| (format!("[PAD{id}]"), UNUSED))).unzip())
 }
 
-/// Pairs in order, of the newer form `["a", "b"]` or the older `"a b"`.
+/// The pairs in order, in the newer form `["a", "b"]` or the older `"a b"`.
 fn merges(merges: &Json) -> Result<Vec<(String, String)>> {
     let pair = |merge: &Json| match merge {
         Json::Array(pair) => Some((pair.first()?.as_str()?.to_string(), pair.get(1)?.as_str()?.to_string())),
@@ -106,7 +106,7 @@ fn merges(merges: &Json) -> Result<Vec<(String, String)>> {
     all.collect()
 }
 
-/// The name of the expression that cuts text.
+/// The name of the expression that splits text.
 fn pre_tokenizer(tokenizer: &Json) -> Result<&'static str> {
     let normalizer = tokenizer["normalizer"]["type"].as_str();
     if !matches!(normalizer, None | Some("NFC")) {
@@ -118,7 +118,7 @@ fn pre_tokenizer(tokenizer: &Json) -> Result<&'static str> {
         _ => vec![whole],
     };
     let byte_level = |step: &Json, regex: bool| {
-        // Absent, it is true.
+        // The default is true.
         let uses = step["use_regex"].as_bool().unwrap_or(true);
         step["type"] == "ByteLevel" && step["add_prefix_space"] != true && uses == regex
     };
@@ -136,7 +136,7 @@ fn pre_tokenizer(tokenizer: &Json) -> Result<&'static str> {
         {
             Some("smollm")
         }
-        // The same cuts; only llama-bpe takes a word that is a token whole, without merging.
+        // Both split in the same way; only llama-bpe takes a word that is a token as a whole, without merging.
         [regex, step] if split(regex, LLAMA3) && byte_level(step, false) => {
             Some(if ignores { "llama-bpe" } else { "smaug-bpe" })
         }
@@ -146,7 +146,7 @@ fn pre_tokenizer(tokenizer: &Json) -> Result<&'static str> {
     found.ok_or_else(|| refused("llama.cpp has no name for how it cuts text that is known here"))
 }
 
-/// Whether SentencePiece's tokenizer puts a space first.
+/// Whether SentencePiece's tokenizer adds a space at the beginning.
 fn space_prefix(tokenizer: &Json) -> Result<bool> {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let normalizer = &tokenizer["normalizer"];
@@ -160,20 +160,20 @@ fn space_prefix(tokenizer: &Json) -> Result<bool> {
         None
     };
     let whole = &tokenizer["pre_tokenizer"];
-    // Gemma's cuts at spaces, of which none is left.
+    // Gemma's splits at spaces, of which none is left.
     let cuts = !whole.is_null() && whole["pattern"] != json!({"String": " "});
     prefix.filter(|_| !cuts).ok_or_else(|| {
         refused("with byte_fallback it must replace spaces by ▁ in its normalizer and cut text no further, as Gemma's and Llama 2's do")
     })
 }
 
-/// SentencePiece's scores: the earlier a token is merged, the higher.
+/// SentencePiece's scores: a token that is merged earlier has a higher score.
 fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
     let mut ranks: HashMap<String, usize> = HashMap::new();
     for (rank, (a, b)) in merges.iter().enumerate() {
         ranks.entry(format!("{a}{b}")).or_insert(rank);
     }
-    // What no merge makes is a character, or comes last.
+    // Tokens that no merge makes are single characters, or come last.
     let score = |token: &String| match ranks.get(token) {
         Some(rank) => -(*rank as f32),
         None if token.chars().count() > 1 => -1e9,
