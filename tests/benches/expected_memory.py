@@ -1,27 +1,33 @@
 #!/usr/bin/env python3
 """What `train --dry-run` expects a run's peak memory to be, against what happens.
 
-    python expected_memory.py --binary target/release/dpo-lora --models MODELS --bench BENCH
+    python expected_memory.py --binary target/release/dpo-lora --models MODELS [--pairs FOLDER]
         [--only qwen2.5-0.5b-shape:long:bf16 ...] [--steps 2] [--set train.gradient_checkpointing=true]
 
-BENCH is the folder with data/pairs_{short,long}.jsonl. Each run trains on the first four pairs alone, in one batch, so that
-the largest batch is the one that is run. Prints both in MB and expected / measured; wanted: 0.85 to 1.15. Needs no package.
+FOLDER has pairs_short.jsonl and pairs_long.jsonl; without it, tests/device/make_data.py makes them. Each run trains on
+the first four pairs alone, in one batch, so that the largest batch is the one that is run. Prints both in MB and
+expected / measured; wanted: 0.85 to 1.15. Needs no package.
 """
-import argparse, json, os, re, subprocess, sys, tempfile
+import argparse, json, os, pathlib, re, subprocess, sys, tempfile
 
 MODELS = ("smollm2-135m-shape", "gemma3-270m-bf16", "qwen2.5-0.5b-shape")
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-for name in ("binary", "models", "bench"):
+for name in ("binary", "models"):
     parser.add_argument("--" + name, required=True)
+parser.add_argument("--pairs", metavar="FOLDER")
 parser.add_argument("--only", nargs="*", default=[f"{m}:{d}:{t}" for m in MODELS for d in ("short", "long") for t in ("bf16", "f32")])
 parser.add_argument("--steps", type=int, default=2)
 parser.add_argument("--set", action="append", default=[])
 args = parser.parse_args()
+made = tempfile.TemporaryDirectory()
+if not args.pairs:
+    script = pathlib.Path(__file__).resolve().parents[1] / "device" / "make_data.py"
+    subprocess.run([sys.executable, script, made.name], check=True, stdout=subprocess.DEVNULL)
 worst = 1.0
 for case in args.only:
     model, data, dtype = case.split(":")
     with tempfile.TemporaryDirectory() as directory:
-        lines = open(os.path.join(args.bench, f"data/pairs_{data}.jsonl")).readlines()[:4]
+        lines = open(os.path.join(args.pairs or made.name, f"pairs_{data}.jsonl")).readlines()[:4]
         with open(directory + "/pairs.jsonl", "w") as file:
             file.writelines(lines)
         base = os.path.join(args.models, model)

@@ -1,25 +1,32 @@
 #!/usr/bin/env python3
 """Whole training steps against TRL's DPOTrainer: the same machine, model, pairs, batch, rank and dtype, runs alternating.
 
-    python step_against_trl.py --binary target/release/dpo-lora --bench BENCH --python V/bin/python \
-        --models MODELS --model smollm2-135m-shape --data short --dtype bf16 [--steps 4] [--rounds 2]
+    python step_against_trl.py --binary target/release/dpo-lora --python V/bin/python --model MODEL \
+        --data short --dtype bf16 [--steps 4] [--rounds 2] [--pairs FOLDER]
 
-BENCH is the folder with trl_bench.py and data/pairs_{short,long}.jsonl; V an environment with torch, trl, peft. Compares
-equal step indices (the same pairs), the first of each run left out as cold; prints seconds, ratios (min/median/max) and
-peak resident sets. Our reference cache is off, so every step makes its reference pass.
+MODEL is a model directory, such as tests/device/make_models.py makes; V an environment with torch, trl and peft, in which
+trl_cpu.py runs. FOLDER has pairs_short.jsonl and pairs_long.jsonl; without it, tests/device/make_data.py makes them.
+Compares equal step indices (the same pairs), without the first of each run, which is cold; prints seconds, ratios
+(min/median/max) and peak resident sets. Our reference cache is off, so every step makes its reference pass. With
+TRL_ONEDNN=1, TRL computes f32 products with oneDNN.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile
+import argparse, json, os, pathlib, statistics, subprocess, sys, tempfile
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-for name in ("binary", "bench", "python", "models", "model"):
+for name in ("binary", "python", "model"):
     parser.add_argument("--" + name, required=True)
 parser.add_argument("--data", choices=["short", "long"], default="short")
 parser.add_argument("--dtype", choices=["bf16", "f32"], default="bf16")
 parser.add_argument("--steps", type=int, default=4)
 parser.add_argument("--rounds", type=int, default=2)
+parser.add_argument("--pairs", metavar="FOLDER")
 parser.add_argument("--tcmalloc", default="/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4")
 args = parser.parse_args()
-model, data = os.path.join(args.models, args.model), os.path.join(args.bench, f"data/pairs_{args.data}.jsonl")
+here = pathlib.Path(__file__).resolve().parent
+made = tempfile.TemporaryDirectory()
+if not args.pairs:
+    subprocess.run([sys.executable, here.parent / "device" / "make_data.py", made.name], check=True, stdout=subprocess.DEVNULL)
+model, data = args.model.rstrip("/"), os.path.join(args.pairs or made.name, f"pairs_{args.data}.jsonl")
 
 
 def run(command, env):
@@ -52,14 +59,12 @@ def trl():
     env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
     if os.path.exists(args.tcmalloc):
         env["LD_PRELOAD"] = args.tcmalloc
-    with tempfile.TemporaryDirectory() as directory:
-        command = [args.python, os.path.join(args.bench, "trl_bench.py"), "--model", model, "--data", data,
-                   "--dtype", args.dtype, "--steps", str(args.steps), "--skip", "1", "--out", directory]
-        if args.dtype == "f32":
-            command += ["--fp32-precision", "bf16"] if os.environ.get("TRL_ONEDNN") else []
-        out, peak = run(command, env)
-        result = json.loads(out.strip().splitlines()[-1])
-        return result["step_s"], result["losses"], peak
+    command = [args.python, str(here / "trl_cpu.py"), "--model", model, "--data", data, "--dtype", args.dtype,
+               "--steps", str(args.steps)]
+    command += ["--onednn"] if os.environ.get("TRL_ONEDNN") else []
+    out, peak = run(command, env)
+    result = json.loads(out.strip().splitlines()[-1])
+    return result["step_s"], result["losses"], peak
 
 
 ratios, mine, theirs, peaks = [], [], [], []
@@ -70,6 +75,6 @@ for _ in range(args.rounds):
     peaks.append((a_peak, b_peak))
     print(f"ours {[round(x, 2) for x in a]}  TRL {[round(x, 2) for x in b]}  first losses {a_loss[0]:.5f} {b_loss[0]:.5f}", flush=True)
 spread = lambda x: f"min {min(x):.2f}  median {statistics.median(x):.2f}  max {max(x):.2f}"
-print(f"{args.model} {args.data} {args.dtype}: seconds a step: ours {spread(mine)} | TRL {spread(theirs)}")
+print(f"{os.path.basename(model)} {args.data} {args.dtype}: seconds a step: ours {spread(mine)} | TRL {spread(theirs)}")
 print(f"speed-up: {spread(ratios)}   peak RSS MB: ours {max(p[0] for p in peaks):.0f}, TRL {max(p[1] for p in peaks):.0f}, "
       f"share {max(p[0] for p in peaks) / max(p[1] for p in peaks):.2f}")

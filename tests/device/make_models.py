@@ -2,7 +2,7 @@
 
     make_models.py OUT NAME ... [--tokenizer DIR] [--threads N] [--check]
 
-NAME: tiny, qwen2.5-0.5b, llama-3.2-1b, llama-3.1-8b. They serve to measure speed and memory; what they say means
+NAME: tiny, smollm2-135m, qwen2.5-0.5b, llama-3.2-1b, llama-3.1-8b. They serve to measure speed and memory; what they say means
 nothing.
 Needs torch alone. Weights are drawn on the GPU where there is one, each tensor from a seed of its own, so that the
 bytes do not depend on the number of threads (those of a GPU and of a processor differ). A model that is there is kept.
@@ -44,6 +44,7 @@ QWEN2 = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_wi
          "sliding_window": 32768, "max_window_layers": 24}
 MODELS = {
     "tiny": config("llama", 64, 128, 4, 2, 2, 32768, 1e4, True, head_dim=16, **LLAMA),
+    "smollm2-135m": config("llama", 576, 1536, 9, 3, 30, 49152, 1e5, True, head_dim=64, **LLAMA),
     "qwen2.5-0.5b": config("qwen2", 896, 4864, 14, 2, 24, 151936, 1e6, True, **QWEN2),
     "llama-3.2-1b": config("llama", 2048, 8192, 32, 8, 16, 128256, 5e5, True, head_dim=64, **LLAMA),
     "llama-3.1-8b": config("llama", 4096, 14336, 32, 8, 32, 128256, 5e5, False, head_dim=128, **LLAMA),
