@@ -1,4 +1,4 @@
-//! The configuration reference has every key with its default, and every YAML and JSON example is accepted.
+//! The configuration reference has every key with its default, and every YAML, JSON and Rust example is accepted.
 
 use std::collections::BTreeMap;
 
@@ -109,4 +109,19 @@ fn every_json_example_is_a_record() {
         }
     }
     assert!(seen >= 5, "{seen}");
+}
+
+/// The doc tests of `src/lib.rs` run its examples, so an example that is made of their lines works.
+#[test]
+fn every_rust_example_is_a_doc_test() {
+    let tested = read("src/lib.rs");
+    let tested: Vec<&str> =
+        tested.lines().filter_map(|line| Some(line.strip_prefix("//!")?.trim())).collect();
+    for document in documents() {
+        for block in blocks(&read(&document)).iter().filter(|block| block.language == "rust") {
+            for line in block.text.lines() {
+                assert!(tested.contains(&line.trim()), "{document}: src/lib.rs has no line {line}");
+            }
+        }
+    }
 }
