@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use dpo_lora::adapter::peft;
 use dpo_lora::data::{ChatTokenizer, PackedBatch, Sources, records, source, tokenize};
 use dpo_lora::error::Result;
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::pass::Pass;
+use dpo_lora::trainable::Policy;
 use dpo_lora::weights::SafetensorsSource;
 
 fn main() -> Result<()> {
@@ -23,8 +23,8 @@ fn main() -> Result<()> {
     let adapter = argument(2, "adapters/tiny-reviews-favourable");
 
     let spec = families::spec(&ConfigJson::open(&base)?)?;
-    let mut decoder = Decoder::load(spec, &SafetensorsSource::open(&base)?, None, &Device::Cpu)?;
-    decoder.trained = Some(peft::read(&adapter, decoder.spec(), &Device::Cpu)?.lora);
+    let decoder = Decoder::load(spec, &SafetensorsSource::open(&base)?, None)?;
+    let adapters = Policy::of(peft::read(&adapter, decoder.spec())?.adapters);
     let tokenizer = ChatTokenizer::load(&base, None)?;
 
     let records = records::load(&source::resolve(&Sources::from(data.display().to_string()))?)?;
@@ -32,8 +32,8 @@ fn main() -> Result<()> {
     for record in records.iter().take(5) {
         // A prefix tree: the prompt once, both completions behind it.
         let batch = PackedBatch::new(&[&tokenize(&tokenizer, record)?]);
-        let (policy, reference) =
-            (decoder.logps(&batch, Pass::Policy)?, decoder.logps(&batch, Pass::Reference)?);
+        let policy = decoder.logps(&batch, &adapters, Pass::Policy)?;
+        let reference = decoder.logps(&batch, &adapters, Pass::Reference)?;
         let columns: Vec<String> =
             policy.iter().chain(&reference).map(|logp| format!("{logp:12.4}")).collect();
         println!("{}", columns.join(" "));

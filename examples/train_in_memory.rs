@@ -5,19 +5,18 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
 use dpo_lora::adapter::{fingerprint::fingerprint, peft::Origin};
 use dpo_lora::data::{ChatTokenizer, Input, Truncation, records, tokenize_all};
 use dpo_lora::error::Result;
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
-use dpo_lora::model::lora::{Lora, Slot};
 use dpo_lora::objective::ObjectiveConfig;
 use dpo_lora::report::{Console, Reporter, Verbosity};
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::reference::ReferenceCache;
 use dpo_lora::train::trainer::{Identity, Setup, Trainer};
 use dpo_lora::train::watch::WatchConfig;
+use dpo_lora::trainable::{Adapters, Lora, Policy};
 use dpo_lora::weights::SafetensorsSource;
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny-reviews/model");
@@ -33,15 +32,16 @@ fn main() -> Result<()> {
 
     let source = SafetensorsSource::open(&base)?;
     let spec = families::spec(&ConfigJson::open(&base)?)?;
-    let mut decoder = Decoder::load(spec, &source, None, &Device::Cpu)?;
-    let slots = decoder.spec().linears().map(|linear| Slot::new(linear, 8, 16.0, 16.0 / 8.0));
-    decoder.trained = Some(Lora::initialised(slots.collect(), 42, &Device::Cpu)?);
+    let decoder = Decoder::load(spec, &source, None)?;
+    let loras = decoder.spec().linears().map(|linear| Lora::new(linear, 8, 16.0, 16.0 / 8.0));
+    let policy = Policy::of(Adapters::initialised(loras, 42)?);
 
     let tokenizer = ChatTokenizer::load(&base, None)?;
     let records = records::load(&[Input::text("pairs", PAIRS)])?;
     let pairs = tokenize_all(&tokenizer, &records, &Truncation::default())?.examples;
     let mut trainer = Trainer::new(Setup {
         decoder,
+        policy,
         train: pairs.clone(),
         eval: pairs,
         objective: ObjectiveConfig::default(),

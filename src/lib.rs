@@ -25,14 +25,15 @@
 //! | 2 | [`weights`] | frozen weights, mapped from safetensors |
 //! | 3 | [`data`] | records, chat templates, tokens, packing, sampling |
 //! | 3 | [`ops`] | differentiable operations, forward beside backward, and the matrix product |
-//! | 4 | [`model`] | families, the decoder, LoRA; `model::engine`: the decoder on a device |
-//! | 4 | [`objective`] | log-probs of a pair → loss and its gradient; pure functions |
-//! | 5 | [`adapter`] | PEFT directories, merging, fingerprints |
-//! | 5 | [`generate`] | sampling and decoding |
-//! | 6 | [`eval`] | preference accuracy, margins, rewards |
-//! | 7 | [`train`] | steps, optimizers, schedules, checkpoints |
-//! | 8 | [`config`] | the YAML file |
-//! | 9 | [`commands`], [`cli`] | the program |
+//! | 4 | [`trainable`] | the store of what trains, and the kinds of adapters: LoRA |
+//! | 5 | [`model`] | families, the decoder; `model::engine`: the decoder on a device |
+//! | 5 | [`objective`] | log-probs of a pair → loss and its gradient; pure functions |
+//! | 6 | [`adapter`] | PEFT directories, merging, fingerprints |
+//! | 6 | [`generate`] | sampling and decoding |
+//! | 7 | [`eval`] | preference accuracy, margins, rewards |
+//! | 8 | [`train`] | steps, optimizers, schedules, checkpoints |
+//! | 9 | [`config`] | the YAML file |
+//! | 10 | [`commands`], [`cli`] | the program |
 //!
 //! # The loss of a pair
 //!
@@ -61,43 +62,41 @@
 //! ```
 //! use std::path::Path;
 //!
-//! use candle_core::Device;
 //! use dpo_lora::data::{ChatTokenizer, Input, PackedBatch, records, tokenize};
 //! use dpo_lora::eval::preference::pair_logps;
 //! use dpo_lora::model::decoder::{Decoder, Training};
 //! use dpo_lora::model::families::{self, ConfigJson};
-//! use dpo_lora::model::lora::{Lora, Slot};
 //! use dpo_lora::model::pass::Pass;
 //! use dpo_lora::objective::ObjectiveConfig;
+//! use dpo_lora::trainable::{Adapters, Lora, Policy};
 //! use dpo_lora::weights::SafetensorsSource;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Path::new("examples/tiny-reviews/model");
 //! let spec = families::spec(&ConfigJson::open(base)?)?;
-//! let mut decoder = Decoder::load(spec, &SafetensorsSource::open(base)?, None, &Device::Cpu)?;
+//! let decoder = Decoder::load(spec, &SafetensorsSource::open(base)?, None)?;
 //! let (rank, alpha) = (4, 8.0);
-//! let slots = decoder.spec().linears().map(|linear| Slot::new(linear, rank, alpha, alpha / rank as f64));
-//! decoder.trained = Some(Lora::initialised(slots.collect(), 42, &Device::Cpu)?);
+//! let modules = decoder.spec().linears().map(|linear| Lora::new(linear, rank, alpha, alpha / rank as f64));
+//! let mut adapters = Policy::of(Adapters::initialised(modules, 42)?);
 //!
 //! let line = r#"{"prompt": "The film is", "chosen": " a delight.", "rejected": " a bore."}"#;
 //! let records = records::load(&[Input::text("memory", line)])?;
 //! let example = tokenize(&ChatTokenizer::load(base, None)?, &records[0])?;
 //! let batch = PackedBatch::new(&[&example]); // the prompt once, both answers behind it
 //!
-//! let reference = decoder.logps(&batch, Pass::Reference)?;
-//! assert_eq!(decoder.logps(&batch, Pass::Policy)?, reference); // B = 0: the same bits
+//! let reference = decoder.logps(&batch, &adapters, Pass::Reference)?;
+//! assert_eq!(decoder.logps(&batch, &adapters, Pass::Policy)?, reference); // B = 0: the same bits
 //!
 //! let mut losses = Vec::new();
 //! for _ in 0..2 {
-//!     let (policy, tape) = decoder.forward(&batch, Training::default())?;
+//!     let (policy, tape) = decoder.forward(&batch, &adapters, Training::default())?;
 //!     let pair = pair_logps(&policy, &reference, 0).expect("a pair has two completions");
 //!     let loss = ObjectiveConfig::default().pair(&pair, 1.0);
 //!     losses.push(loss.loss);
-//!     let lora = decoder.trained.as_ref().expect("it was set above");
-//!     let mut gradient = vec![0.0; lora.values().len()];
-//!     decoder.backward(tape, &batch, &[loss.d_chosen, loss.d_rejected], &mut gradient)?;
-//!     let lora = decoder.trained.as_mut().expect("it was set above");
-//!     lora.update(|values| values.iter_mut().zip(&gradient).for_each(|(value, slope)| *value -= 0.05 * slope))?;
+//!     let mut slopes = vec![0.0; adapters.trained.values().len()];
+//!     decoder.backward(tape, &batch, &adapters, &[loss.d_chosen, loss.d_rejected], &mut slopes)?;
+//!     let step = |values: &mut [f32]| values.iter_mut().zip(&slopes).for_each(|(x, slope)| *x -= 0.05 * slope);
+//!     adapters.trained.update(step);
 //! }
 //! assert!(losses[1] < losses[0]);
 //! # Ok(())
@@ -122,4 +121,5 @@ pub mod ops;
 pub mod random;
 pub mod report;
 pub mod train;
+pub mod trainable;
 pub mod weights;

@@ -8,9 +8,7 @@ mod policy;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
-
-pub use policy::{Policy, open_policy};
+pub use policy::{Adapted, open_policy};
 
 use super::gguf::{self, GgufFiles};
 use super::{embedded, hub, say};
@@ -49,8 +47,6 @@ pub struct Base {
     pub source: Box<dyn WeightSource>,
     /// Its architecture.
     pub spec: DecoderSpec,
-    /// Where its tensors are.
-    pub device: Device,
     /// Where it computes, if that is not the processor.
     pub backend: Option<Arc<dyn Backend>>,
     /// What its matrices are stored as, if not as in the file.
@@ -126,17 +122,7 @@ impl Base {
             let spec = checks::understood(spec, &source, force)?;
             (Place::Directory(directory), Box::new(source), spec)
         };
-        Ok(Self {
-            name: shown,
-            revision,
-            place,
-            source,
-            spec,
-            device: Device::Cpu,
-            backend,
-            dtype,
-            four_bit: false,
-        })
+        Ok(Self { name: shown, revision, place, source, spec, backend, dtype, four_bit: false })
     }
 
     /// Quantises the projections when they are loaded.
@@ -188,14 +174,14 @@ impl Base {
     pub fn decoder(&self) -> Result<Decoder> {
         let (spec, source) = (self.spec.clone(), &*self.source);
         let mut decoder = if self.four_bit {
-            let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype, &self.device)?;
+            let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype)?;
             say(&format!(
                 "projections are quantised to NF4: their root mean square error is {:.1} % of their size",
                 100.0 * loss.share()
             ));
             decoder
         } else {
-            Decoder::load(spec, source, self.dtype, &self.device)?
+            Decoder::load(spec, source, self.dtype)?
         };
         decoder.place_on(self.backend.clone());
         Ok(decoder)

@@ -1,6 +1,6 @@
 //! `dpo-lora eval`: preference accuracy, margins, rewards.
 
-use super::base::{self, Policy};
+use super::base::{self, Adapted};
 use super::{print, print_json};
 use crate::cli::EvalArgs;
 use crate::data::{Sources, Truncation};
@@ -13,13 +13,19 @@ use crate::objective::ObjectiveConfig;
 const BATCH: usize = 4;
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
-    let Policy { tokenizer, decoder, .. } = base::open_policy(&args.model)?;
+    let Adapted { tokenizer, decoder, policy, .. } = base::open_policy(&args.model)?;
     let records = base::read_records(&Sources::from(args.data.as_str()))?;
     let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &Truncation::default())?;
-    let reference = |packed: &_| decoder.logps(packed, Pass::Reference);
-    let found =
-        preference::evaluate(&decoder, &pairs.examples, BATCH, &ObjectiveConfig::default(), reference)?;
-    if args.json { print_json(&found) } else { print(table(&found, decoder.trained.is_some()).as_bytes()) }
+    let reference = |packed: &_| decoder.logps(packed, &policy, Pass::Reference);
+    let found = preference::evaluate(
+        &decoder,
+        &policy,
+        &pairs.examples,
+        BATCH,
+        &ObjectiveConfig::default(),
+        reference,
+    )?;
+    if args.json { print_json(&found) } else { print(table(&found, policy.is_adapted()).as_bytes()) }
 }
 
 /// The figures for a person.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::base::{self, Policy};
+use super::base::{self, Adapted};
 use super::print;
 use crate::cli::ScoreArgs;
 use crate::data::{Sources, Truncation};
@@ -27,12 +27,12 @@ struct Line {
 }
 
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
-    let Policy { tokenizer, decoder, .. } = base::open_policy(&args.model)?;
+    let Adapted { tokenizer, decoder, policy, .. } = base::open_policy(&args.model)?;
     let records = base::read_records(&Sources::from(args.data.as_str()))?;
     let pairs = base::tokenize_for(decoder.spec(), &tokenizer, &records, &Truncation::default())?;
     let mut lines = Vec::new();
-    let reference = |packed: &_| decoder.logps(packed, Pass::Reference);
-    preference::score(&decoder, &pairs.examples, BATCH, reference, |index, scored| {
+    let reference = |packed: &_| decoder.logps(packed, &policy, Pass::Reference);
+    preference::score(&decoder, &policy, &pairs.examples, BATCH, reference, |index, scored| {
         let logps = scored.logps;
         let line = Line {
             index,

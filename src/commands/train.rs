@@ -18,8 +18,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
-use crate::model::lora::{Lora, Slot};
-use crate::model::pass::{Frozen, Pass};
+use crate::model::pass::Pass;
 use crate::model::targets::LoraTargets;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
@@ -28,6 +27,7 @@ use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::{self, Opening, RunDir};
 use crate::train::trainer::{Identity, Setup, Trainer};
+use crate::trainable::{Adapters, Frozen, Lora, Policy};
 
 /// Prompts of the quickstart that are completed before and after, and how many of them are shown.
 const SAMPLED: usize = 40;
@@ -43,16 +43,17 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let tokenizer = dated::tokenizer(tokenizer, &mut config, args.resume)?;
     let mut pairs = pairs(&config, &base, &tokenizer)?;
-    let slots = slots(&config, &base)?;
-    let to_train = slots.iter().map(|slot| slot.rank * (slot.inputs + slot.outputs)).sum();
+    let loras = modules(&config, &base)?;
+    let to_train = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
     if base.backend.is_none() {
         let note = plan::fit(&mut config, &base, to_train, &pairs)?;
         pairs.notes.extend(note);
     }
-    let decoder = policies(&config, &base, slots)?;
-    let on_device = decoder.is_on_device().then(|| on_device::fit(&config, &decoder, &pairs)).transpose()?;
+    let (decoder, policy) = (base.decoder()?, policy(&config, &base, loras)?);
+    let on_device =
+        decoder.is_on_device().then(|| on_device::fit(&config, &decoder, &policy, &pairs)).transpose()?;
     if args.dry_run {
-        say(&plan::described(&config, &base, &decoder, &pairs, on_device.as_ref()));
+        say(&plan::described(&config, &base, (&decoder, &policy), &pairs, on_device.as_ref()));
         return Ok(());
     }
     let asked = config.train.gradient_checkpointing;
@@ -73,7 +74,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let stop = Arc::new(AtomicU8::new(0));
     super::signals::watch(&stop)?;
 
-    let (setup, notes) = setup(&config, &base, decoder, pairs, &run, stop)?;
+    let (setup, notes) = setup(&config, &base, (decoder, policy), pairs, &run, stop)?;
     let mut trainer = Trainer::new(setup)?;
     let resumed = if args.resume { resume(&mut trainer, &config, &run)? } else { Vec::new() };
     let yaml = config.to_yaml()?;
@@ -86,8 +87,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
     // Of the reference, which is also right where the run goes on from a checkpoint.
     let before = trainer.reference_accuracy()?;
-    let drawn_before =
-        samples.as_ref().map(|s| s.draw(trainer.decoder(), &tokenizer, Pass::Reference)).transpose()?;
+    let drawn_before = samples
+        .as_ref()
+        .map(|s| s.draw(trainer.decoder(), &tokenizer, (trainer.policy(), Pass::Reference)))
+        .transpose()?;
     profile::enable(args.profile);
     if let (true, Some(device)) = (args.profile, trainer.decoder().backend()) {
         device.profile(true);
@@ -107,7 +110,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let after = trainer.evaluate()?.map(|found| found.logp_accuracy);
 
     if let (Some(samples), Some(before)) = (&samples, drawn_before) {
-        let after = samples.draw(trainer.decoder(), &tokenizer, Pass::Policy)?;
+        let after = samples.draw(trainer.decoder(), &tokenizer, (trainer.policy(), Pass::Policy))?;
         print(compare(samples, &before, &after).as_bytes())?;
     }
     if let (Some(before), Some(after)) = (before, after) {
@@ -168,7 +171,7 @@ fn pairs(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<P
 }
 
 /// The modules to train; none if an adapter is gone on with.
-fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
+fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Lora>> {
     if config.lora.init_from.is_some() {
         return Ok(Vec::new());
     }
@@ -176,52 +179,52 @@ fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
     let head = base.spec.head.as_ref().map(|head| head.module.clone());
     modules.extend(head.clone());
     let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
-    let slots = targets.0.iter().map(|target| {
+    let loras = targets.0.iter().map(|target| {
         let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
             Error::Config(format!(
                 "lora.target_modules names {}, the language-model head, which cannot be adapted; take it out",
                 target.module
             ))
         })?;
-        Ok(Slot::new(linear, target.rank, target.alpha, target.scaling))
+        Ok(Lora::new(linear, target.rank, target.alpha, target.scaling))
     });
-    slots.collect()
+    loras.collect()
 }
 
-/// The decoder with its frozen adapters and the one to train.
-fn policies(config: &RunConfig, base: &Base, slots: Vec<Slot>) -> Result<Decoder> {
-    let mut decoder = base.decoder()?;
+/// The frozen adapters and the one to train.
+fn policy(config: &RunConfig, base: &Base, loras: Vec<Lora>) -> Result<Policy> {
+    let mut policy = Policy::default();
     for path in &config.model.adapter {
-        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
+        policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
-    if let Some(path) = &config.lora.init_from {
-        let initial = base.adapter(path, false)?;
-        if config.lora.reference == Reference::Init {
-            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
-        }
-        decoder.trained = Some(initial);
-        return Ok(decoder);
+    let Some(path) = &config.lora.init_from else {
+        policy.trained = Adapters::initialised(loras, config.seed)?;
+        return Ok(policy);
+    };
+    policy.trained = base.adapter(path, false)?;
+    if config.lora.reference == Reference::Init {
+        policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
-    decoder.trained = Some(Lora::initialised(slots, config.seed, &base.device)?);
-    Ok(decoder)
+    Ok(policy)
 }
 
 fn setup(
     config: &RunConfig,
     base: &Base,
-    decoder: Decoder,
+    (decoder, policy): (Decoder, Policy),
     pairs: Pairs,
     run: &RunDir,
     stop: Arc<AtomicU8>,
 ) -> Result<(Setup, Vec<String>)> {
     let Pairs { train, eval, mut notes } = pairs;
     let fingerprint = base.fingerprint()?;
-    let reference_policy = reference::policy(&fingerprint, &decoder);
+    let reference_policy = reference::policy(&fingerprint, &decoder, &policy);
     let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
     notes.extend(damage);
     notes.extend(what_is_cached(reference.knows(&train) + reference.knows(&eval), train.len() + eval.len()));
     let setup = Setup {
         decoder,
+        policy,
         train,
         eval,
         objective: config.objective.clone(),
@@ -299,7 +302,7 @@ fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
 
 fn describe(trainer: &Trainer, reporter: &mut Reporter) {
     let decoder = trainer.decoder();
-    let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
+    let parameters = trainer.policy().trained.values().len();
     let on = decoder.device_description().map_or_else(String::new, |(device, kind)| {
         format!(" on {} ({}), {kind} activations", device.name, device.versions)
     });

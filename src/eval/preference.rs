@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, ObjectiveConfig, PairLogps};
+use crate::trainable::Policy;
 
 /// What an evaluation found; means over pairs.
 #[derive(Clone, Debug, Serialize)]
@@ -95,6 +96,7 @@ pub struct Scored {
 /// If an example is no pair, or does not fit the model.
 pub fn score(
     decoder: &Decoder,
+    policy: &Policy,
     examples: &[Example],
     batch: usize,
     mut reference: impl FnMut(&PackedBatch) -> Result<Vec<f64>>,
@@ -104,11 +106,13 @@ pub fn score(
         let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
         let reference = reference(&packed)?;
         // Without a trained adapter both passes are the same function.
-        let policy =
-            if decoder.trained.is_some() { decoder.logps(&packed, Pass::Policy)? } else { reference.clone() };
+        let logps = match policy.is_adapted() {
+            true => decoder.logps(&packed, policy, Pass::Policy)?,
+            false => reference.clone(),
+        };
         for (i, example) in examples.iter().enumerate() {
             let logps =
-                pair_logps(&policy, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
+                pair_logps(&logps, &reference, i).ok_or_else(|| example.origin.error("is no pair"))?;
             check_finite(&logps, example)?;
             let tokens = |side| example.scored(side);
             each(
@@ -143,12 +147,13 @@ pub fn pair_logps(policy: &[f64], reference: &[f64], i: usize) -> Option<PairLog
     })
 }
 
-/// Evaluates the decoder's policy on `examples`.
+/// Evaluates the policy on `examples`.
 ///
 /// # Errors
 /// As [`score`]; or if there are no examples.
 pub fn evaluate(
     decoder: &Decoder,
+    policy: &Policy,
     examples: &[Example],
     batch: usize,
     objective: &ObjectiveConfig,
@@ -160,7 +165,7 @@ pub fn evaluate(
     let mut metrics = Metrics::default();
     let mut by_logp = 0u64;
     let (mut tokens, mut logps, mut lost) = ([0u64; 2], [0.0f64; 2], 0.0);
-    score(decoder, examples, batch, reference, |i, scored| {
+    score(decoder, policy, examples, batch, reference, |i, scored| {
         let loss = objective.pair(&scored.logps, f64::from(examples[i].label));
         metrics.add(&scored.logps, &loss);
         by_logp += u64::from(scored.logps.chosen > scored.logps.rejected);
@@ -175,7 +180,7 @@ pub fn evaluate(
     let mean = |name: &str| metrics.means().iter().find(|(n, _)| *n == name).map_or(0.0, |(_, v)| *v);
     let pairs = metrics.pairs();
     let logp_accuracy = by_logp as f64 / pairs as f64;
-    let accuracy = if decoder.trained.is_some() { metrics.accuracy() } else { logp_accuracy };
+    let accuracy = if policy.is_adapted() { metrics.accuracy() } else { logp_accuracy };
     let (accuracy_low, accuracy_high) = wilson(accuracy, pairs as f64);
     let perplexity = |side: usize| (-logps[side] / tokens[side] as f64).exp();
     Ok(Evaluation {

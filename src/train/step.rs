@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use super::descent::Descent;
+use super::descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
 use crate::data::PackedBatch;
 use crate::error::{Error, Result};
 use crate::eval::preference::pair_logps;
 use crate::model::decoder::{Decoder, Training};
-use crate::model::pass::Dropout;
 use crate::objective::{Metrics, ObjectiveConfig};
 use crate::random::Stream;
+use crate::trainable::{Dropout, Policy};
 
 /// What a step is computed with.
 pub struct Settings<'a> {
@@ -58,14 +58,15 @@ impl Outcome {
 /// # Errors
 /// If a batch does not fit the model.
 pub fn run(
-    decoder: &mut Decoder,
+    decoder: &Decoder,
+    policy: &mut Policy,
     optimizer: &mut Optimizer,
     reference: &mut ReferenceCache,
     batches: &[PackedBatch],
     settings: &Settings,
 ) -> Result<Outcome> {
     let start = Instant::now();
-    let mut descent = Descent::begin(decoder)?;
+    descent::clear(decoder, policy)?;
     let mut metrics = Metrics::default();
     let mut skipped = None;
     let pairs: usize = batches.iter().map(|batch| batch.trees.len()).sum();
@@ -75,21 +76,24 @@ pub fn run(
             stream: settings.stream.child(i as u64),
         });
         let training = Training { dropout, recompute: settings.recompute };
-        let ref_logps = reference.logps(decoder, batch)?;
-        let (logps, tape) = decoder.forward(batch, training)?;
+        let ref_logps = reference.logps(decoder, policy, batch)?;
+        let (logps, tape) = decoder.forward(batch, policy, training)?;
         let (weights, broken) = weigh(batch, &logps, &ref_logps, settings.objective, pairs, &mut metrics)?;
         skipped = skipped.or(broken);
         if skipped.is_none() {
-            descent.add(decoder, tape, batch, &weights)?;
+            descent::add(decoder, policy, tape, batch, &weights)?;
         }
     }
-    let grad_norm = descent.norm(decoder)?;
+    let grad_norm = descent::norm(decoder, policy)?;
     if skipped.is_none() && !grad_norm.is_finite() {
         let rows: Vec<String> = batches.iter().flat_map(|b| &b.origins).map(ToString::to_string).collect();
         skipped = Some(format!("the gradient's norm is {grad_norm}; its pairs: {}", rows.join(", ")));
     }
     let finite = match skipped {
-        None => descent.apply(decoder, optimizer, (grad_norm, settings.clip_norm), settings.learning_rate)?,
+        None => {
+            let norms = (grad_norm, settings.clip_norm);
+            descent::apply(decoder, policy, optimizer, norms, settings.learning_rate)?
+        }
         Some(_) => true,
     };
     let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();

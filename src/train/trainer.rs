@@ -26,14 +26,17 @@ use crate::objective::ObjectiveConfig;
 use crate::ops::profile;
 use crate::random::Stream;
 use crate::report::{Event, Reporter};
+use crate::trainable::Policy;
 
 /// After this many steps in a row without a usable gradient, training stops.
 const MOST_SKIPPED: u32 = 3;
 
 /// What a run trains with.
 pub struct Setup {
-    /// Base, frozen adapters and the trained one.
+    /// The base.
     pub decoder: Decoder,
+    /// Its adapters: frozen ones, and what trains.
+    pub policy: Policy,
     /// Training pairs.
     pub train: Vec<Example>,
     /// Held-out pairs; may be empty.
@@ -89,8 +92,12 @@ impl Trainer {
     /// A run at step 0.
     ///
     /// # Errors
-    /// If there is nothing to train on.
-    pub fn new(setup: Setup) -> Result<Self> {
+    /// If there is nothing to train, or nothing to train on.
+    pub fn new(mut setup: Setup) -> Result<Self> {
+        if setup.policy.trained.values().is_empty() {
+            return Err(Error::Train("there is no adapter to train".into()));
+        }
+        let optimizer = Optimizer::new(&setup.config.optimizer(), setup.policy.trained.store_mut());
         let config = &setup.config;
         let seed = config.shuffle.then_some(setup.seed);
         let mut sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
@@ -100,11 +107,6 @@ impl Trainer {
         let steps = sampler.batches_per_epoch().div_ceil(config.gradient_accumulation_steps.max(1)) as u64;
         let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
         let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
-        let parameters = setup.decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
-        if parameters == 0 {
-            return Err(Error::Train("there is no adapter to train".into()));
-        }
-        let optimizer = Optimizer::new(&config.optimizer(), parameters);
         let schedule = config.schedule(total_steps);
         let data = data_fingerprint(&setup.train);
         let Identity { config, reference } = setup.identity.clone();
@@ -132,7 +134,8 @@ impl Trainer {
                 differences.join("; ")
             )));
         }
-        checkpoint::restore(path, &found, &mut self.setup.decoder, &mut self.optimizer)?;
+        let Setup { decoder, policy, .. } = &mut self.setup;
+        checkpoint::restore(path, &found, decoder.spec(), &mut policy.trained, &mut self.optimizer)?;
         self.sampler = self.sampler.clone().resume(found.sampler)?;
         let (config, reference) =
             (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
@@ -150,9 +153,14 @@ impl Trainer {
         self.total_steps
     }
 
-    /// The decoder being trained.
+    /// The base.
     pub fn decoder(&self) -> &Decoder {
         &self.setup.decoder
+    }
+
+    /// The adapters, of which one trains. Its numbers are those of the last checkpoint where a device trains it.
+    pub fn policy(&self) -> &Policy {
+        &self.setup.policy
     }
 
     /// The reference log-probs computed so far.
@@ -165,14 +173,14 @@ impl Trainer {
     /// # Errors
     /// If a pair does not fit the model.
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
-        let Setup { decoder, eval, config, objective, reference, .. } = &mut self.setup;
+        let Setup { decoder, policy, eval, config, objective, reference, .. } = &mut self.setup;
         if eval.is_empty() {
             return Ok(None);
         }
         let batch = config.evaluation_batch();
-        let decoder: &Decoder = decoder;
-        preference::evaluate(decoder, eval, batch, objective, |packed| reference.logps(decoder, packed))
-            .map(Some)
+        let (decoder, policy): (&Decoder, &Policy) = (decoder, policy);
+        let of_reference = |packed: &PackedBatch| reference.logps(decoder, policy, packed);
+        preference::evaluate(decoder, policy, eval, batch, objective, of_reference).map(Some)
     }
 
     /// Share of held-out pairs whose chosen completion the reference gives the greater log-prob; `None` if there are none.
@@ -180,13 +188,13 @@ impl Trainer {
     /// # Errors
     /// If a pair does not fit the model.
     pub fn reference_accuracy(&mut self) -> Result<Option<f64>> {
-        let Setup { decoder, eval, config, reference, .. } = &mut self.setup;
+        let Setup { decoder, policy, eval, config, reference, .. } = &mut self.setup;
         if eval.is_empty() {
             return Ok(None);
         }
-        let decoder: &Decoder = decoder;
         let batch = config.evaluation_batch();
-        preference::reference_accuracy(eval, batch, |packed| reference.logps(decoder, packed)).map(Some)
+        preference::reference_accuracy(eval, batch, |packed| reference.logps(decoder, policy, packed))
+            .map(Some)
     }
 
     /// Trains to the end.
@@ -232,7 +240,7 @@ impl Trainer {
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (batches, probe) = self.next_batches();
-        let Setup { decoder, config, objective, reference, dropout, seed, .. } = &mut self.setup;
+        let Setup { decoder, policy, config, objective, reference, dropout, seed, .. } = &mut self.setup;
         let learning_rate = self.schedule.lr(self.state.step);
         let settings = Settings {
             objective,
@@ -242,16 +250,18 @@ impl Trainer {
             stream: Stream::new(*seed, "dropout").child(self.state.step),
             recompute: config.gradient_checkpointing == Recompute::On,
         };
+        let optimizer = &mut self.optimizer;
         let outcome =
-            profile::step(|| step::run(decoder, &mut self.optimizer, reference, &batches, &settings))?;
+            profile::step(|| step::run(decoder, policy, optimizer, reference, &batches, &settings))?;
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();
         if outcome.is_usable() {
             self.probe = probe;
             if !outcome.finite {
-                self.setup.decoder.fetch()?;
-                let defect = usable::parameters(&self.setup.decoder);
+                let Setup { decoder, policy, .. } = &mut self.setup;
+                decoder.fetch(policy)?;
+                let defect = usable::parameters(&policy.trained);
                 return Err(self.diverged(&defect.unwrap_or_else(|| "a parameter overflows".into())));
             }
         }
