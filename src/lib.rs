@@ -13,8 +13,8 @@
 //!     .training(TrainConfig { max_steps: Some(20), learning_rate: 2e-3, ..TrainConfig::default() })
 //!     .output(runs.join("first"))
 //!     .run()?;
-//! let policy = base.with_adapter(&trained.adapter)?;
-//! let found = policy.evaluate(&base.pairs("tiny-reviews/eval.jsonl")?)?;
+//! let adapted = base.with_adapter(&trained.adapter)?;
+//! let found = adapted.evaluate(&base.pairs("tiny-reviews/eval.jsonl")?)?;
 //! assert!(found.accuracy() > Some(0.7));
 //! base.merge(&trained.adapter, runs.join("merged"))?; // a model that transformers loads
 //! # assert!(runs.join("merged/model.safetensors").is_file());
@@ -50,14 +50,15 @@
 //! | 2 | [`objective`] | scored completions → loss, gradient, rewards; pure functions |
 //! | 3 | [`data`] | records, chat templates, tokens, packing, sampling |
 //! | 3 | [`ops`] | differentiable operations, forward beside backward, and the matrix product |
-//! | 4 | [`model`] | families, the decoder, LoRA; `model::engine`: the decoder on a device |
-//! | 5 | [`adapter`] | PEFT directories, merging, fingerprints |
-//! | 5 | [`generate`] | sampling and decoding |
-//! | 6 | [`eval`] | preference accuracy, margins, rewards |
-//! | 7 | [`train`] | steps, optimizers, schedules, checkpoints |
-//! | 8 | [`config`] | the YAML file |
-//! | 9 | [`toolkit`] | what a program uses: [`Base`], [`Trainer`], [`Policy`] |
-//! | 10 | `commands`, `cli` | the command line |
+//! | 4 | [`trainable`] | the store of what trains, and the kinds of adapters: LoRA |
+//! | 5 | [`model`] | families, the decoder; `model::engine`: the decoder on a device |
+//! | 6 | [`adapter`] | PEFT directories, merging, fingerprints |
+//! | 6 | [`generate`] | sampling and decoding |
+//! | 7 | [`eval`] | accuracy, margins, rewards |
+//! | 8 | [`train`] | steps, optimizers, schedules, checkpoints |
+//! | 9 | [`config`] | the YAML file |
+//! | 10 | [`toolkit`] | what a program uses: [`Base`], [`Trainer`], [`Adapted`] |
+//! | 11 | `commands`, `cli` | the command line |
 //!
 //! # The loss of a pair
 //!
@@ -90,41 +91,39 @@
 //! ```
 //! use std::path::Path;
 //!
-//! use candle_core::Device;
 //! use dpo_lora::data::{ChatTokenizer, Input, PackedBatch, records, tokenize};
 //! use dpo_lora::model::decoder::{Decoder, Training};
 //! use dpo_lora::model::families::{self, ConfigJson};
-//! use dpo_lora::model::lora::{Lora, Slot};
 //! use dpo_lora::model::pass::Pass;
 //! use dpo_lora::objective::Objective;
+//! use dpo_lora::trainable::{Adapters, Lora, Policy};
 //! use dpo_lora::weights::SafetensorsSource;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Path::new("examples/tiny-reviews/model");
 //! let spec = families::spec(&ConfigJson::open(base)?)?;
-//! let mut decoder = Decoder::load(spec, &SafetensorsSource::open(base)?, None, &Device::Cpu)?;
+//! let decoder = Decoder::load(spec, &SafetensorsSource::open(base)?, None)?;
 //! let (rank, alpha) = (4, 8.0);
-//! let slots = decoder.spec().linears().map(|linear| Slot::new(linear, rank, alpha, alpha / rank as f64));
-//! decoder.trained = Some(Lora::initialised(slots.collect(), 42, &Device::Cpu)?);
+//! let modules = decoder.spec().linears().map(|linear| Lora::new(linear, rank, alpha, alpha / rank as f64));
+//! let mut adapters = Policy::of(Adapters::initialised(modules, 42)?);
 //!
 //! let line = r#"{"prompt": "The film is", "chosen": " a delight.", "rejected": " a bore."}"#;
 //! let records = records::load(&[Input::text("memory", line)])?;
 //! let example = tokenize(&ChatTokenizer::load(base, None)?, &records[0])?;
 //! let batch = PackedBatch::new(&[&example]); // the prompt once, both answers behind it
 //!
-//! let reference = decoder.logps(&batch, Pass::Reference)?;
-//! assert_eq!(decoder.logps(&batch, Pass::Policy)?, reference); // B = 0: the same bits
+//! let reference = decoder.logps(&batch, &adapters, Pass::Reference)?;
+//! assert_eq!(decoder.logps(&batch, &adapters, Pass::Policy)?, reference); // B = 0: the same bits
 //!
 //! let mut losses = Vec::new();
 //! for _ in 0..2 {
-//!     let (policy, tape) = decoder.forward(&batch, Training::default())?;
+//!     let (policy, tape) = decoder.forward(&batch, &adapters, Training::default())?;
 //!     let found = Objective::default().weigh(&batch.scored_completions(&policy, Some(&reference))?)?;
 //!     losses.push(found.losses[0]);
-//!     let lora = decoder.trained.as_ref().expect("it was set above");
-//!     let mut gradient = vec![0.0; lora.values().len()];
-//!     decoder.backward(tape, &batch, &found.d_logps, &mut gradient)?;
-//!     let lora = decoder.trained.as_mut().expect("it was set above");
-//!     lora.update(|values| values.iter_mut().zip(&gradient).for_each(|(value, slope)| *value -= 0.05 * slope))?;
+//!     let mut slopes = vec![0.0; adapters.trained.values().len()];
+//!     decoder.backward(tape, &batch, &adapters, &found.d_logps, &mut slopes)?;
+//!     let step = |values: &mut [f32]| values.iter_mut().zip(&slopes).for_each(|(x, slope)| *x -= 0.05 * slope);
+//!     adapters.trained.update(step);
 //! }
 //! assert!(losses[1] < losses[0]);
 //! # Ok(())
@@ -150,6 +149,7 @@ pub mod random;
 pub mod report;
 pub mod toolkit;
 pub mod train;
+pub mod trainable;
 pub mod weights;
 
 pub use config::RunConfig;
@@ -159,7 +159,7 @@ pub use eval::preference::Evaluation;
 pub use generate::SamplingConfig;
 pub use model::config::LoraConfig;
 pub use objective::{Loss, Objective, Scored};
-pub use toolkit::{Base, ExportTo, OpenOptions, Pairs, Policy, Trained, Trainer, TrainerBuilder};
+pub use toolkit::{Adapted, Base, ExportTo, OpenOptions, Pairs, Trained, Trainer, TrainerBuilder};
 pub use train::config::TrainConfig;
 
 /// Runs the program with the arguments of the process.

@@ -21,7 +21,12 @@ impl Stream {
         self.key
     }
 
-    /// The sub-stream with this number (a step, a row, ...).
+    /// A stream of this one, by name (a module, ...).
+    pub fn named(self, name: &str) -> Self {
+        Self::new(self.key, name)
+    }
+
+    /// A stream of this one, by number (a step, a row, ...).
     pub fn child(self, number: u64) -> Self {
         Self { key: self.word(number ^ 0xA5A5_0F0F_C3C3_3C3C) }
     }
@@ -53,7 +58,14 @@ mod tests {
     fn streams_differ_by_seed_name_and_number_and_repeat() {
         let a = Stream::new(1, "dropout");
         assert_eq!(a.word(7), Stream::new(1, "dropout").word(7));
-        for other in [Stream::new(2, "dropout"), Stream::new(1, "init"), a.child(0), a.child(1)] {
+        for other in [
+            Stream::new(2, "dropout"),
+            Stream::new(1, "init"),
+            a.child(0),
+            a.child(1),
+            a.named("x"),
+            a.named("y"),
+        ] {
             assert_ne!(a.word(7), other.word(7));
         }
     }

@@ -5,8 +5,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use candle_core::Device;
-use common::{adapt, json, pack};
+use common::{Model, adapt, json, pack};
 use dpo_lora::adapter::{fingerprint, peft};
 use dpo_lora::data::{ChatTokenizer, Example, Origin, Sources, Truncation, records, source, tokenize_all};
 use dpo_lora::eval::preference::{self, Summary};
@@ -20,22 +19,24 @@ fn at(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn base(dtype: Option<DType>) -> (Decoder, String) {
+fn base(dtype: Option<DType>) -> (Model, String) {
     let directory = at("examples/tiny-reviews/model");
     let source = SafetensorsSource::open(&directory).unwrap();
     let spec = families::spec(&ConfigJson::open(&directory).unwrap()).unwrap();
     let fingerprint = fingerprint::fingerprint_with(&source, None).unwrap();
-    (Decoder::load(spec, &source, dtype, &Device::Cpu).unwrap(), fingerprint)
+    (Decoder::load(spec, &source, dtype).unwrap().into(), fingerprint)
 }
 
-fn evaluate(decoder: &Decoder) -> Summary {
+fn evaluate(decoder: &Model) -> Summary {
     let data = Sources::from(at("examples/tiny-reviews/eval.jsonl").to_str().unwrap());
     let pairs = records::load(&source::resolve(&data).unwrap()).unwrap();
     let tokenizer = ChatTokenizer::load(at("examples/tiny-reviews/model"), None).unwrap();
     let examples = tokenize_all(&tokenizer, &pairs, &Truncation::default()).unwrap().examples;
     assert_eq!(examples.len(), 200);
     let reference = |batch: &_| decoder.logps(batch, Pass::Reference).map(Some);
-    preference::evaluate(decoder, &examples, 16, &Objective::default(), reference).unwrap().summary()
+    preference::evaluate((decoder, &decoder.policy), &examples, 16, &Objective::default(), reference)
+        .unwrap()
+        .summary()
 }
 
 #[test]
@@ -45,10 +46,10 @@ fn tiny_reviews_favourable_prefers_favourable_reviews() {
     assert!((0.35..0.65).contains(&before.logp_accuracy.unwrap()), "{before:?}");
 
     let directory = at("adapters/tiny-reviews-favourable");
-    let read = peft::read(&directory, decoder.spec(), &Device::Cpu).unwrap();
+    let read = peft::read(&directory, decoder.spec()).unwrap();
     let its = read.metadata.get(peft::FINGERPRINT_KEY);
     assert_eq!(its, Some(&fingerprint), "it is of another base; make it anew as its README says");
-    decoder.trained = Some(read.lora);
+    decoder.train(read.adapters);
     let after = evaluate(&decoder);
     assert!(after.logp_accuracy.unwrap() >= 0.9 && after.accuracy.unwrap() >= 0.9, "{after:?}");
     assert!(after.reward_margin.unwrap() > 0.0, "{after:?}");

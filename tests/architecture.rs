@@ -19,19 +19,20 @@ const RANKS: &[(&str, u8)] = &[
     ("weights", 2),
     ("data", 3),
     ("ops", 3),
-    ("model", 4),
-    ("adapter", 5),
-    ("generate", 5),
-    ("eval", 6),
-    ("train", 7),
-    ("config", 8),
-    ("toolkit", 9),
+    ("trainable", 4),
+    ("model", 5),
+    ("adapter", 6),
+    ("generate", 6),
+    ("eval", 7),
+    ("train", 8),
+    ("config", 9),
+    ("toolkit", 10),
     ("cli", TOP),
     ("commands", TOP),
 ];
 
 /// The program's own rank: its rooms may import each other and everything.
-const TOP: u8 = 10;
+const TOP: u8 = 11;
 
 /// `error` is everyone's; `files` writes through it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];

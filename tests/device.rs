@@ -5,12 +5,13 @@
 mod common;
 
 use common::device::{device, is_card};
-use common::{decoder, examples, fixture, json, load, models, pack, random_lora, zero_b_lora};
+use common::{Model, decoder, examples, fixture, json, load, models, pack, random_lora, zero_b_lora};
 use dpo_lora::data::{Example, Origin, PackedBatch};
 use dpo_lora::model::decoder::{Decoder, Training};
 use dpo_lora::model::gguf::GgufModel;
-use dpo_lora::model::pass::{Dropout, Frozen, Pass};
+use dpo_lora::model::pass::Pass;
 use dpo_lora::random::Stream;
+use dpo_lora::trainable::{Adapters, Dropout, Frozen};
 use dpo_lora::weights::DType;
 
 /// What a pass finds: reference, policy, gradient.
@@ -26,11 +27,11 @@ fn pairs(name: &str, count: usize) -> Vec<Example> {
     all
 }
 
-fn pass(decoder: &Decoder, batch: &PackedBatch, training: Training) -> Found {
+fn pass(decoder: &Model, batch: &PackedBatch, training: Training) -> Found {
     let reference = decoder.logps(batch, Pass::Reference).unwrap();
     let (policy, tape) = decoder.forward(batch, training).unwrap();
     let weights: Vec<f64> = (0..policy.len()).map(|i| if i % 2 == 0 { -0.3 } else { 0.4 }).collect();
-    let mut gradient = vec![0.0; decoder.trained.as_ref().unwrap().values().len()];
+    let mut gradient = vec![0.0; decoder.trained().values().len()];
     decoder.backward(tape, batch, &weights, &mut gradient).unwrap();
     Found { reference, policy, gradient }
 }
@@ -50,7 +51,7 @@ fn two_pairs(name: &str) -> PackedBatch {
 }
 
 /// The same on the processor and on the device.
-fn both(decoder: &mut Decoder, batch: &PackedBatch, training: Training) -> (Found, Found) {
+fn both(decoder: &mut Model, batch: &PackedBatch, training: Training) -> (Found, Found) {
     decoder.place_on(None);
     let want = pass(decoder, batch, training);
     decoder.place_on(device());
@@ -63,26 +64,26 @@ fn norm(x: impl Iterator<Item = f32>) -> f64 {
 }
 
 /// How far the gradients are apart, as a share of the right one, and by the worst matrix.
-fn apart(decoder: &Decoder, want: &Found, found: &Found) -> (f64, f64, String) {
+fn apart(decoder: &Model, want: &Found, found: &Found) -> (f64, f64, String) {
     let of = |range: std::ops::Range<usize>| {
         let (w, f) = (&want.gradient[range.clone()], &found.gradient[range]);
         (norm(f.iter().zip(w).map(|(f, w)| f - w)), norm(w.iter().copied()))
     };
     let (all, size) = of(0..want.gradient.len());
     let mut worst = (0.0, String::new());
-    for slot in decoder.trained.as_ref().unwrap().slots() {
-        for (part, range) in [("A", slot.a()), ("B", slot.b())] {
+    for lora in decoder.trained().loras("a test").unwrap() {
+        for (part, range) in [("A", lora.a()), ("B", lora.b())] {
             let (difference, size) = of(range);
             let share = difference / size.max(1e-3);
             if share > worst.0 {
-                worst = (share, format!("{} {part}", slot.module));
+                worst = (share, format!("{} {part}", lora.module));
             }
         }
     }
     (all / size, worst.0, worst.1)
 }
 
-fn check(name: &str, decoder: &Decoder, (want, found): &(Found, Found), nats: f64, share: f64) {
+fn check(name: &str, decoder: &Model, (want, found): &(Found, Found), nats: f64, share: f64) {
     for (which, want, found) in
         [("reference", &want.reference, &found.reference), ("policy", &want.policy, &found.policy)]
     {
@@ -104,7 +105,7 @@ fn every_family_computes_what_the_processor_does() {
     }
     for name in models() {
         let mut plain = decoder(&name);
-        plain.trained = Some(random_lora(&plain, 11));
+        plain.train(random_lora(&plain, 11));
         let found = both(&mut plain, &two_pairs(&name), Training::default());
         check(&name, &plain, &found, 1e-3, 1e-4);
     }
@@ -118,7 +119,7 @@ fn every_family_stays_near_in_bf16() {
     }
     for name in models() {
         let mut rounded = load(&fixture("models").join(&name), DType::Bf16);
-        rounded.trained = Some(random_lora(&rounded, 11));
+        rounded.train(random_lora(&rounded, 11));
         let found = both(&mut rounded, &two_pairs(&name), Training::default());
         let nats = 0.005 * found.0.policy.iter().fold(0.0f64, |most, logp| most.max(logp.abs()));
         check(&name, &rounded, &found, nats, 0.05);
@@ -145,12 +146,10 @@ fn quantised_bases_compute_what_their_numbers_say() {
                 origin: Origin::new("gguf", 1),
             })
             .collect();
-        let load = |dtype| {
-            Decoder::load(model.spec.clone(), &model.source, dtype, &candle_core::Device::Cpu).unwrap()
-        };
+        let load = |dtype| Model::from(Decoder::load(model.spec.clone(), &model.source, dtype).unwrap());
         let (mut wide, mut quantised) = (load(Some(DType::F32)), load(None));
-        wide.trained = Some(random_lora(&wide, 3));
-        quantised.trained = Some(random_lora(&quantised, 3));
+        wide.train(random_lora(&wide, 3));
+        quantised.train(random_lora(&quantised, 3));
         let want = pass(&wide, &pack(&batch), Training::default());
         quantised.place_exactly_on(device());
         let exact = pass(&quantised, &pack(&batch), Training::default());
@@ -176,13 +175,13 @@ fn bits_depend_on_the_pair_alone() {
             let mut decoder = load(&fixture("models").join(&name), dtype);
             decoder.place_on(device());
             let pairs = pairs(&name, 4);
-            decoder.trained = Some(random_lora(&decoder, 2));
+            decoder.train(random_lora(&decoder, 2));
             let together = decoder.logps(&pack(&pairs), Pass::Policy).unwrap();
             for (i, pair) in pairs.iter().enumerate() {
                 let alone = decoder.logps(&pack(std::slice::from_ref(pair)), Pass::Policy).unwrap();
                 assert_eq!(alone, together[2 * i..2 * i + 2], "{name} {dtype:?} pair {i}");
             }
-            decoder.trained = Some(zero_b_lora(&decoder, 1));
+            decoder.train(zero_b_lora(&decoder, 1));
             let batch = pack(&pairs);
             let reference = decoder.logps(&batch, Pass::Reference).unwrap();
             assert_eq!(decoder.logps(&batch, Pass::Policy).unwrap(), reference, "{name} {dtype:?}");
@@ -203,7 +202,7 @@ fn recomputed_blocks_and_reruns_give_the_same_bits() {
     let dropout = Some(Dropout { probability: 0.25, stream: Stream::new(9, "dropout") });
     for (name, dropout) in [("llama3", dropout), ("gemma2", None), ("gptj", None), ("gpt_neox", dropout)] {
         let mut decoder = load(&fixture("models").join(name), DType::Bf16);
-        decoder.trained = Some(random_lora(&decoder, 2));
+        decoder.train(random_lora(&decoder, 2));
         decoder.place_on(device());
         let batch = pack(&pairs(name, 3));
         let [kept, again, recomputed] =
@@ -222,7 +221,7 @@ fn dropout_drops_what_the_processor_drops() {
         return;
     }
     let mut plain = decoder("llama3");
-    plain.trained = Some(random_lora(&plain, 11));
+    plain.train(random_lora(&plain, 11));
     let example = |completions: [&[u32]; 2]| Example {
         prompt: vec![5],
         completions: completions.map(<[u32]>::to_vec).to_vec(),
@@ -243,13 +242,13 @@ fn frozen_adapters_belong_to_their_policies() {
     }
     for name in ["llama3", "phi3"] {
         let mut plain = decoder(name);
-        plain.trained = Some(random_lora(&plain, 11));
+        plain.train(random_lora(&plain, 11));
         for (seed, reference_only) in [(21, false), (22, true)] {
-            plain.frozen.push(Frozen { lora: random_lora(&plain, seed), reference_only });
+            plain.policy.frozen.push(Frozen { adapters: random_lora(&plain, seed), reference_only });
         }
         let found = both(&mut plain, &two_pairs(name), Training::default());
         check(name, &plain, &found, 1e-3, 1e-4);
-        plain.trained = None;
+        plain.train(Adapters::default());
         let batch = pack(&pairs(name, 2));
         let found = plain.logps(&batch, Pass::Policy).unwrap();
         plain.place_on(None);
@@ -265,7 +264,7 @@ fn tokens_come_with_the_processors_logits() {
     }
     for name in ["llama3", "gemma3", "gpt2", "phi3-longrope", "mistral"] {
         let mut plain = decoder(name);
-        plain.trained = Some(random_lora(&plain, 11));
+        plain.train(random_lora(&plain, 11));
         let prompt = pairs(name, 1)[0].prompt.clone();
         let mut generate = |on| {
             plain.place_on(on);

@@ -3,8 +3,7 @@
 
 mod common;
 
-use common::{adapt, decoder, examples, fixture, json, models, pack};
-use dpo_lora::model::decoder::Decoder;
+use common::{Model, adapt, decoder, examples, fixture, json, models, pack};
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::pass::Pass;
 use serde_json::Value;
@@ -18,7 +17,7 @@ fn cases(expected: &Value) -> Vec<String> {
     expected["adapters"].as_object().unwrap().keys().cloned().collect()
 }
 
-fn with_case(name: &str, case: &str) -> Decoder {
+fn with_case(name: &str, case: &str) -> Model {
     let mut decoder = decoder(name);
     if case != "none" {
         adapt(&mut decoder, &fixture("models").join(name).join("adapters").join(case));

@@ -3,11 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use dpo_lora::adapter::{peft, read};
 use dpo_lora::model::families::{self, ConfigJson};
-use dpo_lora::model::lora::Lora;
 use dpo_lora::model::spec::DecoderSpec;
+use dpo_lora::trainable::Adapters;
 use half::bf16;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -119,8 +118,8 @@ fn write(case: &Foreign, from: &Path, to: &Path) {
     std::fs::write(to.join(peft::CONFIG), config.to_string()).unwrap();
 }
 
-fn assert_same(name: &str, found: &Lora, want: &Lora, narrow: bool) {
-    assert_eq!(found.slots(), want.slots(), "{name}");
+fn assert_same(name: &str, found: &Adapters, want: &Adapters, narrow: bool) {
+    assert_eq!(found.loras("a test").unwrap(), want.loras("a test").unwrap(), "{name}");
     for (found, want) in found.values().iter().zip(want.values()) {
         let want = if narrow { bf16::from_f32(*want).to_f32() } else { *want };
         assert_eq!(*found, want, "{name}");
@@ -134,10 +133,9 @@ fn the_same_numbers_under_other_names_types_and_settings() {
         let from = path.join("adapters/plain");
         let place = tempfile::tempdir().unwrap();
         write(&case, &from, place.path());
-        let want = peft::read(&from, &spec, &Device::Cpu).unwrap().lora;
-        let found = read::read(place.path(), &spec, &Device::Cpu, false)
-            .unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        assert_same(case.name, &found.lora, &want, case.bf16);
+        let want = peft::read(&from, &spec).unwrap().adapters;
+        let found = read::read(place.path(), &spec, false).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        assert_same(case.name, &found.adapters, &want, case.bf16);
         assert_eq!(found.format, read::Format::Peft);
     }
 }
@@ -156,7 +154,7 @@ fn what_they_train_beside_low_rank_matrices_is_refused_by_name() {
         let case =
             Foreign { name: "", model: "llama", rename: same, bf16: false, settings: json!({ key: value }) };
         write(&case, &path.join("adapters/plain"), place.path());
-        let error = read::read(place.path(), &spec, &Device::Cpu, false).unwrap_err().to_string();
+        let error = read::read(place.path(), &spec, false).unwrap_err().to_string();
         assert!(error.contains(key), "{error}");
     }
 }

@@ -3,8 +3,7 @@
 
 mod common;
 
-use candle_core::Device;
-use common::{fixture, json, random_lora, zero_b_lora};
+use common::{Model, fixture, json, random_lora, zero_b_lora};
 use dpo_lora::data::gguf::TokenizerFiles;
 use dpo_lora::data::{Example, Origin, PackedBatch};
 use dpo_lora::model::decoder::{Decoder, Training};
@@ -19,8 +18,8 @@ fn open(name: &str) -> GgufModel {
     GgufModel::open(&fixture("gguf").join(format!("{name}.gguf"))).unwrap()
 }
 
-fn decoder(model: &GgufModel, dtype: Option<DType>) -> Decoder {
-    Decoder::load(model.spec.clone(), &model.source, dtype, &Device::Cpu).unwrap()
+fn decoder(model: &GgufModel, dtype: Option<DType>) -> Model {
+    Decoder::load(model.spec.clone(), &model.source, dtype).unwrap().into()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -77,10 +76,10 @@ fn quantised_weights_stay_near_them_forwards_and_backwards() {
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             assert!((got - want).abs() < 0.01 * want.abs(), "{name} completion {i}: {got} against {want}");
         }
-        let gradient = |decoder: &mut Decoder| {
-            decoder.trained = Some(random_lora(decoder, 3));
+        let gradient = |decoder: &mut Model| {
+            decoder.train(random_lora(decoder, 3));
             let (_, tape) = decoder.forward(&batch, Training::default()).unwrap();
-            let mut gradient = vec![0.0; decoder.trained.as_ref().unwrap().values().len()];
+            let mut gradient = vec![0.0; decoder.trained().values().len()];
             decoder.backward(tape, &batch, &vec![1.0; want.len()], &mut gradient).unwrap();
             gradient
         };
@@ -89,7 +88,7 @@ fn quantised_weights_stay_near_them_forwards_and_backwards() {
         let apart = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
         assert!(apart < 0.03, "{name}: gradients are {apart} apart");
         // At B = 0 policy and reference are the same bits, quantised or not.
-        quantised.trained = Some(zero_b_lora(&quantised, 5));
+        quantised.train(zero_b_lora(&quantised, 5));
         let both = [Pass::Policy, Pass::Reference].map(|pass| quantised.logps(&batch, pass).unwrap());
         assert_eq!(both[0], both[1]);
     }
@@ -150,7 +149,7 @@ fn changed(name: &str, from: &[u8], to: &[u8]) -> String {
     std::fs::write(&path, bytes).unwrap();
     let opened = GgufModel::open(&path).and_then(|model| {
         TokenizerFiles::read(&model.file)?.load(None)?;
-        Decoder::load(model.spec.clone(), &model.source, None, &Device::Cpu)
+        Decoder::load(model.spec.clone(), &model.source, None)
     });
     opened.map(|_| "accepted".to_string()).unwrap_or_else(|error| error.to_string())
 }

@@ -5,9 +5,9 @@ mod common;
 
 use std::ops::Range;
 
-use common::{examples, fixture, load_with, models, pack, random_lora};
+use common::{Model, examples, fixture, load_with, models, pack, random_lora};
 use dpo_lora::data::{Kind, PackedBatch};
-use dpo_lora::model::decoder::{Decoder, Training};
+use dpo_lora::model::decoder::Training;
 use dpo_lora::model::pass::Pass;
 use dpo_lora::objective::{Objective, Sigmoid, Weighed};
 use dpo_lora::weights::DType;
@@ -16,7 +16,7 @@ use dpo_lora::weights::DType;
 const LOSS: Sigmoid = Sigmoid { beta: 0.3, label_smoothing: 0.1 };
 
 struct Case {
-    decoder: Decoder,
+    decoder: Model,
     batch: PackedBatch,
     reference: Vec<f64>,
 }
@@ -27,7 +27,7 @@ impl Case {
         let mut decoder = load_with(&fixture("models").join(model), DType::F32, |spec| {
             spec.layers.iter_mut().for_each(|layer| layer.attention.clip = layer.attention.clip.map(|_| 1e3));
         });
-        decoder.trained = Some(random_lora(&decoder, 11));
+        decoder.train(random_lora(&decoder, 11));
         // Lengths that differ, one beyond every sliding window; the last pair's label is a fraction.
         let pairs = examples("pairs.jsonl", &fixture("models").join(model));
         let mut pairs = [0, 2, 6].map(|i: usize| pairs[i].clone());
@@ -50,24 +50,22 @@ impl Case {
     fn gradient(&self) -> Vec<f32> {
         let (logps, tape) = self.decoder.forward(&self.batch, Training::default()).unwrap();
         let weights = self.weigh(&logps).d_logps;
-        let mut gradient = vec![0.0; self.values().len()];
-        self.decoder.backward(tape, &self.batch, &weights, &mut gradient).unwrap();
-        gradient
+        self.decoder.gradient(tape, &self.batch, &weights)
     }
 
     fn values(&self) -> &[f32] {
-        self.decoder.trained.as_ref().unwrap().values()
+        self.decoder.trained().values()
     }
 
     /// The loss with some parameters moved.
     fn moved(&mut self, by: &[(usize, f32)]) -> f64 {
         let before = self.values().to_vec();
-        let lora = |case: &mut Self, change: &dyn Fn(&mut [f32])| {
-            case.decoder.trained.as_mut().unwrap().update(|values| change(values)).unwrap();
+        let adapters = |case: &mut Self, change: &dyn Fn(&mut [f32])| {
+            case.decoder.policy.trained.update(|values| change(values));
         };
-        lora(self, &|values| by.iter().for_each(|(i, h)| values[*i] += h));
+        adapters(self, &|values| by.iter().for_each(|(i, h)| values[*i] += h));
         let loss = self.loss();
-        lora(self, &|values| values.copy_from_slice(&before));
+        adapters(self, &|values| values.copy_from_slice(&before));
         loss
     }
 
@@ -95,11 +93,12 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
     for name in models().into_iter().filter(|name| !matches!(name.as_str(), "llama-f16" | "llama-sharded")) {
         let mut case = Case::new(&name);
         let gradient = case.gradient();
-        let slots = case.decoder.trained.as_ref().unwrap().slots().to_vec();
-        assert_eq!(slots.len(), case.decoder.spec().linears().count());
-        for slot in slots {
-            for (side, matrix) in [("A", slot.a()), ("B", slot.b())] {
-                let what = format!("{name} {} {side}", slot.module);
+        let loras = case.decoder.trained().copy();
+        let loras = loras.loras("a test").unwrap();
+        assert_eq!(loras.len(), case.decoder.spec().linears().count());
+        for lora in loras {
+            for (side, matrix) in [("A", lora.a()), ("B", lora.b())] {
+                let what = format!("{name} {} {side}", lora.module);
                 let zeros = gradient[matrix.clone()].iter().filter(|g| **g == 0.0).count();
                 assert!(zeros * 10 <= matrix.len(), "{what}: {zeros} of {} gradients are 0", matrix.len());
                 // Against the gradient's signs everything adds up; the largest entries one by one find what it hides.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use dpo_lora::adapter::gguf::{self, GgufType};
 use dpo_lora::adapter::{mlx, peft, read};
 use dpo_lora::model::families::{self, ConfigJson};
@@ -88,7 +87,7 @@ impl Cases {
         self.count += 1;
         let start = Instant::now();
         let (found, peak) = counting::peak(|| {
-            catch_unwind(AssertUnwindSafe(|| read::read(path, &self.spec, &Device::Cpu, false).map(|_| ())))
+            catch_unwind(AssertUnwindSafe(|| read::read(path, &self.spec, false).map(|_| ())))
         });
         let size: u64 = if path.is_dir() {
             fs::read_dir(path).unwrap().filter_map(|e| e.unwrap().metadata().ok()).map(|m| m.len()).sum()
@@ -457,10 +456,10 @@ fn mlx_adapters() {
 
 fn gguf_file(kind: GgufType) -> Vec<u8> {
     let spec = spec();
-    let lora = peft::read(&model().join("adapters/plain"), &spec, &Device::Cpu).unwrap().lora;
+    let adapters = peft::read(&model().join("adapters/plain"), &spec).unwrap().adapters;
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("a.gguf");
-    gguf::write(&path, &lora, &spec, kind, &peft::Origin::default()).unwrap();
+    gguf::write(&path, &adapters, &spec, kind, &peft::Origin::default()).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -579,7 +578,7 @@ fn changed_at_random() {
         }
         fs::write(&path, bytes).unwrap();
         let adapter = if round % 2 == 0 { place.path() } else { &path };
-        errors += usize::from(read::read(adapter, &spec, &Device::Cpu, false).is_err());
+        errors += usize::from(read::read(adapter, &spec, false).is_err());
     }
     assert!(errors > 100, "{errors}");
 }

@@ -5,16 +5,17 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{decoder, examples, fixture, load, models, pack, random_lora, zero_b_lora};
+use common::{Model, decoder, examples, fixture, load, models, pack, random_lora, zero_b_lora};
 use dpo_lora::data::{Example, Kind, PackedBatch};
-use dpo_lora::model::decoder::{Decoder, Training};
-use dpo_lora::model::pass::{Dropout, Pass};
+use dpo_lora::model::decoder::Training;
+use dpo_lora::model::pass::Pass;
 use dpo_lora::objective::Objective;
 use dpo_lora::random::Stream;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::{Optimizer, OptimizerKind};
 use dpo_lora::train::reference::ReferenceCache;
 use dpo_lora::train::step::{self, Outcome, Settings};
+use dpo_lora::trainable::Dropout;
 use dpo_lora::weights::DType;
 
 fn pairs_of(model: &str) -> Vec<Example> {
@@ -31,11 +32,10 @@ fn bits(values: &[f64]) -> Vec<u64> {
 }
 
 /// Log-probs and gradient of `Σ ±logp` over a batch.
-fn pass(decoder: &Decoder, batch: &PackedBatch, training: Training) -> (Vec<f64>, Vec<f32>) {
+fn pass(decoder: &Model, batch: &PackedBatch, training: Training) -> (Vec<f64>, Vec<f32>) {
     let (logps, tape) = decoder.forward(batch, training).unwrap();
     let weights: Vec<f64> = (0..logps.len()).map(|i| if i % 2 == 0 { 0.75 } else { -0.5 }).collect();
-    let mut gradient = vec![0.0; decoder.trained.as_ref().unwrap().values().len()];
-    decoder.backward(tape, batch, &weights, &mut gradient).unwrap();
+    let gradient = decoder.gradient(tape, batch, &weights);
     (logps, gradient)
 }
 
@@ -45,13 +45,14 @@ fn dropout(seed: u64) -> Option<Dropout> {
 
 /// One step of plain gradient descent from a copy of the same adapter; its parameters after.
 fn one_step(
-    decoder: &mut Decoder,
+    decoder: &mut Model,
     batches: &[Vec<Example>],
     reference: &mut ReferenceCache,
 ) -> (Outcome, Vec<f32>) {
-    decoder.trained = Some(random_lora(decoder, 5));
+    decoder.train(random_lora(decoder, 5));
     let config = TrainConfig { optim: OptimizerKind::Sgd, ..TrainConfig::default() };
-    let mut optimizer = Optimizer::new(&config.optimizer(), decoder.trained.as_ref().unwrap().values().len());
+    let Model { decoder, policy } = decoder;
+    let mut optimizer = Optimizer::new(&config.optimizer(), policy.trained.store_mut());
     let settings = Settings {
         objective: &Objective::default(),
         learning_rate: 1.0,
@@ -61,8 +62,8 @@ fn one_step(
         recompute: false,
     };
     let batches: Vec<PackedBatch> = batches.iter().map(|examples| pack(examples)).collect();
-    let outcome = step::run(decoder, &mut optimizer, reference, &batches, &settings).unwrap();
-    (outcome, decoder.trained.as_ref().unwrap().values().to_vec())
+    let outcome = step::run(decoder, policy, &mut optimizer, reference, &batches, &settings).unwrap();
+    (outcome, policy.trained.values().to_vec())
 }
 
 #[test]
@@ -70,14 +71,14 @@ fn rewards_are_zero_at_step_0_also_from_a_cache_of_other_batches() {
     for dtype in [DType::F32, DType::Bf16, DType::F16] {
         for name in models() {
             let mut decoder = load(&fixture("models").join(&name), dtype);
-            decoder.trained = Some(zero_b_lora(&decoder, 1));
+            decoder.train(zero_b_lora(&decoder, 1));
             let pairs = pairs_of(&name);
             let mut reference = ReferenceCache::in_memory();
             // Alone, backwards; then half of them once more within another batch, which must change nothing.
             for pair in pairs.iter().rev() {
-                reference.logps(&decoder, &pack(std::slice::from_ref(pair))).unwrap();
+                reference.logps(&decoder, &decoder.policy, &pack(std::slice::from_ref(pair))).unwrap();
             }
-            let found = reference.logps(&decoder, &pack(&pairs)).unwrap();
+            let found = reference.logps(&decoder, &decoder.policy, &pack(&pairs)).unwrap();
             assert_eq!((reference.computed, reference.found), (pairs.len(), pairs.len()));
             for (first, batch) in pairs.chunks(4).enumerate() {
                 let (policy, _) = decoder.forward(&pack(batch), Training::default()).unwrap();
@@ -94,7 +95,7 @@ fn rewards_are_zero_at_step_0_also_from_a_cache_of_other_batches() {
 fn a_pairs_bits_do_not_depend_on_its_batch() {
     for name in models() {
         let mut decoder = decoder(&name);
-        decoder.trained = Some(random_lora(&decoder, 2));
+        decoder.train(random_lora(&decoder, 2));
         let pairs = pairs_of(&name);
         let alone: Vec<Vec<f64>> = pairs
             .iter()
@@ -118,7 +119,7 @@ fn one_thread_and_three_give_the_same_bits() {
     for directory in directories.chain([tiny_reviews()]) {
         for dtype in [DType::F32, DType::Bf16] {
             let mut decoder = load(&directory, dtype);
-            decoder.trained = Some(random_lora(&decoder, 3));
+            decoder.train(random_lora(&decoder, 3));
             let mut pairs = examples("pairs.jsonl", &directory);
             pairs.retain(|pair| pair.longest() <= decoder.spec().max_positions);
             let batch = pack(&pairs);
@@ -141,7 +142,7 @@ fn one_thread_and_three_give_the_same_bits() {
 fn recomputed_blocks_give_the_same_gradient_bits_also_with_dropout() {
     for name in models() {
         let mut decoder = decoder(&name);
-        decoder.trained = Some(random_lora(&decoder, 4));
+        decoder.train(random_lora(&decoder, 4));
         let batch = pack(&pairs_of(&name)[..5]);
         for dropout in [None, dropout(7)] {
             let kept = pass(&decoder, &batch, Training { dropout, recompute: false });
@@ -155,7 +156,7 @@ fn recomputed_blocks_give_the_same_gradient_bits_also_with_dropout() {
 #[test]
 fn dropout_differs_by_step_and_keeps_the_expectation() {
     let mut decoder = decoder("llama");
-    decoder.trained = Some(random_lora(&decoder, 4));
+    decoder.train(random_lora(&decoder, 4));
     let batch = pack(&pairs_of("llama")[..3]);
     let at = |dropout| pass(&decoder, &batch, Training { dropout, recompute: false });
     let (same, again, other) = (at(dropout(1)), at(dropout(1)), at(dropout(2)));
@@ -167,7 +168,7 @@ fn dropout_differs_by_step_and_keeps_the_expectation() {
     // √(p/(1−p)/20000) ≈ 0.004; five of them.
     let mask = dropout(3).unwrap();
     let x = candle_core::Tensor::ones((400, 50), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-    let (dropped, factors) = mask.mask(&x, 1).unwrap();
+    let (dropped, factors) = mask.mask(&x, "a").unwrap();
     let values = factors.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(dropped.flatten_all().unwrap().to_vec1::<f32>().unwrap(), values);
     let zeros = values.iter().filter(|v| **v == 0.0).count() as f64 / values.len() as f64;
@@ -175,7 +176,7 @@ fn dropout_differs_by_step_and_keeps_the_expectation() {
     assert!((zeros - 0.25).abs() < 0.015, "{zeros}");
     assert!((mean - 1.0).abs() < 0.02, "{mean}");
     assert!(values.iter().all(|v| *v == 0.0 || *v == 1.0 / 0.75));
-    let elsewhere = mask.mask(&x, 2).unwrap().1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let elsewhere = mask.mask(&x, "b").unwrap().1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_ne!(values, elsewhere, "two modules share a mask");
 }
 
@@ -217,7 +218,7 @@ fn half_precision_weights_stay_near_f32() {
             let pairs = pairs_of(&name);
             let logps = |dtype| {
                 let mut decoder = load(&directory, dtype);
-                decoder.trained = Some(random_lora(&decoder, 6));
+                decoder.train(random_lora(&decoder, 6));
                 decoder.logps(&pack(&pairs), Pass::Policy).unwrap()
             };
             let (exact, rounded) = (logps(DType::F32), logps(dtype));
@@ -235,7 +236,7 @@ fn half_precision_weights_stay_near_f32() {
 #[test]
 fn a_fractional_label_mixes_both_directions() {
     let mut decoder = decoder("qwen2");
-    decoder.trained = Some(random_lora(&decoder, 8));
+    decoder.train(random_lora(&decoder, 8));
     let pairs = pairs_of("qwen2")[..4].to_vec();
     let reference = decoder.logps(&pack(&pairs), Pass::Reference).unwrap();
     let weigh = |batch: &PackedBatch, logps: &[f64], reference: &[f64]| {
@@ -247,7 +248,7 @@ fn a_fractional_label_mixes_both_directions() {
         let batch = pack(&labelled);
         let (logps, tape) = decoder.forward(&batch, Training::default()).unwrap();
         let found = weigh(&batch, &logps, &reference);
-        let mut gradient = vec![0.0; decoder.trained.as_ref().unwrap().values().len()];
+        let mut gradient = vec![0.0; decoder.trained().values().len()];
         decoder.backward(tape, &batch, &found.d_logps, &mut gradient).unwrap();
         (found.losses.iter().sum(), gradient)
     };

@@ -8,6 +8,8 @@
 
 mod common;
 
+#[path = "kernels/lora.rs"]
+mod adapters;
 #[path = "kernels/attention.rs"]
 mod attention;
 #[path = "kernels/bench.rs"]
@@ -16,8 +18,6 @@ mod bench;
 mod embed;
 #[path = "kernels/gated_act.rs"]
 mod gated_act;
-#[path = "kernels/lora.rs"]
-mod lora;
 #[path = "kernels/norm.rs"]
 mod norm;
 #[path = "kernels/optimizer.rs"]

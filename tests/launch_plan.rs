@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Device;
 use dpo_lora::data::{Example, Origin, PackedBatch};
 use dpo_lora::device::measure::Rates;
 use dpo_lora::device::profile;
@@ -14,8 +13,8 @@ use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::engine::Plan;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::inventory;
-use dpo_lora::model::lora::{Lora, Slot};
 use dpo_lora::model::spec::DecoderSpec;
+use dpo_lora::trainable::{Adapters, Lora, Policy};
 use dpo_lora::weights::{DType, FileStamp, FrozenWeight, Stored, WeightSource};
 use memmap2::MmapOptions;
 
@@ -67,15 +66,14 @@ fn shapes(spec: &DecoderSpec) -> BTreeMap<String, Vec<usize>> {
 }
 
 /// A decoder of a configuration's shape, with an adapter of rank 16 on all linear layers.
-fn decoder(config: &str) -> Decoder {
+fn decoder(config: &str) -> (Decoder, Policy) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("config.json"), config).unwrap();
     let spec = families::spec(&ConfigJson::open(directory.path()).unwrap()).unwrap();
     let source = Zeros(shapes(&spec));
-    let mut decoder = Decoder::load(spec.clone(), &source, None, &Device::Cpu).unwrap();
-    let slots = spec.linears().map(|linear| Slot::new(linear, 16, 32.0, 2.0)).collect();
-    decoder.trained = Some(Lora::zeros(slots, &Device::Cpu).unwrap());
-    decoder
+    let decoder = Decoder::load(spec.clone(), &source, None).unwrap();
+    let loras = spec.linears().map(|linear| Lora::new(linear, 16, 32.0, 2.0));
+    (decoder, Policy::of(Adapters::zeros(loras).unwrap()))
 }
 
 fn llama(hidden: usize, ffn: usize, heads: usize, layers: usize, tied: bool) -> String {
@@ -105,8 +103,8 @@ fn batch(pairs: usize, prompt: usize, completion: usize) -> PackedBatch {
 
 /// The plan, checked against what the step must compute: two products of every weight for the policy's and one for the
 /// reference's tokens, the head at scored ones alone.
-fn planned(name: &str, decoder: &Decoder, batch: &PackedBatch, recompute: bool) -> Plan {
-    let plan = decoder.plan(batch, recompute, 2, Rates::default()).unwrap();
+fn planned(name: &str, (decoder, policy): &(Decoder, Policy), batch: &PackedBatch, recompute: bool) -> Plan {
+    let plan = decoder.plan(batch, policy, recompute, 2, Rates::default()).unwrap();
     let weights: usize = decoder.spec().linears().map(|linear| linear.inputs * linear.outputs).sum();
     let (rows, scored) = (batch.tokens.len(), batch.scored_rows.len());
     let passes = if recompute { 4 } else { 3 };

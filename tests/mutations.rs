@@ -9,13 +9,13 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::Device;
 use common::{examples, fixture, pack};
 use dpo_lora::data::PackedBatch;
 use dpo_lora::error::{Error, Result};
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::pass::Pass;
+use dpo_lora::trainable::Policy;
 use dpo_lora::weights::{DType, FileStamp, FrozenWeight, SafetensorsSource, Stored, WeightSource};
 use serde_json::{Map, Value};
 
@@ -143,8 +143,8 @@ fn logps(
     batch: &PackedBatch,
 ) -> Result<Vec<f64>> {
     let spec = families::spec(&ConfigJson::parse(&config.to_string(), "config.json")?)?;
-    let decoder = Decoder::load(spec, &Mutated::new(base, mutation), Some(DType::F32), &Device::Cpu)?;
-    decoder.logps(batch, Pass::Policy)
+    let decoder = Decoder::load(spec, &Mutated::new(base, mutation), Some(DType::F32))?;
+    decoder.logps(batch, &Policy::default(), Pass::Policy)
 }
 
 /// What is wrong with the outcome, if anything is.

@@ -3,6 +3,7 @@
 
 use dpo_lora::train::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 use dpo_lora::train::schedule::{Schedule, ScheduleKind};
+use dpo_lora::trainable::Store;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -53,11 +54,15 @@ fn optimizers_follow_torch() {
     for trajectory in &fixture.optimizers {
         let Settings { betas: [beta1, beta2], eps, weight_decay } = trajectory.settings;
         let config = OptimizerConfig { kind: trajectory.name, beta1, beta2, epsilon: eps, weight_decay };
-        let mut optimizer = Optimizer::new(&config, fixture.start.len());
-        let mut parameters = fixture.start.clone();
+        let mut store = Store::default();
+        store.add("a".into(), vec![fixture.start.len()]);
+        store.update(|values| values.copy_from_slice(&fixture.start));
+        let mut optimizer = Optimizer::new(&config, &mut store);
         for (step, gradients) in fixture.gradients.iter().enumerate() {
-            optimizer.step(&mut parameters, gradients, fixture.learning_rates[step]).unwrap();
-            for (i, &got) in parameters.iter().enumerate() {
+            store.clear_gradient();
+            store.update_gradient(|gradient| gradient.copy_from_slice(gradients));
+            optimizer.step(&mut store, fixture.learning_rates[step]).unwrap();
+            for (i, &got) in store.values().iter().enumerate() {
                 let what = format!("{config:?} step {step} parameter {i}: {got}");
                 let (single, double) =
                     (trajectory.parameters_f32[step][i], trajectory.parameters_f64[step][i]);

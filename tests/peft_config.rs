@@ -31,7 +31,7 @@ fn adapter(place: &Place, setting: &Map<String, Value>) -> std::path::PathBuf {
 /// What this program computes of the measured ids: their summed log-prob.
 fn logp(directory: &Path, ids: &[u32]) -> dpo_lora::error::Result<f64> {
     let mut decoder = decoder("llama");
-    decoder.trained = Some(peft::read(directory, decoder.spec(), &candle_core::Device::Cpu)?.lora);
+    decoder.train(peft::read(directory, decoder.spec())?.adapters);
     let example = Example {
         prompt: ids[..1].to_vec(),
         completions: vec![ids[1..].to_vec()],
@@ -151,7 +151,7 @@ fn what_the_file_lacks_and_what_is_not_named() {
     let (place, mut spec) = (Place::new(), decoder("llama").spec().clone());
     let read = |setting: Value, spec: &_| {
         let directory = adapter(&place, setting.as_object().unwrap());
-        peft::read(&directory, spec, &candle_core::Device::Cpu)
+        peft::read(&directory, spec)
     };
     // A key that names nothing is ignored by PEFT too, and told.
     let notes = read(json!({"alpha_pattern": {"k_prj": 3}}), &spec).unwrap().notes;

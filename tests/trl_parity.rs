@@ -5,8 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use candle_core::Device;
-use common::{decoder, fixture, freeze, json};
+use common::{Model, decoder, fixture, freeze, json};
 use dpo_lora::adapter::peft;
 use dpo_lora::data::PackedBatch;
 use dpo_lora::device::Backend;
@@ -33,7 +32,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     let mut decoder = decoder(model);
     decoder.place_on(device);
     let initial = fixture(&format!("trl/{run}/init"));
-    decoder.trained = Some(peft::read(&initial, decoder.spec(), &Device::Cpu).unwrap().lora);
+    decoder.train(peft::read(&initial, decoder.spec()).unwrap().adapters);
     if run == "llama-init" {
         // TRL's reference for an adapter that is trained on: a frozen copy of where it started.
         freeze(&mut decoder, &initial, true);
@@ -52,8 +51,8 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
         ..TrainConfig::default()
     };
     let schedule = config.schedule(steps.len() as u64);
-    let parameters = decoder.trained.as_ref().unwrap().values().len();
-    let mut optimizer = Optimizer::new(&config.optimizer(), parameters);
+    let Model { decoder, mut policy } = decoder;
+    let mut optimizer = Optimizer::new(&config.optimizer(), policy.trained.store_mut());
     let mut reference = ReferenceCache::in_memory();
     let batch = settings["per_device_train_batch_size"].as_u64().unwrap() as usize;
     let accumulation = settings["gradient_accumulation_steps"].as_u64().unwrap() as usize;
@@ -72,7 +71,8 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
             stream: Stream::new(0, "unused"),
             recompute,
         };
-        let got = step::run(&mut decoder, &mut optimizer, &mut reference, &batches, &settings).unwrap();
+        let got =
+            step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
         close(schedule.lr(i as u64), want["learning_rate_used"].as_f64().unwrap(), "learning rate");
         close(got.grad_norm, want["grad_norm"].as_f64().unwrap(), &format!("{run} step {i} grad_norm"));
         for (name, value) in got.metrics.means() {
@@ -87,10 +87,10 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
             );
         }
     }
-    let last = peft::read(&fixture(&format!("trl/{run}/final")), decoder.spec(), &Device::Cpu).unwrap().lora;
-    let first = peft::read(&initial, decoder.spec(), &Device::Cpu).unwrap().lora;
-    decoder.fetch().unwrap();
-    let trained = decoder.trained.as_ref().unwrap();
+    let last = peft::read(&fixture(&format!("trl/{run}/final")), decoder.spec()).unwrap().adapters;
+    let first = peft::read(&initial, decoder.spec()).unwrap().adapters;
+    decoder.fetch(&mut policy).unwrap();
+    let trained = &policy.trained;
     let apart = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
     assert!(apart(trained.values(), last.values()) < 5e-5, "{}", apart(trained.values(), last.values()));
     assert!(apart(first.values(), last.values()) > 1e-2, "TRL's run moved nothing");

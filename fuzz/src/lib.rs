@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::Device;
 use dpo_lora::adapter::{mlx, peft};
 use dpo_lora::config::RunConfig;
 use dpo_lora::data::gguf::TokenizerFiles;
@@ -15,11 +14,11 @@ use dpo_lora::data::{ChatTemplate, ChatTokenizer, Input, Message, RenderOptions,
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::gguf::GgufModel;
-use dpo_lora::model::lora::{Lora, Slot};
 use dpo_lora::train::checkpoint;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
 use dpo_lora::train::reference::ReferenceCache;
+use dpo_lora::trainable::{Adapters, Lora};
 use dpo_lora::weights::gguf::{GgufFile, Value};
 use dpo_lora::weights::{SafetensorsSource, WeightSource};
 
@@ -132,7 +131,7 @@ fn base() -> &'static Decoder {
         let directory = fixture("models/llama");
         let spec = families::spec(&ConfigJson::open(&directory).expect("a config")).expect("a spec");
         let source = SafetensorsSource::open(&directory).expect("weights");
-        Decoder::load(spec, &source, None, &Device::Cpu).expect("a decoder")
+        Decoder::load(spec, &source, None).expect("a decoder")
     })
 }
 
@@ -226,12 +225,12 @@ fn adapter(data: &[u8]) {
     let Some((config, weights)) = parts(data) else { return };
     put("adapter/adapter_config.json", config);
     put("adapter/adapter_model.safetensors", weights);
-    if let Ok(adapter) = peft::read(&place().join("adapter"), base().spec(), &Device::Cpu) {
-        assert!(adapter.lora.values().iter().all(|x| x.is_finite()));
+    if let Ok(adapter) = peft::read(&place().join("adapter"), base().spec()) {
+        assert!(adapter.adapters.values().iter().all(|x| x.is_finite()));
     }
     put("mlx/adapter_config.json", config);
     put("mlx/adapters.safetensors", weights);
-    let _ = mlx::read(&place().join("mlx"), base().spec(), &Device::Cpu);
+    let _ = mlx::read(&place().join("mlx"), base().spec());
 }
 
 /// A checkpoint whose manifest fits: without that, no other byte of it is ever looked at. The first byte says which file the
@@ -239,17 +238,12 @@ fn adapter(data: &[u8]) {
 fn checkpoint(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
     let directory = place().join("checkpoint");
-    let mut decoder = {
-        let spec = base().spec().clone();
-        let source = SafetensorsSource::open(&fixture("models/llama")).expect("weights");
-        Decoder::load(spec, &source, None, &Device::Cpu).expect("a decoder")
-    };
-    let linear = decoder.spec().linears().next().expect("a linear module").clone();
-    let lora = Lora::initialised(vec![Slot::new(&linear, 2, 4.0, 2.0)], 1, &Device::Cpu).expect("an adapter");
-    let mut optimizer = Optimizer::new(&TrainConfig::default().optimizer(), lora.values().len());
+    let spec = base().spec();
+    let linear = spec.linears().next().expect("a linear module").clone();
+    let mut trained = Adapters::initialised([Lora::new(&linear, 2, 4.0, 2.0)], 1).expect("an adapter");
+    let mut optimizer = Optimizer::new(&TrainConfig::default().optimizer(), trained.store_mut());
     let origin = peft::Origin { base: "x".into(), ..peft::Origin::default() };
-    peft::write(&directory.join("adapter"), &lora, decoder.spec(), 0.0, &origin).expect("an adapter");
-    decoder.trained = Some(lora);
+    peft::write(&directory.join("adapter"), &trained, spec, 0.0, &origin).expect("an adapter");
     let state = serde_json::to_vec(&checkpoint::State::default()).expect("a state");
     put("checkpoint/state.json", if *which % 3 == 1 { bytes } else { &state });
     put("checkpoint/optimizer.safetensors", if *which % 3 == 2 { bytes } else { b"" });
@@ -268,7 +262,7 @@ fn checkpoint(data: &[u8]) {
     let manifest = serde_json::to_vec(&manifest).expect("a manifest");
     put("checkpoint/manifest.json", if *which % 3 == 0 { bytes } else { &manifest });
     if let Ok(state) = checkpoint::open(&directory) {
-        let _ = checkpoint::restore(&directory, &state, &mut decoder, &mut optimizer);
+        let _ = checkpoint::restore(&directory, &state, spec, &mut trained, &mut optimizer);
     }
 }
 

@@ -16,8 +16,8 @@ use super::gguf_writer::{self, Planned, Q8_BLOCK, Value};
 use super::peft::{FINGERPRINT_KEY, Origin};
 use crate::error::{Error, Problems, Result};
 use crate::files;
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
+use crate::trainable::{Adapters, Lora};
 pub use read::read;
 
 /// llama.cpp's name of a family.
@@ -70,26 +70,28 @@ pub struct GgufReport {
     pub unquantised: Vec<String>,
 }
 
-/// Writes `lora` as a GGUF adapter for a base of this architecture.
+/// Writes `adapters` as a GGUF adapter for a base of this architecture.
 ///
 /// # Errors
 /// If llama.cpp does not support the family or a module, a number does not fit `kind`, or the file cannot be written.
 pub fn write(
     path: &Path,
-    lora: &Lora,
+    adapters: &Adapters,
     spec: &DecoderSpec,
     kind: GgufType,
     origin: &Origin,
 ) -> Result<GgufReport> {
     let architecture = find_architecture(spec)?;
-    let places = fit(lora, spec, architecture)?;
-    let alpha = file_alpha(lora, kind);
+    let loras = &adapters.loras("a GGUF adapter")?;
+    let values = adapters.values();
+    let places = fit(loras, spec, architecture)?;
+    let alpha = file_alpha(values, loras, kind);
     let mut matrices = Vec::with_capacity(2 * places.len());
-    for (slot, place) in lora.slots().iter().zip(&places) {
-        let a = matrix(place, "lora_a", slot.rank, slot.inputs, kind);
-        let b = matrix(place, "lora_b", slot.outputs, slot.rank, kind);
-        check_range(slot, &lora.values()[slot.a()], 1.0, a.kind)?;
-        check_range(slot, &lora.values()[slot.b()], factor(slot, alpha), b.kind)?;
+    for (lora, place) in loras.iter().zip(&places) {
+        let a = matrix(place, "lora_a", lora.rank, lora.inputs, kind);
+        let b = matrix(place, "lora_b", lora.outputs, lora.rank, kind);
+        check_range(lora, &values[lora.a()], 1.0, a.kind)?;
+        check_range(lora, &values[lora.b()], factor(lora, alpha), b.kind)?;
         matrices.extend([a, b]);
     }
     let text = |key: &str, text: &str| (key.to_string(), Value::Text(text.into()));
@@ -104,10 +106,10 @@ pub fn write(
     let filled = |name: &&str| !name.is_empty();
     metadata.extend(Some(origin.base.as_str()).filter(filled).map(|base| text(BASE_KEY, base)));
     let numbers = |index: usize| {
-        let slot = &lora.slots()[index / 2];
+        let lora = loras[index / 2];
         match index % 2 {
-            0 => lora.values()[slot.a()].to_vec(),
-            _ => rows_of_b(lora, slot, places[index / 2].heads, factor(slot, alpha)),
+            0 => values[lora.a()].to_vec(),
+            _ => rows_of_b(&values[lora.b()], lora, places[index / 2].heads, factor(lora, alpha)),
         }
     };
     files::write_atomically(path, |out| {
@@ -117,7 +119,7 @@ pub fn write(
         })
     })?;
     let fell_back = |index: &usize| matrices[2 * index + 1].kind != kind;
-    let unquantised = (0..places.len()).filter(fell_back).map(|i| lora.slots()[i].module.clone()).collect();
+    let unquantised = (0..places.len()).filter(fell_back).map(|i| loras[i].module.clone()).collect();
     let bytes = matrices.iter().map(|m| m.bytes() as u64).sum();
     Ok(GgufReport { architecture: architecture.name, alpha, modules: places.len(), bytes, unquantised })
 }
@@ -143,24 +145,24 @@ pub(super) struct Place {
     pub heads: Option<usize>,
 }
 
-/// The place of each slot; the error names all slots that have none.
-fn fit(lora: &Lora, spec: &DecoderSpec, architecture: &Architecture) -> Result<Vec<Place>> {
+/// The place of each module; all that have none are named.
+fn fit(loras: &[&Lora], spec: &DecoderSpec, architecture: &Architecture) -> Result<Vec<Place>> {
     let mut known = places(spec, architecture);
     let mut problems = Problems::default();
     let mut found = Vec::new();
-    for slot in lora.slots() {
-        match known.remove(slot.module.as_str()) {
-            Some((linear, place)) if (linear.inputs, linear.outputs) == (slot.inputs, slot.outputs) => {
+    for lora in loras {
+        match known.remove(lora.module.as_str()) {
+            Some((linear, place)) if (linear.inputs, linear.outputs) == (lora.inputs, lora.outputs) => {
                 found.push(place)
             }
             Some((linear, _)) => problems.add(format!(
                 "{} is adapted as [{}, {}], but this base has [{}, {}]",
-                slot.module, slot.outputs, slot.inputs, linear.outputs, linear.inputs
+                lora.module, lora.outputs, lora.inputs, linear.outputs, linear.inputs
             )),
-            None => problems.add(format!("{} is not a linear module that llama.cpp adapts", slot.module)),
+            None => problems.add(format!("{} is no linear module that llama.cpp adapts", lora.module)),
         }
     }
-    problems.require(!lora.slots().is_empty(), || "there is nothing to export: no module is adapted".into());
+    problems.require(!loras.is_empty(), || "there is nothing to export: no module is adapted".into());
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
     Ok(found)
 }
@@ -215,37 +217,37 @@ fn matrix(place: &Place, half: &str, rows: usize, columns: usize, kind: GgufType
     Planned { name: format!("{}.weight.{half}", place.tensor), shape: vec![rows, columns], kind }
 }
 
-/// `adapter.lora.alpha` of the whole file.
-fn file_alpha(lora: &Lora, kind: GgufType) -> f32 {
-    // llama.cpp treats an alpha of 0 as "no alpha", which is a scale of 1.
-    let alphas = lora.slots().iter().map(|slot| effective_alpha(slot) as f32);
+/// `adapter.lora.alpha`, the one of the file.
+fn file_alpha(values: &[f32], loras: &[&Lora], kind: GgufType) -> f32 {
+    // llama.cpp takes an alpha of 0 for "no alpha", which is a scale of 1.
+    let alphas = loras.iter().map(|lora| effective_alpha(lora) as f32);
     let alpha = alphas.into_iter().find(|alpha| alpha.is_normal()).unwrap_or(1.0);
     if matches!(kind, GgufType::F32 | GgufType::BF16) {
         return alpha;
     }
-    // The numbers of a trained B are small, and F16 has few bits below 6e-5: they are scaled so that the largest is between 1/2
-    // and 1, by a power of two that alpha compensates.
-    let largest = |slot: &Slot| {
-        let largest = lora.values()[slot.b()].iter().fold(0f32, |m, x| m.max(x.abs()));
-        f64::from(largest) * factor(slot, alpha).abs()
+    // Trained Bs are small, and F16 has few bits below 6e-5: their largest number is brought to between 1/2 and 1, by a
+    // power of two that is taken off alpha again.
+    let largest = |lora: &&Lora| {
+        let largest = values[lora.b()].iter().fold(0f32, |m, x| m.max(x.abs()));
+        f64::from(largest) * factor(lora, alpha).abs()
     };
-    let largest = lora.slots().iter().map(largest).fold(0.0, f64::max);
+    let largest = loras.iter().map(largest).fold(0.0, f64::max);
     let lowered = alpha * largest.log2().ceil().clamp(-60.0, 60.0).exp2() as f32;
     if largest > 0.0 && lowered.is_normal() { lowered } else { alpha }
 }
 
-/// The factor of a slot's B in a file with this alpha.
-fn factor(slot: &Slot, alpha: f32) -> f64 {
-    effective_alpha(slot) / f64::from(alpha)
+/// What a module's B is multiplied by in a file of this alpha.
+fn factor(lora: &Lora, alpha: f32) -> f64 {
+    effective_alpha(lora) / f64::from(alpha)
 }
 
-/// The alpha with which `alpha / r` is the slot's scale; exactly `lora_alpha` if that gives it.
-fn effective_alpha(slot: &Slot) -> f64 {
-    let rank = slot.rank as f64;
-    if slot.scale == slot.alpha / rank { slot.alpha } else { slot.scale * rank }
+/// The alpha with which `alpha / r` is the module's scale; without rounding where that is `lora_alpha` itself.
+fn effective_alpha(lora: &Lora) -> f64 {
+    let rank = lora.rank as f64;
+    if lora.scale == lora.alpha / rank { lora.alpha } else { lora.scale * rank }
 }
 
-fn check_range(slot: &Slot, numbers: &[f32], factor: f64, kind: GgufType) -> Result<()> {
+fn check_range(lora: &Lora, numbers: &[f32], factor: f64, kind: GgufType) -> Result<()> {
     let limit = f64::from(kind.limit());
     match numbers
         .iter()
@@ -253,7 +255,7 @@ fn check_range(slot: &Slot, numbers: &[f32], factor: f64, kind: GgufType) -> Res
     {
         Some(x) => Err(Error::Adapter(format!(
             "{} holds {}, which {kind} cannot; export as f32",
-            slot.module,
+            lora.module,
             f64::from(*x) * factor
         ))),
         None => Ok(()),
@@ -268,11 +270,10 @@ fn source_row(row: usize, rows: usize, heads: Option<usize>) -> usize {
     head * width + at % 2 * (width / 2) + at / 2
 }
 
-/// `B [out, r]` times `factor`. With `heads`, a head's rows go from `[2, d/2]` to `[d/2, 2]`: from halves to neighbours.
-fn rows_of_b(lora: &Lora, slot: &Slot, heads: Option<usize>, factor: f64) -> Vec<f32> {
-    let b = &lora.values()[slot.b()];
-    let source = |row: usize| source_row(row, slot.outputs, heads);
-    let rows = (0..slot.outputs).flat_map(|row| &b[source(row) * slot.rank..(source(row) + 1) * slot.rank]);
+/// `B [out, r]` times `factor`. With `heads`, a head's rows go from `[2, d/2]` to `[d/2, 2]`: halves to neighbours.
+fn rows_of_b(b: &[f32], lora: &Lora, heads: Option<usize>, factor: f64) -> Vec<f32> {
+    let source = |row: usize| source_row(row, lora.outputs, heads);
+    let rows = (0..lora.outputs).flat_map(|row| &b[source(row) * lora.rank..(source(row) + 1) * lora.rank]);
     rows.map(|x| (f64::from(*x) * factor) as f32).collect()
 }
 

@@ -1,12 +1,10 @@
 //! Adapters of the language-model head. The decoder does not compute with them; merging and exporting use them.
 
-use candle_core::Device;
-
 use super::names;
 use crate::error::{Error, Result};
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
+use crate::trainable::{Adapters, Delta};
 use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
 
 /// The head, also of a model that shares its weight with the embedding.
@@ -22,19 +20,9 @@ pub(super) fn weight_name(source: &dyn WeightSource, spec: &DecoderSpec) -> Stri
 
 /// The adapter without its part for the head.
 ///
-/// # Errors
-/// If the device is out of memory.
-pub fn without(lora: &Lora, spec: &DecoderSpec, device: &Device) -> Result<Lora> {
+pub fn without(adapters: &Adapters, spec: &DecoderSpec) -> Adapters {
     let head = linear(spec).module;
-    let kept: Vec<&Slot> = lora.slots().iter().filter(|slot| slot.module != head).collect();
-    let mut rest = Lora::zeros(kept.iter().map(|slot| (*slot).clone()).collect(), device)?;
-    let ranges: Vec<_> = rest.slots().iter().map(|slot| slot.a().start..slot.b().end).collect();
-    rest.update(|values| {
-        for (range, slot) in ranges.into_iter().zip(kept) {
-            values[range].copy_from_slice(&lora.values()[slot.a().start..slot.b().end]);
-        }
-    })?;
-    Ok(rest)
+    adapters.of_modules(|module| module != head)
 }
 
 /// A base with another head.
@@ -51,11 +39,13 @@ pub struct WithHead<'a> {
 pub fn adapted<'a>(
     source: &'a dyn WeightSource,
     spec: &DecoderSpec,
-    parts: &[(&Lora, f64)],
+    parts: &[(&Adapters, f64)],
 ) -> Result<Option<(WithHead<'a>, DecoderSpec)>> {
     let head = linear(spec);
-    let adapting: Vec<_> =
-        parts.iter().filter_map(|(lora, w)| lora.find(&head.module).map(|at| (*lora, at, *w))).collect();
+    let adapting: Vec<Delta> = parts
+        .iter()
+        .filter_map(|(set, weight)| Some(set.find(&head.module)?.delta(set.values(), *weight)))
+        .collect();
     if adapting.is_empty() {
         return Ok(None);
     }
@@ -68,12 +58,9 @@ pub fn adapted<'a>(
         )));
     }
     let mut sum = weight.elements().to_f32();
-    for (lora, at, factor) in adapting {
-        let slot = &lora.slots()[at];
-        let scaled: Vec<f32> =
-            lora.values()[slot.b()].iter().map(|b| (f64::from(*b) * factor * slot.scale) as f32).collect();
-        let left = Operand::by_row(Elements::F32(&scaled), slot.outputs, slot.rank);
-        let right = Operand::by_column(Elements::F32(&lora.values()[slot.a()]), slot.rank, slot.inputs);
+    for Delta { a, b, rank } in &adapting {
+        let left = Operand::by_row(Elements::F32(b), head.outputs, *rank);
+        let right = Operand::by_column(Elements::F32(a), *rank, head.inputs);
         gemm_add(&mut sum, &left, &right, Precision::F32);
     }
     let weight = FrozenWeight::from_f32(sum, &[head.outputs, head.inputs])?;

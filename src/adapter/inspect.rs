@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::symmetric::Square;
 use super::{head, names};
 use crate::error::{Error, Problems, Result};
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
+use crate::trainable::{Adapters, Lora};
 use crate::weights::{FrozenWeight, WeightSource};
 
 /// One adapted module.
@@ -68,9 +68,13 @@ pub struct Comparison {
 ///
 /// # Errors
 /// If the base lacks a module's weight, or has it in another shape.
-pub fn inspect(lora: &Lora, base: Option<(&dyn WeightSource, &DecoderSpec)>) -> Result<AdapterReport> {
-    let norms = base.map(|(source, spec)| base_norms(lora, source, spec)).transpose()?;
-    let reports = lora.slots().par_iter().map(|slot| module(lora, slot));
+pub fn inspect(
+    adapters: &Adapters,
+    base: Option<(&dyn WeightSource, &DecoderSpec)>,
+) -> Result<AdapterReport> {
+    let norms = base.map(|(source, spec)| base_norms(adapters, source, spec)).transpose()?;
+    let loras = adapters.loras("inspection")?;
+    let reports = loras.par_iter().map(|lora| module(adapters, lora));
     let mut modules: Vec<ModuleReport> = reports.collect();
     if let Some(norms) = &norms {
         modules
@@ -80,19 +84,17 @@ pub fn inspect(lora: &Lora, base: Option<(&dyn WeightSource, &DecoderSpec)>) -> 
     }
     let delta_norm = norm(modules.iter().map(|module| module.delta_norm));
     let share = norms.and_then(|norms| ratio(delta_norm, norm(norms)));
-    Ok(AdapterReport { modules, parameters: lora.values().len(), delta_norm, share })
+    Ok(AdapterReport { modules, parameters: adapters.values().len(), delta_norm, share })
 }
 
 /// Compares two adapters of one base.
 ///
 /// # Errors
-/// If a module has other sizes in one than in the other; all such modules are named.
-pub fn compare(first: &Lora, second: &Lora) -> Result<Comparison> {
-    let shared: Vec<(&Slot, &Slot)> = first
-        .slots()
-        .iter()
-        .filter_map(|slot| second.find(&slot.module).map(|index| (slot, &second.slots()[index])))
-        .collect();
+/// If a module has other sizes in one than in the other; all such are named.
+pub fn compare<'a>(first: &'a Adapters, second: &'a Adapters) -> Result<Comparison> {
+    let (ones, others) = (first.loras("a comparison")?, second.loras("a comparison")?);
+    let pair = |one: &&'a Lora| second.find_lora(&one.module).map(|other| (*one, other));
+    let shared: Vec<(&Lora, &Lora)> = ones.iter().filter_map(pair).collect();
     let mut problems = Problems::default();
     for (a, b) in &shared {
         problems.require((a.inputs, a.outputs) == (b.inputs, b.outputs), || {
@@ -101,8 +103,8 @@ pub fn compare(first: &Lora, second: &Lora) -> Result<Comparison> {
         });
     }
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
-    let size = |lora: &Lora| {
-        norm(lora.slots().par_iter().map(|s| inner(lora, s, lora, s).max(0.0).sqrt()).collect::<Vec<_>>())
+    let size = |set: &Adapters, loras: &[&Lora]| {
+        norm(loras.par_iter().map(|s| inner(set, s, set, s).max(0.0).sqrt()).collect::<Vec<_>>())
     };
     let products: Vec<(f64, f64)> = shared
         .par_iter()
@@ -111,9 +113,9 @@ pub fn compare(first: &Lora, second: &Lora) -> Result<Comparison> {
             (inner(first, a, second, b), sizes.sqrt())
         })
         .collect();
-    let only = |these: &Lora, those: &Lora| -> Vec<String> {
-        let alone = these.slots().iter().filter(|slot| those.find(&slot.module).is_none());
-        alone.map(|slot| slot.module.clone()).collect()
+    let only = |these: &[&Lora], those: &Adapters| -> Vec<String> {
+        let alone = these.iter().filter(|lora| those.find(&lora.module).is_none());
+        alone.map(|lora| lora.module.clone()).collect()
     };
     Ok(Comparison {
         modules: shared
@@ -121,9 +123,12 @@ pub fn compare(first: &Lora, second: &Lora) -> Result<Comparison> {
             .zip(&products)
             .map(|((a, _), (x, y))| (a.module.clone(), ratio(*x, *y)))
             .collect(),
-        cosine: ratio(products.iter().map(|(product, _)| product).sum(), size(first) * size(second)),
-        only_first: only(first, second),
-        only_second: only(second, first),
+        cosine: ratio(
+            products.iter().map(|(product, _)| product).sum(),
+            size(first, &ones) * size(second, &others),
+        ),
+        only_first: only(&ones, second),
+        only_second: only(&others, first),
     })
 }
 
@@ -135,11 +140,11 @@ fn norm(norms: impl IntoIterator<Item = f64>) -> f64 {
     norms.into_iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-fn module(lora: &Lora, slot: &Slot) -> ModuleReport {
-    let squares = squared_singular_values(lora, slot);
+fn module(adapters: &Adapters, lora: &Lora) -> ModuleReport {
+    let squares = squared_singular_values(adapters, lora);
     let total: f64 = squares.iter().sum();
     let entropy: f64 = squares.iter().filter(|x| **x > 0.0).map(|x| -(x / total) * (x / total).ln()).sum();
-    let Slot { module, rank, alpha, scale, inputs, outputs, .. } = slot.clone();
+    let Lora { module, rank, alpha, scale, inputs, outputs, .. } = lora.clone();
     ModuleReport {
         module,
         rank,
@@ -147,15 +152,15 @@ fn module(lora: &Lora, slot: &Slot) -> ModuleReport {
         scale,
         inputs,
         outputs,
-        delta_norm: inner(lora, slot, lora, slot).max(0.0).sqrt(),
+        delta_norm: inner(adapters, lora, adapters, lora).max(0.0).sqrt(),
         share: None,
         effective_rank: if total > 0.0 { entropy.exp() } else { 0.0 },
         singular_values: squares.iter().map(|x| x.sqrt()).collect(),
     }
 }
 
-/// Σ ΔW∘ΔW' of two slots of one shape: `scale·scale'·Σ (A·A'ᵀ)∘(Bᵀ·B')`.
-fn inner(first: &Lora, one: &Slot, second: &Lora, other: &Slot) -> f64 {
+/// Σ ΔW∘ΔW' of two modules of one shape: `scale·scale'·Σ (A·A'ᵀ)∘(Bᵀ·B')`.
+fn inner(first: &Adapters, one: &Lora, second: &Adapters, other: &Lora) -> f64 {
     let a = across_a(&first.values()[one.a()], &second.values()[other.a()], one.inputs);
     let b = across_b(&first.values()[one.b()], one.rank, &second.values()[other.b()], other.rank);
     one.scale * other.scale * a.iter().zip(&b).map(|(a, b)| a * b).sum::<f64>()
@@ -179,37 +184,37 @@ fn across_b(one: &[f32], rank: usize, other: &[f32], other_rank: usize) -> Vec<f
 }
 
 /// Squared singular values of ΔW, descending.
-fn squared_singular_values(lora: &Lora, slot: &Slot) -> Vec<f64> {
-    let (a, b, n) = (&lora.values()[slot.a()], &lora.values()[slot.b()], slot.rank);
+fn squared_singular_values(adapters: &Adapters, lora: &Lora) -> Vec<f64> {
+    let (a, b, n) = (&adapters.values()[lora.a()], &adapters.values()[lora.b()], lora.rank);
     let gram_b = Square { n, values: across_b(b, n, b, n) };
-    let of_a = Square { n, values: across_a(a, a, slot.inputs) }.eigen();
+    let of_a = Square { n, values: across_a(a, a, lora.inputs) }.eigen();
     let root = Square::from_fn(n, |i, j| of_a.values[i].max(0.0).sqrt() * of_a.vectors.at(i, j));
     let middle = root.times(&gram_b).times(&root.transposed());
     // Rounding may make the two halves differ slightly.
     let middle = Square::from_fn(n, |i, j| (middle.at(i, j) + middle.at(j, i)) / 2.0);
-    middle.eigen().values.iter().map(|x| x.max(0.0) * slot.scale * slot.scale).collect()
+    middle.eigen().values.iter().map(|x| x.max(0.0) * lora.scale * lora.scale).collect()
 }
 
-/// ‖W‖_F of each slot's module.
-fn base_norms(lora: &Lora, source: &dyn WeightSource, spec: &DecoderSpec) -> Result<Vec<f64>> {
-    let norm_of = |slot: &Slot| {
-        let tied = slot.module == head::linear(spec).module;
+/// ‖W‖_F of each adapted module.
+fn base_norms(adapters: &Adapters, source: &dyn WeightSource, spec: &DecoderSpec) -> Result<Vec<f64>> {
+    let norm_of = |lora: &&Lora| {
+        let tied = lora.module == head::linear(spec).module;
         let name =
-            if tied { head::weight_name(source, spec) } else { names::weight_of(&slot.module, source, spec) };
+            if tied { head::weight_name(source, spec) } else { names::weight_of(&lora.module, source, spec) };
         let weight = source.get(&name)?;
         let shape = weight.shape();
-        if shape != [slot.outputs, slot.inputs] && shape != [slot.inputs, slot.outputs] {
+        if shape != [lora.outputs, lora.inputs] && shape != [lora.inputs, lora.outputs] {
             return Err(Error::Adapter(format!(
                 "{} is adapted as [{}, {}], but {} has it as {shape:?}; was it trained on another base?",
-                slot.module,
-                slot.outputs,
-                slot.inputs,
+                lora.module,
+                lora.outputs,
+                lora.inputs,
                 source.describe()
             )));
         }
         Ok(frobenius(&weight))
     };
-    lora.slots().iter().map(norm_of).collect()
+    adapters.loras("inspection")?.iter().map(norm_of).collect()
 }
 
 fn frobenius(weight: &FrozenWeight) -> f64 {

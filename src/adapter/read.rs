@@ -4,21 +4,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use candle_core::Device;
-
 pub use super::peft::Reading;
 use super::{gguf, mlx, peft};
 use crate::error::{Error, Result};
-use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
+use crate::trainable::Adapters;
 use crate::weights::gguf::GgufFile;
 
 /// An adapter that was read, of any format.
 #[derive(Debug)]
 pub struct Adapter {
-    /// Its matrices, fitted to the decoder.
-    pub lora: Lora,
-    /// The base it was trained on, as named by the program that wrote it.
+    /// Its modules, fitted to the decoder.
+    pub adapters: Adapters,
+    /// The base it was trained on, as its maker named it.
     pub base: Option<String>,
     /// Fingerprint of that base's weights, if it is known.
     pub fingerprint: Option<String>,
@@ -77,30 +75,30 @@ pub fn origin(path: &Path) -> Option<(String, String)> {
 ///
 /// # Errors
 /// As [`read_for`].
-pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
-    read_for(path, spec, device, Reading { head, ..Reading::default() })
+pub fn read(path: &Path, spec: &DecoderSpec, head: bool) -> Result<Adapter> {
+    read_for(path, spec, Reading { head, ..Reading::default() })
 }
 
 /// Reads an adapter for a decoder, with options.
 ///
 /// # Errors
 /// As [`peft::read`], [`mlx::read`] and [`gguf::read`].
-pub fn read_for(path: &Path, spec: &DecoderSpec, device: &Device, reading: Reading) -> Result<Adapter> {
+pub fn read_for(path: &Path, spec: &DecoderSpec, reading: Reading) -> Result<Adapter> {
     match format_of(path) {
-        Some(Format::Mlx) => mlx::read(path, spec, device),
-        Some(Format::Gguf) => gguf::read(path, spec, device, reading.head),
+        Some(Format::Mlx) => mlx::read(path, spec),
+        Some(Format::Gguf) => gguf::read(path, spec, reading.head),
         _ if path.is_file() => Err(Error::Adapter(format!(
             "{} is a file; an adapter is a directory as PEFT or mlx-lm writes it, or a .gguf file",
             path.display()
         ))),
-        _ => Ok(peft::read_for(path, spec, device, reading)?.into()),
+        _ => Ok(peft::read_for(path, spec, reading)?.into()),
     }
 }
 
 impl From<peft::Adapter> for Adapter {
     fn from(adapter: peft::Adapter) -> Self {
-        let peft::Adapter { lora, config, metadata, notes } = adapter;
+        let peft::Adapter { adapters, config, metadata, notes } = adapter;
         let fingerprint = metadata.get(peft::FINGERPRINT_KEY).cloned();
-        Self { lora, base: config.base_model_name_or_path, fingerprint, format: Format::Peft, notes }
+        Self { adapters, base: config.base_model_name_or_path, fingerprint, format: Format::Peft, notes }
     }
 }

@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::head;
 use super::layout::Naming;
 use super::peft::{self, Origin};
-use crate::model::lora::{Lora, Slot};
+use crate::error::Result;
 use crate::model::spec::DecoderSpec;
+use crate::trainable::{Adapters, Lora};
 
 /// The format of a written adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +154,7 @@ pub fn of_naming(naming: Naming, verdicts: &[Verdict]) -> Option<&Verdict> {
 
 /// The properties of an adapter that programs depend on.
 struct Facts<'a> {
-    lora: &'a Lora,
+    loras: Vec<&'a Lora>,
     spec: &'a DecoderSpec,
     rank: usize,
     rslora: bool,
@@ -168,9 +169,17 @@ struct Facts<'a> {
     base: &'a Value,
 }
 
-/// The answer of each program for `lora`, written as `written` for a base with this `config.json`.
-pub fn verdicts(written: Written, lora: &Lora, spec: &DecoderSpec, base: &Value) -> Vec<Verdict> {
-    let facts = Facts::new(lora, spec, base);
+/// What each program makes of `adapters`, written as `written` for a base with this `config.json`.
+///
+/// # Errors
+/// If they are of a kind that no program is known to load.
+pub fn verdicts(
+    written: Written,
+    adapters: &Adapters,
+    spec: &DecoderSpec,
+    base: &Value,
+) -> Result<Vec<Verdict>> {
+    let facts = Facts::new(adapters, spec, base)?;
     let verdict = |program: Program, (serves, note): (Serves, String)| Verdict {
         server: program.name,
         serves,
@@ -188,7 +197,7 @@ pub fn verdicts(written: Written, lora: &Lora, spec: &DecoderSpec, base: &Value)
     };
     let llama_cpp = if written == Written::Gguf { llama_cpp(&facts) } else { elsewhere("gguf") };
     let mlx = if written == Written::Mlx { yes("--adapter-path directory") } else { elsewhere("mlx") };
-    vec![
+    Ok(vec![
         verdict(PEFT, of_peft(|_| yes("PeftModel.from_pretrained(base, directory)"))),
         verdict(VLLM, of_peft(vllm)),
         verdict(SGLANG, of_peft(sglang)),
@@ -198,7 +207,7 @@ pub fn verdicts(written: Written, lora: &Lora, spec: &DecoderSpec, base: &Value)
         verdict(LLAMA_CPP, llama_cpp),
         verdict(OLLAMA, ollama),
         verdict(MLX, mlx),
-    ]
+    ])
 }
 
 fn yes(how: &str) -> (Serves, String) {
@@ -210,38 +219,38 @@ fn no(why: impl Into<String>) -> (Serves, String) {
 }
 
 impl<'a> Facts<'a> {
-    fn new(lora: &'a Lora, spec: &'a DecoderSpec, base: &'a Value) -> Self {
-        let config = peft::config(lora, spec, 0.0, &Origin::default());
+    fn new(adapters: &'a Adapters, spec: &'a DecoderSpec, base: &'a Value) -> Result<Self> {
+        let config = peft::config(adapters, spec, 0.0, &Origin::default())?;
         let filled = |key: &str| config[key].as_object().is_some_and(|map| !map.is_empty());
-        let slots = lora.slots();
+        let loras = adapters.loras("what is known of other programs")?;
         let kind = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
-        let kinds: BTreeSet<String> = slots.iter().map(|slot| kind(&slot.module)).collect();
-        let bare = spec.linears().filter(|linear| lora.find(&linear.module).is_none());
+        let kinds: BTreeSet<String> = loras.iter().map(|lora| kind(&lora.module)).collect();
+        let bare = spec.linears().filter(|linear| adapters.find(&linear.module).is_none());
         let partial = bare.map(|linear| kind(&linear.module)).filter(|kind| kinds.contains(kind)).collect();
-        Self {
-            rank: slots.iter().map(|slot| slot.rank).max().unwrap_or(1),
+        Ok(Self {
+            rank: loras.iter().map(|lora| lora.rank).max().unwrap_or(1),
             rslora: config["use_rslora"] == true,
             patterns: filled("rank_pattern") || filled("alpha_pattern"),
             integer_alpha: config["lora_alpha"].is_u64(),
-            uniform: slots.windows(2).all(|pair: &[Slot]| pair[0].scale == pair[1].scale),
-            head: lora.find(&head::linear(spec).module).is_some(),
+            uniform: loras.windows(2).all(|pair| pair[0].scale == pair[1].scale),
+            head: adapters.find(&head::linear(spec).module).is_some(),
             partial,
-            lora,
+            loras,
             spec,
             base,
-        }
+        })
     }
 
     /// A layer whose attention is adapted only in part, which SGLang cannot stack (`sglang/srt/lora/lora.py`,
     /// `normalize_qkv_proj`): any of its three projections without q or v, or with ranks that differ.
     fn attention_in_parts(&self) -> Option<String> {
         let mut layers: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
-        for slot in self.lora.slots() {
-            let Some((layer, leaf)) = slot.module.rsplit_once('.') else { continue };
+        for lora in &self.loras {
+            let Some((layer, leaf)) = lora.module.rsplit_once('.') else { continue };
             let Some(at) = ["q_proj", "k_proj", "v_proj"].iter().position(|name| *name == leaf) else {
                 continue;
             };
-            layers.entry(layer).or_default()[at] = slot.rank;
+            layers.entry(layer).or_default()[at] = lora.rank;
         }
         let whole = |[q, k, v]: [usize; 3]| q > 0 && q == v && (k == 0 || k == q);
         layers.into_iter().find(|(_, ranks)| !whole(*ranks)).map(|(layer, _)| layer.to_string())
@@ -323,7 +332,7 @@ fn openvino(facts: &Facts) -> (Serves, String) {
     if !facts.uniform {
         return no("it takes one scale for all modules: --fold-scale");
     }
-    let scale = facts.lora.slots().first().map_or(1.0, |slot| slot.scale);
+    let scale = facts.loras.first().map_or(1.0, |lora| lora.scale);
     yes(&format!("AdapterConfig(adapter_model.safetensors, alpha={scale})"))
 }
 
@@ -356,18 +365,22 @@ fn ollama(facts: &Facts) -> (Serves, String) {
 mod tests {
     use std::path::Path;
 
-    use candle_core::Device;
     use serde_json::json;
 
     use super::*;
     use crate::model::families::{self, ConfigJson};
     use crate::model::spec::LinearSpec;
 
-    fn answers(model: &str, case: &str, written: Written, change: impl Fn(Lora) -> Lora) -> Vec<Verdict> {
+    fn answers(
+        model: &str,
+        case: &str,
+        written: Written,
+        change: impl Fn(Adapters) -> Adapters,
+    ) -> Vec<Verdict> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(model);
         let spec = families::spec(&ConfigJson::open(&path).unwrap()).unwrap();
-        let lora = peft::read(&path.join("adapters").join(case), &spec, &Device::Cpu).unwrap().lora;
-        verdicts(written, &change(lora), &spec, &json!({"rope_theta": 1e4}))
+        let adapters = peft::read(&path.join("adapters").join(case), &spec).unwrap().adapters;
+        verdicts(written, &change(adapters), &spec, &json!({"rope_theta": 1e4})).unwrap()
     }
 
     fn of<'a>(verdicts: &'a [Verdict], server: &str) -> &'a Verdict {
@@ -380,38 +393,41 @@ mod tests {
 
     #[test]
     fn a_plain_adapter_of_all_layers_goes_everywhere_its_format_does() {
-        let as_peft = answers("llama", "plain", Written::Peft, |lora| lora);
+        let as_peft = answers("llama", "plain", Written::Peft, |adapters| adapters);
         let all = ["PEFT", "vLLM", "SGLang", "TGI, LoRAX", "mistral.rs", "OpenVINO GenAI", "Ollama"];
         assert_eq!(serving(&as_peft), all);
-        assert_eq!(serving(&answers("llama", "plain", Written::Gguf, |lora| lora)), ["llama.cpp", "Ollama"]);
-        assert_eq!(serving(&answers("llama", "plain", Written::Mlx, |lora| lora)), ["mlx-lm"]);
+        assert_eq!(
+            serving(&answers("llama", "plain", Written::Gguf, |adapters| adapters)),
+            ["llama.cpp", "Ollama"]
+        );
+        assert_eq!(serving(&answers("llama", "plain", Written::Mlx, |adapters| adapters)), ["mlx-lm"]);
         assert_eq!(of(&answers("gpt2", "plain", Written::Peft, |l| l), "vLLM").serves, Serves::No);
         assert_eq!(of(&answers("gpt_neox", "plain", Written::Peft, |l| l), "vLLM").serves, Serves::Unknown);
     }
 
     #[test]
     fn what_servers_ignore_is_said_and_folding_helps() {
-        let rslora = answers("llama", "rslora", Written::Peft, |lora| lora);
+        let rslora = answers("llama", "rslora", Written::Peft, |adapters| adapters);
         assert_eq!(serving(&rslora), ["PEFT", "vLLM", "TGI, LoRAX", "mistral.rs", "OpenVINO GenAI"]);
         assert!(of(&rslora, "SGLang").note.contains("--fold-scale"));
-        let folded = |lora: Lora| Lora::stacked(&[lora], &Device::Cpu).unwrap();
+        let folded = |adapters: Adapters| Adapters::stacked(&[adapters]).unwrap();
         assert_eq!(of(&answers("llama", "rslora", Written::Peft, folded), "SGLang").serves, Serves::Yes);
-        let patterns = answers("llama", "patterns", Written::Peft, |lora| lora);
+        let patterns = answers("llama", "patterns", Written::Peft, |adapters| adapters);
         assert_eq!(serving(&patterns), ["PEFT", "vLLM", "mistral.rs"]);
-        let subset = answers("llama", "subset", Written::Peft, |lora| lora);
+        let subset = answers("llama", "subset", Written::Peft, |adapters| adapters);
         assert!(of(&subset, "TGI, LoRAX").note.contains("gate_proj, o_proj, q_proj"), "{subset:?}");
     }
 
     #[test]
     fn an_answer_says_what_it_rests_on() {
-        let as_peft = answers("llama", "plain", Written::Peft, |lora| lora);
+        let as_peft = answers("llama", "plain", Written::Peft, |adapters| adapters);
         for (server, version) in [("PEFT", "0.21.2"), ("vLLM", "0.32.0")] {
             let checked = &of(&as_peft, server).checked;
             assert!(checked.starts_with("tested with") && checked.contains(version), "{checked}");
         }
         assert_eq!(of(&as_peft, "SGLang").checked, "from the source code of 0.5.23");
         assert_eq!(of(&as_peft, "Ollama").checked, "from the source code");
-        let neox = answers("gpt_neox", "plain", Written::Peft, |lora| lora);
+        let neox = answers("gpt_neox", "plain", Written::Peft, |adapters| adapters);
         assert!(of(&neox, "vLLM").checked.starts_with("from the source code"));
         // The scripts exist.
         for program in [PEFT, VLLM, MISTRAL_RS, LLAMA_CPP] {
@@ -426,12 +442,12 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
         let spec = families::spec(&ConfigJson::open(&path).unwrap()).unwrap();
         let serves = |modules: &[(&str, usize)]| {
-            let slots = modules.iter().map(|(module, rank)| {
+            let loras = modules.iter().map(|(module, rank)| {
                 let module = format!("model.layers.0.self_attn.{module}");
-                Slot::new(&LinearSpec::new(module, 32, 48), *rank, *rank as f64, 1.0)
+                Lora::new(&LinearSpec::new(module, 32, 48), *rank, *rank as f64, 1.0)
             });
-            let lora = Lora::zeros(slots.collect(), &Device::Cpu).unwrap();
-            of(&verdicts(Written::Peft, &lora, &spec, &json!({})), "SGLang").serves
+            let adapters = Adapters::zeros(loras).unwrap();
+            of(&verdicts(Written::Peft, &adapters, &spec, &json!({})).unwrap(), "SGLang").serves
         };
         assert_eq!(serves(&[("q_proj", 4), ("v_proj", 4)]), Serves::Yes);
         assert_eq!(serves(&[("q_proj", 4), ("k_proj", 4), ("v_proj", 4)]), Serves::Yes);
@@ -445,10 +461,10 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
         let spec = families::spec(&ConfigJson::open(&path).unwrap()).unwrap();
         let with = |module: &str, rank: usize, base: Value| {
-            let slot = Slot::new(&LinearSpec::new(module.into(), 32, 48), rank, 1.5, 1.5 / rank as f64);
-            let lora = Lora::zeros(vec![slot], &Device::Cpu).unwrap();
+            let lora = Lora::new(&LinearSpec::new(module.into(), 32, 48), rank, 1.5, 1.5 / rank as f64);
+            let adapters = Adapters::zeros(vec![lora]).unwrap();
             let tied = DecoderSpec { head: None, ..spec.clone() };
-            [Written::Peft, Written::Gguf].map(|written| verdicts(written, &lora, &tied, &base))
+            [Written::Peft, Written::Gguf].map(|written| verdicts(written, &adapters, &tied, &base).unwrap())
         };
         let q = "model.layers.0.self_attn.q_proj";
         assert!(of(&with(q, 17, json!({}))[0], "vLLM").note.contains("--max-lora-rank 32"));

@@ -1,6 +1,6 @@
 //! `dpo-lora eval`: preference accuracy, margins, rewards.
 
-use super::policy::{base, policy};
+use super::adapted::{adapted, base};
 use super::{print, print_json, say};
 use crate::cli::EvalArgs;
 use crate::error::Result;
@@ -9,15 +9,15 @@ use crate::objective::{Objective, ObjectiveConfig};
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
     let base = base(&args.model)?;
-    let policy = policy(&base, &args.model)?;
-    let objective = objective(policy.trained.objective.clone(), args.beta)?;
-    let pairs = policy.pairs(&args.data)?;
+    let adapted = adapted(&base, &args.model)?;
+    let objective = objective(adapted.trained.objective.clone(), args.beta)?;
+    let pairs = adapted.pairs(&args.data)?;
     pairs.notes.iter().for_each(|note| say(note));
-    let found = policy.evaluate_by(&objective, &pairs)?.summary();
+    let found = adapted.evaluate_by(&objective, &pairs)?.summary();
     if args.json {
         return print_json(&found);
     }
-    print(table(&found, &objective, policy.decoder.trained.is_some())?.as_bytes())
+    print(table(&found, &objective, adapted.policy.is_adapted())?.as_bytes())
 }
 
 /// The objective that the adapter was trained with, or DPO; with another β if one is given.

@@ -10,8 +10,8 @@ use crate::adapter::{mlx, peft};
 use crate::cli::{ExportArgs, ExportFormat, GgufNumbers, ServerName};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::lora::Lora;
 use crate::toolkit::{AdapterUse, Base, OpenOptions};
+use crate::trainable::Adapters;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     if args.output.exists() && !args.force {
@@ -27,7 +27,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
-    let lora = one(adapters, args.fold_scale, &base)?;
+    let adapters = one(adapters, args.fold_scale)?;
     let written = match args.format {
         ExportFormat::Gguf => Written::Gguf,
         ExportFormat::Mlx => Written::Mlx,
@@ -35,23 +35,23 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     };
     let config = base.config_json();
     let config: Value = serde_json::from_str(&config).unwrap_or_default();
-    let verdicts = servers::verdicts(written, &lora, &base.spec, &config);
+    let verdicts = servers::verdicts(written, &adapters, &base.spec, &config)?;
     check_served(&verdicts, args)?;
-    let told = write(&base, &lora, &config, args)?;
+    let told = write(&base, &adapters, &config, args)?;
     if args.json {
         let output = args.output.display().to_string();
-        return print_json(&json!({ "output": output, "modules": lora.slots().len(), "servers": verdicts }));
+        return print_json(&json!({ "output": output, "modules": adapters.len(), "servers": verdicts }));
     }
     say(&format!("{}: {told}", args.output.display()));
     print(table(&verdicts).as_bytes())
 }
 
 /// One adapter keeps its own ranks and alphas where PEFT's settings can say them; of several the scales are folded.
-fn one(mut adapters: Vec<Lora>, fold: bool, base: &Base) -> Result<Lora> {
-    if adapters.len() == 1 && !fold && peft::expressible(&adapters[0]) {
+fn one(mut adapters: Vec<Adapters>, fold: bool) -> Result<Adapters> {
+    if adapters.len() == 1 && !fold && adapters[0].has_peft_scales()? {
         return Ok(adapters.remove(0));
     }
-    Lora::stacked(&adapters, &base.device)
+    Adapters::stacked(&adapters)
 }
 
 /// The program that `--for` names must serve what is written.
@@ -76,10 +76,11 @@ fn naming(program: ServerName) -> Naming {
 }
 
 /// Writes the adapter; what was written, in words.
-fn write(base: &Base, lora: &Lora, config: &Value, args: &ExportArgs) -> Result<String> {
+fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) -> Result<String> {
     match args.format {
         ExportFormat::Gguf => {
-            let report = gguf::write(&args.output, lora, &base.spec, numbers(args.kind), &base.origin()?)?;
+            let report =
+                gguf::write(&args.output, adapters, &base.spec, numbers(args.kind), &base.origin()?)?;
             Ok(format!(
                 "{} modules for llama.cpp architecture {}, alpha {}",
                 report.modules, report.architecture, report.alpha
@@ -88,7 +89,7 @@ fn write(base: &Base, lora: &Lora, config: &Value, args: &ExportArgs) -> Result<
         ExportFormat::Mlx => {
             let origin = base.origin()?;
             let report = files::write_directory(&args.output, args.force, |new| {
-                mlx::write(new, lora, &base.spec, &origin)
+                mlx::write(new, adapters, &base.spec, &origin)
             })?;
             let (modules, rank, scale) = (report.modules, report.rank, report.scale);
             Ok(format!(
@@ -102,11 +103,11 @@ fn write(base: &Base, lora: &Lora, config: &Value, args: &ExportArgs) -> Result<
             let model_type = config["model_type"].as_str().unwrap_or(&base.spec.model_type);
             let named = |module: &str| layout::named(module, naming, model_type);
             files::write_directory(&args.output, args.force, |new| {
-                peft::write_named(new, lora, &base.spec, 0.0, &origin, &named)
+                peft::write_named(new, adapters, &base.spec, 0.0, &origin, &named)
             })?;
-            let folded = lora.slots().iter().all(|slot| slot.scale == 1.0);
+            let folded = adapters.loras("a PEFT directory")?.iter().all(|lora| lora.scale == 1.0);
             let folded = if folded { ", scale folded into lora_B (lora_alpha = r)" } else { "" };
-            Ok(format!("{} modules{folded}", lora.slots().len()))
+            Ok(format!("{} modules{folded}", adapters.len()))
         }
     }
 }

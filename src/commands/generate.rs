@@ -5,14 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::policy::{base, policy};
+use super::adapted::{adapted, base};
 use super::{print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
 use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, TOGETHER, complete_all};
 use crate::model::pass::Pass;
-use crate::toolkit::{Policy, embedded};
+use crate::toolkit::{Adapted, embedded};
 
 /// One object of `--json`.
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ struct Line<'a> {
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let base = base(&args.model)?;
-    let Policy { tokenizer, decoder, .. } = policy(&base, &args.model)?;
+    let Adapted { tokenizer, decoder, policy, .. } = adapted(&base, &args.model)?;
     let prompts = prompts(args)?;
     let unapplied = base.unapplied_settings();
     if !unapplied.is_empty() {
@@ -38,7 +38,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let chat = args.chat().unwrap_or(tokenizer.template().is_some());
     let limits =
         Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(&tokenizer), stop: args.stop.clone() };
-    let on = if decoder.trained.is_some() { (Pass::Policy, "on") } else { (Pass::Reference, "off") };
+    let on = if policy.is_adapted() { (Pass::Policy, "on") } else { (Pass::Reference, "off") };
     let passes = if args.compare { vec![(Pass::Reference, "off"), on] } else { vec![on] };
     let mut requests = Vec::with_capacity(prompts.len());
     for (i, prompt) in prompts.iter().enumerate() {
@@ -56,7 +56,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     for (first, requests) in requests.chunks(together).enumerate() {
         let sides = passes
             .iter()
-            .map(|(pass, _)| complete_all(&decoder, &tokenizer, requests, *pass, &limits))
+            .map(|(pass, _)| complete_all(&decoder, &tokenizer, requests, (&policy, *pass), &limits))
             .collect::<Result<Vec<_>>>()?;
         for i in 0..requests.len() {
             for ((_, adapter), completions) in passes.iter().zip(&sides) {

@@ -14,8 +14,8 @@ use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
 use crate::model::config::WeightDtype;
-use crate::model::lora::Lora;
 use crate::toolkit::{AdapterUse, Base, OpenOptions, Place, set_threads};
+use crate::trainable::Adapters;
 use crate::weights::DType;
 use verify::Merged;
 
@@ -38,7 +38,7 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     let purpose = AdapterUse { head: true, force: args.force, unmerge: args.unmerge };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
-    let parts: Vec<(&Lora, f64)> = adapters.iter().zip(weights).collect();
+    let parts: Vec<(&Adapters, f64)> = adapters.iter().zip(weights).collect();
     match (&args.output, &args.output_adapter) {
         (Some(output), _) => into_model(&base, &parts, output, args, say),
         (None, Some(directory)) => compose::run(&base, &parts, directory, args, say),
@@ -61,7 +61,7 @@ fn check_finite(base: &Base) -> Result<()> {
 /// The merged model, as asked for.
 fn into_model(
     base: &Base,
-    parts: &[(&Lora, f64)],
+    parts: &[(&Adapters, f64)],
     output: &Path,
     args: &MergeArgs,
     say: impl Fn(&str),

@@ -1,12 +1,12 @@
 //! One file a subcommand; wiring only.
 
+mod adapted;
 mod devices;
 mod eval;
 mod export;
 mod generate;
 mod inspect;
 mod merge;
-mod policy;
 mod samples;
 mod score;
 mod signals;

@@ -10,6 +10,7 @@ use crate::generate::{Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::toolkit::embedded;
+use crate::trainable::Policy;
 
 /// The embedded data's ground-truth reward: favourable words among favourable and unfavourable ones.
 #[derive(Deserialize)]
@@ -79,13 +80,13 @@ impl Samples {
     ///
     /// # Errors
     /// If a prompt does not fit the model.
-    pub fn draw(&self, decoder: &Decoder, tokenizer: &ChatTokenizer, pass: Pass) -> Result<Drawn> {
+    pub fn draw(&self, decoder: &Decoder, tokenizer: &ChatTokenizer, side: (&Policy, Pass)) -> Result<Drawn> {
         let request = |(i, prompt): (usize, &String)| {
             let sampling = SamplingConfig { temperature: 1.0, top_k: None, top_p: None, seed: i as u64 };
             Ok(Request { prompt: tokenizer.encode(prompt, true)?, sampling })
         };
         let requests = self.prompts.iter().enumerate().map(request).collect::<Result<Vec<_>>>()?;
-        let drawn = complete_all(decoder, tokenizer, &requests, pass, &self.limits)?;
+        let drawn = complete_all(decoder, tokenizer, &requests, side, &self.limits)?;
         let texts: Vec<String> = drawn.into_iter().map(|completion| completion.text).collect();
         let counts = texts.iter().map(|text| self.reward.count(text));
         let (good, all) = counts.fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));

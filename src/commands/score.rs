@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::policy::{base, policy};
+use super::adapted::{adapted, base};
 use super::{print, say};
 use crate::cli::ScoreArgs;
 use crate::data::{Example, Record, Sources};
@@ -11,7 +11,7 @@ use crate::eval::preference;
 use crate::files;
 use crate::model::pass::Pass;
 use crate::objective::Scored;
-use crate::toolkit::{Policy, records};
+use crate::toolkit::{Adapted, records};
 
 /// Pairs in a batch; their log-probs do not depend on it.
 const BATCH: usize = 4;
@@ -53,14 +53,14 @@ fn indices(records: &[Record], examples: &[Example]) -> Vec<usize> {
 
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
     let base = base(&args.model)?;
-    let Policy { tokenizer, decoder, trained, .. } = policy(&base, &args.model)?;
+    let Adapted { tokenizer, decoder, policy, trained, .. } = adapted(&base, &args.model)?;
     let records = records::read_records(&Sources::from(args.data.as_str()))?;
     let pairs = records::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
     pairs.notes.iter().for_each(|note| say(note));
     let indices = indices(&records, &pairs.examples);
     let mut lines = Vec::new();
-    let reference = |packed: &_| decoder.logps(packed, Pass::Reference).map(Some);
-    preference::score(&decoder, &pairs.examples, BATCH, reference, |first, scored| {
+    let reference = |packed: &_| decoder.logps(packed, &policy, Pass::Reference).map(Some);
+    preference::score((&decoder, &policy), &pairs.examples, BATCH, reference, |first, scored| {
         let mut text = Vec::new();
         for pair in scored.chunk_by(|a, b| a.group == b.group) {
             let line = Line::new(&indices[first..], pair)

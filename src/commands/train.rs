@@ -48,7 +48,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let samples =
         args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
     let draw = |trainer: &Trainer, pass| {
-        samples.as_ref().map(|samples| samples.draw(trainer.decoder(), &tokenizer, pass)).transpose()
+        samples
+            .as_ref()
+            .map(|samples| samples.draw(trainer.decoder(), &tokenizer, (trainer.policy(), pass)))
+            .transpose()
     };
     let before = draw(&trainer, Pass::Reference)?;
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
@@ -149,7 +152,7 @@ fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
 
 fn describe(trainer: &Trainer, reporter: &mut Reporter) {
     let decoder = trainer.decoder();
-    let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
+    let parameters = trainer.policy().trained.values().len();
     let on = decoder.device_description().map_or_else(String::new, |(device, kind)| {
         format!(" on {} ({}), {kind} activations", device.name, device.versions)
     });

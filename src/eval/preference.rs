@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, Objective, Scored};
+use crate::trainable::Policy;
 
 /// What an evaluation found.
 #[derive(Clone, Debug)]
@@ -125,7 +126,7 @@ impl Evaluation {
 /// # Errors
 /// If an example does not fit the model, or a log-prob is not a finite number.
 pub fn score(
-    decoder: &Decoder,
+    (decoder, policy): (&Decoder, &Policy),
     examples: &[Example],
     batch: usize,
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
@@ -135,12 +136,12 @@ pub fn score(
     for (first, examples) in examples.chunks(batch).enumerate() {
         let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
         let reference = reference(&packed)?;
-        let policy = match &reference {
+        let logps = match &reference {
             // Without a trained adapter both passes are the same function.
-            Some(reference) if decoder.trained.is_none() => reference.clone(),
-            _ => decoder.logps(&packed, Pass::Policy)?,
+            Some(reference) if !policy.is_adapted() => reference.clone(),
+            _ => decoder.logps(&packed, policy, Pass::Policy)?,
         };
-        let scored = packed.scored_completions(&policy, reference.as_deref())?;
+        let scored = packed.scored_completions(&logps, reference.as_deref())?;
         if let Some(broken) = scored.iter().find(|completion| !completion.is_finite()) {
             return Err(not_finite(&examples[broken.group], &scored, broken.group));
         }
@@ -167,12 +168,12 @@ fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
     ))
 }
 
-/// Evaluates the decoder's policy on `examples`.
+/// Evaluates the policy on `examples`.
 ///
 /// # Errors
 /// As [`score`]; or if there are no examples.
 pub fn evaluate(
-    decoder: &Decoder,
+    (decoder, policy): (&Decoder, &Policy),
     examples: &[Example],
     batch: usize,
     objective: &Objective,
@@ -182,12 +183,12 @@ pub fn evaluate(
         return Err(Error::Data("there are no records to evaluate".into()));
     }
     let mut metrics = Metrics::default();
-    score(decoder, examples, batch, reference, |_, scored| {
+    score((decoder, policy), examples, batch, reference, |_, scored| {
         let found = objective.weigh(scored)?;
         objective.measure(scored, &found, &mut metrics);
         Ok(())
     })?;
-    Ok(Evaluation { metrics, adapted: decoder.trained.is_some() })
+    Ok(Evaluation { metrics, adapted: policy.is_adapted() })
 }
 
 /// The 95 % interval of a share found in `n` trials (Wilson 1927).

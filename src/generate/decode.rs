@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::engine::{DeviceCache, Next};
 use crate::model::pass::Pass;
+use crate::trainable::Policy;
 
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,7 @@ pub struct Request {
 /// Number of sequences that are continued at once.
 pub const TOGETHER: usize = 64;
 
-/// Completes `prompt` under one of the two policies.
+/// Completes `prompt` under one of the two policies that a base and its adapters are.
 ///
 /// # Errors
 /// If the prompt is empty or longer than the model's positions.
@@ -62,19 +63,19 @@ pub fn complete(
     decoder: &Decoder,
     tokenizer: &ChatTokenizer,
     prompt: &[u32],
-    pass: Pass,
+    (policy, pass): (&Policy, Pass),
     sampling: &SamplingConfig,
     limits: &Limits,
 ) -> Result<Completion> {
     let most = room(decoder, prompt, limits)?;
     let mut growing = Growing::new(prompt, sampling, most);
     let mut cache = decoder.new_cache();
-    let mut logits = decoder.step(prompt, &mut cache, pass)?;
+    let mut logits = decoder.step(prompt, &mut cache, policy, pass)?;
     loop {
         if let Some(completion) = growing.take(&logits, tokenizer, limits)? {
             return Ok(completion);
         }
-        logits = decoder.step(growing.next(), &mut cache, pass)?;
+        logits = decoder.step(growing.next(), &mut cache, policy, pass)?;
     }
 }
 
@@ -86,16 +87,17 @@ pub fn complete_all(
     decoder: &Decoder,
     tokenizer: &ChatTokenizer,
     requests: &[Request],
-    pass: Pass,
+    (policy, pass): (&Policy, Pass),
     limits: &Limits,
 ) -> Result<Vec<Completion>> {
     if !decoder.steps_together() {
-        let alone = |r: &Request| complete(decoder, tokenizer, &r.prompt, pass, &r.sampling, limits);
+        let alone =
+            |r: &Request| complete(decoder, tokenizer, &r.prompt, (policy, pass), &r.sampling, limits);
         return requests.iter().map(alone).collect();
     }
     let mut done = Vec::with_capacity(requests.len());
     for requests in requests.chunks(TOGETHER) {
-        done.extend(together(decoder, tokenizer, requests, pass, limits)?);
+        done.extend(together(decoder, tokenizer, requests, (policy, pass), limits)?);
     }
     Ok(done)
 }
@@ -104,7 +106,7 @@ fn together(
     decoder: &Decoder,
     tokenizer: &ChatTokenizer,
     requests: &[Request],
-    pass: Pass,
+    (policy, pass): (&Policy, Pass),
     limits: &Limits,
 ) -> Result<Vec<Completion>> {
     let mut growing = Vec::with_capacity(requests.len());
@@ -119,7 +121,7 @@ fn together(
         let tokens = |i: usize| if seen[i] == 0 { &requests[i].prompt[..] } else { growing[i].next() };
         let next: Vec<Next> =
             waiting.iter().map(|i| Next { sequence: *i, seen: seen[*i], tokens: tokens(*i) }).collect();
-        let logits = decoder.step_all(&next, &mut cache, pass)?;
+        let logits = decoder.step_all(&next, &mut cache, policy, pass)?;
         let counts: Vec<usize> = next.iter().map(|next| next.tokens.len()).collect();
         let vocab = logits.len() / waiting.len();
         waiting.iter().zip(counts).for_each(|(i, count)| seen[*i] += count);

@@ -1,6 +1,6 @@
 //! Attention of a block: projections, query and key norms, rotation, the tree attention, output projection.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::cache::LayerCache;
 use super::norm::Norm;
@@ -96,34 +96,29 @@ pub struct Saved {
 }
 
 impl Attention {
-    /// Reads the weights; `next` numbers the projections.
+    /// Reads the weights.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub fn load(spec: &AttentionSpec, tensors: &Tensors, device: &Device, next: &mut u64) -> Result<Self> {
+    pub fn load(spec: &AttentionSpec, tensors: &Tensors) -> Result<Self> {
         let qkv = match &spec.qkv {
             QkvSpec::Separate([q, k, v]) => Qkv::Separate([
-                Projection::load(q, tensors, next)?,
-                Projection::load(k, tensors, next)?,
-                Projection::load(v, tensors, next)?,
+                Projection::load(q, tensors)?,
+                Projection::load(k, tensors)?,
+                Projection::load(v, tensors)?,
             ]),
             QkvSpec::Stacked(one) => {
-                Qkv::Fused { projection: Projection::load(one, tensors, next)?, per_head: false }
+                Qkv::Fused { projection: Projection::load(one, tensors)?, per_head: false }
             }
             QkvSpec::PerHead(one) => {
-                Qkv::Fused { projection: Projection::load(one, tensors, next)?, per_head: true }
+                Qkv::Fused { projection: Projection::load(one, tensors)?, per_head: true }
             }
         };
         let norms = spec.qk_norm.as_ref();
         let qk_norm = norms
-            .map(|(q, k)| {
-                Ok::<_, crate::error::Error>((
-                    Norm::load(q, tensors, device)?,
-                    Norm::load(k, tensors, device)?,
-                ))
-            })
+            .map(|(q, k)| Ok::<_, crate::error::Error>((Norm::load(q, tensors)?, Norm::load(k, tensors)?)))
             .transpose()?;
-        let output = Projection::load(&spec.output, tensors, next)?;
+        let output = Projection::load(&spec.output, tensors)?;
         let rotation = spec.rotation.map(|keys| (spec.query_rotation.unwrap_or(keys), keys));
         let norm_after_rotation = spec.norm_after_rotation;
         Ok(Self { qkv, clip: spec.clip, qk_norm, norm_after_rotation, heads: spec.heads, rotation, output })

@@ -1,6 +1,6 @@
 //! A block: attention and MLP in the residual stream. Its backward pass is its forward pass read upwards.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::attention::{self, Attention, Qkv, Rows};
 use super::cache::LayerCache;
@@ -42,19 +42,18 @@ pub struct Saved {
 }
 
 impl Block {
-    /// Reads the weights; `next` numbers the projections.
+    /// Reads the weights.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub fn load(spec: &LayerSpec, tensors: &Tensors, device: &Device, next: &mut u64) -> Result<Self> {
-        let norm =
-            |spec: &Option<NormSpec>| spec.as_ref().map(|s| Norm::load(s, tensors, device)).transpose();
+    pub fn load(spec: &LayerSpec, tensors: &Tensors) -> Result<Self> {
+        let norm = |spec: &Option<NormSpec>| spec.as_ref().map(|s| Norm::load(s, tensors)).transpose();
         Ok(Self {
             attention_norm: norm(&spec.attention_norm)?,
-            attention: Attention::load(&spec.attention, tensors, device, next)?,
+            attention: Attention::load(&spec.attention, tensors)?,
             post_attention_norm: norm(&spec.post_attention_norm)?,
             mlp_norm: norm(&spec.mlp_norm)?,
-            mlp: Mlp::load(&spec.mlp, tensors, next)?,
+            mlp: Mlp::load(&spec.mlp, tensors)?,
             post_mlp_norm: norm(&spec.post_mlp_norm)?,
             parallel: spec.parallel,
             residual_scale: spec.residual_scale,

@@ -8,7 +8,7 @@ mod on_device;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use self::layout::{distinct, per_token, spans, sums};
 use super::attention::Rows;
@@ -16,9 +16,8 @@ use super::block::{self, Block};
 use super::cache::Cache;
 use super::engine::{DeviceTape, Engine};
 use super::lengths;
-use super::lora::Lora;
 use super::norm::Norm;
-use super::pass::{Context, Dropout, Frozen, Pass};
+use super::pass::{Context, Pass};
 use super::spec::DecoderSpec;
 use crate::data::PackedBatch;
 use crate::device::Backend;
@@ -30,9 +29,10 @@ use crate::ops::rope::Rotation;
 use crate::ops::rows;
 use crate::ops::token_logps;
 use crate::ops::tree_attention::{Span, TreeSpans};
+use crate::trainable::{Dropout, Policy};
 use crate::weights::FrozenWeight;
 
-/// A frozen base with its adapters: both policies.
+/// A frozen base. What adapts it comes with every pass, as a [`Policy`].
 pub struct Decoder {
     spec: DecoderSpec,
     pub(super) embedding: FrozenWeight,
@@ -40,7 +40,6 @@ pub struct Decoder {
     pub(super) blocks: Vec<Block>,
     pub(super) final_norm: Norm,
     head: Linear,
-    device: Device,
     storage: String,
     /// Where it computes, if that is not the processor.
     backend: Option<Arc<dyn Backend>>,
@@ -48,10 +47,6 @@ pub struct Decoder {
     pub(super) exact: bool,
     /// Made at the first pass there.
     engine: Mutex<Option<Engine>>,
-    /// Adapters that are not trained.
-    pub frozen: Vec<Frozen>,
-    /// The trained adapter.
-    pub trained: Option<Lora>,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -110,19 +105,9 @@ impl Decoder {
         &self.head
     }
 
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// How its matrices are stored, by name: `bf16`, or several in the order they appear, as `Q8_0+Q4_K`.
     pub fn storage(&self) -> &str {
         &self.storage
-    }
-
-    fn context(&self, pass: Pass, dropout: Option<Dropout>) -> Context<'_> {
-        let trained = if pass == Pass::Policy { self.trained.as_ref() } else { None };
-        Context { frozen: &self.frozen, trained, dropout }
     }
 
     /// Refuses tokens and positions that the model does not have.
@@ -169,7 +154,7 @@ impl Decoder {
                 out.iter_mut().zip(&position).for_each(|(x, p)| *x += p);
             }
         });
-        Ok(host::tensor(x, (tokens.len(), hidden))?.to_device(&self.device)?)
+        host::tensor(x, (tokens.len(), hidden))
     }
 
     /// The angles of all rows. `unread` tokens follow the last row of each sequence: targets alone, which count to its
@@ -184,15 +169,20 @@ impl Decoder {
     }
 
     /// Hidden states of the wanted rows after the last block, before the final norm: `[wanted.len(), hidden]`.
-    fn blocks(&self, batch: &PackedBatch, pass: Pass, wanted: &[u32], unread: usize) -> Result<Tensor> {
+    fn blocks(
+        &self,
+        batch: &PackedBatch,
+        context: &Context,
+        wanted: &[u32],
+        unread: usize,
+    ) -> Result<Tensor> {
         let trees = spans(batch);
         let rotations = self.rotations(&batch.positions, &trees, unread);
         let (distinct, places) = distinct(wanted);
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let context = self.context(pass, None);
         let mut x = self.embed(&batch.tokens, &batch.positions)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &self.rows_of(i, rows, &distinct), &context, None)?.0;
+            x = block.forward(&x, &self.rows_of(i, rows, &distinct), context, None)?.0;
         }
         rows::gather(&x, &places)
     }
@@ -206,12 +196,13 @@ impl Decoder {
     ///
     /// # Errors
     /// If the batch does not fit the model.
-    pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
+    pub fn logps(&self, batch: &PackedBatch, policy: &Policy, pass: Pass) -> Result<Vec<f64>> {
         let batch = &*self.divided(batch);
         if self.is_on_device() {
-            return self.device_logps(batch, pass);
+            return self.device_logps(batch, policy, pass);
         }
-        let scored = self.blocks(batch, pass, &batch.scored_rows, 1)?;
+        let context = Context { policy, pass, dropout: None };
+        let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
         let found = self.score(&normed, &batch.scored_targets, false)?;
         Ok(sums(&found.logps, batch))
@@ -228,12 +219,13 @@ impl Decoder {
     ///
     /// # Errors
     /// If the batch does not fit the model.
-    pub fn logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Tensor> {
+    pub fn logits(&self, batch: &PackedBatch, rows: &[u32], policy: &Policy, pass: Pass) -> Result<Tensor> {
         if self.is_on_device() {
-            let logits = self.device_logits(batch, rows, pass)?;
+            let logits = self.device_logits(batch, rows, policy, pass)?;
             return host::tensor(logits, (rows.len(), self.head.outputs()));
         }
-        let normed = self.final_norm.forward(&self.blocks(batch, pass, rows, 0)?)?;
+        let context = Context { policy, pass, dropout: None };
+        let normed = self.final_norm.forward(&self.blocks(batch, &context, rows, 0)?)?;
         token_logps::logits(&normed, &self.head, self.spec.logits)
     }
 
@@ -241,16 +233,21 @@ impl Decoder {
     ///
     /// # Errors
     /// If the batch does not fit the model.
-    pub fn forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
+    pub fn forward(
+        &self,
+        batch: &PackedBatch,
+        policy: &Policy,
+        training: Training,
+    ) -> Result<(Vec<f64>, Tape)> {
         let batch = &*self.divided(batch);
         if self.is_on_device() {
-            return self.device_forward(batch, training);
+            return self.device_forward(batch, policy, training);
         }
         let trees = spans(batch);
         let rotations = self.rotations(&batch.positions, &trees, 1);
         let (wanted, places) = distinct(&batch.scored_rows);
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let context = self.context(Pass::Policy, training.dropout);
+        let context = Context { policy, pass: Pass::Policy, dropout: training.dropout };
         let mut x = self.embed(&batch.tokens, &batch.positions)?;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
@@ -271,7 +268,8 @@ impl Decoder {
         Ok((logps, Tape::Host(Box::new(tape))))
     }
 
-    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`.
+    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`. The policy is
+    /// the one of the forward pass.
     ///
     /// # Errors
     /// If the tape is not of this batch, or nothing is trained.
@@ -279,18 +277,19 @@ impl Decoder {
         &self,
         tape: Tape,
         batch: &PackedBatch,
+        policy: &Policy,
         weights: &[f64],
         gradients: &mut [f32],
     ) -> Result<()> {
-        if self.trained.as_ref().is_none_or(|lora| lora.values().len() != gradients.len()) {
+        if !policy.is_adapted() || policy.trained.values().len() != gradients.len() {
             return Err(Error::Model("the gradient buffer is not of the trained adapter".into()));
         }
         let tape = match tape {
             Tape::Host(tape) => *tape,
             Tape::Device(tape) => {
-                self.clear_device_gradient()?;
-                self.device_backward(*tape, &self.divided(batch), weights)?;
-                let found = self.device_gradient()?;
+                self.clear_device_gradient(policy)?;
+                self.device_backward(*tape, &self.divided(batch), policy, weights)?;
+                let found = self.device_gradient(policy)?;
                 gradients.iter_mut().zip(found).for_each(|(sum, g)| *sum += g);
                 return Ok(());
             }
@@ -302,7 +301,7 @@ impl Decoder {
         let mut dx = rows::scatter_add(&d_scored, &places, wanted.len())?;
 
         let rows = Rows { trees: &tape.rows, rotations: &tape.rotations, wanted: None };
-        let context = self.context(Pass::Policy, tape.dropout);
+        let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout };
         for (i, (block, kept)) in self.blocks.iter().zip(tape.blocks).enumerate().rev() {
             let rows = self.rows_of(i, rows, &wanted);
             let saved = match kept {
@@ -318,20 +317,20 @@ impl Decoder {
     ///
     /// # Errors
     /// If there are no tokens, or they do not fit the model.
-    pub fn step(&self, tokens: &[u32], cache: &mut Cache, pass: Pass) -> Result<Vec<f32>> {
+    pub fn step(&self, tokens: &[u32], cache: &mut Cache, policy: &Policy, pass: Pass) -> Result<Vec<f32>> {
         if tokens.is_empty() {
             return Err(Error::Model("a step of generation needs at least one token".into()));
         }
         // Beyond the length at which longrope changes its frequencies, all keys are made anew, as in transformers.
         if lengths::crosses(&self.spec.rotations, cache.seen, cache.seen + tokens.len()) {
             let all = cache.restart(tokens);
-            return self.step(&all, cache, pass);
+            return self.step(&all, cache, policy, pass);
         }
         if self.spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
             cache.tokens.extend_from_slice(tokens);
         }
         if self.is_on_device() {
-            return self.device_step(tokens, cache, pass);
+            return self.device_step(tokens, cache, policy, pass);
         }
         let positions: Vec<u32> = (cache.seen..cache.seen + tokens.len()).map(|p| p as u32).collect();
         let keys = cache.seen + tokens.len();
@@ -340,7 +339,7 @@ impl Decoder {
         let rotations = self.rotations(&positions, &trees, 0);
         let last = [tokens.len() as u32 - 1];
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let context = self.context(pass, None);
+        let context = Context { policy, pass, dropout: None };
         let mut x = self.embed(tokens, &positions)?;
         for (i, (block, cache)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
             x = block.forward(&x, &self.rows_of(i, rows, &last), &context, Some(cache))?.0;

@@ -39,24 +39,22 @@ pub struct Saved {
 }
 
 impl Mlp {
-    /// Reads the weights; `next` numbers the projections.
+    /// Reads the weights.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub fn load(spec: &MlpSpec, tensors: &Tensors, next: &mut u64) -> Result<Self> {
+    pub fn load(spec: &MlpSpec, tensors: &Tensors) -> Result<Self> {
         let (input, down, act) = match spec {
             MlpSpec::Gated { gate, up, down, act } => {
-                let gate = Projection::load(gate, tensors, next)?;
-                (Maps::Gated { gate, up: Projection::load(up, tensors, next)? }, down, *act)
+                let gate = Projection::load(gate, tensors)?;
+                (Maps::Gated { gate, up: Projection::load(up, tensors)? }, down, *act)
             }
             MlpSpec::FusedGated { gate_up, down, act } => {
-                (Maps::Fused(Projection::load(gate_up, tensors, next)?), down, *act)
+                (Maps::Fused(Projection::load(gate_up, tensors)?), down, *act)
             }
-            MlpSpec::Plain { up, down, act } => {
-                (Maps::Plain(Projection::load(up, tensors, next)?), down, *act)
-            }
+            MlpSpec::Plain { up, down, act } => (Maps::Plain(Projection::load(up, tensors)?), down, *act),
         };
-        Ok(Self { input, down: Projection::load(down, tensors, next)?, act })
+        Ok(Self { input, down: Projection::load(down, tensors)?, act })
     }
 
     /// `x [T, hidden] → [T, hidden]`.

@@ -1,7 +1,7 @@
 //! The decoder: one frozen base, two policies.
 //!
-//! A family's file turns `config.json` into a [`spec::DecoderSpec`]; [`decoder::Decoder`] computes what it says. LoRA
-//! lives in [`projection`] alone: neither a family nor a weight format knows of it.
+//! A family's file turns `config.json` into a [`spec::DecoderSpec`]; [`decoder::Decoder`] computes what it says. Adapters
+//! act in [`projection`] alone: neither a family nor a weight format knows of them.
 
 pub mod attention;
 pub mod block;
@@ -13,7 +13,6 @@ pub mod families;
 pub mod gguf;
 pub mod inventory;
 mod lengths;
-pub mod lora;
 pub mod mlp;
 pub mod norm;
 pub mod pass;

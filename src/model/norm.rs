@@ -1,12 +1,12 @@
 //! A norm's weights.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::spec::{NormKind, NormSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::gradient::Gradient;
-use crate::ops::{layer_norm, profile, rms_norm};
+use crate::ops::{host, layer_norm, profile, rms_norm};
 
 /// A frozen norm.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Norm {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub fn load(spec: &NormSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
+    pub fn load(spec: &NormSpec, tensors: &Tensors) -> Result<Self> {
         let shape: &[usize] = if spec.runs > 1 { &[spec.runs, spec.size] } else { &[spec.size] };
         let read = |suffix: &str| tensors.numbers(&format!("{}.{suffix}", spec.module), shape);
         let (has_gain, has_bias) = spec.kind.stored();
@@ -66,7 +66,7 @@ impl Norm {
         };
         let vector = |numbers: Vec<f32>| {
             let count = numbers.len();
-            Tensor::from_vec(numbers, count, device)
+            host::tensor(numbers, count)
         };
         let (gain, of_runs) = match spec.runs {
             1 => (gain, None),
@@ -108,9 +108,9 @@ impl Norm {
         let (dy, x) = (self.scaled(dy)?.reshape(runs)?, x.reshape(runs)?);
         let work = |dx: &mut Gradient| match &self.bias {
             None => rms_norm::backward(dx, &dy, &x, &self.gain, self.eps),
-            Some(bias) => layer_norm::backward(dx, &dy, &x, &self.gain, bias, self.eps),
+            Some(_) => layer_norm::backward(dx, &dy, &x, &self.gain, self.eps),
         };
-        profile::timed("norm backward", 0, || dx.with_rows(runs, work))
+        profile::timed("norm backward", 0, || dx.with_columns(self.size, work))
     }
 
     /// The gradient of `x` alone.
@@ -119,7 +119,7 @@ impl Norm {
     /// If the shapes do not fit.
     pub fn gradient(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
-        let mut dx = Gradient::zeros(rows, width, x.device())?;
+        let mut dx = Gradient::zeros(rows, width);
         self.backward(&mut dx, dy, x)?;
         dx.finish()
     }

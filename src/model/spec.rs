@@ -4,6 +4,7 @@ use crate::ops::gated_act::Activation;
 use crate::ops::rope::Pairing;
 use crate::ops::token_logps::LogitShape;
 use crate::ops::tree_attention::Heads;
+use crate::trainable::Module;
 
 /// A decoder: sizes, and the modules in the order they compute.
 #[derive(Clone, Debug)]
@@ -235,6 +236,12 @@ pub struct LinearSpec {
     pub bias: bool,
     /// Stored `[in, out]` (Conv1D).
     pub transposed: bool,
+}
+
+impl From<&LinearSpec> for Module {
+    fn from(linear: &LinearSpec) -> Self {
+        Self { name: linear.module.clone(), inputs: linear.inputs, outputs: linear.outputs }
+    }
 }
 
 /// A norm.

@@ -6,8 +6,6 @@ use candle_core::Tensor;
 
 use super::gemm::{Operand, Packed, Precision, Segment, add_products, sum_of_products};
 use super::host;
-#[cfg(test)]
-use super::oracle;
 use crate::error::Result;
 use crate::weights::{Elements, FrozenWeight};
 
@@ -88,28 +86,12 @@ impl Linear {
         Precision::of(&self.weight.elements())
     }
 
-    /// The plain form. `x [T, in] → [T, out]`.
-    ///
-    /// # Errors
-    /// If the shapes do not fit.
-    pub fn reference(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.to_tensor(x.device())?;
-        let y = if self.transposed { x.matmul(&weight)? } else { x.matmul(&weight.t()?)? };
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(&Tensor::new(bias.as_slice(), x.device())?)?),
-            None => Ok(y),
-        }
-    }
-
     /// `x [T, in] → y [T, out]`.
     ///
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, _) = x.dims2()?;
-        if !x.device().is_cpu() {
-            return self.reference(x);
-        }
         let x = host::read(x)?;
         let x = Packed::new(&Operand::by_row(Elements::F32(&x), rows, self.inputs()), self.precision());
         host::tensor(self.products(&x, Vec::new()), (rows, self.outputs()))
@@ -133,7 +115,8 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::lora_linear::{Branch, backward};
+    use crate::ops::lora_linear::{Backward, input_gradient};
+    use crate::ops::oracle;
     use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
     use crate::weights::DType;
 
@@ -148,10 +131,10 @@ mod tests {
         let (x, dy) = (noise(&[13, 9], 1), noise(&[13, 21], 4));
         for (transposed, bias) in [(false, false), (false, true), (true, true)] {
             let linear = linear(transposed, bias);
-            assert_same(&linear.forward(&x).unwrap(), &linear.reference(&x).unwrap(), 1e-6, "forward");
-            let branch = Branch { linear: &linear, dy: &dy, paths: Vec::new() };
-            let dx = backward(&[branch], None).unwrap().0.finish().unwrap();
-            let want = oracle::gradients(&[&x], &dy, |x| linear.reference(&x[0])).unwrap();
+            assert_same(&linear.forward(&x).unwrap(), &oracle::linear(&linear, &x).unwrap(), 1e-6, "forward");
+            let back = Backward::new(&linear, &dy).unwrap();
+            let dx = input_gradient(vec![back], None).unwrap().finish().unwrap();
+            let want = oracle::gradients(&[&x], &dy, |x| oracle::linear(&linear, &x[0])).unwrap();
             assert_same(&dx, &want[0], 1e-6, "backward");
             assert_finite_differences(&x, &dy, &dx, |x| linear.forward(x));
         }

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::host;
 use super::simd::{exp, fma, vectorised};
-use super::{host, oracle};
 use crate::error::Result;
 
 /// The nonlinearities of the families.
@@ -34,28 +34,6 @@ impl Activation {
             _ => return None,
         })
     }
-
-    /// The plain form.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn reference(self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Silu => x.silu()?,
-            Self::Gelu => x.gelu_erf()?,
-            Self::GeluTanh => x.gelu()?,
-            Self::Relu => x.relu()?,
-            Self::Relu2 => x.relu()?.sqr()?,
-        })
-    }
-}
-
-/// The plain form of the gated product.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn reference(gate: &Tensor, up: &Tensor, act: Activation) -> Result<Tensor> {
-    Ok((act.reference(gate)? * up)?)
 }
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
@@ -137,9 +115,6 @@ vectorised! {
 /// # Errors
 /// If the shapes do not fit.
 pub fn forward(gate: &Tensor, up: Option<&Tensor>, act: Activation) -> Result<Tensor> {
-    if !gate.device().is_cpu() {
-        return up.map_or_else(|| act.reference(gate), |up| reference(gate, up, act));
-    }
     let (rows, width) = gate.dims2()?;
     let (gate, up) = (host::read(gate)?, up.map(host::read).transpose()?);
     let row = |r: usize, h: &mut [f32]| {
@@ -154,11 +129,6 @@ pub fn forward(gate: &Tensor, up: Option<&Tensor>, act: Activation) -> Result<Te
 /// # Errors
 /// If the shapes do not fit.
 pub fn backward(dh: &Tensor, gate: &Tensor, up: &Tensor, act: Activation) -> Result<(Tensor, Tensor)> {
-    if !dh.device().is_cpu() {
-        let mut grads = oracle::gradients(&[gate, up], dh, |v| reference(&v[0], &v[1], act))?;
-        let d_up = grads.remove(1);
-        return Ok((grads.remove(0), d_up));
-    }
     let (rows, width) = dh.dims2()?;
     let (dh, gate, up) = (host::read(dh)?, host::read(gate)?, host::read(up)?);
     let (d_gate, d_up) = host::build_two(rows, width, |r, dg, du| {
@@ -174,9 +144,6 @@ pub fn backward(dh: &Tensor, gate: &Tensor, up: &Tensor, act: Activation) -> Res
 /// # Errors
 /// If the shapes do not fit.
 pub fn backward_plain(dh: &Tensor, x: &Tensor, act: Activation) -> Result<Tensor> {
-    if !dh.device().is_cpu() {
-        return Ok(oracle::gradients(&[x], dh, |v| act.reference(&v[0]))?.remove(0));
-    }
     let (rows, width) = dh.dims2()?;
     let (dh, x) = (host::read(dh)?, host::read(x)?);
     let row = |r: usize, dx: &mut [f32]| {
@@ -190,7 +157,24 @@ pub fn backward_plain(dh: &Tensor, x: &Tensor, act: Activation) -> Result<Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::oracle;
     use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+
+    /// The plain form of a nonlinearity.
+    fn activated(act: Activation, x: &Tensor) -> Result<Tensor> {
+        Ok(match act {
+            Activation::Silu => x.silu()?,
+            Activation::Gelu => x.gelu_erf()?,
+            Activation::GeluTanh => x.gelu()?,
+            Activation::Relu => x.relu()?,
+            Activation::Relu2 => x.relu()?.sqr()?,
+        })
+    }
+
+    /// The plain form of the gated product.
+    fn reference(gate: &Tensor, up: &Tensor, act: Activation) -> Result<Tensor> {
+        Ok((activated(act, gate)? * up)?)
+    }
 
     #[test]
     fn forward_and_backward_match_the_plain_form() {
@@ -210,9 +194,9 @@ mod tests {
             assert_same(&d_gate, &want[0], 1e-5, &what);
             assert_same(&d_up, &want[1], 1e-5, &what);
 
-            assert_same(&forward(&gate, None, act).unwrap(), &act.reference(&gate).unwrap(), 2e-6, &what);
+            assert_same(&forward(&gate, None, act).unwrap(), &activated(act, &gate).unwrap(), 2e-6, &what);
             let dx = backward_plain(&dh, &gate, act).unwrap();
-            let want = oracle::gradients(&[&gate], &dh, |v| act.reference(&v[0])).unwrap();
+            let want = oracle::gradients(&[&gate], &dh, |v| activated(act, &v[0])).unwrap();
             assert_same(&dx, &want[0], 1e-5, &what);
             if act != Activation::Relu {
                 assert_finite_differences(&gate, &dh, &dx, |x| forward(x, None, act));

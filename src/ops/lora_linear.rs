@@ -5,6 +5,9 @@
 //!
 //! What is shared is done once: an input is packed once for all maps that read it, a low-rank path rides through the
 //! output with its map's product, and maps with one input write one `dx` (query, key and value; gate and up).
+//!
+//! [`Forward`] and [`Backward`] are a map's product under way. Whatever adapts the map adds its part before the product is
+//! made.
 
 use std::cell::OnceCell;
 
@@ -14,19 +17,39 @@ use half::bf16;
 use super::frozen_linear::Linear;
 use super::gemm::{Operand, Packed, Precision, Segment, add_products, gemm, sum_of_products};
 use super::gradient::Gradient;
-use super::{host, oracle, profile};
+use super::{host, profile};
 use crate::error::{Error, Result};
 use crate::weights::Elements;
 
-/// One low-rank path: `A [r, in]`, `B [out, r]`, f32, and the factor `s` of their product.
+/// One low-rank path: `A [r, in]`, `B [out, r]`, row-major, and the factor `s` of their product.
 #[derive(Clone, Copy, Debug)]
 pub struct LowRank<'a> {
     /// `A [r, in]`.
-    pub a: &'a Tensor,
+    pub a: &'a [f32],
     /// `B [out, r]`.
-    pub b: &'a Tensor,
+    pub b: &'a [f32],
+    /// r.
+    pub rank: usize,
     /// `s`: `alpha / r`, or `alpha / √r` for rsLoRA.
     pub scale: f32,
+}
+
+impl LowRank<'_> {
+    /// Whether it is a path over `linear`.
+    fn check(&self, linear: &Linear) -> Result<()> {
+        let (a, b) = (self.rank * linear.inputs(), linear.outputs() * self.rank);
+        if (self.a.len(), self.b.len()) == (a, b) {
+            return Ok(());
+        }
+        Err(Error::Model(format!(
+            "a low-rank path of {} and {} numbers over a map [{}, {}] at rank {}, which takes {a} and {b}",
+            self.a.len(),
+            self.b.len(),
+            linear.outputs(),
+            linear.inputs(),
+            self.rank
+        )))
+    }
 }
 
 /// The gradients of a trained path.
@@ -41,13 +64,33 @@ pub struct LowRankGradients {
 /// An input of several maps: packed when the first of them needs it, for each precision once.
 pub struct Input {
     x: Tensor,
-    packed: [OnceCell<Packed>; 4],
+    packed: ByPrecision,
+}
+
+/// A packed form for each precision.
+#[derive(Default)]
+struct ByPrecision {
+    f32: OnceCell<Packed>,
+    bf16: OnceCell<Packed>,
+    fixed: OnceCell<Packed>,
+    split: OnceCell<Packed>,
+}
+
+impl ByPrecision {
+    fn cell(&self, precision: Precision) -> &OnceCell<Packed> {
+        match precision {
+            Precision::F32 => &self.f32,
+            Precision::Bf16 => &self.bf16,
+            Precision::Fixed => &self.fixed,
+            Precision::Split => &self.split,
+        }
+    }
 }
 
 impl Input {
     /// The input `x [T, in]`.
     pub fn new(x: Tensor) -> Self {
-        Self { x, packed: [const { OnceCell::new() }; 4] }
+        Self { x, packed: ByPrecision::default() }
     }
 
     /// `x`.
@@ -56,7 +99,7 @@ impl Input {
     }
 
     fn packed(&self, precision: Precision) -> Result<&Packed> {
-        let cell = &self.packed[precision as usize];
+        let cell = self.packed.cell(precision);
         if let Some(packed) = cell.get() {
             return Ok(packed);
         }
@@ -88,62 +131,62 @@ fn pack(x: &Tensor, precision: Precision) -> Result<Packed> {
     Ok(Packed::new(&Operand::by_row(Elements::F32(&x), rows, width), precision))
 }
 
-/// The plain form of one path, added to `y`.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn reference(y: &Tensor, x: &Tensor, path: &LowRank) -> Result<Tensor> {
-    let z = x.matmul(&path.a.t()?)?;
-    Ok((y + (z.matmul(&path.b.t()?)? * f64::from(path.scale))?)?)
+/// A map's product under way.
+pub struct Forward<'a> {
+    linear: &'a Linear,
+    input: &'a Input,
+    /// Second factors that ride through the output: `s·z [T, r]`, `B [out, r]` and r.
+    ups: Vec<(Packed, &'a [f32], usize)>,
 }
 
-/// Forward: `x [T, in] → y [T, out]`, and `z = x'·Aᵀ [T, r]` of each path, where `x'` is `x` or, under dropout, the
-/// masked input that stands beside the path.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn forward(
-    linear: &Linear,
-    input: &Input,
-    paths: &[(LowRank, Option<&Tensor>)],
-) -> Result<(Tensor, Vec<Tensor>)> {
-    let x = input.tensor();
-    if !x.device().is_cpu() {
-        let mut y = linear.reference(x)?;
-        let mut kept = Vec::with_capacity(paths.len());
-        for (path, masked) in paths {
-            y = reference(&y, masked.unwrap_or(x), path)?;
-            kept.push(masked.unwrap_or(x).matmul(&path.a.t()?)?);
-        }
-        return Ok((y, kept));
+impl<'a> Forward<'a> {
+    /// `x·Wᵀ + b`, and nothing beside it yet.
+    pub fn new(linear: &'a Linear, input: &'a Input) -> Self {
+        Self { linear, input, ups: Vec::new() }
     }
-    let ((rows, _), packed) = (x.dims2()?, input.packed(linear.precision())?);
-    let (mut kept, mut ups) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
-    for (path, masked) in paths {
-        let (rank, inputs) = path.a.dims2()?;
-        let z = profile::timed("low-rank forward", 2 * rows * rank * inputs, || -> Result<_> {
-            let a = host::read(path.a)?;
+
+    /// The map's input `x [T, in]`.
+    pub fn input(&self) -> &'a Tensor {
+        self.input.tensor()
+    }
+
+    /// Adds a path over `x` or, under dropout, over the `masked` input: `z [T, r]`, which the backward pass needs.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn low_rank(&mut self, path: LowRank<'a>, masked: Option<&Tensor>) -> Result<Tensor> {
+        let (linear, LowRank { a, b, rank, scale }) = (self.linear, path);
+        path.check(linear)?;
+        let rows = self.input().dims2()?.0;
+        let flop = 2 * rows * rank * linear.inputs();
+        let z = profile::timed("low-rank forward", flop, || -> Result<_> {
             Ok(match masked {
-                Some(masked) => narrow(&pack(masked, thin(linear))?, &a, rank, Side::Rows),
-                None => narrow(input.packed(thin(linear))?, &a, rank, Side::Rows),
+                Some(masked) => narrow(&pack(masked, thin(linear))?, a, rank, Side::Rows),
+                None => narrow(self.input.packed(thin(linear))?, a, rank, Side::Rows),
             })
         })?;
-        ups.push((scaled(&z, path.scale, rank, riding(linear)), host::read(path.b)?, rank));
-        kept.push(host::tensor(z, (rows, rank))?);
+        self.ups.push((scaled(&z, scale, rank, riding(linear)), b, rank));
+        host::tensor(z, (rows, rank))
     }
-    let ranks: usize = ups.iter().map(|(_, _, rank)| rank).sum();
-    let flop = linear.flop(rows) + 2 * rows * ranks * linear.outputs();
-    let y = profile::timed("linear forward", flop, || {
-        let more = ups
-            .iter()
-            .map(|(z, b, rank)| Segment {
+
+    /// `y [T, out]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn finish(self) -> Result<Tensor> {
+        let Self { linear, input, ups } = self;
+        let ((rows, _), packed) = (input.tensor().dims2()?, input.packed(linear.precision())?);
+        let ranks: usize = ups.iter().map(|(_, _, rank)| rank).sum();
+        let flop = linear.flop(rows) + 2 * rows * ranks * linear.outputs();
+        let y = profile::timed("linear forward", flop, || {
+            let riding = ups.iter().map(|(z, b, rank)| Segment {
                 a: z,
                 b: Operand::by_row(Elements::F32(b), linear.outputs(), *rank),
-            })
-            .collect();
-        linear.products(packed, more)
-    });
-    Ok((host::tensor(y, (rows, linear.outputs()))?, kept))
+            });
+            linear.products(packed, riding.collect())
+        });
+        host::tensor(y, (rows, linear.outputs()))
+    }
 }
 
 /// How a thin matrix stands in memory.
@@ -194,189 +237,133 @@ fn scaled(z: &[f32], scale: f32, rank: usize, precision: Precision) -> Packed {
     Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), precision)
 }
 
-/// What backward needs of a path beside the path itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Kept<'a> {
-    /// The path's own input `[T, in]`: `x`, or its masked copy under dropout. Only gradients of the path need it.
-    pub x: Option<&'a Tensor>,
-    /// `z [T, r]` as [`forward`] returned it.
-    pub z: &'a Tensor,
-    /// The dropout factors `[T, in]`, if there were any.
-    pub mask: Option<&'a Tensor>,
-    /// Whether its gradients are wanted.
-    pub trained: bool,
-}
-
-/// A map, the gradient of its output `[T, out]`, and its paths. Branches read one input.
-pub struct Branch<'a> {
-    /// The map.
-    pub linear: &'a Linear,
+/// A map on its way back.
+pub struct Backward<'a> {
+    linear: &'a Linear,
     /// `dy [T, out]`.
-    pub dy: &'a Tensor,
-    /// Its paths and what they kept.
-    pub paths: Vec<(LowRank<'a>, Kept<'a>)>,
-}
-
-/// Backward of the maps of one input: `dx [T, in]`, added to `onto` if there is one, and the gradients of the trained
-/// paths in order.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn backward(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient, Vec<LowRankGradients>)> {
-    let Some(first) = branches.first() else {
-        return Err(Error::Model("a backward pass without a linear map".into()));
-    };
-    if !first.dy.device().is_cpu() {
-        return backward_plain(branches, onto);
-    }
-    let rows = first.dy.dims2()?.0;
-    let mut dys = Vec::with_capacity(branches.len());
-    let mut paths = Vec::new();
-    for branch in branches {
-        let packed = profile::timed("linear packing", 0, || pack(branch.dy, branch.linear.precision()))?;
-        let beside = thin(branch.linear);
-        let wide = (!branch.paths.is_empty() && beside != branch.linear.precision())
-            .then(|| profile::timed("linear packing", 0, || pack(branch.dy, beside)))
-            .transpose()?;
-        let wide = wide.as_ref().unwrap_or(&packed);
-        for (path, kept) in &branch.paths {
-            let (outputs, rank) = path.b.dims2()?;
-            // dz = s·dy·B [T, r]
-            let mut dz = profile::timed("low-rank backward", 2 * rows * rank * outputs, || {
-                Ok::<_, Error>(narrow(wide, &host::read(path.b)?, rank, Side::Columns))
-            })?;
-            dz.iter_mut().for_each(|dz| *dz *= path.scale);
-            paths.push(PathGradient {
-                path: *path,
-                kept: *kept,
-                dy: branch.dy,
-                packed: scaled(&dz, 1.0, rank, riding(branch.linear)),
-                dz,
-                rank,
-            });
-        }
-        dys.push(packed);
-    }
-    let mut dx = input_gradient(branches, &dys, &paths, onto)?;
-    drop(dys);
-    let mut gradients = Vec::new();
-    for path in &paths {
-        path.through_mask(&mut dx)?;
-        if path.kept.trained {
-            gradients.push(path.gradients()?);
-        }
-    }
-    Ok((dx, gradients))
-}
-
-/// `dx = Σ dy·W + Σ dz·A`, but for masked paths.
-fn input_gradient(
-    branches: &[Branch],
-    dys: &[Packed],
-    paths: &[PathGradient],
-    onto: Option<Gradient>,
-) -> Result<Gradient> {
-    let inputs = branches[0].linear.inputs();
-    let mut flop = 0;
-    let mut segments = Vec::new();
-    for (branch, dy) in branches.iter().zip(dys) {
-        flop += branch.linear.flop(dy.rows());
-        segments.push(Segment { a: dy, b: branch.linear.operand(false) });
-    }
-    let plain: Vec<&PathGradient> = paths.iter().filter(|path| path.kept.mask.is_none()).collect();
-    let factors = plain.iter().map(|p| host::read(p.path.a)).collect::<Result<Vec<_>>>()?;
-    for (path, a) in plain.iter().zip(&factors) {
-        flop += 2 * path.packed.rows() * path.rank * inputs;
-        let a = Operand::by_column(Elements::F32(a), path.rank, inputs);
-        segments.push(Segment { a: &path.packed, b: a });
-    }
-    Ok(profile::timed("linear backward", flop, || match onto {
-        Some(Gradient::Host { mut data, columns }) => {
-            add_products(&mut data, &segments);
-            Gradient::Host { data, columns }
-        }
-        _ => Gradient::Host { data: sum_of_products(&segments), columns: inputs },
-    }))
-}
-
-/// A path on its way back.
-struct PathGradient<'a> {
-    path: LowRank<'a>,
-    kept: Kept<'a>,
     dy: &'a Tensor,
-    /// `s·dy·B [T, r]`.
-    dz: Vec<f32>,
     packed: Packed,
-    rank: usize,
+    /// `dy` as the thin products read it, if they read it otherwise.
+    beside: Option<Packed>,
+    paths: Vec<PathBack<'a>>,
 }
 
-impl PathGradient<'_> {
-    /// Adds `mask∘(dz·A)` where there is a mask.
-    fn through_mask(&self, dx: &mut Gradient) -> Result<()> {
-        let (Some(mask), Gradient::Host { data, columns }) = (self.kept.mask, dx) else { return Ok(()) };
-        let (a, mask) = (host::read(self.path.a)?, host::read(mask)?);
-        let a = Operand::by_column(Elements::F32(&a), self.rank, *columns);
-        let through = sum_of_products(&[Segment { a: &self.packed, b: a }]);
-        data.iter_mut().zip(through.iter().zip(&*mask)).for_each(|(dx, (g, m))| *dx += g * m);
-        Ok(())
+/// A path's part of `dx`.
+struct PathBack<'a> {
+    /// `s·dy·B [T, r]`.
+    dz: Packed,
+    /// `A [r, in]`.
+    a: &'a [f32],
+    rank: usize,
+    /// The dropout factors `[T, in]`, if there were any.
+    mask: Option<&'a Tensor>,
+}
+
+impl<'a> Backward<'a> {
+    /// From `dy [T, out]`: `dy·W`, and nothing beside it yet.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn new(linear: &'a Linear, dy: &'a Tensor) -> Result<Self> {
+        let packed = profile::timed("linear packing", 0, || pack(dy, linear.precision()))?;
+        Ok(Self { linear, dy, packed, beside: None, paths: Vec::new() })
     }
 
-    /// `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]`, the long sides vectorised.
-    fn gradients(&self) -> Result<LowRankGradients> {
-        let x = self.kept.x.ok_or_else(no_input)?;
-        let (x, z, dy) = (host::read(x)?, host::read(self.kept.z)?, host::read(self.dy)?);
-        let rows = self.dz.len() / self.rank.max(1);
+    /// Adds a path's part `dz·A` of `dx`, times the dropout factors `mask [T, in]` if there were any: `dz = s·dy·B [T, r]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn low_rank(&mut self, path: LowRank<'a>, mask: Option<&'a Tensor>) -> Result<Vec<f32>> {
+        let (linear, LowRank { a, b, rank, scale }) = (self.linear, path);
+        path.check(linear)?;
+        if self.beside.is_none() && thin(linear) != linear.precision() {
+            self.beside = Some(profile::timed("linear packing", 0, || pack(self.dy, thin(linear)))?);
+        }
+        let dy = self.beside.as_ref().unwrap_or(&self.packed);
+        let mut dz = profile::timed("low-rank backward", 2 * dy.rows() * rank * linear.outputs(), || {
+            narrow(dy, b, rank, Side::Columns)
+        });
+        dz.iter_mut().for_each(|dz| *dz *= scale);
+        self.paths.push(PathBack { dz: scaled(&dz, 1.0, rank, riding(linear)), a, rank, mask });
+        Ok(dz)
+    }
+
+    /// `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]` of a path, from its own input `x [T, in]` (masked under dropout),
+    /// `z [T, r]` as [`Forward::low_rank`] gave it, and `dz [T, r]`. The long sides are vectorised.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn gradients(
+        &self,
+        path: LowRank,
+        (x, z): (&Tensor, &Tensor),
+        dz: &[f32],
+    ) -> Result<LowRankGradients> {
+        let (x, z, dy, rank) = (host::read(x)?, host::read(z)?, host::read(self.dy)?, path.rank);
+        let rows = dz.len() / rank.max(1);
         let across = |thin: &[f32], wide: &[f32]| {
             let by_column = |data, lanes| Operand::by_column(Elements::F32(data), rows, lanes);
-            gemm(&by_column(thin, self.rank), &by_column(wide, wide.len() / rows.max(1)), Precision::F32)
+            gemm(&by_column(thin, rank), &by_column(wide, wide.len() / rows.max(1)), Precision::F32)
         };
-        let flop = 2 * self.rank * (x.len() + dy.len());
+        let flop = 2 * rank * (x.len() + dy.len());
         Ok(profile::timed("low-rank gradients", flop, || {
-            let (a, db_transposed) = (across(&self.dz, &x), across(&z, &dy));
+            let (a, db_transposed) = (across(dz, &x), across(&z, &dy));
             let outputs = dy.len() / rows.max(1);
-            let mut b = vec![0.0; outputs * self.rank];
+            let mut b = vec![0.0; outputs * rank];
             for (r, row) in db_transposed.chunks_exact(outputs.max(1)).enumerate() {
-                row.iter().enumerate().for_each(|(o, value)| b[o * self.rank + r] = value * self.path.scale);
+                row.iter().enumerate().for_each(|(o, value)| b[o * rank + r] = value * path.scale);
             }
             LowRankGradients { a, b }
         }))
     }
 }
 
-fn no_input() -> Error {
-    Error::Model("a backward pass needs an input that was not kept".into())
+/// `dx = Σ dy·W + Σ dz·A [T, in]` of the maps of one input, added to `onto` if there is one.
+///
+/// # Errors
+/// If there is no map, or the shapes do not fit.
+pub fn input_gradient(maps: Vec<Backward>, onto: Option<Gradient>) -> Result<Gradient> {
+    let inputs = maps.first().map(|map| map.linear.inputs());
+    let inputs = inputs.ok_or_else(|| Error::Model("a backward pass without a linear map".into()))?;
+    let (mut flop, mut masked, mut segments) = (0, Vec::new(), Vec::new());
+    for Backward { linear, packed, .. } in &maps {
+        flop += linear.flop(packed.rows());
+        segments.push(Segment { a: packed, b: linear.operand(false) });
+    }
+    for path in maps.iter().flat_map(|map| &map.paths) {
+        if path.mask.is_some() {
+            masked.push(path);
+            continue;
+        }
+        flop += 2 * path.dz.rows() * path.rank * inputs;
+        segments.push(path.segment(inputs));
+    }
+    let mut dx = profile::timed("linear backward", flop, || match onto {
+        Some(mut dx) => {
+            add_products(&mut dx.data, &segments);
+            dx
+        }
+        None => Gradient { data: sum_of_products(&segments), columns: inputs },
+    });
+    for path in masked {
+        path.through_mask(&mut dx)?;
+    }
+    Ok(dx)
 }
 
-/// [`backward`] in plain tensor operations, off the CPU.
-fn backward_plain(branches: &[Branch], onto: Option<Gradient>) -> Result<(Gradient, Vec<LowRankGradients>)> {
-    let mut dx = onto;
-    let mut gradients = Vec::new();
-    let add = |dx: &mut Option<Gradient>, part: Tensor| match dx {
-        Some(sum) => sum.add(&part),
-        None => {
-            *dx = Some(Gradient::of(&part)?);
-            Ok(())
-        }
-    };
-    for Branch { linear, dy, paths } in branches {
-        let weight = linear.weight().to_tensor(dy.device())?;
-        add(&mut dx, if linear.transposed() { dy.matmul(&weight.t()?)? } else { dy.matmul(&weight)? })?;
-        for (path, kept) in paths {
-            let grads = oracle::gradients(&[kept.x.ok_or_else(no_input)?, path.a, path.b], dy, |v| {
-                reference(&dy.zeros_like()?, &v[0], &LowRank { a: &v[1], b: &v[2], scale: path.scale })
-            })?;
-            let through = match kept.mask {
-                Some(mask) => (&grads[0] * mask)?,
-                None => grads[0].clone(),
-            };
-            add(&mut dx, through)?;
-            if kept.trained {
-                let numbers = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
-                gradients.push(LowRankGradients { a: numbers(&grads[1])?, b: numbers(&grads[2])? });
-            }
-        }
+impl PathBack<'_> {
+    /// `dz·A`.
+    fn segment(&self, inputs: usize) -> Segment<'_> {
+        Segment { a: &self.dz, b: Operand::by_column(Elements::F32(self.a), self.rank, inputs) }
     }
-    dx.map(|dx| (dx, gradients)).ok_or_else(|| Error::Model("no linear map".into()))
+
+    /// Adds `mask∘(dz·A)`.
+    fn through_mask(&self, dx: &mut Gradient) -> Result<()> {
+        let Some(mask) = self.mask else { return Ok(()) };
+        let (mask, through) = (host::read(mask)?, sum_of_products(&[self.segment(dx.columns)]));
+        dx.data.iter_mut().zip(through.iter().zip(&*mask)).for_each(|(dx, (g, m))| *dx += g * m);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The differentiable operations, one a file: the plain form beside the fused one, the backward pass beside the
-//! forward, and the gradient test under both.
+//! The differentiable operations on the processor, one a file: the backward pass beside the forward, and under both the
+//! gradient test, with the plain form and candle's autograd on it as the oracle. An NVIDIA GPU has its own in
+//! `model::engine`; nothing here asks where a tensor lives.
 //!
-//! Activations are f32, `[T, features]`: one row a token of the packed batch. On the CPU an operation reads slices and
-//! hands back an owned buffer; on any other device it falls back to its plain form, and its backward pass to candle's
-//! autograd on that form.
+//! Activations are f32, `[T, features]`: one row a token of the packed batch. An operation reads slices and hands back an
+//! owned buffer.
 
 pub mod clip;
 pub mod frozen_linear;
@@ -13,7 +13,8 @@ pub mod gradient;
 pub mod host;
 pub mod layer_norm;
 pub mod lora_linear;
-pub mod oracle;
+#[cfg(test)]
+pub(crate) mod oracle;
 pub mod profile;
 pub mod rms_norm;
 pub mod rope;

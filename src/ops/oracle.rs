@@ -1,15 +1,12 @@
-//! candle's autograd on an operation's plain form: the backward pass off the CPU, and the oracle of the hand-written
-//! one in every gradient test.
+//! candle's autograd on an operation's plain form: the oracle of the hand-written backward pass in every gradient test.
 
 use candle_core::{Tensor, Var};
 
+use super::frozen_linear::Linear;
 use crate::error::{Error, Result};
 
 /// Gradients of `plain(inputs)` with respect to each input, given the gradient `dy` of its output. An input that the
 /// output does not depend on gets zeros.
-///
-/// # Errors
-/// If a tensor operation fails.
 pub fn gradients(
     inputs: &[&Tensor],
     dy: &Tensor,
@@ -31,4 +28,14 @@ pub fn gradients(
             })
         })
         .collect()
+}
+
+/// A frozen linear map in plain tensor operations: `x [T, in] → [T, out]`.
+pub fn linear(map: &Linear, x: &Tensor) -> Result<Tensor> {
+    let weight = Tensor::from_vec(map.weight().elements().to_f32(), map.weight().shape(), x.device())?;
+    let y = if map.transposed() { x.matmul(&weight)? } else { x.matmul(&weight.t()?)? };
+    match map.bias() {
+        Some(bias) => Ok(y.broadcast_add(&Tensor::new(bias, x.device())?)?),
+        None => Ok(y),
+    }
 }

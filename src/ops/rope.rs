@@ -3,8 +3,8 @@
 
 use candle_core::Tensor;
 
+use super::host;
 use super::simd::vectorised;
-use super::{host, oracle};
 use crate::error::Result;
 
 /// Which features make a pair.
@@ -50,39 +50,6 @@ impl Rotation {
     pub fn tables(&self) -> (&[f32], &[f32]) {
         (&self.cos, &self.sin)
     }
-
-    /// Index of the two features of pair `i`.
-    fn pair(&self, i: usize) -> (usize, usize) {
-        match self.pairing {
-            Pairing::Halves => (i, i + self.half),
-            Pairing::Interleaved => (2 * i, 2 * i + 1),
-        }
-    }
-}
-
-/// The plain form: `x [T, heads·head_dim]`, the first `2·half` features of each head turned.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn reference(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    let (half, heads) = (rotation.half, width / head_dim);
-    let angle = |data: &[f32]| Tensor::from_slice(data, (rows, 1, half), x.device());
-    let (cos, sin) = (angle(&rotation.cos)?, angle(&rotation.sin)?);
-    let by_head = x.reshape((rows, heads, head_dim))?; // [T, heads, head_dim]
-    let indices = |second: bool| {
-        let pick = (0..half).map(|i| if second { rotation.pair(i).1 } else { rotation.pair(i).0 } as u32);
-        Tensor::from_iter(pick, x.device())
-    };
-    let (a, b) = (by_head.index_select(&indices(false)?, 2)?, by_head.index_select(&indices(true)?, 2)?);
-    let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    let turned = match rotation.pairing {
-        Pairing::Halves => Tensor::cat(&[turned_a, turned_b], 2)?,
-        Pairing::Interleaved => Tensor::stack(&[turned_a, turned_b], 3)?.reshape((rows, heads, 2 * half))?,
-    };
-    let rest = by_head.narrow(2, 2 * half, head_dim - 2 * half)?;
-    Ok(Tensor::cat(&[turned, rest], 2)?.reshape((rows, width))?)
 }
 
 /// `x [T, heads·head_dim]`, turned.
@@ -90,9 +57,6 @@ pub fn reference(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Ten
 /// # Errors
 /// If the shapes do not fit.
 pub fn forward(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return reference(x, rotation, head_dim);
-    }
     turn(x, rotation, head_dim, 1.0)
 }
 
@@ -101,9 +65,6 @@ pub fn forward(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tenso
 /// # Errors
 /// If the shapes do not fit.
 pub fn backward(dy: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
-    if !dy.device().is_cpu() {
-        return Ok(oracle::gradients(&[dy], dy, |v| reference(&v[0], rotation, head_dim))?.remove(0));
-    }
     turn(dy, rotation, head_dim, -1.0)
 }
 
@@ -147,7 +108,41 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::oracle;
     use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+
+    /// Index of the two features of pair `i`.
+    fn pair(rotation: &Rotation, i: usize) -> (usize, usize) {
+        match rotation.pairing {
+            Pairing::Halves => (i, i + rotation.half),
+            Pairing::Interleaved => (2 * i, 2 * i + 1),
+        }
+    }
+
+    /// The plain form: `x [T, heads·head_dim]`, the first `2·half` features of each head turned.
+    fn reference(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let (half, heads) = (rotation.half, width / head_dim);
+        let angle = |data: &[f32]| Tensor::from_slice(data, (rows, 1, half), x.device());
+        let (cos, sin) = (angle(&rotation.cos)?, angle(&rotation.sin)?);
+        let by_head = x.reshape((rows, heads, head_dim))?; // [T, heads, head_dim]
+        let indices = |second: bool| {
+            let pick =
+                (0..half).map(|i| if second { pair(rotation, i).1 } else { pair(rotation, i).0 } as u32);
+            Tensor::from_iter(pick, x.device())
+        };
+        let (a, b) = (by_head.index_select(&indices(false)?, 2)?, by_head.index_select(&indices(true)?, 2)?);
+        let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        let turned = match rotation.pairing {
+            Pairing::Halves => Tensor::cat(&[turned_a, turned_b], 2)?,
+            Pairing::Interleaved => {
+                Tensor::stack(&[turned_a, turned_b], 3)?.reshape((rows, heads, 2 * half))?
+            }
+        };
+        let rest = by_head.narrow(2, 2 * half, head_dim - 2 * half)?;
+        Ok(Tensor::cat(&[turned, rest], 2)?.reshape((rows, width))?)
+    }
 
     #[test]
     fn forward_and_backward_match_the_plain_form() {

@@ -1,6 +1,6 @@
 //! Rows picked out of an activation, and their gradient put back.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::host;
 use super::simd::add_scaled;
@@ -13,9 +13,6 @@ use crate::error::{Error, Result};
 pub fn gather(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let (total, width) = x.dims2()?;
     check(rows, total)?;
-    if !x.device().is_cpu() {
-        return Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?);
-    }
     let x = host::read(x)?;
     let out = host::build_rows(rows.len(), width, |i, out| {
         out.copy_from_slice(&x[rows[i] as usize * width..][..width]);
@@ -32,10 +29,6 @@ pub fn scatter_add(dy: &Tensor, rows: &[u32], total: usize) -> Result<Tensor> {
     check(rows, total)?;
     if count != rows.len() {
         return Err(Error::Model(format!("a gradient of {count} rows for {} picked ones", rows.len())));
-    }
-    if !dy.device().is_cpu() {
-        let zeros = Tensor::zeros((total, width), DType::F32, dy.device())?;
-        return Ok(zeros.index_add(&Tensor::new(rows, dy.device())?, dy, 0)?);
     }
     let dy = host::read(dy)?;
     let mut out = host::zeros(total * width);

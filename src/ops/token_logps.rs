@@ -42,36 +42,11 @@ const VOCAB_BLOCK: usize = 4096;
 /// Scored rows at once, so that a block of logits stays in the last-level cache.
 const ROW_BLOCK: usize = 1024;
 
-/// The plain form: `hidden [S, H]`, `targets [S]` → `[S]`.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn reference(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32]) -> Result<Tensor> {
-    let logits = logits_reference(hidden, head, shape)?;
-    let max = logits.max_keepdim(1)?.detach();
-    let shifted = logits.broadcast_sub(&max)?;
-    let lse = shifted.exp()?.sum_keepdim(1)?.log()?;
-    let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
-    Ok((shifted.gather(&targets, 1)? - lse)?.squeeze(1)?)
-}
-
-/// Logits `[S, vocab]` as the soft-max sees them, in tensor operations.
-fn logits_reference(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
-    let z = (head.reference(hidden)? * f64::from(shape.scale))?;
-    match shape.softcap {
-        Some(c) => Ok(((z / f64::from(c))?.tanh()? * f64::from(c))?),
-        None => Ok(z),
-    }
-}
-
 /// Logits `[S, vocab]` of a few rows, for sampling and for comparing models.
 ///
 /// # Errors
 /// If the shapes do not fit.
 pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
-    if !hidden.device().is_cpu() {
-        return logits_reference(hidden, head, shape);
-    }
     let y = head.forward(hidden)?;
     let (rows, vocab) = y.dims2()?;
     let mut data = host::read(&y)?.to_vec();
@@ -97,9 +72,6 @@ pub fn forward(
     if rows != targets.len() {
         return Err(Error::Model(format!("{rows} scored rows, {} targets", targets.len())));
     }
-    if !hidden.device().is_cpu() {
-        return forward_plain(hidden, head, shape, targets, slopes);
-    }
     let hidden = host::read(hidden)?;
     let mut out = TokenLogps { logps: Vec::with_capacity(rows), slopes: None };
     let mut all_slopes = Vec::with_capacity(if slopes { rows * width } else { 0 });
@@ -116,25 +88,6 @@ pub fn forward(
         out.slopes = Some(host::tensor(all_slopes, (rows, width))?);
     }
     Ok(out)
-}
-
-fn forward_plain(
-    hidden: &Tensor,
-    head: &Linear,
-    shape: LogitShape,
-    targets: &[u32],
-    slopes: bool,
-) -> Result<TokenLogps> {
-    let logps = reference(hidden, head, shape, targets)?;
-    let slopes = if slopes {
-        let ones = logps.ones_like()?;
-        Some(
-            super::oracle::gradients(&[hidden], &ones, |h| reference(&h[0], head, shape, targets))?.remove(0),
-        )
-    } else {
-        None
-    };
-    Ok(TokenLogps { logps: logps.to_vec1()?, slopes })
 }
 
 /// The running soft-max of a chunk of rows.
@@ -287,9 +240,6 @@ vectorised! {
 /// If the shapes do not fit.
 pub fn backward(slopes: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let (rows, width) = slopes.dims2()?;
-    if !slopes.device().is_cpu() {
-        return Ok(slopes.broadcast_mul(&Tensor::new(weights, slopes.device())?.unsqueeze(1)?)?);
-    }
     let slopes = host::read(slopes)?;
     let out = host::build_rows(rows, width, |row, out| {
         super::simd::scale_into(out, &slopes[row * width..(row + 1) * width], weights[row]);
@@ -303,6 +253,25 @@ mod tests {
     use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
     use crate::ops::{oracle, rows};
     use crate::weights::FrozenWeight;
+
+    /// The plain form: `hidden [S, H]`, `targets [S]` → `[S]`.
+    fn reference(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32]) -> Result<Tensor> {
+        let logits = logits_reference(hidden, head, shape)?;
+        let max = logits.max_keepdim(1)?.detach();
+        let shifted = logits.broadcast_sub(&max)?;
+        let lse = shifted.exp()?.sum_keepdim(1)?.log()?;
+        let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
+        Ok((shifted.gather(&targets, 1)? - lse)?.squeeze(1)?)
+    }
+
+    /// Logits `[S, vocab]` as the soft-max sees them, in tensor operations.
+    fn logits_reference(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
+        let z = (oracle::linear(head, hidden)? * f64::from(shape.scale))?;
+        match shape.softcap {
+            Some(c) => Ok(((z / f64::from(c))?.tanh()? * f64::from(c))?),
+            None => Ok(z),
+        }
+    }
 
     fn head(vocab: usize, transposed: bool) -> Linear {
         let shape = if transposed { [12, vocab] } else { [vocab, 12] };

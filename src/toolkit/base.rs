@@ -9,8 +9,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
-
 use self::gguf::GgufFiles;
 pub use self::gguf::is_file as is_gguf_file;
 use super::records::{self, Pairs};
@@ -69,8 +67,6 @@ pub struct Base {
     pub source: Box<dyn WeightSource>,
     /// Its architecture.
     pub spec: DecoderSpec,
-    /// Where its tensors are.
-    pub device: Device,
     /// Where it computes, if that is not the processor.
     pub backend: Option<Arc<dyn Backend>>,
     /// What its matrices are stored as, if not as in the file.
@@ -158,7 +154,6 @@ impl Base {
             place,
             source,
             spec,
-            device: Device::Cpu,
             backend,
             dtype,
             four_bit: load_in_4bit.is_some(),
@@ -199,14 +194,14 @@ impl Base {
     pub fn decoder(&self) -> Result<Decoder> {
         let (spec, source) = (self.spec.clone(), &*self.source);
         let mut decoder = if self.four_bit {
-            let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype, &self.device)?;
+            let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype)?;
             log::info!(
                 "projections are quantised to NF4: their root mean square error is {:.1} % of their size",
                 100.0 * loss.share()
             );
             decoder
         } else {
-            Decoder::load(spec, source, self.dtype, &self.device)?
+            Decoder::load(spec, source, self.dtype)?
         };
         decoder.place_on(self.backend.clone());
         Ok(decoder)

@@ -2,21 +2,21 @@
 //!
 //! The command line is a thin layer over this room; both make the same checks. Notices go through the `log` crate.
 
+mod adapted;
 mod base;
 mod dated;
 pub mod embedded;
 mod export;
 mod hub;
-mod policy;
 pub mod records;
 mod run;
 mod threads;
 mod trained;
 mod trainer;
 
+pub use adapted::Adapted;
 pub use base::{AdapterUse, Base, OpenOptions, Place, is_gguf_file};
 pub use export::ExportTo;
-pub use policy::Policy;
 pub use records::Pairs;
 pub use run::{Examples, Ready, Run, resume};
 pub use threads::set_threads;

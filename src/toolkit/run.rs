@@ -16,14 +16,13 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
-use crate::model::lora::{Lora, Slot};
-use crate::model::pass::Frozen;
 use crate::model::targets::LoraTargets;
 use crate::train::checkpoint;
 use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
+use crate::trainable::{Adapters, Frozen, Lora, Policy};
 
 /// Training and held-out examples, and what there is to say of them.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +67,7 @@ pub struct Run<'a> {
     tokenizer: ChatTokenizer,
     examples: Examples,
     decoder: Decoder,
+    policy: Policy,
     on_device: Option<on_device::Fit>,
 }
 
@@ -106,21 +106,29 @@ impl<'a> Run<'a> {
         tokenizer: ChatTokenizer,
         mut examples: Examples,
     ) -> Result<Self> {
-        let slots = slots(&config, base)?;
-        let to_train = slots.iter().map(|slot| slot.rank * (slot.inputs + slot.outputs)).sum();
+        let loras = modules(&config, base)?;
+        let to_train = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
         if base.backend.is_none() {
             let note = plan::fit(&mut config, base, to_train, &examples)?;
             examples.notes.extend(note);
         }
-        let decoder = policies(&config, base, slots)?;
-        let on_device =
-            decoder.is_on_device().then(|| on_device::fit(&config, &decoder, &examples)).transpose()?;
-        Ok(Self { config, base, tokenizer, examples, decoder, on_device })
+        let (decoder, policy) = (base.decoder()?, policy(&config, base, loras)?);
+        let on_device = decoder
+            .is_on_device()
+            .then(|| on_device::fit(&config, &decoder, &policy, &examples))
+            .transpose()?;
+        Ok(Self { config, base, tokenizer, examples, decoder, policy, on_device })
     }
 
     /// What it would do, in words: `--dry-run`.
     pub fn described(&self) -> String {
-        plan::described(&self.config, self.base, &self.decoder, &self.examples, self.on_device.as_ref())
+        plan::described(
+            &self.config,
+            self.base,
+            (&self.decoder, &self.policy),
+            &self.examples,
+            self.on_device.as_ref(),
+        )
     }
 
     /// The trainer at step 0, and what there is to say. `stop` becomes the number of a signal when the run should stop.
@@ -138,9 +146,9 @@ impl<'a> Run<'a> {
                 );
             }
         }
-        let Self { config, base, tokenizer, examples: Examples { train, eval, mut notes }, decoder, .. } =
-            self;
-        let reference_policy = reference::policy(&base.fingerprint()?, &decoder);
+        let Self { config, base, tokenizer, examples, decoder, policy, .. } = self;
+        let Examples { train, eval, mut notes } = examples;
+        let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
         let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
         notes.extend(damage);
         let objective = config.objective.resolve()?;
@@ -150,6 +158,7 @@ impl<'a> Run<'a> {
         }
         let setup = Setup {
             decoder,
+            policy,
             train,
             eval,
             objective,
@@ -193,7 +202,7 @@ pub fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> 
 }
 
 /// The modules to train; none if an adapter is gone on with.
-fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
+fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Lora>> {
     if config.lora.init_from.is_some() {
         return Ok(Vec::new());
     }
@@ -201,34 +210,33 @@ fn slots(config: &RunConfig, base: &Base) -> Result<Vec<Slot>> {
     let head = base.spec.head.as_ref().map(|head| head.module.clone());
     modules.extend(head.clone());
     let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
-    let slots = targets.0.iter().map(|target| {
+    let loras = targets.0.iter().map(|target| {
         let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
             Error::Config(format!(
                 "lora.target_modules names {}, the language-model head, which cannot be adapted; take it out",
                 target.module
             ))
         })?;
-        Ok(Slot::new(linear, target.rank, target.alpha, target.scaling))
+        Ok(Lora::new(linear, target.rank, target.alpha, target.scaling))
     });
-    slots.collect()
+    loras.collect()
 }
 
-/// The decoder with its frozen adapters and the one to train.
-fn policies(config: &RunConfig, base: &Base, slots: Vec<Slot>) -> Result<Decoder> {
-    let mut decoder = base.decoder()?;
+/// The frozen adapters and the one to train.
+fn policy(config: &RunConfig, base: &Base, loras: Vec<Lora>) -> Result<Policy> {
+    let mut policy = Policy::default();
     for path in &config.model.adapter {
-        decoder.frozen.push(Frozen { lora: base.adapter(path, false)?, reference_only: false });
+        policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
-    if let Some(path) = &config.lora.init_from {
-        let initial = base.adapter(path, false)?;
-        if config.lora.reference == Reference::Init {
-            decoder.frozen.push(Frozen { lora: initial.copy()?, reference_only: true });
-        }
-        decoder.trained = Some(initial);
-        return Ok(decoder);
+    let Some(path) = &config.lora.init_from else {
+        policy.trained = Adapters::initialised(loras, config.seed)?;
+        return Ok(policy);
+    };
+    policy.trained = base.adapter(path, false)?;
+    if config.lora.reference == Reference::Init {
+        policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
-    decoder.trained = Some(Lora::initialised(slots, config.seed, &base.device)?);
-    Ok(decoder)
+    Ok(policy)
 }
 
 fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {

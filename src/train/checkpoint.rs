@@ -19,7 +19,9 @@ use crate::adapter::peft;
 use crate::data::sampler::SamplerState;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::decoder::Decoder;
+use crate::model::spec::DecoderSpec;
+use crate::trainable::store::Moment;
+use crate::trainable::{Adapters, Store};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
@@ -63,8 +65,7 @@ pub struct State {
 /// If it cannot be written; earlier checkpoints are then untouched.
 pub fn save(
     run: &Path,
-    decoder: &Decoder,
-    optimizer: &Optimizer,
+    store: &Store,
     state: &State,
     write_adapter: impl Fn(&Path) -> Result<()>,
     limit: Option<usize>,
@@ -72,9 +73,8 @@ pub fn save(
     let all = run.join("checkpoints");
     fs::create_dir_all(&all).map_err(Error::write(&all))?;
     let temporary = files::temporary_directory(&all)?;
-    let parameters = decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
     write_adapter(&temporary.path().join(ADAPTER))?;
-    files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(optimizer, parameters)?)?;
+    files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(store)?)?;
     files::write_bytes(&temporary.path().join(STATE), &json(state)?)?;
     files::write_bytes(&temporary.path().join(MANIFEST), &json(&hashes(temporary.path())?)?)?;
     let place = all.join(format!("step-{}", state.step));
@@ -90,11 +90,11 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(value).map_err(|e| Error::Train(format!("a checkpoint's state: {e}")))
 }
 
-fn moments(optimizer: &Optimizer, parameters: usize) -> Result<Vec<u8>> {
+fn moments(store: &Store) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
-    for (name, values) in optimizer.state() {
-        let view = TensorView::new(Dtype::F32, vec![parameters], bytemuck::cast_slice(values));
-        tensors.insert(name, view.map_err(|e| Error::Train(format!("optimizer state {name}: {e}")))?);
+    for Moment { name, values } in store.moments() {
+        let view = TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values));
+        tensors.insert(*name, view.map_err(|e| Error::Train(format!("optimizer state {name}: {e}")))?);
     }
     safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
 }
@@ -168,23 +168,22 @@ pub fn open(checkpoint: &Path) -> Result<State> {
 /// Puts a checkpoint's parameters and moments back.
 ///
 /// # Errors
-/// If they are not of this decoder and optimizer.
+/// If they are not of this adapter and optimizer.
 pub fn restore(
     checkpoint: &Path,
     state: &State,
-    decoder: &mut Decoder,
+    spec: &DecoderSpec,
+    trained: &mut Adapters,
     optimizer: &mut Optimizer,
 ) -> Result<()> {
-    let device = decoder.device().clone();
-    let adapter = peft::read(&checkpoint.join(ADAPTER), decoder.spec(), &device)?;
-    let same = decoder.trained.as_ref().is_some_and(|lora| lora.slots() == adapter.lora.slots());
-    if !same {
+    let found = peft::read(&checkpoint.join(ADAPTER), spec)?.adapters;
+    if !trained.iter().eq(found.iter()) {
         return Err(Error::Train(format!(
             "the adapter in {} is not of this configuration",
             checkpoint.display()
         )));
     }
-    decoder.trained = Some(adapter.lora);
+    trained.update(|values| values.copy_from_slice(found.values()));
     let path = checkpoint.join(OPTIMIZER);
     let bytes = fs::read(&path).map_err(Error::read(&path))?;
     let tensors =
@@ -199,5 +198,5 @@ pub fn restore(
         })
         .collect();
     let slices: Vec<(&str, &[f32])> = owned.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
-    optimizer.load_state(state.optimizer_steps, &slices)
+    optimizer.load_state(trained.store_mut(), state.optimizer_steps, &slices)
 }

@@ -1,5 +1,5 @@
-//! Optimizers over one flat parameter slice. One rule a file; a new one is a file, a variant of [`OptimizerKind`] and
-//! an arm in [`Optimizer::new`].
+//! Optimizers: rules over a [`Store`], which keeps their moments. One rule a file; a new one is a file, a variant of
+//! [`OptimizerKind`] and an arm in [`Optimizer::new`].
 //!
 //! Every rule is elementwise with scalars computed in f64 and rounded once to f32, as torch does, so the result depends
 //! neither on the order of the parameters nor on the number of threads.
@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::engine::Update;
+use crate::trainable::store::{Moment, Parts};
+use crate::trainable::{Policy, Store};
 
 /// Elements updated by one task.
 const CHUNK: usize = 1 << 14;
@@ -46,54 +48,61 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
 }
 
-/// One step's elementwise update, and the slices it remembers.
+/// One step's elementwise update.
 trait Rule: Send {
-    /// `step` is 1-based; the slices have the length the rule was made for.
-    fn update(&mut self, step: u64, parameters: &mut [f32], gradients: &[f32], lr: f64);
+    /// torch's names of what it remembers of every number.
+    fn moments(&self) -> &'static [&'static str];
+    /// `step` is 1-based; the moments are those that the rule names, in order.
+    fn update(&self, step: u64, parts: Parts, lr: f64);
     /// The same step as a device's kernel.
     fn on_device(&self, step: u64, lr: f64) -> Update;
-    /// Named f32 slices, under torch's names.
-    fn state(&self) -> Vec<(&'static str, &[f32])>;
-    /// The same, to be overwritten.
-    fn state_mut(&mut self) -> Vec<(&'static str, &mut [f32])>;
 }
 
-/// An update rule with its state.
+/// An update rule and the steps it has made.
 pub struct Optimizer {
     rule: Box<dyn Rule>,
-    parameters: usize,
     steps: u64,
-    /// The moments on the decoder's device are newer than these.
+    /// The moments on the decoder's device are newer than the store's.
     is_on_device: bool,
 }
 
 impl Optimizer {
-    /// A fresh optimizer over `parameters` numbers.
-    pub fn new(config: &OptimizerConfig, parameters: usize) -> Self {
+    /// A fresh optimizer over `store`, which gets its moments, zeros.
+    pub fn new(config: &OptimizerConfig, store: &mut Store) -> Self {
         let rule: Box<dyn Rule> = match config.kind {
-            OptimizerKind::AdamW => Box::new(adamw::AdamW::new(config, parameters)),
-            OptimizerKind::RmsProp => Box::new(rmsprop::RmsProp::new(config, parameters)),
+            OptimizerKind::AdamW => Box::new(adamw::AdamW::new(config)),
+            OptimizerKind::RmsProp => Box::new(rmsprop::RmsProp::new(config)),
             OptimizerKind::Sgd => Box::new(sgd::Sgd::new(config)),
         };
-        Self { rule, parameters, steps: 0, is_on_device: false }
+        store.clear_moments(rule.moments());
+        Self { rule, steps: 0, is_on_device: false }
     }
 
-    /// Moves `parameters` by one step of learning rate `lr` along `gradients`.
+    /// Moves the store's numbers by one step of learning rate `lr` along their gradient.
     ///
     /// # Errors
-    /// [`Error::Train`] if either length is not the optimizer's.
-    pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], lr: f64) -> Result<()> {
-        if parameters.len() != self.parameters || gradients.len() != self.parameters {
+    /// [`Error::Train`] if the store has no gradient, or another optimizer's moments.
+    pub fn step(&mut self, store: &mut Store, lr: f64) -> Result<()> {
+        if store.gradient().len() != store.values().len() {
             return Err(Error::Train(format!(
-                "the optimizer was made for {} parameters, but was given {} and {} gradients",
-                self.parameters,
-                parameters.len(),
-                gradients.len()
+                "a step over {} parameters with {} gradients",
+                store.values().len(),
+                store.gradient().len()
             )));
         }
+        self.check(store)?;
         self.steps += 1;
-        self.rule.update(self.steps, parameters, gradients, lr);
+        store.step(|parts| self.rule.update(self.steps, parts, lr));
         Ok(())
+    }
+
+    fn check(&self, store: &Store) -> Result<()> {
+        let wanted = self.rule.moments();
+        let found: Vec<&str> = store.moments().iter().map(|moment| moment.name).collect();
+        if found == wanted {
+            return Ok(());
+        }
+        Err(Error::Train(format!("the optimizer remembers {wanted:?}, but was given {found:?}")))
     }
 
     /// As [`Optimizer::step`], of the adapter on the decoder's device, along its gradient there times `clip`. Whether all
@@ -101,26 +110,31 @@ impl Optimizer {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn step_on(&mut self, decoder: &Decoder, clip: f32, lr: f64) -> Result<bool> {
+    pub fn step_on(&mut self, decoder: &Decoder, policy: &Policy, clip: f32, lr: f64) -> Result<bool> {
         if !self.is_on_device {
-            let moments: Vec<&[f32]> = self.rule.state().into_iter().map(|(_, slice)| slice).collect();
-            decoder.set_device_moments(&moments)?;
+            self.check(policy.trained.store())?;
+            let moments = policy.trained.store().moments();
+            let moments: Vec<&[f32]> = moments.iter().map(|moment| moment.values.as_slice()).collect();
+            decoder.set_device_moments(policy, &moments)?;
             self.is_on_device = true;
         }
         self.steps += 1;
-        decoder.device_update(&self.rule.on_device(self.steps, lr), clip)
+        decoder.device_update(policy, &self.rule.on_device(self.steps, lr), clip)
     }
 
     /// Copies the moments from the decoder's device, if they are there.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn fetch(&mut self, decoder: &Decoder) -> Result<()> {
+    pub fn fetch(&mut self, decoder: &Decoder, policy: &mut Policy) -> Result<()> {
         if self.is_on_device {
-            let found = decoder.device_moments()?;
-            for ((_, target), found) in self.rule.state_mut().into_iter().zip(found) {
-                target.copy_from_slice(&found);
-            }
+            let found = decoder.device_moments(policy)?;
+            let named = self.rule.moments().iter().zip(found);
+            policy
+                .trained
+                .store_mut()
+                .set_moments(named.map(|(name, values)| Moment { name, values }).collect());
+            self.check(policy.trained.store())?;
         }
         Ok(())
     }
@@ -130,17 +144,12 @@ impl Optimizer {
         self.steps
     }
 
-    /// What a checkpoint must keep besides [`Optimizer::steps`]: named slices, each as long as the parameters.
-    pub fn state(&self) -> Vec<(&'static str, &[f32])> {
-        self.rule.state()
-    }
-
-    /// Takes up the state of a checkpoint. Nothing is changed on an error.
+    /// Takes up the steps and, into the store, the moments of a checkpoint. Nothing is changed on an error.
     ///
     /// # Errors
-    /// [`Error::Train`] if a slice is missing, unknown or of another length.
-    pub fn load_state(&mut self, steps: u64, slices: &[(&str, &[f32])]) -> Result<()> {
-        let mut expected: Vec<&str> = self.rule.state().iter().map(|(name, _)| *name).collect();
+    /// [`Error::Train`] if a moment is missing, unknown or of another length.
+    pub fn load_state(&mut self, store: &mut Store, steps: u64, slices: &[(&str, &[f32])]) -> Result<()> {
+        let mut expected = self.rule.moments().to_vec();
         expected.sort_unstable();
         let mut found: Vec<&str> = slices.iter().map(|(name, _)| *name).collect();
         found.sort_unstable();
@@ -149,19 +158,19 @@ impl Optimizer {
                 "the optimizer state holds {found:?} instead of {expected:?}; resume with the optim the run began with"
             )));
         }
-        if let Some((name, slice)) = slices.iter().find(|(_, slice)| slice.len() != self.parameters) {
+        let parameters = store.values().len();
+        if let Some((name, slice)) = slices.iter().find(|(_, slice)| slice.len() != parameters) {
             return Err(Error::Train(format!(
-                "the optimizer state {name} holds {} numbers, but the adapter has {}; resume with the lora settings \
+                "the optimizer state {name} holds {} numbers, but the adapter has {parameters}; resume with the lora settings \
                  the run began with",
-                slice.len(),
-                self.parameters
+                slice.len()
             )));
         }
-        for (name, target) in self.rule.state_mut() {
-            for (_, slice) in slices.iter().filter(|(found, _)| *found == name) {
-                target.copy_from_slice(slice);
-            }
-        }
+        let of_name = |name: &&'static str| {
+            let (_, slice) = slices.iter().find(|(found, _)| found == name)?;
+            Some(Moment { name, values: slice.to_vec() })
+        };
+        store.set_moments(self.rule.moments().iter().filter_map(of_name).collect());
         self.steps = steps;
         self.is_on_device = false;
         Ok(())
@@ -182,45 +191,76 @@ mod tests {
         (0..N).map(|i| ((i * 31 + seed * 17) % 101) as f32 / 50.0 - 1.0).collect()
     }
 
-    fn run(optimizer: &mut Optimizer, parameters: &mut [f32], steps: std::ops::Range<usize>) {
+    fn store(seed: usize) -> Store {
+        let mut store = Store::default();
+        store.add("a".into(), vec![N]);
+        store.update(|values| values.copy_from_slice(&numbers(seed)));
+        store
+    }
+
+    fn over(kind: OptimizerKind, mut store: Store) -> (Optimizer, Store) {
+        (Optimizer::new(&config(kind), &mut store), store)
+    }
+
+    fn small(parameters: usize) -> Store {
+        let mut store = Store::default();
+        store.add("a".into(), vec![parameters]);
+        store
+    }
+
+    fn run(optimizer: &mut Optimizer, store: &mut Store, steps: std::ops::Range<usize>) {
         for step in steps {
-            optimizer.step(parameters, &numbers(step), 0.01).unwrap();
+            store.clear_gradient();
+            store.update_gradient(|gradient| gradient.copy_from_slice(&numbers(step)));
+            optimizer.step(store, 0.01).unwrap();
         }
     }
 
     #[test]
     fn a_loaded_optimizer_goes_on_with_the_same_bits() {
         for kind in [OptimizerKind::AdamW, OptimizerKind::RmsProp, OptimizerKind::Sgd] {
-            let (mut whole, mut parameters) = (Optimizer::new(&config(kind), N), numbers(99));
+            let (mut whole, mut parameters) = over(kind, store(99));
             run(&mut whole, &mut parameters, 0..5);
 
-            let (mut first, mut resumed) = (Optimizer::new(&config(kind), N), numbers(99));
-            run(&mut first, &mut resumed, 0..2);
-            let mut second = Optimizer::new(&config(kind), N);
-            second.load_state(first.steps(), &first.state()).unwrap();
+            let (mut first, mut before) = over(kind, store(99));
+            run(&mut first, &mut before, 0..2);
+            let (mut second, mut resumed) = over(kind, store(0));
+            resumed.update(|values| values.copy_from_slice(before.values()));
+            let moments: Vec<(&str, &[f32])> =
+                before.moments().iter().map(|m| (m.name, m.values.as_slice())).collect();
+            second.load_state(&mut resumed, first.steps(), &moments).unwrap();
             run(&mut second, &mut resumed, 2..5);
-            assert_eq!(parameters, resumed, "{kind:?}");
+            assert_eq!(parameters.values(), resumed.values(), "{kind:?}");
             assert_eq!(second.steps(), 5);
         }
     }
 
     #[test]
     fn state_that_does_not_fit_is_refused_and_changes_nothing() {
-        let mut optimizer = Optimizer::new(&config(OptimizerKind::AdamW), 3);
+        let (mut optimizer, mut store) = over(OptimizerKind::AdamW, small(3));
         let ones = [1f32; 3];
-        assert!(optimizer.load_state(1, &[("exp_avg", &ones)]).is_err());
-        assert!(optimizer.load_state(1, &[("exp_avg", &ones), ("exp_avg", &ones)]).is_err());
-        let error = optimizer.load_state(1, &[("exp_avg", &ones), ("exp_avg_sq", &ones[..2])]).unwrap_err();
-        assert!(error.to_string().contains("exp_avg_sq holds 2 numbers"), "{error}");
-        assert_eq!(optimizer.steps(), 0);
-        assert!(optimizer.state().iter().all(|(_, slice)| slice.iter().all(|x| *x == 0.0)));
+        let mut refused = |slices: &[(&str, &[f32])]| {
+            let error = optimizer.load_state(&mut store, 1, slices).unwrap_err().to_string();
+            assert_eq!(optimizer.steps(), 0);
+            assert!(store.moments().iter().all(|moment| moment.values == [0.0; 3]));
+            error
+        };
+        refused(&[("exp_avg", &ones)]);
+        refused(&[("exp_avg", &ones), ("exp_avg", &ones)]);
+        let error = refused(&[("exp_avg", &ones), ("exp_avg_sq", &ones[..2])]);
+        assert!(error.contains("exp_avg_sq holds 2 numbers"), "{error}");
     }
 
     #[test]
-    fn lengths_are_checked() {
-        let mut optimizer = Optimizer::new(&config(OptimizerKind::Sgd), 2);
-        assert!(optimizer.step(&mut [0.0; 2], &[0.0; 3], 0.1).is_err());
+    fn a_step_needs_a_gradient_and_its_own_moments() {
+        let (mut optimizer, mut store) = over(OptimizerKind::Sgd, small(2));
+        assert!(optimizer.step(&mut store, 0.1).is_err());
+        store.clear_gradient();
+        store.clear_moments(&["exp_avg"]);
+        assert!(optimizer.step(&mut store, 0.1).is_err());
         assert_eq!(optimizer.steps(), 0);
+        store.clear_moments(&[]);
+        optimizer.step(&mut store, 0.1).unwrap();
     }
 
     #[test]

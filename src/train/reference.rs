@@ -14,6 +14,7 @@ use crate::files;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::ops::gemm::Isa;
+use crate::trainable::Policy;
 
 /// First bytes of a file; the digit is the format version.
 const MAGIC: &[u8; 8] = b"dporef 3";
@@ -21,7 +22,7 @@ const MAGIC: &[u8; 8] = b"dporef 3";
 type Id = [u8; 32];
 
 /// A name for the reference policy: everything that its log-probs depend on but the tokens.
-pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
+pub fn policy(base_fingerprint: &str, decoder: &Decoder, policy: &Policy) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(MAGIC);
     hasher.update(base_fingerprint.as_bytes());
@@ -33,11 +34,11 @@ pub fn policy(base_fingerprint: &str, decoder: &Decoder) -> String {
             hasher.update(format!("{} {} {kind} {kernels}", device.name, device.versions).as_bytes())
         }
     };
-    for frozen in &decoder.frozen {
-        for slot in frozen.lora.slots() {
-            hasher.update(format!("{} {} {};", slot.module, slot.rank, slot.scale.to_bits()).as_bytes());
+    for frozen in &policy.frozen {
+        for adapter in frozen.adapters.iter() {
+            hasher.update(adapter.identity().as_bytes());
         }
-        hasher.update(bytemuck::cast_slice(frozen.lora.values()));
+        hasher.update(bytemuck::cast_slice(frozen.adapters.values()));
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -83,11 +84,11 @@ impl ReferenceCache {
     ///
     /// # Errors
     /// If the batch does not fit the model.
-    pub fn logps(&mut self, decoder: &Decoder, batch: &PackedBatch) -> Result<Vec<f64>> {
+    pub fn logps(&mut self, decoder: &Decoder, policy: &Policy, batch: &PackedBatch) -> Result<Vec<f64>> {
         if batch.ids.iter().all(|id| self.known.contains_key(id)) {
             self.found += batch.ids.len();
         } else {
-            let fresh = decoder.logps(batch, Pass::Reference)?;
+            let fresh = decoder.logps(batch, policy, Pass::Reference)?;
             let mut fresh = fresh.into_iter();
             for (id, tree) in batch.ids.iter().zip(&batch.trees) {
                 self.known.insert(*id, fresh.by_ref().take(tree.completions.len()).collect());

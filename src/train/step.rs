@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use super::descent::Descent;
+use super::descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
 use crate::data::PackedBatch;
 use crate::error::Result;
 use crate::model::decoder::{Decoder, Training};
-use crate::model::pass::Dropout;
 use crate::objective::{Metrics, Objective, Role, Scored};
 use crate::random::Stream;
+use crate::trainable::{Dropout, Policy};
 
 /// What a step is computed with.
 pub struct Settings<'a> {
@@ -57,14 +57,15 @@ impl Outcome {
 /// # Errors
 /// If a batch does not fit the model.
 pub fn run(
-    decoder: &mut Decoder,
+    decoder: &Decoder,
+    policy: &mut Policy,
     optimizer: &mut Optimizer,
     reference: &mut ReferenceCache,
     batches: &[PackedBatch],
     settings: &Settings,
 ) -> Result<Outcome> {
     let start = Instant::now();
-    let mut descent = Descent::begin(decoder)?;
+    descent::clear(decoder, policy)?;
     let mut metrics = Metrics::default();
     let mut skipped = None;
     let groups: usize = batches.iter().map(groups).sum();
@@ -75,24 +76,27 @@ pub fn run(
         });
         let training = Training { dropout, recompute: settings.recompute };
         let ref_logps = match settings.objective.needs().reference {
-            true => Some(reference.logps(decoder, batch)?),
+            true => Some(reference.logps(decoder, policy, batch)?),
             false => None,
         };
-        let (logps, tape) = decoder.forward(batch, training)?;
+        let (logps, tape) = decoder.forward(batch, policy, training)?;
         let scored = batch.scored_completions(&logps, ref_logps.as_deref())?;
         let (weights, broken) = weigh(batch, &scored, settings.objective, groups, &mut metrics)?;
         skipped = skipped.or(broken);
         if skipped.is_none() {
-            descent.add(decoder, tape, batch, &weights)?;
+            descent::add(decoder, policy, tape, batch, &weights)?;
         }
     }
-    let grad_norm = descent.norm(decoder)?;
+    let grad_norm = descent::norm(decoder, policy)?;
     if skipped.is_none() && !grad_norm.is_finite() {
         let rows: Vec<String> = batches.iter().flat_map(|b| &b.origins).map(ToString::to_string).collect();
         skipped = Some(format!("the gradient's norm is {grad_norm}; its pairs: {}", rows.join(", ")));
     }
     let finite = match skipped {
-        None => descent.apply(decoder, optimizer, (grad_norm, settings.clip_norm), settings.learning_rate)?,
+        None => {
+            let norms = (grad_norm, settings.clip_norm);
+            descent::apply(decoder, policy, optimizer, norms, settings.learning_rate)?
+        }
         Some(_) => true,
     };
     let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();

@@ -25,14 +25,17 @@ use crate::objective::{Objective, Records};
 use crate::ops::profile;
 use crate::random::Stream;
 use crate::report::{Event, Reporter};
+use crate::trainable::Policy;
 
 /// After this many steps in a row without a usable gradient, training stops.
 const MOST_SKIPPED: u32 = 3;
 
 /// What a run trains with.
 pub struct Setup {
-    /// Base, frozen adapters and the trained one.
+    /// The base.
     pub decoder: Decoder,
+    /// Its adapters: frozen ones, and what trains.
+    pub policy: Policy,
     /// Training pairs.
     pub train: Vec<Example>,
     /// Held-out pairs; may be empty.
@@ -89,7 +92,11 @@ impl Trainer {
     ///
     /// # Errors
     /// If there is nothing to train on, or the objective does not take the records.
-    pub fn new(setup: Setup) -> Result<Self> {
+    pub fn new(mut setup: Setup) -> Result<Self> {
+        if setup.policy.trained.values().is_empty() {
+            return Err(Error::Train("there is no adapter to train".into()));
+        }
+        let optimizer = Optimizer::new(&setup.config.optimizer(), setup.policy.trained.store_mut());
         for example in setup.train.iter().chain(&setup.eval) {
             check_kind(example, setup.objective.needs().records)?;
         }
@@ -102,11 +109,6 @@ impl Trainer {
         let steps = sampler.batches_per_epoch().div_ceil(config.gradient_accumulation_steps.max(1)) as u64;
         let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
         let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
-        let parameters = setup.decoder.trained.as_ref().map_or(0, |lora| lora.values().len());
-        if parameters == 0 {
-            return Err(Error::Train("there is no adapter to train".into()));
-        }
-        let optimizer = Optimizer::new(&config.optimizer(), parameters);
         let schedule = config.schedule(total_steps);
         let data = data_fingerprint(&setup.train);
         let Identity { config, reference } = setup.identity.clone();
@@ -134,7 +136,8 @@ impl Trainer {
                 differences.join("; ")
             )));
         }
-        checkpoint::restore(path, &found, &mut self.setup.decoder, &mut self.optimizer)?;
+        let Setup { decoder, policy, .. } = &mut self.setup;
+        checkpoint::restore(path, &found, decoder.spec(), &mut policy.trained, &mut self.optimizer)?;
         self.sampler = self.sampler.clone().resume(found.sampler)?;
         let (config, reference) =
             (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
@@ -152,9 +155,14 @@ impl Trainer {
         self.total_steps
     }
 
-    /// The decoder being trained.
+    /// The base.
     pub fn decoder(&self) -> &Decoder {
         &self.setup.decoder
+    }
+
+    /// The adapters, of which one trains. Its numbers are those of the last checkpoint where a device trains it.
+    pub fn policy(&self) -> &Policy {
+        &self.setup.policy
     }
 
     /// The reference log-probs computed so far.
@@ -171,14 +179,15 @@ impl Trainer {
         if let Some((_, found)) = self.evaluated.as_ref().filter(|(at, _)| *at == step) {
             return Ok(Some(found.clone()));
         }
-        let Setup { decoder, eval, config, objective, reference, .. } = &mut self.setup;
+        let Setup { decoder, policy, eval, config, objective, reference, .. } = &mut self.setup;
         if eval.is_empty() {
             return Ok(None);
         }
-        let decoder: &Decoder = decoder;
+        let (decoder, policy): (&Decoder, &Policy) = (decoder, policy);
         let needed = objective.needs().reference;
-        let found = preference::evaluate(decoder, eval, config.evaluation_batch(), objective, |packed| {
-            needed.then(|| reference.logps(decoder, packed)).transpose()
+        let both = (decoder, policy);
+        let found = preference::evaluate(both, eval, config.evaluation_batch(), objective, |packed| {
+            needed.then(|| reference.logps(decoder, policy, packed)).transpose()
         })?;
         self.evaluated = Some((step, found.clone()));
         Ok(Some(found))
@@ -235,7 +244,7 @@ impl Trainer {
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (batches, probe) = self.next_batches();
-        let Setup { decoder, config, objective, reference, dropout, seed, .. } = &mut self.setup;
+        let Setup { decoder, policy, config, objective, reference, dropout, seed, .. } = &mut self.setup;
         let learning_rate = self.schedule.lr(self.state.step);
         let settings = Settings {
             objective,
@@ -245,16 +254,18 @@ impl Trainer {
             stream: Stream::new(*seed, "dropout").child(self.state.step),
             recompute: config.gradient_checkpointing == Recompute::On,
         };
+        let optimizer = &mut self.optimizer;
         let outcome =
-            profile::step(|| step::run(decoder, &mut self.optimizer, reference, &batches, &settings))?;
+            profile::step(|| step::run(decoder, policy, optimizer, reference, &batches, &settings))?;
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();
         if outcome.is_usable() {
             self.probe = probe;
             if !outcome.finite {
-                self.setup.decoder.fetch()?;
-                let defect = usable::parameters(&self.setup.decoder);
+                let Setup { decoder, policy, .. } = &mut self.setup;
+                decoder.fetch(policy)?;
+                let defect = usable::parameters(&policy.trained);
                 return Err(self.diverged(&defect.unwrap_or_else(|| "a parameter overflows".into())));
             }
         }

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -265,14 +264,6 @@ impl FrozenWeight {
             // If the system refuses, the pages stay: nothing depends on it.
             drop(advised);
         }
-    }
-
-    /// All numbers as an f32 tensor on `device`.
-    ///
-    /// # Errors
-    /// If the device is out of memory.
-    pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_vec(self.elements().to_f32(), self.shape.as_slice(), device)?)
     }
 }
 

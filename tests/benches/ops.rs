@@ -283,7 +283,7 @@ fn elementwise() {
     let frequencies: Vec<f32> = (0..32).map(|i| 0.7f32.powi(i)).collect();
     let rotation = Rotation::new(&positions, &frequencies, 1.0, Pairing::Halves);
     line("rms_norm forward", 2 * rows * hidden, best(|| drop(rms_norm::forward(&x, &gain, 1e-5).unwrap())));
-    let mut dx = Gradient::zeros(rows, hidden, &Device::Cpu).unwrap();
+    let mut dx = Gradient::zeros(rows, hidden);
     let backward = best(|| rms_norm::backward(&mut dx, &x, &x, &gain, 1e-5).unwrap());
     line("rms_norm backward", 4 * rows * hidden, backward);
     line("rope", 2 * rows * hidden, best(|| drop(rope::forward(&x, &rotation, 64).unwrap())));

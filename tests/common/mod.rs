@@ -6,15 +6,17 @@ pub mod program;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::Tensor;
 use dpo_lora::adapter::peft;
 use dpo_lora::data::{ChatTokenizer, Example, Input, PackedBatch, records, tokenize};
-use dpo_lora::model::decoder::Decoder;
+use dpo_lora::error::Result;
+use dpo_lora::model::cache::Cache;
+use dpo_lora::model::decoder::{Decoder, Tape, Training};
 use dpo_lora::model::families::{self, ConfigJson};
-use dpo_lora::model::lora::{Lora, Slot};
-use dpo_lora::model::pass::Frozen;
+use dpo_lora::model::pass::Pass;
 use dpo_lora::model::spec::DecoderSpec;
 use dpo_lora::random::Stream;
+use dpo_lora::trainable::{Adapters, Frozen, Lora, Policy};
 use dpo_lora::weights::{DType, SafetensorsSource};
 use serde_json::Value;
 
@@ -35,33 +37,102 @@ pub fn models() -> Vec<String> {
     names
 }
 
+/// A base with its adapters, which every pass gets.
+pub struct Model {
+    pub decoder: Decoder,
+    pub policy: Policy,
+}
+
+impl std::ops::Deref for Model {
+    type Target = Decoder;
+
+    fn deref(&self) -> &Decoder {
+        &self.decoder
+    }
+}
+
+impl std::ops::DerefMut for Model {
+    fn deref_mut(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+}
+
+impl From<Decoder> for Model {
+    fn from(decoder: Decoder) -> Self {
+        Self { decoder, policy: Policy::default() }
+    }
+}
+
+impl Model {
+    pub fn trained(&self) -> &Adapters {
+        &self.policy.trained
+    }
+
+    pub fn train(&mut self, adapters: Adapters) {
+        self.policy.trained = adapters;
+    }
+
+    pub fn logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
+        self.decoder.logps(batch, &self.policy, pass)
+    }
+
+    pub fn logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Tensor> {
+        self.decoder.logits(batch, rows, &self.policy, pass)
+    }
+
+    pub fn step(&self, tokens: &[u32], cache: &mut Cache, pass: Pass) -> Result<Vec<f32>> {
+        self.decoder.step(tokens, cache, &self.policy, pass)
+    }
+
+    pub fn forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
+        self.decoder.forward(batch, &self.policy, training)
+    }
+
+    pub fn backward(
+        &self,
+        tape: Tape,
+        batch: &PackedBatch,
+        weights: &[f64],
+        gradients: &mut [f32],
+    ) -> Result<()> {
+        self.decoder.backward(tape, batch, &self.policy, weights, gradients)
+    }
+
+    /// The gradient of `Σ_c weights[c]·logps[c]`.
+    pub fn gradient(&self, tape: Tape, batch: &PackedBatch, weights: &[f64]) -> Vec<f32> {
+        let mut gradient = vec![0.0; self.trained().values().len()];
+        self.backward(tape, batch, weights, &mut gradient).unwrap();
+        gradient
+    }
+}
+
 /// A model fixture with its weights as f32.
-pub fn decoder(name: &str) -> Decoder {
+pub fn decoder(name: &str) -> Model {
     load(&fixture("models").join(name), DType::F32)
 }
 
 /// A model with its matrices stored as `dtype`.
-pub fn load(directory: &Path, dtype: DType) -> Decoder {
+pub fn load(directory: &Path, dtype: DType) -> Model {
     load_with(directory, dtype, |_| {})
 }
 
 /// The same, with a changed architecture.
-pub fn load_with(directory: &Path, dtype: DType, change: impl FnOnce(&mut DecoderSpec)) -> Decoder {
+pub fn load_with(directory: &Path, dtype: DType, change: impl FnOnce(&mut DecoderSpec)) -> Model {
     let mut spec = families::spec(&ConfigJson::open(directory).unwrap()).unwrap();
     change(&mut spec);
     let source = SafetensorsSource::open(directory).unwrap();
-    Decoder::load(spec, &source, Some(dtype), &Device::Cpu).unwrap()
+    Decoder::load(spec, &source, Some(dtype)).unwrap().into()
 }
 
 /// Reads an adapter of a model fixture as its trained adapter.
-pub fn adapt(decoder: &mut Decoder, directory: &Path) {
-    decoder.trained = Some(peft::read(directory, decoder.spec(), &Device::Cpu).unwrap().lora);
+pub fn adapt(decoder: &mut Model, directory: &Path) {
+    decoder.train(peft::read(directory, decoder.spec()).unwrap().adapters);
 }
 
 /// Reads an adapter as a frozen one.
-pub fn freeze(decoder: &mut Decoder, directory: &Path, reference_only: bool) {
-    let lora = peft::read(directory, decoder.spec(), &Device::Cpu).unwrap().lora;
-    decoder.frozen.push(Frozen { lora, reference_only });
+pub fn freeze(decoder: &mut Model, directory: &Path, reference_only: bool) {
+    let adapters = peft::read(directory, decoder.spec()).unwrap().adapters;
+    decoder.policy.frozen.push(Frozen { adapters, reference_only });
 }
 
 /// The examples of a data file under a tokenizer directory of the fixtures.
@@ -77,25 +148,24 @@ pub fn pack(examples: &[Example]) -> PackedBatch {
 }
 
 /// An adapter of every linear module, with B ≠ 0, ranks that differ and alpha ≠ rank.
-pub fn random_lora(decoder: &Decoder, seed: u64) -> Lora {
-    let mut lora = zero_b_lora(decoder, seed);
-    let ranges: Vec<_> = lora.slots().iter().map(Slot::b).collect();
+pub fn random_lora(decoder: &Decoder, seed: u64) -> Adapters {
+    let mut adapters = zero_b_lora(decoder, seed);
+    let ranges: Vec<_> = adapters.loras("a test").unwrap().iter().map(|lora| lora.b()).collect();
     let stream = Stream::new(seed, "lora_B of a test");
-    lora.update(|values| {
+    adapters.update(|values| {
         for i in ranges.into_iter().flatten() {
             values[i] = 0.4 * stream.uniform(i as u64) - 0.2;
         }
-    })
-    .unwrap();
-    lora
+    });
+    adapters
 }
 
 /// The same as training starts with it: B = 0.
-pub fn zero_b_lora(decoder: &Decoder, seed: u64) -> Lora {
-    let slot = |(i, linear)| {
+pub fn zero_b_lora(decoder: &Decoder, seed: u64) -> Adapters {
+    let lora = |(i, linear)| {
         let rank = 2 + i % 3;
-        Slot::new(linear, rank, 5.0, 5.0 / rank as f64)
+        Lora::new(linear, rank, 5.0, 5.0 / rank as f64)
     };
-    let slots = decoder.spec().linears().enumerate().map(slot).collect();
-    Lora::initialised(slots, seed, &Device::Cpu).unwrap()
+    let loras = decoder.spec().linears().enumerate().map(lora);
+    Adapters::initialised(loras, seed).unwrap()
 }

@@ -2,6 +2,7 @@
 
 use dpo_lora::device::{Arg, Kind};
 use dpo_lora::train::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+use dpo_lora::trainable::Store;
 
 use crate::args;
 use crate::bench::{Bench, Buf, encode, same};
@@ -40,24 +41,27 @@ fn name(kind: OptimizerKind) -> &'static str {
 
 fn steps(bench: &Bench, c: &OptimizerConfig, n: usize, shift: usize, clip: f32) {
     let what = format!("{c:?} {n} {shift} {clip}");
-    let mut want = bench.normal(n, 1.0);
-    let mut optimizer = Optimizer::new(c, n);
-    let parameters = bench.changing(Kind::F32, &want, shift);
-    let moments: Vec<Buf> =
-        optimizer.state().iter().map(|(_, state)| bench.changing(Kind::F32, state, shift)).collect();
+    let mut want = Store::default();
+    want.add("a".into(), vec![n]);
+    want.update(|values| values.copy_from_slice(&bench.normal(n, 1.0)));
+    let mut optimizer = Optimizer::new(c, &mut want);
+    let parameters = bench.changing(Kind::F32, want.values(), shift);
+    let zeros = want.moments().iter().map(|moment| bench.changing(Kind::F32, &moment.values, shift));
+    let moments: Vec<Buf> = zeros.collect();
     for step in 1..4 {
         let gradient = bench.normal(n, 0.1);
-        let clipped: Vec<f32> = gradient.iter().map(|g| g * clip).collect();
-        optimizer.step(&mut want, &clipped, LR).unwrap();
+        want.clear_gradient();
+        want.update_gradient(|clipped| clipped.iter_mut().zip(&gradient).for_each(|(to, g)| *to = g * clip));
+        optimizer.step(&mut want, LR).unwrap();
         let gradient = bench.input(Kind::F32, &gradient, shift);
         let mut args = args![parameters.at(), gradient.at()].to_vec();
         args.extend(moments.iter().map(|moment| Arg::from(moment.at())));
         args.extend(args![n as u64, clip]);
         args.extend(scalars(c, step));
         bench.launch("optimizer", name(c.kind), ([n.div_ceil(1024), 1], 256, 0), &args);
-        same(&what, &parameters.read(), &encode(Kind::F32, &want));
-        for (moment, (name, state)) in moments.iter().zip(optimizer.state()) {
-            same(&format!("{what} {name}"), &moment.read(), &encode(Kind::F32, state));
+        same(&what, &parameters.read(), &encode(Kind::F32, want.values()));
+        for (moment, want) in moments.iter().zip(want.moments()) {
+            same(&format!("{what} {}", want.name), &moment.read(), &encode(Kind::F32, &want.values));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::bench::Bench;
 use crate::common::device::is_card;
-use crate::{attention, embed, gated_act, lora, norm, optimizer, qkv, token_logps};
+use crate::{adapters, attention, embed, gated_act, norm, optimizer, qkv, token_logps};
 
 /// Run alone by the test below, with an order in its environment.
 #[test]
@@ -17,7 +17,7 @@ fn in_an_order() {
         attention::some,
         embed::some,
         gated_act::some,
-        lora::some,
+        adapters::some,
         norm::some,
         optimizer::some,
         qkv::some,

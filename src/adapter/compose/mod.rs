@@ -15,13 +15,12 @@ mod factors;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use candle_core::Device;
 use rayon::prelude::*;
 
 use crate::error::{Error, Problems, Result};
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::LinearSpec;
 use crate::random::Stream;
+use crate::trainable::{Adapters, Lora};
 use elementwise::Pruning;
 
 /// How adapters are combined; the names are PEFT's `combination_type`.
@@ -97,8 +96,8 @@ pub struct Kept {
 #[derive(Debug)]
 pub struct Composed {
     /// Its matrices; every scale is 1.
-    pub lora: Lora,
-    /// For `svd`: what the rank kept of each module.
+    pub adapters: Adapters,
+    /// Of `svd`: what the rank left of each module.
     pub kept: Option<Vec<Kept>>,
 }
 
@@ -128,7 +127,7 @@ struct Part<'a> {
 
 /// A module with its parts.
 struct Module<'a> {
-    slot: &'a Slot,
+    lora: &'a Lora,
     parts: Vec<Part<'a>>,
 }
 
@@ -142,10 +141,10 @@ struct Matrices {
 /// Combines adapters of one base, each times its weight. A module that only some adapt is combined from those.
 ///
 /// # Errors
-/// If a module has other sizes in another adapter, the combination needs equal ranks and there are several (all such modules
-/// are named), or a setting is out of range.
-pub fn compose(parts: &[(&Lora, f64)], options: &ComposeOptions, device: &Device) -> Result<Composed> {
-    compose_with(parts, options, device, &|adapter, module, half, density| {
+/// If a module has other sizes in another adapter, the combination needs one rank and there are several (all such modules
+/// are named), or a setting is out of its range.
+pub fn compose(parts: &[(&Adapters, f64)], options: &ComposeOptions) -> Result<Composed> {
+    compose_with(parts, options, &|adapter, module, half, density| {
         let stream = Stream::new(options.seed, &format!("dare {adapter} {half} {module}"));
         Box::new(move |index| f64::from(stream.uniform(index as u64)) < density)
     })
@@ -154,12 +153,7 @@ pub fn compose(parts: &[(&Lora, f64)], options: &ComposeOptions, device: &Device
 /// Makes the mask of `dare_*`: adapter, module, `lora_A` or `lora_B`, density → whether an element is kept.
 type Masks<'m> = dyn Fn(usize, &str, &'static str, f64) -> Box<dyn Fn(usize) -> bool> + Sync + 'm;
 
-fn compose_with(
-    parts: &[(&Lora, f64)],
-    options: &ComposeOptions,
-    device: &Device,
-    masks: &Masks,
-) -> Result<Composed> {
+fn compose_with(parts: &[(&Adapters, f64)], options: &ComposeOptions, masks: &Masks) -> Result<Composed> {
     let modules = modules(parts, options)?;
     let combined: Vec<(Matrices, Option<Kept>)> = modules
         .par_iter()
@@ -172,30 +166,29 @@ fn compose_with(
             _ => (by_elements(module, options, masks), None),
         })
         .collect();
-    let slots = modules.iter().zip(&combined).map(|(module, (matrices, _))| {
-        let Slot { module, inputs, outputs, .. } = module.slot;
+    let loras = modules.iter().zip(&combined).map(|(module, (matrices, _))| {
+        let Lora { module, inputs, outputs, .. } = module.lora;
         let linear = LinearSpec::new(module.clone(), *inputs, *outputs);
-        Slot::new(&linear, matrices.rank, matrices.rank as f64, 1.0)
+        Lora::new(&linear, matrices.rank, matrices.rank as f64, 1.0)
     });
-    let mut lora = Lora::zeros(slots.collect(), device)?;
-    let ranges: Vec<_> = lora.slots().iter().map(|slot| (slot.a(), slot.b())).collect();
-    // Modules come sorted by name, as slots do.
-    lora.update(|values| {
+    let mut adapters = Adapters::zeros(loras)?;
+    let ranges: Vec<_> =
+        adapters.loras("a combination of adapters")?.iter().map(|lora| (lora.a(), lora.b())).collect();
+    // Modules come sorted by name in both.
+    adapters.update(|values| {
         for ((a, b), (matrices, _)) in ranges.into_iter().zip(&combined) {
             values[a].copy_from_slice(&matrices.a);
             values[b].copy_from_slice(&matrices.b);
         }
-    })?;
-    if let Some(slot) =
-        lora.slots().iter().find(|s| lora.values()[s.a().start..s.b().end].iter().any(|x| !x.is_finite()))
-    {
-        return Err(Error::Adapter(format!("{} overflows f32; lower the weights", slot.module)));
+    });
+    if let Some((module, _)) = adapters.not_finite() {
+        return Err(Error::Adapter(format!("{module} overflows f32; lower the weights")));
     }
-    Ok(Composed { lora, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
+    Ok(Composed { adapters, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
 }
 
-/// Every module that an adapter adapts, sorted by name. The error names all modules that do not fit.
-fn modules<'a>(parts: &[(&'a Lora, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
+/// Every module that an adapter adapts, sorted by name. The error names every module that cannot be combined.
+fn modules<'a>(parts: &[(&'a Adapters, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
     let mut problems = Problems::default();
     problems.require(!parts.is_empty(), || "there is nothing to combine: name an adapter".into());
     let density = options.density;
@@ -204,17 +197,17 @@ fn modules<'a>(parts: &[(&'a Lora, f64)], options: &ComposeOptions) -> Result<Ve
     });
     problems.require(options.rank != Some(0), || "the rank is 0; it must be 1 or more".into());
     let mut modules: BTreeMap<&str, Module> = BTreeMap::new();
-    for (adapter, (lora, weight)) in parts.iter().enumerate() {
+    for (adapter, (adapters, weight)) in parts.iter().enumerate() {
         problems.require(weight.is_finite(), || format!("a weight is {weight}; it must be a finite number"));
-        for slot in lora.slots() {
-            let module = modules.entry(&slot.module).or_insert_with(|| Module { slot, parts: Vec::new() });
-            let (first, these) = (module.slot, (slot.outputs, slot.inputs));
+        for lora in adapters.loras("a combination of adapters")? {
+            let module = modules.entry(&lora.module).or_insert_with(|| Module { lora, parts: Vec::new() });
+            let (first, these) = (module.lora, (lora.outputs, lora.inputs));
             problems.require((first.outputs, first.inputs) == these, || {
-                let (module, o, i) = (&slot.module, first.outputs, first.inputs);
+                let (module, o, i) = (&lora.module, first.outputs, first.inputs);
                 format!("{module} is [{o}, {i}] in one adapter and {these:?} in another; they have different bases")
             });
-            let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
-            module.parts.push(Part { adapter, a, b, rank: slot.rank, factor: weight * slot.scale });
+            let (a, b) = (&adapters.values()[lora.a()], &adapters.values()[lora.b()]);
+            module.parts.push(Part { adapter, a, b, rank: lora.rank, factor: weight * lora.scale });
         }
     }
     if !matches!(options.combination, Combination::Cat | Combination::Svd) {
@@ -242,13 +235,13 @@ fn side_by_side(module: &Module) -> Matrices {
             .iter()
             .flat_map(move |part| part.b[out * part.rank..(out + 1) * part.rank].iter().copied())
     };
-    let b = (0..module.slot.outputs).flat_map(row).collect();
+    let b = (0..module.lora.outputs).flat_map(row).collect();
     Matrices { rank, a, b }
 }
 
 /// The sum, reduced to a rank.
 fn cut(module: &Module, rank: Option<usize>) -> (Matrices, Kept) {
-    let Slot { inputs, outputs, .. } = *module.slot;
+    let Lora { inputs, outputs, .. } = *module.lora;
     let rank = rank.unwrap_or_else(|| module.parts.iter().map(|part| part.rank).max().unwrap_or(1));
     // Columns of B, and of Aᵀ times the factor.
     let column =
@@ -264,7 +257,7 @@ fn cut(module: &Module, rank: Option<usize>) -> (Matrices, Kept) {
     let b =
         (0..outputs).flat_map(|out| found.b.columns.iter().map(move |column| column[out] as f32)).collect();
     let (kept, total) = (found.squares[..found.b.columns.len()].iter().sum(), found.squares.iter().sum());
-    (Matrices { rank: found.b.columns.len(), a, b }, Kept { module: module.slot.module.clone(), kept, total })
+    (Matrices { rank: found.b.columns.len(), a, b }, Kept { module: module.lora.module.clone(), kept, total })
 }
 
 fn by_elements(module: &Module, options: &ComposeOptions, masks: &Masks) -> Matrices {
@@ -277,7 +270,7 @@ fn by_elements(module: &Module, options: &ComposeOptions, masks: &Masks) -> Matr
                     _ if options.density >= 1.0 => Pruning::None,
                     Combination::Ties | Combination::MagnitudePrune => Pruning::Magnitude(options.density),
                     Combination::DareLinear | Combination::DareTies => {
-                        let mask = masks(part.adapter, &module.slot.module, name, options.density);
+                        let mask = masks(part.adapter, &module.lora.module, name, options.density);
                         Pruning::Random(options.density, mask)
                     }
                     _ => Pruning::None,

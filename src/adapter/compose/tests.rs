@@ -15,8 +15,8 @@ fn spec() -> DecoderSpec {
 }
 
 /// `tests/parity/compose.py` has PEFT write them: `a` and `b` of rank 4, `c` of rank 3 with rsLoRA.
-fn adapter(name: &str) -> Lora {
-    peft::read(&fixtures().join("compose").join(name), &spec(), &Device::Cpu).unwrap().lora
+fn adapter(name: &str) -> Adapters {
+    peft::read(&fixtures().join("compose").join(name), &spec()).unwrap().adapters
 }
 
 fn options(combination: Combination) -> ComposeOptions {
@@ -64,37 +64,37 @@ fn every_combination_is_pefts() {
         let names = case["adapters"].as_array().unwrap().iter().map(|n| n.as_str().unwrap());
         let weights = case["weights"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap());
         let find = |name: &str| &adapters.iter().find(|(known, _)| *known == name).unwrap().1;
-        let parts: Vec<(&Lora, f64)> = names.map(find).zip(weights).collect();
-        let lora = compose_with(&parts, &options, &Device::Cpu, &injected).unwrap().lora;
+        let parts: Vec<(&Adapters, f64)> = names.map(find).zip(weights).collect();
+        let adapters = compose_with(&parts, &options, &injected).unwrap().adapters;
         let file = fixtures().join(format!("compose/{name}.safetensors"));
         let peft = SafetensorsSource::open_files(&fixtures(), std::slice::from_ref(&file)).unwrap();
-        assert_eq!(peft.names().len(), 2 * lora.slots().len(), "{name}");
-        for slot in lora.slots() {
+        assert_eq!(peft.names().len(), 2 * adapters.loras("a test").unwrap().len(), "{name}");
+        for lora in adapters.loras("a test").unwrap() {
             let tensor = |half: &str| {
-                let tensor = peft.get(&format!("{}.{half}", slot.module)).unwrap();
+                let tensor = peft.get(&format!("{}.{half}", lora.module)).unwrap();
                 (tensor.shape().to_vec(), tensor.elements().to_f32())
             };
             let ((shape, want_a), (_, want_b)) = (tensor("lora_A"), tensor("lora_B"));
-            let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
-            assert_eq!((slot.scale, slot.alpha), (1.0, slot.rank as f64));
+            let (a, b) = (&adapters.values()[lora.a()], &adapters.values()[lora.b()]);
+            assert_eq!((lora.scale, lora.alpha), (1.0, lora.rank as f64));
             let near = |got: &[f64], want: &[f64], what: &str| {
-                assert_eq!(got.len(), want.len(), "{name} {} {what}", slot.module);
+                assert_eq!(got.len(), want.len(), "{name} {} {what}", lora.module);
                 let largest = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
                 let off = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
-                assert!(largest > 1e-3, "{name} {} {what} is nothing", slot.module);
-                assert!(off <= 1e-5, "{name} {} {what}: {off:e}", slot.module);
+                assert!(largest > 1e-3, "{name} {} {what} is nothing", lora.module);
+                assert!(off <= 1e-5, "{name} {} {what}: {off:e}", lora.module);
             };
-            let product = |a: &[f32], b: &[f32], rank| delta(a, b, rank, slot.inputs);
-            near(&product(a, b, slot.rank), &product(&want_a, &want_b, shape[0]), "ΔW");
+            let product = |a: &[f32], b: &[f32], rank| delta(a, b, rank, lora.inputs);
+            near(&product(a, b, lora.rank), &product(&want_a, &want_b, shape[0]), "ΔW");
             // Singular vectors may have the other sign, and PEFT keeps those of singular values 0.
             if combination != Combination::Svd {
                 // Where not all adapt a module, PEFT fills `cat` up with zeros.
-                let rows = slot.rank * slot.inputs;
+                let rows = lora.rank * lora.inputs;
                 let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-                let columns = want_b.chunks_exact(shape[0]).flat_map(|row| &row[..slot.rank]);
+                let columns = want_b.chunks_exact(shape[0]).flat_map(|row| &row[..lora.rank]);
                 near(&wide(a), &wide(&want_a[..rows]), "A");
                 near(&wide(b), &wide(&columns.copied().collect::<Vec<_>>()), "B");
-                assert!(want_a[rows..].iter().all(|x| *x == 0.0), "{name} {}", slot.module);
+                assert!(want_a[rows..].iter().all(|x| *x == 0.0), "{name} {}", lora.module);
             }
         }
     }
@@ -103,10 +103,11 @@ fn every_combination_is_pefts() {
     }
 }
 
-fn product(lora: &Lora, module: &str) -> Vec<f64> {
-    let slot = &lora.slots()[lora.find(module).unwrap()];
-    let mut product = delta(&lora.values()[slot.a()], &lora.values()[slot.b()], slot.rank, slot.inputs);
-    product.iter_mut().for_each(|x| *x *= slot.scale);
+fn product(adapters: &Adapters, module: &str) -> Vec<f64> {
+    let lora = adapters.find_lora(module).unwrap();
+    let mut product =
+        delta(&adapters.values()[lora.a()], &adapters.values()[lora.b()], lora.rank, lora.inputs);
+    product.iter_mut().for_each(|x| *x *= lora.scale);
     product
 }
 
@@ -122,16 +123,16 @@ fn cat_is_the_exact_sum_and_svd_at_its_rank_too() {
     // Also a difference.
     let exact: Vec<f64> = x.iter().zip(&y).map(|(x, y)| 0.5 * x - 1.5 * y).collect();
     let parts = [(&a, 0.5), (&c, -1.5)];
-    let cat = compose(&parts, &options(Combination::Cat), &Device::Cpu).unwrap();
-    assert!(off(&product(&cat.lora, module), &exact) < 1e-6 && cat.energy().is_none());
+    let cat = compose(&parts, &options(Combination::Cat)).unwrap();
+    assert!(off(&product(&cat.adapters, module), &exact) < 1e-6 && cat.energy().is_none());
     let whole = ComposeOptions { rank: Some(7), ..options(Combination::Svd) };
-    let svd = compose(&parts, &whole, &Device::Cpu).unwrap();
-    assert!(off(&product(&svd.lora, module), &exact) < 1e-6);
+    let svd = compose(&parts, &whole).unwrap();
+    assert!(off(&product(&svd.adapters, module), &exact) < 1e-6);
     assert!((svd.energy().unwrap().0 - 1.0).abs() < 1e-12);
-    let cut = compose(&parts, &ComposeOptions { rank: Some(2), ..whole }, &Device::Cpu).unwrap();
-    assert!(cut.lora.slots().iter().all(|slot| slot.rank == 2));
+    let cut = compose(&parts, &ComposeOptions { rank: Some(2), ..whole }).unwrap();
+    assert!(cut.adapters.loras("a test").unwrap().iter().all(|lora| lora.rank == 2));
     let (all, least) = cut.energy().unwrap();
-    let lost: f64 = product(&cut.lora, module).iter().zip(&exact).map(|(x, y)| (x - y).powi(2)).sum();
+    let lost: f64 = product(&cut.adapters, module).iter().zip(&exact).map(|(x, y)| (x - y).powi(2)).sum();
     let kept = cut.kept.as_ref().unwrap().iter().find(|kept| kept.module == module).unwrap();
     assert!(((kept.total - kept.kept) / lost - 1.0).abs() < 1e-4, "{kept:?} {lost}");
     assert!(least < all && all < 1.0 && least > 0.2, "{all} {least}");
@@ -141,13 +142,13 @@ fn cat_is_the_exact_sum_and_svd_at_its_rank_too() {
 fn an_adapter_minus_itself_is_nothing_and_a_half_is_a_half() {
     let a = adapter("a");
     let module = "model.layers.0.self_attn.v_proj";
-    let none = compose(&[(&a, 1.0), (&a, -1.0)], &options(Combination::Cat), &Device::Cpu).unwrap();
-    assert!(product(&none.lora, module).iter().all(|x| x.abs() < 1e-7));
+    let none = compose(&[(&a, 1.0), (&a, -1.0)], &options(Combination::Cat)).unwrap();
+    assert!(product(&none.adapters, module).iter().all(|x| x.abs() < 1e-7));
     for weight in [0.5, -2.0] {
         let exact: Vec<f64> = product(&a, module).iter().map(|x| weight * x).collect();
         for combination in [Combination::Linear, Combination::Cat, Combination::Svd] {
-            let found = compose(&[(&a, weight)], &options(combination), &Device::Cpu).unwrap();
-            assert!(off(&product(&found.lora, module), &exact) < 1e-6, "{combination}");
+            let found = compose(&[(&a, weight)], &options(combination)).unwrap();
+            assert!(off(&product(&found.adapters, module), &exact) < 1e-6, "{combination}");
         }
     }
 }
@@ -157,21 +158,22 @@ fn dare_keeps_about_its_share_and_repeats_by_seed() {
     let a = adapter("a");
     let drop = |seed| {
         let options = ComposeOptions { density: 0.3, seed, ..options(Combination::DareLinear) };
-        compose(&[(&a, 1.0)], &options, &Device::Cpu).unwrap().lora
+        compose(&[(&a, 1.0)], &options).unwrap().adapters
     };
-    let lora = drop(1);
-    let kept = lora.values().iter().filter(|x| **x != 0.0).count() as f64 / lora.values().len() as f64;
+    let adapters = drop(1);
+    let kept =
+        adapters.values().iter().filter(|x| **x != 0.0).count() as f64 / adapters.values().len() as f64;
     // Standard error of a share of some 4,000: 0.007.
     assert!((kept - 0.3).abs() < 0.04, "{kept}");
-    assert_eq!(lora.values(), drop(1).values());
-    assert_ne!(lora.values(), drop(2).values());
+    assert_eq!(adapters.values(), drop(1).values());
+    assert_ne!(adapters.values(), drop(2).values());
 }
 
 #[test]
 fn what_cannot_be_combined_is_named_together() {
     let (a, c) = (adapter("a"), adapter("c"));
-    let refused = |parts: &[(&Lora, f64)], options: &ComposeOptions| {
-        compose(parts, options, &Device::Cpu).unwrap_err().to_string()
+    let refused = |parts: &[(&Adapters, f64)], options: &ComposeOptions| {
+        compose(parts, options).unwrap_err().to_string()
     };
     let error = refused(&[(&a, 1.0), (&c, f64::INFINITY)], &options(Combination::Ties));
     for part in ["layers.0.self_attn.q_proj has the ranks [4, 3]", "layers.2", "ties", "cat or svd", "inf"] {
@@ -184,7 +186,6 @@ fn what_cannot_be_combined_is_named_together() {
     assert!(refused(&[], &options(Combination::Cat)).contains("nothing to combine"));
     assert!(refused(&[(&a, 1e300)], &options(Combination::Cat)).contains("overflows"));
     let other = families::spec(&ConfigJson::open(&fixtures().join("models/llama3")).unwrap()).unwrap();
-    let other =
-        peft::read(&fixtures().join("models/llama3/adapters/plain"), &other, &Device::Cpu).unwrap().lora;
+    let other = peft::read(&fixtures().join("models/llama3/adapters/plain"), &other).unwrap().adapters;
     assert!(refused(&[(&a, 1.0), (&other, 1.0)], &options(Combination::Cat)).contains("different bases"));
 }

@@ -3,60 +3,55 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
-
 use super::super::names::{MOST_TOLD, shown};
 use super::super::peft::FINGERPRINT_KEY;
 use super::super::read::{Adapter, Format};
 use super::super::{head, names};
 use super::{Architecture, BASE_KEY, Place, find_architecture, places, source_row};
 use crate::error::{Error, Problems, Result};
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::trainable::{Adapters, Lora};
 use crate::weights::gguf::GgufFile;
 
 /// Reads a GGUF adapter for a decoder; with `head`, the language-model head may be adapted too.
 ///
 /// # Errors
-/// If the file is damaged, is not a LoRA adapter or one of another architecture, or a tensor does not fit; all tensors that
-/// do not fit are named at once.
-pub fn read(path: &Path, spec: &DecoderSpec, device: &Device, head: bool) -> Result<Adapter> {
+/// If the file is damaged, no LoRA adapter or one of another architecture, or a tensor does not fit; all misfits are named
+/// at once.
+pub fn read(path: &Path, spec: &DecoderSpec, head: bool) -> Result<Adapter> {
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
     let file = GgufFile::open(path)?;
     let architecture = find_architecture(spec)?;
     let alpha = check(&file, architecture).map_err(within)?;
     let of_head = head::linear(spec);
     let pairs = pairs(&file, spec, architecture, head.then_some(&of_head)).map_err(within)?;
-    let slots = pairs.values().map(|pair| {
+    let loras = pairs.values().map(|pair| {
         let rank = pair.rank as f64;
         // llama.cpp treats an alpha of 0 as "no alpha": a scale of 1.
         let alpha = if alpha == 0.0 { rank } else { alpha };
-        Slot::new(pair.linear, pair.rank, alpha, alpha / rank)
+        Lora::new(pair.linear, pair.rank, alpha, alpha / rank)
     });
-    let mut lora = Lora::zeros(slots.collect(), device)?;
-    let mut values = lora.values().to_vec();
-    for slot in lora.slots() {
-        let Pair { place, .. } = &pairs[&slot.module];
-        values[slot.a()].copy_from_slice(&file.to_f32(&place.half("lora_a"))?);
+    let mut adapters = Adapters::zeros(loras)?;
+    let mut values = adapters.values().to_vec();
+    for lora in adapters.loras("a GGUF adapter")? {
+        let Pair { place, .. } = &pairs[&lora.module];
+        values[lora.a()].copy_from_slice(&file.to_f32(&place.half("lora_a"))?);
         let b = file.to_f32(&place.half("lora_b"))?;
-        let target = &mut values[slot.b()];
-        for (row, numbers) in b.chunks_exact(slot.rank).enumerate() {
-            let to = source_row(row, slot.outputs, place.heads) * slot.rank;
-            target[to..to + slot.rank].copy_from_slice(numbers);
+        let target = &mut values[lora.b()];
+        for (row, numbers) in b.chunks_exact(lora.rank).enumerate() {
+            let to = source_row(row, lora.outputs, place.heads) * lora.rank;
+            target[to..to + lora.rank].copy_from_slice(numbers);
         }
     }
-    if let Some(slot) =
-        lora.slots().iter().find(|s| values[s.a().start..s.b().end].iter().any(|x| !x.is_finite()))
-    {
+    adapters.update(|all| all.copy_from_slice(&values));
+    if let Some((module, _)) = adapters.not_finite() {
         return Err(within(Error::Adapter(format!(
-            "{} holds numbers that are not finite; it is damaged",
-            slot.module
+            "{module} holds numbers that are not finite; it is damaged"
         ))));
     }
-    lora.update(|all| all.copy_from_slice(&values))?;
     let text = |key: &str| file.metadata().text(key).map(|text| text.map(String::from));
     let (base, fingerprint) = (text(BASE_KEY)?, text(FINGERPRINT_KEY)?);
-    Ok(Adapter { lora, base, fingerprint, format: Format::Gguf, notes: Vec::new() })
+    Ok(Adapter { adapters, base, fingerprint, format: Format::Gguf, notes: Vec::new() })
 }
 
 /// Checks that it is a LoRA adapter of this architecture; returns its alpha.

@@ -1,6 +1,5 @@
 use std::path::PathBuf;
 
-use candle_core::Device;
 use half::{bf16, f16};
 
 use super::super::gguf_writer::ALIGNMENT;
@@ -16,8 +15,8 @@ fn spec(name: &str) -> DecoderSpec {
     families::spec(&ConfigJson::open(&model(name)).unwrap()).unwrap()
 }
 
-fn adapter(name: &str, case: &str) -> Lora {
-    peft::read(&model(name).join("adapters").join(case), &spec(name), &Device::Cpu).unwrap().lora
+fn adapter(name: &str, case: &str) -> Adapters {
+    peft::read(&model(name).join("adapters").join(case), &spec(name)).unwrap().adapters
 }
 
 /// A file, read by the format's document alone.
@@ -105,35 +104,40 @@ impl Parsed {
     }
 }
 
-fn export(lora: &Lora, spec: &DecoderSpec, kind: GgufType) -> (GgufReport, Parsed) {
+fn export(adapters: &Adapters, spec: &DecoderSpec, kind: GgufType) -> (GgufReport, Parsed) {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("adapter.gguf");
-    let report = write(&path, lora, spec, kind, &Origin::default()).unwrap();
+    let report = write(&path, adapters, spec, kind, &Origin::default()).unwrap();
     (report, parse(&std::fs::read(&path).unwrap()))
 }
 
 #[test]
 fn the_scale_of_each_module_comes_out_whatever_its_rule() {
     for case in ["plain", "rslora", "patterns", "subset"] {
-        let lora = adapter("llama", case);
-        let (report, file) = export(&lora, &spec("llama"), GgufType::F32);
-        assert_eq!(file.tensors.len(), 2 * lora.slots().len());
-        assert_eq!((report.alpha, report.modules), (file.alpha, lora.slots().len()));
-        for slot in lora.slots().iter().filter(|slot| slot.module.ends_with("down_proj")) {
-            let layer = slot.module.split('.').nth(2).unwrap();
+        let adapters = adapter("llama", case);
+        let (report, file) = export(&adapters, &spec("llama"), GgufType::F32);
+        assert_eq!(file.tensors.len(), 2 * adapters.loras("a test").unwrap().len());
+        assert_eq!((report.alpha, report.modules), (file.alpha, adapters.loras("a test").unwrap().len()));
+        for lora in adapters.loras("a test").unwrap().iter().filter(|lora| lora.module.ends_with("down_proj"))
+        {
+            let layer = lora.module.split('.').nth(2).unwrap();
             let name = format!("blk.{layer}.ffn_down.weight");
-            assert_eq!(file.f32(&format!("{name}.lora_a")), lora.values()[slot.a()]);
+            assert_eq!(file.f32(&format!("{name}.lora_a")), adapters.values()[lora.a()]);
             let b = file.f32(&format!("{name}.lora_b"));
-            for (written, b) in b.iter().zip(&lora.values()[slot.b()]) {
-                let (here, there) = (f64::from(written * file.scale(&name)), slot.scale * f64::from(*b));
+            for (written, b) in b.iter().zip(&adapters.values()[lora.b()]) {
+                let (here, there) = (f64::from(written * file.scale(&name)), lora.scale * f64::from(*b));
                 assert!(
                     (here - there).abs() <= 1e-6 * there.abs(),
                     "{case} {}: {here} for {there}",
-                    slot.module
+                    lora.module
                 );
             }
             if case == "plain" {
-                assert_eq!((b.as_slice(), file.alpha), (&lora.values()[slot.b()], 6.0), "nothing to fold");
+                assert_eq!(
+                    (b.as_slice(), file.alpha),
+                    (&adapters.values()[lora.b()], 6.0),
+                    "nothing to fold"
+                );
             }
         }
     }
@@ -142,8 +146,8 @@ fn the_scale_of_each_module_comes_out_whatever_its_rule() {
 #[test]
 fn rows_of_queries_and_keys_are_reordered_where_the_base_is() {
     // llama: 4 heads of 12 and 2 of them for keys; row 12h + 2j + i was 12h + 6i + j.
-    let lora = adapter("llama", "plain");
-    let (_, file) = export(&lora, &spec("llama"), GgufType::F32);
+    let adapters = adapter("llama", "plain");
+    let (_, file) = export(&adapters, &spec("llama"), GgufType::F32);
     assert_eq!(file.texts["general.architecture"], "llama");
     assert_eq!(
         (file.texts["general.type"].as_str(), file.texts["adapter.type"].as_str()),
@@ -151,10 +155,10 @@ fn rows_of_queries_and_keys_are_reordered_where_the_base_is() {
     );
     for (module, name, rows) in [("q_proj", "attn_q", 48), ("k_proj", "attn_k", 24), ("v_proj", "attn_v", 24)]
     {
-        let slot = &lora.slots()[lora.find(&format!("model.layers.1.self_attn.{module}")).unwrap()];
-        let b = &lora.values()[slot.b()];
+        let lora = adapters.find_lora(&format!("model.layers.1.self_attn.{module}")).unwrap();
+        let b = &adapters.values()[lora.b()];
         let found = file.f32(&format!("blk.1.{name}.weight.lora_b"));
-        assert_eq!((found.len(), slot.outputs), (rows * 4, rows));
+        assert_eq!((found.len(), lora.outputs), (rows * 4, rows));
         for (head, j, half) in
             (0..rows / 12).flat_map(|h| (0..6).flat_map(move |j| (0..2).map(move |i| (h, j, i))))
         {
@@ -162,13 +166,13 @@ fn rows_of_queries_and_keys_are_reordered_where_the_base_is() {
             let from = if module == "v_proj" { to } else { 12 * head + 6 * half + j };
             assert_eq!(found[to * 4..to * 4 + 4], b[from * 4..from * 4 + 4], "{module} row {to}");
         }
-        assert_eq!(file.f32(&format!("blk.1.{name}.weight.lora_a")), lora.values()[slot.a()]);
+        assert_eq!(file.f32(&format!("blk.1.{name}.weight.lora_a")), adapters.values()[lora.a()]);
     }
     // qwen2 has them as transformers does.
-    let lora = adapter("qwen2", "plain");
-    let (_, file) = export(&lora, &spec("qwen2"), GgufType::F32);
-    let slot = &lora.slots()[lora.find("model.layers.0.self_attn.q_proj").unwrap()];
-    assert_eq!(file.f32("blk.0.attn_q.weight.lora_b"), lora.values()[slot.b()]);
+    let adapters = adapter("qwen2", "plain");
+    let (_, file) = export(&adapters, &spec("qwen2"), GgufType::F32);
+    let lora = adapters.find_lora("model.layers.0.self_attn.q_proj").unwrap();
+    assert_eq!(file.f32("blk.0.attn_q.weight.lora_b"), adapters.values()[lora.b()]);
 }
 
 #[test]
@@ -192,23 +196,26 @@ fn narrow_types_hold_small_numbers_as_well_as_large_ones() {
         [(GgufType::BF16, 2f32.powi(-8)), (GgufType::F16, 2f32.powi(-11)), (GgufType::Q8_0, 0.005)]
     {
         for shrink in [1.0, 1e-6] {
-            let mut lora = adapter("llama", "plain");
-            let ranges: Vec<_> = lora.slots().iter().map(Slot::b).collect();
-            lora.update(|all| ranges.into_iter().for_each(|b| all[b].iter_mut().for_each(|x| *x *= shrink)))
-                .unwrap();
-            let (report, file) = export(&lora, &spec("llama"), kind);
+            let mut adapters = adapter("llama", "plain");
+            let ranges: Vec<_> = adapters.loras("a test").unwrap().iter().map(|lora| lora.b()).collect();
+            adapters
+                .update(|all| ranges.into_iter().for_each(|b| all[b].iter_mut().for_each(|x| *x *= shrink)));
+            let (report, file) = export(&adapters, &spec("llama"), kind);
             // Rank 4: B cannot be quantised; nor A of down_proj, whose rows have 56 numbers.
-            assert_eq!(report.unquantised.len(), if kind == GgufType::Q8_0 { lora.slots().len() } else { 0 });
-            let slot = &lora.slots()[lora.find("model.layers.0.mlp.gate_proj").unwrap()];
+            assert_eq!(
+                report.unquantised.len(),
+                if kind == GgufType::Q8_0 { adapters.loras("a test").unwrap().len() } else { 0 }
+            );
+            let lora = adapters.find_lora("model.layers.0.mlp.gate_proj").unwrap();
             for (name, range, scale) in [
-                ("blk.0.ffn_gate.weight.lora_a", slot.a(), 1.0),
+                ("blk.0.ffn_gate.weight.lora_a", lora.a(), 1.0),
                 (
                     "blk.0.ffn_gate.weight.lora_b",
-                    slot.b(),
-                    file.scale("blk.0.ffn_gate.weight") / slot.scale as f32,
+                    lora.b(),
+                    file.scale("blk.0.ffn_gate.weight") / lora.scale as f32,
                 ),
             ] {
-                let exact = &lora.values()[range];
+                let exact = &adapters.values()[range];
                 let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
                 for (found, exact) in file.f32(name).iter().zip(exact) {
                     let off = (found * scale - exact).abs();
@@ -223,8 +230,8 @@ fn narrow_types_hold_small_numbers_as_well_as_large_ones() {
 fn what_llama_cpp_does_not_know_is_refused_by_name() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("adapter.gguf");
-    let refused = |lora: &Lora, name: &str, kind| {
-        write(&path, lora, &spec(name), kind, &Origin::default()).unwrap_err().to_string()
+    let refused = |adapters: &Adapters, name: &str, kind| {
+        write(&path, adapters, &spec(name), kind, &Origin::default()).unwrap_err().to_string()
     };
     let error = refused(&adapter("gptj", "plain"), "gptj", GgufType::F32);
     assert!(error.contains("gptj is not supported") && error.contains("qwen3"), "{error}");
@@ -233,20 +240,21 @@ fn what_llama_cpp_does_not_know_is_refused_by_name() {
     let error = refused(&adapter("llama", "plain"), "llama3", GgufType::F32);
     assert!(error.contains("this base has [64, 32]"), "{error}");
     let mut huge = adapter("llama", "plain");
-    huge.update(|all| all[0] = 1e6).unwrap();
+    huge.update(|all| all[0] = 1e6);
     assert!(refused(&huge, "llama", GgufType::F16).contains("f16 cannot"));
     assert!(!path.exists());
-    let nothing = Lora::zeros(Vec::new(), &Device::Cpu).unwrap();
+    let nothing = Adapters::default();
     assert!(refused(&nothing, "llama", GgufType::F32).contains("nothing to export"));
 }
 
 #[test]
 fn an_alpha_of_zero_is_not_llama_cpps_scale_of_one() {
-    let mut slots = adapter("llama", "plain").slots().to_vec();
-    slots.iter_mut().for_each(|slot| (slot.alpha, slot.scale) = (0.0, 0.0));
-    let mut lora = Lora::zeros(slots, &Device::Cpu).unwrap();
-    lora.update(|all| all.fill(1.0)).unwrap();
-    let (report, file) = export(&lora, &spec("llama"), GgufType::F32);
+    let plain = adapter("llama", "plain");
+    let mut loras: Vec<Lora> = plain.loras("a test").unwrap().into_iter().cloned().collect();
+    loras.iter_mut().for_each(|lora| (lora.alpha, lora.scale) = (0.0, 0.0));
+    let mut adapters = Adapters::zeros(loras).unwrap();
+    adapters.update(|all| all.fill(1.0));
+    let (report, file) = export(&adapters, &spec("llama"), GgufType::F32);
     assert!(report.alpha != 0.0);
     assert!(file.f32("blk.0.ffn_up.weight.lora_b").iter().all(|b| *b == 0.0));
 }
@@ -269,24 +277,26 @@ fn what_is_written_is_read_back_with_its_rows_in_place() {
         ("phi3", "plain"),
         ("gpt2", "plain"),
     ] {
-        let (lora, spec) = (adapter(name, case), spec(name));
+        let (adapters, spec) = (adapter(name, case), spec(name));
         for (kind, error) in [(GgufType::F32, 1e-6), (GgufType::BF16, 4e-3)] {
-            write(&path, &lora, &spec, kind, &origin).unwrap();
-            let back = read(&path, &spec, &Device::Cpu, false).unwrap();
+            write(&path, &adapters, &spec, kind, &origin).unwrap();
+            let back = read(&path, &spec, false).unwrap();
             assert_eq!((back.base.as_deref(), back.fingerprint.as_deref()), (Some("models/x"), Some("f00")));
-            assert_eq!(back.lora.slots().len(), lora.slots().len());
-            for (found, slot) in back.lora.slots().iter().zip(lora.slots()) {
-                assert_eq!((&found.module, found.rank), (&slot.module, slot.rank));
-                let b = |lora: &Lora, slot: &Slot| -> Vec<f64> {
-                    lora.values()[slot.b()].iter().map(|b| f64::from(*b) * slot.scale).collect()
+            assert_eq!(back.adapters.loras("a test").unwrap().len(), adapters.loras("a test").unwrap().len());
+            for (found, lora) in
+                back.adapters.loras("a test").unwrap().iter().zip(adapters.loras("a test").unwrap())
+            {
+                assert_eq!((&found.module, found.rank), (&lora.module, lora.rank));
+                let b = |adapters: &Adapters, lora: &Lora| -> Vec<f64> {
+                    adapters.values()[lora.b()].iter().map(|b| f64::from(*b) * lora.scale).collect()
                 };
-                for (here, there) in b(&back.lora, found).iter().zip(b(&lora, slot)) {
-                    assert!((here - there).abs() <= error * there.abs(), "{name} {case} {}", slot.module);
+                for (here, there) in b(&back.adapters, found).iter().zip(b(&adapters, lora)) {
+                    assert!((here - there).abs() <= error * there.abs(), "{name} {case} {}", lora.module);
                 }
             }
         }
     }
     // Of another base.
-    let error = read(&path, &spec("llama"), &Device::Cpu, false).unwrap_err().to_string();
+    let error = read(&path, &spec("llama"), false).unwrap_err().to_string();
     assert!(error.contains("gpt2") && error.contains("llama"), "{error}");
 }

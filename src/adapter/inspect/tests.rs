@@ -1,7 +1,5 @@
 use std::path::Path;
 
-use candle_core::Device;
-
 use super::super::peft;
 use super::*;
 use crate::model::families::{self, ConfigJson};
@@ -14,19 +12,19 @@ fn fixture(name: &str) -> (SafetensorsSource, DecoderSpec) {
     (SafetensorsSource::open(&directory).unwrap(), spec)
 }
 
-fn adapter(name: &str, case: &str) -> Lora {
+fn adapter(name: &str, case: &str) -> Adapters {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
-    peft::read(&directory.join("adapters").join(case), &fixture(name).1, &Device::Cpu).unwrap().lora
+    peft::read(&directory.join("adapters").join(case), &fixture(name).1).unwrap().adapters
 }
 
 /// ΔW, formed.
-fn delta(lora: &Lora, slot: &Slot) -> Vec<f64> {
-    let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
+fn delta(adapters: &Adapters, lora: &Lora) -> Vec<f64> {
+    let (a, b) = (&adapters.values()[lora.a()], &adapters.values()[lora.b()]);
     let at = |out: usize, input: usize, k: usize| {
-        f64::from(b[out * slot.rank + k]) * f64::from(a[k * slot.inputs + input])
+        f64::from(b[out * lora.rank + k]) * f64::from(a[k * lora.inputs + input])
     };
-    (0..slot.outputs * slot.inputs)
-        .map(|i| slot.scale * (0..slot.rank).map(|k| at(i / slot.inputs, i % slot.inputs, k)).sum::<f64>())
+    (0..lora.outputs * lora.inputs)
+        .map(|i| lora.scale * (0..lora.rank).map(|k| at(i / lora.inputs, i % lora.inputs, k)).sum::<f64>())
         .collect()
 }
 
@@ -37,17 +35,17 @@ fn frobenius_of(x: &[f64]) -> f64 {
 #[test]
 fn norms_are_those_of_the_formed_product() {
     for (name, case) in [("llama", "patterns"), ("llama", "rslora"), ("gpt2", "plain")] {
-        let ((source, spec), lora) = (fixture(name), adapter(name, case));
-        let report = inspect(&lora, Some((&source, &spec))).unwrap();
-        assert_eq!(report.parameters, lora.values().len());
+        let ((source, spec), adapters) = (fixture(name), adapter(name, case));
+        let report = inspect(&adapters, Some((&source, &spec))).unwrap();
+        assert_eq!(report.parameters, adapters.values().len());
         let (mut deltas, mut weights) = (Vec::new(), Vec::new());
-        for (slot, found) in lora.slots().iter().zip(&report.modules) {
-            let exact = delta(&lora, slot);
+        for (lora, found) in adapters.loras("a test").unwrap().iter().zip(&report.modules) {
+            let exact = delta(&adapters, lora);
             assert!((found.delta_norm / frobenius_of(&exact) - 1.0).abs() < 1e-12);
             let singular = norm(found.singular_values.iter().copied());
             assert!((singular / found.delta_norm - 1.0).abs() < 1e-12, "{singular} for {}", found.delta_norm);
-            assert!((1.0..=slot.rank as f64 + 1e-9).contains(&found.effective_rank));
-            let weight = source.get(&format!("{}.weight", slot.module)).unwrap().elements().to_f32();
+            assert!((1.0..=lora.rank as f64 + 1e-9).contains(&found.effective_rank));
+            let weight = source.get(&format!("{}.weight", lora.module)).unwrap().elements().to_f32();
             let weight: Vec<f64> = weight.into_iter().map(f64::from).collect();
             let share = frobenius_of(&exact) / frobenius_of(&weight);
             assert!((found.share.unwrap() / share - 1.0).abs() < 1e-12);
@@ -56,24 +54,23 @@ fn norms_are_those_of_the_formed_product() {
         }
         assert!((report.delta_norm / frobenius_of(&deltas) - 1.0).abs() < 1e-12);
         assert!((report.share.unwrap() / (report.delta_norm / frobenius_of(&weights)) - 1.0).abs() < 1e-12);
-        assert!(inspect(&lora, None).unwrap().share.is_none());
+        assert!(inspect(&adapters, None).unwrap().share.is_none());
     }
 }
 
-/// A slot of rank 3 over 4 → 5 features whose ΔW has the singular values 2·(3, 2, 1), or fewer.
-fn known(values: [f32; 3]) -> Lora {
-    let slot = Slot::new(&LinearSpec::new("m".into(), 4, 5), 3, 6.0, 2.0);
-    let mut lora = Lora::zeros(vec![slot], &Device::Cpu).unwrap();
-    let (a, b) = (lora.slots()[0].a(), lora.slots()[0].b());
-    lora.update(|all| {
+/// A module of rank 3 over 4 → 5 features whose ΔW has the singular values 2·(3, 2, 1), or fewer.
+fn known(values: [f32; 3]) -> Adapters {
+    let lora = Lora::new(&LinearSpec::new("m".into(), 4, 5), 3, 6.0, 2.0);
+    let mut adapters = Adapters::zeros(vec![lora]).unwrap();
+    let (a, b) = (adapters.loras("a test").unwrap()[0].a(), adapters.loras("a test").unwrap()[0].b());
+    adapters.update(|all| {
         // A's rows and B's columns are orthogonal; A = diag(values/2), B = 2 on its diagonal.
         for k in 0..3 {
             all[a.start + k * 4 + k] = values[k] / 2.0;
             all[b.start + k * 3 + k] = 2.0;
         }
-    })
-    .unwrap();
-    lora
+    });
+    adapters
 }
 
 #[test]
@@ -96,19 +93,22 @@ fn cosines_are_those_of_the_formed_products() {
     // Of other ranks, scales and modules.
     let (first, second) = (adapter("llama", "rslora"), adapter("llama", "patterns"));
     let found = compare(&first, &second).unwrap();
-    assert_eq!(found.modules.len(), second.slots().len());
-    assert_eq!(found.only_first.len(), first.slots().len() - second.slots().len());
+    assert_eq!(found.modules.len(), second.loras("a test").unwrap().len());
+    assert_eq!(
+        found.only_first.len(),
+        first.loras("a test").unwrap().len() - second.loras("a test").unwrap().len()
+    );
     assert!(found.only_second.is_empty());
     let (mut product, mut sizes) = (0.0, [0.0, 0.0]);
-    for slot in first.slots() {
-        let x = delta(&first, slot);
+    for lora in first.loras("a test").unwrap() {
+        let x = delta(&first, lora);
         sizes[0] += frobenius_of(&x).powi(2);
-        if let Some(other) = second.find(&slot.module) {
-            let y = delta(&second, &second.slots()[other]);
+        if let Some(other) = second.find_lora(&lora.module) {
+            let y = delta(&second, other);
             sizes[1] += frobenius_of(&y).powi(2);
             let dot = x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>();
             product += dot;
-            let told = found.modules.iter().find(|(module, _)| *module == slot.module).unwrap().1.unwrap();
+            let told = found.modules.iter().find(|(module, _)| *module == lora.module).unwrap().1.unwrap();
             assert!((told - dot / frobenius_of(&x) / frobenius_of(&y)).abs() < 1e-12);
         }
     }

@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Draining};
-use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
+use crate::trainable::Adapters;
 use crate::weights::{DType, WeightSource};
 use companions::Companions;
 use plan::Plan;
@@ -108,7 +108,7 @@ impl MergeReport {
 /// a number overflows the storage type, or the disk is full.
 pub fn merge(
     base: &Base,
-    adapters: &[(&Lora, f64)],
+    adapters: &[(&Adapters, f64)],
     output: &Path,
     options: &MergeOptions,
 ) -> Result<MergeReport> {
@@ -121,7 +121,7 @@ pub fn merge(
 /// As [`merge`], and the error of `check`.
 pub fn merge_checked(
     base: &Base,
-    adapters: &[(&Lora, f64)],
+    adapters: &[(&Adapters, f64)],
     output: &Path,
     options: &MergeOptions,
     check: impl FnOnce(&Path, &MergeReport) -> Result<()>,

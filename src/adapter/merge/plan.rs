@@ -10,8 +10,8 @@ use super::shards::{Planned, Shard};
 use super::tensor::Addend;
 use super::{Base, MergeOptions};
 use crate::error::{Error, Problems, Result, nearest};
-use crate::model::lora::Lora;
 use crate::model::spec::LinearSpec;
+use crate::trainable::Adapters;
 use crate::weights::DType;
 
 /// Numbers that are compared at once.
@@ -33,7 +33,7 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub fn new(base: &Base<'a>, adapters: &[(&'a Lora, f64)], options: &MergeOptions) -> Result<Self> {
+    pub fn new(base: &Base<'a>, adapters: &[(&'a Adapters, f64)], options: &MergeOptions) -> Result<Self> {
         let targets = targets(base, adapters)?;
         let head = format!("{}.weight", head::linear(base.spec).module);
         let untied = (base.spec.head.is_none() && targets.contains_key(&head))
@@ -106,7 +106,7 @@ fn safetensors_name(dtype: DType) -> Dtype {
 /// The tensors that the adapters change; all problems are named.
 pub(super) fn targets<'a>(
     base: &Base<'a>,
-    adapters: &[(&'a Lora, f64)],
+    adapters: &[(&'a Adapters, f64)],
 ) -> Result<BTreeMap<String, Target<'a>>> {
     check_head(base)?;
     let linears: BTreeMap<String, LinearSpec> = base
@@ -118,14 +118,14 @@ pub(super) fn targets<'a>(
         .collect();
     let mut targets: BTreeMap<String, Target> = BTreeMap::new();
     let mut problems = Problems::default();
-    for (lora, weight) in adapters {
+    for (adapters, weight) in adapters {
         problems
             .require(weight.is_finite(), || format!("an adapter's weight is {weight}; name a finite number"));
-        for slot in lora.slots() {
-            let Some(linear) = linears.get(&slot.module) else {
-                let hint = nearest(&slot.module, linears.keys().map(String::as_str));
+        for adapter in adapters.iter() {
+            let Some(linear) = linears.get(adapter.module()) else {
+                let hint = nearest(adapter.module(), linears.keys().map(String::as_str));
                 let hint = hint.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-                problems.add(format!("{} is not a linear module of this base{hint}", slot.module));
+                problems.add(format!("{} is no linear module of this base{hint}", adapter.module()));
                 continue;
             };
             let tied = base.spec.head.is_none() && linear.module == head::linear(base.spec).module;
@@ -134,12 +134,12 @@ pub(super) fn targets<'a>(
             } else {
                 names::weight_of(&linear.module, base.source, base.spec)
             };
-            match check(base, linear, &from, (slot.outputs, slot.inputs)) {
+            match check(base, linear, &from, adapter.shape()) {
                 Ok(()) => {
                     let name = if tied { format!("{}.weight", linear.module) } else { from };
                     let new = || Target { linear: linear.clone(), addends: Vec::new() };
                     let target = targets.entry(name).or_insert_with(new);
-                    target.addends.push(Addend::new(lora, slot, *weight));
+                    target.addends.push(Addend(adapter.delta(adapters.values(), *weight)));
                 }
                 Err(error) => problems.absorb(Err(error)),
             }

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::encode::{Encoder, Encoding, Stock, widen_bf16};
 use super::stream::Stream;
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::LinearSpec;
 use crate::ops::gemm::{self, Elements, Operand, Packed, Precision, Segment};
+use crate::trainable::Delta;
 use crate::weights::{DType, FrozenWeight};
 
 /// Numbers in a block of rows: enough to keep all threads busy, and little compared with a model's tensors.
@@ -19,42 +19,23 @@ const BLOCK: usize = 1 << 22;
 const TILE_ROWS: usize = 48;
 const TILE_COLUMNS: usize = 1024;
 
-/// One low-rank addend of a weight.
-pub(super) struct Addend<'a> {
-    /// `A [r, in]`.
-    a: &'a [f32],
-    /// `B [out, r]` times weight and scale.
-    b: Vec<f32>,
-    rank: usize,
-}
+/// What one adapter adds to a weight.
+pub(super) struct Addend<'a>(pub Delta<'a>);
 
-impl<'a> Addend<'a> {
-    /// `weight·scale·B·A` of a slot of `lora`.
-    pub fn new(lora: &'a Lora, slot: &Slot, weight: f64) -> Self {
-        let factor = weight * slot.scale;
-        let b = lora.values()[slot.b()].iter().map(|b| (f64::from(*b) * factor) as f32).collect();
-        Self { a: &lora.values()[slot.a()], b, rank: slot.rank }
-    }
-
-    pub fn a(&self) -> &[f32] {
-        self.a
-    }
-
-    pub fn b(&self) -> &[f32] {
-        &self.b
-    }
-
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// The left operand of these rows of the product, in the orientation of the stored weight.
+impl Addend<'_> {
+    /// The left operand of these rows of the product, as the weight is stored.
     fn left(&self, linear: &LinearSpec, rows: &Range<usize>) -> Packed {
         let operand = if linear.transposed {
-            // Aᵀ·Bᵀ: a stored row is an input feature.
-            Operand::strided(Elements::F32(&self.a[rows.start..]), rows.len(), self.rank, 1, linear.inputs)
+            // Aᵀ·Bᵀ: a stored row is a feature that goes in.
+            Operand::strided(
+                Elements::F32(&self.0.a[rows.start..]),
+                rows.len(),
+                self.0.rank,
+                1,
+                linear.inputs,
+            )
         } else {
-            Operand::by_row(Elements::F32(&self.b[rows.start * self.rank..]), rows.len(), self.rank)
+            Operand::by_row(Elements::F32(&self.0.b[rows.start * self.0.rank..]), rows.len(), self.0.rank)
         };
         Packed::serial(&operand, Precision::F32)
     }
@@ -62,11 +43,11 @@ impl<'a> Addend<'a> {
     /// The right operand of these columns.
     fn right(&self, linear: &LinearSpec, columns: &Range<usize>) -> Operand<'_> {
         if linear.transposed {
-            let b = &self.b[columns.start * self.rank..];
-            Operand::by_row(Elements::F32(b), columns.len(), self.rank)
+            let b = &self.0.b[columns.start * self.0.rank..];
+            Operand::by_row(Elements::F32(b), columns.len(), self.0.rank)
         } else {
-            let a = Elements::F32(&self.a[columns.start..]);
-            Operand::strided(a, columns.len(), self.rank, 1, linear.inputs)
+            let a = Elements::F32(&self.0.a[columns.start..]);
+            Operand::strided(a, columns.len(), self.0.rank, 1, linear.inputs)
         }
     }
 }

@@ -1,7 +1,5 @@
 use std::path::PathBuf;
 
-use candle_core::Device;
-
 use super::super::peft;
 use super::*;
 use crate::model::decoder::Decoder;
@@ -30,16 +28,15 @@ impl Model {
         Base { directory: &self.directory, source: &self.source, spec: &self.spec }
     }
 
-    fn adapter(&self, case: &str) -> Lora {
-        peft::read(&self.directory.join("adapters").join(case), &self.spec, &Device::Cpu).unwrap().lora
+    fn adapter(&self, case: &str) -> Adapters {
+        peft::read(&self.directory.join("adapters").join(case), &self.spec).unwrap().adapters
     }
 
-    fn logits(&self, trained: Option<Lora>) -> Vec<f32> {
-        let mut decoder =
-            Decoder::load(self.spec.clone(), &self.source, Some(DType::F32), &Device::Cpu).unwrap();
-        decoder.trained = trained;
+    fn logits(&self, trained: Adapters) -> Vec<f32> {
+        let decoder = Decoder::load(self.spec.clone(), &self.source, Some(DType::F32)).unwrap();
+        let policy = crate::trainable::Policy::of(trained);
         let mut cache = decoder.new_cache();
-        decoder.step(&[5, 300, 17, 90, 41, 7, 250], &mut cache, Pass::Policy).unwrap()
+        decoder.step(&[5, 300, 17, 90, 41, 7, 250], &mut cache, &policy, Pass::Policy).unwrap()
     }
 }
 
@@ -49,7 +46,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 fn merged(
     model: &Model,
-    adapters: &[(&Lora, f64)],
+    adapters: &[(&Adapters, f64)],
     options: &MergeOptions,
 ) -> (tempfile::TempDir, Model, MergeReport) {
     let place = tempfile::tempdir().unwrap();
@@ -62,11 +59,15 @@ fn merged(
 fn a_merged_model_computes_what_base_and_adapter_do() {
     for name in ["llama", "llama3", "gpt2", "phi3", "gpt_neox", "gemma3"] {
         let model = Model::fixture(name);
-        let lora = model.adapter("plain");
-        let (_place, merged, report) = merged(&model, &[(&lora, 1.0)], &MergeOptions::default());
-        assert_eq!((report.modules.len(), report.rounding_max()), (lora.slots().len(), 0.0), "{name}");
-        let (alone, here) = (model.logits(None), merged.logits(None));
-        let there = model.logits(Some(lora));
+        let adapters = model.adapter("plain");
+        let (_place, merged, report) = merged(&model, &[(&adapters, 1.0)], &MergeOptions::default());
+        assert_eq!(
+            (report.modules.len(), report.rounding_max()),
+            (adapters.loras("a test").unwrap().len(), 0.0),
+            "{name}"
+        );
+        let (alone, here) = (model.logits(Adapters::default()), merged.logits(Adapters::default()));
+        let there = model.logits(adapters);
         assert!(largest_difference(&here, &there) < 2e-5, "{name}: {}", largest_difference(&here, &there));
         assert!(largest_difference(&alone, &there) > 0.1, "{name}: the adapter must matter");
         assert_eq!(merged.source.names(), model.source.names(), "{name}");
@@ -74,16 +75,16 @@ fn a_merged_model_computes_what_base_and_adapter_do() {
 }
 
 /// `W + Σ weight·scale·B·A` in f64, for a plain (not transposed) module.
-fn by_hand(model: &Model, adapters: &[(&Lora, f64)], module: &str) -> Vec<f64> {
+fn by_hand(model: &Model, adapters: &[(&Adapters, f64)], module: &str) -> Vec<f64> {
     let weight = model.source.get(&format!("{module}.weight")).unwrap();
     let mut sum: Vec<f64> = weight.elements().to_f32().into_iter().map(f64::from).collect();
-    for (lora, factor) in adapters {
-        let Some(slot) = lora.find(module).map(|slot| &lora.slots()[slot]) else { continue };
-        let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
+    for (adapters, factor) in adapters {
+        let Some(lora) = adapters.find_lora(module) else { continue };
+        let (a, b) = (&adapters.values()[lora.a()], &adapters.values()[lora.b()]);
         for (at, sum) in sum.iter_mut().enumerate() {
-            let (out, input) = (at / slot.inputs, at % slot.inputs);
-            let product = |k| f64::from(b[out * slot.rank + k]) * f64::from(a[k * slot.inputs + input]);
-            *sum += factor * slot.scale * (0..slot.rank).map(product).sum::<f64>();
+            let (out, input) = (at / lora.inputs, at % lora.inputs);
+            let product = |k| f64::from(b[out * lora.rank + k]) * f64::from(a[k * lora.inputs + input]);
+            *sum += factor * lora.scale * (0..lora.rank).map(product).sum::<f64>();
         }
     }
     sum
@@ -137,13 +138,13 @@ fn rows_are_the_same_in_blocks_and_at_once() {
             transposed,
             ..crate::model::spec::LinearSpec::new("m".into(), inputs, outputs)
         };
-        let slot = crate::model::lora::Slot::new(&linear, rank, 6.0, 2.0);
-        let mut lora = Lora::zeros(vec![slot], &Device::Cpu).unwrap();
-        lora.update(|values| values.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 101) as f32 / 64.0))
-            .unwrap();
+        let lora = crate::trainable::Lora::new(&linear, rank, 6.0, 2.0);
+        let mut adapters = Adapters::zeros(vec![lora]).unwrap();
+        adapters
+            .update(|values| values.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 101) as f32 / 64.0));
         let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
         let weight = FrozenWeight::from_f32(vec![0.5; inputs * outputs], &shape).unwrap();
-        let addends = [tensor::Addend::new(&lora, &lora.slots()[0], 0.5)];
+        let addends = [tensor::Addend(adapters.iter().next().unwrap().delta(adapters.values(), 0.5))];
         let mut bytes = Vec::new();
         let (made, written) = stream::through(&mut bytes, |stream| {
             tensor::write(stream, &weight, Some((&linear, &addends)), &DType::F32.into())
@@ -151,7 +152,10 @@ fn rows_are_the_same_in_blocks_and_at_once() {
         written.and(made).unwrap();
         let found: &[f32] = bytemuck::cast_slice(&bytes);
         assert_eq!(found.len(), inputs * outputs);
-        let (a, b) = (&lora.values()[lora.slots()[0].a()], &lora.values()[lora.slots()[0].b()]);
+        let (a, b) = (
+            &adapters.values()[adapters.loras("a test").unwrap()[0].a()],
+            &adapters.values()[adapters.loras("a test").unwrap()[0].b()],
+        );
         for at in (0..found.len()).step_by(997) {
             let (row, column) = (at / shape[1], at % shape[1]);
             let (out, input) = if transposed { (column, row) } else { (row, column) };
@@ -164,9 +168,9 @@ fn rows_are_the_same_in_blocks_and_at_once() {
 #[test]
 fn shards_and_their_index_are_read_back() {
     let model = Model::fixture("llama-sharded");
-    let lora = Model::fixture("llama").adapter("plain");
+    let adapters = Model::fixture("llama").adapter("plain");
     let options = MergeOptions { shard_bytes: 30_000, ..MergeOptions::default() };
-    let (_place, merged, report) = merged(&model, &[(&lora, 1.0)], &options);
+    let (_place, merged, report) = merged(&model, &[(&adapters, 1.0)], &options);
     assert!(report.files.len() > 2 && !merged.directory.join("model.safetensors").exists());
     assert_eq!(merged.source.names(), model.source.names());
     assert!(report.rounding_max() > 0.0);
@@ -187,7 +191,7 @@ fn shards_and_their_index_are_read_back() {
 #[test]
 fn a_checkpoint_without_the_prefix_is_merged_under_its_own_names() {
     let model = Model::fixture("gpt2");
-    let lora = model.adapter("plain");
+    let adapters = model.adapter("plain");
     let place = tempfile::tempdir().unwrap();
     let short = |name: &str| name.strip_prefix("transformer.").unwrap_or(name).to_string();
     let tensors: Vec<_> =
@@ -197,25 +201,29 @@ fn a_checkpoint_without_the_prefix_is_merged_under_its_own_names() {
     super::super::testing::write_checkpoint(&place.path().join("model.safetensors"), &tensors);
     std::fs::copy(model.directory.join("config.json"), place.path().join("config.json")).unwrap();
     let bare = Model::open(place.path().to_path_buf());
-    let (_place, merged, _) = merged(&bare, &[(&lora, 1.0)], &MergeOptions::default());
+    let (_place, merged, _) = merged(&bare, &[(&adapters, 1.0)], &MergeOptions::default());
     assert!(merged.source.shape("h.0.attn.c_attn.weight").is_some());
-    assert!(largest_difference(&merged.logits(None), &model.logits(Some(lora))) < 2e-5);
+    assert!(largest_difference(&merged.logits(Adapters::default()), &model.logits(adapters)) < 2e-5);
 }
 
 #[test]
 fn misfits_are_named_together_and_nothing_is_written() {
     let model = Model::fixture("llama");
-    let lora = Model::fixture("gpt2").adapter("plain");
+    let adapters = Model::fixture("gpt2").adapter("plain");
     let place = tempfile::tempdir().unwrap();
     let output = place.path().join("merged");
     let options = MergeOptions::default();
-    let error = merge(&model.base(), &[(&lora, f64::NAN)], &output, &options).unwrap_err().to_string();
+    let error = merge(&model.base(), &[(&adapters, f64::NAN)], &output, &options).unwrap_err().to_string();
     assert!(error.contains("transformer.h.0.attn.c_attn") && error.contains("h.2.mlp.c_proj"), "{error}");
     assert!(error.contains("weight is NaN"), "{error}");
 
-    let lora = model.adapter("plain");
-    let huge =
-        merge(&model.base(), &[(&lora, 1e30)], &output, &MergeOptions { dtype: Some(DType::F16), ..options });
+    let adapters = model.adapter("plain");
+    let huge = merge(
+        &model.base(),
+        &[(&adapters, 1e30)],
+        &output,
+        &MergeOptions { dtype: Some(DType::F16), ..options },
+    );
     assert!(huge.unwrap_err().to_string().contains("f16 cannot"));
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left behind");
 }
@@ -223,11 +231,11 @@ fn misfits_are_named_together_and_nothing_is_written() {
 #[test]
 fn only_models_are_overwritten_and_only_when_asked() {
     let model = Model::fixture("llama");
-    let lora = model.adapter("plain");
+    let adapters = model.adapter("plain");
     let place = tempfile::tempdir().unwrap();
     let refused = |output: &Path, overwrite| {
         let options = MergeOptions { overwrite, ..MergeOptions::default() };
-        merge(&model.base(), &[(&lora, 1.0)], output, &options).unwrap_err().to_string()
+        merge(&model.base(), &[(&adapters, 1.0)], output, &options).unwrap_err().to_string()
     };
     let output = place.path().join("merged");
     std::fs::create_dir(&output).unwrap();
@@ -238,7 +246,7 @@ fn only_models_are_overwritten_and_only_when_asked() {
     assert!(refused(model.directory.parent().unwrap(), true).contains("is the base or holds it"));
     std::fs::write(output.join("config.json"), "{}").unwrap();
     let options = MergeOptions { overwrite: true, ..MergeOptions::default() };
-    merge(&model.base(), &[(&lora, 1.0)], &output, &options).unwrap();
+    merge(&model.base(), &[(&adapters, 1.0)], &output, &options).unwrap();
     assert!(!output.join("thesis.txt").exists() && output.join("model.safetensors").exists());
     assert!(refused(&output, false).contains("not empty"));
 }

@@ -12,9 +12,9 @@ use super::super::names;
 use super::plan::{self, Target};
 use super::{Base, MergeReport};
 use crate::error::{Error, Problems, Result};
-use crate::model::lora::Lora;
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::random::Stream;
+use crate::trainable::{Adapters, Delta};
 use crate::weights::{Elements, FrozenWeight, WeightSource};
 
 /// Factor of the rounding error that is allowed: its square has a mean of 1, and hardly varies with this many rows.
@@ -28,7 +28,7 @@ const ARITHMETIC: f64 = 1e-6;
 /// If a module is further off than rounding explains (all are named), or its rounding error is above the type's bound.
 pub fn check(
     base: &Base,
-    adapters: &[(&Lora, f64)],
+    adapters: &[(&Adapters, f64)],
     merged: (&dyn WeightSource, &DecoderSpec),
     report: &MergeReport,
 ) -> Result<()> {
@@ -112,11 +112,11 @@ fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
     let LinearSpec { inputs, transposed, .. } = target.linear;
     let mut sum = vec![0.0; rows];
     for addend in &target.addends {
-        let (a, b, rank) = (addend.a(), addend.b(), addend.rank());
-        // ΔW is [out, in] as B·A, or stored as its transpose, Aᵀ·Bᵀ.
+        let Delta { a, b, rank } = &addend.0;
+        // ΔW is [out, in] by B·A, or as it is stored its transpose, Aᵀ·Bᵀ.
         let a = |k: usize, i: usize| f64::from(a[k * inputs + i]);
         let b = |o: usize, k: usize| f64::from(b[o * rank + k]);
-        for k in 0..rank {
+        for k in 0..*rank {
             let inner: f64 =
                 x.iter().enumerate().map(|(c, x)| x * if transposed { b(c, k) } else { a(k, c) }).sum();
             for (row, sum) in sum.iter_mut().enumerate() {
@@ -130,8 +130,6 @@ fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
-
-    use candle_core::Device;
 
     use super::*;
     use crate::adapter::merge::{MergeOptions, merge};
@@ -147,25 +145,25 @@ mod tests {
     /// A fault in a B with this many columns.
     type Fault = fn(&mut [f32], usize);
 
-    /// The result of the check for a model into which `fault` of an adapter was merged instead of the adapter.
-    fn verdict(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> Result<()> {
+    /// What the check says of a model into which `fault` of an adapter was merged instead of the adapter.
+    fn verdict(name: &str, dtype: DType, fault: impl FnOnce(&mut Adapters)) -> Result<()> {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
         let (source, spec) = open(&directory);
         let base = Base { directory: &directory, source: &source, spec: &spec };
-        let read = || peft::read(&directory.join("adapters/plain"), &spec, &Device::Cpu).unwrap().lora;
-        let (lora, mut other) = (read(), read());
+        let read = || peft::read(&directory.join("adapters/plain"), &spec).unwrap().adapters;
+        let (adapters, mut other) = (read(), read());
         fault(&mut other);
         let place = tempfile::tempdir().unwrap();
         let output = place.path().join("merged");
         let options = MergeOptions { dtype: Some(dtype), ..MergeOptions::default() };
         let report = merge(&base, &[(&other, 1.0)], &output, &options).unwrap();
         let (merged, merged_spec) = open(&output);
-        check(&base, &[(&lora, 1.0)], (&merged, &merged_spec), &report)
+        check(&base, &[(&adapters, 1.0)], (&merged, &merged_spec), &report)
     }
 
-    fn values_of<'a>(lora: &Lora, module: &str, values: &'a mut [f32]) -> (&'a mut [f32], usize) {
-        let slot = &lora.slots()[lora.find(module).unwrap()];
-        (&mut values[slot.b()], slot.rank)
+    fn values_of<'a>(adapters: &Adapters, module: &str, values: &'a mut [f32]) -> (&'a mut [f32], usize) {
+        let lora = adapters.find_lora(module).unwrap();
+        (&mut values[lora.b()], lora.rank)
     }
 
     #[test]
@@ -187,11 +185,11 @@ mod tests {
         ];
         for (what, fault) in faults {
             for dtype in [DType::F32, DType::Bf16] {
-                let error = verdict("llama", dtype, |lora| {
-                    let mut values = lora.values().to_vec();
-                    let (b, rank) = values_of(lora, module, &mut values);
+                let error = verdict("llama", dtype, |adapters| {
+                    let mut values = adapters.values().to_vec();
+                    let (b, rank) = values_of(adapters, module, &mut values);
                     fault(b, rank);
-                    lora.update(|all| all.copy_from_slice(&values)).unwrap();
+                    adapters.update(|all| all.copy_from_slice(&values));
                 });
                 let error = error.expect_err(what).to_string();
                 assert!(error.contains(module), "{what}: {error}");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
 use serde_json::{Map, Value};
 
 use super::super::names::{MOST_TOLD, hint, shown};
@@ -11,42 +10,39 @@ use super::super::read::{Adapter, Format};
 use super::super::{layout, peft};
 use super::{CONFIG, WEIGHTS};
 use crate::error::{Error, Problems, Result};
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::trainable::{Adapters, Lora};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// Reads the adapter in `directory` for a decoder.
 ///
 /// # Errors
-/// If a file is missing or damaged, is not a LoRA adapter, or a tensor does not fit; all problems are named at once.
-pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Adapter> {
+/// If a file is missing or damaged, it is no LoRA adapter, or a tensor does not fit; all misfits are named at once.
+pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
     let config = Config::open(&directory.join(CONFIG))?;
     let path = directory.join(WEIGHTS);
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
     let pairs = pairs(&source, spec).map_err(within)?;
-    let slots = pairs
-        .values()
-        .map(|Pair { linear, rank, .. }| Slot::new(linear, *rank, config.scale * *rank as f64, config.scale));
-    let mut lora = Lora::zeros(slots.collect(), device)?;
-    let mut values = lora.values().to_vec();
-    for slot in lora.slots() {
-        let own = &pairs[&slot.module].own;
+    let loras = pairs.values().map(|Pair { linear, rank, .. }| {
+        Lora::new(*linear, *rank, config.scale * *rank as f64, config.scale)
+    });
+    let mut adapters = Adapters::zeros(loras)?;
+    let mut values = adapters.values().to_vec();
+    for lora in adapters.loras("an mlx-lm adapter")? {
+        let own = &pairs[&lora.module].own;
         let half = |half: &str| source.get(&format!("{own}.{half}")).map(|w| w.elements().to_f32());
-        transpose(&half("lora_a")?, slot.rank, &mut values[slot.a()]);
-        transpose(&half("lora_b")?, slot.outputs, &mut values[slot.b()]);
+        transpose(&half("lora_a")?, lora.rank, &mut values[lora.a()]);
+        transpose(&half("lora_b")?, lora.outputs, &mut values[lora.b()]);
     }
-    if let Some(slot) =
-        lora.slots().iter().find(|s| values[s.a().start..s.b().end].iter().any(|x| !x.is_finite()))
-    {
+    adapters.update(|all| all.copy_from_slice(&values));
+    if let Some((module, _)) = adapters.not_finite() {
         return Err(within(Error::Adapter(format!(
-            "{} holds numbers that are not finite; it is damaged",
-            slot.module
+            "{module} holds numbers that are not finite; it is damaged"
         ))));
     }
-    lora.update(|all| all.copy_from_slice(&values))?;
     let fingerprint = peft::metadata(&path)?.get(peft::FINGERPRINT_KEY).cloned();
-    Ok(Adapter { lora, base: config.base, fingerprint, format: Format::Mlx, notes: Vec::new() })
+    Ok(Adapter { adapters, base: config.base, fingerprint, format: Format::Mlx, notes: Vec::new() })
 }
 
 /// `[rows, columns]` of `from` into `[columns, rows]`.

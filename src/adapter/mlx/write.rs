@@ -11,8 +11,8 @@ use super::super::peft::{FINGERPRINT_KEY, Origin, serialized};
 use super::{CONFIG, WEIGHTS};
 use crate::error::{Error, Problems, Result};
 use crate::files;
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::DecoderSpec;
+use crate::trainable::{Adapters, Lora};
 
 /// Families whose modules have the same names in mlx-lm and in transformers.
 const FAMILIES: &[&str] = &[
@@ -48,19 +48,27 @@ pub struct MlxReport {
 /// Writes an adapter directory that mlx-lm loads as its `--adapter-path`.
 ///
 /// # Errors
-/// If mlx-lm uses other names for the family's modules, the head is adapted, or a file cannot be written.
-pub fn write(directory: &Path, lora: &Lora, spec: &DecoderSpec, origin: &Origin) -> Result<MlxReport> {
-    check(lora, spec)?;
-    let slots = lora.slots();
-    let rank = slots.iter().map(|slot| slot.rank).max().unwrap_or(1);
-    let scale = slots.first().map_or(1.0, |slot| slot.scale);
-    let folded = slots.iter().any(|slot| slot.rank != rank || slot.scale != scale);
+/// If mlx-lm names the family's modules otherwise, the head is adapted, or a file cannot be written.
+pub fn write(
+    directory: &Path,
+    adapters: &Adapters,
+    spec: &DecoderSpec,
+    origin: &Origin,
+) -> Result<MlxReport> {
+    let loras = &adapters.loras("an mlx-lm adapter")?;
+    check(loras, spec)?;
+    let rank = loras.iter().map(|lora| lora.rank).max().unwrap_or(1);
+    let scale = loras.first().map_or(1.0, |lora| lora.scale);
+    let folded = loras.iter().any(|lora| lora.rank != rank || lora.scale != scale);
     let scale = if folded { 1.0 } else { scale };
-    let first = slots.iter().filter_map(|slot| layer_of(slot, spec)).min().unwrap_or(0);
+    let first = loras.iter().filter_map(|lora| layer_of(lora, spec)).min().unwrap_or(0);
     let num_layers = spec.layers.len() - first;
-    let keys: BTreeSet<String> = slots.iter().filter_map(|slot| within_layer(&slot.module)).collect();
+    let keys: BTreeSet<String> = loras.iter().filter_map(|lora| within_layer(&lora.module)).collect();
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    files::write_bytes(&directory.join(WEIGHTS), &weights(lora, rank, folded, origin)?)?;
+    files::write_bytes(
+        &directory.join(WEIGHTS),
+        &weights(adapters.values(), loras, (rank, folded), origin)?,
+    )?;
     let config = json!({
         "fine_tune_type": "lora",
         "model": origin.base,
@@ -68,10 +76,10 @@ pub fn write(directory: &Path, lora: &Lora, spec: &DecoderSpec, origin: &Origin)
         "lora_parameters": { "rank": rank, "scale": scale, "dropout": 0.0, "keys": keys },
     });
     files::write_bytes(&directory.join(CONFIG), format!("{config:#}\n").as_bytes())?;
-    Ok(MlxReport { modules: slots.len(), rank, scale, num_layers, folded })
+    Ok(MlxReport { modules: loras.len(), rank, scale, num_layers, folded })
 }
 
-fn check(lora: &Lora, spec: &DecoderSpec) -> Result<()> {
+fn check(loras: &[&Lora], spec: &DecoderSpec) -> Result<()> {
     let mut problems = Problems::default();
     problems.require(FAMILIES.contains(&spec.model_type.as_str()), || {
         format!(
@@ -81,16 +89,16 @@ fn check(lora: &Lora, spec: &DecoderSpec) -> Result<()> {
             FAMILIES.join(", ")
         )
     });
-    for slot in lora.slots().iter().filter(|slot| layer_of(slot, spec).is_none()) {
-        problems.add(format!("{} is in no layer, and mlx-lm adapts layers only", slot.module));
+    for lora in loras.iter().filter(|lora| layer_of(lora, spec).is_none()) {
+        problems.add(format!("{} is in no layer, and mlx-lm adapts layers only", lora.module));
     }
-    problems.require(!lora.slots().is_empty(), || "there is nothing to export: no module is adapted".into());
+    problems.require(!loras.is_empty(), || "there is nothing to export: no module is adapted".into());
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))
 }
 
-/// The number of a module's layer.
-fn layer_of(slot: &Slot, spec: &DecoderSpec) -> Option<usize> {
-    spec.layers.iter().position(|layer| layer.linears().iter().any(|linear| linear.module == slot.module))
+/// The layer a module is in.
+fn layer_of(lora: &Lora, spec: &DecoderSpec) -> Option<usize> {
+    spec.layers.iter().position(|layer| layer.linears().iter().any(|linear| linear.module == lora.module))
 }
 
 /// `self_attn.q_proj` of `model.layers.3.self_attn.q_proj`.
@@ -99,22 +107,27 @@ fn within_layer(module: &str) -> Option<String> {
     Some(rest.split_once('.')?.1.to_string())
 }
 
-fn weights(lora: &Lora, rank: usize, folded: bool, origin: &Origin) -> Result<Vec<u8>> {
+fn weights(
+    values: &[f32],
+    loras: &[&Lora],
+    (rank, folded): (usize, bool),
+    origin: &Origin,
+) -> Result<Vec<u8>> {
     let mut metadata = BTreeMap::from([("format".to_string(), "mlx".to_string())]);
     if let Some(fingerprint) = &origin.fingerprint {
         metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
     }
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
-    for slot in lora.slots() {
-        let Slot { module, inputs, outputs, .. } = slot;
-        let factor = if folded { slot.scale } else { 1.0 };
-        let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
+    for lora in loras {
+        let Lora { module, inputs, outputs, .. } = lora;
+        let factor = if folded { lora.scale } else { 1.0 };
+        let (a, b) = (&values[lora.a()], &values[lora.b()]);
         let (mut a_t, mut b_t) = (vec![0.0; inputs * rank], vec![0.0; rank * outputs]);
         for (at, x) in a.iter().enumerate() {
             a_t[at % inputs * rank + at / inputs] = *x;
         }
         for (at, x) in b.iter().enumerate() {
-            b_t[at % slot.rank * outputs + at / slot.rank] = (f64::from(*x) * factor) as f32;
+            b_t[at % lora.rank * outputs + at / lora.rank] = (f64::from(*x) * factor) as f32;
         }
         tensors.push((format!("{module}.lora_a"), vec![*inputs, rank], a_t));
         tensors.push((format!("{module}.lora_b"), vec![rank, *outputs], b_t));
@@ -130,8 +143,6 @@ fn weights(lora: &Lora, rank: usize, folded: bool, origin: &Origin) -> Result<Ve
 mod tests {
     use std::path::PathBuf;
 
-    use candle_core::Device;
-
     use super::super::super::peft;
     use super::super::super::read::{Format, read};
     use super::*;
@@ -144,48 +155,49 @@ mod tests {
         (path, spec)
     }
 
-    fn adapter(name: &str, case: &str) -> Lora {
+    fn adapter(name: &str, case: &str) -> Adapters {
         let (path, spec) = model(name);
-        peft::read(&path.join("adapters").join(case), &spec, &Device::Cpu).unwrap().lora
+        peft::read(&path.join("adapters").join(case), &spec).unwrap().adapters
     }
 
     #[test]
     fn what_is_written_is_transposed_and_read_back() {
         for case in ["plain", "rslora", "patterns", "subset"] {
-            let (lora, (_, spec)) = (adapter("llama", case), model("llama"));
+            let (adapters, (_, spec)) = (adapter("llama", case), model("llama"));
             let place = tempfile::tempdir().unwrap();
-            let origin = Origin {
-                base: "here".into(),
-                revision: None,
-                fingerprint: Some("f".into()),
-                ..Origin::default()
-            };
-            let report = write(place.path(), &lora, &spec, &origin).unwrap();
+            let origin = Origin { base: "here".into(), fingerprint: Some("f".into()), ..Origin::default() };
+            let report = write(place.path(), &adapters, &spec, &origin).unwrap();
             assert_eq!(report.folded, case == "patterns");
             let file = place.path().join(WEIGHTS);
             let source = SafetensorsSource::open_files(place.path(), &[file]).unwrap();
-            let slot = lora.slots().iter().find(|slot| slot.module.contains("q_proj")).unwrap();
-            let a = source.get(&format!("{}.lora_a", slot.module)).unwrap();
+            let lora = adapters
+                .iter()
+                .filter_map(|a| a.as_lora())
+                .find(|lora| lora.module.contains("q_proj"))
+                .unwrap();
+            let a = source.get(&format!("{}.lora_a", lora.module)).unwrap();
             assert_eq!(a.shape(), [32, report.rank]);
             // Row 5 is column 5 of A.
-            for k in 0..slot.rank {
-                assert_eq!(a.elements().get(5 * report.rank + k), lora.values()[slot.a()][k * 32 + 5]);
+            for k in 0..lora.rank {
+                assert_eq!(a.elements().get(5 * report.rank + k), adapters.values()[lora.a()][k * 32 + 5]);
             }
-            let back = read(place.path(), &spec, &Device::Cpu, false).unwrap();
+            let back = read(place.path(), &spec, false).unwrap();
             assert_eq!((back.format, back.base.as_deref()), (Format::Mlx, Some("here")));
             assert_eq!(back.fingerprint.as_deref(), Some("f"));
-            assert_eq!(back.lora.slots().len(), lora.slots().len());
-            for (found, slot) in back.lora.slots().iter().zip(lora.slots()) {
-                let delta = |lora: &Lora, slot: &Slot, o: usize, i: usize| {
-                    let (a, b) = (&lora.values()[slot.a()], &lora.values()[slot.b()]);
-                    let sum: f64 = (0..slot.rank)
-                        .map(|k| f64::from(b[o * slot.rank + k]) * f64::from(a[k * slot.inputs + i]))
+            assert_eq!(back.adapters.loras("a test").unwrap().len(), adapters.loras("a test").unwrap().len());
+            for (found, lora) in
+                back.adapters.loras("a test").unwrap().iter().zip(adapters.loras("a test").unwrap())
+            {
+                let delta = |adapters: &Adapters, lora: &Lora, o: usize, i: usize| {
+                    let (a, b) = (&adapters.values()[lora.a()], &adapters.values()[lora.b()]);
+                    let sum: f64 = (0..lora.rank)
+                        .map(|k| f64::from(b[o * lora.rank + k]) * f64::from(a[k * lora.inputs + i]))
                         .sum();
-                    sum * slot.scale
+                    sum * lora.scale
                 };
-                for (o, i) in [(0, 0), (3, 17), (slot.outputs - 1, slot.inputs - 1)] {
-                    let (here, there) = (delta(&back.lora, found, o, i), delta(&lora, slot, o, i));
-                    assert!((here - there).abs() < 1e-6, "{case} {}: {here} for {there}", slot.module);
+                for (o, i) in [(0, 0), (3, 17), (lora.outputs - 1, lora.inputs - 1)] {
+                    let (here, there) = (delta(&back.adapters, found, o, i), delta(&adapters, lora, o, i));
+                    assert!((here - there).abs() < 1e-6, "{case} {}: {here} for {there}", lora.module);
                 }
             }
         }

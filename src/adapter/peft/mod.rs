@@ -14,7 +14,7 @@ mod write;
 pub use config::PeftConfig;
 pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;
-pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, expressible, write, write_named};
+pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, write, write_named};
 
 /// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
@@ -13,15 +12,15 @@ use super::pairs::{self, Modules, Pair, Sorted};
 use super::select::Selection;
 use super::{PREFIX, PeftConfig, WEIGHTS, whole};
 use crate::error::{Error, Problems, Result};
-use crate::model::lora::{Lora, Slot};
 use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::trainable::{Adapters, Lora};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// An adapter that was read.
 #[derive(Debug)]
 pub struct Adapter {
-    /// Its matrices, fitted to the decoder.
-    pub lora: Lora,
+    /// Its modules, fitted to the decoder.
+    pub adapters: Adapters,
     /// Its settings.
     pub config: PeftConfig,
     /// The metadata of its weights file.
@@ -46,15 +45,15 @@ pub struct Reading<'a> {
 /// # Errors
 /// If a file is missing or damaged, a tensor belongs to no linear module of the decoder, a pair lacks a half, a shape does
 /// not fit, or settings and tensors contradict each other; all mismatches are named at once.
-pub fn read(directory: &Path, spec: &DecoderSpec, device: &Device) -> Result<Adapter> {
-    read_for(directory, spec, device, Reading::default())
+pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
+    read_for(directory, spec, Reading::default())
 }
 
 /// As [`read`], with options.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_for(directory: &Path, spec: &DecoderSpec, device: &Device, reading: Reading) -> Result<Adapter> {
+pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Result<Adapter> {
     let config = PeftConfig::open_for(directory, reading.force)?;
     let of_head = head::linear(spec);
     let linears = spec.linears().chain(reading.head.then_some(&of_head));
@@ -64,14 +63,14 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, device: &Device, reading: 
         head: of_head.module.clone(),
         spec: Some(spec),
     };
-    read_matrices(directory, &modules, device, config, reading)
+    read_matrices(directory, &modules, config, reading)
 }
 
 /// Reads the adapter in `directory` by itself: the sizes of modules come from their matrices, their names from a text model.
 ///
 /// # Errors
-/// As [`read`], except for what only a base can show.
-pub fn read_alone(directory: &Path, device: &Device) -> Result<Adapter> {
+/// As [`read`], but for what only a base can tell.
+pub fn read_alone(directory: &Path) -> Result<Adapter> {
     let config = PeftConfig::open(directory)?;
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
@@ -87,7 +86,7 @@ pub fn read_alone(directory: &Path, device: &Device) -> Result<Adapter> {
         }
     }
     let modules = Modules { linears, family: "adapter", head: String::new(), spec: None };
-    read_matrices(directory, &modules, device, config, Reading::default())
+    read_matrices(directory, &modules, config, Reading::default())
 }
 
 /// The path of the weights.
@@ -105,7 +104,6 @@ fn weights_path(directory: &Path) -> Result<PathBuf> {
 fn read_matrices(
     directory: &Path,
     modules: &Modules,
-    device: &Device,
     config: PeftConfig,
     reading: Reading,
 ) -> Result<Adapter> {
@@ -123,21 +121,20 @@ fn read_matrices(
             None => told.notes.push(format!("{name} is not compared with a base; name one to do so")),
         }
     }
-    let slots = slots(&pairs, &config, modules, &mut told).map_err(within)?;
+    let loras = loras(&pairs, &config, modules, &mut told).map_err(within)?;
     told.problems.finish().map_err(|e| within(Error::Adapter(e.to_string())))?;
-    let mut lora = Lora::zeros(slots, device)?;
-    let mut values = lora.values().to_vec();
-    for slot in lora.slots() {
-        for (name, range) in [(&pairs[&slot.module].a, slot.a()), (&pairs[&slot.module].b, slot.b())] {
+    let mut adapters = Adapters::zeros(loras)?;
+    let mut values = adapters.values().to_vec();
+    for lora in adapters.loras("a PEFT directory")? {
+        for (name, range) in [(&pairs[&lora.module].a, lora.a()), (&pairs[&lora.module].b, lora.b())] {
             source.get(name)?.elements().widen_into(&mut values[range]);
         }
     }
-    if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-        let module = lora.slots().iter().find(|s| s.b().end > at).map_or("?", |s| s.module.as_str());
-        return Err(within(Error::Adapter(format!("{module} holds {}; the adapter is damaged", values[at]))));
+    adapters.update(|all| all.copy_from_slice(&values));
+    if let Some((module, number)) = adapters.not_finite() {
+        return Err(within(Error::Adapter(format!("{module} holds {number}; the adapter is damaged"))));
     }
-    lora.update(|all| all.copy_from_slice(&values))?;
-    Ok(Adapter { lora, config, metadata: metadata(&path)?, notes: told.notes })
+    Ok(Adapter { adapters, config, metadata: metadata(&path)?, notes: told.notes })
 }
 
 /// Problems that are refused, or become notes if forced.
@@ -158,15 +155,15 @@ impl Told {
 }
 
 /// The file's modules with the ranks and scales that the configuration gives them.
-fn slots(
+fn loras(
     pairs: &BTreeMap<String, Pair>,
     config: &PeftConfig,
     modules: &Modules,
     told: &mut Told,
-) -> Result<Vec<Slot>> {
+) -> Result<Vec<Lora>> {
     let rules = config.rules();
     let selection = Selection::new(config, &rules)?;
-    let (mut slots, mut unselected) = (Vec::new(), Vec::new());
+    let (mut loras, mut unselected) = (Vec::new(), Vec::new());
     for (module, pair) in pairs {
         let (said, alpha, scale) = selection.scale(&pair.names)?;
         told.problems.require(said == pair.rank, || {
@@ -178,7 +175,7 @@ fn slots(
         if !selection.selects(&pair.names, *module == modules.head)? {
             unselected.push(pair.names[0].as_str());
         }
-        slots.push(Slot::new(pair.linear, pair.rank, alpha, scale));
+        loras.push(Lora::new(pair.linear, pair.rank, alpha, scale));
     }
     tell_keys(&selection, told);
     if config.target_modules.is_none() {
@@ -188,7 +185,7 @@ fn slots(
              {}",
             named(&leaves.into_iter().collect::<Vec<_>>())
         ));
-        return Ok(slots);
+        return Ok(loras);
     }
     if !unselected.is_empty() {
         told.refuse(format!(
@@ -198,7 +195,7 @@ fn slots(
         ));
     }
     tell_bare(pairs, config, modules, &selection, told)?;
-    Ok(slots)
+    Ok(loras)
 }
 
 /// Keys of the patterns that match nothing, or match in another way than in PEFT.

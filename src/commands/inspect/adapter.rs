@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use candle_core::Device;
 use serde::Serialize;
 
 use super::super::say;
@@ -62,21 +61,22 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
         // Its refusal of other bases.
         base.adapter_for(path, AdapterUse { head: true, ..AdapterUse::default() })?;
     }
-    let lora = &adapter.lora;
-    let report = inspect::inspect(lora, base.as_ref().map(|base| (&*base.source, &base.spec)))?;
+    let adapters = &adapter.adapters;
+    let report = inspect::inspect(adapters, base.as_ref().map(|base| (&*base.source, &base.spec)))?;
     let config =
         read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
     let config = config.transpose()?;
-    let first = lora.slots().first();
+    let loras = adapters.loras("inspection")?;
+    let first = loras.first();
     let mut found = Found {
         path: path.display().to_string(),
         format: adapter.format,
         base: adapter.base.clone(),
         base_fingerprint: adapter.fingerprint.clone(),
-        r: config.as_ref().map_or(first.map_or(0, |slot| slot.rank), |config| config.r),
-        lora_alpha: config.as_ref().map_or(first.map_or(0.0, |slot| slot.alpha), |config| config.lora_alpha),
+        r: config.as_ref().map_or(first.map_or(0, |lora| lora.rank), |config| config.r),
+        lora_alpha: config.as_ref().map_or(first.map_or(0.0, |lora| lora.alpha), |config| config.lora_alpha),
         use_rslora: config.is_some_and(|config| config.use_rslora),
-        modules: lora.slots().len(),
+        modules: adapters.len(),
         parameters: report.parameters,
         delta_norm: report.delta_norm,
         share: report.share,
@@ -94,10 +94,10 @@ fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
     match (base, read::format_of(path)) {
         (Some(base), _) => {
             let reading = Reading { head: true, force: false, base: Some(&*base.source) };
-            read::read_for(path, &base.spec, &base.device, reading)
+            read::read_for(path, &base.spec, reading)
         }
         (None, Some(Format::Peft)) => {
-            let found: Adapter = peft::read_alone(path, &Device::Cpu)?.into();
+            let found: Adapter = peft::read_alone(path)?.into();
             found.notes.iter().for_each(|note| say(&format!("{}: {note}", path.display())));
             Ok(found)
         }
@@ -111,7 +111,7 @@ fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
 
 impl Found {
     fn compare(&mut self, adapter: &Adapter, other: &Path, base: Option<&Base>) -> Result<()> {
-        let comparison = inspect::compare(&adapter.lora, &read(other, base)?.lora)?;
+        let comparison = inspect::compare(&adapter.adapters, &read(other, base)?.adapters)?;
         for module in &mut self.module {
             let of = comparison.modules.iter().find(|(name, _)| *name == module.report.module);
             module.cosine = of.and_then(|(_, cosine)| *cosine);

@@ -7,12 +7,12 @@ use crate::adapter::peft;
 use crate::cli::{CombinationName, MajoritySignName, MergeArgs};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::lora::Lora;
 use crate::toolkit::Base;
+use crate::trainable::Adapters;
 
 pub(super) fn run(
     base: &Base,
-    parts: &[(&Lora, f64)],
+    parts: &[(&Adapters, f64)],
     output: &Path,
     args: &MergeArgs,
     say: impl Fn(&str),
@@ -26,10 +26,13 @@ pub(super) fn run(
         )));
     }
     let options = options(args, parts.len())?;
-    let made = compose::compose(parts, &options, &base.device)?;
+    let made = compose::compose(parts, &options)?;
     let origin = base.origin()?;
-    files::write_directory(output, args.force, |new| peft::write(new, &made.lora, &base.spec, 0.0, &origin))?;
-    let ranks = made.lora.slots().iter().map(|slot| slot.rank);
+    files::write_directory(output, args.force, |new| {
+        peft::write(new, &made.adapters, &base.spec, 0.0, &origin)
+    })?;
+    let loras = made.adapters.loras("a combination of adapters")?;
+    let ranks = loras.iter().map(|lora| lora.rank);
     let (least, most) = (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0));
     let ranks = if least == most { format!("rank {most}") } else { format!("ranks {least} to {most}") };
     say(&format!(
@@ -38,7 +41,7 @@ pub(super) fn run(
         options.combination,
         parts.len(),
         if parts.len() == 1 { "adapter" } else { "adapters" },
-        made.lora.slots().len()
+        loras.len()
     ));
     if let Some((all, least)) = made.energy() {
         say(&format!(

@@ -10,15 +10,23 @@ use crate::data::{Example, PackedBatch};
 use crate::error::Result;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::trainable::Policy;
+
+/// A decoder with its adapters.
+#[derive(Clone, Copy)]
+pub(super) struct Side<'a> {
+    pub decoder: &'a Decoder,
+    pub adapters: &'a Policy,
+}
 
 /// The three models.
 pub(super) struct Models<'a> {
     /// Base and adapters.
-    pub policy: &'a Decoder,
+    pub policy: Side<'a>,
     /// The base alone.
-    pub base: &'a Decoder,
+    pub base: Side<'a>,
     /// What was written.
-    pub merged: &'a Decoder,
+    pub merged: Side<'a>,
 }
 
 /// Sums over all tokens and positions.
@@ -104,8 +112,9 @@ impl Effect {
 
     fn add(&mut self, models: &Models, example: &Example, greedy: bool) -> Result<()> {
         let batch = PackedBatch::new(&[example]);
-        let rows = |decoder: &Decoder, pass: Pass| -> Result<Vec<Vec<f32>>> {
-            Ok(decoder.logits(&batch, &batch.scored_rows, pass)?.to_vec2()?)
+        let rows = |side: Side, pass: Pass| -> Result<Vec<Vec<f32>>> {
+            let logits = side.decoder.logits(&batch, &batch.scored_rows, side.adapters, pass)?;
+            Ok(logits.to_vec2()?)
         };
         let policy = rows(models.policy, Pass::Policy)?;
         let base = rows(models.base, Pass::Reference)?;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_yaml::Value as Yaml;
 
+use super::effect::Side;
 use crate::cli::MergeArgs;
 use crate::data::{ChatTokenizer, Example, Kind, Message, Origin, Sources, Truncation};
 use crate::error::Result;
 use crate::generate::{Sampler, SamplingConfig};
-use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::random::Stream;
 use crate::toolkit::{Base, embedded, records};
@@ -51,7 +51,7 @@ impl Probe {
     ///
     /// # Errors
     /// If `--data` cannot be read, or the policy gives no numbers.
-    pub fn new(base: &Base, policy: &Decoder, args: &MergeArgs) -> Result<Self> {
+    pub fn new(base: &Base, policy: Side, args: &MergeArgs) -> Result<Self> {
         let tokenizer = base.tokenizer(None).ok();
         let (pairs, name) = match (&args.data, &tokenizer) {
             (Some(data), _) => {
@@ -140,12 +140,13 @@ fn random_prompts(vocabulary: usize) -> Vec<Vec<u32>> {
 }
 
 /// A prompt with what the policy says: the likeliest tokens, then a sample.
-fn continued(policy: &Decoder, prompt: &[u32], ends: &[u32], seed: u64) -> Result<Example> {
+fn continued(policy: Side, prompt: &[u32], ends: &[u32], seed: u64) -> Result<Example> {
+    let Side { decoder, adapters } = policy;
     let write = |temperature: f64| -> Result<Vec<u32>> {
         let mut sampler = Sampler::new(&SamplingConfig { temperature, top_k: None, top_p: None, seed });
-        let most = CONTINUED.min(policy.spec().max_positions.saturating_sub(prompt.len()));
-        let mut cache = policy.new_cache();
-        let mut logits = policy.step(prompt, &mut cache, Pass::Policy)?;
+        let most = CONTINUED.min(decoder.spec().max_positions.saturating_sub(prompt.len()));
+        let mut cache = decoder.new_cache();
+        let mut logits = decoder.step(prompt, &mut cache, adapters, Pass::Policy)?;
         let mut tokens = Vec::new();
         while tokens.len() < most {
             let token = sampler.next(&logits)?;
@@ -153,7 +154,7 @@ fn continued(policy: &Decoder, prompt: &[u32], ends: &[u32], seed: u64) -> Resul
             if ends.contains(&token) || tokens.len() == most {
                 break;
             }
-            logits = policy.step(&[token], &mut cache, Pass::Policy)?;
+            logits = decoder.step(&[token], &mut cache, adapters, Pass::Policy)?;
         }
         Ok(tokens)
     };

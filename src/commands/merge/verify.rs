@@ -4,16 +4,16 @@ use std::path::Path;
 
 use super::super::say as warn;
 use super::bound::Bound;
-use super::effect::{Effect, Models};
+use super::effect::{Effect, Models, Side};
 use super::probe::Probe;
 use crate::adapter::head;
 use crate::adapter::merge::{self, MergeReport, weights};
 use crate::cli::{MergeArgs, MergeFormat};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
-use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
 use crate::toolkit::{Base, OpenOptions};
+use crate::trainable::{Adapters, Policy};
 use crate::weights::WeightSource;
 
 /// Below this share of the adapters' effect a merge is warned of.
@@ -25,7 +25,7 @@ const FAILED: f64 = 0.8;
 pub(super) struct Merged<'a> {
     pub base: &'a Base,
     pub from: &'a merge::Base<'a>,
-    pub parts: &'a [(&'a Lora, f64)],
+    pub parts: &'a [(&'a Adapters, f64)],
     pub args: &'a MergeArgs,
 }
 
@@ -50,11 +50,16 @@ impl Merged<'_> {
         let opened = Base::open_with(&place.to_string_lossy(), &options)?;
         weights::check(self.from, self.parts, (&*opened.source, &opened.spec), report)?;
         let merged = opened.decoder()?;
-        let (policy, bare) = policy(base, self.parts)?;
-        let probe = Probe::new(base, &policy, args)?;
-        let models = Models { policy: &policy, base: bare.as_ref().unwrap_or(&policy), merged: &merged };
+        let (decoder, policy, bare) = policy(base, self.parts)?;
+        let (alone, adapted) = (Policy::default(), Side { decoder: &decoder, adapters: &policy });
+        let probe = Probe::new(base, adapted, args)?;
+        let models = Models {
+            policy: adapted,
+            base: bare.as_ref().map_or(adapted, |bare| Side { decoder: bare, adapters: &alone }),
+            merged: Side { decoder: &merged, adapters: &alone },
+        };
         let effect = Effect::measure(&models, &probe)?;
-        let bound = Bound::new(&policy, &merged);
+        let bound = Bound::new(&decoder, &merged);
         say(&verified(&effect, &bound));
         say(&survived(&effect, &probe));
         bound.check(&effect)?;
@@ -133,21 +138,20 @@ fn survived(effect: &Effect, probe: &Probe) -> String {
 /// Base and adapters, each times its weight; and the base alone where it is not the first without its adapters. The base
 /// is as it is stored: what another type costs it is the merged model's. The decoder adapts no head: the sum of head and
 /// adapter stands in for it.
-fn policy(base: &Base, parts: &[(&Lora, f64)]) -> Result<(Decoder, Option<Decoder>)> {
+fn policy(base: &Base, parts: &[(&Adapters, f64)]) -> Result<(Decoder, Policy, Option<Decoder>)> {
     let load = |spec: DecoderSpec, source: &dyn WeightSource| {
-        let mut decoder = Decoder::load(spec, source, None, &base.device)?;
+        let mut decoder = Decoder::load(spec, source, None)?;
         decoder.place_exactly_on(base.backend.clone());
         Ok::<_, crate::error::Error>(decoder)
     };
     let plain = || load(base.spec.clone(), &*base.source);
-    let (mut decoder, bare) = match head::adapted(&*base.source, &base.spec, parts)? {
+    let (decoder, bare) = match head::adapted(&*base.source, &base.spec, parts)? {
         Some((source, spec)) => (load(spec, &source)?, Some(plain()?)),
         None => (plain()?, None),
     };
-    let scaled =
-        parts.iter().map(|(lora, weight)| head::without(lora, &base.spec, &base.device)?.scaled(*weight));
-    decoder.trained = Some(Lora::stacked(&scaled.collect::<Result<Vec<_>>>()?, &base.device)?);
-    Ok((decoder, bare))
+    let scaled = parts.iter().map(|(adapters, weight)| head::without(adapters, &base.spec).scaled(*weight));
+    let policy = Policy::of(Adapters::stacked(&scaled.collect::<Vec<_>>())?);
+    Ok((decoder, policy, bare))
 }
 
 #[cfg(test)]

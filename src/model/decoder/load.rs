@@ -2,8 +2,6 @@
 
 use std::sync::Mutex;
 
-use candle_core::Device;
-
 use super::Decoder;
 use crate::error::Result;
 use crate::model::block::Block;
@@ -20,14 +18,9 @@ impl Decoder {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape than the spec says.
-    pub fn load(
-        spec: DecoderSpec,
-        source: &dyn WeightSource,
-        dtype: Option<DType>,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn load(spec: DecoderSpec, source: &dyn WeightSource, dtype: Option<DType>) -> Result<Self> {
         let spec = inventory::settled(spec, source)?;
-        Self::of_tensors(&spec, &Tensors::new(source, &spec, dtype), source, device)
+        Self::of_tensors(&spec, &Tensors::new(source, &spec, dtype), source)
     }
 
     /// As [`Decoder::load`], with the projections of the blocks quantised to NF4; and what that costs them.
@@ -38,19 +31,13 @@ impl Decoder {
         spec: DecoderSpec,
         source: &dyn WeightSource,
         dtype: Option<DType>,
-        device: &Device,
     ) -> Result<(Self, Loss)> {
         let spec = inventory::settled(spec, source)?;
         let tensors = Tensors::new(source, &spec, dtype).in_four_bits();
-        Ok((Self::of_tensors(&spec, &tensors, source, device)?, tensors.loss()))
+        Ok((Self::of_tensors(&spec, &tensors, source)?, tensors.loss()))
     }
 
-    fn of_tensors(
-        spec: &DecoderSpec,
-        tensors: &Tensors,
-        source: &dyn WeightSource,
-        device: &Device,
-    ) -> Result<Self> {
+    fn of_tensors(spec: &DecoderSpec, tensors: &Tensors, source: &dyn WeightSource) -> Result<Self> {
         inventory::check(spec, source)?;
         let (vocab, hidden) = (spec.vocab_size, spec.hidden);
         let embedding = tensors.matrix(&inventory::embedding(spec, source), vocab, hidden)?;
@@ -62,28 +49,18 @@ impl Decoder {
             Some(head) => tensors.linear(head)?,
             None => Linear::new(embedding.clone(), false, None),
         };
-        let mut next = 0;
-        let blocks = spec
-            .layers
-            .iter()
-            .map(|layer| Block::load(layer, tensors, device, &mut next))
-            .collect::<Result<Vec<_>>>()?;
-        let final_norm = Norm::load(&spec.final_norm, tensors, device)?;
-        let (device, storage) = (device.clone(), tensors.storage());
+        let blocks: Result<Vec<_>> = spec.layers.iter().map(|layer| Block::load(layer, tensors)).collect();
         Ok(Self {
             spec: spec.clone(),
             embedding,
             positions,
-            blocks,
-            final_norm,
+            blocks: blocks?,
+            final_norm: Norm::load(&spec.final_norm, tensors)?,
             head,
-            device,
-            storage,
+            storage: tensors.storage(),
             backend: None,
             exact: false,
             engine: Mutex::new(None),
-            frozen: Vec::new(),
-            trained: None,
         })
     }
 }

@@ -9,9 +9,10 @@ use crate::device::measure;
 use crate::device::{Backend, Description};
 use crate::error::{Error, Result};
 use crate::model::cache::Cache;
-use crate::model::engine::{self, DeviceCache, DeviceTape, Engine, Next, Plan, Step, Update};
+use crate::model::engine::{self, Adapters, DeviceCache, DeviceTape, Engine, Next, Plan, Step, Update};
 use crate::model::pass::Pass;
 use crate::ops::tree_attention::TreeSpans;
+use crate::trainable::Policy;
 
 impl Decoder {
     /// As [`Decoder::place_on`], in f32 whatever the weights are stored as: as exact as the processor, and slow.
@@ -43,18 +44,23 @@ impl Decoder {
     }
 
     /// Runs `work` on the engine, which has the adapters as they are now.
-    pub(super) fn on_device<T>(&self, work: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
+    pub(super) fn on_device<T>(
+        &self,
+        policy: &Policy,
+        work: impl FnOnce(&mut Engine) -> Result<T>,
+    ) -> Result<T> {
         let device = self.backend.as_ref().ok_or_else(|| Error::Model("the model is on no device".into()))?;
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        if engine.as_ref().is_some_and(|engine| engine.is_outdated(self)) {
+        let adapters = Adapters::new(policy)?;
+        if engine.as_ref().is_some_and(|engine| engine.is_outdated(&adapters)) {
             *engine = None;
         }
         if engine.is_none() {
-            *engine = Some(Engine::new(device, self)?);
+            *engine = Some(Engine::new(device, self, &adapters)?);
         }
         match engine.as_mut() {
             Some(engine) => {
-                engine.refresh(self)?;
+                engine.refresh(&adapters)?;
                 work(engine)
             }
             None => Err(Error::Model("the model is on no device".into())),
@@ -71,28 +77,40 @@ impl Decoder {
         Ok(engine::Input { tokens: &batch.tokens, positions: &batch.positions, trees, unread })
     }
 
-    pub(super) fn device_logps(&self, batch: &PackedBatch, pass: Pass) -> Result<Vec<f64>> {
+    pub(super) fn device_logps(&self, batch: &PackedBatch, policy: &Policy, pass: Pass) -> Result<Vec<f64>> {
         let trees = spans(batch);
         let input = self.input(batch, &trees, 1)?;
         self.check_targets(&batch.scored_targets)?;
-        let found =
-            self.on_device(|engine| engine.logps(&input, &batch.scored_rows, &batch.scored_targets, pass))?;
+        let found = self.on_device(policy, |engine| {
+            engine.logps(&input, &batch.scored_rows, &batch.scored_targets, pass)
+        })?;
         Ok(sums(&found, batch))
     }
 
-    pub(super) fn device_logits(&self, batch: &PackedBatch, rows: &[u32], pass: Pass) -> Result<Vec<f32>> {
+    pub(super) fn device_logits(
+        &self,
+        batch: &PackedBatch,
+        rows: &[u32],
+        policy: &Policy,
+        pass: Pass,
+    ) -> Result<Vec<f32>> {
         let trees = spans(batch);
         let input = self.input(batch, &trees, 0)?;
-        self.on_device(|engine| engine.logits(&input, rows, pass))
+        self.on_device(policy, |engine| engine.logits(&input, rows, pass))
     }
 
-    pub(super) fn device_forward(&self, batch: &PackedBatch, training: Training) -> Result<(Vec<f64>, Tape)> {
+    pub(super) fn device_forward(
+        &self,
+        batch: &PackedBatch,
+        policy: &Policy,
+        training: Training,
+    ) -> Result<(Vec<f64>, Tape)> {
         let trees = spans(batch);
         let input = self.input(batch, &trees, 1)?;
         self.check_targets(&batch.scored_targets)?;
         let scored = (batch.scored_rows.as_slice(), batch.scored_targets.as_slice());
         let how = (training.dropout, training.recompute);
-        let (found, tape) = self.on_device(|engine| engine.forward(&input, scored, how))?;
+        let (found, tape) = self.on_device(policy, |engine| engine.forward(&input, scored, how))?;
         Ok((sums(&found, batch), Tape::Device(Box::new(tape))))
     }
 
@@ -101,15 +119,22 @@ impl Decoder {
         &self,
         tape: DeviceTape,
         batch: &PackedBatch,
+        policy: &Policy,
         weights: &[f64],
     ) -> Result<()> {
         let per_token = per_token(batch, weights);
-        self.on_device(|engine| engine.backward(tape, &per_token))
+        self.on_device(policy, |engine| engine.backward(tape, &per_token))
     }
 
-    pub(super) fn device_step(&self, tokens: &[u32], cache: &mut Cache, pass: Pass) -> Result<Vec<f32>> {
+    pub(super) fn device_step(
+        &self,
+        tokens: &[u32],
+        cache: &mut Cache,
+        policy: &Policy,
+        pass: Pass,
+    ) -> Result<Vec<f32>> {
         let next = Next { sequence: 0, seen: cache.seen, tokens };
-        let logits = self.step_all(&[next], &mut cache.on_device, pass)?;
+        let logits = self.step_all(&[next], &mut cache.on_device, policy, pass)?;
         cache.seen += tokens.len();
         Ok(logits)
     }
@@ -118,12 +143,18 @@ impl Decoder {
     ///
     /// # Errors
     /// If a token or a position is none of the model's, or there is no device.
-    pub fn step_all(&self, next: &[Next], cache: &mut DeviceCache, pass: Pass) -> Result<Vec<f32>> {
+    pub fn step_all(
+        &self,
+        next: &[Next],
+        cache: &mut DeviceCache,
+        policy: &Policy,
+        pass: Pass,
+    ) -> Result<Vec<f32>> {
         for Next { seen, tokens, .. } in next {
             let positions: Vec<u32> = (*seen..seen + tokens.len()).map(|position| position as u32).collect();
             self.check_tokens(tokens, &positions)?;
         }
-        self.on_device(|engine| engine.step(next, cache, pass))
+        self.on_device(policy, |engine| engine.step(next, cache, pass))
     }
 
     /// Whether several sequences can be continued at once: on a device, unless keys depend on the length to come.
@@ -135,8 +166,8 @@ impl Decoder {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn clear_device_gradient(&self) -> Result<()> {
-        self.on_device(|engine| {
+    pub fn clear_device_gradient(&self, policy: &Policy) -> Result<()> {
+        self.on_device(policy, |engine| {
             engine.clear_gradient();
             Ok(())
         })
@@ -146,9 +177,15 @@ impl Decoder {
     ///
     /// # Errors
     /// If the tape is not of the last pass there.
-    pub fn add_device_gradient(&self, tape: Tape, batch: &PackedBatch, weights: &[f64]) -> Result<()> {
+    pub fn add_device_gradient(
+        &self,
+        tape: Tape,
+        batch: &PackedBatch,
+        policy: &Policy,
+        weights: &[f64],
+    ) -> Result<()> {
         match tape {
-            Tape::Device(tape) => self.device_backward(*tape, &self.divided(batch), weights),
+            Tape::Device(tape) => self.device_backward(*tape, &self.divided(batch), policy, weights),
             Tape::Host(_) => Err(Error::Model("the tape is not of a device".into())),
         }
     }
@@ -157,8 +194,8 @@ impl Decoder {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn device_gradient_norm(&self) -> Result<f64> {
-        self.on_device(Engine::gradient_norm)
+    pub fn device_gradient_norm(&self, policy: &Policy) -> Result<f64> {
+        self.on_device(policy, Engine::gradient_norm)
     }
 
     /// Steps the trained adapter on the device along its gradient times `clip`. Its numbers on the host stay as they were
@@ -166,8 +203,8 @@ impl Decoder {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn device_update(&self, update: &Update, clip: f32) -> Result<bool> {
-        self.on_device(|engine| {
+    pub fn device_update(&self, policy: &Policy, update: &Update, clip: f32) -> Result<bool> {
+        self.on_device(policy, |engine| {
             engine.update(update, clip)?;
             Ok(engine.size()?.is_finite())
         })
@@ -177,17 +214,15 @@ impl Decoder {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn fetch(&mut self) -> Result<()> {
-        if self.backend.is_none() || self.trained.is_none() {
+    pub fn fetch(&self, policy: &mut Policy) -> Result<()> {
+        if self.backend.is_none() || !policy.is_adapted() {
             return Ok(());
         }
-        let found = self.on_device(|engine| engine.trained_values())?;
-        if let Some(lora) = &mut self.trained {
-            lora.update(|values| values.copy_from_slice(&found))?;
-            let version = lora.version();
-            if let Some(engine) = self.engine.get_mut().unwrap_or_else(PoisonError::into_inner) {
-                engine.fetched(version);
-            }
+        let found = self.on_device(policy, |engine| engine.trained_values())?;
+        policy.trained.update(|values| values.copy_from_slice(&found));
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = engine.as_mut() {
+            engine.fetched(policy.trained.version());
         }
         Ok(())
     }
@@ -196,24 +231,24 @@ impl Decoder {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn device_moments(&self) -> Result<Vec<Vec<f32>>> {
-        self.on_device(|engine| engine.moments())
+    pub fn device_moments(&self, policy: &Policy) -> Result<Vec<Vec<f32>>> {
+        self.on_device(policy, |engine| engine.moments())
     }
 
     /// Puts moments on the device.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn set_device_moments(&self, moments: &[&[f32]]) -> Result<()> {
-        self.on_device(|engine| engine.set_moments(moments))
+    pub fn set_device_moments(&self, policy: &Policy, moments: &[&[f32]]) -> Result<()> {
+        self.on_device(policy, |engine| engine.set_moments(moments))
     }
 
     /// The gradient on the device.
     ///
     /// # Errors
     /// If the device fails.
-    pub(super) fn device_gradient(&self) -> Result<Vec<f32>> {
-        self.on_device(|engine| engine.gradient_values())
+    pub(super) fn device_gradient(&self, policy: &Policy) -> Result<Vec<f32>> {
+        self.on_device(policy, |engine| engine.gradient_values())
     }
 
     /// What a training step over `batch` would take on a device.
@@ -223,6 +258,7 @@ impl Decoder {
     pub fn plan(
         &self,
         batch: &PackedBatch,
+        policy: &Policy,
         recompute: bool,
         moments: usize,
         rates: measure::Rates,
@@ -234,6 +270,6 @@ impl Decoder {
             recompute,
             moments,
         };
-        engine::plan(self, &step, rates)
+        engine::plan(self, policy, &step, rates)
     }
 }

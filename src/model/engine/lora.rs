@@ -7,10 +7,9 @@ use super::kernels::{Kernels, Rows};
 use super::weights::{Group, PAD};
 use crate::device::{Address, Arena, Backend, Buffer, Form, Kind};
 use crate::error::Result;
-use crate::model::lora::{Lora, Slot};
-use crate::model::pass::{Dropout, Frozen};
 use crate::model::projection::Projection;
 use crate::ops::frozen_linear::Linear;
+use crate::trainable::{self, Dropout, Lora, Policy};
 
 /// A matrix of a flat buffer and its copy elsewhere; as `Entry` in `lora.cu`.
 #[repr(C)]
@@ -56,44 +55,71 @@ pub(super) enum Role {
     Trained,
 }
 
-/// The adapters of a decoder, in the order of their roles.
-pub(super) struct Adapters<'a>(pub(super) Vec<(&'a Lora, Role)>);
+/// An adapter of a policy.
+pub(super) struct Placed<'a> {
+    pub(super) set: &'a trainable::Adapters,
+    pub(super) modules: Vec<&'a Lora>,
+    pub(super) role: Role,
+}
+
+impl Placed<'_> {
+    fn find(&self, module: &str) -> Option<usize> {
+        self.modules.binary_search_by(|lora| lora.module.as_str().cmp(module)).ok()
+    }
+}
+
+/// The adapters of a policy, in the order of their roles.
+pub(in crate::model) struct Adapters<'a>(pub(super) Vec<Placed<'a>>);
 
 impl<'a> Adapters<'a> {
-    pub(super) fn new(frozen: &'a [Frozen], trained: Option<&'a Lora>) -> Self {
+    /// # Errors
+    /// If one is of a kind that has no kernels.
+    pub(in crate::model) fn new(policy: &'a Policy) -> Result<Self> {
         let of_role = |reference_only: bool, role: Role| {
-            let all = frozen.iter().filter(move |f| f.reference_only == reference_only);
-            all.map(move |f| (&f.lora, role))
+            let all = policy.frozen.iter().filter(move |f| f.reference_only == reference_only);
+            all.map(move |f| (&f.adapters, role))
         };
-        let mut all: Vec<_> =
-            of_role(true, Role::ReferenceOnly).chain(of_role(false, Role::Always)).collect();
-        all.extend(trained.map(|lora| (lora, Role::Trained)));
-        Self(all)
+        let all = of_role(true, Role::ReferenceOnly).chain(of_role(false, Role::Always));
+        let all = all.chain(policy.is_adapted().then_some((&policy.trained, Role::Trained)));
+        let placed = all.map(|(set, role)| {
+            let modules = set.loras("the device (compute on the processor with --device cpu)")?;
+            Ok(Placed { set, modules, role })
+        });
+        Ok(Self(placed.collect::<Result<_>>()?))
+    }
+
+    /// Whether one of them trains.
+    pub(super) fn trains(&self) -> bool {
+        self.0.iter().any(|placed| placed.role == Role::Trained)
     }
 
     /// Equal layouts have the same matrices in the same places.
-    pub(super) fn layout(&self) -> Vec<(bool, Vec<Slot>)> {
-        self.0.iter().map(|(lora, role)| (*role == Role::Trained, lora.slots().to_vec())).collect()
+    pub(super) fn layout(&self) -> Vec<(bool, Vec<Lora>)> {
+        let of = |placed: &Placed| {
+            (placed.role == Role::Trained, placed.modules.iter().map(|lora| (*lora).clone()).collect())
+        };
+        self.0.iter().map(of).collect()
     }
 
     /// Whether this is the layout, without copying it: every call on a device asks.
-    pub(super) fn has_layout(&self, layout: &[(bool, Vec<Slot>)]) -> bool {
-        let same = |((lora, role), (trained, slots)): (&(&Lora, Role), &(bool, Vec<Slot>))| {
-            (*role == Role::Trained) == *trained && lora.slots() == slots
+    pub(super) fn has_layout(&self, layout: &[(bool, Vec<Lora>)]) -> bool {
+        let same = |(placed, (trained, modules)): (&Placed, &(bool, Vec<Lora>))| {
+            (placed.role == Role::Trained) == *trained && placed.modules.iter().copied().eq(modules)
         };
         self.0.len() == layout.len() && self.0.iter().zip(layout).all(same)
     }
 
     pub(super) fn versions(&self) -> Vec<u64> {
-        self.0.iter().map(|(lora, _)| lora.version()).collect()
+        self.0.iter().map(|placed| placed.set.version()).collect()
     }
 }
 
-/// One path: a slot of an adapter, and where it lies in its group.
+/// One path: a module of an adapter, and where it lies in its group.
 #[derive(Clone, Copy, Debug)]
 struct Path {
     adapter: usize,
-    slot: usize,
+    /// Among the adapter's modules.
+    module: usize,
     role: Role,
     member: usize,
     column: usize,
@@ -101,10 +127,10 @@ struct Path {
 }
 
 /// A projection of a group.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Member {
-    /// Number among the decoder's projections, which names its stream of dropout.
-    index: u64,
+    /// Its path, which names its stream of dropout.
+    module: String,
     first: usize,
 }
 
@@ -146,7 +172,7 @@ impl Mapped {
     ) -> Result<Self> {
         let (mut members, mut first) = (Vec::new(), 0);
         for projection in projections {
-            members.push(Member { index: projection.index, first });
+            members.push(Member { module: projection.module.clone(), first });
             first += projection.linear.outputs();
         }
         let (paths, borders) = paths(projections, adapters);
@@ -235,7 +261,7 @@ impl Mapped {
 
     /// Key of a path's masks, and the probability.
     fn mask(&self, path: &Path, dropout: Dropout) -> (u64, f32) {
-        (dropout.stream.child(self.members[path.member].index).key(), dropout.probability)
+        (dropout.stream_of(&self.members[path.member].module).key(), dropout.probability)
     }
 
     /// From `dy` (with room for the ranks, zeros there) to the gradients of the ranks, and to `dx` if it is wanted.
@@ -301,31 +327,31 @@ impl Mapped {
     }
 
     /// Where the matrices of an adapter are copied to.
-    pub(super) fn entries(&self, adapter: usize, lora: &Lora, kind: Kind) -> Vec<Entry> {
+    pub(super) fn entries(&self, adapter: usize, placed: &Placed, kind: Kind) -> Vec<Entry> {
         let [(b, b_pitch), (a, a_pitch)] = self.group.low_rank();
         let mut entries = Vec::new();
         for path in self.paths.iter().filter(|path| path.adapter == adapter) {
-            let (slot, first) = (&lora.slots()[path.slot], self.members[path.member].first);
+            let (lora, first) = (placed.modules[path.module], self.members[path.member].first);
             let a = (a.plus(path.column * a_pitch * kind.size()), a_pitch);
             let b = (b.plus((first * b_pitch + path.column) * kind.size()), b_pitch);
-            entries.push(Entry::new(slot.a().start, [slot.rank, slot.inputs], a, 1.0, kind));
-            entries.push(Entry::new(slot.b().start, [slot.outputs, slot.rank], b, slot.scale, kind));
+            entries.push(Entry::new(lora.a().start, [lora.rank, lora.inputs], a, 1.0, kind));
+            entries.push(Entry::new(lora.b().start, [lora.outputs, lora.rank], b, lora.scale, kind));
         }
         entries
     }
 
     /// Where the gradients of the trained adapter come from.
-    pub(super) fn gradient_entries(&self, lora: &Lora) -> Vec<Entry> {
+    pub(super) fn gradient_entries(&self, placed: &Placed) -> Vec<Entry> {
         let Some([d_b, d_a]) = &self.gradients else { return Vec::new() };
         let (frozen, trained) = (self.frozen(), self.trained());
         let mut entries = Vec::new();
         for path in self.paths.iter().filter(|path| path.role == Role::Trained) {
-            let (slot, first, column) =
-                (&lora.slots()[path.slot], self.members[path.member].first, path.column - frozen);
-            let a = (d_a.at().plus(4 * column * slot.inputs), slot.inputs);
+            let (lora, first, column) =
+                (placed.modules[path.module], self.members[path.member].first, path.column - frozen);
+            let a = (d_a.at().plus(4 * column * lora.inputs), lora.inputs);
             let b = (d_b.at().plus(4 * (first * trained + column)), trained);
-            entries.push(Entry::new(slot.a().start, [slot.rank, slot.inputs], a, 1.0, Kind::F32));
-            entries.push(Entry::new(slot.b().start, [slot.outputs, slot.rank], b, slot.scale, Kind::F32));
+            entries.push(Entry::new(lora.a().start, [lora.rank, lora.inputs], a, 1.0, Kind::F32));
+            entries.push(Entry::new(lora.b().start, [lora.outputs, lora.rank], b, lora.scale, Kind::F32));
         }
         entries
     }
@@ -334,13 +360,13 @@ impl Mapped {
 /// The paths over `projections`, and the padded ranks of each role.
 fn paths(projections: &[&Projection], adapters: &Adapters) -> (Vec<Path>, [usize; 3]) {
     let (mut paths, mut borders, mut column) = (Vec::new(), [0; 3], 0);
-    for (adapter, (lora, role)) in adapters.0.iter().enumerate() {
+    for (adapter, placed) in adapters.0.iter().enumerate() {
         for (member, projection) in projections.iter().enumerate() {
-            let Some(slot) = lora.find(&projection.module) else { continue };
-            let rank = lora.slots()[slot].rank.next_multiple_of(PAD);
-            paths.push(Path { adapter, slot, role: *role, member, column, rank });
+            let Some(module) = placed.find(&projection.module) else { continue };
+            let (rank, role) = (placed.modules[module].rank.next_multiple_of(PAD), placed.role);
+            paths.push(Path { adapter, module, role, member, column, rank });
             column += rank;
-            borders[*role as usize] += rank;
+            borders[role as usize] += rank;
         }
     }
     (paths, borders)

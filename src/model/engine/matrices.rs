@@ -40,21 +40,22 @@ impl Matrices {
     ) -> Result<Self> {
         let mut matrices =
             Self { adapters: Vec::new(), versions: adapters.versions(), gradient: None, trained: None };
-        for (i, (lora, role)) in adapters.0.iter().enumerate() {
+        for (i, placed) in adapters.0.iter().enumerate() {
+            let numbers = placed.set.values();
             let entries: Vec<Entry> =
-                all.iter().flat_map(|mapped| mapped.entries(i, lora, kernels.kind)).collect();
+                all.iter().flat_map(|mapped| mapped.entries(i, placed, kernels.kind)).collect();
             let on_device = OnDevice {
-                values: Buffer::of(device, lora.values())?,
+                values: Buffer::of(device, numbers)?,
                 table: Buffer::of(device, &entries)?,
                 entries: entries.len(),
-                numbers: lora.values().len(),
+                numbers: numbers.len(),
             };
             on_device.pack(kernels)?;
             matrices.adapters.push(on_device);
-            if *role == Role::Trained {
+            if placed.role == Role::Trained {
                 let entries: Vec<Entry> =
-                    all.iter().flat_map(|mapped| mapped.gradient_entries(lora)).collect();
-                let values = Buffer::zeros(device, 4 * lora.values().len())?;
+                    all.iter().flat_map(|mapped| mapped.gradient_entries(placed)).collect();
+                let values = Buffer::zeros(device, 4 * numbers.len())?;
                 let table = Buffer::of(device, &entries)?;
                 matrices.gradient = Some(Gradient { values, table, entries: entries.len() });
                 matrices.trained = Some(i);
@@ -65,11 +66,11 @@ impl Matrices {
 
     /// Copies what has changed on the host since.
     pub(super) fn refresh(&mut self, kernels: &Kernels, adapters: &Adapters) -> Result<()> {
-        for (i, (lora, _)) in adapters.0.iter().enumerate() {
-            if self.versions[i] != lora.version() {
-                self.adapters[i].values.write(bytemuck::cast_slice(lora.values()))?;
+        for (i, placed) in adapters.0.iter().enumerate() {
+            if self.versions[i] != placed.set.version() {
+                self.adapters[i].values.write(bytemuck::cast_slice(placed.set.values()))?;
                 self.adapters[i].pack(kernels)?;
-                self.versions[i] = lora.version();
+                self.versions[i] = placed.set.version();
             }
         }
         Ok(())

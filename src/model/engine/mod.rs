@@ -25,18 +25,20 @@ use self::batch::AngleTables;
 use self::head::Head;
 use self::kernels::Kernels;
 use self::layer::Layer;
-use self::lora::{Adapters, Route};
+use self::lora::Route;
 use self::matrices::Matrices;
 use self::weights::{NormOn, Table};
 use super::decoder::Decoder;
-use super::pass::{Dropout, Pass};
+use super::pass::Pass;
 use super::spec::DecoderSpec;
 use crate::device::{Address, Arena, Backend, Buffer, Kind};
 use crate::error::Result;
+use crate::trainable::{Dropout, Lora};
 use crate::weights::DType;
 
 pub(in crate::model) use batch::Input;
 pub use decode::{DeviceCache, Next};
+pub(in crate::model) use lora::Adapters;
 pub use passes::DeviceTape;
 pub use plan::{Plan, Step, plan};
 pub use training::Update;
@@ -52,7 +54,7 @@ pub struct Engine {
     final_norm: NormOn,
     head: Head,
     matrices: Matrices,
-    layout: Vec<(bool, Vec<super::lora::Slot>)>,
+    layout: Vec<(bool, Vec<Lora>)>,
     trains: bool,
     /// Room for a dequantised matrix.
     scratch: Option<Buffer>,
@@ -77,23 +79,22 @@ pub fn kind_of(decoder: &Decoder) -> Kind {
 }
 
 impl Engine {
-    /// Copies the decoder's weights and adapters to a device.
+    /// Copies the decoder's weights and its adapters to a device.
     ///
     /// # Errors
     /// If it has no room.
-    pub(super) fn new(device: &Arc<dyn Backend>, decoder: &Decoder) -> Result<Self> {
+    pub(super) fn new(device: &Arc<dyn Backend>, decoder: &Decoder, adapters: &Adapters) -> Result<Self> {
         let kind = kind_of(decoder);
-        let adapters = Adapters::new(&decoder.frozen, decoder.trained.as_ref());
         let layers = decoder
             .blocks
             .iter()
-            .map(|block| Layer::new(device, kind, block, &adapters))
+            .map(|block| Layer::new(device, kind, block, adapters))
             .collect::<Result<Arc<[Layer]>>>()?;
         let embedding = Table::new(device, &decoder.embedding)?;
         let head = Head::new(device, kind, decoder, &embedding)?;
         let kernels = Kernels { device: &**device, kind };
         let mapped: Vec<_> = layers.iter().flat_map(Layer::mapped).collect();
-        let matrices = Matrices::new(device, &kernels, &adapters, &mapped)?;
+        let matrices = Matrices::new(device, &kernels, adapters, &mapped)?;
         let scratch =
             mapped.iter().map(|mapped| mapped.group.scratch()).chain([head.scratch()]).max().unwrap_or(0);
         let engine = Self {
@@ -105,7 +106,7 @@ impl Engine {
             head,
             matrices,
             layout: adapters.layout(),
-            trains: decoder.trained.is_some(),
+            trains: adapters.trains(),
             scratch: (scratch > 0).then(|| Buffer::new(device, scratch)).transpose()?,
             layers,
             angles: AngleTables::default(),
@@ -121,15 +122,14 @@ impl Engine {
     }
 
     /// Whether the adapters have other shapes than those it was made for.
-    pub(super) fn is_outdated(&self, decoder: &Decoder) -> bool {
-        !Adapters::new(&decoder.frozen, decoder.trained.as_ref()).has_layout(&self.layout)
+    pub(super) fn is_outdated(&self, adapters: &Adapters) -> bool {
+        !adapters.has_layout(&self.layout)
     }
 
     /// Takes over what has changed in the adapters.
-    pub(super) fn refresh(&mut self, decoder: &Decoder) -> Result<()> {
-        let adapters = Adapters::new(&decoder.frozen, decoder.trained.as_ref());
+    pub(super) fn refresh(&mut self, adapters: &Adapters) -> Result<()> {
         let kernels = Kernels { device: &*self.device, kind: self.kind };
-        self.matrices.refresh(&kernels, &adapters)
+        self.matrices.refresh(&kernels, adapters)
     }
 
     fn kernels(&self) -> Kernels<'_> {

@@ -9,7 +9,8 @@ use super::lora::Route;
 use super::weights::PAD;
 use crate::device::{Address, Mark};
 use crate::error::Result;
-use crate::model::pass::{Dropout, Pass};
+use crate::model::pass::Pass;
+use crate::trainable::Dropout;
 
 /// What a policy pass leaves on the device for its backward pass.
 pub struct DeviceTape {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::batch::Input;
+use super::lora::Adapters;
 use crate::device::profile::Entry;
 use crate::device::{Backend, measure};
 use crate::error::Result;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::ops::tree_attention::TreeSpans;
+use crate::trainable::Policy;
 
 /// The shape of a step.
 #[derive(Clone, Debug)]
@@ -56,14 +58,14 @@ impl Plan {
     }
 }
 
-/// Plans a step of `decoder`, with a reference pass.
+/// Plans a step of `decoder` with these adapters, and a reference pass.
 ///
 /// # Errors
 /// If the decoder's tensors cannot be read.
-pub fn plan(decoder: &Decoder, step: &Step, rates: measure::Rates) -> Result<Plan> {
+pub fn plan(decoder: &Decoder, policy: &Policy, step: &Step, rates: measure::Rates) -> Result<Plan> {
     let counter = Arc::new(measure::Measure::new(rates));
     let device: Arc<dyn Backend> = counter.clone();
-    let mut engine = Engine::new(&device, decoder)?;
+    let mut engine = Engine::new(&device, decoder, &Adapters::new(policy)?)?;
     let weights = counter.allocated();
     counter.profile(true);
     let tokens = vec![0; step.positions.len()];

@@ -1,9 +1,9 @@
-use candle_core::Device;
 use serde_json::Value;
 
 use super::*;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::trainable::Policy;
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -11,12 +11,13 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 /// The largest difference of a next-token log-prob from what llama.cpp says.
 fn furthest(model: &GgufModel, expected: &Value) -> f64 {
-    let decoder = Decoder::load(model.spec.clone(), &model.source, None, &Device::Cpu).unwrap();
+    let decoder = Decoder::load(model.spec.clone(), &model.source, None).unwrap();
     let prompts = expected["prompts"].as_array().unwrap();
     let rows =
         prompts.iter().zip(expected["next_token_logps"].as_array().unwrap()).map(|(prompt, wanted)| {
             let tokens: Vec<u32> = numbers(prompt).iter().map(|token| *token as u32).collect();
-            let logits = decoder.step(&tokens, &mut decoder.new_cache(), Pass::Policy).unwrap();
+            let logits =
+                decoder.step(&tokens, &mut decoder.new_cache(), &Policy::default(), Pass::Policy).unwrap();
             let lse = logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
             let apart =
                 logits.iter().zip(numbers(wanted)).map(|(x, wanted)| (f64::from(*x) - lse - wanted).abs());

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::oracle;
 use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
 use crate::weights::{BlockKind, DType, FrozenWeight};
 
@@ -8,8 +9,55 @@ fn linear(outputs: usize, inputs: usize, seed: u64, bias: bool) -> Linear {
     Linear::new(weight, false, bias.then(|| numbers(&noise(&[outputs], seed + 1))))
 }
 
-fn apply(linear: &Linear, x: &Tensor, path: LowRank) -> Result<(Tensor, Vec<Tensor>)> {
-    forward(linear, &Input::new(x.clone()), &[(path, None)])
+/// A path with its matrices as tensors.
+#[derive(Clone, Copy)]
+struct Path<'a> {
+    a: &'a Tensor,
+    b: &'a Tensor,
+    scale: f32,
+}
+
+/// The plain form of one path, added to `y`.
+fn reference(y: &Tensor, x: &Tensor, path: &Path) -> Result<Tensor> {
+    let z = x.matmul(&path.a.t()?)?;
+    Ok((y + (z.matmul(&path.b.t()?)? * f64::from(path.scale))?)?)
+}
+
+fn over(linear: &Linear, input: &Input, path: Path, masked: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+    let (a, b) = (host::read(path.a)?, host::read(path.b)?);
+    let low_rank = LowRank { a: &a, b: &b, rank: path.a.dims2()?.0, scale: path.scale };
+    let mut product = Forward::new(linear, input);
+    let z = product.low_rank(low_rank, masked)?;
+    Ok((product.finish()?, z))
+}
+
+fn apply(linear: &Linear, x: &Tensor, path: Path) -> Result<(Tensor, Tensor)> {
+    over(linear, &Input::new(x.clone()), path, None)
+}
+
+/// What backward needs of a path beside the path itself.
+#[derive(Clone, Copy)]
+struct Kept<'a> {
+    x: &'a Tensor,
+    z: &'a Tensor,
+    mask: Option<&'a Tensor>,
+}
+
+/// A map, the gradient of its output, and its path.
+type Branch<'a> = (&'a Linear, &'a Tensor, Path<'a>, Kept<'a>);
+
+fn backward(branches: &[Branch], onto: Option<Gradient>) -> (Tensor, Vec<LowRankGradients>) {
+    let read = |t: &Tensor| numbers(t);
+    let matrices: Vec<_> = branches.iter().map(|(_, _, path, _)| (read(path.a), read(path.b))).collect();
+    let (mut maps, mut gradients) = (Vec::new(), Vec::new());
+    for ((linear, dy, path, kept), (a, b)) in branches.iter().zip(&matrices) {
+        let path = LowRank { a, b, rank: path.a.dims2().unwrap().0, scale: path.scale };
+        let mut back = Backward::new(linear, dy).unwrap();
+        let dz = back.low_rank(path, kept.mask).unwrap();
+        gradients.push(back.gradients(path, (kept.x, kept.z), &dz).unwrap());
+        maps.push(back);
+    }
+    (input_gradient(maps, onto).unwrap().finish().unwrap(), gradients)
 }
 
 fn tensor(data: &[f32], like: &Tensor) -> Tensor {
@@ -21,28 +69,21 @@ fn forward_and_every_gradient_match_the_plain_form() {
     let (x, dy) = (noise(&[11, 9], 1), noise(&[11, 20], 2));
     let (a, b) = (noise(&[3, 9], 3), noise(&[20, 3], 4));
     let linear = linear(20, 9, 5, true);
-    let path = LowRank { a: &a, b: &b, scale: 1.7 };
+    let path = Path { a: &a, b: &b, scale: 1.7 };
     let plain = |x: &Tensor, a: &Tensor, b: &Tensor| {
-        reference(&linear.reference(x)?, x, &LowRank { a, b, scale: 1.7 })
+        reference(&oracle::linear(&linear, x)?, x, &Path { a, b, scale: 1.7 })
     };
 
     let (y, z) = apply(&linear, &x, path).unwrap();
     assert_same(&y, &plain(&x, &a, &b).unwrap(), 1e-6, "forward");
     let want = oracle::gradients(&[&x, &a, &b], &dy, |v| plain(&v[0], &v[1], &v[2])).unwrap();
-    let kept = Kept { x: Some(&x), z: &z[0], mask: None, trained: true };
-    let branch = || Branch { linear: &linear, dy: &dy, paths: vec![(path, kept)] };
-    let (dx, got) = backward(&[branch()], None).unwrap();
-    let (dx, got) = (dx.finish().unwrap(), &got[0]);
-    // Off the CPU the plain form does the same.
-    let (elsewhere, plainly) = backward_plain(&[branch()], None).unwrap();
-    assert_same(&elsewhere.finish().unwrap(), &dx, 2e-6, "plain dx");
-    assert_same(&tensor(&plainly[0].a, &a), &tensor(&got.a, &a), 2e-6, "plain dA");
-    assert_same(&tensor(&plainly[0].b, &b), &tensor(&got.b, &b), 2e-6, "plain dB");
+    let (dx, got) = backward(&[(&linear, &dy, path, Kept { x: &x, z: &z, mask: None })], None);
+    let got = &got[0];
     let (da, db) = (tensor(&got.a, &a), tensor(&got.b, &b));
     for (got, want, what) in [(&dx, &want[0], "dx"), (&da, &want[1], "dA"), (&db, &want[2], "dB")] {
         assert_same(got, want, 2e-6, what);
     }
-    let run = |x: &Tensor, a: &Tensor, b: &Tensor| Ok(apply(&linear, x, LowRank { a, b, scale: 1.7 })?.0);
+    let run = |x: &Tensor, a: &Tensor, b: &Tensor| Ok(apply(&linear, x, Path { a, b, scale: 1.7 })?.0);
     assert_finite_differences(&x, &dy, &dx, |x| run(x, &a, &b));
     assert_finite_differences(&a, &dy, &da, |a| run(&x, a, &b));
     assert_finite_differences(&b, &dy, &db, |b| run(&x, &a, b));
@@ -54,26 +95,20 @@ fn branches_of_one_input_add_up() {
     let maps = [linear(20, 9, 5, false), linear(7, 9, 8, true)];
     let thin: Vec<(Tensor, Tensor)> =
         [20, 7].iter().map(|o| (noise(&[3, 9], 3 + *o as u64), noise(&[*o, 3], 4))).collect();
-    let path = |i: usize| LowRank { a: &thin[i].0, b: &thin[i].1, scale: 0.6 };
+    let path = |i: usize| Path { a: &thin[i].0, b: &thin[i].1, scale: 0.6 };
     let dys = [noise(&[11, 20], 2), noise(&[11, 7], 6)];
     let input = Input::new(x.clone());
-    let zs: Vec<Tensor> =
-        (0..2).map(|i| forward(&maps[i], &input, &[(path(i), None)]).unwrap().1.remove(0)).collect();
-    let branches: Vec<Branch> = (0..2)
-        .map(|i| {
-            let kept = Kept { x: Some(&x), z: &zs[i], mask: None, trained: i == 1 };
-            Branch { linear: &maps[i], dy: &dys[i], paths: vec![(path(i), kept)] }
-        })
-        .collect();
+    let zs: Vec<Tensor> = (0..2).map(|i| over(&maps[i], &input, path(i), None).unwrap().1).collect();
+    let branches: Vec<Branch> =
+        (0..2).map(|i| (&maps[i], &dys[i], path(i), Kept { x: &x, z: &zs[i], mask: None })).collect();
     let start = noise(&[11, 9], 9);
-    let (dx, gradients) = backward(&branches, Some(Gradient::of(&start).unwrap())).unwrap();
-    assert_eq!(gradients.len(), 1, "of the trained path alone");
+    let (dx, _) = backward(&branches, Some(Gradient::of(&start).unwrap()));
     let mut want = start;
     for i in 0..2 {
-        let plain = |v: &[Tensor]| reference(&maps[i].reference(&v[0])?, &v[0], &path(i));
+        let plain = |v: &[Tensor]| reference(&oracle::linear(&maps[i], &v[0])?, &v[0], &path(i));
         want = (want + oracle::gradients(&[&x], &dys[i], plain).unwrap().remove(0)).unwrap();
     }
-    assert_same(&dx.finish().unwrap(), &want, 2e-6, "dx");
+    assert_same(&dx, &want, 2e-6, "dx");
 }
 
 #[test]
@@ -87,7 +122,7 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
         |t: &Tensor| t.to_dtype(candle_core::DType::BF16).unwrap().to_dtype(candle_core::DType::F32).unwrap();
     // A path so small that a bf16 sum would lose it, and one as bf16 alone could not hold it.
     let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
-    let path = LowRank { a: &fine, b: &b, scale: 2.0 };
+    let path = Path { a: &fine, b: &b, scale: 2.0 };
     let (y, z) = apply(&half, &x, path).unwrap();
     let near = if Packed::new(&Operand::by_row(Elements::F32(&[1.0]), 1, 1), Precision::Bf16).rounded() {
         rounded(&x)
@@ -95,13 +130,10 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
         x.clone()
     };
     let (want, want_z) = apply(&wide, &near, path).unwrap();
-    assert_same(&z[0], &want_z[0], 3e-5, "z");
+    assert_same(&z, &want_z, 3e-5, "z");
     assert_same(&y, &want, 3e-5, "y");
-    let kept = Kept { x: Some(&x), z: &z[0], mask: None, trained: true };
-    let dx = |linear, dy| {
-        let branch = Branch { linear, dy, paths: vec![(path, kept)] };
-        backward(&[branch], None).unwrap().0.finish().unwrap()
-    };
+    let kept = Kept { x: &x, z: &z, mask: None };
+    let dx = |linear, dy| backward(&[(linear, dy, path, kept)], None).0;
     let near =
         if near.to_vec2::<f32>().unwrap() == x.to_vec2::<f32>().unwrap() { dy.clone() } else { rounded(&dy) };
     assert_same(&dx(&half, &dy), &dx(&wide, &near), 3e-5, "dx");
@@ -118,17 +150,15 @@ fn a_quantised_map_is_near_its_numbers_and_keeps_the_small_steps_of_its_path() {
     let wide = Linear::new(weight.to_dtype(DType::F32), false, None);
     let map = Linear::new(weight, false, None);
     let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
-    let path = LowRank { a: &fine, b: &b, scale: 2.0 };
+    let path = Path { a: &fine, b: &b, scale: 2.0 };
     let (y, z) = apply(&map, &x, path).unwrap();
     let (want, want_z) = apply(&wide, &x, path).unwrap();
-    assert_same(&z[0], &want_z[0], 2e-6, "z");
+    assert_same(&z, &want_z, 2e-6, "z");
     // Rounding is 1.9e-4 off, by the norm; no element here is by more than four times that.
     assert_same(&y, &want, 5e-4, "y");
     let run = |linear| {
-        let kept = Kept { x: Some(&x), z: &z[0], mask: None, trained: true };
-        let (dx, mut gradients) =
-            backward(&[Branch { linear, dy: &dy, paths: vec![(path, kept)] }], None).unwrap();
-        (dx.finish().unwrap(), gradients.remove(0))
+        let (dx, mut gradients) = backward(&[(linear, &dy, path, Kept { x: &x, z: &z, mask: None })], None);
+        (dx, gradients.remove(0))
     };
     let ((dx, got), (want_dx, want)) = (run(&map), run(&wide));
     assert_same(&dx, &want_dx, 5e-4, "dx");
@@ -141,15 +171,13 @@ fn a_mask_acts_on_the_path_alone() {
     let (x, dy, mask) = (noise(&[5, 4], 1), noise(&[5, 6], 2), noise(&[5, 4], 7));
     let (a, b) = (noise(&[2, 4], 3), noise(&[6, 2], 4));
     let linear = linear(6, 4, 5, false);
-    let path = LowRank { a: &a, b: &b, scale: 0.5 };
+    let path = Path { a: &a, b: &b, scale: 0.5 };
     let masked = (&x * &mask).unwrap();
-    let (y, z) = forward(&linear, &Input::new(x.clone()), &[(path, Some(&masked))]).unwrap();
-    let plain = |x: &Tensor| reference(&linear.reference(x)?, &(x * &mask)?, &path);
+    let (y, z) = over(&linear, &Input::new(x.clone()), path, Some(&masked)).unwrap();
+    let plain = |x: &Tensor| reference(&oracle::linear(&linear, x)?, &(x * &mask)?, &path);
     assert_same(&y, &plain(&x).unwrap(), 1e-6, "forward");
     let want = oracle::gradients(&[&x], &dy, |v| plain(&v[0])).unwrap();
-    let kept = Kept { x: Some(&masked), z: &z[0], mask: Some(&mask), trained: false };
-    let branch = Branch { linear: &linear, dy: &dy, paths: vec![(path, kept)] };
-    let (dx, gradients) = backward(&[branch], None).unwrap();
-    assert!(gradients.is_empty());
-    assert_same(&dx.finish().unwrap(), &want[0], 2e-6, "dx");
+    let kept = Kept { x: &masked, z: &z, mask: Some(&mask) };
+    let (dx, _) = backward(&[(&linear, &dy, path, kept)], None);
+    assert_same(&dx, &want[0], 2e-6, "dx");
 }

@@ -7,11 +7,11 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::group::Inputs;
-use super::{Block, Heads, Saved, Span, TreeSpans, blocks, plain};
+use super::{Block, Heads, Saved, Span, TreeSpans, blocks};
 use crate::error::Result;
 use crate::ops::gemm::{Elements, Operand, Packed, Precision, Segment, serial};
+use crate::ops::host;
 use crate::ops::simd::{add_scaled, dot, vectorised};
-use crate::ops::{host, oracle};
 
 /// Query rows of a run, about; a constant, so that the order of sums is.
 const RUN: usize = 192;
@@ -31,12 +31,6 @@ pub fn backward(
     precision: Precision,
     trees: &[TreeSpans],
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    if !q.device().is_cpu() {
-        let mut g =
-            oracle::gradients(&[q, k, v], d_output, |x| plain::reference(&x[0], &x[1], &x[2], heads, trees))?;
-        let (dv, dk) = (g.remove(2), g.remove(1));
-        return Ok((g.remove(0), dk, dv));
-    }
     let rows = q.dims2()?.0;
     let (d_output, output) = (host::read(d_output)?, host::read(&saved.output)?);
     let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);

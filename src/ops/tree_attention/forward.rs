@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::group::Inputs;
-use super::{Block, Heads, Saved, TreeSpans, blocks, plain};
+use super::{Block, Heads, Saved, TreeSpans, blocks};
 use crate::error::Result;
 use crate::ops::gemm::Precision;
 use crate::ops::host;
@@ -23,9 +23,6 @@ pub fn forward(
     precision: Precision,
     trees: &[TreeSpans],
 ) -> Result<Saved> {
-    if !q.device().is_cpu() {
-        return Ok(Saved { output: plain::reference(q, k, v, heads, trees)?, lse: Vec::new() });
-    }
     let (rows, width) = q.dims2()?;
     let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
     let inputs = Inputs { q: &q, k: &k, v: &v, heads, precision };

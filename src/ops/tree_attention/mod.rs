@@ -11,6 +11,7 @@
 mod backward;
 mod forward;
 mod group;
+#[cfg(test)]
 mod plain;
 
 use std::ops::Range;
@@ -19,7 +20,6 @@ use candle_core::Tensor;
 
 pub use backward::backward;
 pub use forward::forward;
-pub use plain::reference;
 
 /// Heads and how scores are made.
 #[derive(Clone, Copy, Debug, PartialEq)]

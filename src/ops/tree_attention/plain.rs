@@ -1,18 +1,16 @@
 //! The plain form: a masked soft-max over all keys, in tensor operations.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Tensor};
 
 use super::{Heads, TreeSpans};
 use crate::error::Result;
+use crate::ops::host;
 
 /// As [`super::forward`], by composite (differentiable) tensor operations and a full mask.
-///
-/// # Errors
-/// If the shapes do not fit.
 pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[TreeSpans]) -> Result<Tensor> {
     let Heads { n_head, n_kv_head, head_dim, scale, softcap, .. } = *heads;
     let ((queries, width), (keys, _)) = (q.dims2()?, k.dims2()?);
-    let mask = mask(queries, keys, heads, trees, q.device())?; // [Tq, Tk]
+    let mask = mask(queries, keys, heads, trees)?; // [Tq, Tk]
     let by_head = |x: &Tensor, rows, n| -> Result<Tensor> {
         Ok(x.reshape((rows, n, head_dim))?.transpose(0, 1)?.contiguous()?) // [n, T, head_dim]
     };
@@ -32,7 +30,7 @@ pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[Tre
 }
 
 /// 0 where a query sees a key, −∞ elsewhere.
-fn mask(queries: usize, keys: usize, heads: &Heads, trees: &[TreeSpans], device: &Device) -> Result<Tensor> {
+fn mask(queries: usize, keys: usize, heads: &Heads, trees: &[TreeSpans]) -> Result<Tensor> {
     let mut mask = vec![f32::NEG_INFINITY; queries * keys];
     for span in trees.iter().flat_map(|tree| &tree.spans) {
         for (i, query) in span.queries.clone().enumerate() {
@@ -45,5 +43,5 @@ fn mask(queries: usize, keys: usize, heads: &Heads, trees: &[TreeSpans], device:
             }
         }
     }
-    Ok(Tensor::from_vec(mask, (queries, keys), device)?)
+    host::tensor(mask, (queries, keys))
 }

@@ -1,3 +1,4 @@
+use super::plain::reference;
 use super::*;
 use crate::ops::gemm::Precision;
 use crate::ops::oracle;

@@ -6,14 +6,14 @@ use super::{AdapterUse, Base};
 use crate::adapter;
 use crate::adapter::read::Reading;
 use crate::error::{Error, Result};
-use crate::model::lora::Lora;
+use crate::trainable::Adapters;
 
 impl Base {
     /// Reads an adapter for it; one that says it was trained on other weights is refused.
     ///
     /// # Errors
     /// As [`adapter::read::read`], or if the adapter is another base's and `force` is not given.
-    pub fn adapter(&self, path: &Path, force: bool) -> Result<Lora> {
+    pub fn adapter(&self, path: &Path, force: bool) -> Result<Adapters> {
         self.adapter_for(path, AdapterUse { force, ..AdapterUse::default() })
     }
 
@@ -21,16 +21,16 @@ impl Base {
     ///
     /// # Errors
     /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
-    pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Lora> {
+    pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Adapters> {
         let reading = Reading { head: purpose.head, force: purpose.force, base: Some(&*self.source) };
-        let found = adapter::read::read_for(path, &self.spec, &self.device, reading)
-            .map_err(|misfit| self.misfit(path, misfit))?;
+        let found =
+            adapter::read::read_for(path, &self.spec, reading).map_err(|misfit| self.misfit(path, misfit))?;
         found.notes.iter().for_each(|note| log::info!("{}: {note}", path.display()));
-        let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.lora) };
+        let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.adapters) };
         let ours = self.fingerprint()?;
         let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
         match (purpose.unmerge, *its == ours) {
-            (false, true) | (true, false) => Ok(found.lora),
+            (false, true) | (true, false) => Ok(found.adapters),
             (true, true) => Err(Error::Adapter(format!(
                 "{} is the very base that {shown} was trained on: there is nothing to take off; name the merged model as \
                  the base, or insist with --force",

@@ -11,6 +11,7 @@ use crate::model::engine::Plan;
 use crate::train::config::Recompute;
 use crate::train::optimizer::OptimizerKind;
 use crate::train::plan::packed_tokens;
+use crate::trainable::Policy;
 
 /// A device's memory that stays free: what other programs, and pieces that do not fit gaps, may take.
 const SPARE: usize = 256 << 20;
@@ -41,7 +42,7 @@ impl Fit {
 ///
 /// # Errors
 /// If it does not fit; the message says what would.
-pub(super) fn fit(config: &RunConfig, decoder: &Decoder, pairs: &Examples) -> Result<Fit> {
+pub(super) fn fit(config: &RunConfig, decoder: &Decoder, policy: &Policy, pairs: &Examples) -> Result<Fit> {
     let batch = largest(config, &pairs.train);
     let moments = match config.train.optimizer().kind {
         OptimizerKind::AdamW => 2,
@@ -49,7 +50,7 @@ pub(super) fn fit(config: &RunConfig, decoder: &Decoder, pairs: &Examples) -> Re
         OptimizerKind::Sgd => 0,
     };
     let free = decoder.backend().map_or(0, |device| device.describe().memory.1);
-    let planned = |recompute| decoder.plan(&batch, recompute, moments, Rates::default());
+    let planned = |recompute| decoder.plan(&batch, policy, recompute, moments, Rates::default());
     let fits = |plan: &Plan| plan.total() + SPARE <= free;
     let asked = config.train.gradient_checkpointing;
     if asked != Recompute::On {

@@ -9,17 +9,17 @@ use crate::model::decoder::Decoder;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
+use crate::trainable::Policy;
 
 /// What a run would work on; all of it was checked to get this far.
 pub(super) fn described(
     config: &RunConfig,
     base: &Base,
-    decoder: &Decoder,
+    (decoder, policy): (&Decoder, &Policy),
     pairs: &Examples,
     on_device: Option<&on_device::Fit>,
 ) -> String {
-    let (modules, parameters) =
-        decoder.trained.as_ref().map_or((0, 0), |lora| (lora.slots().len(), lora.values().len()));
+    let (modules, parameters) = (policy.trained.len(), policy.trained.values().len());
     let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
     let mut text = format!(
         "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \

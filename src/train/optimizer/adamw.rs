@@ -4,18 +4,17 @@ use rayon::prelude::*;
 
 use super::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
+use crate::trainable::store::Parts;
 
-/// AdamW with its moments, f32.
+/// AdamW; it remembers both moments.
 pub(super) struct AdamW {
     config: OptimizerConfig,
-    exp_avg: Vec<f32>,
-    exp_avg_sq: Vec<f32>,
 }
 
 impl AdamW {
-    /// Zero moments of `parameters` numbers.
-    pub(super) fn new(config: &OptimizerConfig, parameters: usize) -> Self {
-        Self { config: *config, exp_avg: vec![0.0; parameters], exp_avg_sq: vec![0.0; parameters] }
+    /// With the configured decays.
+    pub(super) fn new(config: &OptimizerConfig) -> Self {
+        Self { config: *config }
     }
 }
 
@@ -48,13 +47,18 @@ impl Scalars {
 }
 
 impl Rule for AdamW {
-    fn update(&mut self, step: u64, parameters: &mut [f32], gradients: &[f32], lr: f64) {
+    fn moments(&self) -> &'static [&'static str] {
+        &["exp_avg", "exp_avg_sq"]
+    }
+
+    fn update(&self, step: u64, Parts { values, gradient, moments }: Parts, lr: f64) {
+        let [exp_avg, exp_avg_sq] = moments else { return };
         let scalars = Scalars::new(&self.config, step, lr);
-        parameters
+        values
             .par_chunks_mut(CHUNK)
-            .zip(gradients.par_chunks(CHUNK))
-            .zip(self.exp_avg.par_chunks_mut(CHUNK))
-            .zip(self.exp_avg_sq.par_chunks_mut(CHUNK))
+            .zip(gradient.par_chunks(CHUNK))
+            .zip(exp_avg.values.par_chunks_mut(CHUNK))
+            .zip(exp_avg_sq.values.par_chunks_mut(CHUNK))
             .for_each(|(((parameters, gradients), exp_avg), exp_avg_sq)| {
                 update(scalars, parameters, gradients, exp_avg, exp_avg_sq);
             });
@@ -72,14 +76,6 @@ impl Rule for AdamW {
             s.bias_correction2_sqrt,
         ];
         Update { kernel: "adamw", moments: 2, scalars }
-    }
-
-    fn state(&self) -> Vec<(&'static str, &[f32])> {
-        vec![("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)]
-    }
-
-    fn state_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
-        vec![("exp_avg", &mut self.exp_avg), ("exp_avg_sq", &mut self.exp_avg_sq)]
     }
 }
 
@@ -108,6 +104,11 @@ fn lerp(start: f32, end: f32, weight: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::train::optimizer::OptimizerKind;
+    use crate::trainable::store::Moment;
+
+    fn zeros(parameters: usize) -> [Moment; 2] {
+        ["exp_avg", "exp_avg_sq"].map(|name| Moment { name, values: vec![0.0; parameters] })
+    }
 
     #[test]
     fn first_steps_agree_with_the_paper_in_f64() {
@@ -118,11 +119,12 @@ mod tests {
             epsilon: 1e-3,
             weight_decay: 0.5,
         };
-        let mut rule = AdamW::new(&config, 2);
+        let (rule, mut moments) = (AdamW::new(&config), zeros(2));
         let mut parameters = [1.0f32, -2.0];
         let (mut theta, mut m, mut v) = ([1.0f64, -2.0], [0f64; 2], [0f64; 2]);
         for (step, gradients) in [[0.5f32, -0.25], [0.125, 3.0], [-1.0, 0.0]].into_iter().enumerate() {
-            rule.update(step as u64 + 1, &mut parameters, &gradients, 0.1);
+            let parts = Parts { values: &mut parameters, gradient: &gradients, moments: &mut moments };
+            rule.update(step as u64 + 1, parts, 0.1);
             let t = step as i32 + 1;
             for i in 0..2 {
                 let g = f64::from(gradients[i]);
@@ -144,10 +146,11 @@ mod tests {
             epsilon: 1e-8,
             weight_decay: 0.5,
         };
-        let mut rule = AdamW::new(&config, 1);
+        let (rule, mut moments) = (AdamW::new(&config), zeros(1));
         let mut parameters = [1.5f32];
-        rule.update(1, &mut parameters, &[2.0], 0.0);
+        let parts = Parts { values: &mut parameters, gradient: &[2.0], moments: &mut moments };
+        rule.update(1, parts, 0.0);
         assert_eq!(parameters, [1.5]);
-        assert!((rule.exp_avg[0] - 0.2).abs() < 1e-7);
+        assert!((moments[0].values[0] - 0.2).abs() < 1e-7);
     }
 }

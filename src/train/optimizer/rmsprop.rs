@@ -4,32 +4,37 @@ use rayon::prelude::*;
 
 use super::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
+use crate::trainable::store::Parts;
 
 const ALPHA: f64 = 0.99;
 const EPSILON: f64 = 1e-8;
 
-/// RMSprop with its second moment, f32.
+/// RMSprop; it remembers the second moment.
 pub(super) struct RmsProp {
     weight_decay: f32,
-    square_avg: Vec<f32>,
 }
 
 impl RmsProp {
-    /// A zero moment of `parameters` numbers.
-    pub(super) fn new(config: &OptimizerConfig, parameters: usize) -> Self {
-        Self { weight_decay: config.weight_decay as f32, square_avg: vec![0.0; parameters] }
+    /// With the configured weight decay.
+    pub(super) fn new(config: &OptimizerConfig) -> Self {
+        Self { weight_decay: config.weight_decay as f32 }
     }
 }
 
 impl Rule for RmsProp {
-    fn update(&mut self, _step: u64, parameters: &mut [f32], gradients: &[f32], lr: f64) {
+    fn moments(&self) -> &'static [&'static str] {
+        &["square_avg"]
+    }
+
+    fn update(&self, _step: u64, Parts { values, gradient, moments }: Parts, lr: f64) {
+        let [square_avg] = moments else { return };
         let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
-        parameters
+        values
             .par_chunks_mut(CHUNK)
-            .zip(gradients.par_chunks(CHUNK))
-            .zip(self.square_avg.par_chunks_mut(CHUNK))
-            .for_each(|((parameters, gradients), square_avg)| {
-                for ((p, &g), v) in parameters.iter_mut().zip(gradients).zip(square_avg) {
+            .zip(gradient.par_chunks(CHUNK))
+            .zip(square_avg.values.par_chunks_mut(CHUNK))
+            .for_each(|((values, gradient), square_avg)| {
+                for ((p, &g), v) in values.iter_mut().zip(gradient).zip(square_avg) {
                     let g = g + weight_decay * *p;
                     *v = *v * ALPHA as f32 + (1.0 - ALPHA) as f32 * g * g;
                     *p += minus_lr * g / (v.sqrt() + EPSILON as f32);
@@ -40,20 +45,13 @@ impl Rule for RmsProp {
     fn on_device(&self, _step: u64, lr: f64) -> Update {
         Update { kernel: "rmsprop", moments: 1, scalars: vec![self.weight_decay, -lr as f32] }
     }
-
-    fn state(&self) -> Vec<(&'static str, &[f32])> {
-        vec![("square_avg", &self.square_avg)]
-    }
-
-    fn state_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
-        vec![("square_avg", &mut self.square_avg)]
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::train::optimizer::OptimizerKind;
+    use crate::trainable::store::Moment;
 
     #[test]
     fn first_step_is_ten_learning_rates_whatever_the_gradient() {
@@ -64,10 +62,11 @@ mod tests {
             epsilon: 1.0,
             weight_decay: 0.0,
         };
-        let mut rule = RmsProp::new(&config, 2);
+        let mut moments = [Moment { name: "square_avg", values: vec![0.0; 2] }];
         let mut parameters = [0.0f32, 0.0];
         // g / √(0.01·g²) = 10·sign(g); AdamW's epsilon plays no part.
-        rule.update(1, &mut parameters, &[4.0, -0.5], 0.01);
+        let parts = Parts { values: &mut parameters, gradient: &[4.0, -0.5], moments: &mut moments };
+        RmsProp::new(&config).update(1, parts, 0.01);
         assert!((parameters[0] + 0.1).abs() < 1e-6 && (parameters[1] - 0.1).abs() < 1e-6, "{parameters:?}");
     }
 
@@ -80,9 +79,10 @@ mod tests {
             epsilon: 1.0,
             weight_decay: 0.5,
         };
-        let mut rule = RmsProp::new(&config, 1);
-        rule.update(1, &mut [2.0], &[3.0], 0.01);
+        let mut moments = [Moment { name: "square_avg", values: vec![0.0] }];
+        let parts = Parts { values: &mut [2.0], gradient: &[3.0], moments: &mut moments };
+        RmsProp::new(&config).update(1, parts, 0.01);
         // (3 + 0.5 · 2)² · 0.01
-        assert!((rule.square_avg[0] - 0.16).abs() < 1e-6);
+        assert!((moments[0].values[0] - 0.16).abs() < 1e-6);
     }
 }

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
+use crate::trainable::store::Parts;
 
 /// Plain gradient descent; remembers nothing.
 pub(super) struct Sgd {
@@ -18,27 +19,21 @@ impl Sgd {
 }
 
 impl Rule for Sgd {
-    fn update(&mut self, _step: u64, parameters: &mut [f32], gradients: &[f32], lr: f64) {
+    fn moments(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn update(&self, _step: u64, Parts { values, gradient, .. }: Parts, lr: f64) {
         let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
-        parameters.par_chunks_mut(CHUNK).zip(gradients.par_chunks(CHUNK)).for_each(
-            |(parameters, gradients)| {
-                for (p, &g) in parameters.iter_mut().zip(gradients) {
-                    *p += minus_lr * (g + weight_decay * *p);
-                }
-            },
-        );
+        values.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(values, gradient)| {
+            for (p, &g) in values.iter_mut().zip(gradient) {
+                *p += minus_lr * (g + weight_decay * *p);
+            }
+        });
     }
 
     fn on_device(&self, _step: u64, lr: f64) -> Update {
         Update { kernel: "sgd", moments: 0, scalars: vec![self.weight_decay, -lr as f32] }
-    }
-
-    fn state(&self) -> Vec<(&'static str, &[f32])> {
-        Vec::new()
-    }
-
-    fn state_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
-        Vec::new()
     }
 }
 
@@ -58,7 +53,8 @@ mod tests {
         };
         let mut parameters = [2.0f32];
         // 2 − 0.25·(1 + 0.5·2) = 1.5
-        Sgd::new(&config).update(1, &mut parameters, &[1.0], 0.25);
+        let parts = Parts { values: &mut parameters, gradient: &[1.0], moments: &mut [] };
+        Sgd::new(&config).update(1, parts, 0.25);
         assert_eq!(parameters, [1.5]);
     }
 }

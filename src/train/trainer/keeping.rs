@@ -16,18 +16,19 @@ impl Trainer {
         if self.saved == Some(self.state.step) {
             return Ok(());
         }
-        self.setup.decoder.fetch()?;
-        self.optimizer.fetch(&self.setup.decoder)?;
-        let Setup { run, decoder, config, train, .. } = &self.setup;
+        let Setup { decoder, policy, .. } = &mut self.setup;
+        decoder.fetch(policy)?;
+        self.optimizer.fetch(decoder, policy)?;
+        let Setup { run, decoder, policy, config, train, .. } = &self.setup;
         let probe = self.probe.and_then(|i| train.get(i));
-        if let Some(defect) = usable::defect(decoder, &self.optimizer, probe)? {
+        if let Some(defect) = usable::defect(decoder, policy, probe)? {
             return Err(self.diverged(&defect));
         }
         // What is logged up to here must be on disk before the checkpoint that a resumed run takes it for.
         reporter.record(&Event::Checkpoint);
         let write = |directory: &Path| self.write_adapter(directory);
-        let left =
-            checkpoint::save(run, decoder, &self.optimizer, &self.state, write, config.save_total_limit)?;
+        let (store, limit) = (policy.trained.store(), config.save_total_limit);
+        let left = checkpoint::save(run, store, &self.state, write, limit)?;
         if let Some(error) = left {
             reporter.warn(&format!("an old checkpoint cannot be removed: {error}"));
         }
@@ -39,11 +40,8 @@ impl Trainer {
     }
 
     fn write_adapter(&self, directory: &Path) -> Result<()> {
-        let Setup { decoder, dropout, origin, .. } = &self.setup;
-        match &decoder.trained {
-            Some(lora) => peft::write(directory, lora, decoder.spec(), *dropout, origin),
-            None => Ok(()),
-        }
+        let Setup { decoder, policy, dropout, origin, .. } = &self.setup;
+        peft::write(directory, &policy.trained, decoder.spec(), *dropout, origin)
     }
 
     /// The adapter of this step is of no use.
@@ -87,12 +85,14 @@ impl Trainer {
         if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
             let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
             let state = checkpoint::open(&path)?;
-            checkpoint::restore(&path, &state, &mut self.setup.decoder, &mut self.optimizer)?;
+            let Setup { decoder, policy, .. } = &mut self.setup;
+            checkpoint::restore(&path, &state, decoder.spec(), &mut policy.trained, &mut self.optimizer)?;
             self.evaluated = None;
             let metric = self.setup.config.criterion().metric;
             reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));
         }
-        self.setup.decoder.fetch()?;
+        let Setup { decoder, policy, .. } = &mut self.setup;
+        decoder.fetch(policy)?;
         files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
     }
 }

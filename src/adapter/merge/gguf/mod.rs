@@ -23,8 +23,8 @@ use super::tensor::{self, Layout};
 use super::{Base, MergeReport, MergedModule};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::lora::Lora;
 use crate::model::spec::DecoderSpec;
+use crate::trainable::Adapters;
 use crate::weights::DType;
 pub use mix::FileType;
 use rotary::Rope;
@@ -50,7 +50,7 @@ pub struct GgufOptions {
 /// exists, or the disk is full.
 pub fn merge(
     base: &Base,
-    adapters: &[(&Lora, f64)],
+    adapters: &[(&Adapters, f64)],
     output: &Path,
     options: &GgufOptions,
 ) -> Result<MergeReport> {
@@ -63,7 +63,7 @@ pub fn merge(
 /// As [`merge`], and the error of `check`.
 pub fn merge_checked(
     base: &Base,
-    adapters: &[(&Lora, f64)],
+    adapters: &[(&Adapters, f64)],
     output: &Path,
     options: &GgufOptions,
     check: impl FnOnce(&Path, &MergeReport) -> Result<()>,

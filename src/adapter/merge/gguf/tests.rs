@@ -1,11 +1,10 @@
-use candle_core::Device;
-
 use super::super::super::peft;
 use super::*;
 use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};
 use crate::model::gguf::GgufModel;
 use crate::model::pass::Pass;
+use crate::trainable::Policy;
 use crate::weights::gguf::GgufFile;
 use crate::weights::{SafetensorsSource, WeightSource};
 
@@ -27,8 +26,8 @@ impl Model {
         Base { directory: &self.directory, source: &self.source, spec: &self.spec }
     }
 
-    fn adapter(&self) -> Lora {
-        peft::read(&self.directory.join("adapters/plain"), &self.spec, &Device::Cpu).unwrap().lora
+    fn adapter(&self) -> Adapters {
+        peft::read(&self.directory.join("adapters/plain"), &self.spec).unwrap().adapters
     }
 
     fn numbers(&self, name: &str) -> Vec<f32> {
@@ -54,7 +53,7 @@ fn tensors_are_those_of_the_merged_directory_in_llama_cpps_order() {
         let (model, place) = (Model::fixture(name), tempfile::tempdir().unwrap());
         let path = place.path().join("m.gguf");
         let report = model.merge(Some(FileType::F32), &path).unwrap();
-        assert_eq!(report.modules.len(), model.adapter().slots().len());
+        assert_eq!(report.modules.len(), model.adapter().loras("a test").unwrap().len());
         let (file, directory) = (GgufFile::open(&path).unwrap(), merged(&model, place.path()));
         let want = |name: &str| directory.get(name).unwrap().elements().to_f32();
         let same = |name: &str, module: &str| assert_eq!(file.to_f32(name).unwrap(), want(module), "{name}");
@@ -206,8 +205,8 @@ impl Case {
         Self { model: Model { directory, source, spec }, place, expected }
     }
 
-    fn adapter(&self) -> Lora {
-        peft::read(&self.place.join("a"), &self.model.spec, &Device::Cpu).unwrap().lora
+    fn adapter(&self) -> Adapters {
+        peft::read(&self.place.join("a"), &self.model.spec).unwrap().adapters
     }
 
     fn merge(&self, weight: f64, output: &Path) -> Result<MergeReport> {
@@ -218,14 +217,15 @@ impl Case {
     /// The largest difference of a log-prob of `file` from what is expected of base and adapter.
     fn furthest(&self, file: &Path) -> f64 {
         let read = GgufModel::open(file).unwrap();
-        let decoder = Decoder::load(read.spec, &read.source, None, &Device::Cpu).unwrap();
+        let decoder = Decoder::load(read.spec, &read.source, None).unwrap();
         let numbers =
             |value: &Json| value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
         let of = |key: &str| self.expected[key].as_array().unwrap().iter().map(numbers).collect::<Vec<_>>();
         let mut apart = 0f64;
         for (prompt, wanted) in of("prompts").iter().zip(of("next_token_logps")) {
             let tokens: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();
-            let logits = decoder.step(&tokens, &mut decoder.new_cache(), Pass::Policy).unwrap();
+            let logits =
+                decoder.step(&tokens, &mut decoder.new_cache(), &Policy::default(), Pass::Policy).unwrap();
             let lse = logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
             for (x, wanted) in logits.iter().zip(&wanted) {
                 apart = apart.max((f64::from(*x) - lse - wanted).abs());
@@ -277,19 +277,20 @@ fn a_stored_head_is_not_dropped_for_a_configuration_that_ties() {
     let place = tempfile::tempdir().unwrap();
     let mut model = case.model;
     model.spec.head = None;
-    let lora = peft::read(&case.place.join("a"), &model.spec, &Device::Cpu).unwrap().lora;
+    let adapters = peft::read(&case.place.join("a"), &model.spec).unwrap().adapters;
     let (gguf, directory) = (place.path().join("m.gguf"), place.path().join("m"));
     let error =
-        merge(&model.base(), &[(&lora, 1.0)], &gguf, &GgufOptions::default()).unwrap_err().to_string();
+        merge(&model.base(), &[(&adapters, 1.0)], &gguf, &GgufOptions::default()).unwrap_err().to_string();
     assert!(error.contains("lm_head.weight") && error.contains("tie_word_embeddings"), "{error}");
     let options = super::super::MergeOptions::default();
-    let error =
-        super::super::merge(&model.base(), &[(&lora, 1.0)], &directory, &options).unwrap_err().to_string();
+    let error = super::super::merge(&model.base(), &[(&adapters, 1.0)], &directory, &options)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("tie_word_embeddings"), "{error}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
     // Where the loader takes it for the model's own, the merged configuration says so.
     model.spec.head = Some(crate::adapter::head::linear(&model.spec));
-    super::super::merge(&model.base(), &[(&lora, 1.0)], &directory, &options).unwrap();
+    super::super::merge(&model.base(), &[(&adapters, 1.0)], &directory, &options).unwrap();
     let config = read_json(&directory.join("config.json")).unwrap();
     assert_eq!(config["tie_word_embeddings"], false);
 }
@@ -391,12 +392,12 @@ fn rows_too_short_for_super_blocks_have_llama_cpps_substitutes() {
     let spec = families::spec(&ConfigJson::open(&directory).unwrap()).unwrap();
     let model = Model { directory, source, spec };
     let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/tiny-reviews-favourable");
-    let lora = peft::read(&adapter, &model.spec, &Device::Cpu).unwrap().lora;
+    let adapters = peft::read(&adapter, &model.spec).unwrap().adapters;
     let place = tempfile::tempdir().unwrap();
     for (kind, id) in [(FileType::Q4KM, 15), (FileType::Q6K, 18)] {
         let path = place.path().join(format!("{kind}.gguf"));
         let options = GgufOptions { kind: Some(kind), overwrite: false };
-        let report = merge(&model.base(), &[(&lora, 1.0)], &path, &options).unwrap();
+        let report = merge(&model.base(), &[(&adapters, 1.0)], &path, &options).unwrap();
         assert!(report.rounding_share() > 0.1);
         let file = GgufFile::open(&path).unwrap();
         assert_eq!(file.metadata().integer("general.file_type").unwrap(), Some(id));

@@ -23,12 +23,13 @@ fn args(base: &Path, adapter: &Path) -> MergeArgs {
 type Fault = fn(&mut [f32], usize);
 
 /// What is measured of a model into which `fault` of an adapter was merged instead of the adapter.
-fn measured(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> (Effect, Bound) {
+fn measured(name: &str, dtype: DType, fault: impl FnOnce(&mut Adapters)) -> (Effect, Bound) {
     let directory = fixture(name);
     let adapters = if directory.join("adapters").exists() { directory.clone() } else { fixture("llama") };
     let adapter = adapters.join("adapters/plain");
     let base = Base::open_with(&directory.to_string_lossy(), &OpenOptions::on_cpu()).unwrap();
-    let (lora, mut other) = (base.adapter(&adapter, true).unwrap(), base.adapter(&adapter, true).unwrap());
+    let (adapters, mut other) =
+        (base.adapter(&adapter, true).unwrap(), base.adapter(&adapter, true).unwrap());
     fault(&mut other);
     let place = tempfile::tempdir().unwrap();
     let output = place.path().join("merged");
@@ -37,10 +38,12 @@ fn measured(name: &str, dtype: DType, fault: impl FnOnce(&mut Lora)) -> (Effect,
     merge(&from, &[(&other, 1.0)], &output, &options).unwrap();
     let merged =
         Base::open_with(&output.to_string_lossy(), &OpenOptions::on_cpu()).unwrap().decoder().unwrap();
-    let (policy, _) = policy(&base, &[(&lora, 1.0)]).unwrap();
-    let probe = Probe::new(&base, &policy, &args(&directory, &adapter)).unwrap();
-    let models = Models { policy: &policy, base: &policy, merged: &merged };
-    (Effect::measure(&models, &probe).unwrap(), Bound::new(&policy, &merged))
+    let (decoder, policy, _) = policy(&base, &[(&adapters, 1.0)]).unwrap();
+    let (alone, adapted) = (Policy::default(), Side { decoder: &decoder, adapters: &policy });
+    let probe = Probe::new(&base, adapted, &args(&directory, &adapter)).unwrap();
+    let merged_side = Side { decoder: &merged, adapters: &alone };
+    let models = Models { policy: adapted, base: adapted, merged: merged_side };
+    (Effect::measure(&models, &probe).unwrap(), Bound::new(&decoder, &merged))
 }
 
 const FAMILIES: [&str; 18] = [
@@ -83,9 +86,9 @@ fn every_family_is_within_its_bound_in_every_type() {
 #[test]
 fn a_fault_is_over_the_bound_of_16_bits() {
     let module = "model.layers.1.self_attn.q_proj";
-    let on = |lora: &Lora, module: &str, change: Fault| {
-        let slot = lora.slots()[lora.find(module).unwrap()].clone();
-        move |values: &mut [f32]| change(&mut values[slot.b()], slot.rank)
+    let on = |adapters: &Adapters, module: &str, change: Fault| {
+        let lora = adapters.find_lora(module).unwrap().clone();
+        move |values: &mut [f32]| change(&mut values[lora.b()], lora.rank)
     };
     let faults: [(&str, Fault); 3] = [
         ("not merged", |b, _| b.fill(0.0)),
@@ -94,9 +97,9 @@ fn a_fault_is_over_the_bound_of_16_bits() {
     ];
     for (what, fault) in faults {
         for dtype in [DType::Bf16, DType::F16] {
-            let (effect, bound) = measured("llama", dtype, |lora| {
-                let change = on(lora, module, fault);
-                lora.update(change).unwrap();
+            let (effect, bound) = measured("llama", dtype, |adapters| {
+                let change = on(adapters, module, fault);
+                adapters.update(change);
             });
             assert!(bound.check(&effect).is_err(), "{what} in {dtype:?}: {:?}", bound.used(&effect));
         }
@@ -105,12 +108,12 @@ fn a_fault_is_over_the_bound_of_16_bits() {
 
 #[test]
 fn half_of_the_adapter_is_half_of_its_effect() {
-    let (effect, _) = measured("qwen2", DType::F32, |lora| {
-        lora.update(|values| values.iter_mut().for_each(|x| *x *= 0.5f32.sqrt())).unwrap();
+    let (effect, _) = measured("qwen2", DType::F32, |adapters| {
+        adapters.update(|values| values.iter_mut().for_each(|x| *x *= 0.5f32.sqrt()));
     });
     let share = effect.share().unwrap();
     assert!((0.3..0.7).contains(&share), "{share}");
-    let (effect, _) = measured("qwen2", DType::F32, |lora| lora.update(|values| values.fill(0.0)).unwrap());
+    let (effect, _) = measured("qwen2", DType::F32, |adapters| adapters.update(|values| values.fill(0.0)));
     assert!(effect.share().unwrap().abs() < 1e-3, "{:?}", effect.share());
     assert!((effect.lost() / effect.whole() - 1.0).abs() < 1e-3);
     assert_eq!(effect.changed, effect.fallen_back);

@@ -4,7 +4,7 @@ use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::config::RunConfig;
 use crate::data::template;
 use crate::error::Result;
-use crate::toolkit::{Base, OpenOptions, Policy, TrainedWith, set_threads};
+use crate::toolkit::{Adapted, Base, OpenOptions, TrainedWith, set_threads};
 
 /// Opens the base.
 ///
@@ -20,7 +20,7 @@ pub(super) fn base(args: &ModelArgs) -> Result<Base> {
 ///
 /// # Errors
 /// As [`Base::with_adapters`].
-pub(super) fn policy<'a>(base: &'a Base, args: &ModelArgs) -> Result<Policy<'a>> {
+pub(super) fn adapted<'a>(base: &'a Base, args: &ModelArgs) -> Result<Adapted<'a>> {
     base.with_adapters(&args.adapter, trained_with(args)?, args.force)
 }
 

@@ -9,21 +9,23 @@ use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::generate::{Completion, Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
-use crate::model::lora::Lora;
 use crate::model::pass::Pass;
 use crate::objective::{Objective, Scored};
+use crate::trainable::{Adapters, Policy};
 
 /// Records in a batch; no figure depends on it.
 const BATCH: usize = 4;
 
 /// A base with its adapters, stacked into one. The reference is the base alone.
-pub struct Policy<'a> {
+pub struct Adapted<'a> {
     /// The base.
     pub base: &'a Base,
     /// Its tokenizer, with the template that the adapter was trained with.
     pub tokenizer: ChatTokenizer,
-    /// Both policies.
+    /// The base, ready to compute.
     pub decoder: Decoder,
+    /// Its adapters.
+    pub policy: Policy,
     /// How the adapter was trained.
     pub trained: TrainedWith,
 }
@@ -33,7 +35,7 @@ impl Base {
     ///
     /// # Errors
     /// If the adapter is missing, damaged, or another base's.
-    pub fn with_adapter(&self, path: impl AsRef<Path>) -> Result<Policy<'_>> {
+    pub fn with_adapter(&self, path: impl AsRef<Path>) -> Result<Adapted<'_>> {
         let path = path.as_ref();
         self.with_adapters(&[path], TrainedWith::of(path)?, false)
     }
@@ -48,24 +50,21 @@ impl Base {
         paths: &[impl AsRef<Path>],
         trained: TrainedWith,
         force: bool,
-    ) -> Result<Policy<'_>> {
-        let mut decoder = self.decoder()?;
+    ) -> Result<Adapted<'_>> {
+        let decoder = self.decoder()?;
         let adapters =
             paths.iter().map(|path| self.adapter(path.as_ref(), force)).collect::<Result<Vec<_>>>()?;
-        decoder.trained = match adapters.len() {
-            0 => None,
-            _ => Some(Lora::stacked(&adapters, &self.device)?),
-        };
+        let policy = Policy::of(Adapters::stacked(&adapters)?);
         let tokenizer = self.tokenizer(trained.data.chat_template.as_deref())?;
         let tokenizer = match &trained.data.chat_template_date {
             Some(date) => tokenizer.on(date)?,
             None => tokenizer,
         };
-        Ok(Policy { base: self, tokenizer, decoder, trained })
+        Ok(Adapted { base: self, tokenizer, decoder, policy, trained })
     }
 }
 
-impl Policy<'_> {
+impl Adapted<'_> {
     /// Records as token ids, with the template and the truncation of the training.
     ///
     /// # Errors
@@ -81,18 +80,24 @@ impl Policy<'_> {
     /// If a log-prob is not a finite number.
     pub fn score(&self, pairs: &Pairs) -> Result<Vec<Scored>> {
         let mut all = Vec::new();
-        let reference = |packed: &_| self.decoder.logps(packed, Pass::Reference).map(Some);
-        preference::score(&self.decoder, &pairs.examples, BATCH, reference, |first, scored| {
-            all.extend(scored.iter().map(|it| Scored { group: first + it.group, ..*it }));
-            Ok(())
-        })?;
+        let reference = |packed: &_| self.decoder.logps(packed, &self.policy, Pass::Reference).map(Some);
+        preference::score(
+            (&self.decoder, &self.policy),
+            &pairs.examples,
+            BATCH,
+            reference,
+            |first, scored| {
+                all.extend(scored.iter().map(|it| Scored { group: first + it.group, ..*it }));
+                Ok(())
+            },
+        )?;
         Ok(all)
     }
 
     /// Accuracy, margins and rewards, by the loss that the adapter was trained with (DPO if it is not known).
     ///
     /// # Errors
-    /// As [`Policy::score`].
+    /// As [`Adapted::score`].
     pub fn evaluate(&self, pairs: &Pairs) -> Result<Evaluation> {
         self.evaluate_by(&self.trained.objective.clone().unwrap_or_default(), pairs)
     }
@@ -100,10 +105,10 @@ impl Policy<'_> {
     /// The same by another loss.
     ///
     /// # Errors
-    /// As [`Policy::score`].
+    /// As [`Adapted::score`].
     pub fn evaluate_by(&self, objective: &Objective, pairs: &Pairs) -> Result<Evaluation> {
-        let reference = |packed: &_| self.decoder.logps(packed, Pass::Reference).map(Some);
-        preference::evaluate(&self.decoder, &pairs.examples, BATCH, objective, reference)
+        let reference = |packed: &_| self.decoder.logps(packed, &self.policy, Pass::Reference).map(Some);
+        preference::evaluate((&self.decoder, &self.policy), &pairs.examples, BATCH, objective, reference)
     }
 
     /// Completes a prompt: as the user's message if there is a chat template, else as it is.
@@ -124,9 +129,10 @@ impl Policy<'_> {
             }
         };
         let limits = Limits { max_new_tokens, eos: self.base.eos(&self.tokenizer), stop: Vec::new() };
-        let pass = if self.decoder.trained.is_some() { Pass::Policy } else { Pass::Reference };
+        let pass = if self.policy.is_adapted() { Pass::Policy } else { Pass::Reference };
         let request = Request { prompt, sampling };
-        let mut found = complete_all(&self.decoder, &self.tokenizer, &[request], pass, &limits)?;
+        let mut found =
+            complete_all(&self.decoder, &self.tokenizer, &[request], (&self.policy, pass), &limits)?;
         found.pop().ok_or_else(|| Error::Model("nothing was generated".into()))
     }
 }
