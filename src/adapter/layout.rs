@@ -96,7 +96,7 @@ const MAPPED_BY_VLLM: &[&str] =
 ///   model's `model.layers...` is mapped only in some of them; in Gemma 3, LLaVA and Qwen 3 VL such an adapter is accepted but
 ///   not applied, and the answers are the base's.
 /// - SGLang 0.5.23 (`sglang/srt/lora/lora.py`, `_process_weight`; `utils.py`, `get_target_module_name`): a tensor belongs to
-///   the layer of `layers.N.` in its name and to the kind of module that its name holds; what stands before does not matter.
+///   the layer of `layers.N.` in its name and to the kind of module that its name holds; the part before does not matter.
 pub fn named(module: &str, naming: Naming, model_type: &str) -> String {
     if naming != Naming::Vllm || MAPPED_BY_VLLM.contains(&model_type) {
         return module.into();

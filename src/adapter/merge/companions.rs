@@ -34,7 +34,7 @@ const KNOWN: &[&str] = &[
     "processor_config.json",
     "video_preprocessor_config.json",
 ];
-/// Files that are written anew, or that only describe the base.
+/// Files that the merge writes itself, or that only describe the base.
 const OWN: &[&str] =
     &["config.json", "adapter_config.json", "trainer_state.json", "README.md", "params.json"];
 /// Suffixes of weights in any format, and of what a training run leaves.
