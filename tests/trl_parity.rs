@@ -42,6 +42,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     let objective = Objective::new(Sigmoid {
         beta: number("beta"),
         label_smoothing: expected["label_smoothing"].as_f64().unwrap(),
+        ..Sigmoid::default()
     });
     let steps = expected["steps"].as_array().unwrap();
     let config = TrainConfig {
