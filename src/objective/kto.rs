@@ -7,7 +7,8 @@
 //!
 //! z = max(0, mean of log π_θ − log π_ref over mismatched completions), which has no gradient: each prompt of the
 //! micro-batch with the completion of the record before it, the first with that of the last. TRL pairs them once, in the
-//! order of the file, and so cannot shuffle; here they are paired within the batch that is drawn. λ_D is
+//! order of the file, and so cannot shuffle; here they are paired within the batch that is drawn. A last batch of one record is
+//! paired with itself, as in TRL. λ_D is
 //! `desirable_weight` and λ_U `undesirable_weight`; λ_D·n_D : λ_U·n_U from 1 : 1 to 4 : 3 is what the paper advises.
 
 use serde::{Deserialize, Serialize};

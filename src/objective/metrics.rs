@@ -19,7 +19,6 @@ pub struct Metrics {
     chosen: Side,
     rejected: Side,
     /// What the losses log besides: sum and count of each figure.
-    #[serde(default)]
     figures: BTreeMap<Figure, (f64, u64)>,
 }
 
@@ -354,7 +353,10 @@ mod tests {
 
     #[test]
     fn a_saved_accumulator_is_the_same_bits() {
-        let saved = metrics(&[(-8.1, -22.3), (-9.7, -21.9)]);
+        let mut saved = metrics(&[(-8.1, -22.3), (-9.7, -21.9)]);
+        saved.note(Figure::Kl, 0.3, 2);
+        saved.note(Figure::NllLoss, 1.7, 4);
+        assert_eq!(saved.means().last(), Some(&("kl", 0.15)));
         let text = serde_json::to_string(&saved).unwrap();
         assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), saved);
     }

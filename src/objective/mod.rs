@@ -2,6 +2,47 @@
 //!
 //! A batch is a list of [`Scored`] completions. [`Objective::weigh`] gives the loss of each group and its gradient with
 //! respect to each log-prob. A new loss is one file that implements `Terms` and one line in `losses!`.
+//!
+//! # Which loss
+//!
+//! Names, keys and defaults are those of TRL 1.16; a loss's own file says where it differs, and why. Every loss has `beta` unless
+//! its keys are said to be all. arXiv numbers stand for papers. A list of losses is added up with `loss_weights`.
+//!
+//! | `loss_type` | paper | keys besides `beta` | when |
+//! |---|---|---|---|
+//! | `sigmoid` | DPO 2305.18290 | `label_smoothing`, f | first choice for pairs |
+//! | `hinge` | SLiC 2305.10425, RSO 2309.06657 | f | margins beyond 1/β are enough |
+//! | `ipo` | 2310.12036 | f | few pairs, labels without noise: DPO overfits |
+//! | `exo_pair` | 2402.00856 | `label_smoothing` (must be set), f | mode-seeking instead of mode-covering |
+//! | `nca_pair` | 2402.05369 | | the chosen answer's likelihood must not fall |
+//! | `robust` | 2403.00409 | `label_smoothing`, f | a known share of labels is wrong |
+//! | `bco_pair` | 2404.04656 | | each answer judged for itself |
+//! | `sppo_hard` | 2405.00675 | | self-play rounds |
+//! | `aot`, `aot_unpaired` | 2406.05882 | `label_smoothing` | distributions of rewards matter; large batches |
+//! | `apo_zero`, `apo_down` | 2408.06266 | | chosen answers better (zero) or worse (down) than the model's own |
+//! | `discopop` | 2406.08414 | `discopop_tau`, f | a discovered blend; strong on small margins |
+//! | `sigmoid_norm` | Tülu 3 2411.15124 | f | answers of very different lengths; β about 5 |
+//! | `cpo` | 2401.08417 | `cpo_alpha`, `label_smoothing`, `alpha` | no reference; imitates the chosen answer as well |
+//! | `simpo` | 2405.14734 | `simpo_gamma`, `cpo_alpha` (0 in the paper), `label_smoothing`, `alpha` | no reference; β from 2 |
+//! | `alphapo` | 2501.03884 | `alpha`, `simpo_gamma`, `cpo_alpha`, `label_smoothing` | SimPO, with the reward's shape to tune |
+//! | `orpo` | 2403.07691 | | no reference; from a base model, in place of SFT and DPO |
+//! | `kto` | 2402.01306 | `desirable_weight`, `undesirable_weight` | thumbs up or down instead of pairs |
+//! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | the same, without KTO's divergence |
+//! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
+//! | `sft` | | none at all | texts; or `[sigmoid, sft]` beside a loss of pairs (TRL's former `rpo_alpha` is its weight) |
+//!
+//! f: `f_divergence_type` and `f_alpha_divergence_coef` (2309.16240).
+//!
+//! | `loss_type` | records | reference | soft labels | whole batch (no `max_tokens_per_batch`) |
+//! |---|---|---|---|---|
+//! | `sigmoid` to `sppo_hard`, `apo_…`, `discopop`, `sigmoid_norm` | pairs | yes | y·L + (1−y)·L swapped | no |
+//! | `aot`, `aot_unpaired` | pairs | yes | refused | yes |
+//! | `cpo`, `simpo`, `alphapo` | pairs | no | with `cpo_alpha: 0` | unless `cpo_alpha: 0` |
+//! | `orpo` | pairs | no | refused | yes |
+//! | `kto` | judged answers | yes, and of mismatched answers | | yes, of 2 or more |
+//! | `apo_zero_unpaired` | judged answers | yes | | no |
+//! | `plackett_luce` | ranked lists | yes | | no |
+//! | `sft` | texts, or pairs | no | refused | beside another loss |
 
 mod alphapo;
 mod aot;
