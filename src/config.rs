@@ -11,6 +11,7 @@ use crate::data::{DataConfig, Sources};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, ModelConfig};
 use crate::objective::{Objective, ObjectiveConfig};
+use crate::train::batches;
 use crate::train::config::TrainConfig;
 use crate::train::watch::WatchConfig;
 
@@ -98,6 +99,9 @@ impl RunConfig {
         problems.absorb(self.objective.validate());
         problems.absorb(self.train.validate());
         problems.absorb(self.watch.validate());
+        if let Ok(objective) = self.objective.resolve() {
+            problems.absorb(batches::check(&self.train, objective.needs()));
+        }
         self.check_evaluation(&mut problems);
         problems.finish()
     }
@@ -268,7 +272,7 @@ mod tests {
     #[test]
     fn parameters_of_a_loss_belong_to_it() {
         let config = read(&format!("{MINIMAL}objective: {{loss_type: ipo, beta: 0.5}}"), &[]).unwrap();
-        assert_eq!(config.objective.resolve().unwrap(), Objective::new(Ipo { beta: 0.5 }));
+        assert_eq!(config.objective.resolve().unwrap(), Objective::new(Ipo { beta: 0.5, ..Ipo::default() }));
         let yaml = config.to_yaml().unwrap();
         assert!(yaml.contains("loss_type: ipo") && !yaml.contains("label_smoothing"), "{yaml}");
         let message = refused(MINIMAL, &["objective.loss_type=ipo", "objective.label_smoothing=0.1"]);

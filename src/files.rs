@@ -38,9 +38,9 @@ pub fn write_checked(
 ) -> Result<()> {
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    let file =
-        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(Error::write(directory))?;
-    let _listed = Listed::new(file.path());
+    let make =
+        || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(Error::write(directory));
+    let (file, _listed) = Listed::made(make, |file| file.path())?;
     let write = || -> std::io::Result<()> {
         let mut buffered = BufWriter::with_capacity(1 << 20, Draining::new(file.as_file()));
         fill(&mut buffered)?;
@@ -74,8 +74,7 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     let within = parent(&path);
     std::fs::create_dir_all(within).map_err(Error::write(within))?;
     let beside = || temporary_directory(within);
-    let new = beside()?;
-    let _listed = Listed::new(new.path());
+    let (new, _listed) = Listed::made(beside, |new| new.path())?;
     let made = fill(new.path())?;
     sync_directory(new.path())?;
     open_to_others(new.path()).map_err(Error::write(new.path()))?;

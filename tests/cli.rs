@@ -15,6 +15,8 @@ mod gguf;
 mod interrupted;
 #[path = "cli/merged.rs"]
 mod merged;
+#[path = "cli/objectives.rs"]
+mod objectives;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/watched.rs"]

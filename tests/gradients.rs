@@ -9,11 +9,16 @@ use common::{Model, examples, fixture, load_with, models, pack, random_lora};
 use dpo_lora::data::{Kind, PackedBatch};
 use dpo_lora::model::decoder::Training;
 use dpo_lora::model::pass::Pass;
-use dpo_lora::objective::{Objective, Sigmoid, Weighed};
+use dpo_lora::objective::{FDivergenceType, Objective, Sigmoid, Weighed};
 use dpo_lora::weights::DType;
 
 /// A loss with slopes that are far from saturated.
-const LOSS: Sigmoid = Sigmoid { beta: 0.3, label_smoothing: 0.1 };
+const LOSS: Sigmoid = Sigmoid {
+    beta: 0.3,
+    label_smoothing: 0.1,
+    f_divergence_type: FDivergenceType::ReverseKl,
+    f_alpha_divergence_coef: 0.5,
+};
 
 struct Case {
     decoder: Model,

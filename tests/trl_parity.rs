@@ -1,4 +1,5 @@
-//! Twelve steps of TRL's DPOTrainer, followed from TRL's own initial adapter (`tests/parity/make_fixtures.py`).
+//! Twelve steps of TRL's trainers, followed from TRL's own initial adapter (`tests/parity/trl_runs.py` and
+//! `trl_objectives.py`).
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -9,7 +10,7 @@ use common::{Model, decoder, fixture, freeze, json};
 use dpo_lora::adapter::peft;
 use dpo_lora::data::PackedBatch;
 use dpo_lora::device::Backend;
-use dpo_lora::objective::{Objective, Sigmoid};
+use dpo_lora::objective::{Objective, ObjectiveConfig, Sigmoid};
 use dpo_lora::random::Stream;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
@@ -41,6 +42,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     let objective = Objective::new(Sigmoid {
         beta: number("beta"),
         label_smoothing: expected["label_smoothing"].as_f64().unwrap(),
+        ..Sigmoid::default()
     });
     let steps = expected["steps"].as_array().unwrap();
     let config = TrainConfig {
@@ -94,6 +96,94 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     let apart = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
     assert!(apart(trained.values(), last.values()) < 5e-5, "{}", apart(trained.values(), last.values()));
     assert!(apart(first.values(), last.values()) > 1e-2, "TRL's run moved nothing");
+}
+
+/// What TRL logged of a step, but for the gradient and the learning rate.
+fn expected_figures(step: &serde_json::Value) -> impl Iterator<Item = (&str, f64)> {
+    let fields = step.as_object().unwrap().iter();
+    fields
+        .filter(|(name, _)| !["grad_norm", "learning_rate_used"].contains(&name.as_str()))
+        .map(|(name, value)| (name.as_str(), value.as_f64().unwrap()))
+}
+
+/// Follows a run of `tests/parity/trl_objectives.py`; gives the cache of reference log-probs behind it.
+fn follow_objective(run: &str) -> ReferenceCache {
+    let expected = json(&format!("trl/{run}/expected.json"));
+    let number = |key: &str| expected["config"][key].as_f64().unwrap();
+    let model = expected["model"].as_str().unwrap();
+    let mut decoder = decoder(model);
+    let initial = fixture(expected["init"].as_str().unwrap());
+    decoder.train(peft::read(&initial, decoder.spec()).unwrap().adapters);
+    let data = expected["data"].as_str().unwrap();
+    let examples = common::examples(data, &fixture("models").join(model));
+    let section = serde_json::to_string(&expected["objective"]).unwrap();
+    let objective = serde_yaml::from_str::<ObjectiveConfig>(&section).unwrap().resolve().unwrap();
+    let config = TrainConfig {
+        learning_rate: number("learning_rate"),
+        weight_decay: number("weight_decay"),
+        warmup_steps: number("warmup_steps") as u64,
+        max_grad_norm: number("max_grad_norm"),
+        ..TrainConfig::default()
+    };
+    let steps = expected["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 12);
+    let schedule = config.schedule(steps.len() as u64);
+    let Model { decoder, mut policy } = decoder;
+    let mut optimizer = Optimizer::new(&config.optimizer(), policy.trained.store_mut());
+    let mut reference = ReferenceCache::in_memory();
+    let mut micro_batches = examples.chunks(number("per_device_train_batch_size") as usize);
+    for (i, want) in steps.iter().enumerate() {
+        let batches: Vec<PackedBatch> = micro_batches
+            .by_ref()
+            .take(number("gradient_accumulation_steps") as usize)
+            .map(|part| PackedBatch::for_objective(&part.iter().collect::<Vec<_>>(), objective.needs(), 128))
+            .collect();
+        let settings = Settings {
+            objective: &objective,
+            learning_rate: schedule.lr(i as u64),
+            clip_norm: config.clip_norm(),
+            dropout: 0.0,
+            stream: Stream::new(0, "unused"),
+            recompute: false,
+        };
+        let got = step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
+        assert!(got.skipped.is_none(), "{:?}", got.skipped);
+        close(got.grad_norm, want["grad_norm"].as_f64().unwrap(), &format!("{run} step {i} grad_norm"));
+        let means = got.metrics.means();
+        for (name, value) in expected_figures(want) {
+            // TRL logs these as 0 where its loss does not compute them.
+            if value == 0.0 && ["kl", "nll_loss"].contains(&name) {
+                continue;
+            }
+            let found = means.iter().find(|(ours, _)| *ours == name);
+            let (_, found) = found.unwrap_or_else(|| panic!("{run} step {i} has no {name}: {means:?}"));
+            close(*found, value, &format!("{run} step {i} {name}"));
+        }
+    }
+    reference
+}
+
+#[test]
+fn losses_of_pairs() {
+    for run in ["ipo", "apo-zero", "sigmoid-sft", "aot"] {
+        // 48 pairs, each once.
+        assert_eq!(follow_objective(run).computed, 48, "{run}");
+    }
+}
+
+#[test]
+fn losses_without_a_reference_make_no_reference_pass() {
+    for run in ["cpo", "simpo", "cpo-simpo", "orpo", "sft"] {
+        let reference = follow_objective(run);
+        assert_eq!((reference.computed, reference.found), (0, 0), "{run}");
+    }
+}
+
+#[test]
+fn losses_of_judged_answers() {
+    // 48 answers, and as many prompts with the answers of others.
+    assert_eq!(follow_objective("kto").computed, 96);
+    assert_eq!(follow_objective("apo-zero-unpaired").computed, 48);
 }
 
 #[test]

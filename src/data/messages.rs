@@ -35,6 +35,11 @@ impl Message {
         self.0.get("content").and_then(Json::as_str).unwrap_or_default()
     }
 
+    /// Whether it neither says anything nor calls a tool.
+    pub(super) fn is_silent(&self) -> bool {
+        self.content().is_empty() && !self.calls_tools()
+    }
+
     fn calls_tools(&self) -> bool {
         self.0.get("tool_calls").and_then(Json::as_array).is_some_and(|calls| !calls.is_empty())
     }
@@ -84,7 +89,7 @@ pub(super) fn conversation(
         });
     }
     for (name, answer) in [("chosen", &chosen), ("rejected", &rejected)] {
-        if answer.iter().all(|message| message.content().is_empty() && !message.calls_tools()) {
+        if answer.iter().all(Message::is_silent) {
             return Err(format!("{name} is empty; every pair needs two non-empty completions"));
         }
     }

@@ -10,6 +10,7 @@
 //! 5. [`Sampler`]: which examples come next, resumable and sharded by rank.
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
+mod answers;
 pub mod config;
 pub mod example;
 pub mod format;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::example::{Example, Kind, Origin};
 use crate::error::{Error, Result};
-use crate::objective::Scored;
+use crate::objective::{Needs, Role, Scored};
 
 /// One prefix tree in a packed row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,13 @@ pub struct PackedBatch {
     pub kinds: Vec<Kind>,
     /// Origin per tree.
     pub origins: Vec<Origin>,
-    /// [`Example::id`] per tree.
+    /// [`Example::id`] per tree; another one where the prompt is scored, too.
     pub ids: Vec<[u8; 32]>,
+    /// Whether behind the completions of a tree its prompt is scored, from its second token on, as if it were one more
+    /// completion without rows.
+    pub prompts_scored: bool,
+    /// The prompts with completions of other records behind them, which estimate a divergence.
+    pub mismatched: Option<Box<PackedBatch>>,
 }
 
 impl PackedBatch {
@@ -53,6 +58,46 @@ impl PackedBatch {
             batch.kinds.push(example.kind);
             batch.origins.push(example.origin.clone());
             batch.ids.push(example.id());
+        }
+        batch
+    }
+
+    /// Packs what an objective needs of `examples`: their prompts scored, or mismatched completions beside them, none
+    /// longer than `longest` tokens with its prompt.
+    pub fn for_objective(examples: &[&Example], needs: Needs, longest: usize) -> Self {
+        let mut batch = if needs.prompt { Self::with_prompts(examples) } else { Self::new(examples) };
+        if needs.mismatched {
+            let mismatched = mismatched(examples, longest);
+            batch.mismatched = Some(Box::new(Self::new(&mismatched.iter().collect::<Vec<_>>())));
+        }
+        batch
+    }
+
+    fn with_prompts(examples: &[&Example]) -> Self {
+        let mut batch = Self { prompts_scored: true, ..Self::default() };
+        for example in examples {
+            let alone = Self::new(&[example]);
+            let first = batch.tokens.len() as u32;
+            let rows = |range: &Range<usize>| range.start + first as usize..range.end + first as usize;
+            batch.tokens.extend(&alone.tokens);
+            batch.positions.extend(&alone.positions);
+            batch.scored_rows.extend(alone.scored_rows.iter().map(|row| row + first));
+            let scored = batch.scored_targets.len();
+            batch.scored_targets.extend(&alone.scored_targets);
+            batch.scored.extend(alone.scored.iter().map(|at| at.start + scored..at.end + scored));
+            let prompt = rows(&alone.trees[0].prompt);
+            let mut completions: Vec<Range<usize>> = alone.trees[0].completions.iter().map(rows).collect();
+            completions.push(batch.tokens.len()..batch.tokens.len());
+            let start = batch.scored_rows.len();
+            for (row, target) in prompt.clone().zip(example.prompt.iter().skip(1)) {
+                batch.scored_rows.push(row as u32);
+                batch.scored_targets.push(*target);
+            }
+            batch.scored.push(start..batch.scored_rows.len());
+            batch.trees.push(Tree { prompt, completions });
+            batch.kinds.extend(alone.kinds);
+            batch.origins.extend(alone.origins);
+            batch.ids.extend(alone.ids.iter().map(|id| blake3::derive_key("dpo-lora prompt scored v1", id)));
         }
         batch
     }
@@ -72,9 +117,12 @@ impl PackedBatch {
             .iter()
             .enumerate()
             .flat_map(|(group, tree)| (0..tree.completions.len()).map(move |index| (group, index)));
+        let is_prompt = |group: usize, index: usize| {
+            self.prompts_scored && index + 1 == self.trees[group].completions.len()
+        };
         let scored = places.enumerate().map(|(at, (group, index))| Scored {
             group,
-            role: self.kinds[group].role(index),
+            role: if is_prompt(group, index) { Role::Prompt } else { self.kinds[group].role(index) },
             label: f64::from(self.kinds[group].label()),
             logp: logps[at],
             ref_logp: reference.map(|reference| reference[at]),
@@ -97,6 +145,8 @@ impl PackedBatch {
             kinds: self.kinds.clone(),
             origins: self.origins.clone(),
             ids: self.ids.clone(),
+            prompts_scored: self.prompts_scored,
+            mismatched: self.mismatched.clone(),
             ..Self::default()
         };
         let mut scored = self.scored.iter();
@@ -152,10 +202,26 @@ impl PackedBatch {
     }
 }
 
+/// Each prompt with the completion of the record before it, the first with that of the last: TRL's pairing for KTO. The
+/// completion loses its end where both are longer than `longest`.
+fn mismatched(examples: &[&Example], longest: usize) -> Vec<Example> {
+    let before = examples.iter().cycle().skip(examples.len().saturating_sub(1));
+    let pair = |(example, before): (&&Example, &&Example)| {
+        let room = longest.saturating_sub(example.prompt.len());
+        let completion = before.completions.first().map_or(&[][..], Vec::as_slice);
+        Example {
+            prompt: example.prompt.clone(),
+            completions: vec![completion[..completion.len().min(room)].to_vec()],
+            kind: Kind::Mismatched,
+            origin: example.origin.clone(),
+        }
+    };
+    examples.iter().zip(before).map(pair).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::Role;
 
     fn example(prompt: &[u32], completions: &[&[u32]]) -> Example {
         Example {
@@ -197,6 +263,43 @@ mod tests {
         assert_eq!((scored[2].logp, scored[2].ref_logp), (-3.0, Some(-6.0)));
         assert!(batch.scored_completions(&[-1.0, -2.0], None).is_err());
         assert!(batch.scored_completions(&[-1.0; 3], Some(&[-1.0; 4])).is_err());
+    }
+
+    #[test]
+    fn a_scored_prompt_stands_behind_its_completions() {
+        let pair = example(&[1, 2, 3], &[&[4, 5], &[7, 8]]);
+        let needs = Needs { prompt: true, ..Needs::PAIRS };
+        let batch = PackedBatch::for_objective(&[&pair, &example(&[9], &[&[4], &[5]])], needs, 99);
+        let plain = PackedBatch::new(&[&pair, &example(&[9], &[&[4], &[5]])]);
+        assert_eq!((&batch.tokens, &batch.positions), (&plain.tokens, &plain.positions));
+        // Rows: prompt 0..3, inputs 4 and 7, prompt 5..6. The prompt's tokens 2 and 3 are predicted from rows 0 and 1.
+        assert_eq!(batch.trees[0], Tree { prompt: 0..3, completions: vec![3..4, 4..5, 5..5] });
+        assert_eq!(batch.scored, [0..2, 2..4, 4..6, 6..7, 7..8, 8..8]);
+        assert_eq!(batch.scored_rows[4..6], [0, 1]);
+        assert_eq!(batch.scored_targets[4..6], [2, 3]);
+        let scored = batch.scored_completions(&[-1.0; 6], None).unwrap();
+        let roles: Vec<Role> = scored.iter().map(|completion| completion.role).collect();
+        assert_eq!(roles[..3], [Role::Chosen, Role::Rejected, Role::Prompt]);
+        assert_eq!((scored[2].tokens, scored[5].tokens), (2, 0));
+        assert_ne!(batch.ids[0], pair.id());
+        assert_eq!(batch.divided(|_| true).scored_targets, batch.scored_targets);
+    }
+
+    #[test]
+    fn mismatched_completions_are_those_of_the_record_before() {
+        let judged = |prompt: &[u32], completion: &[u32]| Example {
+            kind: Kind::Judged { desirable: true },
+            ..example(prompt, &[completion])
+        };
+        let examples = [judged(&[1], &[11, 12]), judged(&[2, 3], &[13]), judged(&[4], &[14, 15, 16])];
+        let needs = Needs { mismatched: true, ..Needs::PAIRS };
+        let batch = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, 3);
+        let estimate = batch.mismatched.unwrap();
+        // [1] with 14 15 of the last (cut to three tokens), [2 3] with 11, [4] with 13.
+        assert_eq!(estimate.tokens, [1, 14, 2, 3, 4]);
+        assert_eq!(estimate.scored_targets, [14, 15, 11, 13]);
+        let roles = estimate.scored_completions(&[-1.0; 3], None).unwrap();
+        assert!(roles.iter().all(|completion| completion.role == Role::Mismatched));
     }
 
     #[test]

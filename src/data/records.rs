@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+use super::answers;
 use super::example::{Kind, Origin};
 use super::messages::{Message, conversation, kwargs, messages, tools};
 use super::source::{Input, Row};
@@ -72,8 +73,8 @@ pub fn load(inputs: &[Input]) -> Result<Vec<Record>> {
 }
 
 impl Record {
-    /// Makes sense of a row: strings or conversations, the prompt explicit or the common beginning of both answers (TRL's
-    /// `extract_prompt`). Fields it does not know are ignored, as TRL ignores further columns.
+    /// Makes sense of a row: strings or conversations; the prompt of a pair explicit or the common beginning of both answers
+    /// (TRL's `extract_prompt`); other records by their columns (`answers.rs`). Fields it does not know are ignored, as TRL ignores further columns.
     ///
     /// # Errors
     /// [`Error::Record`] with field, value and remedy.
@@ -82,7 +83,8 @@ impl Record {
         let parsed = match value {
             Json::Object(fields) => parse(fields),
             other => Err(format!(
-                "a record must be a JSON object with `chosen` and `rejected`, found {}",
+                "a record must be a JSON object with `chosen` and `rejected` (or `completion`, `completions`, `messages`, \
+                 `text`), found {}",
                 described(&other)
             )),
         };
@@ -94,8 +96,17 @@ impl Record {
 }
 
 fn parse(mut fields: Fields) -> Result<(Option<Arc<str>>, Kind, Content), String> {
-    let kind = Kind::Pair { label: label(fields.get("label"))? };
     let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
+    let is_pair = fields.contains_key("chosen") || fields.contains_key("rejected");
+    let (kind, content) = match if is_pair { None } else { answers::parse(&mut fields)? } {
+        Some(other) => other,
+        None => pair(fields)?,
+    };
+    Ok((source, kind, content))
+}
+
+fn pair(mut fields: Fields) -> Result<(Kind, Content), String> {
+    let kind = Kind::Pair { label: label(fields.get("label"))? };
     let chosen = required(&fields, "chosen")?;
     let rejected = required(&fields, "rejected")?;
     let content = match (chosen, rejected) {
@@ -108,7 +119,7 @@ fn parse(mut fields: Fields) -> Result<(Option<Arc<str>>, Kind, Content), String
         }
         (chosen, rejected) => return Err(not_a_pair(chosen, rejected)),
     };
-    Ok((source, kind, content))
+    Ok((kind, content))
 }
 
 fn not_a_pair(chosen: &Json, rejected: &Json) -> String {
@@ -130,11 +141,25 @@ fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
         || fields.keys().map(String::as_str).filter(|key| !["prompt", "chosen", "rejected"].contains(key));
     fields.get(name).ok_or_else(|| match nearest(name, others()) {
         Some(near) => format!("missing `{name}`; found `{near}`: rename it"),
+        None if slip(fields).is_some() => slip(fields).unwrap_or_default(),
         None if fields.is_empty() => format!("missing `{name}`; the record has no fields"),
         None => {
             let found: Vec<_> = fields.keys().map(|key| format!("`{}`", shortened(key))).collect();
-            format!("missing `{name}`; found {}. Every pair needs `chosen` and `rejected`", found.join(", "))
+            format!(
+                "missing `{name}`; found {}. Every pair needs `chosen` and `rejected`; one answer is `completion`, a ranked \
+                 list `completions`, a text of its own `messages` or `text`",
+                found.join(", ")
+            )
         }
+    })
+}
+
+/// A field that is all but one of those that other records have.
+fn slip(fields: &Fields) -> Option<String> {
+    let near = |name: &&str, key: &str| strsim::damerau_levenshtein(name, key) == 1;
+    fields.keys().find_map(|key| {
+        let name = ["completion", "completions", "messages"].iter().find(|name| near(name, key))?;
+        Some(format!("found `{key}`, which is probably meant to be `{name}`: rename it"))
     })
 }
 

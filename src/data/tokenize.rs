@@ -95,7 +95,7 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
             return Err(record.origin.error(if example.prompt.is_empty() {
                 format!(
                     "{name} has {tokens} token(s) and stands behind an empty prompt, where nothing predicts the first; give \
-                     the pair a prompt"
+                     the record a prompt"
                 )
             } else {
                 format!("{name} adds no token to the prompt once rendered, so that there is nothing to score")
@@ -122,7 +122,9 @@ fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<(Vec<u32>, 
                 tokenizer.encode(&tokenizer.render_with(&messages, options)?, false)
             };
             let whole = answers.iter().map(|answer| encode(answer, false));
-            Ok((encode(&[], true)?, whole.collect::<Result<_>>()?))
+            // Templates need a message, and a text of its own has no prompt.
+            let prompt_ids = if prompt.is_empty() { Vec::new() } else { encode(&[], true)? };
+            Ok((prompt_ids, whole.collect::<Result<_>>()?))
         }
     }
 }
@@ -242,6 +244,24 @@ mod tests {
         // Prompt "a</s> ", chosen "a</s>b</s>": no BOS, and the generation prompt's space is no part of the sequence.
         assert_eq!(example.prompt, [2, 1]);
         assert_eq!(example.completions, [vec![3, 1], vec![4, 1]]);
+    }
+
+    /// TRL's `SFTTrainer`: all of a text is scored, but for its first token.
+    #[test]
+    fn texts_of_their_own_stand_behind_no_prompt() {
+        let text = Content::Text { prompt: String::new(), answers: vec!["ca".into()] };
+        let record = |content| Record { content, kind: Kind::Text, ..record("", "", "") };
+        let of =
+            |bos, content: &Content| tokenize(&tokenizer(bos, CONFIG), &record(content.clone())).unwrap();
+        let plain = of(true, &text);
+        assert_eq!((plain.prompt.as_slice(), plain.scored(0)), (&[0][..], 3));
+        assert_eq!(plain.completions, [[4, 2, 1]]);
+        let bare = of(false, &text);
+        assert_eq!((bare.prompt.len(), bare.scored(0)), (0, 2));
+        let answers = vec![vec![Message::new("user", "a"), Message::new("assistant", "b")]];
+        let chat = Content::Chat { prompt: Vec::new(), answers, tools: None, kwargs: None };
+        let rendered = of(true, &chat);
+        assert_eq!((rendered.prompt.len(), rendered.completions), (0, vec![vec![2, 1, 3, 1]]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::data::{Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Metrics, Objective, Scored};
+use crate::objective::{Metrics, Needs, Objective, Scored};
 use crate::trainable::Policy;
 
 /// What an evaluation found.
@@ -129,21 +129,43 @@ pub fn score(
     (decoder, policy): (&Decoder, &Policy),
     examples: &[Example],
     batch: usize,
+    reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
+    each: impl FnMut(usize, &[Scored]) -> Result<()>,
+) -> Result<()> {
+    score_for((decoder, policy), examples, batch, Needs::PAIRS, reference, each)
+}
+
+/// The same with what an objective needs besides: behind the completions of a batch come the mismatched ones.
+fn score_for(
+    (decoder, policy): (&Decoder, &Policy),
+    examples: &[Example],
+    batch: usize,
+    needs: Needs,
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
     let batch = batch.max(1);
-    for (first, examples) in examples.chunks(batch).enumerate() {
-        let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
-        let reference = reference(&packed)?;
+    let longest = examples.iter().map(Example::longest).max().unwrap_or(0);
+    let mut scored_batch = |packed: &PackedBatch| {
+        let reference = reference(packed)?;
         let logps = match &reference {
             // Without a trained adapter both passes are the same function.
             Some(reference) if !policy.is_adapted() => reference.clone(),
-            _ => decoder.logps(&packed, policy, Pass::Policy)?,
+            _ => decoder.logps(packed, policy, Pass::Policy)?,
         };
-        let scored = packed.scored_completions(&logps, reference.as_deref())?;
+        packed.scored_completions(&logps, reference.as_deref())
+    };
+    for (first, examples) in examples.chunks(batch).enumerate() {
+        let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
+        let mut scored = scored_batch(&packed)?;
+        if let Some(mismatched) = &packed.mismatched {
+            let behind = |scored: Scored| Scored { group: examples.len() + scored.group, ..scored };
+            scored.extend(scored_batch(mismatched)?.into_iter().map(behind));
+        }
         if let Some(broken) = scored.iter().find(|completion| !completion.is_finite()) {
-            return Err(not_finite(&examples[broken.group], &scored, broken.group));
+            // A mismatched completion is told of by the record whose prompt it follows.
+            let example = &examples[broken.group % examples.len()];
+            return Err(not_finite(example, &scored, broken.group));
         }
         each(first * batch, &scored)?;
     }
@@ -183,7 +205,7 @@ pub fn evaluate(
         return Err(Error::Data("there are no records to evaluate".into()));
     }
     let mut metrics = Metrics::default();
-    score((decoder, policy), examples, batch, reference, |_, scored| {
+    score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored| {
         let found = objective.weigh(scored)?;
         objective.measure(scored, &found, &mut metrics);
         Ok(())

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::Result;
+
 static LISTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Attempts to empty a directory that other threads still write to.
@@ -17,10 +19,14 @@ fn listed() -> MutexGuard<'static, Vec<PathBuf>> {
 pub(super) struct Listed(PathBuf);
 
 impl Listed {
-    pub fn new(path: &Path) -> Self {
+    /// Makes a temporary file or directory and puts it on the list. No other thread sees the one without the other.
+    pub fn made<T>(make: impl FnOnce() -> Result<T>, path: impl FnOnce(&T) -> &Path) -> Result<(T, Self)> {
+        let mut all = listed();
+        let made = make()?;
+        let path = path(&made);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        listed().push(path.clone());
-        Self(path)
+        all.push(path.clone());
+        Ok((made, Self(path)))
     }
 }
 
@@ -33,9 +39,12 @@ impl Drop for Listed {
     }
 }
 
-/// Removes everything that is being written. For a process that exits at once: threads that are still writing will fail.
+/// Removes everything that is being written. For a process that exits at once: threads that are still writing will fail,
+/// and none will begin to write anything more.
 pub fn remove_temporaries() {
-    remove(&listed());
+    let all = listed();
+    remove(&all);
+    std::mem::forget(all);
 }
 
 fn remove(paths: &[PathBuf]) {
@@ -62,8 +71,9 @@ mod tests {
         }
         std::fs::create_dir(at("directory")).unwrap();
         std::fs::write(at("directory/inside"), "x").unwrap();
-        let _listed = ["file", "directory", "never made"].map(|name| Listed::new(&at(name)));
-        drop(Listed::new(&at("done")));
+        let list = |name: &str| Listed::made(|| Ok(at(name)), |path| path).unwrap().1;
+        let _listed = ["file", "directory", "never made"].map(list);
+        drop(list("done"));
         // Only this test's: other tests write in parallel.
         let ours =
             || listed().iter().filter(|path| path.starts_with(place.path())).cloned().collect::<Vec<_>>();

@@ -101,11 +101,11 @@ mod tests {
 
     fn drawn(config: &SamplingConfig, logits: &[f32], times: usize) -> Vec<f64> {
         let mut sampler = Sampler::new(config);
-        let mut counts = vec![0.0; logits.len()];
+        let mut counts = vec![0; logits.len()];
         for _ in 0..times {
-            counts[sampler.next(logits).unwrap() as usize] += 1.0 / times as f64;
+            counts[sampler.next(logits).unwrap() as usize] += 1;
         }
-        counts
+        counts.into_iter().map(|count| f64::from(count) / times as f64).collect()
     }
 
     fn config(temperature: f64, top_k: Option<usize>, top_p: Option<f64>) -> SamplingConfig {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_yaml::{Mapping, Value};
 
-use super::{Loss, Objective};
+use super::{Loss, Objective, Records};
 use crate::error::{Error, Problems, Result, nearest};
 
 /// Keys of the section that are not parameters of a loss.
@@ -141,15 +141,49 @@ impl ObjectiveConfig {
         weights.clone()
     }
 
-    /// Losses that are added up must compare the same records.
+    /// Losses that are added up must compare the same records, with the same parameters and one divergence.
     fn check_together(&self, losses: &[Loss], problems: &mut Problems) {
-        for other in losses.iter().skip(1) {
-            problems.require(other.needs().records == losses[0].needs().records, || {
+        let Some((first, others)) = losses.split_first() else { return };
+        let mut records = first.needs().records;
+        for other in others {
+            let own = other.needs().records;
+            let fits = records == own
+                || matches!(
+                    (records, own),
+                    (Records::Pairs, Records::Texts) | (Records::Texts, Records::Pairs)
+                );
+            problems.require(fits, || {
                 format!(
                     "objective.loss_type adds {} and {}, which take different records",
-                    name(&losses[0]),
+                    name(first),
                     name(other)
                 )
+            });
+            records = records.with(own);
+        }
+        for (key, value) in parameters(first) {
+            let apart =
+                others.iter().find(|other| parameters(other).get(&key).is_some_and(|own| *own != value));
+            if let Some(other) = apart {
+                problems.add(format!(
+                    "objective.{key} has one default for {} and another for {}; set it",
+                    name(first),
+                    name(other)
+                ));
+            }
+        }
+        self.check_divergence(losses, problems);
+    }
+
+    /// A divergence must be every loss's, as TRL demands; `sft` has none.
+    fn check_divergence(&self, losses: &[Loss], problems: &mut Problems) {
+        const KEY: &str = "f_divergence_type";
+        if !losses.iter().any(|loss| parameters(loss).get(KEY).is_some_and(|kind| kind != "reverse_kl")) {
+            return;
+        }
+        for loss in losses.iter().filter(|loss| !parameters(loss).contains_key(KEY)) {
+            problems.require(loss.needs().records == Records::Texts, || {
+                format!("objective.{KEY} is set, and {} is defined for reverse_kl only", name(loss))
             });
         }
     }
@@ -176,7 +210,7 @@ fn fields(loss: &Loss) -> Mapping {
     }
 }
 
-fn name(loss: &Loss) -> String {
+pub(super) fn name(loss: &Loss) -> String {
     fields(loss).get(LOSS_TYPE).and_then(Value::as_str).unwrap_or_default().to_string()
 }
 
@@ -283,9 +317,12 @@ mod tests {
     #[test]
     fn names_and_parameters_are_those_of_trl() {
         assert_eq!(resolve("{}").unwrap(), Objective::default());
-        let smoothed = Sigmoid { beta: 0.5, label_smoothing: 0.1 };
+        let smoothed = Sigmoid { beta: 0.5, label_smoothing: 0.1, ..Sigmoid::default() };
         assert_eq!(resolve("{beta: 5e-1, label_smoothing: 0.1}").unwrap(), Objective::new(smoothed));
-        assert_eq!(resolve("{loss_type: ipo, beta: 1}").unwrap(), Objective::new(Ipo { beta: 1.0 }));
+        assert_eq!(
+            resolve("{loss_type: ipo, beta: 1}").unwrap(),
+            Objective::new(Ipo { beta: 1.0, ..Ipo::default() })
+        );
         assert_eq!(
             resolve("{loss_type: ipo, label_smoothing: null}").unwrap(),
             Objective::new(Ipo::default())
@@ -311,7 +348,10 @@ mod tests {
     #[test]
     fn unknown_losses_and_foreign_keys_are_refused() {
         let message = refused("loss_type: igo");
-        assert!(message.contains("Did you mean ipo?") && message.contains("sigmoid, ipo"), "{message}");
+        assert!(
+            message.contains("Did you mean ipo?") && message.contains("sigmoid, hinge, ipo"),
+            "{message}"
+        );
         assert!(refused("bta: 0.1").contains("unknown field `bta`"));
         let message = refused("{loss_type: ipo, label_smoothing: 0.1}");
         assert!(
@@ -321,8 +361,25 @@ mod tests {
     }
 
     #[test]
+    fn losses_that_are_added_agree_on_records_parameters_and_divergence() {
+        resolve("{loss_type: [sigmoid, sft], loss_weights: [1, 0.1]}").unwrap();
+        assert!(refused("loss_type: [sigmoid, kto]").contains("different records"));
+        assert!(refused("loss_type: [simpo, alphapo]").contains("cpo_alpha has one default for simpo"));
+        resolve("{loss_type: [simpo, alphapo], cpo_alpha: 0.5}").unwrap();
+        resolve("{loss_type: [sigmoid, sft], f_divergence_type: forward_kl}").unwrap();
+        let message = refused("{loss_type: [sigmoid, apo_zero], f_divergence_type: forward_kl}");
+        assert!(message.contains("apo_zero is defined for reverse_kl only"), "{message}");
+        assert!(refused("f_divergence_type: kl").contains("unknown variant `kl`"));
+        assert!(refused("loss_type: exo_pair").contains("label_smoothing is 0"));
+    }
+
+    #[test]
     fn every_loss_reads_back_from_its_json() {
-        for loss in Loss::all() {
+        for mut loss in Loss::all() {
+            if let Loss::ExoPair(exo) = &mut loss {
+                // It has no valid default.
+                exo.label_smoothing = 1e-3;
+            }
             let objective = Objective { losses: vec![(loss, 0.25)] };
             assert_eq!(Objective::from_json(&objective.to_json().unwrap()).unwrap(), objective);
         }

@@ -1,5 +1,7 @@
 //! The figures of preference training, under the names TRL logs them by.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Role, Scored};
@@ -16,6 +18,34 @@ pub struct Metrics {
     correct_by_logp: u64,
     chosen: Side,
     rejected: Side,
+    /// What the losses log besides: sum and count of each figure.
+    figures: BTreeMap<Figure, (f64, u64)>,
+}
+
+/// A figure that a loss logs besides its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// Negative log-prob of a token to imitate, nats.
+    NllLoss,
+    /// KTO's estimate of the divergence in a micro-batch, nats.
+    Kl,
+    /// ORPO's log σ of the log odds.
+    LogOddsRatio,
+    /// ORPO's log odds of chosen over rejected.
+    LogOddsChosen,
+}
+
+impl Figure {
+    /// Its name in TRL's logs.
+    fn name(self) -> &'static str {
+        match self {
+            Self::NllLoss => "nll_loss",
+            Self::Kl => "kl",
+            Self::LogOddsRatio => "log_odds_ratio",
+            Self::LogOddsChosen => "log_odds_chosen",
+        }
+    }
 }
 
 /// The completions of one side.
@@ -25,6 +55,8 @@ pub struct Side {
     completions: u64,
     tokens: u64,
     logp: f64,
+    /// Sum of what the loss compares: log-probs of completions, or of tokens.
+    compared_logp: f64,
     /// Completions with a reference.
     compared: u64,
     compared_tokens: u64,
@@ -35,16 +67,17 @@ pub struct Side {
 }
 
 impl Side {
-    fn add(&mut self, completion: &Scored, reward: Option<f64>) {
+    fn add(&mut self, completion: &Scored, measure: &impl Measure) {
         self.completions += 1;
         self.tokens += completion.tokens as u64;
         self.logp += completion.logp;
+        self.compared_logp += measure.logp(completion);
         if let Some(ratio) = completion.log_ratio() {
             self.compared += 1;
             self.compared_tokens += completion.tokens as u64;
             self.log_ratio += ratio;
         }
-        if let Some(reward) = reward {
+        if let Some(reward) = measure.reward(completion) {
             self.rewarded += 1;
             self.reward += reward;
         }
@@ -54,6 +87,7 @@ impl Side {
         self.completions += other.completions;
         self.tokens += other.tokens;
         self.logp += other.logp;
+        self.compared_logp += other.compared_logp;
         self.compared += other.compared;
         self.compared_tokens += other.compared_tokens;
         self.log_ratio += other.log_ratio;
@@ -66,9 +100,10 @@ impl Side {
         mean(self.reward, self.rewarded)
     }
 
-    /// Mean log π_θ of a completion, nats.
+    /// Mean log π_θ of a completion, nats; of a loss that divides by the length, the mean over completions of their mean
+    /// log-prob of a token. TRL logs the same.
     pub fn logp(&self) -> Option<f64> {
-        mean(self.logp, self.completions)
+        mean(self.compared_logp, self.completions)
     }
 
     /// Mean log π_θ − log π_ref of a scored token, nats.
@@ -84,19 +119,19 @@ impl Side {
 
 impl Metrics {
     /// Adds one group.
-    pub fn add(&mut self, group: &[Scored], loss: f64, reward: impl Fn(&Scored) -> Option<f64>) {
+    pub fn add(&mut self, group: &[Scored], loss: f64, measure: &impl Measure) {
         self.groups += 1;
         self.loss += loss;
-        let last = group.len().saturating_sub(1);
+        let last = group.iter().filter(|c| matches!(c.role, Role::Rank(_))).count().saturating_sub(1);
         for completion in group {
             match completion.role {
                 Role::Chosen | Role::Desirable | Role::Text | Role::Rank(0) => {
-                    self.chosen.add(completion, reward(completion));
+                    self.chosen.add(completion, measure);
                 }
-                Role::Rejected | Role::Undesirable => self.rejected.add(completion, reward(completion)),
-                Role::Rank(place) if place == last => self.rejected.add(completion, reward(completion)),
-                // Between the best and the worst of a list; an estimate's completion is on no side.
-                Role::Rank(_) | Role::Mismatched => {}
+                Role::Rejected | Role::Undesirable => self.rejected.add(completion, measure),
+                Role::Rank(place) if place == last => self.rejected.add(completion, measure),
+                // Between the best and the worst of a list; what is no answer to the prompt is on no side.
+                Role::Rank(_) | Role::Mismatched | Role::Prompt => {}
             }
         }
         for (i, better) in group.iter().enumerate() {
@@ -105,10 +140,17 @@ impl Metrics {
                     continue;
                 }
                 self.comparisons += 1;
-                self.correct += u64::from(reward(better) > reward(worse));
-                self.correct_by_logp += u64::from(better.logp > worse.logp);
+                self.correct += u64::from(measure.reward(better) > measure.reward(worse));
+                self.correct_by_logp += u64::from(measure.logp(better) > measure.logp(worse));
             }
         }
+    }
+
+    /// Adds a figure: a sum over `count` records or batches.
+    pub(super) fn note(&mut self, figure: Figure, sum: f64, count: u64) {
+        let (total, counted) = self.figures.entry(figure).or_default();
+        *total += sum;
+        *counted += count;
     }
 
     /// Adds what another accumulator (a later batch, another rank) holds.
@@ -120,6 +162,9 @@ impl Metrics {
         self.correct_by_logp += other.correct_by_logp;
         self.chosen.merge(&other.chosen);
         self.rejected.merge(&other.rejected);
+        for (figure, (sum, count)) in &other.figures {
+            self.note(*figure, *sum, *count);
+        }
     }
 
     /// How many groups were added.
@@ -191,8 +236,18 @@ impl Metrics {
             ("logps/chosen", self.chosen.logp()),
             ("logps/rejected", self.rejected.logp()),
         ];
-        all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
+        let figures = self.figures.iter().map(|(figure, (sum, count))| (figure.name(), mean(*sum, *count)));
+        all.into_iter().chain(figures).filter_map(|(name, value)| Some((name, value?))).collect()
     }
+}
+
+/// How a loss looks at a completion.
+pub trait Measure {
+    /// Its implicit reward, if the loss has one.
+    fn reward(&self, completion: &Scored) -> Option<f64>;
+
+    /// The log-prob that the loss compares, nats: of the whole completion or of a token.
+    fn logp(&self, completion: &Scored) -> f64;
 }
 
 /// Whether a completion in the first role is preferred to one in the second.
@@ -215,7 +270,7 @@ mod tests {
     use super::*;
 
     fn metrics(pairs: &[(f64, f64)]) -> Metrics {
-        let objective = Objective::new(Sigmoid { beta: 0.5, label_smoothing: 0.0 });
+        let objective = Objective::new(Sigmoid { beta: 0.5, ..Sigmoid::default() });
         let mut metrics = Metrics::default();
         for &(chosen, rejected) in pairs {
             let batch = logps([chosen, rejected, -10.0, -20.0]);
@@ -262,6 +317,19 @@ mod tests {
         assert_eq!(found.rejected().perplexity(), Some(7f64.exp()));
     }
 
+    /// The log-prob is the reward.
+    struct ByLogp;
+
+    impl Measure for ByLogp {
+        fn reward(&self, completion: &Scored) -> Option<f64> {
+            Some(completion.logp)
+        }
+
+        fn logp(&self, completion: &Scored) -> f64 {
+            completion.logp
+        }
+    }
+
     #[test]
     fn a_ranked_list_counts_every_comparison() {
         let mut metrics = Metrics::default();
@@ -276,7 +344,7 @@ mod tests {
                 tokens: 2,
             })
             .collect();
-        metrics.add(&group, 0.5, |completion| Some(completion.logp));
+        metrics.add(&group, 0.5, &ByLogp);
         // Two of the three comparisons hold: the second and the third are swapped.
         assert_eq!((metrics.comparisons(), metrics.accuracy()), (3, Some(2.0 / 3.0)));
         assert_eq!((metrics.chosen().logp(), metrics.rejected().logp()), (Some(-1.0), Some(-2.0)));
@@ -285,7 +353,10 @@ mod tests {
 
     #[test]
     fn a_saved_accumulator_is_the_same_bits() {
-        let saved = metrics(&[(-8.1, -22.3), (-9.7, -21.9)]);
+        let mut saved = metrics(&[(-8.1, -22.3), (-9.7, -21.9)]);
+        saved.note(Figure::Kl, 0.3, 2);
+        saved.note(Figure::NllLoss, 1.7, 4);
+        assert_eq!(saved.means().last(), Some(&("kl", 0.15)));
         let text = serde_json::to_string(&saved).unwrap();
         assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), saved);
     }

@@ -2,29 +2,116 @@
 //!
 //! A batch is a list of [`Scored`] completions. [`Objective::weigh`] gives the loss of each group and its gradient with
 //! respect to each log-prob. A new loss is one file that implements `Terms` and one line in `losses!`.
+//!
+//! # Which loss
+//!
+//! Names, keys and defaults are those of TRL 1.16; a loss's own file says where it differs, and why. Every loss has `beta` unless
+//! its keys are said to be all. arXiv numbers stand for papers. A list of losses is added up with `loss_weights`.
+//!
+//! | `loss_type` | paper | keys besides `beta` | when |
+//! |---|---|---|---|
+//! | `sigmoid` | DPO 2305.18290 | `label_smoothing`, f | first choice for pairs |
+//! | `hinge` | SLiC 2305.10425, RSO 2309.06657 | f | margins beyond 1/β are enough |
+//! | `ipo` | 2310.12036 | f | few pairs, labels without noise: DPO overfits |
+//! | `exo_pair` | 2402.00856 | `label_smoothing` (must be set), f | mode-seeking instead of mode-covering |
+//! | `nca_pair` | 2402.05369 | | the chosen answer's likelihood must not fall |
+//! | `robust` | 2403.00409 | `label_smoothing`, f | a known share of labels is wrong |
+//! | `bco_pair` | 2404.04656 | | each answer judged for itself |
+//! | `sppo_hard` | 2405.00675 | | self-play rounds |
+//! | `aot`, `aot_unpaired` | 2406.05882 | `label_smoothing` | distributions of rewards matter; large batches |
+//! | `apo_zero`, `apo_down` | 2408.06266 | | chosen answers better (zero) or worse (down) than the model's own |
+//! | `discopop` | 2406.08414 | `discopop_tau`, f | a discovered blend; strong on small margins |
+//! | `sigmoid_norm` | Tülu 3 2411.15124 | f | answers of very different lengths; β about 5 |
+//! | `cpo` | 2401.08417 | `cpo_alpha`, `label_smoothing`, `alpha` | no reference; imitates the chosen answer as well |
+//! | `simpo` | 2405.14734 | `simpo_gamma`, `cpo_alpha` (0 in the paper), `label_smoothing`, `alpha` | no reference; β from 2 |
+//! | `alphapo` | 2501.03884 | `alpha`, `simpo_gamma`, `cpo_alpha`, `label_smoothing` | SimPO, with the reward's shape to tune |
+//! | `orpo` | 2403.07691 | | no reference; from a base model, in place of SFT and DPO |
+//! | `kto` | 2402.01306 | `desirable_weight`, `undesirable_weight` | thumbs up or down instead of pairs |
+//! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | the same, without KTO's divergence |
+//! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
+//! | `sft` | | none at all | texts; or `[sigmoid, sft]` beside a loss of pairs (TRL's former `rpo_alpha` is its weight) |
+//!
+//! f: `f_divergence_type` and `f_alpha_divergence_coef` (2309.16240).
+//!
+//! | `loss_type` | records | reference | soft labels | whole batch (no `max_tokens_per_batch`) |
+//! |---|---|---|---|---|
+//! | `sigmoid` to `sppo_hard`, `apo_…`, `discopop`, `sigmoid_norm` | pairs | yes | y·L + (1−y)·L swapped | no |
+//! | `aot`, `aot_unpaired` | pairs | yes | refused | yes |
+//! | `cpo`, `simpo`, `alphapo` | pairs | no | with `cpo_alpha: 0` | unless `cpo_alpha: 0` |
+//! | `orpo` | pairs | no | refused | yes |
+//! | `kto` | judged answers | yes, and of mismatched answers | | yes, of 2 or more |
+//! | `apo_zero_unpaired` | judged answers | yes | | no |
+//! | `plackett_luce` | ranked lists | yes | | no |
+//! | `sft` | texts, or pairs | no | refused | beside another loss |
 
+mod alphapo;
+mod aot;
+mod aot_unpaired;
+mod apo_down;
+mod apo_zero;
+mod apo_zero_unpaired;
+mod bco_pair;
 mod config;
+mod cpo;
+mod discopop;
+mod divergence;
+mod exo_pair;
+mod hinge;
 mod ipo;
+mod judged;
+mod kto;
 mod metrics;
+mod nca_pair;
+mod nll;
 mod numbers;
+mod orpo;
+mod pairs;
+mod plackett_luce;
+mod robust;
 mod scored;
+mod sft;
 mod sigmoid;
+mod sigmoid_norm;
+mod simpo;
+mod sppo_hard;
 mod terms;
 #[cfg(test)]
 mod testing;
+mod transport;
 
 use serde::{Deserialize, Serialize};
 
+pub use alphapo::Alphapo;
+pub use aot::Aot;
+pub use aot_unpaired::AotUnpaired;
+pub use apo_down::ApoDown;
+pub use apo_zero::ApoZero;
+pub use apo_zero_unpaired::ApoZeroUnpaired;
+pub use bco_pair::BcoPair;
 pub use config::ObjectiveConfig;
+pub use cpo::Cpo;
+pub use discopop::Discopop;
+pub use divergence::FDivergenceType;
+pub use exo_pair::ExoPair;
+pub use hinge::Hinge;
 pub use ipo::Ipo;
-pub use metrics::Metrics;
+pub use kto::Kto;
+pub use metrics::{Figure, Measure, Metrics};
+pub use nca_pair::NcaPair;
+pub use orpo::Orpo;
+pub use plackett_luce::PlackettLuce;
+pub use robust::Robust;
 pub use scored::{Role, Scored};
+pub use sft::Sft;
 pub use sigmoid::Sigmoid;
+pub use sigmoid_norm::SigmoidNorm;
+pub use simpo::Simpo;
+pub use sppo_hard::SppoHard;
 pub use terms::{Needs, Records, Weighed};
 
 use crate::error::{Error, Result};
 use scored::groups;
-use terms::Terms;
+use terms::{Batch, Terms, is_estimate};
 
 /// Declares the losses. The name in a configuration (`loss_type`) is the variant's in snake case.
 macro_rules! losses {
@@ -60,11 +147,56 @@ macro_rules! losses {
 losses! {
     /// Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290).
     Sigmoid,
+    /// Hinge loss (SLiC, Zhao et al. 2023, arXiv 2305.10425; RSO, Liu et al. 2023, arXiv 2309.06657).
+    Hinge,
     /// Identity preference optimization (Azar et al. 2023, arXiv 2310.12036).
     Ipo,
+    /// Efficient exact optimization (Ji et al. 2024, arXiv 2402.00856).
+    ExoPair,
+    /// Noise contrastive alignment (Chen et al. 2024, arXiv 2402.05369).
+    NcaPair,
+    /// Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409).
+    Robust,
+    /// Binary classifier optimization (Jung et al. 2024, arXiv 2404.04656).
+    BcoPair,
+    /// Self-play preference optimization with hard labels (Wu et al. 2024, arXiv 2405.00675).
+    SppoHard,
+    /// Alignment by optimal transport, paired (Melnyk et al. 2024, arXiv 2406.05882).
+    Aot,
+    /// Alignment by optimal transport, unpaired (the same).
+    AotUnpaired,
+    /// Anchored preference optimization, zero (D'Oosterlinck et al. 2024, arXiv 2408.06266).
+    ApoZero,
+    /// Anchored preference optimization, down (the same).
+    ApoDown,
+    /// Discovered preference optimization (Lu et al. 2024, arXiv 2406.08414).
+    Discopop,
+    /// Length-normalised DPO (Tülu 3, Lambert et al. 2024, arXiv 2411.15124).
+    SigmoidNorm,
+    /// Supervised fine-tuning.
+    Sft,
+    /// Contrastive preference optimization (Xu et al. 2024, arXiv 2401.08417).
+    Cpo,
+    /// Simple preference optimization (Meng et al. 2024, arXiv 2405.14734).
+    Simpo,
+    /// SimPO with a shaped reward (Gupta et al. 2025, arXiv 2501.03884).
+    Alphapo,
+    /// Odds ratio preference optimization (Hong et al. 2024, arXiv 2403.07691).
+    Orpo,
+    /// Kahneman–Tversky optimization (Ethayarajh et al. 2024, arXiv 2402.01306).
+    Kto,
+    /// Anchored preference optimization, zero, of single completions (D'Oosterlinck et al. 2024, arXiv 2408.06266).
+    ApoZeroUnpaired,
+    /// DPO on ranked lists (Rafailov et al. 2023, arXiv 2305.18290, appendix A.3).
+    PlackettLuce,
 }
 
 impl Loss {
+    /// Its name in a configuration.
+    pub fn name(&self) -> String {
+        config::name(self)
+    }
+
     /// What it is computed from.
     pub fn needs(&self) -> Needs {
         self.terms().needs()
@@ -97,10 +229,15 @@ impl Objective {
     /// What all its losses together are computed from.
     pub fn needs(&self) -> Needs {
         let all = || self.losses.iter().map(|(loss, _)| loss.needs());
+        let records = all().map(|needs| needs.records).reduce(Records::with).unwrap_or(Records::Pairs);
         Needs {
             reference: all().any(|needs| needs.reference),
             mismatched: all().any(|needs| needs.mismatched),
-            records: all().next().map_or(Records::Pairs, |needs| needs.records),
+            prompt: all().any(|needs| needs.prompt),
+            // Over texts the mean over tokens is that of the step, however its batches are cut.
+            whole_batch: all().any(|needs| needs.whole_batch) && records != Records::Texts,
+            soft_labels: all().all(|needs| needs.soft_labels),
+            records,
         }
     }
 
@@ -109,6 +246,19 @@ impl Objective {
     /// # Errors
     /// If a group does not have the completions that the losses compare, or lacks its reference.
     pub fn weigh(&self, batch: &[Scored]) -> Result<Weighed> {
+        self.weigh_batch(&Batch::new(batch))
+    }
+
+    /// The same for a part of a step over texts, with the step's `tokens_per_record`: the mean over tokens is that of the
+    /// whole step.
+    ///
+    /// # Errors
+    /// As [`Objective::weigh`].
+    pub fn weigh_part(&self, batch: &[Scored], tokens_per_record: f64) -> Result<Weighed> {
+        self.weigh_batch(&Batch::new(batch).within(tokens_per_record))
+    }
+
+    fn weigh_batch(&self, batch: &Batch) -> Result<Weighed> {
         if self.needs().reference && batch.iter().any(|completion| completion.ref_logp.is_none()) {
             return Err(Error::Train("the objective needs log-probs of the reference".into()));
         }
@@ -126,15 +276,28 @@ impl Objective {
 
     /// Adds the groups of a batch to `metrics`.
     pub fn measure(&self, batch: &[Scored], found: &Weighed, metrics: &mut Metrics) {
-        for (group, loss) in groups(batch).zip(&found.losses) {
-            metrics.add(group, *loss, |completion| self.reward(completion));
+        for (group, loss) in groups(batch).zip(&found.losses).filter(|(group, _)| !is_estimate(group)) {
+            metrics.add(group, *loss, self);
         }
+        for (figure, sum, count) in &found.figures {
+            metrics.note(*figure, *sum, *count);
+        }
+    }
+}
+
+impl Measure for Objective {
+    fn reward(&self, completion: &Scored) -> Option<f64> {
+        Self::reward(self, completion)
+    }
+
+    fn logp(&self, completion: &Scored) -> f64 {
+        self.losses.first().map_or(completion.logp, |(loss, _)| loss.terms().logp(completion))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::logps;
+    use super::testing::{assert_gradient, batch_for, logps};
     use super::*;
 
     #[test]
@@ -146,6 +309,95 @@ mod tests {
         let found = both.weigh(&batch).unwrap();
         assert_eq!(found.losses[0], 0.5 * sigmoid.losses[0] + 2.0 * ipo.losses[0]);
         assert_eq!(found.d_logps[1], 0.5 * sigmoid.d_logps[1] + 2.0 * ipo.d_logps[1]);
+    }
+
+    /// Every loss with its defaults, and with parameters that reach its other branches.
+    fn every_loss() -> Vec<Loss> {
+        let mut losses: Vec<Loss> =
+            Loss::all().into_iter().filter(|loss| !matches!(loss, Loss::ExoPair(_))).collect();
+        losses.extend([
+            ExoPair { label_smoothing: 1e-3, ..ExoPair::default() }.into(),
+            ExoPair { beta: 0.7, label_smoothing: 0.2, ..ExoPair::default() }.into(),
+            Robust { beta: 0.7, label_smoothing: 0.2, ..Robust::default() }.into(),
+            Sigmoid { beta: 2.0, label_smoothing: 0.4, ..Sigmoid::default() }.into(),
+            Aot { beta: 0.7, label_smoothing: 0.2 }.into(),
+            AotUnpaired { beta: 0.7, label_smoothing: 0.2 }.into(),
+            Discopop { beta: 0.01, ..Discopop::default() }.into(),
+            Cpo { cpo_alpha: 0.0, label_smoothing: 0.1, ..Cpo::default() }.into(),
+            Cpo { alpha: 0.05, ..Cpo::default() }.into(),
+            Simpo { beta: 2.0, cpo_alpha: 0.0, simpo_gamma: 1.2, ..Simpo::default() }.into(),
+            Alphapo { beta: 2.0, alpha: 0.25, label_smoothing: 0.1, ..Alphapo::default() }.into(),
+            Kto { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),
+            ApoZeroUnpaired { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),
+        ]);
+        for f_divergence_type in
+            [FDivergenceType::ForwardKl, FDivergenceType::JsDivergence, FDivergenceType::AlphaDivergence]
+        {
+            losses.extend::<[Loss; 4]>([
+                Sigmoid { f_divergence_type, ..Sigmoid::default() }.into(),
+                Ipo { f_divergence_type, ..Ipo::default() }.into(),
+                Hinge { f_divergence_type, f_alpha_divergence_coef: 2.0, ..Hinge::default() }.into(),
+                SigmoidNorm { f_divergence_type, f_alpha_divergence_coef: 1.0, ..SigmoidNorm::default() }
+                    .into(),
+            ]);
+        }
+        losses
+    }
+
+    fn labels(loss: &Loss) -> &'static [f64] {
+        if loss.needs().soft_labels { &[1.0, 0.9, 0.5, 0.0] } else { &[1.0] }
+    }
+
+    #[test]
+    fn every_gradient_agrees_with_finite_differences() {
+        for loss in every_loss() {
+            for &label in labels(&loss) {
+                for scale in [0.1, 1.0, 3.0] {
+                    let batch = batch_for(loss.terms(), scale, label);
+                    assert_gradient(&format!("{loss:?} {label} {scale}"), loss.terms(), &batch);
+                }
+            }
+        }
+    }
+
+    /// β near 0, equal log-probs, log-ratios of ±1e4, one token, label 0.5.
+    #[test]
+    fn the_limits_of_every_loss_are_finite() {
+        let finite = |objective: &Objective, batch: &[Scored]| {
+            let found = objective.weigh(batch).unwrap();
+            assert!(found.broken(batch).is_empty(), "{objective:?} {batch:?} {found:?}");
+        };
+        for loss in every_loss() {
+            for objective in [Objective::new(loss.clone()), tiny_beta(&loss)] {
+                for &label in labels(&loss) {
+                    for scale in [0.0, -1.0, 4e3, -4e3, 8e3, -8e3] {
+                        let batch = batch_for(loss.terms(), scale, label);
+                        finite(&objective, &batch);
+                        let one_token = |scored: &Scored| Scored { tokens: 1, ..*scored };
+                        finite(&objective, &batch.iter().map(one_token).collect::<Vec<_>>());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same loss with β = 1e-8, where it has a β.
+    fn tiny_beta(loss: &Loss) -> Objective {
+        let mut fields = serde_yaml::to_value(loss).unwrap();
+        if let Some(beta) = fields.get_mut("beta") {
+            *beta = 1e-8.into();
+        }
+        Objective::new(serde_yaml::from_value::<Loss>(fields).unwrap())
+    }
+
+    #[test]
+    fn a_broken_reference_breaks_the_loss() {
+        for loss in every_loss().into_iter().filter(|loss| loss.needs().reference) {
+            let mut batch = batch_for(loss.terms(), 1.0, 1.0);
+            batch[0].ref_logp = Some(f64::NAN);
+            let found = Objective::new(loss.clone()).weigh(&batch).unwrap();
+            assert!(!found.broken(&batch).is_empty(), "{loss:?}");
+        }
     }
 
     #[test]

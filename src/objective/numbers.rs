@@ -11,7 +11,43 @@ pub(super) fn sigmoid(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
 }
 
+/// σ'(x) = σ(x)·σ(−x).
+pub(super) fn sigmoid_slope(x: f64) -> f64 {
+    sigmoid(x) * sigmoid(-x)
+}
+
 /// `weight · term`, where a weight of 0 drops the term: 0 · ∞ does not arise.
 pub(super) fn weighted(weight: f64, term: f64) -> f64 {
     if weight == 0.0 { 0.0 } else { weight * term }
+}
+
+/// Exponents above this one are cut, as TRL cuts those of its α-divergence: e⁸⁰ still is a number in f32.
+const LARGEST_EXPONENT: f64 = 80.0;
+
+/// (e^(λx) − 1)/λ and its slope e^(λx); x and 1 for λ = 0, which is the limit.
+///
+/// Where λx is above 80 the value stays what it is there, and the slope is 0.
+pub(super) fn power(x: f64, lambda: f64) -> (f64, f64) {
+    if lambda == 0.0 {
+        return (x, 1.0);
+    }
+    let exponent = lambda * x;
+    let value = exponent.min(LARGEST_EXPONENT).exp_m1() / lambda;
+    (value, if exponent > LARGEST_EXPONENT { 0.0 } else { exponent.exp() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_have_the_identity_as_their_limit() {
+        let (value, slope) = power(-3.0, 1e-9);
+        assert!((value + 3.0).abs() < 1e-7 && (slope - 1.0).abs() < 1e-7);
+        assert_eq!(power(-3.0, 0.0), (-3.0, 1.0));
+        // λ = −1: 1 − e⁻ˣ
+        assert!((power(0.5, -1.0).0 - (1.0 - (-0.5f64).exp())).abs() < 1e-15);
+        let (value, slope) = power(-1e4, -1.0);
+        assert!((value + 80f64.exp()).abs() < 1.0e20 && slope == 0.0, "{value} {slope}");
+    }
 }

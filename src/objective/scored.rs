@@ -19,6 +19,8 @@ pub enum Role {
     Text,
     /// An answer behind the prompt of another one. It only estimates a divergence and has no gradient.
     Mismatched,
+    /// The prompt itself, behind its first token. It follows the completions of its record.
+    Prompt,
 }
 
 /// A completion of a batch after the model has scored it.
@@ -81,15 +83,17 @@ pub(super) fn groups(batch: &[Scored]) -> impl Iterator<Item = &[Scored]> {
     batch.chunk_by(|a, b| a.group == b.group)
 }
 
-/// The group as a pair.
+/// The group as a pair; what a loss scores besides may follow it.
 ///
 /// # Errors
 /// If it has other completions.
 pub(super) fn pair(group: &[Scored]) -> Result<Pair<'_>> {
     match group {
-        [chosen @ Scored { role: Role::Chosen, .. }, rejected @ Scored { role: Role::Rejected, .. }] => {
-            Ok(Pair { chosen, rejected })
-        }
+        [
+            chosen @ Scored { role: Role::Chosen, .. },
+            rejected @ Scored { role: Role::Rejected, .. },
+            rest @ ..,
+        ] if rest.iter().all(|scored| scored.role == Role::Prompt) => Ok(Pair { chosen, rejected }),
         _ => Err(Error::Train("the objective compares pairs, and a record is no pair".into())),
     }
 }

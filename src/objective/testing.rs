@@ -1,46 +1,97 @@
 //! What the tests of the losses share.
 
+use super::pairs::PairLoss;
 use super::scored::{Role, Scored, pair};
-use super::terms::{PairLoss, Terms, Weighed};
+use super::terms::{Batch, Records, Terms, Weighed};
+
+fn scored(group: usize, role: Role, logp: f64, reference: f64, tokens: usize) -> Scored {
+    Scored { group, role, label: 1.0, logp, ref_logp: Some(reference), tokens }
+}
 
 /// A pair of 4 and 3 tokens: log-probs of chosen and rejected, under the policy and under the reference.
 pub(super) fn logps([chosen, rejected, ref_chosen, ref_rejected]: [f64; 4]) -> [Scored; 2] {
-    let scored = |role, logp, reference, tokens| Scored {
-        group: 0,
-        role,
-        label: 1.0,
-        logp,
-        ref_logp: Some(reference),
-        tokens,
-    };
-    [scored(Role::Chosen, chosen, ref_chosen, 4), scored(Role::Rejected, rejected, ref_rejected, 3)]
+    [scored(0, Role::Chosen, chosen, ref_chosen, 4), scored(0, Role::Rejected, rejected, ref_rejected, 3)]
+}
+
+/// Judged completions by log-ratio and whether they are desirable, and the log-ratios of mismatched ones.
+pub(super) fn judged(ratios: &[(f64, bool)], estimates: &[f64]) -> Vec<Scored> {
+    let role = |desirable| if desirable { Role::Desirable } else { Role::Undesirable };
+    let judged = ratios.iter().map(|(ratio, desirable)| (*ratio, role(*desirable)));
+    judged
+        .chain(estimates.iter().map(|ratio| (*ratio, Role::Mismatched)))
+        .enumerate()
+        .map(|(group, (ratio, role))| scored(group, role, ratio - 20.0, -20.0, 3 + group))
+        .collect()
+}
+
+/// A ranked list with these log-ratios.
+pub(super) fn ranked(ratios: &[f64]) -> Vec<Scored> {
+    let place = |(place, ratio): (usize, &f64)| scored(0, Role::Rank(place), ratio - 20.0, -20.0, 3 + place);
+    ratios.iter().enumerate().map(place).collect()
 }
 
 /// The loss of one pair.
 pub(super) fn pair_of(loss: &dyn Terms, batch: &[Scored]) -> PairLoss {
     assert!(pair(batch).is_ok());
-    let mut found = Weighed::zeros(batch);
-    loss.add(batch, 1.0, &mut found).unwrap();
+    let found = weigh(loss, batch);
     PairLoss { loss: found.losses[0], d_chosen: found.d_logps[0], d_rejected: found.d_logps[1] }
 }
 
-/// Compares the gradient with central differences, for hard and soft labels and for pairs on both sides of the optimum.
-pub(super) fn assert_gradient(loss: &dyn Terms) {
-    let h = 1e-4;
-    for at in [[-41.5, -37.25, -44.0, -36.0], [-9.0, -12.5, -8.0, -14.0], [-5.0, -5.0, -5.0, -5.0]] {
-        for label in [1.0, 0.9, 0.5, 0.0] {
-            let batch = logps(at).map(|completion| Scored { label, ..completion });
-            let moved = |which: usize, by: f64| {
-                let mut batch = batch;
-                batch[which].logp += by;
-                pair_of(loss, &batch).loss
-            };
-            let got = pair_of(loss, &batch);
-            for (which, slope) in [got.d_chosen, got.d_rejected].into_iter().enumerate() {
-                let expected = (moved(which, h) - moved(which, -h)) / (2.0 * h);
-                let tolerance = 1e-6 * expected.abs().max(1.0);
-                assert!((slope - expected).abs() < tolerance, "{at:?} {label}: {slope} against {expected}");
-            }
+pub(super) fn weigh(loss: &dyn Terms, batch: &[Scored]) -> Weighed {
+    let mut found = Weighed::zeros(batch);
+    loss.add(&Batch::new(batch), 1.0, &mut found).unwrap();
+    found
+}
+
+/// A batch of three records that the loss takes, its log-ratios about `scale` in size.
+pub(super) fn batch_for(loss: &dyn Terms, scale: f64, label: f64) -> Vec<Scored> {
+    let needs = loss.needs();
+    let ratios = [[2.5, -1.25], [-0.5, 1.5], [0.3, -2.0]].map(|pair| pair.map(|ratio| ratio * scale));
+    match needs.records {
+        Records::Judged => {
+            judged(&[(ratios[0][0], true), (ratios[1][1], false), (ratios[2][0], true)], &[0.2, 0.5])
         }
+        Records::Ranked => ranked(&ratios.map(|pair| pair[0])),
+        Records::Texts => {
+            let text = |(group, [ratio, _]): (usize, [f64; 2])| {
+                scored(group, Role::Text, ratio.min(0.0) - 9.0, -9.0, 2 + group)
+            };
+            ratios.into_iter().enumerate().map(text).collect()
+        }
+        Records::Pairs => ratios
+            .into_iter()
+            .enumerate()
+            .flat_map(|(group, [chosen, rejected])| {
+                // Without a reference it is the log-prob that counts, which is below 0.
+                let lower = |ratio: f64| if needs.reference { ratio - 20.0 } else { -5.0 - ratio.abs() };
+                let mut pair = vec![
+                    scored(group, Role::Chosen, lower(chosen), -20.0, 4 + group),
+                    scored(group, Role::Rejected, lower(rejected), -20.0, 3),
+                ];
+                if needs.prompt {
+                    pair.push(scored(group, Role::Prompt, -7.0, -7.0, 5));
+                }
+                pair
+            })
+            .map(|completion| Scored { label, ..completion })
+            .collect(),
+    }
+}
+
+/// Compares the gradient of a batch with central differences.
+pub(super) fn assert_gradient(name: &str, loss: &dyn Terms, batch: &[Scored]) {
+    let h = 1e-5;
+    let total = |batch: &[Scored]| weigh(loss, batch).losses.iter().sum::<f64>();
+    let got = weigh(loss, batch).d_logps;
+    for (which, slope) in got.iter().enumerate().filter(|(i, _)| batch[*i].role != Role::Mismatched) {
+        let moved = |by: f64| {
+            let mut batch = batch.to_vec();
+            batch[which].logp += by;
+            total(&batch)
+        };
+        let expected = (moved(h) - moved(-h)) / (2.0 * h);
+        // The rounding of the sum, over h, beside the relative error.
+        let tolerance = 1e-7 * expected.abs().max(1.0) + 1e-15 * total(batch).abs() / h;
+        assert!((slope - expected).abs() < tolerance, "{name}: {slope} against {expected}");
     }
 }

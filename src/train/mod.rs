@@ -1,5 +1,6 @@
 //! Training: what changes the adapter's parameters, step by step.
 
+pub mod batches;
 pub mod best;
 pub mod checkpoint;
 pub mod config;

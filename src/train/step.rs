@@ -5,10 +5,11 @@ use std::time::Instant;
 use super::descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
-use crate::data::PackedBatch;
+use crate::data::{PackedBatch, Tree};
 use crate::error::Result;
 use crate::model::decoder::{Decoder, Training};
-use crate::objective::{Metrics, Objective, Role, Scored};
+use crate::model::pass::Pass;
+use crate::objective::{Metrics, Objective, Records, Scored, Weighed};
 use crate::random::Stream;
 use crate::trainable::{Dropout, Policy};
 
@@ -68,7 +69,8 @@ pub fn run(
     descent::clear(decoder, policy)?;
     let mut metrics = Metrics::default();
     let mut skipped = None;
-    let groups: usize = batches.iter().map(groups).sum();
+    let groups: usize = batches.iter().map(|batch| batch.kinds.len()).sum();
+    let tokens_per_record = tokens_per_record(batches, settings.objective);
     for (i, batch) in batches.iter().enumerate() {
         let dropout = (settings.dropout > 0.0).then(|| Dropout {
             probability: settings.dropout as f32,
@@ -79,10 +81,18 @@ pub fn run(
             true => Some(reference.logps(decoder, policy, batch)?),
             false => None,
         };
+        let estimates = estimates((decoder, policy), reference, batch, settings.objective)?;
         let (logps, tape) = decoder.forward(batch, policy, training)?;
-        let scored = batch.scored_completions(&logps, ref_logps.as_deref())?;
-        let (weights, broken) = weigh(batch, &scored, settings.objective, groups, &mut metrics)?;
-        skipped = skipped.or(broken);
+        let mut scored = batch.scored_completions(&logps, ref_logps.as_deref())?;
+        scored.extend(estimates);
+        let found = match tokens_per_record {
+            Some(tokens) => settings.objective.weigh_part(&scored, tokens)?,
+            None => settings.objective.weigh(&scored)?,
+        };
+        settings.objective.measure(&scored, &found, &mut metrics);
+        skipped = skipped.or_else(|| broken(batch, &scored, &found));
+        let weights: Vec<f64> =
+            found.d_logps[..logps.len()].iter().map(|slope| slope / groups as f64).collect();
         if skipped.is_none() {
             descent::add(decoder, policy, tape, batch, &weights)?;
         }
@@ -104,24 +114,46 @@ pub fn run(
     Ok(Outcome { metrics, grad_norm, tokens, seconds, finite, skipped })
 }
 
-/// How many records of a batch are trained on.
-fn groups(batch: &PackedBatch) -> usize {
-    batch.kinds.iter().filter(|kind| kind.role(0) != Role::Mismatched).count()
+/// Over texts, the scored tokens of a record in the whole step: the mean over tokens does not depend on how the step is cut.
+fn tokens_per_record(batches: &[PackedBatch], objective: &Objective) -> Option<f64> {
+    if objective.needs().records != Records::Texts {
+        return None;
+    }
+    // Of a pair the chosen completion, which stands first, is the text.
+    let firsts = |batch: &PackedBatch| {
+        let places = batch.trees.iter().scan(0, |next, tree: &Tree| {
+            let first = *next;
+            *next += tree.completions.len();
+            Some(first)
+        });
+        places.filter_map(|first| batch.scored.get(first)).map(ExactSizeIterator::len).sum::<usize>()
+    };
+    let tokens: usize = batches.iter().map(firsts).sum();
+    let records: usize = batches.iter().map(|batch| batch.kinds.len()).sum();
+    Some(tokens.max(1) as f64 / records.max(1) as f64)
 }
 
-/// ∂ loss / ∂ log-prob of each completion, over `groups` records; and the records whose loss is not finite, if any.
-fn weigh(
+/// The mismatched completions of a batch, scored by policy and reference without a gradient.
+fn estimates(
+    (decoder, policy): (&Decoder, &Policy),
+    reference: &mut ReferenceCache,
     batch: &PackedBatch,
-    scored: &[Scored],
     objective: &Objective,
-    groups: usize,
-    metrics: &mut Metrics,
-) -> Result<(Vec<f64>, Option<String>)> {
-    let found = objective.weigh(scored)?;
-    objective.measure(scored, &found, metrics);
+) -> Result<Vec<Scored>> {
+    let Some(mismatched) = &batch.mismatched else { return Ok(Vec::new()) };
+    let ref_logps =
+        objective.needs().reference.then(|| reference.logps(decoder, policy, mismatched)).transpose()?;
+    let logps = decoder.logps(mismatched, policy, Pass::Policy)?;
+    let scored = mismatched.scored_completions(&logps, ref_logps.as_deref())?;
+    // Groups of their own, behind those of the batch.
+    let behind = |scored: Scored| Scored { group: batch.kinds.len() + scored.group, ..scored };
+    Ok(scored.into_iter().map(behind).collect())
+}
+
+/// The records whose loss is not finite, if any.
+fn broken(batch: &PackedBatch, scored: &[Scored], found: &Weighed) -> Option<String> {
+    let groups = found.broken(scored);
     let broken: Vec<String> =
-        found.broken(scored).into_iter().map(|group| batch.origins[group].to_string()).collect();
-    let broken =
-        (!broken.is_empty()).then(|| format!("the loss is no finite number for {}", broken.join(", ")));
-    Ok((found.d_logps.iter().map(|slope| slope / groups as f64).collect(), broken))
+        groups.into_iter().filter_map(|group| batch.origins.get(group)).map(ToString::to_string).collect();
+    (!broken.is_empty()).then(|| format!("the loss is no finite number for {}", broken.join(", ")))
 }

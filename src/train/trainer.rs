@@ -1,11 +1,13 @@
 //! The training loop.
 
 mod keeping;
+mod records;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::batches;
 use super::best::Best;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
@@ -21,7 +23,7 @@ use crate::data::{Example, Kind, PackedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::model::decoder::Decoder;
-use crate::objective::{Objective, Records};
+use crate::objective::Objective;
 use crate::ops::profile;
 use crate::random::Stream;
 use crate::report::{Event, Reporter};
@@ -79,6 +81,8 @@ pub struct Trainer {
     sampler: Sampler,
     state: State,
     total_steps: u64,
+    /// Tokens of the longest training sequence.
+    longest: usize,
     /// The step of the last checkpoint written.
     saved: Option<u64>,
     /// A pair of the last step that had a usable gradient.
@@ -97,10 +101,12 @@ impl Trainer {
             return Err(Error::Train("there is no adapter to train".into()));
         }
         let optimizer = Optimizer::new(&setup.config.optimizer(), setup.policy.trained.store_mut());
+        let needs = setup.objective.needs();
         for example in setup.train.iter().chain(&setup.eval) {
-            check_kind(example, setup.objective.needs().records)?;
+            records::check(example, needs)?;
         }
         let config = &setup.config;
+        batches::check(config, needs)?;
         let seed = config.shuffle.then_some(setup.seed);
         let mut sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
         if config.group_by_length {
@@ -114,7 +120,8 @@ impl Trainer {
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ..State::default() };
         let (saved, probe, evaluated) = (None, None, None);
-        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, saved, probe, evaluated })
+        let longest = setup.train.iter().map(Example::longest).max().unwrap_or(0);
+        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, longest, saved, probe, evaluated })
     }
 
     /// Goes on from a checkpoint.
@@ -280,7 +287,9 @@ impl Trainer {
             first = first.or(indices.first().copied());
             let examples: Vec<&Example> = indices.iter().filter_map(|i| self.setup.train.get(*i)).collect();
             let most = self.setup.config.max_tokens_per_batch;
-            batches.extend(by_tokens(&examples, most).into_iter().map(PackedBatch::new));
+            let (needs, longest) = (self.setup.objective.needs(), self.longest);
+            let packed = |part: &[&Example]| PackedBatch::for_objective(part, needs, longest);
+            batches.extend(by_tokens(&examples, most).into_iter().map(packed));
             if self.sampler.at_epoch_border() {
                 break;
             }
@@ -375,22 +384,6 @@ fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'
     }
     parts.push(&examples[first..]);
     parts
-}
-
-/// Refuses a record that the objective does not take.
-fn check_kind(example: &Example, records: Records) -> Result<()> {
-    let (fits, wanted) = match records {
-        Records::Pairs => (matches!(example.kind, Kind::Pair { .. }), "pairs: `chosen` and `rejected`"),
-        Records::Ranked => {
-            (matches!(example.kind, Kind::Ranked), "ranked lists: `completions` from the best to the worst")
-        }
-        Records::Judged => (
-            matches!(example.kind, Kind::Judged { .. }),
-            "judged completions: `completion`, and `label` true or false",
-        ),
-        Records::Texts => (matches!(example.kind, Kind::Text), "texts to imitate: `completion`"),
-    };
-    if fits { Ok(()) } else { Err(example.origin.error(format!("objective.loss_type takes {wanted}"))) }
 }
 
 /// BLAKE3 over the ids of all examples, in order.

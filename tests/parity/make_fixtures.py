@@ -25,7 +25,7 @@ import datasets
 import torch
 import transformers
 
-import bpe, compose, models, old_configs, optim_cases, scores, templates, tokens, trl_runs
+import bpe, compose, loss_cases, models, old_configs, optim_cases, scores, templates, tokens, trl_objectives, trl_runs
 from files import write_json
 
 PARTS = {
@@ -37,8 +37,10 @@ PARTS = {
     "old-configs": old_configs.make_old_configs,
     "compose": compose.make_compose,
     "optim": optim_cases.make_optim,
-    "losses": optim_cases.make_losses,
+    "conservative": optim_cases.make_conservative,
+    "losses": loss_cases.make_losses,
     "trl": trl_runs.make_trl_runs,
+    "objectives": trl_objectives.make_objective_runs,
 }
 PACKAGES = ["torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "datasets", "safetensors", "jinja2", "numpy"]
 

@@ -1,4 +1,4 @@
-"""Small numeric tables: optimizer trajectories, learning-rate schedules, DPO losses and their gradients."""
+"""Small numeric tables: optimizer trajectories, learning-rate schedules, the conservative DPO loss and its gradient."""
 from collections import defaultdict
 
 import torch
@@ -76,20 +76,7 @@ def conservative(epsilon):
     return dict(loss_type=["sigmoid", "robust"], loss_weights=[2 * (1 - epsilon), -(1 - 2 * epsilon)], label_smoothing=epsilon)
 
 
-LOSSES = {
-    "sigmoid": [dict(beta=0.1), dict(beta=1.0), dict(beta=0.3), dict(beta=0.3, label_smoothing=0.1)],
-    "conservative": [dict(beta=b, **conservative(e)) for b, e in ((0.1, 0.1), (1.0, 0.2), (1.0, 0.45))],
-    "robust": [dict(beta=0.3, label_smoothing=0.1), dict(beta=1.0, label_smoothing=0.0)],
-    "ipo": [dict(beta=0.1), dict(beta=0.5)],
-    "hinge": [dict(beta=0.1)],
-    "apo_zero": [dict(beta=0.1)],
-    "apo_down": [dict(beta=0.1)],
-    "bco_pair": [dict(beta=0.1)],
-    "nca_pair": [dict(beta=0.1)],
-    "sppo_hard": [dict(beta=0.1)],
-    "exo_pair": [dict(beta=0.1, label_smoothing=0.001)],
-    "sigmoid_norm": [dict(beta=2.0)],
-}
+LOSSES = {"conservative": [dict(beta=b, **conservative(e)) for b, e in ((0.1, 0.1), (1.0, 0.2), (1.0, 0.45))]}
 CHOSEN_TOKENS, REJECTED_TOKENS = 4, 3
 
 
@@ -137,16 +124,14 @@ def trl_loss(settings, logps):
     return dict(logps=logps, loss=loss.item(), d_chosen=policy.grad[0].item(), d_rejected=policy.grad[1].item(), **metrics)
 
 
-def make_losses(out):
+def make_conservative(out):
     cases = []
     for name, variants in LOSSES.items():
         for settings in variants:
-            settings = settings if "loss_type" in settings else dict(loss_type=[name], **settings)
             shown = dict(beta=settings["beta"], label_smoothing=settings.get("label_smoothing", 0.0))
             rows = [trl_loss(settings, logps) for logps in LOGPS]
-            if name == "conservative":
-                for row in rows:
-                    check_conservative(row, **shown)
+            for row in rows:
+                check_conservative(row, **shown)
             cases.append(dict(loss=name, **shown, trl=dict(loss_type=settings["loss_type"], loss_weights=settings.get("loss_weights")), rows=rows))
     write_json(out / "dpo_loss.json", dict(chosen_tokens=CHOSEN_TOKENS, rejected_tokens=REJECTED_TOKENS, cases=cases))
 

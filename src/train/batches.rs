@@ -1,0 +1,53 @@
+//! Whether batches are such as an objective needs them.
+
+use super::config::TrainConfig;
+use crate::error::{Problems, Result};
+use crate::objective::Needs;
+
+/// Refuses settings under which an objective would not see the batch that it needs.
+///
+/// # Errors
+/// [`crate::error::Error::Config`] with each setting and its remedy.
+pub fn check(config: &TrainConfig, needs: Needs) -> Result<()> {
+    let mut problems = Problems::default();
+    if let (true, Some(most)) = (needs.whole_batch, config.max_tokens_per_batch) {
+        problems.add(format!(
+            "train.max_tokens_per_batch is {most}, and objective.loss_type is computed over a whole batch, which must not be cut; \
+             set it to null and lower train.per_device_train_batch_size instead"
+        ));
+    }
+    let sizes = [
+        ("per_device_train_batch_size", config.per_device_train_batch_size),
+        ("per_device_eval_batch_size", config.evaluation_batch()),
+    ];
+    for (key, size) in sizes.into_iter().filter(|_| needs.mismatched) {
+        problems.require(size > 1, || {
+            format!(
+                "train.{key} is {size}, and objective.loss_type pairs each prompt with another record of its batch; set it \
+                 to 2 or more"
+            )
+        });
+    }
+    problems.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_that_are_cut_or_too_small_are_refused() {
+        let config = |size, most| TrainConfig {
+            per_device_train_batch_size: size,
+            max_tokens_per_batch: most,
+            ..TrainConfig::default()
+        };
+        check(&config(1, Some(512)), Needs::PAIRS).unwrap();
+        let needs = Needs { whole_batch: true, mismatched: true, ..Needs::PAIRS };
+        check(&config(2, None), needs).unwrap();
+        let message = check(&config(1, Some(512)), needs).unwrap_err().to_string();
+        for part in ["max_tokens_per_batch is 512", "train_batch_size is 1", "eval_batch_size is 1"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Whether an objective takes a record.
+
+use crate::data::{Example, Kind};
+use crate::error::Result;
+use crate::objective::{Needs, Records};
+
+/// Refuses a record of another kind than the objective takes, and a label that it does not know.
+pub(super) fn check(example: &Example, needs: Needs) -> Result<()> {
+    let kind = example.kind;
+    let (fits, wanted) = match needs.records {
+        Records::Pairs => (matches!(kind, Kind::Pair { .. }), "pairs: `chosen` and `rejected`"),
+        Records::Ranked => {
+            (matches!(kind, Kind::Ranked), "ranked lists: `completions` from the best to the worst")
+        }
+        Records::Judged => (
+            matches!(kind, Kind::Judged { .. }),
+            "judged completions: `completion`, and `label` true or false",
+        ),
+        Records::Texts => (
+            matches!(kind, Kind::Text | Kind::Pair { .. }),
+            "texts to imitate: `prompt` and `completion`, `messages`, `text`, or the `chosen` of pairs",
+        ),
+    };
+    if !fits {
+        return Err(example.origin.error(format!("objective.loss_type takes {wanted}")));
+    }
+    let label = kind.label();
+    if label != 1.0 && !needs.soft_labels {
+        return Err(example.origin.error(format!(
+            "label is {label}, and objective.loss_type has no meaning for labels other than 1; remove the label or take \
+             another loss, such as sigmoid"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Origin;
+
+    fn example(kind: Kind) -> Example {
+        Example { prompt: vec![1], completions: vec![vec![2], vec![3]], kind, origin: Origin::new("t", 7) }
+    }
+
+    #[test]
+    fn other_kinds_and_soft_labels_are_refused_by_place() {
+        check(&example(Kind::Pair { label: 0.5 }), Needs::PAIRS).unwrap();
+        let error = |kind, needs| check(&example(kind), needs).unwrap_err().to_string();
+        assert!(error(Kind::Text, Needs::PAIRS).starts_with("t:7: objective.loss_type takes pairs"));
+        let hard = Needs { soft_labels: false, ..Needs::PAIRS };
+        assert!(error(Kind::Pair { label: 0.5 }, hard).starts_with("t:7: label is 0.5"));
+        let texts = Needs { records: Records::Texts, ..hard };
+        check(&example(Kind::PAIR), texts).unwrap();
+        assert!(error(Kind::Ranked, texts).contains("texts to imitate"));
+    }
+}

@@ -1,0 +1,82 @@
+//! `train` and `eval` with other losses than DPO's, on the records that they take.
+
+use serde_json::{Value, json};
+
+use crate::common::fixture;
+use crate::common::program::Place;
+
+const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
+
+/// A run with these objective settings on this data, with a quarter held out.
+fn recipe(place: &Place, data: &str, objective: &Value) {
+    let path = fixture("trl").join(data);
+    let data = if path.is_file() { path } else { place.path(data) };
+    let more =
+        [("objective", objective.clone()), ("data.eval", json!(0.25)), ("train.warmup_steps", json!(0))];
+    place.recipe(&fixture("models").join("llama"), &data, &more);
+}
+
+#[test]
+fn every_kind_of_record_is_trained_on_and_evaluated() {
+    let place = Place::new();
+    let ranked: Vec<String> = (0..12)
+        .map(|i| {
+            json!({"prompt": format!("Question {i}:"), "completions": [" yes", " maybe so", " no"]})
+                .to_string()
+        })
+        .collect();
+    place.write("ranked.jsonl", ranked.join("\n"));
+    let runs = [
+        ("judged.jsonl", json!({"loss_type": "kto", "beta": 0.3}), Some("kl")),
+        ("judged.jsonl", json!({"loss_type": "apo_zero_unpaired"}), None),
+        ("texts.jsonl", json!({"loss_type": "sft"}), Some("nll_loss")),
+        ("train.jsonl", json!({"loss_type": "sft"}), Some("nll_loss")),
+        ("train.jsonl", json!({"loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.2]}), Some("nll_loss")),
+        ("train.jsonl", json!({"loss_type": "orpo"}), Some("log_odds_ratio")),
+        ("train.jsonl", json!({"loss_type": "simpo", "beta": 2.0, "cpo_alpha": 0.0}), None),
+        ("ranked.jsonl", json!({"loss_type": "plackett_luce"}), Some("rewards/accuracies")),
+    ];
+    for (data, objective, figure) in runs {
+        recipe(&place, data, &objective);
+        let overwritten: Vec<&str> = TRAIN.into_iter().chain(["--overwrite"]).collect();
+        place.run(&overwritten).ok();
+        let metrics: Vec<Value> =
+            place.metrics("run").into_iter().filter(|line| line["loss"].is_f64()).collect();
+        assert_eq!(metrics.len(), 6, "{objective}");
+        assert!(figure.is_none_or(|figure| metrics.iter().all(|line| line[figure].is_f64())), "{objective}");
+        let set = fixture("trl").join(data);
+        let set = if set.is_file() { set } else { place.path(data) };
+        let base = fixture("models").join("llama");
+        let (base, set) = (base.to_str().unwrap(), set.to_str().unwrap());
+        let found =
+            place.run(&["eval", "--base", base, "--adapter", "run/adapter", "--data", set, "--json"]).json();
+        assert!(found[0]["loss"].as_f64().unwrap().is_finite(), "{objective}");
+    }
+}
+
+#[test]
+fn records_labels_and_batches_that_do_not_fit_are_refused() {
+    let place = Place::new();
+    let soft = json!({"prompt": "a", "chosen": " b", "rejected": " c", "label": 0.5}).to_string();
+    place.write("soft.jsonl", [soft.as_str(); 8].join("\n"));
+    let refusals = [
+        (
+            "train.jsonl",
+            json!({"loss_type": "kto"}),
+            "train.jsonl:1: objective.loss_type takes judged completions",
+            1,
+        ),
+        ("judged.jsonl", json!({}), "objective.loss_type takes pairs", 1),
+        ("soft.jsonl", json!({"loss_type": "aot"}), "soft.jsonl:1: label is 0.5", 1),
+    ];
+    for (data, objective, message, code) in refusals {
+        recipe(&place, data, &objective);
+        let ran = place.run(&[&TRAIN[..], &["--overwrite", "--set", "data.eval=null"]].concat());
+        assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+        assert!(ran.stderr.contains(message), "{objective}: {}", ran.stderr);
+    }
+    recipe(&place, "judged.jsonl", &json!({"loss_type": "kto"}));
+    let cut = place.run(&[&TRAIN[..], &["--set", "train.max_tokens_per_batch=64"]].concat());
+    assert_eq!(cut.code, Some(2));
+    assert!(cut.stderr.contains("train.max_tokens_per_batch is 64"), "{}", cut.stderr);
+}

@@ -1,0 +1,235 @@
+"""Losses and their gradients by TRL's own code, on random log-probs in f64: `losses.json`."""
+import random
+import types
+from collections import defaultdict
+
+import torch
+from trl import DPOConfig, DPOTrainer, KTOTrainer
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+
+from files import write_json
+
+CASES = 50
+# name → settings that the cases take in turn; each is what our `objective` section says, in TRL's keys
+DPO = {
+    "sigmoid": [dict(), dict(beta=0.5, f_divergence_type="forward_kl"), dict(beta=0.7, f_divergence_type="js_divergence"), dict(beta=0.5, f_divergence_type="alpha_divergence", f_alpha_divergence_coef=0.3)],
+    "hinge": [dict(), dict(beta=0.5), dict(f_divergence_type="js_divergence")],
+    "ipo": [dict(), dict(beta=0.5), dict(f_divergence_type="js_divergence")],
+    "exo_pair": [dict(label_smoothing=1e-3), dict(beta=0.5, label_smoothing=0.2), dict(label_smoothing=0.1, f_divergence_type="js_divergence")],
+    "nca_pair": [dict(), dict(beta=0.5)],
+    "robust": [dict(), dict(beta=0.5, label_smoothing=0.1), dict(label_smoothing=0.4), dict(label_smoothing=0.1, f_divergence_type="js_divergence")],
+    "bco_pair": [dict(), dict(beta=0.5)],
+    "sppo_hard": [dict(), dict(beta=0.5)],
+    "aot": [dict(), dict(beta=0.5, label_smoothing=0.1)],
+    "aot_unpaired": [dict(), dict(beta=0.5, label_smoothing=0.1)],
+    "apo_zero": [dict(), dict(beta=0.5)],
+    "apo_down": [dict(), dict(beta=0.5)],
+    "discopop": [dict(), dict(beta=0.02), dict(beta=0.05, discopop_tau=0.5), dict(f_divergence_type="js_divergence")],
+    "sft": [dict()],
+    "sigmoid_norm": [dict(beta=2.0), dict(beta=5.0), dict(beta=2.0, f_divergence_type="js_divergence")],
+}
+CPO = {
+    "cpo": [dict(), dict(beta=0.5, cpo_alpha=0.0, label_smoothing=0.1), dict(cpo_alpha=0.3, alpha=0.02)],
+    "simpo": [dict(), dict(beta=2.0, simpo_gamma=1.0, cpo_alpha=0.0), dict(cpo_alpha=0.5, label_smoothing=0.2)],
+    "alphapo": [dict(alpha=0.25), dict(beta=2.5, alpha=0.5, simpo_gamma=0.1), dict(beta=2.0, alpha=-0.3, label_smoothing=0.1)],
+    "orpo": [dict(), dict(beta=0.7)],
+}
+KTO = {
+    "kto": [dict(), dict(beta=0.5, desirable_weight=1.3, undesirable_weight=0.6)],
+    "apo_zero_unpaired": [dict(), dict(beta=0.5, desirable_weight=1.3, undesirable_weight=0.6)],
+}
+
+
+class Output:
+    """What TRL reads of a model's output. The log-prob of a sequence stands on its scored tokens in equal parts."""
+
+    def __init__(self, logps, mask):
+        self.log_probs = logps[:, None] * mask / mask.sum(1, keepdim=True)
+        self.entropy = self.mean_logits = torch.zeros(mask.shape)
+        self.is_top1 = torch.zeros(mask.shape, dtype=torch.bool)
+        self.label_mask = mask.bool()
+
+
+ACCELERATOR = types.SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)
+
+
+def tensor(values, **more):
+    return torch.tensor(values, dtype=torch.float64, **more)
+
+
+def masks(tokens):
+    """Completion masks behind a prompt of one token."""
+    width = 1 + max(tokens)
+    return torch.tensor([[0] + [1] * n + [0] * (width - 1 - n) for n in tokens])
+
+
+class Model(torch.nn.Module):
+    def __init__(self, logps):
+        super().__init__()
+        self.logps = logps
+
+    def forward(self, labels=None, **_):
+        return Output(self.logps[: len(labels)] if labels is not None else self.logps, (labels[:, 1:] != -100).long())
+
+
+def bare(cls, **fields):
+    trainer = cls.__new__(cls)
+    fields = dict(accelerator=ACCELERATOR, aux_loss_enabled=False, precompute_ref_logps=True, _metrics={"train": defaultdict(list)}, _total_train_tokens=0, _tp_size=1, **fields)
+    for key, value in fields.items():
+        setattr(trainer, key, value)
+    return trainer
+
+
+def metrics_of(trainer):
+    return {key: value[0] for key, value in trainer._metrics["train"].items() if key.split("/")[0] in ("rewards", "logps", "kl")}
+
+
+def completions(rng, batch):
+    """(chosen…, rejected…): log-probs under policy and reference, tokens."""
+    tokens = [rng.randint(1, 12) for _ in range(2 * batch)]
+    reference = [round(-n * rng.uniform(0.05, 3), 4) for n in tokens]
+    spread = rng.choice([0.0, 1.0, 5.0, 30.0])
+    policy = [min(-1e-3, round(logp + rng.gauss(0, spread), 4)) for logp in reference]
+    return policy, reference, tokens
+
+
+def dpo_case(name, settings, rng):
+    batch = rng.choice([1, 2, 4, 5])
+    policy, reference, tokens = completions(rng, batch)
+    args = DPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none", loss_type=[name], **settings)
+    logps, mask = tensor(policy, requires_grad=True), masks(tokens)
+    model = Model(logps)
+    trainer = bare(
+        DPOTrainer, args=args, model=model, use_weighting=False, ld_alpha=None, beta=args.beta, label_smoothing=args.label_smoothing, loss_types=args.loss_type,
+        loss_weights=[1.0], f_divergence_type=args.f_divergence_type, f_alpha_divergence_coef=args.f_alpha_divergence_coef,
+    )
+    inputs = dict(
+        input_ids=torch.ones_like(mask), attention_mask=torch.ones_like(mask), completion_mask=mask, ref_chosen_logps=tensor(reference[:batch]), ref_rejected_logps=tensor(reference[batch:]),
+    )
+    with double_precision():
+        loss = trainer._compute_loss(model, inputs, return_outputs=False)
+    loss.backward()
+    return dict(kind="pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=logps.grad.tolist(), metrics=metrics_of(trainer))
+
+
+class double_precision:
+    """TRL computes its α-divergence in f32 and knows no f64; here `.float()` gives f64, and the cut has its entry."""
+
+    def __enter__(self):
+        self.float, self.clamp = torch.Tensor.float, torch.clamp
+        torch.Tensor.float = torch.Tensor.double
+        import trl.trainer.dpo_trainer as module
+        self.torch, module.torch = module.torch, F64Torch(torch)
+
+    def __exit__(self, *_):
+        import trl.trainer.dpo_trainer as module
+        torch.Tensor.float, module.torch = self.float, self.torch
+
+
+class F64Torch:
+    """torch, whose `float32` is `float64`; so is ε of exo_pair."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def tensor(self, value, **more):
+        return self.module.tensor(value, dtype=self.module.float64, **more)
+
+    def __getattr__(self, name):
+        return self.module.float64 if name == "float32" else getattr(self.module, name)
+
+
+def free_case(name, settings, rng):
+    """CPO and ORPO: their concatenated forward is replaced by its result, as they compute it from log-probs."""
+    batch = rng.choice([1, 2, 4, 5])
+    policy, reference, tokens = completions(rng, batch)
+    prompts = [rng.randint(1, 8) for _ in range(batch)]
+    prompt_logps = [round(-n * rng.uniform(0.1, 3), 4) for n in prompts]
+    logps, prompt = tensor(policy, requires_grad=True), tensor(prompt_logps, requires_grad=True)
+    counts = tensor(tokens)
+    mean = logps / counts
+    if name == "orpo":
+        trainer = bare(ORPOTrainer, beta=settings.get("beta", 0.1))
+        nll = -(logps[:batch].sum() + prompt.sum()) / (counts[:batch].sum() + sum(prompts))
+        used = mean
+    else:
+        alpha = settings.get("cpo_alpha", 0.0 if name == "alphapo" else 1.0)
+        trainer = bare(
+            CPOTrainer, beta=settings.get("beta", 0.1), label_smoothing=settings.get("label_smoothing", 0.0), alpha=settings.get("alpha", 0.0), cpo_alpha=alpha,
+            simpo_gamma=settings.get("simpo_gamma", 0.5), loss_type="sigmoid" if name == "cpo" else "simpo",
+        )
+        nll = torch.tensor(0.0) if alpha == 0 else -logps[:batch].sum() / counts[:batch].sum()
+        used = logps if name == "cpo" else mean
+    nothing = torch.zeros(1)
+    trainer.concatenated_forward = lambda *_: (used[:batch], used[batch:], nothing, nothing, nll)
+    float_, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
+    try:
+        loss, metrics = trainer.get_batch_loss_metrics(None, {})
+    finally:
+        torch.Tensor.float = float_
+    loss.backward()
+    metrics = {key: value for key, value in metrics.items() if not key.startswith("logits/") and not (key == "nll_loss" and nll.item() == 0)}
+    return dict(
+        kind="pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=logps.grad.tolist(), metrics=metrics,
+        **(dict(prompt=prompt_logps, prompt_tokens=prompts, prompt_gradient=prompt.grad.tolist()) if name == "orpo" else {}),
+    )
+
+
+def kto_case(name, settings, rng):
+    batch = rng.choice([2, 3, 4, 6])
+    policy, reference, tokens = completions(rng, batch)
+    labels = [rng.random() < 0.6 for _ in range(batch)]
+    logps = tensor(policy[:batch], requires_grad=True)
+    mask = masks(tokens[:batch])
+    model = Model(logps)
+    trainer = bare(
+        KTOTrainer, model=model, loss_type=name, calculate_KL=name == "kto", beta=settings.get("beta", 0.1), desirable_weight=settings.get("desirable_weight", 1.0),
+        undesirable_weight=settings.get("undesirable_weight", 1.0),
+    )
+    # The second half of the completions are the mismatched ones.
+    trainer._compute_kl_logps = lambda *_: tensor(policy[batch:])
+    inputs = dict(
+        input_ids=torch.ones_like(mask), attention_mask=torch.ones_like(mask), completion_mask=mask, label=torch.tensor(labels), ref_logps=tensor(reference[:batch]), ref_KL_logps=tensor(reference[batch:]),
+    )
+    loss = trainer._compute_loss(model, inputs, return_outputs=False)
+    loss.backward()
+    metrics = metrics_of(trainer)
+    if name != "kto":
+        metrics.pop("kl")
+    return dict(kind="judged", labels=labels, policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=logps.grad.tolist(), metrics=metrics)
+
+
+def plackett_luce_case(name, settings, rng):
+    """No loss of TRL: equation 20 of the DPO paper, written out in f64."""
+    places = rng.randint(2, 6)
+    policy, reference, tokens = completions(rng, places)
+    logps = tensor(policy[:places], requires_grad=True)
+    scores = settings.get("beta", 0.1) * (logps - tensor(reference[:places]))
+    loss = -sum(scores[k] - torch.logsumexp(scores[k:], 0) for k in range(places - 1))
+    loss.backward()
+    return dict(kind="ranked", policy=policy[:places], reference=reference[:places], tokens=tokens[:places], loss=loss.item(), gradient=logps.grad.tolist(), metrics={})
+
+
+def make_losses(out):
+    families = [(DPO, dpo_case), (CPO, free_case), (KTO, kto_case), ({"plackett_luce": [dict(), dict(beta=0.5)]}, plackett_luce_case)]
+    losses = {}
+    for names, case in families:
+        for name, variants in names.items():
+            rng = random.Random(name)
+            losses[name] = [dict(settings=variants[i % len(variants)], **rounded(case(name, variants[i % len(variants)], rng))) for i in range(CASES)]
+    write_json(out / "losses.json", losses)
+
+
+def rounded(case):
+    """Ten digits; the tests compare nine."""
+    short = lambda value: float(f"{value:.10g}")
+    assert torch.isfinite(tensor([case["loss"], *case["gradient"]])).all(), case
+    if case["policy"] == case["reference"]:
+        # Every reward is 0, but for the rounding of TRL's sum over tokens.
+        case["metrics"].pop("rewards/accuracies", None)
+    case["loss"], case["metrics"] = short(case["loss"]), {key: short(value) for key, value in case["metrics"].items()}
+    for key in ("gradient", "prompt_gradient"):
+        if key in case:
+            case[key] = [short(value) for value in case[key]]
+    return case
