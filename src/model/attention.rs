@@ -16,7 +16,7 @@ use crate::ops::lora_linear::Input;
 use crate::ops::profile::timed;
 use crate::ops::rope::{self, Rotation};
 use crate::ops::rows;
-use crate::ops::tree_attention::{self, Heads, TreeSpans};
+use crate::ops::tree_attention::{self, Attended, Heads, TreeSpans};
 
 /// Attention with its weights.
 #[derive(Debug)]
@@ -95,6 +95,29 @@ pub struct Saved {
     output: Kept,
 }
 
+impl Saved {
+    /// Numbers a row that attention of this architecture keeps, beside what adapters keep.
+    pub fn features(spec: &AttentionSpec, hidden: usize) -> usize {
+        let AttentionSpec { heads, qkv, qk_norm, rotation, clip, .. } = spec;
+        let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
+        // Before their norms, unless neither a rotation nor a split made others of them.
+        let raw = qk_norm.is_some() && (rotation.is_some() || !matches!(qkv, QkvSpec::Separate(_)));
+        let raw = if raw { q + kv } else { 0 };
+        let unclipped = if clip.is_some() { q + 2 * kv } else { 0 };
+        // The input; queries, keys and values; the output, which the output projection reads, and the log-sum-exps.
+        hidden + (q + 2 * kv) + (q + heads.n_head) + raw + unclipped
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Vec<&Tensor> {
+        let mut all = vec![&self.q, &self.k, &self.v, &self.attention.output];
+        all.extend(self.projections.iter().chain([&self.output]).flat_map(Kept::held));
+        all.extend(self.unclipped.iter().flatten());
+        all.extend(self.raw.iter().flat_map(|(q, k)| [q, k]));
+        all
+    }
+}
+
 impl Attention {
     /// Reads the weights.
     ///
@@ -143,10 +166,14 @@ impl Attention {
         }
         let flop = self.heads.flop(rows.trees);
         let attention = timed("tree attention forward", 2 * flop, || {
-            tree_attention::forward(&q, &k, &v, &self.heads, self.precision(), rows.trees)
+            tree_attention::forward(&self.attended([&q, &k, &v], rows))
         })?;
         let (y, output) = self.output.forward(&Input::new(rows.of(&attention.output)?), context)?;
         Ok((y, Saved { projections, unclipped, raw, q, k, v, attention, output }))
+    }
+
+    fn attended<'a>(&'a self, [q, k, v]: [&'a Tensor; 3], rows: &Rows<'a>) -> Attended<'a> {
+        Attended { q, k, v, heads: &self.heads, precision: self.precision(), trees: rows.trees }
     }
 
     /// Attention's own products are rounded as those of its output projection, but to bf16 where those are of quantised
@@ -277,16 +304,7 @@ impl Attention {
         let d_attention = rows.back(&d_attention, q.dims2()?.0)?;
         let flop = self.heads.flop(rows.trees);
         let (dq, dk, dv) = timed("tree attention backward", 5 * flop, || {
-            tree_attention::backward(
-                &d_attention,
-                q,
-                k,
-                v,
-                attention,
-                &self.heads,
-                self.precision(),
-                rows.trees,
-            )
+            tree_attention::backward(&d_attention, &self.attended([q, k, v], rows), attention)
         })?;
         let (mut dq, mut dk) = self.unshape(dq, dk, saved, rows)?;
         let mut dv = dv;

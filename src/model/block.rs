@@ -41,6 +41,29 @@ pub struct Saved {
     mlp_output: Option<Tensor>,
 }
 
+impl Saved {
+    /// Numbers a row that a block of this architecture keeps, beside what adapters keep.
+    pub fn features(spec: &LayerSpec, hidden: usize) -> usize {
+        let norms = [&spec.post_attention_norm, &spec.post_mlp_norm].into_iter().flatten().count();
+        let parts =
+            attention::Saved::features(&spec.attention, hidden) + mlp::Saved::features(&spec.mlp, hidden);
+        // Where attention and the MLP read the very same numbers, they are kept once.
+        let shared = usize::from(spec.parallel && spec.mlp_norm.is_none());
+        // `x` and `middle`, and the outputs that norms follow.
+        (2 + norms - shared) * hidden + parts
+    }
+
+    /// What it holds, a tensor that several parts hold more than once.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Vec<&Tensor> {
+        let mut all = vec![&self.x, &self.middle];
+        all.extend(self.attention_output.iter().chain(&self.mlp_output));
+        all.extend(self.attention.held());
+        all.extend(self.mlp.held());
+        all
+    }
+}
+
 impl Block {
     /// Reads the weights.
     ///

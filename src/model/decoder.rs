@@ -354,3 +354,6 @@ impl Decoder {
         Cache::new(self.blocks.len())
     }
 }
+
+#[cfg(test)]
+mod tests;

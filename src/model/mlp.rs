@@ -38,6 +38,27 @@ pub struct Saved {
     down: Kept,
 }
 
+impl Saved {
+    /// Numbers a row that an MLP of this architecture keeps, beside what adapters keep.
+    pub fn features(spec: &MlpSpec, hidden: usize) -> usize {
+        // The input, and what the nonlinearity saw and gated; what the down projection reads is made again.
+        hidden
+            + match spec {
+                MlpSpec::Gated { gate, up, .. } => gate.outputs + up.outputs,
+                MlpSpec::FusedGated { gate_up, .. } => gate_up.outputs,
+                MlpSpec::Plain { up, .. } => up.outputs,
+            }
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Vec<&Tensor> {
+        let mut all = vec![&self.gate];
+        all.extend(&self.up);
+        all.extend(self.inputs.iter().chain([&self.down]).flat_map(Kept::held));
+        all
+    }
+}
+
 impl Mlp {
     /// Reads the weights.
     ///

@@ -35,6 +35,11 @@ impl Saved {
         self.x = None;
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Vec<&Tensor> {
+        self.x.iter().collect()
+    }
+
     /// With the input again, if it was dropped.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::error::Result;
 /// `x [T, n] → y [T, n]`, and what the gradient is multiplied by: 1 where |x| ≤ `size`, else 0.
 ///
 /// # Errors
-/// If the device fails.
+/// If `x` is not f32.
 pub fn forward(x: &Tensor, size: f32) -> Result<(Tensor, Tensor)> {
     let passes = x.abs()?.le(size)?.to_dtype(x.dtype())?;
     Ok((x.clamp(-size, size)?, passes))

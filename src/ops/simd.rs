@@ -17,11 +17,12 @@ macro_rules! vectorised {
                 use $crate::ops::gemm::Isa;
                 let isa = Isa::detected();
                 if isa >= Isa::Avx512 {
-                    // SAFETY: detected.
+                    // SAFETY: sets from this one on are there only where `Isa::present` found avx512f, avx512bw,
+                    // avx512vl and fma.
                     return unsafe { avx512($($arg),*) };
                 }
                 if isa >= Isa::Avx2 {
-                    // SAFETY: detected.
+                    // SAFETY: it is there only where `Isa::present` found avx2 and fma.
                     return unsafe { avx2($($arg),*) };
                 }
             }

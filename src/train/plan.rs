@@ -1,7 +1,8 @@
 //! What a run will take, before it is run: `train --dry-run`.
 
 use crate::data::Example;
-use crate::model::spec::{AttentionSpec, DecoderSpec, LayerSpec, MlpSpec, QkvSpec};
+use crate::model::block::Saved;
+use crate::model::spec::DecoderSpec;
 
 /// Rows that an example has in a packed batch: its prompt once, and each completion but for its last token, which only
 /// ever is a target.
@@ -56,7 +57,7 @@ pub struct Memory {
     pub activations: usize,
     /// Buffers of the block and the head at work.
     pub working: usize,
-    /// The adapter: values, tensors, gradient, moments.
+    /// The adapter: values, gradient and two moments.
     pub adapter: usize,
 }
 
@@ -70,7 +71,7 @@ impl Memory {
         scored: usize,
         recompute: bool,
     ) -> Self {
-        let kept: Vec<usize> = spec.layers.iter().map(|layer| kept_features(layer, spec.hidden)).collect();
+        let kept: Vec<usize> = spec.layers.iter().map(|layer| Saved::features(layer, spec.hidden)).collect();
         let one = kept.iter().copied().max().unwrap_or(0);
         let features = if recompute { spec.layers.len() * spec.hidden + one } else { kept.iter().sum() };
         let widest = spec.linears().map(|l| l.inputs.max(l.outputs)).max().unwrap_or(0);
@@ -83,32 +84,13 @@ impl Memory {
             * (rows * (6 * widest + 4 * spec.hidden + unused)
                 + scored.min(1024) * 4096
                 + 4 * scored * spec.hidden);
-        Self { weights, activations: 4 * rows * features, working, adapter: 6 * 4 * trained }
+        Self { weights, activations: 4 * rows * features, working, adapter: 4 * 4 * trained }
     }
 
     /// All parts and the program itself.
     pub fn total(&self) -> usize {
         const PROGRAM: usize = 40 << 20;
         self.weights + self.activations + self.working + self.adapter + PROGRAM
-    }
-}
-
-/// Numbers a row that a block keeps for its backward pass.
-fn kept_features(layer: &LayerSpec, hidden: usize) -> usize {
-    let AttentionSpec { heads, qkv, qk_norm, rotation, .. } = &layer.attention;
-    let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
-    // Input, what attention reads, q, k, v, attention's output and log-sum-exp, the middle, what the MLP reads.
-    let mut kept = 4 * hidden + 2 * q + 2 * kv + heads.n_head;
-    if qk_norm.is_some() && (rotation.is_some() || !matches!(qkv, QkvSpec::Separate(_))) {
-        kept += q + kv;
-    }
-    kept +=
-        [&layer.post_attention_norm, &layer.post_mlp_norm].iter().filter(|n| n.is_some()).count() * hidden;
-    kept + match &layer.mlp {
-        // Not what the down projection reads, which is made again.
-        MlpSpec::Gated { up, .. } => 2 * up.outputs,
-        MlpSpec::FusedGated { gate_up, .. } => gate_up.outputs,
-        MlpSpec::Plain { up, .. } => up.outputs,
     }
 }
 

@@ -13,7 +13,7 @@ use dpo_lora::ops::gated_act::{self, Activation};
 use dpo_lora::ops::gemm::{Elements, Isa, Operand, Precision, gemm, gemm_on};
 use dpo_lora::ops::gradient::Gradient;
 use dpo_lora::ops::rope::{self, Pairing, Rotation};
-use dpo_lora::ops::tree_attention::{self, Heads, Span, TreeSpans};
+use dpo_lora::ops::tree_attention::{self, Attended, Heads, Span, TreeSpans};
 use dpo_lora::ops::{profile, rms_norm};
 use dpo_lora::weights::{BlockKind, Blocks};
 use half::bf16;
@@ -242,13 +242,13 @@ fn attention(peaks: [f64; 2]) {
         let gflop = 1e-9 * heads.flop(&trees) as f64;
         let mut text = String::new();
         for (p, peak) in [Precision::F32, Precision::Bf16].into_iter().zip(peaks) {
-            let saved = tree_attention::forward(&q, &kv, &kv, &heads, p, &trees).unwrap();
-            let forward = 2.0 * gflop
-                / best(|| drop(tree_attention::forward(&q, &kv, &kv, &heads, p, &trees).unwrap()));
+            let attended = Attended { q: &q, k: &kv, v: &kv, heads: &heads, precision: p, trees: &trees };
+            let saved = tree_attention::forward(&attended).unwrap();
+            let forward = 2.0 * gflop / best(|| drop(tree_attention::forward(&attended).unwrap()));
             let backward = 5.0 * gflop
                 / best(|| {
                     let dy = &saved.output;
-                    drop(tree_attention::backward(dy, &q, &kv, &kv, &saved, &heads, p, &trees).unwrap());
+                    drop(tree_attention::backward(dy, &attended, &saved).unwrap());
                 });
             let share = |rate: f64| format!("{rate:6.1} {:3.0}%", 100.0 * rate / peak);
             text.push_str(&format!("  {p:?} forward {}  backward {}", share(forward), share(backward)));

@@ -11,7 +11,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv, CpuidResult};
 
-use super::kernel::Tile;
+use super::kernel::{Tile, Work};
 
 /// A leaf of what the processor says of itself.
 pub(super) fn cpuid(leaf: u32, part: u32) -> Option<CpuidResult> {
@@ -125,17 +125,8 @@ struct Whole([f32; 32 * 32]);
 
 /// # Safety
 /// As `Kernel::run`, in the life of a [`Tiles`] of this thread; `steps` is a multiple of 16.
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn body<const MT: usize, const NT: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn body<const MT: usize, const NT: usize>(work: Work) {
+    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
     if (rows, columns) == (16 * MT, 16 * NT) {
         // SAFETY: the caller's promise.
         return unsafe { whole::<MT, NT>(steps, a, b, c, stride, accumulate) };

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::Tile;
+use super::kernel::{Tile, Work};
 
 /// The row count, of those there are kernels for, that wastes least on `m` rows (the larger on a tie).
 pub(super) fn best_rows(m: usize) -> usize {
@@ -64,17 +64,17 @@ macro_rules! step {
 pub(super) use step;
 
 macro_rules! tile_body {
-    ($multiply:expr, $steps:ident, $a:ident, $b:ident, $c:ident, $stride:ident, $rows:ident, $columns:ident, $accumulate:ident) => {{
+    ($multiply:expr, $work:ident) => {{
+        let Work { steps, mut a, mut b, c, stride, rows, columns, accumulate } = $work;
         let mut sums = [[_mm512_setzero_ps(); NV]; MR];
-        let (mut a, mut b) = ($a, $b);
-        for _ in 0..$steps {
+        for _ in 0..steps {
             // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words.
             unsafe {
                 step!($multiply, sums, a, b);
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { store(&sums, $c, $stride, $rows, $columns, $accumulate) };
+        unsafe { store(&sums, c, stride, rows, columns, accumulate) };
     }};
 }
 
@@ -111,35 +111,15 @@ pub(super) unsafe fn store<const MR: usize, const NV: usize>(
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn tile<const MR: usize, const NV: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn tile<const MR: usize, const NV: usize>(work: Work) {
     let multiply = |sum, x, y| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sum);
-    tile_body!(multiply, steps, a, b, c, stride, rows, columns, accumulate);
+    tile_body!(multiply, work);
 }
 
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn tile_bf16<const MR: usize, const NV: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn tile_bf16<const MR: usize, const NV: usize>(work: Work) {
     let multiply = |sum, x: __m512i, y: __m512i| {
         // SAFETY: both types are 512 bits without invalid values.
         unsafe {
@@ -150,7 +130,7 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(
             )
         }
     };
-    tile_body!(multiply, steps, a, b, c, stride, rows, columns, accumulate);
+    tile_body!(multiply, work);
 }
 
 /// The first `count` (0 to 16) of 16.

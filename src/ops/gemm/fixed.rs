@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::Operand;
 use super::avx512::{mask, of_size, step, store};
 use super::avx512_pack::{Strip, transpose};
-use super::kernel::{CHUNK, Tile};
+use super::kernel::{CHUNK, Tile, Work};
 
 /// The greatest integer: the sum of a chunk fits an i32, 64·5792² < 2³¹.
 const GREATEST: f32 = 5792.0;
@@ -30,17 +30,8 @@ pub(super) fn tile(mr: usize, nv: usize) -> Tile {
 /// # Safety
 /// As `Kernel::run`, on a processor with AVX-512F and VNNI.
 #[target_feature(enable = "avx512f,avx512vnni")]
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn body<const MR: usize, const NV: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
+    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
     let mut sums = [[_mm512_setzero_ps(); NV]; MR];
     let (mut a, mut b, mut left) = (a, b, steps);
     while left > 0 {

@@ -78,7 +78,8 @@ impl Isa {
     fn present(self) -> bool {
         let wide = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("fma");
         let integers = wide && is_x86_feature_detected!("avx512vnni");
         let pairs = integers && is_x86_feature_detected!("avx512bf16");
         match self {

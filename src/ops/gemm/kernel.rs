@@ -4,8 +4,29 @@ use super::{Isa, Precision};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512, fixed};
 
-/// `(steps, a, b, c, stride of c, rows, columns, accumulate)`, see [`Kernel::run`].
-pub(super) type Tile = unsafe fn(usize, *const u32, *const u32, *mut f32, usize, usize, usize, bool);
+/// What a micro-kernel works on.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    /// Steps that both panels hold.
+    pub(super) steps: usize,
+    /// The panel of the left operand.
+    pub(super) a: *const u32,
+    /// The panel of the right operand.
+    pub(super) b: *const u32,
+    /// The corner of a tile of `C`.
+    pub(super) c: *mut f32,
+    /// Numbers from one row of `C` to the next.
+    pub(super) stride: usize,
+    /// Rows of the corner.
+    pub(super) rows: usize,
+    /// Columns of the corner.
+    pub(super) columns: usize,
+    /// Whether the sums are added to `C` or take its place.
+    pub(super) accumulate: bool,
+}
+
+/// A register tile, see [`Kernel::run`].
+pub(super) type Tile = unsafe fn(Work);
 
 /// What the words of a panel hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,20 +144,9 @@ impl Kernel {
     /// # Safety
     /// The panels hold `steps` steps, `rows <= mr`, `columns <= nr`, and the corner lies in memory this thread may
     /// write (and read, when accumulating). The thread holds what [`Kernel::ready`] gave it.
-    #[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-    pub(super) unsafe fn run(
-        &self,
-        steps: usize,
-        a: *const u32,
-        b: *const u32,
-        c: *mut f32,
-        stride: usize,
-        rows: usize,
-        columns: usize,
-        accumulate: bool,
-    ) {
+    pub(super) unsafe fn run(&self, work: Work) {
         // SAFETY: the caller's promise; `select` only chose what the processor has.
-        unsafe { (self.tile)(steps, a, b, c, stride, rows, columns, accumulate) }
+        unsafe { (self.tile)(work) }
     }
 }
 
@@ -153,17 +163,8 @@ const NR: usize = 16;
 /// # Safety
 /// As [`Kernel::run`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn tile_body<const MR: usize, const FMA: bool>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
+    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
     let mut sums = [[0f32; NR]; MR];
     for step in 0..steps {
         // SAFETY: the panels hold `steps` steps of `MR` and `NR` words, which are f32 bits for this kernel.
@@ -188,37 +189,17 @@ unsafe fn tile_body<const MR: usize, const FMA: bool>(
 
 /// # Safety
 /// As [`Kernel::run`].
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn tile_portable<const MR: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn tile_portable<const MR: usize>(work: Work) {
     const FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
     // SAFETY: passed on.
-    unsafe { tile_body::<MR, FMA>(steps, a, b, c, stride, rows, columns, accumulate) }
+    unsafe { tile_body::<MR, FMA>(work) }
 }
 
 /// # Safety
 /// As [`Kernel::run`], on a processor with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-#[allow(clippy::too_many_arguments, reason = "those of a BLAS micro-kernel")]
-unsafe fn tile_avx2<const MR: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-) {
+unsafe fn tile_avx2<const MR: usize>(work: Work) {
     // SAFETY: passed on.
-    unsafe { tile_body::<MR, true>(steps, a, b, c, stride, rows, columns, accumulate) }
+    unsafe { tile_body::<MR, true>(work) }
 }

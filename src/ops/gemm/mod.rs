@@ -31,7 +31,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use isa::Isa;
-use kernel::Kernel;
+use kernel::{Kernel, Work};
 pub use packed::Packed;
 use plan::Grid;
 
@@ -297,9 +297,16 @@ fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulat
                     // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task
                     // writes it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready.
                     unsafe {
-                        let c = out.data.add(m0 * out.stride + n0);
-                        let (a, b) = (a.as_ptr(), b.as_ptr());
-                        block.kernel.run(block.steps, a, b, c, out.stride, tile_rows, tile_columns, add);
+                        block.kernel.run(Work {
+                            steps: block.steps,
+                            a: a.as_ptr(),
+                            b: b.as_ptr(),
+                            c: out.data.add(m0 * out.stride + n0),
+                            stride: out.stride,
+                            rows: tile_rows,
+                            columns: tile_columns,
+                            accumulate: add,
+                        });
                     }
                 }
             }

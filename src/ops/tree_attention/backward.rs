@@ -7,9 +7,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::group::Inputs;
-use super::{Block, Heads, Saved, Span, TreeSpans, blocks};
+use super::{Attended, Block, Heads, Saved, Span, blocks};
 use crate::error::Result;
-use crate::ops::gemm::{Elements, Operand, Packed, Precision, Segment, serial};
+use crate::ops::gemm::{Elements, Operand, Packed, Segment, serial};
 use crate::ops::host;
 use crate::ops::simd::{add_scaled, dot, vectorised};
 
@@ -20,17 +20,8 @@ const RUN: usize = 192;
 ///
 /// # Errors
 /// If the shapes do not fit.
-#[allow(clippy::too_many_arguments, reason = "three inputs, their gradient, and what forward had")]
-pub fn backward(
-    d_output: &Tensor,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    saved: &Saved,
-    heads: &Heads,
-    precision: Precision,
-    trees: &[TreeSpans],
-) -> Result<(Tensor, Tensor, Tensor)> {
+pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result<(Tensor, Tensor, Tensor)> {
+    let Attended { q, k, v, heads, precision, trees } = *attended;
     let rows = q.dims2()?.0;
     let (d_output, output) = (host::read(d_output)?, host::read(&saved.output)?);
     let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
@@ -143,6 +134,15 @@ struct Pass<'a> {
     lse: &'a [f32],
 }
 
+/// A block of queries and one of the key heads.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    block: &'a Block,
+    /// The row of the block's first query.
+    first_row: usize,
+    kv_head: usize,
+}
+
 /// Gradients of one run and key head: `dq [group, queries, head_dim]`, `dk` and `dv [keys, head_dim]`.
 struct Part {
     dq: Vec<f32>,
@@ -167,8 +167,9 @@ impl Pass<'_> {
             ds.resize(lanes * block.keys(), 0.0);
             let q = self.inputs.gather(self.inputs.q, block, first_row, kv_head, self.inputs.heads.scale);
             let d_output = self.inputs.gather(self.d_output, block, first_row, kv_head, 1.0);
-            self.weights(block, first_row, kv_head, (&q, &d_output), (&mut p, &mut ds));
-            self.products(run, block, first_row, kv_head, (&q, &d_output), (&p, &ds), &mut part);
+            let place = Place { block, first_row, kv_head };
+            self.weights(place, (&q, &d_output), (&mut p, &mut ds));
+            self.products(run, place, (&q, &d_output), (&p, &ds), &mut part);
             first_row += block.rows;
         }
         part
@@ -177,9 +178,7 @@ impl Pass<'_> {
     /// Recomputes `p [group·rows, keys]` and from it `ds`, the gradient of the scaled products `q·k`.
     fn weights(
         &self,
-        block: &Block,
-        first_row: usize,
-        kv_head: usize,
+        Place { block, first_row, kv_head }: Place,
         (q, d_output): (&[f32], &[f32]),
         (p, ds): (&mut [f32], &mut [f32]),
     ) {
@@ -203,13 +202,10 @@ impl Pass<'_> {
     }
 
     /// `dq = scale·ds·K`, `dk += dsᵀ·(scale·Q)`, `dv += pᵀ·dO`.
-    #[allow(clippy::too_many_arguments, reason = "where it is, what it reads, what it adds to")]
     fn products(
         &self,
         run: &Run,
-        block: &Block,
-        first_row: usize,
-        kv_head: usize,
+        Place { block, first_row, kv_head }: Place,
         (q, d_output): (&[f32], &[f32]),
         (p, ds): (&[f32], &[f32]),
         part: &mut Part,

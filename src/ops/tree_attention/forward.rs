@@ -1,28 +1,19 @@
 //! The forward pass: one task a block of queries.
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::group::Inputs;
-use super::{Block, Heads, Saved, TreeSpans, blocks};
+use super::{Attended, Block, Heads, Saved, blocks};
 use crate::error::Result;
-use crate::ops::gemm::Precision;
 use crate::ops::host;
 use crate::ops::simd::{exp_shifted, scale_into};
 
-/// `q [Tq, n_head·head_dim]`, `k, v [Tk, n_kv_head·head_dim]` → output `[Tq, n_head·head_dim]` and what backward needs.
-/// Products are rounded to `precision`.
+/// The output `[Tq, n_head·head_dim]` and what backward needs.
 ///
 /// # Errors
 /// If the shapes do not fit.
-pub fn forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: &Heads,
-    precision: Precision,
-    trees: &[TreeSpans],
-) -> Result<Saved> {
+pub fn forward(attended: &Attended) -> Result<Saved> {
+    let Attended { q, k, v, heads, precision, trees } = *attended;
     let (rows, width) = q.dims2()?;
     let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
     let inputs = Inputs { q: &q, k: &k, v: &v, heads, precision };

@@ -18,6 +18,8 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::gemm::Precision;
+
 pub use backward::backward;
 pub use forward::forward;
 
@@ -81,6 +83,23 @@ pub struct TreeSpans {
     pub rows: Range<usize>,
     /// Its runs, in row order.
     pub spans: Vec<Span>,
+}
+
+/// Queries, and the keys and values they attend to.
+#[derive(Clone, Copy)]
+pub struct Attended<'a> {
+    /// `[Tq, n_head·head_dim]`.
+    pub q: &'a Tensor,
+    /// `[Tk, n_kv_head·head_dim]`.
+    pub k: &'a Tensor,
+    /// `[Tk, n_kv_head·head_dim]`.
+    pub v: &'a Tensor,
+    /// How they are heads.
+    pub heads: &'a Heads,
+    /// What products are rounded to.
+    pub precision: Precision,
+    /// Which query sees which key.
+    pub trees: &'a [TreeSpans],
 }
 
 /// What the forward pass leaves for the backward pass.

@@ -4,6 +4,17 @@ use crate::ops::gemm::Precision;
 use crate::ops::oracle;
 use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
 
+fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: &Heads,
+    precision: Precision,
+    trees: &[TreeSpans],
+) -> crate::error::Result<Saved> {
+    super::forward(&Attended { q, k, v, heads, precision, trees })
+}
+
 /// Trees of (prompt, completions) lengths, packed one after the other.
 fn pack(trees: &[(usize, &[usize])]) -> (usize, Vec<TreeSpans>) {
     let mut at = 0;
@@ -49,10 +60,11 @@ fn forward_and_backward_match_the_plain_form() {
         let (k, v) = (noise(&[t, width(heads.n_kv_head)], 2), noise(&[t, width(heads.n_kv_head)], 3));
         let d_output = noise(&[t, width(heads.n_head)], 4);
         let plain = |x: &[Tensor]| reference(&x[0], &x[1], &x[2], &heads, &trees);
+        let attended = |precision| Attended { q: &q, k: &k, v: &v, heads: &heads, precision, trees: &trees };
         let saved = forward(&q, &k, &v, &heads, Precision::F32, &trees).unwrap();
         let what = format!("{heads:?} {shape:?}");
         assert_same(&saved.output, &plain(&[q.clone(), k.clone(), v.clone()]).unwrap(), 3e-6, &what);
-        let (dq, dk, dv) = backward(&d_output, &q, &k, &v, &saved, &heads, Precision::F32, &trees).unwrap();
+        let (dq, dk, dv) = backward(&d_output, &attended(Precision::F32), &saved).unwrap();
         let want = oracle::gradients(&[&q, &k, &v], &d_output, plain).unwrap();
         for (got, want, name) in [(&dq, &want[0], "dq"), (&dk, &want[1], "dk"), (&dv, &want[2], "dv")] {
             assert_same(got, want, 1e-5, &format!("{name} {what}"));
@@ -60,8 +72,7 @@ fn forward_and_backward_match_the_plain_form() {
         // bf16 products stay near: their operands are rounded to 2⁻⁹, their sums are not.
         let rough = forward(&q, &k, &v, &heads, Precision::Bf16, &trees).unwrap();
         assert_same(&rough.output, &saved.output, 2e-2, &format!("bf16 {what}"));
-        let (rough_dq, rough_dk, rough_dv) =
-            backward(&d_output, &q, &k, &v, &rough, &heads, Precision::Bf16, &trees).unwrap();
+        let (rough_dq, rough_dk, rough_dv) = backward(&d_output, &attended(Precision::Bf16), &rough).unwrap();
         for (got, want, name) in [(&rough_dq, &dq, "dq"), (&rough_dk, &dk, "dk"), (&rough_dv, &dv, "dv")] {
             assert_same(got, want, 4e-2, &format!("bf16 {name} {what}"));
         }
