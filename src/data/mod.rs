@@ -12,6 +12,7 @@
 
 pub mod config;
 pub mod example;
+mod fields;
 pub mod format;
 pub mod gguf;
 mod guarded;
@@ -23,19 +24,21 @@ pub mod records;
 pub mod sampler;
 pub mod shuffle;
 pub mod source;
+pub mod sources;
 pub mod split;
 pub mod template;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod truncate;
 
-pub use config::{DataConfig, EvalSource, Sources};
+pub use config::DataConfig;
 pub use example::{Example, Kind, Origin};
 pub use messages::Message;
 pub use pack::{PackedBatch, Tree};
 pub use records::{Content, Record};
 pub use sampler::{Sampler, SamplerState};
 pub use source::{Input, Row};
+pub use sources::{EvalSource, Sources};
 pub use split::hold_out;
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenize::{Dropped, Tokenized, check_positions, check_vocab, tokenize, tokenize_all};
