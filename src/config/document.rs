@@ -1,9 +1,9 @@
 //! A configuration between text and types: what the user wrote, laid over the defaults key by key, so that every
 //! complaint can name its key, value and line.
 
+use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
-use super::RunConfig;
 use crate::error::{Error, Problems, Result, nearest};
 
 /// Keys that have no default.
@@ -54,13 +54,13 @@ impl<'a> Document<'a> {
     }
 
     /// Every key checked by itself, then all together as types.
-    pub(super) fn read(self) -> Result<RunConfig> {
+    pub(super) fn read<T: DeserializeOwned>(self) -> Result<T> {
         let mut problems = Problems::default();
         let mut merged = self.defaults.clone();
         for (path, value) in self.entries(&mut problems) {
             let mut probe = self.defaults.clone();
             put(&mut probe, &path, value.clone());
-            match serde_yaml::from_value::<RunConfig>(probe) {
+            match serde_yaml::from_value::<T>(probe) {
                 Ok(_) => put(&mut merged, &path, value),
                 Err(error) => problems.add(self.wrong_value(&path, &value, &error.to_string())),
             }

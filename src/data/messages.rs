@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::records::{Fields, described, equal};
+use super::fields::{Fields, described, equal};
 use crate::error::nearest;
 
 /// A chat message: `role`, `content` and whatever else a template may read.

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::answers;
 use super::example::{Kind, Origin};
+use super::fields::{Fields, described, equal, shortened};
 use super::messages::{Message, conversation, kwargs, messages, tools};
 use super::source::{Input, Row};
 use crate::error::{Error, Result, nearest};
-
-/// The fields of a JSON object, in their order.
-pub(super) type Fields = Map<String, Json>;
 
 /// A prompt, its answers, and what is said of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -234,35 +232,6 @@ fn common_text(chosen: &str, rejected: &str) -> usize {
         previous = Some((byte, left));
     }
     previous.map_or(0, |(at, _)| at)
-}
-
-/// What is wrong with two equal answers.
-pub(super) fn equal(text: &str) -> String {
-    format!(
-        "chosen and rejected are equal ({}); a pair without a difference teaches nothing, remove it",
-        shortened(text)
-    )
-}
-
-/// Type and value, for a message: `a number (3)`.
-pub(super) fn described(value: &Json) -> String {
-    let kind = match value {
-        Json::Null => return "null".into(),
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a string",
-        Json::Array(_) => "a list",
-        Json::Object(_) => "an object",
-    };
-    format!("{kind} ({})", shortened(&value.to_string()))
-}
-
-/// The first 60 characters.
-pub(super) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((byte, _)) => format!("{}…", &text[..byte]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::config::Sources;
 use super::format::{Format, SUPPORTED};
 pub use super::format::{Row, Rows};
+use super::sources::Sources;
 use crate::error::{Error, Result, nearest};
 
 /// One thing to read records from.

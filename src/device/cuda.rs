@@ -24,8 +24,6 @@ const DYNAMIC_SHARED: c_int = 8;
 const OUT_OF_MEMORY: Status = 2;
 /// Shared memory that a kernel may use without asking.
 const PLAIN_SHARED: usize = 48 << 10;
-/// The lowest compute capability with bf16.
-const OLDEST: (c_int, c_int) = (8, 0);
 
 /// A GPU.
 pub struct Cuda {

@@ -8,7 +8,6 @@
 //! .locks/models--owner--name/ETAG.lock                    held while a blob is written
 //! ```
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +17,9 @@ use serde::Deserialize;
 
 use super::disk::{MAX_DEPTH, make_parent, symlink, walk, write, write_with};
 use super::id::{HubId, is_commit};
-use super::path::{RepoPath, encode};
+use super::path::{Listing, RepoPath, encode};
 use super::progress::Progress;
 use crate::error::{Error, Result};
-
-/// The names of all files of a commit, as the server or a directory gave them; not checked yet.
-pub(super) type Listing = BTreeSet<String>;
 
 /// The kind of repository that an id names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::cache::Listing;
 use super::card::{CardConfig, matches};
 use super::id::HubId;
-use super::path::RepoPath;
+use super::path::{Listing, RepoPath};
 use super::split::split_of;
 use crate::error::{Error, Result};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use super::cache::Listing;
+use super::path::Listing;
 use crate::error::{Error, Result};
 
 /// Directories deeper than this are ignored: a loop of links would never end.

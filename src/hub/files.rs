@@ -6,8 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::cache::Listing;
-use super::path::RepoPath;
+use super::path::{Listing, RepoPath};
 use crate::error::{Error, Result};
 
 const CONFIG: &str = "config.json";

@@ -14,6 +14,7 @@
 
 mod cache;
 mod card;
+mod connection;
 mod dataset;
 mod disk;
 mod files;
@@ -29,31 +30,22 @@ mod split;
 mod transfer;
 mod url;
 
-use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
 use cache::{Kind, Repository};
 use files::Plan;
-use http::Client;
-use path::RepoPath;
+use path::{Listing, RepoPath};
 use snapshot::Revision;
 
+pub use connection::Hub;
 pub use dataset::DatasetRef;
 pub use id::HubId;
 pub use progress::{Progress, Silent};
 pub use settings::{DEFAULT_ENDPOINT, Settings, Token};
+pub use snapshot::Snapshot;
 
 use crate::error::{Error, Result};
-
-/// A directory with the files of a commit; possibly more than were asked for, since the cache is shared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The directory; files have their names in the repository.
-    pub directory: PathBuf,
-    /// The commit, 40 hexadecimal digits: as a revision it always gives the same files.
-    pub commit: String,
-}
 
 /// The files of a part of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,43 +56,7 @@ pub struct DatasetFiles {
     pub files: Vec<PathBuf>,
 }
 
-/// A Hub and its cache.
-pub struct Hub {
-    settings: Settings,
-    client: Client,
-    progress: Box<dyn Progress>,
-}
-
-impl fmt::Debug for Hub {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
 impl Hub {
-    /// The Hub that the environment describes: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH` and
-    /// `HF_HUB_OFFLINE`, as Python's `huggingface_hub` reads them.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the invalid variable.
-    pub fn from_env() -> Result<Self> {
-        Self::new(Settings::from_env()?)
-    }
-
-    /// The Hub of `settings`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if the endpoint is not a valid address.
-    pub fn new(settings: Settings) -> Result<Self> {
-        Ok(Self { client: Client::new(&settings)?, settings, progress: Box::new(Silent) })
-    }
-
-    /// Reports downloads to `progress`.
-    #[must_use]
-    pub fn with_progress(self, progress: impl Progress + 'static) -> Self {
-        Self { progress: Box::new(progress), ..self }
-    }
-
     /// The files of a causal language model: configuration, tokenizer and safetensors weights.
     ///
     /// # Errors
@@ -146,7 +102,7 @@ impl Hub {
         }))
     }
 
-    fn planned(&self, id: &HubId, what: &str, plan: impl Fn(&cache::Listing) -> Plan) -> Result<Snapshot> {
+    fn planned(&self, id: &HubId, what: &str, plan: impl Fn(&Listing) -> Plan) -> Result<Snapshot> {
         let repository = Repository::new(&self.settings.cache, Kind::Model, id);
         let at = self.resolve(&repository)?;
         match plan(&at.listing) {

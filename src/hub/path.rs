@@ -1,7 +1,11 @@
 //! Names from a server or an index file, checked before they become paths.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+
+/// The names of all files of a commit, as the server or a directory gave them; not checked yet.
+pub(super) type Listing = BTreeSet<String>;
 
 /// A file's path inside its repository: relative, with `/` between its parts; it cannot leave the directory that it is
 /// joined to.

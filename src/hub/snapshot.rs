@@ -4,17 +4,26 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::cache::{Listing, Repository};
+use super::cache::Repository;
+use super::connection::Hub;
 use super::http::{Failure, Method};
 use super::id::is_commit;
-use super::path::RepoPath;
+use super::path::{Listing, RepoPath};
 use super::retry::{give_up, retry};
 use super::transfer::Transfer;
-use super::{Hub, Snapshot};
 use crate::error::{Error, Result};
 
 /// Limit of an answer about a revision: 100,000 file names.
 const MAX_INFO: u64 = 32 << 20;
+
+/// A directory with the files of a commit; possibly more than were asked for, since the cache is shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The directory; files have their names in the repository.
+    pub directory: PathBuf,
+    /// The commit, 40 hexadecimal digits: as a revision it always gives the same files.
+    pub commit: String,
+}
 
 /// A resolved revision.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::super::example::Origin;
-use super::{Row, Rows, parse_json, without_bom};
+use super::row::{Row, Rows, parse_json, without_bom};
 use crate::error::Result;
 
 /// The rows of the array in `bytes`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::example::Origin;
-use super::{Row, Rows, parse_json, without_bom};
+use super::row::{Row, Rows, parse_json, without_bom};
 use crate::error::{Error, Result};
 
 /// The rows of `reader`.

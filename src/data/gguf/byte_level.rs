@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Built, Vocabulary, ids, listed_merges};
+use super::vocabulary::{Built, Vocabulary, ids, listed_merges};
 use crate::error::{Error, Result};
 
 /// How text is split before merging.

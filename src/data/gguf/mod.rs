@@ -6,9 +6,11 @@
 
 mod byte_level;
 mod sentencepiece;
+mod vocabulary;
 
 use serde_json::{Map, Value, json};
 
+use self::vocabulary::{CONTROL, Vocabulary};
 use super::tokenizer::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::weights::gguf::{GgufFile, Metadata};
@@ -22,35 +24,9 @@ pub struct TokenizerFiles {
     pub config: Value,
 }
 
-/// Kinds of tokens (`llama_token_type`).
-const UNKNOWN: f64 = 2.0;
-const CONTROL: f64 = 3.0;
-const USER_DEFINED: f64 = 4.0;
-
 /// Control tokens that end a turn, in the models of the supported architectures.
 const ENDS: &[&str] =
     &["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"];
-
-/// The vocabulary and what is known of each token.
-struct Vocabulary<'a> {
-    metadata: Metadata<'a>,
-    /// `general.architecture`.
-    architecture: &'a str,
-    /// As the file spells them, by id.
-    tokens: Vec<&'a str>,
-    /// Kinds by id; empty if the file does not say.
-    kinds: Vec<f64>,
-}
-
-/// What a tokenizer model decides.
-struct Built {
-    /// `normalizer`, `pre_tokenizer`, `decoder` and `model`.
-    parts: Map<String, Value>,
-    /// Tokens as the model spells them, by id.
-    spelled: Vec<String>,
-    /// Whether texts begin with BOS when the file does not say.
-    adds_bos: bool,
-}
 
 impl TokenizerFiles {
     /// Reads the metadata of a model.
@@ -133,56 +109,6 @@ fn build(metadata: Metadata) -> Result<TokenizerFiles> {
     Ok(TokenizerFiles { tokenizer, config: config.into() })
 }
 
-impl<'a> Vocabulary<'a> {
-    fn kind(&self, id: usize) -> f64 {
-        self.kinds.get(id).copied().unwrap_or(1.0)
-    }
-
-    /// A special token's text by the name of its id.
-    fn special(&self, name: &str) -> Result<Option<&'a str>> {
-        let Some(id) = self.metadata.integer(&format!("tokenizer.ggml.{name}_token_id"))? else {
-            return Ok(None);
-        };
-        let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id).copied());
-        token.map(Some).ok_or_else(|| {
-            Error::Data(format!("{name}_token_id is {id}, but there are {} tokens", self.tokens.len()))
-        })
-    }
-
-    /// Tokens that are matched whole in the text: control tokens, which are special, and user-defined ones.
-    fn added(&self, named: &[&str], spelled: &[String]) -> Vec<Value> {
-        let mut added = Vec::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            let special = [UNKNOWN, CONTROL].contains(&self.kind(id)) || named.contains(token);
-            // A token that the model spells otherwise is one of its pieces, as transformers has it.
-            let whole = self.kind(id) == USER_DEFINED && spelled[id] == *token;
-            if special || whole {
-                added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false,
-                                  "rstrip": false, "normalized": false, "special": special}));
-            }
-        }
-        added
-    }
-
-    fn config(&self, adds_bos: bool) -> Result<Map<String, Value>> {
-        let flag = |name: &str| self.metadata.flag(&format!("tokenizer.ggml.add_{name}_token"));
-        let mut config = Map::new();
-        config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-        config.insert("clean_up_tokenization_spaces".into(), false.into());
-        config.insert("add_bos_token".into(), flag("bos")?.unwrap_or(adds_bos).into());
-        config.insert("add_eos_token".into(), flag("eos")?.unwrap_or(false).into());
-        for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
-            if let Some(token) = self.special(key)? {
-                config.insert(format!("{name}_token"), token.into());
-            }
-        }
-        if let Some(template) = self.metadata.text("tokenizer.chat_template")? {
-            config.insert("chat_template".into(), template.into());
-        }
-        Ok(config)
-    }
-}
-
 /// BOS before and EOS behind a text, where the file says so.
 fn post_processor(config: &Map<String, Value>, vocabulary: &Vocabulary) -> Value {
     let added = |name: &str| {
@@ -209,25 +135,4 @@ fn post_processor(config: &Map<String, Value>, vocabulary: &Vocabulary) -> Value
         .collect();
     json!({"type": "TemplateProcessing", "single": around(&[text("A")]), "pair": around(&[text("A"), text("B")]),
            "special_tokens": special})
-}
-
-/// The vocabulary of `tokenizer.json`: ids by spelling; of tokens that are spelled alike the first keeps the spelling.
-fn ids(spelled: &[String]) -> Map<String, Value> {
-    let mut ids = Map::new();
-    for (id, token) in spelled.iter().enumerate() {
-        ids.entry(token.as_str()).or_insert_with(|| id.into());
-    }
-    ids
-}
-
-/// The merges as the file lists them, `left right` a line.
-fn listed_merges(metadata: Metadata) -> Result<Option<Vec<Value>>> {
-    let Some(lines) = metadata.texts("tokenizer.ggml.merges")? else { return Ok(None) };
-    let split = |line: &&str| {
-        let halves = line
-            .split_once(' ')
-            .ok_or_else(|| Error::Data(format!("the merge {line:.80?} is not of two tokens")));
-        halves.map(|(left, right)| json!([left, right]))
-    };
-    lines.iter().map(split).collect::<Result<Vec<_>>>().map(Some)
 }

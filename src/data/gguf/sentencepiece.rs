@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Built, Vocabulary, ids, listed_merges};
+use super::vocabulary::{Built, Vocabulary, ids, listed_merges};
 use crate::error::{Error, Result};
 
 /// SentencePiece's space.

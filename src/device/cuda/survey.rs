@@ -6,11 +6,13 @@ use std::ptr;
 
 use super::super::ffi::{self, Driver, Status};
 use super::super::libraries;
-use super::OLDEST;
 use crate::error::{Error, Result};
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `..._MINOR`.
 const CAPABILITY: [c_int; 2] = [75, 76];
+
+/// The lowest compute capability with bf16.
+const OLDEST: (c_int, c_int) = (8, 0);
 
 /// A GPU as `dpo-lora devices` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{CHUNK, OptimizerConfig, Rule};
+use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
 use crate::trainable::store::Parts;
 
