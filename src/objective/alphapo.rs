@@ -1,12 +1,12 @@
-//! AlphaPO: Gupta et al. 2025 (arXiv 2501.03884), equation 8.
+//! AlphaPO: Gupta et al. 2025 (arXiv 2501.03884).
 //!
 //! SimPO whose reward is r = (1 − p^(−α))/α of the mean log-prob log p of a token; α → 0 is log p, SimPO itself. With
 //! x = β·(r_chosen − r_rejected) − γ:
 //!
 //! `L = −(1−ε)·log σ(x) − ε·log σ(−x)`, `∂L/∂x = −(1−ε)·σ(−x) + ε·σ(x)`, `∂r/∂ log p = p^(−α)`
 //!
-//! It is TRL's `loss_type: alphapo`, which means `simpo` with `cpo_alpha: 0`; its `alpha` is 0 unless it is set, and 0.25
-//! suits most models of the paper. Exponents are cut at 80, where TRL overflows. Soft labels as in `simpo`.
+//! It is TRL's `loss_type: alphapo`, which means `simpo` with `cpo_alpha: 0`; its `alpha` is 0 unless it is set, which
+//! is SimPO. Exponents are cut at 80, where TRL overflows. Soft labels as in `simpo`.
 
 use serde::{Deserialize, Serialize};
 

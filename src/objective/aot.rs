@@ -1,4 +1,4 @@
-//! Alignment by optimal transport, paired: Melnyk et al. 2024 (arXiv 2406.05882), equation 10.
+//! Alignment by optimal transport, paired: Melnyk et al. 2024 (arXiv 2406.05882).
 //!
 //! It compares distributions over the micro-batch, not one pair at a time. With m_i = log π_θ(chosen) − log π_θ(rejected)
 //! of pair i, r_i the same under the reference, both sorted, and δ_k = m_(k) − r_(k):

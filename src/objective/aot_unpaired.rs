@@ -1,4 +1,4 @@
-//! Alignment by optimal transport, unpaired: Melnyk et al. 2024 (arXiv 2406.05882), equation 12.
+//! Alignment by optimal transport, unpaired: Melnyk et al. 2024 (arXiv 2406.05882).
 //!
 //! It compares distributions over the micro-batch, not one pair at a time. With a_i and b_i the log-ratios
 //! log π_θ − log π_ref of the chosen and the rejected completion of pair i, both sorted, and δ_k = a_(k) − b_(k):

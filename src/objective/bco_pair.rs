@@ -1,4 +1,4 @@
-//! Binary classifier optimization: Jung et al. 2024 (arXiv 2404.04656), equation 10, on pairs.
+//! Binary classifier optimization: Jung et al. 2024 (arXiv 2404.04656), on pairs.
 //!
 //! With u and v the rewards β·(log π_θ − log π_ref) of chosen and rejected:
 //!

@@ -1,4 +1,4 @@
-//! Contrastive preference optimization: Xu et al. 2024 (arXiv 2401.08417), equation 5.
+//! Contrastive preference optimization: Xu et al. 2024 (arXiv 2401.08417).
 //!
 //! DPO without a reference, and the negative log-likelihood of the chosen completions beside it. With
 //! x = β·(r_chosen − r_rejected), r = log π_θ of the whole completion, and N the tokens of the micro-batch's chosen

@@ -1,5 +1,5 @@
 //! The hinge loss: SLiC, Zhao et al. 2023 (arXiv 2305.10425), with the reference of RSO, Liu et al. 2023
-//! (arXiv 2309.06657), equation 10.
+//! (arXiv 2309.06657).
 //!
 //! With δ = s_chosen − s_rejected, s the score of a completion (`divergence.rs`; log π_θ − log π_ref by default):
 //!

@@ -1,4 +1,4 @@
-//! Noise contrastive alignment: Chen et al. 2024 (arXiv 2402.05369), equation 16, for two completions.
+//! Noise contrastive alignment: Chen et al. 2024 (arXiv 2402.05369), its NCA loss for two completions.
 //!
 //! With u and v the rewards β·(log π_θ − log π_ref) of chosen and rejected:
 //!

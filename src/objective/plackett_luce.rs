@@ -1,4 +1,4 @@
-//! DPO on ranked lists: Rafailov et al. 2023 (arXiv 2305.18290), equation 20; the model of Plackett 1975 and Luce 1959.
+//! DPO on ranked lists: Rafailov et al. 2023 (arXiv 2305.18290), appendix A.3; the model of Plackett 1975 and Luce 1959.
 //!
 //! With s_k = β·(log π_θ − log π_ref) of the completion on place k, from the best to the worst of K:
 //!

@@ -1,4 +1,4 @@
-//! Robust DPO: Chowdhury et al. 2024 (arXiv 2403.00409), equation 12.
+//! Robust DPO: Chowdhury et al. 2024 (arXiv 2403.00409).
 //!
 //! An unbiased estimate of the DPO loss S where a share ε of the labels is flipped, with x = β·(s_chosen − s_rejected),
 //! s the score of a completion (`divergence.rs`) and S(x) = −log σ(x):

@@ -1,4 +1,4 @@
-//! Length-normalised DPO: Lambert et al. 2024, Tülu 3 (arXiv 2411.15124), equation 6; also of OLMo 3.
+//! Length-normalised DPO: Lambert et al. 2024, Tülu 3 (arXiv 2411.15124); also of OLMo 3.
 //!
 //! With s the score of a completion (`divergence.rs`), n its scored tokens and Δ = β·(s_chosen/n_c − s_rejected/n_r):
 //!

@@ -6,7 +6,7 @@
 //! `L = −(1−ε)·log σ(x) − ε·log σ(−x) + cpo_alpha·(−Σ log π_θ(chosen)/N)`, `∂L/∂x = −(1−ε)·σ(−x) + ε·σ(x)`
 //!
 //! Keys and defaults are those of TRL's `CPOConfig`. So `cpo_alpha` is 1 unless it is set (CPO-SimPO); **the paper's loss has
-//! `cpo_alpha: 0`**, β from 2 to 2.5 and γ from 0.5 to 1.5. `alpha` other than 0 shapes the rewards as in AlphaPO. A soft label
+//! `cpo_alpha: 0`**, and a β of 2 and more. `alpha` other than 0 shapes the rewards as in AlphaPO. A soft label
 //! is refused with `cpo_alpha`, else it takes the loss of both orders, y and 1 − y of it; γ is wanted of either.
 
 use serde::{Deserialize, Serialize};

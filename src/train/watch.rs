@@ -114,6 +114,8 @@ impl Watch {
 type Warning = (&'static str, String);
 
 fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
+    // Without a reference a reward is a log-prob, and its size is no distance.
+    recent.kl()?;
     let (name, value) = [("rewards/chosen", recent.chosen()), ("rewards/rejected", recent.rejected())]
         .into_iter()
         .filter_map(|(name, side)| Some((name, side.reward()?)))
@@ -150,7 +152,7 @@ fn diverged(recent: &Metrics, bound: f64) -> Option<Warning> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::{Objective, Role, Scored};
+    use crate::objective::{Cpo, Objective, Role, Scored};
 
     /// `n` pairs whose policy moved by these nats.
     fn pairs(n: usize, chosen: f64, rejected: f64) -> Metrics {
@@ -188,6 +190,18 @@ mod tests {
         assert!(told(&pairs(32, -9.6, -11.0)).is_empty());
         assert!(told(&pairs(32, -2.0, -40.0)).contains("is 1.05 nats a token from the reference"));
         assert!(told(&pairs(32, -2.0, -37.0)).is_empty());
+    }
+
+    #[test]
+    fn rewards_without_a_reference_are_no_distance() {
+        let scored = |role| Scored { group: 0, role, label: 1.0, logp: -900.0, ref_logp: None, tokens: 20 };
+        let pair = [scored(Role::Chosen), scored(Role::Rejected)];
+        let (objective, mut metrics) = (Objective::new(Cpo::default()), Metrics::default());
+        for _ in 0..64 {
+            objective.measure(&pair, &objective.weigh(&pair).unwrap(), &mut metrics);
+        }
+        assert_eq!(metrics.chosen().reward(), Some(-90.0));
+        assert_eq!(told(&metrics), "");
     }
 
     #[test]

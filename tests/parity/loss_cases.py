@@ -201,7 +201,7 @@ def kto_case(name, settings, rng):
 
 
 def plackett_luce_case(name, settings, rng):
-    """No loss of TRL: equation 20 of the DPO paper, written out in f64."""
+    """No loss of TRL: that of appendix A.3 of the DPO paper, written out in f64."""
     places = rng.randint(2, 6)
     policy, reference, tokens = completions(rng, places)
     logps = tensor(policy[:places], requires_grad=True)
