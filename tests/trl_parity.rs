@@ -146,7 +146,8 @@ fn follow_objective(run: &str) -> ReferenceCache {
             stream: Stream::new(0, "unused"),
             recompute: false,
         };
-        let got = step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
+        let got =
+            step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
         assert!(got.skipped.is_none(), "{:?}", got.skipped);
         close(got.grad_norm, want["grad_norm"].as_f64().unwrap(), &format!("{run} step {i} grad_norm"));
         let means = got.metrics.means();

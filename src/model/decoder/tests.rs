@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
-use crate::data::{Example, Origin};
+use crate::data::{Example, Kind, Origin};
 use crate::model::families::{self, ConfigJson};
 use crate::weights::SafetensorsSource;
 
@@ -24,7 +24,8 @@ fn a_block_keeps_what_it_says_in_every_family() {
         let source = SafetensorsSource::open(&directory).unwrap();
         let decoder = Decoder::load(spec, &source, None).unwrap();
         let completions = vec![vec![4, 5, 6, 2], vec![8, 3]];
-        let example = Example { prompt: vec![5, 7, 9], completions, label: 1.0, origin: Origin::new("x", 1) };
+        let example =
+            Example { prompt: vec![5, 7, 9], completions, kind: Kind::PAIR, origin: Origin::new("x", 1) };
         let batch = PackedBatch::new(&[&example]);
         let (_, tape) = decoder.forward(&batch, &Policy::default(), Training::default()).unwrap();
         let Tape::Host(tape) = tape else { panic!("no device") };

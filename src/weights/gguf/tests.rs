@@ -270,7 +270,7 @@ fn headers_that_lie_are_refused_with_the_reason() {
         (tensor(&[16], 4, 0, 64), "type 4 is unknown"),
         (tensor(&[16], 1000, 0, 64), "type 1000 is unknown"),
         (tensor(&[31, 2], 8, 0, 68), "not whole blocks of 32 (Q8_0)"),
-        (tensor(&[128], 12, 0, 144), "no whole blocks of 256 (Q4_K)"),
+        (tensor(&[128], 12, 0, 144), "not whole blocks of 256 (Q4_K)"),
         (tensor(&[16], 0, 0, 63), "reaches beyond its end"),
         (tensor(&[16], 0, 32, 64), "reaches beyond its end"),
         (tensor(&[16], 0, 8, 128), "not aligned to 32"),
