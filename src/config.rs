@@ -69,7 +69,8 @@ impl RunConfig {
     /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
     /// missing key and invalid value.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let mut config: Self = Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
+        let mut config: Self =
+            Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
         let located = |error| Error::Config(format!("{origin}: {error}"));
         config.validate().map_err(located)?;
         config.objective = ObjectiveConfig::from(&config.objective.resolve().map_err(located)?);
