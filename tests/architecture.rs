@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 
 use fancy_regex::Regex;
 
+use circles::Graph;
+
+#[path = "architecture/circles.rs"]
+mod circles;
+
 /// A room imports rooms of lower ranks; never its own rank's siblings, never a higher one.
 const RANKS: &[(&str, u8)] = &[
     ("error", 0),
@@ -66,6 +71,9 @@ const UNSAFE: &[&str] = &[
 ];
 
 const LONGEST: usize = 400;
+
+/// Public names at the crate's root, modules among them.
+const MOST_EXPORTS: usize = 60;
 
 struct Source {
     /// Below `src`, with `/`.
@@ -197,6 +205,71 @@ fn rooms_import_lower_ranks_only() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let sources = sources();
+    let graph = Graph::new(sources.iter().map(|source| (source.name.as_str(), source.code.as_str())));
+    let circles = graph.circles();
+    assert!(circles.is_empty(), "move what they share into a file of its own: {circles:#?}");
+}
+
+#[test]
+fn circles_are_found_however_they_are_written() {
+    let circles = |files: &[(&'static str, &'static str)]| Graph::new(files.iter().copied()).circles();
+    let below =
+        [("a/mod.rs", "mod b;\npub mod c;\npub use b::B;"), ("a/b.rs", "use super::c::C;"), ("a/c.rs", "")];
+    assert_eq!(circles(&below), [""; 0]);
+    for (user, used) in [
+        ("use super::c::C;", "use crate::a::b::B;"),
+        ("use super::{d, c::{C, D}};", "fn f() -> super::b::B {}"),
+        // Through the parent, which only exports it again.
+        ("use super::c::C as D;", "use crate::a::B;"),
+        ("fn f() { crate::a::c::f() }", "use super::{B, d};"),
+    ] {
+        let circular =
+            [("a/mod.rs", "mod b;\npub mod c;\npub use b::B;"), ("a/b.rs", user), ("a/c.rs", used)];
+        assert_eq!(circles(&circular), ["a/b -> a/c -> a/b"], "{user} {used}");
+    }
+    // A parent and its child, of which the parent calls a function.
+    let parent = [("a.rs", "mod b;\nfn f() { b::f() }"), ("a/b.rs", "use super::f;")];
+    assert_eq!(circles(&parent), ["a -> a/b -> a"]);
+    // Across rooms, and longer.
+    let rooms = [
+        ("a.rs", "use crate::b::X;"),
+        ("b.rs", "use crate::c;"),
+        ("c.rs", "pub(in crate::d) use crate::a::Y;"),
+        ("d.rs", ""),
+    ];
+    assert_eq!(circles(&rooms), ["a -> b -> c -> a"]);
+    // What others are called, or how far a name is visible, is no import.
+    let strangers = [("a.rs", "use serde::b;\npub(in crate::b) struct B;"), ("b.rs", "use crate::a::B;")];
+    assert_eq!(circles(&strangers), [""; 0]);
+}
+
+/// Public names in a crate's root.
+fn exports(code: &str) -> Vec<String> {
+    let mut found = captures(
+        r"\bpub (?:async |const |unsafe )*(?:mod|fn|struct|enum|trait|type|const|static|union) (\w+)",
+        code,
+    );
+    found.extend(captures(r"\bmacro_rules! (\w+)", code));
+    found.extend(circles::uses(code).into_iter().filter(|used| used.exported).map(|used| used.path));
+    found
+}
+
+#[test]
+fn the_crate_exports_few_names() {
+    let root = sources().into_iter().find(|source| source.name == "lib.rs").unwrap();
+    let found = exports(&root.code);
+    assert!(found.len() <= MOST_EXPORTS, "{} names are too many to learn: {found:#?}", found.len());
+    assert!(
+        found.iter().any(|name| name == "train") && found.iter().any(|name| name.ends_with("TrainConfig"))
+    );
+    let code =
+        "pub mod a;\nmod b;\npub use a::{B, c::{D, E as F}};\nuse a::G;\npub const fn h() {}\npub struct I;";
+    assert_eq!(exports(code), ["a", "h", "I", "a::B", "a::c::D", "a::c::E as F"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::output::{print, print_json};
 use crate::cli::DevicesArgs;
 use crate::device::cuda::{self, Survey};
 use crate::error::Result;

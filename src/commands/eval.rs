@@ -1,7 +1,7 @@
 //! `dpo-lora eval`: preference accuracy, margins, rewards.
 
 use super::adapted::{adapted, base};
-use super::{print, print_json, say};
+use super::output::{print, print_json, say};
 use crate::cli::EvalArgs;
 use crate::error::Result;
 use crate::eval::preference::Summary;

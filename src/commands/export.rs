@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{print, print_json, say};
+use super::output::{print, print_json, say};
 use crate::adapter::gguf::{self, GgufType};
 use crate::adapter::layout::{self, Naming};
 use crate::adapter::servers::{self, Serves, Verdict, Written};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::adapted::{adapted, base};
-use super::{print, print_json, say};
+use super::output::{print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};

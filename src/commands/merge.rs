@@ -4,11 +4,13 @@ mod bound;
 mod compose;
 mod effect;
 mod probe;
+mod side;
 mod verify;
 
 use std::path::Path;
 
-use super::{say, signals};
+use super::output::say;
+use super::signals;
 use crate::adapter::merge::gguf::{FileType, GgufOptions};
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
@@ -83,7 +85,7 @@ fn into_model(
         say(&written(report, output, args.unmerge));
         if !report.left_out.is_empty() {
             let files = report.left_out.join(", ");
-            super::say(&format!("warning: not copied from the base's directory: {files}"));
+            super::output::say(&format!("warning: not copied from the base's directory: {files}"));
         }
         if args.no_verify { Ok(()) } else { merged.verify(place, report, &say) }
     };

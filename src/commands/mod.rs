@@ -7,16 +7,16 @@ mod export;
 mod generate;
 mod inspect;
 mod merge;
+mod output;
 mod samples;
 mod score;
 mod signals;
 mod train;
 mod voice;
 
-use std::io::Write;
-
 use clap::CommandFactory;
 
+use self::output::print;
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Result};
 use crate::ops::gemm::Isa;
@@ -52,26 +52,4 @@ fn manual() -> Result<()> {
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(Error::write("standard output"))?;
     print(&text)
-}
-
-/// Writes to standard output. A reader that has gone (`| head`) is no error.
-fn print(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::write("standard output")(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Prints a value as one line of JSON.
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let mut line = serde_json::to_vec(value).map_err(|e| Error::Data(e.to_string()))?;
-    line.push(b'\n');
-    print(&line)
-}
-
-/// Says something to a person.
-fn say(text: &str) {
-    // Standard error may be closed; there is nowhere left to say so.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

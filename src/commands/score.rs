@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::adapted::{adapted, base};
-use super::{print, say};
+use super::output::{print, say};
 use crate::cli::ScoreArgs;
 use crate::data::{Example, Record, Sources};
 use crate::error::{Error, Result};

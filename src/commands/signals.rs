@@ -48,7 +48,7 @@ pub(super) fn leave_nothing_behind() -> Result<()> {
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 files::remove_temporaries();
-                super::say("interrupted; nothing was written");
+                super::output::say("interrupted; nothing was written");
                 signal_hook::low_level::exit(128 + signal);
             }
         });

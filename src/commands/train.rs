@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
+use super::output::{print, say};
 use super::samples::{Drawn, Samples};
-use super::{print, say, signals};
+use super::signals;
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::device;

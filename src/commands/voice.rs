@@ -2,7 +2,7 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::say;
+use super::output::say;
 
 /// Prints what this crate logs; what its dependencies log is theirs.
 struct Voice;

@@ -92,6 +92,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_keys_that_may_change_are_keys() {
+        let keys = super::super::defaults().unwrap();
+        for key in FREE.iter().chain(TOLD) {
+            let found = key.split('.').try_fold(&keys, |section, part| section.get(part));
+            assert!(found.is_some_and(|value| !value.is_mapping()), "{key} is no key of a configuration");
+        }
+        assert!(TOLD.iter().all(|key| FREE.contains(key)), "{TOLD:?} are among the keys that may change");
+    }
+
+    #[test]
     fn more_steps_are_told_and_another_rank_is_refused() {
         let old = RunConfig::new("b", "d");
         let yaml = old.to_yaml().unwrap();

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::cache::LayerCache;
+use super::layer_cache::LayerCache;
 use super::norm::Norm;
 use super::pass::Context;
 use super::projection::{self, Projection, Saved as Kept};

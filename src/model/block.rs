@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::attention::{self, Attention, Qkv, Rows};
-use super::cache::LayerCache;
+use super::layer_cache::LayerCache;
 use super::mlp::{self, Maps, Mlp};
 use super::norm::Norm;
 use super::pass::Context;

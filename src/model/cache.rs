@@ -1,30 +1,7 @@
 //! Keys and values of the rows already seen, for generation.
 
-use candle_core::Tensor;
-
 use super::engine::DeviceCache;
-use crate::error::Result;
-
-/// Keys and values of one layer, `[seen, n_kv_head·head_dim]` each.
-#[derive(Clone, Debug, Default)]
-pub struct LayerCache {
-    seen: Option<(Tensor, Tensor)>,
-}
-
-impl LayerCache {
-    /// Appends rows; gives all so far.
-    ///
-    /// # Errors
-    /// If the widths differ.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        let all = match &self.seen {
-            None => (k.clone(), v.clone()),
-            Some((old_k, old_v)) => (Tensor::cat(&[old_k, k], 0)?, Tensor::cat(&[old_v, v], 0)?),
-        };
-        self.seen = Some(all.clone());
-        Ok(all)
-    }
-}
+use super::layer_cache::LayerCache;
 
 /// The caches of all layers.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::expressions;
 use crate::error::{Error, Problems, Result};
 
 /// Which frozen weights, and where they run.
@@ -245,7 +246,29 @@ impl LoraConfig {
             format!("lora.lora_dropout is {}; it must be in [0, 1)", self.lora_dropout)
         });
         self.check_targets(&mut problems);
-        problems.absorb(super::targets::Patterns::new(self).map(|_| ()));
+        problems.absorb(self.check_expressions());
+        problems.finish()
+    }
+
+    /// Every regular expression must compile.
+    fn check_expressions(&self) -> Result<()> {
+        let mut problems = Problems::default();
+        let targets = match &self.target_modules {
+            TargetModules::AllLinear => None,
+            TargetModules::Names(names) => Some(names),
+        };
+        for (key, names) in [("target_modules", targets), ("exclude_modules", self.exclude_modules.as_ref())]
+        {
+            if let Some(ModuleNames::Regex(regex)) = names {
+                problems.absorb(expressions::whole(key, regex).map(|_| ()));
+            }
+        }
+        for key in self.rank_pattern.keys() {
+            problems.absorb(expressions::end("rank_pattern", key).map(|_| ()));
+        }
+        for key in self.alpha_pattern.keys() {
+            problems.absorb(expressions::end("alpha_pattern", key).map(|_| ()));
+        }
         problems.finish()
     }
 

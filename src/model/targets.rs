@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use fancy_regex::{Regex, RegexBuilder};
+use fancy_regex::Regex;
 
 use super::config::{LoraConfig, ModuleNames, TargetModules};
-use crate::error::{Error, Problems, Result, nearest};
+use super::expressions::{self, is_match};
+use crate::error::{Problems, Result, nearest};
 
 /// A [`LoraConfig`]'s matching rules, compiled.
 #[derive(Debug)]
@@ -30,10 +31,7 @@ impl<'a> Names<'a> {
     fn new(key: &str, names: &'a ModuleNames) -> Result<Self> {
         match names {
             ModuleNames::List(names) => Ok(Self::List(names)),
-            // `re.fullmatch`
-            ModuleNames::Regex(regex) => {
-                Ok(Self::Regex(Box::new(compile(key, regex, &format!(r"\A(?:{regex})\z"))?)))
-            }
+            ModuleNames::Regex(regex) => Ok(Self::Regex(Box::new(expressions::whole(key, regex)?))),
         }
     }
 
@@ -48,7 +46,7 @@ impl<'a> Names<'a> {
 
 impl<'a> Patterns<'a> {
     /// # Errors
-    /// [`Error::Config`] naming every regular expression that does not compile.
+    /// [`Error::Config`](crate::error::Error::Config) naming every regular expression that does not compile.
     pub fn new(config: &'a LoraConfig) -> Result<Self> {
         let mut problems = Problems::default();
         let mut names = |key: &str, names: &'a ModuleNames| match Names::new(key, names) {
@@ -79,7 +77,7 @@ impl<'a> Patterns<'a> {
     /// output head is [`LoraTargets::resolve`]'s part, which knows its name.
     ///
     /// # Errors
-    /// [`Error::Config`] if a regular expression gives up (catastrophic backtracking).
+    /// [`Error::Config`](crate::error::Error::Config) if a regular expression gives up (catastrophic backtracking).
     pub fn targets(&self, module: &str) -> Result<bool> {
         if self.excludes(module)? || !self.targets.matches(module)? {
             return Ok(false);
@@ -160,7 +158,7 @@ impl LoraTargets {
     /// not; `all-linear` leaves `head` out.
     ///
     /// # Errors
-    /// [`Error::Config`] if a name or pattern matches no module (with the nearest known name and all of them), if a
+    /// [`Error::Config`](crate::error::Error::Config) if a name or pattern matches no module (with the nearest known name and all of them), if a
     /// layer does not exist, or if nothing is left to adapt. PEFT warns of most of these or says nothing.
     pub fn resolve(config: &LoraConfig, linear: &[String], head: Option<&str>) -> Result<Self> {
         config.validate()?;
@@ -203,8 +201,6 @@ fn layer_index(module: &str) -> Option<usize> {
     inner.iter().find(is_index)?.parse().ok()
 }
 
-/// `get_pattern_key`: `re.match(rf"(.*\.)?({key})$", path)`. The groups are kept, so that numbered back-references in
-/// a key mean what they mean there.
 fn suffixes<'a, T: Copy + 'a>(
     section: &str,
     patterns: impl Iterator<Item = (&'a String, &'a T)>,
@@ -212,32 +208,12 @@ fn suffixes<'a, T: Copy + 'a>(
 ) -> Vec<(&'a str, Regex, T)> {
     let mut compiled = Vec::new();
     for (key, value) in patterns {
-        match compile(section, key, &format!(r"\A(.*\.)?({key})\z")) {
+        match expressions::end(section, key) {
             Ok(regex) => compiled.push((key.as_str(), regex, *value)),
             Err(error) => problems.add(error.to_string()),
         }
     }
     compiled
-}
-
-/// Steps of a match, at most: hundreds of times what a sound expression takes on a module's path. Each match of a
-/// hostile one costs so many, and there is one a module and pattern.
-const MOST_STEPS: usize = 20_000;
-
-fn compile(key: &str, written: &str, regex: &str) -> Result<Regex> {
-    RegexBuilder::new(regex).backtrack_limit(MOST_STEPS).build().map_err(|error| {
-        Error::Config(format!(
-            "lora.{key} is {written:?}, which is no regular expression ({error}); see Python's re"
-        ))
-    })
-}
-
-fn is_match(regex: &Regex, module: &str) -> Result<bool> {
-    regex.is_match(module).map_err(|error| {
-        Error::Config(format!(
-            "the regular expression {regex} of lora fails on {module} ({error}); write a simpler one"
-        ))
-    })
 }
 
 fn first<'a, T: Copy>(patterns: &[(&'a str, Regex, T)], module: &str) -> Result<Option<(&'a str, T)>> {
@@ -338,6 +314,7 @@ fn leaf_list(modules: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     fn lora(yaml: &str) -> LoraConfig {
         serde_yaml::from_str(yaml).unwrap()

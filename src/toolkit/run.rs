@@ -1,5 +1,6 @@
 //! A run before its first step: its examples, its policies, and what it will take.
 
+mod examples;
 mod on_device;
 mod plan;
 
@@ -7,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use super::records;
+pub use self::examples::Examples;
 use super::{Base, TrainedWith, dated};
 use crate::adapter::peft;
 use crate::config::RunConfig;
-use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
+use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::Reference;
@@ -23,41 +24,6 @@ use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
 use crate::trainable::{Adapters, Frozen, Lora, Policy};
-
-/// Training and held-out examples, and what there is to say of them.
-#[derive(Clone, Debug, Default)]
-pub struct Examples {
-    /// To train on.
-    pub train: Vec<Example>,
-    /// To evaluate on; may be empty.
-    pub eval: Vec<Example>,
-    /// What was cut or left out, in words.
-    pub notes: Vec<String>,
-}
-
-impl Examples {
-    /// Reads and tokenizes what a configuration names.
-    ///
-    /// # Errors
-    /// If a record is broken, or does not fit the model.
-    pub fn read(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Self> {
-        let records = records::read_records(&config.data.train)?;
-        let (train, eval): (Vec<Record>, Vec<Record>) = match &config.data.eval {
-            None => (records, Vec::new()),
-            Some(EvalSource::Sources(sources)) => (records, records::read_records(sources)?),
-            Some(EvalSource::Fraction(fraction)) => hold_out(records, *fraction, config.seed)?,
-        };
-        let truncation = config.data.truncation();
-        let train = records::tokenize_for(&base.spec, tokenizer, &train, &truncation)?;
-        let mut found = Self { train: train.examples, eval: Vec::new(), notes: train.notes };
-        if !eval.is_empty() {
-            let eval = records::tokenize_for(&base.spec, tokenizer, &eval, &truncation)?;
-            found.notes.extend(eval.notes.into_iter().map(|note| format!("held out: {note}")));
-            found.eval = eval.examples;
-        }
-        Ok(found)
-    }
-}
 
 /// A run that has passed every check and has not begun.
 pub struct Run<'a> {

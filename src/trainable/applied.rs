@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Adapter, Adapters, Dropout};
+use super::dropout::Dropout;
+use super::kind::Kept;
+use super::{Adapter, Adapters};
 use crate::error::Result;
 use crate::ops::lora_linear::{Backward, Forward};
 
@@ -13,15 +15,6 @@ pub struct Applied<'a> {
     values: &'a [f32],
     /// Whether it trains: it has dropout and gradients then.
     pub trained: bool,
-}
-
-/// What an adapter keeps of a forward pass for the backward pass.
-#[derive(Clone, Debug, Default)]
-pub struct Kept {
-    /// Intermediate results, as the kind's file orders them.
-    pub hidden: Vec<Tensor>,
-    /// The masked input and the factors, both `[T, in]`, under dropout.
-    pub dropped: Option<(Tensor, Tensor)>,
 }
 
 impl<'a> Applied<'a> {

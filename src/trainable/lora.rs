@@ -10,8 +10,9 @@ use std::ops::Range;
 use candle_core::Tensor;
 use serde_json::{Value, json};
 
+use super::dropout::Dropout;
+use super::kind::{Delta, Kept, Module, PeftCommon};
 use super::store::Shape;
-use super::{Adapter, Adapters, Delta, Dropout, Kept, Module, PeftCommon};
 use crate::error::{Error, Result};
 use crate::ops::lora_linear::{Backward, Forward, LowRank, LowRankGradients};
 use crate::random::Stream;
@@ -37,7 +38,7 @@ pub struct Lora {
     /// Features out.
     pub outputs: usize,
     /// Where `A [r, in]` begins in the flat buffer; `B [out, r]` follows it.
-    offset: usize,
+    pub(super) offset: usize,
 }
 
 impl Lora {
@@ -123,12 +124,12 @@ impl Lora {
     }
 
     /// Whether the scale is `alpha / r`.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         close(self.scale, self.alpha / self.rank as f64)
     }
 
     /// Whether the scale is `alpha / √r`, as in rsLoRA.
-    fn is_stabilised(&self) -> bool {
+    pub(super) fn is_stabilised(&self) -> bool {
         close(self.scale, self.alpha / (self.rank as f64).sqrt())
     }
 
@@ -181,86 +182,9 @@ fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     counts.into_iter().max_by_key(|(_, n)| *n).map(|(v, _)| v)
 }
 
-/// What only LoRA can do.
-impl Adapters {
-    /// The modules, all of them low-rank ones.
-    ///
-    /// # Errors
-    /// If one is of another kind, which `who`, a noun, does not know.
-    pub fn loras(&self, who: &str) -> Result<Vec<&Lora>> {
-        let refused = |adapter: &Adapter| {
-            let (module, kind) = (adapter.module(), adapter.kind());
-            Error::Adapter(format!("{module} is adapted by {kind}, and {who} knows LoRA alone"))
-        };
-        self.iter().map(|adapter| adapter.as_lora().ok_or_else(|| refused(adapter))).collect()
-    }
-
-    /// A module's low-rank matrices, if it has such.
-    pub fn find_lora(&self, module: &str) -> Option<&Lora> {
-        self.find(module).and_then(Adapter::as_lora)
-    }
-
-    /// Whether PEFT's settings can say every module's scale: all are `alpha / r`, or all `alpha / √r`. Others are folded into
-    /// B (see [`Adapters::stacked`]) before they are written.
-    ///
-    /// # Errors
-    /// If a module is of another kind.
-    pub fn has_peft_scales(&self) -> Result<bool> {
-        let loras = self.loras("scaling by lora_alpha")?;
-        Ok(loras.iter().all(|lora| lora.is_plain()) || loras.iter().all(|lora| lora.is_stabilised()))
-    }
-
-    /// One set that does what all of `parts` do together: their ranks side by side, each scale folded into its `B`.
-    ///
-    /// # Errors
-    /// If a module has other sizes in another part.
-    pub fn stacked<'a>(parts: &'a [Self]) -> Result<Self> {
-        let who = "stacking";
-        let each = parts.iter().map(|part| part.loras(who)).collect::<Result<Vec<_>>>()?;
-        let mut sums: Vec<Lora> = Vec::new();
-        for lora in each.iter().flatten().copied() {
-            match sums.iter_mut().find(|sum| sum.module == lora.module) {
-                None => sums.push(Lora { alpha: lora.rank as f64, scale: 1.0, ..lora.clone() }),
-                Some(sum) if (sum.inputs, sum.outputs) == (lora.inputs, lora.outputs) => {
-                    sum.rank += lora.rank;
-                    sum.alpha = sum.rank as f64;
-                }
-                Some(_) => return Err(Error::Adapter(format!("{} has two shapes", lora.module))),
-            }
-        }
-        let mut set = Self::zeros(sums)?;
-        let mut values = set.values().to_vec();
-        for sum in set.loras(who)? {
-            let mut first = 0;
-            let of_module = |part: &'a Self| Some((part, part.find_lora(&sum.module)?));
-            for (part, from) in parts.iter().filter_map(of_module) {
-                let (a, b) = (&part.values()[from.a()], &part.values()[from.b()]);
-                values[sum.a()][first * sum.inputs..][..a.len()].copy_from_slice(a);
-                for (to, b) in values[sum.b()].chunks_exact_mut(sum.rank).zip(b.chunks_exact(from.rank)) {
-                    let scaled = b.iter().map(|b| b * from.scale as f32);
-                    to[first..].iter_mut().zip(scaled).for_each(|(to, b)| *to = b);
-                }
-                first += from.rank;
-            }
-        }
-        set.update(|all| all.copy_from_slice(&values));
-        Ok(set)
-    }
-
-    /// A copy whose product is `factor` times this one's.
-    pub fn scaled(&self, factor: f64) -> Self {
-        let mut copy = self.copy();
-        for adapter in &mut copy.all {
-            match adapter {
-                Adapter::Lora(lora) => lora.scale *= factor,
-            }
-        }
-        copy
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{Adapter, Adapters};
     use super::*;
     use crate::ops::frozen_linear::Linear;
     use crate::ops::lora_linear::{Input, input_gradient};

@@ -7,33 +7,23 @@
 
 mod applied;
 mod dropout;
+mod kind;
 pub mod lora;
+mod low_rank;
 mod policy;
 pub mod store;
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
-pub use applied::{Applied, Kept};
+pub use applied::Applied;
 pub use dropout::Dropout;
+pub use kind::{Delta, Kept, Module, PeftCommon};
 pub use lora::Lora;
 pub use policy::{Frozen, Policy};
 pub use store::Store;
 
 use self::store::{Entry, Shape};
 use crate::error::{Error, Result};
-
-/// A linear module that may be adapted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Module {
-    /// Its path as adapters name it, without `base_model.model.`.
-    pub name: String,
-    /// Features in.
-    pub inputs: usize,
-    /// Features out.
-    pub outputs: usize,
-}
 
 /// What adapts one module. A new kind is a file and a variant; the compiler then names every place that has to know it.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,30 +101,6 @@ impl Adapter {
             Self::Lora(lora) => lora.delta(values, weight),
         }
     }
-}
-
-/// What merging adds to a weight `[out, in]`: `B·A`.
-#[derive(Clone, Debug)]
-pub struct Delta<'a> {
-    /// `A [r, in]`.
-    pub a: &'a [f32],
-    /// `B [out, r]`, with all factors.
-    pub b: Cow<'a, [f32]>,
-    /// r.
-    pub rank: usize,
-}
-
-/// What every kind says of an adapter in PEFT's `adapter_config.json`.
-#[derive(Clone, Debug)]
-pub struct PeftCommon<'a> {
-    /// `base_model_name_or_path`.
-    pub base: &'a str,
-    /// Dropout of the adapter's input.
-    pub dropout: f64,
-    /// What selects the adapted modules among those of the base.
-    pub target_modules: Vec<String>,
-    /// Whether weights are stored `[in, out]`.
-    pub fan_in_fan_out: bool,
 }
 
 /// Adapters of several modules, sorted by module, with the store of their numbers. An empty set adapts nothing.

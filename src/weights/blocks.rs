@@ -8,6 +8,26 @@ use half::f16;
 /// Numbers in a chunk.
 pub const CHUNK: usize = 32;
 
+/// The numbers of NF4's codes: quantiles of the normal distribution.
+pub(super) const NF4_CODES: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
 /// The quantisations that are supported for computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlockKind {
@@ -280,7 +300,7 @@ fn nf4(block: &[u8], index: usize, out: &mut Chunk) {
     let codes = &block[4 + index * CHUNK / 2..][..CHUNK / 2];
     for i in 0..CHUNK {
         // The first of two is in the high bits.
-        out[i] = super::nf4::CODES[usize::from(codes[i / 2] >> (4 * (1 - i % 2)) & 15)] * magnitude;
+        out[i] = NF4_CODES[usize::from(codes[i / 2] >> (4 * (1 - i % 2)) & 15)] * magnitude;
     }
 }
 

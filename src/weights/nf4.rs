@@ -4,28 +4,9 @@
 
 use rayon::prelude::*;
 
+use super::blocks::NF4_CODES;
 use super::{BlockKind, FrozenWeight};
 use crate::error::Result;
-
-/// The numbers of the codes: quantiles of the normal distribution.
-pub(super) const CODES: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
 
 /// Thresholds: a number above one has the next code (bitsandbytes' `dQuantizeNF4`).
 const BORDERS: [f32; 15] = [
@@ -120,7 +101,7 @@ fn encode(x: &[f32; BLOCK], magnitude: f32, rounded: f32, out: &mut [u8]) -> Los
         let codes = [code(pair[0]), code(pair[1])];
         *byte = (codes[0] << 4 | codes[1]) as u8;
         for (x, code) in pair.iter().zip(codes) {
-            let difference = f64::from(CODES[code] * rounded - x);
+            let difference = f64::from(NF4_CODES[code] * rounded - x);
             loss.differences += difference * difference;
             loss.numbers += f64::from(*x) * f64::from(*x);
         }

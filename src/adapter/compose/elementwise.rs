@@ -1,6 +1,14 @@
 //! Element-wise combinations (`peft/utils/merge_utils.py`).
 
-use super::MajoritySign;
+/// How TIES chooses an element's sign.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MajoritySign {
+    /// The sign of the sum.
+    #[default]
+    Total,
+    /// The sign that most adapters have.
+    Frequency,
+}
 
 /// Which elements of a tensor are kept.
 pub(super) enum Pruning {

@@ -21,6 +21,7 @@ use crate::error::{Error, Problems, Result};
 use crate::model::spec::LinearSpec;
 use crate::random::Stream;
 use crate::trainable::{Adapters, Lora};
+pub use elementwise::MajoritySign;
 use elementwise::Pruning;
 
 /// How adapters are combined; the names are PEFT's `combination_type`.
@@ -54,16 +55,6 @@ impl fmt::Display for Combination {
             Self::MagnitudePrune => "magnitude_prune",
         })
     }
-}
-
-/// How TIES chooses an element's sign.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MajoritySign {
-    /// The sign of the sum.
-    #[default]
-    Total,
-    /// The sign that most adapters have.
-    Frequency,
 }
 
 /// Settings of a combination.

@@ -8,6 +8,7 @@ mod config_json;
 mod encode;
 pub mod gguf;
 mod plan;
+mod request;
 mod shards;
 mod stream;
 mod tensor;
@@ -21,42 +22,13 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Draining};
-use crate::model::spec::DecoderSpec;
 use crate::trainable::Adapters;
-use crate::weights::{DType, WeightSource};
+use crate::weights::DType;
 use companions::Companions;
 use plan::Plan;
+pub use request::{Base, MergeOptions};
 use shards::{INDEX, Planned, Shard};
 use stream::Stream;
-
-/// The model to merge into.
-#[derive(Clone, Copy)]
-pub struct Base<'a> {
-    /// The model directory, for its configuration and tokenizer.
-    pub directory: &'a Path,
-    /// Its tensors.
-    pub source: &'a dyn WeightSource,
-    /// Its architecture.
-    pub spec: &'a DecoderSpec,
-}
-
-/// How to write the merged model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MergeOptions {
-    /// The storage type; `None`: that of each tensor in the base.
-    pub dtype: Option<DType>,
-    /// Limit of the bytes of a file's tensors (a larger tensor has a file of its own).
-    pub shard_bytes: u64,
-    /// Whether to replace an existing model.
-    pub overwrite: bool,
-}
-
-impl Default for MergeOptions {
-    /// The base's storage types, shards of 5 GB as in transformers' `save_pretrained`, and nothing is replaced.
-    fn default() -> Self {
-        Self { dtype: None, shard_bytes: 5_000_000_000, overwrite: false }
-    }
-}
 
 /// The result for one adapted module.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -6,9 +6,9 @@ use std::ops::Range;
 use safetensors::tensor::Dtype;
 
 use super::super::{head, names};
+use super::request::{Base, MergeOptions};
 use super::shards::{Planned, Shard};
 use super::tensor::Addend;
-use super::{Base, MergeOptions};
 use crate::error::{Error, Problems, Result, nearest};
 use crate::model::spec::LinearSpec;
 use crate::trainable::Adapters;

@@ -5,6 +5,8 @@ use super::*;
 use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};
 use crate::model::pass::Pass;
+use crate::model::spec::DecoderSpec;
+use crate::weights::WeightSource;
 use crate::weights::{FrozenWeight, SafetensorsSource};
 
 struct Model {

@@ -115,7 +115,7 @@ fn read_matrices(
     for (name, which) in &whole {
         match modules.spec {
             Some(spec) => {
-                let misfit = whole::misfit(name, *which, &source, spec, reading).map_err(within)?;
+                let misfit = whole::misfit(name, *which, &source, spec, reading.base).map_err(within)?;
                 misfit.into_iter().for_each(|misfit| told.refuse(misfit));
             }
             None => told.notes.push(format!("{name} is not compared with a base; name one to do so")),

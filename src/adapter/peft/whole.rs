@@ -3,7 +3,6 @@
 //! weights with them when it loads the adapter, so they must be equal to the base's.
 
 use super::super::{head, names};
-use super::read::Reading;
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 use crate::weights::{FrozenWeight, SafetensorsSource, WeightSource};
@@ -30,7 +29,7 @@ pub(super) fn module(path: &str) -> Option<&str> {
     Some(path.strip_suffix(".base_layer").unwrap_or(path))
 }
 
-/// Why a whole weight is refused; `None` if it equals the base's.
+/// Why a whole weight is refused; `None` if it equals that of `base`.
 ///
 /// # Errors
 /// If the tensor cannot be read.
@@ -39,10 +38,10 @@ pub(super) fn misfit(
     which: Whole,
     source: &SafetensorsSource,
     spec: &DecoderSpec,
-    reading: Reading,
+    base: Option<&dyn WeightSource>,
 ) -> Result<Option<String>> {
     let words = which.words();
-    let Some(base) = reading.base else {
+    let Some(base) = base else {
         return Ok(Some(format!("{name} is a whole {words}, and there is no base here to compare it with")));
     };
     let its_name = match which {

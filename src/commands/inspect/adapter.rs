@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::say;
+use super::super::output::say;
 use crate::adapter::inspect::{self, ModuleReport};
 use crate::adapter::peft;
 use crate::adapter::read::{self, Adapter, Format, Reading};

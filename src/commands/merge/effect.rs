@@ -6,18 +6,10 @@
 //! of it. They show in the divergence, KL(π ‖ π_merged), which is 0 for a perfect merge and KL(π ‖ π_base) for the base.
 
 use super::probe::Probe;
+use super::side::Side;
 use crate::data::{Example, PackedBatch};
 use crate::error::Result;
-use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::trainable::Policy;
-
-/// A decoder with its adapters.
-#[derive(Clone, Copy)]
-pub(super) struct Side<'a> {
-    pub decoder: &'a Decoder,
-    pub adapters: &'a Policy,
-}
 
 /// The three models.
 pub(super) struct Models<'a> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_yaml::Value as Yaml;
 
-use super::effect::Side;
+use super::side::Side;
 use crate::cli::MergeArgs;
 use crate::data::{ChatTokenizer, Example, Kind, Message, Origin, Sources, Truncation};
 use crate::error::Result;

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::super::say as warn;
+use super::super::output::say as warn;
 use super::bound::Bound;
-use super::effect::{Effect, Models, Side};
+use super::effect::{Effect, Models};
 use super::probe::Probe;
+use super::side::Side;
 use crate::adapter::head;
 use crate::adapter::merge::{self, MergeReport, weights};
 use crate::cli::{MergeArgs, MergeFormat};

@@ -40,7 +40,19 @@ impl Decoder {
 
     /// What it computes with there: device, libraries, and how activations are stored.
     pub fn device_description(&self) -> Option<(Description, &'static str)> {
-        self.backend.as_ref().map(|device| (device.describe(), engine::kind_of(self).name()))
+        self.backend.as_ref().map(|device| (device.describe(), self.base().kind().name()))
+    }
+
+    fn base(&self) -> engine::Base<'_> {
+        engine::Base {
+            spec: &self.spec,
+            embedding: &self.embedding,
+            positions: self.positions.as_ref(),
+            blocks: &self.blocks,
+            final_norm: &self.final_norm,
+            head: self.head(),
+            exact: self.exact,
+        }
     }
 
     /// Runs `work` on the engine, which has the adapters as they are now.
@@ -56,7 +68,7 @@ impl Decoder {
             *engine = None;
         }
         if engine.is_none() {
-            *engine = Some(Engine::new(device, self, &adapters)?);
+            *engine = Some(Engine::new(device, &self.base(), &adapters)?);
         }
         match engine.as_mut() {
             Some(engine) => {
@@ -270,6 +282,6 @@ impl Decoder {
             recompute,
             moments,
         };
-        engine::plan(self, policy, &step, rates)
+        engine::plan(&self.base(), policy, &step, rates)
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::base::Base;
 use super::kernels::{Kernels, Rows};
 use super::weights::{Group, PAD, Table};
 use crate::device::{Address, Backend, Buffer, Form, Kind};
 use crate::error::Result;
-use crate::model::decoder::Decoder;
 use crate::ops::token_logps::LogitShape;
 
 /// Bytes of f32 logits at once, about.
@@ -38,23 +38,18 @@ pub(super) struct HeadWork<'a> {
 }
 
 impl Head {
-    pub(super) fn new(
-        device: &Arc<dyn Backend>,
-        kind: Kind,
-        decoder: &Decoder,
-        embedding: &Table,
-    ) -> Result<Self> {
-        let linear = decoder.head();
+    pub(super) fn new(device: &Arc<dyn Backend>, kind: Kind, base: &Base, embedding: &Table) -> Result<Self> {
+        let linear = base.head;
         // The embedding serves where it is of the kind that is computed with, in rows that products can read.
         let code = i32::from(kind == Kind::Bf16);
-        let shared = decoder.spec().head.is_none()
+        let shared = base.spec.head.is_none()
             && embedding.kind == code
             && linear.inputs().is_multiple_of(PAD)
             && !linear.transposed();
         let weight =
             if shared { Weight::Shared } else { Weight::Own(Group::new(device, kind, &[linear], 0)?) };
         let bias = linear.bias().map(|bias| Buffer::of(device, bias)).transpose()?;
-        let (vocab, hidden, shape) = (linear.outputs(), linear.inputs(), decoder.spec().logits);
+        let (vocab, hidden, shape) = (linear.outputs(), linear.inputs(), base.spec.logits);
         Ok(Self { weight, bias, vocab, hidden, shape })
     }
 

@@ -6,6 +6,7 @@
 //! that the same inputs give the same bytes.
 
 mod backward;
+mod base;
 mod batch;
 mod decode;
 mod forward;
@@ -28,19 +29,19 @@ use self::layer::Layer;
 use self::lora::Route;
 use self::matrices::Matrices;
 use self::weights::{NormOn, Table};
-use super::decoder::Decoder;
 use super::pass::Pass;
 use super::spec::DecoderSpec;
 use crate::device::{Address, Arena, Backend, Buffer, Kind};
 use crate::error::Result;
 use crate::trainable::{Dropout, Lora};
-use crate::weights::DType;
 
+pub(in crate::model) use base::Base;
 pub(in crate::model) use batch::Input;
 pub use decode::{DeviceCache, Next};
 pub(in crate::model) use lora::Adapters;
 pub use passes::DeviceTape;
-pub use plan::{Plan, Step, plan};
+pub(in crate::model) use plan::plan;
+pub use plan::{Plan, Step};
 pub use training::Update;
 
 /// A decoder on a device.
@@ -69,29 +70,20 @@ pub struct Engine {
     moments: Vec<Buffer>,
 }
 
-/// How activations are stored: bf16 where the weights are, or where they are quantised; else f32, which loses nothing.
-pub fn kind_of(decoder: &Decoder) -> Kind {
-    let weights = decoder.blocks.iter().flat_map(super::block::Block::projections).map(|p| p.linear.weight());
-    let exact = |dtype: Option<DType>| matches!(dtype, Some(DType::F32 | DType::F16));
-    let (mut exact_ones, mut others) = (0, 0);
-    weights.for_each(|weight| if exact(weight.dtype()) { exact_ones += 1 } else { others += 1 });
-    if decoder.exact || exact_ones > 0 && others == 0 { Kind::F32 } else { Kind::Bf16 }
-}
-
 impl Engine {
-    /// Copies the decoder's weights and its adapters to a device.
+    /// Copies the weights of `base` and its adapters to a device.
     ///
     /// # Errors
     /// If it has no room.
-    pub(super) fn new(device: &Arc<dyn Backend>, decoder: &Decoder, adapters: &Adapters) -> Result<Self> {
-        let kind = kind_of(decoder);
-        let layers = decoder
+    pub(super) fn new(device: &Arc<dyn Backend>, base: &Base, adapters: &Adapters) -> Result<Self> {
+        let kind = base.kind();
+        let layers = base
             .blocks
             .iter()
             .map(|block| Layer::new(device, kind, block, adapters))
             .collect::<Result<Arc<[Layer]>>>()?;
-        let embedding = Table::new(device, &decoder.embedding)?;
-        let head = Head::new(device, kind, decoder, &embedding)?;
+        let embedding = Table::new(device, base.embedding)?;
+        let head = Head::new(device, kind, base, &embedding)?;
         let kernels = Kernels { device: &**device, kind };
         let mapped: Vec<_> = layers.iter().flat_map(Layer::mapped).collect();
         let matrices = Matrices::new(device, &kernels, adapters, &mapped)?;
@@ -99,10 +91,10 @@ impl Engine {
             mapped.iter().map(|mapped| mapped.group.scratch()).chain([head.scratch()]).max().unwrap_or(0);
         let engine = Self {
             kind,
-            spec: decoder.spec().clone(),
-            positions: decoder.positions.as_ref().map(|table| Table::new(device, table)).transpose()?,
+            spec: base.spec.clone(),
+            positions: base.positions.map(|table| Table::new(device, table)).transpose()?,
             embedding,
-            final_norm: NormOn::new(device, &decoder.final_norm)?,
+            final_norm: NormOn::new(device, base.final_norm)?,
             head,
             matrices,
             layout: adapters.layout(),

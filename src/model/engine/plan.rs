@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::base::Base;
 use super::batch::Input;
 use super::lora::Adapters;
 use crate::device::profile::Entry;
 use crate::device::{Backend, measure};
 use crate::error::Result;
-use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::ops::tree_attention::TreeSpans;
 use crate::trainable::Policy;
@@ -58,14 +58,19 @@ impl Plan {
     }
 }
 
-/// Plans a step of `decoder` with these adapters, and a reference pass.
+/// Plans a step of `base` with these adapters, and a reference pass.
 ///
 /// # Errors
-/// If the decoder's tensors cannot be read.
-pub fn plan(decoder: &Decoder, policy: &Policy, step: &Step, rates: measure::Rates) -> Result<Plan> {
+/// If its tensors cannot be read.
+pub(in crate::model) fn plan(
+    base: &Base,
+    policy: &Policy,
+    step: &Step,
+    rates: measure::Rates,
+) -> Result<Plan> {
     let counter = Arc::new(measure::Measure::new(rates));
     let device: Arc<dyn Backend> = counter.clone();
-    let mut engine = Engine::new(&device, decoder, &Adapters::new(policy)?)?;
+    let mut engine = Engine::new(&device, base, &Adapters::new(policy)?)?;
     let weights = counter.allocated();
     counter.profile(true);
     let tokens = vec![0; step.positions.len()];

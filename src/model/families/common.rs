@@ -2,7 +2,7 @@
 
 use super::json::ConfigJson;
 use super::rotation::{Names, Rotary, WHOLE};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::spec::{
     AttentionSpec, ByLength, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec,
 };
@@ -368,4 +368,9 @@ pub(super) fn check(config: &ConfigJson, spec: &DecoderSpec) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An error for something a family's file cannot honour.
+pub(super) fn unsupported(config: &ConfigJson, key: &str, why: &str) -> Error {
+    config.error(key, &format!("is not supported: {why}"))
 }

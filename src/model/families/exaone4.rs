@@ -4,9 +4,9 @@
 use serde_json::Value;
 
 use super::common;
+use super::common::unsupported;
 use super::json::ConfigJson;
 use super::rotation::WHOLE;
-use super::unsupported;
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 

@@ -1,9 +1,9 @@
 //! Falcon 7B, 40B and their kin: layer norms, one projection for queries, keys and values, branches in parallel or one
 //! after the other.
 
+use super::common::{self, unsupported};
 use super::json::ConfigJson;
 use super::rotation::{Rotary, WHOLE};
-use super::{common, unsupported};
 use crate::error::Result;
 use crate::model::spec::{
     AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec,

@@ -1,10 +1,11 @@
 //! Gemma 3, text: Gemma 2's norms, norms over queries and keys, five local layers to a global one, each kind with its
 //! own rotary base.
 
+use super::common::{self, unsupported};
 use super::gemma2::gemma2_like;
 use super::json::ConfigJson;
+use super::rotation;
 use super::rotation::{Names, Rotary, WHOLE};
-use super::{common, rotation, unsupported};
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 

@@ -1,7 +1,7 @@
 //! GPT-2: learned positions, layer norms, one stacked projection, weights stored `[in, out]` (Conv1D).
 
+use super::common::{self, unsupported};
 use super::json::ConfigJson;
-use super::{common, unsupported};
 use crate::error::Result;
 use crate::model::spec::{
     AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, PositionsSpec, QkvSpec,

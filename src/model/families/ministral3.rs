@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::common::{self, unsupported};
 use super::json::ConfigJson;
 use super::rotation::{Rotary, WHOLE};
-use super::{common, unsupported};
 use crate::error::Result;
 use crate::model::spec::{DecoderSpec, Growth, RotationSpec};
 

@@ -10,7 +10,11 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     // transformers' class has no kinds of layers; it warns of a list of them and goes on.
     let sliding = common::layer_types(config, spec.layers.len(), |_| true)?;
     if sliding.contains(&false) {
-        return Err(super::unsupported(config, "layer_types", "transformers' Mistral slides in every layer"));
+        return Err(super::common::unsupported(
+            config,
+            "layer_types",
+            "transformers' Mistral slides in every layer",
+        ));
     }
     common::slide_all(config, &mut spec)?;
     Ok(spec)

@@ -46,51 +46,59 @@ mod wrapped;
 pub use json::ConfigJson;
 
 use super::spec::DecoderSpec;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use Family::{Text, Wrapped};
 use class::Class;
+use wrapped::Wrapper;
 
-type Family = fn(&ConfigJson) -> Result<DecoderSpec>;
+/// What makes a `config.json` a decoder.
+enum Family {
+    /// The file describes it.
+    Text(fn(&ConfigJson) -> Result<DecoderSpec>),
+    /// A part of the file does, which is of another family.
+    Wrapped(&'static Wrapper),
+}
 
 /// `model_type` → its family.
 const FAMILIES: &[(&str, Family)] = &[
-    ("arcee", arcee::spec),
-    ("cohere", cohere::cohere),
-    ("cohere2", cohere::cohere2),
-    ("ernie4_5", ernie4_5::spec),
-    ("exaone4", exaone4::spec),
-    ("falcon", falcon::spec),
-    ("gemma", gemma::spec),
-    ("gemma2", gemma2::spec),
-    ("gemma3", wrapped::gemma3),
-    ("gemma3_text", gemma3::spec),
-    ("glm", glm::glm),
-    ("glm4", glm::glm4),
-    ("gpt2", gpt2::spec),
-    ("gpt_neox", gpt_neox::spec),
-    ("gptj", gptj::spec),
-    ("granite", granite::spec),
-    ("helium", helium::spec),
-    ("hunyuan_v1_dense", hunyuan::spec),
-    ("llama", llama::spec),
-    ("ministral3", ministral3::spec),
-    ("mistral", mistral::spec),
-    ("mistral3", wrapped::mistral3),
-    ("nemotron", nemotron::spec),
-    ("olmo", olmo::spec),
-    ("olmo2", olmo2::spec),
-    ("olmo3", olmo3::spec),
-    ("opt", opt::spec),
-    ("phi3", phi3::spec),
-    ("qwen2", qwen2::spec),
-    ("qwen2_5_vl", wrapped::qwen_vl),
-    ("qwen2_5_vl_text", qwen2::vl_text),
-    ("qwen3", qwen3::spec),
-    ("qwen3_vl", wrapped::qwen_vl),
-    ("qwen3_vl_text", qwen3::vl_text),
-    ("seed_oss", seed_oss::spec),
-    ("smollm3", smollm3::spec),
-    ("stablelm", stablelm::spec),
-    ("starcoder2", starcoder2::spec),
+    ("arcee", Text(arcee::spec)),
+    ("cohere", Text(cohere::cohere)),
+    ("cohere2", Text(cohere::cohere2)),
+    ("ernie4_5", Text(ernie4_5::spec)),
+    ("exaone4", Text(exaone4::spec)),
+    ("falcon", Text(falcon::spec)),
+    ("gemma", Text(gemma::spec)),
+    ("gemma2", Text(gemma2::spec)),
+    ("gemma3", Wrapped(&wrapped::GEMMA3)),
+    ("gemma3_text", Text(gemma3::spec)),
+    ("glm", Text(glm::glm)),
+    ("glm4", Text(glm::glm4)),
+    ("gpt2", Text(gpt2::spec)),
+    ("gpt_neox", Text(gpt_neox::spec)),
+    ("gptj", Text(gptj::spec)),
+    ("granite", Text(granite::spec)),
+    ("helium", Text(helium::spec)),
+    ("hunyuan_v1_dense", Text(hunyuan::spec)),
+    ("llama", Text(llama::spec)),
+    ("ministral3", Text(ministral3::spec)),
+    ("mistral", Text(mistral::spec)),
+    ("mistral3", Wrapped(&wrapped::MISTRAL3)),
+    ("nemotron", Text(nemotron::spec)),
+    ("olmo", Text(olmo::spec)),
+    ("olmo2", Text(olmo2::spec)),
+    ("olmo3", Text(olmo3::spec)),
+    ("opt", Text(opt::spec)),
+    ("phi3", Text(phi3::spec)),
+    ("qwen2", Text(qwen2::spec)),
+    ("qwen2_5_vl", Wrapped(&wrapped::QWEN_VL)),
+    ("qwen2_5_vl_text", Text(qwen2::vl_text)),
+    ("qwen3", Text(qwen3::spec)),
+    ("qwen3_vl", Wrapped(&wrapped::QWEN_VL)),
+    ("qwen3_vl_text", Text(qwen3::vl_text)),
+    ("seed_oss", Text(seed_oss::spec)),
+    ("smollm3", Text(smollm3::spec)),
+    ("stablelm", Text(stablelm::spec)),
+    ("starcoder2", Text(starcoder2::spec)),
 ];
 
 /// The decoder that a `config.json` describes.
@@ -101,25 +109,38 @@ const FAMILIES: &[(&str, Family)] = &[
 pub fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     refused::check_quantization(config)?;
     let model_type = config.string("model_type")?;
-    let family = FAMILIES.iter().find(|(name, _)| *name == model_type);
-    let (Some((_, family)), Some(class)) = (family, Class::of(&model_type)) else {
-        let known = FAMILIES.iter().map(|(name, _)| *name);
+    let known = FAMILIES.iter().map(|(name, _)| *name);
+    let (Some(family), Some(class)) = (family(&model_type), Class::of(&model_type)) else {
         return Err(config.error("model_type", &refused::why(config, &model_type, known)));
     };
-    refused::check_architectures(config, &model_type)?;
+    refused::check_architectures(config, &model_type, known)?;
     let config = &config.clone().with_class(class);
     config.check_types()?;
     config.check_sizes()?;
-    let mut spec = family(config)?;
+    let mut spec = family.spec(config)?;
     common::stretch(&mut spec);
     common::check(config, &spec)?;
     config.check_all_read()?;
     Ok(spec)
 }
 
-/// An error for something a family's file cannot honour.
-fn unsupported(config: &ConfigJson, key: &str, why: &str) -> Error {
-    config.error(key, &format!("is not supported: {why}"))
+fn family(model_type: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|(name, _)| *name == model_type).map(|(_, family)| family)
+}
+
+impl Family {
+    fn spec(&self, config: &ConfigJson) -> Result<DecoderSpec> {
+        let wrapper = match self {
+            Text(spec) => return spec(config),
+            Wrapped(wrapper) => wrapper,
+        };
+        let (text, model_type) = wrapper.text(config)?;
+        let Some(family) = family(&model_type) else {
+            let why = format!("is {model_type:?}, which is not supported as the text part");
+            return Err(config.error("text_config.model_type", &why));
+        };
+        wrapper.around(config, &text, family.spec(&text)?)
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! OPT: learned positions from the third row on, layer norms, biases everywhere, a tied head.
 
+use super::common::{self, unsupported};
 use super::json::ConfigJson;
-use super::{common, unsupported};
 use crate::error::Result;
 use crate::model::spec::{
     AttentionSpec, DecoderSpec, LayerSpec, LinearSpec, MlpSpec, NormKind, NormSpec, PositionsSpec, QkvSpec,

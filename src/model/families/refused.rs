@@ -196,10 +196,14 @@ const CLASSES: &[(&str, &str)] = &[
 
 /// Refuses a `model_type` beside the architecture of another family: one of the two was edited, and which one computes
 /// what the weights were trained for cannot be told.
-pub(super) fn check_architectures(config: &ConfigJson, model_type: &str) -> Result<()> {
+pub(super) fn check_architectures(
+    config: &ConfigJson,
+    model_type: &str,
+    mut known: impl Iterator<Item = &'static str>,
+) -> Result<()> {
     let architectures = config.strings_or_none("architectures")?.unwrap_or_default();
     let Some(architecture) = architectures.first() else { return Ok(()) };
-    let other = super::FAMILIES.iter().map(|(name, _)| *name).find(|name| is_of(architecture, name));
+    let other = known.find(|name| is_of(architecture, name));
     match other {
         Some(_) if is_of(architecture, model_type) => Ok(()),
         Some(other) => {

@@ -1,8 +1,8 @@
 //! StableLM: Llama with layer norms and a partial rotary embedding.
 
 use super::common;
+use super::common::unsupported;
 use super::json::ConfigJson;
-use super::unsupported;
 use crate::error::Result;
 use crate::model::spec::{DecoderSpec, NormKind};
 

@@ -2,19 +2,21 @@
 //! `model.language_model`, and the rest of the checkpoint is known by name and left alone.
 
 use super::class::Class;
+use super::common;
 use super::json::ConfigJson;
-use super::{FAMILIES, common};
 use crate::error::Result;
 use crate::model::spec::{DecoderSpec, Layout};
 
 /// A model around a text model.
-struct Wrapper {
+pub(super) struct Wrapper {
     /// Layouts of its checkpoints beside its own.
     layouts: &'static [Layout],
     /// Prefixes of the tensors of its other parts.
     elsewhere: &'static [&'static str],
     /// Keys of its other parts and of how they meet the text.
     others: &'static [&'static str],
+    /// Refuses what transformers does not compute of the text part.
+    check: fn(&ConfigJson) -> Result<()>,
 }
 
 /// What transformers wrote until 4.51, and writes again from 5 on.
@@ -23,7 +25,7 @@ const LLAVA: Layout =
 /// Qwen 2.5 VL's files of the Hub.
 const FLAT: Layout = &[("model.language_model.", "model.")];
 
-const GEMMA3: Wrapper = Wrapper {
+pub(super) const GEMMA3: Wrapper = Wrapper {
     layouts: &[LLAVA],
     elsewhere: &[
         "vision_tower.",
@@ -32,8 +34,9 @@ const GEMMA3: Wrapper = Wrapper {
         "model.multi_modal_projector.",
     ],
     others: &["vision_config", "mm_tokens_per_image"],
+    check: no_soft_cap,
 };
-const MISTRAL3: Wrapper = Wrapper {
+pub(super) const MISTRAL3: Wrapper = Wrapper {
     others: &[
         "vision_config",
         "projector_hidden_act",
@@ -41,51 +44,66 @@ const MISTRAL3: Wrapper = Wrapper {
         "multimodal_projector_bias",
         "spatial_merge_size",
     ],
+    check: anything,
     ..GEMMA3
 };
-const QWEN_VL: Wrapper =
-    Wrapper { layouts: &[FLAT], elsewhere: &["visual.", "model.visual."], others: &["vision_config"] };
+pub(super) const QWEN_VL: Wrapper = Wrapper {
+    layouts: &[FLAT],
+    elsewhere: &["visual.", "model.visual."],
+    others: &["vision_config"],
+    check: anything,
+};
 
-pub(super) fn gemma3(config: &ConfigJson) -> Result<DecoderSpec> {
+#[expect(clippy::unnecessary_wraps, reason = "as the other check")]
+fn anything(_: &ConfigJson) -> Result<()> {
+    Ok(())
+}
+
+fn no_soft_cap(config: &ConfigJson) -> Result<()> {
     if let Some(text) = config.part("text_config") {
         let key = "final_logit_softcapping";
         if text.number_or_none(key)?.is_some() {
             text.refuse(key, "is not computed by transformers' Gemma 3 that also sees; remove it")?;
         }
     }
-    wrapped(config, &GEMMA3)
+    Ok(())
 }
 
-pub(super) fn mistral3(config: &ConfigJson) -> Result<DecoderSpec> {
-    wrapped(config, &MISTRAL3)
-}
-
-pub(super) fn qwen_vl(config: &ConfigJson) -> Result<DecoderSpec> {
-    wrapped(config, &QWEN_VL)
-}
-
-fn wrapped(config: &ConfigJson, wrapper: &Wrapper) -> Result<DecoderSpec> {
-    wrapper.others.iter().for_each(|key| config.mark(key));
-    check_others(config)?;
-    let (text, model_type) = text_config(config)?;
-    let family = FAMILIES.iter().find(|(name, _)| *name == model_type).map(|(_, family)| family);
-    let Some(family) = family else {
-        let why = format!("is {model_type:?}, which is not supported as the text part");
-        return Err(config.error("text_config.model_type", &why));
-    };
-    let mut spec = family(&text)?;
-    tie(config, &text, &mut spec)?;
-    if !text.path.is_empty() {
-        text.check_all_read()?;
+impl Wrapper {
+    /// The text part's configuration, and its `model_type`.
+    ///
+    /// # Errors
+    /// If the text part is missing, contradicts its class, or other parts are missing.
+    pub(super) fn text(&self, config: &ConfigJson) -> Result<(ConfigJson, String)> {
+        (self.check)(config)?;
+        self.others.iter().for_each(|key| config.mark(key));
+        check_others(config)?;
+        text_config(config)
     }
-    common::rename(&mut spec, |module| match module.strip_prefix("model.") {
-        Some(rest) => format!("model.language_model.{rest}"),
-        None => module.to_string(),
-    });
-    spec.model_type = config.string("model_type")?;
-    spec.layouts = wrapper.layouts.to_vec();
-    spec.elsewhere = wrapper.elsewhere;
-    Ok(spec)
+
+    /// The model around the text model `spec`.
+    ///
+    /// # Errors
+    /// If a key of the text part was not read, or contradicts one at the top.
+    pub(super) fn around(
+        &self,
+        config: &ConfigJson,
+        text: &ConfigJson,
+        mut spec: DecoderSpec,
+    ) -> Result<DecoderSpec> {
+        tie(config, text, &mut spec)?;
+        if !text.path.is_empty() {
+            text.check_all_read()?;
+        }
+        common::rename(&mut spec, |module| match module.strip_prefix("model.") {
+            Some(rest) => format!("model.language_model.{rest}"),
+            None => module.to_string(),
+        });
+        spec.model_type = config.string("model_type")?;
+        spec.layouts = self.layouts.to_vec();
+        spec.elsewhere = self.elsewhere;
+        Ok(spec)
+    }
 }
 
 /// What must be there of the parts that see, for other programs to load the model.

@@ -11,7 +11,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv, CpuidResult};
 
-use super::kernel::{Tile, Work};
+use super::tile::{Tile, Work};
 
 /// A leaf of what the processor says of itself.
 pub(super) fn cpuid(leaf: u32, part: u32) -> Option<CpuidResult> {

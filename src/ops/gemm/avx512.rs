@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Tile, Work};
+use super::tile::{Tile, Work};
 
 /// The row count, of those there are kernels for, that wastes least on `m` rows (the larger on a tie).
 pub(super) fn best_rows(m: usize) -> usize {

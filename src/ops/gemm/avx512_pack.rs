@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::avx512::mask;
-use super::{Elements, Operand};
+use super::operand::Operand;
+use crate::weights::Elements;
 
 /// Packs as `pack::panel` does, for the layouts that have a vector form; `false` when this one has none.
 pub(super) fn panel(

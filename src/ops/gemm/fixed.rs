@@ -11,10 +11,10 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::Operand;
 use super::avx512::{mask, of_size, step, store};
 use super::avx512_pack::{Strip, transpose};
-use super::kernel::{CHUNK, Tile, Work};
+use super::operand::Operand;
+use super::tile::{CHUNK, Tile, Work};
 
 /// The greatest integer: the sum of a chunk fits an i32, 64·5792² < 2³¹.
 const GREATEST: f32 = 5792.0;

@@ -1,80 +1,10 @@
 //! Micro-kernels: a register tile of `C` from one panel of each operand, and the choice between them.
 
-use super::{Isa, Precision};
+use super::isa::Isa;
+use super::operand::Precision;
+use super::tile::{Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512, fixed};
-
-/// What a micro-kernel works on.
-#[derive(Clone, Copy)]
-pub(super) struct Work {
-    /// Steps that both panels hold.
-    pub(super) steps: usize,
-    /// The panel of the left operand.
-    pub(super) a: *const u32,
-    /// The panel of the right operand.
-    pub(super) b: *const u32,
-    /// The corner of a tile of `C`.
-    pub(super) c: *mut f32,
-    /// Numbers from one row of `C` to the next.
-    pub(super) stride: usize,
-    /// Rows of the corner.
-    pub(super) rows: usize,
-    /// Columns of the corner.
-    pub(super) columns: usize,
-    /// Whether the sums are added to `C` or take its place.
-    pub(super) accumulate: bool,
-}
-
-/// A register tile, see [`Kernel::run`].
-pub(super) type Tile = unsafe fn(Work);
-
-/// What the words of a panel hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
-    /// An f32.
-    F32,
-    /// A pair of bf16 that are neighbours in `k`.
-    Bf16,
-    /// A pair of 16-bit integers that are neighbours in `k`; behind each chunk of [`CHUNK`] numbers stands one step more,
-    /// the f32 scales of its lanes.
-    Fixed,
-    /// As `Bf16` on the right. On the left, for each 16 pairs of `k` a lane's 16 words beside each other, lane by lane.
-    /// Steps come in sixteens.
-    Tiles,
-    /// As `Tiles`, of numbers in two bf16 terms: three numbers' words for one.
-    SplitTiles,
-}
-
-/// Numbers that share a scale in fixed point, or are split together.
-pub(super) const CHUNK: usize = 64;
-
-impl Word {
-    fn of(isa: Isa, precision: Precision) -> Self {
-        match precision {
-            Precision::Bf16 if isa == Isa::Amx => Self::Tiles,
-            Precision::Split if isa == Isa::Amx => Self::SplitTiles,
-            Precision::Bf16 if isa == Isa::Avx512Bf16 => Self::Bf16,
-            Precision::Fixed if isa >= Isa::Avx512Vnni => Self::Fixed,
-            _ => Self::F32,
-        }
-    }
-
-    /// Steps of `k` numbers, those of scales with them.
-    pub(super) fn steps(self, k: usize) -> usize {
-        match self {
-            Self::F32 => k,
-            Self::Bf16 => k.div_ceil(2),
-            Self::Fixed => k.div_ceil(2) + k.div_ceil(CHUNK),
-            Self::Tiles => k.div_ceil(32) * 16,
-            Self::SplitTiles => k / CHUNK * Self::Tiles.steps(3 * CHUNK) + Self::Tiles.steps(3 * (k % CHUNK)),
-        }
-    }
-
-    /// Whether AMX multiplies it.
-    pub(super) fn tiled(self) -> bool {
-        matches!(self, Self::Tiles | Self::SplitTiles)
-    }
-}
 
 /// A micro-kernel and the panels it wants: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
 pub(super) struct Kernel {
@@ -93,7 +23,7 @@ impl Kernel {
     /// The kernel for an `[m, n]` product; small sizes get smaller tiles, with the same sums.
     pub(super) fn select(isa: Isa, precision: Precision, m: usize, n: usize) -> Self {
         let _ = n;
-        let word = Word::of(isa, precision);
+        let word = word_of(isa, precision);
         #[cfg(target_arch = "x86_64")]
         if word.tiled() {
             let (mr, nr) = (if m <= 16 { 16 } else { 32 }, if n <= 16 { 16 } else { 32 });
@@ -147,6 +77,17 @@ impl Kernel {
     pub(super) unsafe fn run(&self, work: Work) {
         // SAFETY: the caller's promise; `select` only chose what the processor has.
         unsafe { (self.tile)(work) }
+    }
+}
+
+/// What the panels of a product hold.
+fn word_of(isa: Isa, precision: Precision) -> Word {
+    match precision {
+        Precision::Bf16 if isa == Isa::Amx => Word::Tiles,
+        Precision::Split if isa == Isa::Amx => Word::SplitTiles,
+        Precision::Bf16 if isa == Isa::Avx512Bf16 => Word::Bf16,
+        Precision::Fixed if isa >= Isa::Avx512Vnni => Word::Fixed,
+        _ => Word::F32,
     }
 }
 

@@ -16,14 +16,20 @@ mod amx_pack;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
+mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
 mod isa;
 mod kernel;
+mod operand;
 mod pack;
 mod packed;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod split;
 mod strips;
+mod tile;
+mod words;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -31,81 +37,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use isa::Isa;
-use kernel::{Kernel, Work};
+use kernel::Kernel;
+use operand::Side;
+pub use operand::{Operand, Precision};
 pub use packed::Packed;
 use plan::Grid;
+use tile::Work;
 
 pub use crate::weights::Elements;
-
-/// A strided view of one operand: `lanes` rows of `A` (or columns of `B`), each `k` long.
-#[derive(Clone, Copy, Debug)]
-pub struct Operand<'a> {
-    data: Elements<'a>,
-    lanes: usize,
-    k: usize,
-    lane_stride: usize,
-    k_stride: usize,
-}
-
-impl<'a> Operand<'a> {
-    /// A row-major `[lanes, k]` matrix: the rows are the lanes. An activation as `A`, or a weight `[out, in]` as `B` of
-    /// `x·Wᵀ`.
-    ///
-    /// # Panics
-    /// If the slice is shorter than the shape; shapes are checked where tensors are born.
-    pub fn by_row(data: Elements<'a>, lanes: usize, k: usize) -> Self {
-        Self::strided(data, lanes, k, k, 1)
-    }
-
-    /// A row-major `[k, lanes]` matrix: the columns are the lanes. A weight `[out, in]` as `B` of `dy·W`.
-    ///
-    /// # Panics
-    /// As [`Operand::by_row`].
-    pub fn by_column(data: Elements<'a>, k: usize, lanes: usize) -> Self {
-        Self::strided(data, lanes, k, 1, lanes)
-    }
-
-    /// Any strides, in elements.
-    ///
-    /// # Panics
-    /// If an index of the view would lie outside the slice.
-    pub fn strided(data: Elements<'a>, lanes: usize, k: usize, lane_stride: usize, k_stride: usize) -> Self {
-        if lanes > 0 && k > 0 {
-            let last = (lanes - 1) * lane_stride + (k - 1) * k_stride;
-            assert!(last < data.len(), "operand [{lanes}, {k}] reaches {last} of {}", data.len());
-        }
-        Self { data, lanes, k, lane_stride, k_stride }
-    }
-}
-
-/// What the operands are rounded to on their way into the kernel. Sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// Products of f32.
-    F32,
-    /// Products of bf16, where the processor multiplies them; elsewhere as [`Precision::F32`]. Rounding both operands
-    /// puts the product of Gaussian numbers 2.4e-3 off (‖error‖ / ‖product‖), rounding one of them 1.7e-3.
-    Bf16,
-    /// Products of 16-bit fixed point, 64 numbers of `k` to a scale, where the processor multiplies that, nearly as
-    /// fast as bf16 pairs; elsewhere as [`Precision::F32`]. The product of Gaussian numbers is 1.9e-4 off; rounding
-    /// moves no operand by more than 7e-4 of its norm.
-    Fixed,
-    /// Products of f32 in two bf16 terms each, which hold 16 bits of 24, where the processor multiplies tiles of bf16;
-    /// elsewhere as [`Precision::F32`]. It costs three products of bf16, and rides through the output with them.
-    Split,
-}
-
-impl Precision {
-    /// The precision a weight of this storage is multiplied in. Quantised weights are not bf16 numbers, and need not be
-    /// rounded to such: fixed point costs as much and is nearer to their product in f32.
-    pub fn of(weight: &Elements) -> Self {
-        match weight {
-            Elements::Bf16(_) => Self::Bf16,
-            Elements::Blocks(_) if Isa::detected() >= Isa::Avx512Vnni => Self::Fixed,
-            _ => Self::F32,
-        }
-    }
-}
 
 /// Output of a product: a row-major window whose rows are `stride` apart.
 struct Window {
@@ -331,7 +270,7 @@ fn pack_stage(stage: &[Block], columns: Range<usize>, panels: &mut Vec<u32>) -> 
         for (column, to) in columns.clone().zip(mine.chunks_exact_mut(size.max(1))) {
             pack::panel(
                 block.kernel,
-                pack::Side::Right,
+                Side::Right,
                 &block.segment.b,
                 column * block.kernel.nr,
                 block.kernel.nr,

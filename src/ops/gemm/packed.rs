@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, Word};
-use super::pack::{self, Side};
+use super::isa::Isa;
+use super::kernel::Kernel;
+use super::operand::{Operand, Precision, Side};
+use super::pack;
 use super::plan::Cut;
-use super::{Isa, Operand, Precision};
+use super::tile::Word;
 
 /// Words that one thread has packed before several would have begun.
 const ALONE: usize = if cfg!(miri) { 1 << 8 } else { 1 << 13 };

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::kernel::{CHUNK, Kernel, Word};
+use super::kernel::Kernel;
+use super::tile::{CHUNK, Word};
 
 /// Packed columns of a task that fit the L2 cache beside the panel of `A`.
 const PANELS_PER_TASK: usize = 8;

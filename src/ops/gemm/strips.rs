@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::direct;
 use super::kernel::Kernel;
-use super::pack::Side;
-use super::{Elements, Operand, pack};
+use super::operand::{Operand, Side, load};
 use crate::ops::simd::vectorised;
-use crate::weights::Blocks;
+use crate::weights::{Blocks, Elements};
 
 /// Elements of `k` that are widened at once, whole chunks of fixed point: 32 lanes of them are 16 kB.
 const SPAN: usize = 128;
@@ -19,7 +19,7 @@ thread_local! {
     static STRIP: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As [`pack::panel`], strip by strip.
+/// As `pack::panel`, strip by strip.
 pub(super) fn panel(
     kernel: &Kernel,
     side: Side,
@@ -47,7 +47,7 @@ pub(super) fn panel(
                     for (i, x) in strip.iter_mut().enumerate() {
                         let (lane, k) =
                             if by_row { (i / length, i % length) } else { (i % lanes, i / lanes) };
-                        *x = pack::load(from, first + lane, start + k);
+                        *x = load(from, first + lane, start + k);
                     }
                 }
             }
@@ -56,7 +56,8 @@ pub(super) fn panel(
             } else {
                 Operand::by_column(Elements::F32(strip), length, lanes)
             };
-            pack::panel(kernel, side, &f32s, 0, width, 0..length, to);
+            let packed = direct::panel(kernel, side, &f32s, 0, width, 0..length, to);
+            assert!(packed, "contiguous f32 numbers are packed directly");
         }
     });
 }

@@ -1,6 +1,6 @@
 //! A run on a device: what it will take, asked before it is taken.
 
-use super::Examples;
+use super::examples::Examples;
 use crate::config::RunConfig;
 use crate::data::{Example, PackedBatch};
 use crate::device::measure::Rates;

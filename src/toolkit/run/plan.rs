@@ -1,7 +1,8 @@
 //! What a run would take: `--dry-run`, and the check of the processor's memory.
 
 use super::super::Base;
-use super::{Examples, on_device};
+use super::examples::Examples;
+use super::on_device;
 use crate::config::RunConfig;
 use crate::data::Example;
 use crate::error::Result;

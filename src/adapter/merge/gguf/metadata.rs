@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 use super::super::super::gguf::Architecture;
 use super::super::super::gguf_writer::Value;
 use super::super::Base;
+use super::keys::{Keys, untold};
 use super::mix::FileType;
 use super::rotary::Rope;
 use super::tokenizer;
@@ -30,7 +31,7 @@ pub(super) fn of(
     rope: &Rope,
 ) -> Result<Vec<(String, Value)>> {
     check(base.spec, rope, architecture.name)?;
-    let mut keys = Keys { architecture: architecture.name, keys: Vec::new() };
+    let mut keys = Keys::new(architecture.name);
     keys.put("general.architecture", Value::Text(architecture.name.into()));
     keys.put("general.type", Value::Text("model".into()));
     keys.put("general.file_type", Value::U32(kind.id()));
@@ -69,11 +70,6 @@ fn intermediate(layer: &LayerSpec) -> usize {
             down.inputs
         }
     }
-}
-
-/// The error for a setting that llama.cpp has no key for.
-pub(super) fn untold(what: &str) -> String {
-    format!("llama.cpp has no setting for {what} of this model; merge into safetensors and serve that")
 }
 
 /// The last one of this many layers has full attention, the others a window (`set_swa_pattern` of `src/llama-hparams.cpp`).
@@ -152,31 +148,4 @@ fn norms(spec: &DecoderSpec) -> impl Iterator<Item = f64> {
             [&layer.attention_norm, &layer.post_attention_norm, &layer.mlp_norm, &layer.post_mlp_norm];
         around.into_iter().filter_map(Option::as_ref).chain(q).chain(k).map(|norm| norm.eps)
     })
-}
-
-/// Keys in the order in which they are added.
-pub(super) struct Keys {
-    architecture: &'static str,
-    keys: Vec<(String, Value)>,
-}
-
-impl Keys {
-    fn put(&mut self, key: &str, value: Value) {
-        self.keys.push((key.into(), value));
-    }
-
-    pub fn number(&mut self, key: &str, number: usize) {
-        let key = format!("{}.{key}", self.architecture);
-        self.put(&key, Value::U32(u32::try_from(number).unwrap_or(u32::MAX)));
-    }
-
-    pub fn float(&mut self, key: &str, number: f64) {
-        let key = format!("{}.{key}", self.architecture);
-        self.put(&key, Value::F32(number as f32));
-    }
-
-    pub fn text(&mut self, key: &str, text: &str) {
-        let key = format!("{}.{key}", self.architecture);
-        self.put(&key, Value::Text(text.into()));
-    }
 }

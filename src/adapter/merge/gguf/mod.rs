@@ -1,6 +1,8 @@
 //! Merges adapters into one GGUF file, a complete model for llama.cpp: names, order of rows and metadata as its own converter
 //! writes them (`conversion/llama.py`, `qwen.py`, `gemma.py`).
 
+mod json;
+mod keys;
 mod metadata;
 mod mix;
 mod rotary;
@@ -11,8 +13,6 @@ mod vocabulary;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
-
-use serde_json::Value as Json;
 
 use super::super::gguf::{Architecture, find_architecture};
 use super::super::gguf_writer::{self, Planned};
@@ -26,6 +26,7 @@ use crate::files;
 use crate::model::spec::DecoderSpec;
 use crate::trainable::Adapters;
 use crate::weights::DType;
+use json::read_json;
 pub use mix::FileType;
 use rotary::Rope;
 use tensors::Made;
@@ -170,11 +171,6 @@ fn kind_of(base: &Base) -> Result<FileType> {
         Some(DType::F16) => FileType::F16,
         None => FileType::Q8_0,
     })
-}
-
-fn read_json(path: &Path) -> Result<Json> {
-    let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::metadata::{Keys, untold};
+use super::keys::{Keys, untold};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LayerSpec, RotationSpec};
 

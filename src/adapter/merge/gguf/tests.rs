@@ -1,4 +1,6 @@
 use super::super::super::peft;
+use serde_json::Value as Json;
+
 use super::*;
 use crate::model::decoder::Decoder;
 use crate::model::families::{self, ConfigJson};

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::super::super::gguf_writer::Value;
-use super::read_json;
+use super::json::read_json;
 use super::vocabulary::{self, Vocabulary};
 use crate::error::Result;
 

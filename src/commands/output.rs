@@ -1,0 +1,27 @@
+//! Standard output and standard error.
+
+use std::io::Write;
+
+use crate::error::{Error, Result};
+
+/// Writes to standard output. A reader that has gone (`| head`) is no error.
+pub(super) fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::write("standard output")(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as one line of JSON.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(value).map_err(|e| Error::Data(e.to_string()))?;
+    line.push(b'\n');
+    print(&line)
+}
+
+/// Says something to a person.
+pub(super) fn say(text: &str) {
+    // Standard error may be closed; there is nowhere left to say so.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,36 @@
+//! Regular expressions on the paths of modules, as PEFT matches them.
+
+use fancy_regex::{Regex, RegexBuilder};
+
+use crate::error::{Error, Result};
+
+/// One for a whole path: `re.fullmatch`.
+pub(super) fn whole(key: &str, written: &str) -> Result<Regex> {
+    compile(key, written, &format!(r"\A(?:{written})\z"))
+}
+
+/// One for the end of a path, `get_pattern_key`: `re.match(rf"(.*\.)?({key})$", path)`. The groups are kept, so that numbered
+/// back-references in a key mean what they mean there.
+pub(super) fn end(section: &str, written: &str) -> Result<Regex> {
+    compile(section, written, &format!(r"\A(.*\.)?({written})\z"))
+}
+
+/// Steps of a match, at most: hundreds of times what a sound expression takes on a module's path. Each match of a
+/// hostile one costs so many, and there is one a module and pattern.
+const MOST_STEPS: usize = 20_000;
+
+fn compile(key: &str, written: &str, regex: &str) -> Result<Regex> {
+    RegexBuilder::new(regex).backtrack_limit(MOST_STEPS).build().map_err(|error| {
+        Error::Config(format!(
+            "lora.{key} is {written:?}, which is no regular expression ({error}); see Python's re"
+        ))
+    })
+}
+
+pub(super) fn is_match(regex: &Regex, module: &str) -> Result<bool> {
+    regex.is_match(module).map_err(|error| {
+        Error::Config(format!(
+            "the regular expression {regex} of lora fails on {module} ({error}); write a simpler one"
+        ))
+    })
+}

@@ -1,0 +1,36 @@
+//! Packing in one pass over the operand.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::kernel::Kernel;
+use super::operand::{Operand, Side};
+use super::tile::Word;
+use super::words;
+use crate::weights::Elements;
+
+/// As `pack::panel`, of what is packed from where it is stored; `false`, with nothing packed, of anything else.
+pub(super) fn panel(
+    kernel: &Kernel,
+    side: Side,
+    from: &Operand,
+    first: usize,
+    width: usize,
+    k: Range<usize>,
+    to: &mut [MaybeUninit<u32>],
+) -> bool {
+    assert_eq!(to.len(), kernel.word.steps(k.len()) * width, "size of a panel");
+    let contiguous = from.k_stride == 1 || from.lane_stride == 1;
+    match (from.data, kernel.word) {
+        #[cfg(target_arch = "x86_64")]
+        (Elements::F32(x), Word::Fixed) if contiguous => super::fixed::panel(x, from, first, width, k, to),
+        #[cfg(target_arch = "x86_64")]
+        (Elements::F32(_), Word::SplitTiles) if contiguous => {
+            super::split::panel(kernel, side, from, first, width, k, to);
+        }
+        (_, Word::Fixed | Word::SplitTiles) => return false,
+        (Elements::Blocks(_), _) if contiguous => return false,
+        _ => words::panel(kernel, side, from, first, width, k, to),
+    }
+    true
+}

@@ -1,0 +1,81 @@
+//! What only a set of low-rank matrices can do: stacking, and scaling its product.
+
+use super::{Adapter, Adapters, Lora};
+use crate::error::{Error, Result};
+
+impl Adapters {
+    /// The modules, all of them low-rank ones.
+    ///
+    /// # Errors
+    /// If one is of another kind, which `who`, a noun, does not know.
+    pub fn loras(&self, who: &str) -> Result<Vec<&Lora>> {
+        let refused = |adapter: &Adapter| {
+            let (module, kind) = (adapter.module(), adapter.kind());
+            Error::Adapter(format!("{module} is adapted by {kind}, and {who} knows LoRA alone"))
+        };
+        self.iter().map(|adapter| adapter.as_lora().ok_or_else(|| refused(adapter))).collect()
+    }
+
+    /// A module's low-rank matrices, if it has such.
+    pub fn find_lora(&self, module: &str) -> Option<&Lora> {
+        self.find(module).and_then(Adapter::as_lora)
+    }
+
+    /// Whether PEFT's settings can say every module's scale: all are `alpha / r`, or all `alpha / √r`. Others are folded into
+    /// B (see [`Adapters::stacked`]) before they are written.
+    ///
+    /// # Errors
+    /// If a module is of another kind.
+    pub fn has_peft_scales(&self) -> Result<bool> {
+        let loras = self.loras("scaling by lora_alpha")?;
+        Ok(loras.iter().all(|lora| lora.is_plain()) || loras.iter().all(|lora| lora.is_stabilised()))
+    }
+
+    /// One set that does what all of `parts` do together: their ranks side by side, each scale folded into its `B`.
+    ///
+    /// # Errors
+    /// If a module has other sizes in another part.
+    pub fn stacked<'a>(parts: &'a [Self]) -> Result<Self> {
+        let who = "stacking";
+        let each = parts.iter().map(|part| part.loras(who)).collect::<Result<Vec<_>>>()?;
+        let mut sums: Vec<Lora> = Vec::new();
+        for lora in each.iter().flatten().copied() {
+            match sums.iter_mut().find(|sum| sum.module == lora.module) {
+                None => sums.push(Lora { alpha: lora.rank as f64, scale: 1.0, ..lora.clone() }),
+                Some(sum) if (sum.inputs, sum.outputs) == (lora.inputs, lora.outputs) => {
+                    sum.rank += lora.rank;
+                    sum.alpha = sum.rank as f64;
+                }
+                Some(_) => return Err(Error::Adapter(format!("{} has two shapes", lora.module))),
+            }
+        }
+        let mut set = Self::zeros(sums)?;
+        let mut values = set.values().to_vec();
+        for sum in set.loras(who)? {
+            let mut first = 0;
+            let of_module = |part: &'a Self| Some((part, part.find_lora(&sum.module)?));
+            for (part, from) in parts.iter().filter_map(of_module) {
+                let (a, b) = (&part.values()[from.a()], &part.values()[from.b()]);
+                values[sum.a()][first * sum.inputs..][..a.len()].copy_from_slice(a);
+                for (to, b) in values[sum.b()].chunks_exact_mut(sum.rank).zip(b.chunks_exact(from.rank)) {
+                    let scaled = b.iter().map(|b| b * from.scale as f32);
+                    to[first..].iter_mut().zip(scaled).for_each(|(to, b)| *to = b);
+                }
+                first += from.rank;
+            }
+        }
+        set.update(|all| all.copy_from_slice(&values));
+        Ok(set)
+    }
+
+    /// A copy whose product is `factor` times this one's.
+    pub fn scaled(&self, factor: f64) -> Self {
+        let mut copy = self.copy();
+        for adapter in &mut copy.all {
+            match adapter {
+                Adapter::Lora(lora) => lora.scale *= factor,
+            }
+        }
+        copy
+    }
+}
