@@ -64,8 +64,13 @@ impl Decoder {
         let device = self.backend.as_ref().ok_or_else(|| Error::Model("the model is on no device".into()))?;
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let adapters = Adapters::new(policy)?;
-        if engine.as_ref().is_some_and(|engine| engine.is_outdated(&adapters)) {
-            *engine = None;
+        if let Some(outdated) = engine.take_if(|engine| engine.is_outdated(&adapters))
+            && outdated.is_ahead()
+        {
+            *engine = Some(outdated);
+            return Err(Error::Model(
+                "the device holds a trained adapter that was not fetched; fetch it before a pass with other adapters".into(),
+            ));
         }
         if engine.is_none() {
             *engine = Some(Engine::new(device, &self.base(), &adapters)?);

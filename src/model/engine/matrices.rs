@@ -64,16 +64,18 @@ impl Matrices {
         Ok(matrices)
     }
 
-    /// Copies what has changed on the host since.
-    pub(super) fn refresh(&mut self, kernels: &Kernels, adapters: &Adapters) -> Result<()> {
+    /// Copies what has changed on the host since; whether the trained adapter was among it.
+    pub(super) fn refresh(&mut self, kernels: &Kernels, adapters: &Adapters) -> Result<bool> {
+        let mut replaced = false;
         for (i, placed) in adapters.0.iter().enumerate() {
             if self.versions[i] != placed.set.version() {
                 self.adapters[i].values.write(bytemuck::cast_slice(placed.set.values()))?;
                 self.adapters[i].pack(kernels)?;
                 self.versions[i] = placed.set.version();
+                replaced |= placed.role == Role::Trained;
             }
         }
-        Ok(())
+        Ok(replaced)
     }
 
     /// The host now has the numbers of the device, as version `version`.

@@ -66,6 +66,8 @@ pub struct Engine {
     tape: u64,
     /// No gradient has been added yet.
     fresh: bool,
+    /// The trained adapter has numbers that the host has not.
+    ahead: bool,
     /// The optimizer's.
     moments: Vec<Buffer>,
 }
@@ -106,6 +108,7 @@ impl Engine {
             temp: Arena::new(device),
             tape: 0,
             fresh: true,
+            ahead: false,
             moments: Vec::new(),
             device: device.clone(),
         };
@@ -118,10 +121,17 @@ impl Engine {
         !adapters.has_layout(&self.layout)
     }
 
+    /// Whether the trained adapter's numbers are newer here than on the host.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
     /// Takes over what has changed in the adapters.
     pub(super) fn refresh(&mut self, adapters: &Adapters) -> Result<()> {
         let kernels = Kernels { device: &*self.device, kind: self.kind };
-        self.matrices.refresh(&kernels, adapters)
+        let replaced = self.matrices.refresh(&kernels, adapters)?;
+        self.ahead &= !replaced;
+        Ok(())
     }
 
     fn kernels(&self) -> Kernels<'_> {

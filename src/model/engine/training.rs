@@ -100,6 +100,7 @@ impl Engine {
             bytes: 4 * count * (3 + 2 * update.moments),
             flop: 0,
         })?;
+        self.ahead = true;
         self.matrices.pack(&self.kernels())
     }
 
@@ -110,6 +111,7 @@ impl Engine {
 
     /// The host has the device's numbers, as this version.
     pub(in crate::model) fn fetched(&mut self, version: u64) {
+        self.ahead = false;
         self.matrices.fetched(version);
     }
 
