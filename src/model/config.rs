@@ -253,15 +253,11 @@ impl LoraConfig {
     /// Every regular expression must compile.
     fn check_expressions(&self) -> Result<()> {
         let mut problems = Problems::default();
-        let targets = match &self.target_modules {
-            TargetModules::AllLinear => None,
-            TargetModules::Names(names) => Some(names),
-        };
-        for (key, names) in [("target_modules", targets), ("exclude_modules", self.exclude_modules.as_ref())]
-        {
-            if let Some(ModuleNames::Regex(regex)) = names {
-                problems.absorb(expressions::whole(key, regex).map(|_| ()));
-            }
+        if let TargetModules::Names(ModuleNames::Regex(regex)) = &self.target_modules {
+            problems.absorb(expressions::whole("target_modules", regex).map(|_| ()));
+        }
+        if let Some(ModuleNames::Regex(regex)) = &self.exclude_modules {
+            problems.absorb(expressions::whole("exclude_modules", regex).map(|_| ()));
         }
         for key in self.rank_pattern.keys() {
             problems.absorb(expressions::end("rank_pattern", key).map(|_| ()));

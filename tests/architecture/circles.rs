@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fancy_regex::Regex;
 
+/// A `use` at the beginning of a line: whether it is exported, and its paths. Texts have the word in their midst.
+const USE: &str = r"(?m)^[ \t]*(pub(?:\([^)]*\))?\s+)?use ([\w:{},*$\s]+);";
+
 /// The imports of files by module path, such as `data/pack`.
 pub struct Graph<'a> {
     code: BTreeMap<String, &'a str>,
@@ -54,7 +57,7 @@ impl<'a> Graph<'a> {
             let of_child = |target: &String| target.starts_with(&format!("{module}/"));
             found.extend(target.filter(|target| !(used.exported && of_child(target))));
         }
-        let elsewhere = Regex::new(r"\buse [^;]+;|\bpub\(in [^)]*\)").unwrap().replace_all(code, "");
+        let elsewhere = Regex::new(&format!(r"{USE}|\bpub\(in [^)]*\)")).unwrap().replace_all(code, "");
         let paths = Regex::new(r"(?<![\w:])\w+(?:::\w+)+").unwrap();
         for path in paths.find_iter(&elsewhere) {
             found.extend(self.resolve(module, path.unwrap().as_str()));
@@ -67,7 +70,7 @@ impl<'a> Graph<'a> {
     fn resolve(&self, from: &str, path: &str) -> Option<String> {
         let mut at = from.to_string();
         let mut parts = path.split("::").peekable();
-        match *parts.peek()? {
+        match parts.peek()?.trim_start_matches('$') {
             "crate" => {
                 at.clear();
                 parts.next();
@@ -151,7 +154,7 @@ fn renamed(path: &str) -> (String, String) {
 
 /// The paths of all `use`s.
 pub fn uses(code: &str) -> Vec<Used> {
-    let regex = Regex::new(r"(\bpub(?:\([^)]*\))?\s+)?\buse ([^;]+);").unwrap();
+    let regex = Regex::new(USE).unwrap();
     let mut found = Vec::new();
     for captures in regex.captures_iter(code).map(Result::unwrap) {
         let exported = captures.get(1).is_some();
