@@ -33,7 +33,7 @@ fn trained_with(args: &ModelArgs) -> Result<TrainedWith> {
         (None, None) => TrainedWith::default(),
     };
     if let Some(template) = &args.chat_template {
-        trained.data.chat_template = Some(template::from_setting(template)?);
+        trained.data.chat_template = Some(template::portable(template));
     }
     Ok(trained)
 }

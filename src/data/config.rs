@@ -25,7 +25,8 @@ pub struct DataConfig {
     /// Which end of a sequence longer than `max_length` is kept.
     #[serde(default)]
     pub truncation_mode: TruncationMode,
-    /// Jinja text or the path of a file with it; `null`: the tokenizer's own template.
+    /// Jinja text, the path of a file with it, the name of one of the model's own templates, or a built-in one (`chatml`,
+    /// `gemma`, `llama3`, `mistral`, `phi`, `qwen`, `zephyr`); `null`: the tokenizer's own template.
     #[serde(default)]
     pub chat_template: Option<String>,
     /// What `strftime_now` tells the template: a date or a date and time of ISO 8601; `null`: the present, which a run

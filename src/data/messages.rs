@@ -30,9 +30,16 @@ impl Message {
         self.0.get("role").and_then(Json::as_str).unwrap_or_default()
     }
 
-    /// What is said; empty for a message that only calls tools.
+    /// What is said: the first text of several; empty for a message that only calls tools.
     pub fn content(&self) -> &str {
-        self.0.get("content").and_then(Json::as_str).unwrap_or_default()
+        match self.0.get("content") {
+            Some(Json::String(text)) => text,
+            Some(Json::Array(parts)) => {
+                let mut texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
+                texts.find(|text| !text.is_empty()).unwrap_or_default()
+            }
+            _ => "",
+        }
     }
 
     /// Whether it neither says anything nor calls a tool.
@@ -121,9 +128,14 @@ fn message(place: &str, json: &Json) -> Result<Message, String> {
     for name in ["role", "content"] {
         match fields.get(name) {
             Some(Json::String(_)) => {}
+            Some(Json::Array(parts)) if name == "content" => text_parts(place, parts)?,
             None | Some(Json::Null) if name == "content" && message.calls_tools() => {}
             Some(other) => {
-                return Err(format!("{place}.{name} must be a string, found {}", described(other)));
+                return Err(format!(
+                    "{place}.{name} must be a string{}, found {}",
+                    if name == "content" { " or a list of text parts" } else { "" },
+                    described(other)
+                ));
             }
             None => {
                 let remedy = nearest(name, fields.keys().map(String::as_str).filter(|key| *key != "role"))
@@ -141,6 +153,28 @@ fn message(place: &str, json: &Json) -> Result<Message, String> {
         ));
     }
     Ok(message)
+}
+
+/// Parts of a structured content, all of them texts.
+fn text_parts(place: &str, parts: &[Json]) -> Result<(), String> {
+    for (index, part) in parts.iter().enumerate() {
+        let kind = part.get("type").and_then(Json::as_str);
+        match (kind, part.get("text")) {
+            (Some("text"), Some(Json::String(_))) => {}
+            (Some(other), _) if other != "text" => {
+                return Err(format!(
+                    "{place}.content[{index}] is of the type {other:?}; a model of texts reads text parts alone"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "{place}.content[{index}] must be {{\"type\": \"text\", \"text\": ...}}, found {}",
+                    described(part)
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `tools`: a list, or JSON text of one, as TRL takes it.
@@ -162,5 +196,33 @@ pub(super) fn kwargs(fields: &mut Fields) -> Result<Option<Fields>, String> {
         None | Some(Json::Null) => Ok(None),
         Some(Json::Object(map)) => Ok(Some(map)),
         Some(other) => Err(format!("chat_template_kwargs must be an object, found {}", described(&other))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(content: &Json) -> Result<Message, String> {
+        message("chosen[0]", &json!({"role": "user", "content": content}))
+    }
+
+    #[test]
+    fn content_is_a_text_or_a_list_of_texts() {
+        let parts = json!([{"type": "text", "text": ""}, {"type": "text", "text": "b"}]);
+        let found = read(&parts).unwrap();
+        assert_eq!((found.content(), &found.fields()["content"]), ("b", &parts));
+        assert_eq!(read(&json!("a")).unwrap().content(), "a");
+        for (content, words) in [
+            (json!([{"type": "image", "image": "x.png"}]), "chosen[0].content[0] is of the type \"image\""),
+            (json!([{"type": "text"}]), "chosen[0].content[0] must be {\"type\": \"text\""),
+            (json!(["a"]), "found a string (\"a\")"),
+            (json!(3), "chosen[0].content must be a string or a list of text parts"),
+        ] {
+            let error = read(&content).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

@@ -1,28 +1,32 @@
 //! Chat templates: a conversation becomes the text the model was taught, as transformers' `apply_chat_template` renders it.
 
+mod builtin;
+mod sources;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
-use std::path::Path;
+use std::sync::Arc;
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, NaiveTime};
-use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 
-use super::jinja::{environment, without_generation_blocks};
+use self::sources::DEFAULT;
+pub use self::sources::{find, portable};
+use super::jinja::Template;
 use super::messages::Message;
-use super::pydata::to_value;
 use crate::error::{Error, Result};
 
-/// The name under which errors show the template.
-const NAME: &str = "chat_template";
-
-/// A compiled chat template.
+/// A model's chat templates, by name: mostly one, `default`.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    source: String,
+    named: BTreeMap<String, Named>,
     now: NaiveDateTime,
-    env: Environment<'static>,
+}
+
+/// A template and its text.
+#[derive(Clone, Debug)]
+struct Named {
+    source: String,
+    template: Arc<Template>,
 }
 
 /// How a moment is written, to the second.
@@ -46,9 +50,28 @@ pub struct RenderOptions<'a> {
     pub add_generation_prompt: bool,
     /// The record's `tools`.
     pub tools: Option<&'a Json>,
-    /// The record's `chat_template_kwargs`.
+    /// The record's `chat_template_kwargs`: `tools`, `documents` and `chat_template` (a name or Jinja text) as
+    /// `apply_chat_template` takes them, and variables of the template.
     pub kwargs: Option<&'a Map<String, Json>>,
 }
+
+/// Arguments of `apply_chat_template` that decide something else than the text, or that are given already.
+const NOT_FOR_ROWS: [&str; 14] = [
+    "conversation",
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+    "sanitize_control_tokens",
+    "processor_kwargs",
+];
 
 impl ChatTemplate {
     /// Compiles `source`. `strftime_now` tells the moment of this call, once for the template's life; the variable
@@ -57,9 +80,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Data`] with the line where the template is not Jinja.
     pub fn new(source: impl Into<String>) -> Result<Self> {
+        Self::named(BTreeMap::from([(DEFAULT.to_owned(), source.into())]))
+    }
+
+    /// Compiles templates by name.
+    fn named(sources: BTreeMap<String, String>) -> Result<Self> {
         let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.trim().parse().ok());
         let now = fixed.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
-        Self::compile(source.into(), now.map_or_else(|| Local::now().naive_local(), |now| now.naive_utc()))
+        Self::compile(sources, now.map_or_else(|| Local::now().naive_local(), |now| now.naive_utc()))
     }
 
     /// Compiles `source` for the moment `unix_seconds`, in UTC.
@@ -69,32 +97,72 @@ impl ChatTemplate {
     pub fn at(source: impl Into<String>, unix_seconds: i64) -> Result<Self> {
         let now = DateTime::from_timestamp(unix_seconds, 0)
             .ok_or_else(|| Error::Config(format!("{unix_seconds} seconds since 1970 is no date")))?;
-        Self::compile(source.into(), now.naive_utc())
+        Self::compile(BTreeMap::from([(DEFAULT.to_owned(), source.into())]), now.naive_utc())
     }
 
-    fn compile(source: String, now: NaiveDateTime) -> Result<Self> {
-        let mut env = environment(now);
-        env.add_template_owned(NAME, without_generation_blocks(&source))
-            .map_err(|e| Error::Data(format!("the chat template is not valid Jinja: {}", describe(&e))))?;
-        Ok(Self { source, now, env })
+    fn compile(sources: BTreeMap<String, String>, now: NaiveDateTime) -> Result<Self> {
+        let compiled = |(name, source): (String, String)| {
+            let template = parse(&source)?;
+            Ok((name, Named { source, template: Arc::new(template) }))
+        };
+        Ok(Self { named: sources.into_iter().map(compiled).collect::<Result<_>>()?, now })
     }
 
-    /// The same template at another moment: an ISO 8601 date, or date and time.
+    /// The same templates at another moment: an ISO 8601 date, or date and time.
     ///
     /// # Errors
     /// [`Error::Config`] if it is none.
     pub fn on(&self, date: &str) -> Result<Self> {
-        Self::compile(self.source.clone(), moment(date)?)
+        Ok(Self { named: self.named.clone(), now: moment(date)? })
     }
 
-    /// The moment that `strftime_now` tells, if the template asks for it.
+    /// The moment that `strftime_now` tells, if a template asks for it.
     pub fn date(&self) -> Option<String> {
-        self.source.contains("strftime_now").then(|| self.now.format(MOMENT).to_string())
+        let asks = self.named.values().any(|named| named.source.contains("strftime_now"));
+        asks.then(|| self.now.format(MOMENT).to_string())
     }
 
-    /// The Jinja text.
+    /// The Jinja text of the default template; empty if there is none of that name.
     pub fn source(&self) -> &str {
-        &self.source
+        self.named.get(DEFAULT).map_or("", |named| &named.source)
+    }
+
+    /// The names of the templates.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
+
+    /// `get_chat_template` of transformers: the one that a row names (or writes out), else `tool_use` for rows with tools,
+    /// else `default`.
+    fn choose(&self, wanted: Option<&Json>, tools: bool) -> Result<Arc<Template>> {
+        let found = match wanted {
+            None | Some(Json::Null) => {
+                self.named.get("tool_use").filter(|_| tools).or_else(|| self.named.get(DEFAULT))
+            }
+            Some(Json::String(name)) => match self.named.get(name) {
+                Some(named) => Some(named),
+                None if ["{{", "{%", "\n"].iter().any(|mark| name.contains(mark)) => {
+                    return parse(name).map(Arc::new);
+                }
+                None => {
+                    return Err(Error::Data(format!(
+                        "chat_template_kwargs.chat_template is {name:?}, but the model's templates are: {}",
+                        self.names().collect::<Vec<_>>().join(", ")
+                    )));
+                }
+            },
+            Some(other) => {
+                return Err(Error::Data(format!(
+                    "chat_template_kwargs.chat_template must be a template's name or text, found {other}"
+                )));
+            }
+        };
+        found.map(|named| named.template.clone()).ok_or_else(|| {
+            Error::Data(format!(
+                "the model has chat templates ({}) but none named `default`; set data.chat_template to one of the names",
+                self.names().collect::<Vec<_>>().join(", ")
+            ))
+        })
     }
 
     /// Renders `messages`; `special_tokens` (`bos_token`, `eos_token`, ...) are variables of the template.
@@ -110,147 +178,65 @@ impl ChatTemplate {
         if messages.is_empty() {
             return Err(Error::Data("a chat template needs at least one message".into()));
         }
+        let kwarg = |name: &str| options.kwargs.and_then(|kwargs| kwargs.get(name));
+        if let Some(name) = NOT_FOR_ROWS.into_iter().find(|name| kwarg(name).is_some()) {
+            return Err(Error::Data(format!(
+                "chat_template_kwargs has {name}, which a row cannot decide; leave it out"
+            )));
+        }
+        let null = Json::Null;
+        let tools = kwarg("tools").or(options.tools).unwrap_or(&null);
+        let documents = kwarg("documents").unwrap_or(&null);
+        for (name, list) in [("tools", tools), ("documents", documents)] {
+            if !list.is_null() && !list.as_array().is_some_and(|list| list.iter().all(Json::is_object)) {
+                return Err(Error::Data(format!("{name} must be a list of objects, found {list}")));
+            }
+        }
+        let template = self.choose(kwarg("chat_template"), !tools.is_null())?;
         let messages = Json::Array(messages.iter().map(|message| Json::Object(plain(message))).collect());
-        let mut context: BTreeMap<&str, Value> =
-            special_tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token))).collect();
-        // Record's own arguments overrule the special tokens, as in transformers.
-        for (name, value) in options.kwargs.into_iter().flatten() {
-            context.insert(name, to_value(value));
-        }
-        context.insert("messages", to_value(&messages));
-        context.insert("tools", options.tools.map_or(Value::from(()), to_value));
-        context.insert("documents", Value::from(()));
-        context.insert("add_generation_prompt", Value::from(options.add_generation_prompt));
-        let mut text = Bounded::default();
-        let rendered =
-            self.env.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text));
-        let failed = |what: &str| {
-            Err(Error::Data(format!("the chat template cannot render this conversation: {what}")))
-        };
-        match (rendered, String::from_utf8(text.bytes)) {
-            _ if text.refused => failed(&format!("it writes more than {} MiB", MOST_BYTES >> 20)),
-            (Err(e), _) => failed(&describe(&e)),
-            (Ok(_), Err(e)) => failed(&e.to_string()),
-            (Ok(_), Ok(text)) => Ok(text),
-        }
+        let tokens: BTreeMap<&str, Json> =
+            special_tokens.iter().map(|(name, token)| (name.as_str(), token.as_str().into())).collect();
+        let mut variables: BTreeMap<&str, &Json> =
+            tokens.iter().map(|(name, token)| (*name, token)).collect();
+        // A record's own arguments overrule the special tokens, as in transformers.
+        variables.extend(options.kwargs.into_iter().flatten().map(|(name, value)| (name.as_str(), value)));
+        variables.remove("chat_template");
+        let prompted = Json::Bool(options.add_generation_prompt);
+        variables.extend([
+            ("messages", &messages),
+            ("tools", tools),
+            ("documents", documents),
+            ("add_generation_prompt", &prompted),
+        ]);
+        template
+            .render(variables, self.now)
+            .map_err(|e| Error::Data(format!("the chat template cannot render this conversation: {e}")))
     }
 }
 
-/// Bytes of a rendered conversation, at most: some 16 million tokens. Without a bound a short template writes until the
-/// memory is full, long before it has used up its instructions.
-const MOST_BYTES: usize = 64 << 20;
-
-/// What a template wrote, up to [`MOST_BYTES`].
-#[derive(Default)]
-struct Bounded {
-    bytes: Vec<u8>,
-    refused: bool,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > MOST_BYTES - self.bytes.len() {
-            self.refused = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn parse(source: &str) -> Result<Template> {
+    Template::parse(source).map_err(|e| Error::Data(format!("the chat template is not valid Jinja: {e}")))
 }
 
 /// The message as transformers hands it over: keys whose value is null are dropped, and reasoning stands under each of
-/// its names.
+/// its names, `thinking` first.
 fn plain(message: &Message) -> Map<String, Json> {
-    let mut map: Map<_, _> = message
-        .fields()
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+    let given = message.fields().iter().filter(|(_, value)| !value.is_null());
+    let mut map: Map<_, _> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
     let reasoning =
         ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| map.get(*name).cloned());
-    if let Some(reasoning) = reasoning {
-        map.entry("thinking").or_insert_with(|| reasoning.clone());
-        map.insert("reasoning_content".into(), reasoning);
-    }
-    map
-}
-
-fn describe(error: &minijinja::Error) -> String {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    match error.line() {
-        Some(line) => format!("{detail} (line {line} of the template)"),
-        None => detail,
-    }
-}
-
-/// The template in force: `setting` (`data.chat_template`: Jinja text or a file), else `chat_template.jinja` in the model's
-/// directory, else `chat_template` of its `tokenizer_config.json`.
-///
-/// # Errors
-/// A file that cannot be read, a `chat_template` of the wrong shape, text that is not Jinja.
-pub fn find(
-    setting: Option<&str>,
-    model_dir: Option<&Path>,
-    tokenizer_config: &Json,
-) -> Result<Option<ChatTemplate>> {
-    let file = model_dir.map(|dir| dir.join("chat_template.jinja")).filter(|file| file.is_file());
-    let source = match (setting, file) {
-        (Some(setting), _) => Some(from_setting(setting)?),
-        (None, Some(file)) => Some(fs::read_to_string(&file).map_err(Error::read(&file))?),
-        (None, None) => from_tokenizer_config(tokenizer_config)?,
-    };
-    source.map(ChatTemplate::new).transpose()
-}
-
-/// The text that `data.chat_template` stands for: itself, or that of the file it names.
-///
-/// # Errors
-/// [`Error::Config`] if it is neither.
-pub fn from_setting(setting: &str) -> Result<String> {
-    if ["{{", "{%", "\n"].iter().any(|mark| setting.contains(mark)) {
-        return Ok(setting.to_owned());
-    }
-    fs::read_to_string(setting).map_err(|e| {
-        Error::Config(format!(
-            "data.chat_template `{setting}` is neither Jinja text (no `{{{{` or `{{%` in it) nor a file that can be \
-             read: {e}"
-        ))
-    })
-}
-
-/// A string, or a list of `{name, template}` of which `default` counts.
-fn from_tokenizer_config(config: &Json) -> Result<Option<String>> {
-    match config.get("chat_template") {
-        None | Some(Json::Null) => Ok(None),
-        Some(Json::String(source)) => Ok(Some(source.clone())),
-        Some(Json::Array(named)) => {
-            let name = |entry: &Json| entry.get("name").and_then(Json::as_str).unwrap_or("?").to_owned();
-            let default = named.iter().find(|entry| name(entry) == "default");
-            default.and_then(|entry| entry.get("template")?.as_str()).map(|source| Some(source.to_owned())).ok_or_else(
-                || {
-                    let names: Vec<_> = named.iter().map(name).collect();
-                    Error::Data(format!(
-                        "tokenizer_config.json has chat templates ({}) but none named `default`; set data.chat_template",
-                        names.join(", ")
-                    ))
-                },
-            )
-        }
-        Some(_) => Err(Error::Data(
-            "chat_template in tokenizer_config.json is neither a string nor a list of {name, template}; set \
-             data.chat_template"
-                .into(),
-        )),
-    }
+    let Some(reasoning) = reasoning else { return map };
+    let thinking = map.remove("thinking").unwrap_or_else(|| reasoning.clone());
+    let mut aliased = Map::from_iter([("thinking".to_owned(), thinking)]);
+    aliased.extend(map);
+    aliased.insert("reasoning_content".into(), reasoning);
+    aliased
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -309,18 +295,23 @@ mod tests {
         let endless = "{% for i in range(100000) %}{{ 'x' * 1000000 }}{% endfor %}";
         let refusal = render(endless, &messages, RenderOptions::default()).unwrap_err().to_string();
         assert!(
-            refusal.ends_with("cannot render this conversation: it writes more than 64 MiB"),
+            refusal.contains(
+                "cannot render this conversation: it writes more than 64 MiB (line 1 of the template)"
+            ),
             "{refusal}"
         );
-        let whole = format!("{{{{ 'x' * {MOST_BYTES} }}}}");
-        assert_eq!(render(&whole, &messages, RenderOptions::default()).unwrap().len(), MOST_BYTES);
+        let whole = format!("{{{{ 'x' * {} }}}}", 64 << 20);
+        assert_eq!(render(&whole, &messages, RenderOptions::default()).unwrap().len(), 64 << 20);
         assert!(render(&format!("{whole}y"), &messages, RenderOptions::default()).is_err());
     }
 
     #[test]
     fn precedence_is_setting_then_file_then_tokenizer_config() {
         let dir = tempfile::tempdir().unwrap();
-        let config = json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "c"}]});
+        let map = |json: Json| json.as_object().unwrap().clone();
+        let config = map(
+            json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "c"}]}),
+        );
         let source = |setting, dir| find(setting, dir, &config).unwrap().unwrap().source().to_owned();
         assert_eq!(source(None, Some(dir.path())), "c");
         let file = dir.path().join("chat_template.jinja");
@@ -328,9 +319,90 @@ mod tests {
         assert_eq!(source(None, Some(dir.path())), "f");
         assert_eq!(source(Some("{{ x }}"), Some(dir.path())), "{{ x }}");
         assert_eq!(source(file.to_str(), None), "f");
-        assert!(find(None, None, &json!({})).unwrap().is_none());
+        assert!(find(None, None, &Map::new()).unwrap().is_none());
         assert!(matches!(find(Some("nowhere.jinja"), None, &config), Err(Error::Config(_))));
-        let nameless = find(None, None, &json!({"chat_template": [{"name": "rag", "template": "t"}]}));
-        assert!(nameless.unwrap_err().to_string().contains("rag"));
+        let nameless = map(json!({"chat_template": [{"name": "rag", "template": "t"}]}));
+        let nameless = find(None, None, &nameless).unwrap().unwrap();
+        let message = Message::new("user", "a");
+        let error = nameless.render(&[&message], &BTreeMap::new(), RenderOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("rag"), "{error}");
+        assert_eq!(source(Some("tool_use"), None), "t");
+        assert!(source(Some("chatml"), None).contains("<|im_start|>"));
+    }
+
+    /// transformers' `get_chat_template`: a row's tools or its `chat_template` choose among named templates.
+    #[test]
+    fn a_row_chooses_among_named_templates() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("chat_template.jinja"), "default").unwrap();
+        fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+        fs::write(dir.path().join("additional_chat_templates/tool_use.jinja"), "{{ tools | length }} tools")
+            .unwrap();
+        fs::write(
+            dir.path().join("additional_chat_templates/rag.jinja"),
+            "{{ documents | length }} documents",
+        )
+        .unwrap();
+        let template = find(None, Some(dir.path()), &Map::new()).unwrap().unwrap();
+        let message = Message::new("user", "a");
+        let ask = |tools: Option<&Json>, kwargs: Json| {
+            let options = RenderOptions { tools, kwargs: kwargs.as_object(), ..RenderOptions::default() };
+            template.render(&[&message], &BTreeMap::new(), options).map_err(|e| e.to_string())
+        };
+        let tools = json!([{"name": "f"}]);
+        assert_eq!(ask(None, json!({})).unwrap(), "default");
+        assert_eq!(ask(Some(&tools), json!({})).unwrap(), "1 tools");
+        assert_eq!(ask(None, json!({"tools": tools})).unwrap(), "1 tools");
+        assert_eq!(ask(Some(&tools), json!({"tools": null})).unwrap(), "default");
+        assert_eq!(ask(None, json!({"chat_template": "rag", "documents": [{}, {}]})).unwrap(), "2 documents");
+        assert_eq!(ask(None, json!({"chat_template": "{{ messages[0].role }}"})).unwrap(), "user");
+        assert!(ask(None, json!({"chat_template": "rga"})).unwrap_err().contains("rag"));
+        assert!(
+            ask(None, json!({"add_generation_prompt": true})).unwrap_err().contains("add_generation_prompt")
+        );
+        assert!(ask(None, json!({"tools": "f"})).unwrap_err().contains("tools must be a list of objects"));
+    }
+
+    /// Ten gigabytes within a few thousand steps, a list without end, and a macro that calls itself.
+    #[test]
+    fn memory_steps_and_depth_are_bounded() {
+        let messages = [Message::new("user", "x")];
+        for (source, what) in [
+            (
+                "{% set ns = namespace(s='x' * 1000000) %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+                "256 MiB",
+            ),
+            (
+                "{% set ns = namespace(s='x' * 1000000) %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+                "MiB",
+            ),
+            (
+                "{% set ns = namespace(s=[1]) %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+                "MiB",
+            ),
+            (
+                "{% set ns = namespace(s=[]) %}{% for i in range(9999) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}",
+                "within one another",
+            ),
+            ("{{ 'x' * 99999999999 }}", "MiB"),
+            ("{{ 'x'.center(99999999999) }}", "MiB"),
+            ("{{ ('x' * 60000).replace('x', 'y' * 60000) }}", "MiB"),
+            (
+                "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+                "too many steps",
+            ),
+            (
+                "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+                "too many steps",
+            ),
+            ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "too deep"),
+        ] {
+            let error = render(source, &messages, RenderOptions::default()).unwrap_err().to_string();
+            assert!(error.contains(what), "{source}: {error}");
+        }
+        let deep = format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000));
+        assert!(ChatTemplate::at(deep, 0).is_err());
+        let long = format!("{{{{ 1{} }}}}", " + 1".repeat(100_000));
+        assert!(ChatTemplate::at(long, 0).unwrap_err().to_string().contains("too long"));
     }
 }

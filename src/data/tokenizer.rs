@@ -1,13 +1,22 @@
 //! A model's tokenizer with its special tokens and chat template, as transformers loads them.
 
+mod build;
+mod bytes;
+mod class;
+mod files;
+mod named;
+mod protobuf;
+mod rebuild;
+mod sentencepiece;
+mod tekken;
+
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
-use tokenizers::processors::template::TemplateProcessing;
 
+use self::files::{Files, Vocabulary};
 use super::guarded::caught;
 use super::messages::Message;
 use super::template::{self, ChatTemplate, RenderOptions};
@@ -27,30 +36,19 @@ pub struct ChatTokenizer {
 }
 
 impl ChatTokenizer {
-    /// Loads `tokenizer.json`, `tokenizer_config.json` (or, failing that, `special_tokens_map.json`) and the chat template
-    /// of the model in `dir`; `chat_template` is the setting of that name.
+    /// Loads the tokenizer and the chat template of the model in `dir`, in whatever layout transformers saves or reads
+    /// them: `tokenizer.json`, `vocab.json` with `merges.txt`, `tokenizer.model` (SentencePiece) or `tekken.json`; around
+    /// it `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and the model's type in `config.json`.
+    /// `chat_template` is the setting of that name.
     ///
     /// # Errors
-    /// No `tokenizer.json`, or a file that cannot be read.
+    /// No vocabulary in any form, a file that cannot be read, a class or a vocabulary that is not supported.
     pub fn load(dir: impl AsRef<Path>, chat_template: Option<&str>) -> Result<Self> {
         let dir = dir.as_ref();
-        let file = dir.join("tokenizer.json");
-        if !file.is_file() {
-            return Err(Error::Data(format!(
-                "no tokenizer.json in {}; save it with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)",
-                dir.display()
-            )));
-        }
-        let bytes = fs::read(&file).map_err(Error::read(&file))?;
-        let mut config = read_json(&dir.join("tokenizer_config.json"))?;
-        let older = read_json(&dir.join("special_tokens_map.json"))?;
-        if let (Json::Object(config), Json::Object(older)) = (&mut config, older) {
-            for (name, token) in older {
-                config.entry(name).or_insert(token);
-            }
-        }
-        let template = template::find(chat_template, Some(dir), &config)?;
-        Self::new(&bytes, &config, template).map_err(|e| Error::Data(format!("{}: {e}", file.display())))
+        let files = Files::read(dir)?;
+        let template = template::find(chat_template, Some(dir), &files.config)?;
+        Self::new(&files, template)
+            .map_err(|e| Error::Data(format!("the tokenizer in {}: {e}", dir.display())))
     }
 
     /// From the contents of `tokenizer.json` and `tokenizer_config.json` (empty: none).
@@ -62,25 +60,25 @@ impl ChatTokenizer {
         tokenizer_config: &[u8],
         chat_template: Option<&str>,
     ) -> Result<Self> {
-        let config = match tokenizer_config.trim_ascii() {
-            [] => Json::Object(serde_json::Map::new()),
+        let config: Map<String, Json> = match tokenizer_config.trim_ascii() {
+            [] => Map::new(),
             bytes => serde_json::from_slice(bytes)
-                .map_err(|e| Error::Data(format!("tokenizer_config.json is not valid JSON: {e}")))?,
+                .map_err(|e| Error::Data(format!("tokenizer_config.json is not a JSON object: {e}")))?,
         };
         let template = template::find(chat_template, None, &config)?;
-        Self::new(tokenizer_json, &config, template)
+        let files = Files {
+            vocabulary: Vocabulary::Tokenizer(tokenizer_json.to_vec()),
+            config,
+            special_tokens_map: Map::new(),
+            added_tokens: Map::new(),
+            model: Map::new(),
+        };
+        Self::new(&files, template)
     }
 
-    fn new(tokenizer_json: &[u8], config: &Json, template: Option<ChatTemplate>) -> Result<Self> {
-        let mut tokenizer = guarded(|| Tokenizer::from_bytes(tokenizer_json))
-            .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
-        // Settings saved with the file; transformers resets them before it encodes.
-        tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|e| Error::Data(format!("truncation cannot be switched off: {e}")))?;
-        let special_tokens = special_tokens(config);
-        obey_add_tokens(&mut tokenizer, config, &special_tokens)?;
+    fn new(files: &Files, template: Option<ChatTemplate>) -> Result<Self> {
+        let (tokenizer, tokens) = build::build(files)?;
+        let special_tokens = tokens.by_name();
         let mut loaded = Self { tokenizer, template, special_tokens, adds_bos: false, adds_eos: false };
         let nothing = loaded.encode("", true)?;
         loaded.adds_bos = loaded.bos_id().is_some_and(|bos| nothing.first() == Some(&bos));
@@ -200,63 +198,10 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
     }
 }
 
-/// The JSON of `file`, an empty object if there is no such file.
-fn read_json(file: &Path) -> Result<Json> {
-    if !file.is_file() {
-        return Ok(Json::Object(serde_json::Map::new()));
-    }
-    let bytes = fs::read(file).map_err(Error::read(file))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::Data(format!("{} is not valid JSON: {e}", file.display())))
-}
-
-/// Every `*_token` of the configuration: a string, or an object with `content`; model-specific ones stand under
-/// `extra_special_tokens` by name.
-fn special_tokens(config: &Json) -> BTreeMap<String, String> {
-    let extra = config.get("extra_special_tokens").and_then(Json::as_object).into_iter().flatten();
-    let named = config.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
-    extra
-        .chain(named)
-        .filter_map(|(name, token)| {
-            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-            Some((name.clone(), text.to_owned()))
-        })
-        .collect()
-}
-
-/// transformers' `update_post_processor`: where `add_bos_token` or `add_eos_token` stands in the configuration, they alone
-/// decide what is added, whatever `tokenizer.json` says.
-fn obey_add_tokens(
-    tokenizer: &mut Tokenizer,
-    config: &Json,
-    special_tokens: &BTreeMap<String, String>,
-) -> Result<()> {
-    let flags = [config.get("add_bos_token"), config.get("add_eos_token")];
-    if flags.iter().all(Option::is_none) {
-        return Ok(());
-    }
-    let [bos, eos] = [("bos_token", flags[0]), ("eos_token", flags[1])].map(|(name, flag)| {
-        let token = special_tokens.get(name).filter(|_| flag == Some(&Json::Bool(true)))?;
-        Some((token.clone(), tokenizer.token_to_id(token)?))
-    });
-    let wrong = |e: &dyn std::fmt::Display| {
-        Error::Data(format!("add_bos_token / add_eos_token cannot be honoured: {e}"))
-    };
-    // As a list of pieces, because a token may hold spaces or colons.
-    let piece = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| format!("{text}:0"));
-    let single: Vec<String> = [piece(&bos), Some("$A:0".into()), piece(&eos)].into_iter().flatten().collect();
-    let processor = TemplateProcessing::builder()
-        .try_single(single)
-        .map_err(|e| wrong(&e))?
-        .special_tokens([bos, eos].into_iter().flatten().collect::<Vec<_>>())
-        .build()
-        .map_err(|e| wrong(&e))?;
-    tokenizer.with_post_processor(Some(processor));
-    Ok(())
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -313,16 +258,24 @@ pub(super) mod tests {
         assert_eq!(tokenizer.decode(&[0, 6], false).unwrap(), "<s>ab");
     }
 
-    /// transformers: either flag in the configuration replaces the file's post-processor.
+    /// transformers 5: where there is a tokenizer.json, its post-processor decides, and the flags are not read.
     #[test]
-    fn add_bos_and_add_eos_overrule_the_file() {
+    fn the_file_overrules_add_bos_and_add_eos() {
         let with = |bos, flags: &str| tokenizer(bos, &CONFIG.replacen('{', &format!("{{{flags}, "), 1));
-        assert_eq!(with(true, r#""add_bos_token": false"#).encode("c", true).unwrap(), [4]);
-        assert_eq!(with(false, r#""add_bos_token": true"#).encode("c", true).unwrap(), [0, 4]);
-        let eos = with(true, r#""add_eos_token": true"#);
-        assert_eq!(eos.encode("c", true).unwrap(), [4, 1]);
-        assert!(eos.adds_eos() && !eos.adds_bos());
-        assert_eq!(eos.encode("c", false).unwrap(), [4]);
+        assert_eq!(with(true, r#""add_bos_token": false"#).encode("c", true).unwrap(), [0, 4]);
+        assert_eq!(with(false, r#""add_bos_token": true"#).encode("c", true).unwrap(), [4]);
+        assert_eq!(with(true, r#""add_eos_token": true"#).encode("c", true).unwrap(), [0, 4]);
+    }
+
+    #[test]
+    fn dropout_is_refused() {
+        let file = |dropout: &str| {
+            let file = String::from_utf8(tokenizer_json(false)).unwrap();
+            file.replace(r#""dropout":null"#, &format!(r#""dropout":{dropout}"#)).into_bytes()
+        };
+        let error = ChatTokenizer::from_bytes(&file("0.1"), b"", None).unwrap_err().to_string();
+        assert!(error.contains("dropout of 0.1") && error.contains("model.dropout"), "{error}");
+        assert!(ChatTokenizer::from_bytes(&file("0.0"), b"", None).is_ok());
     }
 
     #[test]
@@ -346,7 +299,7 @@ pub(super) mod tests {
     fn loads_a_directory_and_names_what_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         let error = ChatTokenizer::load(dir.path(), None).unwrap_err().to_string();
-        assert!(error.contains("no tokenizer.json"), "{error}");
+        assert!(error.contains("no tokenizer in"), "{error}");
         fs::write(dir.path().join("tokenizer.json"), tokenizer_json(false)).unwrap();
         fs::write(dir.path().join("special_tokens_map.json"), r#"{"eos_token": "</s>"}"#).unwrap();
         assert_eq!(ChatTokenizer::load(dir.path(), None).unwrap().eos_id(), Some(1));

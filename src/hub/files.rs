@@ -24,6 +24,10 @@ const OPTIONAL: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
+/// Vocabularies that are read where there is no tokenizer.json.
+const VOCABULARIES: [&str; 2] = ["tokenizer.model", "tekken.json"];
+/// Templates besides the default one.
+const TEMPLATES: &str = "additional_chat_templates/";
 /// Limit of an index's size; it names a few hundred thousand tensors at most.
 const MAX_INDEX: u64 = 64 << 20;
 
@@ -47,8 +51,14 @@ pub(super) fn model(listing: &Listing) -> Plan {
     if !missing.is_empty() {
         return Plan::Missing { files: missing, instead: foreign_weights(listing) };
     }
-    let optional = OPTIONAL.iter().filter(|name| listing.contains(**name)).copied();
-    let files = [CONFIG].into_iter().chain(optional).chain(weights).filter_map(plain).collect();
+    let vocabularies: &[&str] = if listing.contains("tokenizer.json") { &[] } else { &VOCABULARIES };
+    let optional = OPTIONAL.iter().chain(vocabularies).filter(|name| listing.contains(**name)).copied();
+    let templates = listing
+        .iter()
+        .map(String::as_str)
+        .filter(|name| name.starts_with(TEMPLATES) && name.ends_with(".jinja"));
+    let files =
+        [CONFIG].into_iter().chain(optional).chain(templates).chain(weights).filter_map(plain).collect();
     Plan::Files { files, index: weights.filter(|name| *name == INDEX).and_then(plain) }
 }
 
@@ -141,6 +151,15 @@ mod tests {
         ])));
         assert_eq!(files, ["config.json", "tokenizer.json", "model.safetensors"]);
         assert_eq!(index, None);
+        let (files, _) = names(model(&listing(&[
+            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/notes.txt",
+            "config.json",
+            "model.safetensors",
+            "tokenizer.model",
+        ])));
+        let template = "additional_chat_templates/tool_use.jinja";
+        assert_eq!(files, ["config.json", "tokenizer.model", template, "model.safetensors"]);
         let (_, index) = names(model(&listing(&["config.json", "model.safetensors.index.json"])));
         assert_eq!(index.as_deref(), Some(INDEX));
     }

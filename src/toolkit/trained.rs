@@ -48,7 +48,7 @@ impl DataSettings {
             max_length: config.max_length,
             max_prompt_length: config.max_prompt_length,
             truncation_mode: config.truncation_mode,
-            chat_template: config.chat_template.as_deref().map(template::from_setting).transpose()?,
+            chat_template: config.chat_template.as_deref().map(template::portable),
             chat_template_date: config.chat_template_date.clone(),
         })
     }

@@ -1,0 +1,276 @@
+//! Methods of strings, lists and mappings, and attributes of the other values.
+
+use super::arguments::Given;
+use super::braces;
+use super::lexer::is_space;
+use super::operators::equal;
+use super::problem::{Res, fail, room, spend};
+use super::strings;
+use super::value::{Value, View};
+
+const DICT: &str = "get keys values items copy";
+const DICT_CHANGES: &str = "clear pop popitem setdefault update fromkeys";
+const LIST: &str = "count index copy";
+const LIST_CHANGES: &str = "append clear pop reverse insert sort extend remove";
+const STR: &str = "capitalize casefold center count endswith expandtabs find format index isalnum isalpha isascii isdecimal \
+    isdigit isidentifier islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition \
+    removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip \
+    swapcase title upper zfill";
+const STR_OTHERS: &str = "encode format_map maketrans translate";
+const NUMBER_OTHERS: &str = "as_integer_ratio bit_count bit_length conjugate denominator fromhex from_bytes hex imag is_integer \
+    numerator real to_bytes";
+
+fn among(words: &str, word: &str) -> bool {
+    words.split(' ').any(|known| known == word)
+}
+
+/// What Python finds as an attribute of `value`: `None` if there is none of that name.
+///
+/// # Errors
+/// One that Python has and that is not supported.
+pub(super) fn attribute(value: &Value, name: &str) -> Res<Option<Value>> {
+    let method = || Ok(Some(Value::Method(std::rc::Rc::new((value.clone(), name.into())))));
+    let unsafe_ = || {
+        let message = format!("access to attribute '{name}' of '{}' object is unsafe.", value.type_name());
+        Ok(Some(Value::undefined(message)))
+    };
+    if name.starts_with('_') {
+        return match value {
+            Value::Namespace(_) | Value::Undefined(_) => Ok(None),
+            _ if name.starts_with("__") => unsafe_(),
+            _ => Ok(None),
+        };
+    }
+    match value {
+        Value::Dict(_) if among(DICT, name) => method(),
+        Value::Dict(_) if among(DICT_CHANGES, name) => unsafe_(),
+        Value::List(_) if among(LIST, name) => method(),
+        Value::List(_) if among(LIST_CHANGES, name) => unsafe_(),
+        Value::Tuple(_) if among("count index", name) => method(),
+        Value::Group(items) => Ok(match name {
+            "grouper" => items.first().cloned(),
+            "list" => items.last().cloned(),
+            _ => None,
+        }),
+        Value::Str(_) if among(STR, name) => method(),
+        Value::Markup(_) if among(STR, name) => {
+            fail(format!("the method {name} of escaped text is not supported"))
+        }
+        Value::Str(_) | Value::Markup(_) if among(STR_OTHERS, name) => {
+            fail(format!("the method {name} of strings is not supported"))
+        }
+        Value::Int(_) | Value::Bool(_) | Value::Float(_) if among(NUMBER_OTHERS, name) => {
+            fail(format!("the attribute {name} of numbers is not supported"))
+        }
+        Value::Namespace(names) => {
+            Ok(names.borrow().iter().find(|(own, _)| &**own == name).map(|(_, value)| value.clone()))
+        }
+        Value::Loop(state) => Ok(super::loops::attribute(state, name, value)),
+        Value::Cycler(_) if among("next reset", name) => method(),
+        Value::Cycler(state) if name == "current" => Ok(state.0.get(state.1.get()).cloned()),
+        Value::Range(range) => Ok(match name {
+            "start" => Some(Value::Int(range.start)),
+            "step" => Some(Value::Int(range.step)),
+            "stop" | "count" | "index" => {
+                return fail(format!("the attribute {name} of ranges is not supported"));
+            }
+            _ => None,
+        }),
+        Value::Macro(closure) => Ok(match name {
+            "name" => Some(Value::text(&*closure.code.name)),
+            "arguments" => {
+                Some(Value::tuple(closure.code.parameters.iter().map(|name| Value::text(&**name)).collect())?)
+            }
+            "catch_kwargs" => Some(Value::Bool(closure.code.uses_kwargs)),
+            "catch_varargs" => Some(Value::Bool(closure.code.uses_varargs)),
+            "caller" => Some(Value::Bool(closure.code.uses_caller)),
+            _ => None,
+        }),
+        _ => Ok(None),
+    }
+}
+
+/// Calls `name` of `value`.
+pub(super) fn call(value: &Value, name: &str, args: Given) -> Res<Value> {
+    match value {
+        Value::Dict(dict) => match name {
+            "get" => {
+                let args = args.bind("get", &["key", "default"])?;
+                let found = dict.get(&args.required("key")?.key()?);
+                Ok(found.or(args.get("default")).cloned().unwrap_or(Value::None))
+            }
+            "copy" => args.none("copy").map(|()| value.clone()),
+            _ => {
+                args.none("the method")?;
+                let view = match name {
+                    "keys" => View::Keys,
+                    "values" => View::Values,
+                    _ => View::Items,
+                };
+                Ok(Value::View(view, dict.clone()))
+            }
+        },
+        Value::List(items) | Value::Tuple(items) => {
+            if name == "copy" {
+                return args.none("copy").map(|()| value.clone());
+            }
+            let args = args.bind("the method", &["value"])?;
+            let wanted = args.required("value")?;
+            let mut count = 0;
+            for (place, item) in items.iter().enumerate() {
+                if equal(item, wanted)? {
+                    if name == "index" {
+                        return Ok(Value::Int(place as i128));
+                    }
+                    count += 1;
+                }
+            }
+            if name == "index" { fail("the value is not in the list") } else { Ok(Value::Int(count)) }
+        }
+        Value::Cycler(state) => {
+            args.none("the method of a cycler")?;
+            let current = state.1.get();
+            state.1.set(if name == "reset" { 0 } else { (current + 1) % state.0.len().max(1) });
+            Ok(if name == "reset" {
+                Value::None
+            } else {
+                state.0.get(current).cloned().unwrap_or(Value::None)
+            })
+        }
+        Value::Loop(state) => super::loops::call(state, name, args),
+        Value::Str(text) => {
+            spend(1 + (text.inner.len() >> 8))?;
+            string(&text.inner, name, args)
+        }
+        other => fail(format!("'{}' object has no method {name}", other.type_name())),
+    }
+}
+
+fn string(text: &str, name: &str, args: Given) -> Res<Value> {
+    match name {
+        "format" => braces::format(text, &args, &|value, key, is_item| {
+            let index = key.parse::<i128>().ok().filter(|_| is_item);
+            let key = index.map_or_else(|| Value::text(key), Value::Int);
+            let found = if is_item {
+                super::items::item(value, &key)?
+            } else {
+                super::items::attribute(value, key.as_str().unwrap_or(""))?
+            };
+            if found.is_undefined() { fail("a field of a format string is undefined") } else { Ok(found) }
+        })
+        .map(Value::text),
+        "split" | "rsplit" => strings::split(text, name == "rsplit", args),
+        "strip" | "lstrip" | "rstrip" => {
+            let args = args.bind("strip", &["chars"])?;
+            let chars = args.text("chars")?;
+            let strips = |ch: char| chars.map_or_else(|| is_space(ch), |chars| chars.contains(ch));
+            Ok(Value::text(match name {
+                "strip" => text.trim_matches(strips),
+                "lstrip" => text.trim_start_matches(strips),
+                _ => text.trim_end_matches(strips),
+            }))
+        }
+        "startswith" | "endswith" | "find" | "rfind" | "index" | "rindex" | "count" => {
+            search(text, name, args)
+        }
+        "replace" => {
+            let args = args.bind("replace", &["old", "new", "count"])?;
+            let (Some(old), Some(new)) = (args.text("old")?, args.text("new")?) else {
+                return fail("replace needs two strings");
+            };
+            strings::replace(text, old, new, args.int("count", -1)?).map(Value::text)
+        }
+        "join" => {
+            let args = args.bind("join", &["items"])?;
+            let mut out = String::new();
+            for (index, item) in args.required("items")?.items()?.iter().enumerate() {
+                let Some(item) = item.as_str() else {
+                    return fail(format!(
+                        "sequence item {index}: expected str instance, {} found",
+                        item.type_name()
+                    ));
+                };
+                out.push_str(if index > 0 { text } else { "" });
+                out.push_str(item);
+                room(out.len())?;
+            }
+            Ok(Value::text(out))
+        }
+        "removeprefix" | "removesuffix" | "partition" | "rpartition" => {
+            let args = args.bind("the method", &["text"])?;
+            let Some(what) = args.text("text")? else { return fail("the method needs a string") };
+            strings::cut(text, name, what)
+        }
+        "center" | "ljust" | "rjust" | "zfill" => {
+            let args = args.bind("the method", &["width", "fillchar"])?;
+            let width = args.required("width")?.as_int();
+            let Some(width) = width else { return fail("a width must be an integer") };
+            let fill = args.text("fillchar")?.unwrap_or(" ");
+            strings::justified(text, name, width, fill).map(Value::text)
+        }
+        "splitlines" => {
+            let args = args.bind("splitlines", &["keepends"])?;
+            let lines = strings::lines(text, args.flag("keepends"));
+            Value::list(lines.into_iter().map(Value::text).collect())
+        }
+        "expandtabs" => {
+            let args = args.bind("expandtabs", &["tabsize"])?;
+            strings::expand_tabs(text, args.int("tabsize", 8)?).map(Value::text)
+        }
+        _ => {
+            args.none("the method")?;
+            strings::plain(text, name)
+        }
+    }
+}
+
+/// Methods that look for a text within a part of another.
+fn search(text: &str, name: &str, args: Given) -> Res<Value> {
+    let chars_before = |byte: usize| Value::Int(text[..byte].chars().count() as i128);
+    let args = args.bind("the method", &["what", "start", "end"])?;
+    let Some((from, to)) = strings::window(text, args.given("start"), args.given("end"))? else {
+        return match name {
+            "startswith" | "endswith" => Ok(Value::Bool(false)),
+            "find" | "rfind" => Ok(Value::Int(-1)),
+            "count" => Ok(Value::Int(0)),
+            _ => fail("substring not found"),
+        };
+    };
+    let part = &text[from..to];
+    let what = args.required("what")?;
+    if let ("startswith" | "endswith", Value::Tuple(any)) = (name, what) {
+        let mut found = false;
+        for one in any.iter() {
+            let Some(one) = one.as_str() else { return args.wrong("what", one) };
+            found |= if name == "startswith" { part.starts_with(one) } else { part.ends_with(one) };
+        }
+        return Ok(Value::Bool(found));
+    }
+    let Some(what) = what.as_str() else { return args.wrong("what", what) };
+    match name {
+        "startswith" => Ok(Value::Bool(part.starts_with(what))),
+        "endswith" => Ok(Value::Bool(part.ends_with(what))),
+        "count" => Ok(Value::Int(part.matches(what).count() as i128)),
+        _ => match if name.starts_with('r') { part.rfind(what) } else { part.find(what) } {
+            Some(at) => Ok(chars_before(from + at)),
+            None if name.ends_with("find") => Ok(Value::Int(-1)),
+            None => fail("substring not found"),
+        },
+    }
+}
+
+/// markupsafe's `escape`.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for ch in text.chars() {
+        match ch {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            ch => out.push(ch),
+        }
+    }
+    out
+}

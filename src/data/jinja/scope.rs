@@ -1,0 +1,48 @@
+//! Names and their values, scope within scope.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::ast::Name;
+use super::value::Value;
+
+/// The names of a block, and what is around it.
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    names: RefCell<Vec<(Name, Value)>>,
+    outer: Option<Rc<Scope>>,
+}
+
+impl Scope {
+    pub fn root(names: Vec<(Name, Value)>) -> Rc<Self> {
+        Rc::new(Self { names: RefCell::new(names), outer: None })
+    }
+
+    pub fn within(outer: &Rc<Self>) -> Rc<Self> {
+        Rc::new(Self { names: RefCell::default(), outer: Some(outer.clone()) })
+    }
+
+    pub fn get(&self, name: &str) -> Option<Value> {
+        let mut scope = self;
+        loop {
+            if let Some((_, value)) = scope.names.borrow().iter().rev().find(|(own, _)| &**own == name) {
+                return Some(value.clone());
+            }
+            scope = scope.outer.as_deref()?;
+        }
+    }
+
+    pub fn set(&self, name: &Name, value: Value) {
+        let mut names = self.names.borrow_mut();
+        match names.iter_mut().find(|(own, _)| own == name) {
+            Some((_, own)) => *own = value,
+            None => names.push((name.clone(), value)),
+        }
+    }
+
+    /// Forgets all names: a macro and the scope it stands in hold each other.
+    pub fn clear(&self) {
+        let names = std::mem::take(&mut *self.names.borrow_mut());
+        drop(names);
+    }
+}

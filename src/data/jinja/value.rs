@@ -1,0 +1,330 @@
+//! Values of a rendering: Python's, as far as templates see them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::ast::{Macro, Name};
+use super::dict::{Dict, Key};
+use super::problem::{Counted, Res, fail, room};
+use super::scope::Scope;
+
+/// A text; shared.
+pub(super) type Text = Rc<Counted<String>>;
+
+/// Lists within lists, at most.
+const DEEPEST: usize = 200;
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    /// With what is said when it is used as something.
+    Undefined(Rc<str>),
+    None,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Str(Text),
+    /// Text that is escaped for HTML.
+    Markup(Text),
+    List(Items),
+    Tuple(Items),
+    /// What `groupby` gives: a tuple whose items are also `grouper` and `list`.
+    Group(Items),
+    Dict(Rc<Dict>),
+    View(View, Rc<Dict>),
+    Range(Range),
+    /// A generator: read once.
+    Iter(Rc<RefCell<VecDeque<Value>>>),
+    Namespace(Rc<RefCell<Vec<(Name, Value)>>>),
+    Cycler(Rc<(Vec<Value>, Cell<usize>)>),
+    Joiner(Rc<(Text, Cell<bool>)>),
+    Loop(Rc<Loop>),
+    Macro(Rc<Closure>),
+    /// A function of the environment.
+    Function(&'static str),
+    /// A method of a value.
+    Method(Rc<(Value, Name)>),
+}
+
+/// Items of a list or a tuple, and how deep they go.
+#[derive(Clone, Debug)]
+pub(super) struct Items {
+    items: Rc<Counted<Vec<Value>>>,
+    depth: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum View {
+    Keys,
+    Values,
+    Items,
+}
+
+/// Python's `range`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub start: i128,
+    pub step: i128,
+    pub length: usize,
+}
+
+impl Range {
+    pub fn at(&self, index: usize) -> Value {
+        Value::Int(self.start + self.step * index as i128)
+    }
+}
+
+/// A macro and the scope it was written in.
+#[derive(Debug)]
+pub(super) struct Closure {
+    pub code: Arc<Macro>,
+    pub scope: Rc<Scope>,
+}
+
+/// Where a loop is.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub index0: Cell<usize>,
+    pub items: Rc<Vec<Value>>,
+    pub depth0: usize,
+    pub changed: RefCell<Option<Value>>,
+    /// The loop itself and its scope, if it is recursive.
+    pub recursive: Option<(Arc<super::ast::For>, Rc<Scope>)>,
+}
+
+pub(super) fn deeper(depth: usize) -> Res<usize> {
+    if depth >= DEEPEST {
+        return fail(format!("more than {DEEPEST} lists or mappings within one another"));
+    }
+    Ok(depth + 1)
+}
+
+impl std::ops::Deref for Items {
+    type Target = [Value];
+
+    fn deref(&self) -> &[Value] {
+        &self.items.inner
+    }
+}
+
+impl Items {
+    pub fn new(items: Vec<Value>) -> Res<Self> {
+        let bytes = items.len() * size_of::<Value>();
+        room(bytes)?;
+        let depth = deeper(items.iter().map(Value::depth).max().unwrap_or(0))?;
+        Ok(Self { items: Rc::new(Counted::new(items, bytes)), depth })
+    }
+}
+
+impl Value {
+    pub fn undefined(message: impl Into<Rc<str>>) -> Self {
+        Self::Undefined(message.into())
+    }
+
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Str(counted(text.into()))
+    }
+
+    pub fn markup(text: String) -> Self {
+        Self::Markup(counted(text))
+    }
+
+    pub fn list(items: Vec<Self>) -> Res<Self> {
+        Items::new(items).map(Self::List)
+    }
+
+    pub fn tuple(items: Vec<Self>) -> Res<Self> {
+        Items::new(items).map(Self::Tuple)
+    }
+
+    pub fn group(items: Vec<Self>) -> Res<Self> {
+        Items::new(items).map(Self::Group)
+    }
+
+    pub fn iter(items: Vec<Self>) -> Self {
+        Self::Iter(Rc::new(RefCell::new(items.into())))
+    }
+
+    pub fn dict(entries: Vec<(Self, Self)>) -> Res<Self> {
+        Ok(Self::Dict(Rc::new(Dict::new(entries)?)))
+    }
+
+    /// JSON as Python's `json.loads` has it.
+    pub fn from_json(json: &Json) -> Res<Self> {
+        Ok(match json {
+            Json::Null => Self::None,
+            Json::Bool(value) => Self::Bool(*value),
+            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+                (Some(value), _) => Self::Int(value.into()),
+                (_, Some(value)) => Self::Int(value.into()),
+                _ => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => Self::text(text.as_str()),
+            Json::Array(items) => Self::list(items.iter().map(Self::from_json).collect::<Res<_>>()?)?,
+            Json::Object(map) => {
+                let entry =
+                    |(key, value): (&String, &Json)| Ok((Self::text(key.as_str()), Self::from_json(value)?));
+                let entries = map.iter().map(entry).collect::<Res<Vec<_>>>()?;
+                let depth = entries.iter().map(|(_, value)| value.depth()).max().unwrap_or(0);
+                let index = (entries.len() > 12)
+                    .then(|| {
+                        entries
+                            .iter()
+                            .enumerate()
+                            .map(|(at, (key, _))| Ok((key.key()?, at)))
+                            .collect::<Res<_>>()
+                    })
+                    .transpose()?;
+                Self::Dict(Rc::new(Dict::with(entries, index, depth)?))
+            }
+        })
+    }
+
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) => items.depth,
+            Self::Dict(dict) | Self::View(_, dict) => dict.depth(),
+            Self::Method(method) => method.0.depth() + 1,
+            Self::Iter(items) => 1 + items.borrow().iter().map(Self::depth).max().unwrap_or(0),
+            Self::Namespace(_) | Self::Cycler(_) => DEEPEST / 2,
+            _ => 0,
+        }
+    }
+
+    /// The text of a string, escaped or not.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Str(text) | Self::Markup(text) => Some(&text.inner),
+            _ => None,
+        }
+    }
+
+    /// An integer; Python's booleans are integers.
+    pub fn as_int(&self) -> Option<i128> {
+        match self {
+            Self::Int(value) => Some(*value),
+            Self::Bool(value) => Some(i128::from(*value)),
+            _ => None,
+        }
+    }
+
+    /// A number as a float.
+    pub fn as_float(&self) -> Option<f64> {
+        match self {
+            Self::Float(value) => Some(*value),
+            other => other.as_int().map(|value| value as f64),
+        }
+    }
+
+    pub fn is_undefined(&self) -> bool {
+        matches!(self, Self::Undefined(_))
+    }
+
+    /// Python's name of its type, for messages.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Undefined(_) => "Undefined",
+            Self::None => "NoneType",
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Float(_) => "float",
+            Self::Str(_) => "str",
+            Self::Markup(_) => "Markup",
+            Self::List(_) => "list",
+            Self::Tuple(_) => "tuple",
+            Self::Group(_) => "_GroupTuple",
+            Self::Dict(_) => "dict",
+            Self::View(View::Keys, _) => "dict_keys",
+            Self::View(View::Values, _) => "dict_values",
+            Self::View(View::Items, _) => "dict_items",
+            Self::Range(_) => "range",
+            Self::Iter(_) => "generator",
+            Self::Namespace(_) => "Namespace",
+            Self::Cycler(_) => "Cycler",
+            Self::Joiner(_) => "Joiner",
+            Self::Loop(_) => "LoopContext",
+            Self::Macro(_) => "Macro",
+            Self::Function(_) => "function",
+            Self::Method(_) => "builtin_function_or_method",
+        }
+    }
+
+    /// Python's `bool(value)`.
+    pub fn truth(&self) -> bool {
+        match self {
+            Self::Undefined(_) | Self::None => false,
+            Self::Bool(value) => *value,
+            Self::Int(value) => *value != 0,
+            Self::Float(value) => *value != 0.0,
+            Self::Loop(state) => !state.items.is_empty(),
+            other => other.length().is_none_or(|length| length > 0),
+        }
+    }
+
+    /// Python's `len(value)`.
+    pub fn length(&self) -> Option<usize> {
+        match self {
+            Self::Undefined(_) => Some(0),
+            Self::Str(text) | Self::Markup(text) => Some(text.inner.chars().count()),
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) => Some(items.len()),
+            Self::Dict(dict) | Self::View(_, dict) => Some(dict.entries().len()),
+            Self::Range(range) => Some(range.length),
+            Self::Loop(state) => Some(state.items.len()),
+            _ => None,
+        }
+    }
+
+    /// Items of anything that can be looped over; a generator is empty afterwards.
+    pub fn items(&self) -> Res<Vec<Self>> {
+        let count = match self {
+            Self::Str(text) | Self::Markup(text) => text.inner.len(),
+            other => other.length().unwrap_or(0),
+        };
+        super::problem::spend(count)?;
+        room(count * size_of::<Self>())?;
+        Ok(match self {
+            Self::Undefined(_) => Vec::new(),
+            Self::Str(text) => text.inner.chars().map(|ch| Self::text(ch.to_string())).collect(),
+            Self::Markup(text) => text.inner.chars().map(|ch| Self::markup(ch.to_string())).collect(),
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) => items.to_vec(),
+            Self::Dict(dict) | Self::View(View::Keys, dict) => {
+                dict.entries().iter().map(|(key, _)| key.clone()).collect()
+            }
+            Self::View(View::Values, dict) => dict.entries().iter().map(|(_, value)| value.clone()).collect(),
+            Self::View(View::Items, dict) => dict
+                .entries()
+                .iter()
+                .map(|(key, value)| Self::tuple(vec![key.clone(), value.clone()]))
+                .collect::<Res<_>>()?,
+            Self::Range(range) => (0..range.length).map(|index| range.at(index)).collect(),
+            Self::Iter(items) => items.borrow_mut().drain(..).collect(),
+            other => return fail(format!("'{}' object is not iterable", other.type_name())),
+        })
+    }
+
+    /// What it is found by in a mapping.
+    pub fn key(&self) -> Res<Key> {
+        Ok(match self {
+            Self::None => Key::None,
+            Self::Float(value) if value.fract() == 0.0 && value.abs() < 1e30 => Key::Int(*value as i128),
+            Self::Float(value) => Key::Float(value.to_bits()),
+            Self::Str(text) | Self::Markup(text) => Key::Str(text.inner.clone()),
+            Self::Tuple(items) | Self::Group(items) => {
+                Key::Tuple(items.iter().map(Self::key).collect::<Res<_>>()?)
+            }
+            other => match other.as_int() {
+                Some(value) => Key::Int(value),
+                None => return fail(format!("unhashable type: '{}'", other.type_name())),
+            },
+        })
+    }
+}
+
+/// A shared text whose bytes are counted.
+pub(super) fn counted(text: String) -> Text {
+    let bytes = text.capacity();
+    Rc::new(Counted::new(text, bytes))
+}

@@ -1,0 +1,119 @@
+//! Where a model's chat templates stand, and which of them is the default.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value as Json};
+
+use super::ChatTemplate;
+use super::builtin;
+use crate::error::{Error, Result};
+
+/// The name of the template that is used where nothing names another.
+pub(super) const DEFAULT: &str = "default";
+
+/// The templates in force: `setting` (`data.chat_template`: Jinja text, the name of one of the model's templates or of a
+/// built-in one, or a file), else those of files in the model's directory (`chat_template.jinja`,
+/// `additional_chat_templates/*.jinja`), else `chat_template` of its `tokenizer_config.json`.
+///
+/// # Errors
+/// A file that cannot be read, a `chat_template` of the wrong shape, text that is not Jinja.
+pub fn find(
+    setting: Option<&str>,
+    model_dir: Option<&Path>,
+    tokenizer_config: &Map<String, Json>,
+) -> Result<Option<ChatTemplate>> {
+    let mut named = match model_dir {
+        Some(dir) => from_files(dir)?,
+        None => BTreeMap::new(),
+    };
+    if named.is_empty() {
+        named = from_config(tokenizer_config)?;
+    }
+    if let Some(setting) = setting {
+        let source = from_setting(setting, &named)?;
+        // The setting stands for every row; a row may still name one of the model's own templates.
+        named.remove("tool_use");
+        named.insert(DEFAULT.into(), source);
+    }
+    if named.is_empty() { Ok(None) } else { ChatTemplate::named(named).map(Some) }
+}
+
+/// A setting that means the same in another directory: the text of a file, and a name or Jinja text as it is.
+pub fn portable(setting: &str) -> String {
+    if is_jinja(setting) || builtin::named(setting).is_some() {
+        return setting.to_owned();
+    }
+    fs::read_to_string(setting).unwrap_or_else(|_| setting.to_owned())
+}
+
+fn is_jinja(setting: &str) -> bool {
+    ["{{", "{%", "\n"].iter().any(|mark| setting.contains(mark))
+}
+
+fn from_setting(setting: &str, named: &BTreeMap<String, String>) -> Result<String> {
+    if is_jinja(setting) {
+        return Ok(setting.to_owned());
+    }
+    if let Some(source) = named.get(setting).map(String::as_str).or_else(|| builtin::named(setting)) {
+        return Ok(source.to_owned());
+    }
+    fs::read_to_string(setting).map_err(|e| {
+        let own: Vec<&str> = named.keys().map(String::as_str).collect();
+        Error::Config(format!(
+            "data.chat_template `{setting}` is neither Jinja text (no `{{{{` or `{{%` in it), nor a built-in template ({}), \
+             nor one of the model's ({}), nor a file that can be read: {e}",
+            builtin::names(),
+            if own.is_empty() { "it has none".to_owned() } else { own.join(", ") }
+        ))
+    })
+}
+
+fn from_files(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let mut named = BTreeMap::new();
+    let read = |file: &Path| fs::read_to_string(file).map_err(Error::read(file));
+    let file = dir.join("chat_template.jinja");
+    if file.is_file() {
+        named.insert(DEFAULT.to_owned(), read(&file)?);
+    }
+    let more = dir.join("additional_chat_templates");
+    if more.is_dir() {
+        for entry in fs::read_dir(&more).map_err(Error::read(&more))? {
+            let file = entry.map_err(Error::read(&more))?.path();
+            let name =
+                file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
+            if let Some(name) = name {
+                named.insert(name.to_owned(), read(&file)?);
+            }
+        }
+    }
+    Ok(named)
+}
+
+/// A string, a list of `{name, template}`, or an object of names and templates.
+fn from_config(config: &Map<String, Json>) -> Result<BTreeMap<String, String>> {
+    let wrong = || {
+        Error::Data(
+            "chat_template in tokenizer_config.json is neither a string nor a list of {name, template}; set \
+             data.chat_template"
+                .into(),
+        )
+    };
+    match config.get("chat_template") {
+        None | Some(Json::Null) => Ok(BTreeMap::new()),
+        Some(Json::String(source)) => Ok(BTreeMap::from([(DEFAULT.to_owned(), source.clone())])),
+        Some(Json::Array(list)) => list
+            .iter()
+            .map(|entry| {
+                let text = |key: &str| entry.get(key).and_then(Json::as_str).map(str::to_owned);
+                text("name").zip(text("template")).ok_or_else(wrong)
+            })
+            .collect(),
+        Some(Json::Object(map)) => map
+            .iter()
+            .map(|(name, source)| Ok((name.clone(), source.as_str().ok_or_else(wrong)?.to_owned())))
+            .collect(),
+        Some(_) => Err(wrong()),
+    }
+}

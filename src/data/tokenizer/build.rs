@@ -1,0 +1,138 @@
+//! From files to a tokenizer, as `AutoTokenizer.from_pretrained` of transformers 5.24 builds it.
+
+use serde_json::{Map, Value as Json};
+use tokenizers::models::ModelWrapper;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::class::Class;
+use super::files::{Files, Vocabulary};
+use super::guarded;
+use super::named::{Pieces, Tokens};
+use super::rebuild::{self, Parts};
+use super::{sentencepiece, tekken};
+use crate::error::{Error, Result};
+
+/// The tokenizer, and the special tokens around it.
+///
+/// # Errors
+/// Files that do not belong together, a class that is not supported, a tokenizer with dropout.
+pub(super) fn build(files: &Files) -> Result<(Tokenizer, Tokens)> {
+    let class = Class::choose(files.declared())?;
+    let (mut tokenizer, tokens) = match &files.vocabulary {
+        Vocabulary::Tokenizer(bytes) => {
+            let tokens = Tokens::collect(class, files, Pieces::default())?;
+            (of_file(bytes, class, &tokens, &files.config)?, tokens)
+        }
+        Vocabulary::Merges { vocab, merges } => {
+            if class == Class::Backend {
+                return Err(Error::Data(
+                    "vocab.json and merges.txt do not say how text is split, and the tokenizer's class does not either; save \
+                     a tokenizer.json, or name the class in tokenizer_config.json (tokenizer_class: GPT2Tokenizer)"
+                        .into(),
+                ));
+            }
+            let tokens = Tokens::collect(class, files, Pieces::default())?;
+            let parts = Parts {
+                vocab: vocab.clone().into(),
+                merges: serde_json::json!(merges),
+                post_processor: Json::Null,
+            };
+            (parse(&rebuild::build(class, parts, &tokens, &files.config))?, tokens)
+        }
+        Vocabulary::SentencePiece(bytes) => sentencepiece::build(bytes, class, files)?,
+        Vocabulary::Tekken(json) => {
+            let tokens = Tokens::collect(class, files, Pieces::default())?;
+            (parse(&tekken::convert(json)?)?, tokens)
+        }
+    };
+    refuse_dropout(&tokenizer)?;
+    settle(&mut tokenizer)?;
+    add(&mut tokenizer, &tokens)?;
+    obey_flags(&mut tokenizer, class, &tokens)?;
+    if files.config.get("split_special_tokens") == Some(&Json::Bool(true)) {
+        tokenizer.set_encode_special_tokens(true);
+    }
+    Ok((tokenizer, tokens))
+}
+
+/// From `tokenizer.json`: as it is, or rebuilt around its vocabulary.
+fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Json>) -> Result<Tokenizer> {
+    if class == Class::Backend {
+        return from_bytes(bytes);
+    }
+    let mut file: Map<String, Json> = serde_json::from_slice(bytes)
+        .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
+    let parts = Parts::of_file(&mut file, class)?;
+    parse(&rebuild::build(class, parts, tokens, config))
+}
+
+/// A tokenizer of its JSON.
+pub(super) fn parse(json: &Json) -> Result<Tokenizer> {
+    let bytes = serde_json::to_vec(json)
+        .map_err(|e| Error::Data(format!("the tokenizer cannot be put together: {e}")))?;
+    from_bytes(&bytes)
+}
+
+fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
+    guarded(|| Tokenizer::from_bytes(bytes))
+        .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))
+}
+
+/// With dropout the same text has other tokens each time.
+fn refuse_dropout(tokenizer: &Tokenizer) -> Result<()> {
+    match tokenizer.get_model() {
+        ModelWrapper::BPE(bpe) => match bpe.dropout {
+            Some(dropout) if dropout > 0.0 => Err(Error::Data(format!(
+                "its model has a dropout of {dropout}, so that a text would have other tokens each time; set model.dropout to \
+                 null"
+            ))),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Takes off the truncation and padding that were saved with the file; transformers resets them before it encodes.
+fn settle(tokenizer: &mut Tokenizer) -> Result<()> {
+    tokenizer.with_padding(None);
+    tokenizer
+        .with_truncation(None)
+        .map_err(|e| Error::Data(format!("truncation cannot be switched off: {e}")))?;
+    Ok(())
+}
+
+fn add(tokenizer: &mut Tokenizer, tokens: &Tokens) -> Result<()> {
+    let present: Vec<String> = tokenizer.get_added_vocabulary().get_vocab().keys().cloned().collect();
+    let new: Vec<AddedToken> = tokens.to_add(&present);
+    guarded(|| tokenizer.add_tokens(new))
+        .map(drop)
+        .map_err(|e| Error::Data(format!("special tokens cannot be added: {e}")))
+}
+
+/// `update_post_processor`: BOS and EOS by the flags, where the class or the files let them decide.
+fn obey_flags(tokenizer: &mut Tokenizer, class: Class, tokens: &Tokens) -> Result<()> {
+    let explicit = tokens.add_bos.is_some() || tokens.add_eos.is_some();
+    if !explicit && class != Class::GptNeoX {
+        return Ok(());
+    }
+    let named = tokens.by_name();
+    let [bos, eos] = [("bos_token", tokens.add_bos), ("eos_token", tokens.add_eos)].map(|(name, flag)| {
+        let token = named.get(name).filter(|_| flag == Some(true))?;
+        Some((token.clone(), tokenizer.token_to_id(token)?))
+    });
+    let wrong = |e: &dyn std::fmt::Display| {
+        Error::Data(format!("add_bos_token / add_eos_token cannot be honoured: {e}"))
+    };
+    // As a list of pieces, because a token may hold spaces or colons.
+    let piece = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| format!("{text}:0"));
+    let single: Vec<String> = [piece(&bos), Some("$A:0".into()), piece(&eos)].into_iter().flatten().collect();
+    let processor = TemplateProcessing::builder()
+        .try_single(single)
+        .map_err(|e| wrong(&e))?
+        .special_tokens([bos, eos].into_iter().flatten().collect::<Vec<_>>())
+        .build()
+        .map_err(|e| wrong(&e))?;
+    tokenizer.with_post_processor(Some(processor));
+    Ok(())
+}
