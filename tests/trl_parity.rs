@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use common::{Model, decoder, fixture, freeze, json};
 use dpo_lora::adapter::peft;
-use dpo_lora::data::PackedBatch;
+use dpo_lora::data::truncate::Outcome;
+use dpo_lora::data::{PackedBatch, Truncation};
 use dpo_lora::device::Backend;
 use dpo_lora::objective::{Objective, ObjectiveConfig, Sigmoid};
 use dpo_lora::random::Stream;
@@ -115,7 +116,13 @@ fn follow_objective(run: &str) -> ReferenceCache {
     let initial = fixture(expected["init"].as_str().unwrap());
     decoder.train(peft::read(&initial, decoder.spec()).unwrap().adapters);
     let data = expected["data"].as_str().unwrap();
-    let examples = common::examples(data, &fixture("models").join(model));
+    let longest = number("max_length") as usize;
+    let limit = Truncation { max_length: Some(longest), ..Truncation::default() };
+    let mut examples = common::examples(data, &fixture("models").join(model));
+    for example in &mut examples {
+        let outcome = limit.apply(example, None);
+        assert!(!matches!(outcome, Outcome::Dropped(_)), "{outcome:?}");
+    }
     let section = serde_json::to_string(&expected["objective"]).unwrap();
     let objective = serde_yaml::from_str::<ObjectiveConfig>(&section).unwrap().resolve().unwrap();
     let config = TrainConfig {
@@ -136,7 +143,9 @@ fn follow_objective(run: &str) -> ReferenceCache {
         let batches: Vec<PackedBatch> = micro_batches
             .by_ref()
             .take(number("gradient_accumulation_steps") as usize)
-            .map(|part| PackedBatch::for_objective(&part.iter().collect::<Vec<_>>(), objective.needs(), 128))
+            .map(|part| {
+                PackedBatch::for_objective(&part.iter().collect::<Vec<_>>(), objective.needs(), longest)
+            })
             .collect();
         let settings = Settings {
             objective: &objective,
@@ -174,7 +183,7 @@ fn losses_of_pairs() {
 
 #[test]
 fn losses_without_a_reference_make_no_reference_pass() {
-    for run in ["cpo", "simpo", "cpo-simpo", "orpo", "sft"] {
+    for run in ["cpo", "simpo", "cpo-simpo", "orpo", "sft", "sft-text", "sft-messages"] {
         let reference = follow_objective(run);
         assert_eq!((reference.computed, reference.found), (0, 0), "{run}");
     }

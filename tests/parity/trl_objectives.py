@@ -32,6 +32,8 @@ RUNS = {
     "kto": (KTOTrainer, KTOConfig, "trl/judged.jsonl", dict(loss_type="kto", beta=0.3, desirable_weight=1.2, undesirable_weight=0.8), None),
     "apo-zero-unpaired": (KTOTrainer, KTOConfig, "trl/judged.jsonl", dict(loss_type="apo_zero_unpaired", beta=0.3), None),
     "sft": (SFTTrainer, SFTConfig, "trl/texts.jsonl", dict(loss_type="sft"), dict(loss_type="nll")),
+    "sft-text": (SFTTrainer, SFTConfig, "trl/plain.jsonl", dict(loss_type="sft"), dict(loss_type="nll")),
+    "sft-messages": (SFTTrainer, SFTConfig, "trl/messages.jsonl", dict(loss_type="sft"), dict(loss_type="nll")),
 }
 FIGURES = ("loss", "grad_norm", "nll_loss", "kl", "log_odds_chosen", "log_odds_ratio")
 
@@ -42,6 +44,10 @@ def rows(data):
         return pairs
     if data == "trl/texts.jsonl":
         return [dict(prompt=row["prompt"], completion=row["chosen"]) for row in pairs]
+    if data == "trl/plain.jsonl":
+        return [dict(text=row["prompt"] + row["chosen"]) for row in pairs]
+    if data == "trl/messages.jsonl":
+        return [dict(messages=[dict(role="user", content=row["prompt"]), dict(role="assistant", content=row["chosen"].strip())]) for row in pairs]
     judged = []
     for row in pairs:
         label = rng.random() < 0.6
