@@ -9,10 +9,10 @@
 
 use serde_json::Value as Json;
 
+use super::content::Content;
 use super::example::Kind;
 use super::fields::{Fields, described, shortened};
 use super::messages::{Message, kwargs, messages, tools};
-use super::records::Content;
 
 /// The record of these columns; `None` if they are of another one.
 pub(super) fn parse(fields: &mut Fields) -> Result<Option<(Kind, Content)>, String> {

@@ -12,6 +12,7 @@
 
 mod answers;
 pub mod config;
+pub mod content;
 pub mod example;
 mod fields;
 pub mod format;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::answers;
+pub use super::content::Content;
 use super::example::{Kind, Origin};
 use super::fields::{Fields, described, equal, shortened};
-use super::messages::{Message, conversation, kwargs, messages, tools};
+use super::messages::{conversation, kwargs, messages, tools};
 use super::source::{Input, Row};
 use crate::error::{Error, Result, nearest};
 
@@ -22,29 +23,6 @@ pub struct Record {
     pub kind: Kind,
     /// The prompt and the answers.
     pub content: Content,
-}
-
-/// The prompt and its answers; of a pair, first the chosen and then the rejected one.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Content {
-    /// Plain text, never templated.
-    Text {
-        /// May be empty.
-        prompt: String,
-        /// What follows it.
-        answers: Vec<String>,
-    },
-    /// Conversations, rendered by the chat template.
-    Chat {
-        /// The messages all answers share.
-        prompt: Vec<Message>,
-        /// The messages that follow.
-        answers: Vec<Vec<Message>>,
-        /// The record's `tools`, handed to the template.
-        tools: Option<Json>,
-        /// The record's `chat_template_kwargs`, variables of the template.
-        kwargs: Option<Fields>,
-    },
 }
 
 /// The records of `inputs`, in order. An error stands for one record; those behind it still come, so that a checker can

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::expressions;
 use crate::error::{Error, Problems, Result};
@@ -17,7 +17,7 @@ pub struct ModelConfig {
     /// The base: a directory, a `.gguf` file, or a Hub id `owner/name[@revision]`. Required.
     pub base: String,
     /// Frozen adapters that belong to the base, so to the reference too; applied in this order.
-    #[serde(serialize_with = "write_one_or_many", deserialize_with = "read_one_or_many")]
+    #[serde(with = "super::one_or_many")]
     pub adapter: Vec<PathBuf>,
     /// Type of the frozen weights.
     pub dtype: WeightDtype,
@@ -372,30 +372,6 @@ pub enum Reference {
     Init,
     /// The bare base.
     Base,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a path or a list of paths")]
-enum OneOrMany {
-    None,
-    One(PathBuf),
-    Many(Vec<PathBuf>),
-}
-
-fn read_one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::None => Vec::new(),
-        OneOrMany::One(path) => vec![path],
-        OneOrMany::Many(paths) => paths,
-    })
-}
-
-fn write_one_or_many<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-    match paths {
-        [] => serializer.serialize_none(),
-        [path] => path.serialize(serializer),
-        paths => paths.serialize(serializer),
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod layer_cache;
 mod lengths;
 pub mod mlp;
 pub mod norm;
+mod one_or_many;
 pub mod pass;
 pub mod projection;
 pub mod spec;

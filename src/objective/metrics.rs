@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Role, Scored};
+use super::scored::{Role, Scored};
 
 /// Sums over groups, in f64 and in the order added; read as means. Serialisable, so that a resumed run logs what an
 /// uninterrupted one would.
