@@ -1,5 +1,6 @@
 //! Every layout and flag of a tokenizer's files against transformers' `AutoTokenizer` (`fixtures/tokenizers/matrix.py`):
 //! the same tokens, or a refusal.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::fs;

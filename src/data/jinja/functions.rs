@@ -24,8 +24,7 @@ pub(super) fn global(name: &str) -> Option<Value> {
 pub(super) fn call(renderer: &Renderer, name: &str, args: Given) -> Res<Value> {
     match name {
         "range" => range(args),
-        "dict" => pairs(args)
-            .and_then(|pairs| Value::dict(pairs.into_iter().map(|(name, value)| (name, value)).collect())),
+        "dict" => pairs(args).and_then(Value::dict),
         "namespace" => {
             let mut names: Vec<(Name, Value)> = Vec::new();
             for (name, value) in pairs(args)? {

@@ -12,7 +12,7 @@ use super::operators::{binary, compare, negative, positive};
 use super::problem::{Out, Res, fail, spend};
 use super::scope::Scope;
 use super::text::write;
-use super::value::{Closure, Loop, Value};
+use super::value::{Closure, Loop, Names, Value};
 use super::{checks, filters, functions};
 
 /// Bytes of the stack that a rendering may use: a macro that calls itself takes some kilobytes a time, and threads of a
@@ -43,7 +43,7 @@ pub(super) struct Renderer {
     /// Scopes that a macro holds, and that hold it.
     held: RefCell<Vec<Rc<Scope>>>,
     /// Namespaces, which may hold themselves.
-    spaces: RefCell<Vec<Rc<RefCell<Vec<(Name, Value)>>>>>,
+    spaces: RefCell<Vec<Names>>,
 }
 
 impl Renderer {

@@ -15,6 +15,9 @@ use super::scope::Scope;
 /// A text; shared.
 pub(super) type Text = Rc<Counted<String>>;
 
+/// The attributes of a namespace; shared and changed.
+pub(super) type Names = Rc<RefCell<Vec<(Name, Value)>>>;
+
 /// Lists within lists, at most.
 const DEEPEST: usize = 200;
 
@@ -38,7 +41,7 @@ pub(super) enum Value {
     Range(Range),
     /// A generator: read once.
     Iter(Rc<RefCell<VecDeque<Value>>>),
-    Namespace(Rc<RefCell<Vec<(Name, Value)>>>),
+    Namespace(Names),
     Cycler(Rc<(Vec<Value>, Cell<usize>)>),
     Joiner(Rc<(Text, Cell<bool>)>),
     Loop(Rc<Loop>),
