@@ -2,6 +2,7 @@
 
 mod document;
 mod resume;
+mod typed;
 
 use std::path::{Path, PathBuf};
 

@@ -64,7 +64,6 @@ const UNSAFE: &[&str] = &[
     "ops/gemm/mod.rs",
     "ops/gemm/packed.rs",
     "ops/gemm/tile.rs",
-    "ops/gemm/tile.rs",
     "ops/host.rs",
     "ops/simd.rs",
     "weights/frozen.rs",

@@ -4,6 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
+use super::typed::{self, Mismatch};
 use crate::error::{Error, Problems, Result, nearest};
 
 /// Keys that have no default.
@@ -60,9 +61,9 @@ impl<'a> Document<'a> {
         for (path, value) in self.entries(&mut problems) {
             let mut probe = self.defaults.clone();
             put(&mut probe, &path, value.clone());
-            match serde_yaml::from_value::<T>(probe) {
+            match typed::read::<T>(&probe) {
                 Ok(_) => put(&mut merged, &path, value),
-                Err(error) => problems.add(self.wrong_value(&path, &value, &error.to_string())),
+                Err(error) => problems.add(self.wrong_value(&path, &value, &error)),
             }
         }
         for (section, key, remedy) in REQUIRED {
@@ -72,7 +73,7 @@ impl<'a> Document<'a> {
             });
         }
         problems.finish()?;
-        serde_yaml::from_value(merged).map_err(|error| Error::Config(format!("{}: {error}", self.origin)))
+        typed::read(&merged).map_err(|error| Error::Config(format!("{}: {error}", self.origin)))
     }
 
     /// The written values of known keys; complains of the unknown ones.
@@ -195,7 +196,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    fn wrong_value(&self, path: &[String], value: &Value, error: &str) -> String {
+    fn wrong_value(&self, path: &[String], value: &Value, error: &Mismatch) -> String {
         let (section, key) = match path {
             [section, key, ..] => (Some(section.as_str()), key.as_str()),
             [key] => (None, key.as_str()),
@@ -208,7 +209,7 @@ impl<'a> Document<'a> {
             let default = default.map_or(String::new(), |default| format!(", {}", show(default)));
             return format!("{place}: {name} is null; remove the line for the default{default}");
         }
-        format!("{place}: {name} is {}; {}", show(value), in_words(error, path))
+        format!("{place}: {name} is {}; {}", show(value), error)
     }
 
     /// `file:line` of a key where the text shows one, else `file`.
@@ -289,23 +290,6 @@ fn show(value: &Value) -> String {
         }
         Value::Tagged(tagged) => format!("{} {}", tagged.tag, show(&tagged.value)),
     }
-}
-
-/// serde's complaint without the value (named before it) and without Rust's type names.
-fn in_words(error: &str, path: &[String]) -> String {
-    let error = error.strip_prefix(&format!("{}: ", path.join("."))).unwrap_or(error);
-    let Some((_, expected)) = error.rsplit_once("expected ") else { return error.to_string() };
-    if error.starts_with("unknown variant") {
-        return error.to_string();
-    }
-    let expected = match expected {
-        "f64" => "a number",
-        "u64" | "usize" => "a whole number of 0 or more",
-        "a boolean" => "true or false",
-        "a string" | "path string" => "a text; put it in quotes if it looks like a number",
-        other => other,
-    };
-    format!("expected {expected}")
 }
 
 #[cfg(test)]

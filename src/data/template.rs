@@ -4,13 +4,14 @@ mod builtin;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, NaiveTime};
 use serde_json::{Map, Value as Json};
 
 use self::sources::DEFAULT;
-pub use self::sources::{find, portable};
+pub use self::sources::portable;
 use super::jinja::Template;
 use super::messages::Message;
 use crate::error::{Error, Result};
@@ -41,6 +42,20 @@ pub fn moment(text: &str) -> Result<NaiveDateTime> {
     NaiveDateTime::parse_from_str(text, MOMENT).or_else(|_| day(text)).map_err(|_| {
         Error::Config(format!("{text}, which is no date; write 2026-01-31, or 2026-01-31T12:00:00"))
     })
+}
+
+/// The templates in force: `setting` (`data.chat_template`: Jinja text, the name of one of the model's templates or of a
+/// built-in one, or a file), else those of files in the model's directory (`chat_template.jinja`,
+/// `additional_chat_templates/*.jinja`), else `chat_template` of its `tokenizer_config.json`.
+///
+/// # Errors
+/// A file that cannot be read, a `chat_template` of the wrong shape, text that is not Jinja.
+pub fn find(
+    setting: Option<&str>,
+    model_dir: Option<&Path>,
+    tokenizer_config: &Map<String, Json>,
+) -> Result<Option<ChatTemplate>> {
+    sources::find(setting, model_dir, tokenizer_config)?.map(ChatTemplate::named).transpose()
 }
 
 /// What besides the messages a rendering depends on.

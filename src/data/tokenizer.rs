@@ -4,6 +4,7 @@ mod build;
 mod bytes;
 mod class;
 mod files;
+mod library;
 mod named;
 mod protobuf;
 mod rebuild;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
 
 use self::files::{Files, Vocabulary};
-use super::guarded::caught;
+use self::library::guarded;
 use super::messages::Message;
 use super::template::{self, ChatTemplate, RenderOptions};
 use crate::error::{Error, Result};
@@ -187,14 +188,6 @@ impl ChatTokenizer {
             )
         })?;
         template.render(messages, &self.special_tokens, options)
-    }
-}
-
-/// The `tokenizers` library panics on some damaged files, and on some texts under them; here that is an error too.
-fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match caught(work) {
-        Some(found) => found.map_err(|error| error.to_string()),
-        None => Err("the library gave up on it; is tokenizer.json damaged?".into()),
     }
 }
 

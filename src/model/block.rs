@@ -47,8 +47,8 @@ impl Saved {
         let norms = [&spec.post_attention_norm, &spec.post_mlp_norm].into_iter().flatten().count();
         let parts =
             attention::Saved::features(&spec.attention, hidden) + mlp::Saved::features(&spec.mlp, hidden);
-        // Where attention and the MLP read the very same numbers, they are kept once.
-        let shared = usize::from(spec.parallel && spec.mlp_norm.is_none());
+        // Without a norm before them, attention reads `x`, and the MLP `middle` or what attention reads: kept once.
+        let shared = [&spec.attention_norm, &spec.mlp_norm].into_iter().filter(|norm| norm.is_none()).count();
         // `x` and `middle`, and the outputs that norms follow.
         (2 + norms - shared) * hidden + parts
     }

@@ -54,11 +54,7 @@ fn a_tokenizer_that_its_library_does_not_survive() {
     let broken = whole.replace(r#""decoder":{"type":"Fuse"}"#, r#""decoder":{"type":"Fuse" 3}"#);
     assert_ne!(broken, whole);
     place.write("model/tokenizer.json", broken);
-    train_refused(
-        &place,
-        1,
-        &["model/tokenizer.json: ", "the library gave up on it; is tokenizer.json damaged?"],
-    );
+    train_refused(&place, 1, &["the tokenizer in model: tokenizer.json is damaged"]);
     let args = ["generate", "--base", "model", "--prompt", "x"];
     let told = refused(&place, &args, 1, &["model/tokenizer.json: "]);
     assert_eq!(told.lines().count(), 1, "{told}");

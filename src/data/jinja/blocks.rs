@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::ast::{Args, Expr, Kind, Macro, Name};
-use super::lexer::Token;
 use super::parser::Parser;
 use super::problem::Res;
+use super::token::Token;
 
 impl Parser {
     fn signature(&mut self) -> Res<(Vec<Name>, Vec<Expr>)> {

@@ -6,8 +6,7 @@ use super::arguments::Given;
 use super::ast::Args;
 use super::problem::{Out, Res, fail};
 use super::render::Renderer;
-use super::scope::Scope;
-use super::value::{Closure, Value};
+use super::value::{Closure, Scope, Value};
 use super::{functions, methods};
 
 impl Renderer {
@@ -41,7 +40,7 @@ impl Renderer {
     pub fn call(&self, callee: &Value, args: Given) -> Res<Value> {
         match callee {
             Value::Undefined(message) => fail(&**message),
-            Value::Function(name) => functions::call(self, name, args),
+            Value::Function(name) => functions::call(&self.surroundings, name, args),
             Value::Method(method) => methods::call(&method.0, &method.1, args),
             Value::Macro(closure) => self.call_macro(closure, args),
             Value::Joiner(state) => {

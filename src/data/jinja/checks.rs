@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::arguments::Given;
 use super::ast::Comparison;
-use super::filters;
+use super::filter_names;
 use super::operators::{binary, compare, equal};
 use super::problem::{Res, fail};
 use super::strings;
@@ -100,7 +100,7 @@ pub(super) fn check(name: &str, value: &Value, args: Given) -> Res<bool> {
             let rest = binary(super::ast::Binary::Mod, value, &Value::Int(2))?;
             equal(&rest, &Value::Int(i128::from(name == "odd")))?
         }
-        "filter" => value.as_str().is_some_and(filters::exists),
+        "filter" => value.as_str().is_some_and(filter_names::exists),
         "test" => value.as_str().is_some_and(exists),
         other => return fail(format!("no test named {other:?}")),
     })

@@ -1,9 +1,9 @@
 //! Expressions: jinja2's order of operators.
 
 use super::ast::{Args, Binary, Comparison, Expr, Literal};
-use super::lexer::Token;
 use super::parser::Parser;
 use super::problem::Res;
+use super::token::Token;
 
 impl Parser {
     /// An expression without a comma.

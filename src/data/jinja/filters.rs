@@ -1,29 +1,17 @@
 //! Filters: `value | name`.
 
 use super::arguments::Given;
+use super::characters::escape;
+use super::filter_names::{exists, refused};
 use super::json::tojson;
-use super::methods::escape;
+use super::paths::attribute;
 use super::problem::{Res, fail};
-use super::render::Renderer;
 use super::text::display;
 use super::value::Value;
-use super::{checks, numbers, sequences, strings, texts};
-
-const NAMES: &str = "abs attr batch capitalize center count d default dictsort e escape filesizeformat first float forceescape \
-    format groupby indent int items join last length list lower map max min reject rejectattr replace reverse round safe \
-    select selectattr slice sort string striptags sum title tojson trim truncate unique upper urlencode wordcount wordwrap \
-    xmlattr";
-
-/// Those of jinja2 that are refused: they are random, or lay out for the web or a terminal.
-const REFUSED: &str = "random pprint urlize";
-
-/// Whether jinja2 has a filter of that name.
-pub(super) fn exists(name: &str) -> bool {
-    NAMES.split(' ').chain(REFUSED.split(' ')).any(|known| known == name)
-}
+use super::{checks, numbers, sequences, texts};
 
 /// `value | name(...)`.
-pub(super) fn apply(renderer: &Renderer, name: &str, value: Value, args: Given) -> Res<Value> {
+pub(super) fn apply(name: &str, value: Value, args: Given) -> Res<Value> {
     match name {
         "tojson" => tojson(&value, args),
         "d" | "default" => {
@@ -60,7 +48,7 @@ pub(super) fn apply(renderer: &Renderer, name: &str, value: Value, args: Given) 
         "attr" => {
             let args = args.bind("attr", &["name"])?;
             let Some(name) = args.text("name")? else { return fail("attr needs a name") };
-            let found = super::methods::attribute(&value, name)?;
+            let found = super::attributes::attribute(&value, name)?;
             Ok(found.unwrap_or_else(|| Value::undefined(format!("no attribute '{name}'"))))
         }
         "abs" | "int" | "float" | "round" | "filesizeformat" => numbers::apply(name, &value, args),
@@ -68,37 +56,15 @@ pub(super) fn apply(renderer: &Renderer, name: &str, value: Value, args: Given) 
         | "trim" | "truncate" | "upper" | "urlencode" | "wordcount" | "wordwrap" | "xmlattr" => {
             texts::apply(name, &value, args)
         }
-        "map" => map(renderer, &value, args),
+        "map" => map(&value, args),
         "select" | "reject" | "selectattr" | "rejectattr" => select(name, &value, args),
-        _ if REFUSED.split(' ').any(|refused| refused == name) => {
-            fail(format!("the filter {name} is not supported"))
-        }
+        _ if refused(name) => fail(format!("the filter {name} is not supported")),
         _ if exists(name) => sequences::apply(name, &value, args),
         _ => fail(format!("no filter named {name:?}")),
     }
 }
 
-/// An attribute as filters name it: `a.b.0`.
-pub(super) fn attribute(value: &Value, path: &Value, default: Option<&Value>) -> Res<Value> {
-    let Some(path) = path.as_str() else {
-        return match path {
-            Value::None => Ok(value.clone()),
-            other => super::items::item(value, other),
-        };
-    };
-    let mut found = value.clone();
-    for part in path.split('.') {
-        let number = part.parse::<i128>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
-        let key = number.map_or_else(|| Value::text(part), Value::Int);
-        found = super::items::item(&found, &key)?;
-        if let (true, Some(default)) = (found.is_undefined(), default) {
-            found = default.clone();
-        }
-    }
-    Ok(found)
-}
-
-fn map(renderer: &Renderer, value: &Value, args: Given) -> Res<Value> {
+fn map(value: &Value, args: Given) -> Res<Value> {
     if !value.truth() {
         return Ok(Value::iter(Vec::new()));
     }
@@ -111,7 +77,7 @@ fn map(renderer: &Renderer, value: &Value, args: Given) -> Res<Value> {
     } else {
         let mut args = args;
         let name = display(&args.positional.remove(0))?;
-        items.into_iter().map(|item| apply(renderer, &name, item, args.clone())).collect()
+        items.into_iter().map(|item| apply(&name, item, args.clone())).collect()
     };
     Ok(Value::iter(mapped?))
 }
@@ -143,12 +109,4 @@ fn select(name: &str, value: &Value, args: Given) -> Res<Value> {
         }
     }
     Ok(Value::iter(kept))
-}
-
-/// What values are compared by where case does not count.
-pub(super) fn folded(value: Value, case_sensitive: bool) -> Res<Value> {
-    match &value {
-        Value::Str(text) if !case_sensitive => strings::plain(&text.inner, "lower"),
-        _ => Ok(value),
-    }
 }

@@ -1,6 +1,6 @@
 //! Functions that every template has.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
@@ -9,19 +9,48 @@ use chrono::NaiveDateTime;
 use super::arguments::Given;
 use super::ast::Name;
 use super::problem::{Res, fail};
-use super::render::Renderer;
 use super::text::display;
-use super::value::{Range, Value, counted};
+use super::value::{Names, Range, Value, counted};
 
 const NAMES: [&str; 7] =
     ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"];
+
+/// What functions read and keep beyond their arguments.
+pub(super) struct Surroundings {
+    /// What `strftime_now` tells.
+    now: NaiveDateTime,
+    /// Namespaces, which may hold themselves.
+    spaces: RefCell<Vec<Names>>,
+}
+
+impl Surroundings {
+    pub fn new(now: NaiveDateTime) -> Self {
+        Self { now, spaces: RefCell::default() }
+    }
+
+    /// A namespace, emptied when the rendering is over.
+    fn namespace(&self, names: Vec<(Name, Value)>) -> Value {
+        let space = Rc::new(RefCell::new(names));
+        self.spaces.borrow_mut().push(space.clone());
+        Value::Namespace(space)
+    }
+
+    /// Empties all namespaces.
+    pub fn clear(&self) {
+        for space in self.spaces.take() {
+            let names = std::mem::take(&mut *space.borrow_mut());
+            drop(names);
+        }
+    }
+}
 
 /// The function of that name.
 pub(super) fn global(name: &str) -> Option<Value> {
     NAMES.into_iter().chain(["lipsum"]).find(|known| *known == name).map(Value::Function)
 }
 
-pub(super) fn call(renderer: &Renderer, name: &str, args: Given) -> Res<Value> {
+/// What the function of that name gives.
+pub(super) fn call(surroundings: &Surroundings, name: &str, args: Given) -> Res<Value> {
     match name {
         "range" => range(args),
         "dict" => pairs(args).and_then(Value::dict),
@@ -39,7 +68,7 @@ pub(super) fn call(renderer: &Renderer, name: &str, args: Given) -> Res<Value> {
                     None => names.push((name.into(), value)),
                 }
             }
-            Ok(renderer.namespace(names))
+            Ok(surroundings.namespace(names))
         }
         "cycler" => {
             if args.positional.is_empty() || !args.named.is_empty() {
@@ -59,7 +88,7 @@ pub(super) fn call(renderer: &Renderer, name: &str, args: Given) -> Res<Value> {
         "strftime_now" => {
             let args = args.bind("strftime_now", &["format"])?;
             let Some(format) = args.text("format")? else { return fail("strftime_now needs a format") };
-            strftime(renderer.now, format).map(Value::text)
+            strftime(surroundings.now, format).map(Value::text)
         }
         other => fail(format!("{other}() gives something else each time and is not supported")),
     }

@@ -1,6 +1,6 @@
 //! `value.name` and `value[key]`, as jinja2's sandbox finds them.
 
-use super::methods;
+use super::attributes;
 use super::problem::{Res, fail, room};
 use super::value::Value;
 
@@ -18,7 +18,7 @@ pub(super) fn attribute(value: &Value, name: &str) -> Res<Value> {
     if let Value::Undefined(message) = value {
         return fail(&**message);
     }
-    if let Some(found) = methods::attribute(value, name)? {
+    if let Some(found) = attributes::attribute(value, name)? {
         return Ok(found);
     }
     let item = match value {
@@ -55,7 +55,7 @@ pub(super) fn item(value: &Value, key: &Value) -> Res<Value> {
         return Ok(found);
     }
     if let Some(name) = key.as_str() {
-        return Ok(methods::attribute(value, name)?.unwrap_or_else(|| missing(value, name)));
+        return Ok(attributes::attribute(value, name)?.unwrap_or_else(|| missing(value, name)));
     }
     Ok(missing(value, &super::text::display(key).unwrap_or_default()))
 }

@@ -1,33 +1,14 @@
 //! Text and tags: jinja2's lexer with `trim_blocks` and `lstrip_blocks`.
 
+use super::characters::is_space;
 use super::problem::{Problem, Res};
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token {
-    /// Text outside of tags.
-    Text(String),
-    VariableBegin,
-    VariableEnd,
-    BlockBegin,
-    BlockEnd,
-    Name(String),
-    Int(i128),
-    Float(f64),
-    Str(String),
-    /// An operator or a bracket.
-    Op(&'static str),
-}
+use super::token::Token;
 
 /// Longest first.
 const OPERATORS: &[&str] = &[
     "**", "//", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
     "=", ".", ":", "|", ",", ";",
 ];
-
-/// Python's `str.isspace` for one character.
-pub(super) fn is_space(ch: char) -> bool {
-    ch.is_whitespace() || ('\x1c'..='\x1f').contains(&ch)
-}
 
 struct Lexer<'a> {
     source: &'a str,

@@ -1,6 +1,6 @@
 //! Numbers and strings as a template spells them.
 
-use super::lexer::Token;
+use super::token::Token;
 
 /// The number at the start of `text`, and its bytes.
 pub(super) fn number(text: &str) -> Result<(Token, usize), String> {

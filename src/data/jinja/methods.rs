@@ -1,94 +1,12 @@
-//! Methods of strings, lists and mappings, and attributes of the other values.
+//! Methods of strings, lists, mappings, cyclers and loops.
 
 use super::arguments::Given;
 use super::braces;
-use super::lexer::is_space;
+use super::characters::is_space;
 use super::operators::equal;
 use super::problem::{Res, fail, room, spend};
 use super::strings;
 use super::value::{Value, View};
-
-const DICT: &str = "get keys values items copy";
-const DICT_CHANGES: &str = "clear pop popitem setdefault update fromkeys";
-const LIST: &str = "count index copy";
-const LIST_CHANGES: &str = "append clear pop reverse insert sort extend remove";
-const STR: &str = "capitalize casefold center count endswith expandtabs find format index isalnum isalpha isascii isdecimal \
-    isdigit isidentifier islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition \
-    removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip \
-    swapcase title upper zfill";
-const STR_OTHERS: &str = "encode format_map maketrans translate";
-const NUMBER_OTHERS: &str = "as_integer_ratio bit_count bit_length conjugate denominator fromhex from_bytes hex imag is_integer \
-    numerator real to_bytes";
-
-fn among(words: &str, word: &str) -> bool {
-    words.split(' ').any(|known| known == word)
-}
-
-/// What Python finds as an attribute of `value`: `None` if there is none of that name.
-///
-/// # Errors
-/// One that Python has and that is not supported.
-pub(super) fn attribute(value: &Value, name: &str) -> Res<Option<Value>> {
-    let method = || Ok(Some(Value::Method(std::rc::Rc::new((value.clone(), name.into())))));
-    let unsafe_ = || {
-        let message = format!("access to attribute '{name}' of '{}' object is unsafe.", value.type_name());
-        Ok(Some(Value::undefined(message)))
-    };
-    if name.starts_with('_') {
-        return match value {
-            Value::Namespace(_) | Value::Undefined(_) => Ok(None),
-            _ if name.starts_with("__") => unsafe_(),
-            _ => Ok(None),
-        };
-    }
-    match value {
-        Value::Dict(_) if among(DICT, name) => method(),
-        Value::Dict(_) if among(DICT_CHANGES, name) => unsafe_(),
-        Value::List(_) if among(LIST, name) => method(),
-        Value::List(_) if among(LIST_CHANGES, name) => unsafe_(),
-        Value::Tuple(_) if among("count index", name) => method(),
-        Value::Group(items) => Ok(match name {
-            "grouper" => items.first().cloned(),
-            "list" => items.last().cloned(),
-            _ => None,
-        }),
-        Value::Str(_) if among(STR, name) => method(),
-        Value::Markup(_) if among(STR, name) => {
-            fail(format!("the method {name} of escaped text is not supported"))
-        }
-        Value::Str(_) | Value::Markup(_) if among(STR_OTHERS, name) => {
-            fail(format!("the method {name} of strings is not supported"))
-        }
-        Value::Int(_) | Value::Bool(_) | Value::Float(_) if among(NUMBER_OTHERS, name) => {
-            fail(format!("the attribute {name} of numbers is not supported"))
-        }
-        Value::Namespace(names) => {
-            Ok(names.borrow().iter().find(|(own, _)| &**own == name).map(|(_, value)| value.clone()))
-        }
-        Value::Loop(state) => Ok(super::loops::attribute(state, name, value)),
-        Value::Cycler(_) if among("next reset", name) => method(),
-        Value::Cycler(state) if name == "current" => Ok(state.0.get(state.1.get()).cloned()),
-        Value::Range(range) => Ok(match name {
-            "start" => Some(Value::Int(range.start)),
-            "step" => Some(Value::Int(range.step)),
-            "stop" | "count" | "index" => {
-                return fail(format!("the attribute {name} of ranges is not supported"));
-            }
-            _ => None,
-        }),
-        Value::Macro(closure) => Ok(match name {
-            "name" => Some(Value::text(&*closure.code.name)),
-            "arguments" => {
-                Some(Value::tuple(closure.code.parameters.iter().map(|name| Value::text(&**name)).collect())?)
-            }
-            "catch_kwargs" => Some(Value::Bool(closure.code.uses_kwargs)),
-            "catch_varargs" => Some(Value::Bool(closure.code.uses_varargs)),
-            "caller" => Some(Value::Bool(closure.code.uses_caller)),
-            _ => None,
-        }),
-        _ => Ok(None),
-    }
-}
 
 /// Calls `name` of `value`.
 pub(super) fn call(value: &Value, name: &str, args: Given) -> Res<Value> {
@@ -257,20 +175,4 @@ fn search(text: &str, name: &str, args: Given) -> Res<Value> {
             None => fail("substring not found"),
         },
     }
-}
-
-/// markupsafe's `escape`.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for ch in text.chars() {
-        match ch {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\'' => out.push_str("&#39;"),
-            '"' => out.push_str("&#34;"),
-            ch => out.push(ch),
-        }
-    }
-    out
 }

@@ -8,12 +8,14 @@
 
 mod arguments;
 mod ast;
+mod attributes;
 mod blocks;
 mod braces;
 mod calls;
+mod characters;
 mod checks;
-mod dict;
 mod expressions;
+mod filter_names;
 mod filters;
 mod format;
 mod functions;
@@ -26,13 +28,16 @@ mod methods;
 mod numbers;
 mod operators;
 mod parser;
+mod paths;
 mod problem;
+mod reading;
 mod render;
 mod scope;
 mod sequences;
 mod strings;
 mod text;
 mod texts;
+mod token;
 mod value;
 
 use chrono::NaiveDateTime;

@@ -1,7 +1,7 @@
 //! Filters on numbers.
 
 use super::arguments::Given;
-use super::lexer::is_space;
+use super::characters::is_space;
 use super::problem::{Res, fail};
 use super::value::Value;
 

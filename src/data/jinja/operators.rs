@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 
 use super::ast::{Binary, Comparison};
+use super::characters::escape;
 use super::format;
-use super::methods::escape;
 use super::problem::{Res, fail, room, spend};
 use super::value::{Value, View};
 

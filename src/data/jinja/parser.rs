@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::ast::{For, Kind, Name, Statement, Target};
-use super::lexer::{Token, tokens};
+use super::lexer::tokens;
 use super::problem::{Problem, Res};
+use super::token::Token;
 
 /// Expressions and blocks within one another, at most; jinja2 ends at Python's own bound.
 const DEEPEST: usize = 100;

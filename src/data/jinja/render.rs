@@ -7,12 +7,12 @@ use std::sync::Arc;
 use chrono::NaiveDateTime;
 
 use super::ast::{Expr, For, Kind, Literal, Macro, Name, Statement, Target};
+use super::functions::Surroundings;
 use super::items;
 use super::operators::{binary, compare, negative, positive};
 use super::problem::{Out, Res, fail, spend};
-use super::scope::Scope;
 use super::text::write;
-use super::value::{Closure, Loop, Names, Value};
+use super::value::{Closure, Loop, Scope, Value};
 use super::{checks, filters, functions};
 
 /// Bytes of the stack that a rendering may use: a macro that calls itself takes some kilobytes a time, and threads of a
@@ -35,15 +35,13 @@ pub(super) enum Flow {
 }
 
 pub(super) struct Renderer {
-    /// What `strftime_now` tells.
-    pub now: NaiveDateTime,
+    /// What its functions read and keep.
+    pub surroundings: Surroundings,
     root: Rc<Scope>,
     /// Where the stack was when rendering began.
     base: usize,
     /// Scopes that a macro holds, and that hold it.
     held: RefCell<Vec<Rc<Scope>>>,
-    /// Namespaces, which may hold themselves.
-    spaces: RefCell<Vec<Names>>,
 }
 
 impl Renderer {
@@ -53,30 +51,19 @@ impl Renderer {
         let context = Scope::root(names);
         let root = Scope::within(&context);
         let renderer = Self {
-            now,
+            surroundings: Surroundings::new(now),
             root: root.clone(),
             base: here(),
             held: RefCell::default(),
-            spaces: RefCell::default(),
         };
         let mut out = Out::default();
         let done = renderer.statements(body, &root, &mut out);
         for scope in renderer.held.take() {
             scope.clear();
         }
-        for space in renderer.spaces.take() {
-            let names = std::mem::take(&mut *space.borrow_mut());
-            drop(names);
-        }
+        renderer.surroundings.clear();
         root.clear();
         done.map(|_| out.text)
-    }
-
-    /// A namespace, emptied when the rendering is over.
-    pub fn namespace(&self, names: Vec<(Name, Value)>) -> Value {
-        let space = Rc::new(RefCell::new(names));
-        self.spaces.borrow_mut().push(space.clone());
-        Value::Namespace(space)
     }
 
     fn deep(&self) -> Res<()> {
@@ -174,7 +161,7 @@ impl Renderer {
             None => Ok(text),
             Some(Expr::Filter(inner, name, args)) => {
                 let value = self.filtered(inner.as_deref(), text, scope)?;
-                filters::apply(self, name, value, self.arguments(args, scope)?)
+                filters::apply(name, value, self.arguments(args, scope)?)
             }
             Some(_) => fail("a block is passed through something that is not a filter"),
         }
@@ -312,7 +299,7 @@ impl Renderer {
             Expr::Filter(value, name, args) => {
                 let Some(value) = value else { return fail("a filter has no value") };
                 let value = self.eval(value, scope)?;
-                filters::apply(self, name, value, self.arguments(args, scope)?)
+                filters::apply(name, value, self.arguments(args, scope)?)
             }
             Expr::Test(value, name, args) => {
                 let value = self.eval(value, scope)?;

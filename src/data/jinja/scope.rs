@@ -4,17 +4,16 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::ast::Name;
-use super::value::Value;
 
 /// The names of a block, and what is around it.
-#[derive(Debug, Default)]
-pub(super) struct Scope {
-    names: RefCell<Vec<(Name, Value)>>,
-    outer: Option<Rc<Scope>>,
+#[derive(Debug)]
+pub(super) struct Scope<V> {
+    names: RefCell<Vec<(Name, V)>>,
+    outer: Option<Rc<Self>>,
 }
 
-impl Scope {
-    pub fn root(names: Vec<(Name, Value)>) -> Rc<Self> {
+impl<V: Clone> Scope<V> {
+    pub fn root(names: Vec<(Name, V)>) -> Rc<Self> {
         Rc::new(Self { names: RefCell::new(names), outer: None })
     }
 
@@ -22,7 +21,7 @@ impl Scope {
         Rc::new(Self { names: RefCell::default(), outer: Some(outer.clone()) })
     }
 
-    pub fn get(&self, name: &str) -> Option<Value> {
+    pub fn get(&self, name: &str) -> Option<V> {
         let mut scope = self;
         loop {
             if let Some((_, value)) = scope.names.borrow().iter().rev().find(|(own, _)| &**own == name) {
@@ -32,7 +31,7 @@ impl Scope {
         }
     }
 
-    pub fn set(&self, name: &Name, value: Value) {
+    pub fn set(&self, name: &Name, value: V) {
         let mut names = self.names.borrow_mut();
         match names.iter_mut().find(|(own, _)| own == name) {
             Some((_, own)) => *own = value,

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use super::arguments::Given;
 use super::ast::Binary;
-use super::filters::{attribute, folded};
 use super::operators::{binary, equal, order};
+use super::paths::{attribute, folded};
 use super::problem::{Out, Res, fail, room};
 use super::text::write;
 use super::value::Value;

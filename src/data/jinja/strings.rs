@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use fancy_regex::Regex;
 
 use super::arguments::Given;
-use super::lexer::is_space;
+use super::characters::is_space;
 use super::problem::{Res, fail, room};
 use super::value::Value;
 

@@ -5,9 +5,8 @@ use std::sync::LazyLock;
 use fancy_regex::Regex;
 
 use super::arguments::Given;
+use super::characters::{escape, is_space};
 use super::format;
-use super::lexer::is_space;
-use super::methods::escape;
 use super::problem::{Res, fail, room, spend};
 use super::strings;
 use super::text::display;

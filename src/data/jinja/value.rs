@@ -1,16 +1,16 @@
 //! Values of a rendering: Python's, as far as templates see them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-
 use super::ast::{Macro, Name};
-use super::dict::{Dict, Key};
 use super::problem::{Counted, Res, fail, room};
-use super::scope::Scope;
+use super::scope;
+
+/// Names and their values.
+pub(super) type Scope = scope::Scope<Value>;
 
 /// A text; shared.
 pub(super) type Text = Rc<Counted<String>>;
@@ -98,7 +98,7 @@ pub(super) struct Loop {
     pub recursive: Option<(Arc<super::ast::For>, Rc<Scope>)>,
 }
 
-pub(super) fn deeper(depth: usize) -> Res<usize> {
+fn deeper(depth: usize) -> Res<usize> {
     if depth >= DEEPEST {
         return fail(format!("more than {DEEPEST} lists or mappings within one another"));
     }
@@ -119,6 +119,84 @@ impl Items {
         room(bytes)?;
         let depth = deeper(items.iter().map(Value::depth).max().unwrap_or(0))?;
         Ok(Self { items: Rc::new(Counted::new(items, bytes)), depth })
+    }
+}
+
+/// What a value is found by: equal values have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    None,
+    Int(i128),
+    Float(u64),
+    Str(String),
+    Tuple(Vec<Key>),
+}
+
+/// A mapping in the order of its entries.
+#[derive(Debug)]
+pub(super) struct Dict {
+    entries: Counted<Vec<(Value, Value)>>,
+    /// Only for large ones.
+    index: Option<HashMap<Key, usize>>,
+    depth: usize,
+}
+
+impl Dict {
+    /// From entries whose keys may repeat: the last value counts, at the first's place.
+    pub fn new(given: Vec<(Value, Value)>) -> Res<Self> {
+        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(given.len());
+        let mut index: HashMap<Key, usize> = HashMap::new();
+        let mut depth = 0;
+        for (key, value) in given {
+            depth = depth.max(value.depth());
+            match index.entry(key.key()?) {
+                std::collections::hash_map::Entry::Occupied(place) => entries[*place.get()].1 = value,
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(entries.len());
+                    entries.push((key, value));
+                }
+            }
+        }
+        Self::with(entries, Some(index), depth)
+    }
+
+    pub fn with(entries: Vec<(Value, Value)>, index: Option<HashMap<Key, usize>>, depth: usize) -> Res<Self> {
+        let bytes = entries.len() * 2 * size_of::<Value>();
+        room(bytes)?;
+        let index = index.filter(|index| index.len() > 12);
+        Ok(Self { entries: Counted::new(entries, bytes), index, depth: deeper(depth)? })
+    }
+
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub fn entries(&self) -> &[(Value, Value)] {
+        &self.entries.inner
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Value> {
+        match &self.index {
+            Some(index) => index.get(key).map(|place| &self.entries()[*place].1),
+            None => {
+                let found = self.entries().iter().find(|(own, _)| match (own, key) {
+                    (Value::Str(own), Key::Str(key)) => own.inner == *key,
+                    (Value::Str(_), _) => false,
+                    (own, key) => own.key().is_ok_and(|own| own == *key),
+                });
+                found.map(|(_, value)| value)
+            }
+        }
+    }
+
+    pub fn get_str(&self, key: &str) -> Option<&Value> {
+        match &self.index {
+            Some(_) => self.get(&Key::Str(key.to_owned())),
+            None => {
+                let same = |own: &Value| matches!(own, Value::Str(own) if own.inner == key);
+                self.entries().iter().find(|(own, _)| same(own)).map(|(_, value)| value)
+            }
+        }
     }
 }
 
@@ -153,37 +231,6 @@ impl Value {
 
     pub fn dict(entries: Vec<(Self, Self)>) -> Res<Self> {
         Ok(Self::Dict(Rc::new(Dict::new(entries)?)))
-    }
-
-    /// JSON as Python's `json.loads` has it.
-    pub fn from_json(json: &Json) -> Res<Self> {
-        Ok(match json {
-            Json::Null => Self::None,
-            Json::Bool(value) => Self::Bool(*value),
-            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(value), _) => Self::Int(value.into()),
-                (_, Some(value)) => Self::Int(value.into()),
-                _ => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
-            },
-            Json::String(text) => Self::text(text.as_str()),
-            Json::Array(items) => Self::list(items.iter().map(Self::from_json).collect::<Res<_>>()?)?,
-            Json::Object(map) => {
-                let entry =
-                    |(key, value): (&String, &Json)| Ok((Self::text(key.as_str()), Self::from_json(value)?));
-                let entries = map.iter().map(entry).collect::<Res<Vec<_>>>()?;
-                let depth = entries.iter().map(|(_, value)| value.depth()).max().unwrap_or(0);
-                let index = (entries.len() > 12)
-                    .then(|| {
-                        entries
-                            .iter()
-                            .enumerate()
-                            .map(|(at, (key, _))| Ok((key.key()?, at)))
-                            .collect::<Res<_>>()
-                    })
-                    .transpose()?;
-                Self::Dict(Rc::new(Dict::with(entries, index, depth)?))
-            }
-        })
     }
 
     pub fn depth(&self) -> usize {
@@ -253,59 +300,6 @@ impl Value {
             Self::Function(_) => "function",
             Self::Method(_) => "builtin_function_or_method",
         }
-    }
-
-    /// Python's `bool(value)`.
-    pub fn truth(&self) -> bool {
-        match self {
-            Self::Undefined(_) | Self::None => false,
-            Self::Bool(value) => *value,
-            Self::Int(value) => *value != 0,
-            Self::Float(value) => *value != 0.0,
-            Self::Loop(state) => !state.items.is_empty(),
-            other => other.length().is_none_or(|length| length > 0),
-        }
-    }
-
-    /// Python's `len(value)`.
-    pub fn length(&self) -> Option<usize> {
-        match self {
-            Self::Undefined(_) => Some(0),
-            Self::Str(text) | Self::Markup(text) => Some(text.inner.chars().count()),
-            Self::List(items) | Self::Tuple(items) | Self::Group(items) => Some(items.len()),
-            Self::Dict(dict) | Self::View(_, dict) => Some(dict.entries().len()),
-            Self::Range(range) => Some(range.length),
-            Self::Loop(state) => Some(state.items.len()),
-            _ => None,
-        }
-    }
-
-    /// Items of anything that can be looped over; a generator is empty afterwards.
-    pub fn items(&self) -> Res<Vec<Self>> {
-        let count = match self {
-            Self::Str(text) | Self::Markup(text) => text.inner.len(),
-            other => other.length().unwrap_or(0),
-        };
-        super::problem::spend(count)?;
-        room(count * size_of::<Self>())?;
-        Ok(match self {
-            Self::Undefined(_) => Vec::new(),
-            Self::Str(text) => text.inner.chars().map(|ch| Self::text(ch.to_string())).collect(),
-            Self::Markup(text) => text.inner.chars().map(|ch| Self::markup(ch.to_string())).collect(),
-            Self::List(items) | Self::Tuple(items) | Self::Group(items) => items.to_vec(),
-            Self::Dict(dict) | Self::View(View::Keys, dict) => {
-                dict.entries().iter().map(|(key, _)| key.clone()).collect()
-            }
-            Self::View(View::Values, dict) => dict.entries().iter().map(|(_, value)| value.clone()).collect(),
-            Self::View(View::Items, dict) => dict
-                .entries()
-                .iter()
-                .map(|(key, value)| Self::tuple(vec![key.clone(), value.clone()]))
-                .collect::<Res<_>>()?,
-            Self::Range(range) => (0..range.length).map(|index| range.at(index)).collect(),
-            Self::Iter(items) => items.borrow_mut().drain(..).collect(),
-            other => return fail(format!("'{}' object is not iterable", other.type_name())),
-        })
     }
 
     /// What it is found by in a mapping.

@@ -6,24 +6,21 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
-use super::ChatTemplate;
 use super::builtin;
 use crate::error::{Error, Result};
 
 /// The name of the template that is used where nothing names another.
 pub(super) const DEFAULT: &str = "default";
 
-/// The templates in force: `setting` (`data.chat_template`: Jinja text, the name of one of the model's templates or of a
-/// built-in one, or a file), else those of files in the model's directory (`chat_template.jinja`,
-/// `additional_chat_templates/*.jinja`), else `chat_template` of its `tokenizer_config.json`.
+/// The texts of the templates in force, by name, as [`super::find`] finds them; `None` where there are none.
 ///
 /// # Errors
-/// A file that cannot be read, a `chat_template` of the wrong shape, text that is not Jinja.
-pub fn find(
+/// A file that cannot be read, a `chat_template` of the wrong shape.
+pub(super) fn find(
     setting: Option<&str>,
     model_dir: Option<&Path>,
     tokenizer_config: &Map<String, Json>,
-) -> Result<Option<ChatTemplate>> {
+) -> Result<Option<BTreeMap<String, String>>> {
     let mut named = match model_dir {
         Some(dir) => from_files(dir)?,
         None => BTreeMap::new(),
@@ -37,7 +34,7 @@ pub fn find(
         named.remove("tool_use");
         named.insert(DEFAULT.into(), source);
     }
-    if named.is_empty() { Ok(None) } else { ChatTemplate::named(named).map(Some) }
+    Ok(Some(named).filter(|named| !named.is_empty()))
 }
 
 /// A setting that means the same in another directory: the text of a file, and a name or Jinja text as it is.

@@ -7,7 +7,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::class::Class;
 use super::files::{Files, Vocabulary};
-use super::guarded;
+use super::library::{from_bytes, guarded, parse};
 use super::named::{Pieces, Tokens};
 use super::rebuild::{self, Parts};
 use super::{sentencepiece, tekken};
@@ -65,18 +65,6 @@ fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Jso
         .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
     let parts = Parts::of_file(&mut file, class)?;
     parse(&rebuild::build(class, parts, tokens, config))
-}
-
-/// A tokenizer of its JSON.
-pub(super) fn parse(json: &Json) -> Result<Tokenizer> {
-    let bytes = serde_json::to_vec(json)
-        .map_err(|e| Error::Data(format!("the tokenizer cannot be put together: {e}")))?;
-    from_bytes(&bytes)
-}
-
-fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
-    guarded(|| Tokenizer::from_bytes(bytes))
-        .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))
 }
 
 /// With dropout the same text has other tokens each time.

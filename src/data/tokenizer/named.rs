@@ -230,8 +230,9 @@ fn legacy(
         added.insert(id, AddedToken::from(text.clone(), special.contains(text)));
     }
     if let Vocabulary::Tokenizer(bytes) = &files.vocabulary {
-        let list: Listed = serde_json::from_slice(bytes)
-            .map_err(|e| Error::Data(format!("its added_tokens cannot be read: {e}")))?;
+        let list: Listed = serde_json::from_slice(bytes).map_err(|e| {
+            Error::Data(format!("tokenizer.json is damaged; its added_tokens cannot be read: {e}"))
+        })?;
         added.extend(list.added_tokens.into_iter().map(|entry| (entry.id, entry.token)));
     }
     Ok(())

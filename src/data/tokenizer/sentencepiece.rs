@@ -7,9 +7,9 @@ use base64::Engine as _;
 use serde_json::{Map, Value as Json, json};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::build::parse;
 use super::class::Class;
 use super::files::Files;
+use super::library::parse;
 use super::named::{Pieces, Tokens};
 use super::protobuf::{self, Value};
 use super::rebuild::{self, Parts};
