@@ -63,6 +63,15 @@ fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Jso
     }
     let mut file: Map<String, Json> = serde_json::from_slice(bytes)
         .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
+    let kind = file.get("model").and_then(|model| model.get("type")).and_then(Json::as_str);
+    // transformers 5.24 makes a BPE without merges of such a model, which encodes nothing.
+    if let Some(kind) = kind.filter(|kind| *kind != "BPE") {
+        log::warn!(
+            "tokenizer.json has a {kind} model and is used as it is; transformers takes the tokenizer's class to be \
+             {class:?}, which needs BPE"
+        );
+        return from_bytes(bytes);
+    }
     let parts = Parts::of_file(&mut file, class)?;
     parse(&rebuild::build(class, parts, tokens, config))
 }
