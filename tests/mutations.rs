@@ -179,7 +179,7 @@ fn a_change_is_computed_as_transformers_does_or_refused() {
         let text = std::fs::read_to_string(directory.join("config.json")).unwrap();
         let config: Value = serde_json::from_str(&text).unwrap();
         let base = Arc::new(SafetensorsSource::open(&directory).unwrap());
-        let batch = pack(&examples("pairs.jsonl", &directory)[..2]);
+        let batch = pack(&examples("pairs.jsonl", &fixture("tokenizer"))[..2]);
         let unchanged = logps(&config, &base, &Map::new(), &batch);
         assert!(unchanged.is_ok(), "{name}: {unchanged:?}");
         assert_eq!(verdict(&unchanged, &cases["base"], &cases["base"]), None, "{name}");

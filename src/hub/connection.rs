@@ -25,7 +25,7 @@ impl Hub {
     /// `HF_HUB_OFFLINE`, as Python's `huggingface_hub` reads them.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the invalid variable.
+    /// [`crate::error::Error::Config`] naming the invalid variable.
     pub fn from_env() -> Result<Self> {
         Self::new(Settings::from_env()?)
     }
@@ -33,7 +33,7 @@ impl Hub {
     /// The Hub of `settings`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the endpoint is not a valid address.
+    /// [`crate::error::Error::Config`] if the endpoint is not a valid address.
     pub fn new(settings: Settings) -> Result<Self> {
         Ok(Self { client: Client::new(&settings)?, settings, progress: Box::new(Silent) })
     }
