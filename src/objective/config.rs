@@ -280,6 +280,13 @@ fn typed(key: &str, value: &Value) -> Result<(), String> {
     serde_yaml::from_value::<Loss>(Value::Mapping(fields)).map(drop).map_err(|error| error.to_string())
 }
 
+impl Loss {
+    /// Its name in a configuration.
+    pub fn name(&self) -> String {
+        name(self)
+    }
+}
+
 impl Objective {
     /// Reads what [`Objective::to_json`] wrote.
     ///

@@ -192,11 +192,6 @@ losses! {
 }
 
 impl Loss {
-    /// Its name in a configuration.
-    pub fn name(&self) -> String {
-        config::name(self)
-    }
-
     /// What it is computed from.
     pub fn needs(&self) -> Needs {
         self.terms().needs()
