@@ -61,7 +61,8 @@ pub fn resolve(sources: &Sources) -> Result<Vec<Input>> {
 fn resolve_one(source: &str) -> Result<Vec<Input>> {
     if source.starts_with("hub:") {
         return Err(Error::Data(format!(
-            "`{source}`: data sets of the Hub cannot be read yet; download it and name its files ({SUPPORTED})"
+            "`{source}` is a data set on the Hub, which this function does not download; read it with `Base::pairs`, or \
+             name its files ({SUPPORTED})"
         )));
     }
     let path = Path::new(source);

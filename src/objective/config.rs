@@ -249,6 +249,10 @@ impl<'de> Deserialize<'de> for ObjectiveConfig {
                     config.loss_weights = Some(serde_yaml::from_value(value).map_err(de::Error::custom)?);
                 }
                 _ => {
+                    if is_number(&key) && !value.is_number() {
+                        let found = de::Unexpected::Other("a value of another type");
+                        return Err(de::Error::invalid_type(found, &"a number"));
+                    }
                     typed(&key, &value).map_err(de::Error::custom)?;
                     config.settings.insert(key, value);
                 }
@@ -268,6 +272,11 @@ fn names(value: Value) -> Result<Vec<String>, String> {
     };
     names.iter().try_for_each(|name| known(name).map(drop))?;
     Ok(names)
+}
+
+/// Whether a key is a number in the losses that have it.
+fn is_number(key: &str) -> bool {
+    Loss::all().iter().filter_map(|loss| parameters(loss).remove(key)).any(|default| default.is_number())
 }
 
 /// Whether a value is of its key's type.
@@ -346,7 +355,7 @@ mod tests {
         assert!(message.contains("objective.beta is 0;"), "{message}");
         assert!(message.contains("objective.label_smoothing is 0.5;"), "{message}");
         assert!(refused("beta: .nan").contains("objective.beta is NaN"));
-        assert!(refused("beta: fast").contains("expected f64"));
+        assert!(refused("beta: fast").contains("expected a number"));
         assert!(refused("{loss_type: [sigmoid, ipo], loss_weights: [1]}").contains("has 1 numbers"));
         assert!(refused("{loss_type: [sigmoid, ipo], loss_weights: [0, 0]}").contains("all 0"));
         assert!(refused("loss_type: []").contains("name a loss"));
