@@ -1,10 +1,10 @@
-//! Records that are no pairs: a judged answer, a text to imitate, a ranked list. Their columns tell them apart.
+//! Records that are not pairs: a judged answer, a text to imitate or a ranked list. The columns decide which one.
 //!
 //! | columns | record |
 //! |---|---|
-//! | `prompt`, `completion`, `label` (true or false) | a judged answer, as TRL's `KTOTrainer` takes it |
-//! | `prompt`, `completion` | a text to imitate behind its prompt, as `SFTTrainer` takes it: the completion is scored |
-//! | `messages`, or `text` | a text to imitate as a whole: all of it is scored, but for its first token |
+//! | `prompt`, `completion`, `label` (true or false) | a judged answer, as in TRL's `KTOTrainer` |
+//! | `prompt`, `completion` | a text to imitate after its prompt, as in `SFTTrainer`: only the completion is scored |
+//! | `messages`, or `text` | a text to imitate as a whole: every token except the first is scored |
 //! | `prompt`, `completions` | a ranked list, from the best to the worst |
 
 use serde_json::Value as Json;
@@ -14,7 +14,7 @@ use super::example::Kind;
 use super::fields::{Fields, described, shortened};
 use super::messages::{Message, kwargs, messages, tools};
 
-/// The record of these columns; `None` if they are of another one.
+/// Parses the record if its columns are those of a kind in this module, and returns `None` otherwise.
 pub(super) fn parse(fields: &mut Fields) -> Result<Option<(Kind, Content)>, String> {
     let judged = fields.contains_key("label");
     if let Some(completions) = fields.get("completions") {
@@ -43,7 +43,7 @@ pub(super) fn parse(fields: &mut Fields) -> Result<Option<(Kind, Content)>, Stri
     Ok(Some((Kind::Text, with_template(content, fields)?)))
 }
 
-/// TRL's `label` of a judged answer.
+/// Reads TRL's `label` of a judged answer.
 fn desirable(fields: &Fields) -> Result<bool, String> {
     match fields.get("label") {
         Some(Json::Bool(desirable)) => Ok(*desirable),
@@ -80,7 +80,7 @@ fn ranked(fields: &Fields, completions: &Json) -> Result<Content, String> {
     behind_prompt(fields, &named)
 }
 
-/// Answers, each with its name, behind the record's `prompt`: all strings, or all lists of messages.
+/// Builds the content from the record's `prompt` and the named answers: all strings, or all lists of messages.
 fn behind_prompt(fields: &Fields, answers: &[(String, &Json)]) -> Result<Content, String> {
     match fields.get("prompt") {
         Some(Json::String(prompt)) => {
@@ -127,7 +127,7 @@ fn chat(prompt: Vec<Message>, answers: Vec<Vec<Message>>) -> Content {
     Content::Chat { prompt, answers, tools: None, kwargs: None }
 }
 
-/// The same with the record's `tools` and `chat_template_kwargs`, if it is a conversation.
+/// Adds the record's `tools` and `chat_template_kwargs` to a conversation.
 fn with_template(content: Content, fields: &mut Fields) -> Result<Content, String> {
     Ok(match content {
         Content::Chat { prompt, answers, .. } => {
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(parsed(&format!(r#"{{"messages": {messages}, "prompt": "q", "text": "x"}}"#)), whole);
         let ranked = parsed(r#"{"prompt": "a", "completions": ["b", "c", "d"]}"#);
         assert_eq!(ranked, (Kind::Ranked, "a".into(), ["b", "c", "d"].map(String::from).into()));
-        // Columns beside those of a pair are ignored.
+        // Columns in addition to those of a pair are ignored.
         let pair = r#"{"prompt": "a", "chosen": "b", "rejected": "c", "messages": [], "completion": 3}"#;
         assert_eq!(record(pair).unwrap().kind, Kind::PAIR);
     }

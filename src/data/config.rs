@@ -7,42 +7,43 @@ use super::template;
 use super::truncate::{Truncation, TruncationMode};
 use crate::error::{Error, Result};
 
-/// What to train and evaluate on, and how it becomes tokens.
+/// The data to train and evaluate on, and how it is tokenized.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Preference pairs to train on.
     pub train: Sources,
-    /// What to evaluate on: sources like `train`, or a fraction of `train` held out. `null`: nothing.
+    /// The data to evaluate on: sources like `train`, or a fraction of `train` to hold out. `null`: no evaluation.
     #[serde(default)]
     pub eval: Option<EvalSource>,
-    /// Most tokens of a sequence (prompt and completion); `null`: no limit.
+    /// Maximum number of tokens in a sequence (prompt and completion). `null`: no limit.
     #[serde(default = "default_max_length")]
     pub max_length: Option<usize>,
-    /// Most tokens of a prompt, of which the end is kept; `null`: no limit of its own.
+    /// Maximum number of tokens in a prompt; the end of a longer prompt is kept. `null`: no separate limit.
     #[serde(default)]
     pub max_prompt_length: Option<usize>,
     /// Which end of a sequence longer than `max_length` is kept.
     #[serde(default)]
     pub truncation_mode: TruncationMode,
-    /// Jinja text, the path of a file with it, the name of one of the model's own templates, or a built-in one (`chatml`,
-    /// `gemma`, `llama3`, `mistral`, `phi`, `qwen`, `zephyr`); `null`: the tokenizer's own template.
+    /// The chat template: Jinja text, the path of a file that contains it, the name of one of the model's own
+    /// templates, or a built-in one (`chatml`, `gemma`, `llama3`, `mistral`, `phi`, `qwen`, `zephyr`). `null`: the
+    /// tokenizer's own template.
     #[serde(default)]
     pub chat_template: Option<String>,
-    /// What `strftime_now` tells the template: a date or a date and time of ISO 8601; `null`: the present, which a run
-    /// then keeps, so that it has the same tokens when it is resumed another day.
+    /// The time that `strftime_now` returns in the template: an ISO 8601 date, or date and time. `null`: the current
+    /// time, which the run stores so that resuming on another day gives the same tokens.
     #[serde(default)]
     pub chat_template_date: Option<String>,
 }
 
-/// TRL's `max_length`.
+/// TRL's default for `max_length`.
 #[expect(clippy::unnecessary_wraps, reason = "serde's default must have the field's type")]
 fn default_max_length() -> Option<usize> {
     Some(1024)
 }
 
 impl DataConfig {
-    /// The defaults around the one key that has none.
+    /// Creates a section with defaults for everything except `train`, which has no default.
     pub fn new(train: Sources) -> Self {
         Self {
             train,
@@ -55,7 +56,7 @@ impl DataConfig {
         }
     }
 
-    /// How sequences are cut.
+    /// Returns the truncation settings.
     pub fn truncation(&self) -> Truncation {
         Truncation {
             max_length: self.max_length,
@@ -64,10 +65,10 @@ impl DataConfig {
         }
     }
 
-    /// Refuses values that cannot be, all of them in one message.
+    /// Checks the values and reports all invalid ones in one message.
     ///
     /// # Errors
-    /// [`Error::Config`] naming each key, its value and the remedy.
+    /// Returns [`Error::Config`], which names each invalid key, its value and the remedy.
     pub fn validate(&self) -> Result<()> {
         let mut wrong = Vec::new();
         if self.train.0.is_empty() {

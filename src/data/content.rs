@@ -1,29 +1,29 @@
-//! What a record holds beside its label: texts or conversations.
+//! The content of a record apart from its label: texts or conversations.
 
 use serde_json::Value as Json;
 
 use super::fields::Fields;
 use super::messages::Message;
 
-/// The prompt and its answers; of a pair, first the chosen and then the rejected one.
+/// A prompt and its answers. For a pair, the chosen answer comes first, then the rejected one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// Plain text, never templated.
+    /// Plain text. The chat template is not applied.
     Text {
-        /// May be empty.
+        /// The prompt, possibly empty.
         prompt: String,
-        /// What follows it.
+        /// The texts that follow the prompt.
         answers: Vec<String>,
     },
-    /// Conversations, rendered by the chat template.
+    /// Conversations, which the chat template renders.
     Chat {
-        /// The messages all answers share.
+        /// The messages shared by all answers.
         prompt: Vec<Message>,
-        /// The messages that follow.
+        /// The messages that follow the prompt, per answer.
         answers: Vec<Vec<Message>>,
-        /// The record's `tools`, handed to the template.
+        /// The record's `tools`, passed to the template.
         tools: Option<Json>,
-        /// The record's `chat_template_kwargs`, variables of the template.
+        /// The record's `chat_template_kwargs`, which become template variables.
         kwargs: Option<Fields>,
     },
 }

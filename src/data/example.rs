@@ -1,4 +1,4 @@
-//! A preference example as token ids, and where it came from.
+//! Preference examples as token ids, with their origin.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,22 +6,22 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::objective::Role;
 
-/// Where a record stands: the file as it was named and its 1-based line (row, for one JSON array).
+/// The origin of a record: the file name as given and the 1-based line (the row, in a JSON array).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The file; shared by all its records.
+    /// The file name, shared by all records of the file.
     pub file: Arc<str>,
-    /// 1-based line or row.
+    /// The 1-based line or row.
     pub line: usize,
 }
 
 impl Origin {
-    /// The origin `file:line`.
+    /// Creates the origin `file:line`.
     pub fn new(file: impl Into<Arc<str>>, line: usize) -> Self {
         Self { file: file.into(), line }
     }
 
-    /// An [`Error::Record`] about the record at this place.
+    /// Creates an [`Error::Record`] for the record at this origin.
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::Record { file: self.file.to_string(), line: self.line, message: message.into() }
     }
@@ -33,32 +33,32 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a record says of its completions.
+/// The kind of a record: how its completions are labelled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// The first of two is preferred to the second.
+    /// A pair whose first completion is preferred to the second.
     Pair {
-        /// y in [0, 1]: the degree to which it is; 1 is plain DPO.
+        /// y in [0, 1]: the degree to which the first completion is preferred. 1 is plain DPO.
         label: f32,
     },
-    /// They are listed from the best to the worst.
+    /// A list of completions ranked from the best to the worst.
     Ranked,
-    /// There is one, and it is desirable or not.
+    /// A single completion judged desirable or undesirable.
     Judged {
-        /// Which of the two.
+        /// Whether the completion is desirable.
         desirable: bool,
     },
-    /// There is one, to be imitated.
+    /// A single completion to imitate.
     Text,
-    /// There is one, behind the prompt of another record.
+    /// A single completion that follows the prompt of another record.
     Mismatched,
 }
 
 impl Kind {
-    /// A pair whose first completion is certainly preferred.
+    /// A pair whose first completion is preferred with certainty.
     pub const PAIR: Self = Self::Pair { label: 1.0 };
 
-    /// The role of completion `index`.
+    /// Returns the role of completion `index`.
     pub fn role(self, index: usize) -> Role {
         match self {
             Self::Pair { .. } if index == 0 => Role::Chosen,
@@ -71,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// y of a pair; 1 for everything else.
+    /// Returns y for a pair and 1 for every other kind.
     pub fn label(self) -> f32 {
         match self {
             Self::Pair { label } => label,
@@ -79,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// The field of completion `index`, for messages.
+    /// Returns the field name of completion `index`, for use in messages.
     pub fn field(self, index: usize) -> String {
         match self {
             Self::Pair { .. } if index == 0 => "chosen".into(),
@@ -93,23 +93,23 @@ impl Kind {
 /// A prompt and its completions as token ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// Tokens all completions share; not scored. May be empty.
+    /// Tokens shared by all completions. They are not scored. May be empty.
     pub prompt: Vec<u32>,
-    /// The completions; for a pair `[chosen, rejected]`.
+    /// The completions; `[chosen, rejected]` for a pair.
     pub completions: Vec<Vec<u32>>,
-    /// What the record says of them.
+    /// The kind of the record.
     pub kind: Kind,
-    /// Where the record stands.
+    /// The origin of the record.
     pub origin: Origin,
 }
 
 impl Example {
-    /// BLAKE3 over the token ids: the same sequences have the same id wherever they stand and whatever their label,
-    /// since log-probabilities of the reference depend on nothing else of an example.
+    /// Returns the BLAKE3 hash of the token ids. The same sequences have the same id regardless of their origin and
+    /// label, because the reference's log-probabilities depend only on the tokens.
     pub fn id(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("dpo-lora example v1");
         for sequence in std::iter::once(&self.prompt).chain(&self.completions) {
-            // The length first, so that no token can move from one sequence to the next unseen.
+            // Hash the length first, so that moving a token from one sequence to the next changes the hash.
             hasher.update(&(sequence.len() as u64).to_le_bytes());
             for token in sequence {
                 hasher.update(&token.to_le_bytes());
@@ -118,13 +118,13 @@ impl Example {
         *hasher.finalize().as_bytes()
     }
 
-    /// Tokens of the longest sequence, prompt and completion together.
+    /// Returns the number of tokens of the longest sequence, prompt and completion together.
     pub fn longest(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// How many tokens of completion `index` are scored: all, but for the first one behind an empty prompt, which
-    /// nothing predicts.
+    /// Returns the number of scored tokens of completion `index`. All are scored, except the first one after an empty
+    /// prompt, which nothing predicts.
     pub fn scored(&self, index: usize) -> usize {
         let len = self.completions.get(index).map_or(0, Vec::len);
         if self.prompt.is_empty() { len.saturating_sub(1) } else { len }

@@ -1,11 +1,11 @@
-//! The fields of a record, and how messages show their values.
+//! The fields of a record and how error messages display their values.
 
 use serde_json::{Map, Value as Json};
 
-/// The fields of a JSON object, in their order.
+/// The fields of a JSON object, in file order.
 pub(super) type Fields = Map<String, Json>;
 
-/// What is wrong with two equal answers.
+/// Describes the problem of two equal answers.
 pub(super) fn equal(text: &str) -> String {
     format!(
         "chosen and rejected are equal ({}); a pair without a difference teaches nothing, remove it",
@@ -13,7 +13,7 @@ pub(super) fn equal(text: &str) -> String {
     )
 }
 
-/// Type and value, for a message: `a number (3)`.
+/// Formats the type and value for an error message: `a number (3)`.
 pub(super) fn described(value: &Json) -> String {
     let kind = match value {
         Json::Null => return "null".into(),
@@ -26,7 +26,7 @@ pub(super) fn described(value: &Json) -> String {
     format!("{kind} ({})", shortened(&value.to_string()))
 }
 
-/// The first 60 characters.
+/// Returns the first 60 characters.
 pub(super) fn shortened(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((byte, _)) => format!("{}…", &text[..byte]),

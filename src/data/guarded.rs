@@ -1,18 +1,19 @@
-//! Calls of a library that panics on some input: the panic becomes an error, and nothing of it reaches standard error.
+//! Calls into libraries that panic on some inputs: the panic becomes an error and prints nothing to standard error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread is caught here, so that there is nothing to tell of it.
+    /// Whether a panic on this thread is being caught, so that the hook must not report it.
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `work` gives, `None` if it panics. `work` must leave nothing half-changed that is used afterwards.
+/// Runs `work` and returns its result, or `None` if it panics. `work` must not leave data that is used afterwards in an
+/// inconsistent state.
 ///
-/// The process' panic hook prints before anything unwinds, so a hook is put before it once, which is silent on a thread
-/// that is in here and hands every other panic on (`tests/fuzz_corpus.rs` holds it to both).
+/// The process' panic hook prints before unwinding starts. A wrapper hook is therefore installed once; it is silent on
+/// threads inside this function and forwards every other panic (`tests/fuzz_corpus.rs` checks both).
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,36 +1,37 @@
-//! Conversations of a record: messages, and where the prompt ends.
+//! Conversations of a record: the messages and the end of the prompt.
 
 use serde_json::{Map, Value as Json};
 
 use super::fields::{Fields, described, equal};
 use crate::error::nearest;
 
-/// A chat message: `role`, `content` and whatever else a template may read.
+/// A chat message: `role`, `content` and any other fields a template may read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message(Fields);
 
 impl Message {
-    /// A message of two fields.
+    /// Creates a message with the two fields `role` and `content`.
     pub fn new(role: &str, content: &str) -> Self {
         Self(Map::from_iter([("role".into(), role.into()), ("content".into(), content.into())]))
     }
 
-    /// A message of any fields, unchecked: templates know what they can read.
+    /// Creates a message from arbitrary fields. They are not checked, because only the template knows what it can read.
     pub fn from_fields(fields: Map<String, Json>) -> Self {
         Self(fields)
     }
 
-    /// All fields, in their order.
+    /// Returns all fields in their order.
     pub fn fields(&self) -> &Fields {
         &self.0
     }
 
-    /// Who speaks.
+    /// Returns the role of the speaker.
     pub fn role(&self) -> &str {
         self.0.get("role").and_then(Json::as_str).unwrap_or_default()
     }
 
-    /// What is said: the first text of several; empty for a message that only calls tools.
+    /// Returns the content: the first text if there are several, and an empty string for a message that only calls
+    /// tools.
     pub fn content(&self) -> &str {
         match self.0.get("content") {
             Some(Json::String(text)) => text,
@@ -42,7 +43,7 @@ impl Message {
         }
     }
 
-    /// Whether it neither says anything nor calls a tool.
+    /// Whether the message has neither text nor tool calls.
     pub(super) fn is_silent(&self) -> bool {
         self.content().is_empty() && !self.calls_tools()
     }
@@ -54,7 +55,7 @@ impl Message {
 
 type Conversation = (Vec<Message>, Vec<Message>, Vec<Message>);
 
-/// (prompt, chosen, rejected) of a conversational record.
+/// Returns (prompt, chosen, rejected) of a conversational record.
 pub(super) fn conversation(
     fields: &Fields,
     chosen: Vec<Message>,
@@ -73,7 +74,7 @@ pub(super) fn conversation(
             }
             (prompt, chosen, rejected)
         }
-        // Some data sets give the first question once more, as a string, beside whole conversations.
+        // Some data sets repeat the first question as a string next to the whole conversations.
         None | Some(Json::String(_)) => split_conversations(chosen, rejected),
         Some(other) => {
             return Err(format!(
@@ -103,8 +104,8 @@ pub(super) fn conversation(
     Ok((prompt, chosen, rejected))
 }
 
-/// TRL's `extract_prompt` on conversations: the common leading messages; where one conversation begins the other, the
-/// last of them is left to the completions.
+/// TRL's `extract_prompt` for conversations: the common leading messages. If one conversation is a prefix of the other,
+/// its last message is left to the completions.
 fn split_conversations(mut chosen: Vec<Message>, mut rejected: Vec<Message>) -> Conversation {
     let shorter = chosen.len().min(rejected.len());
     let common = chosen.iter().zip(&rejected).take_while(|(left, right)| left == right).count();
@@ -155,7 +156,7 @@ fn message(place: &str, json: &Json) -> Result<Message, String> {
     Ok(message)
 }
 
-/// Parts of a structured content, all of them texts.
+/// Checks that all parts of a structured content are texts.
 fn text_parts(place: &str, parts: &[Json]) -> Result<(), String> {
     for (index, part) in parts.iter().enumerate() {
         let kind = part.get("type").and_then(Json::as_str);
@@ -177,7 +178,7 @@ fn text_parts(place: &str, parts: &[Json]) -> Result<(), String> {
     Ok(())
 }
 
-/// `tools`: a list, or JSON text of one, as TRL takes it.
+/// Reads `tools`: a list, or a list encoded as a JSON string, as TRL accepts it.
 pub(super) fn tools(fields: &mut Fields) -> Result<Option<Json>, String> {
     let wrong = |value: &Json| format!("tools must be a list of JSON schemas, found {}", described(value));
     match fields.remove("tools") {

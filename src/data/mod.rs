@@ -1,13 +1,13 @@
 //! Preference data: from files to packed token rows.
 //!
-//! One way through, a type for each station:
+//! There is one pipeline, with one type per stage:
 //!
-//! 1. [`Sources`] (YAML) → [`source::resolve`] → [`Input`]s → [`Row`]s: files and where each record stands in them.
-//! 2. [`Record::parse`]: a row becomes a prompt with its answers, strings or conversations, or an error that names file,
-//!    line, field, value and remedy.
-//! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], as transformers reads them.
-//! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs; what was dropped is told.
-//! 5. [`Sampler`]: which examples come next, resumable and sharded by rank.
+//! 1. [`Sources`] (YAML) → [`source::resolve`] → [`Input`]s → [`Row`]s: files, and the origin of each record in them.
+//! 2. [`Record::parse`]: turns a row into a prompt with its answers (strings or conversations), or returns an error
+//!    that names file, line, field, value and remedy.
+//! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], read like transformers does.
+//! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs. Dropped records are reported.
+//! 5. [`Sampler`]: chooses the next examples; resumable and sharded by rank.
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
 mod answers;

@@ -1,4 +1,5 @@
-//! A batch as prefix trees in one row of tokens: each prompt once, its completions behind it, no padding.
+//! Packs a batch as prefix trees into one row of tokens: each prompt once, followed by its completions, without
+//! padding.
 
 use std::ops::Range;
 
@@ -9,45 +10,45 @@ use crate::objective::{Needs, Role, Scored};
 /// One prefix tree in a packed row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
-    /// Rows of the prompt.
+    /// The rows of the prompt.
     pub prompt: Range<usize>,
-    /// Rows of each completion; empty where the completion is one token, which is only a target.
+    /// The rows of each completion; empty if the completion is a single token, which is only a target.
     pub completions: Vec<Range<usize>>,
 }
 
-/// A batch: all tokens of all trees in one row `[T]`, no padding.
+/// A batch: the tokens of all trees in one row `[T]`, without padding.
 ///
-/// The last token of a completion is only a target: it is no input row. The first is predicted from the prompt's last
-/// row, which siblings therefore share; behind an empty prompt it is not scored.
+/// The last token of a completion is only a target and has no input row. The first token is predicted from the prompt's
+/// last row, which siblings therefore share. After an empty prompt the first token is not scored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PackedBatch {
-    /// Input tokens, `[T]`.
+    /// The input tokens, `[T]`.
     pub tokens: Vec<u32>,
-    /// Positions, `[T]`; a completion continues from the end of its prompt.
+    /// The positions, `[T]`; a completion continues from the end of its prompt.
     pub positions: Vec<u32>,
     /// The trees, in the order of the examples.
     pub trees: Vec<Tree>,
-    /// Row whose hidden state predicts the target, `[S]`.
+    /// The rows whose hidden states predict the targets, `[S]`.
     pub scored_rows: Vec<u32>,
     /// The predicted tokens, `[S]`.
     pub scored_targets: Vec<u32>,
-    /// Per completion (all trees in order): its range in `scored_rows` and `scored_targets`.
+    /// For each completion (all trees in order): its range in `scored_rows` and `scored_targets`.
     pub scored: Vec<Range<usize>>,
-    /// What each record says of its completions, per tree.
+    /// The kind of the record, per tree.
     pub kinds: Vec<Kind>,
-    /// Origin per tree.
+    /// The origin, per tree.
     pub origins: Vec<Origin>,
-    /// [`Example::id`] per tree; another one where the prompt is scored, too.
+    /// [`Example::id`] per tree; a different id if the prompt is scored as well.
     pub ids: Vec<[u8; 32]>,
-    /// Whether behind the completions of a tree its prompt is scored, from its second token on, as if it were one more
-    /// completion without rows.
+    /// Whether each tree's prompt is also scored, from its second token on. Its entry follows the tree's completions,
+    /// like one more completion without rows.
     pub prompts_scored: bool,
-    /// The prompts with completions of other records behind them, which estimate a divergence.
+    /// The prompts followed by completions of other records, used to estimate a divergence.
     pub mismatched: Option<Box<PackedBatch>>,
 }
 
 impl PackedBatch {
-    /// Packs `examples` in the order given.
+    /// Packs `examples` in the given order.
     pub fn new(examples: &[&Example]) -> Self {
         let mut batch = Self::default();
         for example in examples {
@@ -62,8 +63,8 @@ impl PackedBatch {
         batch
     }
 
-    /// Packs what an objective needs of `examples`: their prompts scored, or mismatched completions beside them, none
-    /// longer than `longest` tokens with its prompt.
+    /// Packs `examples` as an objective needs them: with scored prompts, or with additional mismatched completions
+    /// whose length with the prompt is at most `longest` tokens.
     pub fn for_objective(examples: &[&Example], needs: Needs, longest: usize) -> Self {
         let mut batch = if needs.prompt { Self::with_prompts(examples) } else { Self::new(examples) };
         if needs.mismatched {
@@ -102,11 +103,11 @@ impl PackedBatch {
         batch
     }
 
-    /// The completions as an objective takes them: log-probs of the policy and, where the objective needs one, of the
-    /// reference, each `[completions]` in the order of the batch.
+    /// Returns the completions in the form an objective takes. `logps` and, if the objective needs it, `reference` are
+    /// the log-probs under the policy and the reference, each `[completions]` in batch order.
     ///
     /// # Errors
-    /// If there are more or fewer log-probs than completions.
+    /// Fails if the number of log-probs differs from the number of completions.
     pub fn scored_completions(&self, logps: &[f64], reference: Option<&[f64]>) -> Result<Vec<Scored>> {
         let all = self.scored.len();
         if logps.len() != all || reference.is_some_and(|reference| reference.len() != all) {
@@ -131,15 +132,15 @@ impl PackedBatch {
         Ok(scored.collect())
     }
 
-    /// Tokens a layout without padding but without sharing would compute: prompt + completion for every completion.
-    /// With [`PackedBatch::tokens`] it says what sharing saves.
+    /// Returns the number of tokens that a layout without padding and without sharing would compute: prompt +
+    /// completion for every completion. Compare with [`PackedBatch::tokens`] to see how much sharing saves.
     pub fn unpacked_tokens(&self) -> usize {
         let tree = |tree: &Tree| tree.completions.iter().map(|c| tree.prompt.len() + c.len()).sum::<usize>();
         self.trees.iter().map(tree).sum()
     }
 
-    /// The same batch with a prompt of its own for each completion of the trees for which `divide` says so; completions
-    /// keep their order.
+    /// Returns the same batch with a separate copy of the prompt for each completion of the trees for which `divide`
+    /// returns true. Completions keep their order.
     pub fn divided(&self, divide: impl Fn(&Tree) -> bool) -> Self {
         let mut batch = Self {
             kinds: self.kinds.clone(),
@@ -202,8 +203,8 @@ impl PackedBatch {
     }
 }
 
-/// Each prompt with the completion of the record before it, the first with that of the last: TRL's pairing for KTO. The
-/// completion loses its end where both are longer than `longest`.
+/// Returns each prompt with the completion of the previous record, and the first prompt with the last completion: TRL's
+/// pairing for KTO. The completion is cut at its end if both together are longer than `longest`.
 fn mismatched(examples: &[&Example], longest: usize) -> Vec<Example> {
     let before = examples.iter().cycle().skip(examples.len().saturating_sub(1));
     let pair = |(example, before): (&&Example, &&Example)| {
@@ -295,7 +296,7 @@ mod tests {
         let needs = Needs { mismatched: true, ..Needs::PAIRS };
         let batch = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, 3);
         let estimate = batch.mismatched.unwrap();
-        // [1] with 14 15 of the last (cut to three tokens), [2 3] with 11, [4] with 13.
+        // [1] with 14 15 of the last record (cut to three tokens), [2 3] with 11, [4] with 13.
         assert_eq!(estimate.tokens, [1, 14, 2, 3, 4]);
         assert_eq!(estimate.scored_targets, [14, 15, 11, 13]);
         let roles = estimate.scored_completions(&[-1.0; 3], None).unwrap();

@@ -1,4 +1,4 @@
-//! Preference records: strings or conversations, with every way in which one can be wrong said.
+//! Preference records (strings or conversations) with a specific error for every way in which one can be invalid.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use super::messages::{conversation, kwargs, messages, tools};
 use super::source::{Input, Row};
 use crate::error::{Error, Result, nearest};
 
-/// A prompt, its answers, and what is said of them.
+/// A prompt, its answers and their kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Where it stands.
+    /// The origin of the record.
     pub origin: Origin,
-    /// Where it came from before, if its `source` says so: figures can be split by it.
+    /// The original data set, if the record names it in `source`; metrics can be split by it.
     pub source: Option<Arc<str>>,
-    /// What is said of the answers: a pair, a ranked list, or a single one.
+    /// The kind of the record: a pair, a ranked list or a single answer.
     pub kind: Kind,
     /// The prompt and the answers.
     pub content: Content,
 }
 
-/// The records of `inputs`, in order. An error stands for one record; those behind it still come, so that a checker can
-/// list them all.
+/// Returns the records of `inputs` in order. An error concerns a single record; the following ones are still returned,
+/// so that a checker can list all errors.
 pub fn read(inputs: &[Input]) -> impl Iterator<Item = Result<Record>> {
     inputs.iter().flat_map(|input| -> Box<dyn Iterator<Item = Result<Record>>> {
         match input.rows() {
@@ -36,10 +36,10 @@ pub fn read(inputs: &[Input]) -> impl Iterator<Item = Result<Record>> {
     })
 }
 
-/// All records of `inputs`.
+/// Reads all records of `inputs`.
 ///
 /// # Errors
-/// The first record that cannot be used; no record at all.
+/// Fails at the first invalid record, or if there are no records.
 pub fn load(inputs: &[Input]) -> Result<Vec<Record>> {
     let records = read(inputs).collect::<Result<Vec<_>>>()?;
     if records.is_empty() {
@@ -49,11 +49,12 @@ pub fn load(inputs: &[Input]) -> Result<Vec<Record>> {
 }
 
 impl Record {
-    /// Makes sense of a row: strings or conversations; the prompt of a pair explicit or the common beginning of both answers
-    /// (TRL's `extract_prompt`); other records by their columns (`answers.rs`). Fields it does not know are ignored, as TRL ignores further columns.
+    /// Parses a row into strings or conversations. The prompt of a pair is explicit or the common prefix of both
+    /// answers (TRL's `extract_prompt`). Other records are recognized by their columns (`answers.rs`). Unknown fields
+    /// are ignored, as TRL ignores additional columns.
     ///
     /// # Errors
-    /// [`Error::Record`] with field, value and remedy.
+    /// Returns [`Error::Record`] with field, value and remedy.
     pub fn parse(row: Row) -> Result<Self> {
         let Row { origin, value } = row;
         let parsed = match value {
@@ -111,7 +112,7 @@ fn not_a_pair(chosen: &Json, rejected: &Json) -> String {
     )
 }
 
-/// The field `name`; if it is missing, the error tells of one with a similar name, which is probably meant.
+/// Returns the field `name`. If it is missing, the error suggests an existing field with a similar name.
 fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
     let others =
         || fields.keys().map(String::as_str).filter(|key| !["prompt", "chosen", "rejected"].contains(key));
@@ -130,7 +131,7 @@ fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
     })
 }
 
-/// A field that is all but one of those that other records have.
+/// Finds a field whose name is almost that of a field of another record kind.
 fn slip(fields: &Fields) -> Option<String> {
     let near = |name: &&str, key: &str| strsim::damerau_levenshtein(name, key) == 1;
     fields.keys().find_map(|key| {
@@ -147,7 +148,7 @@ fn label(value: Option<&Json>) -> Result<f32, String> {
             described(value)
         )
     };
-    // JSON has no NaN; the range check refuses it anyway.
+    // JSON has no NaN, and the range check would reject it anyway.
     value.as_f64().map(|label| label as f32).filter(|label| (0.0..=1.0).contains(label)).ok_or_else(wrong)
 }
 
@@ -185,10 +186,11 @@ fn text_pair(fields: &Fields, chosen: &str, rejected: &str) -> Result<Content, S
     Ok(Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] })
 }
 
-/// Without `prompt`, its text is looked for inside the answers; a misspelt one would be lost without a word.
+/// Rejects a misspelt `prompt` field. Without `prompt` the prompt is extracted from the answers, and a misspelt one
+/// would be silently ignored.
 fn refuse_misspelt_prompt(fields: &Fields) -> Result<(), String> {
     match nearest("prompt", fields.keys().map(String::as_str)) {
-        // Two slips at most: `prompt_id` is a column of its own.
+        // At most two typos: `prompt_id` is a column in its own right.
         Some(near) if strsim::damerau_levenshtein("prompt", near) <= 2 => {
             Err(format!("missing `prompt`; found `{near}`: rename it"))
         }
@@ -196,8 +198,8 @@ fn refuse_misspelt_prompt(fields: &Fields) -> Result<(), String> {
     }
 }
 
-/// TRL's `extract_prompt` on strings: the bytes of the common beginning, without a space before the first difference.
-/// Where one text begins the other, TRL leaves the last character to the completions.
+/// TRL's `extract_prompt` for strings: returns the length in bytes of the common prefix, without a space before the
+/// first difference. If one text is a prefix of the other, TRL leaves the last character to the completions.
 fn common_text(chosen: &str, rejected: &str) -> usize {
     let mut previous = None;
     for ((byte, left), right) in chosen.char_indices().zip(rejected.chars()) {
@@ -217,7 +219,7 @@ mod tests {
     use super::*;
 
     fn parse(json: &'static str) -> Result<Record> {
-        // On line 2, so that a wrong line number shows.
+        // The record is on line 2, so that a wrong line number is detected.
         let text = format!("\n{json}\n");
         read(&[Input::text("t.jsonl", text)]).next().unwrap()
     }
@@ -342,10 +344,10 @@ mod tests {
         assert_eq!(chat(explicit), expected);
         let implicit = r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "c"}]}"#;
         assert_eq!(chat(implicit), expected);
-        // UltraFeedback's shape: the question once more, as a string.
+        // UltraFeedback's layout: the question is repeated as a string.
         let with_string = implicit.replacen('{', r#"{"prompt": "q", "#, 1);
         assert_eq!(chat(with_string.leak()), expected);
-        // One begins the other: its last message stays with the answers.
+        // One conversation is a prefix of the other: its last message stays with the answers.
         let longer = r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "d"}]}"#;
         assert_eq!(chat(longer)[1], ["assistant:b"]);
         assert_eq!(chat(longer)[2], ["assistant:b", "user:d"]);

@@ -1,47 +1,48 @@
-//! The order in which examples come: deterministic, endless over epochs, resumable, sharded by rank.
+//! The order of the examples: deterministic, endless over epochs, resumable and sharded by rank.
 
 use serde::{Deserialize, Serialize};
 
 use super::shuffle::permutation;
 use crate::error::{Error, Result};
 
-/// Batches that are sorted by length together: transformers' `LengthGroupedSampler`.
+/// Number of batches that are sorted by length together, as in transformers' `LengthGroupedSampler`.
 const BATCHES_PER_RUN: usize = 50;
 
-/// Where a [`Sampler`] stands; all a checkpoint needs to keep of it.
+/// The position of a [`Sampler`], which is all a checkpoint needs to store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SamplerState {
-    /// Epochs that are complete.
+    /// The number of completed epochs.
     pub epoch: u64,
-    /// Examples of the present epoch already handed out, by all ranks together; always below their number.
+    /// The number of examples of the current epoch already returned by all ranks together; always below the number of
+    /// examples.
     pub position: usize,
 }
 
-/// Hands out batches of example indices, epoch after epoch.
+/// Returns batches of example indices, epoch after epoch.
 ///
-/// All ranks walk the same order; of each global batch (`batch · world` indices, fewer at the end of an epoch) rank r
-/// takes the r-th share. So n ranks with batch b see, together, what one rank with batch n·b sees.
+/// All ranks walk the same order. Rank r takes the r-th share of each global batch (`batch · world` indices, fewer at
+/// the end of an epoch). So n ranks with batch b together see what one rank with batch n·b sees.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     len: usize,
     batch: usize,
-    /// `None`: the order of the file.
+    /// The shuffle seed; `None` keeps the file order.
     seed: Option<u64>,
-    /// Tokens of each example, where those of like length come together.
+    /// The number of tokens of each example, if examples are grouped by length.
     lengths: Option<Vec<usize>>,
     rank: usize,
     world: usize,
     state: SamplerState,
-    /// The order of the present epoch, derived from `seed` and `state.epoch`.
+    /// The order of the current epoch, derived from `seed` and `state.epoch`.
     order: Vec<usize>,
 }
 
 impl Sampler {
-    /// A sampler over `len` examples in batches of `batch`, shuffled by `seed` (`None`: never shuffled).
+    /// Creates a sampler over `len` examples in batches of `batch`, shuffled by `seed` (`None`: never shuffled).
     ///
     /// # Errors
-    /// No examples, or a batch of zero.
+    /// Fails if there are no examples or the batch size is zero.
     pub fn new(len: usize, batch: usize, seed: Option<u64>) -> Result<Self> {
         if len == 0 {
             return Err(Error::Data("there are no examples to sample from".into()));
@@ -56,9 +57,9 @@ impl Sampler {
         Ok(Self { order: fresh.order(0), ..fresh })
     }
 
-    /// Brings examples of like length together, as transformers' `group_by_length` does: the epoch's order is cut into
-    /// runs of fifty batches, each is sorted from the longest to the shortest, and the longest example of all comes
-    /// first, so that what does not fit in memory is found at once.
+    /// Groups examples of similar length, as transformers' `group_by_length` does. The epoch's order is cut into runs
+    /// of fifty batches, and each run is sorted from the longest to the shortest. The longest example of all comes
+    /// first, so that running out of memory shows up immediately.
     pub fn grouped_by_length(self, lengths: Vec<usize>) -> Self {
         let grouped = Self { lengths: Some(lengths), ..self };
         Self { order: grouped.order(grouped.state.epoch), ..grouped }
@@ -82,10 +83,10 @@ impl Sampler {
         order
     }
 
-    /// The share of `rank` among `world` processes.
+    /// Restricts the sampler to the share of `rank` among `world` processes.
     ///
     /// # Errors
-    /// `rank` is not below `world`.
+    /// Fails if `rank` is not below `world`.
     pub fn shard(self, rank: usize, world: usize) -> Result<Self> {
         if rank >= world {
             return Err(Error::Config(format!("rank {rank} of a world of {world}; ranks count from 0")));
@@ -94,10 +95,10 @@ impl Sampler {
         Ok(Self { order: sharded.order(sharded.state.epoch), ..sharded })
     }
 
-    /// Continues from `state`, as if the batches before it had just been handed out.
+    /// Continues from `state`, as if the batches before it had just been returned.
     ///
     /// # Errors
-    /// The state belongs to more examples than there are: the data changed.
+    /// Fails if the state is beyond the number of examples, that is, if the data changed.
     pub fn resume(mut self, state: SamplerState) -> Result<Self> {
         if state.position >= self.len {
             return Err(Error::Data(format!(
@@ -111,11 +112,11 @@ impl Sampler {
         Ok(self)
     }
 
-    /// The next indices of this rank. Only at the end of an epoch are there fewer than `batch`; with several ranks,
-    /// possibly none.
+    /// Returns the next indices of this rank. There are fewer than `batch` only at the end of an epoch; with several
+    /// ranks there may be none.
     pub fn next_batch(&mut self) -> Vec<usize> {
         let rest = &self.order[self.state.position..];
-        // The one place that decides how long a batch is; a token budget would count `rest` here.
+        // The only place that decides the size of a batch; a token budget would be applied to `rest` here.
         let global = rest.len().min(self.batch.saturating_mul(self.world));
         let share = global * self.rank / self.world..global * (self.rank + 1) / self.world;
         let indices = rest[share].to_vec();
@@ -127,22 +128,22 @@ impl Sampler {
         indices
     }
 
-    /// Where the sampler stands, for a checkpoint.
+    /// Returns the position of the sampler, for a checkpoint.
     pub fn state(&self) -> SamplerState {
         self.state
     }
 
-    /// Epochs so far with their fraction, as `epoch` in the metrics.
+    /// Returns the fractional number of epochs so far, logged as `epoch` in the metrics.
     pub fn epoch(&self) -> f64 {
         self.state.epoch as f64 + self.state.position as f64 / self.len as f64
     }
 
-    /// Whether the last batch was the last of its epoch (also true before the first).
+    /// Whether the last batch was the last of its epoch. Also true before the first batch.
     pub fn at_epoch_border(&self) -> bool {
         self.state.position == 0
     }
 
-    /// Batches each rank gets from one epoch; the last may be partial.
+    /// Returns the number of batches per epoch for each rank; the last one may be partial.
     pub fn batches_per_epoch(&self) -> usize {
         self.len.div_ceil(self.batch.saturating_mul(self.world))
     }
@@ -189,7 +190,7 @@ mod tests {
         let of = |indices: &[usize]| indices.iter().map(|i| lengths[*i]).collect::<Vec<_>>();
         assert_eq!(lengths[first[0]], 100, "the longest of all comes first");
         for run in [&first[1..100], &first[101..200], &first[201..]] {
-            // The swap with the first puts one stranger somewhere.
+            // Swapping with the first example puts one out-of-place length somewhere.
             let rising = of(run).windows(2).filter(|pair| pair[0] < pair[1]).count();
             assert!(rising <= 1, "{run:?}");
         }

@@ -1,9 +1,9 @@
 //! Permutations from a named stream: the same purpose, seed and epoch give the same order on every machine.
 
-/// A permutation of `0..len`, a pure function of its arguments.
+/// Returns a permutation of `0..len`, a pure function of its arguments.
 ///
-/// The stream is BLAKE3 in extendable-output mode keyed by `purpose`, `seed` and `epoch`: there is no state to save
-/// but these three. The shuffle is Fisher–Yates, each index drawn without bias.
+/// The stream is BLAKE3 in extendable-output mode keyed by `purpose`, `seed` and `epoch`, so these three are the only
+/// state to save. The shuffle is Fisher–Yates with unbiased index draws.
 pub fn permutation(purpose: &str, seed: u64, epoch: u64, len: usize) -> Vec<usize> {
     let mut hasher = blake3::Hasher::new_derive_key("dpo-lora permutation v1");
     hasher.update(&seed.to_le_bytes()).update(&epoch.to_le_bytes()).update(purpose.as_bytes());
@@ -15,7 +15,8 @@ pub fn permutation(purpose: &str, seed: u64, epoch: u64, len: usize) -> Vec<usiz
     order
 }
 
-/// A uniform number in `0..bound` (Lemire 2019, arXiv 1805.10941: multiply, keep the high half, reject the biased rest).
+/// Returns a uniform number in `0..bound` (Lemire 2019, arXiv 1805.10941: multiply, keep the high half, reject the
+/// biased rest).
 fn below(stream: &mut blake3::OutputReader, bound: u64) -> u64 {
     loop {
         let mut word = [0; 8];
@@ -49,7 +50,8 @@ mod tests {
 
     #[test]
     fn every_order_is_as_likely() {
-        // 6 orders of 3, 6000 draws: 1000 each, standard deviation √(6000·1/6·5/6) = 28.9; five of them allowed.
+        // 6 permutations of 3, 6000 draws: 1000 each, standard deviation √(6000·1/6·5/6) = 28.9; five of them are
+        // allowed.
         let mut counts = std::collections::BTreeMap::new();
         for seed in 0..6000 {
             *counts.entry(permutation("t", seed, 0, 3)).or_insert(0_i32) += 1;

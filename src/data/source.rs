@@ -1,4 +1,4 @@
-//! From what the YAML names (a file, a glob, a directory, a list of them) to inputs that can be read.
+//! Resolves the data sources in the YAML (a file, a glob, a directory, or a list of them) to readable inputs.
 
 use std::borrow::Cow;
 use std::fs;
@@ -10,30 +10,31 @@ pub use super::format::{Row, Rows};
 use super::sources::Sources;
 use crate::error::{Error, Result, nearest};
 
-/// One thing to read records from.
+/// One input to read records from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A file; its format was recognised.
+    /// A file and its detected format.
     File(PathBuf, Format),
-    /// JSON Lines in memory, under a name: the embedded quickstart.
+    /// Named JSON Lines in memory, such as the embedded quickstart data.
     Text {
-        /// What origins call it.
+        /// The name used in origins.
         name: Arc<str>,
-        /// The lines.
+        /// The JSON Lines text.
         text: Cow<'static, str>,
     },
 }
 
 impl Input {
-    /// JSON Lines in memory.
+    /// Creates an input from JSON Lines in memory.
     pub fn text(name: impl Into<Arc<str>>, text: impl Into<Cow<'static, str>>) -> Self {
         Self::Text { name: name.into(), text: text.into() }
     }
 
-    /// The rows, lazily where the format allows.
+    /// Returns the rows, lazily where the format allows it.
     ///
     /// # Errors
-    /// A file that cannot be opened or is not of its format at all; a single broken row is an error inside the rows.
+    /// Fails if a file cannot be opened or does not have its format at all. A single malformed row is an error among
+    /// the rows.
     pub fn rows(&self) -> Result<Rows> {
         match self {
             Self::File(path, format) => format.open(path, path.display().to_string().into()),
@@ -42,11 +43,12 @@ impl Input {
     }
 }
 
-/// The inputs that `sources` name, in their order; globs and directories in the order of their paths, so that every
-/// machine sees the same.
+/// Returns the inputs that `sources` name, in order. Files from globs and directories are sorted by path, so that every
+/// machine sees the same order.
 ///
 /// # Errors
-/// A source that does not exist, holds nothing readable or has a format that cannot be read; all of them in one message.
+/// Fails if a source does not exist, contains nothing readable or has an unsupported format. All problems are reported
+/// in one message.
 pub fn resolve(sources: &Sources) -> Result<Vec<Input>> {
     let (mut inputs, mut wrong) = (Vec::new(), Vec::new());
     for source in &sources.0 {
@@ -66,7 +68,7 @@ fn resolve_one(source: &str) -> Result<Vec<Input>> {
         )));
     }
     let path = Path::new(source);
-    // A file whose very name has brackets in it comes before a glob.
+    // A file whose literal name contains brackets takes precedence over a glob.
     if path.is_dir() {
         directory(path)
     } else if path.exists() {

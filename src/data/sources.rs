@@ -1,11 +1,11 @@
-//! What the YAML names as data: files, globs, directories, or a fraction to hold out.
+//! The data sources in the YAML: files, globs, directories, or a fraction to hold out.
 
 use std::fmt;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Files, globs, directories: one string in the YAML, or a list of them.
+/// Files, globs or directories: one string in the YAML, or a list of strings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources(pub Vec<String>);
 
@@ -41,13 +41,13 @@ impl<'de> Deserialize<'de> for Sources {
     }
 }
 
-/// What to evaluate on.
+/// The data to evaluate on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum EvalSource {
-    /// Sources of their own.
+    /// Separate sources.
     Sources(Sources),
-    /// A fraction of the training data, between 0 and 1, held out.
+    /// A fraction of the training data to hold out, between 0 and 1.
     Fraction(f64),
 }
 
@@ -57,7 +57,8 @@ impl<'de> Deserialize<'de> for EvalSource {
     }
 }
 
-/// By hand, because serde's untagged enums answer "did not match any variant" where this says what was expected.
+/// Implemented by hand because serde's untagged enums only report "did not match any variant" instead of what was
+/// expected.
 struct SourceVisitor;
 
 impl<'de> Visitor<'de> for SourceVisitor {

@@ -1,15 +1,15 @@
-//! A part of the training data held out for evaluation.
+//! Holds out a part of the training data for evaluation.
 
 use super::shuffle::permutation;
 use crate::error::{Error, Result};
 
 /// Splits `items` into (training, held out), each in its original order.
 ///
-/// `round(fraction · len)` items are held out, but at least one on each side; which ones is a pure function of `seed`
-/// and the number of items.
+/// `round(fraction · len)` items are held out, with at least one item on each side. The selection is a pure function of
+/// `seed` and the number of items.
 ///
 /// # Errors
-/// Fewer than two items, or a fraction outside (0, 1).
+/// Fails if there are fewer than two items or `fraction` is outside (0, 1).
 pub fn hold_out<T>(items: Vec<T>, fraction: f64, seed: u64) -> Result<(Vec<T>, Vec<T>)> {
     let len = items.len();
     if !(fraction > 0.0 && fraction < 1.0) {

@@ -1,4 +1,5 @@
-//! Chat templates: a conversation becomes the text the model was taught, as transformers' `apply_chat_template` renders it.
+//! Chat templates, which turn a conversation into the text format the model was trained on, as transformers'
+//! `apply_chat_template` does.
 
 mod builtin;
 mod sources;
@@ -16,27 +17,27 @@ use super::jinja::Template;
 use super::messages::Message;
 use crate::error::{Error, Result};
 
-/// A model's chat templates, by name: mostly one, `default`.
+/// The chat templates of a model by name; most models have only `default`.
 #[derive(Debug)]
 pub struct ChatTemplate {
     named: BTreeMap<String, Named>,
     now: NaiveDateTime,
 }
 
-/// A template and its text.
+/// A template and its source text.
 #[derive(Clone, Debug)]
 struct Named {
     source: String,
     template: Arc<Template>,
 }
 
-/// How a moment is written, to the second.
+/// The format of a point in time, with a resolution of seconds.
 const MOMENT: &str = "%Y-%m-%dT%H:%M:%S";
 
-/// The moment of an ISO 8601 date (its midnight), or date and time.
+/// Parses an ISO 8601 date (as its midnight), or date and time.
 ///
 /// # Errors
-/// [`Error::Config`] with the text and the remedy.
+/// Returns [`Error::Config`] with the text and the remedy.
 pub fn moment(text: &str) -> Result<NaiveDateTime> {
     let day = |text| NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN));
     NaiveDateTime::parse_from_str(text, MOMENT).or_else(|_| day(text)).map_err(|_| {
@@ -44,12 +45,13 @@ pub fn moment(text: &str) -> Result<NaiveDateTime> {
     })
 }
 
-/// The templates in force: `setting` (`data.chat_template`: Jinja text, the name of one of the model's templates or of a
-/// built-in one, or a file), else those of files in the model's directory (`chat_template.jinja`,
-/// `additional_chat_templates/*.jinja`), else `chat_template` of its `tokenizer_config.json`.
+/// Finds the templates to use. In order of precedence they come from `setting` (`data.chat_template`: Jinja text, the
+/// name of one of the model's templates or of a built-in one, or a file), from files in the model's directory
+/// (`chat_template.jinja`, `additional_chat_templates/*.jinja`), and from `chat_template` in its
+/// `tokenizer_config.json`.
 ///
 /// # Errors
-/// A file that cannot be read, a `chat_template` of the wrong shape, text that is not Jinja.
+/// Fails if a file cannot be read, `chat_template` has the wrong type, or the text is not valid Jinja.
 pub fn find(
     setting: Option<&str>,
     model_dir: Option<&Path>,
@@ -58,19 +60,19 @@ pub fn find(
     sources::find(setting, model_dir, tokenizer_config)?.map(ChatTemplate::named).transpose()
 }
 
-/// What besides the messages a rendering depends on.
+/// The inputs of a rendering apart from the messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RenderOptions<'a> {
-    /// Whether to append what opens the assistant's answer.
+    /// Whether to append the prefix that opens the assistant's answer.
     pub add_generation_prompt: bool,
     /// The record's `tools`.
     pub tools: Option<&'a Json>,
-    /// The record's `chat_template_kwargs`: `tools`, `documents` and `chat_template` (a name or Jinja text) as
-    /// `apply_chat_template` takes them, and variables of the template.
+    /// The record's `chat_template_kwargs`: `tools`, `documents` and `chat_template` (a name or Jinja text), which have
+    /// the same meaning as in `apply_chat_template`, and template variables.
     pub kwargs: Option<&'a Map<String, Json>>,
 }
 
-/// Arguments of `apply_chat_template` that decide something else than the text, or that are given already.
+/// Arguments of `apply_chat_template` that do not affect the text or are already set elsewhere.
 const NOT_FOR_ROWS: [&str; 14] = [
     "conversation",
     "messages",
@@ -89,26 +91,26 @@ const NOT_FOR_ROWS: [&str; 14] = [
 ];
 
 impl ChatTemplate {
-    /// Compiles `source`. `strftime_now` tells the moment of this call, once for the template's life; the variable
-    /// `SOURCE_DATE_EPOCH` (reproducible-builds.org) fixes it, for templates that print the date.
+    /// Compiles `source`. `strftime_now` returns the time of this call for the template's lifetime. The environment
+    /// variable `SOURCE_DATE_EPOCH` (reproducible-builds.org) overrides it, for templates that print the date.
     ///
     /// # Errors
-    /// [`Error::Data`] with the line where the template is not Jinja.
+    /// Returns [`Error::Data`] with the line at which the template is not valid Jinja.
     pub fn new(source: impl Into<String>) -> Result<Self> {
         Self::named(BTreeMap::from([(DEFAULT.to_owned(), source.into())]))
     }
 
-    /// Compiles templates by name.
+    /// Compiles templates given by name.
     fn named(sources: BTreeMap<String, String>) -> Result<Self> {
         let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.trim().parse().ok());
         let now = fixed.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
         Self::compile(sources, now.map_or_else(|| Local::now().naive_local(), |now| now.naive_utc()))
     }
 
-    /// Compiles `source` for the moment `unix_seconds`, in UTC.
+    /// Compiles `source` with the time `unix_seconds`, in UTC.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; a moment beyond the calendar.
+    /// Same as [`ChatTemplate::new`]; also fails if the time is out of the calendar's range.
     pub fn at(source: impl Into<String>, unix_seconds: i64) -> Result<Self> {
         let now = DateTime::from_timestamp(unix_seconds, 0)
             .ok_or_else(|| Error::Config(format!("{unix_seconds} seconds since 1970 is no date")))?;
@@ -123,32 +125,32 @@ impl ChatTemplate {
         Ok(Self { named: sources.into_iter().map(compiled).collect::<Result<_>>()?, now })
     }
 
-    /// The same templates at another moment: an ISO 8601 date, or date and time.
+    /// Returns the same templates with another time: an ISO 8601 date, or date and time.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is none.
+    /// Returns [`Error::Config`] if `date` is invalid.
     pub fn on(&self, date: &str) -> Result<Self> {
         Ok(Self { named: self.named.clone(), now: moment(date)? })
     }
 
-    /// The moment that `strftime_now` tells, if a template asks for it.
+    /// Returns the time that `strftime_now` reports, if a template uses it.
     pub fn date(&self) -> Option<String> {
         let asks = self.named.values().any(|named| named.source.contains("strftime_now"));
         asks.then(|| self.now.format(MOMENT).to_string())
     }
 
-    /// The Jinja text of the default template; empty if there is none of that name.
+    /// Returns the Jinja text of the default template, or an empty string if there is none.
     pub fn source(&self) -> &str {
         self.named.get(DEFAULT).map_or("", |named| &named.source)
     }
 
-    /// The names of the templates.
+    /// Returns the names of the templates.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.named.keys().map(String::as_str)
     }
 
-    /// `get_chat_template` of transformers: the one that a row names (or writes out), else `tool_use` for rows with tools,
-    /// else `default`.
+    /// transformers' `get_chat_template`: returns the template that a row names (or contains), otherwise `tool_use` for
+    /// rows with tools, otherwise `default`.
     fn choose(&self, wanted: Option<&Json>, tools: bool) -> Result<Arc<Template>> {
         let found = match wanted {
             None | Some(Json::Null) => {
@@ -180,10 +182,10 @@ impl ChatTemplate {
         })
     }
 
-    /// Renders `messages`; `special_tokens` (`bos_token`, `eos_token`, ...) are variables of the template.
+    /// Renders `messages`. `special_tokens` (`bos_token`, `eos_token`, ...) are variables of the template.
     ///
     /// # Errors
-    /// [`Error::Data`] with what the template raised, or where it failed.
+    /// Returns [`Error::Data`] with the exception raised by the template, or the place where it failed.
     pub fn render(
         &self,
         messages: &[&Message],
@@ -213,7 +215,7 @@ impl ChatTemplate {
             special_tokens.iter().map(|(name, token)| (name.as_str(), token.as_str().into())).collect();
         let mut variables: BTreeMap<&str, &Json> =
             tokens.iter().map(|(name, token)| (*name, token)).collect();
-        // A record's own arguments overrule the special tokens, as in transformers.
+        // A record's own arguments override the special tokens, as in transformers.
         variables.extend(options.kwargs.into_iter().flatten().map(|(name, value)| (name.as_str(), value)));
         variables.remove("chat_template");
         let prompted = Json::Bool(options.add_generation_prompt);
@@ -233,8 +235,8 @@ fn parse(source: &str) -> Result<Template> {
     Template::parse(source).map_err(|e| Error::Data(format!("the chat template is not valid Jinja: {e}")))
 }
 
-/// The message as transformers hands it over: keys whose value is null are dropped, and reasoning stands under each of
-/// its names, `thinking` first.
+/// Returns the message in the form transformers passes to the template: keys with null values are dropped, and the
+/// reasoning is available under each of its names, `thinking` first.
 fn plain(message: &Message) -> Map<String, Json> {
     let given = message.fields().iter().filter(|(_, value)| !value.is_null());
     let mut map: Map<_, _> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -270,7 +272,7 @@ mod tests {
         let with = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
         let source = format!("{{{{ bos_token }}}}{CHATML}");
         let expected = "<s><|im_start|>user\nhi <b><|im_end|>\n";
-        // trim_blocks eats the newline behind `{% for … %}`, not the one behind `{{ … }}`.
+        // trim_blocks removes the newline after `{% for … %}`, but not the one after `{{ … }}`.
         assert_eq!(render(&source, &messages, RenderOptions::default()).unwrap(), expected);
         assert_eq!(render(&source, &messages, with).unwrap(), format!("{expected}<|im_start|>assistant\n"));
     }
@@ -303,7 +305,7 @@ mod tests {
         assert!(render(CHATML, &[], RenderOptions::default()).is_err());
     }
 
-    /// 100 GB, were it not for the bound; one that fits to the byte is rendered.
+    /// Without the limit this would take 100 GB. A text that exactly fits the limit is rendered.
     #[test]
     fn what_a_template_writes_is_bounded() {
         let messages = [Message::new("user", "x")];
@@ -378,7 +380,7 @@ mod tests {
         assert!(ask(None, json!({"tools": "f"})).unwrap_err().contains("tools must be a list of objects"));
     }
 
-    /// Ten gigabytes within a few thousand steps, a list without end, and a macro that calls itself.
+    /// Ten gigabytes within a few thousand steps, an endless list, and a macro that calls itself.
     #[test]
     fn memory_steps_and_depth_are_bounded() {
         let messages = [Message::new("user", "x")];

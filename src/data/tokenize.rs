@@ -1,4 +1,4 @@
-//! Records become examples: what TRL 1.16 (`dpo_trainer.py`, `tokenize_fn`) makes of them.
+//! Turns records into examples, following TRL 1.16 (`dpo_trainer.py`, `tokenize_fn`).
 
 use rayon::prelude::*;
 
@@ -10,36 +10,36 @@ use super::tokenizer::ChatTokenizer;
 use super::truncate::{Outcome, Truncation};
 use crate::error::{Error, Result};
 
-/// A record that is not trained on, and why.
+/// A record that is not used for training, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
-    /// The record.
+    /// The origin of the record.
     pub origin: Origin,
-    /// The reason, a sentence about `it`.
+    /// The reason: a sentence about `it`.
     pub why: String,
 }
 
-/// Records as token ids.
+/// The tokenized records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tokenized {
-    /// Those that are left, in order.
+    /// The remaining examples, in order.
     pub examples: Vec<Example>,
-    /// Those that are not, in order.
+    /// The dropped records, in order.
     pub dropped: Vec<Dropped>,
-    /// How many examples lost tokens to `max_length` or `max_prompt_length`.
+    /// The number of examples that lost tokens to `max_length` or `max_prompt_length`.
     pub truncated: usize,
 }
 
-/// Tokenizes `records` on all threads, in order, and cuts them to the limits.
+/// Tokenizes `records` on all threads, keeping their order, and truncates them to the limits.
 ///
 /// # Errors
-/// The first record (in order) that [`tokenize`] refuses; [`Error::Data`] if every one was dropped.
+/// Fails at the first record (in order) that [`tokenize`] rejects. Returns [`Error::Data`] if every record was dropped.
 pub fn tokenize_all(
     tokenizer: &ChatTokenizer,
     records: &[Record],
     truncation: &Truncation,
 ) -> Result<Tokenized> {
-    // Collected whole first: which of several errors is told must not depend on threads.
+    // Collect everything first, so that which of several errors is reported does not depend on thread timing.
     let outcomes: Vec<Result<(Example, Outcome)>> = records
         .par_iter()
         .map(|record| {
@@ -69,15 +69,15 @@ pub fn tokenize_all(
     }
 }
 
-/// Tokenizes one record, uncut.
+/// Tokenizes one record without truncation.
 ///
-/// The prompt and prompt + answer, for each answer, are encoded; the longest common token prefix of all is the example's
-/// prompt, everything behind it is completion. So tokens that merge across the border move the border, and never
+/// The prompt and, for each answer, prompt + answer are encoded. The longest common token prefix of all of them is the
+/// example's prompt; the rest is the completion. Tokens that merge across the boundary thus move the boundary but never
 /// change a sequence.
 ///
 /// # Errors
-/// [`Error::Record`]: no chat template, a conversation that it refuses, no EOS token, a completion without a token that
-/// could be scored.
+/// Returns [`Error::Record`] if there is no chat template, the template rejects the conversation, there is no EOS
+/// token, or a completion has no token to score.
 pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
     let here = |e: Error| record.origin.error(e.to_string());
     let (prompt, whole) = sequences(tokenizer, &record.content).map_err(here)?;
@@ -105,7 +105,7 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
     Ok(example)
 }
 
-/// Token ids of the prompt, and of the prompt with each answer.
+/// Returns the token ids of the prompt, and of the prompt with each answer.
 fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
     match content {
         Content::Text { prompt, answers } => {
@@ -122,15 +122,15 @@ fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<(Vec<u32>, 
                 tokenizer.encode(&tokenizer.render_with(&messages, options)?, false)
             };
             let whole = answers.iter().map(|answer| encode(answer, false));
-            // Templates need a message, and a text of its own has no prompt.
+            // Templates need at least one message, and a standalone text has no prompt.
             let prompt_ids = if prompt.is_empty() { Vec::new() } else { encode(&[], true)? };
             Ok((prompt_ids, whole.collect::<Result<_>>()?))
         }
     }
 }
 
-/// `answer` such that the encoded sequence ends with EOS exactly once: TRL's `add_eos`, but for tokenizers that add EOS by
-/// themselves, where TRL gets two.
+/// Returns `answer` adjusted such that the encoded sequence ends with exactly one EOS. This is TRL's `add_eos`, except
+/// that TRL gets two EOS tokens if the tokenizer itself adds one.
 fn with_eos(tokenizer: &ChatTokenizer, answer: &str) -> Result<String> {
     let eos = tokenizer.special_token("eos_token").filter(|_| tokenizer.eos_id().is_some()).ok_or_else(|| {
         Error::Data(
@@ -141,8 +141,8 @@ fn with_eos(tokenizer: &ChatTokenizer, answer: &str) -> Result<String> {
     Ok(if tokenizer.adds_eos() { bare.to_owned() } else { format!("{bare}{eos}") })
 }
 
-/// Token ids of plain text with what the tokenizer puts around it; a text that spells out its own BOS has it once, where
-/// TRL gets two.
+/// Encodes plain text, including the tokens that the tokenizer adds. A text that already starts with BOS gets only one,
+/// where TRL gets two.
 fn encode_text(tokenizer: &ChatTokenizer, text: &str) -> Result<Vec<u32>> {
     let mut ids = tokenizer.encode(text, true)?;
     if let (true, Some(bos)) = (tokenizer.adds_bos(), tokenizer.bos_id())
@@ -153,15 +153,15 @@ fn encode_text(tokenizer: &ChatTokenizer, text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// How many leading tokens `left` and `right` share.
+/// Returns the number of leading tokens that `left` and `right` share.
 fn common(left: &[u32], right: &[u32]) -> usize {
     left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
-/// Refuses examples with tokens that a model of `vocab_size` embeddings does not have.
+/// Checks that all tokens are within a model's `vocab_size` embeddings.
 ///
 /// # Errors
-/// [`Error::Data`] naming the token and both sizes: the tokenizer belongs to another model.
+/// Returns [`Error::Data`] with the token and both sizes: the tokenizer belongs to another model.
 pub fn check_vocab(tokenizer: &ChatTokenizer, examples: &[Example], vocab_size: usize) -> Result<()> {
     for example in examples {
         let tokens = example.prompt.iter().chain(example.completions.iter().flatten());
@@ -178,13 +178,13 @@ pub fn check_vocab(tokenizer: &ChatTokenizer, examples: &[Example], vocab_size: 
     Ok(())
 }
 
-/// Refuses examples longer than the `max_positions` that a model has.
+/// Checks that no example is longer than the model's `max_positions`.
 ///
 /// # Errors
-/// [`Error::Data`] with how many there are, the longest, and the remedy.
+/// Returns [`Error::Data`] with the number of such examples, the longest one and the remedy.
 pub fn check_positions(examples: &[Example], max_positions: usize) -> Result<()> {
     let too_long = || examples.iter().filter(|example| example.longest() > max_positions);
-    // The first of the longest: `max_by_key` would give the last.
+    // Takes the first of the longest examples; `max_by_key` alone would return the last.
     match too_long().rev().max_by_key(|example| example.longest()) {
         None => Ok(()),
         Some(longest) => Err(Error::Data(format!(
@@ -219,7 +219,7 @@ mod tests {
             (example.prompt, example.completions, example.kind.label())
         };
         let completions = vec![vec![5, 4, 1], vec![5, 3, 1]];
-        // The space is common to all but the prompt itself, so it stays completion.
+        // The space is common to all sequences except the prompt itself, so it stays in the completion.
         assert_eq!(expect(true, CONFIG, "a"), (vec![0, 2], completions.clone(), 0.5));
         assert_eq!(expect(true, CONFIG, "<s>a"), (vec![0, 2], completions.clone(), 0.5));
         assert_eq!(expect(false, CONFIG, "a"), (vec![2], completions.clone(), 0.5));
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn a_merge_moves_the_border_and_not_the_sequence() {
         let example = tokenize(&tokenizer(true, CONFIG), &record("ca", "b", "c")).unwrap();
-        // "cab" is c·ab, so that only <s>·c is common; "cac" keeps its a, now as completion.
+        // "cab" is c·ab, so only <s>·c is common; "cac" keeps its a, now as part of the completion.
         assert_eq!(example.prompt, [0, 4]);
         assert_eq!(example.completions, [vec![6, 1], vec![2, 4, 1]]);
     }
@@ -241,12 +241,13 @@ mod tests {
             .map(|(role, content)| vec![Message::new(role, content)]);
         let content = Content::Chat { prompt, answers: vec![chosen, rejected], tools: None, kwargs: None };
         let example = tokenize(&tokenizer(true, CONFIG), &Record { content, ..record("", "", "") }).unwrap();
-        // Prompt "a</s> ", chosen "a</s>b</s>": no BOS, and the generation prompt's space is no part of the sequence.
+        // Prompt "a</s> ", chosen "a</s>b</s>": no BOS, and the space of the generation prompt is not part of the
+        // sequence.
         assert_eq!(example.prompt, [2, 1]);
         assert_eq!(example.completions, [vec![3, 1], vec![4, 1]]);
     }
 
-    /// TRL's `SFTTrainer`: all of a text is scored, but for its first token.
+    /// TRL's `SFTTrainer`: every token of a text except the first is scored.
     #[test]
     fn texts_of_their_own_stand_behind_no_prompt() {
         let text = Content::Text { prompt: String::new(), answers: vec!["ca".into()] };
@@ -269,7 +270,7 @@ mod tests {
         let message = |bos, prompt, chosen, config: &str| {
             tokenize(&tokenizer(bos, config), &record(prompt, chosen, "c")).unwrap_err().to_string()
         };
-        // An empty prompt behind BOS is fine; without one, the only token of chosen has no predecessor.
+        // An empty prompt after BOS is fine; without BOS, the only token of chosen has no predecessor.
         assert!(tokenize(&tokenizer(true, CONFIG), &record("", "</s>", "c")).is_ok());
         let unpredicted = message(false, "", "</s>", CONFIG);
         assert!(unpredicted.starts_with("t:5: chosen has 1 token(s)"), "{unpredicted}");

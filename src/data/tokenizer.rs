@@ -28,22 +28,23 @@ use crate::error::{Error, Result};
 pub struct ChatTokenizer {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
-    /// `bos_token`, `eos_token`, ... by name, as templates see them.
+    /// `bos_token`, `eos_token`, ... by name, as seen by templates.
     special_tokens: BTreeMap<String, String>,
-    /// Whether the tokenizer itself puts BOS before a text.
+    /// Whether the tokenizer itself adds BOS before a text.
     adds_bos: bool,
-    /// Whether the tokenizer itself puts EOS behind a text.
+    /// Whether the tokenizer itself adds EOS after a text.
     adds_eos: bool,
 }
 
 impl ChatTokenizer {
-    /// Loads the tokenizer and the chat template of the model in `dir`, in whatever layout transformers saves or reads
-    /// them: `tokenizer.json`, `vocab.json` with `merges.txt`, `tokenizer.model` (SentencePiece) or `tekken.json`; around
-    /// it `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and the model's type in `config.json`.
-    /// `chat_template` is the setting of that name.
+    /// Loads the tokenizer and the chat template of the model in `dir` from any layout that transformers saves or
+    /// reads: `tokenizer.json`, `vocab.json` with `merges.txt`, `tokenizer.model` (SentencePiece) or `tekken.json`,
+    /// accompanied by `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and the model type in
+    /// `config.json`. `chat_template` is the configuration key of that name.
     ///
     /// # Errors
-    /// No vocabulary in any form, a file that cannot be read, a class or a vocabulary that is not supported.
+    /// Fails if there is no vocabulary in any form, a file cannot be read, or the tokenizer class or vocabulary is not
+    /// supported.
     pub fn load(dir: impl AsRef<Path>, chat_template: Option<&str>) -> Result<Self> {
         let dir = dir.as_ref();
         let files = Files::read(dir)?;
@@ -52,10 +53,10 @@ impl ChatTokenizer {
             .map_err(|e| Error::Data(format!("the tokenizer in {}: {e}", dir.display())))
     }
 
-    /// From the contents of `tokenizer.json` and `tokenizer_config.json` (empty: none).
+    /// Builds a tokenizer from the contents of `tokenizer.json` and `tokenizer_config.json` (empty if there is none).
     ///
     /// # Errors
-    /// Bytes that are not what they should be.
+    /// Fails if the contents are invalid.
     pub fn from_bytes(
         tokenizer_json: &[u8],
         tokenizer_config: &[u8],
@@ -87,19 +88,19 @@ impl ChatTokenizer {
         Ok(loaded)
     }
 
-    /// The same tokenizer with its template at another moment; see [`ChatTemplate::on`].
+    /// Returns the same tokenizer with its template at another time; see [`ChatTemplate::on`].
     ///
     /// # Errors
-    /// If `date` is none.
+    /// Fails if `date` is not a valid date.
     pub fn on(self, date: &str) -> Result<Self> {
         let template = self.template.as_ref().map(|template| template.on(date)).transpose()?;
         Ok(Self { template, ..self })
     }
 
-    /// Token ids of `text`; `add_special` lets the tokenizer put in what it always does (BOS, where it has one).
+    /// Encodes `text`. With `add_special` the tokenizer adds its usual special tokens (BOS, if it has one).
     ///
     /// # Errors
-    /// Text that the tokenizer cannot represent.
+    /// Fails if the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.tokenizer.encode_fast(text, add_special));
         let encoding =
@@ -107,78 +108,78 @@ impl ChatTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of `ids`, without special tokens if `skip_special`.
+    /// Decodes `ids`, without special tokens if `skip_special` is set.
     ///
     /// # Errors
-    /// The tokenizer's decoder fails.
+    /// Fails if the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         guarded(|| self.tokenizer.decode(ids, skip_special))
             .map_err(|e| Error::Data(format!("the tokenizer cannot decode {} token(s): {e}", ids.len())))
     }
 
-    /// The text of one token as the vocabulary writes it.
+    /// Returns the text of a token as written in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
     }
 
-    /// The id of a token as the vocabulary writes it.
+    /// Returns the id of a token given as written in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
     }
 
-    /// The text of a special token by its name in `tokenizer_config.json` (`eos_token`, `pad_token`, ...).
+    /// Returns the text of a special token by its name in `tokenizer_config.json` (`eos_token`, `pad_token`, ...).
     pub fn special_token(&self, name: &str) -> Option<&str> {
         self.special_tokens.get(name).map(String::as_str)
     }
 
-    /// The id of `bos_token`.
+    /// Returns the id of `bos_token`.
     pub fn bos_id(&self) -> Option<u32> {
         self.special_token("bos_token").and_then(|token| self.token_id(token))
     }
 
-    /// The id of `eos_token`.
+    /// Returns the id of `eos_token`.
     pub fn eos_id(&self) -> Option<u32> {
         self.special_token("eos_token").and_then(|token| self.token_id(token))
     }
 
-    /// The id of `pad_token`.
+    /// Returns the id of `pad_token`.
     pub fn pad_id(&self) -> Option<u32> {
         self.special_token("pad_token").and_then(|token| self.token_id(token))
     }
 
-    /// Whether [`encode`](Self::encode) with `add_special` puts BOS before the text.
+    /// Whether [`encode`](Self::encode) with `add_special` adds BOS before the text.
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
     }
 
-    /// Whether [`encode`](Self::encode) with `add_special` puts EOS behind the text.
+    /// Whether [`encode`](Self::encode) with `add_special` adds EOS after the text.
     pub fn adds_eos(&self) -> bool {
         self.adds_eos
     }
 
-    /// Number of tokens, added ones included.
+    /// Returns the number of tokens, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// The chat template, if the model has one.
+    /// Returns the chat template, if the model has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
 
-    /// The text of a conversation.
+    /// Renders a conversation to text.
     ///
     /// # Errors
-    /// No chat template; a conversation that the template refuses.
+    /// Fails if there is no chat template or it rejects the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
         self.render_with(&messages.iter().collect::<Vec<_>>(), options)
     }
 
-    /// The text of a conversation with tools or variables of its own.
+    /// Renders a conversation with its own tools or template variables.
     ///
     /// # Errors
-    /// As [`ChatTokenizer::render`].
+    /// Same as [`ChatTokenizer::render`].
     pub fn render_with(&self, messages: &[&Message], options: RenderOptions) -> Result<String> {
         let template = self.template.as_ref().ok_or_else(|| {
             Error::Data(
@@ -199,8 +200,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A tokenizer of characters: `a`, `b`, `c` and space, and one merge, `ab`; `<s>` before every text if `bos`. Saved
-    /// truncation and padding are there to be ignored.
+    /// A character tokenizer with `a`, `b`, `c` and space, and one merge, `ab`. It adds `<s>` before every text if
+    /// `bos` is set. Its saved truncation and padding must be ignored.
     pub fn tokenizer_json(bos: bool) -> Vec<u8> {
         let added = |id: u32, content: &str| {
             json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
@@ -251,7 +252,7 @@ pub(super) mod tests {
         assert_eq!(tokenizer.decode(&[0, 6], false).unwrap(), "<s>ab");
     }
 
-    /// transformers 5: where there is a tokenizer.json, its post-processor decides, and the flags are not read.
+    /// transformers 5: if tokenizer.json exists, its post-processor decides, and the flags are not read.
     #[test]
     fn the_file_overrules_add_bos_and_add_eos() {
         let with = |bos, flags: &str| tokenizer(bos, &CONFIG.replacen('{', &format!("{{{flags}, "), 1));
@@ -279,7 +280,7 @@ pub(super) mod tests {
         assert!(error.to_string().contains("data.chat_template"));
     }
 
-    /// Found by fuzzing: the library's own parser of decoders unwraps.
+    /// Found by fuzzing: the library's parser of decoders calls unwrap.
     #[test]
     fn a_file_that_makes_the_library_panic_is_an_error() {
         let whole = String::from_utf8(tokenizer_json(false)).unwrap();

@@ -8,45 +8,46 @@ use super::example::Example;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TruncationMode {
-    /// The beginning: completions lose their end (and their EOS).
+    /// Keeps the beginning: completions lose their end (and their EOS).
     #[default]
     KeepStart,
-    /// The end: the prompt loses its beginning.
+    /// Keeps the end: the prompt loses its beginning.
     KeepEnd,
 }
 
-/// How sequences are cut.
+/// The truncation limits and mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Truncation {
-    /// Most tokens of prompt and completion together.
+    /// Maximum number of tokens of prompt and completion together.
     pub max_length: Option<usize>,
-    /// Most tokens of the prompt.
+    /// Maximum number of tokens of the prompt.
     pub max_prompt_length: Option<usize>,
     /// Which end is kept when `max_length` is exceeded.
     pub mode: TruncationMode,
 }
 
-/// What became of an example.
+/// The outcome of truncating an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It fitted.
+    /// The example fits.
     Whole,
     /// Tokens were cut.
     Truncated,
-    /// Nothing of some completion would be scored; the reason.
+    /// Some completion would have no scored tokens; contains the reason.
     Dropped(String),
 }
 
 impl Truncation {
-    /// Cuts `example` to the limits.
+    /// Truncates `example` to the limits.
     ///
-    /// - `max_prompt_length` keeps the end of the prompt, the part nearest to the completion, behind the first token
-    ///   if that is `bos`: models that were always shown a BOS fall apart without it.
-    /// - `keep_start` is TRL 1.16's rule to the letter: each completion keeps what fits behind the prompt, and a pair
-    ///   whose prompt alone fills `max_length` is dropped.
-    /// - `keep_end`: TRL cuts each sequence of a pair by itself, which gives chosen and rejected different contexts.
-    ///   Here the prompt loses, once for both, what the longest sequence exceeds; sequences of equal length come out as
-    ///   TRL's do. A completion that alone exceeds `max_length` keeps its end, behind no prompt.
+    /// - `max_prompt_length` keeps the end of the prompt, the part closest to the completion. The first token is also
+    ///   kept if it is `bos`: models that were always trained with a BOS break down without it.
+    /// - `keep_start` is exactly TRL 1.16's rule: each completion keeps what fits after the prompt, and a pair whose
+    ///   prompt alone fills `max_length` is dropped.
+    /// - `keep_end`: TRL truncates each sequence of a pair separately, which gives chosen and rejected different
+    ///   contexts. Here the prompt is shortened once for both, by the excess of the longest sequence. Sequences of
+    ///   equal length give the same result as in TRL. A completion that alone exceeds `max_length` keeps its end, with
+    ///   an empty prompt.
     pub fn apply(&self, example: &mut Example, bos: Option<u32>) -> Outcome {
         let mut cut = self.max_prompt_length.is_some_and(|max| cut_prompt(&mut example.prompt, max, bos));
         if let Some(max) = self.max_length.filter(|max| example.longest() > *max) {
@@ -73,7 +74,7 @@ impl Truncation {
 
 fn cut_prompt(prompt: &mut Vec<u32>, max: usize, bos: Option<u32>) -> bool {
     let excess = prompt.len().saturating_sub(max);
-    // Of one token, the last is worth more than a BOS.
+    // If only one token fits, the last one is worth more than a BOS.
     let kept_front = usize::from(max > 1 && bos.is_some() && prompt.first() == bos.as_ref());
     prompt.drain(kept_front..kept_front + excess);
     excess > 0
@@ -134,7 +135,7 @@ mod tests {
     fn keep_end_cuts_one_prompt_for_both() {
         let mut pair = example(0..4, 3, 1);
         assert_eq!(max_length(5, TruncationMode::KeepEnd).apply(&mut pair, None), Outcome::Truncated);
-        // Longest 7, two too many: both completions now stand behind prompt tokens 2 and 3.
+        // The longest has 7 tokens, two too many: both completions now follow prompt tokens 2 and 3.
         assert_eq!(pair, example(2..4, 3, 1));
     }
 
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!(max_length(5, TruncationMode::KeepEnd).apply(&mut pair, None), Outcome::Truncated);
         assert!(pair.prompt.is_empty());
         assert_eq!(pair.completions, [vec![101, 102, 103, 104, 105], vec![200, 201]]);
-        // One token behind no prompt: nothing predicts it.
+        // A single token after an empty prompt: nothing predicts it.
         let dropped = max_length(5, TruncationMode::KeepEnd).apply(&mut example(0..4, 6, 1), None);
         assert!(matches!(dropped, Outcome::Dropped(_)));
     }

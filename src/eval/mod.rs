@@ -1,3 +1,3 @@
-//! How a policy does on pairs it was not trained on.
+//! Evaluation of a policy on pairs it was not trained on.
 
 pub mod preference;

@@ -9,7 +9,7 @@ use crate::model::pass::Pass;
 use crate::objective::{Metrics, Needs, Objective, Scored};
 use crate::trainable::Policy;
 
-/// What an evaluation found.
+/// The result of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     metrics: Metrics,
@@ -17,44 +17,45 @@ pub struct Evaluation {
     adapted: bool,
 }
 
-/// An evaluation as `eval --json` prints it: means over pairs. What the records or the objective do not have is null.
+/// An evaluation as `eval --json` prints it, with means over pairs. A value that the records or the objective do not
+/// provide is null.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// Records evaluated.
+    /// Number of records evaluated.
     pub pairs: u64,
-    /// The objective's loss, nats.
+    /// The objective's loss, in nats.
     pub loss: Option<f64>,
-    /// Share of pairs whose chosen reward is strictly greater. Without an adapter, where every reward is 0: the share
-    /// by log-prob.
+    /// Share of pairs whose chosen reward is strictly greater. Without an adapter every reward is 0, and this is the
+    /// share by log-prob.
     pub accuracy: Option<f64>,
-    /// Lower end of the accuracy's Wilson 95 % interval.
+    /// Lower end of the Wilson 95 % interval of the accuracy.
     pub accuracy_low: Option<f64>,
-    /// Upper end.
+    /// Upper end of that interval.
     pub accuracy_high: Option<f64>,
     /// Share of pairs whose chosen completion has the greater log-prob under the policy.
     pub logp_accuracy: Option<f64>,
     /// Chosen minus rejected reward.
     pub reward_margin: Option<f64>,
-    /// The reward of the chosen completion; with DPO β·(log π_θ − log π_ref).
+    /// Reward of the chosen completion; with DPO it is β·(log π_θ − log π_ref).
     pub reward_chosen: Option<f64>,
-    /// The same of the rejected one.
+    /// Reward of the rejected completion.
     pub reward_rejected: Option<f64>,
-    /// Log π_θ of the chosen completion, nats.
+    /// Log π_θ of the chosen completion, in nats.
     pub logp_chosen: Option<f64>,
-    /// The same of the rejected one.
+    /// Log π_θ of the rejected completion, in nats.
     pub logp_rejected: Option<f64>,
-    /// Estimate of KL(π_ref ‖ π_θ) over a completion, nats; see [`Metrics::kl`]. Being an estimate, it may lie below 0.
+    /// Estimate of KL(π_ref ‖ π_θ) per completion, in nats; see [`Metrics::kl`]. As an estimate it can be negative.
     pub kl: Option<f64>,
-    /// The same over a token.
+    /// Estimate of the same divergence per token.
     pub kl_per_token: Option<f64>,
-    /// exp of the mean negative log-prob of a chosen token.
+    /// exp of the mean negative log-prob of the chosen tokens.
     pub perplexity_chosen: Option<f64>,
-    /// The same of a rejected token.
+    /// exp of the mean negative log-prob of the rejected tokens.
     pub perplexity_rejected: Option<f64>,
 }
 
 impl Evaluation {
-    /// Names of [`Evaluation::values`].
+    /// Names of the values of [`Evaluation::values`].
     pub const METRICS: [&str; 9] = [
         "eval_loss",
         "eval_rewards/chosen",
@@ -67,18 +68,18 @@ impl Evaluation {
         "eval_kl",
     ];
 
-    /// The sums behind it.
+    /// The sums from which the figures are computed.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Share of comparisons in which the better completion has the greater reward; without an adapter, where every
-    /// reward is 0, the greater log-prob.
+    /// Share of comparisons in which the better completion has the greater reward. Without an adapter every reward is
+    /// 0, and log-probs are compared instead.
     pub fn accuracy(&self) -> Option<f64> {
         if self.adapted { self.metrics.accuracy() } else { self.metrics.logp_accuracy() }
     }
 
-    /// The figures under TRL's names. What the records or the objective do not have is left out.
+    /// Returns the figures under TRL's names. Figures that the records or the objective do not provide are omitted.
     pub fn values(&self) -> Vec<(&'static str, f64)> {
         let found = self.summary();
         let values = [
@@ -95,7 +96,7 @@ impl Evaluation {
         Self::METRICS.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    /// The figures as `eval` prints them.
+    /// Returns the figures as `eval` prints them.
     pub fn summary(&self) -> Summary {
         let (metrics, chosen, rejected) = (&self.metrics, self.metrics.chosen(), self.metrics.rejected());
         let accuracy = self.accuracy();
@@ -120,11 +121,12 @@ impl Evaluation {
     }
 }
 
-/// Scores every example, in order, in batches of `batch`. `reference` gives the reference log-probs of a batch's
-/// completions, or `None` where they are not needed; `each` sees the completions of a batch, with its first example's index.
+/// Scores every example, in order, in batches of `batch`. `reference` returns the reference log-probs of a batch's
+/// completions, or `None` where they are not needed. `each` receives the completions of a batch and the index of its
+/// first example.
 ///
 /// # Errors
-/// If an example does not fit the model, or a log-prob is not a finite number.
+/// Returns an error if an example does not fit the model or a log-prob is not finite.
 pub fn score(
     (decoder, policy): (&Decoder, &Policy),
     examples: &[Example],
@@ -135,7 +137,8 @@ pub fn score(
     score_for((decoder, policy), examples, batch, Needs::PAIRS, reference, each)
 }
 
-/// The same with what an objective needs besides: behind the completions of a batch come the mismatched ones.
+/// Like [`score`], and also scores what an objective needs: the mismatched completions follow the completions of a
+/// batch.
 fn score_for(
     (decoder, policy): (&Decoder, &Policy),
     examples: &[Example],
@@ -163,7 +166,7 @@ fn score_for(
             scored.extend(scored_batch(mismatched)?.into_iter().map(behind));
         }
         if let Some(broken) = scored.iter().find(|completion| !completion.is_finite()) {
-            // A mismatched completion is told of by the record whose prompt it follows.
+            // A mismatched completion is reported under the record whose prompt it follows.
             let example = &examples[broken.group % examples.len()];
             return Err(not_finite(example, &scored, broken.group));
         }
@@ -172,7 +175,7 @@ fn score_for(
     Ok(())
 }
 
-/// Log-probs that are not finite: no figure can be made of them.
+/// Creates the error for log-probs that are not finite, since no figure can be computed from them.
 fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
     let logps: Vec<String> = scored
         .iter()
@@ -193,7 +196,7 @@ fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
 /// Evaluates the policy on `examples`.
 ///
 /// # Errors
-/// As [`score`]; or if there are no examples.
+/// Same as [`score`]; also if there are no examples.
 pub fn evaluate(
     (decoder, policy): (&Decoder, &Policy),
     examples: &[Example],
@@ -213,7 +216,7 @@ pub fn evaluate(
     Ok(Evaluation { metrics, adapted: policy.is_adapted() })
 }
 
-/// The 95 % interval of a share found in `n` trials (Wilson 1927).
+/// The 95 % interval of a share observed in `n` trials (Wilson 1927).
 pub fn wilson(share: f64, n: f64) -> (f64, f64) {
     const Z: f64 = 1.959_963_984_540_054;
     let centre = share + Z * Z / (2.0 * n);

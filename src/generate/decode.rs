@@ -1,4 +1,4 @@
-//! Decoding, one token at a time, until an end-of-text token, a stop text or the limit.
+//! Decoding one token at a time, until an end-of-text token, a stop text or the limit.
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -11,39 +11,39 @@ use crate::model::engine::{DeviceCache, Next};
 use crate::model::pass::Pass;
 use crate::trainable::Policy;
 
-/// Why a completion ended.
+/// The reason a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
-    /// An end-of-text token or a stop text.
+    /// An end-of-text token or a stop text was sampled.
     Stop,
-    /// The limit of new tokens, or of the model's positions.
+    /// The limit of new tokens or of the model's positions was reached.
     Length,
 }
 
-/// A completed prompt.
+/// The completion of a prompt.
 #[derive(Clone, Debug)]
 pub struct Completion {
-    /// The text, without special tokens and the stop text.
+    /// The text, without special tokens or the stop text.
     pub text: String,
     /// The tokens, without the end-of-text token.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Why the completion ended.
     pub finish_reason: FinishReason,
 }
 
-/// When a completion ends.
+/// The conditions under which a completion ends.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Maximum number of new tokens.
     pub max_new_tokens: usize,
     /// End-of-text tokens.
     pub eos: Vec<u32>,
-    /// Texts before which to stop.
+    /// Texts at which the completion is cut off.
     pub stop: Vec<String>,
 }
 
-/// A prompt, and how to sample its completion.
+/// A prompt and how its completion is sampled.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The prompt's tokens.
@@ -52,13 +52,13 @@ pub struct Request {
     pub sampling: SamplingConfig,
 }
 
-/// Number of sequences that are continued at once.
+/// Number of sequences decoded at once.
 pub const TOGETHER: usize = 64;
 
-/// Completes `prompt` under one of the two policies that a base and its adapters are.
+/// Completes `prompt` under one of the two policies formed by a base model and its adapters.
 ///
 /// # Errors
-/// If the prompt is empty or longer than the model's positions.
+/// Returns an error if the prompt is empty or longer than the model's positions.
 pub fn complete(
     decoder: &Decoder,
     tokenizer: &ChatTokenizer,
@@ -79,10 +79,11 @@ pub fn complete(
     }
 }
 
-/// Completes all prompts, in order. On a device many are continued at once; each text is the one the prompt gets alone.
+/// Completes all prompts, in order. On a device many are decoded at once; each text equals the one the prompt gets
+/// alone.
 ///
 /// # Errors
-/// As [`complete`].
+/// Same as [`complete`].
 pub fn complete_all(
     decoder: &Decoder,
     tokenizer: &ChatTokenizer,
@@ -125,7 +126,7 @@ fn together(
         let counts: Vec<usize> = next.iter().map(|next| next.tokens.len()).collect();
         let vocab = logits.len() / waiting.len();
         waiting.iter().zip(counts).for_each(|(i, count)| seen[*i] += count);
-        // Each sequence is sampled from its own logits, all of them at once.
+        // All sequences are sampled at once, each from its own logits.
         let mut active: Vec<(usize, &mut Growing)> =
             growing.iter_mut().enumerate().filter(|(i, _)| waiting.binary_search(i).is_ok()).collect();
         let ended = active
@@ -141,7 +142,7 @@ fn together(
     Ok(done.into_iter().flatten().collect())
 }
 
-/// New tokens that fit after a prompt.
+/// Returns the number of new tokens that fit after a prompt.
 fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
     if prompt.is_empty() {
         return Err(Error::Data(
@@ -151,7 +152,7 @@ fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
     Ok(limits.max_new_tokens.min(decoder.spec().max_positions.saturating_sub(prompt.len())))
 }
 
-/// A completion so far.
+/// A completion in progress.
 struct Growing {
     prompt: usize,
     sampler: Sampler,
@@ -165,12 +166,12 @@ impl Growing {
         Self { prompt: prompt.len(), sampler: Sampler::new(sampling), tokens: Vec::new(), most }
     }
 
-    /// The token that the model reads next.
+    /// The next input token of the model.
     fn next(&self) -> &[u32] {
         &self.tokens[self.tokens.len().saturating_sub(1)..]
     }
 
-    /// Samples a token; returns the completion if this token ended it.
+    /// Samples a token and returns the completion if that token ended it.
     fn take(
         &mut self,
         logits: &[f32],
@@ -215,7 +216,7 @@ impl Growing {
     }
 }
 
-/// The length of the text before the first stop text.
+/// Returns the length of the text before the first stop text.
 fn stopped(tokenizer: &ChatTokenizer, tokens: &[u32], stop: &[String]) -> Result<Option<usize>> {
     if stop.is_empty() {
         return Ok(None);

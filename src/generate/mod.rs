@@ -1,4 +1,4 @@
-//! Completing prompts: sampling, and decoding with cached keys and values.
+//! Prompt completion: sampling, and decoding with cached keys and values.
 
 mod decode;
 mod sampler;

@@ -1,4 +1,4 @@
-//! From logits to a token: greedy, or sampled from the tempered distribution limited to its most likely tokens.
+//! Sampling a token from logits: greedily, or from the tempered distribution limited to its most likely tokens.
 
 use rand::SeedableRng;
 use rand::distr::Distribution;
@@ -7,38 +7,38 @@ use rand::rngs::StdRng;
 
 use crate::error::{Error, Result};
 
-/// How the next token is chosen.
+/// How the next token is selected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingConfig {
-    /// 0: always the most likely token.
+    /// Softmax temperature; 0 always selects the most likely token.
     pub temperature: f64,
-    /// Sample from the k most likely tokens.
+    /// Samples from the k most likely tokens.
     pub top_k: Option<usize>,
-    /// Sample from the most likely tokens with this total probability (Holtzman et al. 2019, arXiv 1904.09751).
+    /// Samples from the most likely tokens with this total probability (Holtzman et al. 2019, arXiv 1904.09751).
     pub top_p: Option<f64>,
-    /// Seed of the random numbers.
+    /// Seed of the random number generator.
     pub seed: u64,
 }
 
-/// Temperatures below this count as 0: they only tell apart logits that are equal to within rounding.
+/// Temperatures below this count as 0, because they only distinguish logits that are equal to within rounding.
 const COLDEST: f64 = 1e-6;
 
-/// A seeded sampler.
+/// A seeded sampler of tokens.
 pub struct Sampler {
     config: SamplingConfig,
     random: StdRng,
 }
 
 impl Sampler {
-    /// A sampler at the start of its stream.
+    /// Creates a sampler at the start of its random stream.
     pub fn new(config: &SamplingConfig) -> Self {
         Self { config: config.clone(), random: StdRng::seed_from_u64(config.seed) }
     }
 
-    /// The next token.
+    /// Samples the next token.
     ///
     /// # Errors
-    /// If there are no logits, or one is not a number.
+    /// Returns an error if there are no logits or one of them is NaN.
     pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
         if logits.is_empty() || logits.iter().any(|logit| logit.is_nan()) {
             return Err(Error::Model("the logits are not numbers: an activation overflowed".into()));
@@ -55,7 +55,7 @@ impl Sampler {
         Ok(order[drawn] as u32)
     }
 
-    /// The tokens to sample from: first the k most likely, then the most likely of these with total probability `top_p`.
+    /// Returns the candidate tokens: the k most likely, then the most likely of these with total probability `top_p`.
     fn candidates(&self, probabilities: &[f32]) -> Vec<usize> {
         let mut tokens: Vec<usize> = (0..probabilities.len()).collect();
         if let Some(k) = self.config.top_k.filter(|k| *k < tokens.len()) {
@@ -76,7 +76,7 @@ impl Sampler {
     }
 }
 
-/// The index of the largest logit, the first of several.
+/// Returns the index of the largest logit, or the first of several.
 fn likeliest(logits: &[f32]) -> usize {
     let better = |best: usize, next: usize| if logits[next] > logits[best] { next } else { best };
     (0..logits.len()).reduce(better).unwrap_or(0)
@@ -96,7 +96,7 @@ fn softmax(logits: &[f32], temperature: f64) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// 1 + log of 0.4, 0.3, 0.2, 0.1, in another order.
+    /// 1 + log of 0.4, 0.3, 0.2, 0.1, in a different order.
     const LOGITS: [f32; 4] = [-0.609_438, 0.083_709, -1.302_585, -0.203_973];
 
     fn drawn(config: &SamplingConfig, logits: &[f32], times: usize) -> Vec<f64> {
@@ -112,7 +112,7 @@ mod tests {
         SamplingConfig { temperature, top_k, top_p, seed: 7 }
     }
 
-    /// Checks shares of 20,000 draws, within four standard errors.
+    /// Checks the shares of 20,000 draws to within four standard errors.
     #[track_caller]
     fn near(found: &[f64], expected: [f64; 4]) {
         for (found, expected) in found.iter().zip(expected) {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn only_the_likeliest_are_drawn() {
         near(&drawn(&config(1.0, Some(2), None), &LOGITS, 20_000), [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
-        // 0.4 + 0.3 reach 0.65; of the two likeliest, 0.4 alone reaches 0.4.
+        // 0.4 + 0.3 reach 0.65; of the two most likely, 0.4 alone reaches 0.4.
         near(&drawn(&config(1.0, None, Some(0.65)), &LOGITS, 20_000), [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
         near(&drawn(&config(1.0, Some(2), Some(0.39)), &LOGITS, 20_000), [0.0, 1.0, 0.0, 0.0]);
         near(&drawn(&config(1.0, Some(9), Some(1.0)), &LOGITS, 20_000), [0.2, 0.4, 0.1, 0.3]);

@@ -1,4 +1,4 @@
-//! Attention of a block: projections, query and key norms, rotation, the tree attention, output projection.
+//! Attention of a block: projections, query and key norms, rotation, tree attention and output projection.
 
 use candle_core::Tensor;
 
@@ -26,7 +26,7 @@ pub struct Attention {
     pub(super) qk_norm: Option<(Norm, Norm)>,
     pub(super) norm_after_rotation: bool,
     pub(super) heads: Heads,
-    /// Of queries and of keys.
+    /// Indices of the query rotation and of the key rotation.
     pub(super) rotation: Option<(usize, usize)>,
     pub(super) output: Projection,
 }
@@ -35,39 +35,40 @@ pub struct Attention {
 #[expect(clippy::large_enum_variant, reason = "there is one a layer, and most families have the large one")]
 pub(super) enum Qkv {
     Separate([Projection; 3]),
-    /// `[q; k; v]`, or, `per_head`, the same of each key head in turn.
+    /// One projection that gives `[q; k; v]`, or, with `per_head`, the same for each key head in turn.
     Fused {
         projection: Projection,
         per_head: bool,
     },
 }
 
-/// The rows of a pass: which see which, where they stand, and whose output is of use.
+/// The rows of a pass: which rows see which, their positions, and which outputs are wanted.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    /// Visibility.
+    /// Which rows see which.
     pub trees: &'a [TreeSpans],
-    /// One rotation for each of the spec's.
+    /// One rotation for each rotation of the spec.
     pub rotations: &'a [Rotation],
-    /// The `W` rows whose output is wanted, ascending and distinct; `None`: all `T`. The others are keys and values only.
+    /// The `W` rows whose output is wanted, ascending and distinct; `None` means all `T`. The other rows only provide
+    /// keys and values.
     pub wanted: Option<&'a [u32]>,
 }
 
 impl<'a> Rows<'a> {
-    /// The same rows, of which these outputs are wanted.
+    /// Returns the same rows with only the outputs of `wanted` computed.
     pub fn only(self, wanted: &'a [u32]) -> Self {
         Self { wanted: Some(wanted), ..self }
     }
 
-    /// The wanted rows of `x`: `[T, n] → [W, n]`.
+    /// Selects the wanted rows of `x`: `[T, n] → [W, n]`.
     ///
     /// # Errors
-    /// If a row is none of `x`.
+    /// If a row is out of range.
     pub fn of(&self, x: &Tensor) -> Result<Tensor> {
         self.wanted.map_or_else(|| Ok(x.clone()), |wanted| rows::gather(x, wanted))
     }
 
-    /// Their gradient, zero elsewhere: `[W, n] → [T, n]`.
+    /// Scatters the gradient of the wanted rows, with zeros elsewhere: `[W, n] → [T, n]`.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -76,7 +77,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Queries and keys as their norms see them, if they have any.
+/// The queries and keys that the norms take as input, if there are norms.
 type Raw = Option<(Tensor, Tensor)>;
 
 /// What attention's backward pass needs.
@@ -87,7 +88,7 @@ pub struct Saved {
     unclipped: Option<[Tensor; 3]>,
     /// Queries and keys before their norms.
     raw: Raw,
-    /// As attention sees them.
+    /// Queries, keys and values as attention takes them.
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -96,11 +97,11 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Numbers a row that attention of this architecture keeps, beside what adapters keep.
+    /// The number of values per row that attention of this architecture keeps, not counting what adapters keep.
     pub fn features(spec: &AttentionSpec, hidden: usize) -> usize {
         let AttentionSpec { heads, qkv, qk_norm, rotation, clip, .. } = spec;
         let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
-        // Before their norms, unless neither a rotation nor a split made others of them.
+        // Queries and keys before their norms are separate tensors only if a rotation or a split creates new ones.
         let raw = qk_norm.is_some() && (rotation.is_some() || !matches!(qkv, QkvSpec::Separate(_)));
         let raw = if raw { q + kv } else { 0 };
         let unclipped = if clip.is_some() { q + 2 * kv } else { 0 };
@@ -147,7 +148,8 @@ impl Attention {
         Ok(Self { qkv, clip: spec.clip, qk_norm, norm_after_rotation, heads: spec.heads, rotation, output })
     }
 
-    /// `x [T, hidden] → [W, hidden]`, the wanted rows. With a cache the keys and values of earlier rows are seen, and these appended.
+    /// Computes `x [T, hidden] → [W, hidden]` for the wanted rows. With a cache, rows also see the keys and values of
+    /// earlier rows, and the new keys and values are appended to it.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -176,8 +178,8 @@ impl Attention {
         Attended { q, k, v, heads: &self.heads, precision: self.precision(), trees: rows.trees }
     }
 
-    /// Attention's own products are rounded as those of its output projection, but to bf16 where those are of quantised
-    /// weights.
+    /// The rounding of attention's own products. It is that of the output projection, or bf16 if the output
+    /// projection's weights are quantised.
     fn precision(&self) -> Precision {
         match self.output.linear.precision() {
             Precision::F32 => Precision::F32,
@@ -185,7 +187,7 @@ impl Attention {
         }
     }
 
-    /// Queries, keys and values clipped, and where they were not.
+    /// Clips queries, keys and values, and returns where they were not clipped.
     fn clipped(
         &self,
         q: Tensor,
@@ -199,7 +201,7 @@ impl Attention {
         Ok((q, k, v, Some([of_q, of_k, of_v])))
     }
 
-    /// Queries and keys normed and turned, and what the norms saw.
+    /// Applies norms and rotation to queries and keys, and returns the input of the norms as well.
     fn shape(&self, q: Tensor, k: Tensor, rows: &Rows) -> Result<(Tensor, Tensor, Raw)> {
         let turned = |q: Tensor, k: Tensor| match self.rotation {
             None => Ok::<_, crate::error::Error>((q, k)),
@@ -215,7 +217,7 @@ impl Attention {
         Ok((q_out, k_out, Some((q, k))))
     }
 
-    /// [`Attention::shape`] backwards: gradients of queries and keys as projected.
+    /// The backward pass of [`Attention::shape`]: returns the gradients of the projected queries and keys.
     fn unshape(&self, dq: Tensor, dk: Tensor, saved: &Saved, rows: &Rows) -> Result<(Tensor, Tensor)> {
         let turned = |dq: Tensor, dk: Tensor| {
             let Some((of_q, of_k)) = self.rotation else { return Ok((dq, dk)) };
@@ -234,7 +236,7 @@ impl Attention {
         timed("rope", 0, || rope::forward(x, &rows.rotations[index], self.heads.head_dim))
     }
 
-    /// Queries, keys and values, `[T, n·head_dim]` each.
+    /// Projects the input to queries, keys and values, `[T, n·head_dim]` each.
     fn project(&self, x: &Input, context: &Context) -> Result<(Tensor, Tensor, Tensor, Vec<Kept>)> {
         match &self.qkv {
             Qkv::Separate([q, k, v]) => {
@@ -250,7 +252,7 @@ impl Attention {
         }
     }
 
-    /// Widths of queries and of keys (or values).
+    /// The widths of queries and of keys (or values).
     fn widths(&self) -> (usize, usize) {
         (self.heads.n_head * self.heads.head_dim, self.heads.n_kv_head * self.heads.head_dim)
     }
@@ -262,7 +264,7 @@ impl Attention {
             if per_head {
                 let Heads { n_head, n_kv_head, head_dim, .. } = self.heads;
                 let group = n_head / n_kv_head;
-                // [T, key heads, queries of the group, key, value, head_dim]
+                // [T, key heads, queries of the group + key + value, head_dim]
                 let by_head = y.reshape((rows, n_kv_head, group + 2, head_dim))?;
                 let (start, count) = [(0, group), (group, 1), (group + 1, 1)][i];
                 let part = by_head.narrow(2, start, count)?;
@@ -286,7 +288,7 @@ impl Attention {
         Ok(all.reshape((rows, (n_head + 2 * n_kv_head) * head_dim))?)
     }
 
-    /// `dy [W, hidden] → dx [T, hidden]`.
+    /// Computes `dy [W, hidden] → dx [T, hidden]`.
     ///
     /// # Errors
     /// If the shapes do not fit.

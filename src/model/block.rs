@@ -1,4 +1,4 @@
-//! A block: attention and MLP in the residual stream. Its backward pass is its forward pass read upwards.
+//! A block: attention and MLP in the residual stream. The backward pass mirrors the forward pass in reverse order.
 
 use candle_core::Tensor;
 
@@ -32,28 +32,29 @@ pub struct Saved {
     /// The block's input.
     x: Tensor,
     attention: attention::Saved,
-    /// What attention gave, if a norm follows it.
+    /// The output of attention, if a norm follows it.
     attention_output: Option<Tensor>,
-    /// The residual stream after attention, wanted rows.
+    /// The residual stream after attention, for the wanted rows.
     middle: Tensor,
     mlp: mlp::Saved,
-    /// What the MLP gave, if a norm follows it.
+    /// The output of the MLP, if a norm follows it.
     mlp_output: Option<Tensor>,
 }
 
 impl Saved {
-    /// Numbers a row that a block of this architecture keeps, beside what adapters keep.
+    /// The number of values per row that a block of this architecture keeps, not counting what adapters keep.
     pub fn features(spec: &LayerSpec, hidden: usize) -> usize {
         let norms = [&spec.post_attention_norm, &spec.post_mlp_norm].into_iter().flatten().count();
         let parts =
             attention::Saved::features(&spec.attention, hidden) + mlp::Saved::features(&spec.mlp, hidden);
-        // Without a norm before them, attention reads `x`, and the MLP `middle` or what attention reads: kept once.
+        // Without a norm before them, attention reads `x`, and the MLP reads `middle` or the input of attention. Such a
+        // tensor is kept once.
         let shared = [&spec.attention_norm, &spec.mlp_norm].into_iter().filter(|norm| norm.is_none()).count();
-        // `x` and `middle`, and the outputs that norms follow.
+        // `x` and `middle`, and the outputs that are followed by norms.
         (2 + norms - shared) * hidden + parts
     }
 
-    /// What it holds, a tensor that several parts hold more than once.
+    /// All tensors it holds; a tensor that is held by several parts appears more than once.
     #[cfg(test)]
     pub(super) fn held(&self) -> Vec<&Tensor> {
         let mut all = vec![&self.x, &self.middle];
@@ -83,7 +84,7 @@ impl Block {
         })
     }
 
-    /// Its projections, in the order they compute.
+    /// The projections of the block, in the order of computation.
     pub fn projections(&self) -> Vec<&Projection> {
         let mut all = match &self.attention.qkv {
             Qkv::Separate(each) => each.iter().collect(),
@@ -98,7 +99,7 @@ impl Block {
         all
     }
 
-    /// `x [T, hidden] → [W, hidden]`, the wanted rows: past attention no row needs another.
+    /// Computes `x [T, hidden] → [W, hidden]` for the wanted rows. After attention, no row depends on another.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -124,7 +125,7 @@ impl Block {
         Ok((y, Saved { x: x.clone(), attention, attention_output, middle, mlp, mlp_output }))
     }
 
-    /// `dy [W, hidden] → dx [T, hidden]`; gradients of trained matrices are added to `gradients`.
+    /// Computes `dy [W, hidden] → dx [T, hidden]`. The gradients of trained matrices are added to `gradients`.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -161,7 +162,7 @@ impl Block {
         dx.finish()
     }
 
-    /// From the residual stream's gradient to that of a branch, before its norm if it has one.
+    /// Computes the gradient of a branch, before its norm if it has one, from that of the residual stream.
     fn branch_gradient(&self, norm: &Option<Norm>, dy: &Tensor, output: Option<&Tensor>) -> Result<Tensor> {
         let scaled =
             if self.residual_scale == 1.0 { dy.clone() } else { (dy * f64::from(self.residual_scale))? };
@@ -176,7 +177,7 @@ fn normed(norm: &Option<Norm>, x: &Tensor) -> Result<Tensor> {
     norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
 }
 
-/// A branch's output after its norm, and before it if there is one.
+/// Returns the output of a branch after its norm, and the output before the norm if there is one.
 fn post(norm: &Option<Norm>, y: Tensor) -> Result<(Tensor, Option<Tensor>)> {
     match norm {
         None => Ok((y, None)),
@@ -184,7 +185,7 @@ fn post(norm: &Option<Norm>, y: Tensor) -> Result<(Tensor, Option<Tensor>)> {
     }
 }
 
-/// Adds to `dx` what flows through the norm of `x`, or past where there is none.
+/// Adds to `dx` the gradient that flows through the norm of `x`, or `dy` itself if there is no norm.
 fn through(norm: &Option<Norm>, dx: &mut Gradient, dy: &Tensor, x: &Tensor) -> Result<()> {
     match norm {
         None => dx.add(dy),

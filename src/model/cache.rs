@@ -1,4 +1,4 @@
-//! Keys and values of the rows already seen, for generation.
+//! Cached keys and values of the rows already processed, for generation.
 
 use super::engine::DeviceCache;
 use super::layer_cache::LayerCache;
@@ -8,27 +8,27 @@ use super::layer_cache::LayerCache;
 pub struct Cache {
     pub(super) layers: Vec<LayerCache>,
     pub(super) seen: usize,
-    /// The tokens seen, of models whose keys may have to be made again.
+    /// The tokens processed so far, for models that may have to recompute their keys.
     pub(super) tokens: Vec<u32>,
     /// Keys and values on a device.
     pub(super) on_device: DeviceCache,
 }
 
 impl Cache {
-    /// Nothing seen, of a decoder of `layers` blocks.
+    /// Creates an empty cache for a decoder of `layers` blocks.
     pub fn new(layers: usize) -> Self {
         let layers = vec![LayerCache::default(); layers];
         Self { layers, seen: 0, tokens: Vec::new(), on_device: DeviceCache::default() }
     }
 
-    /// Forgets keys and values; the tokens seen, in front of `tokens`.
+    /// Clears the keys and values, and returns the tokens processed so far followed by `tokens`.
     pub(super) fn restart(&mut self, tokens: &[u32]) -> Vec<u32> {
         let all = [&self.tokens, tokens].concat();
         *self = Self::new(self.layers.len());
         all
     }
 
-    /// Rows seen so far.
+    /// The number of rows processed so far.
     pub fn seen(&self) -> usize {
         self.seen
     }

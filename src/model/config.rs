@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 use super::expressions;
 use crate::error::{Error, Problems, Result};
 
-/// Which frozen weights, and where they run.
+/// Which frozen weights to load, and where they run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// The base: a directory, a `.gguf` file, or a Hub id `owner/name[@revision]`. Required.
     pub base: String,
-    /// Frozen adapters that belong to the base, so to the reference too; applied in this order.
+    /// Frozen adapters that are part of the base, and so of the reference as well; they are applied in this order.
     #[serde(with = "super::one_or_many")]
     pub adapter: Vec<PathBuf>,
-    /// Type of the frozen weights.
+    /// Data type of the frozen weights.
     pub dtype: WeightDtype,
-    /// Quantise the projections of the blocks when they are loaded (QLoRA).
+    /// Whether to quantise the projections of the blocks on loading (QLoRA).
     pub load_in_4bit: Option<FourBit>,
     /// Where the model runs.
     pub device: DeviceChoice,
 }
 
-/// Quantisations to 4 bits.
+/// 4-bit quantisations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum FourBit {
@@ -56,7 +56,7 @@ impl FromStr for FourBit {
 
 impl ModelConfig {
     /// # Errors
-    /// [`Error::Config`] naming every value that cannot be, and its remedy.
+    /// [`Error::Config`] naming every invalid value and its remedy.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         problems.require(!self.base.trim().is_empty(), || {
@@ -69,7 +69,7 @@ impl ModelConfig {
     }
 }
 
-/// The type the frozen weights are computed in.
+/// The data type of the frozen weights in computation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum WeightDtype {
@@ -98,7 +98,7 @@ impl fmt::Display for WeightDtype {
 impl FromStr for WeightDtype {
     type Err = Error;
 
-    /// torch's names (`float32`, `bfloat16`, `float16`) are read too.
+    /// Also accepts torch's names (`float32`, `bfloat16`, `float16`).
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -114,12 +114,12 @@ impl FromStr for WeightDtype {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first NVIDIA GPU if there is one that can be used, else the CPU.
+    /// The first usable NVIDIA GPU if there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this ordinal.
+    /// The CUDA device with this ordinal.
     Cuda(usize),
 }
 
@@ -169,34 +169,34 @@ macro_rules! as_string {
 }
 as_string!(WeightDtype, DeviceChoice, FourBit);
 
-/// Far above any rank of use; sizes computed from it cannot overflow.
+/// The largest accepted rank. It is far above any useful rank, and sizes computed from it cannot overflow.
 const LARGEST_RANK: usize = 1 << 16;
 
-/// The trainable adapter; keys, defaults of behaviour and matching are PEFT's `LoraConfig`'s.
+/// The trainable adapter. Keys, default behaviour and matching follow PEFT's `LoraConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
-    /// Rank of every A and B that `rank_pattern` does not name.
+    /// Rank of every A and B that `rank_pattern` does not match.
     pub r: usize,
     /// The adapter is scaled by `lora_alpha / r`, or by `lora_alpha / √r` with `use_rslora`.
     pub lora_alpha: f64,
-    /// Share of the adapter's inputs that are dropped in training, in [0, 1).
+    /// Fraction of the adapter's inputs that is dropped in training, in [0, 1).
     pub lora_dropout: f64,
     /// Which linear modules get an adapter.
     pub target_modules: TargetModules,
-    /// Which of those do not.
+    /// Which of those modules do not get an adapter.
     pub exclude_modules: Option<ModuleNames>,
-    /// Only these layers, 0-based; with a list of `target_modules` only.
+    /// Restricts the adapter to these layers, 0-based; only allowed with a list of `target_modules`.
     pub layers_to_transform: Option<Layers>,
     /// Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
     pub use_rslora: bool,
-    /// Ranks by module: a pattern for the end of a module's path → r. The first that matches wins.
+    /// Ranks by module: a map from a pattern for the end of a module's path to r. The first match wins.
     pub rank_pattern: IndexMap<String, usize>,
-    /// The same for `lora_alpha`.
+    /// Like `rank_pattern`, for `lora_alpha`.
     pub alpha_pattern: IndexMap<String, f64>,
-    /// Start from this adapter instead of B = 0.
+    /// The adapter to start from, instead of B = 0.
     pub init_from: Option<PathBuf>,
-    /// With `init_from`: what the reference is.
+    /// The reference to use with `init_from`.
     pub reference: Reference,
 }
 
@@ -220,7 +220,7 @@ impl Default for LoraConfig {
 
 impl LoraConfig {
     /// # Errors
-    /// [`Error::Config`] naming every value that cannot be, and its remedy.
+    /// [`Error::Config`] naming every invalid value and its remedy.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         problems.require(self.r > 0, || "lora.r is 0; a rank is 1 or more, such as 16".into());
@@ -250,7 +250,7 @@ impl LoraConfig {
         problems.finish()
     }
 
-    /// Every regular expression must compile.
+    /// Checks that every regular expression compiles.
     fn check_expressions(&self) -> Result<()> {
         let mut problems = Problems::default();
         if let TargetModules::Names(ModuleNames::Regex(regex)) = &self.target_modules {
@@ -298,16 +298,16 @@ impl LoraConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "ModuleNames", into = "ModuleNames")]
 pub enum TargetModules {
-    /// Every linear module but the output head.
+    /// Every linear module except the output head.
     AllLinear,
-    /// Those named.
+    /// The named modules.
     Names(ModuleNames),
 }
 
 impl From<ModuleNames> for TargetModules {
     fn from(names: ModuleNames) -> Self {
         match &names {
-            // PEFT reads the word in any case.
+            // PEFT accepts the word in any case.
             ModuleNames::Regex(word) if word.eq_ignore_ascii_case("all-linear") => Self::AllLinear,
             _ => Self::Names(names),
         }
@@ -337,7 +337,7 @@ impl fmt::Display for TargetModules {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a list of module names, or one regular expression as a string")]
 pub enum ModuleNames {
-    /// One regular expression for the whole path.
+    /// One regular expression that matches the whole path.
     Regex(String),
     /// Whole paths, or their last parts after a dot.
     List(Vec<String>),
@@ -347,14 +347,14 @@ pub enum ModuleNames {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a layer's number or a list of them, counted from 0")]
 pub enum Layers {
-    /// One.
+    /// One layer.
     One(usize),
-    /// Several.
+    /// Several layers.
     Many(Vec<usize>),
 }
 
 impl Layers {
-    /// The layers' numbers.
+    /// The layer indices.
     pub fn indices(&self) -> &[usize] {
         match self {
             Self::One(index) => std::slice::from_ref(index),
@@ -363,7 +363,7 @@ impl Layers {
     }
 }
 
-/// With `init_from`: the policy the rewards are measured against.
+/// The policy that rewards are measured against when `init_from` is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reference {

@@ -1,4 +1,4 @@
-//! The decoder: from a packed batch to the log-probs of its completions, and from their gradients to those of the
+//! The decoder. It computes the log-probs of a packed batch's completions, and turns their gradients into those of the
 //! trained low-rank matrices.
 
 mod layout;
@@ -32,7 +32,7 @@ use crate::ops::tree_attention::{Span, TreeSpans};
 use crate::trainable::{Dropout, Policy};
 use crate::weights::FrozenWeight;
 
-/// A frozen base. What adapts it comes with every pass, as a [`Policy`].
+/// A frozen base. Its adapters are passed to every pass as a [`Policy`].
 pub struct Decoder {
     spec: DecoderSpec,
     pub(super) embedding: FrozenWeight,
@@ -41,11 +41,11 @@ pub struct Decoder {
     pub(super) final_norm: Norm,
     head: Linear,
     storage: String,
-    /// Where it computes, if that is not the processor.
+    /// The backend it computes on, if that is not the processor.
     backend: Option<Arc<dyn Backend>>,
-    /// Activations are f32 there, whatever the weights are.
+    /// Whether activations on the backend are f32, whatever the type of the weights.
     pub(super) exact: bool,
-    /// Made at the first pass there.
+    /// The engine of the backend, created at the first pass.
     engine: Mutex<Option<Engine>>,
 }
 
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Decoder {
     }
 }
 
-/// What a policy pass leaves for its backward pass.
+/// What a policy pass saves for its backward pass.
 pub enum Tape {
     /// On the processor.
     Host(Box<HostTape>),
@@ -66,7 +66,7 @@ pub enum Tape {
     Device(Box<DeviceTape>),
 }
 
-/// What a policy pass on the processor leaves.
+/// What a policy pass on the processor saves.
 pub struct HostTape {
     rows: Vec<TreeSpans>,
     rotations: Vec<Rotation>,
@@ -79,18 +79,18 @@ pub struct HostTape {
     slopes: Tensor,
 }
 
-/// A block's part of the tape: all it saved, or its input alone, to be computed again.
+/// A block's part of the tape: either everything it saved, or only its input, from which the block is recomputed.
 enum Kept {
     Whole(Box<block::Saved>),
     Input(Tensor),
 }
 
-/// How a policy pass trains.
+/// Training options of a policy pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Training {
     /// Dropout of this step.
     pub dropout: Option<Dropout>,
-    /// Keep only each block's input and compute the block again in the backward pass.
+    /// Keep only the input of each block and recompute the block in the backward pass.
     pub recompute: bool,
 }
 
@@ -105,12 +105,12 @@ impl Decoder {
         &self.head
     }
 
-    /// How its matrices are stored, by name: `bf16`, or several in the order they appear, as `Q8_0+Q4_K`.
+    /// The storage types of its matrices: `bf16`, or several in order of appearance, such as `Q8_0+Q4_K`.
     pub fn storage(&self) -> &str {
         &self.storage
     }
 
-    /// Refuses tokens and positions that the model does not have.
+    /// Rejects tokens and positions that the model does not have.
     fn check_tokens(&self, tokens: &[u32], positions: &[u32]) -> Result<()> {
         if let Some(token) = tokens.iter().find(|t| **t as usize >= self.spec.vocab_size) {
             return Err(Error::Model(format!(
@@ -127,7 +127,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Refuses targets outside the head's vocabulary.
+    /// Rejects targets outside the head's vocabulary.
     fn check_targets(&self, targets: &[u32]) -> Result<()> {
         match targets.iter().find(|target| **target as usize >= self.head.outputs()) {
             Some(target) => {
@@ -137,7 +137,7 @@ impl Decoder {
         }
     }
 
-    /// Rows of the embedding, scaled: `[T, hidden]`.
+    /// The scaled embedding of the tokens: `[T, hidden]`.
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
         self.check_tokens(tokens, positions)?;
         let hidden = self.spec.hidden;
@@ -157,18 +157,19 @@ impl Decoder {
         host::tensor(x, (tokens.len(), hidden))
     }
 
-    /// The angles of all rows. `unread` tokens follow the last row of each sequence: targets alone, which count to its
-    /// length.
+    /// The rotations of all rows. `unread` is the number of tokens after the last row of each sequence that are only
+    /// targets; they count towards its length.
     fn rotations(&self, positions: &[u32], trees: &[TreeSpans], unread: usize) -> Vec<Rotation> {
         self.spec.rotations.iter().map(|spec| lengths::rotation(spec, positions, trees, unread)).collect()
     }
 
-    /// The batch, with trees divided whose branches have frequencies of their own.
+    /// Returns the batch with those trees divided whose branches need different frequencies.
     fn divided<'a>(&self, batch: &'a PackedBatch) -> Cow<'a, PackedBatch> {
         lengths::divided(&self.spec.rotations, batch)
     }
 
-    /// Hidden states of the wanted rows after the last block, before the final norm: `[wanted.len(), hidden]`.
+    /// Computes the hidden states of the wanted rows after the last block, before the final norm:
+    /// `[wanted.len(), hidden]`.
     fn blocks(
         &self,
         batch: &PackedBatch,
@@ -187,12 +188,12 @@ impl Decoder {
         rows::gather(&x, &places)
     }
 
-    /// The rows of a block: the last one computes what is wanted of it alone.
+    /// The rows of a block. The last block computes only the wanted outputs.
     fn rows_of<'a>(&self, block: usize, rows: Rows<'a>, wanted: &'a [u32]) -> Rows<'a> {
         if block + 1 == self.blocks.len() { rows.only(wanted) } else { rows }
     }
 
-    /// Summed log-prob of each completion of the batch, nats, in order; no gradient.
+    /// The summed log-prob of each completion of the batch, in nats and in order, without gradient.
     ///
     /// # Errors
     /// If the batch does not fit the model.
@@ -215,7 +216,7 @@ impl Decoder {
         timed(name, flop, || token_logps::forward(hidden, &self.head, self.spec.logits, targets, slopes))
     }
 
-    /// Logits `[rows.len(), vocab]` at rows of the batch.
+    /// Computes the logits `[rows.len(), vocab]` at rows of the batch.
     ///
     /// # Errors
     /// If the batch does not fit the model.
@@ -229,7 +230,7 @@ impl Decoder {
         token_logps::logits(&normed, &self.head, self.spec.logits)
     }
 
-    /// As [`Decoder::logps`] of the policy, with what [`Decoder::backward`] needs.
+    /// Like [`Decoder::logps`] for the policy, but also returns what [`Decoder::backward`] needs.
     ///
     /// # Errors
     /// If the batch does not fit the model.
@@ -268,11 +269,11 @@ impl Decoder {
         Ok((logps, Tape::Host(Box::new(tape))))
     }
 
-    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`. The policy is
-    /// the one of the forward pass.
+    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`. The
+    /// policy must be that of the forward pass.
     ///
     /// # Errors
-    /// If the tape is not of this batch, or nothing is trained.
+    /// If the tape does not belong to this batch, or nothing is trained.
     pub fn backward(
         &self,
         tape: Tape,
@@ -313,7 +314,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Appends tokens to a cached sequence; logits `[vocab]` after the last of them.
+    /// Appends tokens to a cached sequence and returns the logits `[vocab]` after the last of them.
     ///
     /// # Errors
     /// If there are no tokens, or they do not fit the model.
@@ -321,7 +322,8 @@ impl Decoder {
         if tokens.is_empty() {
             return Err(Error::Model("a step of generation needs at least one token".into()));
         }
-        // Beyond the length at which longrope changes its frequencies, all keys are made anew, as in transformers.
+        // When a sequence exceeds the length at which longrope changes its frequencies, all keys are recomputed, as in
+        // transformers.
         if lengths::crosses(&self.spec.rotations, cache.seen, cache.seen + tokens.len()) {
             let all = cache.restart(tokens);
             return self.step(&all, cache, policy, pass);
@@ -349,7 +351,7 @@ impl Decoder {
         Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.flatten_all()?.to_vec1()?)
     }
 
-    /// A cache for [`Decoder::step`].
+    /// Creates a cache for [`Decoder::step`].
     pub fn new_cache(&self) -> Cache {
         Cache::new(self.blocks.len())
     }

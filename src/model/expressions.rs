@@ -4,19 +4,20 @@ use fancy_regex::{Regex, RegexBuilder};
 
 use crate::error::{Error, Result};
 
-/// One for a whole path: `re.fullmatch`.
+/// Compiles an expression that must match a whole path, as `re.fullmatch` does.
 pub(super) fn whole(key: &str, written: &str) -> Result<Regex> {
     compile(key, written, &format!(r"\A(?:{written})\z"))
 }
 
-/// One for the end of a path, `get_pattern_key`: `re.match(rf"(.*\.)?({key})$", path)`. The groups are kept, so that numbered
-/// back-references in a key mean what they mean there.
+/// Compiles an expression that must match the end of a path, as PEFT's `get_pattern_key` does:
+/// `re.match(rf"(.*\.)?({key})$", path)`. The groups are kept, so that numbered back-references in a key mean the same
+/// as in PEFT.
 pub(super) fn end(section: &str, written: &str) -> Result<Regex> {
     compile(section, written, &format!(r"\A(.*\.)?({written})\z"))
 }
 
-/// Steps of a match, at most: hundreds of times what a sound expression takes on a module's path. Each match of a
-/// hostile one costs so many, and there is one a module and pattern.
+/// The maximum number of steps of a match: hundreds of times what a reasonable expression takes on a module's path.
+/// Each match of a hostile expression costs this many steps, and there is one match per module and pattern.
 const MOST_STEPS: usize = 20_000;
 
 fn compile(key: &str, written: &str, regex: &str) -> Result<Regex> {

@@ -1,11 +1,11 @@
-//! Which tensors a decoder reads, and what else its checkpoint holds. What nobody reads is refused by name: it is most
-//! often a part of another architecture.
+//! Which tensors a decoder reads, and what else its checkpoint holds. A checkpoint with unread tensors is rejected with
+//! their names: they are most often part of another architecture.
 
 use super::spec::{DecoderSpec, LinearSpec, NormSpec};
 use crate::error::{Error, Result};
 use crate::weights::WeightSource;
 
-/// Tensors that nobody has to read, by the end of their name, and why.
+/// Tensors that need not be read, by the end of their name, with the reason.
 const HARMLESS: &[(&str, &str)] = &[
     (".rotary_emb.inv_freq", "rotary frequencies, which follow from config.json"),
     (".rotary_emb.cos_cached", "a table of rotary cosines"),
@@ -14,10 +14,10 @@ const HARMLESS: &[(&str, &str)] = &[
     (".attention.masked_bias", "a constant of the causal mask"),
 ];
 
-/// Buffers that hold the causal mask, `[1, 1, n, n]`: their names are those of a bias elsewhere.
+/// Buffers that hold the causal mask, `[1, 1, n, n]`. Other models use the same names for a bias.
 const MASKS: &[&str] = &[".attn.bias", ".attention.bias"];
 
-/// Tensors that are named in a message, at most.
+/// The maximum number of tensors named in a message.
 const MOST_TOLD: usize = 8;
 
 /// The tensors that a decoder reads, by their names in transformers' model.
@@ -44,8 +44,8 @@ pub fn tensors(spec: &DecoderSpec) -> Vec<String> {
     all
 }
 
-/// The name in the file of the tensor that holds the embedding. A model that shares it with its head may store the head
-/// alone.
+/// The name in the file of the tensor that holds the embedding. A model that shares it with its head may store only the
+/// head.
 pub fn embedding(spec: &DecoderSpec, source: &dyn WeightSource) -> String {
     let name = format!("{}.weight", spec.embedding);
     let head = format!("{}.weight", spec.head_module);
@@ -57,7 +57,7 @@ fn stored(spec: &DecoderSpec, source: &dyn WeightSource, name: &str) -> String {
     spec.stored_name(name, |name| source.shape(name).is_some())
 }
 
-/// Tensors of the checkpoint that no part of the model reads, by their names in the file, sorted.
+/// The tensors of the checkpoint that no part of the model reads, by their names in the file, sorted.
 ///
 /// # Errors
 /// If a tensor cannot be read.
@@ -82,7 +82,8 @@ pub fn strangers(spec: &DecoderSpec, source: &dyn WeightSource) -> Result<Vec<St
     Ok(names)
 }
 
-/// The head that a checkpoint stores beside an embedding which is said to be shared with it, if its numbers differ.
+/// Returns the head that a checkpoint stores in addition to an embedding declared as shared with it, if their values
+/// differ.
 ///
 /// # Errors
 /// If a tensor cannot be read.
@@ -96,8 +97,8 @@ pub fn differing_head(spec: &DecoderSpec, source: &dyn WeightSource) -> Result<O
     Ok((a != b).then_some(head))
 }
 
-/// The spec as its checkpoint has it: a head that only the class's default ties to the embedding, and that is stored and
-/// differs, is a head of its own, as in transformers 5.
+/// Adapts the spec to its checkpoint. If a head is tied to the embedding only by the default of its class, and the
+/// checkpoint stores a head that differs, the model has its own head, as in transformers 5.
 ///
 /// # Errors
 /// If a tensor cannot be read.
@@ -106,10 +107,10 @@ pub fn settled(spec: DecoderSpec, source: &dyn WeightSource) -> Result<DecoderSp
     Ok(if own { DecoderSpec { head: Some(spec.head_linear()), ..spec } } else { spec })
 }
 
-/// Refuses a checkpoint with tensors that nobody reads.
+/// Rejects a checkpoint with tensors that no part of the model reads.
 ///
 /// # Errors
-/// If it holds any that [`DecoderSpec::ignored`] does not name; they are named.
+/// If it holds such tensors that [`DecoderSpec::ignored`] does not name; the error names them.
 pub fn check(spec: &DecoderSpec, source: &dyn WeightSource) -> Result<()> {
     let strangers = strangers(spec, source)?;
     if strangers.is_empty() {
@@ -126,7 +127,7 @@ pub fn check(spec: &DecoderSpec, source: &dyn WeightSource) -> Result<()> {
     Err(Error::Model(format!("{}: {}", source.describe(), unread(&strangers, &spec.model_type))))
 }
 
-/// What is said of tensors that nobody reads.
+/// The message about tensors that no part of the model reads.
 pub fn unread(strangers: &[String], model_type: &str) -> String {
     let more = strangers.len().saturating_sub(MOST_TOLD);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };

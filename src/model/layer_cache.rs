@@ -1,4 +1,4 @@
-//! Keys and values of the rows already seen by one layer, on the processor.
+//! Cached keys and values of the rows already processed by one layer, on the processor.
 
 use candle_core::Tensor;
 
@@ -11,7 +11,7 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// Appends rows; gives all so far.
+    /// Appends rows and returns all rows so far.
     ///
     /// # Errors
     /// If the widths differ.

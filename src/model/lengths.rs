@@ -1,4 +1,4 @@
-//! Rotations that follow from the length of a sequence (longrope, dynamic NTK).
+//! Rotations that depend on the length of a sequence (longrope, dynamic NTK).
 
 use std::borrow::Cow;
 
@@ -7,8 +7,8 @@ use crate::data::PackedBatch;
 use crate::ops::rope::Rotation;
 use crate::ops::tree_attention::TreeSpans;
 
-/// The angles of all rows. The longest branch of a tree is the length of all of them: trees whose branches differ are
-/// divided before.
+/// The rotations of all rows. The longest branch of a tree sets the length for the whole tree; trees whose branches
+/// need different frequencies are divided beforehand.
 pub(super) fn rotation(
     spec: &RotationSpec,
     positions: &[u32],
@@ -34,21 +34,21 @@ pub(super) fn rotation(
     Rotation::by_row(rows, half, spec.pairing)
 }
 
-/// The batch, with trees divided whose branches are of lengths with different frequencies.
+/// Returns the batch with those trees divided whose branches have lengths with different frequencies.
 pub(super) fn divided<'a>(rotations: &[RotationSpec], batch: &'a PackedBatch) -> Cow<'a, PackedBatch> {
     let rules: Vec<_> = rotations.iter().filter_map(|rotation| rotation.by_length.as_ref()).collect();
     if rules.is_empty() {
         return Cow::Borrowed(batch);
     }
     Cow::Owned(batch.divided(|tree| {
-        // The last token of a completion is no row.
+        // The last token of a completion has no row.
         let mut lengths = tree.completions.iter().map(|rows| tree.prompt.len() + rows.len() + 1);
         let first = lengths.next().unwrap_or(0);
         lengths.any(|length| rules.iter().any(|rule| !rule.same(first, length)))
     }))
 }
 
-/// Whether a sequence that grows from `seen` to `length` tokens passes the length at which its frequencies change.
+/// Whether a sequence that grows from `seen` to `length` tokens exceeds the length at which its frequencies change.
 pub(super) fn crosses(rotations: &[RotationSpec], seen: usize, length: usize) -> bool {
     let is_crossed = |rule: &ByLength| matches!(rule, ByLength::Long { .. }) && !rule.same(seen, length);
     seen > 0 && rotations.iter().filter_map(|rotation| rotation.by_length.as_ref()).any(is_crossed)

@@ -31,17 +31,17 @@ pub(super) enum Maps {
 #[derive(Debug)]
 pub struct Saved {
     inputs: Vec<Kept>,
-    /// What the nonlinearity saw.
+    /// The input of the nonlinearity.
     gate: Tensor,
-    /// What it gated.
+    /// The features that the gate multiplies.
     up: Option<Tensor>,
     down: Kept,
 }
 
 impl Saved {
-    /// Numbers a row that an MLP of this architecture keeps, beside what adapters keep.
+    /// The number of values per row that an MLP of this architecture keeps, not counting what adapters keep.
     pub fn features(spec: &MlpSpec, hidden: usize) -> usize {
-        // The input, and what the nonlinearity saw and gated; what the down projection reads is made again.
+        // The input, and the inputs of the nonlinearity and its gating; the input of the down projection is recomputed.
         hidden
             + match spec {
                 MlpSpec::Gated { gate, up, .. } => gate.outputs + up.outputs,
@@ -78,7 +78,7 @@ impl Mlp {
         Ok(Self { input, down: Projection::load(down, tensors)?, act })
     }
 
-    /// `x [T, hidden] → [T, hidden]`.
+    /// Computes `x [T, hidden] → [T, hidden]`.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -102,7 +102,7 @@ impl Mlp {
         };
         let h = self.activate(&gate, up.as_ref())?;
         let (y, mut down) = self.down.forward(&Input::new(h), context)?;
-        // As wide as the gate and the up projection, and quickly made again from them.
+        // The input is as wide as the gate and the up projection, and is cheap to recompute from them.
         down.forget_input();
         Ok((y, Saved { inputs, gate, up, down }))
     }
@@ -111,7 +111,7 @@ impl Mlp {
         timed("gated act forward", 0, || gated_act::forward(gate, up, self.act))
     }
 
-    /// `dy [T, hidden] → dx [T, hidden]`.
+    /// Computes `dy [T, hidden] → dx [T, hidden]`.
     ///
     /// # Errors
     /// If the shapes do not fit.

@@ -1,7 +1,7 @@
 //! The decoder: one frozen base, two policies.
 //!
-//! A family's file turns `config.json` into a [`spec::DecoderSpec`]; [`decoder::Decoder`] computes what it says. Adapters
-//! act in [`projection`] alone: neither a family nor a weight format knows of them.
+//! A family's file turns `config.json` into a [`spec::DecoderSpec`], and [`decoder::Decoder`] computes it. Adapters act
+//! only in [`projection`]: neither a family nor a weight format knows about them.
 
 pub mod attention;
 pub mod block;

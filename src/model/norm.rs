@@ -1,4 +1,4 @@
-//! A norm's weights.
+//! Norms with their weights.
 
 use candle_core::Tensor;
 
@@ -13,27 +13,27 @@ use crate::ops::{host, layer_norm, profile, rms_norm};
 pub struct Norm {
     gain: Tensor,
     bias: Option<Tensor>,
-    /// Gains of runs that have their own, `[runs·size]`; `gain` is then all ones.
+    /// Gains of runs that have their own, `[runs·size]`; in that case `gain` is all ones.
     of_runs: Option<Tensor>,
     eps: f64,
     size: usize,
 }
 
-/// A norm's numbers.
+/// The parameters of a norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NormParts {
-    /// A gain for each feature of a run, or for each feature of all runs.
+    /// One gain for each feature of a run, or for each feature of all runs.
     pub gain: Vec<f32>,
-    /// Of a layer norm alone; as many as gains.
+    /// The bias, which only a layer norm has; as many values as gains.
     pub bias: Option<Vec<f32>>,
-    /// Added to the mean square or variance.
+    /// Value added to the mean square or variance.
     pub eps: f64,
-    /// Features normalised together.
+    /// Number of features normalised together.
     pub size: usize,
 }
 
 impl Norm {
-    /// Its numbers.
+    /// The parameters of the norm.
     ///
     /// # Errors
     /// Never on the CPU.
@@ -41,13 +41,13 @@ impl Norm {
         let gain: Vec<f32> = self.of_runs.as_ref().unwrap_or(&self.gain).to_vec1()?;
         let mut bias: Option<Vec<f32>> = self.bias.as_ref().map(Tensor::to_vec1).transpose()?;
         if let (Some(bias), Some(_)) = (&mut bias, &self.of_runs) {
-            // The gains of runs come after the bias.
+            // The gains of runs are applied after the bias.
             *bias = gain.iter().zip(bias.iter().cycle()).map(|(gain, bias)| gain * bias).collect();
         }
         Ok(NormParts { gain, bias, eps: self.eps, size: self.size })
     }
 
-    /// Reads its weights.
+    /// Reads the weights.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
@@ -79,7 +79,7 @@ impl Norm {
     /// Normalises runs of `size` features: `x [T, n·size] → [T, n·size]`.
     ///
     /// # Errors
-    /// If the width is no multiple of the size.
+    /// If the width is not a multiple of the size.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let runs = x.reshape((rows * width / self.size, self.size))?;
@@ -90,7 +90,7 @@ impl Norm {
         self.scaled(&y.reshape((rows, width))?)
     }
 
-    /// `x [T, runs·size]` times the gains of the runs.
+    /// Multiplies `x [T, runs·size]` by the gains of the runs.
     fn scaled(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match &self.of_runs {
             None => x.clone(),
@@ -113,7 +113,7 @@ impl Norm {
         profile::timed("norm backward", 0, || dx.with_columns(self.size, work))
     }
 
-    /// The gradient of `x` alone.
+    /// Returns only the gradient of `x`.
     ///
     /// # Errors
     /// If the shapes do not fit.

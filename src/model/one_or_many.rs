@@ -1,4 +1,4 @@
-//! A key that holds no path, one, or a list of them.
+//! Serialisation of a key that holds no path, one path or a list of paths.
 
 use std::path::PathBuf;
 

@@ -1,13 +1,13 @@
-//! What a forward pass computes with: reference or policy, and dropout.
+//! The settings of a forward pass: reference or policy, and dropout.
 
 use crate::trainable::{Applied, Dropout, Policy};
 
-/// Which policy a forward pass computes. An argument, never a state of the model.
+/// Which policy a forward pass computes. It is always an argument, never a state of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// π_ref: the base and its frozen adapters.
     Reference,
-    /// π_θ: the same and the trained adapter.
+    /// π_θ: the base, its frozen adapters and the trained adapter.
     Policy,
 }
 
@@ -16,14 +16,14 @@ pub enum Pass {
 pub struct Context<'a> {
     /// The adapters of the base.
     pub policy: &'a Policy,
-    /// Which of them count.
+    /// Which of the adapters apply.
     pub pass: Pass,
     /// Dropout on the trained adapter's input, while training.
     pub dropout: Option<Dropout>,
 }
 
 impl<'a> Context<'a> {
-    /// The adapters of a module in this pass.
+    /// The adapters that apply to a module in this pass.
     pub fn applied(&self, module: &str) -> Vec<Applied<'a>> {
         self.policy.applied(module, self.pass == Pass::Policy)
     }

@@ -1,4 +1,4 @@
-//! A linear module of a block: the frozen map and what adapts it. Adapters act on linear modules here and nowhere else.
+//! A linear module of a block: the frozen map and its adapters. Adapters act on linear modules only here.
 
 use candle_core::Tensor;
 
@@ -12,10 +12,10 @@ use crate::ops::lora_linear::{Backward, Forward, Input, input_gradient};
 use crate::ops::{host, profile};
 use crate::trainable::Kept;
 
-/// A frozen linear map that may be adapted.
+/// A frozen linear map that may have adapters.
 #[derive(Debug)]
 pub struct Projection {
-    /// Module path as adapters name it.
+    /// Module path, as adapters name it.
     pub module: String,
     /// The frozen map.
     pub linear: Linear,
@@ -25,12 +25,12 @@ pub struct Projection {
 #[derive(Debug)]
 pub struct Saved {
     x: Option<Tensor>,
-    /// Of each adapter, in the order they were applied.
+    /// What each adapter saved, in the order of application.
     kept: Vec<Kept>,
 }
 
 impl Saved {
-    /// Drops the input, if it can be made again from what others keep.
+    /// Drops the input. The caller must be able to recompute it from what others keep.
     pub fn forget_input(&mut self) {
         self.x = None;
     }
@@ -40,10 +40,10 @@ impl Saved {
         self.x.iter().collect()
     }
 
-    /// With the input again, if it was dropped.
+    /// Returns a copy with the input, which `make` recomputes if it was dropped.
     ///
     /// # Errors
-    /// Those of `make`.
+    /// Returns the errors of `make`.
     pub fn restored(&self, make: impl FnOnce() -> Result<Tensor>) -> Result<Self> {
         let x = self.x.clone().map_or_else(make, Ok)?;
         Ok(Self { x: Some(x), kept: self.kept.clone() })
@@ -64,7 +64,7 @@ impl Projection {
         Ok(Self { module: spec.module.clone(), linear: tensors.projection(spec)? })
     }
 
-    /// `x [T, in] → [T, out]`.
+    /// Computes `x [T, in] → [T, out]`.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -78,8 +78,8 @@ impl Projection {
     }
 }
 
-/// Projections of one input, backwards: `dy [T, out]` of each → `dx [T, in]`, onto what other readers of the input
-/// gave. Gradients of what trains are added to `gradients`.
+/// The backward pass of projections that share one input: `dy [T, out]` of each → `dx [T, in]`, added to the gradient
+/// from other readers of the input. Gradients of trained values are added to `gradients`.
 ///
 /// # Errors
 /// If the shapes do not fit.
@@ -100,7 +100,7 @@ pub fn backward<'a>(
     input_gradient(maps, onto)
 }
 
-/// `x + scale·y`, the residual connection.
+/// Computes `x + scale·y`, the residual connection.
 ///
 /// # Errors
 /// If the shapes do not fit.

@@ -1,4 +1,5 @@
-//! Architecture as data: what a family's file says of a decoder, and all that the decoder knows of its family.
+//! Architecture as data: what a family's file specifies about a decoder, and all that the decoder knows about its
+//! family.
 
 use crate::ops::gated_act::Activation;
 use crate::ops::rope::Pairing;
@@ -6,22 +7,22 @@ use crate::ops::token_logps::LogitShape;
 use crate::ops::tree_attention::Heads;
 use crate::trainable::Module;
 
-/// A decoder: sizes, and the modules in the order they compute.
+/// A decoder: its sizes, and its modules in the order of computation.
 #[derive(Clone, Debug)]
 pub struct DecoderSpec {
     /// `model_type` of its `config.json`.
     pub model_type: String,
-    /// Entries of the vocabulary (rows of the embedding).
+    /// Number of entries of the vocabulary (rows of the embedding).
     pub vocab_size: usize,
-    /// Features of the residual stream.
+    /// Width of the residual stream.
     pub hidden: usize,
-    /// Positions the model was made for.
+    /// Number of positions the model was made for.
     pub max_positions: usize,
     /// The token embedding, `[vocab, hidden]`.
     pub embedding: String,
-    /// Factor of the embedding.
+    /// Factor that multiplies the embedding.
     pub embedding_scale: f32,
-    /// Learned positions, if there are any.
+    /// Learned positions, if the model has them.
     pub positions: Option<PositionsSpec>,
     /// The rotary embeddings that layers refer to by index.
     pub rotations: Vec<RotationSpec>,
@@ -31,72 +32,73 @@ pub struct DecoderSpec {
     pub final_norm: NormSpec,
     /// The language-model head; `None` shares the embedding.
     pub head: Option<LinearSpec>,
-    /// From the head's product to the logits.
+    /// How the head's product is turned into the logits.
     pub logits: LogitShape,
-    /// The head's path, also where it shares the embedding's weight.
+    /// The head's path, even if the head shares the embedding's weight.
     pub head_module: &'static str,
-    /// Whether the file itself says that the head shares the embedding's weight; else its class takes it so, and a stored
-    /// head that differs counts.
+    /// Whether the file itself states that the head shares the embedding's weight. Otherwise sharing is the default of
+    /// the class, and a stored head that differs takes precedence.
     pub tie_is_stated: bool,
-    /// Other layouts of checkpoints: each a list of (prefix in the model, prefix in the file). The first prefix that fits a
-    /// name is replaced.
+    /// Other checkpoint layouts. Each is a list of (prefix in the model, prefix in the file) pairs, and the first
+    /// prefix that fits a name is replaced.
     pub layouts: Vec<Layout>,
-    /// Prefixes of tensors of other parts of the model, in any layout: they see or hear, and are not computed with.
+    /// Prefixes of tensors of other parts of the model, such as vision and audio towers, in any layout. They are not
+    /// used.
     pub elsewhere: &'static [&'static str],
-    /// Tensors that the user accepts as not computed with.
+    /// Tensors that the user allows to remain unused.
     pub ignored: Vec<String>,
 }
 
-/// Prefixes in the model and what stands for them in a file.
+/// Prefixes in the model and the prefixes that replace them in a file.
 pub type Layout = &'static [(&'static str, &'static str)];
 
 /// Learned positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PositionsSpec {
-    /// The module, `[max_positions + offset, hidden]`.
+    /// Module path of the tensor `[max_positions + offset, hidden]`.
     pub module: String,
-    /// Rows before that of position 0 (OPT has two).
+    /// Number of rows before that of position 0 (OPT has two).
     pub offset: usize,
 }
 
-/// A rotary embedding: one angle a position and pair of features.
+/// A rotary embedding: one angle per position and pair of features.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RotationSpec {
-    /// Radians a position, one a pair; `2·frequencies.len()` features of a head turn.
+    /// Radians per position, one for each pair; `2·frequencies.len()` features of a head are rotated.
     pub frequencies: Vec<f32>,
-    /// Factor of cosine and sine (yarn and longrope scale attention by it).
+    /// Factor of cosine and sine (yarn and longrope use it to scale attention).
     pub scale: f32,
-    /// Which features make a pair.
+    /// Which features form a pair.
     pub pairing: Pairing,
-    /// Frequencies that depend on the length of the sequence.
+    /// How the frequencies depend on the length of the sequence, if they do.
     pub by_length: Option<ByLength>,
-    /// A factor that grows with the position, of queries (Ministral 3).
+    /// A factor of the queries that grows with the position (Ministral 3).
     pub growth: Option<Growth>,
 }
 
-/// Frequencies of all positions of a sequence that follow from its length.
+/// Frequencies that depend on the length of a sequence, and apply to all its positions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ByLength {
-    /// Others beyond a length (longrope).
+    /// Other frequencies beyond a length (longrope).
     Long {
-        /// Tokens that a sequence must exceed.
+        /// The number of tokens that a sequence must exceed.
         beyond: usize,
-        /// Radians a position, one a pair.
+        /// Radians per position, one for each pair.
         frequencies: Vec<f32>,
     },
     /// A base that grows with the length beyond `max` tokens (dynamic NTK).
     Dynamic {
         /// The base up to `max` tokens.
         theta: f64,
-        /// How much farther the positions reach.
+        /// The factor by which the range of positions is extended.
         factor: f64,
-        /// Tokens up to which nothing changes.
+        /// The number of tokens up to which the base does not change.
         max: usize,
     },
 }
 
 impl ByLength {
-    /// The frequencies of a sequence of `length` tokens; `plain` are those of short ones.
+    /// The frequencies of a sequence of `length` tokens, where `plain` are those of short sequences.
     pub fn frequencies(&self, plain: &[f32], length: usize) -> Vec<f32> {
         match self {
             Self::Long { beyond, frequencies } if length > *beyond => frequencies.clone(),
@@ -111,7 +113,7 @@ impl ByLength {
         }
     }
 
-    /// Whether sequences of these lengths have the same frequencies.
+    /// Whether sequences of these two lengths have the same frequencies.
     pub fn same(&self, a: usize, b: usize) -> bool {
         match self {
             Self::Long { beyond, .. } => (a > *beyond) == (b > *beyond),
@@ -120,12 +122,12 @@ impl ByLength {
     }
 }
 
-/// `1 + beta·ln(1 + ⌊position / original⌋)`.
+/// The factor `1 + beta·ln(1 + ⌊position / original⌋)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Growth {
-    /// Its slope.
+    /// The slope of the factor.
     pub beta: f64,
-    /// Positions in which it stays the same.
+    /// The number of positions over which the factor is constant.
     pub original: f64,
 }
 
@@ -139,40 +141,40 @@ impl Growth {
 /// A block: attention and MLP, each with the norms around it.
 #[derive(Clone, Debug)]
 pub struct LayerSpec {
-    /// Before attention.
+    /// Norm before attention.
     pub attention_norm: Option<NormSpec>,
     /// Attention.
     pub attention: AttentionSpec,
-    /// After attention, before the residual sum.
+    /// Norm after attention, before the residual sum.
     pub post_attention_norm: Option<NormSpec>,
-    /// Before the MLP. In a parallel block without one, the MLP reads what attention reads.
+    /// Norm before the MLP. In a parallel block without it, the MLP reads the input of attention.
     pub mlp_norm: Option<NormSpec>,
     /// The MLP.
     pub mlp: MlpSpec,
-    /// After the MLP, before the residual sum.
+    /// Norm after the MLP, before the residual sum.
     pub post_mlp_norm: Option<NormSpec>,
-    /// Attention and MLP read the same residual stream (GPT-J, NeoX) instead of one after the other.
+    /// Whether attention and MLP read the same residual stream (GPT-J, NeoX) instead of one following the other.
     pub parallel: bool,
-    /// Factor of both branches in the residual sum.
+    /// Factor that multiplies both branches in the residual sum.
     pub residual_scale: f32,
 }
 
 /// Attention of a block.
 #[derive(Clone, Debug)]
 pub struct AttentionSpec {
-    /// Where queries, keys and values come from.
+    /// The projections to queries, keys and values.
     pub qkv: QkvSpec,
-    /// Queries, keys and values are clipped to this size as they are projected (OLMo 1).
+    /// The magnitude to which projected queries, keys and values are clipped (OLMo 1).
     pub clip: Option<f32>,
-    /// Norms of queries and keys.
+    /// Norms of queries and of keys.
     pub qk_norm: Option<(NormSpec, NormSpec)>,
     /// Whether those norms come after the rotation (Hunyuan).
     pub norm_after_rotation: bool,
-    /// Heads, scale, soft-cap, window.
+    /// Heads, scale, soft-cap and window.
     pub heads: Heads,
-    /// Index into [`DecoderSpec::rotations`]; `None`: no rotary embedding in this layer.
+    /// Index into [`DecoderSpec::rotations`]; `None` means that this layer has no rotary embedding.
     pub rotation: Option<usize>,
-    /// The rotation of queries, where it differs from that of keys.
+    /// Index of the rotation of queries, if it differs from that of keys.
     pub query_rotation: Option<usize>,
     /// The output projection.
     pub output: LinearSpec,
@@ -181,11 +183,11 @@ pub struct AttentionSpec {
 /// The projections to queries, keys and values.
 #[derive(Clone, Debug)]
 pub enum QkvSpec {
-    /// One each.
+    /// One projection each.
     Separate([LinearSpec; 3]),
-    /// One for all, `[q; k; v]` (Phi-3, GPT-2).
+    /// One projection for all, `[q; k; v]` (Phi-3, GPT-2).
     Stacked(LinearSpec),
-    /// One for all; for each key head in turn, its queries, its key and its value (NeoX, Falcon).
+    /// One projection for all, which gives for each key head its queries, its key and its value (NeoX, Falcon).
     PerHead(LinearSpec),
 }
 
@@ -194,29 +196,29 @@ pub enum QkvSpec {
 pub enum MlpSpec {
     /// `down(act(gate(x)) ∘ up(x))`.
     Gated {
-        /// To the gate.
+        /// Projection to the gate.
         gate: LinearSpec,
-        /// To what is gated.
+        /// Projection to the features that the gate multiplies.
         up: LinearSpec,
-        /// Back to the residual stream.
+        /// Projection back to the residual stream.
         down: LinearSpec,
         /// The nonlinearity.
         act: Activation,
     },
-    /// The same with `[gate; up]` in one projection (Phi-3).
+    /// The same, with `[gate; up]` in one projection (Phi-3).
     FusedGated {
-        /// To gate and gated.
+        /// Projection to the gate and the gated features.
         gate_up: LinearSpec,
-        /// Back to the residual stream.
+        /// Projection back to the residual stream.
         down: LinearSpec,
         /// The nonlinearity.
         act: Activation,
     },
     /// `down(act(up(x)))`.
     Plain {
-        /// Into the hidden layer.
+        /// Projection into the hidden layer.
         up: LinearSpec,
-        /// Back to the residual stream.
+        /// Projection back to the residual stream.
         down: LinearSpec,
         /// The nonlinearity.
         act: Activation,
@@ -228,13 +230,13 @@ pub enum MlpSpec {
 pub struct LinearSpec {
     /// Path in transformers' model, as adapters name it.
     pub module: String,
-    /// Features in.
+    /// Number of input features.
     pub inputs: usize,
-    /// Features out.
+    /// Number of output features.
     pub outputs: usize,
     /// Whether there is a bias.
     pub bias: bool,
-    /// Stored `[in, out]` (Conv1D).
+    /// Whether the weight is stored as `[in, out]` (Conv1D).
     pub transposed: bool,
 }
 
@@ -249,13 +251,14 @@ impl From<&LinearSpec> for Module {
 pub struct NormSpec {
     /// Path in transformers' model.
     pub module: String,
-    /// Features normalised together.
+    /// Number of features normalised together.
     pub size: usize,
-    /// Runs of `size` features with gains of their own, stored as `[runs, size]`; 1: all have the same, stored as `[size]`.
+    /// Number of runs of `size` features with gains of their own, stored as `[runs, size]`; 1 means that all runs share
+    /// the same gains, stored as `[size]`.
     pub runs: usize,
-    /// Which norm.
+    /// The kind of norm.
     pub kind: NormKind,
-    /// Added to the mean square or variance.
+    /// Value added to the mean square or variance.
     pub eps: f64,
 }
 
@@ -264,20 +267,20 @@ pub struct NormSpec {
 pub enum NormKind {
     /// RMS norm; the gain is the stored weight.
     Rms,
-    /// RMS norm; the gain is one more than the stored weight (Gemma).
+    /// RMS norm; the gain is the stored weight plus one (Gemma).
     RmsPlusOne,
     /// Layer norm with gain and bias.
     Layer,
-    /// Layer norm with a gain alone.
+    /// Layer norm with a gain only.
     LayerWithoutBias,
-    /// Layer norm with a bias, and a gain of one more than the stored weight (Nemotron).
+    /// Layer norm with a bias, whose gain is the stored weight plus one (Nemotron).
     LayerPlusOne,
     /// Layer norm without weights (OLMo 1).
     LayerPlain,
 }
 
 impl NormKind {
-    /// Whether it has a stored gain, and a stored bias.
+    /// Whether the norm has a stored gain and whether it has a stored bias.
     pub fn stored(self) -> (bool, bool) {
         match self {
             Self::Rms | Self::RmsPlusOne | Self::LayerWithoutBias => (true, false),
@@ -288,19 +291,19 @@ impl NormKind {
 }
 
 impl LinearSpec {
-    /// A plain projection without bias.
+    /// Creates a plain projection without bias.
     pub fn new(module: String, inputs: usize, outputs: usize) -> Self {
         Self { module, inputs, outputs, bias: false, transposed: false }
     }
 
-    /// The same, with a bias if `bias`.
+    /// Returns the same module, with a bias if `bias` is true.
     pub fn with_bias(self, bias: bool) -> Self {
         Self { bias, ..self }
     }
 }
 
 impl AttentionSpec {
-    /// Attention without clipping, norms or rotation.
+    /// Creates an attention without clipping, norms or rotation.
     pub fn new(qkv: QkvSpec, heads: Heads, output: LinearSpec) -> Self {
         Self {
             qkv,
@@ -316,7 +319,7 @@ impl AttentionSpec {
 }
 
 impl LayerSpec {
-    /// A block without norms, one branch after the other.
+    /// Creates a block without norms, in which the branches follow one another.
     pub fn new(attention: AttentionSpec, mlp: MlpSpec) -> Self {
         Self {
             attention_norm: None,
@@ -330,7 +333,7 @@ impl LayerSpec {
         }
     }
 
-    /// The block's projections, in the order they compute.
+    /// The block's projections, in the order of computation.
     pub fn linears(&self) -> Vec<&LinearSpec> {
         let mut all: Vec<&LinearSpec> = match &self.attention.qkv {
             QkvSpec::Separate(each) => each.iter().collect(),
@@ -347,7 +350,7 @@ impl LayerSpec {
 }
 
 impl DecoderSpec {
-    /// The name of a tensor in a file that `holds` the names of one layout; its own name if it is in none.
+    /// The name of a tensor in a file, whose layout is the one whose names it `holds`; `name` itself if no layout fits.
     pub fn stored_name(&self, name: &str, holds: impl Fn(&str) -> bool) -> String {
         if holds(name) {
             return name.into();
@@ -359,13 +362,13 @@ impl DecoderSpec {
         self.layouts.iter().filter_map(in_layout).find(|name| holds(name)).unwrap_or_else(|| name.into())
     }
 
-    /// The head, also of a model that shares it with the embedding.
+    /// The head, even if the model shares it with the embedding.
     pub fn head_linear(&self) -> LinearSpec {
         let tied = || LinearSpec::new(self.head_module.into(), self.hidden, self.vocab_size);
         self.head.clone().unwrap_or_else(tied)
     }
 
-    /// Every linear module of the blocks: what `target_modules: all-linear` means (PEFT leaves the head out).
+    /// Every linear module of the blocks. This is what `target_modules: all-linear` selects (PEFT leaves the head out).
     pub fn linears(&self) -> impl Iterator<Item = &LinearSpec> {
         self.layers.iter().flat_map(LayerSpec::linears)
     }

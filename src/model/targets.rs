@@ -1,6 +1,6 @@
-//! Which modules get an adapter, and of what rank: PEFT's rules on module paths such as
-//! `model.layers.3.self_attn.q_proj` (`peft.tuners.tuners_utils.check_target_module_exists`,
-//! `_maybe_include_all_linear_layers` and `peft.utils.other.get_pattern_key`, PEFT 0.21).
+//! Which modules get an adapter, and its rank. The rules for module paths such as `model.layers.3.self_attn.q_proj` are
+//! PEFT's (`peft.tuners.tuners_utils.check_target_module_exists`, `_maybe_include_all_linear_layers` and
+//! `peft.utils.other.get_pattern_key`, PEFT 0.21).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::config::{LoraConfig, ModuleNames, TargetModules};
 use super::expressions::{self, is_match};
 use crate::error::{Problems, Result, nearest};
 
-/// A [`LoraConfig`]'s matching rules, compiled.
+/// The compiled matching rules of a [`LoraConfig`].
 #[derive(Debug)]
 pub struct Patterns<'a> {
     config: &'a LoraConfig,
@@ -73,8 +73,8 @@ impl<'a> Patterns<'a> {
         Ok(Self { config, targets, exclude, ranks, alphas })
     }
 
-    /// Whether the linear module at this path gets an adapter. Under `all-linear` that is every one: leaving out the
-    /// output head is [`LoraTargets::resolve`]'s part, which knows its name.
+    /// Whether the linear module at this path gets an adapter. With `all-linear` every module does:
+    /// [`LoraTargets::resolve`] leaves out the output head, because it knows the head's name.
     ///
     /// # Errors
     /// [`Error::Config`](crate::error::Error::Config) if a regular expression gives up (catastrophic backtracking).
@@ -85,7 +85,7 @@ impl<'a> Patterns<'a> {
         let (Some(layers), Names::List(names)) = (&self.config.layers_to_transform, &self.targets) else {
             return Ok(true);
         };
-        // A whole path names its layer itself: PEFT then asks for no index.
+        // A whole path already names its layer, so PEFT does not check the index.
         let whole = names.iter().any(|name| name == module);
         Ok(whole || layer_index(module).is_some_and(|index| layers.indices().contains(&index)))
     }
@@ -98,7 +98,7 @@ impl<'a> Patterns<'a> {
         Ok(first(&self.ranks, module)?.map_or(self.config.r, |(_, rank)| rank))
     }
 
-    /// The key of `rank_pattern` that names the module at this path, and its rank.
+    /// The key of `rank_pattern` that matches the module at this path, and its rank.
     ///
     /// # Errors
     /// As [`Patterns::targets`].
@@ -114,7 +114,7 @@ impl<'a> Patterns<'a> {
         Ok(first(&self.alphas, module)?.map_or(self.config.lora_alpha, |(_, alpha)| alpha))
     }
 
-    /// The key of `alpha_pattern` that names the module at this path, and its `lora_alpha`.
+    /// The key of `alpha_pattern` that matches the module at this path, and its `lora_alpha`.
     ///
     /// # Errors
     /// As [`Patterns::targets`].
@@ -122,7 +122,7 @@ impl<'a> Patterns<'a> {
         first(&self.alphas, module)
     }
 
-    /// What B·A is multiplied by at this path: alpha / r, or alpha / √r with `use_rslora`.
+    /// The factor of B·A at this path: alpha / r, or alpha / √r with `use_rslora`.
     ///
     /// # Errors
     /// As [`Patterns::targets`].
@@ -139,13 +139,13 @@ impl<'a> Patterns<'a> {
 /// One adapted module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraTarget {
-    /// Its path, such as `model.layers.3.self_attn.q_proj`.
+    /// The module's path, such as `model.layers.3.self_attn.q_proj`.
     pub module: String,
-    /// Rank of its A `[rank, in]` and B `[out, rank]`.
+    /// Rank of the module's A `[rank, in]` and B `[out, rank]`.
     pub rank: usize,
-    /// Its `lora_alpha`.
+    /// The module's `lora_alpha`.
     pub alpha: f64,
-    /// What B·A is multiplied by.
+    /// The factor of B·A.
     pub scaling: f64,
 }
 
@@ -154,12 +154,13 @@ pub struct LoraTarget {
 pub struct LoraTargets(pub Vec<LoraTarget>);
 
 impl LoraTargets {
-    /// Applies `config` to the paths of all linear modules of a model, `head` (the output head's path) among them or
-    /// not; `all-linear` leaves `head` out.
+    /// Applies `config` to the paths of all linear modules of a model, which may include `head` (the path of the output
+    /// head); `all-linear` leaves `head` out.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::error::Error::Config) if a name or pattern matches no module (with the nearest known name and all of them), if a
-    /// layer does not exist, or if nothing is left to adapt. PEFT warns of most of these or says nothing.
+    /// [`Error::Config`](crate::error::Error::Config) if a name or pattern matches no module (with the nearest known
+    /// name and all known names), if a layer does not exist, or if no module is left to adapt. PEFT only warns about
+    /// most of these or ignores them.
     pub fn resolve(config: &LoraConfig, linear: &[String], head: Option<&str>) -> Result<Self> {
         config.validate()?;
         let patterns = Patterns::new(config)?;
@@ -187,12 +188,12 @@ impl LoraTargets {
     }
 }
 
-/// PEFT's rule for a list: the whole path, or its end after a dot.
+/// PEFT's rule for a list: a name matches the whole path, or its end after a dot.
 fn names_module(name: &str, module: &str) -> bool {
     module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// The first numbered part of a path that has two parts before it and one behind, as PEFT's
+/// The first numbered part of a path that follows at least two parts and precedes at least one, as PEFT's
 /// `.*?\.[^.]*\.(?P<idx>\d+)\.` finds it.
 fn layer_index(module: &str) -> Option<usize> {
     let parts: Vec<&str> = module.split('.').collect();
@@ -353,9 +354,9 @@ mod tests {
     fn layer_index_is_pefts() {
         assert_eq!(layer_index("model.layers.3.self_attn.q_proj"), Some(3));
         assert_eq!(layer_index("transformer.h.11.mlp.c_fc"), Some(11));
-        // the first number, not an expert's
+        // The first number counts, not that of an expert.
         assert_eq!(layer_index("model.layers.1.experts.0.w1"), Some(1));
-        // PEFT's pattern needs two parts before the number and one behind
+        // PEFT's pattern needs two parts before the number and one after it.
         assert_eq!(layer_index("layers.1.w1"), None);
         assert_eq!(layer_index("model.layers.1"), None);
         assert_eq!(layer_index("lm_head"), None);
@@ -374,9 +375,9 @@ mod tests {
     #[test]
     fn a_string_must_match_the_whole_path() {
         assert_eq!(selected("target_modules: '.*\\.(q|v)_proj'").len(), 24);
-        // look-ahead, which only a back-tracking engine has
+        // Look-ahead is only supported by a back-tracking engine.
         assert_eq!(selected("target_modules: 'model\\.layers\\.(?!0\\.).*q_proj'").len(), 11);
-        // an alternation must not escape the anchors
+        // An alternation must not escape the anchors.
         assert_eq!(selected("target_modules: 'lm_head|.*\\.3\\..*q_proj'").len(), 2);
         let message = refused("target_modules: 'q_proj'");
         assert!(message.contains("whole path such as model.layers.0.self_attn.q_proj"), "{message}");
@@ -414,7 +415,7 @@ mod tests {
         assert_eq!(rank("model.layers.1.self_attn.q_proj"), 2);
         assert_eq!(rank("model.layers.11.self_attn.q_proj"), 4);
         assert_eq!(rank("model.layers.1.self_attn.v_proj"), 8);
-        // an end without a dot before it is no match
+        // An end without a dot before it does not match.
         assert_eq!(rank("model.layers.2.self_attn.my_q_proj"), 8);
         assert_eq!(scaling("model.layers.1.self_attn.q_proj"), 6.0);
         assert_eq!(scaling("model.layers.1.self_attn.v_proj"), 3.0);

@@ -1,4 +1,4 @@
-//! A checkpoint's tensors under the names that a family's file gives them, checked for shape.
+//! A checkpoint's tensors under the names that a family's file gives them, with checked shapes.
 
 use std::cell::{Cell, RefCell};
 
@@ -12,28 +12,29 @@ use crate::weights::{DType, FrozenWeight, WeightSource};
 pub struct Tensors<'a> {
     source: &'a dyn WeightSource,
     spec: &'a DecoderSpec,
-    /// What matrices are stored as; `None`: as in the file.
+    /// The storage type of matrices; `None` keeps that of the file.
     dtype: Option<DType>,
     /// Whether projections are quantised to NF4.
     four_bit: bool,
-    /// What that costs.
+    /// The quantisation error so far.
     loss: Cell<Loss>,
-    /// How the matrices read so far are stored.
+    /// The storage types of the matrices read so far.
     storage: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Tensors<'a> {
-    /// Reads from `source` in any layout of `spec`; matrices become `dtype` if there is one.
+    /// Creates a reader of `source`, which may have any layout of `spec`; matrices are converted to `dtype` if it is
+    /// given.
     pub fn new(source: &'a dyn WeightSource, spec: &'a DecoderSpec, dtype: Option<DType>) -> Self {
         Self { source, spec, dtype, four_bit: false, loss: Cell::default(), storage: RefCell::default() }
     }
 
-    /// The same, with the projections of the blocks in NF4.
+    /// Returns the same reader, with the projections of the blocks quantised to NF4.
     pub fn in_four_bits(self) -> Self {
         Self { four_bit: true, ..self }
     }
 
-    /// What NF4 costs the projections read so far.
+    /// The error that NF4 causes in the projections read so far.
     pub fn loss(&self) -> Loss {
         self.loss.get()
     }
@@ -57,7 +58,7 @@ impl<'a> Tensors<'a> {
         Ok(weight)
     }
 
-    /// A matrix.
+    /// Reads a matrix.
     ///
     /// # Errors
     /// If it is missing or has another shape.
@@ -68,7 +69,7 @@ impl<'a> Tensors<'a> {
         Ok(weight)
     }
 
-    /// Remembers how a matrix is stored.
+    /// Records how a matrix is stored.
     fn note(&self, weight: &FrozenWeight) {
         let mut storage = self.storage.borrow_mut();
         if !storage.contains(&weight.storage()) {
@@ -76,12 +77,12 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// Names of the storage types of the matrices read so far, as `Q8_0+Q4_K`.
+    /// The names of the storage types of the matrices read so far, such as `Q8_0+Q4_K`.
     pub fn storage(&self) -> String {
         self.storage.borrow().join("+")
     }
 
-    /// A vector, widened.
+    /// Reads a vector, widened to f32.
     ///
     /// # Errors
     /// As [`Tensors::matrix`].
@@ -89,7 +90,7 @@ impl<'a> Tensors<'a> {
         self.numbers(name, &[size])
     }
 
-    /// A tensor's numbers, widened.
+    /// Reads the values of a tensor, widened to f32.
     ///
     /// # Errors
     /// As [`Tensors::matrix`].
@@ -97,7 +98,7 @@ impl<'a> Tensors<'a> {
         Ok(self.get(name, shape)?.elements().to_f32())
     }
 
-    /// A linear module of a block: quantised if asked for.
+    /// Reads a linear module of a block, quantised if requested.
     ///
     /// # Errors
     /// As [`Tensors::matrix`].
@@ -120,7 +121,7 @@ impl<'a> Tensors<'a> {
         Ok(Linear::new(weight, *transposed, bias))
     }
 
-    /// A linear module's weight and bias.
+    /// Reads a linear module's weight and bias.
     ///
     /// # Errors
     /// As [`Tensors::matrix`].

@@ -1,12 +1,12 @@
 //! AlphaPO: Gupta et al. 2025 (arXiv 2501.03884).
 //!
-//! SimPO whose reward is r = (1 − p^(−α))/α of the mean log-prob log p of a token; α → 0 is log p, SimPO itself. With
-//! x = β·(r_chosen − r_rejected) − γ:
+//! SimPO with the reward r = (1 − p^(−α))/α of the mean log-prob per token log p. For α → 0 this is log p, which is
+//! SimPO itself. With x = β·(r_chosen − r_rejected) − γ:
 //!
 //! `L = −(1−ε)·log σ(x) − ε·log σ(−x)`, `∂L/∂x = −(1−ε)·σ(−x) + ε·σ(x)`, `∂r/∂ log p = p^(−α)`
 //!
-//! It is TRL's `loss_type: alphapo`, which means `simpo` with `cpo_alpha: 0`; its `alpha` is 0 unless it is set, which
-//! is SimPO. Exponents are cut at 80, where TRL overflows. Soft labels as in `simpo`.
+//! This is TRL's `loss_type: alphapo`, which means `simpo` with `cpo_alpha: 0`. Its `alpha` defaults to 0, which is
+//! SimPO. Exponents are capped at 80, where TRL overflows. Soft labels are treated as in `simpo`.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +25,11 @@ pub struct Alphapo {
     pub beta: f64,
     /// ε: the assumed share of flipped labels, in [0, 0.5).
     pub label_smoothing: f64,
-    /// γ: the margin wanted, in the units of the rewards.
+    /// γ: the target margin, in the units of the rewards.
     pub simpo_gamma: f64,
-    /// Weight of the negative log-likelihood of CPO.
+    /// Weight of CPO's negative log-likelihood term.
     pub cpo_alpha: f64,
-    /// α: the shape of the rewards; 0 is SimPO.
+    /// α: the shape parameter of the rewards; 0 is SimPO.
     pub alpha: f64,
 }
 

@@ -1,12 +1,12 @@
 //! Alignment by optimal transport, paired: Melnyk et al. 2024 (arXiv 2406.05882).
 //!
-//! It compares distributions over the micro-batch, not one pair at a time. With m_i = log π_θ(chosen) − log π_θ(rejected)
-//! of pair i, r_i the same under the reference, both sorted, and δ_k = m_(k) − r_(k):
+//! The loss compares distributions over the micro-batch rather than individual pairs. Let m_i = log π_θ(chosen) − log
+//! π_θ(rejected) for pair i and r_i the same under the reference. Both are sorted, and δ_k = m_(k) − r_(k):
 //!
 //! `L_k = −(1−ε)·log σ(βδ_k) − ε·log σ(−βδ_k)`, `∂L_k/∂δ_k = β·(−(1−ε)·σ(−βδ_k) + ε·σ(βδ_k))`
 //!
-//! The loss of rank k is told of the pair whose m has that rank. Soft labels are refused: after sorting, nothing belongs to
-//! one pair alone. So is `train.max_tokens_per_batch`, which would cut the batch.
+//! The loss of rank k is assigned to the pair whose m has that rank. Soft labels are rejected because after sorting no
+//! term belongs to a single pair. `train.max_tokens_per_batch` is rejected because it would split the batch.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::terms::{self, Batch, Needs, Terms, Weighed};
 use super::transport;
 use crate::error::{Problems, Result};
 
-/// The policy's margins above the reference's, rank by rank.
+/// Compares the policy's margins with the reference's, rank by rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Aot {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
     /// ε: the assumed share of flipped labels, in [0, 0.5).
     pub label_smoothing: f64,

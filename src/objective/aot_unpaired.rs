@@ -1,12 +1,12 @@
 //! Alignment by optimal transport, unpaired: Melnyk et al. 2024 (arXiv 2406.05882).
 //!
-//! It compares distributions over the micro-batch, not one pair at a time. With a_i and b_i the log-ratios
-//! log π_θ − log π_ref of the chosen and the rejected completion of pair i, both sorted, and δ_k = a_(k) − b_(k):
+//! The loss compares distributions over the micro-batch rather than individual pairs. Let a_i and b_i be the log-ratios
+//! log π_θ − log π_ref of the chosen and the rejected completion of pair i. Both are sorted, and δ_k = a_(k) − b_(k):
 //!
 //! `L_k = −(1−ε)·log σ(βδ_k) − ε·log σ(−βδ_k)`, `∂L_k/∂δ_k = β·(−(1−ε)·σ(−βδ_k) + ε·σ(βδ_k))`
 //!
-//! The loss of rank k is told of the pair whose a has that rank. Soft labels and `train.max_tokens_per_batch` are refused, as
-//! by `aot`.
+//! The loss of rank k is assigned to the pair whose a has that rank. Soft labels and `train.max_tokens_per_batch` are
+//! rejected, as in `aot`.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::terms::{self, Batch, Needs, Terms, Weighed};
 use super::transport;
 use crate::error::{Problems, Result};
 
-/// The rewards of the chosen completions above those of the rejected ones, rank by rank.
+/// Compares the rewards of the chosen completions with those of the rejected ones, rank by rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AotUnpaired {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
     /// ε: the assumed share of flipped labels, in [0, 0.5).
     pub label_smoothing: f64,

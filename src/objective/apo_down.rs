@@ -4,8 +4,8 @@
 //!
 //! `L = σ(u) + (1 − σ(u − v))`, `∂L/∂u = σ'(u) − σ'(u − v)`, `∂L/∂v = σ'(u − v)`, `σ'(x) = σ(x)·σ(−x)`
 //!
-//! It lowers both completions, the rejected one more: for chosen answers worse than the model's own. A soft label y takes
-//! y·L(u, v) + (1−y)·L(v, u).
+//! The loss lowers both completions, the rejected one more. It is meant for chosen answers that are worse than the
+//! model's own. A soft label y gives y·L(u, v) + (1−y)·L(v, u).
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// Both down, rejected further.
+/// Lowers both completions, the rejected one more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApoDown {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
 }
 

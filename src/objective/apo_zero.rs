@@ -4,8 +4,8 @@
 //!
 //! `L = (1 − σ(u)) + σ(v)`, `∂L/∂u = −σ(u)·σ(−u)`, `∂L/∂v = σ(v)·σ(−v)`
 //!
-//! It raises the chosen completion and lowers the rejected one: for chosen answers better than the model's own. A soft
-//! label y takes y·L(u, v) + (1−y)·L(v, u).
+//! The loss raises the chosen completion and lowers the rejected one. It is meant for chosen answers that are better
+//! than the model's own. A soft label y gives y·L(u, v) + (1−y)·L(v, u).
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// Chosen up, rejected down.
+/// Raises the chosen completion and lowers the rejected one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApoZero {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
 }
 

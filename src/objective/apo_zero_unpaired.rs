@@ -1,11 +1,11 @@
-//! Anchored preference optimization, zero, of single completions: D'Oosterlinck et al. 2024 (arXiv 2408.06266),
-//! equation 7 by halves.
+//! Anchored preference optimization, zero, for single completions: D'Oosterlinck et al. 2024 (arXiv 2408.06266), the
+//! two terms of equation 7 separately.
 //!
 //! With u = β·(log π_θ − log π_ref):
 //!
 //! `L = λ_D·(1 − σ(u))` if desirable, `L = λ_U·σ(u)` if not; `∂L/∂u = ∓λ·σ(u)·σ(−u)`
 //!
-//! It is KTO with the divergence 0, so that no mismatched completions are scored and batches may be cut.
+//! This is KTO with the divergence set to 0, so no mismatched completions are scored and batches may be split.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::scored::Scored;
 use super::terms::{self, Batch, Needs, Records, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// Desirable up, undesirable down.
+/// Raises desirable completions and lowers undesirable ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApoZeroUnpaired {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
     /// λ_D: weight of desirable completions.
     pub desirable_weight: f64,

@@ -4,7 +4,7 @@
 //!
 //! `L = −log σ(u) − log σ(−v)`, `∂L/∂u = −σ(−u)`, `∂L/∂v = σ(v)`
 //!
-//! As in TRL's `DPOTrainer` the paper's shift of the rewards is 0. A soft label y takes y·L(u, v) + (1−y)·L(v, u).
+//! As in TRL's `DPOTrainer`, the paper's reward shift is 0. A soft label y gives y·L(u, v) + (1−y)·L(v, u).
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::error::{Problems, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BcoPair {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
 }
 

@@ -1,4 +1,4 @@
-//! The `objective` section as it is written, and the [`Objective`] it asks for.
+//! The `objective` section as written, and its conversion to an [`Objective`].
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,21 @@ use serde_yaml::{Mapping, Value};
 use super::{Loss, Objective, Records};
 use crate::error::{Error, Problems, Result, nearest};
 
-/// Keys of the section that are not parameters of a loss.
+/// Keys of the section that are not loss parameters.
 const LOSS_TYPE: &str = "loss_type";
 const LOSS_WEIGHTS: &str = "loss_weights";
 
 /// The `objective` section of a run's configuration, with TRL's keys.
 ///
-/// `loss_type` names a loss, or a list of losses that are added with `loss_weights`. Every other key is a parameter of the
-/// losses named; a key that none of them has is refused.
+/// `loss_type` is the name of a loss, or a list of losses that are summed with `loss_weights`. Every other key is a
+/// parameter of the named losses; a key that none of them has is rejected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectiveConfig {
-    /// Names of the losses.
+    /// The names of the losses.
     pub loss_type: Vec<String>,
-    /// Their weights; `None`: 1 each.
+    /// The weights of the losses; `None`: 1 for each.
     pub loss_weights: Option<Vec<f64>>,
-    /// The parameters that were set, by their names.
+    /// The parameters that were set explicitly, by name.
     settings: BTreeMap<String, Value>,
 }
 
@@ -33,7 +33,7 @@ impl Default for ObjectiveConfig {
 }
 
 impl From<&Objective> for ObjectiveConfig {
-    /// Every parameter with its value.
+    /// Creates a section with every parameter set explicitly.
     fn from(objective: &Objective) -> Self {
         let mut config = Self { loss_type: Vec::new(), ..Self::default() };
         for (loss, _) in objective.losses() {
@@ -47,7 +47,7 @@ impl From<&Objective> for ObjectiveConfig {
 }
 
 impl ObjectiveConfig {
-    /// Every key that some loss reads, sorted.
+    /// Returns every key that some loss accepts, sorted.
     pub fn keys() -> Vec<String> {
         let mut keys: Vec<String> =
             Loss::all().iter().flat_map(|loss| parameters(loss).into_keys()).collect();
@@ -57,17 +57,18 @@ impl ObjectiveConfig {
         keys
     }
 
-    /// The same with a parameter set.
+    /// Returns a copy with one parameter set.
     #[must_use]
     pub fn with(mut self, key: &str, value: f64) -> Self {
         self.settings.insert(key.into(), value.into());
         self
     }
 
-    /// The objective that it asks for.
+    /// Builds the objective that the section describes.
     ///
     /// # Errors
-    /// [`Error::Config`] naming every invalid value and every key that the losses do not have, with the remedy.
+    /// Returns [`Error::Config`], which names every invalid value, every key that the losses do not have, and the
+    /// remedy.
     pub fn resolve(&self) -> Result<Objective> {
         let mut problems = Problems::default();
         let mut losses = Vec::new();
@@ -89,12 +90,12 @@ impl ObjectiveConfig {
     }
 
     /// # Errors
-    /// As [`ObjectiveConfig::resolve`].
+    /// Same as [`ObjectiveConfig::resolve`].
     pub fn validate(&self) -> Result<()> {
         self.resolve().map(drop)
     }
 
-    /// A loss with the settings that it has.
+    /// Builds a loss from the settings that apply to it.
     fn loss(&self, name: &str) -> Result<Loss, String> {
         let default = known(name)?;
         let mut fields: Mapping =
@@ -141,7 +142,7 @@ impl ObjectiveConfig {
         weights.clone()
     }
 
-    /// Losses that are added up must compare the same records, with the same parameters and one divergence.
+    /// Checks that summed losses compare the same records with the same parameters and the same divergence.
     fn check_together(&self, losses: &[Loss], problems: &mut Problems) {
         let Some((first, others)) = losses.split_first() else { return };
         let mut records = first.needs().records;
@@ -175,7 +176,7 @@ impl ObjectiveConfig {
         self.check_divergence(losses, problems);
     }
 
-    /// A divergence must be every loss's, as TRL demands; `sft` has none.
+    /// Checks that every loss supports the chosen divergence, as TRL requires; `sft` has none.
     fn check_divergence(&self, losses: &[Loss], problems: &mut Problems) {
         const KEY: &str = "f_divergence_type";
         if !losses.iter().any(|loss| parameters(loss).get(KEY).is_some_and(|kind| kind != "reverse_kl")) {
@@ -189,7 +190,7 @@ impl ObjectiveConfig {
     }
 }
 
-/// The loss of this name with its defaults.
+/// Returns the loss of this name with its default parameters.
 fn known(wanted: &str) -> Result<Loss, String> {
     let all = Loss::all();
     if let Some(loss) = all.iter().find(|loss| name(loss) == wanted) {
@@ -201,11 +202,11 @@ fn known(wanted: &str) -> Result<Loss, String> {
     Err(format!("no loss has this name.{hint} There are: {}", names.join(", ")))
 }
 
-/// A loss as its fields.
+/// Returns the fields of a loss.
 fn fields(loss: &Loss) -> Mapping {
     match serde_yaml::to_value(loss) {
         Ok(Value::Mapping(fields)) => fields,
-        // A loss is a tagged struct of plain numbers and words.
+        // Not reached: a loss is a tagged struct of plain numbers and strings.
         _ => Mapping::new(),
     }
 }
@@ -236,7 +237,7 @@ impl Serialize for ObjectiveConfig {
 }
 
 impl<'de> Deserialize<'de> for ObjectiveConfig {
-    /// Each setting is checked to be of the type that a loss with this key takes. `null` is the default.
+    /// Checks that each setting has the type that losses with this key expect. `null` means the default.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut config = Self::default();
         for (key, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
@@ -262,7 +263,7 @@ impl<'de> Deserialize<'de> for ObjectiveConfig {
     }
 }
 
-/// One name or a list of names, each of a loss.
+/// Reads one loss name or a list of loss names.
 fn names(value: Value) -> Result<Vec<String>, String> {
     let names: Vec<String> = match value {
         Value::String(name) => vec![name],
@@ -279,7 +280,7 @@ fn is_number(key: &str) -> bool {
     Loss::all().iter().filter_map(|loss| parameters(loss).remove(key)).any(|default| default.is_number())
 }
 
-/// Whether a value is of its key's type.
+/// Checks that a value has the type of its key.
 fn typed(key: &str, value: &Value) -> Result<(), String> {
     let Some(loss) = Loss::all().into_iter().find(|loss| parameters(loss).contains_key(key)) else {
         return Err(format!("unknown field `{key}`, expected one of {}", ObjectiveConfig::keys().join(", ")));
@@ -290,27 +291,27 @@ fn typed(key: &str, value: &Value) -> Result<(), String> {
 }
 
 impl Loss {
-    /// Its name in a configuration.
+    /// Returns the name used in a configuration.
     pub fn name(&self) -> String {
         name(self)
     }
 }
 
 impl Objective {
-    /// Reads what [`Objective::to_json`] wrote.
+    /// Parses the output of [`Objective::to_json`].
     ///
     /// # Errors
-    /// [`Error::Config`] if it is not an objective.
+    /// Returns [`Error::Config`] if the text is not an objective.
     pub fn from_json(text: &str) -> Result<Self> {
         let config: ObjectiveConfig =
             serde_json::from_str(text).map_err(|error| Error::Config(format!("objective: {error}")))?;
         config.resolve()
     }
 
-    /// One line of JSON with every parameter.
+    /// Serializes all parameters as one line of JSON.
     ///
     /// # Errors
-    /// [`Error::Config`] if a number cannot be written.
+    /// Returns [`Error::Config`] if a number cannot be serialized.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string(&ObjectiveConfig::from(self))
             .map_err(|error| Error::Config(format!("objective: {error}")))

@@ -1,15 +1,15 @@
 //! Contrastive preference optimization: Xu et al. 2024 (arXiv 2401.08417).
 //!
-//! DPO without a reference, and the negative log-likelihood of the chosen completions beside it. With
-//! x = β·(r_chosen − r_rejected), r = log π_θ of the whole completion, and N the tokens of the micro-batch's chosen
+//! DPO without a reference, plus the negative log-likelihood of the chosen completions. With x = β·(r_chosen −
+//! r_rejected), r = log π_θ of the whole completion, and N the number of tokens in the micro-batch's chosen
 //! completions:
 //!
 //! `L = −(1−ε)·log σ(x) − ε·log σ(−x) + cpo_alpha·(−Σ log π_θ(chosen)/N)`, `∂L/∂x = −(1−ε)·σ(−x) + ε·σ(x)`
 //!
-//! `alpha` other than 0 shapes the rewards as in AlphaPO, r = (1 − π_θ^(−α))/α; exponents are cut at 80, where TRL
-//! overflows. Keys and defaults are those of TRL's `CPOConfig`; its `loss_type: sigmoid` is named `cpo` here, since `sigmoid`
-//! is DPO. With `cpo_alpha` a soft label is refused: the likelihood knows no other answer. With `cpo_alpha: 0` it takes
-//! y·L(x) + (1−y)·L(−x).
+//! A nonzero `alpha` shapes the rewards as in AlphaPO, r = (1 − π_θ^(−α))/α. Exponents are capped at 80, where TRL
+//! overflows. Keys and defaults are those of TRL's `CPOConfig`; its `loss_type: sigmoid` is called `cpo` here, because
+//! `sigmoid` is DPO. With `cpo_alpha`, a soft label is rejected because the likelihood only uses the chosen answer.
+//! With `cpo_alpha: 0` it gives y·L(x) + (1−y)·L(−x).
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Needs, Terms, Weighed, is_imitated};
 use crate::error::{Problems, Result};
 
-/// A preference without a reference, and imitation of the chosen completion.
+/// A preference loss without a reference, plus imitation of the chosen completion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cpo {
@@ -28,9 +28,9 @@ pub struct Cpo {
     pub beta: f64,
     /// ε: the assumed share of flipped labels, in [0, 0.5).
     pub label_smoothing: f64,
-    /// Weight of the negative log-likelihood.
+    /// Weight of the negative log-likelihood term.
     pub cpo_alpha: f64,
-    /// α of AlphaPO's rewards; 0 is the log-prob itself.
+    /// α of AlphaPO's rewards; 0 uses the log-prob itself.
     pub alpha: f64,
 }
 

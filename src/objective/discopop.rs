@@ -4,8 +4,8 @@
 //!
 //! `L = (1−m)·(−log σ(x)) + m·e⁻ˣ`, `∂L/∂x = −(1−m)·σ(−x) − m·e⁻ˣ + (m·e⁻ˣ − m·(−log σ(x)))·(1−m)/τ`
 //!
-//! m·e⁻ˣ is computed as one exponential: TRL's product is 0·∞ at x = −1e4. It is bounded for τ up to 1, and a larger τ is
-//! refused. A soft label y takes y·L(x) + (1−y)·L(−x).
+//! m·e⁻ˣ is computed as a single exponential: TRL's product is 0·∞ at x = −1e4. It is bounded for τ up to 1, and a
+//! larger τ is rejected. A soft label y gives y·L(x) + (1−y)·L(−x).
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,11 @@ use crate::error::{Problems, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Discopop {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
-    /// τ: how sharply the blend turns at margin 0, in (0, 1].
+    /// τ: the temperature of the blend around margin 0, in (0, 1].
     pub discopop_tau: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,

@@ -1,7 +1,8 @@
-//! The divergence that holds the policy near the reference: f-DPO, Wang et al. 2023 (arXiv 2309.16240), table 1.
+//! The divergence that regularizes the policy towards the reference: f-DPO, Wang et al. 2023 (arXiv 2309.16240),
+//! table 1.
 //!
-//! DPO scores a completion by r = log π_θ − log π_ref. That is f'(u) of the reverse KL divergence at u = eʳ, up to a
-//! constant that cancels; another f gives another score s and slope ds/dr:
+//! DPO scores a completion by r = log π_θ − log π_ref. This is f'(u) of the reverse KL divergence at u = eʳ, up to a
+//! constant that cancels. Another f gives another score s and slope ds/dr:
 //!
 //! | `f_divergence_type` | s(r) | ds/dr |
 //! |---|---|---|
@@ -10,26 +11,26 @@
 //! | `js_divergence` | log 2 + log σ(r) | σ(−r) |
 //! | `alpha_divergence` | (e^((α−1)r) − 1)/(α−1) | e^((α−1)r) |
 //!
-//! α is `f_alpha_divergence_coef`. Exponents are cut at 80. TRL does that for `alpha_divergence` and lets `forward_kl`
-//! overflow; here both stay finite. Rewards are β·r under each of them, as in TRL.
+//! α is `f_alpha_divergence_coef`. Exponents are capped at 80. TRL does this for `alpha_divergence` but lets
+//! `forward_kl` overflow; here both stay finite. Rewards are β·r for all of them, as in TRL.
 
 use serde::{Deserialize, Serialize};
 
 use super::numbers::{power, sigmoid, softplus};
 use crate::error::Problems;
 
-/// The names of TRL's `f_divergence_type`.
+/// The values of TRL's `f_divergence_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FDivergenceType {
-    /// DPO itself.
+    /// Reverse KL, which is DPO itself.
     #[default]
     ReverseKl,
-    /// Covers all that the reference does.
+    /// Forward KL, which makes the policy cover everything the reference does.
     ForwardKl,
     /// Jensen–Shannon.
     JsDivergence,
-    /// Between the two Kullback–Leibler divergences, by `f_alpha_divergence_coef`.
+    /// Interpolates between the two Kullback–Leibler divergences with `f_alpha_divergence_coef`.
     AlphaDivergence,
 }
 
@@ -42,10 +43,10 @@ pub(super) struct Divergence {
 }
 
 impl Divergence {
-    /// TRL's default for `f_alpha_divergence_coef`.
+    /// TRL's default of `f_alpha_divergence_coef`.
     pub(super) const ALPHA: f64 = 0.5;
 
-    /// Score of a completion with this log-ratio, and the score's slope.
+    /// Returns the score of a completion with this log-ratio, and the slope of the score.
     pub(super) fn score(self, ratio: f64) -> (f64, f64) {
         match self.kind {
             FDivergenceType::ReverseKl => (ratio, 1.0),
@@ -55,7 +56,7 @@ impl Divergence {
         }
     }
 
-    /// Refuses a coefficient that is not a finite number.
+    /// Rejects a coefficient that is not a finite number.
     pub(super) fn check(self, problems: &mut Problems) {
         problems.require(self.alpha.is_finite(), || {
             format!(

@@ -1,12 +1,12 @@
 //! Efficient exact optimization: Ji et al. 2024 (arXiv 2402.00856), equation 16, for two completions.
 //!
-//! The reverse divergence KL(q ‖ p) of the policy's preference q = [σ(x), σ(−x)] from the labels' p = [1−ε, ε], with
-//! x = β·(s_chosen − s_rejected) and s the score of a completion (`divergence.rs`):
+//! The reverse divergence KL(q ‖ p) between the policy's preference q = [σ(x), σ(−x)] and the labels' p = [1−ε, ε],
+//! with x = β·(s_chosen − s_rejected) and s the score of a completion (`divergence.rs`):
 //!
 //! `L = σ(x)·log(σ(x)/(1−ε)) + σ(−x)·log(σ(−x)/ε)`, `∂L/∂x = σ(x)·σ(−x)·(x − log((1−ε)/ε))`
 //!
-//! ε = 0 makes it infinite, so that `label_smoothing` must be set, as in TRL; the paper takes 1e-3. A soft label y takes
-//! y·L(x) + (1−y)·L(−x).
+//! The loss is infinite for ε = 0, so `label_smoothing` must be set, as in TRL; the paper uses 1e-3. A soft label y
+//! gives y·L(x) + (1−y)·L(−x).
 
 use serde::{Deserialize, Serialize};
 
@@ -17,15 +17,15 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// KL divergence of the policy's preference from the labels'.
+/// KL divergence of the policy's preference from that of the labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExoPair {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
-    /// ε: the share of labels assumed to be flipped, in (0, 0.5). There is no default: the paper takes 1e-3.
+    /// ε: the assumed share of flipped labels, in (0, 0.5). There is no default; the paper uses 1e-3.
     pub label_smoothing: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,

@@ -1,11 +1,11 @@
-//! The hinge loss: SLiC, Zhao et al. 2023 (arXiv 2305.10425), with the reference of RSO, Liu et al. 2023
-//! (arXiv 2309.06657).
+//! The hinge loss: SLiC, Zhao et al. 2023 (arXiv 2305.10425), with the reference model of RSO, Liu et al. 2023 (arXiv
+//! 2309.06657).
 //!
 //! With δ = s_chosen − s_rejected, s the score of a completion (`divergence.rs`; log π_θ − log π_ref by default):
 //!
 //! `L = max(0, 1 − βδ)`, `∂L/∂δ = −β` where βδ < 1, else 0
 //!
-//! At the kink the slope is 0, as in torch. A soft label y takes y·L(δ) + (1−y)·L(−δ).
+//! At the kink the slope is 0, as in torch. A soft label y gives y·L(δ) + (1−y)·L(−δ).
 
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +15,13 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// Largest of 0 and what the margin lacks to 1.
+/// The larger of 0 and the amount by which the margin falls short of 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hinge {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,
@@ -60,7 +60,7 @@ impl Hinge {
     fn pair(&self, pair: &Pair) -> PairLoss {
         pairs::of_margin(pair, self.divergence(), |delta| {
             let lacking = 1.0 - self.beta * delta;
-            // In this order NaN is told on.
+            // This order of the comparison propagates NaN.
             if lacking <= 0.0 { (0.0, 0.0) } else { (lacking, -self.beta) }
         })
     }

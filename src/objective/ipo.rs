@@ -1,12 +1,13 @@
 //! Identity preference optimization: Azar et al. 2023 (arXiv 2310.12036), equation 17.
 //!
-//! With h = s_chosen/n_c − s_rejected/n_r, s the score of a completion (`divergence.rs`; log π_θ − log π_ref by default)
-//! and n its scored tokens:
+//! With h = s_chosen/n_c − s_rejected/n_r, s the score of a completion (`divergence.rs`; log π_θ − log π_ref by
+//! default) and n its number of scored tokens:
 //!
 //! `L = (h − 1/(2β))²`, `∂L/∂h = 2·(h − 1/(2β))`
 //!
-//! β is the paper's τ. The division by the number of tokens is TRL's, whose authors confirmed it with the paper's; the
-//! equation itself does not say it. A soft label y takes the mean of the loss of both orders: y·L(h) + (1−y)·L(−h).
+//! β is the paper's τ. The division by the number of tokens follows TRL, whose authors confirmed it with the paper's
+//! authors; the equation itself does not contain it. A soft label y gives the weighted mean of the loss of both orders:
+//! y·L(h) + (1−y)·L(−h).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +17,13 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// Squared distance of the log-ratios' difference from its optimum.
+/// Squared distance between the difference of the log-ratios and its optimum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ipo {
-    /// τ: strength of the pull towards the reference, above 0.
+    /// τ: strength of the regularization towards the reference, above 0.
     pub beta: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,

@@ -1,14 +1,14 @@
-//! What the losses of single, judged completions share.
+//! Code shared by the losses of single, judged completions.
 
 use super::scored::{Role, Scored};
 use super::terms::{Batch, Weighed, is_estimate};
 use crate::error::{Error, Result};
 
-/// Adds a loss of one completion at a time: `loss` gives it and its slope by the log-ratio, for a log-ratio and whether
-/// the completion is desirable.
+/// Adds a loss that treats one completion at a time. `loss` takes a log-ratio and whether the completion is desirable,
+/// and returns the loss and its slope with respect to the log-ratio.
 ///
 /// # Errors
-/// If a group is anything but one judged completion.
+/// Fails if a group is not exactly one judged completion.
 pub(super) fn add(
     batch: &Batch,
     weight: f64,
@@ -21,7 +21,7 @@ pub(super) fn add(
             [one @ Scored { role: Role::Undesirable, .. }] => (one, false),
             _ => return Err(Error::Train("the objective takes single judged completions".into())),
         };
-        // `Objective::weigh` has checked that there is a reference.
+        // `Objective::weigh` has already checked that there is a reference.
         let (found, slope) = loss(completion.log_ratio().unwrap_or(f64::NAN), desirable);
         onto.losses[i] += weight * found;
         onto.d_logps[first] += weight * slope;

@@ -1,15 +1,16 @@
 //! Kahneman–Tversky optimization: Ethayarajh et al. 2024 (arXiv 2402.01306), equations 7 and 8.
 //!
-//! Single completions, desirable or not. With r = log π_θ − log π_ref and z the divergence of the micro-batch:
+//! The loss of single completions that are desirable or not. With r = log π_θ − log π_ref and z the divergence estimate
+//! of the micro-batch:
 //!
 //! `L = λ_D·(1 − σ(β(r − z)))` if desirable, `∂L/∂r = −λ_D·β·σ'(β(r − z))`
 //! `L = λ_U·(1 − σ(β(z − r)))` if not, `∂L/∂r = λ_U·β·σ'(β(z − r))`
 //!
-//! z = max(0, mean of log π_θ − log π_ref over mismatched completions), which has no gradient: each prompt of the
-//! micro-batch with the completion of the record before it, the first with that of the last. TRL pairs them once, in the
-//! order of the file, and so cannot shuffle; here they are paired within the batch that is drawn. A last batch of one record is
-//! paired with itself, as in TRL. λ_D is
-//! `desirable_weight` and λ_U `undesirable_weight`; λ_D·n_D : λ_U·n_U from 1 : 1 to 4 : 3 is what the paper advises.
+//! z = max(0, mean of log π_θ − log π_ref over mismatched completions), without a gradient. A mismatched completion
+//! pairs each prompt of the micro-batch with the completion of the previous record, and the first prompt with the last
+//! completion. TRL pairs them once, in file order, and therefore cannot shuffle; here they are paired within the
+//! sampled batch. If the last batch has a single record, it is paired with itself, as in TRL. λ_D is `desirable_weight`
+//! and λ_U is `undesirable_weight`. The paper recommends λ_D·n_D : λ_U·n_U between 1 : 1 and 4 : 3.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +21,11 @@ use super::scored::{Role, Scored};
 use super::terms::{self, Batch, Needs, Records, Terms, Weighed};
 use crate::error::{Error, Problems, Result};
 
-/// Each completion against the divergence of its batch.
+/// Compares each completion with the divergence of its batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kto {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
     /// λ_D: weight of desirable completions.
     pub desirable_weight: f64,
@@ -72,7 +73,7 @@ impl Terms for Kto {
     }
 }
 
-/// z: the mean log-ratio of the mismatched completions, at least 0.
+/// Returns z: the mean log-ratio of the mismatched completions, at least 0.
 fn divergence(batch: &Batch) -> Result<f64> {
     let ratios: Vec<f64> =
         batch.iter().filter(|c| c.role == Role::Mismatched).filter_map(Scored::log_ratio).collect();
@@ -80,7 +81,7 @@ fn divergence(batch: &Batch) -> Result<f64> {
         return Err(Error::Train("kto needs mismatched completions beside those of the batch".into()));
     }
     let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
-    // Not `max`, which would hide a mean that is no number.
+    // `max` would hide a NaN mean.
     Ok(if mean < 0.0 { 0.0 } else { mean })
 }
 

@@ -1,4 +1,4 @@
-//! The figures of preference training, under the names TRL logs them by.
+//! Metrics of preference training, under TRL's names.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::scored::{Role, Scored};
 
-/// Sums over groups, in f64 and in the order added; read as means. Serialisable, so that a resumed run logs what an
-/// uninterrupted one would.
+/// Sums over groups, accumulated in f64 in the order of addition and read as means. It is serializable, so that a
+/// resumed run logs the same values as an uninterrupted one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
@@ -18,26 +18,26 @@ pub struct Metrics {
     correct_by_logp: u64,
     chosen: Side,
     rejected: Side,
-    /// What the losses log besides: sum and count of each figure.
+    /// Additional figures logged by the losses: sum and count of each.
     figures: BTreeMap<Figure, (f64, u64)>,
 }
 
-/// A figure that a loss logs besides its value.
+/// A figure that a loss logs in addition to its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Figure {
-    /// Negative log-prob of a token to imitate, nats.
+    /// Negative log-prob per imitated token, nats.
     NllLoss,
-    /// KTO's estimate of the divergence in a micro-batch, nats.
+    /// KTO's divergence estimate of a micro-batch, nats.
     Kl,
-    /// ORPO's log σ of the log odds.
+    /// ORPO's log σ of the log odds ratio.
     LogOddsRatio,
-    /// ORPO's log odds of chosen over rejected.
+    /// ORPO's log odds ratio of chosen to rejected.
     LogOddsChosen,
 }
 
 impl Figure {
-    /// Its name in TRL's logs.
+    /// Returns the figure's name in TRL's logs.
     fn name(self) -> &'static str {
         match self {
             Self::NllLoss => "nll_loss",
@@ -48,20 +48,20 @@ impl Figure {
     }
 }
 
-/// The completions of one side.
+/// The sums over the completions of one side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Side {
     completions: u64,
     tokens: u64,
     logp: f64,
-    /// Sum of what the loss compares: log-probs of completions, or of tokens.
+    /// Sum of the log-probs that the loss compares: per completion or per token.
     compared_logp: f64,
-    /// Completions with a reference.
+    /// Number of completions with a reference.
     compared: u64,
     compared_tokens: u64,
     log_ratio: f64,
-    /// Completions with a reward.
+    /// Number of completions with a reward.
     rewarded: u64,
     reward: f64,
 }
@@ -95,23 +95,23 @@ impl Side {
         self.reward += other.reward;
     }
 
-    /// Mean reward of a completion.
+    /// Returns the mean reward per completion.
     pub fn reward(&self) -> Option<f64> {
         mean(self.reward, self.rewarded)
     }
 
-    /// Mean log π_θ of a completion, nats; of a loss that divides by the length, the mean over completions of their mean
-    /// log-prob of a token. TRL logs the same.
+    /// Returns the mean log π_θ per completion, nats. For a loss that divides by the length it is the mean over
+    /// completions of the mean log-prob per token. TRL logs the same.
     pub fn logp(&self) -> Option<f64> {
         mean(self.compared_logp, self.completions)
     }
 
-    /// Mean log π_θ − log π_ref of a scored token, nats.
+    /// Returns the mean log π_θ − log π_ref per scored token, nats.
     pub fn log_ratio_per_token(&self) -> Option<f64> {
         mean(self.log_ratio, self.compared_tokens)
     }
 
-    /// exp of the mean negative log-prob of a token.
+    /// Returns the perplexity: exp of the mean negative log-prob per token.
     pub fn perplexity(&self) -> Option<f64> {
         mean(-self.logp, self.tokens).map(f64::exp)
     }
@@ -130,7 +130,8 @@ impl Metrics {
                 }
                 Role::Rejected | Role::Undesirable => self.rejected.add(completion, measure),
                 Role::Rank(place) if place == last => self.rejected.add(completion, measure),
-                // Between the best and the worst of a list; what is no answer to the prompt is on no side.
+                // Ranks between best and worst belong to neither side, and neither do completions that do not answer
+                // their prompt.
                 Role::Rank(_) | Role::Mismatched | Role::Prompt => {}
             }
         }
@@ -146,14 +147,14 @@ impl Metrics {
         }
     }
 
-    /// Adds a figure: a sum over `count` records or batches.
+    /// Adds to a figure a sum over `count` records or batches.
     pub(super) fn note(&mut self, figure: Figure, sum: f64, count: u64) {
         let (total, counted) = self.figures.entry(figure).or_default();
         *total += sum;
         *counted += count;
     }
 
-    /// Adds what another accumulator (a later batch, another rank) holds.
+    /// Adds the contents of another accumulator (a later batch, another rank).
     pub fn merge(&mut self, other: &Self) {
         self.groups += other.groups;
         self.loss += other.loss;
@@ -167,42 +168,42 @@ impl Metrics {
         }
     }
 
-    /// How many groups were added.
+    /// Returns the number of groups added.
     pub fn groups(&self) -> u64 {
         self.groups
     }
 
-    /// How many comparisons of two completions were added; one for a pair.
+    /// Returns the number of comparisons of two completions; one for a pair.
     pub fn comparisons(&self) -> u64 {
         self.comparisons
     }
 
-    /// Mean loss of a group, nats.
+    /// Returns the mean loss per group, nats.
     pub fn loss(&self) -> Option<f64> {
         mean(self.loss, self.groups)
     }
 
-    /// Share of comparisons in which the better completion has the strictly greater reward.
+    /// Returns the share of comparisons in which the better completion has the strictly greater reward.
     pub fn accuracy(&self) -> Option<f64> {
         mean(self.correct as f64, self.comparisons).filter(|_| self.chosen.rewarded > 0)
     }
 
-    /// Share of comparisons in which the better completion has the strictly greater log-prob.
+    /// Returns the share of comparisons in which the better completion has the strictly greater log-prob.
     pub fn logp_accuracy(&self) -> Option<f64> {
         mean(self.correct_by_logp as f64, self.comparisons)
     }
 
-    /// The preferred completions: chosen, desirable, the best of a list, or the text to imitate.
+    /// Returns the preferred completions: chosen, desirable, the best of a list, or the text to imitate.
     pub fn chosen(&self) -> &Side {
         &self.chosen
     }
 
-    /// The others: rejected, undesirable, the worst of a list.
+    /// Returns the other completions: rejected, undesirable, the worst of a list.
     pub fn rejected(&self) -> &Side {
         &self.rejected
     }
 
-    /// Mean reward of the chosen completions minus that of the rejected ones.
+    /// Returns the mean reward of the chosen completions minus that of the rejected ones.
     pub fn margin(&self) -> Option<f64> {
         if self.chosen.rewarded == self.rejected.rewarded {
             return mean(self.chosen.reward - self.rejected.reward, self.chosen.rewarded);
@@ -210,13 +211,14 @@ impl Metrics {
         Some(self.chosen.reward()? - self.rejected.reward()?)
     }
 
-    /// Estimate of KL(π_ref ‖ π_θ) over a completion, nats: the mean of log π_ref − log π_θ over the completions of both
-    /// sides (k1 of Schulman 2020, "Approximating KL divergence"). Unbiased where they are samples of the reference.
+    /// Returns an estimate of KL(π_ref ‖ π_θ) per completion, nats: the mean of log π_ref − log π_θ over the
+    /// completions of both sides (k1 of Schulman 2020, "Approximating KL divergence"). It is unbiased if the
+    /// completions are samples of the reference.
     pub fn kl(&self) -> Option<f64> {
         mean(self.lost(), self.chosen.compared + self.rejected.compared)
     }
 
-    /// The same over a token.
+    /// Returns the same estimate per token.
     pub fn kl_per_token(&self) -> Option<f64> {
         mean(self.lost(), self.chosen.compared_tokens + self.rejected.compared_tokens)
     }
@@ -225,7 +227,7 @@ impl Metrics {
         -(self.chosen.log_ratio + self.rejected.log_ratio)
     }
 
-    /// The means under TRL's names, in a fixed order. What the objective does not have is left out.
+    /// Returns the means under TRL's names, in a fixed order. Figures that the objective does not have are omitted.
     pub fn means(&self) -> Vec<(&'static str, f64)> {
         let all = [
             ("loss", self.loss()),
@@ -241,16 +243,16 @@ impl Metrics {
     }
 }
 
-/// How a loss looks at a completion.
+/// The quantities of a completion that a loss defines.
 pub trait Measure {
-    /// Its implicit reward, if the loss has one.
+    /// Returns the implicit reward, if the loss has one.
     fn reward(&self, completion: &Scored) -> Option<f64>;
 
-    /// The log-prob that the loss compares, nats: of the whole completion or of a token.
+    /// Returns the log-prob that the loss compares, nats: of the whole completion or per token.
     fn logp(&self, completion: &Scored) -> f64;
 }
 
-/// Whether a completion in the first role is preferred to one in the second.
+/// Whether a completion with the first role is preferred to one with the second.
 fn is_better(better: Role, worse: Role) -> bool {
     match (better, worse) {
         (Role::Chosen, Role::Rejected) => true,

@@ -1,48 +1,49 @@
-//! Scored completions → loss, gradient, rewards and metrics. Pure functions; they never see a model.
+//! Turns scored completions into loss, gradient, rewards and metrics. The functions are pure and never access a model.
 //!
-//! A batch is a list of [`Scored`] completions. [`Objective::weigh`] gives the loss of each group and its gradient with
-//! respect to each log-prob. A new loss is one file that implements `Terms` and one line in `losses!`.
+//! A batch is a list of [`Scored`] completions. [`Objective::weigh`] returns the loss of each group and its gradient
+//! with respect to each log-prob. To add a loss, add one file that implements `Terms` and one line in `losses!`.
 //!
-//! # Which loss
+//! # Choosing a loss
 //!
-//! Names, keys and defaults are those of TRL 1.16; a loss's own file says where it differs, and why. Every loss has `beta` unless
-//! its keys are said to be all. arXiv numbers stand for papers. A list of losses is added up with `loss_weights`.
+//! Names, keys and defaults are those of TRL 1.16. The file of each loss documents where it differs and why. Every loss
+//! has `beta` except `sft`. Numbers in the paper column are arXiv numbers. Several losses are summed with
+//! `loss_weights`.
 //!
 //! | `loss_type` | paper | keys besides `beta` | when |
 //! |---|---|---|---|
 //! | `sigmoid` | DPO 2305.18290 | `label_smoothing`, f | first choice for pairs |
-//! | `hinge` | SLiC 2305.10425, RSO 2309.06657 | f | margins beyond 1/β are enough |
-//! | `ipo` | 2310.12036 | f | few pairs, labels without noise: DPO overfits |
-//! | `exo_pair` | 2402.00856 | `label_smoothing` (must be set), f | mode-seeking instead of mode-covering |
+//! | `hinge` | SLiC 2305.10425, RSO 2309.06657 | f | margins beyond 1/β are good enough |
+//! | `ipo` | 2310.12036 | f | few pairs with noise-free labels, where DPO overfits |
+//! | `exo_pair` | 2402.00856 | `label_smoothing` (required), f | mode-seeking instead of mode-covering |
 //! | `nca_pair` | 2402.05369 | | the chosen answer's likelihood must not fall |
 //! | `robust` | 2403.00409 | `label_smoothing`, f | a known share of labels is wrong |
-//! | `bco_pair` | 2404.04656 | | each answer judged for itself |
+//! | `bco_pair` | 2404.04656 | | each answer is judged independently |
 //! | `sppo_hard` | 2405.00675 | | self-play rounds |
-//! | `aot`, `aot_unpaired` | 2406.05882 | `label_smoothing` | distributions of rewards matter; large batches |
+//! | `aot`, `aot_unpaired` | 2406.05882 | `label_smoothing` | the distribution of rewards matters; large batches |
 //! | `apo_zero`, `apo_down` | 2408.06266 | | chosen answers better (zero) or worse (down) than the model's own |
-//! | `discopop` | 2406.08414 | `discopop_tau`, f | a discovered blend; strong on small margins |
+//! | `discopop` | 2406.08414 | `discopop_tau`, f | a discovered blend; strong at small margins |
 //! | `sigmoid_norm` | Tülu 3 2411.15124 | f | answers of very different lengths; β about 5 |
-//! | `cpo` | 2401.08417 | `cpo_alpha`, `label_smoothing`, `alpha` | no reference; imitates the chosen answer as well |
-//! | `simpo` | 2405.14734 | `simpo_gamma`, `cpo_alpha` (0 in the paper), `label_smoothing`, `alpha` | no reference; β from 2 |
-//! | `alphapo` | 2501.03884 | `alpha`, `simpo_gamma`, `cpo_alpha`, `label_smoothing` | SimPO, with the reward's shape to tune |
-//! | `orpo` | 2403.07691 | | no reference; from a base model, in place of SFT and DPO |
+//! | `cpo` | 2401.08417 | `cpo_alpha`, `label_smoothing`, `alpha` | no reference; also imitates the chosen answer |
+//! | `simpo` | 2405.14734 | `simpo_gamma`, `cpo_alpha` (paper: 0), `label_smoothing`, `alpha` | no reference; β ≥ 2 |
+//! | `alphapo` | 2501.03884 | `alpha`, `simpo_gamma`, `cpo_alpha`, `label_smoothing` | SimPO, tunable reward |
+//! | `orpo` | 2403.07691 | | no reference; from a base model, instead of SFT and DPO |
 //! | `kto` | 2402.01306 | `desirable_weight`, `undesirable_weight` | thumbs up or down instead of pairs |
-//! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | the same, without KTO's divergence |
+//! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | like `kto`, without its divergence |
 //! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
-//! | `sft` | | none at all | texts; or `[sigmoid, sft]` beside a loss of pairs (TRL's former `rpo_alpha` is its weight) |
+//! | `sft` | | none at all | texts; or `[sigmoid, sft]` with a loss of pairs (its weight: TRL's former `rpo_alpha`) |
 //!
-//! f: `f_divergence_type` and `f_alpha_divergence_coef` (2309.16240).
+//! Here f means `f_divergence_type` and `f_alpha_divergence_coef` (2309.16240).
 //!
 //! | `loss_type` | records | reference | soft labels | whole batch (no `max_tokens_per_batch`) |
 //! |---|---|---|---|---|
 //! | `sigmoid` to `sppo_hard`, `apo_…`, `discopop`, `sigmoid_norm` | pairs | yes | y·L + (1−y)·L swapped | no |
-//! | `aot`, `aot_unpaired` | pairs | yes | refused | yes |
+//! | `aot`, `aot_unpaired` | pairs | yes | rejected | yes |
 //! | `cpo`, `simpo`, `alphapo` | pairs | no | with `cpo_alpha: 0` | unless `cpo_alpha: 0` |
-//! | `orpo` | pairs | no | refused | yes |
-//! | `kto` | judged answers | yes, and of mismatched answers | | yes, of 2 or more |
+//! | `orpo` | pairs | no | rejected | yes |
+//! | `kto` | judged answers | yes, also of mismatched answers | | yes, of 2 or more |
 //! | `apo_zero_unpaired` | judged answers | yes | | no |
 //! | `plackett_luce` | ranked lists | yes | | no |
-//! | `sft` | texts, or pairs | no | refused | beside another loss |
+//! | `sft` | texts, or pairs | no | rejected | when combined with another loss |
 
 mod alphapo;
 mod aot;
@@ -113,7 +114,7 @@ use crate::error::{Error, Result};
 use scored::groups;
 use terms::{Batch, Terms, is_estimate};
 
-/// Declares the losses. The name in a configuration (`loss_type`) is the variant's in snake case.
+/// Declares the losses. The name in a configuration (`loss_type`) is the variant's name in snake case.
 macro_rules! losses {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// A loss with its parameters.
@@ -130,7 +131,7 @@ macro_rules! losses {
         })*
 
         impl Loss {
-            /// Every loss with its default parameters.
+            /// Returns every loss with its default parameters.
             pub fn all() -> Vec<Self> {
                 vec![$(Self::$name($name::default())),*]
             }
@@ -163,11 +164,11 @@ losses! {
     SppoHard,
     /// Alignment by optimal transport, paired (Melnyk et al. 2024, arXiv 2406.05882).
     Aot,
-    /// Alignment by optimal transport, unpaired (the same).
+    /// Alignment by optimal transport, unpaired (same paper).
     AotUnpaired,
     /// Anchored preference optimization, zero (D'Oosterlinck et al. 2024, arXiv 2408.06266).
     ApoZero,
-    /// Anchored preference optimization, down (the same).
+    /// Anchored preference optimization, down (same paper).
     ApoDown,
     /// Discovered preference optimization (Lu et al. 2024, arXiv 2406.08414).
     Discopop,
@@ -185,14 +186,14 @@ losses! {
     Orpo,
     /// Kahneman–Tversky optimization (Ethayarajh et al. 2024, arXiv 2402.01306).
     Kto,
-    /// Anchored preference optimization, zero, of single completions (D'Oosterlinck et al. 2024, arXiv 2408.06266).
+    /// Anchored preference optimization, zero, for single completions (D'Oosterlinck et al. 2024, arXiv 2408.06266).
     ApoZeroUnpaired,
     /// DPO on ranked lists (Rafailov et al. 2023, arXiv 2305.18290, appendix A.3).
     PlackettLuce,
 }
 
 impl Loss {
-    /// What it is computed from.
+    /// Returns what the loss is computed from.
     pub fn needs(&self) -> Needs {
         self.terms().needs()
     }
@@ -211,17 +212,17 @@ impl Default for Objective {
 }
 
 impl Objective {
-    /// One loss.
+    /// Creates an objective with one loss.
     pub fn new(loss: impl Into<Loss>) -> Self {
         Self { losses: vec![(loss.into(), 1.0)] }
     }
 
-    /// The losses and their weights.
+    /// Returns the losses and their weights.
     pub fn losses(&self) -> &[(Loss, f64)] {
         &self.losses
     }
 
-    /// What all its losses together are computed from.
+    /// Returns what all losses of the objective together are computed from.
     pub fn needs(&self) -> Needs {
         let all = || self.losses.iter().map(|(loss, _)| loss.needs());
         let records = all().map(|needs| needs.records).reduce(Records::with).unwrap_or(Records::Pairs);
@@ -229,26 +230,26 @@ impl Objective {
             reference: all().any(|needs| needs.reference),
             mismatched: all().any(|needs| needs.mismatched),
             prompt: all().any(|needs| needs.prompt),
-            // Over texts the mean over tokens is that of the step, however its batches are cut.
+            // For texts the mean over tokens is taken over the step, however its batches are split.
             whole_batch: all().any(|needs| needs.whole_batch) && records != Records::Texts,
             soft_labels: all().all(|needs| needs.soft_labels),
             records,
         }
     }
 
-    /// The loss of each group of the batch, and its gradient. A step divides both by the number of groups.
+    /// Returns the loss of each group of the batch and its gradient. A step divides both by the number of groups.
     ///
     /// # Errors
-    /// If a group does not have the completions that the losses compare, or lacks its reference.
+    /// Fails if a group does not have the completions that the losses compare, or lacks a required reference.
     pub fn weigh(&self, batch: &[Scored]) -> Result<Weighed> {
         self.weigh_batch(&Batch::new(batch))
     }
 
-    /// The same for a part of a step over texts, with the step's `tokens_per_record`: the mean over tokens is that of the
-    /// whole step.
+    /// Same as [`Objective::weigh`] for a part of a step over texts. `tokens_per_record` is that of the whole step, so
+    /// that the mean over tokens is taken over the whole step.
     ///
     /// # Errors
-    /// As [`Objective::weigh`].
+    /// Same as [`Objective::weigh`].
     pub fn weigh_part(&self, batch: &[Scored], tokens_per_record: f64) -> Result<Weighed> {
         self.weigh_batch(&Batch::new(batch).within(tokens_per_record))
     }
@@ -264,7 +265,7 @@ impl Objective {
         Ok(found)
     }
 
-    /// The implicit reward of a completion: that of the first loss that has one.
+    /// Returns the implicit reward of a completion, from the first loss that has one.
     pub fn reward(&self, completion: &Scored) -> Option<f64> {
         self.losses.iter().find_map(|(loss, _)| loss.terms().reward(completion))
     }
@@ -376,7 +377,7 @@ mod tests {
         }
     }
 
-    /// The same loss with β = 1e-8, where it has a β.
+    /// The same loss with β = 1e-8, if it has a β.
     fn tiny_beta(loss: &Loss) -> Objective {
         let mut fields = serde_yaml::to_value(loss).unwrap();
         if let Some(beta) = fields.get_mut("beta") {

@@ -1,11 +1,11 @@
-//! Noise contrastive alignment: Chen et al. 2024 (arXiv 2402.05369), its NCA loss for two completions.
+//! Noise contrastive alignment: Chen et al. 2024 (arXiv 2402.05369), the NCA loss for two completions.
 //!
 //! With u and v the rewards β·(log π_θ − log π_ref) of chosen and rejected:
 //!
 //! `L = −log σ(u) − ½·log σ(−u) − ½·log σ(−v)`, `∂L/∂u = −σ(−u) + ½·σ(u)`, `∂L/∂v = ½·σ(v)`
 //!
-//! It holds each reward where it is, not their difference alone, so that the likelihood of the chosen completion is less
-//! apt to fall. A soft label y takes y·L(u, v) + (1−y)·L(v, u).
+//! The loss anchors each reward, not only their difference, so that the likelihood of the chosen completion is less
+//! likely to fall. A soft label y gives y·L(u, v) + (1−y)·L(v, u).
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// Each completion against noise from the reference.
+/// Contrasts each completion with noise from the reference.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NcaPair {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
 }
 

@@ -1,13 +1,13 @@
-//! The negative log-likelihood over the tokens of a batch, which several losses add.
+//! The negative log-likelihood over the tokens of a batch, used as a term by several losses.
 
 use super::metrics::Figure;
 use super::scored::Role;
 use super::terms::{Batch, Weighed, is_estimate};
 
-/// Adds `weight` times the mean negative log-prob over the tokens of the completions that `imitated` names, of which there
-/// are `tokens_per_record` for each record.
+/// Adds `weight` times the mean negative log-prob per token of the completions selected by `imitated`, of which there
+/// are `tokens_per_record` per record.
 ///
-/// The loss of a record is its own part, so that the mean over records is the mean over tokens.
+/// The loss of a record is its own contribution, so that the mean over records equals the mean over tokens.
 pub(super) fn add(
     batch: &Batch,
     weight: f64,
@@ -28,7 +28,7 @@ pub(super) fn add(
     onto.figures.push((Figure::NllLoss, sum, records));
 }
 
-/// Tokens of the completions that `imitated` names, for each record of the batch.
+/// Returns the number of tokens in the completions selected by `imitated`, per record of the batch.
 pub(super) fn tokens_per_record(batch: &Batch, imitated: impl Fn(Role) -> bool) -> f64 {
     let tokens: usize = batch.iter().filter(|c| imitated(c.role)).map(|c| c.tokens).sum();
     let records = batch.groups().filter(|(_, group)| !is_estimate(group)).count();

@@ -1,32 +1,32 @@
-//! Functions of the losses, exact where the obvious formulas overflow or cancel.
+//! Mathematical functions of the losses, accurate where the obvious formulas overflow or cancel.
 
-/// log(1 + eˣ) without overflow; −log σ(−x).
+/// Computes log(1 + eˣ) = −log σ(−x) without overflow.
 pub(super) fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-/// 1 / (1 + e⁻ˣ) without overflow and without losing small values.
+/// Computes 1 / (1 + e⁻ˣ) without overflow and without losing small values.
 pub(super) fn sigmoid(x: f64) -> f64 {
     let e = (-x.abs()).exp();
     if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
 }
 
-/// σ'(x) = σ(x)·σ(−x).
+/// Computes σ'(x) = σ(x)·σ(−x).
 pub(super) fn sigmoid_slope(x: f64) -> f64 {
     sigmoid(x) * sigmoid(-x)
 }
 
-/// `weight · term`, where a weight of 0 drops the term: 0 · ∞ does not arise.
+/// Computes `weight · term`, where a weight of 0 drops the term, so that 0 · ∞ does not occur.
 pub(super) fn weighted(weight: f64, term: f64) -> f64 {
     if weight == 0.0 { 0.0 } else { weight * term }
 }
 
-/// Exponents above this one are cut, as TRL cuts those of its α-divergence: e⁸⁰ still is a number in f32.
+/// Larger exponents are capped, as TRL does for its α-divergence: e⁸⁰ is still finite in f32.
 const LARGEST_EXPONENT: f64 = 80.0;
 
-/// (e^(λx) − 1)/λ and its slope e^(λx); x and 1 for λ = 0, which is the limit.
+/// Computes (e^(λx) − 1)/λ and its slope e^(λx). For λ = 0 these are the limits x and 1.
 ///
-/// Where λx is above 80 the value stays what it is there, and the slope is 0.
+/// For λx above 80 the value stays constant and the slope is 0.
 pub(super) fn power(x: f64, lambda: f64) -> (f64, f64) {
     if lambda == 0.0 {
         return (x, 1.0);

@@ -1,15 +1,15 @@
 //! Odds ratio preference optimization: Hong et al. 2024 (arXiv 2403.07691), equations 6 and 7.
 //!
-//! No reference. With p the mean log-prob of a token, log odds = p − log(1 − eᵖ), o their difference between chosen and
-//! rejected, and N the tokens of prompts and chosen completions in the micro-batch:
+//! There is no reference. Let p be the mean log-prob per token, log odds = p − log(1 − eᵖ), o the difference of the log
+//! odds between chosen and rejected, and N the number of tokens in prompts and chosen completions of the micro-batch:
 //!
 //! `L = −Σ log π_θ(prompt, chosen)/N + β·(−log σ(o))`
 //!
-//! The likelihood is that of the prompt too, as in TRL and in the authors' code; the paper's equation 3 has the completion
-//! alone. `∂(−log σ(o))/∂p = ∓σ(−o)/(1 − eᵖ)`; for a likely chosen completion it is written
-//! −O_r/(e^(p_c) + O_r·(1 − e^(p_c))) with O_r the rejected one's odds, where 0/0 does not arise. p counts as at most −1e-10: the odds
-//! of certain tokens are no number. β is the paper's λ. Soft labels and
-//! `train.max_tokens_per_batch` are refused, as by `sft`.
+//! The likelihood includes the prompt, as in TRL and in the authors' code; the paper's equation 3 has only the
+//! completion. `∂(−log σ(o))/∂p = ∓σ(−o)/(1 − eᵖ)`. For a likely chosen completion it is written as −O_r/(e^(p_c) +
+//! O_r·(1 − e^(p_c))) with O_r the odds of the rejected one, which avoids 0/0. p is clamped to at most −1e-10, because
+//! the odds of certain tokens are infinite. β is the paper's λ. Soft labels and `train.max_tokens_per_batch` are
+//! rejected, as in `sft`.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +21,11 @@ use super::scored::{Pair, Role, Scored};
 use super::terms::{self, Batch, Needs, Terms, Weighed, is_estimate};
 use crate::error::{Problems, Result};
 
-/// Imitation of the chosen completion, and its odds against the rejected one's.
+/// Imitation of the chosen completion, plus its odds ratio to the rejected one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Orpo {
-    /// λ: weight of the odds ratio, above 0.
+    /// λ: weight of the odds-ratio term, above 0.
     pub beta: f64,
 }
 
@@ -78,7 +78,7 @@ impl Orpo {
         }
     }
 
-    /// What TRL logs: the mean log odds of chosen over rejected, and of their log σ.
+    /// Notes what TRL logs: the mean log odds ratio of chosen to rejected, and the mean of its log σ.
     fn note(&self, batch: &Batch, onto: &mut Weighed) -> Result<()> {
         let (mut log_odds, mut log_sigmoid, mut records) = (0.0, 0.0, 0);
         for (_, group) in batch.groups().filter(|(_, group)| !is_estimate(group)) {
@@ -94,7 +94,7 @@ impl Orpo {
     }
 }
 
-/// The odds of a token, from its mean log-prob.
+/// The odds of a completion, from its mean log-prob per token.
 struct Odds {
     /// eᵖ.
     p: f64,
@@ -107,10 +107,10 @@ struct Odds {
 impl Odds {
     fn of(completion: &Scored) -> Self {
         let mean = completion.mean_logp();
-        // Not `min`, which would hide a log-prob that is no number.
+        // `min` would hide a NaN log-prob.
         let mean = if mean > -1e-10 { -1e-10 } else { mean };
         let (p, rest) = (mean.exp(), -mean.exp_m1());
-        // Below −log 2, log(1 − eᵖ) is exact by ln_1p.
+        // Below −log 2, ln_1p computes log(1 − eᵖ) accurately.
         let log_rest = if mean < -std::f64::consts::LN_2 { (-p).ln_1p() } else { rest.ln() };
         Self { p, rest, log: mean - log_rest }
     }

@@ -1,4 +1,4 @@
-//! What the losses of pairs share: margins, soft labels, cross-entropy.
+//! Code shared by the losses of pairs: margins, soft labels, cross-entropy.
 
 use super::divergence::Divergence;
 use super::numbers::{sigmoid, softplus, weighted};
@@ -9,7 +9,7 @@ use crate::error::Result;
 /// The loss of one pair and its gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct PairLoss {
-    /// Nats.
+    /// The loss, in nats.
     pub loss: f64,
     /// ∂loss / ∂ log π_θ(chosen).
     pub d_chosen: f64,
@@ -17,7 +17,7 @@ pub(super) struct PairLoss {
     pub d_rejected: f64,
 }
 
-/// Adds a loss that is a function of one pair at a time.
+/// Adds a loss that is a function of a single pair.
 pub(super) fn add_pairs(
     batch: &Batch,
     weight: f64,
@@ -33,13 +33,13 @@ pub(super) fn add_pairs(
     Ok(())
 }
 
-/// A loss L(δ) of the difference δ of the scores of chosen and rejected, with a label y: y·L(δ) + (1−y)·L(−δ).
-/// `loss` gives L and dL/dδ.
+/// Computes a loss L(δ) of the difference δ between the scores of chosen and rejected, with a label y: y·L(δ) +
+/// (1−y)·L(−δ). `loss` returns L and dL/dδ.
 pub(super) fn of_margin(pair: &Pair, divergence: Divergence, loss: impl Fn(f64) -> (f64, f64)) -> PairLoss {
     of_scaled_margin(pair, divergence, [1.0, 1.0], loss)
 }
 
-/// The same of scores over a token.
+/// Same as [`of_margin`], with scores per token.
 pub(super) fn of_mean_margin(
     pair: &Pair,
     divergence: Divergence,
@@ -58,7 +58,7 @@ fn of_scaled_margin(
     let (chosen, rejected) = pair.log_ratios();
     let ((chosen, d_chosen), (rejected, d_rejected)) = (divergence.score(chosen), divergence.score(rejected));
     let (found, slope) = with_label(pair.label(), chosen * scales[0] - rejected * scales[1], loss);
-    // A slope of 0 stays 0: a score's own slope may be as large as e⁸⁰, never infinite.
+    // A slope of 0 stays 0: the slope of a score may reach e⁸⁰ but is never infinite.
     PairLoss {
         loss: found,
         d_chosen: slope * d_chosen * scales[0],
@@ -66,7 +66,7 @@ fn of_scaled_margin(
     }
 }
 
-/// y·L(δ) + (1−y)·L(−δ) and its slope.
+/// Returns y·L(δ) + (1−y)·L(−δ) and its slope.
 pub(super) fn with_label(label: f64, delta: f64, loss: impl Fn(f64) -> (f64, f64)) -> (f64, f64) {
     let ((kept, kept_slope), (flipped, flipped_slope)) = (loss(delta), loss(-delta));
     (
@@ -75,8 +75,8 @@ pub(super) fn with_label(label: f64, delta: f64, loss: impl Fn(f64) -> (f64, f64
     )
 }
 
-/// A loss L(a, b) of the log-ratios of chosen and rejected, with a label y: y·L(a, b) + (1−y)·L(b, a). `loss` gives
-/// L, ∂L/∂a and ∂L/∂b.
+/// Computes a loss L(a, b) of the log-ratios of chosen and rejected, with a label y: y·L(a, b) + (1−y)·L(b, a). `loss`
+/// returns L, ∂L/∂a and ∂L/∂b.
 pub(super) fn of_ratios(pair: &Pair, loss: impl Fn(f64, f64) -> [f64; 3]) -> PairLoss {
     let (a, b) = pair.log_ratios();
     let (kept, flipped) = (pair.label(), 1.0 - pair.label());
@@ -88,16 +88,16 @@ pub(super) fn of_ratios(pair: &Pair, loss: impl Fn(f64, f64) -> [f64; 3]) -> Pai
     }
 }
 
-/// −t·log σ(x) − (1−t)·log σ(−x), and its slope −t·σ(−x) + (1−t)·σ(x).
+/// Returns −t·log σ(x) − (1−t)·log σ(−x) and its slope −t·σ(−x) + (1−t)·σ(x).
 ///
-/// The slope is not written σ(x) − t: that cancels to 0 for t = 1 and x above 37, where σ(−x) is still exact.
+/// The slope is not computed as σ(x) − t, which cancels to 0 for t = 1 and x above 37, where σ(−x) is still accurate.
 pub(super) fn cross_entropy(x: f64, target: f64) -> (f64, f64) {
     // −log σ(x) = softplus(−x)
     let loss = weighted(target, softplus(-x)) + weighted(1.0 - target, softplus(x));
     (loss, (1.0 - target) * sigmoid(x) - target * sigmoid(-x))
 }
 
-/// The target of a label y with smoothing ε: y·(1−ε) + (1−y)·ε.
+/// Returns the target of a label y with smoothing ε: y·(1−ε) + (1−y)·ε.
 pub(super) fn smoothed(label: f64, epsilon: f64) -> f64 {
     label * (1.0 - epsilon) + (1.0 - label) * epsilon
 }

@@ -1,11 +1,12 @@
-//! DPO on ranked lists: Rafailov et al. 2023 (arXiv 2305.18290), appendix A.3; the model of Plackett 1975 and Luce 1959.
+//! DPO on ranked lists: Rafailov et al. 2023 (arXiv 2305.18290), appendix A.3; the model of Plackett 1975 and
+//! Luce 1959.
 //!
-//! With s_k = β·(log π_θ − log π_ref) of the completion on place k, from the best to the worst of K:
+//! With s_k = β·(log π_θ − log π_ref) of the completion at rank k, from the best to the worst of K:
 //!
 //! `L = −Σ_{k<K} (s_k − log Σ_{j≥k} e^(s_j))`, `∂L/∂s_j = Σ_{k≤min(j, K−1)} e^(s_j)/Σ_{i≥k} e^(s_i) − [j < K]`
 //!
-//! For two completions it is `sigmoid`. TRL has no such loss. The sums run from the worst place up, each as
-//! log(e^(s_k) + e^(sum below)).
+//! For two completions this equals `sigmoid`. TRL has no such loss. The sums are accumulated from the worst rank
+//! upwards, each as log(e^(s_k) + e^(sum below)).
 
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +15,11 @@ use super::scored::{Role, Scored};
 use super::terms::{self, Batch, Needs, Records, Terms, Weighed, is_estimate};
 use crate::error::{Error, Problems, Result};
 
-/// Likelihood of a ranking.
+/// The negative log-likelihood of a ranking.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlackettLuce {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
 }
 
@@ -60,9 +61,9 @@ impl Terms for PlackettLuce {
 }
 
 impl PlackettLuce {
-    /// The loss of a list and its slope by each s.
+    /// Returns the loss of a list and its slope with respect to each s.
     fn list(&self, group: &[Scored]) -> (f64, Vec<f64>) {
-        // `Objective::weigh` has checked that there is a reference.
+        // `Objective::weigh` has already checked that there is a reference.
         let s: Vec<f64> = group.iter().map(|c| self.beta * c.log_ratio().unwrap_or(f64::NAN)).collect();
         // below[k] = log Σ_{j>k} e^(s_j)
         let mut below = vec![f64::NEG_INFINITY; s.len()];
@@ -72,7 +73,7 @@ impl PlackettLuce {
         let mut slopes = vec![0.0; s.len()];
         let mut loss = 0.0;
         for k in 0..s.len() - 1 {
-            // log σ(s_k − below_k) is the log-probability that place k wins against all below it.
+            // log σ(s_k − below_k) is the log-probability that rank k wins against everything below it.
             let margin = s[k] - below[k];
             loss += softplus(-margin);
             let lost = sigmoid(-margin);
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn equal_scores_give_the_number_of_orders() {
-        // 4! orders, each as likely
+        // 4! orders, all equally likely
         assert!((weighed(&[2.0; 4]).losses[0] - 24f64.ln()).abs() < 1e-14);
     }
 

@@ -1,11 +1,11 @@
 //! Robust DPO: Chowdhury et al. 2024 (arXiv 2403.00409).
 //!
-//! An unbiased estimate of the DPO loss S where a share ε of the labels is flipped, with x = β·(s_chosen − s_rejected),
-//! s the score of a completion (`divergence.rs`) and S(x) = −log σ(x):
+//! An unbiased estimate of the DPO loss S if a share ε of the labels is flipped, with x = β·(s_chosen − s_rejected), s
+//! the score of a completion (`divergence.rs`) and S(x) = −log σ(x):
 //!
 //! `L = ((1−ε)·S(x) − ε·S(−x)) / (1−2ε)`, `∂L/∂x = −((1−ε)·σ(−x) + ε·σ(x)) / (1−2ε)`
 //!
-//! A soft label y takes y·L(x) + (1−y)·L(−x). The loss has no lower bound for ε above 0.
+//! A soft label y gives y·L(x) + (1−y)·L(−x). The loss has no lower bound if ε is above 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,11 @@ use crate::error::{Problems, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Robust {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
-    /// ε: the share of labels that are flipped, in [0, 0.5).
+    /// ε: the share of flipped labels, in [0, 0.5).
     pub label_smoothing: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,
@@ -84,7 +84,7 @@ mod tests {
         let clean = Robust { label_smoothing: 0.0, ..loss.clone() };
         let batch = logps([1.5, 0.0, 0.0, 0.0]);
         let flipped = batch.map(|completion| Scored { label: 0.0, ..completion });
-        // A quarter of the labels flipped: the mean is the loss of the clean ones.
+        // With a quarter of the labels flipped, the mean is the loss of the clean labels.
         let mean = 0.75 * pair_of(&loss, &batch).loss + 0.25 * pair_of(&loss, &flipped).loss;
         assert!((mean - pair_of(&clean, &batch).loss).abs() < 1e-15);
     }

@@ -1,15 +1,15 @@
-//! What an objective is computed from: completions with their log-probs and their part in the comparison.
+//! The input of an objective: completions with their log-probs and their role in the comparison.
 
 use crate::error::{Error, Result};
 
-/// The part that a completion plays in its group.
+/// The role of a completion in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The preferred answer of a pair.
     Chosen,
     /// The other answer of a pair.
     Rejected,
-    /// Its place in a ranked list; 0 is the best.
+    /// An answer at this rank of a list; 0 is the best.
     Rank(usize),
     /// A single answer that is desirable (KTO).
     Desirable,
@@ -17,41 +17,41 @@ pub enum Role {
     Undesirable,
     /// A single answer to imitate (SFT).
     Text,
-    /// An answer behind the prompt of another one. It only estimates a divergence and has no gradient.
+    /// An answer that follows the prompt of another record. It only estimates a divergence and has no gradient.
     Mismatched,
-    /// The prompt itself, behind its first token. It follows the completions of its record.
+    /// The prompt itself, after its first token. It comes after the completions of its record.
     Prompt,
 }
 
 /// A completion of a batch after the model has scored it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
-    /// Which record of the batch it belongs to. The completions of a group stand together.
+    /// The record of the batch that the completion belongs to. The completions of a group are adjacent.
     pub group: usize,
-    /// Its part in the group.
+    /// The role in the group.
     pub role: Role,
     /// y in [0, 1]: the degree to which the chosen completion of the group is preferred; 1 for every other role.
     pub label: f64,
     /// log π_θ(completion | prompt), summed over its scored tokens, nats.
     pub logp: f64,
-    /// The same under π_ref; `None` if the objective needs no reference.
+    /// The same log-prob under π_ref; `None` if the objective needs no reference.
     pub ref_logp: Option<f64>,
-    /// Scored tokens.
+    /// The number of scored tokens.
     pub tokens: usize,
 }
 
 impl Scored {
-    /// log π_θ − log π_ref, nats; `None` without a reference.
+    /// Returns log π_θ − log π_ref, nats; `None` without a reference.
     pub fn log_ratio(&self) -> Option<f64> {
         self.ref_logp.map(|reference| self.logp - reference)
     }
 
-    /// log π_θ over a token, nats.
+    /// Returns log π_θ per token, nats.
     pub fn mean_logp(&self) -> f64 {
         self.logp / self.tokens.max(1) as f64
     }
 
-    /// Whether its log-probs are finite numbers.
+    /// Whether all log-probs are finite.
     pub fn is_finite(&self) -> bool {
         self.logp.is_finite() && self.ref_logp.is_none_or(f64::is_finite)
     }
@@ -65,28 +65,28 @@ pub(super) struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// The degree to which the chosen completion is preferred.
+    /// Returns the degree to which the chosen completion is preferred.
     pub(super) fn label(&self) -> f64 {
         self.chosen.label
     }
 
-    /// log π_θ − log π_ref of both completions, nats.
+    /// Returns log π_θ − log π_ref of both completions, nats.
     pub(super) fn log_ratios(&self) -> (f64, f64) {
-        // `Objective::weigh` has checked that there is a reference where one is needed.
+        // `Objective::weigh` has already checked that there is a reference where one is needed.
         let ratio = |scored: &Scored| scored.log_ratio().unwrap_or(f64::NAN);
         (ratio(self.chosen), ratio(self.rejected))
     }
 }
 
-/// The groups of a batch, in order.
+/// Returns the groups of a batch, in order.
 pub(super) fn groups(batch: &[Scored]) -> impl Iterator<Item = &[Scored]> {
     batch.chunk_by(|a, b| a.group == b.group)
 }
 
-/// The group as a pair; what a loss scores besides may follow it.
+/// Returns the group as a pair. Additional scored entries (the prompt, for example) may follow the pair.
 ///
 /// # Errors
-/// If it has other completions.
+/// Fails if the group has other completions.
 pub(super) fn pair(group: &[Scored]) -> Result<Pair<'_>> {
     match group {
         [

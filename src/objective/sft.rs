@@ -1,12 +1,12 @@
-//! Supervised fine-tuning: the mean negative log-likelihood of a token.
+//! Supervised fine-tuning: the mean negative log-likelihood per token.
 //!
-//! With N the tokens of all completions to imitate: `L = −Σ log π_θ / N`, `∂L/∂ log π_θ = −1/N`.
+//! With N the number of tokens in all completions to imitate: `L = −Σ log π_θ / N`, `∂L/∂ log π_θ = −1/N`.
 //!
-//! The completions to imitate are texts of their own or, of pairs, the chosen ones. Over texts, and where it is the only
-//! loss, N counts the tokens of the whole step, as TRL's `SFTTrainer` does; added to losses of pairs, those of the
-//! micro-batch, as `DPOTrainer` does. Then `train.max_tokens_per_batch` is refused, which would change the mean. A label
-//! does not matter where nothing is compared, so a soft one is refused. It has no reward and needs no reference: `DPOTrainer`
-//! computes one all the same, for its metrics.
+//! The completions to imitate are texts, or the chosen completions of pairs. For texts, and when it is the only loss, N
+//! counts the tokens of the whole step, as in TRL's `SFTTrainer`. When added to losses of pairs, N counts those of the
+//! micro-batch, as in `DPOTrainer`; `train.max_tokens_per_batch` is then rejected because it would change the mean. A
+//! label has no meaning where nothing is compared, so a soft label is rejected. The loss has no reward and needs no
+//! reference; `DPOTrainer` still computes one for its metrics.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,12 +1,12 @@
 //! The DPO loss: Rafailov et al. 2023 (arXiv 2305.18290), equation 7, with a soft target.
 //!
-//! With s the score of a completion (`divergence.rs`; log π_θ − log π_ref by default), Δ = β·(s_chosen − s_rejected) and
-//! target t = y·(1−ε) + (1−y)·ε:
+//! With s the score of a completion (`divergence.rs`; log π_θ − log π_ref by default), Δ = β·(s_chosen − s_rejected)
+//! and target t = y·(1−ε) + (1−y)·ε:
 //!
 //! `L = −t·log σ(Δ) − (1−t)·log σ(−Δ)`, `∂L/∂Δ = −t·σ(−Δ) + (1−t)·σ(Δ)`
 //!
 //! t = 1 is equation 7; t = 1 − ε is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"). TRL 1.16
-//! accepts `label_smoothing` for this loss and ignores it; here it has the meaning of the paper.
+//! accepts `label_smoothing` for this loss but ignores it; here it has the meaning given in the paper.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,11 @@ use crate::error::{Problems, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sigmoid {
-    /// Strength of the pull towards the reference, above 0. Rewards are multiples of it.
+    /// Strength of the regularization towards the reference, above 0. Rewards are multiples of it.
     pub beta: f64,
     /// ε: the assumed share of flipped labels (cDPO), in [0, 0.5).
     pub label_smoothing: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,

@@ -1,11 +1,12 @@
-//! Length-normalised DPO: Lambert et al. 2024, Tülu 3 (arXiv 2411.15124); also of OLMo 3.
+//! Length-normalised DPO: Lambert et al. 2024, Tülu 3 (arXiv 2411.15124); also used by OLMo 3.
 //!
-//! With s the score of a completion (`divergence.rs`), n its scored tokens and Δ = β·(s_chosen/n_c − s_rejected/n_r):
+//! With s the score of a completion (`divergence.rs`), n its number of scored tokens and Δ = β·(s_chosen/n_c −
+//! s_rejected/n_r):
 //!
 //! `L = −log σ(Δ)`, `∂L/∂Δ = −σ(−Δ)`
 //!
-//! Scores over a token are small, so that β is larger than in DPO: Tülu 3 takes 5. Rewards are β·(log π_θ − log π_ref) of
-//! the whole completion, as TRL logs them. A soft label y takes y·L(Δ) + (1−y)·L(−Δ).
+//! Scores per token are small, so β is larger than in DPO: Tülu 3 uses 5. Rewards are β·(log π_θ − log π_ref) of the
+//! whole completion, as logged by TRL. A soft label y gives y·L(Δ) + (1−y)·L(−Δ).
 
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +16,13 @@ use super::scored::{Pair, Scored};
 use super::terms::{self, Batch, Terms, Weighed};
 use crate::error::{Problems, Result};
 
-/// The DPO loss of log-ratios over a token.
+/// The DPO loss on log-ratios per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SigmoidNorm {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
-    /// What holds the policy near the reference.
+    /// The divergence that regularizes the policy towards the reference.
     pub f_divergence_type: FDivergenceType,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: f64,

@@ -1,13 +1,14 @@
 //! Simple preference optimization: Meng et al. 2024 (arXiv 2405.14734), equation 6.
 //!
-//! No reference: the reward r is the mean log-prob of a token. With x = β·(r_chosen − r_rejected) − γ and N the tokens of the
-//! micro-batch's chosen completions:
+//! There is no reference: the reward r is the mean log-prob per token. With x = β·(r_chosen − r_rejected) − γ and N the
+//! number of tokens in the micro-batch's chosen completions:
 //!
 //! `L = −(1−ε)·log σ(x) − ε·log σ(−x) + cpo_alpha·(−Σ log π_θ(chosen)/N)`, `∂L/∂x = −(1−ε)·σ(−x) + ε·σ(x)`
 //!
-//! Keys and defaults are those of TRL's `CPOConfig`. So `cpo_alpha` is 1 unless it is set (CPO-SimPO); **the paper's loss has
-//! `cpo_alpha: 0`**, and a β of 2 and more. `alpha` other than 0 shapes the rewards as in AlphaPO. A soft label
-//! is refused with `cpo_alpha`, else it takes the loss of both orders, y and 1 − y of it; γ is wanted of either.
+//! Keys and defaults are those of TRL's `CPOConfig`. `cpo_alpha` therefore defaults to 1 (CPO-SimPO); **the paper's
+//! loss has `cpo_alpha: 0`** and a β of 2 or more. A nonzero `alpha` shapes the rewards as in AlphaPO. With
+//! `cpo_alpha`, a soft label is rejected. Otherwise it gives the losses of both orders, weighted by y and 1 − y; each
+//! order has the target margin γ.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +27,11 @@ pub struct Simpo {
     pub beta: f64,
     /// ε: the assumed share of flipped labels, in [0, 0.5).
     pub label_smoothing: f64,
-    /// γ: the margin wanted, in the units of the rewards.
+    /// γ: the target margin, in the units of the rewards.
     pub simpo_gamma: f64,
-    /// Weight of the negative log-likelihood; 0 in the paper.
+    /// Weight of the negative log-likelihood term; 0 in the paper.
     pub cpo_alpha: f64,
-    /// α of AlphaPO's rewards; 0 is the log-prob itself.
+    /// α of AlphaPO's rewards; 0 uses the log-prob itself.
     pub alpha: f64,
 }
 

@@ -4,7 +4,7 @@
 //!
 //! `L = (a − 1/(2β))² + (b + 1/(2β))²`, `∂L/∂a = 2·(a − 1/(2β))`, `∂L/∂b = 2·(b + 1/(2β))`
 //!
-//! A soft label y takes y·L(a, b) + (1−y)·L(b, a). Its gradient is that of the paper's loss with the probability y that the
+//! A soft label y gives y·L(a, b) + (1−y)·L(b, a). Its gradient is that of the paper's loss with probability y that the
 //! chosen completion wins: the optimum of a becomes (y − ½)/β.
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::error::{Problems, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SppoHard {
-    /// Strength of the pull towards the reference, above 0.
+    /// Strength of the regularization towards the reference, above 0.
     pub beta: f64,
 }
 

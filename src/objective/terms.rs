@@ -1,4 +1,4 @@
-//! What every loss provides.
+//! The interface that every loss implements.
 
 use std::ops::Deref;
 
@@ -6,25 +6,25 @@ use super::metrics::Figure;
 use super::scored::{Role, Scored, groups};
 use crate::error::{Problems, Result};
 
-/// What an objective is computed from.
+/// The inputs an objective needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// The log-probs of the reference. Without them a run makes no reference pass.
+    /// Whether the log-probs of the reference are needed. If not, a run makes no reference pass.
     pub reference: bool,
-    /// Completions behind the prompt of another record, which estimate a divergence (KTO).
+    /// Whether completions after the prompt of another record are needed to estimate a divergence (KTO).
     pub mismatched: bool,
-    /// The log-prob of the prompt itself (ORPO).
+    /// Whether the log-prob of the prompt itself is needed (ORPO).
     pub prompt: bool,
-    /// All records of a micro-batch at once: the loss of a record depends on the others, so that the batch must not be
-    /// cut.
+    /// Whether all records of a micro-batch are needed at once. The loss of a record then depends on the others, so
+    /// that the batch must not be split.
     pub whole_batch: bool,
-    /// Whether it knows what a label other than 1 means.
+    /// Whether labels other than 1 are supported.
     pub soft_labels: bool,
-    /// Which records it takes.
+    /// The kind of records the loss takes.
     pub records: Records,
 }
 
-/// Kinds of record that a loss takes.
+/// The kinds of records a loss can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Records {
     /// A chosen and a rejected completion.
@@ -38,14 +38,14 @@ pub enum Records {
 }
 
 impl Records {
-    /// What two losses that are added up take: a loss of texts takes the chosen completion of a pair, too.
+    /// Returns the records that two summed losses take: a loss of texts also accepts the chosen completion of a pair.
     pub(super) fn with(self, other: Self) -> Self {
         if self == Self::Texts { other } else { self }
     }
 }
 
 impl Needs {
-    /// Pairs and a reference: what most losses need.
+    /// Pairs and a reference, which most losses need.
     pub const PAIRS: Self = Self {
         reference: true,
         mismatched: false,
@@ -56,27 +56,27 @@ impl Needs {
     };
 }
 
-/// A loss. Its parameters are its fields, named as in TRL.
+/// A loss. Its parameters are its fields, with TRL's names.
 pub(super) trait Terms {
-    /// What it is computed from.
+    /// Returns the inputs the loss needs.
     fn needs(&self) -> Needs {
         Needs::PAIRS
     }
 
-    /// Names every invalid parameter.
+    /// Reports every invalid parameter.
     fn check(&self, problems: &mut Problems);
 
-    /// Adds `weight` times the loss of each group and its gradient. The mean over the groups is the loss of the batch.
+    /// Adds `weight` times the loss of each group and its gradient. The loss of the batch is the mean over the groups.
     ///
     /// # Errors
-    /// If a group does not have the completions that the loss compares.
+    /// Fails if a group does not have the completions that the loss compares.
     fn add(&self, batch: &Batch, weight: f64, onto: &mut Weighed) -> Result<()>;
 
-    /// The implicit reward of a completion, for the metrics.
+    /// Returns the implicit reward of a completion, for the metrics.
     fn reward(&self, completion: &Scored) -> Option<f64>;
 
-    /// The log-prob of a completion that the loss compares, as TRL logs it: of the whole completion or, where the loss
-    /// divides by the length, of a token.
+    /// Returns the log-prob of a completion that the loss compares, as TRL logs it: of the whole completion or, if the
+    /// loss divides by the length, per token.
     fn logp(&self, completion: &Scored) -> f64 {
         completion.logp
     }
@@ -86,24 +86,24 @@ pub(super) trait Terms {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch<'a> {
     completions: &'a [Scored],
-    /// Scored tokens to imitate, for each record: what a mean over tokens is divided by.
+    /// The number of tokens to imitate per record, by which a mean over tokens is divided.
     pub tokens_per_record: f64,
 }
 
 impl<'a> Batch<'a> {
-    /// A batch of its own.
+    /// Creates a batch that is not part of a larger step.
     pub(super) fn new(completions: &'a [Scored]) -> Self {
         let tokens: usize = completions.iter().filter(|c| is_imitated(c.role)).map(|c| c.tokens).sum();
         let records = groups(completions).filter(|group| !is_estimate(group)).count();
         Self { completions, tokens_per_record: tokens.max(1) as f64 / records.max(1) as f64 }
     }
 
-    /// The same batch with the mean over tokens taken of more than it: of the whole step.
+    /// Returns the same batch, with means over tokens taken over the whole step.
     pub(super) fn within(self, tokens_per_record: f64) -> Self {
         Self { tokens_per_record, ..self }
     }
 
-    /// The groups in order, each with the index of its first completion.
+    /// Returns the groups in order, each with the index of its first completion.
     pub(super) fn groups(&self) -> impl Iterator<Item = (usize, &'a [Scored])> {
         groups(self.completions).scan(0, |first, group| {
             let at = *first;
@@ -121,29 +121,29 @@ impl Deref for Batch<'_> {
     }
 }
 
-/// Whether supervised losses imitate a completion in this role.
+/// Whether supervised losses imitate a completion with this role.
 pub(super) fn is_imitated(role: Role) -> bool {
     matches!(role, Role::Chosen | Role::Text)
 }
 
-/// Whether a group only serves an estimate, and so has no loss.
+/// Whether a group is only used for an estimate and therefore has no loss.
 pub(super) fn is_estimate(group: &[Scored]) -> bool {
     group.iter().all(|completion| completion.role == Role::Mismatched)
 }
 
-/// The loss of a batch.
+/// The loss of a batch and its gradient.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Weighed {
-    /// The loss of each group, nats; 0 for one that only serves an estimate.
+    /// The loss of each group, nats; 0 for a group that is only used for an estimate.
     pub losses: Vec<f64>,
     /// ∂(Σ losses) / ∂ log-prob of each completion of the batch, in order.
     pub d_logps: Vec<f64>,
-    /// What a loss logs besides: the sum of a figure, and over how many records it is.
+    /// Additional figures that a loss logs: the sum of each and the number of records it covers.
     pub(super) figures: Vec<(Figure, f64, u64)>,
 }
 
 impl Weighed {
-    /// Zeros for a batch.
+    /// Creates zeros for a batch.
     pub(super) fn zeros(batch: &[Scored]) -> Self {
         Self {
             losses: vec![0.0; groups(batch).count()],
@@ -152,7 +152,7 @@ impl Weighed {
         }
     }
 
-    /// Indices of the groups whose loss or gradient is not a finite number.
+    /// Returns the indices of the groups whose loss or gradient is not finite.
     pub fn broken(&self, batch: &[Scored]) -> Vec<usize> {
         let mut broken = Vec::new();
         for ((first, group), loss) in Batch::new(batch).groups().zip(&self.losses) {
@@ -165,14 +165,14 @@ impl Weighed {
     }
 }
 
-/// Refuses a β that is not above 0.
+/// Rejects a β that is not above 0.
 pub(super) fn check_beta(beta: f64, problems: &mut Problems) {
     problems.require(beta.is_finite() && beta > 0.0, || {
         format!("objective.beta is {beta}; it must be a finite number above 0, such as 0.1")
     });
 }
 
-/// Refuses a label smoothing outside [0, 0.5).
+/// Rejects a label smoothing outside [0, 0.5).
 pub(super) fn check_smoothing(epsilon: f64, problems: &mut Problems) {
     problems.require((0.0..0.5).contains(&epsilon), || {
         format!(
@@ -181,14 +181,14 @@ pub(super) fn check_smoothing(epsilon: f64, problems: &mut Problems) {
     });
 }
 
-/// Refuses a weight that is negative or not a finite number.
+/// Rejects a weight that is negative or not finite.
 pub(super) fn check_weight(key: &str, weight: f64, problems: &mut Problems) {
     problems.require(weight.is_finite() && weight >= 0.0, || {
         format!("objective.{key} is {weight}; it must be a finite number, 0 or above")
     });
 }
 
-/// Refuses what is not a finite number.
+/// Rejects a value that is not finite.
 pub(super) fn check_finite(key: &str, value: f64, problems: &mut Problems) {
     problems.require(value.is_finite(), || format!("objective.{key} is {value}; it must be a finite number"));
 }

@@ -1,4 +1,4 @@
-//! What the tests of the losses share.
+//! Helpers shared by the tests of the losses.
 
 use super::pairs::PairLoss;
 use super::scored::{Role, Scored, pair};
@@ -8,12 +8,13 @@ fn scored(group: usize, role: Role, logp: f64, reference: f64, tokens: usize) ->
     Scored { group, role, label: 1.0, logp, ref_logp: Some(reference), tokens }
 }
 
-/// A pair of 4 and 3 tokens: log-probs of chosen and rejected, under the policy and under the reference.
+/// Builds a pair of 4 and 3 tokens from the log-probs of chosen and rejected under the policy and under the reference.
 pub(super) fn logps([chosen, rejected, ref_chosen, ref_rejected]: [f64; 4]) -> [Scored; 2] {
     [scored(0, Role::Chosen, chosen, ref_chosen, 4), scored(0, Role::Rejected, rejected, ref_rejected, 3)]
 }
 
-/// Judged completions by log-ratio and whether they are desirable, and the log-ratios of mismatched ones.
+/// Builds judged completions from log-ratios and whether they are desirable, plus mismatched ones from their
+/// log-ratios.
 pub(super) fn judged(ratios: &[(f64, bool)], estimates: &[f64]) -> Vec<Scored> {
     let role = |desirable| if desirable { Role::Desirable } else { Role::Undesirable };
     let judged = ratios.iter().map(|(ratio, desirable)| (*ratio, role(*desirable)));
@@ -24,13 +25,13 @@ pub(super) fn judged(ratios: &[(f64, bool)], estimates: &[f64]) -> Vec<Scored> {
         .collect()
 }
 
-/// A ranked list with these log-ratios.
+/// Builds a ranked list with these log-ratios.
 pub(super) fn ranked(ratios: &[f64]) -> Vec<Scored> {
     let place = |(place, ratio): (usize, &f64)| scored(0, Role::Rank(place), ratio - 20.0, -20.0, 3 + place);
     ratios.iter().enumerate().map(place).collect()
 }
 
-/// The loss of one pair.
+/// Returns the loss of one pair.
 pub(super) fn pair_of(loss: &dyn Terms, batch: &[Scored]) -> PairLoss {
     assert!(pair(batch).is_ok());
     let found = weigh(loss, batch);
@@ -43,7 +44,7 @@ pub(super) fn weigh(loss: &dyn Terms, batch: &[Scored]) -> Weighed {
     found
 }
 
-/// A batch of three records that the loss takes, its log-ratios about `scale` in size.
+/// Builds a batch of three records that the loss takes, with log-ratios of about `scale` in size.
 pub(super) fn batch_for(loss: &dyn Terms, scale: f64, label: f64) -> Vec<Scored> {
     let needs = loss.needs();
     let ratios = [[2.5, -1.25], [-0.5, 1.5], [0.3, -2.0]].map(|pair| pair.map(|ratio| ratio * scale));
@@ -62,7 +63,7 @@ pub(super) fn batch_for(loss: &dyn Terms, scale: f64, label: f64) -> Vec<Scored>
             .into_iter()
             .enumerate()
             .flat_map(|(group, [chosen, rejected])| {
-                // Without a reference it is the log-prob that counts, which is below 0.
+                // Without a reference the log-prob itself counts, and it must be below 0.
                 let lower = |ratio: f64| if needs.reference { ratio - 20.0 } else { -5.0 - ratio.abs() };
                 let mut pair = vec![
                     scored(group, Role::Chosen, lower(chosen), -20.0, 4 + group),
@@ -90,7 +91,7 @@ pub(super) fn assert_gradient(name: &str, loss: &dyn Terms, batch: &[Scored]) {
             total(&batch)
         };
         let expected = (moved(h) - moved(-h)) / (2.0 * h);
-        // The rounding of the sum, over h, beside the relative error.
+        // Relative error plus the rounding error of the sum divided by h.
         let tolerance = 1e-7 * expected.abs().max(1.0) + 1e-15 * total(batch).abs() / h;
         assert!((slope - expected).abs() < tolerance, "{name}: {slope} against {expected}");
     }

@@ -1,22 +1,22 @@
-//! `y = min(max(x, −c), c)` (OLMo 1's queries, keys and values). The gradient passes where nothing was clipped.
+//! `y = min(max(x, −c), c)` (OLMo 1's queries, keys and values). The gradient passes where nothing is clipped.
 
 use candle_core::Tensor;
 
 use crate::error::Result;
 
-/// `x [T, n] → y [T, n]`, and what the gradient is multiplied by: 1 where |x| ≤ `size`, else 0.
+/// Returns `y [T, n]` for `x [T, n]`, and the factor of the gradient: 1 where |x| ≤ `size`, else 0.
 ///
 /// # Errors
-/// If `x` is not f32.
+/// Returns an error if `x` is not f32.
 pub fn forward(x: &Tensor, size: f32) -> Result<(Tensor, Tensor)> {
     let passes = x.abs()?.le(size)?.to_dtype(x.dtype())?;
     Ok((x.clamp(-size, size)?, passes))
 }
 
-/// `dy [T, n] → dx [T, n]`.
+/// Returns `dx [T, n]` for `dy [T, n]`.
 ///
 /// # Errors
-/// If the shapes differ.
+/// Returns an error if the shapes differ.
 pub fn backward(dy: &Tensor, passes: &Tensor) -> Result<Tensor> {
     Ok((dy * passes)?)
 }

@@ -13,23 +13,23 @@ use crate::weights::{Elements, FrozenWeight};
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: FrozenWeight,
-    /// Stored `[in, out]` (GPT-2's Conv1D) instead of `[out, in]`.
+    /// Whether the weight is stored `[in, out]` (GPT-2's Conv1D) instead of `[out, in]`.
     transposed: bool,
     bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    /// The map of a two-dimensional `weight`; `bias` has one number an output.
+    /// Creates the map of a two-dimensional `weight`; `bias` has one number per output.
     pub fn new(weight: FrozenWeight, transposed: bool, bias: Option<Vec<f32>>) -> Self {
         Self { weight, transposed, bias }
     }
 
-    /// Features that come in.
+    /// The number of input features.
     pub fn inputs(&self) -> usize {
         self.weight.shape()[usize::from(!self.transposed)]
     }
 
-    /// Features that go out.
+    /// The number of output features.
     pub fn outputs(&self) -> usize {
         self.weight.shape()[usize::from(self.transposed)]
     }
@@ -49,12 +49,12 @@ impl Linear {
         self.bias.as_deref()
     }
 
-    /// The weight as the right side of a product: outputs are lanes (`x·Wᵀ`), or inputs are (`dy·W`).
+    /// Returns the weight as the right operand of a product; its lanes are the outputs (`x·Wᵀ`) or the inputs (`dy·W`).
     pub(super) fn operand(&self, outputs_are_lanes: bool) -> Operand<'_> {
         self.rows_operand(0..self.outputs(), outputs_are_lanes)
     }
 
-    /// As [`Linear::operand`], for the outputs `range` alone.
+    /// Like [`Linear::operand`], for the outputs in `range` only.
     pub(super) fn rows_operand(&self, range: Range<usize>, outputs_are_lanes: bool) -> Operand<'_> {
         let (data, outputs, inputs) = (self.weight.elements(), range.len(), self.inputs());
         let (output_stride, input_stride) = if self.transposed { (1, self.outputs()) } else { (inputs, 1) };
@@ -76,20 +76,20 @@ impl Linear {
         }
     }
 
-    /// Arithmetic of one product of `rows` rows.
+    /// The floating-point operations of one product of `rows` rows.
     pub(super) fn flop(&self, rows: usize) -> usize {
         2 * rows * self.inputs() * self.outputs()
     }
 
-    /// What its products are rounded to.
+    /// The precision to which the operands of its products are rounded.
     pub fn precision(&self) -> Precision {
         Precision::of(&self.weight.elements())
     }
 
-    /// `x [T, in] → y [T, out]`.
+    /// Returns `y [T, out]` for `x [T, in]`.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// Returns an error if the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, _) = x.dims2()?;
         let x = host::read(x)?;
@@ -97,7 +97,7 @@ impl Linear {
         host::tensor(self.products(&x, Vec::new()), (rows, self.outputs()))
     }
 
-    /// `x·Wᵀ + b`, and what `more` adds, in one pass over the output.
+    /// Computes `x·Wᵀ + b` plus the products in `more`, in one pass over the output.
     pub(super) fn products<'a>(&'a self, x: &'a Packed, more: Vec<Segment<'a>>) -> Vec<f32> {
         let mut segments = vec![Segment { a: x, b: self.operand(true) }];
         segments.extend(more);
@@ -147,7 +147,7 @@ mod tests {
             let weight = wide.weight.to_dtype(dtype);
             let exact = Linear::new(weight.to_dtype(DType::F32), false, wide.bias.clone());
             let half = Linear::new(weight, false, wide.bias.clone());
-            // f16 weights are multiplied in f32; bf16 rounds the activations as well (2⁻⁹ each).
+            // f16 weights are multiplied in f32; with bf16 weights the activations are rounded as well (2⁻⁹ each).
             assert_same(&half.forward(&x).unwrap(), &exact.forward(&x).unwrap(), tolerance, dtype.name());
         }
     }

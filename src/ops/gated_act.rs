@@ -1,4 +1,4 @@
-//! `h = act(gate) ∘ up` (Shazeer 2020, arXiv 2002.05202), and `h = act(x)` where nothing gates.
+//! `h = act(gate) ∘ up` (Shazeer 2020, arXiv 2002.05202), and `h = act(x)` where there is no gate.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -7,12 +7,12 @@ use super::host;
 use super::simd::{exp, fma, vectorised};
 use crate::error::Result;
 
-/// The nonlinearities of the families.
+/// The nonlinearities of the model families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// x·σ(x).
     Silu,
-    /// x·Φ(x), by the error function.
+    /// x·Φ(x), computed with the error function.
     Gelu,
     /// GELU's tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
@@ -23,7 +23,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// By its name in `config.json` (`hidden_act`, `activation_function`, ...).
+    /// Returns the nonlinearity with this name in `config.json` (`hidden_act`, `activation_function`, ...).
     pub fn by_name(name: &str) -> Option<Self> {
         Some(match name {
             "silu" | "swish" => Self::Silu,
@@ -38,7 +38,7 @@ impl Activation {
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
-/// (act(x), act'(x)).
+/// Returns (act(x), act'(x)).
 #[inline(always)]
 fn value_and_slope<const FMA: bool>(act: Activation, x: f32) -> (f32, f32) {
     match act {
@@ -67,7 +67,7 @@ fn value_and_slope<const FMA: bool>(act: Activation, x: f32) -> (f32, f32) {
 
 vectorised! {
     fn forward_row(act: Activation, gate: &[f32], up: Option<&[f32]>, h: &mut [f32]) {
-        // One loop an activation, so that each vectorises.
+        // There is one loop per activation, so that each vectorises.
         macro_rules! each { ($act:path) => { match up {
             Some(up) => for ((h, g), u) in h.iter_mut().zip(gate).zip(up) { *h = value_and_slope::<FMA>($act, *g).0 * u; },
             None => for (h, g) in h.iter_mut().zip(gate) { *h = value_and_slope::<FMA>($act, *g).0; },
@@ -83,7 +83,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `d_gate` arrives holding `dh`.
+    /// `d_gate` holds `dh` on entry.
     fn backward_row(act: Activation, gate: &[f32], up: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
         macro_rules! each { ($act:path) => {
             for (((dg, du), g), u) in d_gate.iter_mut().zip(d_up).zip(gate).zip(up) {
@@ -110,10 +110,10 @@ vectorised! {
     }
 }
 
-/// `gate, up [T, F] → h [T, F]`; without `up`, `act(gate)`.
+/// Returns `h [T, F]` for `gate, up [T, F]`; without `up`, `act(gate)`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn forward(gate: &Tensor, up: Option<&Tensor>, act: Activation) -> Result<Tensor> {
     let (rows, width) = gate.dims2()?;
     let (gate, up) = (host::read(gate)?, up.map(host::read).transpose()?);
@@ -124,10 +124,10 @@ pub fn forward(gate: &Tensor, up: Option<&Tensor>, act: Activation) -> Result<Te
     host::tensor(host::build_rows(rows, width, row), (rows, width))
 }
 
-/// `dh [T, F] → (d gate, d up)`.
+/// Returns `(d gate, d up)` for `dh [T, F]`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward(dh: &Tensor, gate: &Tensor, up: &Tensor, act: Activation) -> Result<(Tensor, Tensor)> {
     let (rows, width) = dh.dims2()?;
     let (dh, gate, up) = (host::read(dh)?, host::read(gate)?, host::read(up)?);
@@ -139,10 +139,10 @@ pub fn backward(dh: &Tensor, gate: &Tensor, up: &Tensor, act: Activation) -> Res
     Ok((host::tensor(d_gate, (rows, width))?, host::tensor(d_up, (rows, width))?))
 }
 
-/// `dh [T, F] → dx` for `h = act(x)`.
+/// Returns `dx` for `dh [T, F]`, where `h = act(x)`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward_plain(dh: &Tensor, x: &Tensor, act: Activation) -> Result<Tensor> {
     let (rows, width) = dh.dims2()?;
     let (dh, x) = (host::read(dh)?, host::read(x)?);

@@ -1,29 +1,29 @@
-//! A gradient under way: several operations add their part to one buffer.
+//! A gradient being accumulated: several operations add their parts to one buffer.
 
 use candle_core::Tensor;
 
 use super::host;
 use crate::error::Result;
 
-/// The sum of what flows back into one activation `[rows, columns]`.
+/// The sum of the gradients that flow back into one activation `[rows, columns]`.
 #[derive(Debug)]
 pub struct Gradient {
-    /// Row-major numbers.
+    /// The numbers, row-major.
     pub(super) data: Vec<f32>,
-    /// Numbers in a row.
+    /// Number of columns.
     pub(super) columns: usize,
 }
 
 impl Gradient {
-    /// No gradient yet.
+    /// Creates a gradient of zeros.
     pub fn zeros(rows: usize, columns: usize) -> Self {
         Self { data: host::zeros(rows * columns), columns }
     }
 
-    /// Starts from a copy of `tensor [rows, columns]`.
+    /// Creates a gradient from a copy of `tensor [rows, columns]`.
     ///
     /// # Errors
-    /// If it is not contiguous f32.
+    /// Returns an error if it is not contiguous f32.
     pub fn of(tensor: &Tensor) -> Result<Self> {
         Ok(Self { data: host::copy(&host::read(tensor)?), columns: tensor.dims2()?.1 })
     }
@@ -31,7 +31,7 @@ impl Gradient {
     /// Adds a tensor of the same shape.
     ///
     /// # Errors
-    /// If it is not contiguous f32.
+    /// Returns an error if it is not contiguous f32.
     pub fn add(&mut self, part: &Tensor) -> Result<()> {
         let part = host::read(part)?;
         host::update_rows(&mut self.data, self.columns, |row, out| {
@@ -41,10 +41,10 @@ impl Gradient {
         Ok(())
     }
 
-    /// Lets `change` see the same numbers as rows of `columns`.
+    /// Calls `change` on the same numbers viewed as rows of `columns`.
     ///
     /// # Errors
-    /// Those of `change`.
+    /// Returns the errors of `change`.
     pub fn with_columns(
         &mut self,
         columns: usize,
@@ -56,10 +56,10 @@ impl Gradient {
         done
     }
 
-    /// The sum as a tensor.
+    /// Returns the sum as a tensor.
     ///
     /// # Errors
-    /// If the columns do not divide the numbers.
+    /// Returns an error if `columns` does not divide the number of elements.
     pub fn finish(self) -> Result<Tensor> {
         let rows = self.data.len() / self.columns.max(1);
         host::tensor(self.data, (rows, self.columns))

@@ -1,4 +1,4 @@
-//! From tensors to slices and back: a CPU tensor's numbers, borrowed, and a tensor made of an owned buffer.
+//! Conversion between tensors and slices: borrows the numbers of a CPU tensor, and makes a tensor from an owned buffer.
 
 use std::mem::MaybeUninit;
 use std::ops::Deref;
@@ -8,17 +8,17 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// The numbers of a contiguous f32 CPU tensor. Holds the tensor's read lock.
+/// The numbers of a contiguous f32 CPU tensor. It holds the tensor's read lock.
 pub struct Host<G> {
     storage: G,
     start: usize,
     end: usize,
 }
 
-/// Borrows a tensor's numbers, row-major.
+/// Borrows a tensor's numbers in row-major order.
 ///
 /// # Errors
-/// If the tensor is not contiguous f32 on the CPU.
+/// Returns an error if the tensor is not contiguous f32 on the CPU.
 pub fn read(tensor: &Tensor) -> Result<Host<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
@@ -42,31 +42,31 @@ impl<G: Deref<Target = Storage>> Deref for Host<G> {
     }
 }
 
-/// A CPU tensor that owns `data`, without copying it.
+/// Creates a CPU tensor that owns `data`, without copying it.
 ///
 /// # Errors
-/// If the shape does not hold just these numbers.
+/// Returns an error if the shape does not hold exactly these numbers.
 pub fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
 }
 
-/// Numbers a task takes: enough to be worth a hand-over between threads, few enough to stay in its cache. Miri, which takes
-/// microseconds for each, has as many tasks of fewer.
+/// Numbers per task: enough to be worth handing over to another thread, few enough to stay in its cache. Miri, which
+/// takes microseconds for each number, has as many tasks with fewer numbers each.
 const TASK: usize = if cfg!(miri) { 1 << 5 } else { 1 << 14 };
 
-/// Rows of a task.
+/// Rows per task.
 fn task_rows(columns: usize) -> usize {
     TASK.div_ceil(columns.max(1)).max(1)
 }
 
-/// Zeros, written by the thread that goes on to fill them: they are still in its nearest cache then.
+/// Writes zeros on the thread that fills the part afterwards, so that they are still in its nearest cache.
 fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     part.fill(MaybeUninit::new(0.0));
     // SAFETY: every element was just written.
     unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast(), part.len()) }
 }
 
-/// A new `[rows, columns]` buffer, each row written by `fill(row, out)` over zeros, rows in parallel.
+/// Returns a new `[rows, columns]` buffer. `fill(row, out)` writes each row over zeros; rows are processed in parallel.
 pub fn build_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let (size, chunk) = (rows * columns, task_rows(columns));
     let mut out: Vec<f32> = Vec::with_capacity(size);
@@ -86,7 +86,7 @@ pub fn build_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) 
     out
 }
 
-/// As [`build_rows`], two buffers of the same shape at once.
+/// Like [`build_rows`], for two buffers of the same shape at once.
 pub fn build_two(
     rows: usize,
     columns: usize,
@@ -103,7 +103,7 @@ pub fn build_two(
             fill(c * chunk + r, zeroed(a), zeroed(b));
         }
     });
-    // SAFETY: as above, of both.
+    // SAFETY: as above, for both buffers.
     unsafe {
         first.set_len(size);
         second.set_len(size);
@@ -111,7 +111,7 @@ pub fn build_two(
     (first, second)
 }
 
-/// `size` zeros.
+/// Returns `size` zeros.
 pub fn zeros(size: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(size);
     out.spare_capacity_mut()[..size].par_chunks_mut(TASK).for_each(|part| {
@@ -122,7 +122,7 @@ pub fn zeros(size: usize) -> Vec<f32> {
     out
 }
 
-/// A copy, made by all threads.
+/// Copies `from` on all threads.
 pub fn copy(from: &[f32]) -> Vec<f32> {
     let mut out: Vec<f32> = Vec::with_capacity(from.len());
     from.par_chunks(TASK).zip(out.spare_capacity_mut().par_chunks_mut(TASK)).for_each(|(from, to)| {
@@ -135,7 +135,7 @@ pub fn copy(from: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Changes each row of `[rows, columns]` in place, rows in parallel.
+/// Updates each row of `[rows, columns]` in place, with rows in parallel.
 pub fn update_rows(out: &mut [f32], columns: usize, change: impl Fn(usize, &mut [f32]) + Sync) {
     let chunk = task_rows(columns);
     if out.len() <= TASK {

@@ -9,7 +9,7 @@ use super::host;
 use super::simd::{sum, vectorised};
 use crate::error::Result;
 
-/// Mean and 1/√(var + ε) of a row.
+/// Returns the mean and 1/√(var + ε) of a row.
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let mean = sum(x.len(), |i| x[i]) / x.len() as f32;
@@ -41,10 +41,10 @@ vectorised! {
     }
 }
 
-/// `x [T, D] → y [T, D]`; `gain [D]`, `bias [D]`.
+/// Returns `y [T, D]` for `x [T, D]`, `gain [D]` and `bias [D]`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn forward(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let (from, gain, bias) = (host::read(x)?, host::read(gain)?, host::read(bias)?);
@@ -56,7 +56,7 @@ pub fn forward(x: &Tensor, gain: &Tensor, bias: &Tensor, eps: f64) -> Result<Ten
 /// Adds the gradient of `x` to `dx [T, D]`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, eps: f64) -> Result<()> {
     let width = dx.columns;
     let (x, gain, dy) = (host::read(x)?, host::read(gain)?, host::read(dy)?);

@@ -1,13 +1,14 @@
-//! `y = x·Wᵀ + b + Σ s·(x·Aᵀ)·Bᵀ`: a frozen linear map and its low-rank paths (Hu et al. 2021, arXiv 2106.09685, eq. 3).
+//! `y = x·Wᵀ + b + Σ s·(x·Aᵀ)·Bᵀ`: a frozen linear map and its low-rank paths (Hu et al. 2021, arXiv 2106.09685,
+//! eq. 3).
 //!
 //! With `z = x·Aᵀ [T, r]` kept from the forward pass, the backward pass is
 //! `dz = s·dy·B`, `dA = dzᵀ·x`, `dB = s·dyᵀ·z`, `dx = dy·W + dz·A`. A frozen path contributes to `dx` alone.
 //!
-//! What is shared is done once: an input is packed once for all maps that read it, a low-rank path rides through the
-//! output with its map's product, and maps with one input write one `dx` (query, key and value; gate and up).
+//! Shared work is done once: an input is packed once for all maps that read it, a low-rank path shares the pass over
+//! the output with its map's product, and maps with the same input write one `dx` (query, key and value; gate and up).
 //!
-//! [`Forward`] and [`Backward`] are a map's product under way. Whatever adapts the map adds its part before the product is
-//! made.
+//! [`Forward`] and [`Backward`] collect the parts of a map's product. Whatever adapts the map adds its part before the
+//! product is computed.
 
 use std::cell::OnceCell;
 
@@ -21,21 +22,21 @@ use super::{host, profile};
 use crate::error::{Error, Result};
 use crate::weights::Elements;
 
-/// One low-rank path: `A [r, in]`, `B [out, r]`, row-major, and the factor `s` of their product.
+/// One low-rank path: row-major `A [r, in]` and `B [out, r]`, and the factor `s` of their product.
 #[derive(Clone, Copy, Debug)]
 pub struct LowRank<'a> {
     /// `A [r, in]`.
     pub a: &'a [f32],
     /// `B [out, r]`.
     pub b: &'a [f32],
-    /// r.
+    /// The rank r.
     pub rank: usize,
     /// `s`: `alpha / r`, or `alpha / √r` for rsLoRA.
     pub scale: f32,
 }
 
 impl LowRank<'_> {
-    /// Whether it is a path over `linear`.
+    /// Checks that the shapes fit `linear`.
     fn check(&self, linear: &Linear) -> Result<()> {
         let (a, b) = (self.rank * linear.inputs(), linear.outputs() * self.rank);
         if (self.a.len(), self.b.len()) == (a, b) {
@@ -52,7 +53,7 @@ impl LowRank<'_> {
     }
 }
 
-/// The gradients of a trained path.
+/// The gradients of a trained low-rank path.
 #[derive(Debug)]
 pub struct LowRankGradients {
     /// `dA [r, in]`, row-major.
@@ -61,13 +62,13 @@ pub struct LowRankGradients {
     pub b: Vec<f32>,
 }
 
-/// An input of several maps: packed when the first of them needs it, for each precision once.
+/// An input shared by several maps. It is packed on first use, once for each precision.
 pub struct Input {
     x: Tensor,
     packed: ByPrecision,
 }
 
-/// A packed form for each precision.
+/// The packed forms by precision.
 #[derive(Default)]
 struct ByPrecision {
     f32: OnceCell<Packed>,
@@ -88,12 +89,12 @@ impl ByPrecision {
 }
 
 impl Input {
-    /// The input `x [T, in]`.
+    /// Wraps the input `x [T, in]`.
     pub fn new(x: Tensor) -> Self {
         Self { x, packed: ByPrecision::default() }
     }
 
-    /// `x`.
+    /// Returns `x`.
     pub fn tensor(&self) -> &Tensor {
         &self.x
     }
@@ -108,8 +109,8 @@ impl Input {
     }
 }
 
-/// What the thin products beside a map's own are rounded to. Fixed point, which has 13 bits for 64 numbers, would lose
-/// the small steps of `A` and `B` (see [`narrow`]).
+/// Returns the precision of the thin products beside a map's own. Fixed point, which has 13 bits for 64 numbers, would
+/// lose the small steps of `A` and `B` (see [`narrow`]).
 fn thin(linear: &Linear) -> Precision {
     match linear.precision() {
         Precision::Bf16 => Precision::Bf16,
@@ -117,7 +118,7 @@ fn thin(linear: &Linear) -> Precision {
     }
 }
 
-/// What the second factor of a low-rank path is rounded to, so that it rides through the output with its map's product.
+/// Returns the precision of the second factor of a low-rank path, which shares its map's pass over the output.
 fn riding(linear: &Linear) -> Precision {
     match linear.precision() {
         Precision::F32 | Precision::Fixed => Precision::F32,
@@ -125,35 +126,36 @@ fn riding(linear: &Linear) -> Precision {
     }
 }
 
-/// A tensor `[T, k]` as the left operand of products.
+/// Packs a tensor `[T, k]` as the left operand of products.
 fn pack(x: &Tensor, precision: Precision) -> Result<Packed> {
     let ((rows, width), x) = (x.dims2()?, host::read(x)?);
     Ok(Packed::new(&Operand::by_row(Elements::F32(&x), rows, width), precision))
 }
 
-/// A map's product under way.
+/// The forward product of a map, before it is computed.
 pub struct Forward<'a> {
     linear: &'a Linear,
     input: &'a Input,
-    /// Second factors that ride through the output: `s·z [T, r]`, `B [out, r]` and r.
+    /// Second factors that share the pass over the output: `s·z [T, r]`, `B [out, r]` and r.
     ups: Vec<(Packed, &'a [f32], usize)>,
 }
 
 impl<'a> Forward<'a> {
-    /// `x·Wᵀ + b`, and nothing beside it yet.
+    /// Starts the product `x·Wᵀ + b`, without any low-rank path yet.
     pub fn new(linear: &'a Linear, input: &'a Input) -> Self {
         Self { linear, input, ups: Vec::new() }
     }
 
-    /// The map's input `x [T, in]`.
+    /// Returns the map's input `x [T, in]`.
     pub fn input(&self) -> &'a Tensor {
         self.input.tensor()
     }
 
-    /// Adds a path over `x` or, under dropout, over the `masked` input: `z [T, r]`, which the backward pass needs.
+    /// Adds a path over `x` or, under dropout, over the `masked` input. Returns `z [T, r]`, which the backward pass
+    /// needs.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// Returns an error if the shapes do not fit.
     pub fn low_rank(&mut self, path: LowRank<'a>, masked: Option<&Tensor>) -> Result<Tensor> {
         let (linear, LowRank { a, b, rank, scale }) = (self.linear, path);
         path.check(linear)?;
@@ -169,10 +171,10 @@ impl<'a> Forward<'a> {
         host::tensor(z, (rows, rank))
     }
 
-    /// `y [T, out]`.
+    /// Returns `y [T, out]`.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// Returns an error if the shapes do not fit.
     pub fn finish(self) -> Result<Tensor> {
         let Self { linear, input, ups } = self;
         let ((rows, _), packed) = (input.tensor().dims2()?, input.packed(linear.precision())?);
@@ -189,17 +191,18 @@ impl<'a> Forward<'a> {
     }
 }
 
-/// How a thin matrix stands in memory.
+/// The memory layout of a thin matrix.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
-    /// `[r, k]`, as `A`.
+    /// `[r, k]`, like `A`.
     Rows,
-    /// `[k, r]`, as `B`.
+    /// `[k, r]`, like `B`.
     Columns,
 }
 
-/// `x [T, k]` times a thin f32 matrix: `[T, r]`. Where packing rounded `x` to bf16 the thin matrix enters as two bf16
-/// terms that hold 16 of its 24 bits, for the price of one panel: its small steps are not lost to rounding.
+/// Multiplies `x [T, k]` by a thin f32 matrix; returns `[T, r]`. Where packing rounded `x` to bf16, the thin matrix is
+/// split into two bf16 terms that hold 16 of its 24 bits, at the cost of one panel, so that its small steps are not
+/// lost to rounding.
 fn narrow(x: &Packed, thin: &[f32], rank: usize, side: Side) -> Vec<f32> {
     let k = thin.len() / rank.max(1);
     let operand = |data, rank| match side {
@@ -219,7 +222,7 @@ fn narrow(x: &Packed, thin: &[f32], rank: usize, side: Side) -> Vec<f32> {
     sums
 }
 
-/// Behind each `run` of numbers what rounding them to bf16 leaves.
+/// Follows each `run` of numbers with the remainders of rounding them to bf16.
 fn split(numbers: &[f32], run: usize) -> Vec<f32> {
     let mut out = vec![0.0; 2 * numbers.len()];
     for (from, to) in numbers.chunks_exact(run).zip(out.chunks_exact_mut(2 * run)) {
@@ -230,25 +233,25 @@ fn split(numbers: &[f32], run: usize) -> Vec<f32> {
     out
 }
 
-/// `s·z [T, r]` as a left operand: the scale goes to the small factor.
+/// Packs `s·z [T, r]` as a left operand; the scale is applied to the small factor.
 fn scaled(z: &[f32], scale: f32, rank: usize, precision: Precision) -> Packed {
     let scaled: Vec<f32> = z.iter().map(|z| z * scale).collect();
     let rows = scaled.len() / rank.max(1);
     Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), precision)
 }
 
-/// A map on its way back.
+/// The backward product of a map, before it is computed.
 pub struct Backward<'a> {
     linear: &'a Linear,
     /// `dy [T, out]`.
     dy: &'a Tensor,
     packed: Packed,
-    /// `dy` as the thin products read it, if they read it otherwise.
+    /// `dy` packed for the thin products, if they need a different precision.
     beside: Option<Packed>,
     paths: Vec<PathBack<'a>>,
 }
 
-/// A path's part of `dx`.
+/// A path's contribution to `dx`.
 struct PathBack<'a> {
     /// `s·dy·B [T, r]`.
     dz: Packed,
@@ -260,19 +263,20 @@ struct PathBack<'a> {
 }
 
 impl<'a> Backward<'a> {
-    /// From `dy [T, out]`: `dy·W`, and nothing beside it yet.
+    /// Starts the product `dy·W` for `dy [T, out]`, without any low-rank path yet.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// Returns an error if the shapes do not fit.
     pub fn new(linear: &'a Linear, dy: &'a Tensor) -> Result<Self> {
         let packed = profile::timed("linear packing", 0, || pack(dy, linear.precision()))?;
         Ok(Self { linear, dy, packed, beside: None, paths: Vec::new() })
     }
 
-    /// Adds a path's part `dz·A` of `dx`, times the dropout factors `mask [T, in]` if there were any: `dz = s·dy·B [T, r]`.
+    /// Adds a path's part `dz·A` of `dx`, times the dropout factors `mask [T, in]` if there were any. Returns `dz =
+    /// s·dy·B [T, r]`.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// Returns an error if the shapes do not fit.
     pub fn low_rank(&mut self, path: LowRank<'a>, mask: Option<&'a Tensor>) -> Result<Vec<f32>> {
         let (linear, LowRank { a, b, rank, scale }) = (self.linear, path);
         path.check(linear)?;
@@ -288,11 +292,11 @@ impl<'a> Backward<'a> {
         Ok(dz)
     }
 
-    /// `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]` of a path, from its own input `x [T, in]` (masked under dropout),
-    /// `z [T, r]` as [`Forward::low_rank`] gave it, and `dz [T, r]`. The long sides are vectorised.
+    /// Returns `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]` of a path. The arguments are its own input `x [T, in]`
+    /// (masked under dropout), `z [T, r]` from [`Forward::low_rank`], and `dz [T, r]`. The long sides are vectorised.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// Returns an error if the shapes do not fit.
     pub fn gradients(
         &self,
         path: LowRank,
@@ -318,10 +322,10 @@ impl<'a> Backward<'a> {
     }
 }
 
-/// `dx = Σ dy·W + Σ dz·A [T, in]` of the maps of one input, added to `onto` if there is one.
+/// Returns `dx = Σ dy·W + Σ dz·A [T, in]` of the maps of one input, added to `onto` if there is one.
 ///
 /// # Errors
-/// If there is no map, or the shapes do not fit.
+/// Returns an error if there is no map, or the shapes do not fit.
 pub fn input_gradient(maps: Vec<Backward>, onto: Option<Gradient>) -> Result<Gradient> {
     let inputs = maps.first().map(|map| map.linear.inputs());
     let inputs = inputs.ok_or_else(|| Error::Model("a backward pass without a linear map".into()))?;

@@ -1,9 +1,9 @@
-//! The differentiable operations on the processor, one a file: the backward pass beside the forward, and under both the
-//! gradient test, with the plain form and candle's autograd on it as the oracle. An NVIDIA GPU has its own in
-//! `model::engine`; nothing here asks where a tensor lives.
+//! The differentiable operations on the CPU. Each file holds one operation: the forward pass, the backward pass, and
+//! the gradient test, whose oracle is candle's autograd on the plain form. An NVIDIA GPU has its own operations in
+//! `model::engine`; nothing here checks where a tensor lives.
 //!
-//! Activations are f32, `[T, features]`: one row a token of the packed batch. An operation reads slices and hands back an
-//! owned buffer.
+//! Activations are f32, `[T, features]`, with one row per token of the packed batch. An operation reads slices and
+//! returns an owned buffer.
 
 pub mod clip;
 pub mod frozen_linear;

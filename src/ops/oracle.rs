@@ -1,12 +1,13 @@
-//! candle's autograd on an operation's plain form: the oracle of the hand-written backward pass in every gradient test.
+//! The oracle of every gradient test: candle's autograd on an operation's plain form, against the hand-written backward
+//! pass.
 
 use candle_core::{Tensor, Var};
 
 use super::frozen_linear::Linear;
 use crate::error::{Error, Result};
 
-/// Gradients of `plain(inputs)` with respect to each input, given the gradient `dy` of its output. An input that the
-/// output does not depend on gets zeros.
+/// Returns the gradients of `plain(inputs)` with respect to each input, given the gradient `dy` of its output. An input
+/// that the output does not depend on gets zeros.
 pub fn gradients(
     inputs: &[&Tensor],
     dy: &Tensor,

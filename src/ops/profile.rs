@@ -1,9 +1,10 @@
-//! Where the time goes: operations timed by name, with the arithmetic they did (`train --profile`).
+//! Profiling: times operations by name and counts their arithmetic (`train --profile`).
 //!
-//! What is counted, a multiply-add as two: of a linear map `2·T·in·out` forward and as much backward (no weight
-//! gradient), of its low-rank path `2·T·r·(in + out)` forward and twice that backward; of attention, over the visible
-//! pairs of queries and keys alone, `2·head_dim` a pair, head and product: two products forward, five backward; of the
-//! head `2·S·hidden·vocab` at the S scored tokens, twice on the policy pass. Elementwise work counts nothing.
+//! A multiply-add counts as two operations. A linear map counts `2·T·in·out` forward and the same backward (no weight
+//! gradient). Its low-rank path counts `2·T·r·(in + out)` forward and twice that backward. Attention counts only the
+//! visible pairs of queries and keys, `2·head_dim` per pair, head and product, with two products forward and five
+//! backward. The head counts `2·S·hidden·vocab` at the S scored tokens, twice on the policy pass. Elementwise work is
+//! not counted.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,26 +17,26 @@ static ENABLED: AtomicBool = AtomicBool::new(false);
 static IN_STEP: AtomicBool = AtomicBool::new(false);
 static TIMES: Mutex<BTreeMap<&'static str, Entry>> = Mutex::new(BTreeMap::new());
 
-/// What one operation took, all calls together.
+/// The cost of one operation, summed over all calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// Calls.
+    /// Number of calls.
     pub calls: u64,
-    /// Seconds of wall-clock time.
+    /// Wall-clock time in seconds.
     pub seconds: f64,
-    /// Floating-point operations of its products (a multiply-add counts two); elementwise work is not counted.
+    /// Floating-point operations of its products (a multiply-add counts as two); elementwise work is not counted.
     pub flop: f64,
 }
 
 static SECONDS: Mutex<f64> = Mutex::new(0.0);
 
-/// Allows (or ends) timing; forgets what was timed.
+/// Enables or disables timing and clears the recorded times.
 pub fn enable(on: bool) {
     ENABLED.store(on, Ordering::Relaxed);
     restart();
 }
 
-/// Forgets what was timed so far.
+/// Clears the recorded times.
 pub fn restart() {
     drop(take());
     if let Ok(mut seconds) = SECONDS.lock() {
@@ -43,17 +44,17 @@ pub fn restart() {
     }
 }
 
-/// Whether times are taken.
+/// Whether timing is enabled.
 pub fn is_enabled() -> bool {
     ENABLED.load(Ordering::Relaxed)
 }
 
-/// Seconds of all [`step`]s so far.
+/// Total seconds of all [`step`]s so far.
 pub fn seconds() -> f64 {
     SECONDS.lock().map_or(0.0, |seconds| *seconds)
 }
 
-/// Runs `work`, a training step: operations are timed inside of steps alone, not in evaluations or while files are written.
+/// Runs `work`, a training step. Operations are timed only inside steps, not in evaluations or while files are written.
 pub fn step<T>(work: impl FnOnce() -> T) -> T {
     if !ENABLED.load(Ordering::Relaxed) {
         return work();
@@ -68,7 +69,7 @@ pub fn step<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The best rate of this machine's matrix product at a size that suits it, GFLOP/s: what shares are shares of.
+/// Returns the best rate of this machine's matrix product at a favourable size, in GFLOP/s; shares of peak refer to it.
 pub fn peak(precision: Precision) -> f64 {
     const SIZE: (usize, usize, usize) = (960, 2048, 2048);
     let (m, n, k) = SIZE;
@@ -83,7 +84,7 @@ pub fn peak(precision: Precision) -> f64 {
     2e-9 * (m * n * k) as f64 / best
 }
 
-/// Runs `work` under a name. `flop` is the arithmetic of its products.
+/// Runs `work` under a name. `flop` is the number of operations of its products.
 pub fn timed<T>(name: &'static str, flop: usize, work: impl FnOnce() -> T) -> T {
     if !IN_STEP.load(Ordering::Relaxed) {
         return work();
@@ -100,7 +101,7 @@ pub fn timed<T>(name: &'static str, flop: usize, work: impl FnOnce() -> T) -> T 
     result
 }
 
-/// Takes what was timed so far, slowest first.
+/// Takes the recorded entries, slowest first.
 pub fn take() -> Vec<(&'static str, Entry)> {
     let times = TIMES.lock().map(|mut times| std::mem::take(&mut *times)).unwrap_or_default();
     let mut all: Vec<_> = times.into_iter().collect();
@@ -108,7 +109,7 @@ pub fn take() -> Vec<(&'static str, Entry)> {
     all
 }
 
-/// A table of `entries` over `total` seconds: time, share of it, GFLOP/s and their share of `peak`.
+/// Formats `entries` as a table over `total` seconds: time, share of the total, GFLOP/s and share of `peak`.
 pub fn table(entries: &[(&'static str, Entry)], total: f64, peak: f64) -> String {
     let mut text = format!(
         "{:28} {:>7} {:>9} {:>7} {:>9} {:>9} {:>8}\n",

@@ -37,10 +37,10 @@ vectorised! {
     }
 }
 
-/// `x [T, D] → y [T, D]`; `gain [D]`.
+/// Returns `y [T, D]` for `x [T, D]` and `gain [D]`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn forward(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let (from, gain) = (host::read(x)?, host::read(gain)?);
@@ -51,7 +51,7 @@ pub fn forward(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
 /// Adds the gradient of `x` to `dx [T, D]`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, eps: f64) -> Result<()> {
     let width = dx.columns;
     let (x, gain, dy) = (host::read(x)?, host::read(gain)?, host::read(dy)?);

@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34): pairs of features turn by an angle that grows
-//! with the position. The backward pass turns back.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34): pairs of features are rotated by an angle that
+//! grows with the position. The backward pass rotates back.
 
 use candle_core::Tensor;
 
@@ -7,16 +7,16 @@ use super::host;
 use super::simd::vectorised;
 use crate::error::Result;
 
-/// Which features make a pair.
+/// Which features form a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
-    /// Feature i with i + half (Llama, NeoX).
+    /// Feature i is paired with i + half (Llama, NeoX).
     Halves,
-    /// Feature 2i with 2i + 1 (GPT-J).
+    /// Feature 2i is paired with 2i + 1 (GPT-J).
     Interleaved,
 }
 
-/// The angles of a batch: cosine and sine `[T, half]`.
+/// The angles of a batch, as cosine and sine `[T, half]`.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     cos: Vec<f32>,
@@ -26,13 +26,14 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Angles `position · frequency`, in f32 as transformers computes them; cosine and sine times `scale`.
+    /// Computes the angles `position · frequency` in f32, as transformers does. The cosine and sine are multiplied by
+    /// `scale`.
     pub fn new(positions: &[u32], frequencies: &[f32], scale: f32, pairing: Pairing) -> Self {
         let rows = positions.iter().map(|position| (*position, frequencies, scale));
         Self::by_row(rows, frequencies.len(), pairing)
     }
 
-    /// The same with each row's own position, `half` frequencies and scale.
+    /// Like [`Self::new`], but each row has its own position, `half` frequencies and scale.
     pub fn by_row<'a>(
         rows: impl Iterator<Item = (u32, &'a [f32], f32)>,
         half: usize,
@@ -46,24 +47,24 @@ impl Rotation {
         Self { cos, sin, half, pairing }
     }
 
-    /// Cosines and sines, `[T, half]` each.
+    /// Returns the cosines and sines, `[T, half]` each.
     pub fn tables(&self) -> (&[f32], &[f32]) {
         (&self.cos, &self.sin)
     }
 }
 
-/// `x [T, heads·head_dim]`, turned.
+/// Returns `x [T, heads·head_dim]`, rotated.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn forward(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
     turn(x, rotation, head_dim, 1.0)
 }
 
-/// The gradient of `x` from that of the turned one.
+/// Returns the gradient of `x` from that of the rotated `x`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward(dy: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
     turn(dy, rotation, head_dim, -1.0)
 }
@@ -80,7 +81,7 @@ fn turn(x: &Tensor, rotation: &Rotation, head_dim: usize, direction: f32) -> Res
 }
 
 vectorised! {
-    /// All heads of a row.
+    /// Rotates all heads of a row.
     fn turn_row(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, head_dim: usize, pairing: Pairing, out: &mut [f32]) {
         let _ = FMA;
         let half = cos.len();
@@ -111,7 +112,7 @@ mod tests {
     use crate::ops::oracle;
     use crate::ops::testing::{assert_finite_differences, assert_same, noise};
 
-    /// Index of the two features of pair `i`.
+    /// Returns the indices of the two features of pair `i`.
     fn pair(rotation: &Rotation, i: usize) -> (usize, usize) {
         match rotation.pairing {
             Pairing::Halves => (i, i + rotation.half),
@@ -119,7 +120,7 @@ mod tests {
         }
     }
 
-    /// The plain form: `x [T, heads·head_dim]`, the first `2·half` features of each head turned.
+    /// The plain form: rotates the first `2·half` features of each head of `x [T, heads·head_dim]`.
     fn reference(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let (half, heads) = (rotation.half, width / head_dim);

@@ -1,4 +1,4 @@
-//! Rows picked out of an activation, and their gradient put back.
+//! Gathering rows of an activation, and scattering their gradient back.
 
 use candle_core::Tensor;
 
@@ -6,10 +6,10 @@ use super::host;
 use super::simd::add_scaled;
 use crate::error::{Error, Result};
 
-/// `y[i] = x[rows[i]]`: `[T, n] → [rows.len(), n]`.
+/// Returns `y[i] = x[rows[i]]`: `[T, n] → [rows.len(), n]`.
 ///
 /// # Errors
-/// If a row is beyond the last.
+/// Returns an error if a row index is out of range.
 pub fn gather(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let (total, width) = x.dims2()?;
     check(rows, total)?;
@@ -20,10 +20,11 @@ pub fn gather(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     host::tensor(out, (rows.len(), width))
 }
 
-/// The gradient of [`gather`]: `dx[rows[i]] += dy[i]` onto zeros, in the order of `i`: `[rows.len(), n] → [total, n]`.
+/// The gradient of [`gather`]: adds `dx[rows[i]] += dy[i]` onto zeros, in the order of `i`: `[rows.len(), n] → [total,
+/// n]`.
 ///
 /// # Errors
-/// If a row is beyond the last, or `dy` has another number of rows.
+/// Returns an error if a row index is out of range or `dy` has a different number of rows.
 pub fn scatter_add(dy: &Tensor, rows: &[u32], total: usize) -> Result<Tensor> {
     let (count, width) = dy.dims2()?;
     check(rows, total)?;
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_index_select() {
-        // A row twice, others never.
+        // One row is gathered twice, others never.
         let (x, dy, rows) = (noise(&[7, 5], 1), noise(&[4, 5], 2), [6, 0, 3, 0]);
         let plain = |x: &Tensor| Ok(x.index_select(&Tensor::new(&rows, x.device())?, 0)?);
         assert_same(&gather(&x, &rows).unwrap(), &plain(&x).unwrap(), 0.0, "rows");

@@ -1,7 +1,7 @@
-//! Elementwise arithmetic that the compiler vectorises for the processor at hand.
+//! Elementwise arithmetic that the compiler vectorises for the processor it runs on.
 
-/// Compiles a function for the baseline, AVX2 + FMA and AVX-512, and calls the best this processor has. The body is
-/// generic over `const FMA: bool`: whether `mul_add` is one instruction.
+/// Compiles a function for the baseline, AVX2 + FMA and AVX-512, and calls the best version for this processor. The
+/// body is generic over `const FMA: bool`, which says whether `mul_add` is one instruction.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -17,12 +17,12 @@ macro_rules! vectorised {
                 use $crate::ops::gemm::Isa;
                 let isa = Isa::detected();
                 if isa >= Isa::Avx512 {
-                    // SAFETY: sets from this one on are there only where `Isa::present` found avx512f, avx512bw,
+                    // SAFETY: this set and later ones are available only where `Isa::present` found avx512f, avx512bw,
                     // avx512vl and fma.
                     return unsafe { avx512($($arg),*) };
                 }
                 if isa >= Isa::Avx2 {
-                    // SAFETY: it is there only where `Isa::present` found avx2 and fma.
+                    // SAFETY: this set is available only where `Isa::present` found avx2 and fma.
                     return unsafe { avx2($($arg),*) };
                 }
             }
@@ -32,13 +32,14 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
-/// `a·b + c`, fused where `FMA`.
+/// Returns `a·b + c`, fused where `FMA`.
 #[inline(always)]
 pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// eˣ to about 1 ulp, for loops that vectorise. Zero below −87.3, at most e^88.3; NaN stays NaN.
+/// Returns eˣ to about 1 ulp, for loops that vectorise. The result is zero below −87.3 and at most e^88.3; NaN stays
+/// NaN.
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     // x = n·ln 2 + r, |r| ≤ ln 2 / 2; the constants are those of Cephes' expf.
@@ -56,10 +57,10 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * scale }
 }
 
-/// Lanes of the fixed-order sums: sixteen running sums, added pairwise at the end.
+/// Lanes of the fixed-order sums: there are sixteen running sums, added pairwise at the end.
 pub(super) const LANES: usize = 16;
 
-/// Sums sixteen running sums pairwise.
+/// Adds sixteen running sums pairwise.
 #[inline(always)]
 pub(super) fn tree(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
@@ -72,7 +73,7 @@ pub(super) fn tree(mut sums: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// Σ f(i) over `0..n` in a fixed order that vectorises.
+/// Returns Σ f(i) over `0..n` in a fixed order that vectorises.
 #[inline(always)]
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
@@ -89,7 +90,7 @@ pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 }
 
 vectorised! {
-    /// Σ x·y, in a fixed order.
+    /// Returns Σ x·y, in a fixed order.
     pub fn dot(x: &[f32], y: &[f32]) -> f32 {
         let _ = FMA;
         let n = x.len().min(y.len());
@@ -99,7 +100,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `y += factor·x`.
+    /// Computes `y += factor·x`.
     pub fn add_scaled(y: &mut [f32], x: &[f32], factor: f32) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = fma::<FMA>(factor, *x, *y);
@@ -108,7 +109,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `out = factor·x`.
+    /// Computes `out = factor·x`.
     pub fn scale_into(out: &mut [f32], x: &[f32], factor: f32) {
         let _ = FMA;
         for (out, x) in out.iter_mut().zip(x) {
@@ -118,7 +119,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `out = x + factor·y`.
+    /// Computes `out = x + factor·y`.
     pub fn scaled_sum(x: &[f32], y: &[f32], factor: f32, out: &mut [f32]) {
         for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
             *out = fma::<FMA>(factor, *y, *x);
@@ -127,19 +128,19 @@ vectorised! {
 }
 
 vectorised! {
-    /// Replaces `x` by `exp(x − max)` and returns (max, Σ): a soft-max up to its division. `x` must not be empty.
+    /// Replaces `x` by `exp(x − max)` and returns (max, Σ): a softmax without its division. `x` must not be empty.
     pub fn exp_shifted(x: &mut [f32]) -> (f32, f32) {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let chunks = x.chunks_exact(LANES);
         let rest = chunks.remainder();
         for chunk in chunks {
             for (lane, x) in lanes.iter_mut().zip(chunk) {
-                // Not f32::max, which would drop a NaN.
+                // `f32::max` would drop a NaN.
                 *lane = if *x > *lane || x.is_nan() { *x } else { *lane };
             }
         }
         let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m || x.is_nan() { *x } else { m });
-        // All masked: any finite shift gives a row of zeros.
+        // If everything is masked, any finite shift gives a row of zeros.
         let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
         let mut sums = [0.0; LANES];
         for chunk in x.chunks_mut(LANES) {

@@ -1,11 +1,11 @@
-//! What the gradient tests share.
+//! Helpers that the gradient tests share.
 
 use candle_core::{Device, Tensor};
 
 use super::host;
 use crate::error::Result;
 
-/// A deterministic tensor of numbers in (−1, 1).
+/// Returns a deterministic tensor of numbers in (−1, 1).
 pub fn noise(shape: &[usize], seed: u64) -> Tensor {
     let count: usize = shape.iter().product();
     let data = (0..count as u64)
@@ -21,7 +21,7 @@ pub fn noise(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
 }
 
-/// The numbers of a tensor.
+/// Returns the numbers of a tensor.
 pub fn numbers(x: &Tensor) -> Vec<f32> {
     host::read(&x.contiguous().unwrap()).unwrap().to_vec()
 }
@@ -36,7 +36,7 @@ pub fn assert_same(got: &Tensor, want: &Tensor, tolerance: f32, what: &str) {
     }
 }
 
-/// Asserts that `dx` is the gradient of `Σ y·dy` by central differences, for a sample of the inputs' numbers. The step
+/// Asserts by central differences that `dx` is the gradient of `Σ y·dy`, for a sample of the input elements. The step
 /// and the tolerance suit f32 arithmetic on numbers of order one.
 pub fn assert_finite_differences(
     x: &Tensor,

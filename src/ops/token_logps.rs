@@ -1,9 +1,9 @@
-//! Log-probabilities of target tokens under the language-model head, and their gradient, without the logits.
+//! Log-probabilities of target tokens under the language-model head, and their gradient, without storing the logits.
 //!
-//! With `z = scale·(h·Wᵀ + b)` and `l = c·tanh(z/c)` if soft-capped: `log p(y) = l_y − log Σ_j e^{l_j}`. The vocabulary
-//! passes in blocks, with a running maximum and sum; on the policy pass each block's soft-max is multiplied into `W` at
-//! once, so that `∂ log p(y) / ∂h = scale·(l'_y·W_y − Σ_j p_j·l'_j·W_j)` is at hand when the last block has passed
-//! (the online soft-max of arXiv 1805.02867, over the vocabulary). Backward only scales rows.
+//! Let `z = scale·(h·Wᵀ + b)`, and `l = c·tanh(z/c)` if soft-capped: `log p(y) = l_y − log Σ_j e^{l_j}`. The vocabulary
+//! is processed in blocks, with a running maximum and sum. On the policy pass each block's softmax is multiplied by `W`
+//! immediately, so that `∂ log p(y) / ∂h = scale·(l'_y·W_y − Σ_j p_j·l'_j·W_j)` is available after the last block (the
+//! online softmax of arXiv 1805.02867, over the vocabulary). The backward pass only scales rows.
 
 use candle_core::Tensor;
 
@@ -13,7 +13,7 @@ use super::host;
 use super::simd::vectorised;
 use crate::error::{Error, Result};
 
-/// What stands between the head's product and the soft-max.
+/// The operations between the head's product and the softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogitShape {
     /// Factor of the logits (Granite divides them).
@@ -31,21 +31,21 @@ impl Default for LogitShape {
 /// Log-probs of the targets, and their gradients by row.
 #[derive(Debug)]
 pub struct TokenLogps {
-    /// `log p(target)`, nats, `[S]`.
+    /// `log p(target)` in nats, `[S]`.
     pub logps: Vec<f32>,
     /// `∂ logp_s / ∂h [S, hidden]` on the policy pass.
     pub slopes: Option<Tensor>,
 }
 
-/// Vocabulary entries in a block; a constant, so that a row's bits depend on nothing else.
+/// Vocabulary entries per block; a constant, so that the bits of a row do not depend on anything else.
 const VOCAB_BLOCK: usize = 4096;
-/// Scored rows at once, so that a block of logits stays in the last-level cache.
+/// Scored rows processed at once, so that a block of logits stays in the last-level cache.
 const ROW_BLOCK: usize = 1024;
 
-/// Logits `[S, vocab]` of a few rows, for sampling and for comparing models.
+/// Returns the logits `[S, vocab]` of a few rows, for sampling and for comparing models.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
     let y = head.forward(hidden)?;
     let (rows, vocab) = y.dims2()?;
@@ -54,10 +54,10 @@ pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tenso
     host::tensor(data, (rows, vocab))
 }
 
-/// Log-probs of `targets [S]` at `hidden [S, H]`, with slopes for the policy pass.
+/// Returns the log-probs of `targets [S]` at `hidden [S, H]`, with slopes for the policy pass.
 ///
 /// # Errors
-/// If the shapes do not fit or a target is outside the vocabulary.
+/// Returns an error if the shapes do not fit or a target is outside the vocabulary.
 pub fn forward(
     hidden: &Tensor,
     head: &Linear,
@@ -90,13 +90,13 @@ pub fn forward(
     Ok(out)
 }
 
-/// The running soft-max of a chunk of rows.
+/// The running softmax of a chunk of rows.
 struct Running<'a> {
     hidden: &'a [f32],
     head: &'a Linear,
     shape: LogitShape,
     targets: &'a [u32],
-    /// Per row: maximum and sum so far, the target's logit and the slope of its soft-cap.
+    /// State per row: the maximum and sum so far, the target's logit and the slope of its soft-cap.
     rows: Vec<Row>,
     /// Σ e^{l_j − max}·l'_j·W_j `[S, H]`; empty without slopes.
     mixed: Vec<f32>,
@@ -117,7 +117,7 @@ impl<'a> Running<'a> {
         Self { hidden, head, shape, targets, rows: vec![fresh; targets.len()], mixed }
     }
 
-    /// Takes in the vocabulary entries `first..end`.
+    /// Processes the vocabulary entries `first..end`.
     fn block(&mut self, first: usize, end: usize) {
         let (count, width) = (self.targets.len(), self.head.inputs());
         let precision = Precision::of(&self.head.weight().elements());
@@ -170,15 +170,15 @@ impl<'a> Running<'a> {
 }
 
 impl Row {
-    /// Takes in a block of final logits, which become weights `e^{l − max}·l'` if `slopes`. Returns the factor by which
-    /// what was summed before must shrink.
+    /// Processes a block of final logits, which are replaced by the weights `e^{l − max}·l'` if `slopes` is set.
+    /// Returns the factor by which the previous sums must be scaled.
     fn take(&mut self, logits: &mut [f32], target: Option<f32>, softcap: Option<f32>, slopes: bool) -> f32 {
         if let Some(target) = target {
             self.target = target;
             self.target_slope = softcap.map_or(1.0, |c| 1.0 - (target / c) * (target / c));
         }
         let max = maximum(logits);
-        // Not f32::max, which would drop a NaN.
+        // `f32::max` would drop a NaN.
         let max = if self.max > max { self.max } else { max };
         let factor = if self.max == max { 1.0 } else { (self.max - max).exp() };
         let sum = weigh(logits, max, softcap.filter(|_| slopes));
@@ -204,8 +204,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// `x ← e^{x − max}`, times the soft-cap's slope if one is asked for, and the sum of the exponentials: in the same
-    /// order either way, so that the policy and the reference pass agree to the bit.
+    /// Computes `x ← e^{x − max}`, times the soft-cap's slope if `softcap` is given, and returns the sum of the
+    /// exponentials. The order is the same either way, so that the policy and the reference pass agree to the bit.
     fn weigh(x: &mut [f32], max: f32, softcap: Option<f32>) -> f32 {
         let mut sums = [0.0; super::simd::LANES];
         for chunk in x.chunks_mut(super::simd::LANES) {
@@ -234,10 +234,10 @@ vectorised! {
     }
 }
 
-/// The gradient of the scored hidden states `[S, H]`: row s of `slopes [S, H]` times `weights[s]`.
+/// Returns the gradient of the scored hidden states `[S, H]`: row s of `slopes [S, H]` times `weights[s]`.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward(slopes: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let (rows, width) = slopes.dims2()?;
     let slopes = host::read(slopes)?;
@@ -264,7 +264,7 @@ mod tests {
         Ok((shifted.gather(&targets, 1)? - lse)?.squeeze(1)?)
     }
 
-    /// Logits `[S, vocab]` as the soft-max sees them, in tensor operations.
+    /// Returns the logits `[S, vocab]` that enter the softmax, in tensor operations.
     fn logits_reference(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
         let z = (oracle::linear(head, hidden)? * f64::from(shape.scale))?;
         match shape.softcap {

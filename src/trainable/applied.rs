@@ -1,4 +1,4 @@
-//! An adapter at work: what a module's product passes through, forwards and backwards.
+//! An adapter applied to a module's product, in the forward and backward pass.
 
 use candle_core::Tensor;
 
@@ -8,12 +8,12 @@ use super::{Adapter, Adapters};
 use crate::error::Result;
 use crate::ops::lora_linear::{Backward, Forward};
 
-/// The adapter of one module in one pass.
+/// The adapter of one module during one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Applied<'a> {
     adapter: &'a Adapter,
     values: &'a [f32],
-    /// Whether it trains: it has dropout and gradients then.
+    /// Whether it is trained; only then does it have dropout and gradients.
     pub trained: bool,
 }
 
@@ -22,10 +22,10 @@ impl<'a> Applied<'a> {
         set.find(module).map(|adapter| Self { adapter, values: set.values(), trained })
     }
 
-    /// Adds its part to the module's product.
+    /// Adds the adapter's contribution to the module's product.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn forward(&self, product: &mut Forward<'a>, dropout: Option<Dropout>) -> Result<Kept> {
         let dropout = dropout.filter(|_| self.trained);
         match self.adapter {
@@ -33,11 +33,12 @@ impl<'a> Applied<'a> {
         }
     }
 
-    /// Adds its part to the gradient of the module's input `x [T, in]` and, if it trains, its own gradients to `gradients`,
-    /// which are laid out as its set's numbers. Only its own gradients need `x`, which may be absent otherwise.
+    /// Adds the adapter's contribution to the gradient of the module's input `x [T, in]`. If it is trained, also adds
+    /// its own gradients to `gradients`, which has the layout of its set's values. Only its own gradients need `x`,
+    /// which may be absent otherwise.
     ///
     /// # Errors
-    /// If the shapes do not fit, or `x` is needed and absent.
+    /// If the shapes do not match, or `x` is needed but absent.
     pub fn backward(
         &self,
         product: &mut Backward<'a>,

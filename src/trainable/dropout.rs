@@ -1,4 +1,4 @@
-//! `lora_dropout`: features of an adapter's own input, dropped at random.
+//! `lora_dropout`: randomly drops features of the adapter's input.
 
 use candle_core::Tensor;
 
@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::ops::host;
 use crate::random::Stream;
 
-/// Dropout at a step: its masks follow from the stream, the module's name and the row alone, so that recomputation and a
-/// resumed run see the same ones, and modules that others have or lack change nothing.
+/// Dropout at one step. Its masks depend only on the stream, the module's name and the row, so recomputation and a
+/// resumed run see the same masks, and adding or removing other modules changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     /// Probability that a feature is dropped.
@@ -17,12 +17,13 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// The stream of a module's masks, whose children are those of its rows.
+    /// Returns the stream of a module's masks; its children are the streams of the rows.
     pub fn stream_of(&self, module: &str) -> Stream {
         self.stream.named(module)
     }
 
-    /// The input with features dropped and the rest scaled by 1/(1 − p), and those factors; both `[T, in]`.
+    /// Returns the input with some features dropped and the rest scaled by 1/(1 − p), and the factors; both are
+    /// `[T, in]`.
     ///
     /// # Errors
     /// If `x` is not a matrix.
@@ -54,7 +55,7 @@ mod tests {
         let (masked, factors) = (numbers(&masked), numbers(&factors));
         assert!(masked.iter().zip(&factors).all(|(m, f)| *m == 3.0 * f));
         assert!(factors.iter().all(|f| *f == 0.0 || *f == 1.0 / 0.75));
-        // Of 2000 draws a quarter: the standard error is 1 %.
+        // A quarter of 2000 draws is dropped; the standard error is 1 %.
         let dropped = factors.iter().filter(|f| **f == 0.0).count();
         assert!((400..600).contains(&dropped), "{dropped}");
         assert_eq!(factors, numbers(&dropout.mask(&x, "a").unwrap().1));

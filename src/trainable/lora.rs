@@ -1,7 +1,7 @@
 //! LoRA: two low-rank matrices beside a frozen weight (Hu et al. 2021, arXiv 2106.09685): `y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ`.
 //!
-//! A starts Kaiming-uniform, B at zero, as in PEFT. The product `s·B·A` rides through the output with that of the weight
-//! ([`crate::ops::lora_linear`]).
+//! `A` starts Kaiming-uniform and `B` at zero, as in PEFT. The product `s·B·A` is computed together with the weight's
+//! product ([`crate::ops::lora_linear`]).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,15 +17,15 @@ use crate::error::{Error, Result};
 use crate::ops::lora_linear::{Backward, Forward, LowRank, LowRankGradients};
 use crate::random::Stream;
 
-/// What PEFT adds to the module's path for `A [r, in]`.
+/// Suffix that PEFT appends to the module's path for `A [r, in]`.
 pub const A: &str = "lora_A.weight";
-/// The same for `B [out, r]`.
+/// Suffix that PEFT appends to the module's path for `B [out, r]`.
 pub const B: &str = "lora_B.weight";
 
-/// One adapted module.
+/// The LoRA matrices of one adapted module.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
-    /// Module path as adapters name it, without `base_model.model.`.
+    /// Module path in the adapter file, without `base_model.model.`.
     pub module: String,
     /// Rank r.
     pub rank: usize,
@@ -33,33 +33,33 @@ pub struct Lora {
     pub alpha: f64,
     /// Factor of `B·A`: alpha/r, or alpha/√r.
     pub scale: f64,
-    /// Features in.
+    /// Input features.
     pub inputs: usize,
-    /// Features out.
+    /// Output features.
     pub outputs: usize,
-    /// Where `A [r, in]` begins in the flat buffer; `B [out, r]` follows it.
+    /// Start of `A [r, in]` in the flat buffer; `B [out, r]` follows it.
     pub(super) offset: usize,
 }
 
 impl Lora {
-    /// A module with this rank and scale.
+    /// Creates the LoRA of a module with the given rank, alpha and scale.
     pub fn new(module: impl Into<Module>, rank: usize, alpha: f64, scale: f64) -> Self {
         let Module { name, inputs, outputs } = module.into();
         Self { module: name, rank, alpha, scale, inputs, outputs, offset: 0 }
     }
 
-    /// Where `A [r, in]` stands in the flat buffer of its set.
+    /// The range of `A [r, in]` in the flat buffer of its set.
     pub fn a(&self) -> Range<usize> {
         self.offset..self.offset + self.rank * self.inputs
     }
 
-    /// Where `B [out, r]` stands in the flat buffer of its set.
+    /// The range of `B [out, r]` in the flat buffer of its set.
     pub fn b(&self) -> Range<usize> {
         let start = self.offset + self.rank * self.inputs;
         start..start + self.outputs * self.rank
     }
 
-    /// Where both stand.
+    /// The range of both matrices.
     pub fn range(&self) -> Range<usize> {
         self.a().start..self.b().end
     }
@@ -76,7 +76,7 @@ impl Lora {
         vec![(A, vec![self.rank, self.inputs]), (B, vec![self.outputs, self.rank])]
     }
 
-    /// PEFT's initialisation: `A` Kaiming-uniform with a = √5, which is uniform in ±1/√in; `B` zero.
+    /// Initialises as PEFT does: `A` Kaiming-uniform with a = √5, which is uniform in ±1/√in; `B` zero.
     pub(super) fn initialise(&self, seed: u64, values: &mut [f32]) {
         let stream = Stream::new(seed, &format!("lora_A {}", self.module));
         let bound = 1.0 / (self.inputs as f32).sqrt();
@@ -90,7 +90,7 @@ impl Lora {
         LowRank { a, b, rank: self.rank, scale: self.scale as f32 }
     }
 
-    /// Keeps `z [T, r]`.
+    /// Runs the forward pass and keeps `z [T, r]`.
     pub(super) fn forward<'a>(
         &self,
         values: &'a [f32],
@@ -123,12 +123,12 @@ impl Lora {
         Ok(())
     }
 
-    /// Whether the scale is `alpha / r`.
+    /// Returns whether the scale is `alpha / r`.
     pub(super) fn is_plain(&self) -> bool {
         close(self.scale, self.alpha / self.rank as f64)
     }
 
-    /// Whether the scale is `alpha / √r`, as in rsLoRA.
+    /// Returns whether the scale is `alpha / √r`, as in rsLoRA.
     pub(super) fn is_stabilised(&self) -> bool {
         close(self.scale, self.alpha / (self.rank as f64).sqrt())
     }
@@ -144,7 +144,7 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * b.abs()
 }
 
-/// PEFT's `LoraConfig` (0.21) of these modules.
+/// Returns PEFT's `LoraConfig` (0.21) for these modules.
 pub(super) fn peft_config(loras: &[&Lora], common: PeftCommon, named: &dyn Fn(&str) -> String) -> Value {
     let rank = most_common(loras.iter().map(|lora| lora.rank)).unwrap_or(8);
     let alpha = most_common(loras.iter().map(|lora| lora.alpha.to_bits())).map_or(8.0, f64::from_bits);
@@ -171,7 +171,7 @@ pub(super) fn peft_config(loras: &[&Lora], common: PeftCommon, named: &dyn Fn(&s
     })
 }
 
-/// An integer where it is one: Ollama reads `lora_alpha` as a uint32.
+/// Returns `x` as a JSON integer if it is one, because Ollama reads `lora_alpha` as a uint32.
 fn whole(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
 }
@@ -230,7 +230,7 @@ mod tests {
         let set = draw(1);
         let (first, second) = (set.find_lora("a").unwrap(), set.find_lora("b").unwrap());
         let (a, b) = (&set.values()[first.a()], &set.values()[first.b()]);
-        // Uniform in ±1/√400: standard deviation 0.05/√3 ≈ 0.0289, over 800 draws.
+        // Uniform in ±1/√400: the standard deviation is 0.05/√3 ≈ 0.0289, estimated from 800 draws.
         let deviation = (a.iter().map(|x| x * x).sum::<f32>() / 800.0).sqrt();
         assert!(a.iter().all(|x| x.abs() <= 0.05) && (deviation - 0.0289).abs() < 0.002, "{deviation}");
         assert!(b.iter().all(|x| *x == 0.0));
@@ -239,7 +239,7 @@ mod tests {
         assert_ne!(a, &set.values()[second.a()]);
     }
 
-    /// One module with a frozen adapter, one of the reference alone, and a trained one.
+    /// A policy with a module of a frozen adapter, one of a reference-only adapter, and a trained one.
     fn policy() -> Policy {
         let drawn = |seed: u64, rank: usize| {
             let module = Module { name: "m".into(), inputs: 9, outputs: 20 };

@@ -1,13 +1,13 @@
-//! What only a set of low-rank matrices can do: stacking, and scaling its product.
+//! Operations specific to sets of low-rank matrices: stacking them and scaling their product.
 
 use super::{Adapter, Adapters, Lora};
 use crate::error::{Error, Result};
 
 impl Adapters {
-    /// The modules, all of them low-rank ones.
+    /// Returns the modules as LoRA modules.
     ///
     /// # Errors
-    /// If one is of another kind, which `who`, a noun, does not know.
+    /// If a module has an adapter of another kind; the message names `who`, a noun, as what supports LoRA only.
     pub fn loras(&self, who: &str) -> Result<Vec<&Lora>> {
         let refused = |adapter: &Adapter| {
             let (module, kind) = (adapter.module(), adapter.kind());
@@ -16,25 +16,26 @@ impl Adapters {
         self.iter().map(|adapter| adapter.as_lora().ok_or_else(|| refused(adapter))).collect()
     }
 
-    /// A module's low-rank matrices, if it has such.
+    /// Returns the LoRA matrices of a module, if it has any.
     pub fn find_lora(&self, module: &str) -> Option<&Lora> {
         self.find(module).and_then(Adapter::as_lora)
     }
 
-    /// Whether PEFT's settings can say every module's scale: all are `alpha / r`, or all `alpha / √r`. Others are folded into
-    /// B (see [`Adapters::stacked`]) before they are written.
+    /// Returns whether PEFT's settings can express every module's scale: all are `alpha / r`, or all are `alpha / √r`.
+    /// Other scales are folded into B (see [`Adapters::stacked`]) before they are written.
     ///
     /// # Errors
-    /// If a module is of another kind.
+    /// If a module has an adapter of another kind.
     pub fn has_peft_scales(&self) -> Result<bool> {
         let loras = self.loras("scaling by lora_alpha")?;
         Ok(loras.iter().all(|lora| lora.is_plain()) || loras.iter().all(|lora| lora.is_stabilised()))
     }
 
-    /// One set that does what all of `parts` do together: their ranks side by side, each scale folded into its `B`.
+    /// Combines `parts` into one set equivalent to all of them together: ranks are concatenated, and each scale is
+    /// folded into its `B`.
     ///
     /// # Errors
-    /// If a module has other sizes in another part.
+    /// If a module has different sizes in two parts.
     pub fn stacked<'a>(parts: &'a [Self]) -> Result<Self> {
         let who = "stacking";
         let each = parts.iter().map(|part| part.loras(who)).collect::<Result<Vec<_>>>()?;
@@ -68,7 +69,7 @@ impl Adapters {
         Ok(set)
     }
 
-    /// A copy whose product is `factor` times this one's.
+    /// Returns a copy whose product is multiplied by `factor`.
     pub fn scaled(&self, factor: f64) -> Self {
         let mut copy = self.copy();
         for adapter in &mut copy.all {

@@ -1,9 +1,10 @@
-//! What trains beside the frozen base: named numbers in one flat [`Store`], and the kinds of adapters that give them a
-//! meaning, one kind a file.
+//! The parameters trained beside the frozen base: named tensors in one flat [`Store`], and the kinds of adapters that
+//! use them, one kind per file.
 //!
-//! A kind is a variant of [`Adapter`] and a file of its own, which knows all there is to know of it: its tensors and their
-//! names in a PEFT file, how they start, what it adds to a module's product and to the way back, and what it makes of a
-//! weight when it is merged. The decoder meets adapters only as [`Applied`] ones, in `model::projection`.
+//! Each kind is a variant of [`Adapter`] and has its own file, which contains everything specific to it: its tensors
+//! and their names in a PEFT file, their initialisation, its contribution to a module's product and to the backward
+//! pass, and its change to a weight when merged. The decoder sees adapters only as [`Applied`] ones, in
+//! `model::projection`.
 
 mod applied;
 mod dropout;
@@ -25,7 +26,8 @@ pub use store::Store;
 use self::store::{Entry, Shape};
 use crate::error::{Error, Result};
 
-/// What adapts one module. A new kind is a file and a variant; the compiler then names every place that has to know it.
+/// The adapter of one module. To add a kind, add a file and a variant; the compiler then reports every place that must
+/// handle it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Adapter {
     /// Two low-rank matrices.
@@ -46,56 +48,56 @@ impl Adapter {
         }
     }
 
-    /// `[out, in]` of the module.
+    /// Shape `[out, in]` of the module's weight.
     pub fn shape(&self) -> (usize, usize) {
         match self {
             Self::Lora(lora) => (lora.outputs, lora.inputs),
         }
     }
 
-    /// What people call the kind.
+    /// The common name of the kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Lora(_) => "LoRA",
         }
     }
 
-    /// The low-rank matrices, if that is what it is.
+    /// Returns the low-rank matrices, if this is a LoRA.
     pub fn as_lora(&self) -> Option<&Lora> {
         match self {
             Self::Lora(lora) => Some(lora),
         }
     }
 
-    /// All that its numbers do not say of what it computes, in a line that ends with a semicolon.
+    /// Describes everything except the values that determines what it computes, on one line ending with a semicolon.
     pub fn identity(&self) -> String {
         match self {
             Self::Lora(lora) => lora.identity(),
         }
     }
 
-    /// Its tensors in the order in which they stand in the store, by what PEFT adds to the module's path.
+    /// Returns its tensors in store order, each named by the suffix that PEFT appends to the module's path.
     fn tensors(&self) -> Vec<(&'static str, Shape)> {
         match self {
             Self::Lora(lora) => lora.tensors(),
         }
     }
 
-    /// Takes its place in the flat buffer.
+    /// Sets its offset in the flat buffer.
     fn place(&mut self, offset: usize) {
         match self {
             Self::Lora(lora) => lora.place(offset),
         }
     }
 
-    /// Writes its numbers at the start of training to the store's `values`, which are zeros.
+    /// Writes its initial values to the store's `values`, which are zeros.
     fn initialise(&self, seed: u64, values: &mut [f32]) {
         match self {
             Self::Lora(lora) => lora.initialise(seed, values),
         }
     }
 
-    /// What merging adds to the module's weight, times `weight`.
+    /// Returns what merging adds to the module's weight, multiplied by `weight`.
     pub fn delta<'a>(&self, values: &'a [f32], weight: f64) -> Delta<'a> {
         match self {
             Self::Lora(lora) => lora.delta(values, weight),
@@ -103,7 +105,7 @@ impl Adapter {
     }
 }
 
-/// Adapters of several modules, sorted by module, with the store of their numbers. An empty set adapts nothing.
+/// Adapters of several modules, sorted by module, with the store of their values. An empty set adapts nothing.
 #[derive(Debug, Default)]
 pub struct Adapters {
     all: Vec<Adapter>,
@@ -111,10 +113,10 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// All numbers zero.
+    /// Creates a set with all values zero.
     ///
     /// # Errors
-    /// If a module comes twice.
+    /// If a module occurs twice.
     pub fn zeros(adapters: impl IntoIterator<Item: Into<Adapter>>) -> Result<Self> {
         let mut all: Vec<Adapter> = adapters.into_iter().map(Into::into).collect();
         all.sort_by(|a, b| a.module().cmp(b.module()));
@@ -124,7 +126,7 @@ impl Adapters {
         Ok(Self::of_sorted(all))
     }
 
-    /// As a run starts, each kind in PEFT's way.
+    /// Creates a set with the values at the start of a run, each kind initialised as in PEFT.
     ///
     /// # Errors
     /// As [`Adapters::zeros`].
@@ -135,66 +137,66 @@ impl Adapters {
         Ok(set)
     }
 
-    /// Whether nothing is adapted.
+    /// Returns whether there are no adapters.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Adapted modules.
+    /// The number of adapted modules.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// One adapter a module, sorted by module.
+    /// Iterates over the adapters, one per module, sorted by module.
     pub fn iter(&self) -> std::slice::Iter<'_, Adapter> {
         self.all.iter()
     }
 
-    /// All tensors: their module, what PEFT adds to the module's path, and where they stand in the store.
+    /// Iterates over all tensors: the module, the suffix that PEFT appends to its path, and the entry in the store.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &'static str, &Entry)> {
         let of = |adapter: &'_ Adapter| adapter.tensors().into_iter().map(|(suffix, _)| suffix);
         let named = self.all.iter().flat_map(move |a| of(a).map(move |suffix| (a.module(), suffix)));
         named.zip(self.store.entries()).map(|((module, suffix), entry)| (module, suffix, entry))
     }
 
-    /// A module's adapter.
+    /// Returns the adapter of a module.
     pub fn find(&self, module: &str) -> Option<&Adapter> {
         self.all.binary_search_by(|adapter| adapter.module().cmp(module)).ok().map(|i| &self.all[i])
     }
 
-    /// Their numbers, gradients and moments.
+    /// The store of values, gradients and moments.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The same, to change them.
+    /// The store, mutably.
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
 
-    /// All numbers.
+    /// All values.
     pub fn values(&self) -> &[f32] {
         self.store.values()
     }
 
-    /// A number that no other numbers of any set have or had.
+    /// A version number that is unique among all values of all sets, past and present.
     pub fn version(&self) -> u64 {
         self.store.version()
     }
 
-    /// Changes the numbers.
+    /// Changes the values.
     pub fn update(&mut self, change: impl FnOnce(&mut [f32])) {
         self.store.update(change);
     }
 
-    /// The first module with a number that is not finite, and that number.
+    /// Returns the first module with a non-finite value, and that value.
     pub fn not_finite(&self) -> Option<(&str, f32)> {
         let at = self.values().iter().position(|x| !x.is_finite())?;
         let (module, ..) = self.tensors().find(|(_, _, entry)| entry.range.contains(&at))?;
         Some((module, self.values()[at]))
     }
 
-    /// An independent copy of the modules that `keep` names, with their numbers.
+    /// Returns an independent copy of the modules selected by `keep`, with their values.
     pub fn of_modules(&self, keep: impl Fn(&str) -> bool) -> Self {
         let kept = self.all.iter().filter(|adapter| keep(adapter.module()));
         let mut set = Self::of_sorted(kept.cloned().collect());
@@ -204,7 +206,7 @@ impl Adapters {
         set
     }
 
-    /// Zeros; the adapters are sorted by module.
+    /// Creates a set of zeros from adapters sorted by module.
     fn of_sorted(mut all: Vec<Adapter>) -> Self {
         let mut store = Store::default();
         for adapter in &mut all {
@@ -216,15 +218,16 @@ impl Adapters {
         Self { all, store }
     }
 
-    /// The `adapter_config.json` of a PEFT directory with these modules; `named` names them as the file does.
+    /// Returns the `adapter_config.json` of a PEFT directory with these modules; `named` maps each module to its name
+    /// in the file.
     ///
     /// # Errors
-    /// If they are of several kinds, which no PEFT directory holds.
+    /// If they are of several kinds, which a PEFT directory cannot hold.
     pub fn peft_config(&self, common: PeftCommon, named: &dyn Fn(&str) -> String) -> Result<Value> {
         Ok(lora::peft_config(&self.loras("PEFT's type LORA")?, common, named))
     }
 
-    /// An independent copy of the same numbers, without gradient and moments.
+    /// Returns an independent copy of the values, without gradient and moments.
     pub fn copy(&self) -> Self {
         Self { all: self.all.clone(), store: self.store.copy() }
     }

@@ -1,42 +1,42 @@
-//! All that stands beside a base: what is frozen, and what trains.
+//! All adapters of a base, frozen and trained.
 
 use super::{Adapters, Applied};
 use crate::error::Result;
 
-/// Adapters that are not trained.
+/// An adapter that is not trained.
 #[derive(Debug)]
 pub struct Frozen {
-    /// Its modules.
+    /// Its adapters, by module.
     pub adapters: Adapters,
-    /// Whether it belongs to the reference alone: the frozen copy of what the trained adapter started from.
+    /// Whether only the reference uses it: a frozen copy of the trained adapter's starting point.
     pub reference_only: bool,
 }
 
-/// The adapters of a base. A base alone is a policy with nothing frozen and nothing trained.
+/// The adapters of a base. A base alone is a policy without frozen and trained adapters.
 #[derive(Debug, Default)]
 pub struct Policy {
-    /// Not trained.
+    /// The adapters that are not trained.
     pub frozen: Vec<Frozen>,
-    /// The trained adapter; empty if nothing is.
+    /// The trained adapter; empty if there is none.
     pub trained: Adapters,
 }
 
 impl Policy {
-    /// With a trained adapter alone.
+    /// Creates a policy with only a trained adapter.
     pub fn of(trained: Adapters) -> Self {
         Self { frozen: Vec::new(), trained }
     }
 
-    /// Whether it differs from the reference: something trains, or was trained.
+    /// Returns whether it differs from the reference: something is trained, or has been.
     pub fn is_adapted(&self) -> bool {
         !self.trained.is_empty()
     }
 
-    /// Lets `work` add to the gradient of what trains, which [`Store::clear_gradient`](super::Store::clear_gradient) began,
-    /// with all adapters at hand.
+    /// Calls `work` with all adapters and the gradient of the trained one, for it to add to. The gradient starts with
+    /// [`Store::clear_gradient`](super::Store::clear_gradient).
     ///
     /// # Errors
-    /// Those of `work`.
+    /// The errors of `work`.
     pub fn accumulate<T>(&mut self, work: impl FnOnce(&Self, &mut [f32]) -> Result<T>) -> Result<T> {
         let mut gradient = self.trained.store_mut().take_gradient();
         let done = work(self, &mut gradient);
@@ -44,8 +44,8 @@ impl Policy {
         done
     }
 
-    /// The adapters of a module in the order they are applied: frozen ones, then, where `trained`, the trained one. What
-    /// belongs to the reference alone is left out where something trains.
+    /// Returns the adapters of a module in order of application: frozen ones first, then the trained one if `trained`
+    /// is set. If `trained` is set and something is trained, reference-only adapters are left out.
     pub fn applied<'a>(&'a self, module: &str, trained: bool) -> Vec<Applied<'a>> {
         let trains = trained && self.is_adapted();
         let frozen = self.frozen.iter().filter(|frozen| !(frozen.reference_only && trains));

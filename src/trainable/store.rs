@@ -1,42 +1,42 @@
-//! The one place of numbers that train: values, their gradient and the optimizer's moments, flat f32 buffers of one layout.
+//! The store of all trained parameters: values, gradient and optimizer moments, as flat f32 buffers of the same layout.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Sizes of a tensor, outermost first.
+/// Dimensions of a tensor, outermost first.
 pub type Shape = Vec<usize>;
 
-/// A tensor of a store.
+/// A tensor in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in a PEFT file, without `base_model.model.`.
+    /// Name in a PEFT file, without `base_model.model.`.
     pub name: String,
-    /// Its sizes.
+    /// Dimensions.
     pub shape: Shape,
-    /// Where it stands in the flat buffers, row-major.
+    /// Range in the flat buffers, row-major.
     pub range: Range<usize>,
 }
 
-/// What an optimizer remembers of every number.
+/// An optimizer's state for every parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moment {
-    /// torch's name of it.
+    /// Its name in torch.
     pub name: &'static str,
-    /// As many as there are values.
+    /// One per parameter.
     pub values: Vec<f32>,
 }
 
-/// What a step of an optimizer sees.
+/// The parts of a store that an optimizer step uses.
 pub struct Parts<'a> {
-    /// The numbers, to be changed.
+    /// The parameters, to be updated.
     pub values: &'a mut [f32],
     /// Their gradient.
     pub gradient: &'a [f32],
-    /// The moments, to be changed.
+    /// The moments, to be updated.
     pub moments: &'a mut [Moment],
 }
 
-/// Named tensors, flat. The gradient and the moments are there once they are asked for.
+/// Named tensors in flat buffers. The gradient and the moments are allocated on first use.
 #[derive(Debug, Default)]
 pub struct Store {
     entries: Vec<Entry>,
@@ -46,7 +46,7 @@ pub struct Store {
     version: u64,
 }
 
-/// The number of the last version of any store; 0 is that of empty ones.
+/// The latest version number of any store; 0 is the version of empty stores.
 static VERSIONS: AtomicU64 = AtomicU64::new(0);
 
 fn next_version() -> u64 {
@@ -54,7 +54,7 @@ fn next_version() -> u64 {
 }
 
 impl Store {
-    /// Adds a tensor of zeros behind the others. Gradient and moments, if there were any, are forgotten.
+    /// Appends a tensor of zeros. Discards gradient and moments, if any.
     pub fn add(&mut self, name: String, shape: Shape) {
         let start = self.values.len();
         let end = start + shape.iter().product::<usize>();
@@ -65,33 +65,34 @@ impl Store {
         self.version = next_version();
     }
 
-    /// Its tensors, in the order of the flat buffers.
+    /// The tensors, in the order of the flat buffers.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// All numbers.
+    /// All values.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// A number that no other numbers of any store have or had: copies elsewhere are as new as it says.
+    /// A version number unique among all values of all stores, past and present: a copy with the same number is up to
+    /// date.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Changes the numbers.
+    /// Changes the values.
     pub fn update(&mut self, change: impl FnOnce(&mut [f32])) {
         change(&mut self.values);
         self.version = next_version();
     }
 
-    /// The gradient of the numbers; empty before [`Store::clear_gradient`].
+    /// The gradient of the values; empty before [`Store::clear_gradient`].
     pub fn gradient(&self) -> &[f32] {
         &self.gradient
     }
 
-    /// Begins a gradient of zeros.
+    /// Sets the gradient to zeros.
     pub fn clear_gradient(&mut self) {
         self.gradient.clear();
         self.gradient.resize(self.values.len(), 0.0);
@@ -110,7 +111,7 @@ impl Store {
         self.gradient = gradient;
     }
 
-    /// The optimizer's moments; none before its first step.
+    /// The optimizer's moments; empty before its first step.
     pub fn moments(&self) -> &[Moment] {
         &self.moments
     }
@@ -120,20 +121,20 @@ impl Store {
         self.moments = moments;
     }
 
-    /// Moments of zeros under these names.
+    /// Creates moments of zeros with these names.
     pub fn clear_moments(&mut self, names: &[&'static str]) {
         let zeros = |name: &&'static str| Moment { name, values: vec![0.0; self.values.len()] };
         self.moments = names.iter().map(zeros).collect();
     }
 
-    /// One step of an optimizer.
+    /// Runs one optimizer step.
     pub fn step(&mut self, rule: impl FnOnce(Parts)) {
         let Self { values, gradient, moments, .. } = self;
         rule(Parts { values, gradient, moments });
         self.version = next_version();
     }
 
-    /// An independent copy of the values.
+    /// Returns an independent copy of the values.
     pub(super) fn copy(&self) -> Self {
         Self {
             entries: self.entries.clone(),

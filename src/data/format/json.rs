@@ -1,4 +1,4 @@
-//! One JSON array of objects; rows count from 1.
+//! A JSON array of objects. Rows count from 1.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::super::example::Origin;
 use super::row::{Row, Rows, parse_json, without_bom};
 use crate::error::Result;
 
-/// The rows of the array in `bytes`.
+/// Returns the rows of the array in `bytes`.
 pub fn rows(bytes: &[u8], name: Arc<str>) -> Result<Rows> {
     let array = match parse_json(without_bom(bytes)) {
         Ok(Json::Array(array)) => array,

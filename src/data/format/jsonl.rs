@@ -1,4 +1,4 @@
-//! JSON Lines: one object a line, read line by line; blank lines are skipped, a byte-order mark is tolerated.
+//! JSON Lines: one object per line, read line by line. Blank lines and a byte-order mark are skipped.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::super::example::Origin;
 use super::row::{Row, Rows, parse_json, without_bom};
 use crate::error::{Error, Result};
 
-/// The rows of `reader`.
+/// Returns the rows of `reader`.
 pub fn rows(reader: impl BufRead + Send + 'static, path: &Path, name: Arc<str>) -> Rows {
     Box::new(Lines { reader, path: path.to_path_buf(), name, line: 0, failed: false })
 }
@@ -17,9 +17,9 @@ struct Lines<R> {
     reader: R,
     path: PathBuf,
     name: Arc<str>,
-    /// 1-based number of the line read last.
+    /// The 1-based number of the last line read.
     line: usize,
-    /// A reader that failed once may fail for ever.
+    /// Set after a read error: a reader that has failed once may fail forever.
     failed: bool,
 }
 

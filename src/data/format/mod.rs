@@ -1,4 +1,4 @@
-//! File formats: one file each, one `match`.
+//! File formats: one module per format, dispatched by one `match`.
 
 mod json;
 mod jsonl;
@@ -13,23 +13,24 @@ use self::row::without_bom;
 pub use self::row::{Row, Rows};
 use crate::error::{Error, Result};
 
-/// A file format that can be read.
+/// A supported file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// JSON Lines: an object a line.
+    /// JSON Lines: one object per line.
     Jsonl,
-    /// One array of objects; a file that is JSON Lines in truth is read as such.
+    /// One array of objects. A file that actually contains JSON Lines is read as JSON Lines.
     Json,
 }
 
-/// What can be read, for messages.
+/// The supported formats, for error messages.
 pub const SUPPORTED: &str = ".jsonl, .ndjson (one JSON object a line) and .json (one array of objects)";
 
 impl Format {
-    /// The format that the extension of `path` names; without an extension (a pipe, say) JSON Lines.
+    /// Returns the format given by the extension of `path`. Without an extension (a pipe, for example) it is JSON
+    /// Lines.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the formats that can be read.
+    /// Returns [`Error::Data`], which names the supported formats.
     pub fn of(path: &Path) -> Result<Self> {
         let Some(extension) = path.extension() else { return Ok(Self::Jsonl) };
         match extension.to_string_lossy().to_ascii_lowercase().as_str() {
@@ -42,19 +43,19 @@ impl Format {
         }
     }
 
-    /// Opens the file `path`, named `name` in origins.
+    /// Opens the file `path`, which origins call `name`.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be opened.
+    /// Returns [`Error::Io`] if the file cannot be opened.
     pub fn open(self, path: &Path, name: Arc<str>) -> Result<Rows> {
         let file = File::open(path).map_err(Error::read(path))?;
         self.rows(BufReader::new(file), path, name)
     }
 
-    /// The rows of `text`.
+    /// Returns the rows of `text`.
     ///
     /// # Errors
-    /// As [`Format::open`].
+    /// Same as [`Format::open`].
     pub fn parse(self, text: impl AsRef<[u8]> + Send + 'static, name: Arc<str>) -> Result<Rows> {
         let path = name.to_string();
         self.rows(Cursor::new(text), Path::new(&path), name)
@@ -67,7 +68,7 @@ impl Format {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).map_err(Error::read(path))?;
                 let first = without_bom(&bytes).iter().find(|byte| !byte.is_ascii_whitespace());
-                // datasets writes JSON Lines under .json too.
+                // The `datasets` library also writes JSON Lines to .json files.
                 if first == Some(&b'{') {
                     Ok(jsonl::rows(Cursor::new(bytes), path, name))
                 } else {

@@ -1,28 +1,28 @@
-//! What every format gives: rows, and the JSON text in them.
+//! The common output of all formats: rows, and the parsing of their JSON.
 
 use serde_json::Value as Json;
 
 use super::super::example::Origin;
 use crate::error::Result;
 
-/// A record as it stands in its file, not yet looked into.
+/// A record as it appears in its file, not yet validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Where it stands.
+    /// The origin of the row.
     pub origin: Origin,
-    /// The JSON value there; an object, if it is a record.
+    /// The JSON value of the row; an object for a valid record.
     pub value: Json,
 }
 
-/// The rows of one input, read as they are asked for. An error stands for one row; the rows behind it still come.
+/// The rows of one input, read lazily. An error concerns a single row; the following rows are still returned.
 pub type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
 
-/// Some editors put a byte-order mark before UTF-8.
+/// Strips the byte-order mark that some editors write before UTF-8.
 pub(super) fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
 }
 
-/// `text` as one JSON value, or what is wrong with it: (line in `text`, message with the column in characters).
+/// Parses `text` as one JSON value. The error is (line in `text`, message with the column in characters).
 pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, (usize, String)> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let (line, column) = place(&bytes[..e.valid_up_to()]);
@@ -30,7 +30,7 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, (usize, String)> {
     })?;
     serde_json::from_str(text).map_err(|e| {
         let line = text.lines().nth(e.line().saturating_sub(1)).unwrap_or("");
-        // serde_json counts bytes and stands behind the byte it could not take.
+        // serde_json counts bytes, and its position is after the offending byte.
         let column = line.char_indices().take_while(|(byte, _)| byte + 1 < e.column()).count() + 1;
         let message = e.to_string();
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
@@ -38,7 +38,7 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, (usize, String)> {
     })
 }
 
-/// 1-based line and column (in characters) behind `read`.
+/// Returns the 1-based line and column (in characters) of the position after `read`.
 fn place(read: &[u8]) -> (usize, usize) {
     let line = read.iter().filter(|byte| **byte == b'\n').count() + 1;
     let last = read.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();

@@ -5,25 +5,25 @@ use serde_json::{Map, Value, json};
 use super::vocabulary::{Built, Vocabulary, ids, listed_merges};
 use crate::error::{Error, Result};
 
-/// How text is split before merging.
+/// How text is split before merges are applied.
 enum Split {
-    /// GPT-2's expression, which the `ByteLevel` pre-tokenizer holds.
+    /// GPT-2's regular expression, which is built into the `ByteLevel` pre-tokenizer.
     Gpt2,
-    /// Each digit alone, then as GPT-2.
+    /// Splits digits one by one, then splits like GPT-2.
     Digits,
-    /// An expression of its own.
+    /// A custom regular expression.
     Regex(&'static str),
 }
 
-/// What a name of `tokenizer.ggml.pre` stands for.
+/// The settings that a value of `tokenizer.ggml.pre` implies.
 struct Pre {
     names: &'static [&'static str],
     split: Split,
-    /// Unicode's canonical composition first.
+    /// Whether text is first normalized to Unicode NFC.
     composes: bool,
-    /// A word that is a token is taken without merging.
+    /// Whether a word that is itself a token skips the merges.
     ignores_merges: bool,
-    /// Whether BOS is added when the file does not say.
+    /// Whether BOS is added if the file does not specify it.
     adds_bos: bool,
 }
 

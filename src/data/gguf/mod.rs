@@ -1,8 +1,8 @@
-//! The tokenizer in a GGUF file's metadata, as the `tokenizer.json` and `tokenizer_config.json` that say the same.
+//! The tokenizer in a GGUF file's metadata, converted to the equivalent `tokenizer.json` and `tokenizer_config.json`.
 //!
-//! Vocabulary, merges or scores, kinds of tokens and special ids stand in the file; how text is split before stands
-//! there by name only (`tokenizer.ggml.pre`). What the names mean is llama.cpp's `llama-vocab.cpp` and the
-//! `tokenizer.json` of the models behind them; transformers' `integrations/gguf` builds the same.
+//! The file contains the vocabulary, the merges or scores, the token types and the special token ids. The pre-tokenizer
+//! is given only by name (`tokenizer.ggml.pre`). The meaning of the names follows llama.cpp's `llama-vocab.cpp` and the
+//! `tokenizer.json` of the original models. transformers' `integrations/gguf` builds the same files.
 
 mod byte_level;
 mod sentencepiece;
@@ -15,7 +15,7 @@ use super::tokenizer::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::weights::gguf::{GgufFile, Metadata};
 
-/// A tokenizer's two files.
+/// The two files of a tokenizer.
 #[derive(Clone, Debug)]
 pub struct TokenizerFiles {
     /// `tokenizer.json`.
@@ -24,25 +24,25 @@ pub struct TokenizerFiles {
     pub config: Value,
 }
 
-/// Control tokens that end a turn, in the models of the supported architectures.
+/// Control tokens that end a turn in the models of the supported architectures.
 const ENDS: &[&str] =
     &["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"];
 
 impl TokenizerFiles {
-    /// Reads the metadata of a model.
+    /// Reads the tokenizer from a model's metadata.
     ///
     /// # Errors
-    /// If there is no tokenizer in them, it is of an unknown kind, or its parts do not belong together.
+    /// Fails if the metadata has no tokenizer, its model is not supported, or its parts are inconsistent.
     pub fn read(file: &GgufFile) -> Result<Self> {
         build(file.metadata())
             .map_err(|e| Error::Data(format!("{}: its tokenizer: {e}", file.path().display())))
     }
 
-    /// Ids of the tokens that end a completion, sorted: those that the file names, and those that llama.cpp knows by their
-    /// text (`llama-vocab.cpp`, `special_eog_ids`).
+    /// Returns the sorted ids of the tokens that end a completion: those that the file names and those that llama.cpp
+    /// recognizes by their text (`llama-vocab.cpp`, `special_eog_ids`).
     ///
     /// # Errors
-    /// If an id is no number.
+    /// Fails if an id is not a number.
     pub fn ends(file: &GgufFile) -> Result<Vec<u32>> {
         let metadata = file.metadata();
         let mut ends = Vec::new();
@@ -61,10 +61,10 @@ impl TokenizerFiles {
         Ok(ends)
     }
 
-    /// The tokenizer; `chat_template` is the setting of that name.
+    /// Builds the tokenizer. `chat_template` is the configuration key of that name.
     ///
     /// # Errors
-    /// If the vocabulary and the merges do not fit each other, or the template is not Jinja.
+    /// Fails if the vocabulary and the merges do not match, or if the template is not valid Jinja.
     pub fn load(&self, chat_template: Option<&str>) -> Result<ChatTokenizer> {
         let bytes = |value: &Value| {
             serde_json::to_vec(value)
@@ -109,7 +109,7 @@ fn build(metadata: Metadata) -> Result<TokenizerFiles> {
     Ok(TokenizerFiles { tokenizer, config: config.into() })
 }
 
-/// BOS before and EOS behind a text, where the file says so.
+/// Builds the post-processor that adds BOS before and EOS after a text, if the file asks for it.
 fn post_processor(config: &Map<String, Value>, vocabulary: &Vocabulary) -> Value {
     let added = |name: &str| {
         let token = config.get(&format!("{name}_token"))?.as_str()?;

@@ -1,4 +1,4 @@
-//! `tokenizer.ggml.model` llama: SentencePiece's BPE, with a piece for each byte.
+//! `tokenizer.ggml.model` llama: SentencePiece BPE with byte fallback.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 use super::vocabulary::{Built, Vocabulary, ids, listed_merges};
 use crate::error::{Error, Result};
 
-/// SentencePiece's space.
+/// SentencePiece's space character.
 const SPACE: &str = "\u{2581}";
-/// Bytes of a token, at most, whose merges are looked for: each way to cut it costs two look-ups.
+/// Maximum length in bytes of a token whose merges are searched. Each way to split a token costs two look-ups.
 const LONGEST: usize = 256;
 
 pub(super) fn build(vocabulary: &Vocabulary) -> Result<Built> {
-    // llama.cpp stores tokens of nothing but spaces as such; text has them as `▁` when the model sees it.
+    // llama.cpp stores tokens that consist of spaces as plain spaces, but the model sees spaces in text as `▁`.
     let only_spaces = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte == b' ');
     let spell = |token: &&str| if only_spaces(token) { SPACE.repeat(token.len()) } else { token.to_string() };
     let spelled: Vec<String> = vocabulary.tokens.iter().map(spell).collect();
@@ -34,7 +34,8 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Built> {
     Ok(Built { parts, spelled, adds_bos: true })
 }
 
-/// `▁` for spaces, and one before each stretch of text if `prefix`, as Llama 2's `tokenizer.json` and llama.cpp have it.
+/// Builds the normalizer that replaces spaces with `▁`. With `prefix` it also prepends one `▁` to each stretch of text,
+/// as Llama 2's `tokenizer.json` and llama.cpp do.
 fn normalizer(prefix: bool) -> Value {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     if prefix {
@@ -56,11 +57,11 @@ fn decoder(prefix: bool) -> Value {
     json!({"type": "Sequence", "decoders": decoders})
 }
 
-/// What merges are ordered by, one number a token, the least first.
+/// Returns the rank of each token by which merges are ordered, lowest first.
 fn order(vocabulary: &Vocabulary) -> Result<Vec<f64>> {
     let count = vocabulary.tokens.len();
     if vocabulary.architecture.starts_with("gemma") {
-        // Gemma's scores are not in the order of its merges; its tokens are.
+        // The order of Gemma's merges is that of its token ids, not of its scores.
         return Ok((0..count).map(|id| id as f64).collect());
     }
     let scores = vocabulary.metadata.numbers("tokenizer.ggml.scores")?.unwrap_or_default();
@@ -70,8 +71,8 @@ fn order(vocabulary: &Vocabulary) -> Result<Vec<f64>> {
     Ok(scores.iter().map(|score| -score).collect())
 }
 
-/// Every way to make a token of two, ordered as transformers' `generate_merges` does: by the token made, then by the
-/// lengths of its parts, the longer first.
+/// Returns every way to build a token from two others, in the order of transformers' `generate_merges`: by the
+/// resulting token, then by the lengths of the parts, longer first.
 fn merges(spelled: &[String], order: &[f64]) -> Vec<Value> {
     let known: HashMap<&str, usize> =
         spelled.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();

@@ -1,33 +1,33 @@
-//! The vocabulary of a GGUF file, and what is made of it whatever the tokenizer model is.
+//! The vocabulary of a GGUF file, and what is derived from it regardless of the tokenizer model.
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::weights::gguf::Metadata;
 
-/// Kinds of tokens (`llama_token_type`).
+/// Token types (`llama_token_type`).
 const UNKNOWN: f64 = 2.0;
 pub(super) const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
 
-/// The vocabulary and what is known of each token.
+/// The vocabulary and the properties of each token.
 pub(super) struct Vocabulary<'a> {
     pub(super) metadata: Metadata<'a>,
     /// `general.architecture`.
     pub(super) architecture: &'a str,
-    /// As the file spells them, by id.
+    /// The tokens as spelled in the file, by id.
     pub(super) tokens: Vec<&'a str>,
-    /// Kinds by id; empty if the file does not say.
+    /// The token types by id; empty if the file has none.
     pub(super) kinds: Vec<f64>,
 }
 
-/// What a tokenizer model decides.
+/// The parts that depend on the tokenizer model.
 pub(super) struct Built {
     /// `normalizer`, `pre_tokenizer`, `decoder` and `model`.
     pub(super) parts: Map<String, Value>,
-    /// Tokens as the model spells them, by id.
+    /// The tokens as the model spells them, by id.
     pub(super) spelled: Vec<String>,
-    /// Whether texts begin with BOS when the file does not say.
+    /// Whether texts begin with BOS if the file does not specify it.
     pub(super) adds_bos: bool,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Vocabulary<'a> {
         self.kinds.get(id).copied().unwrap_or(1.0)
     }
 
-    /// A special token's text by the name of its id.
+    /// Returns the text of a special token by the metadata name of its id.
     pub(super) fn special(&self, name: &str) -> Result<Option<&'a str>> {
         let Some(id) = self.metadata.integer(&format!("tokenizer.ggml.{name}_token_id"))? else {
             return Ok(None);
@@ -47,12 +47,13 @@ impl<'a> Vocabulary<'a> {
         })
     }
 
-    /// Tokens that are matched whole in the text: control tokens, which are special, and user-defined ones.
+    /// Returns the tokens that are matched as a whole in the text: control tokens, which are special, and user-defined
+    /// ones.
     pub(super) fn added(&self, named: &[&str], spelled: &[String]) -> Vec<Value> {
         let mut added = Vec::new();
         for (id, token) in self.tokens.iter().enumerate() {
             let special = [UNKNOWN, CONTROL].contains(&self.kind(id)) || named.contains(token);
-            // A token that the model spells otherwise is one of its pieces, as transformers has it.
+            // As in transformers, a token that the model spells differently is an ordinary piece.
             let whole = self.kind(id) == USER_DEFINED && spelled[id] == *token;
             if special || whole {
                 added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false,
@@ -81,7 +82,8 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// The vocabulary of `tokenizer.json`: ids by spelling; of tokens that are spelled alike the first keeps the spelling.
+/// Returns the vocabulary of `tokenizer.json`: ids by spelling. If several tokens share a spelling, the first one keeps
+/// it.
 pub(super) fn ids(spelled: &[String]) -> Map<String, Value> {
     let mut ids = Map::new();
     for (id, token) in spelled.iter().enumerate() {
@@ -90,7 +92,7 @@ pub(super) fn ids(spelled: &[String]) -> Map<String, Value> {
     ids
 }
 
-/// The merges as the file lists them, `left right` a line.
+/// Returns the merges listed in the file, as `left right` entries.
 pub(super) fn listed_merges(metadata: Metadata) -> Result<Option<Vec<Value>>> {
     let Some(lines) = metadata.texts("tokenizer.ggml.merges")? else { return Ok(None) };
     let split = |line: &&str| {

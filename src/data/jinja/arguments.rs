@@ -1,18 +1,18 @@
-//! Arguments of a call, bound to the names of a signature.
+//! Call arguments and their binding to the names of a signature.
 
 use super::ast::Name;
 use super::problem::{Res, fail};
 use super::text::display;
 use super::value::Value;
 
-/// Arguments as they were given.
+/// The arguments as given in the call.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Given {
     pub positional: Vec<Value>,
     pub named: Vec<(Name, Value)>,
 }
 
-/// Arguments by the place of their names.
+/// The bound arguments, in the order of the signature.
 pub(super) struct Bound {
     what: &'static str,
     names: &'static [&'static str],
@@ -20,10 +20,10 @@ pub(super) struct Bound {
 }
 
 impl Given {
-    /// Binds them to `names`; `what` is for messages.
+    /// Binds the arguments to `names`; `what` names the callee in error messages.
     ///
     /// # Errors
-    /// Too many arguments, one that is not known, or one that is given twice.
+    /// Fails if there are too many arguments, or one is unknown or given twice.
     pub fn bind(self, what: &'static str, names: &'static [&'static str]) -> Res<Bound> {
         if self.positional.len() > names.len() {
             return fail(format!(
@@ -44,20 +44,20 @@ impl Given {
         Ok(Bound { what, names, values })
     }
 
-    /// Refuses any.
+    /// Rejects any arguments.
     pub fn none(self, what: &'static str) -> Res<()> {
         self.bind(what, &[]).map(|_| ())
     }
 }
 
 impl Bound {
-    /// The value of `name`.
+    /// Returns the value of `name`.
     pub fn get(&self, name: &str) -> Option<&Value> {
         let place = self.names.iter().position(|own| *own == name)?;
         self.values[place].as_ref()
     }
 
-    /// The value of `name`, unless it is `none`.
+    /// Returns the value of `name`, unless it is `none`.
     pub fn given(&self, name: &str) -> Option<&Value> {
         self.get(name).filter(|value| !matches!(value, Value::None))
     }
@@ -77,7 +77,7 @@ impl Bound {
         self.get(name).is_some_and(Value::truth)
     }
 
-    /// A string; `None` where it is missing or `none`.
+    /// Returns a string argument; `None` if it is missing or `none`.
     pub fn text(&self, name: &str) -> Res<Option<&str>> {
         match self.given(name) {
             None => Ok(None),
@@ -85,7 +85,7 @@ impl Bound {
         }
     }
 
-    /// `str` of an argument that must be there.
+    /// Returns `str` of a required argument.
     pub fn shown(&self, name: &str) -> Res<String> {
         display(self.required(name)?)
     }

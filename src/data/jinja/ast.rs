@@ -1,8 +1,8 @@
-//! A parsed template.
+//! The syntax tree of a template.
 
 use std::sync::Arc;
 
-/// A name; shared, because values and scopes hold names too.
+/// A name. It is shared because values and scopes also hold names.
 pub(super) type Name = Arc<str>;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) enum Comparison {
     NotIn,
 }
 
-/// Arguments of a call, a filter or a test.
+/// The arguments of a call, a filter or a test.
 #[derive(Debug, Default)]
 pub(super) struct Args {
     pub positional: Vec<Expr>,
@@ -59,7 +59,7 @@ pub(super) enum Expr {
     Item(Box<Expr>, Box<Expr>),
     Slice(Box<Expr>, Box<[Option<Expr>; 3]>),
     Call(Box<Expr>, Box<Args>),
-    /// Of a value, or of the block it stands in.
+    /// A filter on a value, or on the enclosing block.
     Filter(Option<Box<Expr>>, Name, Box<Args>),
     Test(Box<Expr>, Name, Box<Args>),
     Not(Box<Expr>),
@@ -70,11 +70,11 @@ pub(super) enum Expr {
     Compare(Box<Expr>, Vec<(Comparison, Expr)>),
     And(Box<Expr>, Box<Expr>),
     Or(Box<Expr>, Box<Expr>),
-    /// Condition, then, else.
+    /// Condition, then branch, else branch.
     Conditional(Box<Expr>, Box<Expr>, Option<Box<Expr>>),
 }
 
-/// What is assigned to.
+/// An assignment target.
 #[derive(Debug)]
 pub(super) enum Target {
     Name(Name),
@@ -83,15 +83,15 @@ pub(super) enum Target {
     Attribute(Name, Name),
 }
 
-/// A macro, or the block of a call.
+/// A macro, or the body of a call block.
 #[derive(Debug)]
 pub(super) struct Macro {
     pub name: Name,
     pub parameters: Vec<Name>,
-    /// Defaults of the last parameters.
+    /// The defaults of the last parameters.
     pub defaults: Vec<Expr>,
     pub body: Vec<Statement>,
-    /// Whether the body names `caller`, `varargs`, `kwargs`.
+    /// Whether the body uses `caller`, `varargs` or `kwargs`.
     pub uses_caller: bool,
     pub uses_varargs: bool,
     pub uses_kwargs: bool,
@@ -118,18 +118,18 @@ pub(super) enum Kind {
     Text(String),
     Print(Expr),
     For(Arc<For>),
-    /// Conditions with their bodies, then what else.
+    /// Conditions with their bodies, then the else branch.
     If(Vec<(Expr, Vec<Statement>)>, Vec<Statement>),
     Set(Target, Expr),
-    /// A block's text, through filters.
+    /// Assigns the text of a block, after optional filters.
     SetBlock(Target, Option<Expr>, Vec<Statement>),
     Macro(Arc<Macro>),
     Call(Expr, Arc<Macro>),
     Filter(Expr, Vec<Statement>),
     With(Vec<(Target, Expr)>, Vec<Statement>),
-    /// A block of its own scope: `generation`, `autoescape false`.
+    /// A block with its own scope: `generation`, `autoescape false`.
     Scope(Vec<Statement>),
-    /// `block`, whose scope is the template's.
+    /// A `block`, which shares the template's scope.
     Block(Vec<Statement>),
     Break,
     Continue,

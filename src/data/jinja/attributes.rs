@@ -1,4 +1,4 @@
-//! Attributes of values, methods among them.
+//! Attributes of values, including methods.
 
 use super::problem::{Res, fail};
 use super::value::Value;
@@ -19,10 +19,10 @@ fn among(words: &str, word: &str) -> bool {
     words.split(' ').any(|known| known == word)
 }
 
-/// What Python finds as an attribute of `value`: `None` if there is none of that name.
+/// Returns Python's attribute `name` of `value`, or `None` if there is none.
 ///
 /// # Errors
-/// One that Python has and that is not supported.
+/// Fails if Python has the attribute but it is not supported here.
 pub(super) fn attribute(value: &Value, name: &str) -> Res<Option<Value>> {
     let method = || Ok(Some(Value::Method(std::rc::Rc::new((value.clone(), name.into())))));
     let unsafe_ = || {

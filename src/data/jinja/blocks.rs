@@ -1,4 +1,4 @@
-//! Macros and the other blocks around statements.
+//! Parses macros and other blocks that enclose statements.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl Parser {
         Ok((parameters, defaults))
     }
 
-    /// The macro of a body, whose tag ends here.
+    /// Parses the macro of a body, starting at the end of its opening tag.
     fn macro_of(
         &mut self,
         name: Name,

@@ -6,7 +6,7 @@ use super::problem::{Res, fail, room};
 use super::text::{display, float, repr};
 use super::value::Value;
 
-/// `text.format(...)`; `look` finds attributes (`.name`) and items (`[key]`).
+/// Computes `text.format(...)`; `look` resolves attributes (`.name`) and items (`[key]`).
 pub(super) fn format(
     text: &str,
     args: &Given,
@@ -87,7 +87,7 @@ fn field(
     formatted(&value, spec)
 }
 
-/// `format(value, spec)`.
+/// Computes `format(value, spec)`.
 fn formatted(value: &Value, text: &str) -> Res<String> {
     if text.is_empty() {
         return display(value);

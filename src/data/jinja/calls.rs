@@ -1,4 +1,4 @@
-//! Calls: arguments, functions, macros and loops that call themselves.
+//! Calls: arguments, functions, macros and recursive loops.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! Characters: which of them are white space, and how HTML escapes them.
+//! Character properties: white space and HTML escaping.
 
 /// Python's `str.isspace` for one character.
 pub(super) fn is_space(ch: char) -> bool {

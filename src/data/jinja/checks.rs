@@ -14,12 +14,12 @@ use super::value::Value;
 const NAMES: &str = "odd even divisibleby defined undefined filter test none boolean false true integer float lower upper string \
     mapping number sequence iterable callable sameas escaped in == eq equalto != ne > gt greaterthan ge >= < lt lessthan <= le";
 
-/// Whether there is a test of that name.
+/// Whether there is a test of this name.
 pub(super) fn exists(name: &str) -> bool {
     NAMES.split(' ').any(|known| known == name)
 }
 
-/// Whether `value is name(...)`.
+/// Computes `value is name(...)`.
 pub(super) fn check(name: &str, value: &Value, args: Given) -> Res<bool> {
     let comparison = match name {
         "==" | "eq" | "equalto" => Some(Comparison::Eq),
@@ -106,7 +106,7 @@ pub(super) fn check(name: &str, value: &Value, args: Given) -> Res<bool> {
     })
 }
 
-/// Python's `is`, where it does not depend on how CPython stores a value.
+/// Python's `is`, in cases that do not depend on how CPython stores a value.
 fn same(left: &Value, right: &Value) -> Res<bool> {
     Ok(match (left, right) {
         (Value::None, Value::None) => true,

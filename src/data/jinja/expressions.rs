@@ -1,4 +1,4 @@
-//! Expressions: jinja2's order of operators.
+//! Parses expressions with jinja2's operator precedence.
 
 use super::ast::{Args, Binary, Comparison, Expr, Literal};
 use super::parser::Parser;
@@ -6,7 +6,7 @@ use super::problem::Res;
 use super::token::Token;
 
 impl Parser {
-    /// An expression without a comma.
+    /// Parses an expression without a top-level comma.
     pub fn expression(&mut self) -> Res<Expr> {
         self.deeper(Self::conditional)
     }
@@ -73,7 +73,7 @@ impl Parser {
         Ok(if others.is_empty() { first } else { Expr::Compare(Box::new(first), others) })
     }
 
-    /// Left-associative operators over `operand`.
+    /// Parses left-associative operators over `operand`.
     fn chain(&mut self, operators: &[(&str, Binary)], operand: fn(&mut Self) -> Res<Expr>) -> Res<Expr> {
         let mut left = operand(self)?;
         while let Some((op, binary)) = operators.iter().find(|(op, _)| self.is_op(op)) {
@@ -161,7 +161,7 @@ impl Parser {
         Ok(Expr::Literal(literal))
     }
 
-    /// Items up to `end`, which is passed; a last comma may stand.
+    /// Parses comma-separated items up to and including `end`; a trailing comma is allowed.
     fn listed<T>(&mut self, end: &str, item: impl Fn(&mut Self) -> Res<T>) -> Res<Vec<T>> {
         let mut items = Vec::new();
         while !self.is_op(end) {
@@ -177,8 +177,8 @@ impl Parser {
         Ok(items)
     }
 
-    /// An expression, or several with commas; `end` is what may follow a last comma: `)` where parentheses stand around it,
-    /// or a word.
+    /// Parses an expression, or several separated by commas. `end` is what may follow a trailing comma: `)` if the
+    /// tuple is in parentheses, or a word.
     pub fn tuple(&mut self, conditions: bool, end: Option<&str>) -> Res<Expr> {
         let item = |parser: &mut Self| {
             if conditions { parser.expression() } else { parser.deeper(Self::or) }
@@ -263,7 +263,7 @@ impl Parser {
         Ok(Expr::Slice(Box::new(value), Box::new([start, stop, step])))
     }
 
-    /// Filters, tests and calls behind a value.
+    /// Parses filters, tests and calls after a value.
     fn filtered(&mut self, mut value: Expr) -> Res<Expr> {
         loop {
             self.link()?;
@@ -282,7 +282,7 @@ impl Parser {
         }
     }
 
-    /// `|name(...)`, any number of times; of the block it stands in if there is no value.
+    /// Parses any number of `|name(...)`. Without a value they apply to the enclosing block.
     pub fn filters(&mut self, mut value: Option<Expr>) -> Res<Option<Expr>> {
         while self.skip_op("|") {
             self.link()?;

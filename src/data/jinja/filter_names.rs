@@ -5,15 +5,15 @@ const NAMES: &str = "abs attr batch capitalize center count d default dictsort e
     select selectattr slice sort string striptags sum title tojson trim truncate unique upper urlencode wordcount wordwrap \
     xmlattr";
 
-/// Those of jinja2 that are refused: they are random, or lay out for the web or a terminal.
+/// jinja2 filters that are rejected because they are random, or format for the web or a terminal.
 const REFUSED: &str = "random pprint urlize";
 
-/// Whether that filter is one of the refused.
+/// Whether the filter is one of the rejected ones.
 pub(super) fn refused(name: &str) -> bool {
     REFUSED.split(' ').any(|known| known == name)
 }
 
-/// Whether jinja2 has a filter of that name.
+/// Whether jinja2 has a filter of this name.
 pub(super) fn exists(name: &str) -> bool {
     NAMES.split(' ').any(|known| known == name) || refused(name)
 }

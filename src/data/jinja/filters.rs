@@ -10,7 +10,7 @@ use super::text::display;
 use super::value::Value;
 use super::{checks, numbers, sequences, texts};
 
-/// `value | name(...)`.
+/// Computes `value | name(...)`.
 pub(super) fn apply(name: &str, value: Value, args: Given) -> Res<Value> {
     match name {
         "tojson" => tojson(&value, args),

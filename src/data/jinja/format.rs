@@ -1,10 +1,10 @@
-//! `'%s' % x`, and how a value is laid out in a width.
+//! `'%s' % x`, and the alignment of values within a width.
 
 use super::problem::{Res, fail, room};
 use super::text::{display, repr};
 use super::value::Value;
 
-/// How a value is laid out.
+/// The format of a value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spec {
     pub fill: Option<char>,
@@ -15,13 +15,13 @@ pub(super) struct Spec {
     pub alternate: bool,
     pub zero: bool,
     pub width: usize,
-    /// `,` or `_` between thousands.
+    /// The thousands separator: `,` or `_`.
     pub group: Option<char>,
     pub precision: Option<usize>,
     pub kind: Option<char>,
 }
 
-/// Widths and precisions, at most; Rust's own formatting ends at 65,535.
+/// Maximum width and precision. Rust's own formatting is limited to 65,535.
 const WIDEST: usize = 60_000;
 
 pub(super) fn digits(chars: &mut std::iter::Peekable<std::str::Chars>) -> Res<Option<usize>> {
@@ -37,7 +37,7 @@ pub(super) fn digits(chars: &mut std::iter::Peekable<std::str::Chars>) -> Res<Op
     Ok(found)
 }
 
-/// `text % args`.
+/// Computes `text % args`.
 pub(super) fn percent(text: &str, args: &Value) -> Res<String> {
     let mut out = String::new();
     let mut chars = text.chars().peekable();
@@ -170,7 +170,7 @@ pub(super) fn cut(spec: &Spec, text: &str) -> String {
     }
 }
 
-/// `text` with `sign` before it, filled up to the width.
+/// Returns `text` with `sign` before it, padded to the width.
 pub(super) fn padded(spec: &Spec, sign: &str, text: &str) -> String {
     let length = sign.chars().count() + text.chars().count();
     let missing = spec.width.saturating_sub(length);
@@ -258,7 +258,7 @@ fn exponential(size: f64, precision: usize) -> String {
     format!("{mantissa}e{sign}{digits:0>2}")
 }
 
-/// `%g`: `precision` significant digits, without zeros at the end.
+/// `%g`: formats `precision` significant digits without trailing zeros.
 fn general(size: f64, precision: usize, keeps_zeros: bool) -> String {
     let scientific = exponential(size, precision - 1);
     let exponent: i32 = scientific.split_once('e').and_then(|(_, text)| text.parse().ok()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Functions that every template has.
+//! Global functions that every template can call.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -15,11 +15,11 @@ use super::value::{Names, Range, Value, counted};
 const NAMES: [&str; 7] =
     ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"];
 
-/// What functions read and keep beyond their arguments.
+/// The state that functions use in addition to their arguments.
 pub(super) struct Surroundings {
-    /// What `strftime_now` tells.
+    /// The time that `strftime_now` returns.
     now: NaiveDateTime,
-    /// Namespaces, which may hold themselves.
+    /// The namespaces. They may contain themselves.
     spaces: RefCell<Vec<Names>>,
 }
 
@@ -28,7 +28,7 @@ impl Surroundings {
         Self { now, spaces: RefCell::default() }
     }
 
-    /// A namespace, emptied when the rendering is over.
+    /// Creates a namespace that is emptied when the rendering ends.
     fn namespace(&self, names: Vec<(Name, Value)>) -> Value {
         let space = Rc::new(RefCell::new(names));
         self.spaces.borrow_mut().push(space.clone());
@@ -44,12 +44,12 @@ impl Surroundings {
     }
 }
 
-/// The function of that name.
+/// Returns the function of this name.
 pub(super) fn global(name: &str) -> Option<Value> {
     NAMES.into_iter().chain(["lipsum"]).find(|known| *known == name).map(Value::Function)
 }
 
-/// What the function of that name gives.
+/// Calls the function of this name.
 pub(super) fn call(surroundings: &Surroundings, name: &str, args: Given) -> Res<Value> {
     match name {
         "range" => range(args),
@@ -122,7 +122,7 @@ fn range(args: Given) -> Res<Value> {
     }
 }
 
-/// Keys and values of `dict(...)`.
+/// Returns the keys and values of `dict(...)`.
 fn pairs(args: Given) -> Res<Vec<(Value, Value)>> {
     let mut pairs = Vec::new();
     if args.positional.len() > 1 {
@@ -147,7 +147,7 @@ fn pairs(args: Given) -> Res<Vec<(Value, Value)>> {
     Ok(pairs)
 }
 
-/// `datetime.strftime`: chrono has the same letters, but for microseconds and time zones.
+/// `datetime.strftime`. chrono uses the same format letters, except for microseconds and time zones.
 fn strftime(now: NaiveDateTime, format: &str) -> Res<String> {
     let mut adapted = String::new();
     let mut chars = format.chars();

@@ -1,10 +1,10 @@
-//! `value.name` and `value[key]`, as jinja2's sandbox finds them.
+//! `value.name` and `value[key]`, resolved like in jinja2's sandbox.
 
 use super::attributes;
 use super::problem::{Res, fail, room};
 use super::value::Value;
 
-/// What is said of something that is not there.
+/// Returns the undefined value for something that does not exist.
 fn missing(value: &Value, name: &str) -> Value {
     let message = match value {
         Value::None => format!("'None' has no attribute '{name}'"),
@@ -13,7 +13,7 @@ fn missing(value: &Value, name: &str) -> Value {
     Value::undefined(message)
 }
 
-/// `value.name`: an attribute, else an item.
+/// Resolves `value.name`: an attribute, otherwise an item.
 pub(super) fn attribute(value: &Value, name: &str) -> Res<Value> {
     if let Value::Undefined(message) = value {
         return fail(&**message);
@@ -28,7 +28,7 @@ pub(super) fn attribute(value: &Value, name: &str) -> Res<Value> {
     Ok(item.unwrap_or_else(|| missing(value, name)))
 }
 
-/// `value[key]`: an item, else an attribute.
+/// Resolves `value[key]`: an item, otherwise an attribute.
 pub(super) fn item(value: &Value, key: &Value) -> Res<Value> {
     let at = |length: usize| {
         let index = key.as_int()?;
@@ -60,7 +60,7 @@ pub(super) fn item(value: &Value, key: &Value) -> Res<Value> {
     Ok(missing(value, &super::text::display(key).unwrap_or_default()))
 }
 
-/// `value[start:stop:step]`.
+/// Computes `value[start:stop:step]`.
 pub(super) fn slice(value: &Value, parts: [Option<Value>; 3]) -> Res<Value> {
     if let Value::Undefined(message) = value {
         return fail(&**message);
@@ -69,7 +69,7 @@ pub(super) fn slice(value: &Value, parts: [Option<Value>; 3]) -> Res<Value> {
     for (number, part) in numbers.iter_mut().zip(&parts) {
         *number = match part {
             None | Some(Value::None) => None,
-            // jinja2 answers with nothing where Python raises a type error.
+            // jinja2 returns an undefined value where Python raises a type error.
             Some(part) => match part.as_int() {
                 Some(value) => Some(value),
                 None => return Ok(missing(value, "slice")),

@@ -8,7 +8,7 @@ use super::text::float;
 use super::value::Value;
 
 struct Style {
-    /// What a level is indented by.
+    /// The indentation of one level.
     indent: Option<String>,
     item: String,
     key: String,

@@ -1,10 +1,10 @@
-//! Text and tags: jinja2's lexer with `trim_blocks` and `lstrip_blocks`.
+//! Splits a template into text and tags: jinja2's lexer with `trim_blocks` and `lstrip_blocks`.
 
 use super::characters::is_space;
 use super::problem::{Problem, Res};
 use super::token::Token;
 
-/// Longest first.
+/// Operators, longest first.
 const OPERATORS: &[&str] = &[
     "**", "//", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
     "=", ".", ":", "|", ",", ";",
@@ -14,15 +14,15 @@ struct Lexer<'a> {
     source: &'a str,
     at: usize,
     line: usize,
-    /// Whether what was read last ended with a line break.
+    /// Whether the last text read ended with a line break.
     line_start: bool,
     tokens: Vec<(Token, usize)>,
 }
 
-/// Tokens and their lines.
+/// Returns the tokens and their lines.
 ///
 /// # Errors
-/// A tag that does not end, a character that begins nothing.
+/// Fails on an unterminated tag or a character that does not start a token.
 pub(super) fn tokens(source: &str) -> Res<Vec<(Token, usize)>> {
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     if source.ends_with('\n') {
@@ -90,7 +90,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    /// Bytes before the next tag, and which one it is.
+    /// Returns the number of bytes before the next tag, and its kind.
     fn next_tag(&self) -> Option<(usize, Tag)> {
         let rest = self.rest();
         let mut from = 0;
@@ -110,7 +110,7 @@ impl Lexer<'_> {
         None
     }
 
-    /// The text before a tag, without what the tag strips of it.
+    /// Returns the text before a tag, without the white space that the tag strips.
     fn stripped(&self, start: usize, end: usize, tag: Tag, sign: Option<char>, line_start: bool) -> String {
         let text = &self.source[start..end];
         match sign {
@@ -126,7 +126,7 @@ impl Lexer<'_> {
         text.to_owned()
     }
 
-    /// Passes the end of a tag that is `close`, with what it strips behind it.
+    /// Skips the tag end `close` and the white space that it strips after it.
     fn pass_end(&mut self, close: &str, trims: bool) -> bool {
         let rest = self.rest();
         let dashed = rest.strip_prefix('-').and_then(|rest| rest.strip_prefix(close));
@@ -184,7 +184,7 @@ impl Lexer<'_> {
         self.wrong("raw does not end with {% endraw %}")
     }
 
-    /// Tokens up to the end of the tag.
+    /// Reads the tokens up to the end of the tag.
     fn inside(&mut self, tag: Tag) -> Res<()> {
         let (close, end) =
             if tag == Tag::Block { ("%}", Token::BlockEnd) } else { ("}}", Token::VariableEnd) };
@@ -249,7 +249,7 @@ impl Lexer<'_> {
     }
 }
 
-/// Bytes of `{% raw %}` at the start of `text`, with what it strips.
+/// Returns the length in bytes of a `{% raw %}` at the start of `text`, including stripped white space.
 fn raw_begin(text: &str) -> Option<usize> {
     let tag = text.strip_prefix("{%")?;
     let tag = tag.strip_prefix(['-', '+']).unwrap_or(tag).trim_start_matches(is_space);

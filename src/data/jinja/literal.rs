@@ -1,8 +1,8 @@
-//! Numbers and strings as a template spells them.
+//! Number and string literals.
 
 use super::token::Token;
 
-/// The number at the start of `text`, and its bytes.
+/// Parses the number at the start of `text` and returns it with its length in bytes.
 pub(super) fn number(text: &str) -> Result<(Token, usize), String> {
     let digits = |from: usize| -> usize {
         let rest = &text[from..];
@@ -44,7 +44,7 @@ pub(super) fn number(text: &str) -> Result<(Token, usize), String> {
     plain.parse().map(|value| (Token::Float(value), end)).map_err(|e| format!("{plain}: {e}"))
 }
 
-/// The quoted string at the start of `text`, and its bytes.
+/// Parses the quoted string at the start of `text` and returns it with its length in bytes.
 pub(super) fn string(text: &str) -> Result<(String, usize), String> {
     let quote = text.chars().next().unwrap_or('"');
     let mut out = String::new();
@@ -63,7 +63,7 @@ pub(super) fn string(text: &str) -> Result<(String, usize), String> {
     Err("a string does not end".into())
 }
 
-/// Writes what the escape stands for whose backslash is passed; gives its bytes.
+/// Writes the character of an escape sequence whose backslash has been read, and returns the length in bytes.
 fn escape(text: &str, out: &mut String) -> Result<usize, String> {
     let escaped = text.chars().next().ok_or("a string does not end")?;
     let digits = match escaped {

@@ -7,7 +7,7 @@ use super::operators::equal;
 use super::problem::{Res, fail};
 use super::value::{Loop, Value};
 
-/// An attribute of `loop`.
+/// Returns an attribute of `loop`.
 pub(super) fn attribute(state: &Rc<Loop>, name: &str, value: &Value) -> Option<Value> {
     let index = state.index0.get();
     let length = state.items.len();
@@ -34,7 +34,7 @@ pub(super) fn attribute(state: &Rc<Loop>, name: &str, value: &Value) -> Option<V
     }
 }
 
-/// `loop.cycle(...)` and `loop.changed(...)`.
+/// Calls `loop.cycle(...)` or `loop.changed(...)`.
 pub(super) fn call(state: &Rc<Loop>, name: &str, args: Given) -> Res<Value> {
     if !args.named.is_empty() {
         return fail(format!("loop.{name} has no arguments with names"));

@@ -8,7 +8,7 @@ use super::problem::{Res, fail, room, spend};
 use super::strings;
 use super::value::{Value, View};
 
-/// Calls `name` of `value`.
+/// Calls the method `name` of `value`.
 pub(super) fn call(value: &Value, name: &str, args: Given) -> Res<Value> {
     match value {
         Value::Dict(dict) => match name {
@@ -142,7 +142,7 @@ fn string(text: &str, name: &str, args: Given) -> Res<Value> {
     }
 }
 
-/// Methods that look for a text within a part of another.
+/// Methods that search for a text within a range of another one.
 fn search(text: &str, name: &str, args: Given) -> Res<Value> {
     let chars_before = |byte: usize| Value::Int(text[..byte].chars().count() as i128);
     let args = args.bind("the method", &["what", "start", "end"])?;

@@ -1,10 +1,10 @@
-//! Jinja as transformers renders chat templates (`utils/chat_template_utils.py`, `_cached_compile_jinja_template`).
+//! Jinja as transformers uses it for chat templates (`utils/chat_template_utils.py`, `_cached_compile_jinja_template`).
 //!
-//! transformers renders with jinja2's immutable sandbox, `trim_blocks`, `lstrip_blocks`, loop controls, its own `tojson`,
-//! `raise_exception`, `strftime_now` and a `{% generation %}` block, over Python's values. A model was taught what that
-//! prints, to the byte, so this is an interpreter of its own with Python's numbers, strings, methods, undefined values and
-//! white space. What it does not have is refused by name. Steps, memory, output and depth of a rendering are bounded.
-//! `tests/fixtures/jinja/constructs.json` has what jinja2 makes of each construct.
+//! transformers renders with jinja2's immutable sandbox, `trim_blocks`, `lstrip_blocks`, loop controls, its own
+//! `tojson`, `raise_exception`, `strftime_now` and a `{% generation %}` block, on Python values. A model is trained on
+//! exactly these bytes. This module is therefore a separate interpreter with Python's numbers, strings, methods,
+//! undefined values and white space. Unsupported features are rejected by name. Steps, memory, output and depth of a
+//! rendering are bounded. `tests/fixtures/jinja/constructs.json` contains jinja2's output for each construct.
 
 mod arguments;
 mod ast;
@@ -46,25 +46,26 @@ use serde_json::Value as Json;
 pub use problem::Problem;
 use value::Value;
 
-/// A template that is ready to be rendered, by any number of threads.
+/// A parsed template that any number of threads can render.
 #[derive(Debug)]
 pub struct Template {
     body: Vec<ast::Statement>,
 }
 
 impl Template {
-    /// Reads `source`.
+    /// Parses `source`.
     ///
     /// # Errors
-    /// What is not Jinja, with its line.
+    /// Fails if `source` is not valid Jinja; the error contains the line.
     pub fn parse(source: &str) -> Result<Self, Problem> {
         Ok(Self { body: parser::parse(source)? })
     }
 
-    /// Renders it with `variables`, the last of a name counts; `now` is what `strftime_now` tells.
+    /// Renders the template with `variables`; the last value of a repeated name wins. `strftime_now` returns `now`.
     ///
     /// # Errors
-    /// What the template raises, what Python would raise, what is not supported, and what goes beyond the bounds.
+    /// Fails if the template raises an exception, Python would raise one, a feature is not supported, or a limit is
+    /// exceeded.
     pub fn render<'a>(
         &self,
         variables: impl IntoIterator<Item = (&'a str, &'a Json)>,

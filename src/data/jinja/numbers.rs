@@ -62,7 +62,7 @@ fn parsed(text: &str) -> Option<f64> {
     }
 }
 
-/// Digits without the underscores that may stand between two of them.
+/// Removes the underscores that are allowed between two digits.
 fn without_underscores(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_hexdigit);
@@ -70,7 +70,7 @@ fn without_underscores(text: &str) -> Option<String> {
     (0..bytes.len()).all(fine).then(|| text.replace('_', ""))
 }
 
-/// Python's `int(text, base)`: `Ok(None)` for what is no integer.
+/// Python's `int(text, base)`. Returns `Ok(None)` if the text is not an integer.
 fn integer(text: &str, base: u32) -> Res<Option<i128>> {
     let text = text.trim_matches(is_space);
     let (negative, digits) = match text.strip_prefix('-') {

@@ -1,4 +1,4 @@
-//! Operators: Python's.
+//! Operators with Python's semantics.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -187,7 +187,7 @@ pub(super) fn compare(op: Comparison, left: &Value, right: &Value) -> Res<bool> 
     }
 }
 
-/// `left == right`.
+/// Computes `left == right`.
 pub(super) fn equal(left: &Value, right: &Value) -> Res<bool> {
     spend(1)?;
     if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
@@ -251,7 +251,7 @@ fn all_equal(a: &[Value], b: &[Value]) -> Res<bool> {
     Ok(true)
 }
 
-/// How `left` and `right` are ordered; `None` where a NaN is compared.
+/// Compares `left` and `right`; returns `None` if a NaN is involved.
 pub(super) fn order(left: &Value, right: &Value, op: &str) -> Res<Option<Ordering>> {
     spend(1)?;
     used(left)?;
@@ -282,7 +282,7 @@ pub(super) fn order(left: &Value, right: &Value, op: &str) -> Res<Option<Orderin
     }
 }
 
-/// `item in container`.
+/// Computes `item in container`.
 pub(super) fn contains(container: &Value, item: &Value) -> Res<bool> {
     match container {
         Value::Str(text) | Value::Markup(text) => match item.as_str() {

@@ -1,4 +1,4 @@
-//! Statements: jinja2's parser with the tags that transformers has.
+//! Parses statements: jinja2's parser with the tags that transformers supports.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use super::lexer::tokens;
 use super::problem::{Problem, Res};
 use super::token::Token;
 
-/// Expressions and blocks within one another, at most; jinja2 ends at Python's own bound.
+/// Maximum nesting of expressions and blocks; jinja2's limit is Python's recursion limit.
 const DEEPEST: usize = 100;
 
-/// Operators, filters and calls of one statement.
+/// Maximum number of operators, filters and calls in one statement.
 const MOST_LINKS: usize = 1000;
 
 pub(super) struct Parser {
     tokens: Vec<(Token, usize)>,
     at: usize,
     depth: usize,
-    /// Operators, filters and calls of the statement so far.
+    /// Number of operators, filters and calls in the current statement so far.
     links: usize,
-    /// Loops around the statement, within its macro.
+    /// Number of loops around the statement, within its macro.
     loops: usize,
-    /// Names that are read in the macro being parsed.
+    /// Names that the macro being parsed reads.
     pub names: Vec<Vec<Name>>,
 }
 
-/// Statements of a template.
+/// Parses the statements of a template.
 ///
 /// # Errors
-/// What is not Jinja, or uses a tag that transformers does not have.
+/// Fails if the source is not valid Jinja or uses a tag that transformers does not support.
 pub(super) fn parse(source: &str) -> Res<Vec<Statement>> {
     let mut parser =
         Parser { tokens: tokens(source)?, at: 0, depth: 0, links: 0, loops: 0, names: vec![Vec::new()] };
@@ -55,7 +55,7 @@ impl Parser {
         token
     }
 
-    /// Takes the last token back.
+    /// Moves back by one token.
     pub fn back(&mut self) {
         self.at = self.at.saturating_sub(1);
     }
@@ -110,20 +110,20 @@ impl Parser {
         }
     }
 
-    /// Notes that `name` is read.
+    /// Records that `name` is read.
     pub fn reads(&mut self, name: &Name) {
         if let Some(names) = self.names.last_mut() {
             names.push(name.clone());
         }
     }
 
-    /// Counts one more operator, filter or call of a statement.
+    /// Counts one more operator, filter or call in the statement.
     pub fn link(&mut self) -> Res<()> {
         self.links += 1;
         if self.links > MOST_LINKS { self.wrong("an expression is too long") } else { Ok(()) }
     }
 
-    /// Runs `parse` one level deeper.
+    /// Runs `parse` one nesting level deeper.
     pub fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         self.depth += 1;
         if self.depth > DEEPEST {
@@ -144,7 +144,7 @@ impl Parser {
         }
     }
 
-    /// Statements up to a tag of one of the names, which is passed (its name alone); all of them for no names.
+    /// Parses statements up to and including the name of a tag in `until`; with no names, parses all of them.
     fn statements(&mut self, until: &[&str]) -> Res<(Vec<Statement>, String)> {
         let mut body = Vec::new();
         loop {
@@ -183,7 +183,7 @@ impl Parser {
         }
     }
 
-    /// The body of a block whose opening tag ends here.
+    /// Parses the body of a block, starting at the end of its opening tag.
     pub fn body(&mut self, until: &[&str]) -> Res<(Vec<Statement>, String)> {
         self.end_block()?;
         self.statements(until)
@@ -232,7 +232,7 @@ impl Parser {
         }
     }
 
-    /// Runs `parse` where `break` and `continue` have no loop.
+    /// Runs `parse` in a context where `break` and `continue` have no loop.
     pub fn outside_loops<T>(&mut self, parse: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         let loops = std::mem::take(&mut self.loops);
         let parsed = parse(self);
@@ -255,7 +255,7 @@ impl Parser {
         Ok(Kind::For(Arc::new(For { target, iterable, condition, recursive, body, otherwise })))
     }
 
-    /// The end of a closing tag, and no statements.
+    /// Parses the end of a closing tag and returns no statements.
     fn no_more(&mut self) -> Res<Vec<Statement>> {
         self.end_block()?;
         Ok(Vec::new())
@@ -286,7 +286,7 @@ impl Parser {
         Ok(Kind::SetBlock(target, filters, self.closed("endset")?))
     }
 
-    /// `a`, `a, b`, `(a, (b, c))`, and `a.b` with `attributes`.
+    /// Parses `a`, `a, b`, `(a, (b, c))`, and, with `attributes`, `a.b`.
     fn target(&mut self, attributes: bool) -> Res<Target> {
         if attributes && matches!(self.look(), Some(Token::Op("."))) {
             let name = self.name()?;

@@ -1,10 +1,10 @@
-//! What filters read of the items of a sequence, and compare.
+//! How filters access and compare the items of a sequence.
 
 use super::problem::Res;
 use super::strings;
 use super::value::Value;
 
-/// An attribute as filters name it: `a.b.0`.
+/// Resolves an attribute path as used in filters: `a.b.0`.
 pub(super) fn attribute(value: &Value, path: &Value, default: Option<&Value>) -> Res<Value> {
     let Some(path) = path.as_str() else {
         return match path {
@@ -24,7 +24,7 @@ pub(super) fn attribute(value: &Value, path: &Value, default: Option<&Value>) ->
     Ok(found)
 }
 
-/// What values are compared by where case does not count.
+/// Returns the key by which values are compared, folded to one case unless `case_sensitive`.
 pub(super) fn folded(value: Value, case_sensitive: bool) -> Res<Value> {
     match &value {
         Value::Str(text) if !case_sensitive => strings::plain(&text.inner, "lower"),

@@ -1,27 +1,27 @@
-//! What goes wrong in a template, and the bounds on what one rendering may take.
+//! Template errors and the limits on the resources of one rendering.
 
 use std::cell::Cell;
 use std::fmt;
 
-/// Why a template could not be read or rendered.
+/// The reason why a template could not be parsed or rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What happened.
+    /// The description of the error.
     pub message: String,
-    /// The template's line, from 1; 0: not known.
+    /// The 1-based line in the template; 0 if unknown.
     pub line: usize,
 }
 
-/// A result of reading or rendering.
+/// The result of parsing or rendering.
 pub type Res<T> = Result<T, Problem>;
 
 impl Problem {
-    /// One whose line is added on the way out.
+    /// Creates a problem whose line is added later.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), line: 0 }
     }
 
-    /// The same, at `line` unless a line is known.
+    /// Returns the problem at `line`, unless it already has a line.
     pub fn at(self, line: usize) -> Self {
         Self { line: if self.line == 0 { line } else { self.line }, ..self }
     }
@@ -36,14 +36,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An error with `message`.
+/// Returns an error with `message`.
 pub(super) fn fail<T>(message: impl Into<String>) -> Res<T> {
     Err(Problem::new(message))
 }
 
-/// Steps of one rendering, about a second: a long conversation takes a thousandth of them.
+/// Maximum number of steps in one rendering, about a second. A long conversation takes a thousandth of that.
 const MOST_STEPS: u64 = 20_000_000;
-/// Bytes that a rendering's values may hold at once, beyond what the conversation itself has.
+/// Maximum number of bytes that a rendering's values may hold at once, in addition to the conversation itself.
 const MOST_BYTES: usize = 256 << 20;
 
 thread_local! {
@@ -52,7 +52,7 @@ thread_local! {
     static BOUND: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Starts to count for a rendering; what is held now is not its own.
+/// Starts counting for a rendering; memory held before is not attributed to it.
 pub(super) fn start() {
     STEPS.set(0);
     BOUND.set(LIVE.get().saturating_add(MOST_BYTES));
@@ -68,7 +68,7 @@ pub(super) fn spend(steps: usize) -> Res<()> {
     room(0)
 }
 
-/// Refuses to hold `bytes` more if that is beyond the bound; a step for each quarter of a kilobyte.
+/// Checks that `bytes` more fit within the memory limit, and counts one step per quarter of a kilobyte.
 pub(super) fn room(bytes: usize) -> Res<()> {
     if LIVE.get().saturating_add(bytes) > BOUND.get() {
         return fail(format!("its values take more than {} MiB", MOST_BYTES >> 20));
@@ -77,10 +77,10 @@ pub(super) fn room(bytes: usize) -> Res<()> {
     Ok(())
 }
 
-/// Something on the heap whose bytes are counted as long as it lives.
+/// A heap value whose bytes are counted as long as it lives.
 #[derive(Debug)]
 pub(super) struct Counted<T> {
-    /// What is counted.
+    /// The counted value.
     pub inner: T,
     bytes: usize,
 }
@@ -98,13 +98,13 @@ impl<T> Drop for Counted<T> {
     }
 }
 
-/// Text that is written piece by piece, up to a bound.
+/// Text that is written piece by piece, up to a limit.
 #[derive(Debug, Default)]
 pub(super) struct Out {
     pub text: String,
 }
 
-/// Bytes of a rendered conversation, or of one value as text: some 16 million tokens.
+/// Maximum number of bytes of a rendered conversation, or of one value as text: about 16 million tokens.
 pub(super) const MOST_TEXT: usize = 64 << 20;
 
 impl Out {

@@ -1,4 +1,4 @@
-//! How values are made of JSON, counted and looped over.
+//! Conversion of JSON to values, and their length, truth and iteration.
 
 use std::rc::Rc;
 
@@ -8,7 +8,7 @@ use super::problem::{Res, fail, room, spend};
 use super::value::{Dict, Value, View};
 
 impl Value {
-    /// JSON as Python's `json.loads` has it.
+    /// Converts JSON like Python's `json.loads`.
     pub fn from_json(json: &Json) -> Res<Self> {
         Ok(match json {
             Json::Null => Self::None,
@@ -64,7 +64,7 @@ impl Value {
         }
     }
 
-    /// Items of anything that can be looped over; a generator is empty afterwards.
+    /// Returns the items of any iterable; a generator is empty afterwards.
     pub fn items(&self) -> Res<Vec<Self>> {
         let count = match self {
             Self::Str(text) | Self::Markup(text) => text.inner.len(),

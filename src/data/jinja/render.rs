@@ -1,4 +1,4 @@
-//! Rendering: statements and expressions over scopes.
+//! Rendering: evaluates statements and expressions in scopes.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,18 +15,18 @@ use super::text::write;
 use super::value::{Closure, Loop, Scope, Value};
 use super::{checks, filters, functions};
 
-/// Bytes of the stack that a rendering may use: a macro that calls itself takes some kilobytes a time, and threads of a
+/// Maximum stack size of a rendering in bytes. A recursive macro uses some kilobytes per call, and the threads of a
 /// pool have 2 MiB.
 const MOST_STACK: usize = 768 << 10;
 
-/// An address near the end of the stack.
+/// Returns an address near the end of the stack.
 #[inline(never)]
 fn here() -> usize {
     let mark = 0_u8;
     std::ptr::from_ref(&mark).addr()
 }
 
-/// What a statement leaves its loop with.
+/// How control leaves a statement within a loop.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Flow {
     Next,
@@ -35,12 +35,12 @@ pub(super) enum Flow {
 }
 
 pub(super) struct Renderer {
-    /// What its functions read and keep.
+    /// The state that functions use.
     pub surroundings: Surroundings,
     root: Rc<Scope>,
-    /// Where the stack was when rendering began.
+    /// The stack address at the start of the rendering.
     base: usize,
-    /// Scopes that a macro holds, and that hold it.
+    /// Scopes in a reference cycle with a macro.
     held: RefCell<Vec<Rc<Scope>>>,
 }
 
@@ -155,7 +155,7 @@ impl Renderer {
         Value::Macro(Rc::new(Closure { code: code.clone(), scope: scope.clone() }))
     }
 
-    /// Puts `text` where the innermost filter has no value of its own.
+    /// Inserts `text` as the value of the innermost filter, which has none of its own.
     fn filtered(&self, filters: Option<&Expr>, text: Value, scope: &Rc<Scope>) -> Res<Value> {
         match filters {
             None => Ok(text),
@@ -167,7 +167,7 @@ impl Renderer {
         }
     }
 
-    /// One pass of `for` over `value`; `depth0` is how often the loop has called itself.
+    /// Runs a `for` loop over `value`; `depth0` is the recursion depth of the loop.
     pub fn for_loop(
         &self,
         code: &Arc<For>,
@@ -244,7 +244,7 @@ impl Renderer {
         Ok(())
     }
 
-    /// The value of an expression.
+    /// Evaluates an expression.
     pub fn eval(&self, expr: &Expr, scope: &Rc<Scope>) -> Res<Value> {
         self.deep()?;
         match expr {

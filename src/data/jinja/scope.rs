@@ -1,11 +1,11 @@
-//! Names and their values, scope within scope.
+//! Nested scopes of names and values.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::ast::Name;
 
-/// The names of a block, and what is around it.
+/// The names of a block, and the enclosing scope.
 #[derive(Debug)]
 pub(super) struct Scope<V> {
     names: RefCell<Vec<(Name, V)>>,
@@ -39,7 +39,7 @@ impl<V: Clone> Scope<V> {
         }
     }
 
-    /// Forgets all names: a macro and the scope it stands in hold each other.
+    /// Removes all names, which breaks the reference cycle between a macro and its scope.
     pub fn clear(&self) {
         let names = std::mem::take(&mut *self.names.borrow_mut());
         drop(names);

@@ -37,7 +37,7 @@ pub(super) fn apply(name: &str, value: &Value, args: Given) -> Res<Value> {
             }
             let mut items = value.items()?;
             items.reverse();
-            // reversed() of what has no order gives a list, of the others an iterator.
+            // reversed() gives a list if the value has no order, and an iterator otherwise.
             if matches!(value, Value::Iter(_)) { Value::list(items) } else { Ok(Value::iter(items)) }
         }
         "sort" => sort(value, args),
@@ -85,7 +85,7 @@ fn ends(name: &str, value: &Value, args: Given) -> Res<Value> {
     Ok(found.unwrap_or_else(|| Value::undefined(format!("No {name} item, sequence was empty."))))
 }
 
-/// Sorts stably by keys; an error where two cannot be ordered.
+/// Sorts stably by keys; fails if two keys cannot be compared.
 fn sorted(keyed: Vec<(Vec<Value>, Value)>, reverse: bool) -> Res<Vec<Value>> {
     let before = |(a, _): &(Vec<Value>, Value), (b, _): &(Vec<Value>, Value)| {
         let found = compare_keys(a, b)?;
@@ -94,7 +94,8 @@ fn sorted(keyed: Vec<(Vec<Value>, Value)>, reverse: bool) -> Res<Vec<Value>> {
     Ok(merge_sort(keyed, &before)?.into_iter().map(|(_, item)| item).collect())
 }
 
-/// A stable sort whose comparison may fail: the standard library's may panic where an order is none.
+/// A stable sort with a fallible comparison. The standard library's sort may panic if the comparison is not a total
+/// order.
 pub(super) fn merge_sort<T>(mut items: Vec<T>, before: &impl Fn(&T, &T) -> Res<bool>) -> Res<Vec<T>> {
     if items.len() < 2 {
         return Ok(items);

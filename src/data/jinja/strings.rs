@@ -31,7 +31,7 @@ fn texts(parts: Vec<&str>) -> Res<Value> {
     Value::list(parts.into_iter().map(Value::text).collect())
 }
 
-/// Runs of white space are one separator, and none stands at either end, but for the piece that the limit left whole.
+/// Splits at runs of white space, with none at either end except in the remainder that the limit leaves unsplit.
 fn split_spaces(text: &str, from_right: bool, pieces: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let start = |text: &'_ str| -> usize { text.len() - text.trim_start_matches(is_space).len() };
@@ -55,7 +55,8 @@ fn split_spaces(text: &str, from_right: bool, pieces: usize) -> Vec<&str> {
     parts
 }
 
-/// Bytes of the characters from `start` to `end`, as slices have them; `None` if `start` is behind the end.
+/// Returns the byte range of the characters from `start` to `end`, with slice semantics; `None` if `start` is after
+/// `end`.
 pub(super) fn window(text: &str, start: Option<&Value>, end: Option<&Value>) -> Res<Option<(usize, usize)>> {
     if start.is_none() && end.is_none() {
         return Ok(Some((0, text.len())));
@@ -119,7 +120,7 @@ pub(super) fn justified(text: &str, name: &str, width: i128, fill: &str) -> Res<
             let (sign, digits) = if text.starts_with(['+', '-']) { text.split_at(1) } else { ("", text) };
             format!("{sign}{}{digits}", filled('0', missing))
         }
-        // CPython's own rule for an odd number of fill characters.
+        // CPython's rule for an odd number of fill characters.
         _ => {
             let left = missing / 2 + (missing & width & 1);
             format!("{}{text}{}", filled(fill, left), filled(fill, missing - left))
@@ -174,7 +175,7 @@ pub(super) fn expand_tabs(text: &str, size: i128) -> Res<String> {
     Ok(out)
 }
 
-/// First character in upper case, the others in lower case.
+/// Returns the text with the first character in upper case and the others in lower case.
 pub(super) fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
@@ -217,7 +218,7 @@ pub(super) fn is_upper(text: &str) -> bool {
     text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)
 }
 
-/// Whether every character is of the classes, and there is one.
+/// Whether the text is not empty and every character is in the classes.
 fn all(text: &str, ascii: fn(&u8) -> bool, classes: &Regex) -> bool {
     !text.is_empty()
         && if text.is_ascii() {
@@ -227,7 +228,7 @@ fn all(text: &str, ascii: fn(&u8) -> bool, classes: &Regex) -> bool {
         }
 }
 
-/// Methods without arguments.
+/// Calls a method without arguments.
 pub(super) fn plain(text: &str, name: &str) -> Res<Value> {
     static CLASSES: LazyLock<Option<[Regex; 3]>> = LazyLock::new(|| {
         let new = |regex| Regex::new(regex).ok();

@@ -1,4 +1,4 @@
-//! Values as text: Python's `str` and `repr`.
+//! Conversion of values to text: Python's `str` and `repr`.
 
 use std::sync::LazyLock;
 
@@ -82,7 +82,7 @@ fn write_repr(value: &Value, out: &mut Out) -> Res<()> {
         Value::Loop(state) => {
             out.push(&format!("<LoopContext {}/{}>", state.index0.get() + 1, state.items.len()))
         }
-        // jinja2 prints its address in memory, or prints what a template was never meant to print.
+        // jinja2 prints a memory address here, or something that a template was never meant to print.
         other => fail(format!("a {} is printed; print its items or its result", other.type_name())),
     }
 }
@@ -96,7 +96,7 @@ fn listed(items: &[Value], [open, close]: [&str; 2], out: &mut Out) -> Res<()> {
     out.push(close)
 }
 
-/// Single quotes, unless the text has some and no double ones; what does not print is escaped.
+/// Uses single quotes unless the text contains some and no double quotes; escapes non-printable characters.
 fn quoted(text: &str, out: &mut Out) -> Res<()> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut quoted = String::with_capacity(text.len() + 2);
@@ -121,7 +121,7 @@ fn quoted(text: &str, out: &mut Out) -> Res<()> {
     out.push(&quoted)
 }
 
-/// `str.isprintable` of one character.
+/// `str.isprintable` for one character.
 fn prints(ch: char) -> bool {
     static OTHER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}]").ok());
     let mut bytes = [0; 4];
@@ -129,7 +129,7 @@ fn prints(ch: char) -> bool {
     !OTHER.as_ref().is_some_and(|other| other.is_match(text).unwrap_or(true))
 }
 
-/// `repr` of a float: shortest digits, an exponent below 1e-4 and from 1e16 on, with a sign and two digits.
+/// `repr` of a float: the shortest digits, with a signed two-digit exponent below 1e-4 and from 1e16 on.
 pub(super) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();

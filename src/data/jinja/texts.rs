@@ -84,7 +84,7 @@ pub(super) fn apply(name: &str, value: &Value, args: Given) -> Res<Value> {
     }
 }
 
-/// Upper case behind white space and brackets, lower case elsewhere.
+/// Capitalizes letters after white space and brackets, and lowercases the others.
 fn title(text: &str) -> String {
     let mut out = String::new();
     let mut first = true;

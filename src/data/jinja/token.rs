@@ -1,8 +1,8 @@
-//! What a template is made of: text, marks of tags, and words within tags.
+//! The tokens of a template: text, tag delimiters, and words within tags.
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
-    /// Text outside of tags.
+    /// Text outside tags.
     Text(String),
     VariableBegin,
     VariableEnd,

@@ -1,4 +1,4 @@
-//! Values of a rendering: Python's, as far as templates see them.
+//! The values of a rendering, with the Python semantics that templates can observe.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -12,34 +12,34 @@ use super::scope;
 /// Names and their values.
 pub(super) type Scope = scope::Scope<Value>;
 
-/// A text; shared.
+/// A shared text.
 pub(super) type Text = Rc<Counted<String>>;
 
-/// The attributes of a namespace; shared and changed.
+/// The attributes of a namespace, shared and mutable.
 pub(super) type Names = Rc<RefCell<Vec<(Name, Value)>>>;
 
-/// Lists within lists, at most.
+/// Maximum nesting of lists.
 const DEEPEST: usize = 200;
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    /// With what is said when it is used as something.
+    /// An undefined value, with the error message for its use.
     Undefined(Rc<str>),
     None,
     Bool(bool),
     Int(i128),
     Float(f64),
     Str(Text),
-    /// Text that is escaped for HTML.
+    /// Text that is already escaped for HTML.
     Markup(Text),
     List(Items),
     Tuple(Items),
-    /// What `groupby` gives: a tuple whose items are also `grouper` and `list`.
+    /// The result of `groupby`: a tuple whose items are also available as `grouper` and `list`.
     Group(Items),
     Dict(Rc<Dict>),
     View(View, Rc<Dict>),
     Range(Range),
-    /// A generator: read once.
+    /// A generator, which can be read once.
     Iter(Rc<RefCell<VecDeque<Value>>>),
     Namespace(Names),
     Cycler(Rc<(Vec<Value>, Cell<usize>)>),
@@ -52,7 +52,7 @@ pub(super) enum Value {
     Method(Rc<(Value, Name)>),
 }
 
-/// Items of a list or a tuple, and how deep they go.
+/// The items of a list or a tuple, and their nesting depth.
 #[derive(Clone, Debug)]
 pub(super) struct Items {
     items: Rc<Counted<Vec<Value>>>,
@@ -80,21 +80,21 @@ impl Range {
     }
 }
 
-/// A macro and the scope it was written in.
+/// A macro and the scope in which it was defined.
 #[derive(Debug)]
 pub(super) struct Closure {
     pub code: Arc<Macro>,
     pub scope: Rc<Scope>,
 }
 
-/// Where a loop is.
+/// The state of a loop.
 #[derive(Debug)]
 pub(super) struct Loop {
     pub index0: Cell<usize>,
     pub items: Rc<Vec<Value>>,
     pub depth0: usize,
     pub changed: RefCell<Option<Value>>,
-    /// The loop itself and its scope, if it is recursive.
+    /// The loop and its scope, if it is recursive.
     pub recursive: Option<(Arc<super::ast::For>, Rc<Scope>)>,
 }
 
@@ -122,7 +122,7 @@ impl Items {
     }
 }
 
-/// What a value is found by: equal values have the same.
+/// The key of a value in a mapping: equal values have equal keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     None,
@@ -132,17 +132,17 @@ pub(super) enum Key {
     Tuple(Vec<Key>),
 }
 
-/// A mapping in the order of its entries.
+/// A mapping in insertion order.
 #[derive(Debug)]
 pub(super) struct Dict {
     entries: Counted<Vec<(Value, Value)>>,
-    /// Only for large ones.
+    /// The index, present only for large mappings.
     index: Option<HashMap<Key, usize>>,
     depth: usize,
 }
 
 impl Dict {
-    /// From entries whose keys may repeat: the last value counts, at the first's place.
+    /// Builds a mapping from entries whose keys may repeat: the last value wins, at the position of the first.
     pub fn new(given: Vec<(Value, Value)>) -> Res<Self> {
         let mut entries: Vec<(Value, Value)> = Vec::with_capacity(given.len());
         let mut index: HashMap<Key, usize> = HashMap::new();
@@ -244,7 +244,7 @@ impl Value {
         }
     }
 
-    /// The text of a string, escaped or not.
+    /// Returns the text of a string, escaped or not.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::Str(text) | Self::Markup(text) => Some(&text.inner),
@@ -252,7 +252,7 @@ impl Value {
         }
     }
 
-    /// An integer; Python's booleans are integers.
+    /// Returns the value as an integer; Python's booleans are integers.
     pub fn as_int(&self) -> Option<i128> {
         match self {
             Self::Int(value) => Some(*value),
@@ -261,7 +261,7 @@ impl Value {
         }
     }
 
-    /// A number as a float.
+    /// Returns a number as a float.
     pub fn as_float(&self) -> Option<f64> {
         match self {
             Self::Float(value) => Some(*value),
@@ -273,7 +273,7 @@ impl Value {
         matches!(self, Self::Undefined(_))
     }
 
-    /// Python's name of its type, for messages.
+    /// Returns Python's name of the type, for error messages.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -302,7 +302,7 @@ impl Value {
         }
     }
 
-    /// What it is found by in a mapping.
+    /// Returns the key of the value in a mapping.
     pub fn key(&self) -> Res<Key> {
         Ok(match self {
             Self::None => Key::None,
@@ -320,7 +320,7 @@ impl Value {
     }
 }
 
-/// A shared text whose bytes are counted.
+/// Creates a shared text whose bytes are counted.
 pub(super) fn counted(text: String) -> Text {
     let bytes = text.capacity();
     Rc::new(Counted::new(text, bytes))

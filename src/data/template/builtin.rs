@@ -1,4 +1,5 @@
-//! Chat templates for bases that have none, by name: the public formats of well-known families, in our own words.
+//! Built-in chat templates for base models that have none: independent implementations of the public formats of
+//! well-known families.
 
 const BUILT_IN: [(&str, &str); 7] = [
     ("chatml", include_str!("chatml.jinja")),
@@ -10,12 +11,12 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("zephyr", include_str!("zephyr.jinja")),
 ];
 
-/// The Jinja text of that name.
+/// Returns the Jinja text of the template `name`.
 pub(super) fn named(name: &str) -> Option<&'static str> {
     BUILT_IN.iter().find(|(own, _)| *own == name).map(|(_, source)| *source)
 }
 
-/// All names.
+/// Lists all names.
 pub(super) fn names() -> String {
     BUILT_IN.map(|(name, _)| name).join(", ")
 }
@@ -44,7 +45,7 @@ mod tests {
             .map_err(|e| e.to_string())
     }
 
-    /// What the families' published templates print for the same conversations.
+    /// The output of the families' published templates for the same conversations.
     #[test]
     fn formats_are_the_families() {
         let turns = json!([{"role": "user", "content": " Hi "}, {"role": "assistant", "content": "Yes"},

@@ -1,4 +1,4 @@
-//! Where a model's chat templates stand, and which of them is the default.
+//! Locates a model's chat templates and selects the default one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,13 +9,14 @@ use serde_json::{Map, Value as Json};
 use super::builtin;
 use crate::error::{Error, Result};
 
-/// The name of the template that is used where nothing names another.
+/// The name of the template that is used unless another is named.
 pub(super) const DEFAULT: &str = "default";
 
-/// The texts of the templates in force, by name, as [`super::find`] finds them; `None` where there are none.
+/// Returns the texts of the templates to use, by name, following the rules of [`super::find`]; `None` if there are
+/// none.
 ///
 /// # Errors
-/// A file that cannot be read, a `chat_template` of the wrong shape.
+/// Fails if a file cannot be read or `chat_template` has the wrong type.
 pub(super) fn find(
     setting: Option<&str>,
     model_dir: Option<&Path>,
@@ -30,14 +31,14 @@ pub(super) fn find(
     }
     if let Some(setting) = setting {
         let source = from_setting(setting, &named)?;
-        // The setting stands for every row; a row may still name one of the model's own templates.
+        // The setting applies to every row, but a row may still name one of the model's own templates.
         named.remove("tool_use");
         named.insert(DEFAULT.into(), source);
     }
     Ok(Some(named).filter(|named| !named.is_empty()))
 }
 
-/// A setting that means the same in another directory: the text of a file, and a name or Jinja text as it is.
+/// Makes a setting independent of the directory: a file is replaced by its text; a name or Jinja text stays as it is.
 pub fn portable(setting: &str) -> String {
     if is_jinja(setting) || builtin::named(setting).is_some() {
         return setting.to_owned();
@@ -88,7 +89,7 @@ fn from_files(dir: &Path) -> Result<BTreeMap<String, String>> {
     Ok(named)
 }
 
-/// A string, a list of `{name, template}`, or an object of names and templates.
+/// Reads a string, a list of `{name, template}`, or an object of names and templates.
 fn from_config(config: &Map<String, Json>) -> Result<BTreeMap<String, String>> {
     let wrong = || {
         Error::Data(

@@ -1,4 +1,4 @@
-//! From files to a tokenizer, as `AutoTokenizer.from_pretrained` of transformers 5.24 builds it.
+//! Builds a tokenizer from files, as `AutoTokenizer.from_pretrained` of transformers 5.24 does.
 
 use serde_json::{Map, Value as Json};
 use tokenizers::models::ModelWrapper;
@@ -13,10 +13,10 @@ use super::rebuild::{self, Parts};
 use super::{sentencepiece, tekken};
 use crate::error::{Error, Result};
 
-/// The tokenizer, and the special tokens around it.
+/// Returns the tokenizer and its special tokens.
 ///
 /// # Errors
-/// Files that do not belong together, a class that is not supported, a tokenizer with dropout.
+/// Fails if the files are inconsistent, the class is not supported, or the tokenizer uses dropout.
 pub(super) fn build(files: &Files) -> Result<(Tokenizer, Tokens)> {
     let class = Class::choose(files.declared())?;
     let (mut tokenizer, tokens) = match &files.vocabulary {
@@ -56,7 +56,7 @@ pub(super) fn build(files: &Files) -> Result<(Tokenizer, Tokens)> {
     Ok((tokenizer, tokens))
 }
 
-/// From `tokenizer.json`: as it is, or rebuilt around its vocabulary.
+/// Builds a tokenizer from `tokenizer.json`, either unchanged or rebuilt around its vocabulary.
 fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Json>) -> Result<Tokenizer> {
     if class == Class::Backend {
         return from_bytes(bytes);
@@ -64,7 +64,7 @@ fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Jso
     let mut file: Map<String, Json> = serde_json::from_slice(bytes)
         .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
     let kind = file.get("model").and_then(|model| model.get("type")).and_then(Json::as_str);
-    // transformers 5.24 makes a BPE without merges of such a model, which encodes nothing.
+    // For such a model transformers 5.24 builds a BPE without merges, which encodes nothing.
     if let Some(kind) = kind.filter(|kind| *kind != "BPE") {
         log::warn!(
             "tokenizer.json has a {kind} model and is used as it is; transformers takes the tokenizer's class to be \
@@ -76,7 +76,7 @@ fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Jso
     parse(&rebuild::build(class, parts, tokens, config))
 }
 
-/// With dropout the same text has other tokens each time.
+/// Rejects dropout, with which the same text gives different tokens each time.
 fn refuse_dropout(tokenizer: &Tokenizer) -> Result<()> {
     match tokenizer.get_model() {
         ModelWrapper::BPE(bpe) => match bpe.dropout {
@@ -90,7 +90,7 @@ fn refuse_dropout(tokenizer: &Tokenizer) -> Result<()> {
     }
 }
 
-/// Takes off the truncation and padding that were saved with the file; transformers resets them before it encodes.
+/// Removes the truncation and padding saved in the file; transformers resets them before it encodes.
 fn settle(tokenizer: &mut Tokenizer) -> Result<()> {
     tokenizer.with_padding(None);
     tokenizer
@@ -107,7 +107,7 @@ fn add(tokenizer: &mut Tokenizer, tokens: &Tokens) -> Result<()> {
         .map_err(|e| Error::Data(format!("special tokens cannot be added: {e}")))
 }
 
-/// `update_post_processor`: BOS and EOS by the flags, where the class or the files let them decide.
+/// `update_post_processor`: adds BOS and EOS according to the flags, if the class or the files let the flags decide.
 fn obey_flags(tokenizer: &mut Tokenizer, class: Class, tokens: &Tokens) -> Result<()> {
     let explicit = tokens.add_bos.is_some() || tokens.add_eos.is_some();
     if !explicit && class != Class::GptNeoX {
@@ -121,7 +121,7 @@ fn obey_flags(tokenizer: &mut Tokenizer, class: Class, tokens: &Tokens) -> Resul
     let wrong = |e: &dyn std::fmt::Display| {
         Error::Data(format!("add_bos_token / add_eos_token cannot be honoured: {e}"))
     };
-    // As a list of pieces, because a token may hold spaces or colons.
+    // Passed as a list of pieces because a token may contain spaces or colons.
     let piece = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| format!("{text}:0"));
     let single: Vec<String> = [piece(&bos), Some("$A:0".into()), piece(&eos)].into_iter().flatten().collect();
     let processor = TemplateProcessing::builder()

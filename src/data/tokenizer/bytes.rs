@@ -1,6 +1,6 @@
-//! GPT-2's letters for bytes (`bytes_to_unicode`): those that print stand for themselves, the others from U+0100 on.
+//! GPT-2's characters for bytes (`bytes_to_unicode`): printable bytes map to themselves, the others to U+0100 onwards.
 
-/// A letter for each byte.
+/// Returns one character per byte.
 pub(super) fn letters(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| letter(*byte)).collect()
 }

@@ -1,14 +1,15 @@
-//! Which class of transformers reads a tokenizer: `AutoTokenizer` of transformers 5.24 (`models/auto/tokenization_auto.py`).
+//! Selects the transformers class that reads a tokenizer, as `AutoTokenizer` of transformers 5.24 does
+//! (`models/auto/tokenization_auto.py`).
 //!
-//! Most classes take `tokenizer.json` as it is. Some take its vocabulary and merges alone and have a normalizer, a
-//! pre-tokenizer and a decoder of their own; which class it is depends on `tokenizer_class` and on the model's type.
+//! Most classes use `tokenizer.json` unchanged. Some use only its vocabulary and merges and define their own
+//! normalizer, pre-tokenizer and decoder. The class depends on `tokenizer_class` and on the model's type.
 
 use crate::error::{Error, Result};
 
-/// What reads the tokenizer's files.
+/// The class that reads the tokenizer's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// `TokenizersBackend` (`PreTrainedTokenizerFast`): the file as it is.
+    /// `TokenizersBackend` (`PreTrainedTokenizerFast`): uses the file unchanged.
     Backend,
     /// `GPT2Tokenizer`.
     Gpt2,
@@ -28,7 +29,7 @@ pub(super) enum Class {
     Gemma,
 }
 
-/// What decides the class.
+/// The inputs that determine the class.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Declared<'a> {
     /// `tokenizer_class` of `tokenizer_config.json`.
@@ -37,13 +38,13 @@ pub(super) struct Declared<'a> {
     pub model_config: Option<&'a str>,
     /// `model_type` of `config.json`.
     pub model_type: Option<&'a str>,
-    /// Whether `tokenizer_config.json` names code of its own (`auto_map.AutoTokenizer`).
+    /// Whether `tokenizer_config.json` refers to custom code (`auto_map.AutoTokenizer`).
     pub remote_code: bool,
     /// Whether `tokenizer.json` is byte-level.
     pub byte_level: bool,
 }
 
-/// Names of a class without `Fast`.
+/// Class names without the suffix `Fast`.
 const NAMES: &[(&str, Class)] = &[
     ("TokenizersBackend", Class::Backend),
     ("PreTrainedTokenizer", Class::Backend),
@@ -59,7 +60,8 @@ const NAMES: &[(&str, Class)] = &[
     ("GemmaTokenizer", Class::Gemma),
 ];
 
-/// Classes of transformers that rebuild or replace what `tokenizer.json` says in ways that are not reproduced here.
+/// transformers classes that rebuild or override the contents of `tokenizer.json` in ways that are not implemented
+/// here.
 const OTHERS: &str = "AlbertTokenizer BartTokenizer BarthezTokenizer BartphoTokenizer BertGenerationTokenizer \
     BertJapaneseTokenizer BertTokenizer BertweetTokenizer BigBirdTokenizer BioGptTokenizer \
     BlenderbotSmallTokenizer BlenderbotTokenizer ByT5Tokenizer CLIPTokenizer CTRLTokenizer \
@@ -79,7 +81,7 @@ const OTHERS: &str = "AlbertTokenizer BartTokenizer BarthezTokenizer BartphoToke
     Wav2Vec2PhonemeCTCTokenizer WhisperTokenizer XGLMTokenizer XLMRobertaTokenizer XLMTokenizer \
     XLNetTokenizer";
 
-/// `TOKENIZER_MAPPING_NAMES`, without `mistral-common`: the class of a model's type.
+/// `TOKENIZER_MAPPING_NAMES` without `mistral-common`: the class for each model type.
 const BY_TYPE: &[(Class, &str)] = &[
     (
         Class::Backend,
@@ -114,7 +116,8 @@ const BY_TYPE: &[(Class, &str)] = &[
     ),
 ];
 
-/// `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`: types whose own class wins over the declared one.
+/// `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`: model types whose registered class takes precedence over the declared
+/// one.
 const DECLARED_WRONG: &str = "arctic camembertv2-base chatlm cohere_asr ernie4_5 ernie4_5_moe fuyu h2ovl_chat hyperclovax \
     hyperclovax_vision_v2 hyperclovax_vlm internlm2 internlm3 iquestcoder jamba llava llava_next \
     minicpm3 minicpmv minimax_m2 modernbert modernbert-decoder molmo molmo2 nemotron nvfp4 opencua \
@@ -130,7 +133,7 @@ fn without_fast(name: &str) -> &str {
     name.strip_suffix("Fast").unwrap_or(name)
 }
 
-/// `tokenizer_class_from_name`: `None` for a name that transformers does not have.
+/// `tokenizer_class_from_name`: returns `None` for a name that transformers does not know.
 fn named(name: &str) -> Result<Option<Class>> {
     let bare = without_fast(name);
     if among(OTHERS, bare) {
@@ -143,10 +146,10 @@ fn named(name: &str) -> Result<Option<Class>> {
 }
 
 impl Class {
-    /// The class that `AutoTokenizer` chooses.
+    /// Returns the class that `AutoTokenizer` chooses.
     ///
     /// # Errors
-    /// A class that is not supported, or one that only the model's own code has.
+    /// Fails if the class is not supported or exists only in the model's custom code.
     pub fn choose(declared: Declared) -> Result<Self> {
         let model_type = declared.model_type.filter(|model_type| !model_type.is_empty());
         let registered = model_type.and_then(|model_type| {
@@ -180,12 +183,12 @@ impl Class {
                      tokenizer_config.json"
                 ))
             }),
-            // There is no configuration of the type code_llama, so that its class is never found by the type.
+            // No configuration has the type code_llama, so its class is never found by the type.
             (None, None) => Ok(registered.filter(|class| *class != Self::CodeLlama).unwrap_or(Self::Backend)),
         }
     }
 
-    /// Special tokens that the class has where the configuration names none.
+    /// Returns the default special tokens of the class, used where the configuration names none.
     pub fn defaults(self) -> &'static [(&'static str, &'static str)] {
         const END: &str = "<|endoftext|>";
         match self {

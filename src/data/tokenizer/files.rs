@@ -1,4 +1,4 @@
-//! The files of a tokenizer in a model's directory, read but not yet understood.
+//! The tokenizer files in a model's directory, read but not yet interpreted.
 
 use std::fs;
 use std::path::Path;
@@ -8,44 +8,44 @@ use serde_json::{Map, Value as Json};
 use super::class::Declared;
 use crate::error::{Error, Result};
 
-/// The vocabulary, in the first of its forms that is there.
+/// The vocabulary, in the first supported form that exists.
 #[derive(Debug)]
 pub(super) enum Vocabulary {
     /// `tokenizer.json`.
     Tokenizer(Vec<u8>),
     /// `vocab.json` and `merges.txt`.
     Merges {
-        /// Tokens and their ids.
+        /// The tokens and their ids.
         vocab: Map<String, Json>,
-        /// Pairs, the first first.
+        /// The merge pairs, highest priority first.
         merges: Vec<[String; 2]>,
     },
-    /// `tokenizer.model` of SentencePiece.
+    /// SentencePiece's `tokenizer.model`.
     SentencePiece(Vec<u8>),
-    /// `tekken.json` of Mistral.
+    /// Mistral's `tekken.json`.
     Tekken(Json),
 }
 
-/// Everything that stands in a directory about its tokenizer.
+/// All tokenizer files of a directory.
 #[derive(Debug)]
 pub(super) struct Files {
     /// The vocabulary.
     pub vocabulary: Vocabulary,
-    /// `tokenizer_config.json`; empty: there is none.
+    /// `tokenizer_config.json`; empty if it does not exist.
     pub config: Map<String, Json>,
-    /// `special_tokens_map.json`; empty: there is none.
+    /// `special_tokens_map.json`; empty if it does not exist.
     pub special_tokens_map: Map<String, Json>,
-    /// `added_tokens.json`, tokens and their ids; empty: there is none.
+    /// `added_tokens.json`, tokens and their ids; empty if it does not exist.
     pub added_tokens: Map<String, Json>,
-    /// `config.json`; empty: there is none.
+    /// `config.json`; empty if it does not exist.
     pub model: Map<String, Json>,
 }
 
 impl Files {
-    /// Reads what there is in `dir`.
+    /// Reads the files that exist in `dir`.
     ///
     /// # Errors
-    /// No vocabulary in any form, or a file that cannot be read.
+    /// Fails if there is no vocabulary in any form or a file cannot be read.
     pub fn read(dir: &Path) -> Result<Self> {
         let config = object(&dir.join("tokenizer_config.json"))?;
         if config.contains_key("fast_tokenizer_files") {
@@ -64,7 +64,7 @@ impl Files {
         })
     }
 
-    /// What decides the class that reads them.
+    /// Returns the inputs that determine the tokenizer class.
     pub fn declared(&self) -> Declared<'_> {
         let auto_map = self.config.get("auto_map");
         Declared {
@@ -108,7 +108,7 @@ fn vocabulary(dir: &Path) -> Result<Vocabulary> {
     )))
 }
 
-/// Pairs of `merges.txt`, as the `tokenizers` library reads them.
+/// Parses the pairs of `merges.txt`, as the `tokenizers` library does.
 fn merges(text: &str) -> Result<Vec<[String; 2]>, String> {
     let mut merges = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -124,7 +124,7 @@ fn merges(text: &str) -> Result<Vec<[String; 2]>, String> {
     Ok(merges)
 }
 
-/// The JSON object of `file`, an empty one if there is no such file.
+/// Reads the JSON object in `file`; returns an empty one if the file does not exist.
 fn object(file: &Path) -> Result<Map<String, Json>> {
     if !file.is_file() {
         return Ok(Map::new());

@@ -1,4 +1,4 @@
-//! The `tokenizers` library: tokenizers of its JSON, and its panics as errors.
+//! Wraps the `tokenizers` library: parses tokenizers from JSON and turns its panics into errors.
 
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
@@ -6,20 +6,21 @@ use tokenizers::Tokenizer;
 use crate::data::guarded::caught;
 use crate::error::{Error, Result};
 
-/// A tokenizer of its JSON.
+/// Parses a tokenizer from JSON.
 pub(super) fn parse(json: &Json) -> Result<Tokenizer> {
     let bytes = serde_json::to_vec(json)
         .map_err(|e| Error::Data(format!("the tokenizer cannot be put together: {e}")))?;
     from_bytes(&bytes)
 }
 
-/// A tokenizer of the text of its JSON.
+/// Parses a tokenizer from JSON text.
 pub(super) fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
     guarded(|| Tokenizer::from_bytes(bytes))
         .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))
 }
 
-/// The `tokenizers` library panics on some damaged files, and on some texts under them; here that is an error too.
+/// Turns panics into errors: the `tokenizers` library panics on some damaged files, and on some texts encoded with
+/// them.
 pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match caught(work) {
         Some(found) => found.map_err(|error| error.to_string()),

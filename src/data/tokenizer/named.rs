@@ -1,4 +1,4 @@
-//! Special tokens and added tokens out of all the files that may hold them: `_from_pretrained` and `__init__` of
+//! Collects special tokens and added tokens from all files that may contain them: `_from_pretrained` and `__init__` of
 //! transformers 5.24 (`tokenization_utils_base.py`, `tokenization_utils_tokenizers.py`).
 
 use std::collections::BTreeMap;
@@ -10,11 +10,11 @@ use super::class::Class;
 use super::files::{Files, Vocabulary};
 use crate::error::{Error, Result};
 
-/// `SPECIAL_TOKENS_ATTRIBUTES`, in their order.
+/// `SPECIAL_TOKENS_ATTRIBUTES`, in the original order.
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A token as the files give it: its text alone, or with the ways in which it is matched.
+/// A token as given in the files: its text alone, or its text with matching options.
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     Text(String),
@@ -30,43 +30,43 @@ impl Token {
     }
 }
 
-/// What a vocabulary says of its tokens itself (SentencePiece).
+/// The token information that a vocabulary itself contains (SentencePiece).
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
-    /// Tokens that it marks as special or user-defined.
+    /// The tokens that the vocabulary marks as special or user-defined.
     pub tokens: Vec<AddedToken>,
-    /// Whether it marks tokens at all: then they stand for `additional_special_tokens`.
+    /// Whether the vocabulary marks tokens at all; if so, they take the place of `additional_special_tokens`.
     pub given: bool,
-    /// Names and texts of special tokens where the configuration has none.
+    /// Names and texts of special tokens, used where the configuration has none.
     pub defaults: Vec<(String, String)>,
-    /// Whether added tokens are matched in the text as it is, before it is normalized.
+    /// Whether added tokens are matched in the raw text, before normalization.
     pub raw: bool,
 }
 
-/// What the files say of tokens besides the vocabulary.
+/// The token information in the files apart from the vocabulary.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    /// By the order of their ids: tokens that are matched whole.
+    /// The tokens that are matched as a whole, ordered by id.
     added: BTreeMap<u64, AddedToken>,
-    /// `bos_token` and so on, the seven of transformers first.
+    /// `bos_token` and so on; the seven names of transformers come first.
     named: Vec<(String, Token)>,
-    /// Further special tokens.
+    /// Additional special tokens.
     extra: Vec<Token>,
-    /// `add_bos_token`, where it counts.
+    /// `add_bos_token`, if it has an effect.
     pub add_bos: Option<bool>,
-    /// `add_eos_token`, where it counts.
+    /// `add_eos_token`, if it has an effect.
     pub add_eos: Option<bool>,
 }
 
 impl Tokens {
-    /// Collects them as `class` would.
+    /// Collects the tokens as `class` would.
     ///
     /// # Errors
-    /// A token that is neither a string nor an object with `content`.
+    /// Fails if a token is neither a string nor an object with `content`.
     pub fn collect(class: Class, files: &Files, pieces: Pieces) -> Result<Self> {
         let mut config = files.config.clone();
         let flag = |name: &str| match (&files.vocabulary, files.config.get(name)) {
-            // transformers drops both where tokenizer.json is there: its post-processor decides.
+            // transformers ignores both flags if tokenizer.json exists, because its post-processor decides.
             (Vocabulary::Tokenizer(_), _) | (_, None) => None,
             (_, Some(value)) => Some(value == &Json::Bool(true)),
         };
@@ -96,17 +96,17 @@ impl Tokens {
         Ok(Self { added, named, extra, add_bos, add_eos })
     }
 
-    /// Added tokens by their ids.
+    /// Returns the added tokens by id.
     pub fn texts_by_id(&self) -> impl Iterator<Item = (usize, &str)> {
         self.added.iter().filter_map(|(id, token)| Some((usize::try_from(*id).ok()?, token.content.as_str())))
     }
 
-    /// Special tokens by name, as templates see them.
+    /// Returns the special tokens by name, as seen by templates.
     pub fn by_name(&self) -> BTreeMap<String, String> {
         self.named.iter().map(|(name, token)| (name.clone(), token.text().to_owned())).collect()
     }
 
-    /// What is to be added to a tokenizer that has `present` already, in order.
+    /// Returns the tokens to add, in order, to a tokenizer that already contains `present`.
     pub fn to_add(&self, present: &[String]) -> Vec<AddedToken> {
         let mut tokens: Vec<AddedToken> = self.added.values().cloned().collect();
         let known = |text: &str, tokens: &[AddedToken]| {
@@ -127,7 +127,7 @@ impl Tokens {
     }
 }
 
-/// The seven of transformers, then the model's own.
+/// Returns the seven named tokens of transformers, followed by the model's own.
 fn named(
     class: Class,
     config: &Map<String, Json>,
@@ -149,7 +149,7 @@ fn named(
         let found = by_text.get(found.text()).cloned().map_or(found, Token::Added);
         named.push((name.to_owned(), found));
     }
-    // The class's own come first, with the configuration's text if it has one.
+    // The class's own tokens come first, with the text from the configuration if it has one.
     let own = class.defaults().iter().filter(|(name, _)| !NAMED.contains(name));
     let mut all: Map<String, Json> = own.map(|(name, text)| ((*name).to_owned(), (*text).into())).collect();
     all.extend(specific);
@@ -159,7 +159,7 @@ fn named(
     Ok(named)
 }
 
-/// Special tokens of names that only this model has, and `additional_special_tokens` under its newer name.
+/// Returns special tokens under names that only this model has, and `additional_special_tokens` under its newer name.
 fn own_names(config: &mut Map<String, Json>) -> Map<String, Json> {
     let given = config.get("extra_special_tokens").is_some_and(filled);
     if !given && let Some(list) = config.remove("additional_special_tokens") {
@@ -179,7 +179,7 @@ fn own_names(config: &mut Map<String, Json>) -> Map<String, Json> {
     specific
 }
 
-/// `extra_special_tokens` as an object of names and tokens.
+/// Reads `extra_special_tokens` given as an object of names and tokens.
 fn take_names(config: &mut Map<String, Json>, specific: &mut Map<String, Json>) {
     if config.get("extra_special_tokens").is_some_and(Json::is_object)
         && let Some(Json::Object(map)) = config.remove("extra_special_tokens")
@@ -188,7 +188,7 @@ fn take_names(config: &mut Map<String, Json>, specific: &mut Map<String, Json>) 
     }
 }
 
-/// Python's truth of a JSON value that may be a list or an object.
+/// Python's truth value of a JSON value that may be a list or an object.
 fn filled(json: &Json) -> bool {
     match json {
         Json::Array(list) => !list.is_empty(),
@@ -197,8 +197,8 @@ fn filled(json: &Json) -> bool {
     }
 }
 
-/// Files of transformers before 4.34: `special_tokens_map.json` overrules the configuration, `added_tokens.json` and the
-/// tokens of `tokenizer.json` are added.
+/// Reads the files of transformers before 4.34: `special_tokens_map.json` overrides the configuration, and
+/// `added_tokens.json` and the tokens of `tokenizer.json` are added.
 fn legacy(
     files: &Files,
     config: &mut Map<String, Json>,
@@ -248,7 +248,7 @@ fn special_texts(config: &Map<String, Json>) -> Result<Vec<String>> {
         .collect()
 }
 
-/// `added_tokens` of `tokenizer.json`, and nothing else of it.
+/// The `added_tokens` of `tokenizer.json`; everything else in the file is ignored.
 #[derive(serde::Deserialize)]
 struct Listed {
     #[serde(default)]
@@ -262,7 +262,7 @@ struct Entry {
     token: AddedToken,
 }
 
-/// `added_tokens_decoder`: tokens by id.
+/// Reads `added_tokens_decoder`: tokens by id.
 fn listed(decoder: &Json, added: &mut BTreeMap<u64, AddedToken>) -> Result<()> {
     let Json::Object(map) = decoder else { return Err(wrong("added_tokens_decoder", decoder)) };
     for (id, json) in map {
@@ -284,7 +284,7 @@ fn wrong(name: &str, json: &Json) -> Error {
     ))
 }
 
-/// A string, or an object with `content`; what is not said of it is as in `AddedToken(...)` of Python.
+/// Reads a string or an object with `content`. Missing fields have the defaults of Python's `AddedToken(...)`.
 fn token(name: &str, json: &Json) -> Result<Token> {
     let map = match json {
         Json::String(text) => return Ok(Token::Text(text.clone())),

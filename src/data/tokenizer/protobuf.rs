@@ -1,22 +1,22 @@
-//! The part of Protocol Buffers that a SentencePiece model needs: fields of a message, one after the other.
+//! The part of Protocol Buffers needed to read a SentencePiece model: the sequence of fields in a message.
 
-/// A field's value as it stands in the bytes.
+/// The value of a field in wire format.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Value<'a> {
     /// Integers and booleans.
     Varint(u64),
     /// Eight bytes.
     Fixed64(u64),
-    /// Four bytes: floats.
+    /// Four bytes: a float.
     Fixed32(u32),
-    /// Texts, bytes and messages.
+    /// Text, bytes or a nested message.
     Bytes(&'a [u8]),
 }
 
-/// Numbers and values of the fields of `message`.
+/// Returns the numbers and values of the fields of `message`.
 ///
 /// # Errors
-/// Bytes that are not a message.
+/// Fails if the bytes are not a valid message.
 pub(super) fn fields(message: &[u8]) -> Result<Vec<(u64, Value<'_>)>, String> {
     let mut rest = message;
     let mut found = Vec::new();

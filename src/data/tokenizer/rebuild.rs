@@ -1,4 +1,4 @@
-//! A class's own tokenizer around a vocabulary: what the `__init__` of transformers' classes builds.
+//! Builds a class's own tokenizer around a vocabulary, as the `__init__` of transformers' classes does.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -9,21 +9,21 @@ use crate::error::{Error, Result};
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN3_5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// What goes into the tokenizer that a class builds.
+/// The inputs of the tokenizer that a class builds.
 pub(super) struct Parts {
-    /// Tokens and ids.
+    /// The tokens and their ids.
     pub vocab: Json,
-    /// Pairs.
+    /// The merge pairs.
     pub merges: Json,
-    /// `tokenizer.json`'s, or null.
+    /// The post-processor of `tokenizer.json`, or null.
     pub post_processor: Json,
 }
 
 impl Parts {
-    /// Those of a `tokenizer.json`.
+    /// Takes the parts of a `tokenizer.json`.
     ///
     /// # Errors
-    /// A model that is not BPE.
+    /// Fails if the model is not BPE.
     pub fn of_file(file: &mut Map<String, Json>, class: Class) -> Result<Self> {
         let Some(Json::Object(mut model)) = file.remove("model") else {
             return Err(Error::Data("it has no model".into()));
@@ -40,7 +40,7 @@ impl Parts {
     }
 }
 
-/// The `tokenizer.json` that `class` builds; `config` is `tokenizer_config.json`.
+/// Builds the `tokenizer.json` of `class`; `config` is `tokenizer_config.json`.
 pub(super) fn build(class: Class, parts: Parts, tokens: &Tokens, config: &Map<String, Json>) -> Json {
     let prefix = config.get("add_prefix_space").and_then(Json::as_bool);
     let [normalizer, pre_tokenizer, decoder] = surroundings(class, prefix, config);
@@ -55,13 +55,13 @@ fn model(class: Class, vocab: Json, merges: Json, tokens: &Tokens) -> Json {
     let spaces = matches!(class, Class::Llama | Class::CodeLlama | Class::Gemma);
     let unknown = matches!(class, Class::CodeLlama | Class::Gemma);
     let unk = unknown.then(|| tokens.by_name().remove("unk_token")).flatten();
-    // GPT-2's class and those after it give the empty string, which the library takes for none.
+    // GPT-2's class and its derivatives pass the empty string, which the library treats as none.
     json!({"type": "BPE", "dropout": null, "unk_token": unk, "continuing_subword_prefix": null,
            "end_of_word_suffix": null, "fuse_unk": spaces, "byte_fallback": spaces, "ignore_merges": false,
            "vocab": vocab, "merges": merges})
 }
 
-/// Normalizer, pre-tokenizer and decoder.
+/// Returns the normalizer, pre-tokenizer and decoder.
 fn surroundings(class: Class, prefix: Option<bool>, config: &Map<String, Json>) -> [Json; 3] {
     let space = prefix.unwrap_or(false);
     let bytes = |splits: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": splits});

@@ -1,4 +1,4 @@
-//! `tokenizer.model` of SentencePiece without a `tokenizer.json` beside it: `_convert_from_sentencepiece` and
+//! Converts SentencePiece's `tokenizer.model` when there is no `tokenizer.json`: `_convert_from_sentencepiece` and
 //! `build_tokenizer_from_spm_proto` of transformers 5.24.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::protobuf::{self, Value};
 use super::rebuild::{self, Parts};
 use crate::error::{Error, Result};
 
-/// Kinds of pieces (`ModelProto.SentencePiece.Type`).
+/// Piece types (`ModelProto.SentencePiece.Type`).
 const NORMAL: u64 = 1;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
@@ -30,12 +30,12 @@ struct Piece {
     kind: u64,
 }
 
-/// A SentencePiece model, as far as it decides how text is split.
+/// The parts of a SentencePiece model that determine how text is split.
 struct Model {
     pieces: Vec<Piece>,
     kind: i64,
     byte_fallback: bool,
-    /// `(id, text)` of unk, bos and eos; a negative id: there is none.
+    /// `(id, text)` of unk, bos and eos; a negative id means that the token does not exist.
     unk: (i64, String),
     bos: (i64, String),
     eos: (i64, String),
@@ -64,7 +64,7 @@ impl Model {
                 (1, Value::Bytes(piece)) => model.pieces.push(Piece::read(piece)?),
                 (2, Value::Bytes(spec)) => model.trainer(spec)?,
                 (3, Value::Bytes(spec)) => model.normalizer(spec)?,
-                // Self-tests, and how text is put together again: neither splits it.
+                // Self-tests and denormalization do not affect how text is split.
                 _ => {}
             }
         }
@@ -88,7 +88,7 @@ impl Model {
                 (45, Value::Bytes(piece)) => self.unk.1 = text(piece)?,
                 (46, Value::Bytes(piece)) => self.bos.1 = text(piece)?,
                 (47, Value::Bytes(piece)) => self.eos.1 = text(piece)?,
-                // How it was trained; transformers reads nothing else of it.
+                // Training settings; transformers reads nothing else from this message.
                 _ => {}
             }
         }
@@ -102,7 +102,7 @@ impl Model {
                 (3, Value::Varint(flag)) => self.dummy_prefix = flag != 0,
                 (4, Value::Varint(flag)) => self.remove_spaces = flag != 0,
                 (5, Value::Varint(flag)) => self.escape_spaces = flag != 0,
-                // The rules' name and source; the map is made of them.
+                // The name and source of the rules, from which the map is built.
                 _ => {}
             }
         }
@@ -129,10 +129,10 @@ fn text(bytes: &[u8]) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| "it has a text that is not UTF-8".to_string())
 }
 
-/// The tokenizer that `class` makes of a model, and its special tokens.
+/// Builds the tokenizer that `class` derives from a model, and its special tokens.
 ///
 /// # Errors
-/// Bytes that are no SentencePiece model, or one of words or characters.
+/// Fails if the bytes are not a SentencePiece model, or if it is a word or character model.
 pub(super) fn build(bytes: &[u8], class: Class, files: &Files) -> Result<(Tokenizer, Tokens)> {
     let model = Model::read(bytes).map_err(|e| {
         Error::Data(format!(
@@ -159,7 +159,7 @@ pub(super) fn build(bytes: &[u8], class: Class, files: &Files) -> Result<(Tokeni
 }
 
 impl Model {
-    /// Control and user-defined pieces, or control pieces alone.
+    /// Returns the control and user-defined pieces, or only the control pieces.
     fn marked(&self, control_only: bool) -> Vec<AddedToken> {
         let special = |piece: &Piece| piece.kind == CONTROL;
         let wanted = |piece: &&Piece| special(piece) || piece.kind == USER_DEFINED && !control_only;
@@ -178,7 +178,8 @@ impl Model {
         }
     }
 
-    /// Tokens and merges of `generate_merges`: every way to put a piece together from two others, by its id.
+    /// Returns the tokens and merges of `generate_merges`: every way to build a piece from two others, ordered by its
+    /// id.
     fn vocab_and_merges(&self) -> (Json, Vec<[String; 2]>) {
         let ids: HashMap<&str, usize> =
             self.pieces.iter().enumerate().map(|(id, piece)| (piece.text.as_str(), id)).collect();
@@ -200,7 +201,7 @@ impl Model {
         (vocab.into(), merges)
     }
 
-    /// The texts of the pieces, with those that `added_tokens_decoder` names otherwise.
+    /// Returns the texts of the pieces, with those that `added_tokens_decoder` renames.
     fn renamed(&self, tokens: &Tokens) -> Vec<String> {
         let new: HashMap<usize, &str> = tokens.texts_by_id().collect();
         let kept: std::collections::HashSet<&str> = (0..self.pieces.len())
@@ -240,7 +241,7 @@ impl Model {
                "post_processor": null, "decoder": self.decoder(), "model": model})
     }
 
-    /// Merges of normal pieces by score, then id.
+    /// Returns the merges of normal pieces, ordered by score and then by id.
     fn ranked_merges(&self, texts: &[String]) -> Vec<[String; 2]> {
         let normal: HashMap<&str, (f64, usize)> = self
             .pieces

@@ -1,4 +1,4 @@
-//! `tekken.json` of Mistral as a `tokenizer.json`: `MistralConverter` of transformers 5.24.
+//! Converts Mistral's `tekken.json` to a `tokenizer.json`: `MistralConverter` of transformers 5.24.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ fn wrong(what: impl std::fmt::Display) -> Error {
     Error::Data(format!("tekken.json: {what}"))
 }
 
-/// The `tokenizer.json` that says the same.
+/// Returns the equivalent `tokenizer.json`.
 ///
 /// # Errors
-/// A file of another shape, or of the time before `special_tokens` stood in it.
+/// Fails if the file has another structure, or predates the field `special_tokens`.
 pub(super) fn convert(file: &Json) -> Result<Json> {
     let config = file.get("config").ok_or_else(|| wrong("`config` is missing"))?;
     let pattern =
@@ -56,7 +56,7 @@ fn added(id: usize, token: &str) -> Json {
            "special": true})
 }
 
-/// Special tokens by id, filled up with `<SPECIAL_n>`.
+/// Returns the special tokens by id, padded with `<SPECIAL_n>`.
 fn special_tokens(file: &Json, config: &Json) -> Result<Vec<String>> {
     let Some(list) = file.get("special_tokens").and_then(Json::as_array) else {
         return Err(wrong(
@@ -93,7 +93,7 @@ fn token_bytes(rank: usize, entry: &Json) -> Result<Vec<u8>> {
         .ok_or_else(|| wrong(format!("`vocab[{rank}].token_bytes` is not base64")))
 }
 
-/// Every way to put a token together from two others, by the token's rank, then by theirs.
+/// Returns every way to build a token from two others, ordered by the token's rank and then by the ranks of the parts.
 fn merges(ranks: &[Vec<u8>]) -> Vec<[String; 2]> {
     let by_bytes: HashMap<&[u8], usize> =
         ranks.iter().enumerate().map(|(rank, token)| (token.as_slice(), rank)).collect();

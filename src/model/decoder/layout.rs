@@ -1,4 +1,4 @@
-//! Rows of a packed batch: which see which, which are wanted, and what is summed by completion.
+//! Layout of the rows of a packed batch: which rows see which, which are wanted, and which sums belong to a completion.
 
 use crate::data::PackedBatch;
 use crate::ops::tree_attention::{Span, TreeSpans};
@@ -19,7 +19,7 @@ pub(super) fn spans(batch: &PackedBatch) -> Vec<TreeSpans> {
         .collect()
 }
 
-/// The different rows, ascending, and where each of `rows` stands among them: siblings share the prompt's last row.
+/// The distinct rows, ascending, and the index of each of `rows` among them. Siblings share the prompt's last row.
 pub(super) fn distinct(rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
     let mut distinct = rows.to_vec();
     distinct.sort_unstable();
@@ -28,14 +28,14 @@ pub(super) fn distinct(rows: &[u32]) -> (Vec<u32>, Vec<u32>) {
     (distinct, places)
 }
 
-/// The weight of each scored token: that of its completion.
+/// The weight of each scored token, which is that of its completion.
 pub(super) fn per_token(batch: &PackedBatch, weights: &[f64]) -> Vec<f32> {
     let of =
         |(range, weight): (&std::ops::Range<usize>, &f64)| std::iter::repeat_n(*weight as f32, range.len());
     batch.scored.iter().zip(weights).flat_map(of).collect()
 }
 
-/// Token log-probs summed by completion, in f64.
+/// Sums the token log-probs of each completion, in f64.
 pub(super) fn sums(logps: &[f32], batch: &PackedBatch) -> Vec<f64> {
     batch.scored.iter().map(|range| logps[range.clone()].iter().map(|l| f64::from(*l)).sum()).collect()
 }

@@ -1,4 +1,4 @@
-//! Reading a decoder's weights.
+//! Loading a decoder's weights.
 
 use std::sync::Mutex;
 
@@ -14,16 +14,16 @@ use crate::weights::nf4::Loss;
 use crate::weights::{DType, WeightSource};
 
 impl Decoder {
-    /// Reads a decoder's weights. Matrices are stored as `dtype` if given, else as in the file.
+    /// Reads a decoder's weights. Matrices are stored as `dtype` if it is given, else as in the file.
     ///
     /// # Errors
-    /// If a tensor is missing or has another shape than the spec says.
+    /// If a tensor is missing or its shape differs from the spec.
     pub fn load(spec: DecoderSpec, source: &dyn WeightSource, dtype: Option<DType>) -> Result<Self> {
         let spec = inventory::settled(spec, source)?;
         Self::of_tensors(&spec, &Tensors::new(source, &spec, dtype), source)
     }
 
-    /// As [`Decoder::load`], with the projections of the blocks quantised to NF4; and what that costs them.
+    /// Like [`Decoder::load`], with the projections of the blocks quantised to NF4; also returns the error this causes.
     ///
     /// # Errors
     /// As [`Decoder::load`].

@@ -1,4 +1,4 @@
-//! The decoder's passes on a device: the same arguments, checked in the same way, and the same results.
+//! The decoder's passes on a device. They take the same arguments, with the same checks, and return the same results.
 
 use std::sync::{Arc, PoisonError};
 
@@ -15,30 +15,31 @@ use crate::ops::tree_attention::TreeSpans;
 use crate::trainable::Policy;
 
 impl Decoder {
-    /// As [`Decoder::place_on`], in f32 whatever the weights are stored as: as exact as the processor, and slow.
+    /// Like [`Decoder::place_on`], in f32 whatever the storage type of the weights: as exact as the processor, but
+    /// slow.
     pub fn place_exactly_on(&mut self, device: Option<Arc<dyn Backend>>) {
         self.place_on(device);
         self.exact = true;
     }
 
-    /// Computes on a device from now on; `None`: on the processor.
+    /// Selects the device that computes from now on; `None` selects the processor.
     pub fn place_on(&mut self, device: Option<Arc<dyn Backend>>) {
         self.backend = device;
         self.exact = false;
         *self.engine.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether it computes on a device.
+    /// Whether the decoder computes on a device.
     pub fn is_on_device(&self) -> bool {
         self.backend.is_some()
     }
 
-    /// The device that it computes on, if it is not the processor.
+    /// The device that the decoder computes on, if it is not the processor.
     pub fn backend(&self) -> Option<&Arc<dyn Backend>> {
         self.backend.as_ref()
     }
 
-    /// What it computes with there: device, libraries, and how activations are stored.
+    /// A description of the device and its libraries, and the storage type of activations.
     pub fn device_description(&self) -> Option<(Description, &'static str)> {
         self.backend.as_ref().map(|device| (device.describe(), self.base().kind().name()))
     }
@@ -55,7 +56,7 @@ impl Decoder {
         }
     }
 
-    /// Runs `work` on the engine, which has the adapters as they are now.
+    /// Runs `work` on the engine, which is first brought up to date with the adapters.
     pub(super) fn on_device<T>(
         &self,
         policy: &Policy,
@@ -131,7 +132,7 @@ impl Decoder {
         Ok((sums(&found, batch), Tape::Device(Box::new(tape))))
     }
 
-    /// Adds to the device's gradient.
+    /// Adds the gradient of a pass to the gradient on the device.
     pub(super) fn device_backward(
         &self,
         tape: DeviceTape,
@@ -156,10 +157,11 @@ impl Decoder {
         Ok(logits)
     }
 
-    /// Logits `[next.len(), vocab]` behind the last token of each of several sequences, whose keys and values are in `cache`.
+    /// The logits `[next.len(), vocab]` after the last token of each of several sequences, whose keys and values are in
+    /// `cache`.
     ///
     /// # Errors
-    /// If a token or a position is none of the model's, or there is no device.
+    /// If the model does not have a token or a position, or there is no device.
     pub fn step_all(
         &self,
         next: &[Next],
@@ -174,12 +176,13 @@ impl Decoder {
         self.on_device(policy, |engine| engine.step(next, cache, pass))
     }
 
-    /// Whether several sequences can be continued at once: on a device, unless keys depend on the length to come.
+    /// Whether several sequences can be continued at once: only on a device, and only if keys do not depend on the
+    /// final length.
     pub fn steps_together(&self) -> bool {
         self.is_on_device() && self.spec.rotations.iter().all(|rotation| rotation.by_length.is_none())
     }
 
-    /// Forgets the gradient that is on the device.
+    /// Clears the gradient on the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -190,10 +193,10 @@ impl Decoder {
         })
     }
 
-    /// Adds the gradient of `Σ_c weights[c]·logps[c]` to the one on the device.
+    /// Adds the gradient of `Σ_c weights[c]·logps[c]` to the gradient on the device.
     ///
     /// # Errors
-    /// If the tape is not of the last pass there.
+    /// If the tape does not belong to the last pass on the device.
     pub fn add_device_gradient(
         &self,
         tape: Tape,
@@ -215,8 +218,8 @@ impl Decoder {
         self.on_device(policy, Engine::gradient_norm)
     }
 
-    /// Steps the trained adapter on the device along its gradient times `clip`. Its numbers on the host stay as they were
-    /// until [`Decoder::fetch`]. Returns whether all numbers are finite.
+    /// Updates the trained adapter on the device along its gradient times `clip`. Its values on the host stay unchanged
+    /// until [`Decoder::fetch`]. Returns whether all values are finite.
     ///
     /// # Errors
     /// If the device fails.
@@ -227,7 +230,7 @@ impl Decoder {
         })
     }
 
-    /// Copies the trained adapter's numbers from the device, if it is on one.
+    /// Copies the trained adapter's values from the device, if there is one.
     ///
     /// # Errors
     /// If the device fails.
@@ -244,7 +247,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The optimizer's moments on the device.
+    /// Returns the optimizer's moments from the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -252,7 +255,7 @@ impl Decoder {
         self.on_device(policy, |engine| engine.moments())
     }
 
-    /// Puts moments on the device.
+    /// Copies moments to the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -260,7 +263,7 @@ impl Decoder {
         self.on_device(policy, |engine| engine.set_moments(moments))
     }
 
-    /// The gradient on the device.
+    /// Returns the gradient from the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -268,7 +271,7 @@ impl Decoder {
         self.on_device(policy, |engine| engine.gradient_values())
     }
 
-    /// What a training step over `batch` would take on a device.
+    /// Plans the resources that a training step over `batch` would take on a device.
     ///
     /// # Errors
     /// If the weights cannot be read.

@@ -6,7 +6,7 @@ use crate::data::{Example, Kind, Origin};
 use crate::model::families::{self, ConfigJson};
 use crate::weights::SafetensorsSource;
 
-/// Numbers that the tensors hold together, those in one buffer once.
+/// The total number of elements in the tensors, where each buffer counts once.
 fn numbers(tensors: &[&Tensor]) -> usize {
     let buffer = |tensor: &&Tensor| {
         let (storage, _) = tensor.storage_and_layout();
@@ -29,7 +29,7 @@ fn a_block_keeps_what_it_says_in_every_family() {
         let batch = PackedBatch::new(&[&example]);
         let (_, tape) = decoder.forward(&batch, &Policy::default(), Training::default()).unwrap();
         let Tape::Host(tape) = tape else { panic!("no device") };
-        // Of the last block scored rows alone.
+        // The last block keeps only the scored rows.
         let Kept::Whole(saved) = &tape.blocks[0] else { panic!("nothing is recomputed") };
         let layer = &decoder.spec().layers[0];
         let rows = batch.tokens.len();

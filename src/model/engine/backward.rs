@@ -1,4 +1,4 @@
-//! The backward pass: the forward pass read upwards.
+//! The backward pass: the forward pass in reverse order.
 
 use super::Engine;
 use super::forward::{Keeping, Passing, Saved, Stream};
@@ -8,8 +8,8 @@ use super::weights::PAD;
 use crate::device::{Address, Mark};
 use crate::error::{Error, Result};
 
-/// The gradient of the residual stream, f32 `[rows, hidden]`, and that of the branch which was added last, with room for
-/// the ranks of its projection.
+/// The gradient of the residual stream, f32 `[rows, hidden]`, and the gradient of the branch that was added last, with
+/// room for the ranks of its projection.
 #[derive(Clone, Copy)]
 struct Down {
     dx: Address,
@@ -17,10 +17,10 @@ struct Down {
 }
 
 impl Engine {
-    /// Adds the gradient of `Σ weights·logps` over the scored items to that of the trained adapter.
+    /// Adds the gradient of `Σ weights·logps` over the scored items to the trained adapter's gradient.
     ///
     /// # Errors
-    /// If the tape is not the last one made, or the device fails.
+    /// If the tape is not the latest one, or the device fails.
     pub(in crate::model) fn backward(&mut self, tape: DeviceTape, weights: &[f32]) -> Result<()> {
         if tape.id != self.tape || weights.len() != tape.scored || !self.trains {
             return Err(Error::Model("the tape is not of the last forward pass on this device".into()));
@@ -48,7 +48,7 @@ impl Engine {
                 }
                 self.block_backward(&pass, i, &saved, down)?;
                 self.temp.reset(start)?;
-                // What was made again lies on top.
+                // Recomputed results are on top of the stack.
                 self.keep.reset(kept)?;
             }
         }
@@ -58,7 +58,7 @@ impl Engine {
         self.temp.reset(Mark::default())
     }
 
-    /// The pitch of the widest output gradient of an MLP's last projection.
+    /// Returns the pitch of the widest output gradient of an MLP's last projection.
     fn widest_branch(&self) -> usize {
         self.layers.iter().map(|layer| layer.down.group.pitch_out()).max().unwrap_or(0)
     }
@@ -77,7 +77,7 @@ impl Engine {
         )
     }
 
-    /// The gradient of a branch whose output passed a norm.
+    /// Computes the gradient of a branch whose output is normalised.
     fn through_post_norm(
         &self,
         i: usize,
@@ -99,8 +99,8 @@ impl Engine {
         self.kernels().post_norm_backward(down.dx, branch, out, (rows, self.spec.hidden))
     }
 
-    /// Block `i` backwards. `down.branch` holds the gradient of the MLP's output, and then that of the block before, unless a
-    /// norm stands there.
+    /// Runs the backward pass of block `i`. On entry `down.branch` holds the gradient of the MLP's output; on return it
+    /// holds that of the previous block, unless a norm follows it.
     fn block_backward(&mut self, pass: &Passing, i: usize, saved: &Saved, down: Down) -> Result<()> {
         let (rows, hidden) = (pass.placed.rows, self.spec.hidden);
         let padded = hidden.next_multiple_of(PAD);
@@ -116,7 +116,7 @@ impl Engine {
         let out = if post.kind == 0 { attention.branch } else { Rows::NONE };
         let nothing = NormAt::default();
         if parallel {
-            // The gradient of attention's branch is that of the stream, as the MLP's.
+            // The gradient of attention's branch is that of the stream, like the MLP's.
             self.kernels().norm_backward(
                 (Rows::NONE, Rows::NONE),
                 saved.x,
@@ -139,7 +139,7 @@ impl Engine {
         if post.kind != 0 {
             self.through_post_norm(i, true, saved, attention, rows)?;
         }
-        // What reads the first block's input is not trained: its gradient is not wanted.
+        // Nothing before the first block is trained, so the gradient of its input is not needed.
         let da = if i > 0 { self.take_rows(false, rows, padded)? } else { Rows::NONE };
         self.attention_backward(pass, i, saved, attention.branch, (i > 0).then_some(da))?;
         if i == 0 {
@@ -158,7 +158,7 @@ impl Engine {
         self.kernels().norm_backward((da, second), saved.x, attention_norm, down.dx, scaled, sizes)
     }
 
-    /// The MLP backwards: the gradient of its input, after the norm.
+    /// Runs the backward pass of the MLP and returns the gradient of its input, after the norm.
     fn mlp_backward(&mut self, pass: &Passing, i: usize, saved: &Saved, dy: Rows) -> Result<Rows> {
         let (rows, hidden) = (pass.placed.rows, self.spec.hidden);
         let layer = self.layer(i);
@@ -170,7 +170,7 @@ impl Engine {
         let h = self.take_rows(false, rows, h_pitch)?;
         let d_hidden = self.take_rows(false, rows, y_pitch)?;
         self.map_input(pass, (i, 3), dy, Some(dh))?;
-        // The hidden layer is made again.
+        // The hidden layer is recomputed.
         self.kernels().act_backward(dh, (saved.hidden, bias), gate, (d_hidden, h), rows)?;
         self.map_low_rank(pass, i, 3, h)?;
         self.map_weights(pass, (i, 3), dy, h)?;
@@ -180,7 +180,8 @@ impl Engine {
         Ok(db)
     }
 
-    /// Attention backwards: from the gradient of the output projection to that of what queries, keys and values are made of.
+    /// Runs the backward pass of attention, from the gradient of the output projection to that of the inputs of
+    /// queries, keys and values.
     fn attention_backward(
         &mut self,
         pass: &Passing,

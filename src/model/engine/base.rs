@@ -1,4 +1,4 @@
-//! The frozen decoder as the engine reads it.
+//! The frozen decoder as read by the engine.
 
 use crate::device::Kind;
 use crate::model::block::Block;
@@ -7,23 +7,23 @@ use crate::model::spec::DecoderSpec;
 use crate::ops::frozen_linear::Linear;
 use crate::weights::{DType, FrozenWeight};
 
-/// What a decoder is made of.
+/// The parts of a decoder.
 #[derive(Clone, Copy)]
 pub(in crate::model) struct Base<'a> {
     pub(in crate::model) spec: &'a DecoderSpec,
     pub(in crate::model) embedding: &'a FrozenWeight,
-    /// Learned positions, of models that have them.
+    /// Learned positions, for models that have them.
     pub(in crate::model) positions: Option<&'a FrozenWeight>,
     pub(in crate::model) blocks: &'a [Block],
     pub(in crate::model) final_norm: &'a Norm,
     /// The language-model head, with the embedding's weight if they share it.
     pub(in crate::model) head: &'a Linear,
-    /// Activations are f32, whatever the weights are.
+    /// Whether activations are f32 regardless of the weights' type.
     pub(in crate::model) exact: bool,
 }
 
 impl Base<'_> {
-    /// How activations are stored: bf16 where the weights are, or where they are quantised; else f32, which loses nothing.
+    /// The storage type of activations: bf16 if the weights are bf16 or quantised; otherwise f32, which is lossless.
     pub(in crate::model) fn kind(&self) -> Kind {
         let weights = self.blocks.iter().flat_map(Block::projections).map(|p| p.linear.weight());
         let exact = |dtype: Option<DType>| matches!(dtype, Some(DType::F32 | DType::F16));

@@ -1,4 +1,4 @@
-//! A packed batch on the device: tokens, positions, angles, tiles of attention, and where the scored rows are.
+//! A packed batch on the device: tokens, positions, angles, attention tiles, and the scored rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::model::spec::RotationSpec;
 use crate::ops::rope::Rotation;
 use crate::ops::tree_attention::{Heads, TreeSpans};
 
-/// Numbers of a tile's description.
+/// Number of values in a tile's description.
 const FIELDS: usize = 8;
 
-/// What a pass computes over.
+/// The input of a pass.
 pub(in crate::model) struct Input<'a> {
     pub(in crate::model) tokens: &'a [u32],
     pub(in crate::model) positions: &'a [u32],
     pub(in crate::model) trees: &'a [TreeSpans],
-    /// Tokens behind the last row of each sequence that count to its length.
+    /// Tokens after the last row of each sequence that count towards its length.
     pub(in crate::model) unread: usize,
 }
 
@@ -32,19 +32,19 @@ pub(super) struct Placed {
     pub(super) tile_count: usize,
     pub(super) key_tiles: Address,
     pub(super) key_tile_count: usize,
-    /// Of each of the spec's rotations.
+    /// One for each of the spec's rotations.
     pub(super) angles: Vec<Angles>,
     trees: Vec<TreeSpans>,
 }
 
 impl Placed {
-    /// Arithmetic of one product of attention over all visible pairs.
+    /// Arithmetic operations of one attention product over all visible pairs.
     pub(super) fn flop(&self, heads: &Heads) -> usize {
         heads.flop(&self.trees)
     }
 }
 
-/// Angles of the first positions, of rotations that follow from the position alone.
+/// Tables of angles for the first positions, for rotations that depend on the position alone.
 #[derive(Default)]
 pub(super) struct AngleTables(HashMap<usize, (usize, Buffer, Buffer)>);
 
@@ -70,7 +70,7 @@ impl AngleTables {
     }
 }
 
-/// Puts a batch on the device, in pieces of `memory`.
+/// Copies a batch to the device, in memory taken from `memory`.
 pub(super) fn place(
     (device, memory): (&Arc<dyn Backend>, &mut Arena),
     rotations: &[RotationSpec],
@@ -79,7 +79,7 @@ pub(super) fn place(
 ) -> Result<Placed> {
     let Input { tokens, positions, trees, unread } = input;
     let (tiles, key_tiles) = (tiles(trees), key_tiles(trees));
-    // One copy for all of them, each from a multiple of 16 bytes.
+    // A single copy for all of them; each starts at a multiple of 16 bytes.
     let mut words: Vec<u32> = Vec::new();
     let mut place = |part: &[u32]| {
         let at = words.len().next_multiple_of(4);
@@ -115,8 +115,8 @@ pub(super) fn place(
     })
 }
 
-/// Tiles of queries, those with most keys last, where the kernels begin: `q0, qn, p0, pn, o0, first, 0, 0`, as
-/// `attention.cu` says.
+/// Returns the tiles of queries, sorted so that those with the most keys come last, where the kernels start:
+/// `q0, qn, p0, pn, o0, first, 0, 0`, as described in `attention.cu`.
 fn tiles(trees: &[TreeSpans]) -> Vec<u32> {
     let mut tiles: Vec<(usize, [usize; FIELDS])> = Vec::new();
     for span in trees.iter().flat_map(|tree| &tree.spans) {
@@ -139,8 +139,8 @@ fn tiles(trees: &[TreeSpans]) -> Vec<u32> {
     tiles.iter().flat_map(|(_, tile)| tile.map(|n| n as u32)).collect()
 }
 
-/// Tiles of keys, those seen by most queries first: `k0, kn, q0, q1`. A prompt's keys are seen by the whole tree behind
-/// them, a completion's by the rest of the completion.
+/// Returns the tiles of keys, sorted so that those seen by the most queries come first: `k0, kn, q0, q1`. A prompt's
+/// keys are seen by the rest of its tree, a completion's keys by the rest of the completion.
 fn key_tiles(trees: &[TreeSpans]) -> Vec<u32> {
     let mut tiles: Vec<(usize, [usize; FIELDS])> = Vec::new();
     for tree in trees {
@@ -156,7 +156,7 @@ fn key_tiles(trees: &[TreeSpans]) -> Vec<u32> {
     tiles.iter().flat_map(|(_, tile)| tile.map(|n| n as u32)).collect()
 }
 
-/// Which scored items stand at each row, as `starts [rows + 1]` and `items`.
+/// Returns the scored items of each row, as `starts [rows + 1]` and `items`.
 pub(super) fn by_row(scored_rows: &[u32], rows: usize) -> (Vec<i32>, Vec<i32>) {
     let mut items: Vec<i32> = (0..scored_rows.len() as i32).collect();
     items.sort_by_key(|item| scored_rows[*item as usize]);

@@ -1,4 +1,4 @@
-//! Token by token, with keys and values kept on the device; many sequences at once.
+//! Token-by-token decoding of many sequences at once, with keys and values kept on the device.
 
 use super::Engine;
 use super::batch::Input;
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::pass::Pass;
 use crate::ops::tree_attention::{Span, TreeSpans};
 
-/// Rows of a sequence in a fresh cache.
+/// Rows per sequence in a new cache.
 const ROWS: usize = 256;
 
 /// Keys and values of sequences on the device: `[sequences · capacity, width]` for each block.
@@ -17,23 +17,23 @@ const ROWS: usize = 256;
 pub struct DeviceCache {
     layers: Vec<(Buffer, Buffer)>,
     sequences: usize,
-    /// Rows that a sequence has room for.
+    /// Number of rows that each sequence has room for.
     capacity: usize,
 }
 
-/// Tokens that follow what a sequence of the cache has seen.
+/// The next tokens of a sequence in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Next<'a> {
-    /// Which sequence.
+    /// Index of the sequence.
     pub sequence: usize,
-    /// Its rows so far.
+    /// Number of its rows so far.
     pub seen: usize,
-    /// The tokens, at least one.
+    /// The tokens; at least one.
     pub tokens: &'a [u32],
 }
 
 impl Engine {
-    /// Makes room for `rows` rows of each sequence; those seen so far stay.
+    /// Makes room for `rows` rows of each sequence, and keeps the rows seen so far.
     fn grow(&self, cache: &mut DeviceCache, sequences: usize, rows: usize) -> Result<()> {
         if rows <= cache.capacity && sequences <= cache.sequences {
             return Ok(());
@@ -57,10 +57,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Logits `[next.len(), vocab]` behind the last token of each.
+    /// Returns the logits `[next.len(), vocab]` after the last token of each sequence.
     ///
     /// # Errors
-    /// If the device fails or has no room.
+    /// If the device fails or runs out of memory.
     pub(in crate::model) fn step(
         &mut self,
         next: &[Next],
@@ -120,14 +120,14 @@ impl Engine {
     }
 }
 
-/// The new rows of all sequences behind each other.
+/// The new rows of all sequences, concatenated.
 struct Layout {
     tokens: Vec<u32>,
     positions: Vec<u32>,
-    /// Where each row's key and value go.
+    /// The cache row for each row's key and value.
     kv_rows: Vec<u32>,
     trees: Vec<TreeSpans>,
-    /// The last row of each sequence.
+    /// The last new row of each sequence.
     last: Vec<u32>,
 }
 

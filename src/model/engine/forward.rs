@@ -9,13 +9,13 @@ use super::weights::PAD;
 use crate::device::Address;
 use crate::error::Result;
 
-/// What a block keeps for its backward pass. Addresses are on the engine's stack.
+/// What a block saves for its backward pass. The addresses are on the engine's stack.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Saved {
     /// The residual stream before the block, and after attention, f32.
     pub(super) x: Address,
     pub(super) middle: Address,
-    /// What the projections read, with their ranks.
+    /// The inputs of the projections, with their ranks.
     pub(super) a: Rows,
     pub(super) o: Rows,
     pub(super) b: Rows,
@@ -30,19 +30,19 @@ pub(super) struct Saved {
     pub(super) mlp_output: Rows,
 }
 
-/// The residual stream, and what is still to be added to it.
+/// The residual stream, and the branch that is still to be added to it.
 #[derive(Clone, Copy)]
 pub(super) struct Stream {
     pub(super) x: Address,
     pub(super) pending: Option<Branch>,
 }
 
-/// What pieces of memory a block takes from which stack.
+/// Which of a block's results outlive it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeping {
-    /// Nothing outlives the block.
+    /// None.
     Nothing,
-    /// All that its backward pass needs.
+    /// Everything that its backward pass needs.
     All,
 }
 
@@ -59,7 +59,7 @@ impl Engine {
         rows * pitch * self.kind.size()
     }
 
-    /// Memory on the stack that outlives the block, or on the one that does not.
+    /// Takes memory from the stack that outlives the block if `keep` is set, or else from the temporary one.
     pub(super) fn take(&mut self, keep: bool, bytes: usize) -> Result<Address> {
         if keep { self.keep.take(bytes) } else { self.temp.take(bytes) }
     }
@@ -69,12 +69,12 @@ impl Engine {
         Ok(Rows::new(self.take(keep, bytes)?, pitch))
     }
 
-    /// A batch on the device.
+    /// Copies a batch to the device.
     pub(super) fn place(&mut self, input: &Input) -> Result<Placed> {
         batch::place((&self.device, &mut self.keep), &self.spec.rotations, &mut self.angles, input)
     }
 
-    /// The embedded tokens, f32.
+    /// Computes the token embeddings in f32.
     pub(super) fn embed(&self, placed: &Placed, x: Address) -> Result<()> {
         let table = (self.embedding.at(), self.embedding.kind, self.spec.embedding_scale);
         let offset = self.spec.positions.as_ref().map_or(0, |learned| learned.offset);
@@ -91,7 +91,7 @@ impl Engine {
         Ok([self.take_rows(true, rows, pitch)?, self.take_rows(true, rows, pitch)?])
     }
 
-    /// How block `i` attends.
+    /// Describes the attention of block `i`.
     pub(super) fn attention(&self, i: usize, placed: &Placed) -> Attention {
         let heads = &self.layers[i].heads;
         Attention {
@@ -121,19 +121,19 @@ impl Engine {
         Work { kernels, temp: &mut self.temp, scratch, route, rows }
     }
 
-    /// A linear map of block `i` forwards.
+    /// Runs the forward pass of a linear map of block `i`.
     pub(super) fn map(&mut self, pass: &Passing, i: usize, which: usize, x: Rows, y: Rows) -> Result<()> {
         let layers = self.layers.clone();
         layers[i].mapped()[which].forward(&mut self.work(pass.route, pass.placed.rows), x, y)
     }
 
-    /// Its low-rank part alone.
+    /// Runs only the low-rank part of a linear map.
     pub(super) fn map_low_rank(&mut self, pass: &Passing, i: usize, which: usize, x: Rows) -> Result<()> {
         let layers = self.layers.clone();
         layers[i].mapped()[which].low_rank(&mut self.work(pass.route, pass.placed.rows), x)
     }
 
-    /// The gradient of its input.
+    /// Computes the gradient of a linear map's input.
     pub(super) fn map_input(
         &mut self,
         pass: &Passing,
@@ -145,7 +145,7 @@ impl Engine {
         layers[i].mapped()[which].input_backward(&mut self.work(pass.route, pass.placed.rows), dy, dx)
     }
 
-    /// The gradients of its trained matrices.
+    /// Computes the gradients of a linear map's trained matrices.
     pub(super) fn map_weights(
         &mut self,
         pass: &Passing,
@@ -158,7 +158,7 @@ impl Engine {
         layers[i].mapped()[which].weights_backward(&mut work, dy, x, first)
     }
 
-    /// Block `i`: what it saved, and the stream behind it, whose pending branch is the MLP's.
+    /// Runs block `i`. Returns what it saved and the stream after it, whose pending branch is the MLP's.
     pub(super) fn block(
         &mut self,
         pass: &Passing,
@@ -188,8 +188,8 @@ impl Engine {
         self.feed_forward(pass, i, saved, all)
     }
 
-    /// Attention of block `i`, up to the output projection. While generating, keys and values are written to `kv_rows` of
-    /// `cache`, and read there.
+    /// Runs the attention of block `i`, up to the output projection. During generation, keys and values are written to
+    /// `kv_rows` of `cache` and read from there.
     pub(super) fn attend(
         &mut self,
         pass: &Passing,
@@ -223,7 +223,7 @@ impl Engine {
         self.map(pass, i, 1, saved.o, saved.attention_output)
     }
 
-    /// The residual sum behind attention, and the MLP.
+    /// Adds attention's branch to the residual stream and runs the MLP.
     pub(super) fn feed_forward(
         &mut self,
         pass: &Passing,
@@ -280,7 +280,7 @@ impl Engine {
         Ok((saved, Stream { x: saved.middle, pending }))
     }
 
-    /// The residual stream behind the last block, f32 `[rows, hidden]`, and what the blocks kept.
+    /// Returns the residual stream after the last block, f32 `[rows, hidden]`, and what the blocks saved.
     pub(super) fn stream(
         &mut self,
         pass: &Passing,
@@ -305,7 +305,7 @@ impl Engine {
             stream = next;
             self.temp.reset(start)?;
         }
-        // Where a tape keeps what the blocks read, the sum has memory of its own.
+        // When a tape keeps the inputs of the blocks, the sum needs memory of its own.
         if keep == Keeping::All {
             return Ok((self.settled(pass, stream)?.x, blocks));
         }
@@ -314,7 +314,7 @@ impl Engine {
         Ok((stream.x, blocks))
     }
 
-    /// The stream with its pending branch added, in memory of its own that stays.
+    /// Adds the pending branch to the stream, in newly taken memory that is kept.
     fn settled(&mut self, pass: &Passing, stream: Stream) -> Result<Stream> {
         let (rows, hidden) = (pass.placed.rows, self.spec.hidden);
         if stream.pending.is_none() {
@@ -327,10 +327,10 @@ impl Engine {
         Ok(Stream { x, pending: None })
     }
 
-    /// Block `i` from an input that must stay as it is, keeping nothing.
+    /// Runs block `i` on an input that must not change, and saves nothing.
     fn block_from(&mut self, pass: &Passing, i: usize, x: Address) -> Result<(Saved, Stream)> {
         let (rows, hidden) = (pass.placed.rows, self.spec.hidden);
-        // The block adds attention's branch in place: to a copy.
+        // The block adds attention's branch in place, so it runs on a copy.
         let copy = self.temp.take(4 * rows * hidden)?;
         let bytes = 4 * rows * hidden;
         self.device.copy(copy, x, [bytes, bytes], bytes, 1)?;

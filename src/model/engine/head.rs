@@ -9,9 +9,9 @@ use crate::device::{Address, Backend, Buffer, Form, Kind};
 use crate::error::Result;
 use crate::ops::token_logps::LogitShape;
 
-/// Bytes of f32 logits at once, about.
+/// Approximate bytes of f32 logits in memory at once.
 const LOGITS: usize = 160 << 20;
-/// Scored rows at once, at most and at least.
+/// The largest and smallest number of scored rows processed at once.
 const MOST_ROWS: usize = 2048;
 const FEWEST_ROWS: usize = 256;
 
@@ -25,12 +25,12 @@ pub(super) struct Head {
 }
 
 enum Weight {
-    /// The embedding's rows, as they are.
+    /// The embedding's rows are used directly.
     Shared,
     Own(Group),
 }
 
-/// What a product of the head needs.
+/// The context of a product of the head.
 pub(super) struct HeadWork<'a> {
     pub(super) kernels: Kernels<'a>,
     pub(super) embedding: Address,
@@ -40,7 +40,7 @@ pub(super) struct HeadWork<'a> {
 impl Head {
     pub(super) fn new(device: &Arc<dyn Backend>, kind: Kind, base: &Base, embedding: &Table) -> Result<Self> {
         let linear = base.head;
-        // The embedding serves where it is of the kind that is computed with, in rows that products can read.
+        // The embedding is used directly if it has the storage type of the computation and rows that products can read.
         let code = i32::from(kind == Kind::Bf16);
         let shared = base.spec.head.is_none()
             && embedding.kind == code
@@ -60,12 +60,12 @@ impl Head {
         }
     }
 
-    /// Scored rows whose logits are in memory at once.
+    /// Number of scored rows whose logits are in memory at once.
     pub(super) fn chunk(&self) -> usize {
         (LOGITS / (4 * self.vocab)).next_multiple_of(128).clamp(FEWEST_ROWS, MOST_ROWS)
     }
 
-    /// `[vocab, hidden]`.
+    /// The weight `[vocab, hidden]`.
     pub(super) fn matrix(&self, work: &HeadWork) -> Result<Rows> {
         match &self.weight {
             Weight::Shared => Ok(Rows::new(work.embedding, self.hidden)),
@@ -78,7 +78,7 @@ impl Head {
         (bias, self.shape.scale, self.shape.softcap.unwrap_or(0.0))
     }
 
-    /// The head's product `[rows, vocab]`, f32.
+    /// Computes the head's product `[rows, vocab]` in f32.
     pub(super) fn product(
         &self,
         kernels: &Kernels,
@@ -91,7 +91,8 @@ impl Head {
         kernels.wide_product(Form::Forward, shape, (hidden, matrix), to, (false, false))
     }
 
-    /// Log-probs of `targets` from the head's product, and the weights of their slopes if there is room for them.
+    /// Computes the log-probs of `targets` from the head's product, and the weights of their slopes if a buffer is
+    /// given.
     pub(super) fn logps(
         &self,
         kernels: &Kernels,
@@ -103,12 +104,12 @@ impl Head {
         kernels.token_logps(logits, self.logits_of(), (targets, logps), weights, (rows, self.vocab))
     }
 
-    /// Logits as the soft-max sees them, in place.
+    /// Applies bias, scaling and soft-cap to the logits in place, as the soft-max uses them.
     pub(super) fn shaped(&self, kernels: &Kernels, logits: Rows, rows: usize) -> Result<()> {
         kernels.shape_logits(logits, self.logits_of(), (rows, self.vocab))
     }
 
-    /// `∂ logp / ∂ hidden [rows, hidden]`.
+    /// Computes `∂ logp / ∂ hidden [rows, hidden]`.
     pub(super) fn slopes(
         &self,
         kernels: &Kernels,

@@ -1,6 +1,7 @@
-//! The kernels as functions: arguments in the order of their sources, `device/kernels/*.cu`, which say what they compute.
+//! The kernels as functions. Arguments are in the order of the sources, `device/kernels/*.cu`, which describe what the
+//! kernels compute.
 
-/// Arguments of a launch.
+/// Builds the arguments of a launch.
 macro_rules! args {
     ($($arg:expr),* $(,)?) => { &[$(Arg::from($arg)),*] };
 }
@@ -14,16 +15,16 @@ use crate::device::{Address, Arg, Backend, Kind, Launch, MOST_BLOCKS, Matrix};
 use crate::error::Result;
 use crate::ops::gated_act::Activation;
 
-/// Threads of a block that has one row.
+/// Threads of a block that handles one row.
 const BLOCK: usize = 256;
-/// Columns that a block of an elementwise kernel takes.
+/// Columns handled by a block of an elementwise kernel.
 const COLUMNS: usize = 2048;
-/// Queries or keys of a tile of attention.
+/// Queries or keys per attention tile.
 pub(super) const TILE: usize = 64;
-/// Numbers that one block of `square_sums` adds up.
+/// Number of values summed by one block of `square_sums`.
 pub(crate) const CHUNK: usize = 16_384;
 
-/// A device, and how activations are stored on it.
+/// A device, and the storage type of its activations.
 #[derive(Clone, Copy)]
 pub(super) struct Kernels<'a> {
     pub(super) device: &'a dyn Backend,
@@ -38,14 +39,14 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// None.
+    /// No rows.
     pub(super) const NONE: Self = Self { at: Address::NONE, pitch: 0 };
 
     pub(super) fn new(at: Address, pitch: usize) -> Self {
         Self { at, pitch }
     }
 
-    /// The rows as a product reads them.
+    /// The rows as an operand of a product.
     fn matrix(self, kind: Kind) -> Matrix {
         Matrix { at: self.at, pitch: self.pitch, kind }
     }
@@ -55,7 +56,7 @@ impl Rows {
     }
 }
 
-/// A norm's numbers on the device.
+/// A norm's parameters on the device.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct NormAt {
     pub(super) gain: Address,
@@ -63,23 +64,23 @@ pub(super) struct NormAt {
     /// 0 none, 1 RMS, 2 layer norm.
     pub(super) kind: i32,
     pub(super) eps: f32,
-    /// Numbers normalised together.
+    /// Number of values normalised together.
     pub(super) size: usize,
-    /// Gains.
+    /// Number of gains.
     pub(super) gains: usize,
 }
 
-/// What is added to the residual stream.
+/// A branch that is added to the residual stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Branch {
     pub(super) y: Rows,
     pub(super) bias: Address,
-    /// A norm of the branch before it is added.
+    /// A norm applied to the branch before it is added.
     pub(super) post: NormAt,
     pub(super) scale: f32,
 }
 
-/// Cosines and sines `[rows, half]`, and the row of each of the batch's rows.
+/// Cosines and sines `[rows, half]`, and the table row for each row of the batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Angles {
     pub(super) cos: Address,
@@ -88,7 +89,7 @@ pub(super) struct Angles {
     pub(super) rows: Address,
 }
 
-/// Queries, keys and values, without a pitch.
+/// Queries, keys and values, stored without padding.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Qkv {
     pub(super) q: Address,
@@ -96,7 +97,7 @@ pub(super) struct Qkv {
     pub(super) v: Address,
 }
 
-/// Which queries see which keys, and how scores are made.
+/// Which queries see which keys, and how scores are computed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attention {
     pub(super) tiles: Address,
@@ -110,11 +111,11 @@ pub(super) struct Attention {
     pub(super) scale: f32,
     pub(super) softcap: f32,
     pub(super) window: usize,
-    /// Arithmetic of one product over all visible pairs.
+    /// Arithmetic operations of one product over all visible pairs.
     pub(super) flop: usize,
 }
 
-/// The first row and the count of each launch of a kernel whose grid has rows in its second direction.
+/// Yields the first row and the row count of each launch of a kernel whose grid has rows in its second dimension.
 fn runs(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rows).step_by(MOST_BLOCKS).map(move |first| (first, MOST_BLOCKS.min(rows - first)))
 }
@@ -146,7 +147,7 @@ impl Kernels<'_> {
         self.kind.size()
     }
 
-    /// Rows of the embedding, and learned positions, as f32.
+    /// Looks up rows of the embedding and of learned positions, as f32.
     pub(super) fn embed(
         &self,
         (tokens, positions): (Address, Address),
@@ -167,7 +168,7 @@ impl Kernels<'_> {
         })
     }
 
-    /// `x_out = x + branch`, `out = norm(x_out)`.
+    /// Computes `x_out = x + branch`, `out = norm(x_out)`.
     pub(super) fn norm_forward(
         &self,
         x: Address,
@@ -188,7 +189,7 @@ impl Kernels<'_> {
         self.launch("norm", "norm_forward", ([rows, 1], BLOCK, 4 * hidden), args, (bytes, 0))
     }
 
-    /// `dx += ∂norm(x)·(dy + dy2)`, `out = scale·dx`.
+    /// Computes `dx += ∂norm(x)·(dy + dy2)`, `out = scale·dx`.
     pub(super) fn norm_backward(
         &self,
         (dy, dy2): (Rows, Rows),
@@ -207,7 +208,7 @@ impl Kernels<'_> {
         self.launch("norm", "norm_backward", ([rows, 1], BLOCK, 8 * hidden), args, (bytes, 0))
     }
 
-    /// `out = ∂norm(y + bias)·scale·dx`.
+    /// Computes `out = ∂norm(y + bias)·scale·dx`.
     pub(super) fn post_norm_backward(
         &self,
         dx: Address,
@@ -222,7 +223,7 @@ impl Kernels<'_> {
         self.launch("norm", "post_norm_backward", ([rows, 1], BLOCK, 8 * hidden), args, (bytes, 0))
     }
 
-    /// The residual stream's gradient from the weighted slopes of the scored rows.
+    /// Computes the residual stream's gradient from the weighted slopes of the scored rows.
     pub(super) fn scored_backward(
         &self,
         (slopes, weights, starts, items): (Address, Address, Address, Address),
@@ -240,7 +241,7 @@ impl Kernels<'_> {
         self.launch("norm", "scored_backward", ([rows, 1], BLOCK, 8 * hidden), args, (bytes, 0))
     }
 
-    /// `h = act(gate)∘up`, or `act(y)`.
+    /// Computes `h = act(gate)∘up`, or `act(y)`.
     pub(super) fn act_forward(
         &self,
         (y, bias): (Rows, Address),
@@ -258,7 +259,7 @@ impl Kernels<'_> {
         Ok(())
     }
 
-    /// Its gradient, and `h` again.
+    /// Computes the gradient of [`Kernels::act_forward`], and recomputes `h`.
     pub(super) fn act_backward(
         &self,
         dh: Rows,
@@ -290,12 +291,12 @@ impl Kernels<'_> {
         Ok(())
     }
 
-    /// The rows behind the first `first`.
+    /// The rows after the first `first` ones.
     fn behind(&self, rows: Rows, first: usize) -> Rows {
         Rows { at: rows.at.plus(first * rows.pitch * self.size()), ..rows }
     }
 
-    /// Log-probs of the targets from f32 logits, and the weights of the head's rows in their slopes.
+    /// Computes the targets' log-probs from f32 logits, and the weights of the head's rows in their slopes.
     pub(super) fn token_logps(
         &self,
         logits: Rows,
@@ -320,7 +321,7 @@ impl Kernels<'_> {
         self.launch("token_logps", "token_logps", ([rows, 1], 1024, 0), args, (bytes, 0))
     }
 
-    /// Logits as the soft-max sees them, in place.
+    /// Applies bias, scaling and soft-cap to the logits in place, as the soft-max uses them.
     pub(super) fn shape_logits(
         &self,
         logits: Rows,

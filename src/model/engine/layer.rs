@@ -1,4 +1,4 @@
-//! A block on the device.
+//! A transformer block on the device.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::ops::tree_attention::Heads;
 
 use super::kernels::Angles;
 
-/// A block's weights, and how it computes.
+/// A block's weights and settings.
 pub(super) struct Layer {
     attention_norm: Option<NormOn>,
     pub(super) qkv: Mapped,
@@ -26,7 +26,7 @@ pub(super) struct Layer {
     qk_norm: Option<(NormOn, NormOn)>,
     norm_after: bool,
     pub(super) heads: Heads,
-    /// Of queries and of keys.
+    /// Indices of the rotations of queries and keys.
     rotation: Option<(usize, usize)>,
     pub(super) output: Mapped,
     post_attention_norm: Option<NormOn>,
@@ -97,7 +97,7 @@ impl Layer {
         norm_at(&self.attention_norm)
     }
 
-    /// The norm that the MLP's input passes: its own, or, in a parallel block that has none, attention's.
+    /// The norm before the MLP: its own, or attention's in a parallel block without one.
     pub(super) fn mlp_norm(&self) -> NormAt {
         match (&self.mlp_norm, self.parallel) {
             (None, true) => self.attention_norm(),
@@ -105,7 +105,7 @@ impl Layer {
         }
     }
 
-    /// Whether attention and MLP read the very same numbers.
+    /// Returns whether attention and MLP read the same normalised input.
     pub(super) fn shares_input(&self) -> bool {
         self.parallel && self.mlp_norm.is_none()
     }
@@ -118,12 +118,12 @@ impl Layer {
         norm_at(&self.post_mlp_norm)
     }
 
-    /// Whether the backward pass needs queries and keys as projected.
+    /// Returns whether the backward pass needs queries and keys as projected.
     pub(super) fn keeps_projected(&self) -> bool {
         self.qk_norm.is_some() || self.clip.is_some()
     }
 
-    /// How queries and keys are made, given the angles of all rotations.
+    /// Describes how queries and keys are computed, given the angles of all rotations.
     pub(super) fn shape(&self, angles: &[Angles], interleaved: impl Fn(usize) -> bool) -> Shape {
         let norm = |norm: Option<&NormOn>| norm.map_or_else(NormAt::default, NormOn::at);
         let of = |index: Option<usize>| index.map_or_else(Angles::default, |i| angles[i]);
@@ -143,7 +143,7 @@ impl Layer {
         }
     }
 
-    /// Width of queries, and of keys or values.
+    /// The width of the queries, and the width of the keys or values.
     pub(super) fn widths(&self) -> (usize, usize) {
         (self.heads.n_head * self.heads.head_dim, self.heads.n_kv_head * self.heads.head_dim)
     }
@@ -153,7 +153,7 @@ impl Layer {
     }
 }
 
-/// Whether a rotation pairs neighbours.
+/// Returns whether a rotation pairs neighbouring features.
 pub(super) fn is_interleaved(pairing: Pairing) -> bool {
     pairing == Pairing::Interleaved
 }

@@ -1,5 +1,5 @@
-//! Low-rank matrices on the device: their numbers in flat buffers, laid out as on the host, and copies of them around the
-//! frozen matrices, where products read them.
+//! Low-rank matrices on the device: their values in flat buffers with the host's layout, and copies around the frozen
+//! matrices, where products read them.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::model::projection::Projection;
 use crate::ops::frozen_linear::Linear;
 use crate::trainable::{self, Dropout, Lora, Policy};
 
-/// A matrix of a flat buffer and its copy elsewhere; as `Entry` in `lora.cu`.
+/// A matrix in a flat buffer and the location of its copy; same layout as `Entry` in `lora.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Entry {
@@ -26,7 +26,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// `rows` rows of `columns` numbers, from number `from` of the flat buffer on.
+    /// Creates an entry for `rows` rows of `columns` values, starting at value `from` of the flat buffer.
     fn new(
         from: usize,
         [rows, columns]: [usize; 2],
@@ -47,7 +47,7 @@ impl Entry {
     }
 }
 
-/// What an adapter is to a pass. Ranks of a group are in this order.
+/// The role of an adapter in a pass. The ranks of a group are in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     ReferenceOnly,
@@ -55,7 +55,7 @@ pub(super) enum Role {
     Trained,
 }
 
-/// An adapter of a policy.
+/// An adapter of a policy, with its role.
 pub(super) struct Placed<'a> {
     pub(super) set: &'a trainable::Adapters,
     pub(super) modules: Vec<&'a Lora>,
@@ -68,12 +68,12 @@ impl Placed<'_> {
     }
 }
 
-/// The adapters of a policy, in the order of their roles.
+/// The adapters of a policy, ordered by role.
 pub(in crate::model) struct Adapters<'a>(pub(super) Vec<Placed<'a>>);
 
 impl<'a> Adapters<'a> {
     /// # Errors
-    /// If one is of a kind that has no kernels.
+    /// If an adapter is of a kind that has no kernels.
     pub(in crate::model) fn new(policy: &'a Policy) -> Result<Self> {
         let of_role = |reference_only: bool, role: Role| {
             let all = policy.frozen.iter().filter(move |f| f.reference_only == reference_only);
@@ -88,12 +88,12 @@ impl<'a> Adapters<'a> {
         Ok(Self(placed.collect::<Result<_>>()?))
     }
 
-    /// Whether one of them trains.
+    /// Returns whether one of them is trained.
     pub(super) fn trains(&self) -> bool {
         self.0.iter().any(|placed| placed.role == Role::Trained)
     }
 
-    /// Equal layouts have the same matrices in the same places.
+    /// Returns the layout; equal layouts have the same matrices in the same places.
     pub(super) fn layout(&self) -> Vec<(bool, Vec<Lora>)> {
         let of = |placed: &Placed| {
             (placed.role == Role::Trained, placed.modules.iter().map(|lora| (*lora).clone()).collect())
@@ -101,7 +101,7 @@ impl<'a> Adapters<'a> {
         self.0.iter().map(of).collect()
     }
 
-    /// Whether this is the layout, without copying it: every call on a device asks.
+    /// Returns whether the layout is `layout`, without allocating a copy, because every call on a device checks it.
     pub(super) fn has_layout(&self, layout: &[(bool, Vec<Lora>)]) -> bool {
         let same = |(placed, (trained, modules)): (&Placed, &(bool, Vec<Lora>))| {
             (placed.role == Role::Trained) == *trained && placed.modules.iter().copied().eq(modules)
@@ -114,11 +114,11 @@ impl<'a> Adapters<'a> {
     }
 }
 
-/// One path: a module of an adapter, and where it lies in its group.
+/// One low-rank path: a module of an adapter, and its place in the group.
 #[derive(Clone, Copy, Debug)]
 struct Path {
     adapter: usize,
-    /// Among the adapter's modules.
+    /// Index among the adapter's modules.
     module: usize,
     role: Role,
     member: usize,
@@ -129,32 +129,32 @@ struct Path {
 /// A projection of a group.
 #[derive(Clone, Debug)]
 struct Member {
-    /// Its path, which names its stream of dropout.
+    /// Module path, which names its dropout stream.
     module: String,
     first: usize,
 }
 
-/// Projections of one input with their low-rank paths.
+/// Projections that share one input, with their low-rank paths.
 pub(super) struct Mapped {
     pub(super) group: Group,
     members: Vec<Member>,
     paths: Vec<Path>,
-    /// Ranks of the reference alone, and of both policies; the rest is trained.
+    /// Number of ranks used only by the reference, and by both policies; the remaining ranks are trained.
     reference_only: usize,
     always: usize,
     /// Gradients of `B [N, ranks]` and `A [ranks, K]`.
     gradients: Option<[Buffer; 2]>,
 }
 
-/// Which paths a pass takes.
+/// Selects the paths of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
-    /// The trained paths, not those of the reference alone.
+    /// Whether trained paths are used instead of reference-only ones.
     pub(super) policy: bool,
     pub(super) dropout: Option<Dropout>,
 }
 
-/// What a product over `rows` rows needs.
+/// The context of a product over `rows` rows.
 pub(super) struct Work<'a, 'b> {
     pub(super) kernels: Kernels<'a>,
     pub(super) temp: &'b mut Arena,
@@ -198,12 +198,13 @@ impl Mapped {
         self.reference_only + self.always
     }
 
-    /// Columns of the ranks that a pass takes.
+    /// The columns of the ranks used in a pass.
     fn active(&self, route: Route) -> std::ops::Range<usize> {
         if route.policy { self.reference_only..self.group.ranks } else { 0..self.frozen() }
     }
 
-    /// `y = x·Wᵀ` and the low-rank paths. `x` has room for the ranks behind its features, zeros there.
+    /// Computes `y = x·Wᵀ` plus the low-rank paths. `x` must have room for the ranks after its features, filled with
+    /// zeros.
     pub(super) fn forward(&self, work: &mut Work, x: Rows, y: Rows) -> Result<()> {
         let matrix = self.group.matrix(&work.kernels, work.scratch)?;
         self.ranks_forward(work, x, matrix)?;
@@ -211,12 +212,12 @@ impl Mapped {
         work.kernels.product(Form::Forward, shape, x, matrix, y)
     }
 
-    /// `z = x·Aᵀ` of the paths of the pass, behind the features of `x`.
+    /// Computes `z = x·Aᵀ` for the paths of the pass and stores it after the features of `x`.
     pub(super) fn low_rank(&self, work: &mut Work, x: Rows) -> Result<()> {
         if self.active(work.route).is_empty() {
             return Ok(());
         }
-        // The low-rank rows alone would do, but quantised weights put them elsewhere.
+        // Only the low-rank rows are needed, but they are stored elsewhere for quantised weights.
         let [_, (a, pitch)] = self.group.low_rank();
         let size = work.kernels.kind.size();
         let whole = Rows::new(Address(a.0.wrapping_sub((self.group.outputs * pitch * size) as u64)), pitch);
@@ -250,7 +251,7 @@ impl Mapped {
         Ok(())
     }
 
-    /// The input of a trained path under dropout.
+    /// Returns the input of a trained path after dropout.
     fn masked(&self, work: &mut Work, x: Rows, path: &Path, dropout: Dropout) -> Result<Rows> {
         let (inputs, size) = (self.group.inputs, work.kernels.kind.size());
         let pitch = inputs.next_multiple_of(PAD);
@@ -259,12 +260,13 @@ impl Mapped {
         Ok(masked)
     }
 
-    /// Key of a path's masks, and the probability.
+    /// Returns the key of a path's masks and the dropout probability.
     fn mask(&self, path: &Path, dropout: Dropout) -> (u64, f32) {
         (dropout.stream_of(&self.members[path.member].module).key(), dropout.probability)
     }
 
-    /// From `dy` (with room for the ranks, zeros there) to the gradients of the ranks, and to `dx` if it is wanted.
+    /// Computes the gradients of the ranks from `dy` (which must have room for the ranks, filled with zeros), and `dx`
+    /// if it is requested.
     pub(super) fn input_backward(&self, work: &mut Work, dy: Rows, dx: Option<Rows>) -> Result<()> {
         let (size, inputs, outputs) = (work.kernels.kind.size(), self.group.inputs, self.group.outputs);
         let active = self.active(work.route);
@@ -294,8 +296,8 @@ impl Mapped {
         work.temp.reset(mark)
     }
 
-    /// The gradients of the trained matrices, from `dy` and `x` with their ranks; they are added to those of earlier
-    /// micro-batches unless this is the first.
+    /// Computes the gradients of the trained matrices from `dy` and `x` with their ranks. They are added to the
+    /// gradients of earlier micro-batches unless `first` is set.
     pub(super) fn weights_backward(&self, work: &mut Work, dy: Rows, x: Rows, first: bool) -> Result<()> {
         let (size, inputs, outputs) = (work.kernels.kind.size(), self.group.inputs, self.group.outputs);
         let Some([d_b, d_a]) = self.gradients.as_ref().filter(|_| work.route.policy) else { return Ok(()) };
@@ -326,7 +328,7 @@ impl Mapped {
         Ok(())
     }
 
-    /// Where the matrices of an adapter are copied to.
+    /// Returns the entries that copy an adapter's matrices to the group.
     pub(super) fn entries(&self, adapter: usize, placed: &Placed, kind: Kind) -> Vec<Entry> {
         let [(b, b_pitch), (a, a_pitch)] = self.group.low_rank();
         let mut entries = Vec::new();
@@ -340,7 +342,7 @@ impl Mapped {
         entries
     }
 
-    /// Where the gradients of the trained adapter come from.
+    /// Returns the entries that collect the trained adapter's gradients from the group.
     pub(super) fn gradient_entries(&self, placed: &Placed) -> Vec<Entry> {
         let Some([d_b, d_a]) = &self.gradients else { return Vec::new() };
         let (frozen, trained) = (self.frozen(), self.trained());
@@ -357,7 +359,7 @@ impl Mapped {
     }
 }
 
-/// The paths over `projections`, and the padded ranks of each role.
+/// Returns the paths over `projections`, and the padded number of ranks for each role.
 fn paths(projections: &[&Projection], adapters: &Adapters) -> (Vec<Path>, [usize; 3]) {
     let (mut paths, mut borders, mut column) = (Vec::new(), [0; 3], 0);
     for (adapter, placed) in adapters.0.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The adapters' numbers on the device, and the trained one's gradient: flat buffers, laid out as on the host.
+//! The adapters' values and the trained adapter's gradient on the device, in flat buffers with the host's layout.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::lora::{Adapters, Entry, Mapped, Role};
 use crate::device::{Backend, Buffer};
 use crate::error::Result;
 
-/// An adapter's numbers, and the table of their copies.
+/// An adapter's values, and the table of their copies.
 struct OnDevice {
     values: Buffer,
     table: Buffer,
@@ -31,7 +31,7 @@ pub(super) struct Matrices {
 }
 
 impl Matrices {
-    /// Copies the adapters' numbers to the device and around the frozen matrices.
+    /// Copies the adapters' values to the device and around the frozen matrices.
     pub(super) fn new(
         device: &Arc<dyn Backend>,
         kernels: &Kernels,
@@ -64,7 +64,8 @@ impl Matrices {
         Ok(matrices)
     }
 
-    /// Copies what has changed on the host since; whether the trained adapter was among it.
+    /// Copies the values that have changed on the host since the last call. Returns whether the trained adapter's are
+    /// among them.
     pub(super) fn refresh(&mut self, kernels: &Kernels, adapters: &Adapters) -> Result<bool> {
         let mut replaced = false;
         for (i, placed) in adapters.0.iter().enumerate() {
@@ -78,29 +79,29 @@ impl Matrices {
         Ok(replaced)
     }
 
-    /// The host now has the numbers of the device, as version `version`.
+    /// Records that the host has the device's values, as version `version`.
     pub(super) fn fetched(&mut self, version: u64) {
         if let Some(trained) = self.trained {
             self.versions[trained] = version;
         }
     }
 
-    /// The trained adapter's numbers.
+    /// The trained adapter's values.
     pub(super) fn values(&self) -> Option<&Buffer> {
         self.trained.map(|i| &self.adapters[i].values)
     }
 
-    /// Copies the trained adapter's numbers, which have changed, to where products read them.
+    /// Copies the trained adapter's changed values to where products read them.
     pub(super) fn pack(&self, kernels: &Kernels) -> Result<()> {
         self.trained.map_or(Ok(()), |i| self.adapters[i].pack(kernels))
     }
 
-    /// Where [`Matrices::gradient`] writes.
+    /// The buffer that [`Matrices::gradient`] writes.
     pub(super) fn gradient_buffer(&self) -> Option<&Buffer> {
         self.gradient.as_ref().map(|gradient| &gradient.values)
     }
 
-    /// The gradient of the trained adapter, laid out as its values.
+    /// Collects the gradient of the trained adapter, with the layout of its values.
     pub(super) fn gradient(&self, kernels: &Kernels) -> Result<Option<&Buffer>> {
         let Some(Gradient { values, table, entries }) = &self.gradient else { return Ok(None) };
         kernels.unpack((table.at(), *entries), values.at(), values.bytes() / 4)?;

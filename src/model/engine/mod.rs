@@ -1,9 +1,9 @@
-//! The decoder on a device: the frozen weights resident there, both passes, the backward pass, and the trained adapter's
-//! numbers, gradient and optimizer. Only tokens go in and log-probs come out.
+//! The decoder on a device: the resident frozen weights, forward and backward passes, and the trained adapter's values,
+//! gradient and optimizer. Only tokens are copied to the device, and only log-probs are copied back.
 //!
-//! The residual stream and its gradient are f32; all other activations have the [`Kind`] of the weights, with sums in f32.
-//! Everything runs in order on one stream, no result depends on the order of blocks, and every sum has a fixed order, so
-//! that the same inputs give the same bytes.
+//! The residual stream and its gradient are f32; all other activations have the [`Kind`] of the weights, with f32 sums.
+//! Everything runs in order on one stream, no result depends on the order of thread blocks, and every sum has a fixed
+//! order, so the same inputs give the same bytes.
 
 mod backward;
 mod base;
@@ -57,18 +57,18 @@ pub struct Engine {
     matrices: Matrices,
     layout: Vec<(bool, Vec<Lora>)>,
     trains: bool,
-    /// Room for a dequantised matrix.
+    /// Memory for a dequantised matrix.
     scratch: Option<Buffer>,
     angles: AngleTables,
     keep: Arena,
     temp: Arena,
-    /// The tape whose pieces are on `keep`.
+    /// The id of the tape stored on `keep`.
     tape: u64,
-    /// No gradient has been added yet.
+    /// Whether no gradient has been added yet.
     fresh: bool,
-    /// The trained adapter has numbers that the host has not.
+    /// Whether the trained adapter has values that the host does not have.
     ahead: bool,
-    /// The optimizer's.
+    /// The optimizer's moments.
     moments: Vec<Buffer>,
 }
 
@@ -76,7 +76,7 @@ impl Engine {
     /// Copies the weights of `base` and its adapters to a device.
     ///
     /// # Errors
-    /// If it has no room.
+    /// If the device does not have enough memory.
     pub(super) fn new(device: &Arc<dyn Backend>, base: &Base, adapters: &Adapters) -> Result<Self> {
         let kind = base.kind();
         let layers = base
@@ -116,17 +116,17 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Whether the adapters have other shapes than those it was made for.
+    /// Returns whether the adapters' shapes differ from those the engine was created for.
     pub(super) fn is_outdated(&self, adapters: &Adapters) -> bool {
         !adapters.has_layout(&self.layout)
     }
 
-    /// Whether the trained adapter's numbers are newer here than on the host.
+    /// Returns whether the trained adapter's values are newer here than on the host.
     pub(super) fn is_ahead(&self) -> bool {
         self.ahead
     }
 
-    /// Takes over what has changed in the adapters.
+    /// Copies changes in the adapters to the device.
     pub(super) fn refresh(&mut self, adapters: &Adapters) -> Result<()> {
         let kernels = Kernels { device: &*self.device, kind: self.kind };
         let replaced = self.matrices.refresh(&kernels, adapters)?;

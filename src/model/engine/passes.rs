@@ -1,4 +1,4 @@
-//! Whole passes: from a batch to log-probs or logits.
+//! Complete passes, from a batch to log-probs or logits.
 
 use super::Engine;
 use super::batch::{self, Input, Placed};
@@ -14,26 +14,26 @@ use crate::trainable::Dropout;
 
 /// What a policy pass leaves on the device for its backward pass.
 pub struct DeviceTape {
-    /// Which of the engine's tapes it is.
+    /// Identifies the tape among the engine's tapes.
     pub(super) id: u64,
     pub(super) placed: Placed,
     pub(super) route: Route,
-    /// The pass's buffers for the outputs of branches.
+    /// The pass's buffers for branch outputs.
     pub(super) branches: [Rows; 2],
-    /// All that a block saved; with recomputation its input alone.
+    /// Everything that each block saved; with recomputation only its input.
     pub(super) blocks: Vec<Saved>,
     pub(super) recompute: bool,
     /// The residual stream after the last block.
     pub(super) last: Address,
     pub(super) slopes: Address,
-    /// Rows of the scored items, as `batch::by_row` gives them.
+    /// The scored items by row, from `batch::by_row`.
     pub(super) starts: Address,
     pub(super) items: Address,
     pub(super) scored: usize,
 }
 
 impl Engine {
-    /// Log-probs of `targets` at `scored` rows of the stream, and their slopes if they are wanted.
+    /// Returns the log-probs of `targets` at the `scored` rows of the stream, and computes their slopes if requested.
     pub(super) fn score(
         &mut self,
         last: Address,
@@ -78,10 +78,10 @@ impl Engine {
         Ok(found)
     }
 
-    /// Log-probs of `targets` at `scored` rows; no gradient.
+    /// Returns the log-probs of `targets` at the `scored` rows, without gradient.
     ///
     /// # Errors
-    /// If the device fails or has no room.
+    /// If the device fails or runs out of memory.
     pub(in crate::model) fn logps(
         &mut self,
         input: &Input,
@@ -95,7 +95,7 @@ impl Engine {
         self.over(input, pass, |engine, last| engine.score(last, (scored, targets), None))
     }
 
-    /// Logits `[rows.len(), vocab]` at `rows`.
+    /// Returns the logits `[rows.len(), vocab]` at `rows`.
     ///
     /// # Errors
     /// As [`Engine::logps`].
@@ -106,7 +106,8 @@ impl Engine {
         self.over(input, pass, |engine, last| engine.logits_at(last, rows))
     }
 
-    /// What `read` makes of the stream behind the last block, in a pass that leaves nothing on the stacks.
+    /// Runs a pass that leaves nothing on the stacks, and returns the result of `read` on the stream after the last
+    /// block.
     fn over<T>(
         &mut self,
         input: &Input,
@@ -124,7 +125,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// Logits at rows of the stream.
+    /// Returns the logits at the given rows of the stream.
     pub(super) fn logits_at(&mut self, last: Address, rows: &[u32]) -> Result<Vec<f32>> {
         let (vocab, hidden, count) = (self.head.vocab, self.spec.hidden, rows.len());
         let picked = self.temp.put(rows)?;
@@ -141,7 +142,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// The policy's log-probs of `targets`, and the tape for [`Engine::backward`].
+    /// Returns the policy's log-probs of `targets`, and the tape for [`Engine::backward`].
     ///
     /// # Errors
     /// As [`Engine::logps`].
@@ -151,7 +152,7 @@ impl Engine {
         (scored, targets): (&[u32], &[u32]),
         (dropout, recompute): (Option<Dropout>, bool),
     ) -> Result<(Vec<f32>, DeviceTape)> {
-        // A tape that nobody went back over is given up.
+        // Discards a tape whose backward pass was never run.
         self.keep.reset(Mark::default())?;
         self.temp.reset(Mark::default())?;
         self.tape += 1;
@@ -181,7 +182,7 @@ impl Engine {
         Ok((found, tape))
     }
 
-    /// Where the stacks stand before a pass that leaves nothing on them.
+    /// Returns the stack marks before a pass that leaves nothing on the stacks.
     pub(super) fn begin(&mut self) -> Result<[Mark; 2]> {
         Ok([self.keep.mark(), self.temp.mark()])
     }

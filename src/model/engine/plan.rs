@@ -1,4 +1,4 @@
-//! What a step takes, before it is run: the same code on a device that only counts.
+//! Predicts the memory and work of a step, by running the same code on a device that only counts.
 
 use std::sync::Arc;
 
@@ -18,41 +18,41 @@ use crate::trainable::Policy;
 pub struct Step {
     /// Positions of all rows.
     pub positions: Vec<u32>,
-    /// Which rows see which.
+    /// The spans that define which rows see which.
     pub trees: Vec<TreeSpans>,
-    /// Rows that are scored, one for each target.
+    /// The scored rows, one for each target.
     pub scored: Vec<u32>,
-    /// Keep only each block's input.
+    /// Whether only each block's input is kept.
     pub recompute: bool,
-    /// Moments of the optimizer.
+    /// Number of moments of the optimizer.
     pub moments: usize,
 }
 
-/// Bytes of the parts of a run on a device, and the work of a step.
+/// Memory in bytes for each part of a run on a device, and the work of a step.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Frozen weights, adapters and scratch for what is dequantised.
+    /// Frozen weights, adapters, and scratch memory for dequantisation.
     pub weights: usize,
     /// What a forward pass keeps for its backward pass.
     pub activations: usize,
-    /// What a block or the head works with.
+    /// Temporary memory of a block or the head.
     pub scratch: usize,
     /// The optimizer's moments.
     pub optimizer: usize,
-    /// Work by kernel of a step: reference, policy, backward, optimizer.
+    /// Work of a step by kernel: reference, policy, backward, optimizer.
     pub work: Vec<Entry>,
 }
 
-/// What the driver and the libraries take for themselves: context, workspace, kernels.
+/// Memory used by the driver and the libraries: context, workspace, kernels.
 const LIBRARIES: usize = 750 << 20;
 
 impl Plan {
-    /// Bytes in all.
+    /// Total bytes.
     pub fn total(&self) -> usize {
         self.weights + self.activations + self.scratch + self.optimizer + LIBRARIES
     }
 
-    /// Seconds of a step, as predicted.
+    /// Predicted seconds per step.
     pub fn seconds(&self) -> f64 {
         self.work.iter().map(|entry| entry.seconds).sum()
     }
@@ -61,7 +61,7 @@ impl Plan {
 /// Plans a step of `base` with these adapters, and a reference pass.
 ///
 /// # Errors
-/// If its tensors cannot be read.
+/// If the tensors of `base` cannot be read.
 pub(in crate::model) fn plan(
     base: &Base,
     policy: &Policy,

@@ -1,23 +1,23 @@
-//! The trained adapter on the device: its gradient, the optimizer's step, and copies for the host.
+//! The trained adapter on the device: its gradient, the optimizer step, and copies to the host.
 
 use super::Engine;
 use super::kernels::CHUNK;
 use crate::device::{Address, Arg, Buffer, Launch};
 use crate::error::{Error, Result};
 
-/// An optimizer's step: a kernel of `optimizer.cu` with the step's numbers.
+/// An optimizer step: a kernel of `optimizer.cu` and its arguments for this step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
-    /// Its name.
+    /// Name of the kernel.
     pub kernel: &'static str,
-    /// Moments that it keeps, each as long as the parameters.
+    /// Number of moments, each as long as the parameters.
     pub moments: usize,
-    /// Its arguments behind the factor of the gradient.
+    /// Its arguments after the gradient's factor.
     pub scalars: Vec<f32>,
 }
 
 impl Engine {
-    /// Forgets the gradient.
+    /// Discards the gradient.
     pub(in crate::model) fn clear_gradient(&mut self) {
         self.fresh = true;
     }
@@ -39,24 +39,24 @@ impl Engine {
         Ok(gradient)
     }
 
-    /// The gradient, laid out as the trained adapter's numbers.
+    /// Returns the gradient, with the layout of the trained adapter's values.
     pub(in crate::model) fn gradient_values(&self) -> Result<Vec<f32>> {
         self.gradient()?.read()
     }
 
-    /// The gradient's norm.
+    /// Returns the norm of the gradient.
     pub(in crate::model) fn gradient_norm(&mut self) -> Result<f64> {
         let at = self.gradient()?.at();
         Ok(self.square_sum(at)?.sqrt())
     }
 
-    /// The sum of the squares of the trained adapter's numbers: not finite if one of them is not.
+    /// Returns the sum of squares of the trained adapter's values; it is not finite if a value is not.
     pub(in crate::model) fn size(&mut self) -> Result<f64> {
         let (at, _) = self.parameters()?;
         self.square_sum(at)
     }
 
-    /// Σ x² over as many numbers as there are parameters.
+    /// Returns Σ x² over as many values as there are parameters.
     fn square_sum(&mut self, at: Address) -> Result<f64> {
         let (_, count) = self.parameters()?;
         let parts = count.div_ceil(CHUNK);
@@ -78,13 +78,13 @@ impl Engine {
         Ok(sums.iter().sum())
     }
 
-    /// Steps the trained adapter along its gradient times `clip`.
+    /// Updates the trained adapter with its gradient times `clip`.
     pub(in crate::model) fn update(&mut self, update: &Update, clip: f32) -> Result<()> {
         let (values, count) = self.parameters()?;
         while self.moments.len() < update.moments {
             self.moments.push(Buffer::zeros(&self.device, 4 * count)?);
         }
-        // As `gradient_norm` left it.
+        // The gradient was collected by `gradient_norm`.
         let gradient = self.matrices.gradient_buffer().map_or(Address::NONE, Buffer::at);
         let mut args = vec![Arg::At(values), Arg::At(gradient)];
         args.extend(self.moments.iter().take(update.moments).map(|moment| Arg::At(moment.at())));
@@ -104,23 +104,23 @@ impl Engine {
         self.matrices.pack(&self.kernels())
     }
 
-    /// The trained adapter's numbers.
+    /// Returns the trained adapter's values.
     pub(in crate::model) fn trained_values(&self) -> Result<Vec<f32>> {
         self.matrices.values().map_or_else(|| Ok(Vec::new()), Buffer::read)
     }
 
-    /// The host has the device's numbers, as this version.
+    /// Records that the host has the device's values, as version `version`.
     pub(in crate::model) fn fetched(&mut self, version: u64) {
         self.ahead = false;
         self.matrices.fetched(version);
     }
 
-    /// The optimizer's moments; none before the first step.
+    /// Returns the optimizer's moments; empty before the first step.
     pub(in crate::model) fn moments(&self) -> Result<Vec<Vec<f32>>> {
         self.moments.iter().map(Buffer::read).collect()
     }
 
-    /// Takes up moments.
+    /// Sets the optimizer's moments.
     pub(in crate::model) fn set_moments(&mut self, moments: &[&[f32]]) -> Result<()> {
         self.moments =
             moments.iter().map(|moment| Buffer::of(&self.device, moment)).collect::<Result<_>>()?;

@@ -1,4 +1,5 @@
-//! The frozen weights on the device. Projections that read the same input are one matrix, and low-rank matrices lie around it:
+//! The frozen weights on the device. Projections that read the same input form one matrix, surrounded by the low-rank
+//! matrices:
 //!
 //! ```text
 //!            K       R                x [T, K | R]: activations, then z = x·Aᵀ
@@ -9,7 +10,8 @@
 //!      └───────────┴────┘
 //! ```
 //!
-//! So a linear map with its low-rank paths is one thin product and one wide one, forwards and backwards.
+//! A linear map with its low-rank paths is thus one thin product and one wide product, in both forward and backward
+//! pass.
 
 use std::sync::Arc;
 
@@ -20,13 +22,13 @@ use crate::model::norm::Norm;
 use crate::ops::frozen_linear::Linear;
 use crate::weights::{BlockKind, DType, FrozenWeight};
 
-/// Numbers that rows are padded to, so that they begin at multiples of 16 bytes.
+/// Rows are padded to a multiple of this many values, so that they start at multiples of 16 bytes.
 pub(super) const PAD: usize = 8;
 
-/// Bytes that are converted at once on their way to the device.
+/// Number of bytes converted at once while copying to the device.
 const PART: usize = 16 << 20;
 
-/// A norm's numbers.
+/// A norm's parameters.
 #[derive(Debug)]
 pub(super) struct NormOn {
     gain: Buffer,
@@ -56,12 +58,12 @@ impl NormOn {
     }
 }
 
-/// Where a norm is, or that there is none.
+/// Returns the location of a norm, or an empty one if there is no norm.
 pub(super) fn norm_at(norm: &Option<NormOn>) -> NormAt {
     norm.as_ref().map_or_else(NormAt::default, NormOn::at)
 }
 
-/// How the kernels know a storage type.
+/// The kernels' code for a storage type.
 fn code(weight: &FrozenWeight) -> i32 {
     match (weight.block_kind(), weight.dtype()) {
         (Some(kind), _) => match kind {
@@ -81,7 +83,7 @@ fn code(weight: &FrozenWeight) -> i32 {
     }
 }
 
-/// Rows that are looked up: the embedding, learned positions.
+/// A table whose rows are looked up: the embedding or learned positions.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Buffer,
@@ -113,14 +115,14 @@ struct Part {
     rows: usize,
 }
 
-/// Linear maps of one input, with room for low-rank paths.
+/// Linear maps that share one input, with room for low-rank paths.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// Features in (K) and out (N) and ranks (R, a multiple of [`PAD`]).
+    /// Input features (K), output features (N) and ranks (R, a multiple of [`PAD`]).
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) ranks: usize,
-    /// The matrix, or, of quantised weights, the low-rank parts alone: `[N, R]` and `[R, K]`.
+    /// The matrix, or for quantised weights only the low-rank parts: `[N, R]` and `[R, K]`.
     dense: Buffer,
     low: Option<[Buffer; 2]>,
     parts: Vec<Part>,
@@ -129,7 +131,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// `linears` side by side.
+    /// Copies `linears` to the device, side by side.
     pub(super) fn new(
         device: &Arc<dyn Backend>,
         kind: Kind,
@@ -176,12 +178,12 @@ impl Group {
         Ok(())
     }
 
-    /// Numbers from a row of its input to the next: features, then ranks.
+    /// Pitch of its input rows: features, then ranks.
     pub(super) fn pitch_in(&self) -> usize {
         (self.inputs + self.ranks).next_multiple_of(PAD)
     }
 
-    /// Numbers from a row of its output's gradient to the next.
+    /// Pitch of the rows of its output's gradient.
     pub(super) fn pitch_out(&self) -> usize {
         (self.outputs + self.ranks).next_multiple_of(PAD)
     }
@@ -190,7 +192,7 @@ impl Group {
         self.bias.as_ref().map_or(Address::NONE, Buffer::at)
     }
 
-    /// Bytes that the whole matrix takes once it is dequantised; 0 if it is stored whole.
+    /// Bytes of the whole dequantised matrix; 0 if it is stored unquantised.
     pub(super) fn scratch(&self) -> usize {
         if self.parts.is_empty() {
             0
@@ -199,7 +201,7 @@ impl Group {
         }
     }
 
-    /// Where low-rank matrices are written: `s·B` (pitch) and `A` (pitch).
+    /// The locations of the low-rank matrices: `s·B` (with pitch) and `A` (with pitch).
     pub(super) fn low_rank(&self) -> [(Address, usize); 2] {
         let (pitch, size) = (self.pitch_in(), self.kind.size());
         match &self.low {
@@ -211,7 +213,7 @@ impl Group {
         }
     }
 
-    /// The matrix `[N + R, K + R]`, dequantised into `scratch` if need be.
+    /// Returns the matrix `[N + R, K + R]`, dequantised into `scratch` if necessary.
     pub(super) fn matrix(&self, kernels: &Kernels, scratch: Address) -> Result<Rows> {
         let (pitch, size) = (self.pitch_in(), self.kind.size());
         let Some([b, a]) = &self.low else { return Ok(Rows::new(self.dense.at(), pitch)) };
@@ -236,7 +238,7 @@ impl Group {
     }
 }
 
-/// A matrix as it is stored, quantised or not: the kernel knows every storage type.
+/// Copies a matrix to the device as stored, quantised or not; the kernel supports every storage type.
 fn part(device: &Arc<dyn Backend>, linear: &Linear, first: usize) -> Result<Part> {
     let weight = linear.weight();
     let blocks = Buffer::new(device, weight.bytes().len())?;
@@ -247,7 +249,7 @@ fn part(device: &Arc<dyn Backend>, linear: &Linear, first: usize) -> Result<Part
     Ok(Part { blocks, kind: code(weight), first, rows: linear.outputs() })
 }
 
-/// All biases of a group, zeros where one has none; `None` if none has one.
+/// Returns all biases of a group, with zeros for linears without a bias; `None` if no linear has one.
 fn biases(linears: &[&Linear]) -> Option<Vec<f32>> {
     linears.iter().any(|linear| linear.bias().is_some()).then(|| {
         let of =
@@ -256,7 +258,7 @@ fn biases(linears: &[&Linear]) -> Option<Vec<f32>> {
     })
 }
 
-/// Copies `W [out, in]` to the device, as `kind`, a part at a time.
+/// Copies `W [out, in]` to the device as `kind`, in parts.
 fn upload(device: &Arc<dyn Backend>, linear: &Linear, kind: Kind, to: Address, pitch: usize) -> Result<()> {
     let (weight, inputs, outputs) = (linear.weight(), linear.inputs(), linear.outputs());
     let size = kind.size();

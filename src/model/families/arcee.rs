@@ -1,4 +1,4 @@
-//! Arcee's AFM: Llama with an MLP without a gate, `down(relu(up(x))²)`.
+//! Arcee's AFM: Llama with an ungated MLP, `down(relu(up(x))²)`.
 
 use super::common;
 use super::json::ConfigJson;

@@ -1,5 +1,6 @@
-//! What transformers' configuration classes take for a key that a `config.json` leaves out: `defaults.json`, written by
-//! `tests/parity/family_defaults.py` from the classes themselves, so that no default is written by hand.
+//! The defaults that transformers' configuration classes use for keys missing from a `config.json`. They come from
+//! `defaults.json`, which `tests/parity/family_defaults.py` generates from the classes, so no default is written by
+//! hand.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -15,23 +16,23 @@ const DEFAULTS: &str = include_str!("defaults.json");
 pub(super) struct Class {
     /// The class's fields and their defaults.
     defaults: Map<String, Value>,
-    /// The types of fields, as `int|null`.
+    /// The types of the fields, such as `int|null`.
     types: BTreeMap<String, String>,
-    /// Other name of a field → the field.
+    /// Maps alternative names to fields.
     attribute_map: BTreeMap<String, String>,
-    /// Keys that are no fields, but that the class or its model reads, and their defaults.
+    /// Keys that are not fields but are read by the class or its model, with their defaults.
     extra: Map<String, Value>,
     /// Rotary defaults.
     rope: Rope,
-    /// The configurations within.
+    /// The nested configurations.
     sub_configs: BTreeMap<String, SubConfig>,
-    /// Of `_common` alone: keys that set how text is generated.
+    /// Only in `_common`: keys that control text generation.
     ignored: Vec<String>,
-    /// Of `_common` alone: keys that every class accepts and that name no part of the model.
+    /// Only in `_common`: keys that every class accepts and that describe no part of the model.
     accepted: Vec<String>,
 }
 
-/// What the class says of the rotary embedding.
+/// The class's rotary defaults.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Rope {
@@ -39,66 +40,66 @@ struct Rope {
     partial_rotary_factor: Option<f64>,
 }
 
-/// The class of a configuration within another.
+/// The class of a nested configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SubConfig {
-    /// The `model_type`, whatever the file says.
+    /// The `model_type` regardless of the file.
     pub fixed: Option<String>,
-    /// The `model_type` where the file says none.
+    /// The `model_type` if the file does not give one.
     pub default: Option<String>,
 }
 
 impl Class {
-    /// The class of a `model_type`.
+    /// Returns the class of a `model_type`.
     pub fn of(model_type: &str) -> Option<&'static Self> {
         all().get(model_type).filter(|_| model_type != COMMON)
     }
 
-    /// What the class takes where the file has no `key`.
+    /// The class's default for a `key` missing from the file.
     pub fn default(&self, key: &str) -> Option<&Value> {
         self.defaults.get(key).or_else(|| self.extra.get(key)).filter(|value| !value.is_null())
     }
 
-    /// The other names of a field.
+    /// The alternative names of a field.
     pub fn other_names(&self, key: &str) -> impl Iterator<Item = &str> {
         self.attribute_map.iter().filter(move |(_, field)| *field == key).map(|(other, _)| other.as_str())
     }
 
-    /// Other name and field, for all.
+    /// All pairs of alternative name and field.
     pub fn all_names(&self) -> impl Iterator<Item = (&str, &str)> {
         self.attribute_map.iter().map(|(other, field)| (other.as_str(), field.as_str()))
     }
 
-    /// θ of the rotary embedding; with a `kind` (`global`, `local`) that of a kind of layer.
+    /// The rotary θ; with a `kind` (`global`, `local`), the one for that kind of layer.
     pub fn theta(&self, kind: &str) -> f64 {
         let theta = self.rope.theta.get(kind).unwrap_or(&self.rope.theta);
         theta.as_f64().unwrap_or(10_000.0)
     }
 
-    /// Share of a head's features that turn.
+    /// The share of a head's features that are rotated.
     pub fn partial_rotary_factor(&self) -> f64 {
         self.rope.partial_rotary_factor.unwrap_or(1.0)
     }
 
-    /// The class of the configuration under `key`.
+    /// The class of the nested configuration under `key`.
     pub fn sub_config(&self, key: &str) -> Option<&SubConfig> {
         self.sub_configs.get(key)
     }
 
-    /// Whether a key is one of the class's own fields.
+    /// Returns whether a key is one of the class's own fields.
     pub fn is_field(&self, key: &str) -> bool {
         self.defaults.contains_key(key)
     }
 
-    /// The type that `key` must have and `value` does not.
+    /// Returns the required type of `key` if `value` does not have it.
     pub fn misfit(&self, key: &str, value: &Value) -> Option<&str> {
         let types = self.types.get(key)?;
         (!types.split('|').any(|kind| is_a(value, kind))).then_some(types.as_str())
     }
 }
 
-/// Whether a key sets how text is generated, or is one that every class accepts.
+/// Returns whether a key controls text generation, or is accepted by every class.
 pub(super) fn is_common(key: &str) -> bool {
     all().get(COMMON).is_some_and(|common| {
         common.ignored.iter().chain(&common.accepted).any(|known| known == key)
@@ -110,7 +111,7 @@ const COMMON: &str = "_common";
 
 fn all() -> &'static BTreeMap<String, Class> {
     static ALL: OnceLock<BTreeMap<String, Class>> = OnceLock::new();
-    // The file is part of the program, and a test parses it.
+    // The file is compiled into the program, and a test parses it.
     ALL.get_or_init(|| serde_json::from_str(DEFAULTS).unwrap_or_default())
 }
 
@@ -119,7 +120,7 @@ fn is_a(value: &Value, kind: &str) -> bool {
         "null" => value.is_null(),
         "bool" => value.is_boolean(),
         "int" => value.is_i64() || value.is_u64(),
-        // As in Python: 1 is an int.
+        // As in Python, an integer such as 1 is an int.
         "float" => value.is_f64(),
         "string" => value.is_string(),
         "object" => value.is_object(),

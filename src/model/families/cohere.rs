@@ -1,5 +1,6 @@
-//! Cohere's Command R (`cohere`) and Command R7B and A (`cohere2`): parallel branches behind one layer norm without bias,
-//! neighbours turning in pairs, scaled logits; `cohere2` turns and slides in three of four layers alone.
+//! Cohere's Command R (`cohere`) and Command R7B and A (`cohere2`): parallel branches after one layer norm without
+//! bias, rotation of neighbouring features, and scaled logits. `cohere2` has rotation and a sliding window only in
+//! three of four layers.
 
 use super::common;
 use super::json::ConfigJson;
@@ -17,7 +18,7 @@ pub(super) fn cohere(config: &ConfigJson) -> Result<DecoderSpec> {
         layer.parallel = true;
         layer.mlp_norm = None;
     }
-    // Command R+: each head has a gain of its own.
+    // In Command R+, each head has its own gain.
     if config.flag("use_qk_norm")? {
         common::head_norms(&mut spec, common::QK_NORMS);
         for layer in &mut spec.layers {
@@ -34,7 +35,7 @@ pub(super) fn cohere(config: &ConfigJson) -> Result<DecoderSpec> {
 pub(super) fn cohere2(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = cohere(config)?;
     let pattern = config.size_or_none("sliding_window_pattern")?.unwrap_or(4);
-    // Command R7B's files.
+    // These keys occur in Command R7B's files.
     config.accept(&[
         ("layer_switch", pattern.into()),
         ("order_of_interleaved_layers", "local_attn_first".into()),

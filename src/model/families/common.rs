@@ -1,4 +1,4 @@
-//! What most families share: Llama's layout, which a family then changes where it differs.
+//! Code shared by most families: Llama's layout, which each family then changes where it differs.
 
 use super::json::ConfigJson;
 use super::rotation::{Names, Rotary, WHOLE};
@@ -11,26 +11,26 @@ use crate::ops::rope::Pairing;
 use crate::ops::token_logps::LogitShape;
 use crate::ops::tree_attention::Heads;
 
-/// Llama's architecture with the sizes of `config`, all features of a head turning.
+/// Builds Llama's architecture with the sizes of `config`; all features of a head are rotated.
 pub(super) fn llama_like(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = llama_sizes(config, "rms_norm_eps")?;
     rotate(config, &mut spec, &WHOLE)?;
     Ok(spec)
 }
 
-/// Reads the rotary settings into the one rotation of a spec.
+/// Reads the rotary settings into a spec's single rotation.
 pub(super) fn rotate(config: &ConfigJson, spec: &mut DecoderSpec, names: &Names) -> Result<()> {
     let head_dim = spec.layers.first().map_or(2, |layer| layer.attention.heads.head_dim);
     spec.rotations = vec![Rotary::read(config, names)?.rotation(config, head_dim)?];
     Ok(())
 }
 
-/// Llama's architecture with the sizes of `config`, its rotation yet to be read.
+/// Builds Llama's architecture with the sizes of `config`; the rotation is read later.
 pub(super) fn llama_sizes(config: &ConfigJson, eps_key: &str) -> Result<DecoderSpec> {
     llama_with(config, config.number(eps_key)?)
 }
 
-/// The same, with what norms add to the mean square.
+/// Builds the same, with the given epsilon that norms add to the mean square.
 pub(super) fn llama_with(config: &ConfigJson, eps: f64) -> Result<DecoderSpec> {
     let hidden = config.size("hidden_size")?;
     let heads = heads(config, hidden, "num_attention_heads")?;
@@ -80,18 +80,18 @@ pub(super) fn llama_with(config: &ConfigJson, eps: f64) -> Result<DecoderSpec> {
         logits: LogitShape::default(),
         head_module: "lm_head",
         tie_is_stated: config.given("tie_word_embeddings").is_some(),
-        // A model that was saved without its head.
+        // For a model that was saved without its head.
         layouts: vec![&[("model.", "")]],
         elsewhere: &[],
         ignored: Vec::new(),
     })
 }
 
-/// Heads with the usual scale 1/√head_dim.
+/// Reads the heads, with the usual scale 1/√head_dim.
 pub(super) fn heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Result<Heads> {
     let n_head = config.size(n_head_key)?;
     let n_kv_head = config.size_or_none("num_key_value_heads")?.unwrap_or(n_head);
-    // Where it is no field of the class, its null is no absence.
+    // If it is not a field of the class, null does not mean absent.
     let is_null = config.values.get("head_dim").is_some_and(serde_json::Value::is_null);
     if is_null && config.class.is_some_and(|class| !class.is_field("head_dim")) {
         return Err(config.error("head_dim", "is null; remove it, or name a size"));
@@ -117,13 +117,13 @@ pub(super) fn heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Res
     Ok(Heads { n_head, n_kv_head, head_dim, scale, softcap: None, window: None })
 }
 
-/// Gemma's classes call it otherwise.
+/// Returns the activation's key, which Gemma's classes name differently.
 fn act_key(config: &ConfigJson) -> &'static str {
     let is_gemma = config.class.is_some_and(|class| class.default("hidden_activation").is_some());
     if is_gemma { "hidden_activation" } else { "hidden_act" }
 }
 
-/// Classes that refuse heads which do not divide the hidden size, even with a `head_dim`.
+/// Checks that the heads divide the hidden size, for classes that require it even with a `head_dim`.
 pub(super) fn whole_heads(config: &ConfigJson) -> Result<()> {
     let (hidden, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
     if hidden % heads == 0 {
@@ -132,7 +132,7 @@ pub(super) fn whole_heads(config: &ConfigJson) -> Result<()> {
     Err(config.error("num_attention_heads", &format!("{heads} does not divide the hidden size {hidden}")))
 }
 
-/// The activation that `key` names.
+/// Reads the activation named by `key`.
 pub(super) fn activation(config: &ConfigJson, key: &str) -> Result<Activation> {
     let name = config.string(key)?;
     Activation::by_name(&name).ok_or_else(|| {
@@ -141,7 +141,7 @@ pub(super) fn activation(config: &ConfigJson, key: &str) -> Result<Activation> {
     })
 }
 
-/// The kinds of layers: what `layer_types` says, or else `sliding` where `slides` says so. True: a sliding window.
+/// Returns for each layer whether it has a sliding window: as `layer_types` lists, or else as `slides` says.
 pub(super) fn layer_types(
     config: &ConfigJson,
     layers: usize,
@@ -157,7 +157,7 @@ pub(super) fn layer_types(
         .iter()
         .map(|kind| match kind.as_str() {
             "sliding_attention" => Ok(true),
-            // What transformers called it first.
+            // `attention` is the original name in transformers.
             "full_attention" | "attention" => Ok(false),
             other => {
                 let known = "known: full_attention, sliding_attention";
@@ -167,14 +167,14 @@ pub(super) fn layer_types(
         .collect()
 }
 
-/// Gives every layer the window of `sliding_window`, if there is one.
+/// Gives every layer the window `sliding_window`, if there is one.
 pub(super) fn slide_all(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
     let window = config.size_or_none("sliding_window")?;
     spec.layers.iter_mut().for_each(|layer| layer.attention.heads.window = window);
     Ok(())
 }
 
-/// Gives the sliding layers the window of `sliding_window`.
+/// Gives the sliding layers the window `sliding_window`.
 pub(super) fn slide(config: &ConfigJson, spec: &mut DecoderSpec, sliding: &[bool]) -> Result<()> {
     let window = config.size_or_none("sliding_window")?;
     if window.is_none() && sliding.contains(&true) {
@@ -186,7 +186,7 @@ pub(super) fn slide(config: &ConfigJson, spec: &mut DecoderSpec, sliding: &[bool
     Ok(())
 }
 
-/// Gives every module of a spec another path.
+/// Renames the path of every module of a spec.
 pub(super) fn rename(spec: &mut DecoderSpec, to: impl Fn(&str) -> String) {
     let change = |module: &mut String| *module = to(module);
     each_norm(spec, |norm| change(&mut norm.module));
@@ -210,7 +210,7 @@ pub(super) fn rename(spec: &mut DecoderSpec, to: impl Fn(&str) -> String) {
     spec.head.iter_mut().for_each(|head| change(&mut head.module));
 }
 
-/// Changes every norm of a spec.
+/// Applies `change` to every norm of a spec.
 pub(super) fn each_norm(spec: &mut DecoderSpec, change: impl Fn(&mut NormSpec)) {
     for layer in &mut spec.layers {
         let norms = [
@@ -228,7 +228,7 @@ pub(super) fn each_norm(spec: &mut DecoderSpec, change: impl Fn(&mut NormSpec)) 
     change(&mut spec.final_norm);
 }
 
-/// Gives queries, keys and values a bias.
+/// Sets whether queries, keys and values have a bias.
 pub(super) fn qkv_bias(spec: &mut DecoderSpec, bias: bool) {
     for layer in &mut spec.layers {
         match &mut layer.attention.qkv {
@@ -238,12 +238,12 @@ pub(super) fn qkv_bias(spec: &mut DecoderSpec, bias: bool) {
     }
 }
 
-/// Gives attention's output projection a bias.
+/// Sets whether attention's output projection has a bias.
 pub(super) fn output_bias(spec: &mut DecoderSpec, bias: bool) {
     spec.layers.iter_mut().for_each(|layer| layer.attention.output.bias = bias);
 }
 
-/// `attention_bias`: of all four projections of attention.
+/// Reads `attention_bias`, for all four projections of attention.
 pub(super) fn attention_bias(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
     let bias = config.flag("attention_bias")?;
     qkv_bias(spec, bias);
@@ -251,7 +251,7 @@ pub(super) fn attention_bias(config: &ConfigJson, spec: &mut DecoderSpec) -> Res
     Ok(())
 }
 
-/// Gives the projections of the MLPs a bias.
+/// Sets whether the MLPs' projections have a bias.
 pub(super) fn mlp_bias(spec: &mut DecoderSpec, bias: bool) {
     for layer in &mut spec.layers {
         match &mut layer.mlp {
@@ -265,7 +265,7 @@ pub(super) fn mlp_bias(spec: &mut DecoderSpec, bias: bool) {
     }
 }
 
-/// Gate and up projection in one, `mlp.gate_up_proj`.
+/// Fuses gate and up projection into `mlp.gate_up_proj`.
 pub(super) fn fuse_gate(spec: &mut DecoderSpec) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         if let MlpSpec::Gated { gate, down, act, .. } = layer.mlp.clone() {
@@ -276,7 +276,7 @@ pub(super) fn fuse_gate(spec: &mut DecoderSpec) {
     }
 }
 
-/// MLPs without a gate, `down(act(up(x)))`, under these names.
+/// Replaces the MLPs with ungated ones, `down(act(up(x)))`, under these names.
 pub(super) fn plain_mlp(spec: &mut DecoderSpec, up_name: &str, down_name: &str) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         if let MlpSpec::Gated { up, down, act, .. } = layer.mlp.clone() {
@@ -289,7 +289,7 @@ pub(super) fn plain_mlp(spec: &mut DecoderSpec, up_name: &str, down_name: &str) 
     }
 }
 
-/// Norms after both branches, `post_attention_layernorm` and `post_feedforward_layernorm`, and none before.
+/// Places the norms after both branches, `post_attention_layernorm` and `post_feedforward_layernorm`, with none before.
 pub(super) fn norms_after(spec: &mut DecoderSpec) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         layer.attention_norm = None;
@@ -299,12 +299,12 @@ pub(super) fn norms_after(spec: &mut DecoderSpec) {
     }
 }
 
-/// Neighbouring features turn, not those half a head apart.
+/// Rotates pairs of neighbouring features instead of features half a head apart.
 pub(super) fn interleave(spec: &mut DecoderSpec) {
     spec.rotations.iter_mut().for_each(|rotation| rotation.pairing = Pairing::Interleaved);
 }
 
-/// Norms over each head's queries and keys, of the final norm's kind.
+/// Adds norms over each head's queries and keys, of the final norm's kind.
 pub(super) fn head_norms(spec: &mut DecoderSpec, names: [&str; 2]) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         let [q, k] = names.map(|name| NormSpec {
@@ -316,10 +316,10 @@ pub(super) fn head_norms(spec: &mut DecoderSpec, names: [&str; 2]) {
     }
 }
 
-/// The names of most families' norms of queries and keys.
+/// The names of the query and key norms in most families.
 pub(super) const QK_NORMS: [&str; 2] = ["q_norm", "k_norm"];
 
-/// Heads that share the hidden size among them, each with its own keys.
+/// Reads heads that divide the hidden size evenly, each with its own keys.
 pub(super) fn even_heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -> Result<Heads> {
     let n_head = config.size(n_head_key)?;
     let head_dim = hidden / n_head;
@@ -332,7 +332,7 @@ pub(super) fn even_heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -
     Ok(Heads { n_head, n_kv_head: n_head, head_dim, scale, softcap: None, window: None })
 }
 
-/// Positions that a base which grows with the length makes room for.
+/// Sets the maximum positions to the range of a base that grows with the length.
 pub(super) fn stretch(spec: &mut DecoderSpec) {
     for rotation in &spec.rotations {
         if let Some(ByLength::Dynamic { factor, max, .. }) = rotation.by_length {
@@ -341,9 +341,9 @@ pub(super) fn stretch(spec: &mut DecoderSpec) {
     }
 }
 
-/// What every spec must satisfy before memory is spent on it.
+/// Checks every spec before memory is allocated for it.
 pub(super) fn check(config: &ConfigJson, spec: &DecoderSpec) -> Result<()> {
-    // torch's embedding has a row of it.
+    // torch's embedding needs a row for it.
     if let Some(pad) = config.number_or_none("pad_token_id")?.filter(|pad| *pad >= spec.vocab_size as f64) {
         let why =
             format!("{pad} is outside the vocabulary of {}; name a token of it, or null", spec.vocab_size);
@@ -370,7 +370,7 @@ pub(super) fn check(config: &ConfigJson, spec: &DecoderSpec) -> Result<()> {
     Ok(())
 }
 
-/// An error for something a family's file cannot honour.
+/// Creates an error for a setting that a family does not support.
 pub(super) fn unsupported(config: &ConfigJson, key: &str, why: &str) -> Error {
     config.error(key, &format!("is not supported: {why}"))
 }

@@ -1,4 +1,4 @@
-//! ERNIE 4.5, dense: Llama with neighbours turning in pairs.
+//! ERNIE 4.5, dense: Llama with rotation of neighbouring features.
 
 use super::common;
 use super::json::ConfigJson;

@@ -1,5 +1,5 @@
-//! EXAONE 4: norms after the branches, norms over each head's queries and keys; where there is a sliding window, the
-//! layers that do not slide have no rotary embedding.
+//! EXAONE 4: norms after the branches, and norms over each head's queries and keys; if there is a sliding window, the
+//! layers without it have no rotary embedding.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     common::head_norms(&mut spec, common::QK_NORMS);
     let window = config.size_or_none("sliding_window")?;
     let pattern = match config.get("sliding_window_pattern") {
-        // Of no effect where the kinds of layers are listed; else transformers fails on it.
+        // It has no effect if the layer types are listed; otherwise transformers fails on it.
         Some(Value::String(_)) if config.given("layer_types").is_none() => {
             return Err(unsupported(
                 config,

@@ -1,5 +1,5 @@
-//! Falcon 7B, 40B and their kin: layer norms, one projection for queries, keys and values, branches in parallel or one
-//! after the other.
+//! Falcon 7B, 40B and related models: layer norms, one projection for queries, keys and values, and parallel or
+//! sequential branches.
 
 use super::common::{self, unsupported};
 use super::json::ConfigJson;
@@ -11,12 +11,12 @@ use crate::model::spec::{
 use crate::ops::token_logps::LogitShape;
 use crate::ops::tree_attention::Heads;
 
-/// How a block is laid out.
+/// The layout of a block.
 struct Layout {
-    /// The second architecture (40B, 180B): queries, keys and values by key head.
+    /// Whether it is the second architecture (40B, 180B), with queries, keys and values grouped by key head.
     new: bool,
     parallel: bool,
-    /// Two norms before parallel branches.
+    /// Whether there are two norms before parallel branches.
     two_norms: bool,
     bias: bool,
 }
@@ -111,7 +111,7 @@ fn layout(config: &ConfigJson) -> Result<Layout> {
     Ok(Layout { new, parallel, two_norms, bias: config.flag("bias")? })
 }
 
-/// The heads, and whether queries, keys and values are stacked (else they come by key head).
+/// Returns the heads, and whether queries, keys and values are stacked (otherwise they are grouped by key head).
 fn heads(config: &ConfigJson, hidden: usize, new: bool) -> Result<(Heads, bool)> {
     let n_head = config.size("num_attention_heads")?;
     let of_file = config.size_or_none("num_kv_heads")?.unwrap_or(n_head);

@@ -1,4 +1,4 @@
-//! Frequencies of the rotary types, as `ROPE_INIT_FUNCTIONS` of transformers 5 computes them.
+//! Frequencies for each rotary type, computed as by `ROPE_INIT_FUNCTIONS` of transformers 5.
 
 use std::f64::consts::PI;
 
@@ -9,7 +9,7 @@ use crate::model::spec::{ByLength, RotationSpec};
 use crate::ops::rope::Pairing;
 
 impl Rotary {
-    /// The rotation of heads of `head_dim` features.
+    /// Returns the rotation for heads of `head_dim` features.
     pub(super) fn rotation(&self, config: &ConfigJson, head_dim: usize) -> Result<RotationSpec> {
         let turned = (head_dim as f64 * self.partial) as usize;
         if !turned.is_multiple_of(2) || turned == 0 {
@@ -59,14 +59,14 @@ impl Rotary {
         }
     }
 
-    /// Yarn (Peng et al. 2023, arXiv 2309.00071, §3.2 and §3.4).
+    /// Computes YaRN (Peng et al. 2023, arXiv 2309.00071, §3.2 and §3.4).
     fn yarn(&self, scaling: &ConfigJson, plain: &[f32], turned: usize) -> Result<(Vec<f32>, f64)> {
         let factor = match scaling.number_or_none("factor")? {
             Some(factor) => factor,
             None if scaling.values.contains_key("factor") => self.max_positions / self.original,
             None => return Err(scaling.error("factor", "is missing")),
         };
-        // Zero counts as absent, as in Python's `or`.
+        // Zero counts as absent, as with Python's `or`.
         let setting = |key: &str| Ok::<_, Error>(scaling.number_or_none(key)?.filter(|value| *value != 0.0));
         let mscale = |of: f64| if factor <= 1.0 { 1.0 } else { 0.1 * of * factor.ln() + 1.0 };
         let (all, each) = (setting("mscale_all_dim")?, setting("mscale")?);
@@ -75,7 +75,7 @@ impl Rotary {
             (None, Some(each), Some(all)) => mscale(each) / mscale(all),
             _ => mscale(1.0),
         };
-        // The pair that turns `rotations` times over the original positions.
+        // The index of the pair that makes `rotations` full turns over the original positions.
         let pair = |rotations: f64| {
             turned as f64 * (self.original / (rotations * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
         };
@@ -98,8 +98,8 @@ impl Rotary {
         Ok((frequencies.collect(), attention))
     }
 
-    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): a divisor for each pair, one list up to the original positions and
-    /// another for longer sequences.
+    /// Computes LongRoPE (Ding et al. 2024, arXiv 2402.13753): a divisor for each pair, with one list up to the
+    /// original positions and another for longer sequences.
     fn longrope(&self, scaling: &ConfigJson, turned: usize) -> Result<RotationSpec> {
         let factor = match scaling.number_or_none("factor")? {
             Some(factor) => factor,
@@ -131,7 +131,7 @@ impl Rotary {
     }
 }
 
-/// `1 / theta^(2i / turned)`, in f32 as torch computes it.
+/// Returns `1 / theta^(2i / turned)`, in f32 as torch computes it.
 pub(super) fn frequency(theta: f64, i: usize, turned: usize) -> f32 {
     1.0 / power(theta, i, turned)
 }
@@ -140,7 +140,7 @@ fn power(theta: f64, i: usize, turned: usize) -> f32 {
     theta.powf(f64::from((2 * i) as f32 / turned as f32)) as f32
 }
 
-/// Llama 3.1's scaling: long waves are slowed, short ones kept, between them a blend.
+/// Applies Llama 3.1's scaling: long waves are slowed, short ones are kept, and those in between are blended.
 fn llama3(scaling: &ConfigJson, original: f64, plain: &[f32]) -> Result<Vec<f32>> {
     let factor = scaling.number("factor")?;
     let (low, high) = (scaling.number("low_freq_factor")?, scaling.number("high_freq_factor")?);
@@ -148,7 +148,7 @@ fn llama3(scaling: &ConfigJson, original: f64, plain: &[f32]) -> Result<Vec<f32>
         .iter()
         .map(|f| {
             let wave = 2.0 * PI / f64::from(*f);
-            // In transformers' order, which counts where the limits are not.
+            // The tests are in transformers' order, which matters if the limits are out of order.
             if wave > original / low {
                 (f64::from(*f) / factor) as f32
             } else if wave < original / high {

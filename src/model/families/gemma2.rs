@@ -1,4 +1,4 @@
-//! Gemma 2: Gemma with four norms a block, soft-caps, and a window in every other layer.
+//! Gemma 2: Gemma with four norms per block, soft-caps, and a sliding window in every other layer.
 
 use super::common;
 use super::gemma::gemma_like;
@@ -8,7 +8,7 @@ use crate::model::spec::{DecoderSpec, NormSpec};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = gemma2_like(config)?;
-    // The window's first name, in the first files.
+    // The window's original name, in the earliest files.
     if let Some(window) = config.size_or_none("sliding_window")? {
         config.accept(&[("sliding_window_size", window.into())]);
     }
@@ -18,14 +18,14 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// What Gemma 2 and 3 share.
+/// Builds what Gemma 2 and 3 share.
 pub(super) fn gemma2_like(config: &ConfigJson) -> Result<DecoderSpec> {
     common::whole_heads(config)?;
     let mut spec = gemma_like(config)?;
     if config.string_or_none("_attn_implementation")?.as_deref() == Some("sdpa") {
         return Err(config.error("_attn_implementation", "is \"sdpa\", which has no soft-cap; remove it"));
     }
-    // A key of Gemma 1, which these classes do not read, in files of both.
+    // A key of Gemma 1 that these classes do not read, but that occurs in files of both.
     if config
         .string_or_none("hidden_act")?
         .is_some_and(|act| config.string("hidden_activation").ok() != Some(act))
@@ -43,7 +43,7 @@ pub(super) fn gemma2_like(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// Norms before and after both branches.
+/// Adds norms before and after both branches.
 fn four_norms(spec: &mut DecoderSpec) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         let named = |name: &str, like: &NormSpec| NormSpec {

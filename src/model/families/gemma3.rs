@@ -1,5 +1,5 @@
-//! Gemma 3, text: Gemma 2's norms, norms over queries and keys, five local layers to a global one, each kind with its
-//! own rotary base.
+//! Gemma 3, text: Gemma 2's norms, norms of queries and keys, and five local layers per global layer, each kind with
+//! its own rotary base.
 
 use super::common::{self, unsupported};
 use super::gemma2::gemma2_like;
@@ -14,7 +14,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     if config.flag("use_bidirectional_attention")? {
         return Err(unsupported(config, "use_bidirectional_attention", "it is an encoder's attention"));
     }
-    // Its class has the key, its attention does not compute it.
+    // Its class has the key, but its attention does not compute it.
     if config.number_or_none("attn_logit_softcapping")?.is_some() {
         return Err(
             config.error("attn_logit_softcapping", "is not computed by transformers' Gemma 3; remove it")
@@ -22,7 +22,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     }
     common::head_norms(&mut spec, common::QK_NORMS);
     let pattern = config.size("sliding_window_pattern")?;
-    // Written by transformers before `layer_types`, under a name that 5 does not read.
+    // transformers wrote this key before `layer_types` existed, under a name that version 5 does not read.
     if let Some(other) = config.size_or_none("_sliding_window_pattern")?
         && config.given("layer_types").is_none()
         && other != pattern
@@ -37,8 +37,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// Full and sliding layers with rotary settings of their own, under `rope_parameters` by kind, or the older keys; a
-/// `rope_scaling` at the top is of the full layers alone.
+/// Reads separate rotary settings for full and sliding layers, from `rope_parameters` by kind or from the older keys; a
+/// top-level `rope_scaling` applies to the full layers only.
 pub(super) fn rotate_by_kind(
     config: &ConfigJson,
     spec: &mut DecoderSpec,
@@ -49,7 +49,7 @@ pub(super) fn rotate_by_kind(
     let nested = config.part("rope_parameters");
     let kinds = ["full_attention", "sliding_attention"];
     if let Some(nested) = nested.as_ref().filter(|part| kinds.iter().all(|kind| part.part(kind).is_none())) {
-        // transformers 5.24 reads a flat form as settings of no layer.
+        // transformers 5.24 applies a flat form to no layer.
         let why = "has no part full_attention or sliding_attention; transformers 5 reads it by kind of layer";
         if !nested.values.is_empty() {
             return Err(config.error("rope_parameters", why));
@@ -58,14 +58,14 @@ pub(super) fn rotate_by_kind(
     let of = |kind: &str| nested.as_ref().and_then(|part| part.part(kind));
     let scaled = config.part("rope_scaling").filter(|part| !part.values.is_empty());
     if let Some(scaled) = scaled.as_ref().filter(|part| part.given("rope_type").is_none()) {
-        // transformers 5.24 updates settings of rope_type `default` with it, which `type` does not change.
+        // transformers 5.24 merges it into settings of rope_type `default`, which `type` does not change.
         return Err(
             scaled.error("rope_type", "is missing; transformers 5 does not read the older `type` here")
         );
     }
     let full_part = match (of("full_attention"), scaled) {
         (Some(part), Some(scaled)) => {
-            // transformers updates one with the other.
+            // transformers updates the former with the latter.
             Some(rotation::updated(part, &scaled))
         }
         (part, scaled) => scaled.or(part),

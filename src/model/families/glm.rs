@@ -1,5 +1,5 @@
-//! GLM-4 (`glm`) and GLM-4-0414 (`glm4`): Llama with half of each head turning, neighbours in pairs, and gate and up
-//! projection in one; `glm4` has norms after both branches as well.
+//! GLM-4 (`glm`) and GLM-4-0414 (`glm4`): Llama in which half of each head is rotated in neighbouring pairs, and gate
+//! and up projection are fused; `glm4` also has norms after both branches.
 
 use super::common;
 use super::json::ConfigJson;
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::spec::{DecoderSpec, NormSpec};
 
 pub(super) fn glm(config: &ConfigJson) -> Result<DecoderSpec> {
-    // Null is no number of heads here.
+    // Null is not a valid number of heads here.
     config.size("num_key_value_heads")?;
     let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
     common::rotate(config, &mut spec, &PARTLY)?;

@@ -1,4 +1,4 @@
-//! GPT-NeoX and Pythia: layer norms, parallel branches, partial rotary, queries, keys and values interleaved by head.
+//! GPT-NeoX and Pythia: layer norms, parallel branches, partial rotary; queries, keys and values interleaved by head.
 
 use super::common;
 use super::json::ConfigJson;
@@ -15,7 +15,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     common::whole_heads(config)?;
     let names = Names { theta: "rotary_emb_base", partial: "rotary_pct", turns_partly: true };
     let rotary = Rotary::read(config, &names)?;
-    // Keys of other families, which transformers does not read here.
+    // Keys of other families that transformers does not read here.
     for (key, used) in [("rope_theta", rotary.theta()), ("partial_rotary_factor", rotary.partial())] {
         if config.number_or_none(key)?.is_some_and(|said| said != used) {
             let why = format!("is not read by transformers' GPT-NeoX, which computes with {used}; remove it");
@@ -65,7 +65,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         logits: LogitShape::default(),
         head_module: "embed_out",
         tie_is_stated: config.given("tie_word_embeddings").is_some(),
-        // A model that was saved without its head.
+        // For a model that was saved without its head.
         layouts: vec![&[("gpt_neox.", "")]],
         elsewhere: &[],
         ignored: Vec::new(),

@@ -1,4 +1,4 @@
-//! GPT-J: parallel branches behind one layer norm, interleaved partial rotary, a head with a bias.
+//! GPT-J: parallel branches after one layer norm, interleaved partial rotary, a head with a bias.
 
 use super::common;
 use super::frequencies::frequency;

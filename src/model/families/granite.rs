@@ -1,4 +1,4 @@
-//! Granite: Llama with a multiplier on embedding, scores, branches and logits.
+//! Granite: Llama with multipliers on embedding, scores, branches and logits.
 
 use super::json::ConfigJson;
 use super::llama;

@@ -1,4 +1,4 @@
-//! Helium: Llama with neighbours turning in pairs.
+//! Helium: Llama with rotation of neighbouring features.
 
 use super::common;
 use super::json::ConfigJson;

@@ -1,4 +1,4 @@
-//! Hunyuan, dense (`hunyuan_v1_dense`): Llama with norms over each head's queries and keys, after they are turned.
+//! Hunyuan, dense (`hunyuan_v1_dense`): Llama with norms over each head's queries and keys, applied after rotation.
 
 use super::common;
 use super::json::ConfigJson;
@@ -6,7 +6,7 @@ use super::rotation::{Rotary, WHOLE};
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
 
-/// Settings of images, classes and experts that the dense text model does not have.
+/// Settings for images, classes and experts, which the dense text model does not have.
 const OF_IMAGES: &[&str] = &[
     "anyres_pooling_size",
     "anyres_vit_max_image_size",
@@ -43,13 +43,13 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         head_dim = layer.attention.heads.head_dim;
     }
     let mut rotary = Rotary::read(config, &WHOLE)?;
-    // Its files call a fixed stretch of the base `dynamic`.
+    // The family's files call a fixed scaling of the base `dynamic`.
     let alpha = rotary.setting("alpha")?.filter(|alpha| *alpha != 0.0);
     if let Some(alpha) = alpha.filter(|_| rotary.kind() == "dynamic") {
         rotary.setting("factor")?.ok_or_else(|| config.error("rope_parameters.factor", "is missing"))?;
         let factor = alpha.powf(head_dim as f64 / (head_dim as f64 - 2.0));
         rotary = rotary.stretched(factor).renamed(&["dynamic"], "default");
-        // Settings of yarn that the files repeat, and transformers does not read for this type.
+        // YaRN settings that the files repeat but transformers does not read for this type.
         rotary.overlook(&["beta_fast", "beta_slow", "mscale", "mscale_all_dim", "factor"]);
     }
     config.accept(&[
@@ -57,10 +57,10 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         ("use_rotary_pos_emb", true.into()),
         ("attention_head_dim", head_dim.into()),
         ("norm_type", "rms".into()),
-        // The head is computed with f32 sums anyway.
+        // The head is computed with f32 sums in any case.
         ("enable_lm_head_fp32", true.into()),
     ]);
-    // What its files carry over from models that also see.
+    // Keys that the files carry over from vision models.
     OF_IMAGES.iter().for_each(|key| config.mark(key));
     spec.rotations = vec![rotary.rotation(config, head_dim)?];
     Ok(spec)

@@ -1,5 +1,5 @@
-//! `config.json`, read key by key: a key that the file leaves out has the value that transformers' class gives it, every
-//! key that is read is noted, and every error names the file and the key.
+//! Key-by-key reading of `config.json`: missing keys take the defaults of transformers' class, every key read is
+//! recorded, and every error names the file and the key.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -15,32 +15,32 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct ConfigJson {
     pub(super) values: Map<String, Value>,
-    /// Whose defaults hold for absent keys.
+    /// The class whose defaults apply to missing keys.
     pub(super) class: Option<&'static Class>,
     origin: String,
-    /// Where in the file this part is: empty, or `text_config.`.
+    /// The path of this part in the file: empty, or `text_config.`.
     pub(super) path: String,
     /// Shared by all parts of a file.
     pub(super) seen: Rc<RefCell<Seen>>,
-    /// What is not understood is a note, not an error.
+    /// Whether anything not understood becomes a note instead of an error.
     pub(super) force: bool,
 }
 
-/// What was asked of a file so far.
+/// What has been read from a file so far.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Paths of the keys that were read.
     pub read: BTreeSet<String>,
-    /// Paths of the objects whose own keys are read one by one.
+    /// Paths of the objects whose keys are read one by one.
     pub opened: BTreeSet<String>,
-    /// Paths of the objects whose keys were found to be all read, with the defaults of their own class.
+    /// Paths of the objects that were checked to have all keys read, with the defaults of their own class.
     pub checked: BTreeSet<String>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Most of what a specification holds a piece of for each: an order above the largest models. A damaged or hostile
-/// `config.json` must not ask for the memory that it claims.
+/// Limits for sizes that determine how many parts a specification has, an order of magnitude above the largest models.
+/// A damaged or hostile `config.json` must not cause the memory that it claims to be allocated.
 const MOST: &[(&str, usize)] = &[
     ("num_hidden_layers", 1024),
     ("n_layer", 1024),
@@ -79,17 +79,17 @@ impl ConfigJson {
         }
     }
 
-    /// The same; with `force`, what is not understood becomes a note instead of an error.
+    /// Sets `force`: if true, anything not understood becomes a note instead of an error.
     pub fn forced(self, force: bool) -> Self {
         Self { force, ..self }
     }
 
-    /// The same, with the defaults of a class.
+    /// Sets the class whose defaults apply.
     pub(super) fn with_class(self, class: &'static Class) -> Self {
         Self { class: Some(class), ..self }
     }
 
-    /// What the user should know of how the file was understood.
+    /// Notes for the user on how the file was understood.
     pub fn notes(&self) -> Vec<String> {
         self.seen.borrow().notes.clone()
     }
@@ -99,7 +99,7 @@ impl ConfigJson {
         self.seen.borrow_mut().notes.push(format!("{}: {}{key}: {text}", self.origin, self.path));
     }
 
-    /// Refuses what `key` asks for; with `force` it is a note.
+    /// Refuses what `key` asks for; with `force`, adds a note instead.
     pub(super) fn refuse(&self, key: &str, message: &str) -> Result<()> {
         if self.force {
             self.note(key, message);
@@ -108,10 +108,10 @@ impl ConfigJson {
         Err(self.error(key, message))
     }
 
-    /// Holds the sizes that a specification has a piece for each of against [`MOST`].
+    /// Checks the sizes listed in [`MOST`] against their limits.
     ///
     /// # Errors
-    /// If one is larger.
+    /// If a size exceeds its limit.
     pub(super) fn check_sizes(&self) -> Result<()> {
         for (key, most) in MOST {
             let given = self.values.get(*key).and_then(Value::as_u64);
@@ -123,18 +123,18 @@ impl ConfigJson {
         Ok(())
     }
 
-    /// An error about a key.
+    /// Creates an error about a key.
     pub fn error(&self, key: &str, message: &str) -> Error {
         Error::Model(format!("{}: {}{key}: {message}", self.origin, self.path))
     }
 
-    /// Notes that a key was read.
+    /// Records that a key was read.
     pub(super) fn mark(&self, key: &str) {
         self.seen.borrow_mut().read.insert(format!("{}{key}", self.path));
     }
 
-    /// Takes keys that transformers does not read, where they say what is computed anyway: files of the family have them.
-    /// With another value they are left over, and refused.
+    /// Accepts keys that transformers does not read, but that occur in files of the family, if their value agrees with
+    /// what is computed anyway. With another value they remain unread and are refused.
     pub(super) fn accept(&self, said: &[(&str, Value)]) {
         for (key, value) in said {
             if self.values.get(*key) == Some(value) {
@@ -143,7 +143,7 @@ impl ConfigJson {
         }
     }
 
-    /// What the file says under a key or another name of it, null too.
+    /// Returns the file's value for a key or its alternative name, including null.
     fn stored(&self, key: &str) -> Option<&Value> {
         self.mark(key);
         let other = || {
@@ -156,12 +156,12 @@ impl ConfigJson {
         self.values.get(key).or_else(other)
     }
 
-    /// A value that the file holds, null or not, without its class's default.
+    /// Returns the file's value for a key unless it is null, without the class's default.
     pub(super) fn given(&self, key: &str) -> Option<&Value> {
         self.stored(key).filter(|value| !value.is_null())
     }
 
-    /// The value of a key: the file's, or where it has none that of its class; not null.
+    /// Returns the value of a key: the file's, or the class's default if the file has none. Null counts as no value.
     pub fn get(&self, key: &str) -> Option<&Value> {
         match self.stored(key) {
             Some(value) => Some(value).filter(|value| !value.is_null()),
@@ -169,7 +169,7 @@ impl ConfigJson {
         }
     }
 
-    /// A part of the configuration as a configuration of its own.
+    /// Returns a part of the configuration as its own configuration.
     pub fn part(&self, key: &str) -> Option<Self> {
         let values = self.given(key)?.as_object()?.clone();
         let path = format!("{}{key}.", self.path);
@@ -192,79 +192,79 @@ impl ConfigJson {
         })
     }
 
-    /// A size: a whole number from 1 to 2³¹.
+    /// Reads a size: an integer from 1 to 2³¹.
     ///
     /// # Errors
-    /// If it is missing or something else.
+    /// If it is missing or has another type or range.
     pub fn size(&self, key: &str) -> Result<usize> {
         let size = self.size_or_none(key)?;
         self.required(key, size)
     }
 
-    /// A size, if there is one.
+    /// Reads an optional size.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it has another type or range.
     pub fn size_or_none(&self, key: &str) -> Result<Option<usize>> {
         self.read(key, "a whole number from 1 to 2147483648", |v| {
             v.as_u64().filter(|n| (1..=1 << 31).contains(n)).and_then(|n| usize::try_from(n).ok())
         })
     }
 
-    /// A number.
+    /// Reads a number.
     ///
     /// # Errors
-    /// If it is missing or something else.
+    /// If it is missing or not a number.
     pub fn number(&self, key: &str) -> Result<f64> {
         let number = self.number_or_none(key)?;
         self.required(key, number)
     }
 
-    /// A number, if there is one.
+    /// Reads an optional number.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it is not a number.
     pub fn number_or_none(&self, key: &str) -> Result<Option<f64>> {
         self.read(key, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
     }
 
-    /// A flag; false where neither the file nor its class says so.
+    /// Reads a flag; false if neither the file nor its class gives a value.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it is not a flag.
     pub fn flag(&self, key: &str) -> Result<bool> {
         Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
-    /// A string.
+    /// Reads a string.
     ///
     /// # Errors
-    /// If it is missing or something else.
+    /// If it is missing or not a string.
     pub fn string(&self, key: &str) -> Result<String> {
         let string = self.string_or_none(key)?;
         self.required(key, string)
     }
 
-    /// A string, if there is one.
+    /// Reads an optional string.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it is not a string.
     pub fn string_or_none(&self, key: &str) -> Result<Option<String>> {
         self.read(key, "a string", |v| v.as_str().map(str::to_string))
     }
 
-    /// A list of numbers, if there is one.
+    /// Reads an optional list of numbers.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it is not a list of numbers.
     pub fn numbers_or_none(&self, key: &str) -> Result<Option<Vec<f64>>> {
         self.read(key, "a list of numbers", |v| v.as_array()?.iter().map(Value::as_f64).collect())
     }
 
-    /// A list of strings, if there is one.
+    /// Reads an optional list of strings.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it is not a list of strings.
     pub fn strings_or_none(&self, key: &str) -> Result<Option<Vec<String>>> {
         self.read(key, "a list of strings", |v| {
             v.as_array()?.iter().map(|s| s.as_str().map(String::from)).collect()

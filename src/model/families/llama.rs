@@ -1,4 +1,4 @@
-//! Llama 1, 2, 3, 3.1, 3.2 and what shares their architecture (SmolLM2, TinyLlama, ...).
+//! Llama 1, 2, 3, 3.1, 3.2 and models with the same architecture (SmolLM2, TinyLlama, ...).
 
 use super::common;
 use super::json::ConfigJson;

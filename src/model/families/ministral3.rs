@@ -1,4 +1,4 @@
-//! Ministral 3: Mistral with yarn, and queries that grow with the logarithm of their position.
+//! Ministral 3: Mistral with YaRN, and queries that grow with the logarithm of their position.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let with_default = with_default_rotation(config);
     let config = with_default.as_ref().unwrap_or(config);
     let rotary = Rotary::read(config, &WHOLE)?;
-    // A copy of the key at the top, which the files repeat here.
+    // The files repeat this top-level key here.
     rotary.overlook(&["max_position_embeddings"]);
     let head_dim = spec.layers.first().map_or(2, |layer| layer.attention.heads.head_dim);
     let keys = rotary.rotation(config, head_dim)?;
@@ -38,7 +38,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// The class's own rotary settings, where the file has none.
+/// Adds the class's own rotary settings if the file has none.
 fn with_default_rotation(config: &ConfigJson) -> Option<ConfigJson> {
     let is_there = |key: &str| config.given(key).is_some();
     if is_there("rope_parameters") || is_there("rope_scaling") {

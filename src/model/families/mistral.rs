@@ -7,7 +7,7 @@ use crate::model::spec::DecoderSpec;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_like(config)?;
-    // transformers' class has no kinds of layers; it warns of a list of them and goes on.
+    // transformers' class has no layer types; if the file lists them, it only warns.
     let sliding = common::layer_types(config, spec.layers.len(), |_| true)?;
     if sliding.contains(&false) {
         return Err(super::common::unsupported(

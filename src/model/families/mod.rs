@@ -1,8 +1,8 @@
-//! The families: each file turns a `config.json` into a [`DecoderSpec`] and the names of its modules.
+//! Model families: each file turns a `config.json` into a [`DecoderSpec`] and the names of its modules.
 //!
-//! What a file leaves out is what transformers' class takes (`defaults.json`), and a key that no family reads is refused.
-//! To add one: a file with `pub fn spec(&ConfigJson) -> Result<DecoderSpec>`, a line in `FAMILIES`, the class in
-//! `tests/parity/family_defaults.py`, a fixture under `tests/fixtures/models`.
+//! Missing keys take the defaults of transformers' class (`defaults.json`), and a key that no family reads is refused.
+//! To add a family, add a file with `pub fn spec(&ConfigJson) -> Result<DecoderSpec>`, a line in `FAMILIES`, the class
+//! in `tests/parity/family_defaults.py`, and a fixture under `tests/fixtures/models`.
 
 mod arcee;
 mod class;
@@ -51,15 +51,15 @@ use Family::{Text, Wrapped};
 use class::Class;
 use wrapped::Wrapper;
 
-/// What makes a `config.json` a decoder.
+/// How a `config.json` describes a decoder.
 enum Family {
-    /// The file describes it.
+    /// The whole file describes it.
     Text(fn(&ConfigJson) -> Result<DecoderSpec>),
-    /// A part of the file does, which is of another family.
+    /// A part of the file, which belongs to another family, describes it.
     Wrapped(&'static Wrapper),
 }
 
-/// `model_type` → its family.
+/// Maps each `model_type` to its family.
 const FAMILIES: &[(&str, Family)] = &[
     ("arcee", Text(arcee::spec)),
     ("cohere", Text(cohere::cohere)),
@@ -101,11 +101,11 @@ const FAMILIES: &[(&str, Family)] = &[
     ("starcoder2", Text(starcoder2::spec)),
 ];
 
-/// The decoder that a `config.json` describes.
+/// Returns the decoder described by a `config.json`.
 ///
 /// # Errors
-/// If its `model_type` is not supported, a key is missing, has a wrong value or asks for what is not supported, or a key
-/// that could change what the model computes is not understood.
+/// If its `model_type` is not supported, a key is missing, has a wrong value or requests something unsupported, or a
+/// key that could change what the model computes is not understood.
 pub fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     refused::check_quantization(config)?;
     let model_type = config.string("model_type")?;

@@ -1,5 +1,5 @@
-//! Nemotron 3 and 4, Minitron: layer norms with a gain of one more than the stored weight, an MLP without a gate, half of
-//! each head turning.
+//! Nemotron 3 and 4, Minitron: layer norms whose gain is the stored weight plus one, an ungated MLP, and rotation of
+//! half of each head.
 
 use super::common;
 use super::json::ConfigJson;
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::spec::{DecoderSpec, NormKind};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
-    // Null is no number of heads here.
+    // Null is not a valid number of heads here.
     config.size("num_key_value_heads")?;
     let mut spec = common::llama_sizes(config, "norm_eps")?;
     common::rotate(config, &mut spec, &PARTLY)?;

@@ -1,4 +1,4 @@
-//! OLMo 2: Llama with its norms after the branches instead of before, and norms over all queries and all keys.
+//! OLMo 2: Llama with norms after the branches instead of before, and norms over all queries and all keys.
 
 use super::common;
 use super::json::ConfigJson;
@@ -11,7 +11,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// What OLMo 2 and 3 share.
+/// Builds what OLMo 2 and 3 share.
 pub(super) fn olmo2_like(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
     common::attention_bias(config, &mut spec)?;

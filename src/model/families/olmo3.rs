@@ -1,4 +1,4 @@
-//! OLMo 3: OLMo 2 with a window in three of four layers, and rotary settings by kind of layer.
+//! OLMo 3: OLMo 2 with a sliding window in three of four layers, and rotary settings by kind of layer.
 
 use super::common;
 use super::gemma3::rotate_by_kind;
@@ -12,7 +12,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = olmo2_like(config)?;
     let sliding = common::layer_types(config, spec.layers.len(), |i| (i + 1) % 4 != 0)?;
     common::slide(config, &mut spec, &sliding)?;
-    // A `rope_theta` at the top is of the full layers; the others have the class's.
+    // A top-level `rope_theta` applies to the full layers; the others use the class's default.
     let local = Names { theta: "", ..WHOLE };
     rotate_by_kind(config, &mut spec, &sliding, [(&WHOLE, ""), (&local, "")])?;
     Ok(spec)

@@ -1,4 +1,4 @@
-//! OPT: learned positions from the third row on, layer norms, biases everywhere, a tied head.
+//! OPT: learned positions starting at the third row, layer norms, biases everywhere, a tied head.
 
 use super::common::{self, unsupported};
 use super::json::ConfigJson;
@@ -57,7 +57,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     })
 }
 
-/// What OPT 350M and Galactica have that the others have not.
+/// Refuses features that only OPT 350M and Galactica have.
 fn check(config: &ConfigJson, hidden: usize) -> Result<()> {
     if config.size_or_none("word_embed_proj_dim")?.is_some_and(|width| width != hidden) {
         return Err(unsupported(

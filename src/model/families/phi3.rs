@@ -1,5 +1,5 @@
-//! Phi-3: Llama with queries, keys and values in one projection, gate and up in another; both stay fused, so that
-//! adapters have the shapes PEFT gives them.
+//! Phi-3: Llama with queries, keys and values in one projection, and gate and up in another. Both stay fused so that
+//! adapters have the same shapes as in PEFT.
 
 use super::common;
 use super::json::ConfigJson;
@@ -25,7 +25,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     }
     spec.rotations = vec![rotary.rotation(config, head_dim)?];
     common::slide_all(config, &mut spec)?;
-    // Phi 4 mini's files.
+    // These keys occur in Phi 4 mini's files.
     config.accept(&[("interpolate_factor", 1.into()), ("full_attn_mod", 1.into())]);
     Ok(spec)
 }

@@ -13,11 +13,12 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// With `use_sliding_window` the layers from `max_window_layers` on slide, or those that `layer_types` names.
+/// Sets the sliding window: with `use_sliding_window`, it applies to the layers from `max_window_layers` on, or to
+/// those named by `layer_types`.
 pub(super) fn window(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
     let (slides, first) = (config.flag("use_sliding_window")?, config.number("max_window_layers")?);
     let sliding = common::layer_types(config, spec.layers.len(), |i| i as f64 >= first)?;
-    // Read, though it is of no effect without the flag.
+    // Read even though it has no effect without the flag.
     let window = config.size_or_none("sliding_window")?;
     if slides && window.is_some() {
         return common::slide(config, spec, &sliding);
@@ -29,7 +30,7 @@ pub(super) fn window(config: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> 
     Ok(())
 }
 
-/// The text part of Qwen 2.5 VL. Its three axes of positions are one for text.
+/// The text part of Qwen 2.5 VL. For text, its three position axes coincide.
 pub(super) fn vl_text(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
     let rotary = Rotary::read(config, &WHOLE)?.renamed(&["mrope"], "default");

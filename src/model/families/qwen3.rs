@@ -12,7 +12,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// Qwen 3 without its window.
+/// Builds Qwen 3 without its window.
 pub(super) fn qwen3_like(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_like(config)?;
     common::attention_bias(config, &mut spec)?;
@@ -20,7 +20,7 @@ pub(super) fn qwen3_like(config: &ConfigJson) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// The text part of Qwen 3 VL. Its three axes of positions are one for text.
+/// The text part of Qwen 3 VL. For text, its three position axes coincide.
 pub(super) fn vl_text(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = qwen3_like(config)?;
     let rotary = Rotary::read(config, &WHOLE)?;

@@ -1,11 +1,11 @@
-//! Models that are refused, by what they are and with what helps.
+//! Models that are refused, with the reason and a remedy.
 
 use serde_json::Value;
 
 use super::json::ConfigJson;
 use crate::error::Result;
 
-/// `quant_method`s of transformers, and what they are.
+/// Quantisation methods (`quant_method`) of transformers, with a description.
 const QUANTIZED: &[(&str, &str)] = &[
     ("aqlm", "AQLM"),
     ("auto-round", "AutoRound"),
@@ -29,7 +29,7 @@ const QUANTIZED: &[(&str, &str)] = &[
     ("vptq", "VPTQ"),
 ];
 
-/// What other model types are.
+/// Descriptions of other model types, each with its types.
 const OTHERS: &[(&str, &[&str])] = &[
     (
         "a mixture of experts, which is not supported yet",
@@ -117,11 +117,11 @@ const OTHERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Names of families whose `config.json` and tensors are those of another, to the key.
+/// Families whose `config.json` and tensors equal those of another, with the `model_type` to use instead.
 const SAME: &[(&str, &str)] =
     &[("Yi", "llama"), ("aquila", "llama"), ("aquila3", "llama"), ("xverse", "llama")];
 
-/// Refuses quantised weights in safetensors, by their method.
+/// Refuses quantised weights in safetensors, naming the method.
 ///
 /// # Errors
 /// If `quantization_config` or `compression_config` names one.
@@ -153,7 +153,7 @@ fn quantized(settings: &Value) -> String {
     )
 }
 
-/// Why a `model_type` is not supported.
+/// Explains why a `model_type` is not supported.
 pub(super) fn why<'a>(
     config: &ConfigJson,
     model_type: &str,
@@ -169,7 +169,7 @@ pub(super) fn why<'a>(
     if parts.into_iter().flatten().any(|part| experts.iter().any(|key| part.given(key).is_some())) {
         return format!("{said} is a mixture of experts, which is not supported yet");
     }
-    // Another family is named only where it computes the same.
+    // Another family is suggested only if it computes the same.
     let same = SAME.iter().find(|(name, _)| name.eq_ignore_ascii_case(model_type)).map(|(_, same)| *same);
     let same = same.or_else(|| known.clone().find(|name| name.eq_ignore_ascii_case(model_type)));
     let hint = same.map_or(String::new(), |same| format!("; a {same} computes the same: write {same:?}"));
@@ -177,7 +177,7 @@ pub(super) fn why<'a>(
     format!("{said} is not supported{hint}. Known: {}", known.join(", "))
 }
 
-/// Classes whose name does not begin as their family's others do.
+/// Class prefixes that do not follow from the `model_type` in the usual way.
 const CLASSES: &[(&str, &str)] = &[
     ("gpt_neox", "GPTNeoX"),
     ("gptj", "GPTJ"),
@@ -194,8 +194,8 @@ const CLASSES: &[(&str, &str)] = &[
     ("ernie4_5", "Ernie4_5"),
 ];
 
-/// Refuses a `model_type` beside the architecture of another family: one of the two was edited, and which one computes
-/// what the weights were trained for cannot be told.
+/// Refuses a `model_type` that disagrees with `architectures`: one of the two was edited, and it is impossible to tell
+/// which one matches the trained weights.
 pub(super) fn check_architectures(
     config: &ConfigJson,
     model_type: &str,
@@ -216,7 +216,7 @@ pub(super) fn check_architectures(
     }
 }
 
-/// Whether a class, such as `Qwen2ForCausalLM`, is of a family.
+/// Returns whether a class, such as `Qwen2ForCausalLM`, belongs to a family.
 fn is_of(class: &str, model_type: &str) -> bool {
     let prefix =
         CLASSES.iter().find(|(name, _)| *name == model_type).map(|(_, prefix)| (*prefix).to_string());
@@ -233,7 +233,7 @@ fn is_of(class: &str, model_type: &str) -> bool {
     })
 }
 
-/// An error of a model that is refused.
+/// Returns the error for a refused model.
 #[cfg(test)]
 mod tests {
     use super::super::spec;

@@ -7,46 +7,46 @@ use super::json::ConfigJson;
 use super::unread::shown;
 use crate::error::Result;
 
-/// The rotary settings of a model, or of one kind of its layers.
+/// The rotary settings of a model, or of one kind of layer.
 #[derive(Debug)]
 pub(super) struct Rotary {
-    /// The scaling's own keys (`rope_scaling`, `rope_parameters`), if there are any.
+    /// The keys of the scaling itself (`rope_scaling`, `rope_parameters`), if any.
     pub(super) scaling: Option<ConfigJson>,
     /// `rope_type`.
     pub(super) kind: String,
     pub(super) theta: f64,
-    /// Share of a head's features that turn.
+    /// The share of a head's features that are rotated.
     pub(super) partial: f64,
-    /// Where `truncate` of yarn is read, as transformers reads it.
+    /// Whether YaRN truncates its range (`truncate`), read as transformers reads it.
     pub(super) truncate: bool,
     pub(super) max_positions: f64,
-    /// Positions before a scaling that stretches them.
+    /// Number of positions before a scaling that extends them.
     pub(super) original: f64,
 }
 
-/// The keys that give θ and the share of turning features beside `rope_parameters`.
+/// The keys for θ and the rotated share outside `rope_parameters`.
 pub(super) struct Names {
     pub theta: &'static str,
     pub partial: &'static str,
-    /// Whether the model computes with a share at all; others ignore it, and are refused one.
+    /// Whether the model uses a share at all; other models ignore it, so a share is refused for them.
     pub turns_partly: bool,
 }
 
-/// What most families read; all features of a head turn.
+/// The names for most families, in which all features of a head are rotated.
 pub(super) const WHOLE: Names =
     Names { theta: "rope_theta", partial: "partial_rotary_factor", turns_partly: false };
-/// The same for families that turn a share of a head's features.
+/// The names for families that rotate only a share of a head's features.
 pub(super) const PARTLY: Names = Names { turns_partly: true, ..WHOLE };
 
 impl Rotary {
-    /// Reads the settings of a model whose layers all have the same.
+    /// Reads the settings of a model whose layers all use the same.
     pub(super) fn read(config: &ConfigJson, names: &Names) -> Result<Self> {
-        // A value at the top wins, where it is one of the class's fields.
+        // A top-level value takes precedence if it is one of the class's fields.
         let top = config.number_or_none("original_max_position_embeddings")?;
         Self::new(config, scaling(config)?, names, "", top)
     }
 
-    /// Reads the settings of one kind of layer, of which `scaling` was found.
+    /// Reads the settings of one kind of layer from `scaling`.
     pub(super) fn of_kind(
         config: &ConfigJson,
         scaling: Option<ConfigJson>,
@@ -83,7 +83,7 @@ impl Rotary {
             None => class(|class, _| class.partial_rotary_factor()),
         };
         let partial = inner("partial_rotary_factor")?.unwrap_or(outer);
-        // A base of 1 turns all pairs alike, and its logarithm is divided by.
+        // A base of 1 rotates all pairs alike, and its logarithm is a divisor.
         if !(theta > 1.0 && partial > 0.0 && partial <= 1.0) {
             let why = format!(
                 "theta is {theta} and partial rotary factor is {partial}; expected above 1, and above 0 and at most 1"
@@ -124,7 +124,7 @@ impl Rotary {
         })
     }
 
-    /// The same under another type's name (Phi-3 calls longrope `su` and `yarn`).
+    /// Renames the types in `from` to `to` (Phi-3 calls longrope `su` and `yarn`).
     pub(super) fn renamed(self, from: &[&str], to: &str) -> Self {
         let kind = if from.contains(&self.kind.as_str()) { to.to_string() } else { self.kind };
         Self { kind, ..self }
@@ -135,22 +135,22 @@ impl Rotary {
         self.theta
     }
 
-    /// Share of a head's features that turn.
+    /// The share of a head's features that are rotated.
     pub(super) fn partial(&self) -> f64 {
         self.partial
     }
 
-    /// The same with the base times a factor.
+    /// Multiplies the base by a factor.
     pub(super) fn stretched(self, factor: f64) -> Self {
         Self { theta: self.theta * factor, ..self }
     }
 
-    /// Notes settings as read that the model does not read.
+    /// Marks settings as read that the model does not use.
     pub(super) fn overlook(&self, keys: &[&str]) {
         keys.iter().for_each(|key| self.scaling.iter().for_each(|part| part.mark(key)));
     }
 
-    /// Qwen 3 VL has three axes of positions.
+    /// Checks that Qwen 3 VL's settings have three position axes.
     pub(super) fn check_axes(&self, config: &ConfigJson) -> Result<()> {
         let given = self.scaling.as_ref().map_or(Ok(None), |part| part.numbers_or_none("mrope_section"))?;
         if given.is_none_or(|sections| sections.len() == 3) {
@@ -159,7 +159,7 @@ impl Rotary {
         Err(config.error("rope_parameters.mrope_section", "names no three shares of the pairs of features"))
     }
 
-    /// Qwen 2.5 VL's axes of positions: their shares of the pairs add up to all pairs, or transformers fails.
+    /// Checks that the shares of Qwen 2.5 VL's position axes add up to all pairs; otherwise transformers fails.
     pub(super) fn check_sections(&self, config: &ConfigJson, head_dim: usize) -> Result<()> {
         let given = self.scaling.as_ref().map_or(Ok(None), |part| part.numbers_or_none("mrope_section"))?;
         let sections = given.unwrap_or_else(|| vec![16.0, 24.0, 24.0]);
@@ -175,19 +175,19 @@ impl Rotary {
         &self.kind
     }
 
-    /// A number of the scaling's own.
+    /// Reads a number from the scaling's own keys.
     pub(super) fn setting(&self, key: &str) -> Result<Option<f64>> {
         self.scaling.as_ref().map_or(Ok(None), |part| part.number_or_none(key))
     }
 
-    /// Positions before the scaling.
+    /// Number of positions before the scaling.
     pub(super) fn original(&self) -> f64 {
         self.original
     }
 }
 
-/// The rotary settings that count: `rope_scaling` before `rope_parameters`, as in transformers 5. Where both are there and
-/// differ, the user is told.
+/// Returns the rotary settings in effect: `rope_scaling` takes precedence over `rope_parameters`, as in transformers 5.
+/// If both are present and differ, a note tells the user.
 pub(super) fn scaling(config: &ConfigJson) -> Result<Option<ConfigJson>> {
     for key in ["rope_scaling", "rope_parameters"] {
         if let Some(value) = config.given(key).filter(|value| !value.is_object()) {
@@ -198,7 +198,7 @@ pub(super) fn scaling(config: &ConfigJson) -> Result<Option<ConfigJson>> {
     let (old, new) = (filled("rope_scaling"), filled("rope_parameters"));
     let Some(old) = old else { return Ok(new) };
     if let Some(new) = new {
-        // What counts is read from `old`; these keys are not left over.
+        // The values in effect come from `old`, so these keys are not left unread.
         new.values.keys().for_each(|key| new.mark(key));
         if differ(config, &old, &new) {
             config.note(
@@ -210,7 +210,7 @@ pub(super) fn scaling(config: &ConfigJson) -> Result<Option<ConfigJson>> {
     Ok(Some(old))
 }
 
-/// Keys whose null is no absence: transformers fails on it.
+/// Refuses null for keys where it does not mean absent, because transformers fails on it.
 fn refuse_nulls(config: &ConfigJson, scaling: Option<&ConfigJson>, names: &Names) -> Result<()> {
     let inner = [
         "rope_theta",
@@ -228,7 +228,7 @@ fn refuse_nulls(config: &ConfigJson, scaling: Option<&ConfigJson>, names: &Names
     Ok(())
 }
 
-/// A part with the values of another put over it.
+/// Returns a part updated with the values of another.
 pub(super) fn updated(mut part: ConfigJson, over: &ConfigJson) -> ConfigJson {
     for (key, value) in &over.values {
         over.mark(key);
@@ -237,7 +237,7 @@ pub(super) fn updated(mut part: ConfigJson, over: &ConfigJson) -> ConfigJson {
     part
 }
 
-/// Whether two forms of the settings say different things.
+/// Returns whether two forms of the settings disagree.
 fn differ(config: &ConfigJson, old: &ConfigJson, new: &ConfigJson) -> bool {
     let mut keys: Vec<&str> = old.values.keys().chain(new.values.keys()).map(String::as_str).collect();
     keys.retain(|key| !["type", "rope_type"].contains(key));

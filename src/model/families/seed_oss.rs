@@ -1,4 +1,4 @@
-//! Seed-OSS: Llama with biases of queries, keys and values, and perhaps others.
+//! Seed-OSS: Llama with biases on queries, keys and values, and optionally on others.
 
 use super::common;
 use super::json::ConfigJson;

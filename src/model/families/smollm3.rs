@@ -1,4 +1,4 @@
-//! SmolLM 3: Llama with layers that have no rotary embedding.
+//! SmolLM 3: Llama in which some layers have no rotary embedding.
 
 use super::common;
 use super::json::ConfigJson;
@@ -12,7 +12,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     if turning.as_ref().is_some_and(|turning| turning.len() != spec.layers.len()) {
         return Err(config.error("no_rope_layers", &format!("does not name {} layers", spec.layers.len())));
     }
-    // Despite its name, the list holds 1 where there is a rotary embedding.
+    // Despite its name, the list holds 1 for layers with a rotary embedding.
     let turns =
         |i: usize| turning.as_ref().map_or(!(i + 1).is_multiple_of(interval), |turning| turning[i] != 0.0);
     for (i, layer) in spec.layers.iter_mut().enumerate() {
@@ -20,7 +20,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     }
     common::attention_bias(config, &mut spec)?;
     common::mlp_bias(&mut spec, config.flag("mlp_bias")?);
-    // A key of Qwen's window, in its files without a window.
+    // A key of Qwen's sliding window, which also occurs in this family's files without a window.
     config.mark("max_window_layers");
     let (window, slides) = (config.size_or_none("sliding_window")?, config.flag("use_sliding_window")?);
     let sliding =

@@ -1,4 +1,4 @@
-//! StarCoder 2: Llama with layer norms, biases, and an MLP without a gate.
+//! StarCoder 2: Llama with layer norms, biases, and an ungated MLP.
 
 use super::common;
 use super::json::ConfigJson;

@@ -1,10 +1,10 @@
-//! Configurations with the keys that files of the Hub have are understood whole.
+//! Tests that configurations with the keys found in files on the Hub are fully understood.
 
 use serde_json::{Value, json};
 
 use super::{ConfigJson, spec};
 
-/// Sizes of a small model under Llama's names, with `more` on top.
+/// Sizes of a small model under Llama's names, overridden by `more`.
 fn small(model_type: &str, more: Value) -> Value {
     let mut config = json!({
         "model_type": model_type, "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96,

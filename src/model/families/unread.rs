@@ -1,4 +1,5 @@
-//! What a `config.json` says and no family reads: refused by name, unless it cannot change what the model computes.
+//! Keys of a `config.json` that no family reads: they are refused by name, unless they cannot change what the model
+//! computes.
 
 use serde_json::{Map, Value};
 
@@ -6,8 +7,8 @@ use super::class;
 use super::json::ConfigJson;
 use crate::error::{Error, Problems, Result};
 
-/// Keys that cannot change a forward pass, by the reason why. Beside them stand those of `defaults.json`'s `_common`:
-/// fields that every class has, and settings of generation.
+/// Keys that cannot change a forward pass, grouped by the reason. The keys of `_common` in `defaults.json` are also
+/// harmless: fields that every class has, and generation settings.
 const HARMLESS: &[(&str, &[&str])] = &[
     (
         "dropout: the base is frozen and never drops",
@@ -163,21 +164,21 @@ const HARMLESS: &[(&str, &[&str])] = &[
     ("the storage type: that of the tensors counts", &["dtype", "torch_dtype"]),
 ];
 
-/// Keys that change what is computed when they are false.
+/// Keys that change the computation when they are false.
 const TRUE_WHEN_ABSENT: &[&str] = &["is_causal", "return_dict"];
 
-/// Why a key cannot change a forward pass; `None`: it may.
+/// Returns why a key cannot change a forward pass, or `None` if it might.
 pub(super) fn harmless(key: &str) -> Option<&'static str> {
     let listed = HARMLESS.iter().find(|(_, keys)| keys.contains(&key)).map(|(why, _)| *why);
     listed.or_else(|| class::is_common(key).then_some("it is known to every class of transformers"))
 }
 
 impl ConfigJson {
-    /// Refuses the keys that were not read and are not harmless, all at once; with `force` they are notes. A value of
-    /// null or false, or the one that the class takes for an absent key, asks for nothing.
+    /// Refuses all keys that were not read and are not harmless, in one error; with `force`, adds notes instead. A
+    /// value of null or false, or one equal to the class's default for a missing key, has no effect.
     ///
     /// # Errors
-    /// If there are any, or a key and its other name disagree.
+    /// If there are any such keys.
     pub(super) fn check_all_read(&self) -> Result<()> {
         let mut found = Vec::new();
         self.unread(&self.values, &self.path, true, &mut found);
@@ -213,12 +214,12 @@ impl ConfigJson {
                 continue;
             }
             let neutral = match value {
-                // Their absence means true.
+                // A missing key means true.
                 Value::Bool(given) if TRUE_WHEN_ABSENT.contains(&key.as_str()) => *given,
                 Value::Null | Value::Bool(false) => true,
                 Value::Object(inner) if inner.is_empty() => true,
                 Value::Array(inner) if inner.is_empty() => true,
-                // Most classes have no kinds of layers; all their layers are these.
+                // Most classes have no layer types; all their layers are of this type.
                 Value::Array(inner) if key == "layer_types" => {
                     inner.iter().all(|kind| kind.as_str() == Some("full_attention"))
                 }
@@ -232,7 +233,7 @@ impl ConfigJson {
         }
     }
 
-    /// Refuses values of another type than the class's, and keys that disagree with their other names.
+    /// Refuses values whose type differs from the class's, and keys that disagree with their alternative names.
     ///
     /// # Errors
     /// If there are any.
@@ -264,7 +265,7 @@ impl ConfigJson {
     }
 }
 
-/// A value as JSON, shortened where it would fill the screen.
+/// Formats a value as JSON, shortened if it is too long to display.
 pub(super) fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(80) {

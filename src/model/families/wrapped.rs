@@ -1,5 +1,5 @@
-//! The text parts of models that also see: `text_config` is a family of its own, its modules stand under
-//! `model.language_model`, and the rest of the checkpoint is known by name and left alone.
+//! The text parts of vision-language models: `text_config` belongs to a family of its own, its modules are under
+//! `model.language_model`, and the other tensors of the checkpoint are known by name and ignored.
 
 use super::class::Class;
 use super::common;
@@ -7,22 +7,22 @@ use super::json::ConfigJson;
 use crate::error::Result;
 use crate::model::spec::{DecoderSpec, Layout};
 
-/// A model around a text model.
+/// A model that contains a text model.
 pub(super) struct Wrapper {
-    /// Layouts of its checkpoints beside its own.
+    /// Layouts of its checkpoints, in addition to its own.
     layouts: &'static [Layout],
-    /// Prefixes of the tensors of its other parts.
+    /// Tensor prefixes of its other parts.
     elsewhere: &'static [&'static str],
-    /// Keys of its other parts and of how they meet the text.
+    /// Keys of its other parts and of their connection to the text part.
     others: &'static [&'static str],
-    /// Refuses what transformers does not compute of the text part.
+    /// Refuses settings that transformers does not compute in the text part.
     check: fn(&ConfigJson) -> Result<()>,
 }
 
-/// What transformers wrote until 4.51, and writes again from 5 on.
+/// The layout that transformers wrote until 4.51, and writes again since 5.
 const LLAVA: Layout =
     &[("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")];
-/// Qwen 2.5 VL's files of the Hub.
+/// The layout of Qwen 2.5 VL's files on the Hub.
 const FLAT: Layout = &[("model.language_model.", "model.")];
 
 pub(super) const GEMMA3: Wrapper = Wrapper {
@@ -70,7 +70,7 @@ fn no_soft_cap(config: &ConfigJson) -> Result<()> {
 }
 
 impl Wrapper {
-    /// The text part's configuration, and its `model_type`.
+    /// Returns the text part's configuration and its `model_type`.
     ///
     /// # Errors
     /// If the text part is missing, contradicts its class, or other parts are missing.
@@ -81,10 +81,10 @@ impl Wrapper {
         text_config(config)
     }
 
-    /// The model around the text model `spec`.
+    /// Returns the specification of the whole model, given that of its text model.
     ///
     /// # Errors
-    /// If a key of the text part was not read, or contradicts one at the top.
+    /// If a key of the text part was not read, or contradicts a top-level key.
     pub(super) fn around(
         &self,
         config: &ConfigJson,
@@ -106,13 +106,13 @@ impl Wrapper {
     }
 }
 
-/// What must be there of the parts that see, for other programs to load the model.
+/// Checks the vision keys that other programs need to load the model.
 fn check_others(config: &ConfigJson) -> Result<()> {
     let vision = config.given("vision_config").and_then(serde_json::Value::as_object);
     if vision.is_none_or(serde_json::Map::is_empty) {
         return Err(config.error("vision_config", "is missing or empty; the model's own config.json has it"));
     }
-    // Whatever it says, it is of the parts that see.
+    // Whatever the values are, they concern only the vision parts.
     for key in ["mm_tokens_per_image", "spatial_merge_size"] {
         if config.values.contains_key(key) {
             config.size(key)?;
@@ -127,12 +127,12 @@ fn check_others(config: &ConfigJson) -> Result<()> {
     Ok(())
 }
 
-/// The text part's configuration, with its class's defaults, and its `model_type`.
+/// Returns the text part's configuration, with its class's defaults, and its `model_type`.
 fn text_config(config: &ConfigJson) -> Result<(ConfigJson, String)> {
     let sub = config.class.and_then(|class| class.sub_config("text_config"));
     let (part, at_top) = match config.part("text_config") {
         Some(part) => (part, false),
-        // Qwen 2.5 VL's files of the Hub have the text's keys at the top.
+        // Qwen 2.5 VL's files on the Hub have the text part's keys at the top level.
         None if config.given("text_config").is_none() && config.given("hidden_size").is_some() => {
             (config.clone(), true)
         }
@@ -164,8 +164,8 @@ fn text_config(config: &ConfigJson) -> Result<(ConfigJson, String)> {
     Ok((text, model_type))
 }
 
-/// Whether the head shares the embedding's weight: the key at the top says so, whatever the text part says; of Qwen 2.5 VL
-/// either does.
+/// Sets whether the head shares the embedding's weight. The top-level key decides, regardless of the text part; for
+/// Qwen 2.5 VL either key ties them.
 fn tie(config: &ConfigJson, text: &ConfigJson, spec: &mut DecoderSpec) -> Result<()> {
     const KEY: &str = "tie_word_embeddings";
     let stated = config.given(KEY).is_some();
@@ -175,7 +175,7 @@ fn tie(config: &ConfigJson, text: &ConfigJson, spec: &mut DecoderSpec) -> Result
         if config.string("model_type")? == "qwen2_5_vl" {
             tied |= inner;
         } else if !stated {
-            // The class's default ties, but a head that is stored and differs is not tied: what is said here holds.
+            // The class's default ties, but a stored head that differs is not tied, so the text part's value applies.
             tied &= inner;
         } else if inner != tied {
             let why = format!(

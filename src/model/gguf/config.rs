@@ -1,19 +1,19 @@
-//! Metadata → `config.json`, as llama.cpp's converters go the other way (`conversion/*.py`) and as its graphs take
-//! what the metadata leave out (`src/models/*.cpp`).
+//! Converts metadata to `config.json`. This inverts llama.cpp's converters (`conversion/*.py`), and fills in missing
+//! metadata as its graphs do (`src/models/*.cpp`).
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::weights::gguf::{GgufFile, Value as Stored};
 
-/// What llama.cpp calls a family.
+/// A family in llama.cpp's terms.
 #[derive(Debug)]
 pub(super) struct Architecture {
-    /// `general.architecture`.
+    /// Value of `general.architecture`.
     name: &'static str,
     /// transformers' `model_type`.
     model_type: &'static str,
-    /// transformers' class.
+    /// Name of transformers' class.
     class: &'static str,
     act: &'static str,
     /// Whether the rows of queries and keys are reordered (`LlamaModel.permute` in `conversion/llama.py`).
@@ -30,7 +30,7 @@ const ARCHITECTURES: &[Architecture] = &[
     known("qwen3", "qwen3", "Qwen3ForCausalLM", "silu"),
 ];
 
-/// Features of a head, at most: a table of them is made before a tensor is looked at.
+/// The largest accepted number of features of a head: a table of this size is built before any tensor is checked.
 const LONGEST_HEAD: u64 = 1 << 16;
 const GELU: &str = "gelu_pytorch_tanh";
 
@@ -66,7 +66,7 @@ pub(super) fn architecture(file: &GgufFile) -> Result<&'static Architecture> {
     })
 }
 
-/// Metadata below the architecture's name.
+/// The metadata keys below the architecture's name.
 struct Keys<'a> {
     file: &'a GgufFile,
     architecture: &'a str,
@@ -90,7 +90,7 @@ impl Keys<'_> {
 
     fn number(&self, name: &str) -> Result<Option<f64>> {
         let number = self.file.metadata().float(&self.key(name))?;
-        // Stored as f32: 0.1 is meant by 0.100000001.
+        // The value is stored as f32, so 0.100000001 means 0.1.
         Ok(number.map(|number| (number as f32).to_string().parse().unwrap_or(number)))
     }
 
@@ -100,7 +100,7 @@ impl Keys<'_> {
     }
 }
 
-/// The `config.json` that says what the metadata say.
+/// Returns the `config.json` that corresponds to the metadata.
 pub(super) fn read(file: &GgufFile, architecture: &Architecture) -> Result<Map<String, Value>> {
     let keys = Keys { file, architecture: architecture.name };
     let has = |tensor: &str| file.find(tensor).is_some();
@@ -169,16 +169,16 @@ pub(super) fn read(file: &GgufFile, architecture: &Architecture) -> Result<Map<S
     }
 }
 
-/// As `llama_hparams` and `llama_context` take it (`src/llama-model.cpp`, `src/llama-context.cpp`). Of yarn's settings they
-/// read neither `yarn_beta_fast` nor `yarn_beta_slow` nor `yarn_attn_factor` for these architectures: they compute with 32,
-/// 1 and 1 whatever stands there, and so is it here.
+/// Reads the rotary scaling as `llama_hparams` and `llama_context` do (`src/llama-model.cpp`, `src/llama-context.cpp`).
+/// For these architectures they read none of yarn's settings `yarn_beta_fast`, `yarn_beta_slow` and `yarn_attn_factor`:
+/// they always compute with 32, 1 and 1, whatever the file sets, and so does this code.
 fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
     if keys.file.find("rope_factors_long.weight").is_some() {
         return Err(keys.unsupported("rope.scaling.type", "the rotary scaling longrope is not supported"));
     }
     let factor = match keys.number("rope.scaling.factor")? {
         Some(factor) => Some(factor),
-        // its older name
+        // The key's older name.
         None => keys.number("rope.scale_linear")?,
     };
     let factor = factor.filter(|factor| *factor != 0.0);
@@ -205,7 +205,7 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
                     let why = "it would be of the layers with a window too, which no config.json says";
                     return Err(keys.unsupported("rope.scaling.attn_factor", why));
                 }
-                // Theirs is a factor beside yarn's own, transformers' is the whole.
+                // llama.cpp's value is an extra factor on top of yarn's own, transformers' is their product.
                 let own = if factor > 1.0 { 1.0 + 0.1 * factor.ln() } else { 1.0 };
                 scaling["attention_factor"] = json!(own * attention);
             }
@@ -218,11 +218,11 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
     })
 }
 
-/// What Gemma's kinds have besides; constants are those of `src/models/gemma*.cpp`.
+/// Adds the settings specific to the Gemma models; constants are those of `src/models/gemma*.cpp`.
 fn gemma(keys: &Keys, config: &mut Value, (hidden, heads, head_dim): (u64, u64, u64)) -> Result<()> {
     config["hidden_activation"] = GELU.into();
     let layers = keys.size("block_count")?;
-    // llama.cpp tells the 27B models by their layers: they alone scale by hidden / heads.
+    // llama.cpp recognises the 27B models by their number of layers: only they scale by hidden / heads.
     let (largest, pattern, window) = match keys.architecture {
         "gemma2" => (46, 2, Some(4096)),
         "gemma3" => (62, 6, None),

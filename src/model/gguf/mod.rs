@@ -1,5 +1,5 @@
-//! A base in a GGUF file: its metadata become the `config.json` that its family reads, its tensors appear under their
-//! names in transformers' model, in transformers' layout. Weights stay quantised, in the mapped file.
+//! A base in a GGUF file. Its metadata become the `config.json` that its family reads, and its tensors appear under the
+//! names and in the layout of transformers' model. Weights stay quantised, in the mapped file.
 
 mod config;
 mod names;
@@ -20,24 +20,24 @@ use crate::weights::gguf::GgufFile;
 
 pub use source::GgufSource;
 
-/// A base as its GGUF file has it.
+/// A base read from a GGUF file.
 #[derive(Debug)]
 pub struct GgufModel {
     /// The file, for its tokenizer.
     pub file: Arc<GgufFile>,
-    /// The `config.json` that says the same.
+    /// The `config.json` that corresponds to the metadata.
     pub config: Map<String, Value>,
-    /// Its architecture.
+    /// The architecture.
     pub spec: DecoderSpec,
-    /// Its tensors.
+    /// The tensors.
     pub source: GgufSource,
 }
 
 impl GgufModel {
-    /// Maps a file and finds its architecture and tensors.
+    /// Maps a file and determines its architecture and tensors.
     ///
     /// # Errors
-    /// If the file is damaged, of an unknown architecture, or holds other tensors than that has.
+    /// If the file is damaged, has an unknown architecture, or holds tensors that the architecture does not have.
     pub fn open(path: &Path) -> Result<Self> {
         let file = Arc::new(GgufFile::open(path)?);
         let architecture = config::architecture(&file)?;

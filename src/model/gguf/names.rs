@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::source::{Change, Tensor};
 use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, NormKind, NormSpec, QkvSpec};
 
-/// A decoder's tensors by their names in transformers' model.
+/// The decoder's tensors by their names in transformers' model.
 pub(super) fn tensors(spec: &DecoderSpec, permutes: bool) -> BTreeMap<String, Tensor> {
     let mut found = Found { tensors: BTreeMap::new(), permutes };
     found.put(&spec.embedding, "weight", "token_embd", Change::None);
@@ -54,7 +54,7 @@ impl Found {
         self.tensors.insert(format!("{module}.{part}"), Tensor::new(format!("{name}.{part}"), change));
     }
 
-    /// `heads`: of queries and keys, whose rows may be reordered.
+    /// Adds a linear module. `heads` is given for queries and keys, whose rows may be reordered.
     fn linear(&mut self, linear: &LinearSpec, name: &str, heads: Option<usize>) {
         let change = heads.filter(|_| self.permutes).map_or(Change::None, |heads| Change::Permuted { heads });
         self.put(&linear.module, "weight", name, change);

@@ -1,5 +1,5 @@
-//! Llama 3's rotary scaling. A GGUF file holds its effect, a divisor of each frequency (`rope_freqs.weight`), and not
-//! its settings; they are found again here, so that a merged model's `config.json` can say them.
+//! Llama 3's rotary scaling. A GGUF file holds its effect, a divisor of each frequency (`rope_freqs.weight`), but not
+//! its settings. They are recovered here, so that a merged model's `config.json` can state them.
 
 use serde_json::{Map, Value, json};
 
@@ -8,13 +8,13 @@ use crate::model::spec::DecoderSpec;
 use crate::weights::gguf::GgufFile;
 
 const TENSOR: &str = "rope_freqs.weight";
-/// `low_freq_factor` and `high_freq_factor` of every model there is.
+/// `low_freq_factor` and `high_freq_factor` of every existing model.
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;
-/// Divisors are f32, computed in another order.
+/// The tolerance: divisors are f32 and were computed in another order.
 const TOLERANCE: f32 = 1e-4;
 
-/// Puts the scaling whose divisors the file holds, if it holds any, into `config`.
+/// Inserts into `config` the scaling whose divisors the file holds, if it holds any.
 pub(super) fn recover(
     file: &GgufFile,
     config: &mut Map<String, Value>,
@@ -53,7 +53,8 @@ fn settings(divisors: &[f32], original: f64) -> Value {
            "original_max_position_embeddings": original})
 }
 
-/// What the original positions may have been: what each divisor between 1 and the factor implies, then powers of two.
+/// Candidates for the original number of positions: those implied by divisors between 1 and the factor, then powers of
+/// two.
 fn originals(plain: &[f32], divisors: &[f32]) -> Vec<f64> {
     let factor = f64::from(divisors.iter().fold(1f32, |most, divisor| most.max(*divisor)));
     let implied = plain.iter().zip(divisors).map(|(f, divisor)| (f64::from(*f), f64::from(*divisor)));

@@ -1,4 +1,4 @@
-//! A GGUF file's tensors as transformers' model has them.
+//! A GGUF file's tensors, converted to the form of transformers' model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 use crate::weights::gguf::{GgufFile, GgufTensor};
 use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
 
-/// What llama.cpp's converter did to a tensor besides storing it.
+/// The change that llama.cpp's converter made to a tensor, besides storing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
-    /// The rows of each head went from halves to neighbours, `[2, d/2]` to `[d/2, 2]`.
+    /// The rows of each head were reordered from halves to neighbours, `[2, d/2]` to `[d/2, 2]`.
     Permuted {
         heads: usize,
     },
@@ -19,12 +19,12 @@ pub(super) enum Change {
     PlusOne,
 }
 
-/// A tensor by its name in the file.
+/// A tensor, by its name in the file.
 #[derive(Debug)]
 pub(super) struct Tensor {
     name: String,
     change: Change,
-    /// The tensor with its change taken back, once it was asked for: the one copy of it.
+    /// The tensor with its change undone, created at the first request: the only copy of it.
     restored: OnceLock<FrozenWeight>,
 }
 
@@ -35,14 +35,14 @@ impl Tensor {
 }
 
 /// The tensors of a base in a GGUF file, by their names in transformers' model. They are mapped; those that llama.cpp
-/// stores otherwise (queries and keys of architecture llama, Gemma's norms) are put right in a copy, still quantised.
+/// stores differently (queries and keys of architecture llama, Gemma's norms) are restored in a copy, still quantised.
 #[derive(Debug)]
 pub struct GgufSource {
     file: Arc<GgufFile>,
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Tensors that become settings.
+/// Tensors that are read as settings.
 const READ_ELSEWHERE: &[&str] = &["rope_freqs.weight"];
 
 impl GgufSource {
@@ -70,7 +70,7 @@ impl GgufSource {
             .ok_or_else(|| Error::Weights(format!("{} has no tensor for {name}", self.file.path().display())))
     }
 
-    /// The tensor of a change, with the change taken back.
+    /// Returns a tensor with its change undone.
     fn restored<'a>(&self, tensor: &'a Tensor) -> Result<&'a FrozenWeight> {
         if let Some(restored) = tensor.restored.get() {
             return Ok(restored);
@@ -87,7 +87,7 @@ impl GgufSource {
         Ok(tensor.restored.get_or_init(|| restored))
     }
 
-    /// Rows of neighbours put back into halves.
+    /// Reorders rows from neighbours back to halves.
     fn halves(&self, name: &str, stored: &FrozenWeight, heads: usize) -> Result<FrozenWeight> {
         let (rows, bytes) = (stored.shape()[0], self.file.bytes(name)?);
         let width = rows.checked_div(heads).filter(|width| width * heads == rows && width.is_multiple_of(2));

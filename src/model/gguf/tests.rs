@@ -9,7 +9,7 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// The largest difference of a next-token log-prob from what llama.cpp says.
+/// The largest difference between a next-token log-prob and llama.cpp's value.
 fn furthest(model: &GgufModel, expected: &Value) -> f64 {
     let decoder = Decoder::load(model.spec.clone(), &model.source, None).unwrap();
     let prompts = expected["prompts"].as_array().unwrap();
@@ -26,8 +26,8 @@ fn furthest(model: &GgufModel, expected: &Value) -> f64 {
     rows.fold(0.0, f64::max)
 }
 
-/// `tests/parity/gguf_rotary.py`: files that differ in their rotary keys alone, and llama.cpp's log-probs of each. Two of
-/// them are apart by 1 nat and more.
+/// Compares with llama.cpp's log-probs of files from `tests/parity/gguf_rotary.py`, which differ only in their rotary
+/// keys. Two of the files differ by 1 nat or more.
 #[test]
 fn rotary_keys_mean_what_llama_cpp_makes_of_them() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/rotary");
@@ -36,7 +36,7 @@ fn rotary_keys_mean_what_llama_cpp_makes_of_them() {
     for (name, expected) in expected.as_object().unwrap() {
         let model = GgufModel::open(&place.join(format!("{name}.gguf"))).unwrap();
         let apart = furthest(&model, expected);
-        // Its weights are f16, which llama.cpp multiplies with activations rounded to f16.
+        // The weights are f16, which llama.cpp multiplies with activations rounded to f16.
         assert!(apart < 0.02, "{name}: {apart}");
     }
 }

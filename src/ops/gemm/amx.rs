@@ -1,19 +1,19 @@
-//! AMX micro-kernels: products of tiles of bf16, of 16 rows times 16 columns times 32 of `k` an instruction.
+//! AMX micro-kernels: products of bf16 tiles. One instruction multiplies 16 rows by 16 columns over 32 elements of `k`.
 //!
-//! A tile of `C` is up to 2×2 tile registers of 16×16 f32. Of the other four, two hold 16 rows of `A` each, 32 of `k` in
-//! a row of 64 bytes (`amx_pack`), and two hold 16 columns of `B` each, 16 pairs of `k` below each other: the panel that
-//! `vdpbf16ps` has too, read in place.
+//! A tile of `C` consists of up to 2×2 tile registers of 16×16 f32. Of the other four registers, two hold 16 rows of
+//! `A` each, with 32 elements of `k` in a row of 64 bytes (`amx_pack`). The other two hold 16 columns of `B` each, with
+//! 16 pairs of `k` below each other. That is the same panel as for `vdpbf16ps`, read in place.
 //!
-//! An instruction sums the even and the odd products of its 32 in two chains, adds the two, and adds that to the sum. It
-//! does so for each element alone: how many rows or columns a tile has does not show in the others' bits. Denormals
-//! count as zero.
+//! An instruction sums the even and the odd products of its 32 elements in two chains, adds the two, and adds the
+//! result to the accumulator. It does so for each element independently, so the number of rows or columns of a tile
+//! does not affect the bits of any element. Denormals count as zero.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv, CpuidResult};
 
 use super::tile::{Tile, Work};
 
-/// A leaf of what the processor says of itself.
+/// Returns a CPUID leaf, or `None` if the processor lacks it.
 pub(super) fn cpuid(leaf: u32, part: u32) -> Option<CpuidResult> {
     if cfg!(miri) {
         return None;
@@ -25,8 +25,8 @@ pub(super) fn cpuid(leaf: u32, part: u32) -> Option<CpuidResult> {
     }
 }
 
-/// Whether the processor multiplies tiles of bf16 and the system lets this process do so. It must be asked: the tiles
-/// make a thread's saved state 8 kB larger.
+/// Whether the processor multiplies bf16 tiles and the system lets this process do so. The permission must be
+/// requested, because the tiles make a thread's saved state 8 kB larger.
 pub(super) fn permitted() -> bool {
     const TILE_AND_BF16: u32 = 1 << 24 | 1 << 22;
     const XSAVE_IN_USE: u32 = 1 << 27;
@@ -37,22 +37,22 @@ pub(super) fn permitted() -> bool {
     if !has(1, XSAVE_IN_USE, |leaf| leaf.ecx) || !has(7, TILE_AND_BF16, |leaf| leaf.edx) {
         return false;
     }
-    // SAFETY: the system has switched XSAVE on, which is what the instruction needs.
+    // SAFETY: the system has enabled XSAVE, which is what the instruction needs.
     let saved = unsafe { saved_states() };
     saved & TILE_STATE == TILE_STATE && ask()
 }
 
-/// Register states that the system saves (XCR0).
+/// Returns the register states that the system saves (XCR0).
 ///
 /// # Safety
-/// The system uses XSAVE.
+/// The system must use XSAVE.
 #[target_feature(enable = "xsave")]
 unsafe fn saved_states() -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees this.
     unsafe { _xgetbv(0) }
 }
 
-/// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, for all threads of the process.
+/// Calls `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, for all threads of the process.
 #[cfg(all(target_os = "linux", not(miri)))]
 fn ask() -> bool {
     const ARCH_PRCTL: i64 = 158;
@@ -67,13 +67,13 @@ fn ask() -> bool {
     answer == 0
 }
 
-/// Other systems have other ways, which nobody has tried.
+/// Other systems have other mechanisms, which are untested.
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn ask() -> bool {
     false
 }
 
-/// `ldtilecfg`'s operand: palette 1, eight registers of 16 rows of 64 bytes.
+/// The operand of `ldtilecfg`: palette 1, eight registers of 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Shapes([u8; 64]);
 
@@ -89,14 +89,14 @@ static SHAPES: Shapes = {
     Shapes(bytes)
 };
 
-/// This thread's tile registers are ready while this lives; afterwards it has no tile state that would be saved.
+/// Keeps this thread's tile registers configured while it lives; afterwards the thread has no tile state to save.
 pub(super) struct Tiles(());
 
 impl Tiles {
     /// # Safety
-    /// `permitted` said so.
+    /// `permitted` must have returned true.
     pub(super) unsafe fn ready() -> Self {
-        // SAFETY: 64 bytes that describe shapes of palette 1; the registers become zero.
+        // SAFETY: the operand is 64 bytes that describe shapes of palette 1; the registers become zero.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) };
         Self(())
     }
@@ -109,7 +109,7 @@ impl Drop for Tiles {
     }
 }
 
-/// The kernel of a tile of `mr` (16 or 32) rows and `nr` (16 or 32) columns.
+/// Returns the kernel of a tile of `mr` (16 or 32) rows and `nr` (16 or 32) columns.
 pub(super) fn tile(mr: usize, nr: usize) -> Tile {
     match (mr, nr) {
         (16, 16) => body::<1, 1>,
@@ -119,16 +119,16 @@ pub(super) fn tile(mr: usize, nr: usize) -> Tile {
     }
 }
 
-/// A tile that is not whole goes through one that is.
+/// Buffer of a whole tile, through which a partial tile is computed.
 #[repr(C, align(64))]
 struct Whole([f32; 32 * 32]);
 
 /// # Safety
-/// As `Kernel::run`, in the life of a [`Tiles`] of this thread; `steps` is a multiple of 16.
+/// Same as `Kernel::run`; in addition, a [`Tiles`] of this thread must be alive and `steps` must be a multiple of 16.
 unsafe fn body<const MT: usize, const NT: usize>(work: Work) {
     let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
     if (rows, columns) == (16 * MT, 16 * NT) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees this.
         return unsafe { whole::<MT, NT>(steps, a, b, c, stride, accumulate) };
     }
     let mut sums = Whole([0.0; 32 * 32]);
@@ -147,7 +147,7 @@ unsafe fn body<const MT: usize, const NT: usize>(work: Work) {
     }
 }
 
-/// The instructions of one whole tile: `$load` fetches sums, `$step` multiplies, `$store` puts the sums back.
+/// The instructions of one whole tile: `$load` loads the sums, `$step` multiplies, `$store` stores the sums.
 macro_rules! multiply {
     ($steps:ident, $a:ident, $b:ident, $c:ident, $stride:ident, $accumulate:ident, $mt:literal, $nt:literal,
      [$($load:literal),*], [$($step:literal),*], [$($store:literal),*]) => {
@@ -189,7 +189,7 @@ macro_rules! multiply {
 }
 
 /// # Safety
-/// As [`body`], of a whole tile.
+/// Same as [`body`], for a whole tile.
 unsafe fn whole<const MT: usize, const NT: usize>(
     steps: usize,
     a: *const u32,

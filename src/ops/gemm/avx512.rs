@@ -1,24 +1,24 @@
 //! AVX-512 micro-kernels.
 //!
 //! A 12×32 tile keeps 24 accumulators, two vectors of `B` and a broadcast of `A` in the 32 registers. Every sum is one
-//! chain of fused multiply-adds in order of `k`, whatever the tile's size.
+//! chain of fused multiply-adds in order of `k`, whatever the tile size.
 
 use std::arch::x86_64::*;
 
 use super::tile::{Tile, Work};
 
-/// The row count, of those there are kernels for, that wastes least on `m` rows (the larger on a tie).
+/// Returns the kernel row count that wastes the least on `m` rows (the larger on a tie).
 pub(super) fn best_rows(m: usize) -> usize {
     match m {
         1 => 1,
         2..=4 => 4,
-        // Many rows: the widest tile has the fewest loads, and waste is small. Few: what fits best.
+        // With many rows, the widest tile has the fewest loads and little waste. With few, the best fit wins.
         49.. => 12,
         _ => [12, 8].into_iter().min_by_key(|mr| m.next_multiple_of(*mr)).unwrap_or(12),
     }
 }
 
-/// Of the kernels `$body::<rows, vectors>` that of a tile's size.
+/// Selects the kernel `$body::<rows, vectors>` for a tile size.
 macro_rules! of_size {
     ($body:ident, $mr:expr, $nv:expr) => {
         match ($mr, $nv) {
@@ -43,8 +43,8 @@ pub(super) fn bf16_tile(mr: usize, nv: usize) -> Tile {
     of_size!(tile_bf16, mr, nv)
 }
 
-/// One step of `k`: each sum of the tile takes in one more word of either panel, and the panels move on. The panels hold
-/// `MR` and `16·NV` words more.
+/// One step of `k`: adds the product of the next word of each panel to every sum of the tile, and advances the panels.
+/// The panels must hold `MR` and `16·NV` more words.
 macro_rules! step {
     ($multiply:expr, $sums:ident, $a:ident, $b:ident) => {
         let mut y = [_mm512_setzero_si512(); NV];
@@ -73,15 +73,15 @@ macro_rules! tile_body {
                 step!($multiply, sums, a, b);
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees this.
         unsafe { store(&sums, c, stride, rows, columns, accumulate) };
     }};
 }
 
-/// Writes (or adds) the corner of a tile.
+/// Writes the corner of a tile, or adds to it.
 ///
 /// # Safety
-/// As `Kernel::run`, on a processor with AVX-512F.
+/// Same as `Kernel::run`; the processor must have AVX-512F.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn store<const MR: usize, const NV: usize>(
@@ -96,7 +96,7 @@ pub(super) unsafe fn store<const MR: usize, const NV: usize>(
         if r < rows {
             for (v, &sum) in sums.iter().enumerate() {
                 let mask = mask(columns.saturating_sub(16 * v).min(16));
-                // SAFETY: masked to the corner that the caller lets us write.
+                // SAFETY: the access is masked to the corner that the caller lets us write.
                 unsafe {
                     let to = c.add(r * stride).wrapping_add(16 * v);
                     let sum =
@@ -109,7 +109,7 @@ pub(super) unsafe fn store<const MR: usize, const NV: usize>(
 }
 
 /// # Safety
-/// As `Kernel::run`, on a processor with AVX-512F.
+/// Same as `Kernel::run`; the processor must have AVX-512F.
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const MR: usize, const NV: usize>(work: Work) {
     let multiply = |sum, x, y| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sum);
@@ -117,11 +117,11 @@ unsafe fn tile<const MR: usize, const NV: usize>(work: Work) {
 }
 
 /// # Safety
-/// As `Kernel::run`, on a processor with AVX-512F and AVX512-BF16.
+/// Same as `Kernel::run`; the processor must have AVX-512F and AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn tile_bf16<const MR: usize, const NV: usize>(work: Work) {
     let multiply = |sum, x: __m512i, y: __m512i| {
-        // SAFETY: both types are 512 bits without invalid values.
+        // SAFETY: both types are 512 bits and have no invalid values.
         unsafe {
             _mm512_dpbf16_ps(
                 sum,
@@ -133,7 +133,7 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(work: Work) {
     tile_body!(multiply, work);
 }
 
-/// The first `count` (0 to 16) of 16.
+/// Returns a mask of the first `count` (0 to 16) of 16 lanes.
 pub(super) fn mask(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }

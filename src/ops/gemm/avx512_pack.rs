@@ -1,4 +1,4 @@
-//! AVX-512 packing: the panels of words that `avx512` multiplies.
+//! AVX-512 packing: builds the panels of words that `avx512` multiplies.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -8,7 +8,7 @@ use super::avx512::mask;
 use super::operand::Operand;
 use crate::weights::Elements;
 
-/// Packs as `pack::panel` does, for the layouts that have a vector form; `false` when this one has none.
+/// Packs like `pack::panel`, for the layouts that have a vector form. Returns `false` if this one has none.
 pub(super) fn panel(
     pairs: bool,
     from: &Operand,
@@ -20,8 +20,8 @@ pub(super) fn panel(
     let (strip, at) = Strip::of(from, first, width, &k);
     let to = to.as_mut_ptr().cast::<u32>();
     let (by_row, by_column) = (from.k_stride == 1, from.lane_stride == 1);
-    // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index of
-    // the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
+    // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index
+    // of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
     unsafe {
         match (from.data, pairs) {
             (Elements::F32(x), false) if by_row => rows_f32(&strip, x[at..].as_ptr(), to),
@@ -42,7 +42,7 @@ pub(super) fn panel(
     true
 }
 
-/// A strip of an operand: `lanes` of a panel's `width`, `k` elements each.
+/// A strip of an operand: `lanes` lanes of a panel's `width`, with `k` elements each.
 pub(super) struct Strip {
     pub(super) lanes: usize,
     pub(super) width: usize,
@@ -52,7 +52,7 @@ pub(super) struct Strip {
 }
 
 impl Strip {
-    /// The lanes from `first` over `k`, and where they begin in the operand's numbers.
+    /// Returns the lanes from `first` over `k`, and where they begin in the operand's numbers.
     pub(super) fn of(from: &Operand, first: usize, width: usize, k: &Range<usize>) -> (Self, usize) {
         let (lane_stride, k_stride) = (from.lane_stride, from.k_stride);
         let strip = Self { lanes: width.min(from.lanes - first), width, k: k.len(), lane_stride, k_stride };
@@ -60,11 +60,11 @@ impl Strip {
     }
 }
 
-/// `count` (0 to 16) elements from a pointer, as 16 words; the rest zero.
+/// Loads `count` (0 to 16) elements as 16 words; the remaining words are zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load_f32(from: *const f32, count: usize) -> __m512i {
-    // SAFETY: masked to the elements the caller vouches for.
+    // SAFETY: the load is masked to the elements the caller vouches for.
     unsafe { _mm512_maskz_loadu_epi32(mask(count), from.cast()) }
 }
 
@@ -75,7 +75,7 @@ unsafe fn load_bf16(from: *const u16, count: usize) -> __m512i {
     _mm512_slli_epi32(unsafe { bf16_halves(from, count) }, 16)
 }
 
-/// `count` (0 to 16) elements in the low halves of 16 words.
+/// Loads `count` (0 to 16) elements into the low halves of 16 words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn bf16_halves(from: *const u16, count: usize) -> __m512i {
@@ -83,11 +83,11 @@ unsafe fn bf16_halves(from: *const u16, count: usize) -> __m512i {
     _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask(count), from.cast()) })
 }
 
-/// As `bf16_halves`, rounded.
+/// Like `bf16_halves`, but rounds f32 elements to bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn f32_halves(from: *const f32, count: usize) -> __m512i {
-    // SAFETY: as above; both types are 256 bits without invalid values.
+    // SAFETY: as above; both types are 256 bits and have no invalid values.
     _mm512_cvtepu16_epi32(unsafe {
         std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask(count), from)))
     })
@@ -101,7 +101,7 @@ unsafe fn load_f16(from: *const u16, count: usize) -> __m512i {
     _mm512_castps_si512(_mm512_cvtph_ps(x))
 }
 
-/// `count` (0 to 32) elements as 16 pairs.
+/// Loads `count` (0 to 32) elements as 16 pairs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
@@ -113,7 +113,7 @@ unsafe fn load_bf16_pairs(from: *const u16, count: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
-    // SAFETY: as above; a half without elements is not touched (mask 0).
+    // SAFETY: as above; a half without elements is not accessed (mask 0).
     unsafe {
         let low = _mm512_maskz_loadu_ps(mask(count.min(16)), from);
         let high = _mm512_maskz_loadu_ps(mask(count.saturating_sub(16)), from.wrapping_add(16));
@@ -121,11 +121,11 @@ pub(super) unsafe fn load_f32_pairs(from: *const f32, count: usize) -> __m512i {
     }
 }
 
-/// A packing of lanes far apart with `k` contiguous: 16 lanes × 16 words are transposed at a time.
+/// Packs lanes that are far apart, with `k` contiguous. It transposes 16 lanes × 16 words at a time.
 macro_rules! by_row {
     ($name:ident, $type:ty, $load:ident, $per_word:literal, $features:literal) => {
         /// # Safety
-        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        /// The strip must be inside the operand at `from`, and `to` must hold its whole panel.
         #[target_feature(enable = $features)]
         unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
             let steps = strip.k.div_ceil($per_word);
@@ -137,7 +137,7 @@ macro_rules! by_row {
                     let mut rows = [_mm512_setzero_si512(); 16];
                     for (r, row) in rows.iter_mut().enumerate() {
                         if r < lanes {
-                            // SAFETY: lane and elements are inside the operand.
+                            // SAFETY: the lane and its elements are inside the operand.
                             *row = unsafe {
                                 $load(from.add((lane + r) * strip.lane_stride + step * $per_word), count)
                             };
@@ -146,7 +146,7 @@ macro_rules! by_row {
                     let columns = transpose(rows);
                     for (s, column) in columns.iter().enumerate() {
                         if s < steps - step {
-                            // SAFETY: step and lanes are inside the panel.
+                            // SAFETY: the step and its lanes are inside the panel.
                             unsafe {
                                 let at = to.add((step + s) * strip.width + lane);
                                 _mm512_mask_storeu_epi32(at.cast(), store, *column);
@@ -164,18 +164,19 @@ by_row!(rows_f16, u16, load_f16, 1, "avx512f,avx512bw,avx512vl");
 by_row!(rows_bf16_pairs, u16, load_bf16_pairs, 2, "avx512f,avx512bw,avx512vl");
 by_row!(rows_f32_pairs, f32, load_f32_pairs, 2, "avx512f,avx512bw,avx512vl,avx512bf16");
 
-/// A packing of contiguous lanes, one element a word.
+/// Packs contiguous lanes, one element per word.
 macro_rules! by_column {
     ($name:ident, $type:ty, $load:ident) => {
         /// # Safety
-        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        /// The strip must be inside the operand at `from`, and `to` must hold its whole panel.
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
         unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
             for lane in (0..strip.width).step_by(16) {
                 let lanes = strip.lanes.saturating_sub(lane).min(16);
                 let store = mask((strip.width - lane).min(16));
                 for step in 0..strip.k {
-                    // SAFETY: lane and elements are inside the operand, step and lanes inside the panel.
+                    // SAFETY: the lane and its elements are inside the operand; the step and its lanes are inside the
+                    // panel.
                     unsafe {
                         let row = $load(from.wrapping_add(step * strip.k_stride + lane), lanes);
                         _mm512_mask_storeu_epi32(to.add(step * strip.width + lane).cast(), store, row);
@@ -189,11 +190,11 @@ by_column!(columns_f32, f32, load_f32);
 by_column!(columns_bf16, u16, load_bf16);
 by_column!(columns_f16, u16, load_f16);
 
-/// A packing of contiguous lanes, two rows of `k` a word.
+/// Packs contiguous lanes, two rows of `k` per word.
 macro_rules! by_column_pairs {
     ($name:ident, $type:ty, $halves:ident, $features:literal) => {
         /// # Safety
-        /// The strip is inside the operand at `from`, and `to` holds its whole panel.
+        /// The strip must be inside the operand at `from`, and `to` must hold its whole panel.
         #[target_feature(enable = $features)]
         unsafe fn $name(strip: &Strip, from: *const $type, to: *mut u32) {
             for lane in (0..strip.width).step_by(16) {
@@ -201,7 +202,7 @@ macro_rules! by_column_pairs {
                 let store = mask((strip.width - lane).min(16));
                 for step in 0..strip.k.div_ceil(2) {
                     let odd_lanes = if 2 * step + 1 < strip.k { lanes } else { 0 };
-                    // SAFETY: as above; a missing odd row is masked away.
+                    // SAFETY: as above; a missing odd row is masked out.
                     unsafe {
                         let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);
                         let even = $halves(even_row, lanes);

@@ -9,7 +9,8 @@ use super::tile::Word;
 use super::words;
 use crate::weights::Elements;
 
-/// As `pack::panel`, of what is packed from where it is stored; `false`, with nothing packed, of anything else.
+/// Like `pack::panel`, for operands that are packed directly from storage. Returns `false`, with nothing packed, for
+/// others.
 pub(super) fn panel(
     kernel: &Kernel,
     side: Side,

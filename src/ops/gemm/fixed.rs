@@ -1,11 +1,12 @@
 //! Products of 16-bit fixed point on AVX-512 VNNI.
 //!
-//! In each lane of an operand, 64 numbers that are neighbours in `k` become integers of at most 5792 times one f32 scale,
-//! that of their greatest. Two chunks' products are summed in i32, exactly, 32 in a vector instruction as for bf16; the
-//! sum times both scales is added to the f32 sums of the tile. That is block floating point (Wilkinson, "Rounding Errors
-//! in Algebraic Processes", 1963, I.26): of numbers with the root mean square `s` and the greatest `g` in a chunk,
-//! rounding is off by `g / (5792·√12)`, relative to `s` 1.3e-4 for Gaussian numbers (g ≈ 2.6 s) and 4e-4 for one
-//! number beside 63 small ones; no chunk moves by more than √64 / (2·5792) of its norm. Rounding to bf16 is 1.7e-3 off.
+//! In each lane of an operand, 64 numbers that are neighbours in `k` become integers of at most 5792 times one f32
+//! scale, which follows from the greatest of them. The products of two chunks are summed exactly in i32, 32 per vector
+//! instruction as for bf16. The sum times both scales is added to the f32 sums of the tile. This is block floating
+//! point (Wilkinson, "Rounding Errors in Algebraic Processes", 1963, I.26). If the numbers of a chunk have the root
+//! mean square `s` and the greatest magnitude `g`, the rounding error is `g / (5792·√12)`. Relative to `s` that is
+//! 1.3e-4 for Gaussian numbers (g ≈ 2.6 s) and 4e-4 for one number beside 63 small ones; no chunk moves by more than
+//! √64 / (2·5792) of its norm. The error of rounding to bf16 is 1.7e-3.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -16,11 +17,11 @@ use super::avx512_pack::{Strip, transpose};
 use super::operand::Operand;
 use super::tile::{CHUNK, Tile, Work};
 
-/// The greatest integer: the sum of a chunk fits an i32, 64·5792² < 2³¹.
+/// The greatest integer. The sum of a chunk fits an i32, as 64·5792² < 2³¹.
 const GREATEST: f32 = 5792.0;
 const _: () = assert!(CHUNK as f64 * GREATEST as f64 * (GREATEST as f64) < 2147483648.0);
 
-/// A chunk whose greatest number is below this (2⁻¹⁰⁰) counts as zeros: the inverse of its scale may be no number.
+/// A chunk whose greatest number is below this (2⁻¹⁰⁰) counts as zeros, as the inverse of its scale may not be finite.
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
 pub(super) fn tile(mr: usize, nv: usize) -> Tile {
@@ -28,14 +29,14 @@ pub(super) fn tile(mr: usize, nv: usize) -> Tile {
 }
 
 /// # Safety
-/// As `Kernel::run`, on a processor with AVX-512F and VNNI.
+/// Same as `Kernel::run`; the processor must have AVX-512F and VNNI.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
     let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
     let mut sums = [[_mm512_setzero_ps(); NV]; MR];
     let (mut a, mut b, mut left) = (a, b, steps);
     while left > 0 {
-        // The pairs of a chunk, and the step of its scales.
+        // The pairs of a chunk, then the step with its scales.
         let pairs = (left - 1).min(CHUNK / 2);
         left -= pairs + 1;
         let mut integers = [[_mm512_setzero_si512(); NV]; MR];
@@ -55,19 +56,19 @@ unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
             b = b.add(16 * NV);
         }
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees this.
     unsafe { store(&sums, c, stride, rows, columns, accumulate) };
 }
 
-/// `|x|` as bits, whose order as integers is that of the numbers, NaN above all.
+/// Returns `|x|` as bits, which order as integers like the numbers do, with NaN above all.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn magnitude(x: __m512) -> __m512i {
     _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff))
 }
 
-/// Scales of 16 chunks by their greatest magnitudes, and the inverses. An infinity or a NaN makes the scale one, and so
-/// whatever the chunk is multiplied into.
+/// Returns the scales of 16 chunks, given their greatest magnitudes, and the inverses. An infinity or a NaN makes the
+/// scale infinite or NaN, and with it everything the chunk is multiplied into.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn scales(greatest: __m512i) -> (__m512, __m512) {
@@ -79,7 +80,7 @@ fn scales(greatest: __m512i) -> (__m512, __m512) {
     )
 }
 
-/// Packs as `pack::panel` does, an operand of the numbers `x` that is contiguous along `k` or along its lanes.
+/// Packs like `pack::panel`, for an operand of the numbers `x` that is contiguous along `k` or along its lanes.
 pub(super) fn panel(
     x: &[f32],
     from: &Operand,
@@ -90,15 +91,16 @@ pub(super) fn panel(
 ) {
     let (strip, at) = Strip::of(from, first, width, &k);
     let (x, to) = (x[at..].as_ptr(), to.as_mut_ptr().cast());
-    // SAFETY: words of fixed point are chosen where there are AVX-512F/BW/VL; `Operand::strided` checked that every index
-    // of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
+    // SAFETY: fixed-point words are selected only where AVX-512F/BW/VL are available; `Operand::strided` checked that
+    // every index of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
     unsafe { if from.k_stride == 1 { rows(&strip, x, to) } else { columns(&strip, x, to) } }
 }
 
-/// Packs lanes far apart with `k` contiguous: 16 lanes of a chunk at a time.
+/// Packs lanes that are far apart, with `k` contiguous: 16 lanes of a chunk at a time.
 ///
 /// # Safety
-/// The strip is inside the operand at `from`, and `to` holds its whole panel; the processor has AVX-512F, BW and VL.
+/// The strip must be inside the operand at `from`, `to` must hold its whole panel, and the processor must have
+/// AVX-512F, BW and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn rows(strip: &Strip, from: *const f32, to: *mut u32) {
     for lane in (0..strip.width).step_by(16) {
@@ -111,7 +113,7 @@ unsafe fn rows(strip: &Strip, from: *const f32, to: *mut u32) {
                 std::array::from_fn(|q| mask(length.saturating_sub(16 * q).min(16)));
             let numbers = |r: usize, q: usize| {
                 let at = from.wrapping_add((lane + r) * strip.lane_stride + start + 16 * q);
-                // SAFETY: masked to the chunk, which is inside the operand.
+                // SAFETY: the load is masked to the chunk, which is inside the operand.
                 unsafe { _mm512_maskz_loadu_ps(quarters[q], at) }
             };
             let mut greatest = [_mm512_setzero_si512(); 16];
@@ -123,7 +125,7 @@ unsafe fn rows(strip: &Strip, from: *const f32, to: *mut u32) {
             let all = transpose(greatest).into_iter().reduce(|a, b| _mm512_max_epi32(a, b));
             let (scale, inverse) = scales(all.unwrap_or(_mm512_setzero_si512()));
             let mut inverses = [0f32; 16];
-            // SAFETY: 16 words.
+            // SAFETY: `inverses` holds the 16 words.
             unsafe { _mm512_storeu_ps(inverses.as_mut_ptr(), inverse) };
             for half in 0..2 {
                 let pairs = length.div_ceil(2).saturating_sub(16 * half).min(16);
@@ -137,7 +139,7 @@ unsafe fn rows(strip: &Strip, from: *const f32, to: *mut u32) {
                     *words = _mm512_inserti64x4::<1>(low, integers(2 * half + 1));
                 }
                 for column in &transpose(words)[..pairs] {
-                    // SAFETY: step and lanes are inside the panel.
+                    // SAFETY: the step and its lanes are inside the panel.
                     unsafe { _mm512_mask_storeu_epi32(to.cast(), stored, *column) };
                     to = to.wrapping_add(strip.width);
                 }
@@ -149,10 +151,10 @@ unsafe fn rows(strip: &Strip, from: *const f32, to: *mut u32) {
     }
 }
 
-/// Packs contiguous lanes: two rows of `k` a step.
+/// Packs contiguous lanes: two rows of `k` per step.
 ///
 /// # Safety
-/// As [`rows`].
+/// Same as [`rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn columns(strip: &Strip, from: *const f32, to: *mut u32) {
     for lane in (0..strip.width).step_by(16) {
@@ -163,7 +165,7 @@ unsafe fn columns(strip: &Strip, from: *const f32, to: *mut u32) {
             let end = (start + CHUNK).min(strip.k);
             let row = |k: usize| {
                 let at = from.wrapping_add(k * strip.k_stride + lane);
-                // SAFETY: masked to the lanes that there are, of a row that there is.
+                // SAFETY: the load is masked to existing lanes of an existing row.
                 unsafe { _mm512_maskz_loadu_ps(if k < end { lanes } else { 0 }, at) }
             };
             let mut greatest = _mm512_setzero_si512();
@@ -175,7 +177,7 @@ unsafe fn columns(strip: &Strip, from: *const f32, to: *mut u32) {
             for k in (start..end).step_by(2) {
                 let odd = _mm512_slli_epi32::<16>(integers(k + 1));
                 let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, integers(k), odd);
-                // SAFETY: step and lanes are inside the panel.
+                // SAFETY: the step and its lanes are inside the panel.
                 unsafe { _mm512_mask_storeu_epi32(to.cast(), stored, words) };
                 to = to.wrapping_add(strip.width);
             }

@@ -1,4 +1,4 @@
-//! The instruction sets there are kernels for, and which of them this process uses.
+//! The instruction sets with kernels, and the selection of the one this process uses.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::amx;
 use crate::error::{Error, Result};
 
-/// The instruction sets there are kernels for, the widest last.
+/// The instruction sets with kernels, from the narrowest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust, vectorised by the compiler for the target's baseline.
@@ -15,31 +15,31 @@ pub enum Isa {
     Avx2,
     /// 512-bit fused multiply-add.
     Avx512,
-    /// And dot products of pairs of 16-bit integers.
+    /// Adds dot products of pairs of 16-bit integers.
     Avx512Vnni,
-    /// And dot products of pairs of bf16 (no processor has them without the integers').
+    /// Adds dot products of pairs of bf16 (no processor has them without those of integers).
     Avx512Bf16,
-    /// And products of tiles of bf16 (Sapphire Rapids and later).
+    /// Adds products of bf16 tiles (Sapphire Rapids and later).
     Amx,
 }
 
-/// The environment variable that asks for a lower set than the best.
+/// The environment variable that requests a lower set than the best.
 pub const VARIABLE: &str = "DPO_LORA_ISA";
 
 impl Isa {
     const ALL: [Self; 6] =
         [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16, Self::Amx];
 
-    /// The set this process uses: the one that `DPO_LORA_ISA` asks for, else the fastest of this processor. Decided once.
+    /// Returns the set this process uses: the one `DPO_LORA_ISA` requests, else the processor's fastest. Decided once.
     pub fn detected() -> Self {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
         *DETECTED.get_or_init(|| Self::asked().ok().flatten().unwrap_or_else(|| Self::fastest(Self::Amx)))
     }
 
-    /// The set that `DPO_LORA_ISA` asks for, if it is set.
+    /// Returns the set that `DPO_LORA_ISA` requests, if the variable is set.
     ///
     /// # Errors
-    /// If its value names no set, or one that this processor lacks.
+    /// Returns an error if its value names no set, or one that this processor lacks.
     pub fn asked() -> Result<Option<Self>> {
         let Some(value) = std::env::var_os(VARIABLE) else { return Ok(None) };
         let value = value.to_string_lossy();
@@ -53,21 +53,21 @@ impl Isa {
         })
     }
 
-    /// A set of this processor by its name; `avx512` is the fastest without AMX.
+    /// Finds a set of this processor by name; `avx512` selects the fastest set without AMX.
     fn named(name: &str) -> Option<Self> {
         let exact = Self::available().find(|isa| isa.name() == name)?;
         Some(if exact == Self::Avx512 { Self::fastest(Self::Avx512Bf16) } else { exact })
     }
 
-    /// The fastest set of this processor up to `most`. Intel's AVX-512 does bf16 pairs slower than f32 (by a tenth
-    /// to a half, Sapphire Rapids), AMD's nearly twice as fast: the former are passed over. The choice is a table, not
-    /// a measurement, because the bits of a product depend on it.
+    /// Returns the fastest set of this processor up to `most`. Intel's AVX-512 multiplies bf16 pairs slower than f32
+    /// (by a tenth to a half, Sapphire Rapids), AMD's nearly twice as fast, so Intel's bf16 pairs are skipped. The
+    /// choice is a table, not a measurement, because the bits of a product depend on it.
     fn fastest(most: Self) -> Self {
         let worth = |isa: &Self| *isa <= most && (*isa != Self::Avx512Bf16 || !intel());
         Self::available().filter(worth).last().unwrap_or(Self::Portable)
     }
 
-    /// All sets this processor has.
+    /// Returns all sets that this processor has.
     pub fn available() -> impl Iterator<Item = Self> {
         static AVAILABLE: OnceLock<[bool; 6]> = OnceLock::new();
         let has = AVAILABLE.get_or_init(|| Self::ALL.map(Self::present));
@@ -97,7 +97,7 @@ impl Isa {
         self == Self::Portable
     }
 
-    /// For a reader: its name, and how bf16 is multiplied.
+    /// Describes the set to the user: its name, and how bf16 is multiplied.
     pub fn description(self) -> String {
         let way = match self {
             Self::Amx => "bf16 multiplied in tiles",
@@ -107,7 +107,7 @@ impl Isa {
         format!("{}, {way}", self.name())
     }
 
-    /// A name for cache keys and reports.
+    /// Returns the name for cache keys and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -128,7 +128,7 @@ fn intel() -> bool {
     false
 }
 
-/// "GenuineIntel" in three registers.
+/// "GenuineIntel" as three registers.
 #[cfg(target_arch = "x86_64")]
 const INTEL: (u32, u32, u32) =
     (u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ineI"), u32::from_le_bytes(*b"ntel"));

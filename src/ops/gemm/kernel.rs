@@ -1,4 +1,4 @@
-//! Micro-kernels: a register tile of `C` from one panel of each operand, and the choice between them.
+//! Micro-kernels, which compute a register tile of `C` from one panel of each operand, and their selection.
 
 use super::isa::Isa;
 use super::operand::Precision;
@@ -6,12 +6,12 @@ use super::tile::{Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512, fixed};
 
-/// A micro-kernel and the panels it wants: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
+/// A micro-kernel and the panels it takes: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
 pub(super) struct Kernel {
     pub(super) mr: usize,
     pub(super) nr: usize,
     pub(super) word: Word,
-    /// Most elements of `k` in a block: a panel of `B` fits the L1 cache.
+    /// Maximum number of elements of `k` in a block, such that a panel of `B` fits the L1 cache.
     pub(super) max_kc: usize,
     /// Whether the AVX-512 packing may be used.
     #[cfg(target_arch = "x86_64")]
@@ -20,7 +20,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel for an `[m, n]` product; small sizes get smaller tiles, with the same sums.
+    /// Selects the kernel for an `[m, n]` product; small sizes get smaller tiles, with the same sums.
     pub(super) fn select(isa: Isa, precision: Precision, m: usize, n: usize) -> Self {
         let _ = n;
         let word = word_of(isa, precision);
@@ -60,10 +60,10 @@ impl Kernel {
         }
     }
 
-    /// What this thread's runs need while they last.
+    /// Returns the state that this thread must hold during its runs.
     pub(super) fn ready(&self) -> Ready {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: tiles are chosen where the processor and the system allow them.
+        // SAFETY: tiles are selected only where the processor and the system allow them.
         return self.word.tiled().then(|| unsafe { amx::Tiles::ready() });
         #[cfg(not(target_arch = "x86_64"))]
         None
@@ -72,15 +72,15 @@ impl Kernel {
     /// Writes (or adds to) the `[rows, columns]` corner of a tile at `c`.
     ///
     /// # Safety
-    /// The panels hold `steps` steps, `rows <= mr`, `columns <= nr`, and the corner lies in memory this thread may
-    /// write (and read, when accumulating). The thread holds what [`Kernel::ready`] gave it.
+    /// The panels must hold `steps` steps, with `rows <= mr` and `columns <= nr`, and the corner must lie in memory
+    /// that this thread may write (and read, when accumulating). The thread must hold the result of [`Kernel::ready`].
     pub(super) unsafe fn run(&self, work: Work) {
-        // SAFETY: the caller's promise; `select` only chose what the processor has.
+        // SAFETY: the caller guarantees this; `select` only chose what the processor has.
         unsafe { (self.tile)(work) }
     }
 }
 
-/// What the panels of a product hold.
+/// Returns the content of a product's panel words.
 fn word_of(isa: Isa, precision: Precision) -> Word {
     match precision {
         Precision::Bf16 if isa == Isa::Amx => Word::Tiles,
@@ -93,16 +93,16 @@ fn word_of(isa: Isa, precision: Precision) -> Word {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) type Ready = Option<amx::Tiles>;
-/// Nothing to get ready.
+/// There is no state to hold.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) type Ready = Option<()>;
 
 const NR: usize = 16;
 
-/// The portable tile; `FMA` where the target fuses multiply and add in hardware.
+/// The portable tile; `FMA` is set where the target fuses multiply and add in hardware.
 ///
 /// # Safety
-/// As [`Kernel::run`].
+/// Same as [`Kernel::run`].
 #[inline(always)]
 unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
     let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
@@ -119,7 +119,7 @@ unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
     }
     for (row, sums) in sums.iter().enumerate().take(rows) {
         for (column, &sum) in sums.iter().enumerate().take(columns) {
-            // SAFETY: the corner is writable by the caller's promise.
+            // SAFETY: the caller guarantees that the corner is writable.
             unsafe {
                 let to = c.add(row * stride + column);
                 *to = if accumulate { *to + sum } else { sum };
@@ -129,18 +129,18 @@ unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
 }
 
 /// # Safety
-/// As [`Kernel::run`].
+/// Same as [`Kernel::run`].
 unsafe fn tile_portable<const MR: usize>(work: Work) {
     const FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-    // SAFETY: passed on.
+    // SAFETY: the caller's guarantees are passed on.
     unsafe { tile_body::<MR, FMA>(work) }
 }
 
 /// # Safety
-/// As [`Kernel::run`], on a processor with AVX2 and FMA.
+/// Same as [`Kernel::run`]; the processor must have AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile_avx2<const MR: usize>(work: Work) {
-    // SAFETY: passed on.
+    // SAFETY: the caller's guarantees are passed on.
     unsafe { tile_body::<MR, true>(work) }
 }

@@ -1,12 +1,12 @@
 //! Blocked, multi-threaded matrix product: `C [m, n] (+)= A [m, k] · B [k, n]`, f32 accumulation.
 //!
 //! After Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): both operands are packed
-//! into panels that a register-tiled micro-kernel streams through. Storage types are widened, or rounded, while packing,
-//! so no converted copy of a weight ever exists.
+//! into panels that a register-tiled micro-kernel streams through. Storage types are widened, or rounded, while
+//! packing, so no converted copy of a weight ever exists.
 //!
-//! **Batch invariance.** The bits of a row of `C` depend on that row of `A`, on `B` and on `k` only: blocks of `k` are
-//! cut from `k` alone, every element is summed in order of `k`, and a partial tile runs the same instructions as a full
-//! one. Neither the number of rows nor the number of threads shows in the result.
+//! **Batch invariance.** The bits of a row of `C` depend only on that row of `A`, on `B` and on `k`: the blocks of `k`
+//! depend on `k` alone, every element is summed in order of `k`, and a partial tile runs the same instructions as a
+//! full one. Neither the number of rows nor the number of threads affects the result.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -46,7 +46,7 @@ use tile::Work;
 
 pub use crate::weights::Elements;
 
-/// Output of a product: a row-major window whose rows are `stride` apart.
+/// The output of a product: a row-major window whose rows are `stride` apart.
 struct Window {
     data: *mut f32,
     stride: usize,
@@ -57,10 +57,10 @@ unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
 
-/// Multiply-adds that one thread has done before several would have begun.
+/// Number of multiply-adds that one thread completes in the time it takes to start several.
 const ALONE: usize = if cfg!(miri) { 1 << 12 } else { 1 << 15 };
 
-/// One product of a sum of products: `A·B`.
+/// One product `A·B` of a sum of products.
 #[derive(Clone, Copy)]
 pub struct Segment<'a> {
     /// The left operand `[m, k]`.
@@ -69,10 +69,10 @@ pub struct Segment<'a> {
     pub b: Operand<'a>,
 }
 
-/// `Σ A·B` over the segments, in their order, as a new row-major buffer `[m, n]`: one pass over the output.
+/// Returns `Σ A·B` over the segments, in order, as a new row-major buffer `[m, n]`, in one pass over the output.
 ///
 /// # Panics
-/// If the segments differ in `m` or `n`, or there are none.
+/// Panics if the segments differ in `m` or `n`, or there are none.
 pub fn sum_of_products(segments: &[Segment]) -> Vec<f32> {
     let (m, n) = shape(segments);
     let mut out: Vec<f32> = Vec::with_capacity(m * n);
@@ -86,10 +86,10 @@ pub fn sum_of_products(segments: &[Segment]) -> Vec<f32> {
     out
 }
 
-/// `out += Σ A·B` for a row-major `out [m, n]`.
+/// Computes `out += Σ A·B` for a row-major `out [m, n]`.
 ///
 /// # Panics
-/// As [`sum_of_products`], or if `out` has another size.
+/// Same as [`sum_of_products`]; also panics if `out` has a different size.
 pub fn add_products(out: &mut [f32], segments: &[Segment]) {
     let (m, n) = shape(segments);
     assert_eq!(out.len(), m * n, "output of a product");
@@ -102,33 +102,33 @@ fn shape(segments: &[Segment]) -> (usize, usize) {
     (m, n)
 }
 
-/// `A·B` as a new row-major buffer `[a.lanes, b.lanes]`.
+/// Returns `A·B` as a new row-major buffer `[a.lanes, b.lanes]`.
 pub fn gemm(a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
     sum_of_products(&[Segment { a: &Packed::new(a, precision), b: *b }])
 }
 
-/// As [`gemm`], by the kernels of one instruction set: for comparisons.
+/// Like [`gemm`], with the kernels of a given instruction set, for comparisons.
 ///
 /// # Panics
-/// If this processor lacks it.
+/// Panics if this processor lacks the instruction set.
 pub fn gemm_on(isa: Isa, a: &Operand, b: &Operand, precision: Precision) -> Vec<f32> {
     assert!(Isa::available().any(|other| other == isa), "{isa:?} on this processor");
     sum_of_products(&[Segment { a: &Packed::with(isa, a, precision, true), b: *b }])
 }
 
-/// `out += A·B` for a row-major `out [a.lanes, b.lanes]`.
+/// Computes `out += A·B` for a row-major `out [a.lanes, b.lanes]`.
 ///
 /// # Panics
-/// If `out` has another size.
+/// Panics if `out` has a different size.
 pub fn gemm_add(out: &mut [f32], a: &Operand, b: &Operand, precision: Precision) {
     add_products(out, &[Segment { a: &Packed::new(a, precision), b: *b }]);
 }
 
-/// As [`gemm_add`] (or overwriting, without `accumulate`) into rows `stride` apart, on the calling thread alone: for
-/// callers that are parallel themselves.
+/// Like [`gemm_add`] (or overwriting, without `accumulate`) into rows `stride` apart. It runs on the calling thread
+/// only, for callers that are themselves parallel.
 ///
 /// # Panics
-/// If the window does not fit `out`.
+/// Panics if the window does not fit `out`.
 pub fn gemm_serial(out: &mut [f32], stride: usize, a: &Operand, b: &Operand, accumulate: bool) {
     if a.lanes == 0 || b.lanes == 0 {
         return;
@@ -137,10 +137,10 @@ pub fn gemm_serial(out: &mut [f32], stride: usize, a: &Operand, b: &Operand, acc
     serial(out, stride, &[Segment { a: &packed, b: *b }], accumulate);
 }
 
-/// As [`gemm_serial`], a sum of products whose left operands are packed already.
+/// Like [`gemm_serial`], for a sum of products whose left operands are already packed.
 ///
 /// # Panics
-/// As [`gemm_serial`] and [`sum_of_products`].
+/// Same as [`gemm_serial`] and [`sum_of_products`].
 pub fn serial(out: &mut [f32], stride: usize, segments: &[Segment], accumulate: bool) {
     let (m, n) = shape(segments);
     if m == 0 || n == 0 {
@@ -151,11 +151,11 @@ pub fn serial(out: &mut [f32], stride: usize, segments: &[Segment], accumulate: 
 }
 
 thread_local! {
-    /// Packed panels of `B`, kept between calls.
+    /// Buffer for the packed panels of `B`, kept between calls.
     static PANELS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A block of `k` of a segment.
+/// One block of `k` of a segment.
 struct Block<'a> {
     segment: &'a Segment<'a>,
     kernel: &'a Kernel,
@@ -163,8 +163,8 @@ struct Block<'a> {
     steps: usize,
 }
 
-/// Blocks that go through the output together: thin ones ride with the one before them, so that a tile is in the
-/// nearest cache when they add to it. Follows from the `k`s alone.
+/// Groups the blocks that pass over the output together. Thin blocks join the one before them, so that a tile is still
+/// in the nearest cache when they add to it. The grouping depends on the `k`s alone.
 fn stages<'a>(segments: &'a [Segment<'a>], kernels: &'a [Kernel]) -> Vec<Vec<Block<'a>>> {
     let mut stages: Vec<Vec<Block>> = Vec::new();
     for (segment, kernel) in segments.iter().zip(kernels) {
@@ -180,10 +180,10 @@ fn stages<'a>(segments: &'a [Segment<'a>], kernels: &'a [Kernel]) -> Vec<Vec<Blo
     stages
 }
 
-/// Steps up to which a block is thin.
+/// Maximum number of steps of a thin block.
 const THIN: usize = 64;
 
-/// The sum of products. Writes exactly the `[m, n]` window.
+/// Computes the sum of products. It writes exactly the `[m, n]` window.
 fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
     let (m, n) = shape(segments);
     for segment in segments {
@@ -191,7 +191,7 @@ fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
     }
     let kernels: Vec<Kernel> =
         segments.iter().map(|s| Kernel::select(s.a.isa, s.a.precision, m, n)).collect();
-    // Those whose tiles are of one shape go through the output together.
+    // Segments with the same tile shape pass over the output together.
     let (mut begin, mut add) = (0, accumulate);
     for alike in kernels.chunk_by(|a, b| (a.mr, a.nr) == (b.mr, b.nr)) {
         let segments = &segments[begin..begin + alike.len()];
@@ -216,7 +216,7 @@ fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate:
     }
 }
 
-/// One task: a range of row panels times a range of column panels, all of `k`.
+/// Runs one task: a range of row panels times a range of column panels, over all of `k`.
 fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulate: bool) {
     let (rows, columns) = grid.ranges(task);
     let mut panels = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
@@ -233,8 +233,8 @@ fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulat
                     let a = block.segment.a.panel(block.index, row);
                     let b = &panels[offset + slot * block.steps * block.kernel.nr..];
                     let add = accumulate || index + part > 0;
-                    // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task
-                    // writes it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready.
+                    // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task writes
+                    // it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
                     unsafe {
                         block.kernel.run(Work {
                             steps: block.steps,
@@ -254,7 +254,7 @@ fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulat
     PANELS.with(|cell| *cell.borrow_mut() = panels);
 }
 
-/// Packs the columns of every block of a stage into `panels`; where each block's begin.
+/// Packs the columns of every block of a stage into `panels` and returns where each block's panels begin.
 fn pack_stage(stage: &[Block], columns: Range<usize>, panels: &mut Vec<u32>) -> Vec<usize> {
     let sizes = stage.iter().map(|block| block.steps * block.kernel.nr);
     let total = sizes.clone().sum::<usize>() * columns.len();
@@ -279,7 +279,7 @@ fn pack_stage(stage: &[Block], columns: Range<usize>, panels: &mut Vec<u32>) -> 
             );
         }
     }
-    // SAFETY: the blocks' panels partition the words, and `pack::panel` writes all of each.
+    // SAFETY: the blocks' panels partition the words, and `pack::panel` writes all of each panel.
     unsafe { panels.set_len(total) };
     offsets
 }

@@ -1,4 +1,4 @@
-//! Packing: a strip of an operand, `width` lanes times a block of `k`, becomes one panel of kernel words.
+//! Packing: converts a strip of an operand, `width` lanes times a block of `k`, into one panel of kernel words.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;

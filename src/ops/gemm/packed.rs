@@ -1,4 +1,4 @@
-//! The left operand of products, packed once for all that share it.
+//! The left operand of products, packed once for all products that share it.
 
 use rayon::prelude::*;
 
@@ -9,10 +9,10 @@ use super::pack;
 use super::plan::Cut;
 use super::tile::Word;
 
-/// Words that one thread has packed before several would have begun.
+/// Number of words that one thread packs in the time it takes to start several.
 const ALONE: usize = if cfg!(miri) { 1 << 8 } else { 1 << 13 };
 
-/// `A [m, k]` in panels of kernel words: an input that several weights multiply is packed (and rounded) once.
+/// `A [m, k]` in panels of kernel words. An input that several weights multiply is packed (and rounded) once.
 pub struct Packed {
     words: Vec<u32>,
     pub(super) cut: Cut,
@@ -21,17 +21,17 @@ pub struct Packed {
     pub(super) precision: Precision,
 }
 
-/// Where the panels go while they are written, each by one thread.
+/// The destination of the panels while they are written, each by one thread.
 struct Target(*mut u32);
 
 // SAFETY: panels of different (block, row) are disjoint parts of the buffer.
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// Panel `row` of a block.
+    /// Returns panel `row` of a block.
     ///
     /// # Safety
-    /// `cut` is the buffer's, and no other thread has this panel.
+    /// `cut` must be that of the buffer, and no other thread may hold this panel.
     #[allow(clippy::mut_from_ref, reason = "each panel is handed out once")]
     unsafe fn panel(&self, cut: &Cut, block: usize, row: usize) -> &mut [std::mem::MaybeUninit<u32>] {
         // SAFETY: `Cut::offset` keeps every panel inside the `Cut::size` words.
@@ -45,12 +45,12 @@ impl Target {
 }
 
 impl Packed {
-    /// Packs `a` for products of this precision, on all threads.
+    /// Packs `a` for products of this precision, using all threads.
     pub fn new(a: &Operand, precision: Precision) -> Self {
         Self::with(Isa::detected(), a, precision, true)
     }
 
-    /// As [`Packed::new`], on the calling thread alone: for callers that are parallel themselves.
+    /// Like [`Packed::new`], on the calling thread only, for callers that are themselves parallel.
     pub fn serial(a: &Operand, precision: Precision) -> Self {
         Self::with(Isa::detected(), a, precision, false)
     }
@@ -64,7 +64,7 @@ impl Packed {
         let target = Target(words.as_mut_ptr());
         let pack = |row: usize| {
             for block in 0..cut.blocks() {
-                // SAFETY: each row of panels is packed by one call.
+                // SAFETY: each row of panels is packed by exactly one call.
                 let panel = unsafe { target.panel(&cut, block, row) };
                 pack::panel(&kernel, Side::Left, a, row * cut.mr, cut.mr, cut.k_range(block), panel);
             }
@@ -74,12 +74,12 @@ impl Packed {
         } else {
             (0..cut.panels).for_each(pack);
         }
-        // SAFETY: the panels partition the words, and `pack::panel` writes all of each.
+        // SAFETY: the panels partition the words, and `pack::panel` writes all of each panel.
         unsafe { words.set_len(size) };
         Self { words, cut, lanes: a.lanes, isa, precision }
     }
 
-    /// Rows `m`.
+    /// Returns the number of rows `m`.
     pub fn rows(&self) -> usize {
         self.lanes
     }
@@ -89,7 +89,7 @@ impl Packed {
         matches!(self.cut.word, Word::Bf16 | Word::Tiles)
     }
 
-    /// Panel `row` of a block of `k`.
+    /// Returns panel `row` of a block of `k`.
     pub(super) fn panel(&self, block: usize, row: usize) -> &[u32] {
         &self.words[self.cut.offset(block, row)..][..self.cut.steps(block) * self.cut.mr]
     }

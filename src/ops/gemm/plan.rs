@@ -1,21 +1,21 @@
-//! How a product is cut: blocks of `k` and panels of one operand, and tasks over the output.
+//! How a product is partitioned: into blocks of `k`, panels of one operand, and tasks over the output.
 
 use std::ops::Range;
 
 use super::kernel::Kernel;
 use super::tile::{CHUNK, Word};
 
-/// Packed columns of a task that fit the L2 cache beside the panel of `A`.
+/// Number of packed column panels of a task that fit the L2 cache beside the panel of `A`.
 const PANELS_PER_TASK: usize = 8;
 
-/// The cuts of `A [m, k]` for one kernel. Those of `k` follow from `k` and the kernel alone (batch invariance).
+/// The partition of `A [m, k]` for one kernel. Its blocks of `k` depend only on `k` and the kernel (batch invariance).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
     pub(super) k: usize,
-    /// Elements of `k` in a block; a whole number of steps.
+    /// Elements of `k` per block; a whole number of steps.
     kc: usize,
     pub(super) word: Word,
-    /// Rows of a panel.
+    /// Rows per panel.
     pub(super) mr: usize,
     pub(super) panels: usize,
 }
@@ -23,7 +23,7 @@ pub(super) struct Cut {
 impl Cut {
     pub(super) fn new(kernel: &Kernel, m: usize, k: usize) -> Self {
         let blocks = k.div_ceil(kernel.max_kc).max(1);
-        // A multiple of 32 keeps the vectorised packing on whole vectors, one of a chunk cuts none.
+        // A multiple of 32 keeps the vectorised packing on whole vectors; a multiple of a chunk splits no chunk.
         let whole = if matches!(kernel.word, Word::Fixed | Word::SplitTiles) { CHUNK } else { 32 };
         let kc = k.div_ceil(blocks).next_multiple_of(whole).max(whole);
         Self { k, kc, word: kernel.word, mr: kernel.mr, panels: m.div_ceil(kernel.mr) }
@@ -37,17 +37,17 @@ impl Cut {
         block * self.kc..((block + 1) * self.kc).min(self.k)
     }
 
-    /// Kernel steps of a block; an odd last element is paired with zero.
+    /// Returns the kernel steps of a block; an odd last element is paired with zero.
     pub(super) fn steps(&self, block: usize) -> usize {
         self.word.steps(self.k_range(block).len())
     }
 
-    /// Words of all packed panels.
+    /// Returns the number of words of all packed panels.
     pub(super) fn size(&self) -> usize {
         (0..self.blocks()).map(|block| self.steps(block)).sum::<usize>() * self.panels * self.mr
     }
 
-    /// Where panel `row` of a block of `k` begins.
+    /// Returns the offset of panel `row` of a block of `k`.
     pub(super) fn offset(&self, block: usize, row: usize) -> usize {
         let before = block * self.word.steps(self.kc);
         (before * self.panels + row * self.steps(block)) * self.mr
@@ -67,10 +67,10 @@ pub(super) struct Grid {
 impl Grid {
     pub(super) fn new(kernel: &Kernel, m: usize, n: usize, threads: usize) -> Self {
         let (panels_m, panels_n) = (m.div_ceil(kernel.mr), n.div_ceil(kernel.nr));
-        // As many column tasks as keep a task's panels in cache, in a multiple of the threads.
+        // Use as many column tasks as keep a task's panels in cache, in a multiple of the threads.
         let fit = panels_n.div_ceil(PANELS_PER_TASK).next_multiple_of(threads);
         let tasks_n = fit.min(panels_n);
-        // Too few columns for the threads (thin products): cut the rows as well.
+        // If there are too few columns for the threads (thin products), the rows are split as well.
         let wanted = if tasks_n >= threads { 1 } else { (2 * threads).div_ceil(tasks_n) };
         Self { m, n, panels_m, panels_n, tasks_m: wanted.min(panels_m), tasks_n }
     }
@@ -79,7 +79,7 @@ impl Grid {
         self.tasks_m * self.tasks_n
     }
 
-    /// Row panels and column panels of a task; together the tasks partition the output.
+    /// Returns the row panels and column panels of a task; together the tasks partition the output.
     pub(super) fn ranges(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let share =
             |index: usize, parts: usize, total: usize| index * total / parts..(index + 1) * total / parts;

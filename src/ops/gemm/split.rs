@@ -1,4 +1,4 @@
-//! Packing of numbers as two bf16 terms.
+//! Packing of numbers as two bf16 terms each.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -15,8 +15,9 @@ thread_local! {
     static TERMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Packs f32 numbers, contiguous along `k` or along the lanes, as two bf16 terms `high + low`: of each [`CHUNK`] numbers
-/// `high, low, high` on the left and `high, high, low` on the right, so that their product is theirs but for `low·low`.
+/// Packs f32 numbers, contiguous along `k` or along the lanes, as two bf16 terms `high + low`. Each [`CHUNK`] numbers
+/// become `high, low, high` on the left and `high, high, low` on the right, so that their product is that of the
+/// numbers except for `low·low`.
 pub(super) fn panel(
     kernel: &Kernel,
     side: Side,
@@ -35,7 +36,7 @@ pub(super) fn panel(
             let length = CHUNK.min(k.end - start);
             let at = first * from.lane_stride + start * from.k_stride;
             terms.resize(3 * lanes * length, 0.0);
-            // One after the other in memory: a lane's terms, or all lanes' of a row of `k`.
+            // The terms are contiguous in memory for each lane, or for all lanes of a row of `k`.
             let operand = if by_row {
                 for (lane, terms) in terms.chunks_exact_mut(3 * length).enumerate() {
                     let (high, rest) = terms.split_at_mut(length);
@@ -65,7 +66,7 @@ pub(super) fn panel(
 }
 
 impl Side {
-    /// Of the second and third part of the terms the one that is low, and the one that is high again.
+    /// Returns the low part and the repeated high part, from the second and third parts of the terms.
     fn order<'a>(self, second: &'a mut [f32], third: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32]) {
         match self {
             Self::Left => (second, third),
@@ -75,11 +76,11 @@ impl Side {
 }
 
 vectorised! {
-    /// `x` rounded to bf16, twice, and what that leaves (of an infinity NaN, which its sums are then).
+    /// Writes `x` rounded to bf16 twice, and the remainder. The remainder of an infinity is NaN, and so are its sums.
     fn cut(x: &[f32], high: &mut [f32], low: &mut [f32], again: &mut [f32]) {
         let _ = FMA;
         for (((x, high), low), again) in x.iter().zip(high).zip(low).zip(again) {
-            // To nearest, ties to even, as the packing rounds; infinities stay, NaN is left to the packing.
+            // Rounds to nearest, ties to even, like the packing; infinities stay, and NaN is left to the packing.
             let bits = x.to_bits();
             let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
             let near = if x.is_nan() { *x } else { f32::from_bits(rounded) };

@@ -1,6 +1,6 @@
-//! Packing what no vector code packs directly, quantised weights above all: a strip is widened into a few kilobytes that
-//! stay in the first-level cache, and packed from there as f32 numbers are. No wider copy of a weight than that ever
-//! exists.
+//! Packing of operands that no vector code packs directly, mainly quantised weights. A strip is widened into a few
+//! kilobytes that stay in the first-level cache, and packed from there like f32 numbers. No larger widened copy of a
+//! weight ever exists.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -12,14 +12,14 @@ use super::operand::{Operand, Side, load};
 use crate::ops::simd::vectorised;
 use crate::weights::{Blocks, Elements};
 
-/// Elements of `k` that are widened at once, whole chunks of fixed point: 32 lanes of them are 16 kB.
+/// Elements of `k` widened at once, in whole fixed-point chunks; 32 lanes of them take 16 kB.
 const SPAN: usize = 128;
 
 thread_local! {
     static STRIP: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As `pack::panel`, strip by strip.
+/// Like `pack::panel`, strip by strip.
 pub(super) fn panel(
     kernel: &Kernel,
     side: Side,
@@ -30,7 +30,7 @@ pub(super) fn panel(
     to: &mut [MaybeUninit<u32>],
 ) {
     let lanes = width.min(from.lanes - first);
-    // Along its lanes only where the numbers are contiguous there.
+    // The strip is laid out along the lanes only where the numbers are contiguous there.
     let by_row = from.k_stride == 1 || from.lane_stride != 1;
     STRIP.with_borrow_mut(|strip| {
         for (part, to) in to.chunks_mut(kernel.word.steps(SPAN) * width).enumerate() {
@@ -63,7 +63,7 @@ pub(super) fn panel(
 }
 
 vectorised! {
-    /// Runs of `length` numbers that begin `stride` apart, from `at`.
+    /// Reads runs of `length` numbers that begin `stride` apart, starting at `at`.
     fn lines(blocks: Blocks<'_>, at: usize, stride: usize, length: usize, out: &mut [f32]) {
         let _ = FMA;
         for (i, line) in out.chunks_exact_mut(length).enumerate() {

@@ -3,7 +3,7 @@ use half::{bf16, f16};
 use super::*;
 use crate::weights::{BlockKind, Blocks};
 
-/// A deterministic, sign-changing sequence with many distinct mantissas.
+/// Returns a deterministic, sign-changing sequence with many distinct mantissas.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count as u32)
         .map(|i| {
@@ -13,7 +13,7 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
-/// The product in f64, the one reference of every path.
+/// Computes the product in f64, the reference for every path.
 fn reference(
     a: &dyn Fn(usize, usize) -> f64,
     b: &dyn Fn(usize, usize) -> f64,
@@ -30,7 +30,7 @@ fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
     }
 }
 
-/// Under Miri the first seven: the others are of too many steps for it.
+/// Miri runs only the first seven; the others take too many steps.
 const SIZES: &[(usize, usize, usize)] = ALL_SIZES.split_at(if cfg!(miri) { 7 } else { 11 }).0;
 const ALL_SIZES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
@@ -164,7 +164,7 @@ fn a_sum_of_products_adds_its_segments_in_order() {
     }
 }
 
-/// Windows with room around them, accumulation, and left operands of either layout, on every path.
+/// Checks windows with margins, accumulation, and left operands of either layout, on every path.
 #[test]
 fn partial_tiles_write_their_corner_alone() {
     for isa in Isa::available() {
@@ -198,8 +198,8 @@ fn partial_tiles_write_their_corner_alone() {
     }
 }
 
-/// Two bf16 terms hold 16 bits: relative to ‖a‖·‖b‖ of a row and a column, rounding both moves the product by 2⁻¹⁷ each
-/// and what is left out, low·low, by 2⁻¹⁸.
+/// Two bf16 terms hold 16 bits. Relative to ‖a‖·‖b‖ of a row and a column, rounding each operand moves the product by
+/// 2⁻¹⁷, and the omitted low·low by 2⁻¹⁸.
 #[test]
 fn split_products_keep_sixteen_bits() {
     for isa in Isa::available() {
@@ -250,13 +250,13 @@ fn an_empty_sum_is_zero() {
     assert_eq!(gemm(&nothing, &nothing, Precision::F32), [0.0; 4]);
 }
 
-/// Rows of `k` numbers in blocks of this kind: random bits with scales of a sensible size.
+/// Returns rows of `k` numbers in blocks of this kind: random bits with scales of a sensible size.
 fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
     let (count, size) = kind.block();
     let mut bytes: Vec<u8> =
         numbers(rows * k / count * size, seed).iter().map(|x| (x * 1e6) as i64 as u8).collect();
     for block in bytes.chunks_exact_mut(size) {
-        // Where the halves stand.
+        // Offsets of the f16 scales.
         let scales: &[usize] = match kind {
             BlockKind::Q6K => &[208],
             BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[0],
@@ -270,12 +270,12 @@ fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
     bytes
 }
 
-/// Dequantising while packing gives the bits of the product with the weight dequantised (and rounded) before.
+/// Dequantising while packing gives the bits of the product with a weight dequantised (and rounded) beforehand.
 #[test]
 fn quantised_weights_multiply_as_their_numbers_do() {
     for kind in BlockKind::ALL {
         for (m, n, k) in [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize)] {
-            // `n` outputs of `k` inputs, and the same bytes the other way round.
+            // `n` outputs of `k` inputs, and the same bytes transposed.
             let k = k.next_multiple_of(kind.block().0);
             let bytes = quantised(*kind, n, k, 5);
             let blocks = Blocks::new(*kind, &bytes);
@@ -308,7 +308,7 @@ fn quantised_weights_multiply_as_their_numbers_do() {
                     );
                 }
             }
-            // A part of the outputs, as the head is read.
+            // A subset of the outputs, as the head reads them.
             let part = Elements::Blocks(blocks).slice(k..n * k);
             assert_eq!(part.to_f32(), wide[k..]);
             assert_eq!(part.get(3).to_bits(), wide[k + 3].to_bits());
@@ -316,7 +316,7 @@ fn quantised_weights_multiply_as_their_numbers_do() {
     }
 }
 
-/// Gaussian numbers: Box and Muller's, of the sequence's.
+/// Returns Gaussian numbers, by the Box–Muller transform of the sequence.
 fn gaussian(count: usize, seed: u32) -> Vec<f32> {
     let mut state = u64::from(seed);
     let mut uniform = || {
@@ -331,7 +331,7 @@ fn gaussian(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| number() as f32).collect()
 }
 
-/// The worst for fixed point: of 64 numbers one is 1000 times the others.
+/// The worst case for fixed point: one of 64 numbers is 1000 times the others.
 fn peaked(count: usize, seed: u32) -> Vec<f32> {
     gaussian(count, seed)
         .iter()
@@ -346,7 +346,7 @@ fn distance(got: &[f32], want: &[f64]) -> f64 {
     norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - w)) / norm(&mut want.iter().copied())
 }
 
-/// One tile, none whole, several blocks of `k` and of columns; `k` is made whole blocks.
+/// One tile, only partial tiles, several blocks of `k` and of columns; `k` is rounded up to whole blocks.
 const QUANTISED: [(usize, usize, usize); 6] =
     [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (37, 33, 96), (50, 577, 608)];
 
@@ -358,8 +358,8 @@ fn quantised_products_are_a_thousandth_off_at_most() {
             let bytes = quantised(*kind, n, k, 5);
             let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
             let wide = weight.to_f32();
-            // Two roundings of 1.3e-4; peaked activations have one of 4e-4. Of few peaked rows the product may be small
-            // by chance, as it is a sum of few terms.
+            // Two roundings of 1.3e-4 each; peaked activations have one of 4e-4. With few peaked rows the product may
+            // be small by chance, as it is a sum of few terms.
             let peaked = (m > 12).then_some((peaked as fn(usize, u32) -> Vec<f32>, 1e-3));
             for (numbers, most) in [(gaussian as fn(usize, u32) -> Vec<f32>, 3e-4)].into_iter().chain(peaked)
             {
@@ -409,7 +409,7 @@ fn quantised_products_depend_on_neither_rows_nor_threads() {
     }
 }
 
-/// Every storage and layout comes to the same fixed point: its f32 numbers', packed from rows.
+/// Every storage and layout gives the same fixed point as its f32 numbers packed from rows.
 #[test]
 fn fixed_point_of_every_layout() {
     for isa in Isa::available() {
@@ -450,7 +450,7 @@ fn fixed_point_keeps_what_is_no_number() {
                 assert!(if row == 4 { got.iter().all(|x| !x.is_finite()) } else { got == plain }, "{isa:?}");
             }
         }
-        // Zeros, what is almost nothing, and the smallest and the greatest that are kept.
+        // Zeros, numbers that are almost zero, and the smallest and the greatest that are kept.
         for (factor, most) in [(0.0, 0.0), (1e-36, 1e-34), (1e-28, 1e-26), (1e35, f32::MAX)] {
             let a: Vec<f32> = gaussian(m * k, 3).iter().map(|x| x * factor).collect();
             let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);

@@ -1,11 +1,11 @@
-//! What all micro-kernels share: how they are called, and the words of their panels.
+//! Definitions shared by all micro-kernels: how they are called, and the words of their panels.
 
 use half::bf16;
 
-/// What a micro-kernel works on.
+/// The arguments of a micro-kernel.
 #[derive(Clone, Copy)]
 pub(super) struct Work {
-    /// Steps that both panels hold.
+    /// Number of steps that both panels hold.
     pub(super) steps: usize,
     /// The panel of the left operand.
     pub(super) a: *const u32,
@@ -13,41 +13,41 @@ pub(super) struct Work {
     pub(super) b: *const u32,
     /// The corner of a tile of `C`.
     pub(super) c: *mut f32,
-    /// Numbers from one row of `C` to the next.
+    /// Distance from one row of `C` to the next, in numbers.
     pub(super) stride: usize,
-    /// Rows of the corner.
+    /// Number of rows of the corner.
     pub(super) rows: usize,
-    /// Columns of the corner.
+    /// Number of columns of the corner.
     pub(super) columns: usize,
-    /// Whether the sums are added to `C` or take its place.
+    /// Whether the sums are added to `C` or replace it.
     pub(super) accumulate: bool,
 }
 
-/// A register tile, see [`Kernel::run`](super::kernel::Kernel::run).
+/// A register tile; see [`Kernel::run`](super::kernel::Kernel::run).
 pub(super) type Tile = unsafe fn(Work);
 
-/// What the words of a panel hold.
+/// The content of a panel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// An f32.
     F32,
     /// A pair of bf16 that are neighbours in `k`.
     Bf16,
-    /// A pair of 16-bit integers that are neighbours in `k`; behind each chunk of [`CHUNK`] numbers stands one step more,
-    /// the f32 scales of its lanes.
+    /// A pair of 16-bit integers that are neighbours in `k`. Each chunk of [`CHUNK`] numbers is followed by one more
+    /// step, which holds the f32 scales of its lanes.
     Fixed,
-    /// As `Bf16` on the right. On the left, for each 16 pairs of `k` a lane's 16 words beside each other, lane by lane.
-    /// Steps come in sixteens.
+    /// On the right, the same as `Bf16`. On the left, for each 16 pairs of `k`, the 16 words of a lane are contiguous,
+    /// lane by lane. The number of steps is a multiple of 16.
     Tiles,
-    /// As `Tiles`, of numbers in two bf16 terms: three numbers' words for one.
+    /// Like `Tiles`, for numbers split into two bf16 terms; each number takes the words of three.
     SplitTiles,
 }
 
-/// Numbers that share a scale in fixed point, or are split together.
+/// Number of elements that share a scale in fixed point, or are split together.
 pub(super) const CHUNK: usize = 64;
 
 impl Word {
-    /// Steps of `k` numbers, those of scales with them.
+    /// Returns the number of steps for `k` numbers, including the steps that hold scales.
     pub(super) fn steps(self, k: usize) -> usize {
         match self {
             Self::F32 => k,
@@ -58,13 +58,13 @@ impl Word {
         }
     }
 
-    /// Whether AMX multiplies it.
+    /// Whether AMX multiplies these words.
     pub(super) fn tiled(self) -> bool {
         matches!(self, Self::Tiles | Self::SplitTiles)
     }
 }
 
-/// Two neighbours in `k` as one word, the earlier in the low half.
+/// Packs two neighbours in `k` into one word, the earlier in the low half.
 pub(super) fn pair(low: f32, high: f32) -> u32 {
     u32::from(bf16::from_f32(low).to_bits()) | u32::from(bf16::from_f32(high).to_bits()) << 16
 }

@@ -7,7 +7,7 @@ use super::kernel::Kernel;
 use super::operand::{Operand, Side, load};
 use super::tile::{Word, pair};
 
-/// As `pack::panel`, of such words.
+/// Like `pack::panel`, for such words.
 pub(super) fn panel(
     kernel: &Kernel,
     side: Side,
@@ -22,7 +22,7 @@ pub(super) fn panel(
         return super::amx_pack::left(from, first, width, k, to);
     }
     let _ = side;
-    // Beyond these, steps that fill a tile are zero.
+    // The steps after these only fill up a tile, and are zero.
     let held = if kernel.word.tiled() { k.len().div_ceil(2) * width } else { to.len() };
     let (to, rest) = to.split_at_mut(held);
     rest.fill(MaybeUninit::new(0));

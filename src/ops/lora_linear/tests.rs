@@ -9,7 +9,7 @@ fn linear(outputs: usize, inputs: usize, seed: u64, bias: bool) -> Linear {
     Linear::new(weight, false, bias.then(|| numbers(&noise(&[outputs], seed + 1))))
 }
 
-/// A path with its matrices as tensors.
+/// A low-rank path with its matrices as tensors.
 #[derive(Clone, Copy)]
 struct Path<'a> {
     a: &'a Tensor,
@@ -35,7 +35,7 @@ fn apply(linear: &Linear, x: &Tensor, path: Path) -> Result<(Tensor, Tensor)> {
     over(linear, &Input::new(x.clone()), path, None)
 }
 
-/// What backward needs of a path beside the path itself.
+/// What the backward pass needs of a path in addition to the path itself.
 #[derive(Clone, Copy)]
 struct Kept<'a> {
     x: &'a Tensor,
@@ -120,7 +120,7 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
     let wide = Linear::new(half.weight().to_dtype(DType::F32), false, None);
     let rounded =
         |t: &Tensor| t.to_dtype(candle_core::DType::BF16).unwrap().to_dtype(candle_core::DType::F32).unwrap();
-    // A path so small that a bf16 sum would lose it, and one as bf16 alone could not hold it.
+    // A path so small that a bf16 sum would lose it, and one that bf16 alone could not hold.
     let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
     let path = Path { a: &fine, b: &b, scale: 2.0 };
     let (y, z) = apply(&half, &x, path).unwrap();
@@ -143,7 +143,7 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
 fn a_quantised_map_is_near_its_numbers_and_keeps_the_small_steps_of_its_path() {
     let (x, dy) = (noise(&[13, 64], 1), noise(&[13, 40], 2));
     let (a, b) = (noise(&[4, 64], 3), noise(&[40, 4], 4));
-    // Blocks of a half, 2⁻⁶, and 32 integers of any size.
+    // Blocks with an f16 scale of 2⁻⁶ and 32 arbitrary integers.
     let integers = |block: usize| (0..32).map(move |i| (block * 37 + i * i * 11) as u8);
     let bytes: Vec<u8> = (0..80).flat_map(|block| [0x00, 0x24].into_iter().chain(integers(block))).collect();
     let weight = FrozenWeight::from_blocks(bytes.into(), BlockKind::Q8_0, &[40, 64]).unwrap();
@@ -154,7 +154,7 @@ fn a_quantised_map_is_near_its_numbers_and_keeps_the_small_steps_of_its_path() {
     let (y, z) = apply(&map, &x, path).unwrap();
     let (want, want_z) = apply(&wide, &x, path).unwrap();
     assert_same(&z, &want_z, 2e-6, "z");
-    // Rounding is 1.9e-4 off, by the norm; no element here is by more than four times that.
+    // Rounding has a relative error of 1.9e-4 by the norm; no element here is off by more than four times that.
     assert_same(&y, &want, 5e-4, "y");
     let run = |linear| {
         let (dx, mut gradients) = backward(&[(linear, &dy, path, Kept { x: &x, z: &z, mask: None })], None);

@@ -1,5 +1,5 @@
-//! The backward pass: one task a run of query blocks and a key head; the runs' parts are added in row order, so that
-//! sums have one order.
+//! The backward pass, with one task per run of query blocks and key head. The parts of the runs are added in row order,
+//! so that the order of sums is fixed.
 
 use std::ops::Range;
 
@@ -13,13 +13,13 @@ use crate::ops::gemm::{Elements, Operand, Packed, Segment, serial};
 use crate::ops::host;
 use crate::ops::simd::{add_scaled, dot, vectorised};
 
-/// Query rows of a run, about; a constant, so that the order of sums is.
+/// Approximate number of query rows per run; a constant, so that the order of sums is fixed.
 const RUN: usize = 192;
 
-/// Gradients of `q`, `k` and `v` of a packed batch (keys and queries are the same rows).
+/// Returns the gradients of `q`, `k` and `v` of a packed batch (keys and queries are the same rows).
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result<(Tensor, Tensor, Tensor)> {
     let Attended { q, k, v, heads, precision, trees } = *attended;
     let rows = q.dims2()?.0;
@@ -68,18 +68,18 @@ pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result
     ))
 }
 
-/// Consecutive query blocks of a span.
+/// A run of consecutive query blocks of a span.
 struct Run {
     /// Rows of `q`.
     queries: Range<usize>,
-    /// Rows of `k` that the span sees before its own.
+    /// Rows of `k` that the span sees before its own rows.
     prefix: Range<usize>,
-    /// Its own rows of `k`, up to the run's last query.
+    /// The span's own rows of `k`, up to the run's last query.
     own: Range<usize>,
     blocks: Vec<Block>,
 }
 
-/// The runs of a span.
+/// Splits a span into runs.
 fn runs(span: &Span, heads: &Heads) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for block in blocks(span, heads) {
@@ -98,7 +98,7 @@ fn runs(span: &Span, heads: &Heads) -> Vec<Run> {
 }
 
 impl Run {
-    /// Index of a row of `k` among the run's keys.
+    /// Returns the index of a row of `k` among the run's keys.
     fn key(&self, row: usize) -> usize {
         if self.prefix.contains(&row) {
             row - self.prefix.start
@@ -108,7 +108,7 @@ impl Run {
     }
 }
 
-/// Which runs hold a row: as a query, and as a key, in order.
+/// The runs that contain a row, as a query and as a key, in order.
 struct Places {
     queries: Vec<Option<usize>>,
     keys: Vec<Vec<usize>>,
@@ -134,7 +134,7 @@ struct Pass<'a> {
     lse: &'a [f32],
 }
 
-/// A block of queries and one of the key heads.
+/// A block of queries and a key head.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     block: &'a Block,
@@ -143,7 +143,7 @@ struct Place<'a> {
     kv_head: usize,
 }
 
-/// Gradients of one run and key head: `dq [group, queries, head_dim]`, `dk` and `dv [keys, head_dim]`.
+/// The gradients of one run and key head: `dq [group, queries, head_dim]`, `dk` and `dv [keys, head_dim]`.
 struct Part {
     dq: Vec<f32>,
     dk: Vec<f32>,
@@ -175,7 +175,7 @@ impl Pass<'_> {
         part
     }
 
-    /// Recomputes `p [group·rows, keys]` and from it `ds`, the gradient of the scaled products `q·k`.
+    /// Recomputes `p [group·rows, keys]`, and from it `ds`, the gradient of the scaled products `q·k`.
     fn weights(
         &self,
         Place { block, first_row, kv_head }: Place,
@@ -201,7 +201,7 @@ impl Pass<'_> {
         }
     }
 
-    /// `dq = scale·ds·K`, `dk += dsᵀ·(scale·Q)`, `dv += pᵀ·dO`.
+    /// Computes `dq = scale·ds·K`, `dk += dsᵀ·(scale·Q)` and `dv += pᵀ·dO`.
     fn products(
         &self,
         run: &Run,
@@ -235,7 +235,7 @@ impl Pass<'_> {
 }
 
 vectorised! {
-    /// `p` arrives as scores, `ds` as `dO·Vᵀ`; they leave as weights and the gradient of the scaled `q·k`.
+    /// Replaces the scores `p` by the weights, and `ds` (on entry `dO·Vᵀ`) by the gradient of the scaled `q·k`.
     fn score_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, softcap: Option<f32>) {
         match softcap {
             None => for (p, ds) in p.iter_mut().zip(ds) {

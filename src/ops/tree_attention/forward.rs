@@ -1,4 +1,4 @@
-//! The forward pass: one task a block of queries.
+//! The forward pass, with one task per block of queries.
 
 use rayon::prelude::*;
 
@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::ops::host;
 use crate::ops::simd::{exp_shifted, scale_into};
 
-/// The output `[Tq, n_head·head_dim]` and what backward needs.
+/// Returns the output `[Tq, n_head·head_dim]` and the state that the backward pass needs.
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// Returns an error if the shapes do not fit.
 pub fn forward(attended: &Attended) -> Result<Saved> {
     let Attended { q, k, v, heads, precision, trees } = *attended;
     let (rows, width) = q.dims2()?;
@@ -19,7 +19,7 @@ pub fn forward(attended: &Attended) -> Result<Saved> {
     let inputs = Inputs { q: &q, k: &k, v: &v, heads, precision };
     let (mut output, mut lse) = (host::zeros(rows * width), vec![0.0; rows * heads.n_head]);
 
-    // Blocks in row order, each with its own rows of the outputs.
+    // Blocks are in row order, and each has its own rows of the outputs.
     let mut tasks = Vec::new();
     let (mut output_left, mut lse_left) = (output.as_mut_slice(), lse.as_mut_slice());
     let mut at = 0;
@@ -43,7 +43,7 @@ pub fn forward(attended: &Attended) -> Result<Saved> {
 }
 
 impl Inputs<'_> {
-    /// All heads of a block of queries.
+    /// Computes all heads of a block of queries.
     fn attend(&self, block: &Block, first_row: usize, output: &mut [f32], lse: &mut [f32]) {
         let Heads { n_head, n_kv_head, head_dim, scale, window, .. } = *self.heads;
         let lanes = self.heads.group() * block.rows;

@@ -1,4 +1,4 @@
-//! The operands of one block of queries and one key head: the group's query heads stand below each other.
+//! The operands of one block of queries and one key head; the group's query heads are stacked as rows.
 
 use std::ops::Range;
 
@@ -6,19 +6,19 @@ use super::{Block, Heads};
 use crate::ops::gemm::{Elements, Operand, Packed, Precision, Segment, serial};
 use crate::ops::simd::{scale_into, vectorised};
 
-/// Borrowed inputs of a pass.
+/// The borrowed inputs of a pass.
 pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
     pub(super) heads: &'a Heads,
-    /// What the products are rounded to.
+    /// The precision to which the products' operands are rounded.
     pub(super) precision: Precision,
 }
 
 impl Inputs<'_> {
-    /// Rows of all heads of the group, block by block of a head: `[group·rows, head_dim]`, times `factor`, from a
-    /// `[T, n_head·head_dim]` slice.
+    /// Gathers the rows of all heads of the group from a `[T, n_head·head_dim]` slice, head by head: `[group·rows,
+    /// head_dim]`, times `factor`.
     pub(super) fn gather(
         &self,
         from: &[f32],
@@ -36,13 +36,13 @@ impl Inputs<'_> {
         to
     }
 
-    /// Row-major `[rows, columns]` as a left operand.
+    /// Packs row-major `[rows, columns]` data as a left operand.
     pub(super) fn packed(&self, data: &[f32], columns: usize) -> Packed {
         let rows = data.len() / columns.max(1);
         Packed::serial(&Operand::by_row(Elements::F32(data), rows, columns), self.precision)
     }
 
-    /// `scores [group·rows, keys] = cap(q·kᵀ)` for scaled queries, masked or not.
+    /// Computes `scores [group·rows, keys] = cap(q·kᵀ)` for scaled queries, including masked pairs.
     pub(super) fn scores(&self, block: &Block, kv_head: usize, q: &Packed, scores: &mut [f32]) {
         self.against(self.k, block, kv_head, q, scores);
         if let Some(softcap) = self.heads.softcap {
@@ -50,7 +50,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// `out [group·rows, keys] = left·rowsᵀ` over the keys' (or values') rows.
+    /// Computes `out [group·rows, keys] = left·rowsᵀ` over the rows of the keys (or values).
     pub(super) fn against(
         &self,
         from: &[f32],
@@ -65,7 +65,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// `out [group·rows, head_dim] = weights [group·rows, keys]·rows` over the values' (or keys') rows.
+    /// Computes `out [group·rows, head_dim] = weights [group·rows, keys]·rows` over the rows of the values (or keys).
     pub(super) fn mix(&self, from: &[f32], block: &Block, kv_head: usize, weights: &[f32], out: &mut [f32]) {
         let (keys, head_dim) = (block.keys(), self.heads.head_dim);
         let lanes = weights.len() / keys.max(1);
@@ -80,14 +80,14 @@ impl Inputs<'_> {
         serial(out, head_dim, &segments, false);
     }
 
-    /// Key (or value) rows of a head as lanes, features as `k`.
+    /// Views the key (or value) rows of a head with rows as lanes and features as `k`.
     fn rows<'a>(&self, from: &'a [f32], rows: &Range<usize>, kv_head: usize) -> Operand<'a> {
         let stride = self.heads.n_kv_head * self.heads.head_dim;
         let at = (rows.start * stride + kv_head * self.heads.head_dim).min(from.len());
         Operand::strided(Elements::F32(&from[at..]), rows.len(), self.heads.head_dim, stride, 1)
     }
 
-    /// Value (or key) rows of a head as `k`, features as lanes.
+    /// Views the value (or key) rows of a head with rows as `k` and features as lanes.
     fn columns<'a>(&self, from: &'a [f32], rows: &Range<usize>, kv_head: usize) -> Operand<'a> {
         let stride = self.heads.n_kv_head * self.heads.head_dim;
         let at = (rows.start * stride + kv_head * self.heads.head_dim).min(from.len());
@@ -96,7 +96,7 @@ impl Inputs<'_> {
 }
 
 vectorised! {
-    /// `c·tanh(s/c)`.
+    /// Computes `c·tanh(s/c)`.
     fn cap(scores: &mut [f32], c: f32) {
         for s in scores.iter_mut() {
             // tanh(u) = 1 − 2 / (e^{2u} + 1)

@@ -1,12 +1,13 @@
 //! Attention over packed prefix trees: a completion sees its prompt and itself, never its sibling.
 //!
-//! `o_i = Σ_j p_ij·v_j`, `p_i = softmax_j(cap(scale·q_i·k_j))` over the visible `j`, where `cap(s) = c·tanh(s/c)` if there
-//! is a soft-cap (Gemma 2). Scores live for one block of queries of one head, so memory is linear in `T`; the backward
-//! pass recomputes them from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Query heads that share keys
-//! (grouped-query attention) stand below each other as the rows of one product, over keys and values read in place.
+//! `o_i = Σ_j p_ij·v_j`, `p_i = softmax_j(cap(scale·q_i·k_j))` over the visible `j`, where `cap(s) = c·tanh(s/c)` if
+//! there is a soft-cap (Gemma 2). Scores exist for only one block of queries of one head at a time, so memory is linear
+//! in `T`; the backward pass recomputes them from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Query
+//! heads that share keys (grouped-query attention) are stacked as the rows of one product, over keys and values that
+//! are read in place.
 //!
-//! With `D_i = Σ do_i·o_i`: `dV = Pᵀ·dO`, `dS = P∘(dO·Vᵀ − D)`, `dQ = scale·dS·K`, `dK = scale·dSᵀ·Q`; siblings add their
-//! parts to the prompt's `dK` and `dV`.
+//! With `D_i = Σ do_i·o_i`: `dV = Pᵀ·dO`, `dS = P∘(dO·Vᵀ − D)`, `dQ = scale·dS·K`, `dK = scale·dSᵀ·Q`; siblings add
+//! their parts to the prompt's `dK` and `dV`.
 
 mod backward;
 mod forward;
@@ -23,14 +24,14 @@ use super::gemm::Precision;
 pub use backward::backward;
 pub use forward::forward;
 
-/// Heads and how scores are made.
+/// The attention heads and how scores are computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
-    /// Query heads.
+    /// Number of query heads.
     pub n_head: usize,
-    /// Key and value heads; divides `n_head`.
+    /// Number of key and value heads; divides `n_head`.
     pub n_kv_head: usize,
-    /// Features of one head.
+    /// Number of features per head.
     pub head_dim: usize,
     /// Factor of `q·k`.
     pub scale: f32,
@@ -41,17 +42,17 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// Query heads that share a key head.
+    /// Returns the number of query heads that share a key head.
     fn group(&self) -> usize {
         self.n_head / self.n_kv_head.max(1)
     }
 
-    /// Queries handled at once: about twelve register tiles of rows, all heads of a group together.
+    /// Returns the number of queries per block: about twelve register tiles of rows, counting all heads of a group.
     fn block(&self) -> usize {
         (144 / self.group().max(1) / 12 * 12).clamp(12, 48)
     }
 
-    /// Arithmetic of one product over all visible pairs of queries and keys, all heads.
+    /// Returns the floating-point operations of one product over all visible pairs of queries and keys, for all heads.
     pub fn flop(&self, trees: &[TreeSpans]) -> usize {
         let pairs = |span: &Span| {
             let n = span.queries.len();
@@ -64,15 +65,15 @@ impl Heads {
     }
 }
 
-/// A run of queries and the keys they see: all of a prefix, and causally their own run. Positions count from the
-/// start of the prefix.
+/// A run of queries and the keys they see: all of a prefix, and their own run causally. Positions count from the start
+/// of the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Rows of `q`.
     pub queries: Range<usize>,
     /// Rows of `k` and `v` before them.
     pub prefix: Range<usize>,
-    /// Rows of `k` and `v` of the queries themselves; as long as `queries`.
+    /// Rows of `k` and `v` of the queries themselves; as many as `queries`.
     pub own: Range<usize>,
 }
 
@@ -81,28 +82,28 @@ pub struct Span {
 pub struct TreeSpans {
     /// Rows of `q` (and of `k`, `v` in a packed batch) of the whole tree.
     pub rows: Range<usize>,
-    /// Its runs, in row order.
+    /// Its spans, in row order.
     pub spans: Vec<Span>,
 }
 
 /// Queries, and the keys and values they attend to.
 #[derive(Clone, Copy)]
 pub struct Attended<'a> {
-    /// `[Tq, n_head·head_dim]`.
+    /// Queries `[Tq, n_head·head_dim]`.
     pub q: &'a Tensor,
-    /// `[Tk, n_kv_head·head_dim]`.
+    /// Keys `[Tk, n_kv_head·head_dim]`.
     pub k: &'a Tensor,
-    /// `[Tk, n_kv_head·head_dim]`.
+    /// Values `[Tk, n_kv_head·head_dim]`.
     pub v: &'a Tensor,
-    /// How they are heads.
+    /// The division into heads.
     pub heads: &'a Heads,
-    /// What products are rounded to.
+    /// The precision to which the products' operands are rounded.
     pub precision: Precision,
-    /// Which query sees which key.
+    /// Determines which query sees which key.
     pub trees: &'a [TreeSpans],
 }
 
-/// What the forward pass leaves for the backward pass.
+/// The state that the forward pass saves for the backward pass.
 #[derive(Debug)]
 pub struct Saved {
     /// Output `[T, n_head·head_dim]`.
@@ -115,11 +116,11 @@ pub struct Saved {
 struct Block {
     /// Offset of the first query in its span.
     first: usize,
-    /// Queries in the block.
+    /// Number of queries in the block.
     rows: usize,
     /// Keys of the prefix, as rows of `k`.
     prefix: Range<usize>,
-    /// Keys of the own run.
+    /// Keys of the span's own run, as rows of `k`.
     own: Range<usize>,
     /// Position of key 0 of the block.
     origin: usize,
@@ -132,13 +133,13 @@ impl Block {
         self.prefix.len() + self.own.len()
     }
 
-    /// The runs of its keys that are not empty: the first's index among the block's keys, and their rows.
+    /// Returns the nonempty runs of its keys: the index of the first among the block's keys, and their rows.
     fn runs(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
         let runs = [(0, self.prefix.clone()), (self.prefix.len(), self.own.clone())];
         runs.into_iter().filter(|(_, rows)| !rows.is_empty())
     }
 
-    /// Which of the block's keys query `row` sees.
+    /// Returns the range of the block's keys that query `row` sees.
     fn visible(&self, row: usize, window: Option<usize>) -> Range<usize> {
         let position = self.position + row;
         let from = window.map_or(0, |w| (position + 1).saturating_sub(w).saturating_sub(self.origin));
@@ -146,7 +147,7 @@ impl Block {
     }
 }
 
-/// The blocks of a span.
+/// Splits a span into blocks.
 fn blocks(span: &Span, heads: &Heads) -> impl Iterator<Item = Block> {
     let (prefix, own, count) = (span.prefix.clone(), span.own.clone(), span.queries.len());
     let (size, window) = (heads.block(), heads.window);

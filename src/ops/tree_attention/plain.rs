@@ -1,4 +1,4 @@
-//! The plain form: a masked soft-max over all keys, in tensor operations.
+//! The plain form: a masked softmax over all keys, in tensor operations.
 
 use candle_core::{D, Tensor};
 
@@ -6,7 +6,7 @@ use super::{Heads, TreeSpans};
 use crate::error::Result;
 use crate::ops::host;
 
-/// As [`super::forward`], by composite (differentiable) tensor operations and a full mask.
+/// Like [`super::forward`], with composite (differentiable) tensor operations and a full mask.
 pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[TreeSpans]) -> Result<Tensor> {
     let Heads { n_head, n_kv_head, head_dim, scale, softcap, .. } = *heads;
     let ((queries, width), (keys, _)) = (q.dims2()?, k.dims2()?);
@@ -29,7 +29,7 @@ pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[Tre
     Ok(weights.matmul(&v)?.transpose(0, 1)?.reshape((queries, width))?)
 }
 
-/// 0 where a query sees a key, −∞ elsewhere.
+/// Returns a mask that is 0 where a query sees a key and −∞ elsewhere.
 fn mask(queries: usize, keys: usize, heads: &Heads, trees: &[TreeSpans]) -> Result<Tensor> {
     let mut mask = vec![f32::NEG_INFINITY; queries * keys];
     for span in trees.iter().flat_map(|tree| &tree.spans) {

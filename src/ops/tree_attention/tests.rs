@@ -15,7 +15,7 @@ fn forward(
     super::forward(&Attended { q, k, v, heads, precision, trees })
 }
 
-/// Trees of (prompt, completions) lengths, packed one after the other.
+/// Builds trees from the lengths of (prompt, completions), packed one after the other.
 fn pack(trees: &[(usize, &[usize])]) -> (usize, Vec<TreeSpans>) {
     let mut at = 0;
     let trees = trees
@@ -36,7 +36,7 @@ fn pack(trees: &[(usize, &[usize])]) -> (usize, Vec<TreeSpans>) {
     (at, trees)
 }
 
-/// Trees: the prompt's tokens and those of each completion.
+/// Each tree lists the tokens of the prompt and of each completion.
 type Shape = Vec<(usize, &'static [usize])>;
 
 fn cases() -> Vec<(Heads, Shape)> {
@@ -69,7 +69,7 @@ fn forward_and_backward_match_the_plain_form() {
         for (got, want, name) in [(&dq, &want[0], "dq"), (&dk, &want[1], "dk"), (&dv, &want[2], "dv")] {
             assert_same(got, want, 1e-5, &format!("{name} {what}"));
         }
-        // bf16 products stay near: their operands are rounded to 2⁻⁹, their sums are not.
+        // bf16 products stay close: their operands are rounded to 2⁻⁹, their sums are not.
         let rough = forward(&q, &k, &v, &heads, Precision::Bf16, &trees).unwrap();
         assert_same(&rough.output, &saved.output, 2e-2, &format!("bf16 {what}"));
         let (rough_dq, rough_dk, rough_dv) = backward(&d_output, &attended(Precision::Bf16), &rough).unwrap();

@@ -1,11 +1,11 @@
-//! The kernels of attention, in the versions that fit the heads.
+//! The attention kernels, in the versions that suit the heads.
 
 use super::{Attention, Kernels, Qkv, Rows};
 use crate::device::{Address, Arg, Kind, Launch};
 use crate::error::Result;
 
 impl Kernels<'_> {
-    /// The version of a kernel of attention for these heads: module, name, threads, shared memory.
+    /// Selects the version of an attention kernel for these heads: module, name, threads, shared memory.
     fn attention(&self, name: &str, a: &Attention) -> (&'static str, String, usize, usize) {
         const PADDED: [(usize, &str); 4] =
             [(64, "attention_64"), (96, "attention_96"), (128, "attention_128"), (256, "attention_256")];
@@ -36,7 +36,7 @@ impl Kernels<'_> {
         self.device.launch(&Launch { module, name: &name, grid, block, shared, args, bytes: 0, flop })
     }
 
-    /// `o`, and the log-sum-exp of every query and head.
+    /// Computes `o`, and the log-sum-exp of every query and head.
     pub(in crate::model::engine) fn attention_forward(
         &self,
         x: Qkv,
@@ -51,7 +51,7 @@ impl Kernels<'_> {
         self.launch_attention("attention_forward", a, a.tile_count, args, 2)
     }
 
-    /// `Σ do·o` of every row and head.
+    /// Computes `Σ do·o` for every row and head.
     pub(in crate::model::engine) fn attention_delta(
         &self,
         (d_o, o): (Rows, Rows),
@@ -64,7 +64,7 @@ impl Kernels<'_> {
         self.launch("attention", "attention_delta", ([rows, 1], 128, 0), args, (bytes, 0))
     }
 
-    /// Gradients of queries, keys and values; of the latter, a part for each query head.
+    /// Computes the gradients of queries, keys and values; keys and values get one part for each query head.
     pub(in crate::model::engine) fn attention_backward(
         &self,
         x: Qkv,
@@ -101,7 +101,8 @@ impl Kernels<'_> {
     }
 }
 
-/// Threads, and bytes of shared memory, of the tensor-core versions; `attention.cu` says what they hold.
+/// Returns the threads and the bytes of shared memory of the tensor-core versions; `attention.cu` describes the
+/// contents.
 fn mma_launch(name: &str, padded: usize) -> (usize, usize) {
     let row = 2 * (padded + 8);
     match (name, padded) {
@@ -115,7 +116,7 @@ fn mma_launch(name: &str, padded: usize) -> (usize, usize) {
     }
 }
 
-/// The same of the plain versions.
+/// Returns the same for the plain versions.
 fn plain_launch(name: &str, head_dim: usize) -> (usize, usize) {
     let rows = if name == "attention_forward" { 80 } else { 96 };
     (128, 4 * (rows * head_dim + 64))

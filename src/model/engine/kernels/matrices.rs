@@ -1,14 +1,14 @@
-//! Matrices: out of their storage, to and from flat buffers, under dropout, and their products.
+//! Kernels for matrices: dequantisation, copies to and from flat buffers, dropout, and products.
 
 use super::{BLOCK, Kernels, Rows, runs};
 use crate::device::{Address, Arena, Arg, Form, Kind, Launch, Product};
 use crate::error::Result;
 
-/// Numbers that a part of a long sum has, about.
+/// Approximate number of terms in each part of a long sum.
 const PART: usize = 2048;
 
 impl Kernels<'_> {
-    /// Quantised blocks as numbers.
+    /// Dequantises blocks.
     pub(in crate::model::engine) fn dequantise(
         &self,
         blocks: Address,
@@ -27,7 +27,7 @@ impl Kernels<'_> {
         Ok(())
     }
 
-    /// Matrices of a flat buffer to where the table says.
+    /// Copies matrices from a flat buffer to the places given by the table.
     pub(in crate::model::engine) fn pack(
         &self,
         values: Address,
@@ -37,7 +37,7 @@ impl Kernels<'_> {
         self.table("pack", entries, args![values, table], numbers)
     }
 
-    /// The way back.
+    /// Copies matrices back, the reverse of [`Kernels::pack`].
     pub(in crate::model::engine) fn unpack(
         &self,
         (table, entries): (Address, usize),
@@ -52,7 +52,7 @@ impl Kernels<'_> {
         self.device.launch(&Launch { module, name, grid, block: BLOCK, shared: 0, args, bytes, flop: 0 })
     }
 
-    /// `out = x∘factors` of dropout.
+    /// Computes `out = x∘factors` for dropout.
     pub(in crate::model::engine) fn dropout(
         &self,
         (x, out): (Rows, Rows),
@@ -64,7 +64,7 @@ impl Kernels<'_> {
         self.launch("lora", "dropout", ([rows, 1], BLOCK, 0), args, (bytes, 0))
     }
 
-    /// `dx += t∘factors`.
+    /// Computes `dx += t∘factors`.
     pub(in crate::model::engine) fn dropout_add(
         &self,
         (t, dx): (Rows, Rows),
@@ -76,7 +76,7 @@ impl Kernels<'_> {
         self.launch("lora", "dropout_add", ([rows, 1], BLOCK, 0), args, (bytes, 0))
     }
 
-    /// A product of activations, in their own kind.
+    /// Computes a product of activations; the result has the same storage type.
     pub(in crate::model::engine) fn product(
         &self,
         form: Form,
@@ -89,8 +89,9 @@ impl Kernels<'_> {
         self.device.product(&Product { form, shape, a, b, c, add: false, parts: 1, split: false })
     }
 
-    /// As [`Kernels::product`], of a narrow result with long sums: these are cut into parts of about [`PART`], whose sums are
-    /// added in order, so that there is work for the whole device. The number of parts depends on the length alone.
+    /// Like [`Kernels::product`], for a narrow result with long sums. The sums are split into parts of about [`PART`]
+    /// terms, whose results are added in order, so that the whole device has work. The number of parts depends only on
+    /// the length.
     pub(in crate::model::engine) fn thin_product(
         &self,
         memory: &mut Arena,
@@ -119,7 +120,7 @@ impl Kernels<'_> {
         memory.reset(mark)
     }
 
-    /// As [`Kernels::product`], with sums that may be cut into parts.
+    /// Like [`Kernels::product`], but the sums may be split into parts.
     pub(in crate::model::engine) fn split_product(
         &self,
         form: Form,
@@ -132,7 +133,7 @@ impl Kernels<'_> {
         self.device.product(&Product { form, shape, a, b, c, add: false, parts: 1, split: true })
     }
 
-    /// A product with a result in f32.
+    /// Computes a product with an f32 result.
     pub(in crate::model::engine) fn wide_product(
         &self,
         form: Form,

@@ -22,7 +22,7 @@ pub(in crate::model::engine) struct Shape {
 }
 
 impl Kernels<'_> {
-    /// Queries, keys and values of projected rows: bias, clipping, norms, rotation.
+    /// Computes queries, keys and values from projected rows: bias, clipping, norms, rotation.
     pub(in crate::model::engine) fn qkv_forward(
         &self,
         y: Rows,
@@ -43,7 +43,7 @@ impl Kernels<'_> {
         self.launch("qkv", name, shape.launch(rows, taken), &args, (bytes, 0))
     }
 
-    /// The gradient of projected rows; `d` holds a part of keys and values for each query head.
+    /// Computes the gradient of the projected rows; `d` holds one part of keys and values for each query head.
     pub(in crate::model::engine) fn qkv_backward(
         &self,
         d: Qkv,
@@ -62,7 +62,7 @@ impl Kernels<'_> {
 }
 
 impl Shape {
-    /// Columns of queries, keys and values.
+    /// Total columns of queries, keys and values.
     fn width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
@@ -71,8 +71,8 @@ impl Shape {
         self.q_norm.kind != 0
     }
 
-    /// Grid, threads and shared memory: a thread for 16 columns of `taken` rows, or a block for each row where norms are
-    /// not of heads.
+    /// Returns grid, threads and shared memory: one thread for 16 columns of `taken` rows, or one block for each row if
+    /// the norms are not per head.
     fn launch(&self, rows: usize, taken: usize) -> ([usize; 2], usize, usize) {
         let (block, shared) = if self.normed() { (BLOCK, 4 * self.width()) } else { (BLOCK / 2, 0) };
         let by_rows = self.normed() && self.q_norm.size != self.head_dim;
