@@ -61,8 +61,9 @@ fn of_file(bytes: &[u8], class: Class, tokens: &Tokens, config: &Map<String, Jso
     if class == Class::Backend {
         return from_bytes(bytes);
     }
-    let mut file: Map<String, Json> = serde_json::from_slice(bytes)
-        .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))?;
+    let mut file: Map<String, Json> = serde_json::from_slice(bytes).map_err(|e| {
+        Error::Data(format!("tokenizer.json is not a tokenizer of the `tokenizers` library: {e}"))
+    })?;
     let kind = file.get("model").and_then(|model| model.get("type")).and_then(Json::as_str);
     // For such a model transformers 5.24 builds a BPE without merges, which encodes nothing.
     if let Some(kind) = kind.filter(|kind| *kind != "BPE") {

@@ -15,8 +15,9 @@ pub(super) fn parse(json: &Json) -> Result<Tokenizer> {
 
 /// Parses a tokenizer from JSON text.
 pub(super) fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
-    guarded(|| Tokenizer::from_bytes(bytes))
-        .map_err(|e| Error::Data(format!("not a tokenizer of the `tokenizers` library: {e}")))
+    guarded(|| Tokenizer::from_bytes(bytes)).map_err(|e| {
+        Error::Data(format!("tokenizer.json is not a tokenizer of the `tokenizers` library: {e}"))
+    })
 }
 
 /// Turns panics into errors: the `tokenizers` library panics on some damaged files, and on some texts encoded with
