@@ -1,13 +1,13 @@
-//! Whether batches are such as an objective needs them.
+//! Checks that the batch settings suit the objective.
 
 use super::config::TrainConfig;
 use crate::error::{Problems, Result};
 use crate::objective::Needs;
 
-/// Refuses settings under which an objective would not see the batch that it needs.
+/// Rejects settings that would not give the objective the batches it needs.
 ///
 /// # Errors
-/// [`crate::error::Error::Config`] with each setting and its remedy.
+/// [`crate::error::Error::Config`], which lists each setting and its remedy.
 pub fn check(config: &TrainConfig, needs: Needs) -> Result<()> {
     let mut problems = Problems::default();
     if let (true, Some(most)) = (needs.whole_batch, config.max_tokens_per_batch) {

@@ -1,4 +1,4 @@
-//! The best evaluation so far, by any metric: `metric_for_best_model` and `greater_is_better` of transformers.
+//! The best evaluation so far by a chosen metric: `metric_for_best_model` and `greater_is_better` of transformers.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,40 +8,40 @@ use crate::eval::preference::Evaluation;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Best {
-    /// Its value of the metric.
+    /// Its metric value.
     pub value: f64,
-    /// The step it was made after.
+    /// The step after which it was made.
     pub step: u64,
 }
 
-/// What makes an evaluation the better one.
+/// The criterion that decides which evaluation is better.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Criterion {
-    /// The metric's name, with `eval_`.
+    /// The metric's name, including the `eval_` prefix.
     pub metric: String,
     greater: bool,
 }
 
 impl Criterion {
-    /// By `metric`, with or without `eval_`. Unless said, greater is better but for losses (as in transformers) and
-    /// divergences.
+    /// Creates a criterion from `metric`, with or without the `eval_` prefix. If `greater` is `None`, greater is
+    /// better, except for losses (as in transformers) and divergences.
     pub fn new(metric: &str, greater: Option<bool>) -> Self {
         let metric = if metric.starts_with("eval_") { metric.into() } else { format!("eval_{metric}") };
         let greater = greater.unwrap_or(!(metric.ends_with("loss") || metric.ends_with("kl")));
         Self { metric, greater }
     }
 
-    /// Whether an evaluation has this metric.
+    /// Whether evaluations have this metric.
     pub fn is_known(&self) -> bool {
         Evaluation::METRICS.contains(&self.metric.as_str())
     }
 
-    /// The metric's value.
+    /// Returns the metric's value.
     pub fn value(&self, found: &Evaluation) -> Option<f64> {
         found.values().into_iter().find(|(name, _)| *name == self.metric).map(|(_, value)| value)
     }
 
-    /// Whether `value` is better than the best so far. What is no number never is.
+    /// Whether `value` is better than the best so far. NaN never is.
     pub fn is_better(&self, value: f64, best: Option<&Best>) -> bool {
         let better = |best: &Best| if self.greater { value > best.value } else { value < best.value };
         value.is_finite() && best.is_none_or(better)

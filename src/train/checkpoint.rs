@@ -1,7 +1,8 @@
-//! Checkpoints: all that a run needs to go on as if it had never stopped. Valid or absent.
+//! Checkpoints: everything a run needs to continue as if it had never stopped. A checkpoint is either valid or absent.
 //!
-//! `checkpoints/step-N/` holds the adapter (a PEFT directory, so that it also loads elsewhere), the optimizer's moments,
-//! the state, and a manifest with the BLAKE3 hash of each. It is written under a temporary name, synced, renamed.
+//! `checkpoints/step-N/` holds the adapter (a PEFT directory, so that other tools can load it too), the optimizer's
+//! moments, the state, and a manifest with the BLAKE3 hash of each file. It is written under a temporary name, synced
+//! and renamed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,41 +29,41 @@ const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const ADAPTER: &str = "adapter";
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Optimizer steps done.
+    /// Optimizer steps completed.
     pub step: u64,
-    /// Steps the optimizer counts (skipped ones are not its).
+    /// Steps counted by the optimizer (without skipped steps).
     pub optimizer_steps: u64,
-    /// Where the data go on.
+    /// The position in the data.
     pub sampler: SamplerState,
-    /// What was seen since the last log line.
+    /// Metrics accumulated since the last log line.
     pub window: Window,
-    /// The best evaluation.
+    /// The best evaluation so far.
     pub best: Option<Best>,
-    /// Share of held-out pairs that the policy got right by log-prob before the first step.
+    /// The share of held-out pairs that the policy ranked correctly by log-prob before the first step.
     pub initial_accuracy: Option<f64>,
     /// Evaluations since then.
     pub evaluations_since_best: usize,
-    /// Steps skipped in a row.
+    /// Consecutive steps skipped.
     pub skipped_in_a_row: u32,
-    /// What the watchdogs saw.
+    /// State of the watchdogs.
     pub watch: Watch,
     /// The resolved configuration, as YAML.
     pub config: String,
-    /// Fingerprint of the data: BLAKE3 over the examples' ids.
+    /// Fingerprint of the data: BLAKE3 over the ids of the examples.
     pub data: String,
     /// Fingerprint of the reference policy.
     pub reference: String,
 }
 
-/// Writes `checkpoints/step-N` of a run directory and removes the oldest over `limit` (never the best). That one cannot
-/// be removed is no failure; it is what comes back.
+/// Writes `checkpoints/step-N` in a run directory and removes the oldest checkpoints beyond `limit`, but never the
+/// best. Failure to remove one is not an error; it is reported in the return value.
 ///
 /// # Errors
-/// If it cannot be written; earlier checkpoints are then untouched.
+/// If the checkpoint cannot be written; earlier checkpoints are then untouched.
 pub fn save(
     run: &Path,
     store: &Store,
@@ -99,7 +100,7 @@ fn moments(store: &Store) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
 }
 
-/// BLAKE3 of every file of a checkpoint but the manifest, by path within it.
+/// Returns the BLAKE3 hash of every file of a checkpoint except the manifest, by path within the checkpoint.
 fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
     let names = [
         STATE.to_string(),
@@ -117,7 +118,7 @@ fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Step numbers of the checkpoints of a run directory, newest first.
+/// Returns the step numbers of a run directory's checkpoints, newest first.
 fn steps(all: &Path) -> Vec<u64> {
     let entries = fs::read_dir(all).into_iter().flatten().flatten();
     let mut steps: Vec<u64> =
@@ -136,7 +137,7 @@ fn prune(all: &Path, state: &State, limit: Option<usize>) -> Result<()> {
     Ok(())
 }
 
-/// The newest valid checkpoint of a run directory and what is wrong with newer ones.
+/// Returns the newest valid checkpoint of a run directory, and what is wrong with any newer ones.
 pub fn newest(run: &Path) -> (Option<(PathBuf, State)>, Vec<String>) {
     let all = run.join("checkpoints");
     let mut damage = Vec::new();
@@ -150,7 +151,7 @@ pub fn newest(run: &Path) -> (Option<(PathBuf, State)>, Vec<String>) {
     (None, damage)
 }
 
-/// A checkpoint's state, all its files verified.
+/// Verifies all files of a checkpoint and returns its state.
 ///
 /// # Errors
 /// If a file is missing or differs from the manifest.
@@ -165,10 +166,10 @@ pub fn open(checkpoint: &Path) -> Result<State> {
     serde_json::from_slice(&read(STATE)?).map_err(parse)
 }
 
-/// Puts a checkpoint's parameters and moments back.
+/// Restores a checkpoint's parameters and moments.
 ///
 /// # Errors
-/// If they are not of this adapter and optimizer.
+/// If they do not belong to this adapter and optimizer.
 pub fn restore(
     checkpoint: &Path,
     state: &State,

@@ -10,55 +10,55 @@ use super::schedule::{Schedule, ScheduleKind};
 use crate::error::{Problems, Result, nearest};
 use crate::eval::preference::Evaluation;
 
-/// Above it a process spends its time starting threads.
+/// With more threads than this, a process spends its time starting them.
 pub const MOST_THREADS: usize = 1024;
 
-/// How a run trains. Keys are those of transformers' `TrainingArguments` wherever it has one.
+/// The training settings. Keys are those of transformers' `TrainingArguments` where it has an equivalent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Passes over the data; a fraction is allowed.
+    /// Passes over the data; may be a fraction.
     pub num_train_epochs: f64,
-    /// Optimizer steps; overrides `num_train_epochs`, the data repeat.
+    /// Optimizer steps; overrides `num_train_epochs` and repeats the data as needed.
     pub max_steps: Option<u64>,
-    /// Pairs in a micro-batch.
+    /// Pairs per micro-batch.
     pub per_device_train_batch_size: usize,
-    /// Micro-batches summed into one optimizer step.
+    /// Micro-batches accumulated into one optimizer step.
     pub gradient_accumulation_steps: usize,
     /// The peak learning rate.
     pub learning_rate: f64,
-    /// How the learning rate moves.
+    /// The shape of the learning rate schedule.
     pub lr_scheduler_type: ScheduleKind,
-    /// Steps from learning rate 0 to the peak.
+    /// Warm-up steps, from learning rate 0 to the peak.
     #[serde(deserialize_with = "whole_steps")]
     pub warmup_steps: u64,
-    /// The same as a share of all steps, rounded up.
+    /// Warm-up steps as a share of all steps, rounded up.
     pub warmup_ratio: f64,
     /// The update rule.
     pub optim: OptimizerKind,
-    /// AdamW's decay of the first moment.
+    /// AdamW's decay rate of the first moment.
     pub adam_beta1: f64,
-    /// AdamW's decay of the second moment.
+    /// AdamW's decay rate of the second moment.
     pub adam_beta2: f64,
-    /// AdamW's term in the denominator.
+    /// AdamW's term added to the denominator.
     pub adam_epsilon: f64,
-    /// Weight decay of every A and B (neither is a bias or a norm, which transformers would leave out).
+    /// Weight decay, applied to every A and B (neither is a bias or a norm, which transformers would exclude).
     pub weight_decay: f64,
-    /// Gradients are scaled down to this norm; 0 leaves them.
+    /// The maximum gradient norm, to which gradients are clipped; 0 disables clipping.
     pub max_grad_norm: f64,
-    /// Whether the pairs are shuffled, anew in every epoch.
+    /// Whether the pairs are reshuffled in every epoch.
     pub shuffle: bool,
-    /// Pairs in an evaluation batch; null: as in training.
+    /// Pairs per evaluation batch; null: as in training.
     pub per_device_eval_batch_size: Option<usize>,
-    /// Packed tokens in a micro-batch, at most; null: no limit.
+    /// The maximum number of packed tokens in a micro-batch; null: no limit.
     pub max_tokens_per_batch: Option<usize>,
-    /// Whether pairs of like length come together, so that batches differ less in cost and memory.
+    /// Whether pairs of similar length are batched together, so that batches differ less in cost and memory.
     pub group_by_length: bool,
     /// Recompute each block in the backward pass instead of keeping its activations.
     pub gradient_checkpointing: Recompute,
     /// Where reference log-probabilities are kept.
     pub reference_cache: ReferenceCache,
-    /// Threads; null: all cores.
+    /// Number of threads; null: all cores.
     pub threads: Option<usize>,
     /// Steps between log lines.
     pub logging_steps: u64,
@@ -66,23 +66,23 @@ pub struct TrainConfig {
     pub eval_steps: Option<u64>,
     /// Steps between checkpoints; null: at the end only.
     pub save_steps: Option<u64>,
-    /// Checkpoints kept; null: all.
+    /// The maximum number of checkpoints to keep; null: all.
     pub save_total_limit: Option<usize>,
     /// Stop after this many evaluations without a better `metric_for_best_model`; null: never.
     pub early_stopping_patience: Option<usize>,
-    /// Whether `adapter/` holds the best evaluated checkpoint instead of the last.
+    /// Whether `adapter/` holds the best evaluated checkpoint rather than the last.
     pub load_best_model_at_end: bool,
-    /// Which metric of an evaluation makes it the best, with or without `eval_`.
+    /// The evaluation metric that selects the best checkpoint, with or without `eval_`.
     pub metric_for_best_model: String,
-    /// Whether a greater value is better; null: unless the metric's name ends in `loss` or `kl`.
+    /// Whether a greater value is better; null: yes, unless the metric's name ends in `loss` or `kl`.
     pub greater_is_better: Option<bool>,
 }
 
-/// Whether blocks are computed again in the backward pass: less memory, more time, the same bits.
+/// Whether blocks are recomputed in the backward pass: less memory, more time, bit-identical results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Recompute {
-    /// Where the run does not fit otherwise.
+    /// Only if the run would not fit in memory otherwise.
     #[default]
     Auto,
     /// Always.
@@ -91,7 +91,7 @@ pub enum Recompute {
     Off,
 }
 
-/// [`Recompute`] as it is written: `true`, `false` or `auto`.
+/// [`Recompute`] in its serialized form: `true`, `false` or `auto`.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -160,7 +160,7 @@ impl Default for TrainConfig {
 
 impl TrainConfig {
     /// # Errors
-    /// [`crate::error::Error::Config`] naming every value that cannot be, and its remedy.
+    /// [`crate::error::Error::Config`], which lists every invalid value and its remedy.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         self.check_counts(&mut problems);
@@ -179,7 +179,7 @@ impl TrainConfig {
         problems.finish()
     }
 
-    /// The optimizer's part.
+    /// Returns the optimizer's settings.
     pub fn optimizer(&self) -> OptimizerConfig {
         OptimizerConfig {
             kind: self.optim,
@@ -190,20 +190,20 @@ impl TrainConfig {
         }
     }
 
-    /// Pairs in an evaluation batch.
+    /// Returns the number of pairs in an evaluation batch.
     pub fn evaluation_batch(&self) -> usize {
         self.per_device_eval_batch_size.unwrap_or(self.per_device_train_batch_size)
     }
 
-    /// What makes an evaluation the better one.
+    /// Returns the criterion that decides which evaluation is better.
     pub fn criterion(&self) -> Criterion {
         Criterion::new(&self.metric_for_best_model, self.greater_is_better)
     }
 
-    /// The learning rate over a run of `total_steps` optimizer steps.
+    /// Returns the learning rate schedule for a run of `total_steps` optimizer steps.
     pub fn schedule(&self, total_steps: u64) -> Schedule {
         let warmup_steps = match self.warmup_steps {
-            // As `TrainingArguments.get_warmup_steps`: ceil of the f64 product, as Python computes it.
+            // As in `TrainingArguments.get_warmup_steps`: the ceiling of the f64 product, as Python computes it.
             0 => (total_steps as f64 * self.warmup_ratio).ceil() as u64,
             steps => steps,
         };
@@ -215,7 +215,7 @@ impl TrainConfig {
         }
     }
 
-    /// The norm gradients are clipped to, or `None` when they are not.
+    /// Returns the norm to which gradients are clipped, or `None` if clipping is off.
     pub fn clip_norm(&self) -> Option<f64> {
         (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
     }
@@ -365,7 +365,8 @@ impl<'de> Deserialize<'de> for ReferenceCache {
     }
 }
 
-/// transformers 5 reads `warmup_steps: 0.1` as a ratio; here that has its own key, and the error says so.
+/// Rejects fractions: transformers 5 reads `warmup_steps: 0.1` as a ratio; here the ratio has its own key, which the
+/// error names.
 fn whole_steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Visitor;
     impl de::Visitor<'_> for Visitor {

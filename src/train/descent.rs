@@ -1,4 +1,4 @@
-//! A step's gradient and what is done with it, where the decoder computes: in the store of what trains, or on the device.
+//! Accumulates and applies a step's gradient where the decoder computes: in the parameter store, or on the device.
 
 use super::gradients;
 use super::optimizer::Optimizer;
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::decoder::{Decoder, Tape};
 use crate::trainable::Policy;
 
-/// Begins a gradient of zeros.
+/// Resets the gradient to zero.
 ///
 /// # Errors
 /// If the device fails.
@@ -22,7 +22,7 @@ pub fn clear(decoder: &Decoder, policy: &mut Policy) -> Result<()> {
 /// Adds the gradient of `Σ_c weights[c]·logps[c]`.
 ///
 /// # Errors
-/// If the tape is not of this batch.
+/// If the tape does not belong to this batch.
 pub fn add(
     decoder: &Decoder,
     policy: &mut Policy,
@@ -36,7 +36,7 @@ pub fn add(
     policy.accumulate(|policy, gradient| decoder.backward(tape, batch, policy, weights, gradient))
 }
 
-/// The gradient's Euclidean norm; not finite if any of its numbers is not.
+/// Returns the gradient's Euclidean norm, which is not finite if any element is not.
 ///
 /// # Errors
 /// If the device fails.
@@ -47,7 +47,8 @@ pub fn norm(decoder: &Decoder, policy: &Policy) -> Result<f64> {
     Ok(gradients::global_norm(policy.trained.store().gradient()))
 }
 
-/// Steps the trained adapter, with the gradient of norm `norm` clipped to `most`. Whether all its numbers are finite.
+/// Updates the trained adapter, with the gradient of norm `norm` clipped to `most`. Returns whether all its parameters
+/// are finite.
 ///
 /// # Errors
 /// If the device fails.

@@ -1,17 +1,17 @@
-//! The norm of the flat gradient, and clipping by it.
+//! The norm of the flat gradient, and gradient clipping.
 
 use rayon::prelude::*;
 
-/// Elements summed by one task. Fixed, and partial sums are added in order, so that the norm's bits do not depend on
-/// the number of threads.
+/// Elements summed by one task. The size is fixed and partial sums are added in order, so the norm's bits do not depend
+/// on the number of threads.
 const CHUNK: usize = 1 << 14;
 
-/// The Euclidean norm over all gradients, summed in f64. Not finite if any gradient is not.
+/// Returns the Euclidean norm over all gradients, summed in f64. It is not finite if any gradient is not.
 pub fn global_norm(gradients: &[f32]) -> f64 {
     let partial: Vec<f64> = gradients
         .par_chunks(CHUNK)
         .map(|chunk| {
-            // Eight sums side by side, so that the loop vectorises.
+            // Eight parallel sums, so that the loop vectorises.
             let mut lanes = [0f64; 8];
             let (blocks, rest) = chunk.as_chunks::<8>();
             for block in blocks {
@@ -26,14 +26,14 @@ pub fn global_norm(gradients: &[f32]) -> f64 {
     partial.iter().sum::<f64>().sqrt()
 }
 
-/// What [`clip`] multiplies by: max_norm / (norm + 1e-6) where that is below 1, else 1.
+/// Returns the factor that [`clip`] multiplies by: max_norm / (norm + 1e-6) if that is below 1, else 1.
 pub fn factor(norm: f64, max_norm: f64) -> f32 {
     let scale = max_norm / (norm + 1e-6);
     if norm.is_finite() && scale < 1.0 { scale as f32 } else { 1.0 }
 }
 
-/// Scales `gradients` of norm `norm` down to `max_norm`, as `torch.nn.utils.clip_grad_norm_`: by
-/// max_norm / (norm + 1e-6) where that is below 1. A norm that is not finite leaves them as they are.
+/// Scales `gradients` of norm `norm` down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does: by max_norm / (norm
+/// + 1e-6) if that is below 1. If the norm is not finite, the gradients are left unchanged.
 pub fn clip(gradients: &mut [f32], norm: f64, max_norm: f64) {
     let scale = factor(norm, max_norm);
     if scale < 1.0 {

@@ -1,13 +1,14 @@
-//! Whether a run fits into memory, asked before anything is allocated.
+//! Checks whether a run fits into memory before anything is allocated.
 
 use super::plan::Memory;
 use crate::error::{Error, Result};
 
-/// An expectation is no measurement: what is over by less than this is tried, with a warning.
+/// The expected size is an estimate: a run that exceeds the available memory by less than this factor is tried, with a
+/// warning.
 const MARGIN: f64 = 1.25;
 
-/// Bytes that a new process may use without swapping: `MemAvailable` and `SwapFree` of `/proc/meminfo`, and what the
-/// control group (version 2) has left, whichever is less. `None` where neither can be read.
+/// Returns the bytes that a new process may use without swapping: the lesser of `MemAvailable` plus `SwapFree` in
+/// `/proc/meminfo` and what the control group (version 2) has left. Returns `None` if neither can be read.
 pub fn available() -> Option<usize> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok();
     let machine = meminfo.as_deref().and_then(machine_available);
@@ -26,15 +27,16 @@ fn group_available() -> Option<usize> {
     let read = |name: &str| -> Option<usize> {
         std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
     };
-    // `max` is no number: no limit.
+    // `max` does not parse as a number and means no limit.
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }
 
-/// Compares a run's needs with what is available: a sentence if it is close. `converted` are the bytes of weights that
-/// are no mapped file.
+/// Compares a run's needs with the available memory and returns a warning if it is close. `converted` is the size in
+/// bytes of the weights that are not a mapped file.
 ///
 /// # Errors
-/// [`Error::Config`] if it will not fit. Mapped weights do not count: the system drops their pages and reads them again.
+/// [`Error::Config`] if it will not fit. Mapped weights do not count: the system can drop their pages and read them
+/// again.
 pub fn check(memory: &Memory, converted: usize, available: usize) -> Result<Option<String>> {
     let mapped = memory.weights.saturating_sub(converted);
     let own = memory.total().saturating_sub(mapped);
@@ -62,7 +64,7 @@ pub fn check(memory: &Memory, converted: usize, available: usize) -> Result<Opti
     Ok(None)
 }
 
-/// What would help most.
+/// Returns the remedy that would help most.
 fn remedy(memory: &Memory, converted: usize) -> &'static str {
     let largest = memory.adapter.max(memory.activations).max(memory.working).max(converted);
     if largest == memory.adapter {

@@ -1,4 +1,4 @@
-//! Training: what changes the adapter's parameters, step by step.
+//! Training: updates the adapter's parameters step by step.
 
 pub mod batches;
 pub mod best;

@@ -1,8 +1,8 @@
-//! Optimizers: rules over a [`Store`], which keeps their moments. One rule a file; a new one is a file, a variant of
-//! [`OptimizerKind`] and an arm in [`Optimizer::new`].
+//! Optimizers: update rules over a [`Store`], which keeps their moments. Each rule has its own file; a new one needs a
+//! file, a variant of [`OptimizerKind`] and an arm in [`Optimizer::new`].
 //!
-//! Every rule is elementwise with scalars computed in f64 and rounded once to f32, as torch does, so the result depends
-//! neither on the order of the parameters nor on the number of threads.
+//! Every rule is elementwise, with scalars computed in f64 and rounded once to f32, as in torch. The result therefore
+//! depends neither on the order of the parameters nor on the number of threads.
 
 mod adamw;
 mod rmsprop;
@@ -16,16 +16,16 @@ use crate::model::decoder::Decoder;
 use crate::trainable::store::Moment;
 use crate::trainable::{Policy, Store};
 
-/// An update rule and the steps it has made.
+/// An update rule and the number of steps it has made.
 pub struct Optimizer {
     rule: Box<dyn Rule>,
     steps: u64,
-    /// The moments on the decoder's device are newer than the store's.
+    /// Whether the moments on the decoder's device are newer than the store's.
     is_on_device: bool,
 }
 
 impl Optimizer {
-    /// A fresh optimizer over `store`, which gets its moments, zeros.
+    /// Creates an optimizer for `store` and sets the store's moments to zero.
     pub fn new(config: &OptimizerConfig, store: &mut Store) -> Self {
         let rule: Box<dyn Rule> = match config.kind {
             OptimizerKind::AdamW => Box::new(adamw::AdamW::new(config)),
@@ -36,10 +36,10 @@ impl Optimizer {
         Self { rule, steps: 0, is_on_device: false }
     }
 
-    /// Moves the store's numbers by one step of learning rate `lr` along their gradient.
+    /// Updates the store's parameters by one step of learning rate `lr` along their gradient.
     ///
     /// # Errors
-    /// [`Error::Train`] if the store has no gradient, or another optimizer's moments.
+    /// [`Error::Train`] if the store has no gradient, or holds another optimizer's moments.
     pub fn step(&mut self, store: &mut Store, lr: f64) -> Result<()> {
         if store.gradient().len() != store.values().len() {
             return Err(Error::Train(format!(
@@ -63,8 +63,8 @@ impl Optimizer {
         Err(Error::Train(format!("the optimizer remembers {wanted:?}, but was given {found:?}")))
     }
 
-    /// As [`Optimizer::step`], of the adapter on the decoder's device, along its gradient there times `clip`. Whether all
-    /// parameters are finite.
+    /// Does the same as [`Optimizer::step`] for the adapter on the decoder's device, along its gradient there times
+    /// `clip`. Returns whether all parameters are finite.
     ///
     /// # Errors
     /// If the device fails.
@@ -80,7 +80,7 @@ impl Optimizer {
         decoder.device_update(policy, &self.rule.on_device(self.steps, lr), clip)
     }
 
-    /// Copies the moments from the decoder's device, if they are there.
+    /// Copies the moments from the decoder's device if the newest ones are there.
     ///
     /// # Errors
     /// If the device fails.
@@ -97,15 +97,15 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Steps made so far.
+    /// Returns the number of steps made so far.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Takes up the steps and, into the store, the moments of a checkpoint. Nothing is changed on an error.
+    /// Restores the step count and, in the store, the moments of a checkpoint. Nothing is changed on an error.
     ///
     /// # Errors
-    /// [`Error::Train`] if a moment is missing, unknown or of another length.
+    /// [`Error::Train`] if a moment is missing, unknown or of the wrong length.
     pub fn load_state(&mut self, store: &mut Store, steps: u64, slices: &[(&str, &[f32])]) -> Result<()> {
         let mut expected = self.rule.moments().to_vec();
         expected.sort_unstable();

@@ -1,30 +1,30 @@
-//! What a run will take, before it is run: `train --dry-run`.
+//! Estimates what a run will take before it starts: `train --dry-run`.
 
 use crate::data::Example;
 use crate::model::block::Saved;
 use crate::model::spec::DecoderSpec;
 
-/// Rows that an example has in a packed batch: its prompt once, and each completion but for its last token, which only
-/// ever is a target.
+/// Returns the number of rows of an example in a packed batch: its prompt once, and each completion without its last
+/// token, which is only ever a target.
 pub fn packed_tokens(example: &Example) -> usize {
     example.prompt.len() + example.completions.iter().map(|c| c.len().saturating_sub(1)).sum::<usize>()
 }
 
-/// Tokens of the data, as packed and as one sequence a completion would have them.
+/// Token counts of the data, packed and as one sequence per completion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// Packed rows of all examples.
     pub packed: usize,
-    /// Tokens of prompt + completion, completion by completion.
+    /// Tokens of prompt + completion, summed over all completions.
     pub unpacked: usize,
-    /// Packed rows of the largest micro-batch, at most.
+    /// The maximum number of packed rows in a micro-batch.
     pub largest_batch: usize,
-    /// Scored tokens of that many of the longest examples.
+    /// Scored tokens of the longest examples, as many as a micro-batch holds.
     pub largest_scored: usize,
 }
 
 impl Tokens {
-    /// Counts; a micro-batch holds `batch` examples and, if `most` is given, no more packed rows.
+    /// Counts tokens. A micro-batch holds `batch` examples and, if `most` is given, at most that many packed rows.
     pub fn of(examples: &[Example], batch: usize, most: Option<usize>) -> Self {
         let unpacked = |e: &Example| e.completions.iter().map(|c| e.prompt.len() + c.len()).sum::<usize>();
         let mut rows: Vec<usize> = examples.iter().map(packed_tokens).collect();
@@ -42,7 +42,7 @@ impl Tokens {
         }
     }
 
-    /// Share of the unpacked tokens that sharing prompts saves.
+    /// Returns the share of the unpacked tokens that is saved by sharing prompts.
     pub fn saved(&self) -> f64 {
         1.0 - self.packed as f64 / self.unpacked.max(1) as f64
     }
@@ -51,18 +51,18 @@ impl Tokens {
 /// Peak resident bytes of a run, by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Mapped (or converted) weights.
+    /// The mapped (or converted) weights.
     pub weights: usize,
-    /// What forward keeps for backward.
+    /// Activations that the forward pass keeps for the backward pass.
     pub activations: usize,
-    /// Buffers of the block and the head at work.
+    /// Buffers of the active block and the head.
     pub working: usize,
-    /// The adapter: values, gradient and two moments.
+    /// The adapter: its values, gradient and two moments.
     pub adapter: usize,
 }
 
 impl Memory {
-    /// Expects the peak of a step over `rows` packed rows, `scored` of them scored.
+    /// Estimates the peak of a step over `rows` packed rows, of which `scored` are scored.
     pub fn expect(
         spec: &DecoderSpec,
         weights: usize,
@@ -75,11 +75,11 @@ impl Memory {
         let one = kept.iter().copied().max().unwrap_or(0);
         let features = if recompute { spec.layers.len() * spec.hidden + one } else { kept.iter().sum() };
         let widest = spec.linears().map(|l| l.inputs.max(l.outputs)).max().unwrap_or(0);
-        // What the backward pass of a block frees does not fit all that the next one asks for: about one buffer as wide
-        // as the widest layer stays unused for each block (`tests/benches/expected_memory.py`).
+        // Memory freed by one block's backward pass does not fit everything that the next one asks for: about one
+        // buffer as wide as the widest layer stays unused for each block (`tests/benches/expected_memory.py`).
         let unused = if recompute { 1 } else { spec.layers.len() } * widest;
-        // A block's backward holds a handful of gradients as wide as its widest layer beside the packed operand; the
-        // head a block of logits and, for each scored row, state, slope and gradient.
+        // A block's backward pass holds a handful of gradients as wide as its widest layer besides the packed operand.
+        // The head holds a block of logits and, for each scored row, its state, slope and gradient.
         let working = 4
             * (rows * (6 * widest + 4 * spec.hidden + unused)
                 + scored.min(1024) * 4096
@@ -87,7 +87,7 @@ impl Memory {
         Self { weights, activations: 4 * rows * features, working, adapter: 4 * 4 * trained }
     }
 
-    /// All parts and the program itself.
+    /// Returns the sum of all parts and the program itself.
     pub fn total(&self) -> usize {
         const PROGRAM: usize = 40 << 20;
         self.weights + self.activations + self.working + self.adapter + PROGRAM

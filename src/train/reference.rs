@@ -1,9 +1,9 @@
-//! Reference log-probs: computed once for each pair, kept in memory and on disk.
+//! Reference log-probs, computed once for each pair and kept in memory and on disk.
 //!
-//! A file belongs to one reference policy: its name is a hash of the base's fingerprint, the frozen adapters, the
-//! storage type, the kernel path and the format version. Inside, a pair is found by the hash of its token ids. What the
-//! objective or the trained adapter does plays no part, so other runs reuse it; and since a row's bits do not depend on
-//! its batch, a cached value is the value.
+//! Each file belongs to one reference policy: its name is a hash of the base's fingerprint, the frozen adapters, the
+//! storage type, the kernel path and the format version. Within a file, a pair is identified by the hash of its token
+//! ids. The values do not depend on the objective or the trained adapter, so other runs can reuse them. Since a row's
+//! bits do not depend on its batch, a cached value equals the value that would be computed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,12 +16,12 @@ use crate::model::pass::Pass;
 use crate::ops::gemm::Isa;
 use crate::trainable::Policy;
 
-/// First bytes of a file; the digit is the format version.
+/// The first bytes of a file; the digit is the format version.
 const MAGIC: &[u8; 8] = b"dporef 3";
 
 type Id = [u8; 32];
 
-/// A name for the reference policy: everything that its log-probs depend on but the tokens.
+/// Returns a name for the reference policy: a hash of everything that its log-probs depend on except the tokens.
 pub fn policy(base_fingerprint: &str, decoder: &Decoder, policy: &Policy) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(MAGIC);
@@ -43,7 +43,7 @@ pub fn policy(base_fingerprint: &str, decoder: &Decoder, policy: &Policy) -> Str
     hasher.finalize().to_hex().to_string()
 }
 
-/// The reference log-probs of pairs met so far.
+/// The reference log-probs of the pairs seen so far.
 #[derive(Debug, Default)]
 pub struct ReferenceCache {
     path: Option<PathBuf>,
@@ -56,12 +56,12 @@ pub struct ReferenceCache {
 }
 
 impl ReferenceCache {
-    /// Kept in memory alone.
+    /// Creates a cache that is kept in memory only.
     pub fn in_memory() -> Self {
         Self::default()
     }
 
-    /// Kept in a file, read now. A damaged file is said to be (second value) and computed anew.
+    /// Reads a cache from a file. A damaged file is reported in the second value, and its log-probs are recomputed.
     pub fn in_file(path: PathBuf) -> (Self, Option<String>) {
         let mut damage = None;
         let known = match std::fs::read(&path) {
@@ -75,12 +75,12 @@ impl ReferenceCache {
         (Self { path: Some(path), known, ..Self::default() }, damage)
     }
 
-    /// How many of these examples are known.
+    /// Returns how many of these examples are in the cache.
     pub fn knows(&self, examples: &[Example]) -> usize {
         examples.iter().filter(|example| self.known.contains_key(&example.id())).count()
     }
 
-    /// Reference log-probs of a batch's completions, in order; computed for what is not known yet.
+    /// Returns the reference log-probs of a batch's completions, in order. Those not in the cache are computed.
     ///
     /// # Errors
     /// If the batch does not fit the model.
@@ -99,10 +99,10 @@ impl ReferenceCache {
         Ok(batch.ids.iter().filter_map(|id| self.known.get(id)).flatten().copied().collect())
     }
 
-    /// Writes the file, if there is one and something new for it.
+    /// Writes the file if there is one and it has new entries.
     ///
     /// # Errors
-    /// If it cannot be written; it is then not tried again, and the log-probs are kept in memory alone.
+    /// If it cannot be written; no further attempt is made, and the log-probs are kept in memory only.
     pub fn save(&mut self) -> Result<()> {
         if let (Some(path), true) = (&self.path, self.unsaved) {
             let written = files::write_bytes(path, &serialise(&self.known));
@@ -116,7 +116,7 @@ impl ReferenceCache {
     }
 }
 
-/// Magic, entries (id, count, values), and the BLAKE3 hash of all that.
+/// Serialises the magic bytes, the entries (id, count, values) and the BLAKE3 hash of all of these.
 fn serialise(known: &BTreeMap<Id, Vec<f64>>) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     for (id, values) in known {

@@ -1,4 +1,4 @@
-//! A run's directory: one process at a time, and never written over by accident.
+//! A run's directory, used by one process at a time and never overwritten by accident.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -9,33 +9,33 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A run directory, locked by this process until dropped.
+/// A run directory, locked by this process until it is dropped.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    // Held, not read: closing the file releases the lock, also when the process is killed.
+    // Held but never read: closing the file releases the lock, even if the process is killed.
     _lock: File,
 }
 
-/// What may be found in the directory.
+/// What is done with a directory that is already used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// Only an unused directory.
+    /// It is refused; only an unused directory is accepted.
     Fresh,
-    /// A used one is gone on with.
+    /// Its run is continued.
     Resume,
-    /// What an earlier run left is removed.
+    /// Files of the earlier run are removed.
     Overwrite,
 }
 
-/// What a run writes; the rest of a directory is not ours.
+/// The files that a run writes; anything else in the directory is left alone.
 const OURS: &[&str] = &["config.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"];
 
 impl RunDir {
-    /// Makes or opens the directory and locks it.
+    /// Creates or opens the directory and locks it.
     ///
     /// # Errors
-    /// If it is used and `opening` is fresh, another process holds it, or it cannot be written.
+    /// If it is used and `opening` is [`Opening::Fresh`], if another process holds it, or if it cannot be written.
     pub fn open(path: &Path, opening: Opening) -> Result<Self> {
         fs::create_dir_all(path).map_err(Error::write(path))?;
         let run = Self { path: path.to_path_buf(), _lock: lock(path)? };
@@ -50,12 +50,12 @@ impl RunDir {
         }
     }
 
-    /// Where it is.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The lock is ours, so nobody is at work under a temporary name.
+    /// Removes temporary files. This is safe because this process holds the lock, so nobody else is writing them.
     fn sweep(&self) -> Result<()> {
         files::sweep(&self.path)?;
         ["checkpoints", "adapter"].iter().try_for_each(|name| files::sweep(&self.path.join(name)))
@@ -81,18 +81,18 @@ impl RunDir {
     }
 }
 
-/// Locks the directory and leaves this process's number in the lock. A process that was killed a moment ago may still
-/// hold it while its memory is freed, so it is tried for two seconds.
+/// Locks the directory and writes this process's id into the lock file. A process killed a moment ago may still hold
+/// the lock while its memory is freed, so locking is retried for two seconds.
 fn lock(run: &Path) -> Result<File> {
     const TRIES: u32 = 40;
     let path = run.join(".lock");
-    // Not truncated: the number in it is its holder's.
+    // Not truncated: the file holds the id of the current lock holder.
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut lock = open.map_err(Error::write(&path))?;
     for _ in 0..TRIES {
         match lock.try_lock() {
             Ok(()) => {
-                // The number is only for a message: a full disk must not keep a run from being looked at.
+                // The id is used only in a message, so a full disk must not prevent opening the run.
                 let _ = lock
                     .set_len(0)
                     .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
@@ -110,7 +110,7 @@ fn lock(run: &Path) -> Result<File> {
     )))
 }
 
-/// The first of `path`, `path-2`, `path-3`, ... that no run has used.
+/// Returns the first of `path`, `path-2`, `path-3`, ... that no run has used.
 pub fn numbered(path: &Path) -> PathBuf {
     let used = |candidate: &Path| OURS.iter().any(|name| candidate.join(name).exists());
     if !used(path) {

@@ -1,21 +1,21 @@
-//! Learning rate schedules: pure functions of the step, as `transformers.optimization.get_scheduler` has them.
+//! Learning rate schedules: pure functions of the step, as in `transformers.optimization.get_scheduler`.
 
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate moves.
+/// The shape of the learning rate schedule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// Down to 0 in a straight line, after the warm-up.
+    /// Linear decay to 0 after the warm-up.
     #[default]
     Linear,
-    /// Down to 0 along half a cosine, after the warm-up.
+    /// Cosine decay to 0 over half a period after the warm-up.
     Cosine,
-    /// The same at every step; no warm-up.
+    /// Constant, without warm-up.
     Constant,
-    /// The same at every step after the warm-up.
+    /// Constant after the warm-up.
     ConstantWithWarmup,
 }
 
@@ -24,16 +24,16 @@ pub enum ScheduleKind {
 pub struct Schedule {
     /// The shape.
     pub kind: ScheduleKind,
-    /// The peak.
+    /// The peak learning rate.
     pub learning_rate: f64,
-    /// Optimizer steps of the warm-up.
+    /// Optimizer steps in the warm-up.
     pub warmup_steps: u64,
-    /// Optimizer steps of the run.
+    /// Optimizer steps in the run.
     pub total_steps: u64,
 }
 
 impl Schedule {
-    /// The learning rate of 0-based optimizer step `step`. With a warm-up that of step 0 is 0.
+    /// Returns the learning rate of the 0-based optimizer step `step`. With a warm-up, the rate of step 0 is 0.
     pub fn lr(&self, step: u64) -> f64 {
         self.learning_rate * self.factor(step)
     }
@@ -50,7 +50,7 @@ impl Schedule {
             ScheduleKind::Constant | ScheduleKind::ConstantWithWarmup => 1.0,
             ScheduleKind::Linear => self.total_steps.saturating_sub(step) as f64 / decay_steps,
             ScheduleKind::Cosine => {
-                // transformers' cosine rises again past the end (num_cycles 0.5); a run never asks for that step.
+                // transformers' cosine rises again past the end (num_cycles 0.5); a run never asks for such a step.
                 let progress = (step - self.warmup_steps) as f64 / decay_steps;
                 (0.5 * (1.0 + (PI * progress).cos())).max(0.0)
             }

@@ -1,4 +1,4 @@
-//! One optimizer step: micro-batches through policy and reference, gradients, clipping, update.
+//! One optimizer step: forward passes of policy and reference over micro-batches, gradients, clipping, update.
 
 use std::time::Instant;
 
@@ -13,47 +13,47 @@ use crate::objective::{Metrics, Objective, Records, Scored, Weighed};
 use crate::random::Stream;
 use crate::trainable::{Dropout, Policy};
 
-/// What a step is computed with.
+/// The settings of a step.
 pub struct Settings<'a> {
     /// The loss.
     pub objective: &'a Objective,
     /// The learning rate of this step.
     pub learning_rate: f64,
-    /// Gradients are clipped to this norm.
+    /// The norm to which gradients are clipped.
     pub clip_norm: Option<f64>,
-    /// `lora_dropout`.
+    /// The value of `lora_dropout`.
     pub dropout: f64,
-    /// The step's stream of random numbers.
+    /// The step's random stream.
     pub stream: Stream,
-    /// Compute blocks again instead of keeping activations.
+    /// Whether blocks are recomputed instead of keeping their activations.
     pub recompute: bool,
 }
 
-/// What a step did.
+/// The outcome of a step.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Losses, rewards and log-probs of the step's records.
     pub metrics: Metrics,
-    /// Norm of the gradient before clipping.
+    /// The norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Packed tokens.
+    /// The number of packed tokens.
     pub tokens: usize,
-    /// Seconds, all told.
+    /// Total seconds.
     pub seconds: f64,
-    /// Whether all parameters are finite after it.
+    /// Whether all parameters are finite after the step.
     pub finite: bool,
-    /// Why the parameters were left as they are: a loss or gradient that is no number.
+    /// Why the parameters were left unchanged: a loss or gradient that is not finite.
     pub skipped: Option<String>,
 }
 
 impl Outcome {
-    /// Whether the parameters moved.
+    /// Whether the parameters were updated.
     pub fn is_usable(&self) -> bool {
         self.skipped.is_none()
     }
 }
 
-/// Runs one step over `batches`; their gradients are summed and divided by the number of their records.
+/// Runs one step over `batches`. Their gradients are summed and divided by the total number of records.
 ///
 /// # Errors
 /// If a batch does not fit the model.
@@ -114,12 +114,13 @@ pub fn run(
     Ok(Outcome { metrics, grad_norm, tokens, seconds, finite, skipped })
 }
 
-/// Over texts, the scored tokens of a record in the whole step: the mean over tokens does not depend on how the step is cut.
+/// For texts, returns the scored tokens per record over the whole step, so that the mean over tokens does not depend on
+/// how the step is split.
 fn tokens_per_record(batches: &[PackedBatch], objective: &Objective) -> Option<f64> {
     if objective.needs().records != Records::Texts {
         return None;
     }
-    // Of a pair the chosen completion, which stands first, is the text.
+    // In a pair, the text is the chosen completion, which comes first.
     let firsts = |batch: &PackedBatch| {
         let places = batch.trees.iter().scan(0, |next, tree: &Tree| {
             let first = *next;
@@ -133,7 +134,7 @@ fn tokens_per_record(batches: &[PackedBatch], objective: &Objective) -> Option<f
     Some(tokens.max(1) as f64 / records.max(1) as f64)
 }
 
-/// The mismatched completions of a batch, scored by policy and reference without a gradient.
+/// Scores the mismatched completions of a batch under policy and reference, without a gradient.
 fn estimates(
     (decoder, policy): (&Decoder, &Policy),
     reference: &mut ReferenceCache,
@@ -145,12 +146,12 @@ fn estimates(
         objective.needs().reference.then(|| reference.logps(decoder, policy, mismatched)).transpose()?;
     let logps = decoder.logps(mismatched, policy, Pass::Policy)?;
     let scored = mismatched.scored_completions(&logps, ref_logps.as_deref())?;
-    // Groups of their own, behind those of the batch.
+    // They form separate groups, numbered after those of the batch.
     let behind = |scored: Scored| Scored { group: batch.kinds.len() + scored.group, ..scored };
     Ok(scored.into_iter().map(behind).collect())
 }
 
-/// The records whose loss is not finite, if any.
+/// Describes the records whose loss is not finite, if any.
 fn broken(batch: &PackedBatch, scored: &[Scored], found: &Weighed) -> Option<String> {
     let groups = found.broken(scored);
     let broken: Vec<String> =

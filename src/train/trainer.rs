@@ -29,14 +29,14 @@ use crate::random::Stream;
 use crate::report::{Event, Reporter};
 use crate::trainable::Policy;
 
-/// After this many steps in a row without a usable gradient, training stops.
+/// Training stops after this many consecutive steps without a usable gradient.
 const MOST_SKIPPED: u32 = 3;
 
-/// What a run trains with.
+/// Everything a run trains with.
 pub struct Setup {
     /// The base.
     pub decoder: Decoder,
-    /// Its adapters: frozen ones, and what trains.
+    /// The frozen adapters and the trained one.
     pub policy: Policy,
     /// Training pairs.
     pub train: Vec<Example>,
@@ -44,27 +44,27 @@ pub struct Setup {
     pub eval: Vec<Example>,
     /// The loss.
     pub objective: Objective,
-    /// The optimization.
+    /// The training settings.
     pub config: TrainConfig,
-    /// What to warn of.
+    /// The watchdogs' bounds.
     pub watch: WatchConfig,
-    /// `lora_dropout`.
+    /// The value of `lora_dropout`.
     pub dropout: f64,
-    /// Of shuffling and dropout.
+    /// The seed for shuffling and dropout.
     pub seed: u64,
     /// Where reference log-probs are kept.
     pub reference: ReferenceCache,
-    /// What the adapter says of its base.
+    /// What the adapter's metadata record about its base.
     pub origin: peft::Origin,
     /// The run directory.
     pub run: PathBuf,
-    /// The resolved configuration and the reference policy's fingerprint, for checkpoints.
+    /// The resolved configuration and the fingerprint of the reference policy, for checkpoints.
     pub identity: Identity,
-    /// Becomes the number of a signal when the run should stop.
+    /// Set to the number of a signal when the run should stop.
     pub stop: Arc<AtomicU8>,
 }
 
-/// What a checkpoint must share with the run that resumes it.
+/// What a checkpoint must have in common with the run that resumes it.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// The resolved configuration, as YAML.
@@ -73,7 +73,7 @@ pub struct Identity {
     pub reference: String,
 }
 
-/// A run under way.
+/// A run in progress.
 pub struct Trainer {
     setup: Setup,
     optimizer: Optimizer,
@@ -81,21 +81,21 @@ pub struct Trainer {
     sampler: Sampler,
     state: State,
     total_steps: u64,
-    /// Tokens of the longest training sequence.
+    /// The number of tokens in the longest training sequence.
     longest: usize,
     /// The step of the last checkpoint written.
     saved: Option<u64>,
-    /// A pair of the last step that had a usable gradient.
+    /// A pair from the last step that had a usable gradient.
     probe: Option<usize>,
-    /// The last evaluation and the step it was made after.
+    /// The last evaluation and the step after which it was made.
     evaluated: Option<(u64, Evaluation)>,
 }
 
 impl Trainer {
-    /// A run at step 0.
+    /// Creates a run at step 0.
     ///
     /// # Errors
-    /// If there is nothing to train on, or the objective does not take the records.
+    /// If there is nothing to train on, or the objective does not accept the records.
     pub fn new(mut setup: Setup) -> Result<Self> {
         if setup.policy.trained.values().is_empty() {
             return Err(Error::Train("there is no adapter to train".into()));
@@ -124,10 +124,10 @@ impl Trainer {
         Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, longest, saved, probe, evaluated })
     }
 
-    /// Goes on from a checkpoint.
+    /// Continues from a checkpoint.
     ///
     /// # Errors
-    /// If it is of other data, another reference policy or another adapter.
+    /// If it belongs to other data, another reference policy or another adapter.
     pub fn restore(&mut self, path: &Path, found: State) -> Result<()> {
         let mut differences = Vec::new();
         if found.data != self.state.data {
@@ -152,32 +152,33 @@ impl Trainer {
         Ok(())
     }
 
-    /// Steps done so far.
+    /// Returns the number of steps completed.
     pub fn step(&self) -> u64 {
         self.state.step
     }
 
-    /// Steps of the whole run.
+    /// Returns the number of steps in the whole run.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
     }
 
-    /// The base.
+    /// Returns the base.
     pub fn decoder(&self) -> &Decoder {
         &self.setup.decoder
     }
 
-    /// The adapters, of which one trains. Its numbers are those of the last checkpoint where a device trains it.
+    /// Returns the adapters, one of which is trained. If a device trains it, its parameters are those of the last
+    /// checkpoint.
     pub fn policy(&self) -> &Policy {
         &self.setup.policy
     }
 
-    /// The reference log-probs computed so far.
+    /// Returns the reference log-probs computed so far.
     pub fn reference(&self) -> &ReferenceCache {
         &self.setup.reference
     }
 
-    /// The evaluation of the policy as it is now on the held-out records; `None` if there are none.
+    /// Evaluates the current policy on the held-out records. Returns `None` if there are none.
     ///
     /// # Errors
     /// If a record does not fit the model.
@@ -200,8 +201,8 @@ impl Trainer {
         Ok(Some(found))
     }
 
-    /// Share of held-out pairs whose chosen completion had the greater log-prob when the run began; `None` if there were no
-    /// pairs.
+    /// Returns the share of held-out pairs whose chosen completion had the greater log-prob when the run began, or
+    /// `None` if there were no pairs.
     pub fn initial_accuracy(&self) -> Option<f64> {
         self.state.initial_accuracy
     }
@@ -209,7 +210,8 @@ impl Trainer {
     /// Trains to the end.
     ///
     /// # Errors
-    /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (a checkpoint was written).
+    /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (after writing a
+    /// checkpoint).
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
         reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
         self.evaluate_before(reporter)?;
@@ -217,7 +219,7 @@ impl Trainer {
         while self.state.step < self.total_steps {
             self.one_step(reporter)?;
             if std::mem::take(&mut cold) && self.state.step < self.total_steps {
-                // The first step reads the weights and touches every buffer for the first time.
+                // The first step reads the weights and touches every buffer for the first time, so it is not profiled.
                 profile::restart();
                 if let (true, Some(device)) = (profile::is_enabled(), self.setup.decoder.backend()) {
                     device.profile(true);
@@ -279,7 +281,8 @@ impl Trainer {
         self.account(&outcome, learning_rate, reporter)
     }
 
-    /// The micro-batches of the next step and the first of their pairs; accumulation does not cross the end of an epoch.
+    /// Returns the micro-batches of the next step and the index of their first pair. Accumulation does not cross the
+    /// end of an epoch.
     fn next_batches(&mut self) -> (Vec<PackedBatch>, Option<usize>) {
         let (mut batches, mut first) = (Vec::new(), None);
         for _ in 0..self.setup.config.gradient_accumulation_steps.max(1) {
@@ -329,7 +332,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates the policy that a run begins with.
+    /// Evaluates the initial policy.
     fn evaluate_before(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.state.step > 0 {
             return Ok(());
@@ -341,7 +344,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates, remembers the best; says whether to stop early.
+    /// Evaluates, updates the best evaluation, and returns whether to stop early.
     fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
         let Some(found) = self.evaluate()? else { return Ok(false) };
         self.tell(&found, reporter);
@@ -354,7 +357,7 @@ impl Trainer {
         } else {
             self.state.evaluations_since_best += 1;
         }
-        // The best must be on disk to be loaded at the end.
+        // The best adapter must be on disk so that it can be loaded at the end.
         if better && self.setup.config.load_best_model_at_end {
             self.save(reporter)?;
         }
@@ -368,9 +371,9 @@ impl Trainer {
     }
 }
 
-/// Cuts a batch where the next pair would take it over `most` packed tokens. The gradient is that of the whole batch all
-/// the same, since every pair's part is divided by the pairs of the step; only less of it is in memory at once. A pair
-/// that is over the limit by itself stands alone.
+/// Splits a batch wherever the next pair would take it over `most` packed tokens. The gradient is still that of the
+/// whole batch, since each pair's contribution is divided by the number of pairs in the step; only the memory needed at
+/// once is smaller. A pair that exceeds the limit on its own gets its own batch.
 fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'a [&'b Example]> {
     let Some(most) = most else { return vec![examples] };
     let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
@@ -386,7 +389,7 @@ fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'
     parts
 }
 
-/// BLAKE3 over the ids of all examples, in order.
+/// Returns the BLAKE3 hash over the ids of all examples, in order.
 fn data_fingerprint(examples: &[Example]) -> String {
     let mut hasher = blake3::Hasher::new();
     examples.iter().for_each(|example| {

@@ -1,4 +1,5 @@
-//! Whether what a run learned is worth keeping: an adapter that gives no numbers must not replace one that does.
+//! Checks that the learned adapter is worth keeping: one that gives non-finite values must not replace one that does
+//! not.
 
 use crate::data::{Example, PackedBatch};
 use crate::error::Result;
@@ -6,8 +7,8 @@ use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::trainable::{Adapters, Policy};
 
-/// What is wrong with the trained adapter, if anything: a parameter or moment that is no finite number, or log-probs of
-/// `probe`, a pair that had finite ones, that are none now.
+/// Returns what is wrong with the trained adapter, if anything: a parameter or moment that is not finite, or non-finite
+/// log-probs for `probe`, a pair whose log-probs were finite before.
 ///
 /// # Errors
 /// If the pair does not fit the model.
@@ -25,7 +26,7 @@ pub fn defect(decoder: &Decoder, policy: &Policy, probe: Option<&Example>) -> Re
     Ok(broken.map(|logp| format!("its log-prob of {} is {logp}", probe.origin)))
 }
 
-/// The first module with a parameter that is no finite number.
+/// Returns the first module with a parameter that is not finite.
 pub fn parameters(trained: &Adapters) -> Option<String> {
     trained.not_finite().map(|(module, number)| format!("{module} holds {number}"))
 }

@@ -1,4 +1,4 @@
-//! Watchdogs: one-line warnings when training goes wrong, each told once a run, with what to try.
+//! Watchdogs: one-line warnings when training goes wrong. Each is given once per run, with a suggested remedy.
 
 use std::collections::BTreeSet;
 
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Problems, Result};
 use crate::objective::Metrics;
 
-/// Pairs whose means are looked at together: single steps are too noisy to warn of.
+/// The number of pairs to average over: single steps are too noisy to warn about.
 const LOOK: u64 = 32;
 
-/// The `watch` section of a run's configuration: bounds beyond which a run is warned of. `null` turns a watchdog off.
+/// The `watch` section of a run's configuration: bounds beyond which a warning is given. `null` turns a watchdog off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WatchConfig {
-    /// Largest size of a mean reward, in rewards (β times nats).
+    /// The largest magnitude of a mean reward, in units of reward (β times nats).
     pub max_reward: Option<f64>,
-    /// Nats a token that chosen completions may lose against the reference.
+    /// Nats per token that chosen completions may lose relative to the reference.
     pub max_chosen_drop: Option<f64>,
-    /// Nats a token of divergence from the reference; see [`Watch`] for the estimator.
+    /// The largest divergence from the reference, in nats per token; see [`Watch`] for the estimator.
     pub max_kl: Option<f64>,
-    /// Pairs after which an accuracy that is still chance is told.
+    /// The number of pairs after which an accuracy at chance level is reported.
     pub chance_pairs: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ impl Default for WatchConfig {
 
 impl WatchConfig {
     /// # Errors
-    /// [`crate::error::Error::Config`] naming every value that cannot be, and its remedy.
+    /// [`crate::error::Error::Config`], which lists every invalid value and its remedy.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         let bounds = [
@@ -59,7 +59,7 @@ impl WatchConfig {
     }
 }
 
-/// What the watchdogs saw so far. Part of a checkpoint, so that a resumed run does not warn twice.
+/// The state of the watchdogs. It is part of a checkpoint, so that a resumed run does not warn twice.
 ///
 /// The divergence is KL(π_ref ‖ π_θ), estimated as the mean of log π_ref − log π_θ over both completions of the pairs
 /// (k1 of Schulman 2020, "Approximating KL divergence"; unbiased where the completions are the reference's own samples),
@@ -74,7 +74,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Takes in a step's pairs; the warnings that became due.
+    /// Adds a step's pairs and returns the warnings that are now due.
     pub fn step(&mut self, metrics: &Metrics, config: &WatchConfig) -> Vec<String> {
         self.recent.merge(metrics);
         if self.recent.groups() < LOOK {
@@ -89,7 +89,7 @@ impl Watch {
         due.into_iter().filter(|(name, _)| self.told.insert((*name).into())).map(|(_, text)| text).collect()
     }
 
-    /// Accuracy over blocks of `block` pairs that is not two standard errors above one half.
+    /// Reports an accuracy over blocks of `block` pairs that is not two standard errors above one half.
     fn stuck(&mut self, recent: &Metrics, block: u64) -> Option<Warning> {
         let accuracy = recent.accuracy()?;
         self.pairs += recent.comparisons();
@@ -110,11 +110,11 @@ impl Watch {
     }
 }
 
-/// A watchdog's name and its line.
+/// A watchdog's name and its message.
 type Warning = (&'static str, String);
 
 fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
-    // Without a reference a reward is a log-prob, and its size is no distance.
+    // Without a reference, a reward is a log-prob and its magnitude is not a distance.
     recent.kl()?;
     let (name, value) = [("rewards/chosen", recent.chosen()), ("rewards/rejected", recent.rejected())]
         .into_iter()

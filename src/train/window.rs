@@ -1,11 +1,12 @@
-//! What is logged: means over the steps since the last log line.
+//! Logged metrics: means over the steps since the last log line.
 
 use serde::{Deserialize, Serialize};
 
 use super::step::Outcome;
 use crate::objective::Metrics;
 
-/// Sums since the last log line. Part of a checkpoint, so that a resumed run logs what an uninterrupted one would.
+/// Sums since the last log line. They are part of a checkpoint, so that a resumed run logs the same as an uninterrupted
+/// one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
@@ -17,7 +18,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Adds a step that was not skipped.
+    /// Adds the outcome of a step that was not skipped.
     pub fn add(&mut self, outcome: &Outcome) {
         self.metrics.merge(&outcome.metrics);
         self.grad_norm += outcome.grad_norm;
@@ -26,12 +27,12 @@ impl Window {
         self.seconds += outcome.seconds;
     }
 
-    /// Whether nothing was added.
+    /// Whether no step has been added.
     pub fn is_empty(&self) -> bool {
         self.steps == 0
     }
 
-    /// The means under TRL's names.
+    /// Returns the means under TRL's names.
     pub fn values(&self, learning_rate: f64) -> Vec<(&'static str, f64)> {
         let steps = self.steps.max(1) as f64;
         let mut values = self.metrics.means();

@@ -1,4 +1,5 @@
-//! `torch.optim.AdamW` (Loshchilov & Hutter 2017, arXiv 1711.05101, algorithm 2): decoupled decay, bias correction.
+//! `torch.optim.AdamW` (Loshchilov & Hutter 2017, arXiv 1711.05101, algorithm 2), with decoupled weight decay and bias
+//! correction.
 
 use rayon::prelude::*;
 
@@ -6,19 +7,19 @@ use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
 use crate::trainable::store::Parts;
 
-/// AdamW; it remembers both moments.
+/// AdamW, which keeps both moments.
 pub(super) struct AdamW {
     config: OptimizerConfig,
 }
 
 impl AdamW {
-    /// With the configured decays.
+    /// Creates the rule with the configured decay rates.
     pub(super) fn new(config: &OptimizerConfig) -> Self {
         Self { config: *config }
     }
 }
 
-/// One step's scalars.
+/// The scalars of one step.
 #[derive(Clone, Copy)]
 struct Scalars {
     decay: f32,
@@ -31,7 +32,7 @@ struct Scalars {
 }
 
 impl Scalars {
-    /// In f64 as `torch.optim.adam._single_tensor_adam` has them, then rounded once.
+    /// Computes the scalars in f64, as `torch.optim.adam._single_tensor_adam` does, and rounds them once.
     fn new(config: &OptimizerConfig, step: u64, lr: f64) -> Self {
         let power = |beta: f64| 1.0 - beta.powf(step as f64);
         Self {
@@ -95,7 +96,7 @@ fn update(
     }
 }
 
-/// `torch.lerp`, which changes its form at 0.5 so that both ends are exact.
+/// `torch.lerp`, which switches formulas at 0.5 so that both ends are exact.
 fn lerp(start: f32, end: f32, weight: f32) -> f32 {
     if weight < 0.5 { start + weight * (end - start) } else { end - (end - start) * (1.0 - weight) }
 }

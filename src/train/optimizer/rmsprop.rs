@@ -1,4 +1,4 @@
-//! `torch.optim.RMSprop` with its defaults (alpha 0.99, eps 1e-8, no momentum, not centred): the DPO paper's optimizer.
+//! `torch.optim.RMSprop` with its defaults (alpha 0.99, eps 1e-8, no momentum, not centred), the DPO paper's optimizer.
 
 use rayon::prelude::*;
 
@@ -9,13 +9,13 @@ use crate::trainable::store::Parts;
 const ALPHA: f64 = 0.99;
 const EPSILON: f64 = 1e-8;
 
-/// RMSprop; it remembers the second moment.
+/// RMSprop, which keeps the second moment.
 pub(super) struct RmsProp {
     weight_decay: f32,
 }
 
 impl RmsProp {
-    /// With the configured weight decay.
+    /// Creates the rule with the configured weight decay.
     pub(super) fn new(config: &OptimizerConfig) -> Self {
         Self { weight_decay: config.weight_decay as f32 }
     }

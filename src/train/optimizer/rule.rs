@@ -1,4 +1,4 @@
-//! What a rule is: its settings, and one step of it.
+//! The interface of an update rule, and its settings.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub(super) const CHUNK: usize = 1 << 14;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// `torch.optim.AdamW`; also under transformers' names.
+    /// `torch.optim.AdamW`; also accepted under transformers' names.
     #[default]
     #[serde(alias = "adamw_torch", alias = "adamw_torch_fused")]
     AdamW,
@@ -22,27 +22,27 @@ pub enum OptimizerKind {
     Sgd,
 }
 
-/// What an optimizer needs to know, but for the learning rate, which comes with every step.
+/// The optimizer's settings, except for the learning rate, which is passed with every step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimizerConfig {
     /// The rule.
     pub kind: OptimizerKind,
-    /// AdamW's decay of the first moment.
+    /// AdamW's decay rate of the first moment.
     pub beta1: f64,
-    /// AdamW's decay of the second moment.
+    /// AdamW's decay rate of the second moment.
     pub beta2: f64,
-    /// AdamW's term in the denominator.
+    /// AdamW's term added to the denominator.
     pub epsilon: f64,
-    /// Decoupled in AdamW, added to the gradient (L2) in the others, as in torch.
+    /// Weight decay: decoupled in AdamW, added to the gradient (L2) in the others, as in torch.
     pub weight_decay: f64,
 }
 
-/// One step's elementwise update.
+/// An elementwise update rule.
 pub(super) trait Rule: Send {
     /// torch's names of what it remembers of every number.
     fn moments(&self) -> &'static [&'static str];
-    /// `step` is 1-based; the moments are those that the rule names, in order.
+    /// Makes one update. `step` is 1-based; `parts` holds the rule's moments, in the order of [`Rule::moments`].
     fn update(&self, step: u64, parts: Parts, lr: f64);
-    /// The same step as a device's kernel.
+    /// Returns the same step as a device kernel.
     fn on_device(&self, step: u64, lr: f64) -> Update;
 }

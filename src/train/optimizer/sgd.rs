@@ -6,13 +6,13 @@ use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
 use crate::trainable::store::Parts;
 
-/// Plain gradient descent; remembers nothing.
+/// Plain gradient descent, which keeps no moments.
 pub(super) struct Sgd {
     weight_decay: f32,
 }
 
 impl Sgd {
-    /// With the configured weight decay.
+    /// Creates the rule with the configured weight decay.
     pub(super) fn new(config: &OptimizerConfig) -> Self {
         Self { weight_decay: config.weight_decay as f32 }
     }

@@ -1,4 +1,4 @@
-//! What a run keeps: checkpoints and the adapter, and only those that are of use.
+//! What a run keeps: checkpoints and the adapter, as long as they are usable.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::report::{Event, Reporter};
 use crate::train::{checkpoint, usable};
 
 impl Trainer {
-    /// Writes a checkpoint, unless that of this step is there; never one of an adapter that cannot be used. The reference
-    /// cache is only a convenience: that it cannot be written is told, and ends nothing.
+    /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
+    /// only a convenience: failure to write it is reported and does not end the run.
     pub(super) fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.saved == Some(self.state.step) {
             return Ok(());
@@ -24,7 +24,7 @@ impl Trainer {
         if let Some(defect) = usable::defect(decoder, policy, probe)? {
             return Err(self.diverged(&defect));
         }
-        // What is logged up to here must be on disk before the checkpoint that a resumed run takes it for.
+        // Everything logged so far must be on disk before the checkpoint, because a resumed run relies on it.
         reporter.record(&Event::Checkpoint);
         let write = |directory: &Path| self.write_adapter(directory);
         let (store, limit) = (policy.trained.store(), config.save_total_limit);
@@ -44,7 +44,7 @@ impl Trainer {
         peft::write(directory, &policy.trained, decoder.spec(), *dropout, origin)
     }
 
-    /// The adapter of this step is of no use.
+    /// The error for an adapter that is unusable at this step.
     pub(super) fn diverged(&self, defect: &str) -> Error {
         let message = format!(
             "the adapter cannot be used after step {}: {defect}. train.learning_rate of {:e} is too high for this run: begin \
@@ -57,7 +57,7 @@ impl Trainer {
         Error::Diverged { step: self.state.step, last_good, message }
     }
 
-    /// The last steps taught nothing.
+    /// The error for consecutive steps without a usable gradient.
     pub(super) fn nothing_learned(&self) -> Error {
         Error::Train(format!(
             "the last {} step(s) had no usable gradient. Look at the pairs named above, or begin anew with a lower \
@@ -68,7 +68,7 @@ impl Trainer {
         ))
     }
 
-    /// What a run that fails leaves behind.
+    /// Describes what a failed run leaves behind.
     fn kept(&self) -> String {
         match checkpoint::newest(&self.setup.run).0 {
             Some((path, _)) => format!("{} is the last good checkpoint", path.display()),
@@ -76,7 +76,7 @@ impl Trainer {
         }
     }
 
-    /// Loads the best if asked to, and writes `adapter/`.
+    /// Loads the best checkpoint if configured, and writes `adapter/`.
     pub(super) fn finish(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.state.skipped_in_a_row > 0 {
             return Err(self.nothing_learned());

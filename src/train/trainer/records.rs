@@ -1,10 +1,10 @@
-//! Whether an objective takes a record.
+//! Checks that an objective accepts a record.
 
 use crate::data::{Example, Kind};
 use crate::error::Result;
 use crate::objective::{Needs, Records};
 
-/// Refuses a record of another kind than the objective takes, and a label that it does not know.
+/// Rejects a record of a kind that the objective does not accept, and a label that it does not know.
 pub(super) fn check(example: &Example, needs: Needs) -> Result<()> {
     let kind = example.kind;
     let (fits, wanted) = match needs.records {
