@@ -1,6 +1,8 @@
-//! Checks that the batch settings suit the objective.
+//! Cuts a step into batches, and checks that the batch settings suit the objective.
 
 use super::config::TrainConfig;
+use super::plan::packed_tokens;
+use crate::data::Example;
 use crate::error::{Problems, Result};
 use crate::objective::Needs;
 
@@ -29,6 +31,24 @@ pub fn check(config: &TrainConfig, needs: Needs) -> Result<()> {
         });
     }
     problems.finish()
+}
+
+/// Splits a batch wherever the next pair would take it over `most` packed tokens. The gradient is still that of the
+/// whole batch, since each pair's contribution is divided by the number of pairs in the step; only the memory needed at
+/// once is smaller. A pair that exceeds the limit on its own gets its own batch.
+pub fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'a [&'b Example]> {
+    let Some(most) = most else { return vec![examples] };
+    let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
+    for (i, example) in examples.iter().enumerate() {
+        let size = packed_tokens(example);
+        if i > first && tokens + size > most {
+            parts.push(&examples[first..i]);
+            (first, tokens) = (i, 0);
+        }
+        tokens += size;
+    }
+    parts.push(&examples[first..]);
+    parts
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::best::Best;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
 use super::optimizer::Optimizer;
-use super::plan::{self, packed_tokens};
+use super::plan::packed_tokens;
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
@@ -292,7 +292,7 @@ impl Trainer {
             let most = self.setup.config.max_tokens_per_batch;
             let (needs, longest) = (self.setup.objective.needs(), self.longest);
             let packed = |part: &[&Example]| PackedBatch::for_objective(part, needs, longest);
-            batches.extend(by_tokens(&examples, most).into_iter().map(packed));
+            batches.extend(batches::by_tokens(&examples, most).into_iter().map(packed));
             if self.sampler.at_epoch_border() {
                 break;
             }
@@ -369,24 +369,6 @@ impl Trainer {
         let (step, epoch) = (self.state.step, self.sampler.epoch());
         reporter.record(&Event::Metrics { step, epoch, values: &found.values() });
     }
-}
-
-/// Splits a batch wherever the next pair would take it over `most` packed tokens. The gradient is still that of the
-/// whole batch, since each pair's contribution is divided by the number of pairs in the step; only the memory needed at
-/// once is smaller. A pair that exceeds the limit on its own gets its own batch.
-fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Vec<&'a [&'b Example]> {
-    let Some(most) = most else { return vec![examples] };
-    let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
-    for (i, example) in examples.iter().enumerate() {
-        let size = plan::packed_tokens(example);
-        if i > first && tokens + size > most {
-            parts.push(&examples[first..i]);
-            (first, tokens) = (i, 0);
-        }
-        tokens += size;
-    }
-    parts.push(&examples[first..]);
-    parts
 }
 
 /// Returns the BLAKE3 hash over the ids of all examples, in order.
