@@ -10,11 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::nll;
-use super::numbers::power;
-use super::pairs::{self, PairLoss};
-use super::scored::{Pair, Scored};
-use super::terms::{self, Batch, Needs, Terms, Weighed, is_imitated};
+use super::scored::Scored;
+use super::simpo::Simpo;
+use super::terms::{Batch, Needs, Terms, Weighed};
 use crate::error::{Problems, Result};
 
 /// SimPO with a shaped reward.
@@ -41,50 +39,30 @@ impl Default for Alphapo {
 
 impl Terms for Alphapo {
     fn needs(&self) -> Needs {
-        let imitates = self.cpo_alpha != 0.0;
-        Needs { reference: false, whole_batch: imitates, soft_labels: !imitates, ..Needs::PAIRS }
+        self.simpo().needs()
     }
 
     fn check(&self, problems: &mut Problems) {
-        terms::check_beta(self.beta, problems);
-        terms::check_smoothing(self.label_smoothing, problems);
-        terms::check_weight("cpo_alpha", self.cpo_alpha, problems);
-        terms::check_finite("alpha", self.alpha, problems);
-        terms::check_finite("simpo_gamma", self.simpo_gamma, problems);
+        self.simpo().check(problems);
     }
 
     fn add(&self, batch: &Batch, weight: f64, onto: &mut Weighed) -> Result<()> {
-        pairs::add_pairs(batch, weight, onto, |pair| self.pair(pair))?;
-        if self.cpo_alpha != 0.0 {
-            let tokens = nll::tokens_per_record(batch, is_imitated);
-            nll::add(batch, weight * self.cpo_alpha, tokens, is_imitated, onto);
-        }
-        Ok(())
+        self.simpo().add(batch, weight, onto)
     }
 
     fn reward(&self, completion: &Scored) -> Option<f64> {
-        Some(self.beta * power(self.logp(completion), -self.alpha).0)
+        self.simpo().reward(completion)
     }
 
     fn logp(&self, completion: &Scored) -> f64 {
-        completion.mean_logp()
+        self.simpo().logp(completion)
     }
 }
 
 impl Alphapo {
-    fn pair(&self, pair: &Pair) -> PairLoss {
-        let score = |completion| power(self.logp(completion), -self.alpha);
-        let ((chosen, d_chosen), (rejected, d_rejected)) = (score(pair.chosen), score(pair.rejected));
-        let (loss, slope) = pairs::with_label(pair.label(), chosen - rejected, |delta| {
-            let (loss, slope) =
-                pairs::cross_entropy(self.beta * delta - self.simpo_gamma, 1.0 - self.label_smoothing);
-            (loss, self.beta * slope)
-        });
-        let over = |completion: &Scored| 1.0 / completion.tokens.max(1) as f64;
-        PairLoss {
-            loss,
-            d_chosen: slope * d_chosen * over(pair.chosen),
-            d_rejected: -slope * d_rejected * over(pair.rejected),
-        }
+    /// The same loss under its other name; only the defaults differ.
+    fn simpo(&self) -> Simpo {
+        let Self { beta, label_smoothing, simpo_gamma, cpo_alpha, alpha } = *self;
+        Simpo { beta, label_smoothing, simpo_gamma, cpo_alpha, alpha }
     }
 }
