@@ -12,11 +12,10 @@ use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::device;
 use crate::error::Result;
-use crate::files;
 use crate::model::pass::Pass;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::toolkit::{Base, OpenOptions, Ready, Run, embedded, resume, set_threads};
+use crate::toolkit::{Base, OpenOptions, Ready, Run, embedded, set_threads};
 use crate::train::reference::ReferenceCache;
 use crate::train::run_dir::{self, Opening, RunDir};
 use crate::train::trainer::Trainer;
@@ -37,11 +36,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let directory = RunDir::open(&run.config.output_dir, opening(args))?;
     let stop = Arc::new(AtomicU8::new(0));
     signals::watch(&stop)?;
-    let Ready { mut trainer, config, tokenizer, mut notes } = run.ready(&directory, stop)?;
-    if args.resume {
-        notes.extend(resume(&mut trainer, &config, &directory)?);
-    }
-    files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
+    let Ready { mut trainer, tokenizer, notes, .. } = run.ready(&directory, stop, args.resume)?;
     let mut reporter = reporter(&directory, trainer.step(), quiet)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &mut reporter);

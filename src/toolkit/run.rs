@@ -37,7 +37,7 @@ pub struct Run<'a> {
     on_device: Option<on_device::Fit>,
 }
 
-/// A run at step 0.
+/// A run before its next step.
 pub struct Ready {
     /// It trains.
     pub trainer: Trainer,
@@ -97,11 +97,12 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// The trainer at step 0, and what there is to say. `stop` becomes the number of a signal when the run should stop.
+    /// The trainer at its first step, which with `resuming` is that of the newest valid checkpoint, and what there is to
+    /// say. Writes the resolved configuration. `stop` becomes the number of a signal when the run should stop.
     ///
     /// # Errors
-    /// If there is nothing to train, or the objective does not take the records.
-    pub fn ready(mut self, directory: &RunDir, stop: Arc<AtomicU8>) -> Result<Ready> {
+    /// If there is nothing to train, the objective does not take the records, or the checkpoint is another run's.
+    pub fn ready(mut self, directory: &RunDir, stop: Arc<AtomicU8>, resuming: bool) -> Result<Ready> {
         let asked = self.config.train.gradient_checkpointing;
         if let Some(found) = &self.on_device {
             self.config.train.gradient_checkpointing =
@@ -141,7 +142,12 @@ impl<'a> Run<'a> {
             identity: Identity { config: config.to_yaml()?, reference: reference_policy },
             stop,
         };
-        Ok(Ready { trainer: Trainer::new(setup)?, config, tokenizer, notes })
+        let mut trainer = Trainer::new(setup)?;
+        if resuming {
+            notes.extend(resume(&mut trainer, &config, directory)?);
+        }
+        files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
+        Ok(Ready { trainer, config, tokenizer, notes })
     }
 }
 
@@ -149,7 +155,7 @@ impl<'a> Run<'a> {
 ///
 /// # Errors
 /// If the checkpoint is another run's.
-pub fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Result<Vec<String>> {
+fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Result<Vec<String>> {
     let (found, mut notes) = checkpoint::newest(directory.path());
     let Some((path, state)) = found else {
         notes.push("there is no valid checkpoint yet; the run starts at step 0".into());

@@ -1,15 +1,13 @@
 //! Training in a few lines.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use super::run::resume;
 use super::{Base, Examples, Pairs, Ready, Run};
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::eval::preference::Evaluation;
-use crate::files;
 use crate::model::config::LoraConfig;
 use crate::objective::{Loss, Objective, ObjectiveConfig, Sigmoid};
 use crate::report::{Jsonl, Reporter, Sink};
@@ -131,12 +129,7 @@ impl TrainerBuilder<'_> {
         let resuming = opening == Opening::Resume;
         let run = Run::new(config, base, tokenizer, examples)?;
         let directory = RunDir::open(&run.config.output_dir, opening)?;
-        let Ready { mut trainer, config, mut notes, .. } =
-            run.ready(&directory, Arc::new(AtomicU8::new(0)))?;
-        if resuming {
-            notes.extend(resume(&mut trainer, &config, &directory)?);
-        }
-        write_config(&config, directory.path())?;
+        let Ready { mut trainer, notes, .. } = run.ready(&directory, Arc::new(AtomicU8::new(0)), resuming)?;
         let metrics = directory.path().join("metrics.jsonl");
         let step = trainer.step();
         let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
@@ -145,9 +138,4 @@ impl TrainerBuilder<'_> {
         trainer.run(&mut reporter)?;
         Ok(Trained { adapter: directory.path().join("adapter"), evaluation: trainer.evaluate()? })
     }
-}
-
-/// Writes the resolved configuration into a run directory.
-pub(super) fn write_config(config: &RunConfig, directory: &Path) -> Result<()> {
-    files::write_bytes(&directory.join("config.yaml"), config.to_yaml()?.as_bytes())
 }
