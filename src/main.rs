@@ -48,9 +48,9 @@ fn had(at: *mut u8, bytes: usize) -> *mut u8 {
 fn out_of_memory(bytes: usize) -> ! {
     let _ = writeln!(
         std::io::stderr(),
-        "error: out of memory: the system refuses {bytes} bytes more (see `ulimit -v`); in training set \
+        "error: out of memory: the system refuses another {bytes} bytes (see `ulimit -v`); in training set \
          train.gradient_checkpointing: true, or lower train.per_device_train_batch_size, train.max_tokens_per_batch or data.max_length; \
-         checkpoints written so far are whole, and --resume goes on with the last"
+         checkpoints written so far are complete, and --resume continues from the last one"
     );
     signal_hook::low_level::exit(1)
 }

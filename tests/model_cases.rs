@@ -43,7 +43,7 @@ fn what_is_not_understood_is_refused_by_its_cause() {
         ("bitnet-online", &["quantization_config", "\"bitnet\"", "unquantised"][..]),
         ("quantised-names", &["quantization_config", "\"gptq\"", "unquantised"]),
         ("tied-head-stored", &["tie_word_embeddings", "lm_head.weight", "set tie_word_embeddings to false"]),
-        ("nan-base", &["NaN", "tensor model.", "which is no weight"]),
+        ("nan-base", &["NaN", "tensor model.", "which is not a valid weight"]),
     ] {
         for command in ["score", "eval"] {
             let directory = fixture("cases").join(case);
@@ -122,7 +122,7 @@ fn a_merge_that_is_not_verified_looks_for_weights_that_are_no_numbers() {
     let merge = ["merge", "--base", base, "--adapter", adapter, "--output", "o", "--no-verify", "--force"];
     let ran = place.run(&merge);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    assert!(ran.stderr.contains("which is no weight"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("which is not a valid weight"), "{}", ran.stderr);
     assert!(!place.path("o").exists());
 }
 

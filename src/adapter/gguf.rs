@@ -159,7 +159,7 @@ fn fit(loras: &[&Lora], spec: &DecoderSpec, architecture: &Architecture) -> Resu
                 "{} is adapted as [{}, {}], but this base has [{}, {}]",
                 lora.module, lora.outputs, lora.inputs, linear.outputs, linear.inputs
             )),
-            None => problems.add(format!("{} is no linear module that llama.cpp adapts", lora.module)),
+            None => problems.add(format!("{} is not a linear module that llama.cpp adapts", lora.module)),
         }
     }
     problems.require(!loras.is_empty(), || "there is nothing to export: no module is adapted".into());
@@ -254,7 +254,7 @@ fn check_range(lora: &Lora, numbers: &[f32], factor: f64, kind: GgufType) -> Res
         .find(|x| !(f64::from(**x) * factor).is_finite() || (f64::from(**x) * factor).abs() > limit)
     {
         Some(x) => Err(Error::Adapter(format!(
-            "{} holds {}, which {kind} cannot; export as f32",
+            "{} holds {}, which {kind} cannot represent; export as f32",
             lora.module,
             f64::from(*x) * factor
         ))),

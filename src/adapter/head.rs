@@ -52,7 +52,7 @@ pub fn adapted<'a>(
     let weight = source.get(&weight_name(source, spec))?;
     if head.transposed || weight.shape() != [head.outputs, head.inputs] {
         return Err(Error::Adapter(format!(
-            "{} is stored as {:?}, which is not merged into",
+            "{} is stored as {:?}, and merging into that type is not supported",
             head.module,
             weight.shape()
         )));

@@ -301,7 +301,9 @@ fn sglang(facts: &Facts) -> (Serves, String) {
 
 fn tgi(facts: &Facts) -> (Serves, String) {
     if facts.patterns {
-        return no("it knows no rank_pattern or alpha_pattern: --fold-scale, and one rank for all modules");
+        return no(
+            "it does not support rank_pattern or alpha_pattern: --fold-scale, and one rank for all modules",
+        );
     }
     if !facts.partial.is_empty() {
         let kinds: Vec<&str> = facts.partial.iter().map(String::as_str).collect();

@@ -16,12 +16,14 @@ use crate::trainable::Adapters;
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     if args.output.exists() && !args.force {
         return Err(Error::Config(format!(
-            "{} is there already; name another --output, or --force to replace it",
+            "{} already exists; name another --output, or use --force to replace it",
             args.output.display()
         )));
     }
     if args.kind != GgufNumbers::F32 && args.format != ExportFormat::Gguf {
-        return Err(Error::Config("--dtype is of --format gguf; the other formats hold f32".into()));
+        return Err(Error::Config(
+            "--dtype applies to --format gguf only; the other formats store f32".into(),
+        ));
     }
     let base = Base::open_with(&args.base, &OpenOptions { force: args.force, ..OpenOptions::on_cpu() })?;
     let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
@@ -62,7 +64,7 @@ fn check_served(verdicts: &[Verdict], args: &ExportArgs) -> Result<()> {
         return Ok(());
     }
     Err(Error::Config(format!(
-        "{} does not serve this adapter: {} ({}); --force writes it all the same",
+        "{} does not serve this adapter: {} ({}); --force writes it anyway",
         verdict.server, verdict.note, verdict.checked
     )))
 }

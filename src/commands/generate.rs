@@ -127,7 +127,7 @@ fn read_prompts(text: &str, path: &Path) -> Result<Vec<String>> {
             let value: Value = serde_json::from_str(line).map_err(|e| error(e.to_string()))?;
             match value.get("prompt") {
                 Some(Value::String(prompt)) => Ok(prompt.clone()),
-                _ => Err(error("`prompt` is missing or no string".into())),
+                _ => Err(error("`prompt` is missing or not a string".into())),
             }
         })
         .collect()

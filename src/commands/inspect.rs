@@ -46,7 +46,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let is_adapter = read::is_adapter(&path);
     if !is_adapter && (args.base.is_some() || args.against.is_some()) {
         return Err(Error::Config(format!(
-            "{} is no adapter; --base and --against are of adapters",
+            "{} is not an adapter; --base and --against apply to adapters only",
             path.display()
         )));
     }

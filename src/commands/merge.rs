@@ -54,7 +54,9 @@ fn check_finite(base: &Base) -> Result<()> {
         let weight = base.source.get(&name);
         if let Some(value) = weight.ok().and_then(|weight| weight.first_non_finite()) {
             let base = &base.name;
-            return Err(Error::Weights(format!("tensor {name} of {base} holds {value}, which is no weight")));
+            return Err(Error::Weights(format!(
+                "tensor {name} of {base} holds {value}, which is not a valid weight"
+            )));
         }
     }
     Ok(())
@@ -152,7 +154,9 @@ fn weight_dtype(args: &MergeArgs) -> Result<WeightDtype> {
         MergeDtype::Bf16 => Ok(WeightDtype::BF16),
         MergeDtype::F16 => Ok(WeightDtype::F16),
         _ if args.format == MergeFormat::Gguf => Ok(WeightDtype::Auto),
-        quantised => Err(Error::Config(format!("--dtype {quantised} is of GGUF alone; add --format gguf"))),
+        quantised => {
+            Err(Error::Config(format!("--dtype {quantised} is available in GGUF only; add --format gguf")))
+        }
     }
 }
 

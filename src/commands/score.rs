@@ -64,7 +64,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
         let mut text = Vec::new();
         for pair in scored.chunk_by(|a, b| a.group == b.group) {
             let line = Line::new(&indices[first..], pair)
-                .ok_or_else(|| Error::Data("a record is no pair".into()))?;
+                .ok_or_else(|| Error::Data("a record is not a pair".into()))?;
             serde_json::to_writer(&mut text, &line).map_err(|e| Error::Data(e.to_string()))?;
             text.push(b'\n');
         }

@@ -34,7 +34,7 @@ impl<'a> Document<'a> {
                     keys(defaults).join(", ")
                 )));
             }
-            Err(error) => return Err(Error::Config(format!("{origin} is no valid YAML: {error}"))),
+            Err(error) => return Err(Error::Config(format!("{origin} is not valid YAML: {error}"))),
         };
         Ok(Self { text, origin, defaults, written })
     }
@@ -117,7 +117,7 @@ impl<'a> Document<'a> {
             .ok_or_else(|| Error::Config("there is no `=`; write --set section.key=value".into()))?;
         let value: Value = serde_yaml::from_str(value).map_err(|error| {
             Error::Config(format!(
-                "the value is no valid YAML ({error}); put a text with special characters in quotes"
+                "the value is not valid YAML ({error}); put a text with special characters in quotes"
             ))
         })?;
         let path = self.resolve(path)?;
@@ -129,7 +129,7 @@ impl<'a> Document<'a> {
     fn resolve(&self, path: &str) -> Result<Vec<String>> {
         let unknown = || Error::UnknownKey {
             keys: vec![path.to_string()],
-            message: format!("{path} is no key{}", self.suggest(path, &[])),
+            message: format!("{path} is not a key{}", self.suggest(path, &[])),
         };
         let Some((name, rest)) = path.split_once('.') else {
             return match self.defaults.get(path) {
@@ -191,8 +191,8 @@ impl<'a> Document<'a> {
         let hint = self.suggest(&path, &known);
         let list = known.join(", ");
         match section {
-            Some(section) => format!("{place}: {path} is no key{hint}; keys of {section}: {list}"),
-            None => format!("{place}: {path} is no key{hint}; top-level keys: {list}"),
+            Some(section) => format!("{place}: {path} is not a key{hint}; keys of {section}: {list}"),
+            None => format!("{place}: {path} is not a key{hint}; top-level keys: {list}"),
         }
     }
 

@@ -50,7 +50,7 @@ impl RunConfig {
             .collect();
         if !refused.is_empty() {
             return Err(Error::Config(format!(
-                "the run cannot be resumed with another configuration: {}. Set it back, or --overwrite to begin anew",
+                "the run cannot be resumed with another configuration: {}. Set it back, or use --overwrite to start over",
                 refused.join("; ")
             )));
         }

@@ -23,7 +23,7 @@ impl fmt::Display for Mismatch {
                     "f64" => "a number",
                     "u64" | "usize" => "a whole number of 0 or more",
                     "a boolean" => "true or false",
-                    "a string" | "path string" => "a text; put it in quotes if it looks like a number",
+                    "a string" | "path string" => "a string; put it in quotes if it looks like a number",
                     other => other.strip_prefix("expected ").unwrap_or(other),
                 };
                 write!(f, "expected {expected}")

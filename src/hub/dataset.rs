@@ -51,12 +51,12 @@ impl DatasetRef {
                 if part.is_empty() || !part.chars().all(|c| c.is_alphanumeric() || "-_.+".contains(c)) =>
             {
                 Err(Error::Config(format!(
-                    "`{text}`: `{part}` cannot be a {what}; write owner/name[/config][@revision][:split], and no \
-                     slice of a split"
+                    "`{text}`: `{part}` cannot be a {what}; write owner/name[/config][@revision][:split]; slices of \
+                     a split are not supported"
                 )))
             }
             Some(part) if part.starts_with('.') => {
-                Err(Error::Config(format!("`{text}`: a {what} does not start with `.`, as `{part}` does")))
+                Err(Error::Config(format!("`{text}`: a {what} must not start with `.`, as `{part}` does")))
             }
             part => Ok(part.map(str::to_owned)),
         };

@@ -192,7 +192,7 @@ fn endpoint(text: &str) -> Result<Uri> {
     // A user name and a password would appear in every message that names the address.
     uri.filter(|uri| !uri.authority().is_some_and(|authority| authority.as_str().contains('@'))).ok_or_else(|| {
         Error::Config(format!(
-            "`{}` is no address of a Hub; set HF_ENDPOINT to one such as https://huggingface.co, and HF_TOKEN to log in",
+            "`{}` is not the address of a Hub; set HF_ENDPOINT to one such as https://huggingface.co, and HF_TOKEN to log in",
             text.rsplit('@').next().unwrap_or_default()
         ))
     })

@@ -43,7 +43,7 @@ pub(super) fn give_up(failure: Failure, attempts: u32) -> Error {
     match failure {
         Failure::Final(error) => error,
         Failure::Passing(reason, _) => Error::Hub(format!(
-            "{reason}; given up at attempt {attempts} of {attempts}: check the connection and run it again (what was \
+            "{reason}; gave up at attempt {attempts} of {attempts}: check the connection and run it again (what was \
              received is kept), or set HF_HUB_OFFLINE=1 to use the cache alone"
         )),
     }

@@ -32,7 +32,7 @@ pub struct Attention {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one a layer, and most families have the large one")]
+#[expect(clippy::large_enum_variant, reason = "there is one per layer, and most families have the large one")]
 pub(super) enum Qkv {
     Separate([Projection; 3]),
     /// One projection that gives `[q; k; v]`, or, with `per_head`, the same for each key head in turn.

@@ -49,7 +49,7 @@ impl FromStr for FourBit {
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "nf4" => Ok(Self::Nf4),
-            _ => Err(Error::Config(format!("{text:?} is no quantisation to 4 bits; write nf4"))),
+            _ => Err(Error::Config(format!("{text:?} is not a 4-bit quantisation; write nf4"))),
         }
     }
 }
@@ -105,7 +105,7 @@ impl FromStr for WeightDtype {
             "f32" | "float32" => Ok(Self::F32),
             "bf16" | "bfloat16" => Ok(Self::BF16),
             "f16" | "float16" => Ok(Self::F16),
-            _ => Err(Error::Config(format!("{text:?} is no dtype; write auto, f32, bf16 or f16"))),
+            _ => Err(Error::Config(format!("{text:?} is not a dtype; write auto, f32, bf16 or f16"))),
         }
     }
 }
@@ -137,7 +137,7 @@ impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let unknown = || Error::Config(format!("{text:?} is no device; write auto, cpu, cuda or cuda:N"));
+        let unknown = || Error::Config(format!("{text:?} is not a device; write auto, cpu, cuda or cuda:N"));
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
@@ -227,7 +227,9 @@ impl LoraConfig {
         let ranks = self.rank_pattern.iter().map(|(module, r)| (format!("rank_pattern.{module}"), *r));
         for (key, r) in std::iter::once(("r".to_string(), self.r)).chain(ranks) {
             problems.require(r <= LARGEST_RANK, || {
-                format!("lora.{key} is {r}; a rank above {LARGEST_RANK} is surely a slip, 8 to 256 are usual")
+                format!(
+                    "lora.{key} is {r}; a rank above {LARGEST_RANK} is surely a mistake; 8 to 256 is usual"
+                )
             });
         }
         for (module, _) in self.rank_pattern.iter().filter(|(_, r)| **r == 0) {
@@ -283,7 +285,7 @@ impl LoraConfig {
         problems.require(self.layers_to_transform.is_none() || by_list, || {
             format!(
                 "lora.layers_to_transform needs a list of target_modules, but target_modules is {}; PEFT refuses this \
-                 too: list the names, or say the layers in the regular expression",
+                 too: list the names, or select the layers in the regular expression",
                 self.target_modules
             )
         });

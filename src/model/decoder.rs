@@ -283,7 +283,7 @@ impl Decoder {
         gradients: &mut [f32],
     ) -> Result<()> {
         if !policy.is_adapted() || policy.trained.values().len() != gradients.len() {
-            return Err(Error::Model("the gradient buffer is not of the trained adapter".into()));
+            return Err(Error::Model("the gradient buffer does not belong to the trained adapter".into()));
         }
         let tape = match tape {
             Tape::Host(tape) => *tape,

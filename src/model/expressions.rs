@@ -23,7 +23,7 @@ const MOST_STEPS: usize = 20_000;
 fn compile(key: &str, written: &str, regex: &str) -> Result<Regex> {
     RegexBuilder::new(regex).backtrack_limit(MOST_STEPS).build().map_err(|error| {
         Error::Config(format!(
-            "lora.{key} is {written:?}, which is no regular expression ({error}); see Python's re"
+            "lora.{key} is {written:?}, which is not a valid regular expression ({error}); see Python's re"
         ))
     })
 }

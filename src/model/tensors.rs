@@ -51,7 +51,7 @@ impl<'a> Tensors<'a> {
         }
         if let Some(value) = weight.first_non_finite() {
             return Err(Error::Weights(format!(
-                "tensor {name} of {} holds {value}, which is no weight; download or convert the model again",
+                "tensor {name} of {} holds {value}, which is not a valid weight; download or convert the model again",
                 self.source.describe()
             )));
         }

@@ -134,7 +134,7 @@ impl ObjectiveConfig {
             )
         });
         problems.require(weights.iter().all(|weight| weight.is_finite()), || {
-            "objective.loss_weights holds what is not a finite number".into()
+            "objective.loss_weights holds a number that is not finite".into()
         });
         problems.require(weights.iter().any(|weight| *weight != 0.0), || {
             "objective.loss_weights are all 0, so that nothing is trained".into()

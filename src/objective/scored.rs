@@ -94,6 +94,6 @@ pub(super) fn pair(group: &[Scored]) -> Result<Pair<'_>> {
             rejected @ Scored { role: Role::Rejected, .. },
             rest @ ..,
         ] if rest.iter().all(|scored| scored.role == Role::Prompt) => Ok(Pair { chosen, rejected }),
-        _ => Err(Error::Train("the objective compares pairs, and a record is no pair".into())),
+        _ => Err(Error::Train("the objective compares pairs, and a record is not a pair".into())),
     }
 }

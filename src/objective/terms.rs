@@ -176,7 +176,7 @@ pub(super) fn check_beta(beta: f64, problems: &mut Problems) {
 pub(super) fn check_smoothing(epsilon: f64, problems: &mut Problems) {
     problems.require((0.0..0.5).contains(&epsilon), || {
         format!(
-            "objective.label_smoothing is {epsilon}; it must be in [0, 0.5): at 0.5 the labels say nothing"
+            "objective.label_smoothing is {epsilon}; it must be in [0, 0.5): at 0.5 the labels carry no information"
         )
     });
 }

@@ -94,7 +94,7 @@ impl Reporter {
         for entry in &mut self.sinks {
             if let Err(error) = entry.sink.record(event) {
                 if !entry.failed {
-                    warnings.push(format!("{}: {error}; the run goes on without it", entry.sink.name()));
+                    warnings.push(format!("{}: {error}; the run continues without it", entry.sink.name()));
                 }
                 entry.failed = true;
             }

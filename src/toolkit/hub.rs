@@ -28,7 +28,7 @@ pub struct Model {
 pub fn model(name: &str) -> Result<Model> {
     let id = HubId::parse(name).map_err(|e| {
         Error::Config(format!(
-            "there is no directory {name}, and it is no Hub id either ({e}); a base is a directory with config.json, \
+            "there is no directory {name}, and it is not a Hub id either ({e}); a base is a directory with config.json, \
              tokenizer.json and safetensors weights, a .gguf file, or owner/name[@revision]"
         ))
     })?;

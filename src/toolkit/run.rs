@@ -109,7 +109,8 @@ impl<'a> Run<'a> {
                 if found.recompute { Recompute::On } else { Recompute::Off };
             if found.recompute && asked == Recompute::Auto {
                 self.examples.notes.push(
-                    "blocks are computed again in the backward pass: the run does not fit otherwise".into(),
+                    "blocks are recomputed in the backward pass, because the run does not fit otherwise"
+                        .into(),
                 );
             }
         }
@@ -167,7 +168,7 @@ fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Resu
     let (done, all) = (trainer.step(), trainer.total_steps());
     if done >= all {
         notes.push(format!(
-            "it stands at step {done} of {all}: nothing is left to train; train.max_steps above {done} goes on"
+            "it is at step {done} of {all}: nothing is left to train; set train.max_steps above {done} to continue"
         ));
     }
     Ok(notes)
@@ -185,7 +186,7 @@ fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Lora>> {
     let loras = targets.0.iter().map(|target| {
         let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
             Error::Config(format!(
-                "lora.target_modules names {}, the language-model head, which cannot be adapted; take it out",
+                "lora.target_modules names {}, the language-model head, which cannot be adapted; remove it",
                 target.module
             ))
         })?;
@@ -230,7 +231,7 @@ fn what_is_cached(known: usize, pairs: usize) -> Option<String> {
             Some("all reference log-probs are cached: no reference pass will be made".into())
         }
         _ => Some(format!(
-            "reference log-probs of {known} of {pairs} pairs are cached; the others are computed when they are met"
+            "reference log-probs of {known} of {pairs} pairs are cached; the others are computed when needed"
         )),
     }
 }

@@ -161,7 +161,7 @@ pub fn open(checkpoint: &Path) -> Result<State> {
     let manifest: BTreeMap<String, String> = serde_json::from_slice(&read(MANIFEST)?).map_err(parse)?;
     let found = hashes(checkpoint)?;
     if let Some((name, _)) = found.iter().find(|(name, hash)| manifest.get(*name) != Some(*hash)) {
-        return Err(Error::Train(format!("{name} is not what the manifest says it was")));
+        return Err(Error::Train(format!("{name} does not match the manifest")));
     }
     serde_json::from_slice(&read(STATE)?).map_err(parse)
 }
@@ -180,7 +180,7 @@ pub fn restore(
     let found = peft::read(&checkpoint.join(ADAPTER), spec)?.adapters;
     if !trained.iter().eq(found.iter()) {
         return Err(Error::Train(format!(
-            "the adapter in {} is not of this configuration",
+            "the adapter in {} does not match this configuration",
             checkpoint.display()
         )));
     }

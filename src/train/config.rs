@@ -173,7 +173,7 @@ impl TrainConfig {
             let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
             let known = Evaluation::METRICS.join(", ");
             format!(
-                "train.metric_for_best_model is {metric}, which no evaluation has{near} There are {known}"
+                "train.metric_for_best_model is {metric}, which no evaluation reports{near} There are {known}"
             )
         });
         problems.finish()

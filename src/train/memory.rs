@@ -57,7 +57,7 @@ pub fn check(memory: &Memory, converted: usize, available: usize) -> Result<Opti
     }
     if memory.total() > available {
         return Ok(Some(format!(
-            "{needs}; it may be slow or be ended by the system. {}",
+            "{needs}; it may be slow or be killed by the system. {}",
             remedy(memory, converted)
         )));
     }

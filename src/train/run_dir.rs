@@ -42,7 +42,7 @@ impl RunDir {
         run.sweep()?;
         match opening {
             Opening::Fresh if run.is_used() => Err(Error::Config(format!(
-                "{} holds an earlier run; --resume goes on with it, --overwrite begins anew, or choose another output_dir",
+                "{} holds an earlier run; --resume continues it, --overwrite starts over, or choose another output_dir",
                 path.display()
             ))),
             Opening::Overwrite => run.clear().map(|()| run),

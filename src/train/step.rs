@@ -156,5 +156,5 @@ fn broken(batch: &PackedBatch, scored: &[Scored], found: &Weighed) -> Option<Str
     let groups = found.broken(scored);
     let broken: Vec<String> =
         groups.into_iter().filter_map(|group| batch.origins.get(group)).map(ToString::to_string).collect();
-    (!broken.is_empty()).then(|| format!("the loss is no finite number for {}", broken.join(", ")))
+    (!broken.is_empty()).then(|| format!("the loss is not finite for {}", broken.join(", ")))
 }

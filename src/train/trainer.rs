@@ -134,11 +134,11 @@ impl Trainer {
             differences.push("the training pairs (or how they are tokenized or truncated)");
         }
         if found.reference != self.state.reference {
-            differences.push("the base, its storage type, its frozen adapters, or the device that computes");
+            differences.push("the base, its storage type, its frozen adapters, or the compute device");
         }
         if !differences.is_empty() {
             return Err(Error::Config(format!(
-                "{} cannot be resumed; what changed since: {}. --overwrite begins anew",
+                "{} cannot be resumed; what changed since: {}. --overwrite starts over",
                 path.display(),
                 differences.join("; ")
             )));

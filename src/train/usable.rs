@@ -18,7 +18,7 @@ pub fn defect(decoder: &Decoder, policy: &Policy, probe: Option<&Example>) -> Re
     }
     let mut moments = policy.trained.store().moments().iter();
     if let Some(moment) = moments.find(|moment| !moment.values.iter().all(|x| x.is_finite())) {
-        return Ok(Some(format!("the optimizer's {} holds what is no finite number", moment.name)));
+        return Ok(Some(format!("the optimizer's {} holds a number that is not finite", moment.name)));
     }
     let Some(probe) = probe else { return Ok(None) };
     let logps = decoder.logps(&PackedBatch::new(&[probe]), policy, Pass::Policy)?;

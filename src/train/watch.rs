@@ -121,7 +121,7 @@ fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
         .filter_map(|(name, side)| Some((name, side.reward()?)))
         .find(|(_, value)| value.abs() > bound)?;
     let text = format!(
-        "{name} is {value:.1}, beyond watch.max_reward of {bound}: the policy runs away from the reference; try a lower \
+        "{name} is {value:.1}, beyond watch.max_reward of {bound}: the policy is drifting away from the reference; try a lower \
          train.learning_rate, a higher objective.beta, or fewer epochs"
     );
     Some(("rewards", text))
@@ -143,7 +143,7 @@ fn diverged(recent: &Metrics, bound: f64) -> Option<Warning> {
     (kl > bound).then(|| {
         let text = format!(
             "the policy is {kl:.2} nats a token from the reference (KL, estimated on the pairs), beyond watch.max_kl of \
-             {bound}: look at `generate --compare` before going on; try a higher objective.beta or fewer steps"
+             {bound}: look at `generate --compare` before continuing; try a higher objective.beta or fewer steps"
         );
         ("kl", text)
     })

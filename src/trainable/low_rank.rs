@@ -11,7 +11,7 @@ impl Adapters {
     pub fn loras(&self, who: &str) -> Result<Vec<&Lora>> {
         let refused = |adapter: &Adapter| {
             let (module, kind) = (adapter.module(), adapter.kind());
-            Error::Adapter(format!("{module} is adapted by {kind}, and {who} knows LoRA alone"))
+            Error::Adapter(format!("{module} is adapted by {kind}, and {who} supports LoRA only"))
         };
         self.iter().map(|adapter| adapter.as_lora().ok_or_else(|| refused(adapter))).collect()
     }

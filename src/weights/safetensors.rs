@@ -160,7 +160,7 @@ impl WeightSource for SafetensorsSource {
             Dtype::F16 => DType::F16,
             other => {
                 return Err(Error::Weights(format!(
-                    "tensor {name} in {} is {other:?}; F32, F16 and BF16 are computed with",
+                    "tensor {name} in {} is {other:?}; F32, F16 and BF16 are supported",
                     entry.path.display()
                 )));
             }

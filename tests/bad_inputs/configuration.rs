@@ -82,7 +82,7 @@ fn flags() {
         (vec!["generate", "--base", base, "--prompt", "x", "--stop", ""], "must not be empty"),
         (vec!["generate", "--base", base, "--prompt", "x", "--threads", "99999"], "1024"),
         (vec!["generate", "--base", base, "--prompt", "x", "--top-p", "1e-300"], "(0, 1]"),
-        (vec!["score", "--base", adapter, "--data", "run.yaml"], "is an adapter, no base"),
+        (vec!["score", "--base", adapter, "--data", "run.yaml"], "is an adapter, not a base"),
         (vec!["score", "--base", ".", "--data", "run.yaml"], "holds no config.json"),
         (vec!["score", "--base", "nowhere", "--data", "run.yaml"], "there is no directory nowhere"),
         (vec!["score", "--base", "run.yaml", "--data", "run.yaml"], "run.yaml is a file"),

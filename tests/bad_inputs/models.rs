@@ -118,13 +118,13 @@ fn weights_that_are_no_numbers_are_told_with_the_rows() {
     };
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     place.write("model/model.safetensors", &bytes);
-    train_refused(&place, 1, &[name, "NaN", "which is no weight"]);
+    train_refused(&place, 1, &[name, "NaN", "which is not a valid weight"]);
     // Finite, but not for long.
     bytes[at..at + 4].copy_from_slice(&f32::MAX.to_le_bytes());
     place.write("model/model.safetensors", &bytes);
     let ran = place.run(&["train", "-c", "run.yaml"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
-    for part in ["no finite number", "pairs.jsonl:", "error: "] {
+    for part in ["not finite", "pairs.jsonl:", "error: "] {
         assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
     }
     assert!(!ran.stderr.contains("panicked") && !place.path("run/adapter").exists(), "{}", ran.stderr);

@@ -49,7 +49,7 @@ fn a_composed_adapter_does_what_its_parts_do_together() {
     for (more, word) in [
         (vec!["--combination", "ties"], "--density"),
         (vec!["--combination", "cat", "--density", "0.5"], "leave --density out"),
-        (vec!["--combination", "cat", "--rank", "4"], "--rank is of --combination svd"),
+        (vec!["--combination", "cat", "--rank", "4"], "--rank applies to --combination svd only"),
     ] {
         let ran = compose(&place, "wrong", &more);
         assert_eq!(ran.code, Some(2), "{}", ran.stderr);
@@ -76,7 +76,7 @@ fn unmerging_gives_the_base_back() {
     // The merged model is another base to the adapter, unless it is taken off.
     assert!(merge("merged", "twice", &[]).stderr.contains("was trained on"));
     let nothing = merge(&base, "minus", &["--unmerge"]);
-    assert!(nothing.stderr.contains("nothing to take off"), "{}", nothing.stderr);
+    assert!(nothing.stderr.contains("nothing to remove"), "{}", nothing.stderr);
     let ran = merge("merged", "back", &["--unmerge"]);
     assert!(ran.stderr.contains("unmerged 21 modules") && ran.stderr.contains("verified"), "{}", ran.stderr);
     ran.ok();

@@ -153,7 +153,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     let resumed = place.run(&RESUME);
     assert!(resumed.stderr.contains(&format!("step-{} is damaged", state.step)), "{}", resumed.stderr);
     assert!(
-        resumed.stderr.contains("optimizer.safetensors is not what the manifest says"),
+        resumed.stderr.contains("optimizer.safetensors does not match the manifest"),
         "{}",
         resumed.stderr
     );

@@ -130,7 +130,7 @@ fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
     let taken = real(output)?;
     if files.chain([real(base.directory)?]).any(|part| part.starts_with(&taken)) {
         return Err(Error::Config(format!(
-            "the output {shown} is the base or holds it; name another directory"
+            "the output {shown} is the base or contains it; name another directory"
         )));
     }
     let is_empty = std::fs::read_dir(output).map_err(Error::read(output))?.next().is_none();
@@ -191,7 +191,7 @@ fn write_tensor<'a>(
     if stock.overflows {
         let name = dtype.name();
         return Err(Error::Adapter(format!(
-            "{} holds numbers that {name} cannot; store the merged model as bf16 or f32",
+            "{} holds numbers that {name} cannot represent; store the merged model as bf16 or f32",
             planned.name
         )));
     }

@@ -119,13 +119,14 @@ pub(super) fn targets<'a>(
     let mut targets: BTreeMap<String, Target> = BTreeMap::new();
     let mut problems = Problems::default();
     for (adapters, weight) in adapters {
-        problems
-            .require(weight.is_finite(), || format!("an adapter's weight is {weight}; name a finite number"));
+        problems.require(weight.is_finite(), || {
+            format!("an adapter's weight is {weight}; it must be a finite number")
+        });
         for adapter in adapters.iter() {
             let Some(linear) = linears.get(adapter.module()) else {
                 let hint = nearest(adapter.module(), linears.keys().map(String::as_str));
                 let hint = hint.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-                problems.add(format!("{} is no linear module of this base{hint}", adapter.module()));
+                problems.add(format!("{} is not a linear module of this base{hint}", adapter.module()));
                 continue;
             };
             let tied = base.spec.head.is_none() && linear.module == head::linear(base.spec).module;

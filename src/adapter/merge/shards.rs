@@ -29,7 +29,7 @@ impl Planned {
         let bits = shape.iter().try_fold(dtype.bitsize(), |n, size| n.checked_mul(*size));
         let bytes = bits.filter(|bits| bits % 8 == 0).map(|bits| bits / 8);
         let bytes = bytes.ok_or_else(|| {
-            Error::Weights(format!("tensor {name} of shape {shape:?} is not of whole bytes"))
+            Error::Weights(format!("tensor {name} of shape {shape:?} does not fill whole bytes"))
         })?;
         Ok(Self { name: name.into(), dtype, shape, bytes })
     }

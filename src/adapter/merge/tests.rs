@@ -245,7 +245,7 @@ fn only_models_are_overwritten_and_only_when_asked() {
     assert!(refused(&output, false).contains("not empty"));
     assert!(refused(&output, true).contains("not a model to overwrite"));
     assert!(refused(&model.directory, true).contains("is the base"));
-    assert!(refused(model.directory.parent().unwrap(), true).contains("is the base or holds it"));
+    assert!(refused(model.directory.parent().unwrap(), true).contains("is the base or contains it"));
     std::fs::write(output.join("config.json"), "{}").unwrap();
     let options = MergeOptions { overwrite: true, ..MergeOptions::default() };
     merge(&model.base(), &[(&adapters, 1.0)], &output, &options).unwrap();

@@ -54,11 +54,11 @@ pub fn check(
         let allowed = TIMES * told.rounding_norm + ARITHMETIC * found.size;
         // A NaN is above every bound.
         problems.require(found.apart <= allowed, || {
-            format!("{module} is {:.3e} off, where rounding makes {allowed:.3e} at most", found.apart)
+            format!("{module} is off by {:.3e}, but rounding accounts for {allowed:.3e} at most", found.apart)
         });
         let unit = unit(&told.storage);
         problems.require(unit.is_none_or(|unit| told.rounding_norm <= unit * found.size + 1e-6), || {
-            format!("{module} was rounded by {:.3e}, more than {} may", told.rounding_norm, told.storage)
+            format!("{module} was rounded by {:.3e}, more than {} allows", told.rounding_norm, told.storage)
         });
     }
     problems

@@ -85,7 +85,7 @@ impl Config {
             Some(scale) => {
                 Ok(Self { scale, base: values.get("model").and_then(Value::as_str).map(String::from) })
             }
-            None => wrong("lora_parameters.scale is missing or no number".into()),
+            None => wrong("lora_parameters.scale is missing or not a number".into()),
         }
     }
 }
@@ -140,7 +140,7 @@ fn pairs<'a>(source: &SafetensorsSource, spec: &'a DecoderSpec) -> Result<BTreeM
         });
         let pair = Pair { linear, rank, own: own.to_string() };
         if let Some(other) = pairs.insert(linear.module.clone(), pair).filter(|other| other.own != own) {
-            problems.add(format!("{own} and {} are one module", other.own));
+            problems.add(format!("{own} and {} name the same module", other.own));
         }
     }
     strangers.into_iter().for_each(|stranger| problems.add(stranger));

@@ -90,7 +90,7 @@ fn check(loras: &[&Lora], spec: &DecoderSpec) -> Result<()> {
         )
     });
     for lora in loras.iter().filter(|lora| layer_of(lora, spec).is_none()) {
-        problems.add(format!("{} is in no layer, and mlx-lm adapts layers only", lora.module));
+        problems.add(format!("{} is not in a layer, and mlx-lm adapts only layers", lora.module));
     }
     problems.require(!loras.is_empty(), || "there is nothing to export: no module is adapted".into());
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))

@@ -131,7 +131,7 @@ impl PeftConfig {
     fn check_task(&self, forced: bool, notes: &mut Vec<String>) -> Result<()> {
         let Some(task) = self.task_type.as_deref().filter(|task| *task != "CAUSAL_LM") else { return Ok(()) };
         let said =
-            format!("task_type is {task:?}: it was trained for another task than to predict the next token");
+            format!("task_type is {task:?}: it was trained for a task other than next-token prediction");
         if forced {
             notes.push(said);
             return Ok(());

@@ -29,13 +29,16 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("auto_mapping", Harmless("it names the class of the base, whose modules the tensors name too")),
     ("base_model_name_or_path", Read),
     ("bias", Neutral("none", "trained biases")),
-    ("corda_config", Harmless("how matrices begin; init_lora_weights says whether the base was changed")),
+    (
+        "corda_config",
+        Harmless("how matrices are initialised; init_lora_weights says whether the base was changed"),
+    ),
     ("enable_lora", Neutral("", "adapters of parts of a stacked projection (PEFT 0.2)")),
     (
         "ensure_weight_tying",
         Harmless("what it ties has tensors of its own: an embedding's, which are refused by name"),
     ),
-    ("eva_config", Harmless("how matrices begin")),
+    ("eva_config", Harmless("how matrices are initialised")),
     ("exclude_modules", Read),
     (
         "fan_in_fan_out",
@@ -47,11 +50,17 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("layer_replication", Neutral("", "a base with repeated layers")),
     ("layers_pattern", Read),
     ("layers_to_transform", Read),
-    ("loftq_config", Harmless("how matrices begin; init_lora_weights says whether the base was changed")),
+    (
+        "loftq_config",
+        Harmless("how matrices are initialised; init_lora_weights says whether the base was changed"),
+    ),
     ("lora_alpha", Read),
     ("lora_bias", Neutral("", "biases of lora_B")),
     ("lora_dropout", Read),
-    ("lora_ga_config", Harmless("how matrices begin; init_lora_weights says whether the base was changed")),
+    (
+        "lora_ga_config",
+        Harmless("how matrices are initialised; init_lora_weights says whether the base was changed"),
+    ),
     ("megatron_config", Neutral("", "modules of Megatron")),
     ("megatron_core", Harmless("it is used with megatron_config only")),
     ("merge_weights", Harmless("PEFT 0.2: whether the weights were merged for inference")),

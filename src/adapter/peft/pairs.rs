@@ -119,10 +119,10 @@ fn place(name: &str, modules: &Modules) -> Place {
         return match linears.contains_key(&module) {
             true => Place::Half(module, own, index),
             false if module == modules.head => Place::Nowhere(format!(
-                "{name} adapts the head {module}, which merge, export and inspect take, but no command that computes with it"
+                "{name} adapts the head {module}; merge, export and inspect accept that, but commands that compute with the model do not"
             )),
             false if own.starts_with(PREFIX) => Place::Nowhere(format!(
-                "{} has the prefix {PREFIX} twice, with which PEFT ignores it; rename the tensors",
+                "{} has the prefix {PREFIX} twice, so PEFT ignores it; rename the tensors",
                 names::shown(name)
             )),
             false => Place::Nowhere(format!(
@@ -141,9 +141,7 @@ fn place(name: &str, modules: &Modules) -> Place {
 fn nowhere(name: &str) -> String {
     let shown = names::shown(name);
     if half(&format!("{PREFIX}{name}")).is_some() {
-        return format!(
-            "{shown} lacks the prefix {PREFIX}, without which PEFT ignores it; rename the tensors"
-        );
+        return format!("{shown} lacks the prefix {PREFIX}, so PEFT ignores it; rename the tensors");
     }
     format!("{shown} is not lora_A or lora_B of a linear module, and is not supported")
 }

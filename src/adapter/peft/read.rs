@@ -118,7 +118,7 @@ fn read_matrices(
                 let misfit = whole::misfit(name, *which, &source, spec, reading.base).map_err(within)?;
                 misfit.into_iter().for_each(|misfit| told.refuse(misfit));
             }
-            None => told.notes.push(format!("{name} is not compared with a base; name one to do so")),
+            None => told.notes.push(format!("{name} is not compared with a base; name one to compare it")),
         }
     }
     let loras = loras(&pairs, &config, modules, &mut told).map_err(within)?;
@@ -181,7 +181,7 @@ fn loras(
     if config.target_modules.is_none() {
         let leaves: BTreeSet<&str> = pairs.keys().map(|m| m.rsplit('.').next().unwrap_or(m)).collect();
         told.refuse(format!(
-            "target_modules is missing in adapter_config.json, and PEFT would adapt modules of its own choice; the file's are \
+            "target_modules is missing in adapter_config.json, and PEFT would adapt modules of its own choice; the file adapts \
              {}",
             named(&leaves.into_iter().collect::<Vec<_>>())
         ));
@@ -190,7 +190,7 @@ fn loras(
     if !unselected.is_empty() {
         told.refuse(format!(
             "target_modules, exclude_modules and layers_to_transform in adapter_config.json leave out {} of {WEIGHTS}, whose \
-             matrices PEFT would ignore; add what is to be adapted to target_modules",
+             matrices PEFT would ignore; add these modules to target_modules",
             named(&unselected)
         ));
     }
@@ -202,8 +202,8 @@ fn loras(
 fn tell_keys(selection: &Selection, told: &mut Told) {
     for key in selection.prefixed() {
         told.refuse(format!(
-            "{} in adapter_config.json names its module with {PREFIX} before it, and PEFT, which matches without that, ignores \
-             the key; take the prefix off if it is to hold, else remove the key",
+            "{} in adapter_config.json begins with {PREFIX}, but PEFT matches names without it and ignores the key; remove \
+             the prefix to apply the key, or remove the key",
             names::shown(&key)
         ));
     }
@@ -211,8 +211,8 @@ fn tell_keys(selection: &Selection, told: &mut Told) {
     let renamed: Vec<&str> = renamed.iter().map(String::as_str).collect();
     if !renamed.is_empty() {
         told.notes.push(format!(
-            "{} in adapter_config.json names modules as a model of another layout does, and holds for them here; PEFT would \
-             not find them by it",
+            "{} in adapter_config.json names modules as a model of another layout does; it is applied to them here, but \
+             PEFT would not match them",
             named(&renamed)
         ));
     }

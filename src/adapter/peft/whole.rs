@@ -59,7 +59,7 @@ pub(super) fn misfit(
     }
     if own.dtype().is_none() {
         return Ok(Some(format!(
-            "{name} is a whole {words}, and the base's {its_name} is stored in {}, which it cannot equal; name the base as it \
+            "{name} is a whole {words}, and the base's {its_name} is stored in {}, so the two cannot be equal; name the base as it \
              was before it was quantised",
             own.storage()
         )));

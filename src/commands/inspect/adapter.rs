@@ -102,10 +102,10 @@ fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
             Ok(found)
         }
         (None, Some(_)) => Err(Error::Config(format!(
-            "{} is read for the model it belongs to; name that with --base",
+            "{} can be read only with the model it belongs to; name that with --base",
             path.display()
         ))),
-        (None, None) => Err(Error::Config(format!("{} is no adapter", path.display()))),
+        (None, None) => Err(Error::Config(format!("{} is not an adapter", path.display()))),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn run(
         output.exists() && std::fs::read_dir(output).map_or(true, |mut entries| entries.next().is_some());
     if there && !args.force {
         return Err(Error::Config(format!(
-            "the output {} is there already; name another --output-adapter, or --force to replace it",
+            "the output {} already exists; name another --output-adapter, or use --force to replace it",
             output.display()
         )));
     }
@@ -66,7 +66,9 @@ fn options(args: &MergeArgs, adapters: usize) -> Result<ComposeOptions> {
         None => Combination::Svd,
     };
     if args.rank.is_some() && combination != Combination::Svd {
-        return Err(Error::Config(format!("--rank is of --combination svd; {combination} has its own rank")));
+        return Err(Error::Config(format!(
+            "--rank applies to --combination svd only; {combination} has its own rank"
+        )));
     }
     let whole = matches!(combination, Combination::Linear | Combination::Cat | Combination::Svd);
     let density = match (args.density, whole) {

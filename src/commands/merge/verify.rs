@@ -85,7 +85,7 @@ impl Merged<'_> {
         } else if share < WARNED {
             warn(&format!(
                 "warning: the adapter moves log-probs by {:.1e} nats, about as much as arithmetic in 16 bits does: what \
-                 survives cannot be told; {}",
+                 survives cannot be measured; {}",
                 effect.shift(),
                 self.remedy(bound)
             ));
@@ -124,7 +124,7 @@ fn survived(effect: &Effect, probe: &Probe) -> String {
     };
     format!(
         "effect of the adapter that survives: {:.1} % (± {:.1}) of its shift of log-probs on {} tokens of {}; KL from it {:.2e} \
-         nats a token, from it to the base {:.2e}; greedy text goes the base's way in {} of {} where the adapter's does not",
+         nats a token, from it to the base {:.2e}; greedy text follows the base in {} of {} where the adapter's does not",
         100.0 * share,
         100.0 * effect.share_error(),
         effect.tokens,

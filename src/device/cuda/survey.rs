@@ -55,7 +55,7 @@ pub fn survey() -> Survey {
         Ok(driver) => {
             survey.driver = Some(version_of(&driver));
             match cards(&driver) {
-                Ok(cards) if cards.is_empty() => survey.missing.push("the driver finds no card".into()),
+                Ok(cards) if cards.is_empty() => survey.missing.push("the driver finds no GPU".into()),
                 Ok(cards) => survey.cards = cards,
                 Err(error) => survey.missing.push(error.to_string()),
             }

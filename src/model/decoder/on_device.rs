@@ -206,7 +206,7 @@ impl Decoder {
     ) -> Result<()> {
         match tape {
             Tape::Device(tape) => self.device_backward(*tape, &self.divided(batch), policy, weights),
-            Tape::Host(_) => Err(Error::Model("the tape is not of a device".into())),
+            Tape::Host(_) => Err(Error::Model("the tape was not recorded on a device".into())),
         }
     }
 

@@ -23,7 +23,9 @@ impl Engine {
     /// If the tape is not the latest one, or the device fails.
     pub(in crate::model) fn backward(&mut self, tape: DeviceTape, weights: &[f32]) -> Result<()> {
         if tape.id != self.tape || weights.len() != tape.scored || !self.trains {
-            return Err(Error::Model("the tape is not of the last forward pass on this device".into()));
+            return Err(Error::Model(
+                "the tape does not belong to the last forward pass on this device".into(),
+            ));
         }
         self.temp.reset(Mark::default())?;
         let (rows, hidden) = (tape.placed.rows, self.spec.hidden);

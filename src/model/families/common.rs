@@ -151,7 +151,9 @@ pub(super) fn layer_types(
         return Ok((0..layers).map(slides).collect());
     };
     if types.len() != layers {
-        return Err(config.error("layer_types", &format!("names {} layers of {layers}", types.len())));
+        return Err(
+            config.error("layer_types", &format!("names {} layers, but the model has {layers}", types.len()))
+        );
     }
     types
         .iter()
@@ -324,8 +326,9 @@ pub(super) fn even_heads(config: &ConfigJson, hidden: usize, n_head_key: &str) -
     let n_head = config.size(n_head_key)?;
     let head_dim = hidden / n_head;
     if head_dim * n_head != hidden || !head_dim.is_multiple_of(2) {
-        let why =
-            format!("{n_head} heads cannot share a hidden size of {hidden}, an even number of features each");
+        let why = format!(
+            "a hidden size of {hidden} does not give each of {n_head} heads an even number of features"
+        );
         return Err(config.error(n_head_key, &why));
     }
     let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
@@ -364,7 +367,9 @@ pub(super) fn check(config: &ConfigJson, spec: &DecoderSpec) -> Result<()> {
         }
         let turned = layer.attention.rotation.map_or(0, |index| 2 * spec.rotations[index].frequencies.len());
         if turned > layer.attention.heads.head_dim {
-            return Err(config.error("rotary_dim", &format!("{turned} features turn of a head's fewer")));
+            return Err(
+                config.error("rotary_dim", &format!("{turned} features are rotated, but a head has fewer"))
+            );
         }
     }
     Ok(())

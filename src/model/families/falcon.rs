@@ -88,7 +88,7 @@ fn layout(config: &ConfigJson) -> Result<Layout> {
         return Err(unsupported(
             config,
             "alibi",
-            "positions as a slope of scores (Falcon RW) are not written yet",
+            "positions as a slope of scores (Falcon RW) are not supported yet",
         ));
     }
     let (new, parallel) = (config.flag("new_decoder_architecture")?, config.flag("parallel_attn")?);
@@ -104,7 +104,7 @@ fn layout(config: &ConfigJson) -> Result<Layout> {
         return Err(unsupported(
             config,
             "num_ln_in_parallel_attn",
-            "two are of the new decoder architecture",
+            "two norms belong to the new decoder architecture",
         ));
     }
     let two_norms = new && norms.unwrap_or(2) == 2;
@@ -117,7 +117,7 @@ fn heads(config: &ConfigJson, hidden: usize, new: bool) -> Result<(Heads, bool)>
     let of_file = config.size_or_none("num_kv_heads")?.unwrap_or(n_head);
     let multi_query = config.flag("multi_query")?;
     if !new && !multi_query && of_file != n_head {
-        let why = format!("{of_file} differs from {n_head} heads, which have keys of their own here");
+        let why = format!("{of_file} differs from the {n_head} heads, each of which has its own keys here");
         return Err(config.error("num_kv_heads", &why));
     }
     let n_kv_head = match (new, multi_query) {
@@ -126,7 +126,7 @@ fn heads(config: &ConfigJson, hidden: usize, new: bool) -> Result<(Heads, bool)>
         (false, false) => n_head,
     };
     if !hidden.is_multiple_of(n_head) || !n_head.is_multiple_of(n_kv_head) {
-        let why = format!("{n_head} does not divide {hidden}, or is no multiple of {n_kv_head} key heads");
+        let why = format!("{n_head} does not divide {hidden}, or is not a multiple of {n_kv_head} key heads");
         return Err(config.error("num_attention_heads", &why));
     }
     let head_dim = hidden / n_head;

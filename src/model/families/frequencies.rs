@@ -13,7 +13,10 @@ impl Rotary {
     pub(super) fn rotation(&self, config: &ConfigJson, head_dim: usize) -> Result<RotationSpec> {
         let turned = (head_dim as f64 * self.partial) as usize;
         if !turned.is_multiple_of(2) || turned == 0 {
-            let why = format!("{} of {head_dim} features turn, {turned}; an even number can", self.partial);
+            let why = format!(
+                "{} of {head_dim} features is {turned}, but an even number above 0 must be rotated",
+                self.partial
+            );
             return Err(config.error("partial_rotary_factor", &why));
         }
         let plain: Vec<f32> = (0..turned / 2).map(|i| frequency(self.theta, i, turned)).collect();

@@ -30,7 +30,7 @@ pub(super) fn gemma2_like(config: &ConfigJson) -> Result<DecoderSpec> {
         .string_or_none("hidden_act")?
         .is_some_and(|act| config.string("hidden_activation").ok() != Some(act))
     {
-        return Err(config.error("hidden_act", "differs from hidden_activation, which counts; remove it"));
+        return Err(config.error("hidden_act", "differs from hidden_activation, which is used; remove it"));
     }
     four_norms(&mut spec);
     let scale = config.number("query_pre_attn_scalar")?.powf(-0.5) as f32;

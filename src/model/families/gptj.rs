@@ -17,7 +17,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     config.accept(&[("rotary", true.into()), ("scale_attn_weights", true.into())]);
     let turned = config.size("rotary_dim")?;
     if turned % 2 != 0 {
-        return Err(config.error("rotary_dim", &format!("{turned} is odd; features turn in pairs")));
+        return Err(config.error("rotary_dim", &format!("{turned} is odd; features are rotated in pairs")));
     }
     let eps = config.number("layer_norm_epsilon")?;
     let act = common::activation(config, "activation_function")?;

@@ -12,7 +12,11 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let mut spec = common::llama_sizes(config, "rms_norm_eps")?;
     let sliding = common::layer_types(config, spec.layers.len(), |_| true)?;
     if sliding.contains(&false) {
-        return Err(unsupported(config, "layer_types", "transformers' Ministral 3 slides in every layer"));
+        return Err(unsupported(
+            config,
+            "layer_types",
+            "transformers' Ministral 3 has a sliding window in every layer",
+        ));
     }
     common::slide_all(config, &mut spec)?;
     let with_default = with_default_rotation(config);

@@ -13,7 +13,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         return Err(super::common::unsupported(
             config,
             "layer_types",
-            "transformers' Mistral slides in every layer",
+            "transformers' Mistral has a sliding window in every layer",
         ));
     }
     common::slide_all(config, &mut spec)?;

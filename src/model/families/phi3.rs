@@ -20,7 +20,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     common::fuse_gate(&mut spec);
     let rotary = Rotary::read(config, &PARTLY)?.renamed(&["su", "yarn"], "longrope");
     if !["default", "longrope"].contains(&rotary.kind()) {
-        let why = format!("{:?} is not of Phi-3; known: default, longrope", rotary.kind());
+        let why = format!("{:?} is not supported by Phi-3; known: default, longrope", rotary.kind());
         return Err(config.error("rope_scaling.rope_type", &why));
     }
     spec.rotations = vec![rotary.rotation(config, head_dim)?];

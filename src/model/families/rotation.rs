@@ -91,7 +91,7 @@ impl Rotary {
             return Err(config.error(names.theta, &why));
         }
         if partial != 1.0 && !names.turns_partly {
-            let why = "this family's model in transformers turns whole heads and ignores it; remove it";
+            let why = "this family's model in transformers rotates whole heads and ignores it; remove it";
             config.refuse(names.partial, why)?;
         }
         let partial = if names.turns_partly { partial } else { 1.0 };
@@ -156,7 +156,8 @@ impl Rotary {
         if given.is_none_or(|sections| sections.len() == 3) {
             return Ok(());
         }
-        Err(config.error("rope_parameters.mrope_section", "names no three shares of the pairs of features"))
+        Err(config
+            .error("rope_parameters.mrope_section", "does not name three shares of the pairs of features"))
     }
 
     /// Checks that the shares of Qwen 2.5 VL's position axes add up to all pairs; otherwise transformers fails.

@@ -13,7 +13,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         return Err(unsupported(
             config,
             "qk_layernorm",
-            "StableLM 2 12B's norms per head are not written yet",
+            "StableLM 2 12B's norms per head are not supported yet",
         ));
     }
     common::each_norm(&mut spec, |norm| norm.kind = NormKind::Layer);

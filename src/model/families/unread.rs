@@ -36,7 +36,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
         &["init_method", "init_std", "initializer_range", "rescale_layer"],
     ),
     (
-        "token ids: which text is made of them, not what it gives",
+        "token ids: they change which text is made, not what the model computes",
         &[
             "begin_of_document_token_id",
             "boi_token_id",
@@ -69,7 +69,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "how a program computes or keeps, not what",
+        "how a program computes or stores, not what",
         &[
             "cache_implementation",
             "attention_implementation",
@@ -196,7 +196,7 @@ impl ConfigJson {
         self.seen.borrow_mut().checked.insert(self.path.clone());
         if !found.is_empty() && !self.force {
             problems.add(
-                "remove what is of no effect from config.json, or insist with --force to compute without it",
+                "remove what has no effect from config.json, or insist with --force to compute without it",
             );
         }
         problems.finish().map_err(|e| Error::Model(e.to_string()))
@@ -285,7 +285,7 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), count);
-        assert_eq!(harmless("use_cache"), Some("how a program computes or keeps, not what"));
+        assert_eq!(harmless("use_cache"), Some("how a program computes or stores, not what"));
         assert!(harmless("attention_bias").is_none());
     }
 }

@@ -63,7 +63,7 @@ fn no_soft_cap(config: &ConfigJson) -> Result<()> {
     if let Some(text) = config.part("text_config") {
         let key = "final_logit_softcapping";
         if text.number_or_none(key)?.is_some() {
-            text.refuse(key, "is not computed by transformers' Gemma 3 that also sees; remove it")?;
+            text.refuse(key, "is not computed by transformers' Gemma 3 with images; remove it")?;
         }
     }
     Ok(())
@@ -136,7 +136,7 @@ fn text_config(config: &ConfigJson) -> Result<(ConfigJson, String)> {
         None if config.given("text_config").is_none() && config.given("hidden_size").is_some() => {
             (config.clone(), true)
         }
-        None => return Err(config.error("text_config", "is missing, or is no object")),
+        None => return Err(config.error("text_config", "is missing or not an object")),
     };
     if part.values.get("model_type").is_some_and(serde_json::Value::is_null) {
         return Err(part.error("model_type", "is null; remove it, or name the text part's"));

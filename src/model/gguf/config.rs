@@ -48,7 +48,9 @@ pub(super) fn architecture(file: &GgufFile) -> Result<&'static Architecture> {
     let path = file.path().display();
     let metadata = file.metadata();
     if let Some(kind) = metadata.text("general.type")?.filter(|kind| *kind != "model") {
-        return Err(Error::Model(format!("{path} holds a GGUF {kind}, no model; name a model as the base")));
+        return Err(Error::Model(format!(
+            "{path} holds a GGUF {kind}, not a model; name a model as the base"
+        )));
     }
     if let Some(parts) = metadata.integer("split.count")?.filter(|parts| *parts > 1) {
         return Err(Error::Model(format!(
@@ -60,7 +62,7 @@ pub(super) fn architecture(file: &GgufFile) -> Result<&'static Architecture> {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
         Error::Model(format!(
             "{path} is of the architecture {name:?}, which is not supported as GGUF (supported: {}); use the model's \
-             safetensors if its family is one of ours",
+             safetensors if its family is supported",
             known.join(", ")
         ))
     })
@@ -113,7 +115,7 @@ pub(super) fn read(file: &GgufFile, architecture: &Architecture) -> Result<Map<S
         None => hidden.checked_div(heads).unwrap_or(0),
     };
     if keys.size_or_none("attention.value_length")?.is_some_and(|value| value != head_dim) {
-        return Err(keys.unsupported("attention.value_length", "values as long as keys are supported"));
+        return Err(keys.unsupported("attention.value_length", "only values as long as keys are supported"));
     }
     let layers = keys.size("block_count")?;
     if layers > file.tensors().count() as u64 {
@@ -185,8 +187,10 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
     let attention = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
     let kind = keys.file.metadata().text(&keys.key("rope.scaling.type"))?.unwrap_or("linear");
     if kind != "yarn" && attention != 1.0 {
-        return Err(keys
-            .unsupported("rope.scaling.attn_factor", "a factor of cosine and sine is known of yarn alone"));
+        return Err(keys.unsupported(
+            "rope.scaling.attn_factor",
+            "a factor of cosine and sine is supported for yarn only",
+        ));
     }
     Ok(match kind {
         "none" => None,
@@ -202,7 +206,8 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
             }
             if attention != 1.0 {
                 if keys.architecture == "gemma3" {
-                    let why = "it would be of the layers with a window too, which no config.json says";
+                    let why =
+                        "it would apply to the layers with a window too, which no config.json can express";
                     return Err(keys.unsupported("rope.scaling.attn_factor", why));
                 }
                 // llama.cpp's value is an extra factor on top of yarn's own, transformers' is their product.

@@ -41,7 +41,7 @@ pub(super) fn recover(
         }
     }
     Err(Error::Model(format!(
-        "{}: the divisors in {TENSOR} are not of Llama 3's rotary scaling, the only one that is known by them; use the \
+        "{}: the divisors in {TENSOR} are not those of Llama 3's rotary scaling, the only one known to use them; use the \
          model's safetensors",
         file.path().display()
     )))

@@ -93,7 +93,7 @@ impl GgufSource {
         let width = rows.checked_div(heads).filter(|width| width * heads == rows && width.is_multiple_of(2));
         let width = width.ok_or_else(|| {
             Error::Model(format!(
-                "tensor {name} of {} has {rows} rows, which are no {heads} heads; do its metadata belong to it?",
+                "tensor {name} of {} has {rows} rows, which do not make {heads} heads; does its metadata belong to it?",
                 self.file.path().display()
             ))
         })?;

@@ -32,7 +32,7 @@ impl Base {
         match (purpose.unmerge, *its == ours) {
             (false, true) | (true, false) => Ok(found.adapters),
             (true, true) => Err(Error::Adapter(format!(
-                "{} is the very base that {shown} was trained on: there is nothing to take off; name the merged model as \
+                "{} is the base that {shown} was trained on: there is nothing to remove; name the merged model as \
                  the base, or insist with --force",
                 self.name
             ))),

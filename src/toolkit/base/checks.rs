@@ -15,7 +15,7 @@ pub(super) fn is_base(name: &str, directory: &Path) -> Result<()> {
     }
     Err(Error::Config(if directory.join(peft::CONFIG).exists() {
         format!(
-            "{name} is an adapter, no base; name it with --adapter, and the base it was trained on as the base"
+            "{name} is an adapter, not a base; name it with --adapter, and the base it was trained on as the base"
         )
     } else {
         format!(

@@ -20,7 +20,7 @@ pub(super) fn open(choice: DeviceChoice) -> Result<Option<Arc<dyn Backend>>> {
         DeviceChoice::Auto => match card(0) {
             Ok(device) => Ok(Some(device)),
             Err(error) => {
-                log::warn!("{error}. The CPU computes; --device cpu asks for that without this warning");
+                log::warn!("{error}. The CPU is used instead; --device cpu selects it without this warning");
                 Ok(None)
             }
         },

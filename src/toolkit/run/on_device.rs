@@ -27,7 +27,7 @@ pub(super) struct Fit {
 impl Fit {
     /// The plan in words, kernel by kernel.
     pub(super) fn described(&self) -> String {
-        let recompute = if self.recompute { "; blocks are computed again" } else { "" };
+        let recompute = if self.recompute { "; blocks are recomputed" } else { "" };
         format!(
             "\nexpected memory of the GPU {}; {} are free{recompute}\npredicted for a step of the largest micro-batch on an \
              H100, reference pass included:\n{}",

@@ -47,8 +47,8 @@ impl Trainer {
     /// The error for an adapter that is unusable at this step.
     pub(super) fn diverged(&self, defect: &str) -> Error {
         let message = format!(
-            "the adapter cannot be used after step {}: {defect}. train.learning_rate of {:e} is too high for this run: begin \
-             anew with a lower one; {}",
+            "the adapter cannot be used after step {}: {defect}. train.learning_rate of {:e} is too high for this run: start \
+             over with a lower one; {}",
             self.state.step,
             self.setup.config.learning_rate,
             self.kept()
@@ -60,7 +60,7 @@ impl Trainer {
     /// The error for consecutive steps without a usable gradient.
     pub(super) fn nothing_learned(&self) -> Error {
         Error::Train(format!(
-            "the last {} step(s) had no usable gradient. Look at the pairs named above, or begin anew with a lower \
+            "the last {} step(s) had no usable gradient. Look at the pairs named above, or start over with a lower \
              train.learning_rate (it is {:e}); {}",
             self.state.skipped_in_a_row,
             self.setup.config.learning_rate,

@@ -97,7 +97,7 @@ impl GgufFile {
             (None, Some(kind)) => FrozenWeight::from_blocks_of_file(&self.map, *start, *bytes, kind, shape),
             (None, None) => Err(Error::Weights(format!(
                 "tensor {name} in {} is {kind}; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are \
-                 computed with",
+                 supported",
                 self.path.display()
             ))),
         }

@@ -232,7 +232,7 @@ impl<'a> Metadata<'a> {
     /// # Errors
     /// As [`Metadata::text`].
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
-        self.typed(key, "a list of texts", |value| {
+        self.typed(key, "a list of strings", |value| {
             let Value::Array(array) = value else { return None };
             array.iter().map(|each| if let Value::Text(text) = each { Some(text) } else { None }).collect()
         })

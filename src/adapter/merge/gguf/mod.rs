@@ -71,7 +71,7 @@ pub fn merge_checked(
 ) -> Result<MergeReport> {
     if output.exists() && (!options.overwrite || output.is_dir()) {
         return Err(Error::Config(format!(
-            "the output {} is there already; name another file, or replace it with --force",
+            "the output {} already exists; name another file, or replace it with --force",
             output.display()
         )));
     }
@@ -137,7 +137,7 @@ fn write_one(
         tensor::write(out, &weight, added, &layout).map_err(io)?;
     if overflows {
         return Err(Error::Adapter(format!(
-            "{source} holds numbers that {} cannot; store the merged model as bf16 or f32",
+            "{source} holds numbers that {} cannot represent; store the merged model as bf16 or f32",
             made.planned.kind
         )));
     }

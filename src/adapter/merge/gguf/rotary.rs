@@ -125,7 +125,7 @@ impl Rope {
             let Some(model) = rotation(spec, layer) else { continue };
             let pairs = model.frequencies.len();
             if 2 * pairs != layer.attention.heads.head_dim {
-                problems.add(untold("heads of which a part turns (partial_rotary_factor)"));
+                problems.add(untold("partly rotated heads (partial_rotary_factor)"));
                 break;
             }
             let local = self.local_theta.filter(|_| self.is_local(layer));

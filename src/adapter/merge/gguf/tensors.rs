@@ -135,7 +135,7 @@ impl Planner<'_> {
             NormKind::RmsPlusOne => 1.0,
             NormKind::Layer | NormKind::LayerWithoutBias | NormKind::LayerPlusOne | NormKind::LayerPlain => {
                 return Err(Error::Adapter(format!(
-                    "{} is a layer norm, which llama.cpp has none of here",
+                    "{} is a layer norm, which llama.cpp does not have here",
                     norm.module
                 )));
             }

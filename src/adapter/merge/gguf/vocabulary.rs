@@ -76,8 +76,9 @@ fn tokens(tokenizer: &Json, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
     let mut found: Vec<Option<(String, i32)>> = vec![None; rows];
     let mut put = |id: Option<u64>, text: &str, kind: i32| {
         let id = id.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < rows);
-        let id =
-            id.ok_or_else(|| refused(&format!("token {text:?} has no row among the embedding's {rows}")))?;
+        let id = id.ok_or_else(|| {
+            refused(&format!("token {text:?} has no row in the embedding, which has {rows}"))
+        })?;
         found[id] = Some((text.into(), kind));
         Ok::<_, Error>(())
     };
@@ -143,7 +144,7 @@ fn pre_tokenizer(tokenizer: &Json) -> Result<&'static str> {
         [regex, step] if split(regex, QWEN2) && byte_level(step, false) && !ignores => Some("qwen2"),
         _ => None,
     };
-    found.ok_or_else(|| refused("llama.cpp has no name for how it cuts text that is known here"))
+    found.ok_or_else(|| refused("llama.cpp has no known name for the way it splits text"))
 }
 
 /// Whether SentencePiece's tokenizer adds a space at the beginning.
@@ -163,7 +164,7 @@ fn space_prefix(tokenizer: &Json) -> Result<bool> {
     // Gemma's splits at spaces, of which none is left.
     let cuts = !whole.is_null() && whole["pattern"] != json!({"String": " "});
     prefix.filter(|_| !cuts).ok_or_else(|| {
-        refused("with byte_fallback it must replace spaces by ▁ in its normalizer and cut text no further, as Gemma's and Llama 2's do")
+        refused("with byte_fallback its normalizer must replace spaces by ▁ and it must split text no further, as Gemma's and Llama 2's do")
     })
 }
 
