@@ -18,13 +18,13 @@ use crate::train::watch::WatchConfig;
 
 use document::Document;
 
-/// Everything a run is told. Relative paths are relative to the working directory.
+/// The settings of a run. Relative paths are relative to the working directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// The run directory.
     pub output_dir: PathBuf,
-    /// Of every random stream of the run.
+    /// The seed of every random stream of the run.
     pub seed: u64,
     /// The frozen base.
     pub model: ModelConfig,
@@ -36,12 +36,12 @@ pub struct RunConfig {
     pub objective: ObjectiveConfig,
     /// The optimization.
     pub train: TrainConfig,
-    /// What a run is warned of.
+    /// What a run warns about.
     pub watch: WatchConfig,
 }
 
 impl RunConfig {
-    /// The defaults around the two keys that have none.
+    /// The defaults, with the two keys that have none.
     pub fn new(base: impl Into<String>, train: impl Into<Sources>) -> Self {
         Self {
             output_dir: "runs/dpo".into(),
@@ -65,7 +65,7 @@ impl RunConfig {
         Self::from_yaml(&text, &path.display().to_string(), overrides)
     }
 
-    /// The same of YAML text; `origin` names it in errors.
+    /// Parses YAML text as [`RunConfig::from_file`] does; `origin` names it in errors.
     ///
     /// # Errors
     /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
@@ -79,7 +79,7 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// The resolved configuration: every key with its value. Reads back as it was.
+    /// Returns the resolved configuration: every key with its value. Reading it back gives the same configuration.
     ///
     /// # Errors
     /// [`Error::Config`] if a path is not UTF-8.
@@ -89,7 +89,7 @@ impl RunConfig {
     }
 
     /// # Errors
-    /// [`Error::Config`] naming every value that cannot be, in one room or between two, and its remedy.
+    /// [`Error::Config`] naming every invalid value, in one room or between two, and its remedy.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
         problems.require(!self.output_dir.as_os_str().is_empty(), || {
@@ -108,7 +108,7 @@ impl RunConfig {
         problems.finish()
     }
 
-    /// What acts on evaluations needs evaluations.
+    /// Checks that settings that act on evaluations come with evaluations.
     fn check_evaluation(&self, problems: &mut Problems) {
         let train = &self.train;
         let wanted = [
@@ -127,9 +127,9 @@ impl RunConfig {
     }
 }
 
-/// Every key with its default, as YAML; the two that have none are empty.
+/// Returns every key with its default, as YAML; the two keys without a default are empty.
 fn defaults() -> Result<serde_yaml::Value> {
-    // Which parameters an objective has, and with which defaults, follows from its losses.
+    // The losses decide which parameters an objective has, and with which defaults.
     let config = RunConfig { objective: ObjectiveConfig::default(), ..RunConfig::new("", "") };
     let mut defaults = serde_yaml::to_value(config)
         .map_err(|error| Error::Config(format!("the defaults cannot be written as YAML: {error}")))?;

@@ -57,9 +57,9 @@ pub enum Error {
     WrongBase {
         /// The adapter.
         adapter: PathBuf,
-        /// The base it was trained on, as it says.
+        /// The base it was trained on, as the adapter states.
         trained_on: String,
-        /// The base it was to be used with.
+        /// The base it was used with.
         base: String,
         /// Both names and the remedy.
         message: String,
@@ -76,7 +76,7 @@ pub enum Error {
     /// Training whose adapter became unusable: a number that is not finite.
     #[error("{message}")]
     Diverged {
-        /// The step after which it was.
+        /// The step after which it became unusable.
         step: u64,
         /// The last checkpoint that can be used.
         last_good: Option<PathBuf>,
@@ -114,7 +114,7 @@ impl Error {
     }
 }
 
-/// The message of a tensor operation's error, without candle's backtrace, and what it means for the user.
+/// Returns the message of a tensor operation's error, without candle's backtrace, and what it means for the user.
 fn tensor_in_words(error: &candle_core::Error) -> String {
     use candle_core::Error as E;
     const MISFIT: &str = "tensors that do not fit each other; where config.json belongs to the weights, this is a defect \
@@ -168,7 +168,7 @@ impl Problems {
         self.add(message);
     }
 
-    /// Adds the error of `result`, if it is one.
+    /// Adds the error of `result`, if there is one.
     pub fn absorb(&mut self, result: Result<()>) {
         match result {
             Ok(()) => {}
@@ -186,8 +186,8 @@ impl Problems {
     }
 
     /// # Errors
-    /// [`Error::Config`] with one line for each problem, or [`Error::UnknownKey`] if a key does not exist; of very many
-    /// problems the first.
+    /// [`Error::Config`] with one line for each problem, or [`Error::UnknownKey`] if a key does not exist; at most the
+    /// first [`MOST_TOLD`].
     pub fn finish(mut self) -> Result<()> {
         let more = self.messages.len().saturating_sub(MOST_TOLD);
         if more > 0 {
@@ -203,7 +203,7 @@ impl Problems {
     }
 }
 
-/// The word of `known` that is nearest to `word`, if it is near enough to be a typing error.
+/// Returns the word of `known` that is nearest to `word`, if it is near enough to be a typing error.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

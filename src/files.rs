@@ -112,7 +112,7 @@ pub fn remove_directory(path: &Path) -> Result<()> {
     aside.close().map_err(Error::write(path))
 }
 
-/// Removes what a killed process left under temporary names. Only for directories that no other process is writing to.
+/// Removes temporary files that a killed process left. Only for directories that no other process is writing to.
 ///
 /// # Errors
 /// If a file cannot be removed.

@@ -165,7 +165,7 @@ pub use train::config::TrainConfig;
 /// Runs the program with the arguments of the process.
 ///
 /// # Errors
-/// Whatever keeps it from doing what was asked; [`Error::exit_code`] is its exit status.
+/// Any failure to do what was asked; [`Error::exit_code`] is its exit status.
 pub fn main() -> Result<()> {
     commands::run(&<cli::Cli as clap::Parser>::parse())
 }

@@ -6,34 +6,35 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Large buffers come and go with every operation; glibc would map and fault them in anew each time, mimalloc keeps them.
-/// Memory that cannot be had ends the program as every other failure does, not by an abort.
+/// Large buffers come and go with every operation; glibc would map and fault them in each time, mimalloc keeps them.
+/// A failed allocation ends the program as every other failure does, not by an abort.
 struct Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-// SAFETY: every call is handed to mimalloc as it is, and its answer is handed back or the process ends.
+// SAFETY: every call is passed unchanged to mimalloc; its result is returned or the process ends.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: as the caller promised.
         had(unsafe { MiMalloc.alloc(layout) }, layout.size())
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: as the caller promised.
         had(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
     }
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: as the caller promised.
         unsafe { MiMalloc.dealloc(at, layout) }
     }
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: as the caller promised.
         had(unsafe { MiMalloc.realloc(at, layout, size) }, size)
     }
 }
 
-/// No buffer of a step is so large. Who asks for more has read the length of a file, and tells its name when refused.
+/// No buffer of a step is this large. Code that asks for more has read the length of a file and names that file in its
+/// error.
 const IMPLAUSIBLE: usize = 1 << 40;
 
 fn had(at: *mut u8, bytes: usize) -> *mut u8 {
@@ -59,9 +60,9 @@ fn out_of_memory(bytes: usize) -> ! {
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 fn main() -> ExitCode {
-    // The default gives freed pages back after 10 ms, and every operation faults its buffers in again: a third of a
+    // By default freed pages are returned after 10 ms, and every operation faults its buffers in again: a third of a
     // step's time on short batches.
-    // SAFETY: an option is set before any other thread runs.
+    // SAFETY: the option is set before any other thread runs.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     match dpo_lora::main() {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,14 +70,14 @@ fn main() -> ExitCode {
             let mut text = format!("error: {error}");
             let mut source = std::error::Error::source(&error);
             while let Some(cause) = source {
-                // Causes that a message already quotes are not said twice.
+                // Causes that a message already quotes are not repeated.
                 let cause_text = cause.to_string();
                 if !text.contains(&cause_text) {
                     text.push_str(&format!("\n  because {cause_text}"));
                 }
                 source = cause.source();
             }
-            // Standard error may be closed; the exit code still tells.
+            // Standard error may be closed; the exit code still reports the failure.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
             ExitCode::from(error.exit_code())
         }

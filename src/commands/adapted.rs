@@ -1,4 +1,4 @@
-//! What the arguments of score, eval and generate ask for.
+//! The adapted model that the arguments of score, eval and generate ask for.
 
 use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::config::RunConfig;
@@ -24,8 +24,8 @@ pub(super) fn adapted<'a>(base: &'a Base, args: &ModelArgs) -> Result<Adapted<'a
     base.with_adapters(&args.adapter, trained_with(args)?, args.force)
 }
 
-/// How the policy was trained: what `--config` says, else the metadata of the first adapter; with `--chat-template` in place
-/// of its template.
+/// Returns how the policy was trained: as `--config` says, else as the metadata of the first adapter says;
+/// `--chat-template` replaces the template.
 fn trained_with(args: &ModelArgs) -> Result<TrainedWith> {
     let mut trained = match (&args.config, args.adapter.first()) {
         (Some(config), _) => TrainedWith::configured(&RunConfig::from_file(config, &[])?)?,

@@ -1,4 +1,4 @@
-//! `dpo-lora devices`: what there is to compute with, and what is missing.
+//! `dpo-lora devices`: the devices of this machine, and what is missing.
 
 use serde::Serialize;
 

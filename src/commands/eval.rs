@@ -20,7 +20,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     print(table(&found, &objective, adapted.policy.is_adapted())?.as_bytes())
 }
 
-/// The objective that the adapter was trained with, or DPO; with another β if one is given.
+/// Returns the objective that the adapter was trained with, or DPO; with another β if one is given.
 fn objective(trained: Option<Objective>, beta: Option<f64>) -> Result<Objective> {
     let objective = trained.unwrap_or_default();
     match beta {
@@ -29,7 +29,7 @@ fn objective(trained: Option<Objective>, beta: Option<f64>) -> Result<Objective>
     }
 }
 
-/// The figures for a person. What the records or the objective do not have is left out.
+/// The figures as a table for people. Figures that the records or the objective lack are left out.
 fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String> {
     let by = if adapter { "by reward" } else { "by log-prob; without an adapter every reward is 0" };
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
@@ -59,7 +59,7 @@ fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String
     Ok(lines.into_iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect())
 }
 
-/// `chosen 1.00, rejected 2.00`, or the side that there is.
+/// `chosen 1.00, rejected 2.00`, or the one side that exists.
 fn sides(chosen: Option<f64>, rejected: Option<f64>, digits: usize) -> String {
     let side = |name: &str, value: Option<f64>| value.map(|value| format!("{name} {value:.digits$}"));
     let both: Vec<String> =

@@ -48,7 +48,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     print(table(&verdicts).as_bytes())
 }
 
-/// One adapter keeps its own ranks and alphas where PEFT's settings can say them; of several the scales are folded.
+/// A single adapter keeps its own ranks and alphas where PEFT's settings can express them; for several the scales are
+/// folded.
 fn one(mut adapters: Vec<Adapters>, fold: bool) -> Result<Adapters> {
     if adapters.len() == 1 && !fold && adapters[0].has_peft_scales()? {
         return Ok(adapters.remove(0));
@@ -56,7 +57,7 @@ fn one(mut adapters: Vec<Adapters>, fold: bool) -> Result<Adapters> {
     Adapters::stacked(&adapters)
 }
 
-/// The program that `--for` names must serve what is written.
+/// Checks that the program named by `--for` serves what is written.
 fn check_served(verdicts: &[Verdict], args: &ExportArgs) -> Result<()> {
     let Some(naming) = args.program.map(naming) else { return Ok(()) };
     let Some(verdict) = servers::of_naming(naming, verdicts) else { return Ok(()) };
@@ -77,7 +78,7 @@ fn naming(program: ServerName) -> Naming {
     }
 }
 
-/// Writes the adapter; what was written, in words.
+/// Writes the adapter and describes in words what was written.
 fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) -> Result<String> {
     match args.format {
         ExportFormat::Gguf => {
@@ -114,7 +115,7 @@ fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) ->
     }
 }
 
-/// A line a server.
+/// One line per server.
 fn table(verdicts: &[Verdict]) -> String {
     let line = |verdict: &Verdict| {
         let serves = match verdict.serves {

@@ -42,7 +42,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let passes = if args.compare { vec![(Pass::Reference, "off"), on] } else { vec![on] };
     let mut requests = Vec::with_capacity(prompts.len());
     for (i, prompt) in prompts.iter().enumerate() {
-        // A stream of its own for each prompt, the same for both sides.
+        // Each prompt has its own random stream, the same for both sides.
         let sampling = SamplingConfig {
             temperature: args.temperature,
             top_k: args.top_k,
@@ -51,7 +51,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         };
         requests.push(Request { prompt: encode(&tokenizer, prompt, chat)?, sampling });
     }
-    // One at a time where they are computed one at a time, so that each is shown when it is done.
+    // One prompt at a time where the decoder computes one at a time, so that each is shown when it is done.
     let together = if decoder.steps_together() { TOGETHER } else { 1 };
     for (first, requests) in requests.chunks(together).enumerate() {
         let sides = passes
@@ -68,7 +68,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Token ids of a prompt: as it is, or as the user's turn of the chat template.
+/// Returns the token ids of a prompt: as it is, or as the user's turn of the chat template.
 fn encode(tokenizer: &ChatTokenizer, prompt: &str, chat: bool) -> Result<Vec<u32>> {
     if !chat {
         return tokenizer.encode(prompt, true);
@@ -101,7 +101,7 @@ fn show(
     print(text.as_bytes())
 }
 
-/// Prompts of the command line or of a file.
+/// Returns the prompts of the command line or of a file.
 fn prompts(args: &GenerateArgs) -> Result<Vec<String>> {
     let Some(path) = &args.prompts else { return Ok(args.prompt.clone()) };
     let name = path.to_string_lossy();
@@ -114,7 +114,7 @@ fn prompts(args: &GenerateArgs) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// JSON lines with a `prompt`, or one prompt a line.
+/// Reads JSON lines with a `prompt`, or one prompt per line.
 fn read_prompts(text: &str, path: &Path) -> Result<Vec<String>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines

@@ -105,7 +105,7 @@ fn run_directory(path: &Path) -> Found {
     }
 }
 
-/// The same as `--json`, a line a field.
+/// The same as `--json`, one field per line.
 fn text(found: &Found) -> Result<String> {
     let value = serde_json::to_value(found).map_err(|e| Error::Data(e.to_string()))?;
     let mut text = String::new();

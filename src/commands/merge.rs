@@ -48,7 +48,7 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     }
 }
 
-/// Refuses weights that are no numbers. Where the merged model is verified, its decoders look at them.
+/// Refuses weights that are not finite. Where the merged model is verified, its decoders check them.
 fn check_finite(base: &Base) -> Result<()> {
     for name in base.source.names() {
         let weight = base.source.get(&name);
@@ -62,7 +62,7 @@ fn check_finite(base: &Base) -> Result<()> {
     Ok(())
 }
 
-/// The merged model, as asked for.
+/// Writes the merged model as requested.
 fn into_model(
     base: &Base,
     parts: &[(&Adapters, f64)],
@@ -104,7 +104,7 @@ fn into_model(
     Ok(())
 }
 
-/// How a model directory is written.
+/// Writes a model directory.
 fn safetensors(base: &Base, output: &Path, args: &MergeArgs, say: &impl Fn(&str)) -> Result<MergeOptions> {
     if output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
         return Err(Error::Config(format!(
@@ -121,7 +121,7 @@ fn safetensors(base: &Base, output: &Path, args: &MergeArgs, say: &impl Fn(&str)
     Ok(options)
 }
 
-/// What was written, before it is verified.
+/// Describes what was written, before it is verified.
 fn written(report: &MergeReport, output: &Path, unmerge: bool) -> String {
     format!(
         "{} {} modules into {}; rounding moved a weight by {:.2e} at most ({:.2} % of the change's norm)",
@@ -133,7 +133,7 @@ fn written(report: &MergeReport, output: &Path, unmerge: bool) -> String {
     )
 }
 
-/// What matrices of a GGUF model are stored as; `None`: as in the base.
+/// Returns the type of a GGUF model's matrices; `None`: as in the base.
 fn file_type(dtype: MergeDtype) -> Option<FileType> {
     match dtype {
         MergeDtype::Auto => None,
@@ -146,7 +146,7 @@ fn file_type(dtype: MergeDtype) -> Option<FileType> {
     }
 }
 
-/// What the merged weights are stored as.
+/// Returns the storage type of the merged weights.
 fn weight_dtype(args: &MergeArgs) -> Result<WeightDtype> {
     match args.dtype {
         MergeDtype::Auto => Ok(WeightDtype::Auto),
@@ -160,7 +160,7 @@ fn weight_dtype(args: &MergeArgs) -> Result<WeightDtype> {
     }
 }
 
-/// One factor an adapter; negative ones to take adapters off.
+/// Returns one factor per adapter; they are negative to subtract adapters.
 fn weights(args: &MergeArgs) -> Result<Vec<f64>> {
     let weights = match (args.weights.len(), args.adapter.len()) {
         (0, adapters) => vec![1.0; adapters],

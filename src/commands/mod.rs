@@ -21,10 +21,10 @@ use crate::cli::{Cli, Command};
 use crate::error::{Error, Result};
 use crate::ops::gemm::Isa;
 
-/// Does what the command line asks for.
+/// Runs the command that the command line asks for.
 ///
 /// # Errors
-/// Whatever keeps it from being done.
+/// Any failure of the command.
 pub fn run(cli: &Cli) -> Result<()> {
     voice::install(cli.quiet, cli.verbose);
     Isa::asked()?;

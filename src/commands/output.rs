@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::error::{Error, Result};
 
-/// Writes to standard output. A reader that has gone (`| head`) is no error.
+/// Writes to standard output. A closed pipe (`| head`) is not an error.
 pub(super) fn print(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -20,8 +20,8 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&line)
 }
 
-/// Says something to a person.
+/// Prints a message for people.
 pub(super) fn say(text: &str) {
-    // Standard error may be closed; there is nowhere left to say so.
+    // Standard error may be closed; there is nowhere left to report that.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

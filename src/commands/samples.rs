@@ -47,7 +47,7 @@ pub struct Drawn {
 }
 
 impl Samples {
-    /// The first `count` of the embedded held-out prompts.
+    /// Returns the first `count` of the embedded held-out prompts.
     ///
     /// # Errors
     /// If they cannot be unpacked.

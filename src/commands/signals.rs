@@ -35,7 +35,7 @@ pub(super) fn watch(stop: &Arc<AtomicU8>) -> Result<()> {
     Ok(())
 }
 
-/// From now on SIGINT and SIGTERM end the process at once, and what it was writing under temporary names goes with it.
+/// From now on SIGINT and SIGTERM end the process at once and remove its temporary files.
 ///
 /// # Errors
 /// If the handlers cannot be installed.

@@ -78,7 +78,7 @@ fn opening(args: &TrainArgs) -> Opening {
     }
 }
 
-/// Trains, and says where the time went if asked to; the seconds it took.
+/// Trains, and prints where the time went if requested; returns the seconds it took.
 fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Reporter) -> Result<f64> {
     profile::enable(profiled);
     if let (true, Some(device)) = (profiled, trainer.decoder().backend()) {
@@ -99,7 +99,7 @@ fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Reporter) -> R
     Ok(seconds)
 }
 
-/// The last words: what the held-out pairs say, and where the adapter is.
+/// Prints the summary: the accuracy on held-out pairs, and where the adapter is.
 fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, bool)) -> Result<()> {
     let after = trainer.evaluate()?.and_then(|found| found.metrics().logp_accuracy());
     if let (Some(before), Some(after)) = (trainer.initial_accuracy(), after) {

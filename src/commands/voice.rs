@@ -26,7 +26,7 @@ impl Log for Voice {
     fn flush(&self) {}
 }
 
-/// From now on notices are printed: warnings alone if `quiet`, and the more the more `verbose`.
+/// From now on prints notices: only warnings if `quiet`, and more of them with each level of `verbose`.
 pub(super) fn install(quiet: bool, verbose: u8) {
     log::set_max_level(match (quiet, verbose) {
         (true, _) => LevelFilter::Warn,

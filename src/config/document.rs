@@ -13,7 +13,7 @@ const REQUIRED: [(&str, &str, &str); 2] = [
     ("data", "train", "name a file of preference pairs, such as pairs.jsonl"),
 ];
 
-/// A YAML document and what it may hold.
+/// A YAML document and the keys it may hold.
 pub(super) struct Document<'a> {
     text: &'a str,
     origin: &'a str,
@@ -54,7 +54,7 @@ impl<'a> Document<'a> {
         Ok(self)
     }
 
-    /// Every key checked by itself, then all together as types.
+    /// Checks every key separately, then all of them together as types.
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<T> {
         let mut problems = Problems::default();
         let mut merged = self.defaults.clone();
@@ -221,8 +221,8 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The 1-based line on which `key` stands in block style. A value that came by `--set`, or stands in flow style
-/// (`{a: 1}`), has none.
+/// Returns the 1-based line of `key` in block style. A value that came by `--set`, or is in flow style (`{a: 1}`), has
+/// none.
 fn line_of(text: &str, section: Option<&str>, key: &str) -> Option<usize> {
     let mut inside = section.is_none();
     for (number, line) in text.lines().enumerate() {
@@ -238,8 +238,8 @@ fn line_of(text: &str, section: Option<&str>, key: &str) -> Option<usize> {
     None
 }
 
-/// Puts `value` at `path`, making mappings where nothing stands. What stands there and is no mapping stays, to be
-/// complained of.
+/// Sets `value` at `path`, creating mappings where there is nothing. A value in the way that is not a mapping is kept
+/// and reported later.
 fn put(target: &mut Value, path: &[String], value: Value) {
     let Some((key, rest)) = path.split_first() else {
         *target = value;

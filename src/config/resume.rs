@@ -1,11 +1,11 @@
-//! Going on with a run under a changed configuration: what may change, and what may not.
+//! Resuming a run under a changed configuration: what may change, and what may not.
 
 use serde_yaml::Value;
 
 use super::RunConfig;
 use crate::error::{Error, Result};
 
-/// Keys that a resumed run may change: how long it goes on, what it tells and keeps, how fast it computes.
+/// Keys that a resumed run may change: its length, what it prints and keeps, how fast it computes.
 const FREE: &[&str] = &[
     "output_dir",
     "data.eval",
@@ -33,10 +33,10 @@ const FREE: &[&str] = &[
 const TOLD: &[&str] = &["train.num_train_epochs", "train.max_steps"];
 
 impl RunConfig {
-    /// Compares with the configuration of the checkpoint that is resumed: what to tell of it.
+    /// Compares with the configuration of the checkpoint that is resumed; returns a notice of what changed.
     ///
     /// # Errors
-    /// [`Error::Config`] naming every change that would make it another run.
+    /// [`Error::Config`] naming every change that would make it a different run.
     pub fn compare_for_resume(&self, before: &str) -> Result<Vec<String>> {
         let broken = |e: serde_yaml::Error| Error::Config(format!("the checkpoint's configuration: {e}"));
         let before: Value = serde_yaml::from_str(before).map_err(broken)?;

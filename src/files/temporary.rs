@@ -39,8 +39,8 @@ impl Drop for Listed {
     }
 }
 
-/// Removes everything that is being written. For a process that exits at once: threads that are still writing will fail,
-/// and none will begin to write anything more.
+/// Removes everything that is being written. For a process that exits at once: threads that are still writing will
+/// fail, and none will start a new file.
 pub fn remove_temporaries() {
     let all = listed();
     remove(&all);

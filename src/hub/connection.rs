@@ -1,4 +1,4 @@
-//! A Hub: its settings, its client, and who is told of downloads.
+//! A Hub: its settings, its client, and the reporter of downloads.
 
 use std::fmt;
 

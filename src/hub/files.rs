@@ -31,12 +31,12 @@ const TEMPLATES: &str = "additional_chat_templates/";
 /// Limit of an index's size; it names a few hundred thousand tensors at most.
 const MAX_INDEX: u64 = 64 << 20;
 
-/// The files that are needed, or why they cannot be had.
+/// The files that are needed, or why they are not available.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// These files, and those that the index among them names.
     Files { files: Vec<RepoPath>, index: Option<RepoPath> },
-    /// These files are needed and missing; `instead` exists and cannot be read.
+    /// These files are needed and missing; `instead` exists but is not supported.
     Missing { files: Vec<&'static str>, instead: Vec<String> },
 }
 

@@ -21,7 +21,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It may succeed later: a cut connection, a time-out, an overloaded server. With the wait that the server asks for.
+    /// It may succeed later: a cut connection, a time-out, an overloaded server. Carries the wait that the server
+    /// requests.
     Passing(String, Option<Duration>),
     /// It will not succeed later.
     Final(Error),
@@ -145,7 +146,7 @@ impl Client {
                 301 | 302 | 303 | 307 | 308 => self.follow(&url, headers)?,
                 _ => return Ok(Answer { response, linked }),
             };
-            // The redirect to the storage has all that a HEAD asks for; the storage's own address is signed for GET.
+            // The redirect to the storage has everything a HEAD needs; the storage's own address is signed for GET.
             if method == Method::Head && linked.etag.is_some() && !same_origin(&next, &url) {
                 return Ok(Answer { response, linked });
             }

@@ -2,7 +2,7 @@
 
 /// Receives the progress of downloads. Every method has an empty default.
 pub trait Progress {
-    /// A file of `size` bytes (if known) starts, of which `have` bytes are there already. A file that has to start over
+    /// A file of `size` bytes (if known) starts; `have` bytes of it are already there. A file that has to start over
     /// starts again.
     fn begin(&self, _file: &str, _size: Option<u64>, _have: u64) {}
     /// `bytes` more were received.

@@ -41,7 +41,7 @@ pub enum Event<'a> {
         /// Names (TRL's) and values, in the order in which they are written.
         values: &'a [(&'a str, f64)],
     },
-    /// A message about what is being done.
+    /// A message about the current activity.
     Note(&'a str),
     /// A message that is printed even with `-q`.
     Warning(&'a str),
@@ -63,8 +63,8 @@ pub trait Sink: Send {
     fn record(&mut self, event: &Event) -> Result<()>;
 }
 
-/// Passes every event to every sink. A failure of a sink is reported once, through the others, and the sink is tried again
-/// with the next event: a full disk must neither end a run nor print a line at every step.
+/// Passes every event to every sink. A failure of a sink is reported once, through the others, and the sink is tried
+/// again with the next event: a full disk must neither end a run nor print a line at every step.
 #[derive(Default)]
 pub struct Reporter {
     sinks: Vec<Entry>,

@@ -1,4 +1,4 @@
-//! A base with adapters: what is scored, evaluated and sampled from.
+//! A base with adapters, for scoring, evaluation and sampling.
 
 use std::path::Path;
 
@@ -40,8 +40,8 @@ impl Base {
         self.with_adapters(&[path], TrainedWith::of(path)?, false)
     }
 
-    /// The base with several adapters stacked, or with none; `trained` says which template and truncation count. With
-    /// `force`, adapters of other bases are taken.
+    /// Returns the base with several adapters stacked, or with none; `trained` gives the template and truncation. With
+    /// `force`, adapters of other bases are accepted.
     ///
     /// # Errors
     /// As [`Base::with_adapter`]; or if they adapt modules of different shapes.

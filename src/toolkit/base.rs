@@ -61,7 +61,7 @@ pub struct Base {
     pub name: String,
     /// The commit of the Hub's repository that it is.
     pub revision: Option<String>,
-    /// Where its configuration and tokenizer stand.
+    /// The source of its configuration and tokenizer.
     pub place: Place,
     /// Its weights.
     pub source: Box<dyn WeightSource>,
@@ -90,7 +90,7 @@ const PROCESSORS: &[(&str, Option<f64>)] = &[
     ("suppress_tokens", None),
 ];
 
-/// Where a base's configuration and tokenizer stand.
+/// The source of a base's configuration and tokenizer.
 pub enum Place {
     /// In files of their own in this directory.
     Directory(PathBuf),
@@ -168,7 +168,7 @@ impl Base {
         }
     }
 
-    /// What its adapters say of it.
+    /// Returns how its adapters identify it.
     ///
     /// # Errors
     /// As [`Base::fingerprint`].
@@ -177,7 +177,7 @@ impl Base {
         Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?), metadata: BTreeMap::new() })
     }
 
-    /// The text of its `config.json`; empty if it cannot be read.
+    /// Returns the text of its `config.json`; empty if it cannot be read.
     pub fn config_json(&self) -> String {
         match &self.place {
             Place::Directory(directory) => {
@@ -207,7 +207,8 @@ impl Base {
         Ok(decoder)
     }
 
-    /// Bytes that its weights take in memory: the mapped file, or what is stored as another type in its place.
+    /// Returns the bytes that its weights occupy in memory: the mapped file, or the copies that are stored in another
+    /// type.
     pub fn bytes(&self) -> usize {
         match self.converted_bytes() {
             0 => self.mapped_bytes(),
@@ -233,7 +234,7 @@ impl Base {
         let numbers =
             |name: &String| self.source.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
         if self.four_bit {
-            // A block of 64 numbers has 36 bytes; what is not quantised is a small part.
+            // A block of 64 numbers has 36 bytes; the tensors that are not quantised are a small part.
             return self.names().iter().map(|name| numbers(name) * 36 / 64).sum();
         }
         self.dtype.map_or(0, |dtype| {
@@ -271,7 +272,7 @@ impl Base {
         records::tokenize_for(&self.spec, &self.tokenizer(None)?, records, &Truncation::default())
     }
 
-    /// The fingerprint of its weights.
+    /// Returns the fingerprint of its weights.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -298,7 +299,7 @@ impl Base {
             Place::Gguf(files) => return files.ends.clone(),
         };
         let config = generation_config(directory);
-        // Of a model that also sees, the text part's where the top says none.
+        // For a model with images, the text part's value where the top level has none.
         let said = Some(&config["eos_token_id"]).filter(|ids| !ids.is_null());
         let listed = match said.unwrap_or(&config["text_config"]["eos_token_id"]) {
             serde_json::Value::Array(ids) => ids.clone(),
@@ -315,14 +316,14 @@ impl Base {
     }
 }
 
-/// The settings of generation. As in transformers, those in `config.json` count where there are no others.
+/// The settings of generation. As in transformers, those in `config.json` apply where there are no others.
 fn generation_config(directory: &Path) -> serde_json::Value {
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
     let text = ["generation_config.json", "config.json"].into_iter().find_map(read).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-/// A base's directory; `None` if it is none of this machine.
+/// Returns a base's directory; `None` if it is not on this machine.
 fn locate(name: &str) -> Result<Option<PathBuf>> {
     let path = Path::new(name);
     if path.is_dir() {

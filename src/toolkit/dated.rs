@@ -7,11 +7,11 @@ use crate::data::ChatTokenizer;
 use crate::error::Result;
 use crate::train::checkpoint;
 
-/// The tokenizer at the moment that the configuration names, or on resume that of the run; which becomes a part of the
-/// configuration if the template asks for it.
+/// Returns the tokenizer at the date that the configuration names, or on resume at that of the run. The date becomes a
+/// part of the configuration if the template asks for it.
 ///
 /// # Errors
-/// If what stands there is no date.
+/// If the value is not a date.
 pub(super) fn tokenizer(
     tokenizer: ChatTokenizer,
     config: &mut RunConfig,
@@ -31,7 +31,7 @@ pub(super) fn tokenizer(
     Ok(tokenizer)
 }
 
-/// What the run directory's configuration, or else its newest checkpoint, says.
+/// Returns the date in the run directory's configuration, or else in its newest checkpoint.
 fn of_run(config: &RunConfig) -> Option<String> {
     let date = |yaml: &str| -> Option<String> {
         let yaml: Value = serde_yaml::from_str(yaml).ok()?;

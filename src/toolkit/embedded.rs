@@ -29,8 +29,8 @@ const FILES: &[(&str, &[u8])] = files![
     "reward.json",
 ];
 
-/// The unpacked path of `tiny-reviews` (the base) or `tiny-reviews/FILE`; `None` for any other name, and for one that
-/// is there in the working directory.
+/// Returns the unpacked path of `tiny-reviews` (the base) or `tiny-reviews/FILE`; `None` for any other name, and for a
+/// path that exists in the working directory.
 ///
 /// # Errors
 /// If it cannot be unpacked.
@@ -49,7 +49,7 @@ pub fn path(name: &str) -> Result<Option<PathBuf>> {
     Ok(Some(unpack()?.join(inside)))
 }
 
-/// Unpacks what is not there yet, under a name that follows from the contents.
+/// Unpacks the files that are missing, into a directory named by their contents.
 fn unpack() -> Result<PathBuf> {
     let mut hasher = blake3::Hasher::new();
     FILES.iter().for_each(|(name, bytes)| {

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::error::{Error, Result};
 use crate::hub::{DatasetRef, Hub, HubId, Progress};
 
-/// What a data set's name begins with.
+/// The prefix of a data set's name.
 pub const PREFIX: &str = "hub:";
 
 /// A base of the Hub.
@@ -17,14 +17,14 @@ pub struct Model {
     pub directory: PathBuf,
     /// `owner/name`.
     pub repository: String,
-    /// The commit its files are of.
+    /// The commit of its files.
     pub commit: String,
 }
 
-/// A base `owner/name[@revision]`, downloaded if it is not in the cache.
+/// Returns a base `owner/name[@revision]`, downloaded if it is not in the cache.
 ///
 /// # Errors
-/// If the name is no such id, or the Hub has no such model.
+/// If the name is not such an id, or the Hub has no such model.
 pub fn model(name: &str) -> Result<Model> {
     let id = HubId::parse(name).map_err(|e| {
         Error::Config(format!(
@@ -51,7 +51,7 @@ fn client() -> Result<Hub> {
     Ok(Hub::from_env()?.with_progress(Bar::default()))
 }
 
-/// One bar, for the file under way; hidden where standard error is no terminal.
+/// One bar, for the current file; hidden where standard error is not a terminal.
 #[derive(Default)]
 struct Bar {
     current: Mutex<Option<ProgressBar>>,

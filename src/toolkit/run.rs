@@ -1,4 +1,4 @@
-//! A run before its first step: its examples, its policies, and what it will take.
+//! A run before its first step: its examples, its policies, and what it will need.
 
 mod examples;
 mod on_device;
@@ -45,7 +45,7 @@ pub struct Ready {
     pub config: RunConfig,
     /// The tokenizer of its records.
     pub tokenizer: ChatTokenizer,
-    /// What there is to say of data and memory.
+    /// Notices about data and memory.
     pub notes: Vec<String>,
 }
 
@@ -97,11 +97,12 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// The trainer at its first step, which with `resuming` is that of the newest valid checkpoint, and what there is to
-    /// say. Writes the resolved configuration. `stop` becomes the number of a signal when the run should stop.
+    /// Returns the trainer at its first step, or with `resuming` at that of the newest valid checkpoint, and the
+    /// notices to print. Writes the resolved configuration. `stop` becomes the number of a signal when the run should
+    /// stop.
     ///
     /// # Errors
-    /// If there is nothing to train, the objective does not take the records, or the checkpoint is another run's.
+    /// If there is nothing to train, the objective does not take the records, or the checkpoint belongs to another run.
     pub fn ready(mut self, directory: &RunDir, stop: Arc<AtomicU8>, resuming: bool) -> Result<Ready> {
         let asked = self.config.train.gradient_checkpointing;
         if let Some(found) = &self.on_device {
@@ -152,10 +153,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Goes on from the newest valid checkpoint, if there is one; says what it did.
+/// Continues from the newest valid checkpoint, if there is one; returns a notice.
 ///
 /// # Errors
-/// If the checkpoint is another run's.
+/// If the checkpoint belongs to another run.
 fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Result<Vec<String>> {
     let (found, mut notes) = checkpoint::newest(directory.path());
     let Some((path, state)) = found else {

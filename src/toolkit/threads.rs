@@ -2,13 +2,13 @@
 
 use crate::error::{Error, Result};
 
-/// Sets the number of threads of everything that follows (all cores if none is given). The calling thread is one of
-/// them: no operation waits for another thread to begin it.
+/// Sets the number of threads for all later work (all cores if none is given). The calling thread is one of them: no
+/// operation waits for another thread to start it.
 ///
 /// # Errors
 /// If a number was given and the threads exist already.
 pub fn set_threads(threads: Option<usize>) -> Result<()> {
-    // candle starts threads of its own at its first large operation, and panics where memory has run out by then.
+    // candle starts its own threads at its first large operation, and panics if memory has run out by then.
     let _ = candle_core::utils::barrier_pool();
     let built =
         rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();

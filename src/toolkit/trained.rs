@@ -61,7 +61,7 @@ impl DataSettings {
 }
 
 impl TrainedWith {
-    /// What a run's configuration says.
+    /// Reads the settings from a run's configuration.
     ///
     /// # Errors
     /// If its objective is invalid or its template cannot be read.
@@ -69,7 +69,7 @@ impl TrainedWith {
         Ok(Self { objective: Some(config.objective.resolve()?), data: DataSettings::of(&config.data)? })
     }
 
-    /// As metadata of the adapter.
+    /// Writes the settings as metadata of the adapter.
     ///
     /// # Errors
     /// If a number cannot be written.
@@ -82,11 +82,11 @@ impl TrainedWith {
         Ok(entries)
     }
 
-    /// What an adapter's metadata say. An adapter of another program says nothing; then nothing is cut, and the base's
-    /// own template is used.
+    /// Reads the settings from an adapter's metadata. An adapter of another program has none; then nothing is
+    /// truncated, and the base's own template is used.
     ///
     /// # Errors
-    /// If they are damaged.
+    /// If the metadata are damaged.
     pub fn of(adapter: &Path) -> Result<Self> {
         let weights = adapter.join(peft::WEIGHTS);
         if !weights.is_file() {

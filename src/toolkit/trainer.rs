@@ -110,7 +110,7 @@ impl TrainerBuilder<'_> {
         self
     }
 
-    /// Another place that hears of the run's progress.
+    /// Adds another sink for the run's progress.
     #[must_use]
     pub fn report_to(mut self, sink: impl Sink + 'static) -> Self {
         self.reporter = self.reporter.with(sink);

@@ -1,6 +1,6 @@
 //! NF4 with double quantisation, as bitsandbytes makes it (Dettmers et al. 2023, arXiv 2305.14314, section 3; its
-//! `quantize_4bit` with `compress_statistics`): 64 numbers share the largest magnitude among them, and these magnitudes are
-//! 8-bit numbers themselves. A block stores the magnitude as it is after that, f32, and 64 codes of 4 bits.
+//! `quantize_4bit` with `compress_statistics`): 64 numbers share the largest magnitude among them, and these magnitudes
+//! are themselves 8-bit numbers. A block stores the dequantised magnitude in f32, and 64 codes of 4 bits.
 
 use rayon::prelude::*;
 

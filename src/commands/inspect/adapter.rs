@@ -1,4 +1,4 @@
-//! What an adapter is, and what it does to its base.
+//! Describes an adapter, and how it changes its base.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::toolkit::{AdapterUse, Base, OpenOptions};
 
-/// An adapter, as told.
+/// The reported facts of an adapter.
 #[derive(Serialize)]
 pub(super) struct Found {
     path: String,
@@ -40,7 +40,7 @@ struct Module {
     cosine: Option<f64>,
 }
 
-/// Beside another adapter.
+/// The comparison with another adapter.
 #[derive(Serialize)]
 struct Against {
     path: String,
@@ -49,16 +49,16 @@ struct Against {
     only_there: Vec<String>,
 }
 
-/// Looks into the adapter at `path`.
+/// Inspects the adapter at `path`.
 ///
 /// # Errors
-/// If it cannot be read, alone or for the base named.
+/// If it cannot be read, alone or for the given base.
 pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     let open = |name: &String| Base::open_with(name, &OpenOptions::on_cpu());
     let base = args.base.as_ref().map(open).transpose()?;
     let adapter = read(path, base.as_ref())?;
     if let Some(base) = &base {
-        // Its refusal of other bases.
+        // Adapters of other bases are refused here.
         base.adapter_for(path, AdapterUse { head: true, ..AdapterUse::default() })?;
     }
     let adapters = &adapter.adapters;
@@ -89,7 +89,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     Ok(found)
 }
 
-/// Reads an adapter, for its base if that is named.
+/// Reads an adapter, for its base if one is given.
 fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
     match (base, read::format_of(path)) {
         (Some(base), _) => {
@@ -125,7 +125,7 @@ impl Found {
         Ok(())
     }
 
-    /// For a person: what it is, then a line a module.
+    /// The table for people: what the adapter is, then one line per module.
     pub(super) fn table(&self) -> String {
         let mut text = String::new();
         let mut line = |key: &str, value: String| {

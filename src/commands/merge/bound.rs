@@ -33,12 +33,12 @@ const STRETCH: f64 = 2.0;
 const FURTHEST: f64 = 12.0;
 const FURTHEST_OF_BLOCKS: f64 = 40.0;
 
-/// What may differ.
+/// The allowed difference.
 pub(super) enum Bound {
     /// Both compute in f32.
     F32,
-    /// One is rounded to 16 bits: the unit round-off, the root of how many come one upon another, and how much further
-    /// than the root mean square one may be.
+    /// One is rounded to 16 bits: the unit round-off, the root of the number of errors that add up, and how far beyond
+    /// the root mean square a single one may be.
     Half { unit: f64, depth: f64, furthest: f64 },
     /// The merged model is quantised.
     None,
@@ -51,7 +51,7 @@ impl Bound {
         match units {
             [_, None] => Self::None,
             [Some(0.0), Some(0.0)] => Self::F32,
-            // Of a quantised base attention is bf16.
+            // Attention over a quantised base is bf16.
             [None, Some(merged)] => {
                 Self::Half { unit: BF16.max(merged), depth, furthest: FURTHEST_OF_BLOCKS }
             }
@@ -61,17 +61,17 @@ impl Bound {
         }
     }
 
-    /// Whether every number is rounded by itself.
+    /// Whether every number is rounded independently.
     pub fn is_exact(&self) -> bool {
         !matches!(self, Self::None)
     }
 
-    /// The largest Δlogit, by the bound of its root mean square.
+    /// The largest Δlogit that the bound of its root mean square allows.
     fn furthest(&self) -> f64 {
         if let Self::Half { furthest, .. } = self { *furthest } else { FURTHEST }
     }
 
-    /// The root mean square of Δlogit, at most.
+    /// The largest root mean square of Δlogit.
     fn difference(&self, effect: &Effect) -> Option<f64> {
         match self {
             Self::Half { unit, depth, .. } => Some(STRETCH * unit * depth * effect.spread()),
@@ -79,7 +79,7 @@ impl Bound {
         }
     }
 
-    /// The shares of the bounds that are used: root mean square, largest difference, divergence.
+    /// The shares of the bounds that are used up: root mean square, largest difference, divergence.
     #[cfg(test)]
     pub fn used(&self, effect: &Effect) -> [f64; 3] {
         match self.difference(effect) {
@@ -92,7 +92,7 @@ impl Bound {
         }
     }
 
-    /// In words.
+    /// The bound in words.
     pub fn describe(&self, effect: &Effect) -> String {
         match (self, self.difference(effect)) {
             (Self::F32, _) => format!("bound {IN_F32:.0e} relative"),
@@ -105,13 +105,13 @@ impl Bound {
         }
     }
 
-    /// Holds what was found to it.
+    /// Checks the measured effect against the bound.
     ///
     /// # Errors
-    /// If it is beyond.
+    /// If a measured value exceeds the bound.
     pub fn check(&self, effect: &Effect) -> Result<()> {
         let far = |what: &str, found: f64, bound: f64| {
-            // A NaN is beyond every bound.
+            // A NaN exceeds every bound.
             if found <= bound {
                 return Ok(());
             }
@@ -134,7 +134,7 @@ impl Bound {
 
 const BF16: f64 = 1.0 / 256.0;
 
-/// The unit round-off of what a decoder computes with; `None` for blocks. f16 is widened, and products are of f32.
+/// The unit round-off of a decoder's arithmetic; `None` for blocks. f16 is widened, and products are computed in f32.
 fn unit(storage: &str) -> Option<f64> {
     let units = storage.split('+').map(|kind| match kind {
         "f32" => Some(0.0),

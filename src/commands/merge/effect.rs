@@ -15,7 +15,7 @@ use crate::model::pass::Pass;
 pub(super) struct Models<'a> {
     /// Base and adapters.
     pub policy: Side<'a>,
-    /// The base alone.
+    /// The base without adapters.
     pub base: Side<'a>,
     /// What was written.
     pub merged: Side<'a>,
@@ -146,7 +146,8 @@ impl Effect {
         self.spread += spread / policy.len().max(1) as f64;
     }
 
-    /// A text of the policy's likeliest tokens: where the base would first say something else, does the merged model?
+    /// Adds a text of the policy's likeliest tokens: where the base would first choose another token, does the merged
+    /// model?
     fn add_text(&mut self, tokens: &[u32], base: &[Vec<f32>], merged: &[Vec<f32>]) {
         self.texts += 1;
         let fork = tokens.iter().zip(base).position(|(token, base)| likeliest(base) != *token as usize);

@@ -24,7 +24,7 @@ const CONTINUED: usize = 24;
 const COMPLETION: usize = 48;
 const PROMPT: usize = 256;
 
-/// What to continue where there are no pairs: questions, a story, a list, code.
+/// Prompts to continue where there are no pairs: questions, a story, a list, code.
 const TEXTS: [&str; PROMPTS] = [
     "The",
     "What is the capital of France?",
@@ -36,7 +36,7 @@ const TEXTS: [&str; PROMPTS] = [
     "def main():",
 ];
 
-/// The sequences, and what they are in words.
+/// The sequences, and a description of them.
 pub(super) struct Probe {
     /// Scored together; each with its completions.
     pub pairs: Vec<Example>,
@@ -47,10 +47,10 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// Of `--data`; else of the run that the adapter belongs to; else of texts alone.
+    /// Takes the pairs of `--data`, else those of the run that the adapter belongs to, else only texts.
     ///
     /// # Errors
-    /// If `--data` cannot be read, or the policy gives no numbers.
+    /// If `--data` cannot be read, or the policy gives numbers that are not finite.
     pub fn new(base: &Base, policy: Side, args: &MergeArgs) -> Result<Self> {
         let tokenizer = base.tokenizer(None).ok();
         let (pairs, name) = match (&args.data, &tokenizer) {
@@ -81,7 +81,7 @@ impl Probe {
     }
 }
 
-/// Pairs from all over a file, cut to what is kept of each.
+/// Picks pairs from all over a file, cut to the length that is kept of each.
 fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Vec<Example>> {
     let mut records = records::read_records(sources)?;
     let step = records.len().div_ceil(PAIRS).max(1);
@@ -100,8 +100,8 @@ fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Ve
     Ok(examples)
 }
 
-/// The pairs of the run whose adapter this is: `RUN/adapter` beside `RUN/config.yaml`. `None` if there is no such run, or
-/// its data are no longer there: nobody asked for them.
+/// The pairs of the run that wrote this adapter: `RUN/adapter` beside `RUN/config.yaml`. `None` if there is no such
+/// run, or its data no longer exist: nobody asked for them.
 fn of_run(
     base: &Base,
     tokenizer: &ChatTokenizer,
@@ -139,7 +139,7 @@ fn random_prompts(vocabulary: usize) -> Vec<Vec<u32>> {
     (0..PROMPTS).map(prompt).collect()
 }
 
-/// A prompt with what the policy says: the likeliest tokens, then a sample.
+/// A prompt continued by the policy: the likeliest tokens, then a sample.
 fn continued(policy: Side, prompt: &[u32], ends: &[u32], seed: u64) -> Result<Example> {
     let Side { decoder, adapters } = policy;
     let write = |temperature: f64| -> Result<Vec<u32>> {

@@ -31,10 +31,11 @@ pub(super) struct Merged<'a> {
 }
 
 impl Merged<'_> {
-    /// Compares what stands at `place`, says what was found, and fails where it is too far off. With `--force` it warns.
+    /// Compares the model at `place`, reports the result, and fails where the difference is too large. With `--force`
+    /// it warns instead.
     ///
     /// # Errors
-    /// If the merged model cannot be read, or is not what it should be.
+    /// If the merged model cannot be read, or differs too much.
     pub fn verify(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
         match self.compare(place, report, say) {
             Err(error) if self.args.force => {
@@ -70,7 +71,7 @@ impl Merged<'_> {
     /// Whether enough of the adapters' effect is left.
     fn judge(&self, effect: &Effect, bound: &Bound) -> Result<()> {
         let Some(share) = effect.share() else { return Ok(()) };
-        // Where arithmetic alone moves log-probs as the adapter does, the figure is no surer than this.
+        // Where arithmetic alone moves log-probs as much as the adapter does, the figure is no more certain than this.
         let unsure = if bound.is_exact() { 2.0 * effect.share_error() } else { 0.0 };
         let found = format!("{:.1} % of the adapter's effect survives in the merged model", 100.0 * share);
         if share + unsure < FAILED {
@@ -136,9 +137,9 @@ fn survived(effect: &Effect, probe: &Probe) -> String {
     )
 }
 
-/// Base and adapters, each times its weight; and the base alone where it is not the first without its adapters. The base
-/// is as it is stored: what another type costs it is the merged model's. The decoder adapts no head: the sum of head and
-/// adapter stands in for it.
+/// The weighted sum of base and adapters; and the base alone where it is not the first without its adapters. The base
+/// is as stored: the loss through another type counts as the merged model's. The decoder adapts no head, so the sum of
+/// head and adapter replaces it.
 fn policy(base: &Base, parts: &[(&Adapters, f64)]) -> Result<(Decoder, Policy, Option<Decoder>)> {
     let load = |spec: DecoderSpec, source: &dyn WeightSource| {
         let mut decoder = Decoder::load(spec, source, None)?;

@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::trainable::Adapters;
 
 impl Base {
-    /// Reads an adapter for it; one that says it was trained on other weights is refused.
+    /// Reads an adapter for this base; one that records other weights as its base is refused.
     ///
     /// # Errors
-    /// As [`adapter::read::read`], or if the adapter is another base's and `force` is not given.
+    /// As [`adapter::read::read`], or if the adapter belongs to another base and `force` is not given.
     pub fn adapter(&self, path: &Path, force: bool) -> Result<Adapters> {
         self.adapter_for(path, AdapterUse { force, ..AdapterUse::default() })
     }

@@ -8,7 +8,7 @@ use crate::model::inventory;
 use crate::model::spec::DecoderSpec;
 use crate::weights::WeightSource;
 
-/// Says what is missing of a base in a directory.
+/// Checks that a directory holds a base; the error names what is missing.
 pub(super) fn is_base(name: &str, directory: &Path) -> Result<()> {
     if directory.join("config.json").exists() {
         return Ok(());

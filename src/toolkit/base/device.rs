@@ -7,7 +7,7 @@ use crate::device::cuda::{self, Cuda};
 use crate::error::{Error, Result};
 use crate::model::config::DeviceChoice;
 
-/// The device of a choice; `None` is the processor.
+/// Opens the chosen device; `None` is the processor.
 ///
 /// # Errors
 /// If the named device cannot be used.

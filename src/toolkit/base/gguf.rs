@@ -31,10 +31,10 @@ pub fn is_file(path: &Path) -> bool {
 }
 
 impl GgufFiles {
-    /// Reads the metadata of `file`, whose `config.json` was found before.
+    /// Reads the metadata of `file`, whose `config.json` was derived before.
     ///
     /// # Errors
-    /// If there is no tokenizer in them that is understood.
+    /// If the metadata has no supported tokenizer.
     pub fn new(file: &GgufFile, config: Map<String, Value>) -> Result<Self> {
         Ok(Self { config, tokenizer: TokenizerFiles::read(file)?, ends: TokenizerFiles::ends(file)? })
     }
@@ -42,7 +42,7 @@ impl GgufFiles {
     /// Writes the files of a model directory.
     ///
     /// # Errors
-    /// If one cannot be written.
+    /// If a file cannot be written.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let generation = json!({"eos_token_id": self.ends, "bos_token_id": self.config.get("bos_token_id"),
                                 "pad_token_id": self.config.get("pad_token_id")});

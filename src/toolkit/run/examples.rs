@@ -5,7 +5,7 @@ use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
 use crate::error::Result;
 
-/// Training and held-out examples, and what there is to say of them.
+/// Training and held-out examples, and notices about them.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
     /// To train on.

@@ -1,4 +1,4 @@
-//! A run on a device: what it will take, asked before it is taken.
+//! A run on a device: its memory is planned before it is allocated.
 
 use super::examples::Examples;
 use crate::config::RunConfig;
@@ -41,7 +41,7 @@ impl Fit {
 /// Plans the largest micro-batch, and decides on recomputation where the configuration leaves it open.
 ///
 /// # Errors
-/// If it does not fit; the message says what would.
+/// If it does not fit; the message suggests what would.
 pub(super) fn fit(config: &RunConfig, decoder: &Decoder, policy: &Policy, pairs: &Examples) -> Result<Fit> {
     let batch = largest(config, &pairs.train);
     let moments = match config.train.optimizer().kind {
