@@ -183,13 +183,13 @@ mod tests {
         let message =
             refused(&format!("{MINIMAL}train:\n  # a comment\n  learning_rte: 1\nbeta: 0.2\nsede: 1\n"), &[]);
         assert!(
-            message.contains("run.yaml:7: train.learning_rte is no key; did you mean learning_rate?"),
+            message.contains("run.yaml:7: train.learning_rte is not a key; did you mean learning_rate?"),
             "{message}"
         );
         assert!(message.contains("keys of train: adam_beta1, adam_beta2"), "{message}");
-        assert!(message.contains("run.yaml:8: beta is no key; did you mean objective.beta?"), "{message}");
-        assert!(message.contains("run.yaml:9: sede is no key; did you mean seed?"), "{message}");
-        assert!(refused(&format!("{MINIMAL}3: 4"), &[]).contains("run.yaml:5: 3 is no key"));
+        assert!(message.contains("run.yaml:8: beta is not a key; did you mean objective.beta?"), "{message}");
+        assert!(message.contains("run.yaml:9: sede is not a key; did you mean seed?"), "{message}");
+        assert!(refused(&format!("{MINIMAL}3: 4"), &[]).contains("run.yaml:5: 3 is not a key"));
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
             ("beta=1", "did you mean objective.beta?"),
             ("train.learning_rate", "section.key=value"),
             ("train={}", "is a section"),
-            ("train.learning_rate.x=1", "is no key"),
+            ("train.learning_rate.x=1", "is not a key"),
             ("model.base=*x", "in quotes"),
             ("train.learning_rate=fast", "train.learning_rate is fast; expected a number"),
         ] {

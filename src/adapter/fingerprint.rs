@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::files;
 use crate::weights::{FileStamp, WeightSource};
 
-/// Prefix of what is hashed; changing it changes every fingerprint.
+/// Prefix of the hashed bytes; changing it changes every fingerprint.
 const DOMAIN: &[u8] = b"dpo-lora base 1\n";
 
 /// A file written this recently may be written again within one tick of its clock: its fingerprint is not cached.
@@ -91,7 +91,8 @@ fn recall(path: &Path, stamps: &[FileStamp]) -> Option<String> {
     (is_hash && known.files == stamps).then_some(known.fingerprint)
 }
 
-/// Whether the file is unchanged since it was opened, and old enough that its time tells it from a later one.
+/// Whether the file is unchanged since it was opened, and old enough for its time to differ from that of a later
+/// version.
 fn is_settled(stamp: &FileStamp) -> bool {
     let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(stamp.modified));
     let now = std::fs::File::open(&stamp.path).and_then(|file| FileStamp::of(&stamp.path, &file));

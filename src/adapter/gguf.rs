@@ -145,7 +145,7 @@ pub(super) struct Place {
     pub heads: Option<usize>,
 }
 
-/// The place of each module; all that have none are named.
+/// Returns the place of each module; the error names all modules that have none.
 fn fit(loras: &[&Lora], spec: &DecoderSpec, architecture: &Architecture) -> Result<Vec<Place>> {
     let mut known = places(spec, architecture);
     let mut problems = Problems::default();

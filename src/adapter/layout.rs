@@ -9,7 +9,7 @@
 /// Parts that wrappers add to the paths of modules: torch.compile, FSDP, activation checkpointing.
 const WRAPPERS: &[&str] = &["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-/// The decoder in a model that also sees or hears.
+/// The decoder in a model with images or audio.
 const INSIDE: &str = "model.language_model.";
 /// The same in older versions of transformers, and inside vLLM.
 const INSIDE_OLD: &str = "language_model.model.";
@@ -50,17 +50,17 @@ pub(super) fn aliases(module: &str) -> Vec<String> {
     all
 }
 
-/// The name that a decoder with these modules gives a module, whatever the layout of its own name.
+/// Returns the name that a decoder with these modules gives a module, whatever the layout of the given name.
 pub(super) fn module_of(own: &str, known: impl Fn(&str) -> bool) -> Option<String> {
     aliases(own).into_iter().find(|name| known(name))
 }
 
-/// Whether a module belongs to the decoder of a model that also sees or hears.
+/// Whether a module belongs to the decoder of a model with images or audio.
 pub(super) fn is_inside(module: &str) -> bool {
     module.starts_with(INSIDE)
 }
 
-/// Whether a module is in the same place as the others: all inside of a model that also sees, or none.
+/// Whether a module is in the same place as the others: all inside a model with images or audio, or none.
 pub(super) fn is_like<'a>(module: &str, mut others: impl Iterator<Item = &'a str>) -> bool {
     let place = |name: &str| (name.starts_with(INSIDE), name.starts_with(INSIDE_OLD));
     others.next().is_some_and(|other| place(other) == place(module))
@@ -81,8 +81,8 @@ pub enum Naming {
     Sglang,
 }
 
-/// Bases whose class in vLLM 0.32 maps the names of transformers 5 to its own, by `model_type`. The others need vLLM's own
-/// names, which no class maps further.
+/// The `model_type` of bases whose class in vLLM 0.32 maps the names of transformers 5 to its own. The others need
+/// vLLM's own names, which no class maps further.
 const MAPPED_BY_VLLM: &[&str] =
     &["gemma3", "gemma3n", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl"];
 

@@ -1,4 +1,4 @@
-//! Which programs serve an adapter, and why others do not. Each answer says what it is based on: a script of this repository
+//! The programs that serve an adapter, and why others do not. Each answer states its basis: a script of this repository
 //! that was run with a version of the program, or the program's source code.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,7 +169,7 @@ struct Facts<'a> {
     base: &'a Value,
 }
 
-/// What each program makes of `adapters`, written as `written` for a base with this `config.json`.
+/// Returns how each program treats `adapters`, written as `written` for a base with this `config.json`.
 ///
 /// # Errors
 /// If they are of a kind that no program is known to load.

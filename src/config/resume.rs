@@ -96,7 +96,7 @@ mod tests {
         let keys = super::super::defaults().unwrap();
         for key in FREE.iter().chain(TOLD) {
             let found = key.split('.').try_fold(&keys, |section, part| section.get(part));
-            assert!(found.is_some_and(|value| !value.is_mapping()), "{key} is no key of a configuration");
+            assert!(found.is_some_and(|value| !value.is_mapping()), "{key} is not a key of a configuration");
         }
         assert!(TOLD.iter().all(|key| FREE.contains(key)), "{TOLD:?} are among the keys that may change");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Address, Backend, Buffer};
 use crate::error::Result;
 
-/// Every piece begins at a multiple of this.
+/// Every piece starts at a multiple of this.
 const ALIGNMENT: usize = 256;
 /// The smallest size of a slab.
 const SLAB: usize = 32 << 20;
@@ -47,7 +47,7 @@ impl Arena {
     /// If the device fails.
     pub fn reset(&mut self, mark: Mark) -> Result<()> {
         (self.top, self.in_use) = (mark, mark.in_use);
-        // One slab for everything that was needed, before the next pass begins.
+        // One slab that holds everything that was needed, allocated before the next pass starts.
         if mark == Mark::default() && self.slabs.len() > 1 {
             self.device.synchronise()?;
             self.slabs.clear();

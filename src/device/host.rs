@@ -46,7 +46,7 @@ impl Host {
     /// # Safety
     /// `F` must be its type.
     unsafe fn function<F>(&self, name: &str) -> Result<Symbol<'_, F>> {
-        // SAFETY: as the caller says.
+        // SAFETY: as the caller promised.
         let found = unsafe { self.library.get::<F>(name.as_bytes()) };
         found.map_err(|e| Error::Device(format!("the library of kernels has no {name}: {e}")))
     }
@@ -57,7 +57,7 @@ impl Host {
 /// # Safety
 /// The memory must be the caller's, for `bytes` bytes, and not be written meanwhile.
 unsafe fn slice<'a>(at: Address, bytes: usize) -> &'a mut [u8] {
-    // SAFETY: as the caller says.
+    // SAFETY: as the caller promised.
     unsafe { std::slice::from_raw_parts_mut(at.0 as *mut u8, bytes) }
 }
 

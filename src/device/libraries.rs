@@ -27,10 +27,10 @@ pub(super) fn driver() -> Result<Driver> {
     )))
 }
 
-/// cuBLASLt and its path.
+/// Loads cuBLASLt; returns it and its path.
 ///
 /// # Errors
-/// If it is not installed; the message says how to get it.
+/// If it is not installed; the message says how to install it.
 pub(super) fn blas() -> Result<(BlasLt, PathBuf)> {
     let mut why = String::new();
     for path in candidates() {

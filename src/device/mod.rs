@@ -183,8 +183,8 @@ pub struct Product {
     pub c: Matrix,
     /// Whether to add to the result instead of overwriting it.
     pub add: bool,
-    /// The sums are cut into this many parts of equal length, each with its own result: that of part p begins p·m rows further
-    /// on. 1 computes whole sums.
+    /// The sums are cut into this many parts of equal length, each with its own result: that of part p starts p·m rows
+    /// later. 1 computes whole sums.
     pub parts: usize,
     /// Whether the library may cut the sums itself: faster for small results, but a row's bits then depend on the number of rows.
     pub split: bool,

@@ -79,8 +79,8 @@ pub fn complete(
     }
 }
 
-/// Completes all prompts, in order. On a device many are decoded at once; each text equals the one the prompt gets
-/// alone.
+/// Completes all prompts, in order. On a device many are decoded at once; each text equals the one that the prompt gets
+/// when decoded separately.
 ///
 /// # Errors
 /// Same as [`complete`].

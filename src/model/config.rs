@@ -403,7 +403,7 @@ mod tests {
         }
         assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
         assert!(
-            "cuda:x".parse::<DeviceChoice>().unwrap_err().to_string().contains("\"cuda:x\" is no device")
+            "cuda:x".parse::<DeviceChoice>().unwrap_err().to_string().contains("\"cuda:x\" is not a device")
         );
         for dtype in [WeightDtype::Auto, WeightDtype::F32, WeightDtype::BF16, WeightDtype::F16] {
             assert_eq!(dtype.to_string().parse::<WeightDtype>().unwrap(), dtype);

@@ -399,7 +399,13 @@ mod tests {
     #[test]
     fn other_groups_and_missing_references_are_refused() {
         let batch = logps([-1.0, -2.0, -1.0, -2.0]);
-        assert!(Objective::default().weigh(&batch[..1]).unwrap_err().to_string().contains("no pair"));
+        assert!(
+            Objective::default()
+                .weigh(&batch[..1])
+                .unwrap_err()
+                .to_string()
+                .contains("a record is not a pair")
+        );
         let without = batch.map(|completion| Scored { ref_logp: None, ..completion });
         assert!(Objective::default().weigh(&without).unwrap_err().to_string().contains("reference"));
     }

@@ -75,8 +75,8 @@ impl Memory {
         let one = kept.iter().copied().max().unwrap_or(0);
         let features = if recompute { spec.layers.len() * spec.hidden + one } else { kept.iter().sum() };
         let widest = spec.linears().map(|l| l.inputs.max(l.outputs)).max().unwrap_or(0);
-        // Memory freed by one block's backward pass does not fit everything that the next one asks for: about one
-        // buffer as wide as the widest layer stays unused for each block (`tests/benches/expected_memory.py`).
+        // Memory freed by one block's backward pass does not fit every allocation of the next one: about one buffer as
+        // wide as the widest layer stays unused for each block (`tests/benches/expected_memory.py`).
         let unused = if recompute { 1 } else { spec.layers.len() } * widest;
         // A block's backward pass holds a handful of gradients as wide as its widest layer besides the packed operand.
         // The head holds a block of logits and, for each scored row, its state, slope and gradient.

@@ -28,7 +28,7 @@ pub enum Opening {
     Overwrite,
 }
 
-/// The files that a run writes; anything else in the directory is left alone.
+/// The files that a run writes; all other files in the directory are left untouched.
 const OURS: &[&str] = &["config.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"];
 
 impl RunDir {

@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn each_bound_is_told_beyond_and_not_below_it() {
-        // 50 rewards are 500 nats at beta 0.1; half a nat a token are 10 nats over 20 tokens; the KL is the mean of both
-        // completions' losses.
+        // 50 rewards are 500 nats at beta 0.1; half a nat per token is 10 nats over 20 tokens; the KL is the mean of
+        // both completions' losses.
         assert_eq!(told(&pairs(32, 3.0, -5.0)), "");
         assert!(
             told(&pairs(32, 510.0, 3.0)).contains("rewards/chosen is 51.0, beyond watch.max_reward of 50")

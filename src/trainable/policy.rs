@@ -12,7 +12,7 @@ pub struct Frozen {
     pub reference_only: bool,
 }
 
-/// The adapters of a base. A base alone is a policy without frozen and trained adapters.
+/// The adapters of a base. A bare base is a policy without frozen and trained adapters.
 #[derive(Debug, Default)]
 pub struct Policy {
     /// The adapters that are not trained.

@@ -155,7 +155,11 @@ fn inspect_shows_what_adapters_change_and_how_alike_they_are() {
     let table = place.run(&["inspect", &a, "--against", &c]).ok();
     assert!(table.contains("eff. rank") && table.contains("cosine"), "{table}");
     let refused = place.run(&["inspect", &base, "--against", &c]);
-    assert!(refused.code == Some(2) && refused.stderr.contains("of adapters"), "{}", refused.stderr);
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("apply to adapters only"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn compose_with(parts: &[(&Adapters, f64)], options: &ComposeOptions, masks: &Ma
     Ok(Composed { adapters, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
 }
 
-/// Every module that an adapter adapts, sorted by name. The error names every module that cannot be combined.
+/// Returns every adapted module, sorted by name. The error names every module that cannot be combined.
 fn modules<'a>(parts: &[(&'a Adapters, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
     let mut problems = Problems::default();
     problems.require(!parts.is_empty(), || "there is nothing to combine: name an adapter".into());

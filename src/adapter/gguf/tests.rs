@@ -19,7 +19,7 @@ fn adapter(name: &str, case: &str) -> Adapters {
     peft::read(&model(name).join("adapters").join(case), &spec(name)).unwrap().adapters
 }
 
-/// A file, read by the format's document alone.
+/// A file, read by the format's specification only.
 struct Parsed {
     texts: BTreeMap<String, String>,
     alpha: f32,
@@ -201,7 +201,7 @@ fn narrow_types_hold_small_numbers_as_well_as_large_ones() {
             adapters
                 .update(|all| ranges.into_iter().for_each(|b| all[b].iter_mut().for_each(|x| *x *= shrink)));
             let (report, file) = export(&adapters, &spec("llama"), kind);
-            // Rank 4: B cannot be quantised; nor A of down_proj, whose rows have 56 numbers.
+            // Rank 4: B cannot be quantised, and neither can A of down_proj, whose rows have 56 numbers.
             assert_eq!(
                 report.unquantised.len(),
                 if kind == GgufType::Q8_0 { adapters.loras("a test").unwrap().len() } else { 0 }

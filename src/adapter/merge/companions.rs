@@ -87,7 +87,7 @@ pub(super) struct Companions {
 }
 
 impl Companions {
-    /// The companions of a model directory.
+    /// Lists the companions of a model directory.
     ///
     /// # Errors
     /// If the directory cannot be listed.
@@ -104,7 +104,7 @@ impl Companions {
     /// Copies them, with the permissions of new files (a Hub cache may be read-only).
     ///
     /// # Errors
-    /// If one cannot be read or written.
+    /// If a file cannot be read or written.
     pub fn copy(&self, directory: &Path) -> Result<()> {
         for Companion { name, from } in &self.copied {
             let mut source = File::open(from).map_err(Error::read(from))?;
@@ -217,7 +217,7 @@ impl Search {
     }
 }
 
-/// Weights, their indexes, and what a training run leaves.
+/// Whether a file holds weights, an index of weights, or output of a training run.
 fn is_weight(name: &str) -> bool {
     let name = name.to_lowercase();
     let end = name.rsplit_once('.').map_or("", |(_, end)| end);

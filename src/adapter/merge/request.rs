@@ -1,4 +1,4 @@
-//! What is asked for: the model to merge into, and how to write it.
+//! The merge request: the model to merge into, and how to write it.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub struct Base<'a> {
 pub struct MergeOptions {
     /// The storage type; `None`: that of each tensor in the base.
     pub dtype: Option<DType>,
-    /// Limit of the bytes of a file's tensors (a larger tensor has a file of its own).
+    /// Limit of the bytes of a file's tensors (a larger tensor gets its own file).
     pub shard_bytes: u64,
     /// Whether to replace an existing model.
     pub overwrite: bool,

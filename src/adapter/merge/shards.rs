@@ -47,7 +47,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Distributes tensors, in the given order, over files of at most `limit` bytes; a larger tensor has a file of its own.
+    /// Distributes tensors, in the given order, over files of at most `limit` bytes; a larger tensor gets its own file.
     pub fn plan(tensors: Vec<Planned>, limit: u64) -> Vec<Self> {
         let mut cuts: Vec<Vec<Planned>> = Vec::new();
         let mut size = 0u64;

@@ -176,7 +176,7 @@ fn shards_and_their_index_are_read_back() {
     assert!(report.files.len() > 2 && !merged.directory.join("model.safetensors").exists());
     assert_eq!(merged.source.names(), model.source.names());
     assert!(report.rounding_max() > 0.0);
-    // What is not adapted keeps its bytes, what is adapted its type.
+    // Tensors that are not adapted keep their bytes, adapted ones their type.
     let names = ["model.norm.weight", "model.embed_tokens.weight"];
     for name in names {
         assert_eq!(merged.source.stored(name).unwrap(), model.source.stored(name).unwrap());

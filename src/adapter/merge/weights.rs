@@ -113,7 +113,7 @@ fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
     let mut sum = vec![0.0; rows];
     for addend in &target.addends {
         let Delta { a, b, rank } = &addend.0;
-        // ΔW is [out, in] by B·A, or as it is stored its transpose, Aᵀ·Bᵀ.
+        // ΔW is [out, in], computed as B·A; or its transpose as stored, Aᵀ·Bᵀ.
         let a = |k: usize, i: usize| f64::from(a[k * inputs + i]);
         let b = |o: usize, k: usize| f64::from(b[o * rank + k]);
         for k in 0..*rank {
@@ -145,7 +145,7 @@ mod tests {
     /// A fault in a B with this many columns.
     type Fault = fn(&mut [f32], usize);
 
-    /// What the check says of a model into which `fault` of an adapter was merged instead of the adapter.
+    /// The verdict of the check on a model into which `fault` of an adapter was merged instead of the adapter.
     fn verdict(name: &str, dtype: DType, fault: impl FnOnce(&mut Adapters)) -> Result<()> {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
         let (source, spec) = open(&directory);

@@ -17,7 +17,7 @@ use crate::weights::{SafetensorsSource, WeightSource};
 /// Reads the adapter in `directory` for a decoder.
 ///
 /// # Errors
-/// If a file is missing or damaged, it is no LoRA adapter, or a tensor does not fit; all misfits are named at once.
+/// If a file is missing or damaged, it is not a LoRA adapter, or a tensor does not fit; all misfits are named at once.
 pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
     let config = Config::open(&directory.join(CONFIG))?;
     let path = directory.join(WEIGHTS);

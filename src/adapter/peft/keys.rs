@@ -15,7 +15,7 @@ pub(super) enum Meaning {
     Read,
     /// It does not change what the adapter computes, and why.
     Harmless(&'static str),
-    /// Null, false, an empty list or text, or this text; any other value asks for this feature.
+    /// Null, false, an empty list or string, or this string; any other value requests this feature.
     Neutral(&'static str, &'static str),
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::weights::{SafetensorsSource, WeightSource};
 
-/// The modules of a base, or of a file that is read by itself.
+/// The modules of a base, or of a file that is read without a base.
 pub(super) struct Modules<'a> {
     /// The linear modules that may be adapted, by name.
     pub linears: BTreeMap<String, LinearSpec>,
@@ -17,7 +17,7 @@ pub(super) struct Modules<'a> {
     pub family: &'a str,
     /// The head, whether or not it is among them.
     pub head: String,
-    /// The base; `None` for a file that is read by itself.
+    /// The base; `None` for a file that is read without one.
     pub spec: Option<&'a DecoderSpec>,
 }
 
@@ -146,7 +146,8 @@ fn nowhere(name: &str) -> String {
     format!("{shown} is not lora_A or lora_B of a linear module, and is not supported")
 }
 
-/// A whole weight of embedding or head. For a file that is read by itself, by the names that PEFT uses for both.
+/// Finds a whole weight of embedding or head. For a file that is read without a base, by the names that PEFT uses for
+/// both.
 fn whole_weight(name: &str, modules: &Modules) -> Option<Whole> {
     let path = layout::unwrapped(name);
     let module = whole::module(path.strip_prefix(PREFIX)?)?;

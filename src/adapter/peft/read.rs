@@ -66,10 +66,11 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Resul
     read_matrices(directory, &modules, config, reading)
 }
 
-/// Reads the adapter in `directory` by itself: the sizes of modules come from their matrices, their names from a text model.
+/// Reads the adapter in `directory` without a base: the sizes of modules come from their matrices, their names from a
+/// text model.
 ///
 /// # Errors
-/// As [`read`], but for what only a base can tell.
+/// As [`read`], except for checks that need a base.
 pub fn read_alone(directory: &Path) -> Result<Adapter> {
     let config = PeftConfig::open(directory)?;
     let path = weights_path(directory)?;
@@ -198,7 +199,7 @@ fn loras(
     Ok(loras)
 }
 
-/// Keys of the patterns that match nothing, or match in another way than in PEFT.
+/// Reports keys of the patterns that match nothing, or match differently than in PEFT.
 fn tell_keys(selection: &Selection, told: &mut Told) {
     for key in selection.prefixed() {
         told.refuse(format!(
@@ -223,8 +224,8 @@ fn tell_keys(selection: &Selection, told: &mut Told) {
     }
 }
 
-/// Modules of the base that the configuration adapts and the file does not. PEFT leaves the product 0, as here, or fills it
-/// with random numbers if the initialisation says so.
+/// Reports modules of the base that the configuration adapts and the file does not. PEFT leaves the product 0, as here,
+/// or fills it with random numbers if the initialisation says so.
 fn tell_bare(
     pairs: &BTreeMap<String, Pair>,
     config: &PeftConfig,

@@ -29,7 +29,7 @@ pub(super) fn module(path: &str) -> Option<&str> {
     Some(path.strip_suffix(".base_layer").unwrap_or(path))
 }
 
-/// Why a whole weight is refused; `None` if it equals that of `base`.
+/// Returns why a whole weight is refused; `None` if it equals that of `base`.
 ///
 /// # Errors
 /// If the tensor cannot be read.

@@ -35,7 +35,7 @@ pub const REVISION_KEY: &str = "dpo_lora.base_revision";
 /// Writes an adapter directory that PEFT, vLLM and others load.
 ///
 /// # Errors
-/// If a file cannot be written; each file is whole or as it was.
+/// If a file cannot be written; each file is then complete or unchanged.
 pub fn write(
     directory: &Path,
     adapters: &Adapters,
@@ -140,8 +140,9 @@ fn config_named(
     adapters.peft_config(common, named)
 }
 
-/// Last parts of the adapted modules' names where those select just them, else their whole paths. In a model that also sees
-/// or hears the towers have modules of the same last parts: PEFT would adapt them too, and warn that it finds no matrices.
+/// Returns the last parts of the adapted modules' names if those select exactly these modules, else their whole paths.
+/// In a model with images or audio the towers have modules with the same last parts: PEFT would adapt them too, and
+/// warn that it finds no matrices.
 fn targets(adapters: &Adapters, spec: &DecoderSpec, named: &dyn Fn(&str) -> String) -> Vec<String> {
     let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
     let leaves: BTreeSet<String> = adapters.iter().map(|a| leaf(a.module())).collect();

@@ -61,7 +61,7 @@ impl Backend for Cuda {
 
     fn free(&self, at: Address) {
         if self.enter().is_ok() {
-            // SAFETY: the address is of `allocate`; the driver waits for work that uses it.
+            // SAFETY: the address came from `allocate`; the driver waits for work that uses it.
             unsafe { (self.driver.free)(at.0) };
         }
     }

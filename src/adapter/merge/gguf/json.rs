@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 
-/// The value in a file.
+/// Reads the JSON value in a file.
 ///
 /// # Errors
 /// If it cannot be read, or is not JSON.

@@ -1,4 +1,4 @@
-//! Keys of the metadata, and what is said where llama.cpp has none.
+//! Keys of the metadata, and the error where llama.cpp has none.
 
 use super::super::super::gguf_writer::Value;
 

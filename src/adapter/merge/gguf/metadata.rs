@@ -19,7 +19,7 @@ const GEMMA3_PERIOD: usize = 6;
 /// attention.
 const GEMMA3_LARGEST: usize = 62;
 
-/// All keys, in the converter's order.
+/// Returns all keys, in the converter's order.
 ///
 /// # Errors
 /// If llama.cpp would compute something else, or the tokenizer cannot be represented.

@@ -38,11 +38,11 @@ pub(super) struct Rope {
 }
 
 impl Rope {
-    /// The settings of `config` for which llama.cpp has keys.
+    /// Reads the settings of `config` for which llama.cpp has keys.
     ///
     /// # Errors
-    /// If a number is missing, or llama.cpp would compute other rotations from its keys; the key of `config.json` that cannot be
-    /// represented is named.
+    /// If a number is missing, or llama.cpp would compute other rotations from its keys; the error names the key of
+    /// `config.json` that cannot be represented.
     pub fn read(config: &Json, spec: &DecoderSpec) -> Result<Self> {
         let object = |value: &Json| value.as_object().cloned().filter(|map| !map.is_empty());
         let (old, new) = (object(&config["rope_scaling"]), object(&config["rope_parameters"]));
@@ -90,7 +90,7 @@ impl Rope {
         self.local_theta.is_some() && layer.attention.heads.window.is_some()
     }
 
-    /// Yarn's factor of cosine and sine that llama.cpp computes by itself (`get_mscale` of `src/llama-context.cpp`).
+    /// Yarn's factor of cosine and sine that llama.cpp derives itself (`get_mscale` of `src/llama-context.cpp`).
     fn own_scale(&self) -> f64 {
         if self.kind == Kind::Yarn && self.factor > 1.0 { 1.0 + 0.1 * self.factor.ln() } else { 1.0 }
     }

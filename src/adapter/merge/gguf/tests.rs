@@ -150,7 +150,7 @@ fn narrow_types_round_once_and_vectors_stay_wide() {
 #[test]
 fn gemmas_norms_have_their_one() {
     let mut model = Model::fixture("gemma3");
-    // The fixture's own scale and window pattern are such that llama.cpp cannot be told of them.
+    // llama.cpp has no keys for the fixture's own scale and window pattern.
     let place = tempfile::tempdir().unwrap();
     let error = model.merge(None, &place.path().join("m.gguf")).unwrap_err().to_string();
     assert!(error.contains("query_pre_attn_scalar") && !error.contains("layer_types"), "{error}");
@@ -158,7 +158,7 @@ fn gemmas_norms_have_their_one() {
         let heads = &mut layer.attention.heads;
         heads.scale = 1.0 / (heads.head_dim as f32).sqrt();
     }
-    // One layer of two sees everything, by the second: llama.cpp is told so.
+    // One layer of two, the second, has full attention: llama.cpp gets this pattern.
     let path = place.path().join("pattern.gguf");
     model.merge(Some(FileType::F32), &path).unwrap();
     let file = GgufFile::open(&path).unwrap();
@@ -188,7 +188,7 @@ fn gemmas_norms_have_their_one() {
     assert_eq!(file.metadata().integer("gemma3.attention.sliding_window").unwrap(), Some(6));
 }
 
-/// A case of `tests/fixtures/cases`: its base, and what llama.cpp says of the file that its own converter makes of it.
+/// A case of `tests/fixtures/cases`: its base, and llama.cpp's results for the file that its own converter makes of it.
 struct Case {
     model: Model,
     place: std::path::PathBuf,
@@ -216,7 +216,7 @@ impl Case {
         merge(&self.model.base(), &[(&self.adapter(), weight)], output, &options)
     }
 
-    /// The largest difference of a log-prob of `file` from what is expected of base and adapter.
+    /// The largest difference of a log-prob of `file` from the expected one of base and adapter.
     fn furthest(&self, file: &Path) -> f64 {
         let read = GgufModel::open(file).unwrap();
         let decoder = Decoder::load(read.spec, &read.source, None).unwrap();
@@ -237,7 +237,7 @@ impl Case {
     }
 }
 
-/// Keys that say for people what a file is, or that llama.cpp does not read of these architectures.
+/// Keys that describe a file for people, or that llama.cpp does not read for these architectures.
 const FOR_PEOPLE: &[&str] = &["general.name", "general.size_label", "llama.rope.scaling.yarn_attn_factor"];
 
 #[test]
@@ -290,7 +290,7 @@ fn a_stored_head_is_not_dropped_for_a_configuration_that_ties() {
         .to_string();
     assert!(error.contains("tie_word_embeddings"), "{error}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
-    // Where the loader takes it for the model's own, the merged configuration says so.
+    // If the loader treats the stored head as the model's own, the merged configuration unties it.
     model.spec.head = Some(crate::adapter::head::linear(&model.spec));
     super::super::merge(&model.base(), &[(&adapters, 1.0)], &directory, &options).unwrap();
     let config = read_json(&directory.join("config.json")).unwrap();
@@ -329,7 +329,7 @@ fn yarns_factor_of_attention_is_told_beside_llama_cpps_own() {
         assert!((ours.scale - theirs.scale).abs() < 1e-6, "{factor}: {} for {}", ours.scale, theirs.scale);
         assert_eq!(ours.frequencies, theirs.frequencies);
     }
-    // What llama.cpp computes with whatever stands in the file is refused, by its key, before anything is written.
+    // A setting that llama.cpp ignores in the file is refused by its key, before anything is written.
     for (key, value) in
         [("beta_fast", Json::from(2.0)), ("beta_slow", 3.0.into()), ("truncate", false.into())]
     {
