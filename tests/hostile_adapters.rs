@@ -155,14 +155,20 @@ fn tensor(name: &str, dtype: &str, shape: &str, offsets: &str) -> String {
     format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
 }
 
-#[test]
-fn safetensors_adapters() {
-    let (config, weights) = good();
-    let mut cases = Cases::new();
+/// A case's name, its header, and the number of bytes after it.
+type Header = (&'static str, String, usize);
+
+/// The tensors of a valid adapter.
+fn pair() -> (String, String) {
+    (tensor(A, "F32", "[4,32]", "[0,512]"), tensor(B, "F32", "[48,4]", "[512,1280]"))
+}
+
+/// Cut files, a tail, and lengths of the header that are wrong.
+fn damaged_files(cases: &mut Cases, config: &[u8], weights: &[u8]) {
     for at in (0..16).map(|i| weights.len() * i / 16).chain([1, 7, 8, 9, weights.len() - 1]) {
-        cases.peft(&format!("cut at {at}"), &config, &weights[..at]);
+        cases.peft(&format!("cut at {at}"), config, &weights[..at]);
     }
-    cases.peft("with a tail", &config, [&weights[..], &[0; 64]].concat());
+    cases.peft("with a tail", config, [&weights[..], &[0; 64]].concat());
     for (name, length) in [
         ("0", 0u64),
         ("1", 1),
@@ -173,12 +179,16 @@ fn safetensors_adapters() {
     ] {
         cases.peft(
             &format!("a header of {name}"),
-            &config,
+            config,
             [&length.to_le_bytes()[..], &weights[8..]].concat(),
         );
     }
-    let (q_a, q_b) = (tensor(A, "F32", "[4,32]", "[0,512]"), tensor(B, "F32", "[48,4]", "[512,1280]"));
-    let headers = [
+}
+
+/// Headers whose JSON, offsets or shapes are wrong.
+fn wrong_layouts() -> Vec<Header> {
+    let (q_a, q_b) = pair();
+    vec![
         ("no JSON", "{".into(), 0),
         ("a list", "[]".into(), 0),
         ("deep nesting", "[".repeat(100_000), 0),
@@ -227,6 +237,12 @@ fn safetensors_adapters() {
             1792,
         ),
         ("ranks that differ", format!("{{{q_a},{}}}", tensor(B, "F32", "[48,8]", "[512,2048]")), 2048),
+    ]
+}
+
+/// Headers whose storage types are wrong, or do not fit the bytes.
+fn wrong_types() -> Vec<Header> {
+    vec![
         (
             "whole numbers",
             format!(
@@ -266,6 +282,13 @@ fn safetensors_adapters() {
         ("an unknown type", format!("{{{}}}", tensor(A, "Q4_K", "[4,32]", "[0,72]")), 72),
         ("wrong bytes for its type", format!("{{{}}}", tensor(A, "F32", "[4,32]", "[0,256]")), 256),
         ("metadata that is no map", r#"{"__metadata__":7}"#.into(), 0),
+    ]
+}
+
+/// Headers whose tensors do not belong to a LoRA adapter, or have wrong names.
+fn wrong_names() -> Vec<Header> {
+    let (q_a, q_b) = pair();
+    vec![
         (
             "an embedding",
             format!(
@@ -316,8 +339,15 @@ fn safetensors_adapters() {
             ),
             1792,
         ),
-    ];
-    for (name, header, data) in headers {
+    ]
+}
+
+#[test]
+fn safetensors_adapters() {
+    let (config, weights) = good();
+    let mut cases = Cases::new();
+    damaged_files(&mut cases, &config, &weights);
+    for (name, header, data) in wrong_layouts().into_iter().chain(wrong_types()).chain(wrong_names()) {
         cases.peft(name, &config, safetensors(&header, data));
     }
     let strangers: Vec<String> = (0..20_000)
