@@ -135,7 +135,7 @@ impl Parser<'_> {
     fn value(&mut self) -> Result<Expr, String> {
         let Some((column, token)) = self.tokens.get(self.at) else { return Err(self.expected("a value")) };
         let value = match token {
-            Token::Number(number) => Expr::Value((*number).into()),
+            Token::Number(number) => Expr::Value(written(*number)),
             Token::Text(text) => Expr::Value(text.as_str().into()),
             Token::Sign("(") => {
                 self.at += 1;
@@ -175,6 +175,11 @@ impl Parser<'_> {
     fn closed(&mut self, inner: Expr) -> Result<Expr, String> {
         if self.sign(")") { Ok(inner) } else { Err(self.expected("`)`")) }
     }
+}
+
+/// Whole numbers are shown without a fraction.
+fn written(number: f64) -> Json {
+    if number.fract() == 0.0 && number.abs() < 1e15 { (number as i64).into() } else { number.into() }
 }
 
 fn single(mut list: Vec<Expr>, many: fn(Vec<Expr>) -> Expr) -> Expr {

@@ -63,6 +63,10 @@ fn with_label(fields: &Fields) -> bool {
     fields.contains_key("label") && not_a_pair(fields)
 }
 
+fn without_label(fields: &Fields) -> bool {
+    !fields.contains_key("label")
+}
+
 fn with_scores(fields: &Fields) -> bool {
     first(fields, "ranks|scores").is_some() && not_a_pair(fields)
 }
@@ -104,7 +108,7 @@ static FORMS: &[Form] = {
         form(Alpaca, &["instruction", "output"], &["input", "history", "system", "system_prompt"], not_a_pair, dialogue::alpaca),
         form(Ranked, &["prompt", "completions"], &[], any, answers::ranked),
         form(Unpaired, &["prompt", "completion", "label"], &[], with_label, answers::judged),
-        form(PromptCompletion, &["prompt", "completion"], &[], any, answers::completion),
+        form(PromptCompletion, &["prompt", "completion"], &[], without_label, answers::completion),
         form(Messages, &["messages"], &["prompt"], any, answers::whole_messages),
         form(Text, &["text"], &["prompt"], any, answers::whole_text),
     ]
