@@ -40,7 +40,6 @@ fn a_question_beside_an_implicit_prompt_is_refused_or_read() {
     }
     for (name, value) in [
         ("turns", r#"[{"role": "user", "content": "What is 3+3?"}]"#),
-        ("messages", r#"[{"role": "user", "content": "What is 3+3?"}]"#),
         ("history", r#"[["What is 2+2?", "4"]]"#),
         ("conversation", r#"[{"from": "human", "value": "What is 3+3?"}]"#),
     ] {
