@@ -21,7 +21,7 @@ pub struct Pairs {
 /// If a file is missing, or a record is broken.
 pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
     let named: Vec<String> = sources
-        .0
+        .paths()
         .iter()
         .map(|name| match name.strip_prefix(hub::PREFIX) {
             Some(dataset) => hub::dataset(dataset),
@@ -29,7 +29,7 @@ pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
         })
         .collect::<Result<Vec<_>>>()?
         .concat();
-    let inputs: Vec<Input> = source::resolve(&Sources(named))?;
+    let inputs: Vec<Input> = source::resolve(&named.into_iter().collect())?;
     records::load(&inputs)
 }
 
