@@ -111,7 +111,7 @@ pub(super) fn refuse_lost(
             ));
         }
         let part = PARTS.contains(&name.as_str());
-        if !part && !(implicit && may_be_the_prompt(name, value)) {
+        if !(part || implicit && may_be_the_prompt(name, value)) {
             continue;
         }
         let Some(lost) = texts(value).into_iter().find(|text| !is_within(text, content, part && !implicit))
