@@ -144,9 +144,9 @@ fn defaults() -> Result<serde_yaml::Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::CacheChoice;
     use crate::model::config::TargetModules;
     use crate::objective::Ipo;
-    use crate::train::config::ReferenceCache;
 
     const MINIMAL: &str = "model:\n  base: m\ndata:\n  train: d.jsonl\n";
 
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(config.lora.rank_pattern["model.layers.1.mlp"], 4);
         assert_eq!(config.output_dir, PathBuf::from("runs/x=y"));
         assert_eq!(config.train.max_steps, None);
-        assert_eq!(config.train.reference_cache, ReferenceCache::Off);
+        assert_eq!(config.train.reference_cache, CacheChoice::Off);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Files and directories appear whole or not at all: they are written under a temporary name, synced and renamed.
 
+mod cache;
 mod draining;
 mod temporary;
 
@@ -7,6 +8,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+pub use cache::{CacheChoice, content_hash};
 pub use draining::Draining;
 use temporary::Listed;
 pub use temporary::remove_temporaries;
@@ -92,6 +94,14 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     let _ = new.keep();
     sync_directory(within)?;
     Ok(made)
+}
+
+/// A file under a temporary name, removed on drop.
+///
+/// # Errors
+/// If `within` is not writable.
+pub fn temporary_file(within: &Path) -> Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(within).map_err(Error::write(within))
 }
 
 /// A directory under a temporary name, removed on drop.

@@ -5,9 +5,9 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{Model, adapt, json, pack};
+use common::{Model, adapt, ingest, json, pack};
 use dpo_lora::adapter::{fingerprint, peft};
-use dpo_lora::data::{ChatTokenizer, Example, Origin, Sources, Truncation, records, source, tokenize_all};
+use dpo_lora::data::{ChatTokenizer, Example, Origin, Sources, Truncation, records, source};
 use dpo_lora::eval::preference::{self, Summary};
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
@@ -31,7 +31,7 @@ fn evaluate(decoder: &Model) -> Summary {
     let data = Sources::from(at("examples/tiny-reviews/eval.jsonl").to_str().unwrap());
     let pairs = records::load(&source::resolve(&data).unwrap()).unwrap();
     let tokenizer = ChatTokenizer::load(at("examples/tiny-reviews/model"), None).unwrap();
-    let examples = tokenize_all(&tokenizer, &pairs, &Truncation::default()).unwrap().examples;
+    let (examples, _) = ingest(&tokenizer, &pairs, Truncation::default());
     assert_eq!(examples.len(), 200);
     let reference = |batch: &_| decoder.logps(batch, Pass::Reference).map(Some);
     preference::evaluate((decoder, &decoder.policy), &examples, 16, &Objective::default(), reference)

@@ -40,7 +40,7 @@ fn every_row_has_trls_tokens() {
         let records = records::load(&inputs).unwrap();
         assert_eq!(records.len(), expected.rows.len());
         for (record, row) in records.iter().zip(&expected.rows) {
-            let example = tokenize(&tokenizer, record).unwrap();
+            let example = tokenize(&tokenizer, record).unwrap().example;
             let place = format!("{}: {}", case.display(), expected.what);
             // TRL's border is behind the prompt's own tokens; ours is where both completions begin to differ from it.
             let whole = |answer: &[u32]| [&row.prompt_ids[..], answer].concat();

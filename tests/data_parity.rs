@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dpo_lora::data::dataset::Builder;
 use dpo_lora::data::{
-    ChatTemplate, ChatTokenizer, Content, DataConfig, Example, Input, Message, RenderOptions, Truncation,
-    TruncationMode, records, source, tokenize, tokenize_all,
+    ChatTemplate, ChatTokenizer, Content, DataConfig, Example, Ingest, Input, Message, RenderOptions,
+    Truncation, TruncationMode, records, source, tokenize,
 };
 use serde_json::{Map, Value as Json};
 
@@ -55,7 +56,7 @@ fn tokens_equal_trls() {
         let (tokenizer, records) = (tokenizer(&flavour), load(&file));
         assert_eq!(records.len(), expected.len(), "{flavour} {file}");
         for (record, expected) in records.iter().zip(expected) {
-            let example = tokenize(&tokenizer, record).unwrap();
+            let example = tokenize(&tokenizer, record).unwrap().example;
             let place = format!("{flavour} {}", record.origin);
             assert_eq!(example.prompt, ids(&expected["prompt_ids"]), "{place}");
             assert_eq!(example.completions[0], ids(&expected["chosen_ids"]), "{place}");
@@ -73,9 +74,14 @@ fn side(example: &Example, index: usize) -> (Vec<u32>, Vec<u32>) {
 
 fn truncate(flavour: &str, file: &str, limit: Option<usize>, mode: TruncationMode) -> Vec<(usize, Example)> {
     let truncation = Truncation { max_length: limit, mode, ..Truncation::default() };
-    let tokenized = tokenize_all(&tokenizer(flavour), &load(file), &truncation).unwrap();
-    assert_eq!(tokenized.examples.len() + tokenized.dropped.len(), load(file).len());
-    tokenized.examples.into_iter().map(|example| (example.origin.line - 1, example)).collect()
+    let records = load(file);
+    let mut builder = Builder::default();
+    let tokenizer = tokenizer(flavour);
+    let ingest = Ingest { tokenizer: &tokenizer, truncation, vocab_size: usize::MAX, limit: None };
+    let findings = ingest.records(&records, &mut builder).unwrap();
+    let examples = builder.finish("").unwrap();
+    assert_eq!(examples.len() + findings.dropped.count, records.len());
+    examples.iter().map(Result::unwrap).map(|example| (example.origin.line - 1, example)).collect()
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn compare(name: &str, template: &str, records: &[(String, records::Record)], di
     let mut wrong = Vec::new();
     for ((record_name, record), expected) in records.iter().zip(digests.split(' ')) {
         let place = format!("{name} {template} {record_name:?}");
-        match tokenize(&tokenizer, record) {
+        match tokenize(&tokenizer, record).map(|tokenized| tokenized.example) {
             Ok(example) if expected == "error" => {
                 wrong.push(difference(&tokenizer, &format!("{place}: TRL refuses it"), &example));
             }
@@ -159,7 +159,7 @@ fn texts_have_trls_tokens_but_for_the_listed_differences() {
         assert_eq!(digests.len(), records.len(), "{name}");
         for ((record_name, record), expected) in records.iter().zip(digests) {
             let place = format!("{name} texts {record_name:?}");
-            let example = tokenize(&tokenizer, record).unwrap();
+            let example = tokenize(&tokenizer, record).unwrap().example;
             let fixed = FIXED.iter().find(|(tokenizers, record, _)| {
                 tokenizers.contains(&name.as_str()) && record.is_none_or(|record| record == record_name)
             });
@@ -196,7 +196,7 @@ fn some_prompts_part_from_the_conversation_before_their_end() {
         for name in fixture.digests.keys() {
             let tokenizer = tokenizer(name, Some(template));
             let alone = tokenizer.encode(&tokenizer.render_with(&messages, options).unwrap(), false).unwrap();
-            let shared = tokenize(&tokenizer, record).unwrap().prompt;
+            let shared = tokenize(&tokenizer, record).unwrap().example.prompt;
             assert!(shared.len() < alone.len() && alone.starts_with(&shared), "{name} {template} {wanted}");
         }
     }

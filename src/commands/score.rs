@@ -5,13 +5,12 @@ use serde::Serialize;
 use super::adapted::{adapted, base};
 use super::output::{print, say};
 use crate::cli::ScoreArgs;
-use crate::data::{Example, Record, Sources};
 use crate::error::{Error, Result};
 use crate::eval::preference;
 use crate::files;
 use crate::model::pass::Pass;
 use crate::objective::Scored;
-use crate::toolkit::{Adapted, records};
+use crate::toolkit::Adapted;
 
 /// Pairs in a batch; their log-probs do not depend on it.
 const BATCH: usize = 4;
@@ -44,20 +43,14 @@ impl Line {
     }
 }
 
-/// The place of each example among the records, of which some may have been left out.
-fn indices(records: &[Record], examples: &[Example]) -> Vec<usize> {
-    let mut records = records.iter().enumerate();
-    let place = |example: &Example| records.find(|(_, record)| record.origin == example.origin);
-    examples.iter().map(place).filter_map(|found| found.map(|(index, _)| index)).collect()
-}
-
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
     let base = base(&args.model)?;
-    let Adapted { tokenizer, decoder, policy, trained, .. } = adapted(&base, &args.model)?;
-    let records = records::read_records(&Sources::from(args.data.as_str()))?;
-    let pairs = records::tokenize_for(decoder.spec(), &tokenizer, &records, &trained.data.truncation())?;
+    let adapted = adapted(&base, &args.model)?;
+    let pairs = adapted.pairs(&args.data)?;
     pairs.notes.iter().for_each(|note| say(note));
-    let indices = indices(&records, &pairs.examples);
+    let Adapted { decoder, policy, .. } = adapted;
+    // Some records may have been left out.
+    let indices: Vec<usize> = pairs.examples.entries().map(|entry| entry.record as usize).collect();
     let mut lines = Vec::new();
     let reference = |packed: &_| decoder.logps(packed, &policy, Pass::Reference).map(Some);
     preference::score((&decoder, &policy), &pairs.examples, BATCH, reference, |first, scored| {

@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::Columns;
 use super::filter::Filter;
+use super::ingest::OnError;
 use super::schema::Schema;
 use super::sources::{DataSource, EvalSource, Sources};
 use super::template;
 use super::truncate::{Truncation, TruncationMode};
 use crate::error::{Error, Result};
+use crate::files::CacheChoice;
 
 /// The data to train and evaluate on, and how it is tokenized.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +35,13 @@ pub struct DataConfig {
     /// Maximum number of records to train on, from the beginning of the data. `null`: all.
     #[serde(default)]
     pub limit: Option<usize>,
+    /// Whether invalid records stop the run (`stop`; all are listed) or are counted and left out (`skip`).
+    #[serde(default)]
+    pub on_error: OnError,
+    /// Where data of over 64 MB are kept once they are tokenized: `auto` (the user's cache directory), `off` (in memory),
+    /// or a directory.
+    #[serde(default)]
+    pub cache: CacheChoice,
     /// Maximum number of tokens in a sequence (prompt and completion). `null`: no limit.
     #[serde(default = "default_max_length")]
     pub max_length: Option<usize>,
@@ -69,6 +78,8 @@ impl DataConfig {
             columns: Columns::default(),
             filter: None,
             limit: None,
+            on_error: OnError::default(),
+            cache: CacheChoice::default(),
             max_length: default_max_length(),
             max_prompt_length: None,
             truncation_mode: TruncationMode::default(),

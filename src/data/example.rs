@@ -123,6 +123,27 @@ impl Example {
         self.prompt.len() + self.completions.iter().map(Vec::len).max().unwrap_or(0)
     }
 
+    /// Returns the number of rows in a packed batch: the prompt once, and each completion without its last token, which
+    /// is only ever a target.
+    pub fn packed(&self) -> usize {
+        self.prompt.len()
+            + self.completions.iter().map(|tokens| tokens.len().saturating_sub(1)).sum::<usize>()
+    }
+
+    /// Returns the number of tokens of prompt + completion, summed over all completions.
+    pub fn unpacked(&self) -> usize {
+        self.completions.iter().map(|tokens| self.prompt.len() + tokens.len()).sum()
+    }
+
+    /// Whether two completions are the same, so that there is nothing to prefer. Returns the first two such.
+    pub fn equal(&self) -> Option<(usize, usize)> {
+        let all = self.completions.iter().enumerate();
+        all.clone().find_map(|(i, worse)| {
+            let better = self.completions[..i].iter().position(|better| better == worse)?;
+            Some((better, i))
+        })
+    }
+
     /// Returns the number of scored tokens of completion `index`. All are scored, except the first one after an empty
     /// prompt, which nothing predicts.
     pub fn scored(&self, index: usize) -> usize {

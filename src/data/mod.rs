@@ -6,21 +6,26 @@
 //! 2. [`RecordReader`]: filters rows, renames their columns, recognises their [`Schema`], and turns them into a prompt
 //!    with its answers (strings or conversations), or returns an error that names file, line, field, value and remedy.
 //! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], read like transformers does.
-//! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs. Dropped records are reported.
+//! 4. [`Ingest`]: streams records → [`Example`]s of token ids, truncated as pairs, into a [`Dataset`] in memory or in a
+//!    mapped file. What a user should know of them is among its [`Findings`].
 //! 5. [`Sampler`]: chooses the next examples; resumable and sharded by rank.
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
 mod columns;
 pub mod config;
 pub mod content;
+pub mod dataset;
 pub mod example;
 mod fields;
 pub mod filter;
+pub mod findings;
 pub mod format;
 pub mod gguf;
 mod guarded;
+pub mod ingest;
 pub mod jinja;
 pub mod messages;
+pub mod mixture;
 pub mod pack;
 pub mod records;
 pub mod sampler;
@@ -37,8 +42,11 @@ pub mod truncate;
 
 pub use columns::Columns;
 pub use config::DataConfig;
+pub use dataset::Dataset;
 pub use example::{Example, Kind, Origin};
 pub use filter::Filter;
+pub use findings::Findings;
+pub use ingest::{Feed, Ingest, OnError};
 pub use messages::Message;
 pub use pack::{PackedBatch, Tree};
 pub use records::{Content, Record, RecordReader};
@@ -48,6 +56,6 @@ pub use source::{Input, Row};
 pub use sources::{DataSource, EvalSource, Sources};
 pub use split::hold_out;
 pub use template::{ChatTemplate, RenderOptions};
-pub use tokenize::{Dropped, Tokenized, check_positions, check_vocab, tokenize, tokenize_all};
+pub use tokenize::{Tokenized, check_positions, check_vocab, tokenize};
 pub use tokenizer::ChatTokenizer;
 pub use truncate::{Truncation, TruncationMode};

@@ -30,6 +30,14 @@ impl Input {
         Self::Text { name: name.into(), text: text.into() }
     }
 
+    /// Returns the path of a regular file; `None` for text in memory and for pipes, which can be read only once.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path, _) if path.is_file() => Some(path),
+            Self::File(..) | Self::Text { .. } => None,
+        }
+    }
+
     /// Returns the rows, lazily where the format allows it.
     ///
     /// # Errors

@@ -1,72 +1,21 @@
 //! Turns records into examples, following TRL 1.16 (`dpo_trainer.py`, `tokenize_fn`).
 
-use rayon::prelude::*;
-
-use super::example::{Example, Origin};
+use super::dataset::Dataset;
+use super::example::Example;
 use super::messages::Message;
 use super::records::{Content, Record};
 use super::template::RenderOptions;
 use super::tokenizer::ChatTokenizer;
-use super::truncate::{Outcome, Truncation};
 use crate::error::{Error, Result};
 
-/// A record that is not used for training, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dropped {
-    /// The origin of the record.
-    pub origin: Origin,
-    /// The reason: a sentence about `it`.
-    pub why: String,
-}
-
-/// The tokenized records.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// A record as token ids, and what its template lost.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tokenized {
-    /// The remaining examples, in order.
-    pub examples: Vec<Example>,
-    /// The dropped records, in order.
-    pub dropped: Vec<Dropped>,
-    /// The number of examples that lost tokens to `max_length` or `max_prompt_length`.
-    pub truncated: usize,
-}
-
-/// Tokenizes `records` on all threads, keeping their order, and truncates them to the limits.
-///
-/// # Errors
-/// Fails at the first record (in order) that [`tokenize`] rejects. Returns [`Error::Data`] if every record was dropped.
-pub fn tokenize_all(
-    tokenizer: &ChatTokenizer,
-    records: &[Record],
-    truncation: &Truncation,
-) -> Result<Tokenized> {
-    // Collect everything first, so that which of several errors is reported does not depend on thread timing.
-    let outcomes: Vec<Result<(Example, Outcome)>> = records
-        .par_iter()
-        .map(|record| {
-            let mut example = tokenize(tokenizer, record)?;
-            let outcome = truncation.apply(&mut example, tokenizer.bos_id());
-            Ok((example, outcome))
-        })
-        .collect();
-    let mut tokenized = Tokenized::default();
-    for outcome in outcomes {
-        let (example, outcome) = outcome?;
-        match outcome {
-            Outcome::Dropped(why) => tokenized.dropped.push(Dropped { origin: example.origin, why }),
-            Outcome::Truncated | Outcome::Whole => {
-                tokenized.truncated += usize::from(outcome == Outcome::Truncated);
-                tokenized.examples.push(example);
-            }
-        }
-    }
-    match tokenized.dropped.first() {
-        Some(Dropped { origin, why }) if tokenized.examples.is_empty() => Err(Error::Data(format!(
-            "nothing is left to train on: all {} pairs were dropped, {origin} because {why}; raise data.max_length, or set \
-             data.max_prompt_length to keep the end of long prompts",
-            records.len()
-        ))),
-        _ => Ok(tokenized),
-    }
+    /// The example.
+    pub example: Example,
+    /// The end of the rendered prompt that the rendered conversation does not contain, so that it is never trained on.
+    /// `None` if the conversation begins with the whole prompt.
+    pub lost: Option<String>,
 }
 
 /// Tokenizes one record without truncation.
@@ -77,10 +26,10 @@ pub fn tokenize_all(
 ///
 /// # Errors
 /// Returns [`Error::Record`] if there is no chat template, the template rejects the conversation, there is no EOS
-/// token, or a completion has no token to score.
-pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
+/// token, a completion has no token to score, or two completions have the same tokens.
+pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized> {
     let here = |e: Error| record.origin.error(e.to_string());
-    let (prompt, whole) = sequences(tokenizer, &record.content).map_err(here)?;
+    let Sequences { prompt, whole, lost } = sequences(tokenizer, &record.content).map_err(here)?;
     let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(0);
     let example = Example {
         prompt: prompt[..border].to_vec(),
@@ -102,31 +51,57 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
             }));
         }
     }
-    Ok(example)
+    if let Some((first, second)) = example.equal() {
+        let (first, second) = (record.kind.field(first), record.kind.field(second));
+        return Err(record.origin.error(format!(
+            "{first} and {second} are equal once they are rendered and tokenized; answers without a difference teach \
+             nothing, remove the record or use a chat template that shows the difference"
+        )));
+    }
+    Ok(Tokenized { example, lost })
 }
 
-/// Returns the token ids of the prompt, and of the prompt with each answer.
-fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<(Vec<u32>, Vec<Vec<u32>>)> {
+/// The token ids of the prompt, and of the prompt with each answer.
+struct Sequences {
+    prompt: Vec<u32>,
+    whole: Vec<Vec<u32>>,
+    lost: Option<String>,
+}
+
+fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<Sequences> {
     match content {
         Content::Text { prompt, answers } => {
             let whole = |answer: &String| {
                 encode_text(tokenizer, &format!("{prompt}{}", with_eos(tokenizer, answer)?))
             };
-            Ok((encode_text(tokenizer, prompt)?, answers.iter().map(whole).collect::<Result<_>>()?))
+            let whole = answers.iter().map(whole).collect::<Result<_>>()?;
+            Ok(Sequences { prompt: encode_text(tokenizer, prompt)?, whole, lost: None })
         }
         Content::Chat { prompt, answers, tools, kwargs } => {
-            let encode = |answer: &[Message], add_generation_prompt| {
+            let render = |answer: &[Message], add_generation_prompt| {
                 let messages: Vec<_> = prompt.iter().chain(answer).collect();
                 let options =
                     RenderOptions { add_generation_prompt, tools: tools.as_ref(), kwargs: kwargs.as_ref() };
-                tokenizer.encode(&tokenizer.render_with(&messages, options)?, false)
+                tokenizer.render_with(&messages, options)
             };
-            let whole = answers.iter().map(|answer| encode(answer, false));
+            let texts = answers.iter().map(|answer| render(answer, false)).collect::<Result<Vec<_>>>()?;
             // Templates need at least one message, and a standalone text has no prompt.
-            let prompt_ids = if prompt.is_empty() { Vec::new() } else { encode(&[], true)? };
-            Ok((prompt_ids, whole.collect::<Result<_>>()?))
+            let prompt = if prompt.is_empty() { String::new() } else { render(&[], true)? };
+            let encode = |text: &String| tokenizer.encode(text, false);
+            let ids = if prompt.is_empty() { Vec::new() } else { encode(&prompt)? };
+            let whole = texts.iter().map(encode).collect::<Result<_>>()?;
+            Ok(Sequences { prompt: ids, whole, lost: texts.iter().find_map(|text| lost(&prompt, text)) })
         }
     }
+}
+
+/// Returns what follows the part of `prompt` with which `whole` begins. The generation prompt often ends in white space
+/// that the conversation does not repeat; that is no loss.
+fn lost(prompt: &str, whole: &str) -> Option<String> {
+    let border = prompt.char_indices().zip(whole.chars()).find(|((_, left), right)| left != right);
+    let border = border.map_or(prompt.len().min(whole.len()), |((at, _), _)| at);
+    let rest = &prompt[border..];
+    (!rest.trim().is_empty()).then(|| rest.to_owned())
 }
 
 /// Returns `answer` adjusted such that the encoded sequence ends with exactly one EOS. This is TRL's `add_eos`, except
@@ -158,41 +133,38 @@ fn common(left: &[u32], right: &[u32]) -> usize {
     left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
-/// Checks that all tokens are within a model's `vocab_size` embeddings.
+/// Checks that all tokens of an example are within a model's `vocab_size` embeddings.
 ///
 /// # Errors
-/// Returns [`Error::Data`] with the token and both sizes: the tokenizer belongs to another model.
-pub fn check_vocab(tokenizer: &ChatTokenizer, examples: &[Example], vocab_size: usize) -> Result<()> {
-    for example in examples {
-        let tokens = example.prompt.iter().chain(example.completions.iter().flatten());
-        if let Some(id) = tokens.copied().find(|id| *id as usize >= vocab_size) {
-            return Err(Error::Data(format!(
-                "{}: token {id} ({:?}) does not exist in the model, whose vocabulary has {vocab_size} entries (the \
-                 tokenizer's has {}); the tokenizer belongs to another model",
-                example.origin,
-                tokenizer.token(id).unwrap_or_default(),
-                tokenizer.vocab_size()
-            )));
-        }
+/// Returns [`Error::Record`] with the token and both sizes: the tokenizer belongs to another model.
+pub fn check_vocab(tokenizer: &ChatTokenizer, example: &Example, vocab_size: usize) -> Result<()> {
+    let mut tokens = example.prompt.iter().chain(example.completions.iter().flatten());
+    match tokens.find(|id| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(example.origin.error(format!(
+            "token {id} ({:?}) does not exist in the model, whose vocabulary has {vocab_size} entries (the tokenizer's has \
+             {}); the tokenizer belongs to another model",
+            tokenizer.token(*id).unwrap_or_default(),
+            tokenizer.vocab_size()
+        ))),
     }
-    Ok(())
 }
 
 /// Checks that no example is longer than the model's `max_positions`.
 ///
 /// # Errors
 /// Returns [`Error::Data`] with the number of such examples, the longest one and the remedy.
-pub fn check_positions(examples: &[Example], max_positions: usize) -> Result<()> {
-    let too_long = || examples.iter().filter(|example| example.longest() > max_positions);
-    // Takes the first of the longest examples; `max_by_key` alone would return the last.
-    match too_long().rev().max_by_key(|example| example.longest()) {
+pub fn check_positions(examples: &Dataset, max_positions: usize) -> Result<()> {
+    let too_long = || examples.entries().filter(|entry| entry.longest() > max_positions);
+    // The first of the longest examples; `max_by_key` alone would return the last.
+    match too_long().min_by_key(|entry| std::cmp::Reverse(entry.longest())) {
         None => Ok(()),
         Some(longest) => Err(Error::Data(format!(
             "{} of {} examples are longer than the {max_positions} positions of the model (the longest, {}, has {} tokens); \
              set data.max_length to {max_positions} or less",
             too_long().count(),
             examples.len(),
-            longest.origin,
+            examples.origin(longest),
             longest.longest()
         ))),
     }
@@ -201,10 +173,14 @@ pub fn check_positions(examples: &[Example], max_positions: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::super::example::Kind;
+    use super::super::example::Origin;
     use super::super::schema::Schema;
     use super::super::tokenizer::tests::{CONFIG, tokenizer};
-    use super::super::truncate::TruncationMode;
     use super::*;
+
+    fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Example> {
+        super::tokenize(tokenizer, record).map(|tokenized| tokenized.example)
+    }
 
     fn record(prompt: &str, chosen: &str, rejected: &str) -> Record {
         let content = Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] };
@@ -300,34 +276,15 @@ mod tests {
     }
 
     #[test]
-    fn dropped_and_truncated_are_counted_in_order() {
-        let records = [record("a", "b", "c"), record("c c c c", "b", "c"), record("c", "a c b", "b")];
-        let limit =
-            Truncation { max_length: Some(4), mode: TruncationMode::KeepStart, ..Truncation::default() };
-        let tokenized = tokenize_all(&tokenizer(true, CONFIG), &records, &limit).unwrap();
-        assert_eq!(tokenized.examples.len(), 2);
-        assert_eq!(tokenized.truncated, 1);
-        assert_eq!(tokenized.examples[1].completions, [vec![2, 5], vec![3, 1]]);
-        assert!(tokenized.dropped[0].why.contains("prompt of 8 tokens"), "{:?}", tokenized.dropped);
-        let error = tokenize_all(&tokenizer(true, CONFIG), &records[1..2], &limit).unwrap_err().to_string();
-        assert!(
-            error.contains("all 1 pairs were dropped, t:5") && error.contains("raise data.max_length"),
-            "{error}"
-        );
-    }
-
-    #[test]
     fn tokens_and_lengths_must_fit_the_model() {
         let tokenizer = tokenizer(true, CONFIG);
-        let examples = tokenize_all(
-            &tokenizer,
-            &[record("a", "b", "c"), record("a", "ab c", "c")],
-            &Truncation::default(),
-        );
-        let examples = examples.unwrap().examples;
-        assert!(check_vocab(&tokenizer, &examples, 7).is_ok());
-        let error = check_vocab(&tokenizer, &examples, 6).unwrap_err().to_string();
+        let records = [record("a", "b", "c"), record("a", "ab c", "c")];
+        let examples: Vec<Example> = records.iter().map(|r| tokenize(&tokenizer, r).unwrap()).collect();
+        let check_vocab = |size| examples.iter().try_for_each(|e| check_vocab(&tokenizer, e, size));
+        assert!(check_vocab(7).is_ok());
+        let error = check_vocab(6).unwrap_err().to_string();
         assert!(error.contains("token 6 (\"ab\")") && error.contains("6 entries"), "{error}");
+        let examples = Dataset::from(examples);
         // <s> a | ab _ c </s>: 6 tokens; "aab c" is a·ab·_·c.
         assert!(check_positions(&examples, 6).is_ok());
         let error = check_positions(&examples, 5).unwrap_err().to_string();
@@ -335,5 +292,29 @@ mod tests {
             error.contains("1 of 2") && error.contains("has 6 tokens") && error.contains("data.max_length"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn answers_that_become_equal_are_refused() {
+        let config = CONFIG.replace("m.content", "m.content | replace('c', 'b')");
+        let answer = |content| vec![Message::new("assistant", content)];
+        let content = Content::Chat {
+            prompt: vec![Message::new("user", "a")],
+            answers: vec![answer("b"), answer("c")],
+            tools: None,
+            kwargs: None,
+        };
+        let error = tokenize(&tokenizer(true, &config), &Record { content, ..record("", "", "") })
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("t:5: chosen and rejected are equal once they are rendered"), "{error}");
+    }
+
+    #[test]
+    fn what_a_template_loses_of_its_prompt_is_returned() {
+        assert_eq!(lost("<s>sys\n<a>", "<s>hi"), Some("sys\n<a>".into()));
+        assert_eq!(lost("<s>hi<a>", "<s>hi<a>yes"), None);
+        assert_eq!(lost("<s>hi \n", "<s>hi"), None, "white space is no loss");
+        assert_eq!(lost("äb", "äc"), Some("b".into()));
     }
 }

@@ -97,6 +97,20 @@ impl ChatTokenizer {
         Ok(Self { template, ..self })
     }
 
+    /// Adds everything that its token ids depend on to a hash: the vocabulary and its rules, the special tokens, the chat
+    /// template and its date.
+    ///
+    /// # Errors
+    /// Fails if the tokenizer cannot be written as JSON.
+    pub fn identify(&self, hasher: &mut blake3::Hasher) -> Result<()> {
+        let json = self.tokenizer.to_string(false).map_err(|e| Error::Data(e.to_string()))?;
+        let template = self.template.as_ref().map(|template| (template.source(), template.date()));
+        for part in [json, format!("{:?}", self.special_tokens), format!("{template:?}")] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        Ok(())
+    }
+
     /// Encodes `text`. With `add_special` the tokenizer adds its usual special tokens (BOS, if it has one).
     ///
     /// # Errors

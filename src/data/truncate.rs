@@ -63,6 +63,13 @@ impl Truncation {
                 TruncationMode::KeepEnd => keep_end(example, max),
             }
         }
+        if let (true, Some((first, second))) = (cut, example.equal()) {
+            return Outcome::Dropped(format!(
+                "{} and {} are equal in what truncation leaves of them",
+                example.kind.field(first),
+                example.kind.field(second)
+            ));
+        }
         if cut && (0..example.completions.len()).any(|index| example.scored(index) == 0) {
             return Outcome::Dropped(
                 "after truncation it has a completion of which no token is scored".into(),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::data::{Example, PackedBatch};
+use crate::data::{Dataset, Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
@@ -129,7 +129,7 @@ impl Evaluation {
 /// Returns an error if an example does not fit the model or a log-prob is not finite.
 pub fn score(
     (decoder, policy): (&Decoder, &Policy),
-    examples: &[Example],
+    examples: &Dataset,
     batch: usize,
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     each: impl FnMut(usize, &[Scored]) -> Result<()>,
@@ -141,14 +141,14 @@ pub fn score(
 /// batch.
 fn score_for(
     (decoder, policy): (&Decoder, &Policy),
-    examples: &[Example],
+    examples: &Dataset,
     batch: usize,
     needs: Needs,
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
     let batch = batch.max(1);
-    let longest = examples.iter().map(Example::longest).max().unwrap_or(0);
+    let longest = examples.longest();
     let mut scored_batch = |packed: &PackedBatch| {
         let reference = reference(packed)?;
         let logps = match &reference {
@@ -158,7 +158,9 @@ fn score_for(
         };
         packed.scored_completions(&logps, reference.as_deref())
     };
-    for (first, examples) in examples.chunks(batch).enumerate() {
+    for first in (0..examples.len()).step_by(batch) {
+        let indices: Vec<usize> = (first..examples.len().min(first + batch)).collect();
+        let examples = examples.gather(&indices)?;
         let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
         let mut scored = scored_batch(&packed)?;
         if let Some(mismatched) = &packed.mismatched {
@@ -170,7 +172,7 @@ fn score_for(
             let example = &examples[broken.group % examples.len()];
             return Err(not_finite(example, &scored, broken.group));
         }
-        each(first * batch, &scored)?;
+        each(first, &scored)?;
     }
     Ok(())
 }
@@ -199,7 +201,7 @@ fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
 /// Same as [`score`]; also if there are no examples.
 pub fn evaluate(
     (decoder, policy): (&Decoder, &Policy),
-    examples: &[Example],
+    examples: &Dataset,
     batch: usize,
     objective: &Objective,
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::records::{self, Pairs};
+use super::records::{Pairs, Reader};
 use super::{Base, TrainedWith};
 use crate::data::{ChatTokenizer, Message, Sources};
 use crate::error::{Error, Result};
@@ -70,8 +70,9 @@ impl Adapted<'_> {
     /// # Errors
     /// As [`Base::pairs`].
     pub fn pairs(&self, source: &str) -> Result<Pairs> {
-        let found = records::read_records(&Sources::from(source))?;
-        records::tokenize_for(self.decoder.spec(), &self.tokenizer, &found, &self.trained.data.truncation())
+        let sources = Sources::from(source);
+        let config = self.trained.data.reading(sources.clone());
+        Reader { spec: self.decoder.spec(), tokenizer: &self.tokenizer }.read(&sources, &config)
     }
 
     /// The completions of every record with their log-probs under policy and reference; `group` counts from 0.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use self::gguf::GgufFiles;
 pub use self::gguf::is_file as is_gguf_file;
-use super::records::{self, Pairs};
+use super::records::{Pairs, Reader};
 use super::{embedded, hub};
 use crate::adapter::{fingerprint, peft};
-use crate::data::{ChatTokenizer, Record, Sources, Truncation};
+use crate::data::{ChatTokenizer, DataConfig, Record, Sources};
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use crate::model::config::{DeviceChoice, FourBit, WeightDtype};
@@ -261,7 +261,18 @@ impl Base {
     /// # Errors
     /// If a file is missing, a record is broken, or its tokens do not fit the model.
     pub fn pairs(&self, source: &str) -> Result<Pairs> {
-        self.tokenize(&records::read_records(&Sources::from(source))?)
+        let (sources, tokenizer) = (Sources::from(source), self.tokenizer(None)?);
+        Reader { spec: &self.spec, tokenizer: &tokenizer }.read(&sources, &uncut(sources.clone()))
+    }
+
+    /// Returns the pairs of the first `limit` records of `source`.
+    ///
+    /// # Errors
+    /// As [`Base::pairs`].
+    pub fn first_pairs(&self, source: &str, limit: usize) -> Result<Pairs> {
+        let (sources, tokenizer) = (Sources::from(source), self.tokenizer(None)?);
+        let config = DataConfig { limit: Some(limit), ..uncut(sources.clone()) };
+        Reader { spec: &self.spec, tokenizer: &tokenizer }.read(&sources, &config)
     }
 
     /// The same of records that the program has itself.
@@ -269,7 +280,8 @@ impl Base {
     /// # Errors
     /// As [`Base::pairs`].
     pub fn tokenize(&self, records: &[Record]) -> Result<Pairs> {
-        records::tokenize_for(&self.spec, &self.tokenizer(None)?, records, &Truncation::default())
+        let tokenizer = self.tokenizer(None)?;
+        Reader { spec: &self.spec, tokenizer: &tokenizer }.tokenize(records, &uncut("memory".into()))
     }
 
     /// Returns the fingerprint of its weights.
@@ -339,4 +351,9 @@ fn locate(name: &str) -> Result<Option<PathBuf>> {
         )));
     }
     Ok(None)
+}
+
+/// Settings without any limit of length.
+fn uncut(sources: Sources) -> DataConfig {
+    DataConfig { max_length: None, ..DataConfig::new(sources) }
 }

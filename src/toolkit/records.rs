@@ -1,69 +1,144 @@
 //! Records of files, of the Hub and of the embedded data, made into examples for a model.
 
+use std::path::PathBuf;
+
 use super::{embedded, hub};
-use crate::data::{ChatTokenizer, check_positions, check_vocab, tokenize_all};
-use crate::data::{Example, Input, Record, Sources, Truncation, records, source};
-use crate::error::Result;
+use crate::data::dataset::Builder;
+use crate::data::{
+    ChatTokenizer, DataConfig, Dataset, Feed, Findings, Ingest, Input, OnError, Record, RecordReader,
+    Sources, check_positions, source,
+};
+use crate::error::{Error, Result};
+use crate::files::{self, CacheChoice};
 use crate::model::spec::DecoderSpec;
 
+/// Files of more bytes than this are tokenized into a file of the cache, smaller ones into memory.
+const LARGE: u64 = 64 << 20;
+
 /// Records as token ids, checked against the model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pairs {
     /// Those that can be scored.
-    pub examples: Vec<Example>,
-    /// What was cut or left out, in words; empty if nothing was.
+    pub examples: Dataset,
+    /// What was cut, left out or looks wrong, in words; empty if there is nothing to say.
     pub notes: Vec<String>,
+    /// The same as counts.
+    pub findings: Findings,
 }
 
-/// Reads records, of a file or of the embedded data.
-///
-/// # Errors
-/// If a file is missing, or a record is broken.
-pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
-    let named: Vec<String> = sources
-        .paths()
-        .iter()
-        .map(|name| match name.strip_prefix(hub::PREFIX) {
-            Some(dataset) => hub::dataset(dataset),
-            None => Ok(vec![embedded::path(name)?.map_or_else(|| name.clone(), |p| p.display().to_string())]),
-        })
-        .collect::<Result<Vec<_>>>()?
-        .concat();
-    let inputs: Vec<Input> = source::resolve(&named.into_iter().collect())?;
-    records::load(&inputs)
+/// The model that records are tokenized for.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    /// Its vocabulary and positions.
+    pub spec: &'a DecoderSpec,
+    /// Its tokenizer and template.
+    pub tokenizer: &'a ChatTokenizer,
 }
 
-/// Tokenizes records for a model.
+/// Returns the inputs of `sources`: files, data sets of the Hub, or the embedded data, with how their rows are read.
 ///
 /// # Errors
-/// If nothing is left, or the tokens do not fit the model.
-pub fn tokenize_for(
-    spec: &DecoderSpec,
-    tokenizer: &ChatTokenizer,
-    records: &[Record],
-    truncation: &Truncation,
-) -> Result<Pairs> {
-    let found = tokenize_all(tokenizer, records, truncation)?;
-    check_vocab(tokenizer, &found.examples, spec.vocab_size)?;
-    check_positions(&found.examples, spec.max_positions)?;
-    let mut notes = Vec::new();
-    if found.truncated > 0 {
-        notes.push(format!(
-            "{} of {} pairs were truncated to fit max_length",
-            found.truncated,
-            records.len()
-        ));
+/// Fails if a file is missing, or a setting is invalid.
+pub(crate) fn feeds(sources: &Sources, config: &DataConfig) -> Result<Vec<Feed>> {
+    let feed = |found: &crate::data::DataSource| -> Result<Feed> {
+        let path = found.path();
+        let named = match path.strip_prefix(hub::PREFIX) {
+            Some(dataset) => hub::dataset(dataset)?,
+            None => vec![embedded::path(&path)?.map_or(path, |p| p.display().to_string())],
+        };
+        let inputs = source::resolve(&named.into_iter().collect())?;
+        Ok(Feed { inputs, reader: RecordReader::of(config, found)? })
+    };
+    sources.0.iter().map(feed).collect()
+}
+
+impl Reader<'_> {
+    /// Reads and tokenizes `sources` with the settings of `config`.
+    ///
+    /// # Errors
+    /// Fails if a file is missing, records are invalid (unless they are skipped), nothing is left, or tokens do not fit
+    /// the model.
+    pub(crate) fn read(&self, sources: &Sources, config: &DataConfig) -> Result<Pairs> {
+        let feeds = feeds(sources, config)?;
+        let path = self.stored_at(&feeds, sources, config)?;
+        if let Some(path) = path.as_deref().filter(|path| path.exists()) {
+            match open(path) {
+                Ok((examples, findings)) => {
+                    log::info!("tokenized data: {}", path.display());
+                    return self.checked(examples, findings, config);
+                }
+                // It can be made again.
+                Err(error) => log::warn!("{error}; the data are tokenized again"),
+            }
+        }
+        let mut builder = path.as_deref().map_or_else(|| Ok(Builder::default()), Builder::in_file)?;
+        let findings = self.ingest(config).run(&feeds, &mut builder)?;
+        if let (OnError::Stop, Some(error)) = (config.on_error, findings.refused()) {
+            return Err(error);
+        }
+        let note = serde_json::to_string(&findings).map_err(|e| Error::Data(e.to_string()))?;
+        self.checked(builder.finish(&note)?, findings, config)
     }
-    if let Some(first) = found.dropped.first() {
-        let more = found.dropped.len() - 1;
-        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-        notes.push(format!(
-            "{} of {} pairs were left out: {}: {}{more}",
-            found.dropped.len(),
-            records.len(),
-            first.origin,
-            first.why
-        ));
+
+    /// Tokenizes records that are in memory.
+    ///
+    /// # Errors
+    /// Same as [`Reader::read`].
+    pub(crate) fn tokenize(&self, records: &[Record], config: &DataConfig) -> Result<Pairs> {
+        let mut builder = Builder::default();
+        let findings = self.ingest(config).records(records, &mut builder)?;
+        if let Some(error) = findings.refused() {
+            return Err(error);
+        }
+        self.checked(builder.finish("")?, findings, config)
     }
-    Ok(Pairs { examples: found.examples, notes })
+
+    fn ingest(&self, config: &DataConfig) -> Ingest<'_> {
+        let (truncation, limit) = (config.truncation(), config.limit);
+        Ingest { tokenizer: self.tokenizer, truncation, vocab_size: self.spec.vocab_size, limit }
+    }
+
+    fn checked(&self, examples: Dataset, findings: Findings, config: &DataConfig) -> Result<Pairs> {
+        if findings.records == 0 {
+            return Err(Error::Data(format!("no records in {}", config.train)));
+        }
+        if let (true, Some((place, why))) = (examples.is_empty(), findings.dropped.first.first()) {
+            return Err(Error::Data(format!(
+                "nothing is left to train on: all {} records were dropped, {place} because {why}; raise data.max_length, or \
+                 set data.max_prompt_length to keep the end of long prompts",
+                findings.records
+            )));
+        }
+        check_positions(&examples, self.spec.max_positions)?;
+        Ok(Pairs { examples, notes: findings.notes(), findings })
+    }
+
+    /// Returns the file of the cache for these data, whether or not it exists; `None` for data that stay in memory.
+    fn stored_at(&self, feeds: &[Feed], sources: &Sources, config: &DataConfig) -> Result<Option<PathBuf>> {
+        let files: Option<Vec<_>> = feeds.iter().flat_map(|feed| &feed.inputs).map(Input::path).collect();
+        let (Some(files), Some(directory)) = (files, config.cache.directory("data")) else { return Ok(None) };
+        let size = |path: &&std::path::Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        if config.cache == CacheChoice::Auto && files.iter().map(size).sum::<u64>() < LARGE {
+            return Ok(None);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"dpo-lora tokenized data 1\n");
+        for path in files {
+            // Names are part of it, since messages name them.
+            hasher.update(path.as_os_str().as_encoded_bytes()).update(b"\0");
+            hasher.update(files::content_hash(path, &directory)?.as_bytes());
+        }
+        let settings = DataConfig { cache: CacheChoice::Auto, ..config.clone() };
+        let read_by = (sources, settings, self.spec.vocab_size);
+        hasher.update(serde_json::to_string(&read_by).map_err(|e| Error::Data(e.to_string()))?.as_bytes());
+        self.tokenizer.identify(&mut hasher)?;
+        Ok(Some(directory.join(format!("{}.tokens", &hasher.finalize().to_hex()[..32]))))
+    }
+}
+
+fn open(path: &std::path::Path) -> Result<(Dataset, Findings)> {
+    let (examples, note) = Dataset::open(path)?;
+    let findings =
+        serde_json::from_str(&note).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+    Ok((examples, findings))
 }

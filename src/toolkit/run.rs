@@ -4,7 +4,6 @@ mod examples;
 mod on_device;
 mod plan;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
@@ -14,12 +13,12 @@ use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, CacheChoice};
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
 use crate::train::checkpoint;
-use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
+use crate::train::config::Recompute;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
@@ -214,12 +213,7 @@ fn policy(config: &RunConfig, base: &Base, loras: Vec<Lora>) -> Result<Policy> {
 }
 
 fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {
-    let directory: Option<PathBuf> = match choice {
-        CacheChoice::Off => None,
-        CacheChoice::Auto => files::cache_directory().map(|cache| cache.join("reference")),
-        CacheChoice::Dir(directory) => Some(directory.clone()),
-    };
-    match directory {
+    match choice.directory("reference") {
         Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
         None => (ReferenceCache::in_memory(), None),
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::peft;
 use crate::config::RunConfig;
-use crate::data::{DataConfig, Truncation, TruncationMode, template};
+use crate::data::{DataConfig, Sources, TruncationMode, template};
 use crate::error::{Error, Result};
 use crate::objective::Objective;
 
@@ -53,10 +53,10 @@ impl DataSettings {
         })
     }
 
-    /// How sequences are cut.
-    pub fn truncation(&self) -> Truncation {
-        let Self { max_length, max_prompt_length, truncation_mode: mode, .. } = *self;
-        Truncation { max_length, max_prompt_length, mode }
+    /// Returns the settings to read `sources` with.
+    pub(crate) fn reading(&self, sources: Sources) -> DataConfig {
+        let Self { max_length, max_prompt_length, truncation_mode, .. } = *self;
+        DataConfig { max_length, max_prompt_length, truncation_mode, ..DataConfig::new(sources) }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU8;
 
 use super::{Base, Examples, Pairs, Ready, Run};
 use crate::config::RunConfig;
+use crate::data::Dataset;
 use crate::error::Result;
 use crate::eval::preference::Evaluation;
 use crate::model::config::LoraConfig;
@@ -23,7 +24,7 @@ impl Trainer {
     /// one epoch, in the directory `runs/dpo`.
     pub fn builder<'a>(base: &'a Base, pairs: Pairs) -> TrainerBuilder<'a> {
         let config = RunConfig::new(base.pinned(), "memory");
-        let examples = Examples { train: pairs.examples, eval: Vec::new(), notes: pairs.notes };
+        let examples = Examples { train: pairs.examples, eval: Dataset::default(), notes: pairs.notes };
         let opening = Opening::Fresh;
         TrainerBuilder { base, examples, config, opening, reporter: Reporter::new() }
     }

@@ -1,7 +1,6 @@
 //! Cuts a step into batches, and checks that the batch settings suit the objective.
 
 use super::config::TrainConfig;
-use super::plan::packed_tokens;
 use crate::data::Example;
 use crate::error::{Problems, Result};
 use crate::objective::Needs;
@@ -40,7 +39,7 @@ pub fn by_tokens<'a, 'b>(examples: &'a [&'b Example], most: Option<usize>) -> Ve
     let Some(most) = most else { return vec![examples] };
     let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
     for (i, example) in examples.iter().enumerate() {
-        let size = packed_tokens(example);
+        let size = example.packed();
         if i > first && tokens + size > most {
             parts.push(&examples[first..i]);
             (first, tokens) = (i, 0);

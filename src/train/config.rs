@@ -1,14 +1,13 @@
 //! The `train` section of a run's configuration.
 
-use std::path::PathBuf;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::best::Criterion;
 use super::optimizer::{OptimizerConfig, OptimizerKind};
 use super::schedule::{Schedule, ScheduleKind};
 use crate::error::{Problems, Result, nearest};
 use crate::eval::preference::Evaluation;
+use crate::files::CacheChoice;
 
 /// With more threads than this, a process spends its time starting them.
 pub const MOST_THREADS: usize = 1024;
@@ -57,7 +56,7 @@ pub struct TrainConfig {
     /// Recompute each block in the backward pass instead of keeping its activations.
     pub gradient_checkpointing: Recompute,
     /// Where reference log-probabilities are kept.
-    pub reference_cache: ReferenceCache,
+    pub reference_cache: CacheChoice,
     /// Number of threads; null: all cores.
     pub threads: Option<usize>,
     /// Steps between log lines.
@@ -144,7 +143,7 @@ impl Default for TrainConfig {
             max_tokens_per_batch: None,
             group_by_length: false,
             gradient_checkpointing: Recompute::Auto,
-            reference_cache: ReferenceCache::Auto,
+            reference_cache: CacheChoice::Auto,
             threads: None,
             logging_steps: 10,
             eval_steps: None,
@@ -318,53 +317,6 @@ impl TrainConfig {
     }
 }
 
-/// Where reference log-probabilities are kept: `auto` (the user's cache directory), `off`, or a directory.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum ReferenceCache {
-    /// `$XDG_CACHE_HOME/dpo-lora`.
-    #[default]
-    Auto,
-    /// Nowhere.
-    Off,
-    /// This directory.
-    Dir(PathBuf),
-}
-
-impl Serialize for ReferenceCache {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => serializer.serialize_str("auto"),
-            Self::Off => serializer.serialize_str("off"),
-            Self::Dir(path) => path.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for ReferenceCache {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = ReferenceCache;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("auto, off or a directory")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ReferenceCache, E> {
-                match text {
-                    "auto" => Ok(ReferenceCache::Auto),
-                    "off" => Ok(ReferenceCache::Off),
-                    "" => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                    path => Ok(ReferenceCache::Dir(path.into())),
-                }
-            }
-            // YAML 1.1 tools write `off` as `false`.
-            fn visit_bool<E: de::Error>(self, on: bool) -> Result<ReferenceCache, E> {
-                Ok(if on { ReferenceCache::Auto } else { ReferenceCache::Off })
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
 /// Rejects fractions: transformers 5 reads `warmup_steps: 0.1` as a ratio; here the ratio has its own key, which the
 /// error names.
 fn whole_steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -439,11 +391,11 @@ mod tests {
 
     #[test]
     fn reference_cache_reads_words_and_paths() {
-        let read = |yaml: &str| serde_yaml::from_str::<ReferenceCache>(yaml);
-        assert_eq!(read("auto").unwrap(), ReferenceCache::Auto);
-        assert_eq!(read("off").unwrap(), ReferenceCache::Off);
-        assert_eq!(read("false").unwrap(), ReferenceCache::Off);
-        assert_eq!(read("/tmp/x").unwrap(), ReferenceCache::Dir("/tmp/x".into()));
+        let read = |yaml: &str| serde_yaml::from_str::<CacheChoice>(yaml);
+        assert_eq!(read("auto").unwrap(), CacheChoice::Auto);
+        assert_eq!(read("off").unwrap(), CacheChoice::Off);
+        assert_eq!(read("false").unwrap(), CacheChoice::Off);
+        assert_eq!(read("/tmp/x").unwrap(), CacheChoice::Dir("/tmp/x".into()));
         assert!(read("''").is_err());
         assert!(read("7").is_err());
     }

@@ -1,14 +1,9 @@
 //! Estimates what a run will take before it starts: `train --dry-run`.
 
-use crate::data::Example;
+use crate::data::Dataset;
+use crate::data::dataset::Entry;
 use crate::model::block::Saved;
 use crate::model::spec::DecoderSpec;
-
-/// Returns the number of rows of an example in a packed batch: its prompt once, and each completion without its last
-/// token, which is only ever a target.
-pub fn packed_tokens(example: &Example) -> usize {
-    example.prompt.len() + example.completions.iter().map(|c| c.len().saturating_sub(1)).sum::<usize>()
-}
 
 /// Token counts of the data, packed and as one sequence per completion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,18 +20,16 @@ pub struct Tokens {
 
 impl Tokens {
     /// Counts tokens. A micro-batch holds `batch` examples and, if `most` is given, at most that many packed rows.
-    pub fn of(examples: &[Example], batch: usize, most: Option<usize>) -> Self {
-        let unpacked = |e: &Example| e.completions.iter().map(|c| e.prompt.len() + c.len()).sum::<usize>();
-        let mut rows: Vec<usize> = examples.iter().map(packed_tokens).collect();
-        let mut scored: Vec<usize> =
-            examples.iter().map(|e| (0..e.completions.len()).map(|c| e.scored(c)).sum()).collect();
+    pub fn of(examples: &Dataset, batch: usize, most: Option<usize>) -> Self {
+        let mut rows: Vec<usize> = examples.entries().map(Entry::packed).collect();
+        let mut scored: Vec<usize> = examples.entries().map(Entry::scored).collect();
         rows.sort_unstable_by(|a, b| b.cmp(a));
         scored.sort_unstable_by(|a, b| b.cmp(a));
         let longest = rows.first().copied().unwrap_or(0);
         let together = rows.iter().take(batch).sum::<usize>();
         Self {
             packed: rows.iter().sum(),
-            unpacked: examples.iter().map(unpacked).sum(),
+            unpacked: examples.entries().map(Entry::unpacked).sum(),
             largest_batch: most.map_or(together, |most| together.min(most.max(longest))),
             largest_scored: scored.iter().take(batch).sum(),
         }
@@ -97,7 +90,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Kind, Origin, PackedBatch};
+    use crate::data::{Example, Kind, Origin, PackedBatch};
 
     fn example(prompt: usize, completions: [usize; 2]) -> Example {
         let completions = completions.map(|n| vec![1; n]).to_vec();
@@ -108,8 +101,9 @@ mod tests {
     fn tokens_are_those_of_the_packing() {
         let all = [example(10, [3, 5]), example(4, [2, 2]), example(30, [1, 1])];
         for e in &all {
-            assert_eq!(packed_tokens(e), PackedBatch::new(&[e]).tokens.len());
+            assert_eq!(e.packed(), PackedBatch::new(&[e]).tokens.len());
         }
+        let all = Dataset::from(all.to_vec());
         let tokens = Tokens::of(&all, 2, None);
         // 10+2+4, 4+1+1, 30+0+0 rows; 13+15, 6+6, 31+31 tokens.
         assert_eq!((tokens.packed, tokens.unpacked, tokens.largest_batch), (52, 102, 46));

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::data::{Example, PackedBatch};
+use crate::data::{Dataset, PackedBatch};
 use crate::error::Result;
 use crate::files;
 use crate::model::decoder::Decoder;
@@ -76,8 +76,8 @@ impl ReferenceCache {
     }
 
     /// Returns how many of these examples are in the cache.
-    pub fn knows(&self, examples: &[Example]) -> usize {
-        examples.iter().filter(|example| self.known.contains_key(&example.id())).count()
+    pub fn knows(&self, examples: &Dataset) -> usize {
+        examples.entries().filter(|entry| self.known.contains_key(&entry.id)).count()
     }
 
     /// Returns the reference log-probs of a batch's completions, in order. Those not in the cache are computed.

@@ -12,14 +12,14 @@ use super::best::Best;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
 use super::optimizer::Optimizer;
-use super::plan::packed_tokens;
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
 use super::usable;
 use super::watch::WatchConfig;
 use crate::adapter::peft;
-use crate::data::{Example, Kind, PackedBatch, Sampler};
+use crate::data::dataset::Entry;
+use crate::data::{Dataset, Example, PackedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::model::decoder::Decoder;
@@ -39,9 +39,9 @@ pub struct Setup {
     /// The frozen adapters and the trained one.
     pub policy: Policy,
     /// Training pairs.
-    pub train: Vec<Example>,
+    pub train: Dataset,
     /// Held-out pairs; may be empty.
-    pub eval: Vec<Example>,
+    pub eval: Dataset,
     /// The loss.
     pub objective: Objective,
     /// The training settings.
@@ -102,25 +102,25 @@ impl Trainer {
         }
         let optimizer = Optimizer::new(&setup.config.optimizer(), setup.policy.trained.store_mut());
         let needs = setup.objective.needs();
-        for example in setup.train.iter().chain(&setup.eval) {
-            records::check(example, needs)?;
+        for examples in [&setup.train, &setup.eval] {
+            records::check(examples, needs)?;
         }
         let config = &setup.config;
         batches::check(config, needs)?;
         let seed = config.shuffle.then_some(setup.seed);
         let mut sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
         if config.group_by_length {
-            sampler = sampler.grouped_by_length(setup.train.iter().map(packed_tokens).collect());
+            sampler = sampler.grouped_by_length(setup.train.entries().map(Entry::packed).collect());
         }
         let steps = sampler.batches_per_epoch().div_ceil(config.gradient_accumulation_steps.max(1)) as u64;
         let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
         let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
         let schedule = config.schedule(total_steps);
-        let data = data_fingerprint(&setup.train);
+        let data = setup.train.fingerprint();
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ..State::default() };
         let (saved, probe, evaluated) = (None, None, None);
-        let longest = setup.train.iter().map(Example::longest).max().unwrap_or(0);
+        let longest = setup.train.longest();
         Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, longest, saved, probe, evaluated })
     }
 
@@ -252,7 +252,7 @@ impl Trainer {
     }
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
-        let (batches, probe) = self.next_batches();
+        let (batches, probe) = self.next_batches()?;
         let Setup { decoder, policy, config, objective, reference, dropout, seed, .. } = &mut self.setup;
         let learning_rate = self.schedule.lr(self.state.step);
         let settings = Settings {
@@ -283,12 +283,13 @@ impl Trainer {
 
     /// Returns the micro-batches of the next step and the index of their first pair. Accumulation does not cross the
     /// end of an epoch.
-    fn next_batches(&mut self) -> (Vec<PackedBatch>, Option<usize>) {
+    fn next_batches(&mut self) -> Result<(Vec<PackedBatch>, Option<usize>)> {
         let (mut batches, mut first) = (Vec::new(), None);
         for _ in 0..self.setup.config.gradient_accumulation_steps.max(1) {
             let indices = self.sampler.next_batch();
             first = first.or(indices.first().copied());
-            let examples: Vec<&Example> = indices.iter().filter_map(|i| self.setup.train.get(*i)).collect();
+            let examples = self.setup.train.gather(&indices)?;
+            let examples: Vec<&Example> = examples.iter().collect();
             let most = self.setup.config.max_tokens_per_batch;
             let (needs, longest) = (self.setup.objective.needs(), self.longest);
             let packed = |part: &[&Example]| PackedBatch::for_objective(part, needs, longest);
@@ -297,7 +298,7 @@ impl Trainer {
                 break;
             }
         }
-        (batches, first)
+        Ok((batches, first))
     }
 
     fn account(&mut self, outcome: &Outcome, learning_rate: f64, reporter: &mut Reporter) -> Result<()> {
@@ -369,17 +370,4 @@ impl Trainer {
         let (step, epoch) = (self.state.step, self.sampler.epoch());
         reporter.record(&Event::Metrics { step, epoch, values: &found.values() });
     }
-}
-
-/// Returns the BLAKE3 hash over the ids of all examples, in order.
-fn data_fingerprint(examples: &[Example]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    examples.iter().for_each(|example| {
-        hasher.update(&example.id());
-        hasher.update(&example.kind.label().to_le_bytes());
-        if !matches!(example.kind, Kind::Pair { .. }) {
-            hasher.update(format!("{:?}", example.kind).as_bytes());
-        }
-    });
-    hasher.finalize().to_hex().to_string()
 }

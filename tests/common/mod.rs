@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use dpo_lora::adapter::peft;
-use dpo_lora::data::{ChatTokenizer, Example, Input, PackedBatch, records, tokenize};
+use dpo_lora::data::dataset::Builder;
+use dpo_lora::data::{
+    ChatTokenizer, Dataset, Example, Findings, Ingest, Input, PackedBatch, Truncation, records, tokenize,
+};
 use dpo_lora::error::Result;
 use dpo_lora::model::cache::Cache;
 use dpo_lora::model::decoder::{Decoder, Tape, Training};
@@ -140,7 +143,24 @@ pub fn examples(data: &str, tokenizer: &Path) -> Vec<Example> {
     let tokenizer = ChatTokenizer::load(tokenizer, None).unwrap();
     let sources = dpo_lora::data::Sources::from(fixture(data).to_str().unwrap());
     let inputs: Vec<Input> = dpo_lora::data::source::resolve(&sources).unwrap();
-    records::load(&inputs).unwrap().iter().map(|record| tokenize(&tokenizer, record).unwrap()).collect()
+    records::load(&inputs)
+        .unwrap()
+        .iter()
+        .map(|record| tokenize(&tokenizer, record).unwrap().example)
+        .collect()
+}
+
+/// Records as examples, cut to the limits, and what was found.
+pub fn ingest(
+    tokenizer: &ChatTokenizer,
+    records: &[dpo_lora::data::Record],
+    truncation: Truncation,
+) -> (Dataset, Findings) {
+    let mut builder = Builder::default();
+    let ingest = Ingest { tokenizer, truncation, vocab_size: usize::MAX, limit: None };
+    let findings = ingest.records(records, &mut builder).unwrap();
+    assert_eq!(findings.invalid.count, 0, "{findings:?}");
+    (builder.finish("").unwrap(), findings)
 }
 
 pub fn pack(examples: &[Example]) -> PackedBatch {

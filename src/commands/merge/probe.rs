@@ -6,18 +6,20 @@ use serde_yaml::Value as Yaml;
 
 use super::side::Side;
 use crate::cli::MergeArgs;
-use crate::data::{ChatTokenizer, Example, Kind, Message, Origin, Sources, Truncation};
+use crate::data::{ChatTokenizer, Example, Kind, Message, Origin};
 use crate::error::Result;
 use crate::generate::{Sampler, SamplingConfig};
 use crate::model::pass::Pass;
 use crate::random::Stream;
-use crate::toolkit::{Base, embedded, records};
+use crate::toolkit::{Base, embedded};
 
 /// Pairs, at most; they are taken from all over the file.
 const PAIRS: usize = 32;
 /// Prompts that are continued, at most; of a model so large that a token takes a second, half.
 const PROMPTS: usize = 8;
 const LARGE: usize = 4 << 30;
+/// Records that are read to choose from.
+const READ: usize = 4096;
 /// Tokens of a continuation.
 const CONTINUED: usize = 24;
 /// Tokens of a completion that are looked at, and of its prompt: logits of the whole vocabulary are kept for each.
@@ -54,10 +56,8 @@ impl Probe {
     pub fn new(base: &Base, policy: Side, args: &MergeArgs) -> Result<Self> {
         let tokenizer = base.tokenizer(None).ok();
         let (pairs, name) = match (&args.data, &tokenizer) {
-            (Some(data), _) => {
-                (pairs(base, &base.tokenizer(None)?, &Sources::from(data.as_str()))?, data.clone())
-            }
-            (None, Some(tokenizer)) => of_run(base, tokenizer, &args.adapter).unwrap_or_default(),
+            (Some(data), _) => (pairs(base, data)?, data.clone()),
+            (None, Some(_)) => of_run(base, &args.adapter).unwrap_or_default(),
             (None, None) => Default::default(),
         };
         let mut prompts: Vec<Vec<u32>> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
@@ -81,17 +81,11 @@ impl Probe {
     }
 }
 
-/// Picks pairs from all over a file, cut to the length that is kept of each.
-fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Vec<Example>> {
-    let mut records = records::read_records(sources)?;
-    let step = records.len().div_ceil(PAIRS).max(1);
-    let mut index = 0;
-    records.retain(|_| {
-        index += 1;
-        (index - 1) % step == 0
-    });
-    let truncation = Truncation::default();
-    let mut examples = records::tokenize_for(&base.spec, tokenizer, &records, &truncation)?.examples;
+/// Returns pairs from all over the beginning of a file, cut to what is kept of each.
+fn pairs(base: &Base, source: &str) -> Result<Vec<Example>> {
+    let found = base.first_pairs(source, READ)?.examples;
+    let step = found.len().div_ceil(PAIRS).max(1);
+    let mut examples = found.gather(&(0..found.len()).step_by(step).collect::<Vec<_>>())?;
     for example in &mut examples {
         example.completions.iter_mut().for_each(|tokens| tokens.truncate(COMPLETION));
         let cut = example.prompt.len().saturating_sub(PROMPT);
@@ -102,11 +96,7 @@ fn pairs(base: &Base, tokenizer: &ChatTokenizer, sources: &Sources) -> Result<Ve
 
 /// The pairs of the run that wrote this adapter: `RUN/adapter` beside `RUN/config.yaml`. `None` if there is no such
 /// run, or its data no longer exist: nobody asked for them.
-fn of_run(
-    base: &Base,
-    tokenizer: &ChatTokenizer,
-    adapters: &[impl AsRef<Path>],
-) -> Option<(Vec<Example>, String)> {
+fn of_run(base: &Base, adapters: &[impl AsRef<Path>]) -> Option<(Vec<Example>, String)> {
     let directory = adapters.first()?.as_ref().parent()?;
     let text = std::fs::read_to_string(directory.join("config.yaml")).ok()?;
     let config: Yaml = serde_yaml::from_str(&text).ok()?;
@@ -118,7 +108,7 @@ fn of_run(
     if own_template || !there {
         return None;
     }
-    Some((pairs(base, tokenizer, &Sources::from(name)).ok()?, name.to_string()))
+    Some((pairs(base, name).ok()?, name.to_string()))
 }
 
 /// Short texts, as they are or as a user's turn.

@@ -1,18 +1,20 @@
 //! What a run trains and evaluates on.
 
-use super::super::{Base, records};
+use super::super::Base;
+use super::super::records::{Pairs, Reader};
 use crate::config::RunConfig;
-use crate::data::{ChatTokenizer, EvalSource, Example, Record, hold_out};
+use crate::data::mixture::weighted;
+use crate::data::{ChatTokenizer, DataConfig, Dataset, EvalSource, hold_out};
 use crate::error::Result;
 
 /// Training and held-out examples, and notices about them.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
     /// To train on.
-    pub train: Vec<Example>,
+    pub train: Dataset,
     /// To evaluate on; may be empty.
-    pub eval: Vec<Example>,
-    /// What was cut or left out, in words.
+    pub eval: Dataset,
+    /// What was cut, left out or looks wrong, in words.
     pub notes: Vec<String>,
 }
 
@@ -20,22 +22,33 @@ impl Examples {
     /// Reads and tokenizes what a configuration names.
     ///
     /// # Errors
-    /// If a record is broken, or does not fit the model.
+    /// Fails if a record is invalid, or does not fit the model.
     pub fn read(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Self> {
-        let records = records::read_records(&config.data.train)?;
-        let (train, eval): (Vec<Record>, Vec<Record>) = match &config.data.eval {
-            None => (records, Vec::new()),
-            Some(EvalSource::Sources(sources)) => (records, records::read_records(sources)?),
-            Some(EvalSource::Fraction(fraction)) => hold_out(records, *fraction, config.seed)?,
+        let (data, reader) = (&config.data, Reader { spec: &base.spec, tokenizer });
+        let found = reader.read(&data.train, data)?;
+        let mut examples = match &data.eval {
+            None => Self { train: found.examples, eval: Dataset::default(), notes: found.notes },
+            Some(EvalSource::Fraction(fraction)) => split(found, *fraction, config.seed)?,
+            Some(EvalSource::Sources(sources)) => {
+                let eval = reader.read(sources, &DataConfig { limit: None, ..data.clone() })?;
+                let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
+                let notes = found.notes.into_iter().chain(notes).collect();
+                Self { train: found.examples, eval: eval.examples, notes }
+            }
         };
-        let truncation = config.data.truncation();
-        let train = records::tokenize_for(&base.spec, tokenizer, &train, &truncation)?;
-        let mut found = Self { train: train.examples, eval: Vec::new(), notes: train.notes };
-        if !eval.is_empty() {
-            let eval = records::tokenize_for(&base.spec, tokenizer, &eval, &truncation)?;
-            found.notes.extend(eval.notes.into_iter().map(|note| format!("held out: {note}")));
-            found.eval = eval.examples;
-        }
-        Ok(found)
+        let weights: Vec<f64> = data.train.0.iter().map(|source| source.weight()).collect();
+        examples.train = weighted(&examples.train, &weights, config.seed);
+        Ok(examples)
     }
+}
+
+/// Holds out a fraction of the records, including those that were dropped.
+fn split(found: Pairs, fraction: f64, seed: u64) -> Result<Examples> {
+    let Pairs { examples, notes, findings } = found;
+    let (_, held_out) = hold_out((0..findings.records as u64).collect(), fraction, seed)?;
+    let is_held = |index: &usize| {
+        examples.entry(*index).is_some_and(|entry| held_out.binary_search(&entry.record).is_ok())
+    };
+    let (eval, train): (Vec<usize>, Vec<usize>) = (0..examples.len()).partition(is_held);
+    Ok(Examples { train: examples.select(train), eval: examples.select(eval), notes })
 }

@@ -2,7 +2,7 @@
 
 use super::examples::Examples;
 use crate::config::RunConfig;
-use crate::data::{Example, PackedBatch};
+use crate::data::{Dataset, PackedBatch};
 use crate::device::measure::Rates;
 use crate::device::profile;
 use crate::error::{Error, Result};
@@ -10,7 +10,6 @@ use crate::model::decoder::Decoder;
 use crate::model::engine::Plan;
 use crate::train::config::Recompute;
 use crate::train::optimizer::OptimizerKind;
-use crate::train::plan::packed_tokens;
 use crate::trainable::Policy;
 
 /// A device's memory that stays free: what other programs, and pieces that do not fit gaps, may take.
@@ -43,7 +42,7 @@ impl Fit {
 /// # Errors
 /// If it does not fit; the message suggests what would.
 pub(super) fn fit(config: &RunConfig, decoder: &Decoder, policy: &Policy, pairs: &Examples) -> Result<Fit> {
-    let batch = largest(config, &pairs.train);
+    let batch = largest(config, &pairs.train)?;
     let moments = match config.train.optimizer().kind {
         OptimizerKind::AdamW => 2,
         OptimizerKind::RmsProp => 1,
@@ -112,17 +111,17 @@ fn gb(bytes: usize) -> String {
 }
 
 /// The largest micro-batch that may come: the longest examples together.
-fn largest(config: &RunConfig, examples: &[Example]) -> PackedBatch {
-    let mut longest: Vec<&Example> = examples.iter().collect();
-    longest.sort_by_key(|example| std::cmp::Reverse(packed_tokens(example)));
+fn largest(config: &RunConfig, examples: &Dataset) -> Result<PackedBatch> {
+    let mut longest: Vec<(usize, usize)> =
+        examples.entries().map(|entry| entry.packed()).enumerate().collect();
+    longest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let (mut chosen, mut tokens) = (Vec::new(), 0);
-    for example in longest.into_iter().take(config.train.per_device_train_batch_size) {
-        let size = packed_tokens(example);
+    for (index, size) in longest.into_iter().take(config.train.per_device_train_batch_size) {
         if !chosen.is_empty() && config.train.max_tokens_per_batch.is_some_and(|most| tokens + size > most) {
             break;
         }
         tokens += size;
-        chosen.push(example);
+        chosen.push(index);
     }
-    PackedBatch::new(&chosen)
+    Ok(PackedBatch::new(&examples.gather(&chosen)?.iter().collect::<Vec<_>>()))
 }

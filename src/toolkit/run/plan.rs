@@ -4,7 +4,6 @@ use super::super::Base;
 use super::examples::Examples;
 use super::on_device;
 use crate::config::RunConfig;
-use crate::data::Example;
 use crate::error::Result;
 use crate::model::decoder::Decoder;
 use crate::train::config::{Recompute, TrainConfig};
@@ -21,7 +20,7 @@ pub(super) fn described(
     on_device: Option<&on_device::Fit>,
 ) -> String {
     let (modules, parameters) = (policy.trained.len(), policy.trained.values().len());
-    let longest = pairs.train.iter().chain(&pairs.eval).map(Example::longest).max().unwrap_or(0);
+    let longest = pairs.train.longest().max(pairs.eval.longest());
     let mut text = format!(
         "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
          held out; the longest sequence has {longest} tokens",

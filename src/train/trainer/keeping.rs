@@ -20,8 +20,8 @@ impl Trainer {
         decoder.fetch(policy)?;
         self.optimizer.fetch(decoder, policy)?;
         let Setup { run, decoder, policy, config, train, .. } = &self.setup;
-        let probe = self.probe.and_then(|i| train.get(i));
-        if let Some(defect) = usable::defect(decoder, policy, probe)? {
+        let probe = self.probe.map(|i| train.get(i)).transpose()?.flatten();
+        if let Some(defect) = usable::defect(decoder, policy, probe.as_ref())? {
             return Err(self.diverged(&defect));
         }
         // Everything logged so far must be on disk before the checkpoint, because a resumed run relies on it.

@@ -1,12 +1,17 @@
 //! Checks that an objective accepts a record.
 
-use crate::data::{Example, Kind};
+use crate::data::{Dataset, Kind};
 use crate::error::Result;
 use crate::objective::{Needs, Records};
 
 /// Rejects a record of a kind that the objective does not accept, and a label that it does not know.
-pub(super) fn check(example: &Example, needs: Needs) -> Result<()> {
-    let kind = example.kind;
+pub(super) fn check(examples: &Dataset, needs: Needs) -> Result<()> {
+    let mut entries = examples.entries();
+    let found = entries.find_map(|entry| Some((examples.origin(entry), problem(entry.kind(), needs)?)));
+    found.map_or(Ok(()), |(origin, problem)| Err(origin.error(problem)))
+}
+
+fn problem(kind: Kind, needs: Needs) -> Option<String> {
     let (fits, wanted) = match needs.records {
         Records::Pairs => (matches!(kind, Kind::Pair { .. }), "pairs: `chosen` and `rejected`"),
         Records::Ranked => {
@@ -22,25 +27,31 @@ pub(super) fn check(example: &Example, needs: Needs) -> Result<()> {
         ),
     };
     if !fits {
-        return Err(example.origin.error(format!("objective.loss_type takes {wanted}")));
+        return Some(format!("objective.loss_type takes {wanted}"));
     }
     let label = kind.label();
     if label != 1.0 && !needs.soft_labels {
-        return Err(example.origin.error(format!(
+        return Some(format!(
             "label is {label}, and objective.loss_type has no meaning for labels other than 1; remove the label or take \
              another loss, such as sigmoid"
-        )));
+        ));
     }
-    Ok(())
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Origin;
+    use crate::data::{Example, Origin};
 
-    fn example(kind: Kind) -> Example {
-        Example { prompt: vec![1], completions: vec![vec![2], vec![3]], kind, origin: Origin::new("t", 7) }
+    fn example(kind: Kind) -> Dataset {
+        let example = Example {
+            prompt: vec![1],
+            completions: vec![vec![2], vec![3]],
+            kind,
+            origin: Origin::new("t", 7),
+        };
+        vec![example].into()
     }
 
     #[test]

@@ -1,0 +1,126 @@
+//! What is known of an example without its tokens, and how its tokens are stored.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::super::example::{Example, Kind, Origin};
+
+/// One example of a [`Dataset`](super::Dataset): its id, its place and its sizes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Entry {
+    /// [`Example::id`].
+    pub id: [u8; 32],
+    /// The first of its words: the length of each completion, then all tokens.
+    offset: u64,
+    /// The 1-based line or row of its file.
+    pub line: u64,
+    /// Its number among the records that were read, from 0.
+    pub record: u64,
+    /// The index of its source in the configuration.
+    pub source: u32,
+    /// The index of its file.
+    pub file: u32,
+    kind: u32,
+    label: f32,
+    prompt: u32,
+    completions: u32,
+    packed: u32,
+    unpacked: u32,
+    scored: u32,
+    longest: u32,
+}
+
+impl Entry {
+    pub(super) fn new(example: &Example, offset: u64, (source, file, record): (usize, usize, usize)) -> Self {
+        let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            id: example.id(),
+            offset,
+            line: example.origin.line as u64,
+            record: record as u64,
+            source: size(source),
+            file: size(file),
+            kind: code(example.kind),
+            label: example.kind.label(),
+            prompt: size(example.prompt.len()),
+            completions: size(example.completions.len()),
+            packed: size(example.packed()),
+            unpacked: size(example.unpacked()),
+            scored: size((0..example.completions.len()).map(|index| example.scored(index)).sum()),
+            longest: size(example.longest()),
+        }
+    }
+
+    /// Returns the kind of the record.
+    pub fn kind(&self) -> Kind {
+        match self.kind {
+            0 => Kind::Pair { label: self.label },
+            1 => Kind::Ranked,
+            2 => Kind::Judged { desirable: true },
+            3 => Kind::Judged { desirable: false },
+            4 => Kind::Text,
+            _ => Kind::Mismatched,
+        }
+    }
+
+    /// Returns [`Example::packed`].
+    pub fn packed(&self) -> usize {
+        self.packed as usize
+    }
+
+    /// Returns [`Example::unpacked`].
+    pub fn unpacked(&self) -> usize {
+        self.unpacked as usize
+    }
+
+    /// Returns the number of scored tokens of all completions.
+    pub fn scored(&self) -> usize {
+        self.scored as usize
+    }
+
+    /// Returns [`Example::longest`].
+    pub fn longest(&self) -> usize {
+        self.longest as usize
+    }
+
+    /// Adds what distinguishes the example from others to a hash.
+    pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        let kind = self.kind();
+        hasher.update(&self.id).update(&kind.label().to_le_bytes());
+        if !matches!(kind, Kind::Pair { .. }) {
+            hasher.update(format!("{kind:?}").as_bytes());
+        }
+    }
+
+    /// Returns the number of words before which the example begins, and after which it ends, if its counts are sane.
+    pub(super) fn example(&self, words: &[u32], origin: Origin) -> Option<Example> {
+        let start = usize::try_from(self.offset).ok()?;
+        let (lengths, tokens) = words.get(start..)?.split_at_checked(self.completions as usize)?;
+        let (prompt, mut rest) = tokens.split_at_checked(self.prompt as usize)?;
+        let mut completions = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            let (completion, after) = rest.split_at_checked(*length as usize)?;
+            completions.push(completion.to_vec());
+            rest = after;
+        }
+        Some(Example { prompt: prompt.to_vec(), completions, kind: self.kind(), origin })
+    }
+}
+
+/// Appends the words of an example: the length of each completion, then all tokens.
+pub(super) fn append(words: &mut Vec<u32>, example: &Example) {
+    words.extend(example.completions.iter().map(|tokens| u32::try_from(tokens.len()).unwrap_or(u32::MAX)));
+    words.extend(&example.prompt);
+    words.extend(example.completions.iter().flatten());
+}
+
+fn code(kind: Kind) -> u32 {
+    match kind {
+        Kind::Pair { .. } => 0,
+        Kind::Ranked => 1,
+        Kind::Judged { desirable: true } => 2,
+        Kind::Judged { desirable: false } => 3,
+        Kind::Text => 4,
+        Kind::Mismatched => 5,
+    }
+}

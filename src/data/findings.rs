@@ -1,0 +1,194 @@
+//! What reading a data set found: counts, invalid records, and everything a user should hear of before training.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::example::{Kind, Origin};
+use crate::error::{Error, Result};
+
+/// The number of invalid records that are listed; the others are counted.
+pub const LISTED: usize = 24;
+
+/// Counts and the first of each kind of finding.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// The number of valid records.
+    pub records: usize,
+    /// The number of records by the name of their schema.
+    pub schemas: BTreeMap<String, usize>,
+    /// The number of records that `data.filter` removed.
+    pub filtered: usize,
+    /// The number of examples that lost tokens to `max_length` or `max_prompt_length`.
+    pub truncated: usize,
+    /// Records that cannot be scored within the limits.
+    pub dropped: Cases,
+    /// Records whose rendered conversation lacks the end of the rendered prompt.
+    pub lost: Cases,
+    /// The number of pairs with a label other than 1.
+    pub labelled: usize,
+    /// The number of pairs whose label is below 0.5.
+    pub inverted: usize,
+    /// Invalid records: each with its message.
+    pub invalid: Cases,
+}
+
+/// How often something was found, and where first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cases {
+    /// How often.
+    pub count: usize,
+    /// The first of them: place and description.
+    pub first: Vec<(String, String)>,
+}
+
+impl Cases {
+    pub(super) fn add(&mut self, place: String, what: String) {
+        self.count += 1;
+        if self.first.len() < LISTED {
+            self.first.push((place, what));
+        }
+    }
+
+    /// The first case as `file:line: what`, and how many more there are.
+    fn described(&self) -> Option<String> {
+        let (place, what) = self.first.first()?;
+        let more = if self.count > 1 { format!(" (and {} more)", self.count - 1) } else { String::new() };
+        Some(format!("{place}: {what}{more}"))
+    }
+}
+
+impl Findings {
+    /// Counts a valid record.
+    pub(super) fn record(&mut self, schema: &str, kind: Kind) {
+        self.records += 1;
+        match self.schemas.get_mut(schema) {
+            Some(count) => *count += 1,
+            None => drop(self.schemas.insert(schema.to_owned(), 1)),
+        }
+        if let Kind::Pair { label } = kind {
+            self.labelled += usize::from(label != 1.0);
+            self.inverted += usize::from(label < 0.5);
+        }
+    }
+
+    /// Counts a record whose conversation lacks the end of its prompt.
+    pub(super) fn lost(&mut self, origin: &Origin, text: &str) {
+        self.lost.add(origin.to_string(), format!("{text:?}"));
+    }
+
+    /// Counts an invalid record. Errors that do not concern a single record are returned.
+    pub(super) fn invalid(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Record { file, line, message } => {
+                self.invalid.add(format!("{file}:{line}"), message);
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Lists the invalid records in one error; `None` if there are none.
+    pub fn refused(&self) -> Option<Error> {
+        let first = self.invalid.first.first()?;
+        if let (1, Some((file, line))) = (self.invalid.count, first.0.rsplit_once(':')) {
+            let line = line.parse().unwrap_or(0);
+            return Some(Error::Record { file: file.into(), line, message: first.1.clone() });
+        }
+        let mut lines: Vec<String> =
+            self.invalid.first.iter().map(|(place, message)| format!("{place}: {message}")).collect();
+        if self.invalid.count > self.invalid.first.len() {
+            lines.push(format!("and {} more", self.invalid.count - self.invalid.first.len()));
+        }
+        lines.push(format!(
+            "{} of {} records are invalid; mend them, or leave them out with data.on_error: skip",
+            self.invalid.count,
+            self.invalid.count + self.records
+        ));
+        Some(Error::Data(lines.join("\n")))
+    }
+
+    /// Says in words what was found, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let records = self.records;
+        let unusual = |name: &str| !name.starts_with("trl");
+        if self.schemas.keys().any(|name| unusual(name)) {
+            let each: Vec<String> =
+                self.schemas.iter().map(|(name, count)| format!("{name} ({count} records)")).collect();
+            notes.push(format!("format: {}", each.join(", ")));
+        }
+        if let Some(first) = self.invalid.described() {
+            notes.push(format!(
+                "warning: {} of {} records are invalid and were skipped: {first}",
+                self.invalid.count,
+                self.invalid.count + records
+            ));
+        }
+        if self.filtered > 0 {
+            notes.push(format!("{} records were left out by data.filter", self.filtered));
+        }
+        if self.labelled > 0 {
+            notes.push(format!(
+                "{} of {records} pairs have a label other than 1; {} are below 0.5, where rejected is preferred",
+                self.labelled, self.inverted
+            ));
+        }
+        if let Some(first) = self.lost.described() {
+            notes.push(format!(
+                "warning: in {} of {records} records the rendered conversation lacks text of the rendered prompt, which is \
+                 therefore not trained on: {first}; use a chat template whose prompt is the beginning of its conversation",
+                self.lost.count
+            ));
+        }
+        if self.truncated > 0 {
+            notes.push(format!("{} of {records} records were truncated to fit max_length", self.truncated));
+        }
+        if let Some(first) = self.dropped.described() {
+            notes.push(format!("{} of {records} records were left out: {first}", self.dropped.count));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_invalid_record_is_its_own_error_and_many_are_listed() {
+        let mut findings = Findings { records: 5, ..Findings::default() };
+        assert!(findings.refused().is_none());
+        let error = |line| Error::Record { file: "a:b.jsonl".into(), line, message: "broken".into() };
+        findings.invalid(error(3)).unwrap();
+        assert_eq!(findings.refused().unwrap().to_string(), "a:b.jsonl:3: broken");
+        (4..40).for_each(|line| findings.invalid(error(line)).unwrap());
+        let text = findings.refused().unwrap().to_string();
+        assert_eq!(text.lines().count(), LISTED + 2, "{text}");
+        assert!(text.contains("and 13 more\n37 of 42 records are invalid"), "{text}");
+        assert!(findings.invalid(Error::Data("no such file".into())).is_err());
+    }
+
+    #[test]
+    fn every_finding_has_its_note() {
+        let mut findings = Findings { records: 9, filtered: 2, truncated: 3, ..Findings::default() };
+        findings.record("hh-rlhf", Kind::Pair { label: 0.0 });
+        findings.record("trl", Kind::PAIR);
+        findings.lost(&Origin::new("t", 4), "<sys>\n");
+        findings.lost(&Origin::new("t", 5), "x");
+        findings.dropped.add("t:7".into(), "too long".into());
+        let notes = findings.notes().join("\n");
+        for part in [
+            "format: hh-rlhf (1 records), trl (1 records)",
+            "2 records were left out by data.filter",
+            "1 of 11 pairs have a label other than 1; 1 are below 0.5",
+            "warning: in 2 of 11 records",
+            "t:4: \"<sys>\\n\" (and 1 more)",
+            "3 of 11 records were truncated",
+            "1 of 11 records were left out: t:7: too long",
+        ] {
+            assert!(notes.contains(part), "{part}: {notes}");
+        }
+        assert!(Findings { records: 3, ..Findings::default() }.notes().is_empty());
+    }
+}
