@@ -187,7 +187,16 @@ impl TrainConfig {
             beta2: self.adam_beta2,
             epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
+            warmup_steps: self.warmup_steps,
         }
+    }
+
+    /// Returns the number of moments that a device keeps for each parameter.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Config`] if devices do not have something that is asked for.
+    pub fn check_device(&self) -> Result<usize> {
+        self.optim.moments_on_device()
     }
 
     /// Returns the number of pairs in an evaluation batch.
@@ -277,8 +286,9 @@ impl TrainConfig {
         check(
             "adam_beta1",
             self.adam_beta1,
-            unit.contains(&self.adam_beta1),
-            "it must be in [0, 1), such as 0.9",
+            unit.contains(&self.adam_beta1)
+                && (self.adam_beta1 > 0.0 || self.optim != OptimizerKind::ScheduleFreeAdamW),
+            "it must be in [0, 1), such as 0.9, and above 0 for schedule_free_adamw",
         );
         check(
             "adam_beta2",
@@ -310,7 +320,8 @@ impl TrainConfig {
             )
         });
         let warms_up = self.warmup_steps > 0 || self.warmup_ratio > 0.0;
-        problems.require(!(warms_up && self.lr_scheduler_type == ScheduleKind::Constant), || {
+        let has_own = self.optim == OptimizerKind::ScheduleFreeAdamW;
+        problems.require(!(warms_up && self.lr_scheduler_type == ScheduleKind::Constant && !has_own), || {
             "train.lr_scheduler_type is constant, which has no warm-up; write constant_with_warmup, or remove \
              warmup_steps and warmup_ratio"
                 .into()

@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::engine::Plan;
 use crate::train::config::Recompute;
-use crate::train::optimizer::OptimizerKind;
 use crate::train::plan::packed_tokens;
 use crate::trainable::Policy;
 
@@ -44,11 +43,7 @@ impl Fit {
 /// If it does not fit; the message says what would.
 pub(super) fn fit(config: &RunConfig, decoder: &Decoder, policy: &Policy, pairs: &Examples) -> Result<Fit> {
     let batch = largest(config, &pairs.train);
-    let moments = match config.train.optimizer().kind {
-        OptimizerKind::AdamW => 2,
-        OptimizerKind::RmsProp => 1,
-        OptimizerKind::Sgd => 0,
-    };
+    let moments = config.train.check_device()?;
     let free = decoder.backend().map_or(0, |device| device.describe().memory.1);
     let planned = |recompute| decoder.plan(&batch, policy, recompute, moments, Rates::default());
     let fits = |plan: &Plan| plan.total() + SPARE <= free;
