@@ -174,9 +174,11 @@ fn optimizers_follow_their_own_code_for_many_steps() {
             let got: Vec<f32> = store.values().iter().copied().step_by(long.every).collect();
             assert_eq!(got.len(), expected.len());
             for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-                // Parameters are about 1 in size; one that passes 0 is compared by its steps' size.
+                // Parameters are about 1 in size; one that passes 0 is compared by its steps' size. Muon's products are
+                // in f32 here and in f64 there: 1.1e-6 was seen.
+                let tolerance = if run.name == OptimizerKind::Muon { 3e-6 } else { 1e-6 };
                 assert!(
-                    (f64::from(*got) - expected).abs() <= 1e-6 * expected.abs().max(0.1),
+                    (f64::from(*got) - expected).abs() <= tolerance * expected.abs().max(0.1),
                     "{config:?} step {step} number {i}: {got} instead of {expected}"
                 );
             }
