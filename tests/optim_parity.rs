@@ -1,8 +1,11 @@
 //! Optimizers against torch and schedules against transformers (`tests/parity/optim_cases.py` made the numbers).
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
+use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
-use dpo_lora::train::schedule::{Schedule, ScheduleKind};
+use dpo_lora::train::schedule::{Options, Schedule, ScheduleKind};
 use dpo_lora::trainable::Store;
 use serde::Deserialize;
 
@@ -91,6 +94,7 @@ fn schedules_follow_transformers() {
     for rates in &fixture.schedules {
         let schedule = Schedule {
             kind: rates.name,
+            options: Options::default(),
             learning_rate: rates.learning_rate,
             warmup_steps: rates.warmup_steps,
             total_steps: rates.total_steps,
@@ -182,6 +186,50 @@ fn optimizers_follow_their_own_code_for_many_steps() {
                     "{config:?} step {step} number {i}: {got} instead of {expected}"
                 );
             }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Schedules {
+    total_steps: u64,
+    learning_rate: f64,
+    cases: Vec<ScheduleCase>,
+}
+
+#[derive(Deserialize)]
+struct ScheduleCase {
+    name: ScheduleKind,
+    warmup_steps: u64,
+    kwargs: BTreeMap<String, serde_yaml::Value>,
+    learning_rates: Vec<f64>,
+}
+
+#[test]
+fn every_schedule_follows_transformers_with_its_settings() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schedules.json"));
+    let all: Schedules = serde_json::from_str(&text.unwrap()).unwrap();
+    assert!(all.cases.len() >= 50);
+    for case in all.cases {
+        let constant = case.name == ScheduleKind::Constant;
+        let config = TrainConfig {
+            lr_scheduler_type: case.name,
+            lr_scheduler_kwargs: case.kwargs,
+            learning_rate: all.learning_rate,
+            // `constant` ignores a warm-up, which is refused here.
+            warmup_steps: if constant { 0 } else { case.warmup_steps },
+            ..TrainConfig::default()
+        };
+        config.validate().unwrap();
+        let schedule = config.schedule(all.total_steps);
+        for (step, expected) in case.learning_rates.iter().enumerate() {
+            let got = schedule.lr(step as u64);
+            // Where the rate is 0 a cosine rounds to 1e-16 of the peak.
+            let tolerance = 1e-12 * expected.abs().max(1e-4 * all.learning_rate);
+            assert!(
+                (got - expected).abs() <= tolerance,
+                "{config:?} step {step}: {got} instead of {expected}"
+            );
         }
     }
 }
