@@ -21,7 +21,7 @@ use crate::data::sampler::SamplerState;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::spec::DecoderSpec;
-use crate::trainable::store::Moment;
+use crate::trainable::store::{Moment, Numbers};
 use crate::trainable::{Adapters, Store};
 
 const MANIFEST: &str = "manifest.json";
@@ -94,7 +94,12 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 fn moments(store: &Store) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
     for Moment { name, values } in store.moments() {
-        let view = TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values));
+        let (kind, bytes): (Dtype, &[u8]) = match values {
+            Numbers::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+            Numbers::F64(values) => (Dtype::F64, bytemuck::cast_slice(values)),
+            Numbers::U8(values) => (Dtype::U8, values),
+        };
+        let view = TensorView::new(kind, vec![values.len()], bytes);
         tensors.insert(*name, view.map_err(|e| Error::Train(format!("optimizer state {name}: {e}")))?);
     }
     safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
@@ -189,15 +194,25 @@ pub fn restore(
     let bytes = fs::read(&path).map_err(Error::read(&path))?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|e| Error::Train(format!("{}: {e}", path.display())))?;
-    let owned: Vec<(String, Vec<f32>)> = tensors
+    let found: Vec<(String, Numbers)> = tensors
         .tensors()
         .into_iter()
         .map(|(name, view)| {
             let values =
-                view.data().chunks_exact(4).filter_map(|c| c.try_into().ok()).map(f32::from_le_bytes);
-            (name, values.collect())
+                numbers(&view).map_err(|e| Error::Train(format!("{}: {name}: {e}", path.display())))?;
+            Ok((name, values))
         })
-        .collect();
-    let slices: Vec<(&str, &[f32])> = owned.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
-    optimizer.load_state(trained.store_mut(), state.optimizer_steps, &slices)
+        .collect::<Result<_>>()?;
+    optimizer.load_state(trained.store_mut(), state.optimizer_steps, found)
+}
+
+/// Reads a tensor of the optimizer's state.
+fn numbers(view: &TensorView) -> Result<Numbers, String> {
+    let bytes = view.data();
+    match view.dtype() {
+        Dtype::F32 => Ok(Numbers::F32(bytes.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect())),
+        Dtype::F64 => Ok(Numbers::F64(bytes.as_chunks().0.iter().map(|c| f64::from_le_bytes(*c)).collect())),
+        Dtype::U8 => Ok(Numbers::U8(bytes.to_vec())),
+        other => Err(format!("an optimizer state of type {other:?}; it must be F32, F64 or U8")),
+    }
 }

@@ -1,10 +1,12 @@
 //! The `train` section of a run's configuration.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::best::Criterion;
 use super::optimizer::{OptimizerConfig, OptimizerKind};
-use super::schedule::{Schedule, ScheduleKind};
+use super::schedule::{Options, Schedule, ScheduleKind};
 use crate::error::{Problems, Result, nearest};
 use crate::eval::preference::Evaluation;
 use crate::files::CacheChoice;
@@ -28,6 +30,8 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// The shape of the learning rate schedule.
     pub lr_scheduler_type: ScheduleKind,
+    /// Settings of that shape, under transformers' names; see [`super::schedule::Options`].
+    pub lr_scheduler_kwargs: BTreeMap<String, serde_yaml::Value>,
     /// Warm-up steps, from learning rate 0 to the peak.
     #[serde(deserialize_with = "whole_steps")]
     pub warmup_steps: u64,
@@ -130,6 +134,7 @@ impl Default for TrainConfig {
             gradient_accumulation_steps: 1,
             learning_rate: 5e-5,
             lr_scheduler_type: ScheduleKind::Linear,
+            lr_scheduler_kwargs: BTreeMap::new(),
             warmup_steps: 0,
             warmup_ratio: 0.0,
             optim: OptimizerKind::AdamW,
@@ -165,6 +170,7 @@ impl TrainConfig {
         self.check_counts(&mut problems);
         self.check_numbers(&mut problems);
         self.check_warmup(&mut problems);
+        self.schedule_options(&mut problems);
         let criterion = self.criterion();
         problems.require(criterion.is_known(), || {
             let metric = &self.metric_for_best_model;
@@ -186,7 +192,16 @@ impl TrainConfig {
             beta2: self.adam_beta2,
             epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
+            warmup_steps: self.warmup_steps,
         }
+    }
+
+    /// Returns the number of moments that a device keeps for each parameter.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Config`] if devices do not have something that is asked for.
+    pub fn check_device(&self) -> Result<usize> {
+        self.optim.moments_on_device()
     }
 
     /// Returns the number of pairs in an evaluation batch.
@@ -199,6 +214,11 @@ impl TrainConfig {
         Criterion::new(&self.metric_for_best_model, self.greater_is_better)
     }
 
+    fn schedule_options(&self, problems: &mut Problems) -> Options {
+        let (kind, written) = (self.lr_scheduler_type, &self.lr_scheduler_kwargs);
+        Options::new(kind, written, self.learning_rate, problems)
+    }
+
     /// Returns the learning rate schedule for a run of `total_steps` optimizer steps.
     pub fn schedule(&self, total_steps: u64) -> Schedule {
         let warmup_steps = match self.warmup_steps {
@@ -208,6 +228,8 @@ impl TrainConfig {
         };
         Schedule {
             kind: self.lr_scheduler_type,
+            // A valid configuration has no problems here.
+            options: self.schedule_options(&mut Problems::default()),
             learning_rate: self.learning_rate,
             warmup_steps,
             total_steps,
@@ -276,8 +298,9 @@ impl TrainConfig {
         check(
             "adam_beta1",
             self.adam_beta1,
-            unit.contains(&self.adam_beta1),
-            "it must be in [0, 1), such as 0.9",
+            unit.contains(&self.adam_beta1)
+                && (self.adam_beta1 > 0.0 || self.optim != OptimizerKind::ScheduleFreeAdamW),
+            "it must be in [0, 1), such as 0.9, and above 0 for schedule_free_adamw",
         );
         check(
             "adam_beta2",
@@ -309,7 +332,8 @@ impl TrainConfig {
             )
         });
         let warms_up = self.warmup_steps > 0 || self.warmup_ratio > 0.0;
-        problems.require(!(warms_up && self.lr_scheduler_type == ScheduleKind::Constant), || {
+        let has_own = self.optim == OptimizerKind::ScheduleFreeAdamW;
+        problems.require(!(warms_up && self.lr_scheduler_type == ScheduleKind::Constant && !has_own), || {
             "train.lr_scheduler_type is constant, which has no warm-up; write constant_with_warmup, or remove \
              warmup_steps and warmup_ratio"
                 .into()
@@ -378,6 +402,25 @@ mod tests {
         );
         let error = serde_yaml::from_str::<TrainConfig>("warmup_steps: 0.1").unwrap_err().to_string();
         assert!(error.contains("warmup_ratio"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_a_schedule_are_those_of_its_shape() {
+        let wrong = |yaml: &str| complaints(yaml);
+        let message = wrong("{lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_l: 1.0e-6}}");
+        assert!(
+            message.contains("min_l is no setting") && message.contains("did you mean min_lr?"),
+            "{message}"
+        );
+        assert!(message.contains("must have min_lr or min_lr_rate"), "{message}");
+        assert!(wrong("lr_scheduler_kwargs: {power: 2}").contains("It has: none"));
+        assert!(wrong("lr_scheduler_type: warmup_stable_decay").contains("num_decay_steps is missing"));
+        assert!(
+            wrong("{lr_scheduler_type: polynomial, lr_scheduler_kwargs: {lr_end: 1}}")
+                .contains("lr_end is 1;")
+        );
+        let typed = wrong("{lr_scheduler_type: inverse_sqrt, lr_scheduler_kwargs: {timescale: soon}}");
+        assert!(typed.contains("train.lr_scheduler_kwargs: timescale"), "{typed}");
     }
 
     #[test]

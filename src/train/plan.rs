@@ -50,16 +50,17 @@ pub struct Memory {
     pub activations: usize,
     /// Buffers of the active block and the head.
     pub working: usize,
-    /// The adapter: its values, gradient and two moments.
+    /// The adapter: its values, gradient and the optimizer's state.
     pub adapter: usize,
 }
 
 impl Memory {
-    /// Estimates the peak of a step over `rows` packed rows, of which `scored` are scored.
+    /// Estimates the peak of a step over `rows` packed rows, of which `scored` are scored. The optimizer keeps `state`
+    /// bytes for each of the `trained` parameters.
     pub fn expect(
         spec: &DecoderSpec,
         weights: usize,
-        trained: usize,
+        (trained, state): (usize, usize),
         rows: usize,
         scored: usize,
         recompute: bool,
@@ -77,7 +78,7 @@ impl Memory {
             * (rows * (6 * widest + 4 * spec.hidden + unused)
                 + scored.min(1024) * 4096
                 + 4 * scored * spec.hidden);
-        Self { weights, activations: 4 * rows * features, working, adapter: 4 * 4 * trained }
+        Self { weights, activations: 4 * rows * features, working, adapter: (8 + state) * trained }
     }
 
     /// Returns the sum of all parts and the program itself.

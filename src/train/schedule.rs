@@ -4,6 +4,10 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
+mod options;
+
+pub use self::options::{Options, Ramp};
+
 /// The shape of the learning rate schedule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -13,6 +17,18 @@ pub enum ScheduleKind {
     Linear,
     /// Cosine decay to 0 over half a period after the warm-up.
     Cosine,
+    /// Cosine decays to 0, each beginning at the peak.
+    CosineWithRestarts,
+    /// Cosine decay to a smallest rate.
+    CosineWithMinLr,
+    /// The same with a warm-up that does not begin at 0.
+    CosineWarmupWithMinLr,
+    /// A power of the remaining share of steps.
+    Polynomial,
+    /// The inverse square root of the step.
+    InverseSqrt,
+    /// A constant rate between warm-up and decay.
+    WarmupStableDecay,
     /// Constant, without warm-up.
     Constant,
     /// Constant after the warm-up.
@@ -24,6 +40,8 @@ pub enum ScheduleKind {
 pub struct Schedule {
     /// The shape.
     pub kind: ScheduleKind,
+    /// What `lr_scheduler_kwargs` set of the shape.
+    pub options: Options,
     /// The peak learning rate.
     pub learning_rate: f64,
     /// Optimizer steps in the warm-up.
@@ -33,28 +51,104 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Returns the learning rate of the 0-based optimizer step `step`. With a warm-up, the rate of step 0 is 0.
+    /// Returns the learning rate of the 0-based optimizer step `step`. With a warm-up, the rate of step 0 is 0, unless
+    /// the shape says otherwise.
     pub fn lr(&self, step: u64) -> f64 {
         self.learning_rate * self.factor(step)
     }
 
     fn factor(&self, step: u64) -> f64 {
-        if self.kind == ScheduleKind::Constant {
+        use ScheduleKind as K;
+        if self.kind == K::Constant {
             return 1.0;
         }
         if step < self.warmup_steps {
-            return step as f64 / self.warmup_steps as f64;
+            return self.warming(step);
         }
+        let options = &self.options;
         let decay_steps = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        let progress = (step - self.warmup_steps) as f64 / decay_steps;
+        let wave = |cycles: f64, progress: f64| 0.5 * (1.0 + (PI * cycles * 2.0 * progress).cos());
         match self.kind {
-            ScheduleKind::Constant | ScheduleKind::ConstantWithWarmup => 1.0,
-            ScheduleKind::Linear => self.total_steps.saturating_sub(step) as f64 / decay_steps,
-            ScheduleKind::Cosine => {
-                // transformers' cosine rises again past the end (num_cycles 0.5); a run never asks for such a step.
-                let progress = (step - self.warmup_steps) as f64 / decay_steps;
-                (0.5 * (1.0 + (PI * progress).cos())).max(0.0)
+            K::Constant | K::ConstantWithWarmup => 1.0,
+            K::Linear => self.total_steps.saturating_sub(step) as f64 / decay_steps,
+            K::Cosine => wave(options.num_cycles.unwrap_or(0.5), progress).max(0.0),
+            K::CosineWithRestarts if progress >= 1.0 => 0.0,
+            K::CosineWithRestarts => {
+                (0.5 * (1.0 + (PI * ((options.num_cycles.unwrap_or(1.0) * progress) % 1.0)).cos())).max(0.0)
             }
+            K::CosineWithMinLr => self.above_min(wave(options.num_cycles.unwrap_or(0.5), progress)),
+            K::CosineWarmupWithMinLr => {
+                let progress = ((step - self.warmup_steps) as f64 + 1.0) / decay_steps;
+                self.above_min(wave(options.num_cycles.unwrap_or(0.5), progress))
+            }
+            K::Polynomial => self.polynomial(step, progress),
+            K::InverseSqrt => {
+                let timescale = self.timescale();
+                let shift = timescale - self.warmup_steps as f64;
+                1.0 / ((step as f64 + shift) / timescale).sqrt()
+            }
+            K::WarmupStableDecay => self.stable_or_decaying(step),
         }
+    }
+
+    fn warming(&self, step: u64) -> f64 {
+        let progress = step as f64 / self.warmup_steps as f64;
+        match (self.kind, self.options.warmup_lr_rate) {
+            (ScheduleKind::CosineWarmupWithMinLr, None) => (step as f64 + 1.0) / self.warmup_steps as f64,
+            (ScheduleKind::CosineWarmupWithMinLr, Some(rate)) => {
+                rate + (1.0 - rate) * step as f64 / (self.warmup_steps - 1).max(1) as f64
+            }
+            (ScheduleKind::WarmupStableDecay, _) => {
+                let factor = self.options.warmup_type.unwrap_or(Ramp::Linear).rising(progress);
+                self.above_ratio(factor)
+            }
+            _ => progress,
+        }
+    }
+
+    /// Scales a factor in [0, 1] to the range above `min_lr` or `min_lr_rate`.
+    fn above_min(&self, factor: f64) -> f64 {
+        let least = self.options.min_lr.map(|least| least / self.learning_rate);
+        let least = least.or(self.options.min_lr_rate).unwrap_or(0.0);
+        (factor * (1.0 - least) + least).max(0.0)
+    }
+
+    fn above_ratio(&self, factor: f64) -> f64 {
+        let least = self.options.min_lr_ratio.unwrap_or(0.0);
+        (factor * (1.0 - least) + least).max(0.0)
+    }
+
+    fn polynomial(&self, step: u64, progress: f64) -> f64 {
+        let end = self.options.lr_end.unwrap_or(Options::LR_END);
+        if step > self.total_steps {
+            return end / self.learning_rate;
+        }
+        let power = self.options.power.unwrap_or(1.0);
+        ((self.learning_rate - end) * (1.0 - progress).powf(power) + end) / self.learning_rate
+    }
+
+    fn timescale(&self) -> f64 {
+        let otherwise = if self.warmup_steps == 0 { 10_000 } else { self.warmup_steps };
+        self.options.timescale.unwrap_or(otherwise).max(1) as f64
+    }
+
+    /// The two later stages of `warmup_stable_decay`. If warm-up and decay are longer than the run, the decay has begun
+    /// before the warm-up ends, as in transformers.
+    fn stable_or_decaying(&self, step: u64) -> f64 {
+        let decay = self.options.num_decay_steps.unwrap_or(0) as f64;
+        let (total, warmup) = (self.total_steps as f64, self.warmup_steps as f64);
+        let stable = self.options.num_stable_steps.map_or(total - warmup - decay, |steps| steps as f64);
+        let after = step as f64 - warmup - stable;
+        if after < 0.0 {
+            return 1.0;
+        }
+        if after >= decay {
+            return self.options.min_lr_ratio.unwrap_or(0.0);
+        }
+        let cycles = self.options.num_cycles.unwrap_or(0.5);
+        let factor = self.options.decay_type.unwrap_or(Ramp::Cosine).falling(after / decay.max(1.0), cycles);
+        self.above_ratio(factor)
     }
 }
 
@@ -63,7 +157,8 @@ mod tests {
     use super::*;
 
     fn lrs(kind: ScheduleKind, warmup_steps: u64, total_steps: u64) -> Vec<f64> {
-        let schedule = Schedule { kind, learning_rate: 2.0, warmup_steps, total_steps };
+        let schedule =
+            Schedule { kind, options: Options::default(), learning_rate: 2.0, warmup_steps, total_steps };
         (0..=total_steps).map(|step| schedule.lr(step)).collect()
     }
 

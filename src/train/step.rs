@@ -65,6 +65,20 @@ pub fn run(
     batches: &[PackedBatch],
     settings: &Settings,
 ) -> Result<Outcome> {
+    optimizer.begin_step(policy.trained.store_mut());
+    let outcome = begun(decoder, policy, optimizer, reference, batches, settings);
+    optimizer.end_step(policy.trained.store_mut());
+    outcome
+}
+
+fn begun(
+    decoder: &Decoder,
+    policy: &mut Policy,
+    optimizer: &mut Optimizer,
+    reference: &mut ReferenceCache,
+    batches: &[PackedBatch],
+    settings: &Settings,
+) -> Result<Outcome> {
     let start = Instant::now();
     descent::clear(decoder, policy)?;
     let mut metrics = Metrics::default();

@@ -11,7 +11,7 @@ use super::batches;
 use super::best::Best;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, OptimizerConfig};
 use super::reference::ReferenceCache;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
@@ -100,7 +100,9 @@ impl Trainer {
         if setup.policy.trained.values().is_empty() {
             return Err(Error::Train("there is no adapter to train".into()));
         }
-        let optimizer = Optimizer::new(&setup.config.optimizer(), setup.policy.trained.store_mut());
+        if setup.decoder.is_on_device() {
+            setup.config.check_device()?;
+        }
         let needs = setup.objective.needs();
         for examples in [&setup.train, &setup.eval] {
             records::check(examples, needs)?;
@@ -116,6 +118,8 @@ impl Trainer {
         let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
         let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
         let schedule = config.schedule(total_steps);
+        let optimizer = OptimizerConfig { warmup_steps: schedule.warmup_steps, ..config.optimizer() };
+        let optimizer = Optimizer::new(&optimizer, setup.policy.trained.store_mut());
         let data = setup.train.fingerprint();
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ..State::default() };

@@ -17,7 +17,7 @@ pub fn defect(decoder: &Decoder, policy: &Policy, probe: Option<&Example>) -> Re
         return Ok(Some(defect));
     }
     let mut moments = policy.trained.store().moments().iter();
-    if let Some(moment) = moments.find(|moment| !moment.values.iter().all(|x| x.is_finite())) {
+    if let Some(moment) = moments.find(|moment| !moment.values.is_finite()) {
         return Ok(Some(format!("the optimizer's {} holds a number that is not finite", moment.name)));
     }
     let Some(probe) = probe else { return Ok(None) };

@@ -17,13 +17,93 @@ pub struct Entry {
     pub range: Range<usize>,
 }
 
-/// An optimizer's state for every parameter.
+/// The numbers of an optimizer's state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Numbers {
+    /// Single precision, which most states have.
+    F32(Vec<f32>),
+    /// Double precision: sums over the steps.
+    F64(Vec<f64>),
+    /// Codes of quantised numbers.
+    U8(Vec<u8>),
+}
+
+impl Numbers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+            Self::U8(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether all are finite.
+    pub fn is_finite(&self) -> bool {
+        match self {
+            Self::F32(values) => values.iter().all(|x| x.is_finite()),
+            Self::F64(values) => values.iter().all(|x| x.is_finite()),
+            Self::U8(_) => true,
+        }
+    }
+
+    /// Whether `other` has the same type.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// The numbers, if they are of single precision; else none.
+    pub fn f32s(&self) -> &[f32] {
+        match self {
+            Self::F32(values) => values,
+            Self::F64(_) | Self::U8(_) => &[],
+        }
+    }
+}
+
+/// A part of an optimizer's state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moment {
     /// Its name in torch.
     pub name: &'static str,
-    /// One per parameter.
-    pub values: Vec<f32>,
+    /// One per parameter, unless the optimizer says otherwise.
+    pub values: Numbers,
+}
+
+impl Moment {
+    /// Creates `count` zeros of single precision.
+    pub fn zeros(name: &'static str, count: usize) -> Self {
+        Self { name, values: Numbers::F32(vec![0.0; count]) }
+    }
+
+    /// The numbers, to be updated, if they are of single precision; else none.
+    pub fn f32s_mut(&mut self) -> &mut [f32] {
+        match &mut self.values {
+            Numbers::F32(values) => values,
+            Numbers::F64(_) | Numbers::U8(_) => &mut [],
+        }
+    }
+
+    /// The numbers, to be updated, if they are of double precision; else none.
+    pub fn f64s_mut(&mut self) -> &mut [f64] {
+        match &mut self.values {
+            Numbers::F64(values) => values,
+            Numbers::F32(_) | Numbers::U8(_) => &mut [],
+        }
+    }
+
+    /// The codes, to be updated, if these are codes; else none.
+    pub fn codes_mut(&mut self) -> &mut [u8] {
+        match &mut self.values {
+            Numbers::U8(values) => values,
+            Numbers::F32(_) | Numbers::F64(_) => &mut [],
+        }
+    }
 }
 
 /// The parts of a store that an optimizer step uses.
@@ -34,6 +114,8 @@ pub struct Parts<'a> {
     pub gradient: &'a [f32],
     /// The moments, to be updated.
     pub moments: &'a mut [Moment],
+    /// The tensors, in the order of the buffers.
+    pub entries: &'a [Entry],
 }
 
 /// Named tensors in flat buffers. The gradient and the moments are allocated on first use.
@@ -123,14 +205,13 @@ impl Store {
 
     /// Creates moments of zeros with these names.
     pub fn clear_moments(&mut self, names: &[&'static str]) {
-        let zeros = |name: &&'static str| Moment { name, values: vec![0.0; self.values.len()] };
-        self.moments = names.iter().map(zeros).collect();
+        self.moments = names.iter().map(|name| Moment::zeros(name, self.values.len())).collect();
     }
 
     /// Runs one optimizer step.
     pub fn step(&mut self, rule: impl FnOnce(Parts)) {
-        let Self { values, gradient, moments, .. } = self;
-        rule(Parts { values, gradient, moments });
+        let Self { values, gradient, moments, entries, .. } = self;
+        rule(Parts { values, gradient, moments, entries });
         self.version = next_version();
     }
 
@@ -162,13 +243,13 @@ mod tests {
         store.clear_gradient();
         store.update_gradient(|gradient| gradient.fill(0.5));
         store.clear_moments(&["sum"]);
-        store.step(|Parts { values, gradient, moments }| {
+        store.step(|Parts { values, gradient, moments, .. }| {
             values.iter_mut().zip(gradient).for_each(|(value, slope)| *value -= slope);
-            moments[0].values.copy_from_slice(gradient);
+            moments[0].f32s_mut().copy_from_slice(gradient);
         });
         versions.push(store.version());
         versions.push(store.copy().version());
-        assert!(store.values().iter().chain(&store.moments()[0].values).all(|x| *x == 0.5));
+        assert!(store.values().iter().chain(store.moments()[0].values.f32s()).all(|x| *x == 0.5));
         assert!(store.copy().moments().is_empty() && store.copy().gradient().is_empty());
         versions.sort_unstable();
         versions.dedup();

@@ -10,7 +10,7 @@ use crate::bench::{Bench, Buf, encode, same};
 const LR: f64 = 1e-3;
 
 fn config(kind: OptimizerKind, (beta1, beta2, weight_decay): (f64, f64, f64)) -> OptimizerConfig {
-    OptimizerConfig { kind, beta1, beta2, epsilon: 1e-6, weight_decay }
+    OptimizerConfig { kind, beta1, beta2, epsilon: 1e-6, weight_decay, ..OptimizerConfig::default() }
 }
 
 /// The scalars of a step, each computed in f64 and rounded once.
@@ -28,6 +28,7 @@ fn scalars(c: &OptimizerConfig, step: i32) -> Vec<Arg> {
         ]
         .to_vec(),
         OptimizerKind::RmsProp | OptimizerKind::Sgd => args![decay, minus_lr].to_vec(),
+        other => panic!("{other:?} has no kernel"),
     }
 }
 
@@ -36,6 +37,7 @@ fn name(kind: OptimizerKind) -> &'static str {
         OptimizerKind::AdamW => "adamw",
         OptimizerKind::RmsProp => "rmsprop",
         OptimizerKind::Sgd => "sgd",
+        other => panic!("{other:?} has no kernel"),
     }
 }
 
@@ -46,7 +48,7 @@ fn steps(bench: &Bench, c: &OptimizerConfig, n: usize, shift: usize, clip: f32) 
     want.update(|values| values.copy_from_slice(&bench.normal(n, 1.0)));
     let mut optimizer = Optimizer::new(c, &mut want);
     let parameters = bench.changing(Kind::F32, want.values(), shift);
-    let zeros = want.moments().iter().map(|moment| bench.changing(Kind::F32, &moment.values, shift));
+    let zeros = want.moments().iter().map(|moment| bench.changing(Kind::F32, moment.values.f32s(), shift));
     let moments: Vec<Buf> = zeros.collect();
     for step in 1..4 {
         let gradient = bench.normal(n, 0.1);
@@ -61,7 +63,7 @@ fn steps(bench: &Bench, c: &OptimizerConfig, n: usize, shift: usize, clip: f32) 
         bench.launch("optimizer", name(c.kind), ([n.div_ceil(1024), 1], 256, 0), &args);
         same(&what, &parameters.read(), &encode(Kind::F32, want.values()));
         for (moment, want) in moments.iter().zip(want.moments()) {
-            same(&format!("{what} {}", want.name), &moment.read(), &encode(Kind::F32, &want.values));
+            same(&format!("{what} {}", want.name), &moment.read(), &encode(Kind::F32, want.values.f32s()));
         }
     }
 }

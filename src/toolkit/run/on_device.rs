@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::engine::Plan;
 use crate::train::config::Recompute;
-use crate::train::optimizer::OptimizerKind;
 use crate::trainable::Policy;
 
 /// A device's memory that stays free: what other programs, and pieces that do not fit gaps, may take.
@@ -43,11 +42,7 @@ impl Fit {
 /// If it does not fit; the message suggests what would.
 pub(super) fn fit(config: &RunConfig, decoder: &Decoder, policy: &Policy, pairs: &Examples) -> Result<Fit> {
     let batch = largest(config, &pairs.train)?;
-    let moments = match config.train.optimizer().kind {
-        OptimizerKind::AdamW => 2,
-        OptimizerKind::RmsProp => 1,
-        OptimizerKind::Sgd => 0,
-    };
+    let moments = config.train.check_device()?;
     let free = decoder.backend().map_or(0, |device| device.describe().memory.1);
     let planned = |recompute| decoder.plan(&batch, policy, recompute, moments, Rates::default());
     let fits = |plan: &Plan| plan.total() + SPARE <= free;

@@ -68,7 +68,7 @@ fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) 
     let memory = Memory::expect(
         &base.spec,
         base.bytes(),
-        parameters,
+        (parameters, config.train.optim.state_bytes()),
         tokens.largest_batch,
         tokens.largest_scored,
         config.train.gradient_checkpointing == Recompute::On,

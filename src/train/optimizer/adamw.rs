@@ -52,20 +52,20 @@ impl Rule for AdamW {
         &["exp_avg", "exp_avg_sq"]
     }
 
-    fn update(&self, step: u64, Parts { values, gradient, moments }: Parts, lr: f64) {
+    fn update(&self, step: u64, Parts { values, gradient, moments, .. }: Parts, lr: f64) {
         let [exp_avg, exp_avg_sq] = moments else { return };
         let scalars = Scalars::new(&self.config, step, lr);
         values
             .par_chunks_mut(CHUNK)
             .zip(gradient.par_chunks(CHUNK))
-            .zip(exp_avg.values.par_chunks_mut(CHUNK))
-            .zip(exp_avg_sq.values.par_chunks_mut(CHUNK))
+            .zip(exp_avg.f32s_mut().par_chunks_mut(CHUNK))
+            .zip(exp_avg_sq.f32s_mut().par_chunks_mut(CHUNK))
             .for_each(|(((parameters, gradients), exp_avg), exp_avg_sq)| {
                 update(scalars, parameters, gradients, exp_avg, exp_avg_sq);
             });
     }
 
-    fn on_device(&self, step: u64, lr: f64) -> Update {
+    fn on_device(&self, step: u64, lr: f64) -> Option<Update> {
         let s = Scalars::new(&self.config, step, lr);
         let scalars = vec![
             s.decay,
@@ -76,8 +76,19 @@ impl Rule for AdamW {
             s.minus_step_size,
             s.bias_correction2_sqrt,
         ];
-        Update { kernel: "adamw", moments: 2, scalars }
+        Some(Update { kernel: "adamw", moments: 2, scalars })
     }
+}
+
+/// Makes one update of some of the parameters.
+pub(super) fn step(
+    (config, step, lr): (&OptimizerConfig, u64, f64),
+    parameters: &mut [f32],
+    gradients: &[f32],
+    exp_avg: &mut [f32],
+    exp_avg_sq: &mut [f32],
+) {
+    update(Scalars::new(config, step, lr), parameters, gradients, exp_avg, exp_avg_sq);
 }
 
 fn update(
@@ -97,7 +108,7 @@ fn update(
 }
 
 /// `torch.lerp`, which switches formulas at 0.5 so that both ends are exact.
-fn lerp(start: f32, end: f32, weight: f32) -> f32 {
+pub(super) fn lerp(start: f32, end: f32, weight: f32) -> f32 {
     if weight < 0.5 { start + weight * (end - start) } else { end - (end - start) * (1.0 - weight) }
 }
 
@@ -105,10 +116,10 @@ fn lerp(start: f32, end: f32, weight: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::train::optimizer::OptimizerKind;
-    use crate::trainable::store::Moment;
+    use crate::trainable::store::{Moment, Numbers};
 
     fn zeros(parameters: usize) -> [Moment; 2] {
-        ["exp_avg", "exp_avg_sq"].map(|name| Moment { name, values: vec![0.0; parameters] })
+        ["exp_avg", "exp_avg_sq"].map(|name| Moment { name, values: Numbers::F32(vec![0.0; parameters]) })
     }
 
     #[test]
@@ -119,12 +130,14 @@ mod tests {
             beta2: 0.95,
             epsilon: 1e-3,
             weight_decay: 0.5,
+            ..OptimizerConfig::default()
         };
         let (rule, mut moments) = (AdamW::new(&config), zeros(2));
         let mut parameters = [1.0f32, -2.0];
         let (mut theta, mut m, mut v) = ([1.0f64, -2.0], [0f64; 2], [0f64; 2]);
         for (step, gradients) in [[0.5f32, -0.25], [0.125, 3.0], [-1.0, 0.0]].into_iter().enumerate() {
-            let parts = Parts { values: &mut parameters, gradient: &gradients, moments: &mut moments };
+            let parts =
+                Parts { values: &mut parameters, gradient: &gradients, moments: &mut moments, entries: &[] };
             rule.update(step as u64 + 1, parts, 0.1);
             let t = step as i32 + 1;
             for i in 0..2 {
@@ -146,12 +159,13 @@ mod tests {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.5,
+            ..OptimizerConfig::default()
         };
         let (rule, mut moments) = (AdamW::new(&config), zeros(1));
         let mut parameters = [1.5f32];
-        let parts = Parts { values: &mut parameters, gradient: &[2.0], moments: &mut moments };
+        let parts = Parts { values: &mut parameters, gradient: &[2.0], moments: &mut moments, entries: &[] };
         rule.update(1, parts, 0.0);
         assert_eq!(parameters, [1.5]);
-        assert!((moments[0].values[0] - 0.2).abs() < 1e-7);
+        assert!((moments[0].values.f32s()[0] - 0.2).abs() < 1e-7);
     }
 }

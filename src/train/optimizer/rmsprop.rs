@@ -26,13 +26,13 @@ impl Rule for RmsProp {
         &["square_avg"]
     }
 
-    fn update(&self, _step: u64, Parts { values, gradient, moments }: Parts, lr: f64) {
+    fn update(&self, _step: u64, Parts { values, gradient, moments, .. }: Parts, lr: f64) {
         let [square_avg] = moments else { return };
         let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
         values
             .par_chunks_mut(CHUNK)
             .zip(gradient.par_chunks(CHUNK))
-            .zip(square_avg.values.par_chunks_mut(CHUNK))
+            .zip(square_avg.f32s_mut().par_chunks_mut(CHUNK))
             .for_each(|((values, gradient), square_avg)| {
                 for ((p, &g), v) in values.iter_mut().zip(gradient).zip(square_avg) {
                     let g = g + weight_decay * *p;
@@ -42,8 +42,8 @@ impl Rule for RmsProp {
             });
     }
 
-    fn on_device(&self, _step: u64, lr: f64) -> Update {
-        Update { kernel: "rmsprop", moments: 1, scalars: vec![self.weight_decay, -lr as f32] }
+    fn on_device(&self, _step: u64, lr: f64) -> Option<Update> {
+        Some(Update { kernel: "rmsprop", moments: 1, scalars: vec![self.weight_decay, -lr as f32] })
     }
 }
 
@@ -51,7 +51,7 @@ impl Rule for RmsProp {
 mod tests {
     use super::*;
     use crate::train::optimizer::OptimizerKind;
-    use crate::trainable::store::Moment;
+    use crate::trainable::store::{Moment, Numbers};
 
     #[test]
     fn first_step_is_ten_learning_rates_whatever_the_gradient() {
@@ -61,11 +61,13 @@ mod tests {
             beta2: 0.0,
             epsilon: 1.0,
             weight_decay: 0.0,
+            ..OptimizerConfig::default()
         };
-        let mut moments = [Moment { name: "square_avg", values: vec![0.0; 2] }];
+        let mut moments = [Moment { name: "square_avg", values: Numbers::F32(vec![0.0; 2]) }];
         let mut parameters = [0.0f32, 0.0];
         // g / √(0.01·g²) = 10·sign(g); AdamW's epsilon plays no part.
-        let parts = Parts { values: &mut parameters, gradient: &[4.0, -0.5], moments: &mut moments };
+        let parts =
+            Parts { values: &mut parameters, gradient: &[4.0, -0.5], moments: &mut moments, entries: &[] };
         RmsProp::new(&config).update(1, parts, 0.01);
         assert!((parameters[0] + 0.1).abs() < 1e-6 && (parameters[1] - 0.1).abs() < 1e-6, "{parameters:?}");
     }
@@ -78,11 +80,12 @@ mod tests {
             beta2: 0.0,
             epsilon: 1.0,
             weight_decay: 0.5,
+            ..OptimizerConfig::default()
         };
-        let mut moments = [Moment { name: "square_avg", values: vec![0.0] }];
-        let parts = Parts { values: &mut [2.0], gradient: &[3.0], moments: &mut moments };
+        let mut moments = [Moment { name: "square_avg", values: Numbers::F32(vec![0.0]) }];
+        let parts = Parts { values: &mut [2.0], gradient: &[3.0], moments: &mut moments, entries: &[] };
         RmsProp::new(&config).update(1, parts, 0.01);
         // (3 + 0.5 · 2)² · 0.01
-        assert!((moments[0].values[0] - 0.16).abs() < 1e-6);
+        assert!((moments[0].values.f32s()[0] - 0.16).abs() < 1e-6);
     }
 }

@@ -32,8 +32,8 @@ impl Rule for Sgd {
         });
     }
 
-    fn on_device(&self, _step: u64, lr: f64) -> Update {
-        Update { kernel: "sgd", moments: 0, scalars: vec![self.weight_decay, -lr as f32] }
+    fn on_device(&self, _step: u64, lr: f64) -> Option<Update> {
+        Some(Update { kernel: "sgd", moments: 0, scalars: vec![self.weight_decay, -lr as f32] })
     }
 }
 
@@ -50,10 +50,11 @@ mod tests {
             beta2: 0.0,
             epsilon: 0.0,
             weight_decay: 0.5,
+            ..OptimizerConfig::default()
         };
         let mut parameters = [2.0f32];
         // 2 − 0.25·(1 + 0.5·2) = 1.5
-        let parts = Parts { values: &mut parameters, gradient: &[1.0], moments: &mut [] };
+        let parts = Parts { values: &mut parameters, gradient: &[1.0], moments: &mut [], entries: &[] };
         Sgd::new(&config).update(1, parts, 0.25);
         assert_eq!(parameters, [1.5]);
     }
