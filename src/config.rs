@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn wrong_types_name_key_and_value() {
         let text = format!(
-            "{MINIMAL}train:\n  learning_rate: fast\n  shuffle: yes\n  warmup_steps: 0.1\n  optim: lion\n  \
+            "{MINIMAL}train:\n  learning_rate: fast\n  shuffle: yes\n  warmup_steps: 0.1\n  optim: lamb\n  \
              logging_steps: -1\n  adam_beta1: null\nseed: x\nlora: 16\n"
         );
         let message = refused(&text, &[]);
@@ -203,7 +203,7 @@ mod tests {
             "run.yaml:6: train.learning_rate is fast; expected a number",
             "run.yaml:7: train.shuffle is yes; expected true or false",
             "run.yaml:8: train.warmup_steps is 0.1; expected a whole number of steps",
-            "run.yaml:9: train.optim is lion; unknown variant `lion`",
+            "run.yaml:9: train.optim is lamb; unknown variant `lamb`",
             "run.yaml:10: train.logging_steps is -1; expected a whole number of 0 or more",
             "run.yaml:11: train.adam_beta1 is null; remove the line for the default, 0.9",
             "run.yaml:12: seed is x; expected a whole number of 0 or more",

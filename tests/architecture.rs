@@ -47,6 +47,7 @@ const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
 const UNSAFE: &[&str] = &[
     "adapter/peft/read.rs",
     "commands/signals.rs",
+    "data/dataset/file.rs",
     "device/cuda/backend.rs",
     "device/cuda/survey.rs",
     "device/cuda.rs",

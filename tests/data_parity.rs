@@ -22,7 +22,11 @@ fn fixture(name: &str) -> Json {
 
 fn load(file: &str) -> Vec<records::Record> {
     let inputs: Vec<Input> = source::resolve(&fixtures().join(file).display().to_string().into()).unwrap();
-    records::load(&inputs).unwrap()
+    inputs
+        .iter()
+        .flat_map(|input| input.rows().unwrap())
+        .map(|row| records::Record::parse(row.unwrap()).unwrap())
+        .collect()
 }
 
 fn tokenizer(flavour: &str) -> ChatTokenizer {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::Columns;
 use super::filter::Filter;
-use super::ingest::OnError;
+use super::findings::OnError;
 use super::schema::Schema;
 use super::sources::{DataSource, EvalSource, Sources};
 use super::template;

@@ -5,10 +5,22 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::example::{Kind, Origin};
+use super::schema::Schema;
 use crate::error::{Error, Result};
 
 /// The number of invalid records that are listed; the others are counted.
 pub const LISTED: usize = 24;
+
+/// What happens to a run with invalid records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// All of them are listed, and nothing is trained.
+    #[default]
+    Stop,
+    /// They are counted and left out.
+    Skip,
+}
 
 /// Counts and the first of each kind of finding.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +29,8 @@ pub struct Findings {
     pub records: usize,
     /// The number of records by the name of their schema.
     pub schemas: BTreeMap<String, usize>,
+    /// The number of records in a schema of another program's or of a known data set, which had to be recognised.
+    pub recognised: usize,
     /// The number of records that `data.filter` removed.
     pub filtered: usize,
     /// The number of examples that lost tokens to `max_length` or `max_prompt_length`.
@@ -60,11 +74,12 @@ impl Cases {
 
 impl Findings {
     /// Counts a valid record.
-    pub(super) fn record(&mut self, schema: &str, kind: Kind) {
+    pub(super) fn record(&mut self, schema: Schema, kind: Kind) {
         self.records += 1;
-        match self.schemas.get_mut(schema) {
+        self.recognised += usize::from(!schema.is_native());
+        match self.schemas.get_mut(schema.name()) {
             Some(count) => *count += 1,
-            None => drop(self.schemas.insert(schema.to_owned(), 1)),
+            None => drop(self.schemas.insert(schema.name().to_owned(), 1)),
         }
         if let Kind::Pair { label } = kind {
             self.labelled += usize::from(label != 1.0);
@@ -88,22 +103,31 @@ impl Findings {
         }
     }
 
-    /// Lists the invalid records in one error; `None` if there are none.
+    /// Lists the invalid records in one error; `None` if there are none. Records with the same message share a line.
     pub fn refused(&self) -> Option<Error> {
-        let first = self.invalid.first.first()?;
-        if let (1, Some((file, line))) = (self.invalid.count, first.0.rsplit_once(':')) {
-            let line = line.parse().unwrap_or(0);
-            return Some(Error::Record { file: file.into(), line, message: first.1.clone() });
+        let Cases { count, first: listed } = &self.invalid;
+        let (place, message) = listed.first()?;
+        let all = count + self.records;
+        if listed.iter().all(|(_, other)| other == message) && (*count == 1 || self.records == 0) {
+            let (file, line) = place.rsplit_once(':')?;
+            let more = if *count > 1 { format!(" (so are all {all} records)") } else { String::new() };
+            let (line, message) = (line.parse().unwrap_or(0), format!("{message}{more}"));
+            return Some(Error::Record { file: file.into(), line, message });
+        }
+        let mut lines: Vec<(&str, String)> = Vec::new();
+        for (place, message) in listed {
+            match lines.iter_mut().find(|(known, _)| known == message) {
+                Some((_, places)) => *places += &format!(", {place}"),
+                None => lines.push((message, place.clone())),
+            }
         }
         let mut lines: Vec<String> =
-            self.invalid.first.iter().map(|(place, message)| format!("{place}: {message}")).collect();
-        if self.invalid.count > self.invalid.first.len() {
-            lines.push(format!("and {} more", self.invalid.count - self.invalid.first.len()));
+            lines.into_iter().map(|(message, places)| format!("{places}: {message}")).collect();
+        if *count > listed.len() {
+            lines.push(format!("and {} more", count - listed.len()));
         }
         lines.push(format!(
-            "{} of {} records are invalid; mend them, or leave them out with data.on_error: skip",
-            self.invalid.count,
-            self.invalid.count + self.records
+            "{count} of {all} records are invalid; mend them, or leave them out with data.on_error: skip"
         ));
         Some(Error::Data(lines.join("\n")))
     }
@@ -112,8 +136,7 @@ impl Findings {
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let records = self.records;
-        let unusual = |name: &str| !name.starts_with("trl");
-        if self.schemas.keys().any(|name| unusual(name)) {
+        if self.recognised > 0 {
             let each: Vec<String> =
                 self.schemas.iter().map(|(name, count)| format!("{name} ({count} records)")).collect();
             notes.push(format!("format: {}", each.join(", ")));
@@ -164,22 +187,31 @@ mod tests {
         assert_eq!(findings.refused().unwrap().to_string(), "a:b.jsonl:3: broken");
         (4..40).for_each(|line| findings.invalid(error(line)).unwrap());
         let text = findings.refused().unwrap().to_string();
-        assert_eq!(text.lines().count(), LISTED + 2, "{text}");
-        assert!(text.contains("and 13 more\n37 of 42 records are invalid"), "{text}");
+        assert_eq!(text.matches("a:b.jsonl:").count(), LISTED, "{text}");
+        assert!(
+            text.ends_with(
+                "a:b.jsonl:26: broken\nand 13 more\n37 of 42 records are invalid; mend them, or leave them \
+                                out with data.on_error: skip"
+            ),
+            "{text}"
+        );
+        findings.records = 0;
+        assert_eq!(findings.refused().unwrap().to_string(), "a:b.jsonl:3: broken (so are all 37 records)");
         assert!(findings.invalid(Error::Data("no such file".into())).is_err());
     }
 
     #[test]
     fn every_finding_has_its_note() {
         let mut findings = Findings { records: 9, filtered: 2, truncated: 3, ..Findings::default() };
-        findings.record("hh-rlhf", Kind::Pair { label: 0.0 });
-        findings.record("trl", Kind::PAIR);
+        let schema = |name| Schema::parse(name).unwrap();
+        findings.record(schema("hh-rlhf"), Kind::Pair { label: 0.0 });
+        findings.record(schema("preference"), Kind::PAIR);
         findings.lost(&Origin::new("t", 4), "<sys>\n");
         findings.lost(&Origin::new("t", 5), "x");
         findings.dropped.add("t:7".into(), "too long".into());
         let notes = findings.notes().join("\n");
         for part in [
-            "format: hh-rlhf (1 records), trl (1 records)",
+            "format: hh-rlhf (1 records), preference (1 records)",
             "2 records were left out by data.filter",
             "1 of 11 pairs have a label other than 1; 1 are below 0.5",
             "warning: in 2 of 11 records",

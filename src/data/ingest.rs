@@ -2,9 +2,6 @@
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-
 use super::dataset::Builder;
 use super::example::Example;
 use super::findings::Findings;
@@ -14,20 +11,10 @@ use super::tokenize::{check_vocab, tokenize};
 use super::tokenizer::ChatTokenizer;
 use super::truncate::{Outcome, Truncation};
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 
 /// The number of records that are tokenized at a time, on all threads.
 const CHUNK: usize = 1024;
-
-/// What happens to a run with invalid records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnError {
-    /// All of them are listed, and nothing is trained.
-    #[default]
-    Stop,
-    /// They are counted and left out.
-    Skip,
-}
 
 /// The inputs of one source and how their rows are read.
 #[derive(Debug)]
@@ -113,7 +100,7 @@ impl Ingest<'_> {
                 Err(error) => findings.invalid(error)?,
                 Ok(Ingested { record, example, lost, outcome }) => {
                     let number = findings.records;
-                    findings.record(record.schema.name(), record.kind);
+                    findings.record(record.schema, record.kind);
                     if let Some(text) = lost {
                         findings.lost(&record.origin, &text);
                     }

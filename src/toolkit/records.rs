@@ -65,7 +65,7 @@ impl Reader<'_> {
             match open(path) {
                 Ok((examples, findings)) => {
                     log::info!("tokenized data: {}", path.display());
-                    return self.checked(examples, findings, config);
+                    return self.checked(examples, findings, sources);
                 }
                 // It can be made again.
                 Err(error) => log::warn!("{error}; the data are tokenized again"),
@@ -77,7 +77,7 @@ impl Reader<'_> {
             return Err(error);
         }
         let note = serde_json::to_string(&findings).map_err(|e| Error::Data(e.to_string()))?;
-        self.checked(builder.finish(&note)?, findings, config)
+        self.checked(builder.finish(&note)?, findings, sources)
     }
 
     /// Tokenizes records that are in memory.
@@ -90,7 +90,7 @@ impl Reader<'_> {
         if let Some(error) = findings.refused() {
             return Err(error);
         }
-        self.checked(builder.finish("")?, findings, config)
+        self.checked(builder.finish("")?, findings, &config.train)
     }
 
     fn ingest(&self, config: &DataConfig) -> Ingest<'_> {
@@ -98,9 +98,12 @@ impl Reader<'_> {
         Ingest { tokenizer: self.tokenizer, truncation, vocab_size: self.spec.vocab_size, limit }
     }
 
-    fn checked(&self, examples: Dataset, findings: Findings, config: &DataConfig) -> Result<Pairs> {
+    fn checked(&self, examples: Dataset, findings: Findings, sources: &Sources) -> Result<Pairs> {
         if findings.records == 0 {
-            return Err(Error::Data(format!("no records in {}", config.train)));
+            return Err(Error::Data(format!(
+                "no records in {}: every file is empty, or every record was left out",
+                sources
+            )));
         }
         if let (true, Some((place, why))) = (examples.is_empty(), findings.dropped.first.first()) {
             return Err(Error::Data(format!(

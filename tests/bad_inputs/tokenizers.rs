@@ -9,7 +9,7 @@ use crate::common::program::Place;
 fn copy_of_llama(pairs: &str) -> Place {
     let place = Place::new();
     place.model("llama");
-    place.recipe("model".as_ref(), &fixture(pairs), &[]);
+    place.recipe("model".as_ref(), &fixture(pairs), &[("data.format", json!("mixed"))]);
     place
 }
 

@@ -85,6 +85,12 @@ impl Schema {
         })
     }
 
+    /// Whether this is one of the forms that the documentation recommends, rather than that of a data set or of another
+    /// program.
+    pub fn is_native(self) -> bool {
+        self.mixes() || self == Schema::ImplicitPrompt
+    }
+
     /// Whether the rows of a file may mix this schema with others. These schemas name everything in columns of their own,
     /// so a missing column is an error and never another schema.
     pub fn mixes(self) -> bool {
