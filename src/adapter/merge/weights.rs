@@ -90,7 +90,7 @@ impl Compared {
         let x: Vec<f64> =
             (0..columns).map(|i| if stream.uniform(i as u64) < 0.5 { -1.0 } else { 1.0 }).collect();
         let mut added = added(target, &x, before.shape()[0]);
-        add_rows(target, &before, &x, &mut added);
+        add_rows(target, before, &x, &mut added);
         let (old, new) = (before.elements(), after.elements());
         let row = |scratch: &mut Vec<f32>, row: usize| {
             let mut product = |elements: &Elements| {
