@@ -3,6 +3,7 @@
 use super::names;
 use crate::error::{Error, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::ops::frozen_linear::Linear;
 use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
 use crate::trainable::{Adapters, Delta};
 use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
@@ -42,11 +43,7 @@ pub fn adapted<'a>(
     parts: &[(&Adapters, f64)],
 ) -> Result<Option<(WithHead<'a>, DecoderSpec)>> {
     let head = linear(spec);
-    let adapting: Vec<Delta> = parts
-        .iter()
-        .filter_map(|(set, weight)| Some(set.find(&head.module)?.delta(set.values(), *weight)))
-        .collect();
-    if adapting.is_empty() {
+    if parts.iter().all(|(set, _)| set.find(&head.module).is_none()) {
         return Ok(None);
     }
     let weight = source.get(&weight_name(source, spec))?;
@@ -57,8 +54,16 @@ pub fn adapted<'a>(
             weight.shape()
         )));
     }
-    let mut sum = weight.elements().to_f32();
-    for Delta { a, b, rank } in &adapting {
+    let before = weight.elements().to_f32();
+    let mut sum = before.clone();
+    for (set, factor) in parts {
+        let Some(adapter) = set.find(&head.module) else { continue };
+        let linear = || Ok(Linear::new(weight.clone(), false, None));
+        let Delta { a, b, rank, rows } = &adapter.delta(set.values(), *factor, linear)?;
+        for (at, factor) in rows.iter().flatten().enumerate() {
+            let range = at * head.inputs..(at + 1) * head.inputs;
+            sum[range.clone()].iter_mut().zip(&before[range]).for_each(|(sum, w)| *sum += factor * w);
+        }
         let left = Operand::by_row(Elements::F32(b), head.outputs, *rank);
         let right = Operand::by_column(Elements::F32(a), *rank, head.inputs);
         gemm_add(&mut sum, &left, &right, Precision::F32);

@@ -10,7 +10,7 @@ use super::symmetric::Square;
 use super::{head, names};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::DecoderSpec;
-use crate::trainable::{Adapters, Lora};
+use crate::trainable::{Adapter, Adapters, Lora};
 use crate::weights::{FrozenWeight, WeightSource};
 
 /// One adapted module.
@@ -36,6 +36,9 @@ pub struct ModuleReport {
     pub effective_rank: f64,
     /// Singular values of ΔW, descending.
     pub singular_values: Vec<f64>,
+    /// ‖m‖ of DoRA, to compare with ‖W‖_F; its other figures are those of `ΔW = scale·B·A` before the magnitude.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub magnitude: Option<f64>,
 }
 
 /// An adapter.
@@ -73,9 +76,8 @@ pub fn inspect(
     base: Option<(&dyn WeightSource, &DecoderSpec)>,
 ) -> Result<AdapterReport> {
     let norms = base.map(|(source, spec)| base_norms(adapters, source, spec)).transpose()?;
-    let loras = adapters.loras("inspection")?;
-    let reports = loras.par_iter().map(|lora| module(adapters, lora));
-    let mut modules: Vec<ModuleReport> = reports.collect();
+    let all: Vec<&Adapter> = adapters.iter().collect();
+    let mut modules: Vec<ModuleReport> = all.par_iter().map(|adapter| module(adapters, adapter)).collect();
     if let Some(norms) = &norms {
         modules
             .iter_mut()
@@ -140,7 +142,12 @@ fn norm(norms: impl IntoIterator<Item = f64>) -> f64 {
     norms.into_iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-fn module(adapters: &Adapters, lora: &Lora) -> ModuleReport {
+fn module(adapters: &Adapters, adapter: &Adapter) -> ModuleReport {
+    let lora = adapter.low_rank();
+    let magnitude = match adapter {
+        Adapter::Lora(_) => None,
+        Adapter::Dora(dora) => Some(norm(adapters.values()[dora.magnitude()].iter().map(|m| f64::from(*m)))),
+    };
     let squares = squared_singular_values(adapters, lora);
     let total: f64 = squares.iter().sum();
     let entropy: f64 = squares.iter().filter(|x| **x > 0.0).map(|x| -(x / total) * (x / total).ln()).sum();
@@ -156,6 +163,7 @@ fn module(adapters: &Adapters, lora: &Lora) -> ModuleReport {
         share: None,
         effective_rank: if total > 0.0 { entropy.exp() } else { 0.0 },
         singular_values: squares.iter().map(|x| x.sqrt()).collect(),
+        magnitude,
     }
 }
 
@@ -197,7 +205,8 @@ fn squared_singular_values(adapters: &Adapters, lora: &Lora) -> Vec<f64> {
 
 /// ‖W‖_F of each adapted module.
 fn base_norms(adapters: &Adapters, source: &dyn WeightSource, spec: &DecoderSpec) -> Result<Vec<f64>> {
-    let norm_of = |lora: &&Lora| {
+    let norm_of = |adapter: &Adapter| {
+        let lora = adapter.low_rank();
         let tied = lora.module == head::linear(spec).module;
         let name =
             if tied { head::weight_name(source, spec) } else { names::weight_of(&lora.module, source, spec) };
@@ -214,7 +223,7 @@ fn base_norms(adapters: &Adapters, source: &dyn WeightSource, spec: &DecoderSpec
         }
         Ok(frobenius(&weight))
     };
-    adapters.loras("inspection")?.iter().map(norm_of).collect()
+    adapters.iter().map(norm_of).collect()
 }
 
 fn frobenius(weight: &FrozenWeight) -> f64 {

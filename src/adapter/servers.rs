@@ -11,7 +11,7 @@ use super::layout::Naming;
 use super::peft::{self, Origin};
 use crate::error::Result;
 use crate::model::spec::DecoderSpec;
-use crate::trainable::{Adapters, Lora};
+use crate::trainable::{Adapter, Adapters, Lora};
 
 /// The format of a written adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,14 @@ struct Program {
 }
 
 impl Program {
+    /// The basis of an answer about DoRA.
+    fn checked_of_dora(&self) -> String {
+        match self.name {
+            "PEFT" => format!("tested with PEFT {} by tests/parity/dora.py", self.source),
+            _ => Self { tested: None, ..*self }.checked(""),
+        }
+    }
+
     /// The basis of an answer for a family.
     fn checked(&self, family: &str) -> String {
         match self.tested {
@@ -74,6 +82,9 @@ impl Program {
         }
     }
 }
+
+/// Why a program that serves LoRA does not serve DoRA.
+const NO_DORA: &str = "it does not apply DoRA's lora_magnitude_vector; merge the adapter (dpo-lora merge) and serve the whole model";
 
 const PEFT: Program = Program {
     name: "PEFT",
@@ -158,6 +169,7 @@ struct Facts<'a> {
     spec: &'a DecoderSpec,
     rank: usize,
     rslora: bool,
+    dora: bool,
     patterns: bool,
     integer_alpha: bool,
     /// Whether all modules have the same scale.
@@ -184,21 +196,32 @@ pub fn verdicts(
         server: program.name,
         serves,
         note,
-        checked: program.checked(&spec.model_type),
+        checked: if facts.dora { program.checked_of_dora() } else { program.checked(&spec.model_type) },
     };
     let elsewhere = |format: &str| (Serves::No, format!("it reads another format: --format {format}"));
     let peft = written == Written::Peft;
-    let of_peft =
-        |answer: fn(&Facts) -> (Serves, String)| if peft { answer(&facts) } else { elsewhere("peft") };
+    let of_peft = |answer: fn(&Facts) -> (Serves, String)| {
+        if !peft {
+            elsewhere("peft")
+        } else if facts.dora {
+            no(NO_DORA)
+        } else {
+            answer(&facts)
+        }
+    };
     let ollama = match written {
         Written::Gguf => llama_cpp(&facts),
+        Written::Peft if facts.dora => no(NO_DORA),
         Written::Peft => ollama(&facts),
         Written::Mlx => elsewhere("gguf"),
     };
     let llama_cpp = if written == Written::Gguf { llama_cpp(&facts) } else { elsewhere("gguf") };
     let mlx = if written == Written::Mlx { yes("--adapter-path directory") } else { elsewhere("mlx") };
     Ok(vec![
-        verdict(PEFT, of_peft(|_| yes("PeftModel.from_pretrained(base, directory)"))),
+        verdict(
+            PEFT,
+            if peft { yes("PeftModel.from_pretrained(base, directory)") } else { elsewhere("peft") },
+        ),
         verdict(VLLM, of_peft(vllm)),
         verdict(SGLANG, of_peft(sglang)),
         verdict(TGI, of_peft(tgi)),
@@ -222,7 +245,7 @@ impl<'a> Facts<'a> {
     fn new(adapters: &'a Adapters, spec: &'a DecoderSpec, base: &'a Value) -> Result<Self> {
         let config = peft::config(adapters, spec, 0.0, &Origin::default())?;
         let filled = |key: &str| config[key].as_object().is_some_and(|map| !map.is_empty());
-        let loras = adapters.loras("what is known of other programs")?;
+        let loras: Vec<&Lora> = adapters.iter().map(Adapter::low_rank).collect();
         let kind = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
         let kinds: BTreeSet<String> = loras.iter().map(|lora| kind(&lora.module)).collect();
         let bare = spec.linears().filter(|linear| adapters.find(&linear.module).is_none());
@@ -230,6 +253,7 @@ impl<'a> Facts<'a> {
         Ok(Self {
             rank: loras.iter().map(|lora| lora.rank).max().unwrap_or(1),
             rslora: config["use_rslora"] == true,
+            dora: config["use_dora"] == true,
             patterns: filled("rank_pattern") || filled("alpha_pattern"),
             integer_alpha: config["lora_alpha"].is_u64(),
             uniform: loras.windows(2).all(|pair| pair[0].scale == pair[1].scale),

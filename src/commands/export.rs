@@ -51,7 +51,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 /// A single adapter keeps its own ranks and alphas where PEFT's settings can express them; for several the scales are
 /// folded.
 fn one(mut adapters: Vec<Adapters>, fold: bool) -> Result<Adapters> {
-    if adapters.len() == 1 && !fold && adapters[0].has_peft_scales()? {
+    if adapters.len() == 1 && !fold && adapters[0].has_peft_scales() {
         return Ok(adapters.remove(0));
     }
     Adapters::stacked(&adapters)
@@ -108,7 +108,7 @@ fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) ->
             files::write_directory(&args.output, args.force, |new| {
                 peft::write_named(new, adapters, &base.spec, 0.0, &origin, &named)
             })?;
-            let folded = adapters.loras("a PEFT directory")?.iter().all(|lora| lora.scale == 1.0);
+            let folded = adapters.iter().all(|adapter| adapter.low_rank().scale == 1.0);
             let folded = if folded { ", scale folded into lora_B (lora_alpha = r)" } else { "" };
             Ok(format!("{} modules{folded}", adapters.len()))
         }

@@ -190,6 +190,8 @@ pub struct LoraConfig {
     pub layers_to_transform: Option<Layers>,
     /// Rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
     pub use_rslora: bool,
+    /// DoRA: a trained magnitude for each output beside A and B (Liu et al. 2024, arXiv 2402.09353).
+    pub use_dora: bool,
     /// Ranks by module: a map from a pattern for the end of a module's path to r. The first match wins.
     pub rank_pattern: IndexMap<String, usize>,
     /// Like `rank_pattern`, for `lora_alpha`.
@@ -210,6 +212,7 @@ impl Default for LoraConfig {
             exclude_modules: None,
             layers_to_transform: None,
             use_rslora: false,
+            use_dora: false,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
             init_from: None,

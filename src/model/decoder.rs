@@ -105,6 +105,12 @@ impl Decoder {
         &self.head
     }
 
+    /// The frozen map of an adaptable module, by its path.
+    pub fn linear(&self, module: &str) -> Option<&Linear> {
+        let mut projections = self.blocks.iter().flat_map(Block::projections);
+        projections.find(|projection| projection.module == module).map(|projection| &projection.linear)
+    }
+
     /// The storage types of its matrices: `bf16`, or several in order of appearance, such as `Q8_0+Q4_K`.
     pub fn storage(&self) -> &str {
         &self.storage

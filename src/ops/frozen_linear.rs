@@ -1,6 +1,7 @@
 //! `y = x·Wᵀ + b` with a frozen `W [out, in]`: the only gradient is `dx = dy·W`.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 
@@ -9,6 +10,12 @@ use super::host;
 use crate::error::Result;
 use crate::weights::{Elements, FrozenWeight};
 
+/// Norms by the version of the adapter that they belong to, the oldest first.
+type Norms = Vec<(u64, Arc<[f32]>)>;
+
+/// Versions whose norms are kept: those of the policy, of the reference and of adapters that belong to the base.
+const MOST_NORMS: usize = 4;
+
 /// A frozen linear map.
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -16,12 +23,13 @@ pub struct Linear {
     /// Whether the weight is stored `[in, out]` (GPT-2's Conv1D) instead of `[out, in]`.
     transposed: bool,
     bias: Option<Vec<f32>>,
+    norms: Arc<Mutex<Norms>>,
 }
 
 impl Linear {
     /// Creates the map of a two-dimensional `weight`; `bias` has one number per output.
     pub fn new(weight: FrozenWeight, transposed: bool, bias: Option<Vec<f32>>) -> Self {
-        Self { weight, transposed, bias }
+        Self { weight, transposed, bias, norms: Arc::default() }
     }
 
     /// The number of input features.
@@ -109,6 +117,40 @@ impl Linear {
                 y
             }
         }
+    }
+
+    /// Adds the bias and the products in `more` to `plain`, which is `x·Wᵀ [T, out]`.
+    pub(super) fn completed(&self, mut plain: Vec<f32>, more: &[Segment]) -> Vec<f32> {
+        if let Some(bias) = &self.bias {
+            host::update_rows(&mut plain, bias.len(), |_, row| {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            });
+        }
+        if !more.is_empty() {
+            add_products(&mut plain, more);
+        }
+        plain
+    }
+
+    /// Returns the norms of the rows of `W + s·B·A`, which `compute` makes if they are not known. `version` is a number
+    /// that A and B share with no others, past or present.
+    ///
+    /// # Errors
+    /// The errors of `compute`.
+    pub fn norms(&self, version: u64, compute: impl FnOnce() -> Result<Vec<f32>>) -> Result<Arc<[f32]>> {
+        let known =
+            |norms: &Norms| norms.iter().find(|(of, _)| *of == version).map(|(_, norms)| norms.clone());
+        let lock = || self.norms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(norms) = known(&lock()) {
+            return Ok(norms);
+        }
+        let new: Arc<[f32]> = compute()?.into();
+        let mut all = lock();
+        if all.len() == MOST_NORMS {
+            all.remove(0);
+        }
+        all.push((version, new.clone()));
+        Ok(new)
     }
 }
 

@@ -10,14 +10,17 @@
 //! [`Forward`] and [`Backward`] collect the parts of a map's product. Whatever adapts the map adds its part before the
 //! product is computed.
 
+mod backward;
+pub mod decomposed;
+
 use std::cell::OnceCell;
 
 use candle_core::Tensor;
 use half::bf16;
 
+pub use self::backward::{Backward, input_gradient};
 use super::frozen_linear::Linear;
-use super::gemm::{Operand, Packed, Precision, Segment, add_products, gemm, sum_of_products};
-use super::gradient::Gradient;
+use super::gemm::{Operand, Packed, Precision, Segment, sum_of_products};
 use super::{host, profile};
 use crate::error::{Error, Result};
 use crate::weights::Elements;
@@ -138,12 +141,21 @@ pub struct Forward<'a> {
     input: &'a Input,
     /// Second factors that share the pass over the output: `s·z [T, r]`, `B [out, r]` and r.
     ups: Vec<(Packed, &'a [f32], usize)>,
+    /// `x·Wᵀ [T, out]`, if a decomposed path needed it by itself.
+    plain: Option<Vec<f32>>,
+    /// The sum of what decomposed paths add to the output `[T, out]`.
+    added: Option<Vec<f32>>,
 }
 
 impl<'a> Forward<'a> {
     /// Starts the product `x·Wᵀ + b`, without any low-rank path yet.
     pub fn new(linear: &'a Linear, input: &'a Input) -> Self {
-        Self { linear, input, ups: Vec::new() }
+        Self { linear, input, ups: Vec::new(), plain: None, added: None }
+    }
+
+    /// Returns the map.
+    pub fn linear(&self) -> &'a Linear {
+        self.linear
     }
 
     /// Returns the map's input `x [T, in]`.
@@ -157,18 +169,23 @@ impl<'a> Forward<'a> {
     /// # Errors
     /// Returns an error if the shapes do not fit.
     pub fn low_rank(&mut self, path: LowRank<'a>, masked: Option<&Tensor>) -> Result<Tensor> {
-        let (linear, LowRank { a, b, rank, scale }) = (self.linear, path);
+        let z = self.inner(path, masked)?;
+        self.ups.push((scaled(&z, path.scale, path.rank, riding(self.linear)), path.b, path.rank));
+        host::tensor(z, (self.input().dims2()?.0, path.rank))
+    }
+
+    /// Computes `z = x·Aᵀ [T, r]`, of the `masked` input under dropout.
+    fn inner(&self, path: LowRank, masked: Option<&Tensor>) -> Result<Vec<f32>> {
+        let (linear, LowRank { a, rank, .. }) = (self.linear, path);
         path.check(linear)?;
         let rows = self.input().dims2()?.0;
         let flop = 2 * rows * rank * linear.inputs();
-        let z = profile::timed("low-rank forward", flop, || -> Result<_> {
+        profile::timed("low-rank forward", flop, || -> Result<_> {
             Ok(match masked {
                 Some(masked) => narrow(&pack(masked, thin(linear))?, a, rank, Side::Rows),
                 None => narrow(self.input.packed(thin(linear))?, a, rank, Side::Rows),
             })
-        })?;
-        self.ups.push((scaled(&z, scale, rank, riding(linear)), b, rank));
-        host::tensor(z, (rows, rank))
+        })
     }
 
     /// Returns `y [T, out]`.
@@ -176,7 +193,7 @@ impl<'a> Forward<'a> {
     /// # Errors
     /// Returns an error if the shapes do not fit.
     pub fn finish(self) -> Result<Tensor> {
-        let Self { linear, input, ups } = self;
+        let Self { linear, input, ups, plain, added } = self;
         let ((rows, _), packed) = (input.tensor().dims2()?, input.packed(linear.precision())?);
         let ranks: usize = ups.iter().map(|(_, _, rank)| rank).sum();
         let flop = linear.flop(rows) + 2 * rows * ranks * linear.outputs();
@@ -185,10 +202,22 @@ impl<'a> Forward<'a> {
                 a: z,
                 b: Operand::by_row(Elements::F32(b), linear.outputs(), *rank),
             });
-            linear.products(packed, riding.collect())
+            let mut y = match plain {
+                None => linear.products(packed, riding.collect()),
+                Some(plain) => linear.completed(plain, &riding.collect::<Vec<_>>()),
+            };
+            added.iter().for_each(|added| add(&mut y, added, linear.outputs()));
+            y
         });
         host::tensor(y, (rows, linear.outputs()))
     }
+}
+
+/// Adds `part` to `sum`, both `[T, columns]`.
+fn add(sum: &mut [f32], part: &[f32], columns: usize) {
+    host::update_rows(sum, columns, |row, out| {
+        super::simd::add_scaled(out, &part[row * columns..(row + 1) * columns], 1.0);
+    });
 }
 
 /// The memory layout of a thin matrix.
@@ -238,136 +267,6 @@ fn scaled(z: &[f32], scale: f32, rank: usize, precision: Precision) -> Packed {
     let scaled: Vec<f32> = z.iter().map(|z| z * scale).collect();
     let rows = scaled.len() / rank.max(1);
     Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), precision)
-}
-
-/// The backward product of a map, before it is computed.
-pub struct Backward<'a> {
-    linear: &'a Linear,
-    /// `dy [T, out]`.
-    dy: &'a Tensor,
-    packed: Packed,
-    /// `dy` packed for the thin products, if they need a different precision.
-    beside: Option<Packed>,
-    paths: Vec<PathBack<'a>>,
-}
-
-/// A path's contribution to `dx`.
-struct PathBack<'a> {
-    /// `s·dy·B [T, r]`.
-    dz: Packed,
-    /// `A [r, in]`.
-    a: &'a [f32],
-    rank: usize,
-    /// The dropout factors `[T, in]`, if there were any.
-    mask: Option<&'a Tensor>,
-}
-
-impl<'a> Backward<'a> {
-    /// Starts the product `dy·W` for `dy [T, out]`, without any low-rank path yet.
-    ///
-    /// # Errors
-    /// Returns an error if the shapes do not fit.
-    pub fn new(linear: &'a Linear, dy: &'a Tensor) -> Result<Self> {
-        let packed = profile::timed("linear packing", 0, || pack(dy, linear.precision()))?;
-        Ok(Self { linear, dy, packed, beside: None, paths: Vec::new() })
-    }
-
-    /// Adds a path's part `dz·A` of `dx`, times the dropout factors `mask [T, in]` if there were any. Returns `dz =
-    /// s·dy·B [T, r]`.
-    ///
-    /// # Errors
-    /// Returns an error if the shapes do not fit.
-    pub fn low_rank(&mut self, path: LowRank<'a>, mask: Option<&'a Tensor>) -> Result<Vec<f32>> {
-        let (linear, LowRank { a, b, rank, scale }) = (self.linear, path);
-        path.check(linear)?;
-        if self.beside.is_none() && thin(linear) != linear.precision() {
-            self.beside = Some(profile::timed("linear packing", 0, || pack(self.dy, thin(linear)))?);
-        }
-        let dy = self.beside.as_ref().unwrap_or(&self.packed);
-        let mut dz = profile::timed("low-rank backward", 2 * dy.rows() * rank * linear.outputs(), || {
-            narrow(dy, b, rank, Side::Columns)
-        });
-        dz.iter_mut().for_each(|dz| *dz *= scale);
-        self.paths.push(PathBack { dz: scaled(&dz, 1.0, rank, riding(linear)), a, rank, mask });
-        Ok(dz)
-    }
-
-    /// Returns `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]` of a path. The arguments are its own input `x [T, in]`
-    /// (masked under dropout), `z [T, r]` from [`Forward::low_rank`], and `dz [T, r]`. The long sides are vectorised.
-    ///
-    /// # Errors
-    /// Returns an error if the shapes do not fit.
-    pub fn gradients(
-        &self,
-        path: LowRank,
-        (x, z): (&Tensor, &Tensor),
-        dz: &[f32],
-    ) -> Result<LowRankGradients> {
-        let (x, z, dy, rank) = (host::read(x)?, host::read(z)?, host::read(self.dy)?, path.rank);
-        let rows = dz.len() / rank.max(1);
-        let across = |thin: &[f32], wide: &[f32]| {
-            let by_column = |data, lanes| Operand::by_column(Elements::F32(data), rows, lanes);
-            gemm(&by_column(thin, rank), &by_column(wide, wide.len() / rows.max(1)), Precision::F32)
-        };
-        let flop = 2 * rank * (x.len() + dy.len());
-        Ok(profile::timed("low-rank gradients", flop, || {
-            let (a, db_transposed) = (across(dz, &x), across(&z, &dy));
-            let outputs = dy.len() / rows.max(1);
-            let mut b = vec![0.0; outputs * rank];
-            for (r, row) in db_transposed.chunks_exact(outputs.max(1)).enumerate() {
-                row.iter().enumerate().for_each(|(o, value)| b[o * rank + r] = value * path.scale);
-            }
-            LowRankGradients { a, b }
-        }))
-    }
-}
-
-/// Returns `dx = Σ dy·W + Σ dz·A [T, in]` of the maps of one input, added to `onto` if there is one.
-///
-/// # Errors
-/// Returns an error if there is no map, or the shapes do not fit.
-pub fn input_gradient(maps: Vec<Backward>, onto: Option<Gradient>) -> Result<Gradient> {
-    let inputs = maps.first().map(|map| map.linear.inputs());
-    let inputs = inputs.ok_or_else(|| Error::Model("a backward pass without a linear map".into()))?;
-    let (mut flop, mut masked, mut segments) = (0, Vec::new(), Vec::new());
-    for Backward { linear, packed, .. } in &maps {
-        flop += linear.flop(packed.rows());
-        segments.push(Segment { a: packed, b: linear.operand(false) });
-    }
-    for path in maps.iter().flat_map(|map| &map.paths) {
-        if path.mask.is_some() {
-            masked.push(path);
-            continue;
-        }
-        flop += 2 * path.dz.rows() * path.rank * inputs;
-        segments.push(path.segment(inputs));
-    }
-    let mut dx = profile::timed("linear backward", flop, || match onto {
-        Some(mut dx) => {
-            add_products(&mut dx.data, &segments);
-            dx
-        }
-        None => Gradient { data: sum_of_products(&segments), columns: inputs },
-    });
-    for path in masked {
-        path.through_mask(&mut dx)?;
-    }
-    Ok(dx)
-}
-
-impl PathBack<'_> {
-    /// `dz·A`.
-    fn segment(&self, inputs: usize) -> Segment<'_> {
-        Segment { a: &self.dz, b: Operand::by_column(Elements::F32(self.a), self.rank, inputs) }
-    }
-
-    /// Adds `mask∘(dz·A)`.
-    fn through_mask(&self, dx: &mut Gradient) -> Result<()> {
-        let Some(mask) = self.mask else { return Ok(()) };
-        let (mask, through) = (host::read(mask)?, sum_of_products(&[self.segment(dx.columns)]));
-        dx.data.iter_mut().zip(through.iter().zip(&*mask)).for_each(|(dx, (g, m))| *dx += g * m);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::train::config::Recompute;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
-use crate::trainable::{Adapters, Frozen, Lora, Policy};
+use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Policy};
 
 /// A run that has passed every check and has not begun.
 pub struct Run<'a> {
@@ -72,12 +72,13 @@ impl<'a> Run<'a> {
         mut examples: Examples,
     ) -> Result<Self> {
         let loras = modules(&config, base)?;
-        let to_train = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
+        let to_train = loras.iter().map(Kind::parameters).sum();
         if base.backend.is_none() {
             let note = plan::fit(&mut config, base, to_train, &examples)?;
             examples.notes.extend(note);
         }
-        let (decoder, policy) = (base.decoder()?, policy(&config, base, loras)?);
+        let decoder = base.decoder()?;
+        let policy = policy(&config, base, &decoder, loras)?;
         let on_device = decoder
             .is_on_device()
             .then(|| on_device::fit(&config, &decoder, &policy, &examples))
@@ -175,7 +176,7 @@ fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Resu
 }
 
 /// The modules to train; none if an adapter is gone on with.
-fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Lora>> {
+fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
     if config.lora.init_from.is_some() {
         return Ok(Vec::new());
     }
@@ -190,19 +191,20 @@ fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Lora>> {
                 target.module
             ))
         })?;
-        Ok(Lora::new(linear, target.rank, target.alpha, target.scaling))
+        let lora = Lora::new(linear, target.rank, target.alpha, target.scaling);
+        Ok(if config.lora.use_dora { Dora::new(lora).into() } else { lora.into() })
     });
     loras.collect()
 }
 
 /// The frozen adapters and the one to train.
-fn policy(config: &RunConfig, base: &Base, loras: Vec<Lora>) -> Result<Policy> {
+fn policy(config: &RunConfig, base: &Base, decoder: &Decoder, adapters: Vec<Kind>) -> Result<Policy> {
     let mut policy = Policy::default();
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
     let Some(path) = &config.lora.init_from else {
-        policy.trained = Adapters::initialised(loras, config.seed)?;
+        policy.trained = Adapters::initialised_on(adapters, config.seed, |module| decoder.linear(module))?;
         return Ok(policy);
     };
     policy.trained = base.adapter(path, false)?;

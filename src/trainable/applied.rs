@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::dropout::Dropout;
-use super::kind::Kept;
+use super::kind::{Kept, Numbers};
 use super::{Adapter, Adapters};
 use crate::error::Result;
 use crate::ops::lora_linear::{Backward, Forward};
@@ -12,14 +12,15 @@ use crate::ops::lora_linear::{Backward, Forward};
 #[derive(Clone, Copy, Debug)]
 pub struct Applied<'a> {
     adapter: &'a Adapter,
-    values: &'a [f32],
+    numbers: Numbers<'a>,
     /// Whether it is trained; only then does it have dropout and gradients.
     pub trained: bool,
 }
 
 impl<'a> Applied<'a> {
     pub(super) fn of(set: &'a Adapters, module: &str, trained: bool) -> Option<Self> {
-        set.find(module).map(|adapter| Self { adapter, values: set.values(), trained })
+        let numbers = Numbers { values: set.values(), version: set.version() };
+        set.find(module).map(|adapter| Self { adapter, numbers, trained })
     }
 
     /// Adds the adapter's contribution to the module's product.
@@ -29,7 +30,8 @@ impl<'a> Applied<'a> {
     pub fn forward(&self, product: &mut Forward<'a>, dropout: Option<Dropout>) -> Result<Kept> {
         let dropout = dropout.filter(|_| self.trained);
         match self.adapter {
-            Adapter::Lora(lora) => lora.forward(self.values, product, dropout),
+            Adapter::Lora(lora) => lora.forward(self.numbers.values, product, dropout),
+            Adapter::Dora(dora) => dora.forward(self.numbers, product, dropout),
         }
     }
 
@@ -48,7 +50,8 @@ impl<'a> Applied<'a> {
     ) -> Result<()> {
         let gradients = self.trained.then_some(gradients);
         match self.adapter {
-            Adapter::Lora(lora) => lora.backward(self.values, product, kept, x, gradients),
+            Adapter::Lora(lora) => lora.backward(self.numbers.values, product, kept, x, gradients),
+            Adapter::Dora(dora) => dora.backward(self.numbers, product, kept, x, gradients),
         }
     }
 }

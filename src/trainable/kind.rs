@@ -15,6 +15,15 @@ pub struct Module {
     pub outputs: usize,
 }
 
+/// The numbers of a set of adapters.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers<'a> {
+    /// All values of the set.
+    pub values: &'a [f32],
+    /// Their version number.
+    pub version: u64,
+}
+
 /// What an adapter saves in the forward pass for the backward pass.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
@@ -24,7 +33,7 @@ pub struct Kept {
     pub dropped: Option<(Tensor, Tensor)>,
 }
 
-/// The change `B·A` that merging adds to a weight `[out, in]`.
+/// The change `B·A`, plus each row of the weight times a factor, that merging adds to a weight `[out, in]`.
 #[derive(Clone, Debug)]
 pub struct Delta<'a> {
     /// `A [r, in]`.
@@ -33,6 +42,8 @@ pub struct Delta<'a> {
     pub b: Cow<'a, [f32]>,
     /// Rank r.
     pub rank: usize,
+    /// The factors of the weight's rows `[out]`, if any.
+    pub rows: Option<Vec<f32>>,
 }
 
 /// Settings common to all kinds in PEFT's `adapter_config.json`.

@@ -85,7 +85,7 @@ impl Lora {
         }
     }
 
-    fn path<'a>(&self, values: &'a [f32]) -> LowRank<'a> {
+    pub(super) fn path<'a>(&self, values: &'a [f32]) -> LowRank<'a> {
         let (a, b) = (&values[self.a()], &values[self.b()]);
         LowRank { a, b, rank: self.rank, scale: self.scale as f32 }
     }
@@ -136,7 +136,7 @@ impl Lora {
     pub(super) fn delta<'a>(&self, values: &'a [f32], weight: f64) -> Delta<'a> {
         let factor = weight * self.scale;
         let b: Vec<f32> = values[self.b()].iter().map(|b| (f64::from(*b) * factor) as f32).collect();
-        Delta { a: &values[self.a()], b: Cow::Owned(b), rank: self.rank }
+        Delta { a: &values[self.a()], b: Cow::Owned(b), rank: self.rank, rows: None }
     }
 }
 
@@ -145,7 +145,12 @@ fn close(a: f64, b: f64) -> bool {
 }
 
 /// Returns PEFT's `LoraConfig` (0.21) for these modules.
-pub(super) fn peft_config(loras: &[&Lora], common: PeftCommon, named: &dyn Fn(&str) -> String) -> Value {
+pub(super) fn peft_config(
+    loras: &[&Lora],
+    use_dora: bool,
+    common: PeftCommon,
+    named: &dyn Fn(&str) -> String,
+) -> Value {
     let rank = most_common(loras.iter().map(|lora| lora.rank)).unwrap_or(8);
     let alpha = most_common(loras.iter().map(|lora| lora.alpha.to_bits())).map_or(8.0, f64::from_bits);
     let others = |differs: &dyn Fn(&Lora) -> Option<Value>| -> BTreeMap<String, Value> {
@@ -163,7 +168,7 @@ pub(super) fn peft_config(loras: &[&Lora], common: PeftCommon, named: &dyn Fn(&s
         "rank_pattern": others(&|lora| (lora.rank != rank).then(|| json!(lora.rank))),
         "alpha_pattern": others(&|lora| (lora.alpha != alpha).then(|| whole(lora.alpha))),
         "use_rslora": loras.iter().all(|lora| lora.is_stabilised()) && !loras.iter().all(|lora| lora.is_plain()),
-        "use_dora": false,
+        "use_dora": use_dora,
         "fan_in_fan_out": common.fan_in_fan_out,
         "bias": "none",
         "modules_to_save": null,

@@ -11,7 +11,10 @@ impl Adapters {
     pub fn loras(&self, who: &str) -> Result<Vec<&Lora>> {
         let refused = |adapter: &Adapter| {
             let (module, kind) = (adapter.module(), adapter.kind());
-            Error::Adapter(format!("{module} is adapted by {kind}, and {who} supports LoRA only"))
+            Error::Adapter(format!(
+                "{module} is adapted by {kind}, and {who} supports LoRA only; merge the adapter into its base (dpo-lora merge) and \
+                 use the merged model"
+            ))
         };
         self.iter().map(|adapter| adapter.as_lora().ok_or_else(|| refused(adapter))).collect()
     }
@@ -24,20 +27,23 @@ impl Adapters {
     /// Returns whether PEFT's settings can express every module's scale: all are `alpha / r`, or all are `alpha / √r`.
     /// Other scales are folded into B (see [`Adapters::stacked`]) before they are written.
     ///
-    /// # Errors
-    /// If a module has an adapter of another kind.
-    pub fn has_peft_scales(&self) -> Result<bool> {
-        let loras = self.loras("scaling by lora_alpha")?;
-        Ok(loras.iter().all(|lora| lora.is_plain()) || loras.iter().all(|lora| lora.is_stabilised()))
+    pub fn has_peft_scales(&self) -> bool {
+        let all = |is: fn(&Lora) -> bool| self.iter().all(|adapter| is(adapter.low_rank()));
+        all(Lora::is_plain) || all(Lora::is_stabilised)
     }
 
     /// Combines `parts` into one set equivalent to all of them together: ranks are concatenated, and each scale is
-    /// folded into its `B`.
+    /// folded into its `B`. A single part of another kind than LoRA stays as it is.
     ///
     /// # Errors
-    /// If a module has different sizes in two parts.
+    /// If a module has different sizes in two parts, or one of several parts is of another kind than LoRA.
     pub fn stacked<'a>(parts: &'a [Self]) -> Result<Self> {
-        let who = "stacking";
+        if let [one] = parts
+            && one.iter().any(|adapter| adapter.as_lora().is_none())
+        {
+            return Ok(one.copy());
+        }
+        let who = "a stack of several adapters";
         let each = parts.iter().map(|part| part.loras(who)).collect::<Result<Vec<_>>>()?;
         let mut sums: Vec<Lora> = Vec::new();
         for lora in each.iter().flatten().copied() {
@@ -75,6 +81,7 @@ impl Adapters {
         for adapter in &mut copy.all {
             match adapter {
                 Adapter::Lora(lora) => lora.scale *= factor,
+                Adapter::Dora(dora) => dora.weight *= factor,
             }
         }
         copy

@@ -7,6 +7,7 @@
 //! `model::projection`.
 
 mod applied;
+pub mod dora;
 mod dropout;
 mod kind;
 pub mod lora;
@@ -17,6 +18,7 @@ pub mod store;
 use serde_json::Value;
 
 pub use applied::Applied;
+pub use dora::Dora;
 pub use dropout::Dropout;
 pub use kind::{Delta, Kept, Module, PeftCommon};
 pub use lora::Lora;
@@ -25,6 +27,7 @@ pub use store::Store;
 
 use self::store::{Entry, Shape};
 use crate::error::{Error, Result};
+use crate::ops::frozen_linear::Linear;
 
 /// The adapter of one module. To add a kind, add a file and a variant; the compiler then reports every place that must
 /// handle it.
@@ -32,6 +35,8 @@ use crate::error::{Error, Result};
 pub enum Adapter {
     /// Two low-rank matrices.
     Lora(Lora),
+    /// Two low-rank matrices and a magnitude for each output.
+    Dora(Dora),
 }
 
 impl From<Lora> for Adapter {
@@ -40,11 +45,18 @@ impl From<Lora> for Adapter {
     }
 }
 
+impl From<Dora> for Adapter {
+    fn from(dora: Dora) -> Self {
+        Self::Dora(dora)
+    }
+}
+
 impl Adapter {
     /// The module's path.
     pub fn module(&self) -> &str {
         match self {
             Self::Lora(lora) => &lora.module,
+            Self::Dora(dora) => &dora.lora.module,
         }
     }
 
@@ -52,6 +64,7 @@ impl Adapter {
     pub fn shape(&self) -> (usize, usize) {
         match self {
             Self::Lora(lora) => (lora.outputs, lora.inputs),
+            Self::Dora(dora) => (dora.lora.outputs, dora.lora.inputs),
         }
     }
 
@@ -59,6 +72,7 @@ impl Adapter {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Lora(_) => "LoRA",
+            Self::Dora(_) => "DoRA",
         }
     }
 
@@ -66,6 +80,14 @@ impl Adapter {
     pub fn as_lora(&self) -> Option<&Lora> {
         match self {
             Self::Lora(lora) => Some(lora),
+            Self::Dora(_) => None,
+        }
+    }
+
+    /// Returns its low-rank matrices, whatever else it has.
+    pub fn low_rank(&self) -> &Lora {
+        match self {
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) => lora,
         }
     }
 
@@ -73,6 +95,7 @@ impl Adapter {
     pub fn identity(&self) -> String {
         match self {
             Self::Lora(lora) => lora.identity(),
+            Self::Dora(dora) => dora.identity(),
         }
     }
 
@@ -80,27 +103,48 @@ impl Adapter {
     fn tensors(&self) -> Vec<(&'static str, Shape)> {
         match self {
             Self::Lora(lora) => lora.tensors(),
+            Self::Dora(dora) => dora.tensors(),
         }
+    }
+
+    /// The number of its trained parameters.
+    pub fn parameters(&self) -> usize {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
     /// Sets its offset in the flat buffer.
     fn place(&mut self, offset: usize) {
         match self {
             Self::Lora(lora) => lora.place(offset),
+            Self::Dora(dora) => dora.lora.place(offset),
         }
     }
 
-    /// Writes its initial values to the store's `values`, which are zeros.
-    fn initialise(&self, seed: u64, values: &mut [f32]) {
+    /// Writes its initial values to the store's `values`, which are zeros. `weight` is that of its module, if it is known.
+    fn initialise(&self, seed: u64, values: &mut [f32], weight: Option<&Linear>) -> Result<()> {
         match self {
-            Self::Lora(lora) => lora.initialise(seed, values),
+            Self::Lora(lora) => {
+                lora.initialise(seed, values);
+                Ok(())
+            }
+            Self::Dora(dora) => dora.initialise(seed, values, weight),
         }
     }
 
-    /// Returns what merging adds to the module's weight, multiplied by `weight`.
-    pub fn delta<'a>(&self, values: &'a [f32], weight: f64) -> Delta<'a> {
+    /// Returns what merging adds to the module's weight, multiplied by `weight`. `base` reads that weight, where the change
+    /// depends on it.
+    ///
+    /// # Errors
+    /// The errors of `base`, or if it is not the module's weight.
+    pub fn delta<'a>(
+        &self,
+        values: &'a [f32],
+        weight: f64,
+        base: impl FnOnce() -> Result<Linear>,
+    ) -> Result<Delta<'a>> {
         match self {
-            Self::Lora(lora) => lora.delta(values, weight),
+            Self::Lora(lora) => Ok(lora.delta(values, weight)),
+            Self::Dora(dora) => dora.delta(values, weight, &base()?),
         }
     }
 }
@@ -129,12 +173,28 @@ impl Adapters {
     /// Creates a set with the values at the start of a run, each kind initialised as in PEFT.
     ///
     /// # Errors
-    /// As [`Adapters::zeros`].
+    /// As [`Adapters::zeros`]; or if a kind starts from the weight of its module (see [`Adapters::initialised_on`]).
     pub fn initialised(adapters: impl IntoIterator<Item: Into<Adapter>>, seed: u64) -> Result<Self> {
+        Self::initialised_on(adapters, seed, |_| None)
+    }
+
+    /// As [`Adapters::initialised`], also for kinds that start from the weights of their modules.
+    ///
+    /// # Errors
+    /// As [`Adapters::zeros`]; or if a kind needs a weight and cannot start from that of its module.
+    pub fn initialised_on<'a>(
+        adapters: impl IntoIterator<Item: Into<Adapter>>,
+        seed: u64,
+        weight: impl Fn(&str) -> Option<&'a Linear>,
+    ) -> Result<Self> {
         let mut set = Self::zeros(adapters)?;
         let Self { all, store } = &mut set;
-        store.update(|values| all.iter().for_each(|adapter| adapter.initialise(seed, values)));
-        Ok(set)
+        let mut begun = Ok(());
+        store.update(|values| {
+            let begin = |adapter: &Adapter| adapter.initialise(seed, values, weight(adapter.module()));
+            begun = all.iter().try_for_each(begin);
+        });
+        begun.map(|()| set)
     }
 
     /// Returns whether there are no adapters.
@@ -224,7 +284,15 @@ impl Adapters {
     /// # Errors
     /// If they are of several kinds, which a PEFT directory cannot hold.
     pub fn peft_config(&self, common: PeftCommon, named: &dyn Fn(&str) -> String) -> Result<Value> {
-        Ok(lora::peft_config(&self.loras("PEFT's type LORA")?, common, named))
+        let loras: Vec<&Lora> = self.iter().map(Adapter::low_rank).collect();
+        let doras = self.iter().filter(|adapter| matches!(adapter, Adapter::Dora(_))).count();
+        if doras > 0 && doras < self.len() {
+            return Err(Error::Adapter(format!(
+                "{doras} of {} modules are adapted by DoRA and the others by LoRA; one PEFT directory holds one kind",
+                self.len()
+            )));
+        }
+        Ok(lora::peft_config(&loras, doras > 0, common, named))
     }
 
     /// Returns an independent copy of the values, without gradient and moments.

@@ -11,6 +11,7 @@ use super::shards::{Planned, Shard};
 use super::tensor::Addend;
 use crate::error::{Error, Problems, Result, nearest};
 use crate::model::spec::LinearSpec;
+use crate::ops::frozen_linear::Linear;
 use crate::trainable::Adapters;
 use crate::weights::DType;
 
@@ -135,12 +136,16 @@ pub(super) fn targets<'a>(
             } else {
                 names::weight_of(&linear.module, base.source, base.spec)
             };
-            match check(base, linear, &from, adapter.shape()) {
-                Ok(()) => {
+            let delta = check(base, linear, &from, adapter.shape()).and_then(|()| {
+                let weight_of = || Ok(Linear::new(base.source.get(&from)?, linear.transposed, None));
+                adapter.delta(adapters.values(), *weight, weight_of)
+            });
+            match delta {
+                Ok(delta) => {
                     let name = if tied { format!("{}.weight", linear.module) } else { from };
                     let new = || Target { linear: linear.clone(), addends: Vec::new() };
                     let target = targets.entry(name).or_insert_with(new);
-                    target.addends.push(Addend(adapter.delta(adapters.values(), *weight)));
+                    target.addends.push(Addend(delta));
                 }
                 Err(error) => problems.absorb(Err(error)),
             }

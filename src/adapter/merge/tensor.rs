@@ -52,6 +52,31 @@ impl Addend<'_> {
     }
 }
 
+/// Multiplies a tile of a weight by 1 and the factors that the addends have for its rows (the outputs, which are columns of
+/// a transposed weight).
+fn scale_rows(
+    addends: &[(&LinearSpec, &Addend, Packed)],
+    across: &Range<usize>,
+    down: &Range<usize>,
+    tile: &mut [f32],
+) {
+    let factors = addends.iter().filter_map(|(linear, addend, _)| Some((linear, addend.0.rows.as_ref()?)));
+    let mut sums: Option<(bool, Vec<f32>)> = None;
+    for (linear, rows) in factors {
+        let range = if linear.transposed { down } else { across };
+        let (_, sums) = sums.get_or_insert_with(|| (linear.transposed, vec![1.0; range.len()]));
+        sums.iter_mut().zip(&rows[range.clone()]).for_each(|(sum, factor)| *sum += factor);
+    }
+    let Some((transposed, sums)) = sums else { return };
+    for (at, row) in tile.chunks_exact_mut(down.len()).enumerate() {
+        if transposed {
+            row.iter_mut().zip(&sums).for_each(|(x, factor)| *x *= factor);
+        } else {
+            row.iter_mut().for_each(|x| *x *= sums[at]);
+        }
+    }
+}
+
 /// The layout of a tensor in its file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
@@ -148,6 +173,7 @@ impl Region<'_> {
                 for (row, exact) in across.clone().zip(tile.chunks_exact_mut(width)) {
                     self.read(row, &down, exact);
                 }
+                scale_rows(&addends, &across, &down, tile);
                 for (linear, addend, packed) in &addends {
                     let product = Segment { a: packed, b: addend.right(linear, &down) };
                     gemm::serial(tile, width, &[product], true);

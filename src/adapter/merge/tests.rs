@@ -146,7 +146,9 @@ fn rows_are_the_same_in_blocks_and_at_once() {
             .update(|values| values.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 101) as f32 / 64.0));
         let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
         let weight = FrozenWeight::from_f32(vec![0.5; inputs * outputs], &shape).unwrap();
-        let addends = [tensor::Addend(adapters.iter().next().unwrap().delta(adapters.values(), 0.5))];
+        let addends = [tensor::Addend(
+            adapters.iter().next().unwrap().delta(adapters.values(), 0.5, || unreachable!()).unwrap(),
+        )];
         let mut bytes = Vec::new();
         let (made, written) = stream::through(&mut bytes, |stream| {
             tensor::write(stream, &weight, Some((&linear, &addends)), &DType::F32.into())

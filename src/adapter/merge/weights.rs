@@ -89,7 +89,8 @@ impl Compared {
         let stream = Stream::new(1, &target.linear.module);
         let x: Vec<f64> =
             (0..columns).map(|i| if stream.uniform(i as u64) < 0.5 { -1.0 } else { 1.0 }).collect();
-        let added = added(target, &x, before.shape()[0]);
+        let mut added = added(target, &x, before.shape()[0]);
+        add_rows(target, before, &x, &mut added);
         let (old, new) = (before.elements(), after.elements());
         let row = |scratch: &mut Vec<f32>, row: usize| {
             let mut product = |elements: &Elements| {
@@ -112,7 +113,7 @@ fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
     let LinearSpec { inputs, transposed, .. } = target.linear;
     let mut sum = vec![0.0; rows];
     for addend in &target.addends {
-        let Delta { a, b, rank } = &addend.0;
+        let Delta { a, b, rank, .. } = &addend.0;
         // ΔW is [out, in], computed as B·A; or its transpose as stored, Aᵀ·Bᵀ.
         let a = |k: usize, i: usize| f64::from(a[k * inputs + i]);
         let b = |o: usize, k: usize| f64::from(b[o * rank + k]);
@@ -125,6 +126,22 @@ fn added(target: &Target, x: &[f64], rows: usize) -> Vec<f64> {
         }
     }
     sum
+}
+
+/// Adds what the factors of a weight's outputs change of `W·x`.
+fn add_rows(target: &Target, before: &FrozenWeight, x: &[f64], sums: &mut [f64]) {
+    let elements = before.elements();
+    for factors in target.addends.iter().filter_map(|addend| addend.0.rows.as_ref()) {
+        let mut row = vec![0.0; x.len()];
+        for (at, sum) in sums.iter_mut().enumerate() {
+            elements.slice(at * x.len()..(at + 1) * x.len()).widen_into(&mut row);
+            let factor = |column: usize| {
+                f64::from(if target.linear.transposed { factors[column] } else { factors[at] })
+            };
+            let products = row.iter().zip(x).enumerate();
+            *sum += products.map(|(c, (w, x))| factor(c) * f64::from(*w) * x).sum::<f64>();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ pub struct PeftConfig {
     /// alpha/√r instead of alpha/r.
     #[serde(default)]
     pub use_rslora: bool,
+    /// DoRA: a magnitude for each output beside the low-rank matrices.
+    #[serde(default)]
+    pub use_dora: bool,
     /// Ranks of modules that differ from `r`.
     #[serde(default)]
     pub rank_pattern: Option<IndexMap<String, usize>>,
@@ -166,6 +169,7 @@ impl PeftConfig {
             lora_alpha: self.lora_alpha,
             lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
             target_modules: match &self.target_modules {
                 Some(TargetModules::Names(names)) => TargetModules::Names(bare_names(names)),
                 Some(TargetModules::AllLinear) | None => TargetModules::AllLinear,
@@ -214,9 +218,10 @@ mod tests {
 
     #[test]
     fn everything_that_cannot_be_honoured_is_refused_at_once() {
-        let text = r#"{"peft_type":"LORA","use_dora":true,"bias":"all","modules_to_save":["lm_head"],"r":4}"#;
+        let text =
+            r#"{"peft_type":"LORA","use_bdlora":true,"bias":"all","modules_to_save":["lm_head"],"r":4}"#;
         let error = PeftConfig::parse(text, false).unwrap_err().to_string();
-        assert!(["use_dora", "bias", "modules_to_save"].iter().all(|key| error.contains(key)), "{error}");
+        assert!(["use_bdlora", "bias", "modules_to_save"].iter().all(|key| error.contains(key)), "{error}");
         for (text, word) in [
             (r#"{"peft_type":"IA3"}"#, "IA3"),
             (r#"{"r":4}"#, "peft_type"),

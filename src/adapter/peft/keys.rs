@@ -78,7 +78,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("task_type", Read),
     ("trainable_token_indices", Neutral("", "trained token embeddings")),
     ("use_bdlora", Neutral("", "block-diagonal matrices (BD-LoRA)")),
-    ("use_dora", Neutral("", "DoRA (a learned magnitude beside the low-rank matrices)")),
+    ("use_dora", Read),
     ("use_qalora", Neutral("", "QA-LoRA's pooled input")),
     ("use_rslora", Read),
     ("velora_config", Neutral("", "projections of the backward pass beside the low-rank matrices (VeLoRA)")),

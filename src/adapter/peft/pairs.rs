@@ -26,6 +26,8 @@ pub(super) struct Pair<'a> {
     pub linear: &'a LinearSpec,
     pub a: String,
     pub b: String,
+    /// The magnitude of DoRA, if the file has one.
+    pub magnitude: Option<String>,
     pub rank: usize,
     /// The names of the module, the file's own name first.
     pub names: Vec<String>,
@@ -39,8 +41,8 @@ pub(super) struct Sorted<'a> {
     pub whole: Vec<(String, Whole)>,
 }
 
-/// A and B of a module as found so far, with the module's name in the file.
-type Halves = BTreeMap<String, ([Option<String>; 2], String)>;
+/// A, B and magnitude of a module as found so far, with the module's name in the file.
+type Halves = BTreeMap<String, ([Option<String>; 3], String)>;
 
 /// Sorts the file's tensors into pairs that fit the modules, and whole weights.
 ///
@@ -52,7 +54,7 @@ pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Resu
     for name in source.names() {
         match place(&name, modules) {
             Place::Half(module, own, index) => {
-                let (both, _) = halves.entry(module).or_insert_with(|| ([None, None], own));
+                let (both, _) = halves.entry(module).or_insert_with(|| ([None, None, None], own));
                 if let Some(other) = both[index].replace(name.clone()) {
                     problems.add(format!("{name} and {other} are the same matrix of one module"));
                 }
@@ -69,11 +71,11 @@ pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Resu
     let mut pairs = BTreeMap::new();
     for (module, (both, own)) in halves {
         let linear = &modules.linears[&module];
-        let [Some(a), Some(b)] = both else {
+        let [Some(a), Some(b), magnitude] = both else {
             problems.add(format!("{module} has only half of its pair lora_A, lora_B"));
             continue;
         };
-        let pair = pair(source, linear, (a, b), layout::aliases(&own), &mut problems);
+        let pair = pair(source, linear, (a, b, magnitude), layout::aliases(&own), &mut problems);
         pairs.insert(module, pair);
     }
     problems.require(!source.names().is_empty(), || "there are no tensors".into());
@@ -84,7 +86,7 @@ pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Resu
 fn pair<'a>(
     source: &SafetensorsSource,
     linear: &'a LinearSpec,
-    (a, b): (String, String),
+    (a, b, magnitude): (String, String, Option<String>),
     names: Vec<String>,
     problems: &mut Problems,
 ) -> Pair<'a> {
@@ -98,13 +100,21 @@ fn pair<'a>(
             "{module} has lora_A {shape_a:?} and lora_B {shape_b:?}; this base needs [r, {inputs}] and [{outputs}, r]"
         )
     });
+    let shape_m = magnitude.as_deref().map(shape);
+    problems.require(shape_m.as_ref().is_none_or(|shape| *shape == [linear.outputs]), || {
+        let LinearSpec { module, outputs, .. } = linear;
+        format!(
+            "{module} has a lora_magnitude_vector {:?}; this base needs [{outputs}]",
+            shape_m.as_deref().unwrap_or_default()
+        )
+    });
     let rank = shape_a.first().copied().unwrap_or(0);
-    Pair { linear, a, b, rank, names }
+    Pair { linear, a, b, magnitude, rank, names }
 }
 
 /// What a tensor belongs to.
 enum Place {
-    /// A (0) or B (1) of a module, with the module's name in the file.
+    /// A (0), B (1) or magnitude (2) of a module, with the module's name in the file.
     Half(String, String, usize),
     Whole(Whole),
     /// Nothing, and why.
@@ -161,11 +171,16 @@ fn whole_weight(name: &str, modules: &Modules) -> Option<Whole> {
     }
 }
 
-/// Module and half (0 for A, 1 for B) of a tensor name.
+/// Module and part (0 for A, 1 for B, 2 for DoRA's magnitude) of a tensor name.
 pub(super) fn half(name: &str) -> Option<(String, usize)> {
     let name = layout::unwrapped(name);
     let path = name.strip_prefix(PREFIX)?;
     // `default` is the adapter's name in files saved by hand from a PEFT model's state.
+    let bare = path.strip_suffix(".weight").unwrap_or(path);
+    let bare = bare.strip_suffix(".default").unwrap_or(bare);
+    if let Some(module) = bare.strip_suffix(".lora_magnitude_vector") {
+        return Some((module.to_string(), 2));
+    }
     let path = path.strip_suffix(".weight")?;
     let path = path.strip_suffix(".default").unwrap_or(path);
     let split = |suffix, index| path.strip_suffix(suffix).map(|module: &str| (module.to_string(), index));

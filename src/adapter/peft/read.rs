@@ -13,7 +13,7 @@ use super::select::Selection;
 use super::{PREFIX, PeftConfig, WEIGHTS, whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
-use crate::trainable::{Adapters, Lora};
+use crate::trainable::{Adapter as Kind, Adapters, Dora, Lora, lora};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// An adapter that was read.
@@ -83,7 +83,8 @@ pub fn read_alone(directory: &Path) -> Result<Adapter> {
         let shape = source.shape(&name).unwrap_or_default();
         match index {
             0 => linear.inputs = shape.get(1).copied().unwrap_or(0),
-            _ => linear.outputs = shape.first().copied().unwrap_or(0),
+            1 => linear.outputs = shape.first().copied().unwrap_or(0),
+            _ => {}
         }
     }
     let modules = Modules { linears, family: "adapter", head: String::new(), spec: None };
@@ -123,19 +124,43 @@ fn read_matrices(
         }
     }
     let loras = loras(&pairs, &config, modules, &mut told).map_err(within)?;
+    check_magnitudes(&pairs, &config, &mut told);
     told.problems.finish().map_err(|e| within(Error::Adapter(e.to_string())))?;
-    let mut adapters = Adapters::zeros(loras)?;
+    let kind = |lora| if config.use_dora { Kind::from(Dora::new(lora)) } else { Kind::from(lora) };
+    let mut adapters = Adapters::zeros(loras.into_iter().map(kind))?;
     let mut values = adapters.values().to_vec();
-    for lora in adapters.loras("a PEFT directory")? {
-        for (name, range) in [(&pairs[&lora.module].a, lora.a()), (&pairs[&lora.module].b, lora.b())] {
-            source.get(name)?.elements().widen_into(&mut values[range]);
-        }
+    for (module, _, entry) in adapters.tensors() {
+        let Pair { a, b, magnitude, .. } = &pairs[module];
+        let name = if entry.name.ends_with(lora::A) {
+            a
+        } else if entry.name.ends_with(lora::B) {
+            b
+        } else {
+            magnitude.as_ref().unwrap_or(&entry.name)
+        };
+        source.get(name)?.elements().widen_into(&mut values[entry.range.clone()]);
     }
     adapters.update(|all| all.copy_from_slice(&values));
     if let Some((module, number)) = adapters.not_finite() {
         return Err(within(Error::Adapter(format!("{module} holds {number}; the adapter is damaged"))));
     }
     Ok(Adapter { adapters, config, metadata: metadata(&path)?, notes: told.notes })
+}
+
+/// Every module of a DoRA has a magnitude, and none of a LoRA.
+fn check_magnitudes(pairs: &BTreeMap<String, Pair>, config: &PeftConfig, told: &mut Told) {
+    for (module, pair) in pairs {
+        told.problems.require(pair.magnitude.is_some() == config.use_dora, || {
+            if config.use_dora {
+                format!("{module} has no lora_magnitude_vector, but adapter_config.json says use_dora: true")
+            } else {
+                format!(
+                    "{module} has a lora_magnitude_vector, which belongs to DoRA, but adapter_config.json does not say \
+                     use_dora: true; add that"
+                )
+            }
+        });
+    }
 }
 
 /// Problems that are refused, or become notes if forced.

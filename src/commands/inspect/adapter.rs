@@ -12,6 +12,7 @@ use crate::adapter::read::{self, Adapter, Format, Reading};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::toolkit::{AdapterUse, Base, OpenOptions};
+use crate::trainable::Adapter as Kind;
 
 /// The reported facts of an adapter.
 #[derive(Serialize)]
@@ -23,6 +24,7 @@ pub(super) struct Found {
     r: usize,
     lora_alpha: f64,
     use_rslora: bool,
+    use_dora: bool,
     modules: usize,
     parameters: usize,
     delta_norm: f64,
@@ -66,8 +68,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     let config =
         read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
     let config = config.transpose()?;
-    let loras = adapters.loras("inspection")?;
-    let first = loras.first();
+    let first = adapters.iter().next().map(Kind::low_rank);
     let mut found = Found {
         path: path.display().to_string(),
         format: adapter.format,
@@ -76,6 +77,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
         r: config.as_ref().map_or(first.map_or(0, |lora| lora.rank), |config| config.r),
         lora_alpha: config.as_ref().map_or(first.map_or(0.0, |lora| lora.alpha), |config| config.lora_alpha),
         use_rslora: config.is_some_and(|config| config.use_rslora),
+        use_dora: adapters.iter().any(|adapter| matches!(adapter, Kind::Dora(_))),
         modules: adapters.len(),
         parameters: report.parameters,
         delta_norm: report.delta_norm,
@@ -139,6 +141,11 @@ impl Found {
         line("base_fingerprint", or_none(&self.base_fingerprint));
         line("r", self.r.to_string());
         line("lora_alpha", format!("{}{}", self.lora_alpha, if self.use_rslora { " (rsLoRA)" } else { "" }));
+        if self.use_dora {
+            let all = self.module.iter().filter_map(|module| module.report.magnitude);
+            let norm = all.map(|m| m * m).sum::<f64>().sqrt();
+            line("use_dora", format!("true (‖m‖ {norm:.4}; ‖ΔW‖ is that of scale·B·A)"));
+        }
         line("modules", self.modules.to_string());
         line("parameters", self.parameters.to_string());
         let share = self

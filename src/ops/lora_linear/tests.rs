@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::gradient::Gradient;
 use crate::ops::oracle;
 use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
 use crate::weights::{BlockKind, DType, FrozenWeight};

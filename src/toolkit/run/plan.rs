@@ -65,14 +65,22 @@ pub(super) fn described(
 fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) -> (Tokens, Memory) {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
     let tokens = Tokens::of(&pairs.train, batch, most);
-    let memory = Memory::expect(
+    let recompute = config.train.gradient_checkpointing == Recompute::On;
+    let mut memory = Memory::expect(
         &base.spec,
         base.bytes(),
         (parameters, config.train.optim.state_bytes()),
         tokens.largest_batch,
         tokens.largest_scored,
-        config.train.gradient_checkpointing == Recompute::On,
+        recompute,
     );
+    if config.lora.use_dora {
+        // The product of each module with the weight and the low-rank matrices.
+        let outputs = base.spec.linears().map(|linear| linear.outputs);
+        let layers = base.spec.layers.len().max(1);
+        let kept = if recompute { outputs.sum::<usize>() / layers } else { outputs.sum() };
+        memory.activations += 4 * tokens.largest_batch * kept;
+    }
     (tokens, memory)
 }
 
