@@ -123,6 +123,12 @@ impl Example {
         self.prompt.len() + self.completions.iter().map(Vec::len).max().unwrap_or(0)
     }
 
+    /// Returns the number of rows in a packed batch: the prompt once, and each completion without its last token, which
+    /// is only ever a target.
+    pub fn packed_tokens(&self) -> usize {
+        self.prompt.len() + self.completions.iter().map(|c| c.len().saturating_sub(1)).sum::<usize>()
+    }
+
     /// Returns the number of scored tokens of completion `index`. All are scored, except the first one after an empty
     /// prompt, which nothing predicts.
     pub fn scored(&self, index: usize) -> usize {

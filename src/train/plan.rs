@@ -4,10 +4,9 @@ use crate::data::Example;
 use crate::model::block::Saved;
 use crate::model::spec::DecoderSpec;
 
-/// Returns the number of rows of an example in a packed batch: its prompt once, and each completion without its last
-/// token, which is only ever a target.
+/// As [`Example::packed_tokens`].
 pub fn packed_tokens(example: &Example) -> usize {
-    example.prompt.len() + example.completions.iter().map(|c| c.len().saturating_sub(1)).sum::<usize>()
+    example.packed_tokens()
 }
 
 /// Token counts of the data, packed and as one sequence per completion.
@@ -27,16 +26,30 @@ impl Tokens {
     /// Counts tokens. A micro-batch holds `batch` examples and, if `most` is given, at most that many packed rows.
     pub fn of(examples: &[Example], batch: usize, most: Option<usize>) -> Self {
         let unpacked = |e: &Example| e.completions.iter().map(|c| e.prompt.len() + c.len()).sum::<usize>();
-        let mut rows: Vec<usize> = examples.iter().map(packed_tokens).collect();
-        let mut scored: Vec<usize> =
-            examples.iter().map(|e| (0..e.completions.len()).map(|c| e.scored(c)).sum()).collect();
+        let scored = |e: &Example| (0..e.completions.len()).map(|c| e.scored(c)).sum();
+        let sizes = examples.iter().map(|e| (packed_tokens(e), unpacked(e), scored(e)));
+        Self::counted(sizes, batch, most)
+    }
+
+    /// The same of examples of which only (packed rows, unpacked tokens, scored tokens) are known.
+    pub fn counted(
+        sizes: impl Iterator<Item = (usize, usize, usize)>,
+        batch: usize,
+        most: Option<usize>,
+    ) -> Self {
+        let (mut rows, mut scored, mut unpacked) = (Vec::new(), Vec::new(), 0);
+        for (packed, separate, targets) in sizes {
+            rows.push(packed);
+            scored.push(targets);
+            unpacked += separate;
+        }
         rows.sort_unstable_by(|a, b| b.cmp(a));
         scored.sort_unstable_by(|a, b| b.cmp(a));
         let longest = rows.first().copied().unwrap_or(0);
         let together = rows.iter().take(batch).sum::<usize>();
         Self {
             packed: rows.iter().sum(),
-            unpacked: examples.iter().map(unpacked).sum(),
+            unpacked,
             largest_batch: most.map_or(together, |most| together.min(most.max(longest))),
             largest_scored: scored.iter().take(batch).sum(),
         }
