@@ -11,6 +11,7 @@
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
 mod answers;
+pub mod canonical;
 pub mod check;
 pub mod config;
 pub mod content;

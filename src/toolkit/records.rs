@@ -20,6 +20,14 @@ pub struct Pairs {
 /// # Errors
 /// If a file is missing, or a record is broken.
 pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
+    records::load(&inputs(sources)?)
+}
+
+/// The files of sources: of this machine, of the Hub or of the embedded data.
+///
+/// # Errors
+/// If a file is missing.
+pub fn inputs(sources: &Sources) -> Result<Vec<Input>> {
     let named: Vec<String> = sources
         .0
         .iter()
@@ -29,8 +37,7 @@ pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
         })
         .collect::<Result<Vec<_>>>()?
         .concat();
-    let inputs: Vec<Input> = source::resolve(&Sources(named))?;
-    records::load(&inputs)
+    source::resolve(&Sources(named))
 }
 
 /// Tokenizes records for a model.

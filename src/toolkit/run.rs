@@ -12,7 +12,7 @@ pub use self::examples::Examples;
 use super::{Base, TrainedWith, dated};
 use crate::adapter::peft;
 use crate::config::RunConfig;
-use crate::data::ChatTokenizer;
+use crate::data::{ChatTokenizer, check};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::Reference;
@@ -20,6 +20,7 @@ use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
 use crate::train::checkpoint;
 use crate::train::config::{Recompute, ReferenceCache as CacheChoice};
+use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
@@ -49,6 +50,21 @@ pub struct Ready {
     pub notes: Vec<String>,
 }
 
+/// The peak memory that a run would take on the processor, from the sizes of its records alone: (packed rows, unpacked
+/// tokens, scored tokens).
+///
+/// # Errors
+/// If the adapter does not fit the base.
+pub fn expected_memory(
+    config: &RunConfig,
+    base: &Base,
+    sizes: impl Iterator<Item = (usize, usize, usize)>,
+) -> Result<Memory> {
+    let loras = modules(config, base)?;
+    let parameters = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
+    Ok(plan::memory_for(config, base, parameters, sizes))
+}
+
 impl<'a> Run<'a> {
     /// Reads the data that the configuration names. With `resume`, a date that the template prints is that of the run.
     ///
@@ -72,6 +88,7 @@ impl<'a> Run<'a> {
         tokenizer: ChatTokenizer,
         mut examples: Examples,
     ) -> Result<Self> {
+        examples.notes.extend(check::labels(&examples.train).described());
         let loras = modules(&config, base)?;
         let to_train = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
         if base.backend.is_none() {

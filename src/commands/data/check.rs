@@ -1,0 +1,117 @@
+//! `dpo-lora data check`.
+
+use serde::Serialize;
+
+use super::super::output::{print, print_json};
+use super::text;
+use crate::cli::DataCheckArgs;
+use crate::config::RunConfig;
+use crate::data::check::{Collected, Figures, Leaks, Limits, Measure, Size, TokensOfData, collect};
+use crate::data::{EvalSource, Sources, records};
+use crate::error::{Error, Result};
+use crate::toolkit::{Base, OpenOptions, expected_memory, records as files};
+
+/// All that is printed.
+#[derive(Serialize)]
+pub(super) struct Report {
+    pub train: Figures,
+    /// Of separate evaluation data.
+    pub eval: Option<Figures>,
+    /// What of the evaluation data, or of the share that will be held out, is in the training data.
+    pub leaks: Option<Leaks>,
+    /// Tokens of an epoch, with a base.
+    pub tokens: Option<TokensOfData>,
+    /// Bytes that a run takes at its peak on the CPU, with a base.
+    pub peak_memory: Option<usize>,
+    /// What keeps a run from starting.
+    pub errors: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+pub(super) fn run(args: &DataCheckArgs) -> Result<()> {
+    let config = configure(args)?;
+    let report = report(&config, args)?;
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(text::report(&report).as_bytes())?;
+    }
+    match report.errors.as_slice() {
+        [] => Ok(()),
+        errors => Err(Error::Data(format!("the data have errors: {}", errors.join("; ")))),
+    }
+}
+
+/// The configuration of a run on these data, and whether it names a base.
+fn configure(args: &DataCheckArgs) -> Result<RunConfig> {
+    let base = args.base.clone().unwrap_or_default();
+    let mut config = match &args.config {
+        Some(path) => RunConfig::from_file(path, &[])?,
+        None => RunConfig::new(base.clone(), Sources(args.files.clone())),
+    };
+    if args.base.is_some() {
+        config.model.base = base;
+    }
+    if config.model.base.is_empty() && (args.max_length.is_some() || args.chat_template.is_some()) {
+        return Err(Error::Config(
+            "--max-length and --chat-template are of tokens; name the base whose tokens are counted (--base)"
+                .into(),
+        ));
+    }
+    if !args.files.is_empty() {
+        config.data.train = Sources(args.files.clone());
+    }
+    if let Some(eval) = &args.eval {
+        config.data.eval = Some(EvalSource::Sources(eval.as_str().into()));
+    }
+    config.data.max_length = args.max_length.or(config.data.max_length);
+    config.data.chat_template = args.chat_template.clone().or(config.data.chat_template);
+    config.data.validate()?;
+    Ok(config)
+}
+
+fn report(config: &RunConfig, args: &DataCheckArgs) -> Result<Report> {
+    let named = args.base.is_some() || args.config.is_some();
+    let model = &config.model;
+    let options =
+        OpenOptions { dtype: model.dtype, load_in_4bit: model.load_in_4bit, ..OpenOptions::on_cpu() };
+    let base = named.then(|| Base::open_with(&model.base, &options)).transpose()?;
+    let tokenizer =
+        base.as_ref().map(|base| base.tokenizer(config.data.chat_template.as_deref())).transpose()?;
+    let measure = match (&base, &tokenizer) {
+        (Some(base), Some(tokenizer)) => {
+            let limits = Limits { vocab_size: base.spec.vocab_size, max_positions: base.spec.max_positions };
+            Measure::tokens(tokenizer, config.data.truncation(), limits)?
+        }
+        _ => Measure::characters(),
+    };
+    let read = |sources: &Sources| -> Result<Collected> {
+        Ok(collect(records::read(&files::inputs(sources)?), &measure))
+    };
+    let found = read(&config.data.train)?;
+    let (mut sizes, mut leaks, mut eval) = (found.sizes().to_vec(), None, None);
+    match &config.data.eval {
+        None => {}
+        Some(EvalSource::Sources(sources)) => {
+            let other = read(sources)?;
+            leaks = Some(found.leaks_into(&other));
+            eval = Some(other.figures());
+        }
+        Some(EvalSource::Fraction(fraction)) => {
+            let (train, between) = found.held_out(*fraction, config.seed)?;
+            (sizes, leaks) = (train, Some(between));
+        }
+    }
+    let train = found.figures();
+    let peak_memory = base.as_ref().map(|base| peak(config, base, &sizes)).transpose()?;
+    let errors = text::errors(&train, eval.as_ref());
+    let warnings = text::warnings(&train, leaks.as_ref());
+    let tokens = base.is_some().then(|| TokensOfData::of(&sizes));
+    Ok(Report { train, eval, leaks, tokens, peak_memory, errors, warnings })
+}
+
+fn peak(config: &RunConfig, base: &Base, sizes: &[Size]) -> Result<usize> {
+    let kept = sizes.iter().filter(|size| size.packed > 0);
+    let sizes = kept.map(|s| (s.packed as usize, s.unpacked as usize, s.scored as usize));
+    Ok(expected_memory(config, base, sizes)?.total())
+}
