@@ -142,6 +142,24 @@ put("records", "array", b"\1" + json.dumps([line, chat]).encode())
 put("records", "broken", b"\0\xef\xbb\xbf{\"prompt\": \"a\", \"chosen\": 3}\n[[[[\n{\"\xff")
 put("records", "deep", b"\1" + b"[" * 200)
 
+schemas = os.path.join(FIXTURES, "schemas")
+for name in sorted(os.listdir(schemas)):
+    if not name.endswith(".expected.jsonl"):
+        with open(os.path.join(schemas, name)) as f:
+            put("records", name.removesuffix(".jsonl"), "\0" + f.read())
+put("records", "encoded", "\0" + json.dumps({"prompt": "q", "chosen": json.dumps(chat["chosen"]), "rejected": "[{'role': 'user', 'content': 'q'}]"}))
+put("records", "nested", "\0" + json.dumps({"history": eval("[" * 60 + "'x y'" + "]" * 60), "chosen": "a b", "rejected": "a c"}))
+
+rows = "\n" + "\n".join(json.dumps(x) for x in (dict(line, score=3, meta={"a": [1, 2]}), {"score": "3"}, {"meta": {"a": [{"b": 1}, {"b": 2}]}}))
+put("filter", "scores", "score - 1 >= 2 and len(prompt) > 3" + rows)
+put("filter", "lists", "max(meta.a) > min(meta.a.b) or has(meta.b)" + rows)
+put("filter", "texts", "not (prompt + 'x' == \"a\\\"b\") or `a b`.c != null" + rows)
+put("filter", "deep", "(" * 100 + "1" + ")" * 100 + rows)
+put("filter", "nots", "not " * 2000 + "true" + rows)
+put("filter", "sums", "1 + " * 2000 + "1 == 1e308 * 10" + rows)
+put("filter", "renamed", "{meta.a.0}score / 0 > 1" + rows)
+put("filter", "broken", "\"abc" + rows)
+
 put("run_config", "minimal", "seed=3\nmodel: {base: m}\ndata: {train: d.jsonl}\n")
 with open(os.path.join(ROOT, "..", "configs", "example.yaml")) as f:
     put("run_config", "example", "".join(l.split("  #")[0].rstrip() + "\n" for l in f if not l.startswith("#")))

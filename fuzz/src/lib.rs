@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dpo_lora::adapter::{mlx, peft};
 use dpo_lora::config::RunConfig;
 use dpo_lora::data::gguf::TokenizerFiles;
-use dpo_lora::data::{ChatTemplate, ChatTokenizer, Input, Message, RenderOptions, records, tokenize};
+use dpo_lora::data::{
+    ChatTemplate, ChatTokenizer, DataConfig, Input, Message, RecordReader, RenderOptions, Schema,
+};
+use dpo_lora::data::{records, tokenize};
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::gguf::GgufModel;
@@ -74,6 +77,7 @@ pub const TARGETS: &[Target] = &[
     // A few hundred bytes describe a thousand layers and the rotation of every feature of a head.
     Target { name: "config_json", run: config_json, slack: 4 << 20 },
     Target { name: "records", run: records, slack: 2 << 20 },
+    Target { name: "filter", run: filter, slack: 2 << 20 },
     // `lora.target_modules` may be a regular expression.
     Target { name: "run_config", run: run_config, slack: 16 << 20 },
     // A template's values may take 256 MiB, and one of them may be doubled.
@@ -289,7 +293,42 @@ fn records(data: &[u8]) {
     for record in records::read(&inputs).take(100).flatten() {
         let _ = tokenize(characters(), &record);
     }
+    // By every schema, whether or not the columns are its own.
+    let readers = readers();
+    for row in inputs.iter().flat_map(|input| input.rows().into_iter().flatten()).take(10).flatten() {
+        for reader in &readers {
+            let _ = reader.read(row.clone());
+        }
+    }
     let _ = records::load(&[Input::text("x", String::from_utf8_lossy(bytes).into_owned())]);
+}
+
+fn readers() -> Vec<RecordReader> {
+    let reader = |schema: &Schema| {
+        let mut config = DataConfig::new("x".into());
+        config.format = Some(schema.name().into());
+        RecordReader::new(&config).expect("a known format")
+    };
+    Schema::ALL.iter().map(reader).collect()
+}
+
+/// The first line is a condition, the rest the rows that it reads. `{old` at its beginning renames a column first.
+fn filter(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (condition, rows) = text.split_once('\n').unwrap_or((&text, "{}"));
+    let mut config = DataConfig::new("x".into());
+    if let Some((column, rest)) = condition.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        config.columns.0.insert("prompt".into(), Some(column.into()));
+        config.filter = Some(rest.into());
+    } else {
+        config.filter = Some(condition.into());
+    }
+    let _ = config.validate();
+    let Ok(reader) = RecordReader::new(&config) else { return };
+    let Ok(rows) = Input::text("x", rows.to_string()).rows() else { return };
+    for row in rows.take(100).flatten() {
+        let _ = reader.read(row);
+    }
 }
 
 fn characters() -> &'static ChatTokenizer {

@@ -54,8 +54,12 @@ pub struct DataCheckArgs {
 #[command(after_help = "Example:\n  dpo-lora data convert pairs.json -o pairs.jsonl")]
 pub struct ConvertArgs {
     /// Files, globs, directories or data sets of the Hub (hub:owner/name)
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "config")]
     pub files: Vec<String>,
+
+    /// Run configuration: data, format, columns and filter
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
     /// The file to write
     #[arg(short, long, value_name = "FILE.jsonl")]

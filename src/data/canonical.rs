@@ -21,7 +21,7 @@ pub fn row(record: &Record) -> Result<Json> {
             answers.iter().map(|answer| answer.as_str().into()).collect(),
         ),
         Content::Chat { prompt, answers, .. } => (
-            (!prompt.is_empty()).then(|| turns(prompt)),
+            (!prompt.is_empty() || !matches!(record.kind, Kind::Text)).then(|| turns(prompt)),
             answers.iter().map(|answer| turns(answer)).collect(),
         ),
     };
@@ -35,7 +35,8 @@ pub fn row(record: &Record) -> Result<Json> {
     row.extend(record.source.as_deref().map(|source| ("source".into(), source.into())));
     let value = Json::Object(row);
     let read = Record::parse(Row { origin: record.origin.clone(), value: value.clone() })?;
-    if read == *record {
+    // Another schema may have given the same record.
+    if read == (Record { schema: read.schema, ..record.clone() }) {
         Ok(value)
     } else {
         Err(record.origin.error("it has no canonical form that reads back as it is; please report it"))
@@ -47,7 +48,7 @@ fn put_answers(row: &mut Map<String, Json>, record: &Record, answers: Vec<Json>,
     match record.kind {
         Kind::Pair { label } => {
             row.extend(["chosen".into(), "rejected".into()].into_iter().zip(answers));
-            if label != 1.0 {
+            if record.labelled || label != 1.0 {
                 // As few digits as give the same f32.
                 row.insert(
                     "label".into(),
@@ -108,7 +109,7 @@ mod tests {
             let record = records::load(&[Input::text("t", line)]).unwrap().remove(0);
             let value = row(&record).unwrap();
             let again = records::load(&[Input::text("t", value.to_string())]).unwrap().remove(0);
-            assert_eq!(again, record, "{value}");
+            assert_eq!(again, Record { schema: again.schema, ..record }, "{value}");
             assert_eq!(row(&again).unwrap(), value);
         }
     }

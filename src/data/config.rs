@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sources::{EvalSource, Sources};
+use super::columns::Columns;
+use super::filter::Filter;
+use super::schema::Schema;
+use super::sources::{DataSource, EvalSource, Sources};
 use super::template;
 use super::truncate::{Truncation, TruncationMode};
 use crate::error::{Error, Result};
@@ -16,6 +19,20 @@ pub struct DataConfig {
     /// The data to evaluate on: sources like `train`, or a fraction of `train` to hold out. `null`: no evaluation.
     #[serde(default)]
     pub eval: Option<EvalSource>,
+    /// The schema of all rows (`hh-rlhf`, `orca-dpo-pairs`, ...; see [`Schema`]), or `mixed` for files whose rows have
+    /// different ones. `null`: each file has the schema that its columns tell.
+    #[serde(default)]
+    pub format: Option<String>,
+    /// New names of columns: `{prompt: question}` reads `question` as the prompt, `{notes: null}` leaves `notes` out.
+    #[serde(default)]
+    pub columns: Columns,
+    /// A condition for the rows to keep, such as `chosen_score - rejected_score >= 1`. It reads the columns under the
+    /// names of the file. `null`: all rows.
+    #[serde(default)]
+    pub filter: Option<String>,
+    /// Maximum number of records to train on, from the beginning of the data. `null`: all.
+    #[serde(default)]
+    pub limit: Option<usize>,
     /// Maximum number of tokens in a sequence (prompt and completion). `null`: no limit.
     #[serde(default = "default_max_length")]
     pub max_length: Option<usize>,
@@ -48,6 +65,10 @@ impl DataConfig {
         Self {
             train,
             eval: None,
+            format: None,
+            columns: Columns::default(),
+            filter: None,
+            limit: None,
             max_length: default_max_length(),
             max_prompt_length: None,
             truncation_mode: TruncationMode::default(),
@@ -83,6 +104,7 @@ impl DataConfig {
             }
             _ => {}
         }
+        wrong.extend(self.reading_problems());
         if let Some(length @ 0..2) = self.max_length {
             wrong.push(format!(
                 "data.max_length is {length}; a sequence needs at least 2 tokens, one to predict and one to predict it \
@@ -101,6 +123,46 @@ impl DataConfig {
         }
         if wrong.is_empty() { Ok(()) } else { Err(Error::Config(wrong.join("\n"))) }
     }
+
+    /// Returns what is wrong with the keys that say how rows are read, and with those of single sources.
+    fn reading_problems(&self) -> Vec<String> {
+        let mut wrong =
+            reading_problems("data", self.format.as_deref(), &self.columns, self.filter.as_deref());
+        if self.limit == Some(0) {
+            wrong.push("data.limit is 0; use null for no limit".into());
+        }
+        let held_out: &[DataSource] = match &self.eval {
+            Some(EvalSource::Sources(sources)) => &sources.0,
+            Some(EvalSource::Fraction(_)) | None => &[],
+        };
+        for (name, sources) in [("data.train", self.train.0.as_slice()), ("data.eval", held_out)] {
+            for (i, source) in sources.iter().enumerate() {
+                let place = format!("{name}[{i}]");
+                wrong.extend(source.problems(&place));
+                wrong.extend(reading_problems(&place, source.format(), source.columns(), source.filter()));
+            }
+        }
+        wrong
+    }
+}
+
+/// The value of `data.format` for files whose rows have different schemas.
+pub(super) const MIXED: &str = "mixed";
+
+fn reading_problems(
+    place: &str,
+    format: Option<&str>,
+    columns: &Columns,
+    filter: Option<&str>,
+) -> Vec<String> {
+    let mut wrong = columns.problems(&format!("{place}.columns"));
+    if let Some(Err(error)) = format.filter(|name| *name != MIXED).map(Schema::parse) {
+        wrong.push(format!("{place}.format: {error}"));
+    }
+    if let Some(Err(error)) = filter.map(Filter::parse) {
+        wrong.push(format!("{place}.filter {error}"));
+    }
+    wrong
 }
 
 #[cfg(test)]
@@ -122,9 +184,10 @@ mod tests {
     #[test]
     fn every_key_survives_a_round_trip() {
         let yaml = "train: [a.jsonl, 'b/*.jsonl']\neval: 0.05\nmax_length: null\nmax_prompt_length: 7\n\
-                    truncation_mode: keep_end\nchat_template: t.jinja\n";
+                    truncation_mode: keep_end\nchat_template: t.jinja\nformat: hh-rlhf\ncolumns: {prompt: q, x: null}\n\
+                    filter: a > 1\nlimit: 9\n";
         let config = parse(yaml).unwrap();
-        assert_eq!(config.train, Sources(vec!["a.jsonl".into(), "b/*.jsonl".into()]));
+        assert_eq!(config.train.paths(), ["a.jsonl", "b/*.jsonl"]);
         assert_eq!(config.eval, Some(EvalSource::Fraction(0.05)));
         assert_eq!(config.max_length, None);
         assert_eq!(config.truncation_mode, TruncationMode::KeepEnd);
@@ -147,6 +210,22 @@ mod tests {
     fn validate_names_every_wrong_value_at_once() {
         let config = parse("train: []\neval: 1\nmax_length: 1\nmax_prompt_length: 4").unwrap();
         let message = config.validate().unwrap_err().to_string();
+        let yaml = "train: [{path: a, weight: 0, format: hh}, {path: b, filter: 'a >', format: shpp}]\nformat: alpacca\n\
+                    columns: {prompt: q, chosen: q}\nfilter: 'a = 1'\nlimit: 0\neval: [{path: c, split: test}]";
+        let reading = parse(yaml).unwrap().validate().unwrap_err().to_string();
+        for part in [
+            "data.train[0].weight is 0",
+            "data.train[1].filter at its end: expected a value",
+            "data.train[1].format: `shpp` is no known format; did you mean `shp`?",
+            "data.format: `alpacca` is no known format; did you mean `alpaca`?",
+            "data.columns reads q as chosen and as prompt",
+            "data.filter at column 3: `=` is no operator",
+            "data.limit is 0",
+            "data.eval[0].split is test",
+        ] {
+            assert!(reading.contains(part), "{part}: {reading}");
+        }
+        parse("train: a\nformat: mixed").unwrap().validate().unwrap();
         for part in ["data.train", "data.eval is 1", "data.max_length is 1", "data.max_prompt_length (4)"] {
             assert!(message.contains(part), "{part}: {message}");
         }

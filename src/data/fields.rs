@@ -5,10 +5,21 @@ use serde_json::{Map, Value as Json};
 /// The fields of a JSON object, in file order.
 pub(super) type Fields = Map<String, Json>;
 
+/// Returns the column `name` unless it is missing or null. Data sets that were joined have nulls in the columns of the
+/// other parts.
+pub(super) fn given<'a>(fields: &'a Fields, name: &str) -> Option<&'a Json> {
+    fields.get(name).filter(|value| !value.is_null())
+}
+
+/// Returns the first of `names` (separated by `|`) that is given, with its value.
+pub(super) fn first<'a, 'n>(fields: &'a Fields, names: &'n str) -> Option<(&'n str, &'a Json)> {
+    names.split('|').find_map(|name| Some((name, given(fields, name)?)))
+}
+
 /// Describes the problem of two equal answers.
-pub(super) fn equal(text: &str) -> String {
+pub(super) fn equal(first: &str, second: &str, text: &str) -> String {
     format!(
-        "chosen and rejected are equal ({}); a pair without a difference teaches nothing, remove it",
+        "{first} and {second} are equal ({}); a pair without a difference teaches nothing, remove it",
         shortened(text)
     )
 }
@@ -24,6 +35,21 @@ pub(super) fn described(value: &Json) -> String {
         Json::Object(_) => "an object",
     };
     format!("{kind} ({})", shortened(&value.to_string()))
+}
+
+/// Lists the names of all columns: `` `a`, `b` ``.
+pub(super) fn named(fields: &Fields) -> String {
+    listed(fields.keys().map(String::as_str))
+}
+
+/// Lists names: `` `a`, `b` ``. Of very many names the first 24.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.into_iter().collect();
+    let mut shown: Vec<_> = names.iter().take(24).map(|name| format!("`{}`", shortened(name))).collect();
+    if names.len() > shown.len() {
+        shown.push(format!("and {} more", names.len() - shown.len()));
+    }
+    shown.join(", ")
 }
 
 /// Returns the first 60 characters.

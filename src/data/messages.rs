@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::fields::{Fields, described, equal};
+use super::fields::{Fields, described};
+use super::speakers;
 use crate::error::nearest;
 
 /// A chat message: `role`, `content` and any other fields a template may read.
@@ -45,75 +46,33 @@ impl Message {
 
     /// Whether the message has neither text nor tool calls.
     pub(super) fn is_silent(&self) -> bool {
-        self.content().is_empty() && !self.calls_tools()
+        self.content().trim().is_empty() && !self.calls_tools()
     }
 
-    fn calls_tools(&self) -> bool {
+    /// Whether the content, or one of its parts, contains `text`.
+    pub(super) fn says(&self, text: &str) -> bool {
+        match self.0.get("content") {
+            Some(Json::Array(parts)) => {
+                let mut texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
+                texts.any(|part| part.contains(text))
+            }
+            _ => self.content().contains(text),
+        }
+    }
+
+    /// Whether an answer can end with this message. Only the chat template knows all roles of the model, so this is false
+    /// just for those that are certainly not the model's.
+    pub(super) fn is_answer(&self) -> bool {
+        !["user", "human", "system", "developer", "tool", "observation"].contains(&self.role())
+    }
+
+    /// Whether the message calls tools.
+    pub(super) fn calls_tools(&self) -> bool {
         self.0.get("tool_calls").and_then(Json::as_array).is_some_and(|calls| !calls.is_empty())
     }
 }
 
-type Conversation = (Vec<Message>, Vec<Message>, Vec<Message>);
-
-/// Returns (prompt, chosen, rejected) of a conversational record.
-pub(super) fn conversation(
-    fields: &Fields,
-    chosen: Vec<Message>,
-    rejected: Vec<Message>,
-) -> Result<Conversation, String> {
-    if chosen == rejected {
-        return Err(equal(chosen.last().map_or("", Message::content)));
-    }
-    let (prompt, chosen, rejected) = match fields.get("prompt") {
-        Some(Json::Array(prompt)) => {
-            let prompt = messages("prompt", prompt)?;
-            if chosen.starts_with(&prompt) && rejected.starts_with(&prompt) {
-                return Err(
-                    "chosen and rejected repeat the messages of prompt; leave prompt out, or them".into()
-                );
-            }
-            (prompt, chosen, rejected)
-        }
-        // Some data sets repeat the first question as a string next to the whole conversations.
-        None | Some(Json::String(_)) => split_conversations(chosen, rejected),
-        Some(other) => {
-            return Err(format!(
-                "prompt must be a list of messages where chosen and rejected are, found {}",
-                described(other)
-            ));
-        }
-    };
-    if prompt.is_empty() {
-        return Err(match fields.get("prompt") {
-            Some(prompt) => format!(
-                "prompt is {}, while chosen and rejected are lists of messages that begin differently; make prompt a list \
-                 of messages too",
-                described(prompt)
-            ),
-            None => {
-                "missing `prompt`, and chosen and rejected have no first message in common that could be it"
-                    .into()
-            }
-        });
-    }
-    for (name, answer) in [("chosen", &chosen), ("rejected", &rejected)] {
-        if answer.iter().all(Message::is_silent) {
-            return Err(format!("{name} is empty; every pair needs two non-empty completions"));
-        }
-    }
-    Ok((prompt, chosen, rejected))
-}
-
-/// TRL's `extract_prompt` for conversations: the common leading messages. If one conversation is a prefix of the other,
-/// its last message is left to the completions.
-fn split_conversations(mut chosen: Vec<Message>, mut rejected: Vec<Message>) -> Conversation {
-    let shorter = chosen.len().min(rejected.len());
-    let common = chosen.iter().zip(&rejected).take_while(|(left, right)| left == right).count();
-    let border = common.min(shorter.saturating_sub(1));
-    let (rest_chosen, rest_rejected) = (chosen.split_off(border), rejected.split_off(border));
-    (chosen, rest_chosen, rest_rejected)
-}
-
+/// Reads a list of messages, named `field` in errors. Messages of `from` and `value` become `role` and `content`.
 pub(super) fn messages(field: &str, list: &[Json]) -> Result<Vec<Message>, String> {
     if list.is_empty() {
         return Err(format!("{field} is an empty list; it needs at least one message {{role, content}}"));
@@ -121,10 +80,14 @@ pub(super) fn messages(field: &str, list: &[Json]) -> Result<Vec<Message>, Strin
     list.iter().enumerate().map(|(index, json)| message(&format!("{field}[{index}]"), json)).collect()
 }
 
-fn message(place: &str, json: &Json) -> Result<Message, String> {
+/// Reads the message at `place`.
+pub(super) fn message(place: &str, json: &Json) -> Result<Message, String> {
     let Json::Object(fields) = json else {
         return Err(format!("{place} must be a message {{role, content}}, found {}", described(json)));
     };
+    if let (false, Some(from)) = (fields.contains_key("role"), fields.get("from")) {
+        return speakers::message(place, from, fields).map(Message);
+    }
     let message = Message(fields.clone());
     for name in ["role", "content"] {
         match fields.get(name) {
@@ -183,6 +146,8 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Option<Json>, String> {
     let wrong = |value: &Json| format!("tools must be a list of JSON schemas, found {}", described(value));
     match fields.remove("tools") {
         None | Some(Json::Null) => Ok(None),
+        // LLaMA-Factory writes an empty text where there are none.
+        Some(Json::String(text)) if text.trim().is_empty() => Ok(None),
         Some(Json::String(text)) => match serde_json::from_str(&text) {
             Ok(list @ Json::Array(_)) => Ok(Some(list)),
             _ => Err(wrong(&text.into())),
@@ -192,6 +157,7 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Option<Json>, String> {
     }
 }
 
+/// Reads `chat_template_kwargs`, the variables of the chat template.
 pub(super) fn kwargs(fields: &mut Fields) -> Result<Option<Fields>, String> {
     match fields.remove("chat_template_kwargs") {
         None | Some(Json::Null) => Ok(None),

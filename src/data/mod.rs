@@ -3,20 +3,21 @@
 //! There is one pipeline, with one type per stage:
 //!
 //! 1. [`Sources`] (YAML) → [`source::resolve`] → [`Input`]s → [`Row`]s: files, and the origin of each record in them.
-//! 2. [`Record::parse`]: turns a row into a prompt with its answers (strings or conversations), or returns an error
-//!    that names file, line, field, value and remedy.
+//! 2. [`RecordReader`]: filters rows, renames their columns, recognises their [`Schema`], and turns them into a prompt
+//!    with its answers (strings or conversations), or returns an error that names file, line, field, value and remedy.
 //! 3. [`ChatTokenizer`]: `tokenizer.json`, the special tokens and the [`ChatTemplate`], read like transformers does.
 //! 4. [`tokenize_all`]: records → [`Example`]s of token ids, truncated as pairs. Dropped records are reported.
 //! 5. [`Sampler`]: chooses the next examples; resumable and sharded by rank.
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
-mod answers;
 pub mod canonical;
 pub mod check;
+mod columns;
 pub mod config;
 pub mod content;
 pub mod example;
 mod fields;
+pub mod filter;
 pub mod format;
 pub mod gguf;
 mod guarded;
@@ -25,23 +26,29 @@ pub mod messages;
 pub mod pack;
 pub mod records;
 pub mod sampler;
+pub mod schema;
+pub mod show;
 pub mod shuffle;
 pub mod source;
 pub mod sources;
+mod speakers;
 pub mod split;
 pub mod template;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod truncate;
 
+pub use columns::Columns;
 pub use config::DataConfig;
 pub use example::{Example, Kind, Origin};
+pub use filter::Filter;
 pub use messages::Message;
 pub use pack::{PackedBatch, Tree};
-pub use records::{Content, Record};
+pub use records::{Content, Record, RecordReader};
 pub use sampler::{Sampler, SamplerState};
+pub use schema::Schema;
 pub use source::{Input, Row};
-pub use sources::{EvalSource, Sources};
+pub use sources::{DataSource, EvalSource, Sources};
 pub use split::hold_out;
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenize::{Dropped, Tokenized, check_positions, check_vocab, tokenize, tokenize_all};

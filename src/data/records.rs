@@ -1,16 +1,20 @@
 //! Preference records (strings or conversations) with a specific error for every way in which one can be invalid.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value as Json;
 
-use super::answers;
+use super::columns::Columns;
+use super::config::{DataConfig, MIXED};
 pub use super::content::Content;
 use super::example::{Kind, Origin};
-use super::fields::{Fields, described, equal, shortened};
-use super::messages::{conversation, kwargs, messages, tools};
+use super::fields::{Fields, described};
+use super::filter::Filter;
+use super::schema::{self, Draft, Schema};
 use super::source::{Input, Row};
-use crate::error::{Error, Result, nearest};
+use super::sources::DataSource;
+use crate::error::{Error, Result};
 
 /// A prompt, its answers and their kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,18 +23,137 @@ pub struct Record {
     pub origin: Origin,
     /// The original data set, if the record names it in `source`; metrics can be split by it.
     pub source: Option<Arc<str>>,
+    /// The schema by which the row was read.
+    pub schema: Schema,
+    /// Whether the row itself says how certain the preference is (a label, votes, a graded preference). Otherwise
+    /// [`Kind::label`] is an assumption.
+    pub labelled: bool,
     /// The kind of the record: a pair, a ranked list or a single answer.
     pub kind: Kind,
     /// The prompt and the answers.
     pub content: Content,
 }
 
+/// Reads rows into records: filter, new names of columns, schema. The rows of a file have one schema, except for those
+/// that [`Schema::mixes`]: a row that lacks a column could otherwise be read by another schema, with another meaning.
+#[derive(Debug, Default)]
+pub struct RecordReader {
+    /// `None`: the schema that the columns tell.
+    format: Option<Schema>,
+    /// Whether the rows of a file may have different schemas.
+    mixed: bool,
+    columns: Columns,
+    filter: Option<Filter>,
+    /// The schema of each file and the line of its first row.
+    seen: Mutex<BTreeMap<Arc<str>, (Schema, usize)>>,
+}
+
+impl RecordReader {
+    /// Creates the reader of `data.format`, `data.columns` and `data.filter`.
+    ///
+    /// # Errors
+    /// Returns [`Error::Config`] if the format does not exist or the filter is malformed.
+    pub fn new(config: &DataConfig) -> Result<Self> {
+        Self::with(config.format.as_deref(), &config.columns, config.filter.as_deref())
+    }
+
+    /// Creates the reader of one source: its own settings precede those of `config`.
+    ///
+    /// # Errors
+    /// Same as [`RecordReader::new`].
+    pub fn of(config: &DataConfig, source: &DataSource) -> Result<Self> {
+        let columns = if source.columns().is_empty() { &config.columns } else { source.columns() };
+        Self::with(
+            source.format().or(config.format.as_deref()),
+            columns,
+            source.filter().or(config.filter.as_deref()),
+        )
+    }
+
+    fn with(format: Option<&str>, columns: &Columns, filter: Option<&str>) -> Result<Self> {
+        let mixed = format == Some(MIXED);
+        let format = format.filter(|_| !mixed).map(Schema::parse).transpose();
+        let filter = filter.map(Filter::parse).transpose();
+        Ok(Self {
+            format: format.map_err(|error| Error::Config(format!("data.format: {error}")))?,
+            mixed,
+            columns: columns.clone(),
+            filter: filter.map_err(|error| Error::Config(format!("data.filter {error}")))?,
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Reads a row. Returns `None` if the filter leaves it out. Columns that no schema reads are ignored, as TRL ignores
+    /// them, unless they look like a part of the conversation.
+    ///
+    /// # Errors
+    /// Returns [`Error::Record`] with field, value and remedy.
+    pub fn read(&self, row: Row) -> Result<Option<Record>> {
+        let Row { origin, value } = row;
+        let fields = match value {
+            Json::Object(fields) => fields,
+            other => {
+                return Err(origin.error(format!(
+                    "a record must be a JSON object with `chosen` and `rejected` (or `completion`, `completions`, \
+                     `messages`, `text`), found {}",
+                    described(&other)
+                )));
+            }
+        };
+        match self.parse(fields).and_then(|found| self.same_schema(&origin, found)) {
+            Ok(Some((source, schema, Draft { kind, labelled, content }))) => {
+                Ok(Some(Record { origin, source, schema, labelled, kind, content }))
+            }
+            Ok(None) => Ok(None),
+            Err(message) => Err(origin.error(message)),
+        }
+    }
+
+    fn parse(&self, mut fields: Fields) -> Result<Option<Parsed>, String> {
+        if let Some(filter) = &self.filter
+            && !filter.keeps(&fields)?
+        {
+            return Ok(None);
+        }
+        self.columns.rename(&mut fields)?;
+        let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
+        let (schema, draft) = schema::read(&mut fields, self.format)?;
+        Ok(Some((source, schema, draft)))
+    }
+
+    /// Refuses a row whose schema is not that of the rows before it in its file.
+    fn same_schema(&self, origin: &Origin, found: Option<Parsed>) -> Result<Option<Parsed>, String> {
+        let Some((_, schema, _)) = &found else { return Ok(None) };
+        if self.mixed || self.format.is_some() {
+            return Ok(found);
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, line) = *seen.entry(origin.file.clone()).or_insert((*schema, origin.line));
+        if first == *schema || first.mixes() && schema.mixes() {
+            return Ok(found);
+        }
+        Err(format!(
+            "this row has the format {}, but line {line} has {}; a file has one format: make the columns the same, or set \
+             data.format to one of them (to mixed if both are right)",
+            schema.name(),
+            first.name()
+        ))
+    }
+}
+
+type Parsed = (Option<Arc<str>>, Schema, Draft);
+
 /// Returns the records of `inputs` in order. An error concerns a single record; the following ones are still returned,
 /// so that a checker can list all errors.
 pub fn read(inputs: &[Input]) -> impl Iterator<Item = Result<Record>> {
-    inputs.iter().flat_map(|input| -> Box<dyn Iterator<Item = Result<Record>>> {
+    let reader = Arc::new(RecordReader::default());
+    inputs.iter().flat_map(move |input| -> Box<dyn Iterator<Item = Result<Record>>> {
+        let reader = Arc::clone(&reader);
         match input.rows() {
-            Ok(rows) => Box::new(rows.map(|row| Record::parse(row?))),
+            // Without a filter no row is left out.
+            Ok(rows) => {
+                Box::new(rows.filter_map(move |row| row.and_then(|row| reader.read(row)).transpose()))
+            }
             Err(e) => Box::new(std::iter::once(Err(e))),
         }
     })
@@ -49,169 +172,14 @@ pub fn load(inputs: &[Input]) -> Result<Vec<Record>> {
 }
 
 impl Record {
-    /// Parses a row into strings or conversations. The prompt of a pair is explicit or the common prefix of both
-    /// answers (TRL's `extract_prompt`). Other records are recognized by their columns (`answers.rs`). Unknown fields
-    /// are ignored, as TRL ignores additional columns.
+    /// Parses a row with the default settings of [`RecordReader`].
     ///
     /// # Errors
     /// Returns [`Error::Record`] with field, value and remedy.
     pub fn parse(row: Row) -> Result<Self> {
-        let Row { origin, value } = row;
-        let parsed = match value {
-            Json::Object(fields) => parse(fields),
-            other => Err(format!(
-                "a record must be a JSON object with `chosen` and `rejected` (or `completion`, `completions`, `messages`, \
-                 `text`), found {}",
-                described(&other)
-            )),
-        };
-        match parsed {
-            Ok((source, kind, content)) => Ok(Self { origin, source, kind, content }),
-            Err(message) => Err(origin.error(message)),
-        }
+        let origin = row.origin.clone();
+        RecordReader::default().read(row)?.ok_or_else(|| origin.error("the row was left out"))
     }
-}
-
-fn parse(mut fields: Fields) -> Result<(Option<Arc<str>>, Kind, Content), String> {
-    let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
-    let is_pair = fields.contains_key("chosen") || fields.contains_key("rejected");
-    let (kind, content) = match if is_pair { None } else { answers::parse(&mut fields)? } {
-        Some(other) => other,
-        None => pair(fields)?,
-    };
-    Ok((source, kind, content))
-}
-
-fn pair(mut fields: Fields) -> Result<(Kind, Content), String> {
-    let kind = Kind::Pair { label: label(fields.get("label"))? };
-    let chosen = required(&fields, "chosen")?;
-    let rejected = required(&fields, "rejected")?;
-    let content = match (chosen, rejected) {
-        (Json::String(chosen), Json::String(rejected)) => text_pair(&fields, chosen, rejected)?,
-        (Json::Array(chosen), Json::Array(rejected)) => {
-            let (chosen, rejected) = (messages("chosen", chosen)?, messages("rejected", rejected)?);
-            let (prompt, chosen, rejected) = conversation(&fields, chosen, rejected)?;
-            let answers = vec![chosen, rejected];
-            Content::Chat { prompt, answers, tools: tools(&mut fields)?, kwargs: kwargs(&mut fields)? }
-        }
-        (chosen, rejected) => return Err(not_a_pair(chosen, rejected)),
-    };
-    Ok((kind, content))
-}
-
-fn not_a_pair(chosen: &Json, rejected: &Json) -> String {
-    for (name, value) in [("chosen", chosen), ("rejected", rejected)] {
-        if !value.is_string() && !value.is_array() {
-            return format!("{name} must be a string or a list of messages, found {}", described(value));
-        }
-    }
-    format!(
-        "chosen is {} but rejected is {}; both must be strings or both lists of messages",
-        described(chosen),
-        described(rejected)
-    )
-}
-
-/// Returns the field `name`. If it is missing, the error suggests an existing field with a similar name.
-fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
-    let others =
-        || fields.keys().map(String::as_str).filter(|key| !["prompt", "chosen", "rejected"].contains(key));
-    fields.get(name).ok_or_else(|| match nearest(name, others()) {
-        Some(near) => format!("missing `{name}`; found `{near}`: rename it"),
-        None if slip(fields).is_some() => slip(fields).unwrap_or_default(),
-        None if fields.is_empty() => format!("missing `{name}`; the record has no fields"),
-        None => {
-            let found: Vec<_> = fields.keys().map(|key| format!("`{}`", shortened(key))).collect();
-            format!(
-                "missing `{name}`; found {}. Every pair needs `chosen` and `rejected`; one answer is `completion`, a ranked \
-                 list `completions`, a text of its own `messages` or `text`",
-                found.join(", ")
-            )
-        }
-    })
-}
-
-/// Finds a field whose name is almost that of a field of another record kind.
-fn slip(fields: &Fields) -> Option<String> {
-    let near = |name: &&str, key: &str| strsim::damerau_levenshtein(name, key) == 1;
-    fields.keys().find_map(|key| {
-        let name = ["completion", "completions", "messages"].iter().find(|name| near(name, key))?;
-        Some(format!("found `{key}`, which is probably meant to be `{name}`: rename it"))
-    })
-}
-
-fn label(value: Option<&Json>) -> Result<f32, String> {
-    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(1.0) };
-    let wrong = || {
-        format!(
-            "label must be a number from 0 (rejected is preferred) to 1 (chosen is, the default), found {}",
-            described(value)
-        )
-    };
-    // JSON has no NaN, and the range check would reject it anyway.
-    value.as_f64().map(|label| label as f32).filter(|label| (0.0..=1.0).contains(label)).ok_or_else(wrong)
-}
-
-fn text_pair(fields: &Fields, chosen: &str, rejected: &str) -> Result<Content, String> {
-    if chosen == rejected {
-        return Err(equal(chosen));
-    }
-    let (prompt, chosen, rejected) = match fields.get("prompt") {
-        Some(Json::String(prompt)) => (prompt.as_str(), chosen, rejected),
-        Some(other) => {
-            return Err(format!(
-                "prompt must be a string where chosen and rejected are, found {}{}",
-                described(other),
-                if other.is_null() { "; leave it out if chosen and rejected begin with it" } else { "" }
-            ));
-        }
-        None => {
-            refuse_misspelt_prompt(fields)?;
-            let border = common_text(chosen, rejected);
-            (&chosen[..border], &chosen[border..], &rejected[border..])
-        }
-    };
-    for (name, text) in [("chosen", chosen), ("rejected", rejected)] {
-        if text.is_empty() {
-            return Err(format!("{name} is empty; every pair needs two non-empty completions"));
-        }
-    }
-    if prompt.is_empty() && !fields.contains_key("prompt") {
-        return Err(format!(
-            "missing `prompt`, and chosen ({}) and rejected ({}) have no beginning in common that could be it",
-            shortened(chosen),
-            shortened(rejected)
-        ));
-    }
-    Ok(Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] })
-}
-
-/// Rejects a misspelt `prompt` field. Without `prompt` the prompt is extracted from the answers, and a misspelt one
-/// would be silently ignored.
-fn refuse_misspelt_prompt(fields: &Fields) -> Result<(), String> {
-    match nearest("prompt", fields.keys().map(String::as_str)) {
-        // At most two typos: `prompt_id` is a column in its own right.
-        Some(near) if strsim::damerau_levenshtein("prompt", near) <= 2 => {
-            Err(format!("missing `prompt`; found `{near}`: rename it"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// TRL's `extract_prompt` for strings: returns the length in bytes of the common prefix, without a space before the
-/// first difference. If one text is a prefix of the other, TRL leaves the last character to the completions.
-fn common_text(chosen: &str, rejected: &str) -> usize {
-    let mut previous = None;
-    for ((byte, left), right) in chosen.char_indices().zip(rejected.chars()) {
-        if left != right {
-            return match previous {
-                Some((at, ' ')) => at,
-                _ => byte,
-            };
-        }
-        previous = Some((byte, left));
-    }
-    previous.map_or(0, |(at, _)| at)
 }
 
 #[cfg(test)]
@@ -348,9 +316,9 @@ mod tests {
         let with_string = implicit.replacen('{', r#"{"prompt": "q", "#, 1);
         assert_eq!(chat(with_string.leak()), expected);
         // One conversation is a prefix of the other: its last message stays with the answers.
-        let longer = r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "d"}]}"#;
+        let longer = r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "d"}, {"role": "assistant", "content": "e"}]}"#;
         assert_eq!(chat(longer)[1], ["assistant:b"]);
-        assert_eq!(chat(longer)[2], ["assistant:b", "user:d"]);
+        assert_eq!(chat(longer)[2], ["assistant:b", "user:d", "assistant:e"]);
     }
 
     #[test]

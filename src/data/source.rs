@@ -52,7 +52,7 @@ impl Input {
 pub fn resolve(sources: &Sources) -> Result<Vec<Input>> {
     let (mut inputs, mut wrong) = (Vec::new(), Vec::new());
     for source in &sources.0 {
-        match resolve_one(source) {
+        match resolve_one(&source.path()) {
             Ok(found) => inputs.extend(found),
             Err(e) => wrong.push(e.to_string()),
         }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn resolve_in(dir: &Path, sources: &[&str]) -> Result<Vec<Input>> {
-        resolve(&Sources(sources.iter().map(|source| format!("{}/{source}", dir.display())).collect()))
+        resolve(&sources.iter().map(|source| format!("{}/{source}", dir.display())).collect())
     }
 
     #[test]

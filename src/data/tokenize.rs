@@ -201,13 +201,21 @@ pub fn check_positions(examples: &[Example], max_positions: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::super::example::Kind;
+    use super::super::schema::Schema;
     use super::super::tokenizer::tests::{CONFIG, tokenizer};
     use super::super::truncate::TruncationMode;
     use super::*;
 
     fn record(prompt: &str, chosen: &str, rejected: &str) -> Record {
         let content = Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] };
-        Record { origin: Origin::new("t", 5), source: None, kind: Kind::Pair { label: 0.5 }, content }
+        Record {
+            origin: Origin::new("t", 5),
+            source: None,
+            schema: Schema::Preference,
+            labelled: true,
+            kind: Kind::Pair { label: 0.5 },
+            content,
+        }
     }
 
     // Ids: <s> 0, </s> 1, a 2, b 3, c 4, space 5, ab 6.

@@ -10,6 +10,7 @@ mod export;
 mod hub;
 pub mod records;
 mod run;
+pub mod stream;
 mod threads;
 mod trained;
 mod trainer;

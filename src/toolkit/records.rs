@@ -20,16 +20,8 @@ pub struct Pairs {
 /// # Errors
 /// If a file is missing, or a record is broken.
 pub fn read_records(sources: &Sources) -> Result<Vec<Record>> {
-    records::load(&inputs(sources)?)
-}
-
-/// The files of sources: of this machine, of the Hub or of the embedded data.
-///
-/// # Errors
-/// If a file is missing.
-pub fn inputs(sources: &Sources) -> Result<Vec<Input>> {
     let named: Vec<String> = sources
-        .0
+        .paths()
         .iter()
         .map(|name| match name.strip_prefix(hub::PREFIX) {
             Some(dataset) => hub::dataset(dataset),
@@ -37,7 +29,8 @@ pub fn inputs(sources: &Sources) -> Result<Vec<Input>> {
         })
         .collect::<Result<Vec<_>>>()?
         .concat();
-    source::resolve(&Sources(named))
+    let inputs: Vec<Input> = source::resolve(&named.into_iter().collect())?;
+    records::load(&inputs)
 }
 
 /// Tokenizes records for a model.

@@ -12,7 +12,7 @@ pub use self::examples::Examples;
 use super::{Base, TrainedWith, dated};
 use crate::adapter::peft;
 use crate::config::RunConfig;
-use crate::data::{ChatTokenizer, check};
+use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::Reference;
@@ -88,7 +88,6 @@ impl<'a> Run<'a> {
         tokenizer: ChatTokenizer,
         mut examples: Examples,
     ) -> Result<Self> {
-        examples.notes.extend(check::labels(&examples.train).described());
         let loras = modules(&config, base)?;
         let to_train = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
         if base.backend.is_none() {

@@ -7,9 +7,10 @@ use super::text;
 use crate::cli::DataCheckArgs;
 use crate::config::RunConfig;
 use crate::data::check::{Collected, Figures, Leaks, Limits, Measure, Size, TokensOfData, collect};
-use crate::data::{EvalSource, Sources, records};
+use crate::data::{EvalSource, Sources};
 use crate::error::{Error, Result};
-use crate::toolkit::{Base, OpenOptions, expected_memory, records as files};
+use crate::toolkit::stream::Stream;
+use crate::toolkit::{Base, OpenOptions, expected_memory};
 
 /// All that is printed.
 #[derive(Serialize)]
@@ -47,7 +48,7 @@ fn configure(args: &DataCheckArgs) -> Result<RunConfig> {
     let base = args.base.clone().unwrap_or_default();
     let mut config = match &args.config {
         Some(path) => RunConfig::from_file(path, &[])?,
-        None => RunConfig::new(base.clone(), Sources(args.files.clone())),
+        None => RunConfig::new(base.clone(), args.files.iter().cloned().collect::<Sources>()),
     };
     if args.base.is_some() {
         config.model.base = base;
@@ -59,7 +60,7 @@ fn configure(args: &DataCheckArgs) -> Result<RunConfig> {
         ));
     }
     if !args.files.is_empty() {
-        config.data.train = Sources(args.files.clone());
+        config.data.train = args.files.iter().cloned().collect();
     }
     if let Some(eval) = &args.eval {
         config.data.eval = Some(EvalSource::Sources(eval.as_str().into()));
@@ -85,15 +86,16 @@ fn report(config: &RunConfig, args: &DataCheckArgs) -> Result<Report> {
         }
         _ => Measure::characters(),
     };
-    let read = |sources: &Sources| -> Result<Collected> {
-        Ok(collect(records::read(&files::inputs(sources)?), &measure))
+    let read = |sources: &Sources, most: Option<usize>| -> Result<Collected> {
+        let stream = Stream::open(&config.data, sources)?;
+        Ok(collect(stream.records().take(most.unwrap_or(usize::MAX)), &measure))
     };
-    let found = read(&config.data.train)?;
+    let found = read(&config.data.train, config.data.limit)?;
     let (mut sizes, mut leaks, mut eval) = (found.sizes().to_vec(), None, None);
     match &config.data.eval {
         None => {}
         Some(EvalSource::Sources(sources)) => {
-            let other = read(sources)?;
+            let other = read(sources, None)?;
             leaks = Some(found.leaks_into(&other));
             eval = Some(other.figures());
         }

@@ -93,7 +93,6 @@ impl Before {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{CONFIG, tokenizer};
-    use super::*;
 
     #[test]
     fn every_token_has_its_text_and_special_ones_their_name() {

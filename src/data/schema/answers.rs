@@ -1,46 +1,27 @@
-//! Records that are not pairs: a judged answer, a text to imitate or a ranked list. The columns decide which one.
-//!
-//! | columns | record |
-//! |---|---|
-//! | `prompt`, `completion`, `label` (true or false) | a judged answer, as in TRL's `KTOTrainer` |
-//! | `prompt`, `completion` | a text to imitate after its prompt, as in `SFTTrainer`: only the completion is scored |
-//! | `messages`, or `text` | a text to imitate as a whole: every token except the first is scored |
-//! | `prompt`, `completions` | a ranked list, from the best to the worst |
+//! TRL's records that are not pairs: a judged answer, a text to imitate, and our ranked lists.
 
 use serde_json::Value as Json;
 
-use super::content::Content;
-use super::example::Kind;
-use super::fields::{Fields, described, shortened};
-use super::messages::{Message, kwargs, messages, tools};
+use super::super::content::Content;
+use super::super::example::Kind;
+use super::super::fields::{Fields, described, first, given, shortened};
+use super::super::messages::{Message, messages};
+use super::draft::{Draft, Named, blank, chat, text, turns};
 
-/// Parses the record if its columns are those of a kind in this module, and returns `None` otherwise.
-pub(super) fn parse(fields: &mut Fields) -> Result<Option<(Kind, Content)>, String> {
-    let judged = fields.contains_key("label");
-    if let Some(completions) = fields.get("completions") {
-        let content = ranked(fields, completions)?;
-        return Ok(Some((Kind::Ranked, with_template(content, fields)?)));
-    }
-    if let Some(completion) = fields.get("completion") {
-        let kind = if judged { Kind::Judged { desirable: desirable(fields)? } } else { Kind::Text };
-        let content = behind_prompt(fields, &[("completion".into(), completion)])?;
-        return Ok(Some((kind, with_template(content, fields)?)));
-    }
-    let content = match (fields.get("messages"), fields.get("text")) {
-        (Some(Json::Array(list)), _) => chat(Vec::new(), vec![messages("messages", list)?]),
-        (Some(other), _) => {
-            return Err(format!("messages must be a list of messages, found {}", described(other)));
-        }
-        (None, Some(Json::String(text))) if text.is_empty() => {
-            return Err("text is empty; there is nothing to imitate, remove it".into());
-        }
-        (None, Some(Json::String(text))) => {
-            Content::Text { prompt: String::new(), answers: vec![text.clone()] }
-        }
-        (None, Some(other)) => return Err(format!("text must be a string, found {}", described(other))),
-        (None, None) => return Ok(None),
-    };
-    Ok(Some((Kind::Text, with_template(content, fields)?)))
+/// `prompt`, `completion` and `label` (true or false), as in `KTOTrainer`.
+pub(super) fn judged(fields: &mut Fields) -> Result<Draft, String> {
+    let desirable = desirable(fields)?;
+    Ok(Draft::new(Kind::Judged { desirable }, completion_content(fields)?))
+}
+
+/// `prompt` and `completion`, as in `SFTTrainer`: only the completion is scored.
+pub(super) fn completion(fields: &mut Fields) -> Result<Draft, String> {
+    Ok(Draft::new(Kind::Text, completion_content(fields)?))
+}
+
+fn completion_content(fields: &mut Fields) -> Result<Content, String> {
+    let completion = fields.get("completion").cloned().unwrap_or_default();
+    behind_prompt(fields, &[("completion".into(), &completion)])
 }
 
 /// Reads TRL's `label` of a judged answer.
@@ -54,11 +35,64 @@ fn desirable(fields: &Fields) -> Result<bool, String> {
     }
 }
 
-fn ranked(fields: &Fields, completions: &Json) -> Result<Content, String> {
-    let Json::Array(list) = completions else {
+/// `text`: every token except the first is scored.
+pub(super) fn whole_text(fields: &mut Fields) -> Result<Draft, String> {
+    let value = fields.get("text").cloned().unwrap_or_default();
+    let text = text("text", &value)?;
+    if text.trim().is_empty() {
+        return Err("text is empty; there is nothing to imitate, remove it".into());
+    }
+    Ok(Draft::new(Kind::Text, Content::Text { prompt: String::new(), answers: vec![text.into()] }))
+}
+
+/// `messages`: a conversation to imitate as a whole; with a boolean `label`, its last turn is judged.
+pub(super) fn whole_messages(fields: &mut Fields) -> Result<Draft, String> {
+    conversation("messages", "label", fields)
+}
+
+/// Reads the conversation in the column `name`. Its last turn is judged if one of the columns `labels` is a boolean.
+pub(super) fn conversation(name: &str, labels: &str, fields: &mut Fields) -> Result<Draft, String> {
+    let list = match fields.get(name) {
+        Some(Json::Array(list)) => messages(name, list)?,
+        Some(Json::String(value)) => {
+            super::encoded::refuse_encoded(name, value)?;
+            return Err(format!(
+                "{name} must be a list of messages, found {}",
+                described(&value.as_str().into())
+            ));
+        }
+        other => {
+            let found = other.map_or_else(|| "nothing".into(), described);
+            return Err(format!("{name} must be a list of messages, found {found}"));
+        }
+    };
+    match first(fields, labels) {
+        Some((_, Json::Bool(desirable))) => {
+            let desirable = *desirable;
+            let (prompt, answer) = last_turn(name, list)?;
+            let content = chat(prompt, vec![(format!("the end of {name}"), answer)], fields)?;
+            Ok(Draft::new(Kind::Judged { desirable }, content))
+        }
+        _ => Ok(Draft::new(Kind::Text, chat(Vec::new(), vec![(name.into(), list)], fields)?)),
+    }
+}
+
+/// Splits a conversation before its last message.
+pub(super) fn last_turn(name: &str, mut list: Vec<Message>) -> Result<(Vec<Message>, Vec<Message>), String> {
+    let last = list.split_off(list.len().saturating_sub(1));
+    if list.is_empty() {
+        return Err(format!("{name} has one message; an answer stands behind a message of the user"));
+    }
+    Ok((list, last))
+}
+
+/// `prompt` and `completions`, from the best to the worst.
+pub(super) fn ranked(fields: &mut Fields) -> Result<Draft, String> {
+    let completions = fields.get("completions").cloned().unwrap_or_default();
+    let Json::Array(list) = &completions else {
         return Err(format!(
             "completions must be a list, from the best to the worst, found {}",
-            described(completions)
+            described(&completions)
         ));
     };
     if list.len() < 2 {
@@ -67,80 +101,80 @@ fn ranked(fields: &Fields, completions: &Json) -> Result<Content, String> {
             list.len()
         ));
     }
-    for (i, worse) in list.iter().enumerate() {
-        if let Some(better) = list[..i].iter().position(|better| better == worse) {
+    let named: Vec<_> =
+        list.iter().enumerate().map(|(i, answer)| (format!("completions[{i}]"), answer)).collect();
+    if let Some(object) =
+        list.iter().find(|answer| answer.get("response").is_some() || answer.get("text").is_some())
+    {
+        return Err(format!(
+            "completions[0] must be a string or a list of messages, found {}; completions with their scores need \
+             `instruction` (the format ultrafeedback)",
+            described(object)
+        ));
+    }
+    distinct(&named)?;
+    Ok(Draft::new(Kind::Ranked, behind_prompt(fields, &named)?))
+}
+
+/// Refuses two equal answers of a list.
+pub(super) fn distinct<T: PartialEq + std::fmt::Debug>(answers: &[Named<T>]) -> Result<(), String> {
+    for (i, (worse, text)) in answers.iter().enumerate() {
+        if let Some((better, _)) = answers[..i].iter().find(|(_, better)| better == text) {
             return Err(format!(
-                "completions[{better}] and completions[{i}] are equal ({}); one answer has one place, remove it",
-                shortened(&worse.to_string())
+                "{better} and {worse} are equal ({}); one answer has one place, remove it",
+                shortened(&format!("{text:?}"))
             ));
         }
     }
-    let named: Vec<_> =
-        list.iter().enumerate().map(|(i, answer)| (format!("completions[{i}]"), answer)).collect();
-    behind_prompt(fields, &named)
+    Ok(())
 }
 
 /// Builds the content from the record's `prompt` and the named answers: all strings, or all lists of messages.
-fn behind_prompt(fields: &Fields, answers: &[(String, &Json)]) -> Result<Content, String> {
-    match fields.get("prompt") {
-        Some(Json::String(prompt)) => {
-            let text = |(name, answer): &(String, &Json)| match answer {
-                Json::String(text) if text.is_empty() => Err(empty(name)),
-                Json::String(text) => Ok(text.clone()),
+pub(super) fn behind_prompt(fields: &mut Fields, answers: &[Named<&Json>]) -> Result<Content, String> {
+    match given(fields, "prompt").cloned() {
+        Some(ref prompt @ Json::String(_)) => {
+            let prompt = text("prompt", prompt)?;
+            let read = |(name, answer): &Named<&Json>| match answer {
+                Json::String(_) => text(name, answer).map(String::from),
                 other => Err(format!("{name} must be a string where prompt is, found {}", described(other))),
             };
-            let answers = answers.iter().map(text).collect::<Result<_, _>>()?;
-            Ok(Content::Text { prompt: prompt.clone(), answers })
+            let texts = answers.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+            match answers.iter().zip(&texts).find(|(_, text)| text.trim().is_empty()) {
+                Some(((name, _), text)) => Err(blank(name, text)),
+                None => Ok(Content::Text { prompt: prompt.into(), answers: texts }),
+            }
         }
         Some(Json::Array(list)) => {
-            let prompt = messages("prompt", list)?;
-            let turns = |(name, answer): &(String, &Json)| turns(name, answer, &prompt);
-            let answers = answers.iter().map(turns).collect::<Result<_, _>>()?;
-            Ok(chat(prompt, answers))
+            let prompt = messages("prompt", &list)?;
+            let read = |(name, answer): &Named<&Json>| behind_messages(name, answer, &prompt);
+            let answers = answers.iter().map(read).collect::<Result<_, _>>()?;
+            chat(prompt, answers, fields)
         }
-        Some(other) => Err(format!("prompt must be a string or a list of messages, found {}", described(other))),
+        Some(other) => Err(format!("prompt must be a string or a list of messages, found {}", described(&other))),
         None => {
             Err("missing `prompt`; a completion stands behind a prompt, and a text of its own is `text` or `messages`".into())
         }
     }
 }
 
-fn turns(name: &str, answer: &Json, prompt: &[Message]) -> Result<Vec<Message>, String> {
-    let Json::Array(list) = answer else {
+fn behind_messages(name: &str, answer: &Json, prompt: &[Message]) -> Result<Named<Vec<Message>>, String> {
+    if !answer.is_array() && !answer.is_object() {
         return Err(format!(
             "{name} must be a list of messages where prompt is, found {}",
             described(answer)
         ));
-    };
-    let turns = messages(name, list)?;
+    }
+    let turns = turns(name, answer)?;
     if turns.starts_with(prompt) {
         return Err(format!("{name} repeats the messages of prompt; leave prompt out of it"));
     }
-    if turns.iter().all(Message::is_silent) { Err(empty(name)) } else { Ok(turns) }
-}
-
-fn empty(name: &str) -> String {
-    format!("{name} is empty; a record needs a completion to score")
-}
-
-fn chat(prompt: Vec<Message>, answers: Vec<Vec<Message>>) -> Content {
-    Content::Chat { prompt, answers, tools: None, kwargs: None }
-}
-
-/// Adds the record's `tools` and `chat_template_kwargs` to a conversation.
-fn with_template(content: Content, fields: &mut Fields) -> Result<Content, String> {
-    Ok(match content {
-        Content::Chat { prompt, answers, .. } => {
-            Content::Chat { prompt, answers, tools: tools(fields)?, kwargs: kwargs(fields)? }
-        }
-        text @ Content::Text { .. } => text,
-    })
+    Ok((name.into(), turns))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::{Record, read};
-    use super::super::source::Input;
+    use super::super::super::records::{Record, read};
+    use super::super::super::source::Input;
     use super::*;
     use crate::error::Result;
 

@@ -1,0 +1,167 @@
+//! What every schema is read into, and the steps that the schemas share.
+
+use serde_json::Value as Json;
+
+use super::super::content::Content;
+use super::super::example::Kind;
+use super::super::fields::{Fields, described, equal, given, shortened};
+use super::super::messages::{Message, kwargs, message, messages, tools};
+use super::encoded::refuse_encoded;
+
+/// A record without its origin.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::data) struct Draft {
+    /// The kind of the record.
+    pub(in crate::data) kind: Kind,
+    /// Whether the degree of preference is from the row and not assumed.
+    pub(in crate::data) labelled: bool,
+    /// The prompt and the answers.
+    pub(in crate::data) content: Content,
+}
+
+impl Draft {
+    /// A record of `kind` without a label of its own.
+    pub(super) fn new(kind: Kind, content: Content) -> Self {
+        Self { kind, labelled: false, content }
+    }
+
+    /// A pair with y = `label`, or without a label.
+    pub(super) fn pair(label: Option<f32>, content: Content) -> Self {
+        Self { kind: Kind::Pair { label: label.unwrap_or(1.0) }, labelled: label.is_some(), content }
+    }
+}
+
+/// A text or conversation with the name of its column.
+pub(super) type Named<T> = (String, T);
+
+/// Returns the column `name`, which the schema needs.
+pub(super) fn column<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
+    given(fields, name).ok_or_else(|| format!("{name} is missing or null"))
+}
+
+/// Returns the string `value`, unless it is a conversation written as text.
+pub(super) fn text<'a>(name: &str, value: &'a Json) -> Result<&'a str, String> {
+    let Json::String(text) = value else {
+        return Err(format!("{name} must be a string, found {}", described(value)));
+    };
+    refuse_encoded(name, text)?;
+    Ok(text)
+}
+
+/// Returns the string `value`, which must not be blank.
+pub(super) fn filled<'a>(name: &str, value: &'a Json) -> Result<&'a str, String> {
+    let text = text(name, value)?;
+    if text.trim().is_empty() { Err(format!("{name} is empty")) } else { Ok(text) }
+}
+
+/// Returns the string of the column `name`.
+pub(super) fn text_column<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, String> {
+    filled(name, column(fields, name)?)
+}
+
+/// Reads an answer of a conversation: a string, a message or a list of messages.
+pub(super) fn turns(name: &str, value: &Json) -> Result<Vec<Message>, String> {
+    match value {
+        Json::String(_) => Ok(vec![Message::new("assistant", text(name, value)?)]),
+        Json::Array(list) => messages(name, list),
+        Json::Object(_) => Ok(vec![message(name, value)?]),
+        other => Err(format!(
+            "{name} must be a string, a message or a list of messages, found {}",
+            described(other)
+        )),
+    }
+}
+
+/// Checks two texts behind a prompt.
+pub(super) fn text_pair(prompt: String, answers: [Named<String>; 2]) -> Result<Content, String> {
+    let [(first, chosen), (second, rejected)] = &answers;
+    if chosen == rejected {
+        return Err(equal(first, second, chosen));
+    }
+    for (name, text) in &answers {
+        if text.trim().is_empty() {
+            return Err(blank(name, text));
+        }
+    }
+    if repeats(&prompt, chosen) && repeats(&prompt, rejected) {
+        return Err(format!(
+            "{first} and {second} repeat prompt ({}) at their beginning; remove it from them, or leave prompt out \
+             (data.columns: {{prompt: null}})",
+            shortened(&prompt)
+        ));
+    }
+    Ok(Content::Text { prompt, answers: answers.map(|(_, text)| text).into() })
+}
+
+/// Whether `answer` begins with the whole prompt: not with a longer word that begins like it (`1` and `10`).
+fn repeats(prompt: &str, answer: &str) -> bool {
+    let Some(rest) = answer.strip_prefix(prompt).filter(|_| !prompt.trim().is_empty()) else { return false };
+    let letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    !(letter(prompt.chars().last()) && letter(rest.chars().next()))
+}
+
+/// Checks two answers of a conversation and adds what its template reads.
+pub(super) fn chat_pair(
+    prompt: Vec<Message>,
+    answers: [Named<Vec<Message>>; 2],
+    fields: &mut Fields,
+) -> Result<Content, String> {
+    let [(first, chosen), (second, rejected)] = &answers;
+    if chosen == rejected {
+        return Err(equal(first, second, chosen.last().map_or("", Message::content)));
+    }
+    if chosen.starts_with(&prompt) && rejected.starts_with(&prompt) && !prompt.is_empty() {
+        return Err(format!("{first} and {second} repeat the messages of prompt; leave prompt out, or them"));
+    }
+    chat(prompt, answers.into(), fields)
+}
+
+/// Checks the turns of a conversation and adds what its template reads.
+pub(super) fn chat(
+    prompt: Vec<Message>,
+    answers: Vec<Named<Vec<Message>>>,
+    fields: &mut Fields,
+) -> Result<Content, String> {
+    for (name, turns) in &answers {
+        if turns.iter().all(Message::is_silent) {
+            return Err(blank(name, turns.last().map_or("", Message::content)));
+        }
+        if let Some(last) = turns.last().filter(|last| !last.is_answer()) {
+            return Err(format!(
+                "{name} ends with a message of {}; an answer ends with a message of the assistant, remove what follows it",
+                last.role()
+            ));
+        }
+        if let (Some(before), Some(after)) = (prompt.last(), turns.first())
+            && before.role() == "assistant"
+            && after.role() == "assistant"
+            && !before.calls_tools()
+        {
+            return Err(format!(
+                "prompt ends with a message of the assistant ({}) and {name} begins with another one; end prompt with the \
+                 user's message",
+                shortened(before.content())
+            ));
+        }
+    }
+    let answers = answers.into_iter().map(|(_, turns)| turns).collect();
+    Ok(Content::Chat { prompt, answers, tools: tools(fields)?, kwargs: kwargs(fields)? })
+}
+
+/// Describes an answer that says nothing.
+pub(super) fn blank(name: &str, text: &str) -> String {
+    let space = if text.is_empty() { "" } else { " (only white space)" };
+    let need = if name.starts_with("chosen") || name.starts_with("rejected") {
+        "every pair needs two non-empty completions"
+    } else {
+        "a record needs a completion to score"
+    };
+    format!("{name} is empty{space}; {need}")
+}
+
+/// Starts a conversation with the system prompt, if the column `name` has one.
+pub(super) fn system_messages(fields: &Fields, name: &str) -> Result<Vec<Message>, String> {
+    let Some(value) = given(fields, name) else { return Ok(Vec::new()) };
+    let system = text(name, value)?;
+    Ok(if system.trim().is_empty() { Vec::new() } else { vec![Message::new("system", system)] })
+}

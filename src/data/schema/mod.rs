@@ -1,0 +1,23 @@
+//! The schemas of preference data: which columns a row has and what they mean.
+//!
+//! `table.rs` lists every schema with its columns, in the order in which they are tried. One file per family reads the
+//! rows. Afterwards `lost.rs` looks for columns with content that nothing has read.
+
+mod answers;
+mod dialogue;
+mod draft;
+mod encoded;
+mod graded;
+mod lost;
+mod name;
+mod preference;
+mod rankings;
+mod sharegpt;
+mod table;
+mod transcripts;
+
+pub use name::Schema;
+pub use table::required_columns;
+
+pub(super) use draft::Draft;
+pub(super) use table::read;

@@ -1,0 +1,180 @@
+//! Lists of answers with a rank or a score each. They become ranked lists, from the best to the worst. Of answers with
+//! the same score the first is kept: a ranked list says which answer is better, and these are not.
+
+use serde_json::Value as Json;
+
+use super::super::content::Content;
+use super::super::example::Kind;
+use super::super::fields::{Fields, described, first, given};
+use super::super::messages::Message;
+use super::answers::{behind_prompt, distinct};
+use super::dialogue::user;
+use super::draft::{Draft, Named, chat, column, filled, system_messages, text_column};
+use super::transcripts::human;
+
+/// An answer that has been scored: its name in messages, the answer, and its score. Higher is better.
+struct Scored<T> {
+    name: String,
+    answer: T,
+    score: f64,
+}
+
+/// Returns the answers from the best to the worst, and the first one of those with equal scores.
+fn best_first<T>(mut answers: Vec<Scored<T>>) -> Result<Vec<Named<T>>, String> {
+    if answers.len() < 2 {
+        return Err(format!("there are {} answers; a ranked list needs two or more", answers.len()));
+    }
+    answers.sort_by(|left, right| right.score.total_cmp(&left.score));
+    answers.dedup_by(|next, kept| next.score == kept.score);
+    if answers.len() < 2 {
+        let score = answers.first().map_or(0.0, |answer| answer.score.abs());
+        return Err(format!(
+            "all answers have the same score ({score}); a list without a difference teaches nothing, remove it (data.filter \
+             can compare max(...) and min(...))"
+        ));
+    }
+    Ok(answers.into_iter().map(|scored| (scored.name, scored.answer)).collect())
+}
+
+/// Reads the list of objects in the column `list`: the texts under `answer` and their scores.
+fn objects(
+    fields: &Fields,
+    list: &str,
+    answer: &str,
+    score: impl Fn(&str, &Fields) -> Result<f64, String>,
+) -> Result<Vec<Scored<String>>, String> {
+    let value = column(fields, list)?;
+    let Json::Array(entries) = value else {
+        return Err(format!("{list} must be a list of objects, found {}", described(value)));
+    };
+    let read = |(i, entry): (usize, &Json)| {
+        let place = format!("{list}[{i}]");
+        let Json::Object(entry) = entry else {
+            return Err(format!("{place} must be an object with `{answer}`, found {}", described(entry)));
+        };
+        let name = format!("{place}.{answer}");
+        let text = match given(entry, answer) {
+            Some(value) => filled(&name, value)?.to_string(),
+            None => return Err(format!("{place} has no `{answer}`")),
+        };
+        Ok(Scored { name, answer: text, score: score(&place, entry)? })
+    };
+    entries.iter().enumerate().map(read).collect()
+}
+
+/// Reads the first number of `names` in the entry at `place`.
+fn number(place: &str, entry: &Fields, names: &str) -> Result<f64, String> {
+    let Some((name, value)) = first(entry, names) else {
+        return Err(format!("{place} has no `{}`", names.replace('|', "` or `")));
+    };
+    finite(&format!("{place}.{name}"), value)
+}
+
+/// Reads a number, which some data sets write as a string.
+fn finite(name: &str, value: &Json) -> Result<f64, String> {
+    let number = match value {
+        Json::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    number
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| format!("{name} must be a number, found {}", described(value)))
+}
+
+fn ranked_chat(fields: &mut Fields, question: &str, answers: Vec<Named<String>>) -> Result<Draft, String> {
+    let mut prompt =
+        system_messages(fields, first(fields, "system|system_prompt").map_or("system", |(name, _)| name))?;
+    prompt.push(user(fields, question)?);
+    distinct(&answers)?;
+    let turn = |(name, text): Named<String>| (name, vec![Message::new("assistant", &text)]);
+    Ok(Draft::new(Kind::Ranked, chat(prompt, answers.into_iter().map(turn).collect(), fields)?))
+}
+
+fn ranked_text(prompt: String, answers: Vec<Named<String>>) -> Result<Draft, String> {
+    distinct(&answers)?;
+    let answers = answers.into_iter().map(|(_, text)| text).collect();
+    Ok(Draft::new(Kind::Ranked, Content::Text { prompt, answers }))
+}
+
+/// openbmb/UltraFeedback: `instruction` and `completions`, each with `overall_score` or `fine-grained_score`.
+pub(super) fn ultrafeedback(fields: &mut Fields) -> Result<Draft, String> {
+    let score = |place: &str, entry: &Fields| number(place, entry, "overall_score|fine-grained_score");
+    let answers = best_first(objects(fields, "completions", "response", score)?)?;
+    ranked_chat(fields, "instruction", answers)
+}
+
+/// Whether `completions` are objects with a response.
+pub(super) fn completions_are_objects(fields: &Fields) -> bool {
+    fields.get("completions").and_then(|list| list.get(0)).is_some_and(Json::is_object)
+}
+
+/// Nectar: `prompt` (a transcript) and `answers` with `rank`, of which 1 is the best.
+pub(super) fn nectar(fields: &mut Fields) -> Result<Draft, String> {
+    let rank = |place: &str, entry: &Fields| number(place, entry, "rank").map(|rank| -rank);
+    let answers = best_first(objects(fields, "answers", "answer", rank)?)?;
+    let prompt = text_column(fields, "prompt")?.to_string();
+    ranked_text(prompt, answers)
+}
+
+/// stack-exchange-preferences: `question` and `answers` with `pm_score`, in the form of the DPO paper's code.
+pub(super) fn stack_exchange(fields: &mut Fields) -> Result<Draft, String> {
+    let score = |place: &str, entry: &Fields| number(place, entry, "pm_score");
+    let mut answers = best_first(objects(fields, "answers", "text", score)?)?;
+    answers.iter_mut().for_each(|(_, text)| text.insert(0, ' '));
+    let prompt = human(text_column(fields, "question")?);
+    ranked_text(prompt, answers)
+}
+
+/// distilabel: `instruction` (or `input`, `prompt`), `generations` and `ratings`.
+pub(super) fn distilabel(fields: &mut Fields) -> Result<Draft, String> {
+    let question = first(fields, "instruction|input|prompt").map_or("instruction", |(name, _)| name);
+    let ratings = first(fields, "ratings|rating").map_or("ratings", |(name, _)| name);
+    let mut scored = Vec::new();
+    for (name, answer, score) in parallel(fields, "generations", ratings, 1.0)? {
+        scored.push(Scored { answer: filled(&name, answer)?.to_string(), name, score });
+    }
+    let answers = best_first(scored)?;
+    ranked_chat(fields, question, answers)
+}
+
+/// `prompt`, `completions`, and `ranks` (1 is the best) or `scores` (the highest is the best).
+pub(super) fn scores(fields: &mut Fields) -> Result<Draft, String> {
+    let (name, sign) = match first(fields, "ranks|scores|ratings") {
+        Some(("ranks", _)) => ("ranks", -1.0),
+        Some((name, _)) => (name, 1.0),
+        None => return Err("ranks or scores is missing or null".into()),
+    };
+    let scored = parallel(fields, "completions", name, sign)?
+        .into_iter()
+        .map(|(name, answer, score)| Scored { name, answer: answer.clone(), score })
+        .collect();
+    let answers = best_first(scored)?;
+    let named: Vec<Named<&Json>> = answers.iter().map(|(name, answer)| (name.clone(), answer)).collect();
+    distinct(&named)?;
+    Ok(Draft::new(Kind::Ranked, behind_prompt(fields, &named)?))
+}
+
+/// Reads two lists of the same length: answers and their scores, which are multiplied by `sign`.
+fn parallel<'a>(
+    fields: &'a Fields,
+    answers: &str,
+    scores: &str,
+    sign: f64,
+) -> Result<Vec<(String, &'a Json, f64)>, String> {
+    let list = |name: &str| {
+        let value = column(fields, name)?;
+        value.as_array().ok_or_else(|| format!("{name} must be a list, found {}", described(value)))
+    };
+    let (texts, numbers) = (list(answers)?, list(scores)?);
+    if texts.len() != numbers.len() {
+        return Err(format!(
+            "{answers} has {} entries and {scores} has {}; each answer needs one",
+            texts.len(),
+            numbers.len()
+        ));
+    }
+    let read = |(i, (text, number)): (usize, (&'a Json, &Json))| {
+        Ok((format!("{answers}[{i}]"), text, sign * finite(&format!("{scores}[{i}]"), number)?))
+    };
+    texts.iter().zip(numbers).enumerate().map(read).collect()
+}

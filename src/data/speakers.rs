@@ -1,0 +1,107 @@
+//! Messages of `from` and `value`, the form of ShareGPT. Speakers and function calls are read as in LLaMA-Factory.
+
+use serde_json::{Value as Json, json};
+
+use super::fields::{Fields, described};
+
+/// Speakers and their roles. A `function_call` is a message of the assistant as well; its value names the functions.
+const SPEAKERS: [(&str, &str); 8] = [
+    ("human", "user"),
+    ("user", "user"),
+    ("gpt", "assistant"),
+    ("assistant", "assistant"),
+    ("function_call", "assistant"),
+    ("system", "system"),
+    ("observation", "tool"),
+    ("tool", "tool"),
+];
+
+/// Returns the fields of the message with `role` and `content`.
+pub(super) fn message(place: &str, from: &Json, fields: &Fields) -> Result<Fields, String> {
+    let Json::String(speaker) = from else {
+        return Err(format!("{place}.from must be a string, found {}", described(from)));
+    };
+    let Some((_, role)) = SPEAKERS.iter().find(|(name, _)| name == speaker) else {
+        let known: Vec<_> = SPEAKERS.iter().map(|(name, _)| *name).collect();
+        return Err(format!(
+            "{place}.from is {speaker:?}, an unknown speaker; use one of {}",
+            known.join(", ")
+        ));
+    };
+    let value = match fields.get("value") {
+        Some(Json::String(value)) => value,
+        Some(other) => return Err(format!("{place}.value must be a string, found {}", described(other))),
+        None => return Err(format!("{place} has no `value`; a message of `from` needs it")),
+    };
+    let mut message = fields.clone();
+    message.remove("from");
+    message.remove("value");
+    message.insert("role".into(), (*role).into());
+    if speaker == "function_call" {
+        message.insert("content".into(), "".into());
+        message.insert("tool_calls".into(), calls(place, value)?);
+    } else {
+        message.insert("content".into(), value.as_str().into());
+    }
+    Ok(message)
+}
+
+/// Reads `{"name": ..., "arguments": ...}`, or a list of these, into the calls that chat templates read.
+fn calls(place: &str, value: &str) -> Result<Json, String> {
+    let wrong = || {
+        format!(
+            "{place}.value must be JSON text {{\"name\": ..., \"arguments\": ...}} in a function_call, or a list of these, \
+             found {}",
+            described(&value.into())
+        )
+    };
+    let list = match serde_json::from_str(value).map_err(|_| wrong())? {
+        Json::Array(list) if !list.is_empty() => list,
+        call @ Json::Object(_) => vec![call],
+        _ => return Err(wrong()),
+    };
+    let call = |call: Json| match (call.get("name"), call.get("arguments")) {
+        (Some(Json::String(name)), Some(arguments)) => {
+            Ok(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
+        }
+        _ => Err(wrong()),
+    };
+    Ok(Json::Array(list.into_iter().map(call).collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(message_: Json) -> Result<Json, String> {
+        let Json::Object(fields) = message_ else { panic!("an object") };
+        message("c[0]", &fields["from"], &fields).map(Json::Object)
+    }
+
+    #[test]
+    fn speakers_have_roles() {
+        for (speaker, role) in SPEAKERS.iter().filter(|(speaker, _)| *speaker != "function_call") {
+            let found = read(json!({"from": speaker, "value": "a", "weight": 0})).unwrap();
+            assert_eq!(found, json!({"role": role, "content": "a", "weight": 0}));
+        }
+        let call = json!({"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"x\": 1}}"});
+        let calls = json!([{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]);
+        assert_eq!(read(call).unwrap(), json!({"role": "assistant", "content": "", "tool_calls": calls}));
+    }
+
+    #[test]
+    fn unknown_speakers_and_calls_are_refused() {
+        for (message, part) in [
+            (json!({"from": "bard", "value": "a"}), "c[0].from is \"bard\", an unknown speaker"),
+            (json!({"from": 3, "value": "a"}), "c[0].from must be a string, found a number (3)"),
+            (json!({"from": "gpt"}), "c[0] has no `value`"),
+            (json!({"from": "gpt", "value": null}), "c[0].value must be a string, found null"),
+            (json!({"from": "function_call", "value": "f(1)"}), "must be JSON text"),
+            (json!({"from": "function_call", "value": "[]"}), "must be JSON text"),
+            (json!({"from": "function_call", "value": "{\"name\": \"f\"}"}), "must be JSON text"),
+        ] {
+            let error = read(message).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
