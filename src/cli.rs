@@ -13,7 +13,7 @@ pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
     MergeDtype, MergeFormat, ServerName,
 };
-pub use data::{ConvertArgs, DataCheckArgs, DataCommand};
+pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
 
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
 #[derive(Debug, Parser)]
@@ -60,7 +60,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Describe a model, an adapter or a run directory
     Inspect(InspectArgs),
-    /// Check or convert data
+    /// Check, show or convert data
     #[command(subcommand)]
     Data(DataCommand),
     /// List CPU, GPUs, driver and libraries, and what is missing

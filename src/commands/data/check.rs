@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use super::super::output::{print, print_json};
-use super::text;
+use super::{base, configure, text, tokenizer};
 use crate::cli::DataCheckArgs;
 use crate::config::RunConfig;
 use crate::data::check::{Collected, Figures, Leaks, Limits, Measure, Size, TokensOfData, collect};
 use crate::data::{EvalSource, Sources};
 use crate::error::{Error, Result};
 use crate::toolkit::stream::Stream;
-use crate::toolkit::{Base, OpenOptions, expected_memory};
+use crate::toolkit::{Base, expected_memory};
 
 /// All that is printed.
 #[derive(Serialize)]
@@ -30,8 +30,12 @@ pub(super) struct Report {
 }
 
 pub(super) fn run(args: &DataCheckArgs) -> Result<()> {
-    let config = configure(args)?;
-    let report = report(&config, args)?;
+    let mut config = configure(&args.data)?;
+    if let Some(eval) = &args.eval {
+        config.data.eval = Some(EvalSource::Sources(eval.as_str().into()));
+        config.data.validate()?;
+    }
+    let report = report(&config)?;
     if args.json {
         print_json(&report)?;
     } else {
@@ -43,42 +47,9 @@ pub(super) fn run(args: &DataCheckArgs) -> Result<()> {
     }
 }
 
-/// The configuration of a run on these data, and whether it names a base.
-fn configure(args: &DataCheckArgs) -> Result<RunConfig> {
-    let base = args.base.clone().unwrap_or_default();
-    let mut config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &[])?,
-        None => RunConfig::new(base.clone(), args.files.iter().cloned().collect::<Sources>()),
-    };
-    if args.base.is_some() {
-        config.model.base = base;
-    }
-    if config.model.base.is_empty() && (args.max_length.is_some() || args.chat_template.is_some()) {
-        return Err(Error::Config(
-            "--max-length and --chat-template are of tokens; name the base whose tokens are counted (--base)"
-                .into(),
-        ));
-    }
-    if !args.files.is_empty() {
-        config.data.train = args.files.iter().cloned().collect();
-    }
-    if let Some(eval) = &args.eval {
-        config.data.eval = Some(EvalSource::Sources(eval.as_str().into()));
-    }
-    config.data.max_length = args.max_length.or(config.data.max_length);
-    config.data.chat_template = args.chat_template.clone().or(config.data.chat_template);
-    config.data.validate()?;
-    Ok(config)
-}
-
-fn report(config: &RunConfig, args: &DataCheckArgs) -> Result<Report> {
-    let named = args.base.is_some() || args.config.is_some();
-    let model = &config.model;
-    let options =
-        OpenOptions { dtype: model.dtype, load_in_4bit: model.load_in_4bit, ..OpenOptions::on_cpu() };
-    let base = named.then(|| Base::open_with(&model.base, &options)).transpose()?;
-    let tokenizer =
-        base.as_ref().map(|base| base.tokenizer(config.data.chat_template.as_deref())).transpose()?;
+fn report(config: &RunConfig) -> Result<Report> {
+    let base = base(config)?;
+    let tokenizer = base.as_ref().map(|base| tokenizer(config, base)).transpose()?;
     let measure = match (&base, &tokenizer) {
         (Some(base), Some(tokenizer)) => {
             let limits = Limits { vocab_size: base.spec.vocab_size, max_positions: base.spec.max_positions };

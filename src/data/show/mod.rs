@@ -78,21 +78,21 @@ impl Shown {
         let part = |title: String, ids: &[u32], scored: usize| -> Result<Section> {
             let first_scored = ids.len() - scored;
             let (head, tail) = ends(ids.len(), most);
-            let (mut spans, mut at) = (Vec::new(), 0);
+            let (mut spans, mut gap) = (Vec::new(), None);
             for (from, to) in [(0, head), (tail, ids.len())] {
-                for range in [(from, to.min(first_scored).max(from)), (first_scored.clamp(from, to), to)] {
-                    at = if from == 0 && tail > head { spans.len() } else { at };
-                    let pieces = tokenizer.pieces(&ids[range.0..range.1])?;
+                let border = first_scored.clamp(from, to);
+                for (ids, is_scored) in [(&ids[from..border], false), (&ids[border..to], true)] {
+                    let pieces = tokenizer.pieces(ids)?;
                     spans.extend(pieces.into_iter().map(|piece| Span {
                         ids: piece.ids,
                         text: piece.text,
-                        is_scored: range.0 >= first_scored,
+                        is_scored,
                         is_special: piece.is_special,
                     }));
-                    at = if from == 0 { spans.len() } else { at };
                 }
+                gap = gap.or((tail > head).then_some((spans.len(), tail - head)));
             }
-            Ok(Section { title, spans, gap: (tail > head).then_some((at, tail - head)) })
+            Ok(Section { title, spans, gap })
         };
         let mut sections = Vec::new();
         let len = example.prompt.len();
