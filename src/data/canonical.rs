@@ -113,4 +113,29 @@ mod tests {
             assert_eq!(row(&again).unwrap(), value);
         }
     }
+
+    /// Rows of every schema have a canonical form, and canonical rows may stand in one file.
+    #[test]
+    fn every_schema_has_a_canonical_form() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schemas");
+        let (mut rows, mut expected) = (String::new(), Vec::new());
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_str().unwrap().ends_with(".expected.jsonl") {
+                continue;
+            }
+            let input = Input::text(path.to_str().unwrap(), std::fs::read_to_string(&path).unwrap());
+            for record in records::load(&[input]).unwrap() {
+                rows.push_str(&format!("{}\n", row(&record).unwrap()));
+                expected.push(record);
+            }
+        }
+        assert!(expected.len() > 50, "{}", expected.len());
+        let read = records::load(&[Input::text("t", rows)]).unwrap();
+        assert_eq!(read.len(), expected.len());
+        for (read, expected) in read.into_iter().zip(expected) {
+            let origin = read.origin.clone();
+            assert_eq!(read, Record { origin, schema: read.schema, ..expected });
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A page that needs nothing else and runs nothing.
 
 use super::escape::pictured;
-use super::{Section, Shown};
+use super::{Section, Shown, counted};
 
 const HEAD: &str = r#"<!doctype html>
 <html lang="en">
@@ -35,7 +35,7 @@ fn body(section: &Section) -> String {
     let (mut html, mut scored) = (String::new(), 0);
     for (index, span) in section.spans.iter().enumerate() {
         if let Some((_, count)) = section.gap.filter(|(before, _)| *before == index) {
-            html.push_str(&format!("\n... {count} tokens ...\n"));
+            html.push_str(&format!("\n... {} ...\n", counted(count)));
         }
         let mut classes: Vec<&str> = Vec::new();
         if span.is_scored {

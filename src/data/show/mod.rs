@@ -96,10 +96,10 @@ impl Shown {
         };
         let mut sections = Vec::new();
         let len = example.prompt.len();
-        sections.push(part(format!("prompt, {len} tokens"), &example.prompt, 0)?);
+        sections.push(part(format!("prompt, {}", counted(len)), &example.prompt, 0)?);
         for (index, ids) in example.completions.iter().enumerate() {
             let (name, scored) = (example.kind.field(index), example.scored(index).min(ids.len()));
-            let title = format!("{name}, {} tokens, {scored} of them scored", ids.len());
+            let title = format!("{name}, {}, {scored} of them scored", counted(ids.len()));
             sections.push(part(title, ids, scored)?);
         }
         Ok(Self { title: format!("{} ({})", example.origin, kind(example.kind)), sections })
@@ -157,6 +157,11 @@ fn ends(len: usize, most: Option<usize>) -> (usize, usize) {
         Some(most) if len > most => (most.div_ceil(2), len - most / 2),
         _ => (len, len),
     }
+}
+
+/// A number of tokens in words.
+fn counted(tokens: usize) -> String {
+    format!("{tokens} token{}", if tokens == 1 { "" } else { "s" })
 }
 
 /// The kind of a record in words.
