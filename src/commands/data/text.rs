@@ -105,6 +105,14 @@ pub(super) fn errors(train: &Figures, eval: Option<&Figures>) -> Vec<String> {
         } else if found.records == 0 {
             errors.push(format!("there are no records{name}"));
         }
+        if let Some(cut) =
+            found.truncation.as_ref().filter(|cut| cut.dropped > 0 && cut.dropped == found.records)
+        {
+            errors.push(format!(
+                "all {} records{name} are left out by truncation: raise max_length",
+                cut.dropped
+            ));
+        }
         if let Some(long) = &found.too_long {
             errors.push(format!(
                 "{} records{name} are longer than the model's positions, the first {}; the longest has {} tokens: lower \

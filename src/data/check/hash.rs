@@ -150,9 +150,9 @@ mod tests {
             let line = format!(r#"{{"messages": [{message}]}}"#);
             Hashes::of(&records::load(&[Input::text("t", line)]).unwrap()[0]).content
         };
-        let one = chat(r#"{"role": "user", "content": "a"}"#);
-        assert_eq!(one, chat(r#"{"content": "a", "role": "user"}"#));
-        assert_ne!(one, chat(r#"{"role": "user", "content": "b"}"#));
+        let one = chat(r#"{"role": "assistant", "content": "a"}"#);
+        assert_eq!(one, chat(r#"{"content": "a", "role": "assistant"}"#));
+        assert_ne!(one, chat(r#"{"role": "assistant", "content": "b"}"#));
         let text = |a: &str, b: &str| {
             let line = format!(r#"{{"prompt": "{a}", "completion": "{b}"}}"#);
             Hashes::of(&records::load(&[Input::text("t", line)]).unwrap()[0]).content
