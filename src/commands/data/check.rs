@@ -1,33 +1,16 @@
 //! `dpo-lora data check`.
 
-use serde::Serialize;
-
 use super::super::output::{print, print_json};
-use super::{base, configure, text, tokenizer};
+use super::opened::{base, configure, tokenizer};
+use super::report::Report;
+use super::text;
 use crate::cli::DataCheckArgs;
 use crate::config::RunConfig;
-use crate::data::check::{Collected, Figures, Leaks, Limits, Measure, Size, TokensOfData, collect};
+use crate::data::check::{Collected, Limits, Measure, Size, TokensOfData, collect};
 use crate::data::{EvalSource, Sources};
 use crate::error::{Error, Result};
 use crate::toolkit::stream::Stream;
 use crate::toolkit::{Base, expected_memory};
-
-/// All that is printed.
-#[derive(Serialize)]
-pub(super) struct Report {
-    pub train: Figures,
-    /// Of separate evaluation data.
-    pub eval: Option<Figures>,
-    /// What of the evaluation data, or of the share that will be held out, is in the training data.
-    pub leaks: Option<Leaks>,
-    /// Tokens of an epoch, with a base.
-    pub tokens: Option<TokensOfData>,
-    /// Bytes that a run takes at its peak on the CPU, with a base.
-    pub peak_memory: Option<usize>,
-    /// What keeps a run from starting.
-    pub errors: Vec<String>,
-    pub warnings: Vec<String>,
-}
 
 pub(super) fn run(args: &DataCheckArgs) -> Result<()> {
     let mut config = configure(&args.data)?;

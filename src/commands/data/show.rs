@@ -1,7 +1,7 @@
 //! `dpo-lora data show`.
 
 use super::super::output::{colours, print};
-use super::{base, configure, tokenizer};
+use super::opened::{base, configure, tokenizer};
 use crate::cli::ShowArgs;
 use crate::data::show::{Form, Shown, html};
 use crate::data::truncate::Outcome;

@@ -1,6 +1,6 @@
 //! The report of `data check` for a person, and its errors and warnings.
 
-use super::check::Report;
+use super::report::Report;
 use crate::data::check::{Bias, Figures, Leaks};
 
 /// The width of the longest bar.

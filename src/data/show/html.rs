@@ -1,7 +1,7 @@
 //! A page that needs nothing else and runs nothing.
 
 use super::escape::pictured;
-use super::{Section, Shown, counted};
+use super::shown::{Section, Shown, counted};
 
 const HEAD: &str = r#"<!doctype html>
 <html lang="en">

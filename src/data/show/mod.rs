@@ -5,24 +5,15 @@
 
 mod escape;
 pub mod html;
+mod shown;
 mod text;
 
-use super::content::Content;
-use super::example::{Example, Kind};
-use super::messages::Message;
-use super::records::Record;
+pub use shown::Shown;
+pub use text::Form;
+
+use super::example::Example;
 use super::tokenizer::ChatTokenizer;
 use crate::error::Result;
-
-/// How text is marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Scored tokens as `[tok]`, special ones as `{<s>}`. `[`, `]`, `{`, `}` and `\` of the text have a `\` before them.
-    Plain,
-    /// With the colours of a terminal: a dim prompt, scored tokens on alternating backgrounds, special ones in reverse
-    /// video.
-    Terminal,
-}
 
 /// How an example is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,34 +24,6 @@ pub struct Style {
     pub most_tokens: Option<usize>,
 }
 
-/// A piece of a sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Span {
-    /// The ids of its tokens; empty without a tokenizer.
-    ids: Vec<u32>,
-    text: String,
-    is_scored: bool,
-    is_special: bool,
-}
-
-/// A prompt or an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Section {
-    /// Its name and length.
-    title: String,
-    spans: Vec<Span>,
-    /// Tokens that are left out before the span of this index.
-    gap: Option<(usize, usize)>,
-}
-
-/// A record or an example, ready to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// Its origin and kind.
-    title: String,
-    sections: Vec<Section>,
-}
-
 /// Shows one example: its origin, its prompt and its completions.
 ///
 /// # Errors
@@ -69,123 +32,71 @@ pub fn example(tokenizer: &ChatTokenizer, example: &Example, style: Style) -> Re
     Ok(Shown::tokens(tokenizer, example, style.most_tokens)?.text(style.form))
 }
 
-impl Shown {
-    /// The tokens of an example; at most `most` of each of its parts.
-    ///
-    /// # Errors
-    /// If the tokenizer's decoder fails.
-    pub fn tokens(tokenizer: &ChatTokenizer, example: &Example, most: Option<usize>) -> Result<Self> {
-        let part = |title: String, ids: &[u32], scored: usize| -> Result<Section> {
-            let first_scored = ids.len() - scored;
-            let (head, tail) = ends(ids.len(), most);
-            let (mut spans, mut gap) = (Vec::new(), None);
-            for (from, to) in [(0, head), (tail, ids.len())] {
-                let border = first_scored.clamp(from, to);
-                for (ids, is_scored) in [(&ids[from..border], false), (&ids[border..to], true)] {
-                    let pieces = tokenizer.pieces(ids)?;
-                    spans.extend(pieces.into_iter().map(|piece| Span {
-                        ids: piece.ids,
-                        text: piece.text,
-                        is_scored,
-                        is_special: piece.is_special,
-                    }));
-                }
-                gap = gap.or((tail > head).then_some((spans.len(), tail - head)));
-            }
-            Ok(Section { title, spans, gap })
+#[cfg(test)]
+mod tests {
+    use super::text::BACKGROUNDS;
+    use super::*;
+    use crate::data::tokenizer::tests::{CONFIG, tokenizer};
+    use crate::data::{Kind, Origin};
+
+    fn pair() -> Example {
+        Example {
+            prompt: vec![0, 6, 5],
+            completions: vec![vec![4, 6, 1], vec![4, 1]],
+            kind: Kind::Pair { label: 0.75 },
+            origin: Origin::new("p.jsonl", 3),
+        }
+    }
+
+    #[test]
+    fn scored_and_special_tokens_are_marked() {
+        let tokenizer = tokenizer(true, CONFIG);
+        let style = Style { form: Form::Plain, most_tokens: None };
+        assert_eq!(
+            example(&tokenizer, &pair(), style).unwrap(),
+            "p.jsonl:3 (pair, label 0.75)\nprompt, 3 tokens:\n{<s>}ab \nchosen, 3 tokens, 3 of them scored:\n\
+             [c][ab][{</s>}]\nrejected, 2 tokens, 2 of them scored:\n[c][{</s>}]\n"
+        );
+        let coloured =
+            example(&tokenizer, &pair(), Style { form: Form::Terminal, most_tokens: None }).unwrap();
+        let [a, b] = BACKGROUNDS;
+        assert!(
+            coloured.contains(&format!("{a}c\x1b[0m{b}ab\x1b[0m{a}\x1b[7m</s>\x1b[0m\n")),
+            "{coloured:?}"
+        );
+        assert!(coloured.contains("\x1b[2m\x1b[7m<s>\x1b[0m\x1b[2mab\x1b[0m"), "{coloured:?}");
+    }
+
+    #[test]
+    fn the_first_token_behind_an_empty_prompt_is_not_scored() {
+        let alone = Example { prompt: Vec::new(), ..pair() };
+        let shown = Shown::tokens(&tokenizer(true, CONFIG), &alone, None).unwrap().text(Form::Plain);
+        assert!(shown.contains("chosen, 3 tokens, 2 of them scored:\nc[ab][{</s>}]\n"), "{shown}");
+    }
+
+    #[test]
+    fn the_middle_of_a_long_sequence_is_left_out() {
+        let long = Example {
+            prompt: vec![0, 4, 4, 4, 4, 4, 6],
+            completions: vec![vec![4, 6, 6, 1]],
+            kind: Kind::Text,
+            ..pair()
         };
-        let mut sections = Vec::new();
-        let len = example.prompt.len();
-        sections.push(part(format!("prompt, {}", counted(len)), &example.prompt, 0)?);
-        for (index, ids) in example.completions.iter().enumerate() {
-            let (name, scored) = (example.kind.field(index), example.scored(index).min(ids.len()));
-            let title = format!("{name}, {}, {scored} of them scored", counted(ids.len()));
-            sections.push(part(title, ids, scored)?);
-        }
-        Ok(Self { title: format!("{} ({})", example.origin, kind(example.kind)), sections })
-    }
-
-    /// The text of a record that no tokenizer has seen: its answers are what will be scored.
-    pub fn record(record: &Record) -> Self {
-        let span = |text: String, is_scored| Span { ids: Vec::new(), text, is_scored, is_special: false };
-        let section = |title: String, spans| Section { title, spans, gap: None };
-        let (prompt, answers): (Vec<Span>, Vec<Vec<Span>>) = match &record.content {
-            Content::Text { prompt, answers } => (
-                vec![span(prompt.clone(), false)],
-                answers.iter().map(|answer| vec![span(answer.clone(), true)]).collect(),
-            ),
-            Content::Chat { prompt, answers, .. } => {
-                let turns = |messages: &[Message], scored: bool| -> Vec<Span> {
-                    let turn = |message: &Message| {
-                        [
-                            span(format!("{}: ", message.role()), false),
-                            span(said(message), scored),
-                            span("\n".into(), false),
-                        ]
-                    };
-                    messages.iter().flat_map(turn).collect()
-                };
-                (turns(prompt, false), answers.iter().map(|answer| turns(answer, true)).collect())
-            }
-        };
-        let mut sections = vec![section("prompt".into(), prompt)];
-        for (index, spans) in answers.into_iter().enumerate() {
-            sections.push(section(record.kind.field(index), spans));
-        }
-        Self {
-            title: format!("{} ({}, {})", record.origin, kind(record.kind), record.schema.name()),
-            sections,
-        }
-    }
-
-    /// Adds a remark to the title.
-    #[must_use]
-    pub fn remarked(mut self, remark: &str) -> Self {
-        self.title = format!("{}: {remark}", self.title);
-        self
-    }
-
-    /// Writes it, with a line break at its end.
-    pub fn text(&self, form: Form) -> String {
-        text::written(self, form)
-    }
-}
-
-/// The ends of a sequence that are shown: tokens before the first number, and from the second.
-fn ends(len: usize, most: Option<usize>) -> (usize, usize) {
-    match most {
-        Some(most) if len > most => (most.div_ceil(2), len - most / 2),
-        _ => (len, len),
-    }
-}
-
-/// A number of tokens in words.
-fn counted(tokens: usize) -> String {
-    format!("{tokens} token{}", if tokens == 1 { "" } else { "s" })
-}
-
-/// The kind of a record in words.
-fn kind(kind: Kind) -> String {
-    match kind {
-        Kind::Pair { label } if label < 1.0 => format!("pair, label {label}"),
-        Kind::Pair { .. } => "pair".into(),
-        Kind::Ranked => "ranked list".into(),
-        Kind::Judged { desirable: true } => "judged answer, desirable".into(),
-        Kind::Judged { desirable: false } => "judged answer, undesirable".into(),
-        Kind::Text => "text".into(),
-        Kind::Mismatched => "mismatched answer".into(),
-    }
-}
-
-/// What a message says: its content, or all its fields but the role where there is more.
-fn said(message: &Message) -> String {
-    let others = || message.fields().iter().filter(|(name, _)| *name != "role");
-    match message.fields().get("content") {
-        Some(serde_json::Value::String(text)) if others().count() == 1 => text.clone(),
-        _ => {
-            let fields: serde_json::Map<_, _> =
-                others().map(|(name, value)| (name.clone(), value.clone())).collect();
-            serde_json::Value::Object(fields).to_string()
-        }
+        let shown = Shown::tokens(&tokenizer(true, CONFIG), &long, Some(3)).unwrap();
+        assert_eq!(
+            shown.text(Form::Plain),
+            "p.jsonl:3 (text)\nprompt, 7 tokens:\n{<s>}c\n... 4 tokens ...\nab\ncompletion, 4 tokens, 4 of them scored:\n\
+             [c][ab]\n... 1 token ...\n[{</s>}]\n"
+        );
+        let page = html::page(&[shown]);
+        assert!(page.contains("<span class=\"special\" title=\"0\">&lt;s&gt;</span>"), "{page}");
+        assert!(
+            page.contains("<span class=\"a\" title=\"4\">c</span><span class=\"b\" title=\"6\">ab</span>"),
+            "{page}"
+        );
+        assert!(
+            page.contains("... 1 token ...\n<span class=\"a special\" title=\"1\">&lt;/s&gt;</span>"),
+            "{page}"
+        );
     }
 }
