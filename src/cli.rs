@@ -1,6 +1,7 @@
 //! The command line: definitions only. `commands/` does the work.
 
 mod adapters;
+mod data;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
     MergeDtype, MergeFormat, ServerName,
 };
+pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
 
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
 #[derive(Debug, Parser)]
@@ -58,6 +60,9 @@ pub enum Command {
     Export(ExportArgs),
     /// Describe a model, an adapter or a run directory
     Inspect(InspectArgs),
+    /// Check, show or convert data
+    #[command(subcommand)]
+    Data(DataCommand),
     /// List CPU, GPUs, driver and libraries, and what is missing
     Devices(DevicesArgs),
     /// Print shell completions

@@ -7,6 +7,8 @@ mod common;
 mod composed;
 #[path = "cli/contracts.rs"]
 mod contracts;
+#[path = "cli/data.rs"]
+mod data;
 #[path = "cli/data_reports.rs"]
 mod data_reports;
 #[path = "cli/diverged.rs"]

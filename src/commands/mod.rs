@@ -1,6 +1,7 @@
 //! One file a subcommand; wiring only.
 
 mod adapted;
+mod data;
 mod devices;
 mod eval;
 mod export;
@@ -36,6 +37,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Data(command) => data::run(command),
         Command::Devices(args) => devices::run(args),
         Command::Completions(args) => completions(args.shell),
         Command::Man => manual(),

@@ -1,6 +1,6 @@
 //! Standard output and standard error.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use crate::error::{Error, Result};
 
@@ -24,4 +24,9 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 pub(super) fn say(text: &str) {
     // Standard error may be closed; there is nowhere left to report that.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Whether standard output is a terminal that shows colours. `NO_COLOR` turns them off (<https://no-color.org>).
+pub(super) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

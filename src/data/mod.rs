@@ -11,6 +11,8 @@
 //! 5. [`Sampler`]: chooses the next examples; resumable and sharded by rank.
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
+pub mod canonical;
+pub mod check;
 mod columns;
 pub mod config;
 pub mod content;
@@ -30,6 +32,7 @@ pub mod pack;
 pub mod records;
 pub mod sampler;
 pub mod schema;
+pub mod show;
 pub mod shuffle;
 pub mod source;
 pub mod sources;

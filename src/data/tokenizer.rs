@@ -6,6 +6,7 @@ mod class;
 mod files;
 mod library;
 mod named;
+mod pieces;
 mod protobuf;
 mod rebuild;
 mod sentencepiece;
@@ -19,6 +20,7 @@ use tokenizers::Tokenizer;
 
 use self::files::{Files, Vocabulary};
 use self::library::guarded;
+pub use self::pieces::Piece;
 use super::messages::Message;
 use super::template::{self, ChatTemplate, RenderOptions};
 use crate::error::{Error, Result};

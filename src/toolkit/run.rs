@@ -19,6 +19,7 @@ use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
 use crate::train::checkpoint;
 use crate::train::config::Recompute;
+use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
@@ -46,6 +47,21 @@ pub struct Ready {
     pub tokenizer: ChatTokenizer,
     /// Notices about data and memory.
     pub notes: Vec<String>,
+}
+
+/// The peak memory that a run would take on the processor, from the sizes of its records alone: (packed rows, unpacked
+/// tokens, scored tokens).
+///
+/// # Errors
+/// If the adapter does not fit the base.
+pub fn expected_memory(
+    config: &RunConfig,
+    base: &Base,
+    sizes: impl Iterator<Item = (usize, usize, usize)>,
+) -> Result<Memory> {
+    let loras = modules(config, base)?;
+    let parameters = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
+    Ok(plan::memory_for(config, base, parameters, sizes))
 }
 
 impl<'a> Run<'a> {

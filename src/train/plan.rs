@@ -1,7 +1,6 @@
 //! Estimates what a run will take before it starts: `train --dry-run`.
 
 use crate::data::Dataset;
-use crate::data::dataset::Entry;
 use crate::model::block::Saved;
 use crate::model::spec::DecoderSpec;
 
@@ -21,15 +20,29 @@ pub struct Tokens {
 impl Tokens {
     /// Counts tokens. A micro-batch holds `batch` examples and, if `most` is given, at most that many packed rows.
     pub fn of(examples: &Dataset, batch: usize, most: Option<usize>) -> Self {
-        let mut rows: Vec<usize> = examples.entries().map(Entry::packed).collect();
-        let mut scored: Vec<usize> = examples.entries().map(Entry::scored).collect();
+        let sizes = examples.entries().map(|entry| (entry.packed(), entry.unpacked(), entry.scored()));
+        Self::counted(sizes, batch, most)
+    }
+
+    /// The same of examples of which only (packed rows, unpacked tokens, scored tokens) are known.
+    pub fn counted(
+        sizes: impl Iterator<Item = (usize, usize, usize)>,
+        batch: usize,
+        most: Option<usize>,
+    ) -> Self {
+        let (mut rows, mut scored, mut unpacked) = (Vec::new(), Vec::new(), 0);
+        for (packed, separate, targets) in sizes {
+            rows.push(packed);
+            scored.push(targets);
+            unpacked += separate;
+        }
         rows.sort_unstable_by(|a, b| b.cmp(a));
         scored.sort_unstable_by(|a, b| b.cmp(a));
         let longest = rows.first().copied().unwrap_or(0);
         let together = rows.iter().take(batch).sum::<usize>();
         Self {
             packed: rows.iter().sum(),
-            unpacked: examples.entries().map(Entry::unpacked).sum(),
+            unpacked,
             largest_batch: most.map_or(together, |most| together.min(most.max(longest))),
             largest_scored: scored.iter().take(batch).sum(),
         }

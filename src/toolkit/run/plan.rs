@@ -65,6 +65,10 @@ pub(super) fn described(
 fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) -> (Tokens, Memory) {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
     let tokens = Tokens::of(&pairs.train, batch, most);
+    (tokens, memory_of(config, base, parameters, &tokens))
+}
+
+fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens) -> Memory {
     let recompute = config.train.gradient_checkpointing == Recompute::On;
     let mut memory = Memory::expect(
         &base.spec,
@@ -81,7 +85,18 @@ fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) 
         let kept = if recompute { outputs.sum::<usize>() / layers } else { outputs.sum() };
         memory.activations += 4 * tokens.largest_batch * kept;
     }
-    (tokens, memory)
+    memory
+}
+
+/// The peak memory of a run on the processor over records of these (packed rows, unpacked tokens, scored tokens).
+pub(super) fn memory_for(
+    config: &RunConfig,
+    base: &Base,
+    parameters: usize,
+    sizes: impl Iterator<Item = (usize, usize, usize)>,
+) -> Memory {
+    let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
+    memory_of(config, base, parameters, &Tokens::counted(sizes, batch, most))
 }
 
 /// Refuses what will not fit into memory; a note if it is close. Where the configuration leaves it open, blocks are computed

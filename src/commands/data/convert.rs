@@ -1,0 +1,70 @@
+//! `dpo-lora data convert`.
+
+use std::io;
+
+use crate::cli::ConvertArgs;
+use crate::config::RunConfig;
+use crate::data::{DataConfig, canonical};
+use crate::error::{Error, Problems, Result};
+use crate::files;
+use crate::toolkit::stream::Stream;
+
+/// Invalid records after which the rest is not read.
+const MOST_INVALID: usize = 1000;
+
+pub(super) fn run(args: &ConvertArgs) -> Result<()> {
+    let mut config = match &args.config {
+        Some(path) => RunConfig::from_file(path, &[])?.data,
+        None => DataConfig::new(args.files.iter().cloned().collect()),
+    };
+    if !args.files.is_empty() {
+        config.train = args.files.iter().cloned().collect();
+    }
+    config.validate()?;
+    let stream = Stream::open(&config, &config.train)?;
+    check_output(args, &stream)?;
+    let (mut problems, mut invalid, mut count) = (Problems::default(), 0, 0_usize);
+    let written = files::write_atomically(&args.output, |out| {
+        for record in stream.records().take(config.limit.unwrap_or(usize::MAX)) {
+            match record.and_then(|record| canonical::row(&record)) {
+                Ok(row) => writeln!(out, "{row}")?,
+                Err(error) => {
+                    problems.add(error.to_string());
+                    invalid += 1;
+                }
+            }
+            count += 1;
+            if invalid == MOST_INVALID {
+                break;
+            }
+        }
+        // A file with fewer records than there were would not be noticed.
+        if invalid == 0 && count > 0 { Ok(()) } else { Err(io::Error::other("invalid records")) }
+    });
+    if let Err(Error::Config(message)) = problems.finish() {
+        return Err(Error::Data(format!("nothing was written; invalid records:\n{message}")));
+    }
+    if count == 0 {
+        return Err(Error::Data(format!("no records in {}: nothing was written", config.train)));
+    }
+    written?;
+    log::info!("{count} records are in {}", args.output.display());
+    Ok(())
+}
+
+/// The output is JSON Lines, and none of the inputs.
+fn check_output(args: &ConvertArgs, stream: &Stream) -> Result<()> {
+    let output = &args.output;
+    let is_lines = output.extension().is_some_and(|extension| extension == "jsonl" || extension == "ndjson");
+    if !is_lines {
+        return Err(Error::Config(format!("--output {}: name a .jsonl file", output.display())));
+    }
+    let there = output.canonicalize().ok();
+    if there.is_some() && stream.files().any(|path| path.canonicalize().ok() == there) {
+        return Err(Error::Config(format!(
+            "--output {} is one of the inputs; name another file",
+            output.display()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! What the arguments name, opened.
+
+use crate::cli::DataArgs;
+use crate::config::RunConfig;
+use crate::data::{ChatTokenizer, Sources};
+use crate::error::{Error, Result};
+use crate::toolkit::{Base, OpenOptions};
+
+/// The configuration of a run on these data. Without a base its name is empty.
+pub(super) fn configure(args: &DataArgs) -> Result<RunConfig> {
+    let mut config = match &args.config {
+        Some(path) => RunConfig::from_file(path, &[])?,
+        None => RunConfig::new("", args.files.iter().cloned().collect::<Sources>()),
+    };
+    if let Some(base) = &args.base {
+        config.model.base.clone_from(base);
+    }
+    if config.model.base.is_empty() && (args.max_length.is_some() || args.chat_template.is_some()) {
+        return Err(Error::Config(
+            "--max-length and --chat-template are of tokens; name the base whose tokens they are (--base)"
+                .into(),
+        ));
+    }
+    if !args.files.is_empty() {
+        config.data.train = args.files.iter().cloned().collect();
+    }
+    config.data.max_length = args.max_length.or(config.data.max_length);
+    config.data.chat_template = args.chat_template.clone().or(config.data.chat_template);
+    config.data.validate()?;
+    Ok(config)
+}
+
+/// The base, if one is named.
+pub(super) fn base(config: &RunConfig) -> Result<Option<Base>> {
+    let model = &config.model;
+    if model.base.is_empty() {
+        return Ok(None);
+    }
+    let options =
+        OpenOptions { dtype: model.dtype, load_in_4bit: model.load_in_4bit, ..OpenOptions::on_cpu() };
+    Base::open_with(&model.base, &options).map(Some)
+}
+
+/// The tokenizer of a run.
+pub(super) fn tokenizer(config: &RunConfig, base: &Base) -> Result<ChatTokenizer> {
+    let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
+    match &config.data.chat_template_date {
+        Some(date) => tokenizer.on(date),
+        None => Ok(tokenizer),
+    }
+}

@@ -1,0 +1,178 @@
+//! `data check`, `data show` and `data convert`.
+
+use serde_json::{Value, json};
+
+use crate::common::fixture;
+use crate::common::program::Place;
+
+/// Three records of one pair, one of them turned; a label, a special token, two invalid rows and another pair.
+const TRAIN: &str = r#"{"prompt": "The river runs", "chosen": " down to the sea.", "rejected": " up."}
+{"prompt": "The river runs", "chosen": " down to the sea.", "rejected": " up."}
+{"prompt": "The river runs", "chosen": " up.", "rejected": " down to the sea."}
+{"prompt": "a", "chosen": " b</s> c", "rejected": " d", "label": 0.25}
+{"prompt": "a", "chosen": "", "rejected": " d"}
+not json
+{"prompt": "A longer prompt for the pair", "chosen": " one two", "rejected": " six"}
+"#;
+
+/// One record of the training data and one with a prompt of it.
+const EVAL: &str = r#"{"prompt": "The river runs", "chosen": " down to the sea.", "rejected": " up."}
+{"prompt": "a", "chosen": " z", "rejected": " y"}
+"#;
+
+fn place() -> (Place, String) {
+    let place = Place::new();
+    place.write("t.jsonl", TRAIN);
+    place.write("e.jsonl", EVAL);
+    (place, fixture("models/llama").to_str().unwrap().to_string())
+}
+
+fn report(place: &Place, args: &[&str], code: i32) -> Value {
+    let ran = place.run(&[&["data", "check", "--json"], args].concat());
+    assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[test]
+fn check_counts_characters_without_a_base() {
+    let (place, _) = place();
+    let found = report(&place, &["t.jsonl", "--eval", "e.jsonl"], 1);
+    let train = &found["train"];
+    assert_eq!((&train["records"], &train["kinds"]), (&json!(5), &json!({"pair (strings)": 5})));
+    assert_eq!(train["refused"]["count"], 2);
+    let first = train["refused"]["first"].as_array().unwrap();
+    assert!(first[0].as_str().unwrap().starts_with("t.jsonl:5: chosen is empty"), "{first:?}");
+    assert!(first[1].as_str().unwrap().starts_with("t.jsonl:6: not valid JSON"), "{first:?}");
+    assert_eq!(train["unit"], "characters");
+    let lengths = |count, p50, p90| json!({"count": count, "p50": p50, "p90": p90, "p99": p90, "max": p90});
+    assert_eq!(train["lengths"]["chosen"], lengths(5, 8, 17));
+    assert_eq!(train["lengths"]["prompt"], lengths(5, 14, 28));
+    assert_eq!(train["lengths"]["rejected"], lengths(5, 4, 17));
+    let bar = |from, to, count| json!({"from": from, "to": to, "count": count});
+    assert_eq!(train["histogram"], json!([bar(8, 15, 1), bar(16, 31, 3), bar(32, 63, 1)]));
+    assert_eq!(
+        train["repeats"],
+        json!({
+            "duplicates": 1, "first_duplicate": ["t.jsonl:1", "t.jsonl:2"],
+            "conflicts": 1, "first_conflict": ["t.jsonl:1", "t.jsonl:3"]
+        })
+    );
+    // Differences 13, 13, −13, 6 and 4.
+    let bias = &train["length_bias"];
+    assert_eq!((&bias["chosen_longer"], &bias["mean_difference"]), (&json!(0.8), &json!(4.6)));
+    let variance = [13.0, 13.0, -13.0, 6.0, 4.0].map(|d: f64| (d - 4.6).powi(2)).iter().sum::<f64>() / 4.0;
+    assert!((bias["z"].as_f64().unwrap() - 4.6 / (variance / 5.0).sqrt()).abs() < 1e-9, "{bias}");
+    assert_eq!(train["labels"], json!({"pairs": 5, "labelled": 1, "below_half": 1}));
+    assert_eq!(
+        found["leaks"],
+        json!({
+            "records": 1, "first_record": ["t.jsonl:1", "e.jsonl:1"],
+            "prompts": 2, "first_prompt": ["t.jsonl:1", "e.jsonl:1"]
+        })
+    );
+    assert_eq!(found["eval"]["records"], 2);
+    assert_eq!((&found["tokens"], &found["peak_memory"]), (&Value::Null, &Value::Null));
+    assert_eq!(found["errors"], json!(["2 records are invalid"]));
+    assert_eq!(found["warnings"].as_array().unwrap().len(), 5, "{}", found["warnings"]);
+}
+
+#[test]
+fn check_counts_tokens_with_a_base() {
+    let (place, base) = place();
+    let found = report(&place, &["t.jsonl", "--base", &base, "--max-length", "9"], 1);
+    let train = &found["train"];
+    assert_eq!(train["unit"], "tokens");
+    assert_eq!(train["lengths"]["chosen"], json!({"count": 5, "p50": 6, "p90": 10, "p99": 10, "max": 10}));
+    assert_eq!(
+        train["special_tokens"],
+        json!([{"token": "</s>", "within": "strings", "records": 1, "first": "t.jsonl:4"}])
+    );
+    let cut = &train["truncation"];
+    assert_eq!(
+        (&cut["truncated"], &cut["dropped"], &cut["lost_tokens"]),
+        (&json!(0), &json!(4), &json!(108))
+    );
+    assert!(cut["first_dropped"][0].as_str().unwrap().starts_with("t.jsonl:1: its prompt of 10 tokens"));
+    // The record that is left: 2 tokens of prompt; 5 and 3 of the answers, whose last ones are targets only.
+    assert_eq!((&found["tokens"]["packed"], &found["tokens"]["unpacked"]), (&json!(6), &json!(10)));
+    assert!((found["tokens"]["saved"].as_f64().unwrap() - 0.4).abs() < 1e-12);
+    assert!(found["peak_memory"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn check_ends_well_where_nothing_is_wrong_and_says_the_same_to_people() {
+    let (place, base) = place();
+    let found = report(&place, &["e.jsonl"], 0);
+    assert_eq!((&found["errors"], &found["warnings"]), (&json!([]), &json!([])));
+    let text = place.run(&["data", "check", "e.jsonl", "--base", &base]).ok();
+    for part in ["records            2\n", "leaks", "peak memory", "p50 3, p90 10, p99 10, max 10 tokens"] {
+        assert_eq!(text.contains(part), part != "leaks", "{part}: {text}");
+    }
+    place.write("empty.jsonl", "");
+    assert_eq!(report(&place, &["empty.jsonl"], 1)["errors"], json!(["there are no records"]));
+    for args in [&["data", "check", "e.jsonl", "--max-length", "9"][..], &["data", "check"], &["data"]] {
+        assert_eq!(place.run(args).code, Some(2), "{args:?}");
+    }
+    assert_eq!(place.run(&["data", "check", "missing.jsonl"]).code, Some(1));
+}
+
+#[test]
+fn columns_and_filter_of_a_configuration_are_applied() {
+    let (place, base) = place();
+    place.write(
+        "t.jsonl",
+        "{\"q\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\", \"score\": 1}\n\
+         {\"q\": \"d\", \"chosen\": \" e\", \"rejected\": \" f\", \"score\": 3}\n",
+    );
+    place.write(
+        "run.yaml",
+        format!(
+            "output_dir: run\nmodel: {{base: {base}}}\ndata:\n  train: t.jsonl\n  columns: {{prompt: q}}\n  filter: score > 2\n"
+        ),
+    );
+    let found = report(&place, &["--config", "run.yaml"], 0);
+    assert_eq!((&found["train"]["records"], &found["train"]["unit"]), (&json!(1), &json!("tokens")));
+    place.run(&["data", "convert", "--config", "run.yaml", "-o", "o.jsonl"]).ok();
+    let written: Value = serde_json::from_slice(&place.read("o.jsonl")).unwrap();
+    assert_eq!(written, json!({"prompt": "d", "chosen": " e", "rejected": " f"}));
+}
+
+#[test]
+fn convert_writes_what_reads_back_and_nothing_of_invalid_data() {
+    let (place, _) = place();
+    let schemas = fixture("schemas/ultrafeedback-binarized.jsonl");
+    place.run(&["data", "convert", schemas.to_str().unwrap(), "-o", "o.jsonl"]).ok();
+    place.run(&["data", "convert", "o.jsonl", "-o", "again.jsonl"]).ok();
+    assert_eq!(place.read("o.jsonl"), place.read("again.jsonl"));
+    let ran = place.run(&["data", "convert", "t.jsonl", "-o", "none.jsonl"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("t.jsonl:5: ") && ran.stderr.contains("t.jsonl:6: "), "{}", ran.stderr);
+    assert!(!place.path("none.jsonl").exists());
+    for output in ["o.json", "e.jsonl"] {
+        assert_eq!(place.run(&["data", "convert", "e.jsonl", "-o", output]).code, Some(2), "{output}");
+    }
+    assert_eq!(place.read("e.jsonl"), EVAL.as_bytes());
+}
+
+#[test]
+fn show_marks_scored_and_special_tokens() {
+    let (place, base) = place();
+    let shown = place.run(&["data", "show", "t.jsonl", "--base", &base, "-n", "1", "--start", "3"]).ok();
+    assert_eq!(
+        shown,
+        "t.jsonl:3 (pair)\nprompt, 10 tokens:\n{<s>}The river runs\nchosen, 5 tokens, 5 of them scored:\n\
+         [ ][u][p][.][{</s>}]\nrejected, 10 tokens, 10 of them scored:\n[ do][w][n][ t][o][ the][ s][ea][.][{</s>}]\n\n"
+    );
+    place.write("x.jsonl", "{\"prompt\": \"<b>\\u001b[0m\", \"chosen\": \"\\\"&\", \"rejected\": \"c\"}\n");
+    let shown = place.run(&["data", "show", "x.jsonl"]).ok();
+    assert!(shown.contains("prompt:\n<b>\\u{1b}\\[0m\nchosen:\n[\"&]\n"), "{shown}");
+    place.run(&["data", "show", "x.jsonl", "--html", "x.html"]).ok();
+    let page = String::from_utf8(place.read("x.html")).unwrap();
+    assert!(page.contains("<span>&lt;b&gt;␛[0m</span>") && page.contains("&quot;&amp;"), "{page}");
+    assert!(!page.contains("<b>") && !page.contains('\u{1b}'), "{page}");
+    // An invalid record is told, and the others are shown.
+    let ran = place.run(&["data", "show", "t.jsonl", "--start", "4", "-n", "4"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("t.jsonl:5: ") && ran.stdout.contains("t.jsonl:7 "), "{}", ran.stderr);
+    assert_eq!(place.run(&["data", "show", "e.jsonl", "--start", "3"]).code, Some(1));
+}
