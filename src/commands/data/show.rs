@@ -44,7 +44,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
 
 /// The tokens of a record as a run takes them.
 fn tokens(tokenizer: &ChatTokenizer, record: &Record, truncation: &Truncation) -> Result<Shown> {
-    let mut example = tokenize(tokenizer, record)?;
+    let mut example = tokenize(tokenizer, record)?.example;
     let outcome = truncation.apply(&mut example, tokenizer.bos_id());
     let shown = Shown::tokens(tokenizer, &example, None)?;
     Ok(match outcome {

@@ -118,9 +118,9 @@ impl<'a> Measure<'a> {
     }
 
     fn tokenized(&self, tokenizer: &ChatTokenizer, record: &Record, measured: &mut Measured) -> Result<()> {
-        let mut example = tokenize(tokenizer, record)?;
+        let mut example = tokenize(tokenizer, record)?.example;
         if let Some(limits) = self.limits {
-            check_vocab(tokenizer, std::slice::from_ref(&example), limits.vocab_size)?;
+            check_vocab(tokenizer, &example, limits.vocab_size)?;
         }
         measured.prompt = short(example.prompt.len());
         measured.answers = example.completions.iter().map(|tokens| short(tokens.len())).collect();
