@@ -107,6 +107,11 @@ fn compare(name: &str, template: &str, records: &[(String, records::Record)], di
             Ok(example) if expected == "error" => {
                 wrong.push(difference(&tokenizer, &format!("{place}: TRL refuses it"), &example));
             }
+            // The template writes strings only, so both answers are empty: TRL trains on a pair without a difference.
+            Err(error) if (template, record_name.as_str()) == ("qwen3", "text parts") => {
+                let message = error.to_string();
+                assert!(message.contains("are equal once they are rendered"), "{place}: {message}");
+            }
             Err(error) if expected != "error" => {
                 wrong.push(format!("{place}: TRL has tokens, here it is refused: {error}"));
             }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
-use super::output::{print, say};
+use super::output::{colours, print, say};
 use super::samples::{Drawn, Samples};
 use super::signals;
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
+use crate::data::show::Form;
 use crate::device;
 use crate::error::Result;
 use crate::model::pass::Pass;
@@ -29,6 +30,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
     let run = Run::read(config, &base, args.resume)?;
+    let first = if quiet { None } else { run.first_record(form())? };
+    if let Some(first) = first {
+        say(&first);
+    }
     if args.dry_run {
         say(&run.described());
         return Ok(());
@@ -56,6 +61,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         print(compare(samples, &before, &after).as_bytes())?;
     }
     conclude(&mut trainer, directory.path(), (seconds, quiet))
+}
+
+/// How the first record is marked on standard error.
+fn form() -> Form {
+    if colours(&std::io::stderr()) { Form::Terminal } else { Form::Plain }
 }
 
 /// Opens the base that the configuration names.

@@ -301,7 +301,8 @@ mod tests {
                 "{message}"
             );
         }
-        assert!(label("NaN").unwrap_err().to_string().contains("not valid JSON"));
+        let message = label("NaN").unwrap_err().to_string();
+        assert!(message.contains("label must be") && message.contains("NaN"), "{message}");
         assert!(label("1.5").unwrap_err().to_string().contains("1.5"));
     }
 

@@ -4,17 +4,23 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::format::{Format, SUPPORTED};
 pub use super::format::{Row, Rows};
 use super::sources::Sources;
 use crate::error::{Error, Result, nearest};
 
+/// Whether standard input has been read by this process.
+static STDIN_READ: AtomicBool = AtomicBool::new(false);
+
 /// One input to read records from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A file and its detected format.
     File(PathBuf, Format),
+    /// Standard input, which can be read once.
+    Stdin,
     /// Named JSON Lines in memory, such as the embedded quickstart data.
     Text {
         /// The name used in origins.
@@ -34,7 +40,7 @@ impl Input {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path, _) if path.is_file() => Some(path),
-            Self::File(..) | Self::Text { .. } => None,
+            Self::File(..) | Self::Text { .. } | Self::Stdin => None,
         }
     }
 
@@ -46,6 +52,10 @@ impl Input {
     pub fn rows(&self) -> Result<Rows> {
         match self {
             Self::File(path, format) => format.open(path, path.display().to_string().into()),
+            Self::Stdin if STDIN_READ.swap(true, Ordering::Relaxed) => Err(Error::Data(
+                "`-` is standard input, which can be read only once; write the data to a file and name that file".into(),
+            )),
+            Self::Stdin => Format::Jsonl.read(std::io::stdin(), "standard input".into()),
             Self::Text { name, text } => Format::Jsonl.parse(text.clone().into_owned(), name.clone()),
         }
     }
@@ -75,6 +85,9 @@ fn resolve_one(source: &str) -> Result<Vec<Input>> {
              name its files ({SUPPORTED})"
         )));
     }
+    if source == "-" {
+        return Ok(vec![Input::Stdin]);
+    }
     let path = Path::new(source);
     // A file whose literal name contains brackets takes precedence over a glob.
     if path.is_dir() {
@@ -91,7 +104,7 @@ fn resolve_one(source: &str) -> Result<Vec<Input>> {
 fn directory(dir: &Path) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in sorted_entries(dir)? {
-        if let (true, Some(_), Ok(format)) = (path.is_file(), path.extension(), Format::of(&path)) {
+        if let (true, Some(format)) = (path.is_file(), Format::named(&path)) {
             inputs.push(Input::File(path, format));
         }
     }
@@ -157,6 +170,7 @@ mod tests {
     fn names(inputs: &[Input]) -> Vec<String> {
         let name = |input: &Input| match input {
             Input::File(path, _) => path.file_name().unwrap().to_string_lossy().into_owned(),
+            Input::Stdin => "-".into(),
             Input::Text { name, .. } => name.to_string(),
         };
         inputs.iter().map(name).collect()
@@ -169,11 +183,11 @@ mod tests {
     #[test]
     fn files_globs_directories_and_lists() {
         let dir = tempfile::tempdir().unwrap();
-        files(dir.path(), &["b.jsonl", "a.json", "c.ndjson", "README.md", "d[1].jsonl"]);
+        files(dir.path(), &["b.jsonl", "a.json", "c.ndjson", "README.md", "d[1].jsonl", "e.csv.gz", "f.gz"]);
         assert_eq!(names(&resolve_in(dir.path(), &["b.jsonl"]).unwrap()), ["b.jsonl"]);
         assert_eq!(
             names(&resolve_in(dir.path(), &[""]).unwrap()),
-            ["a.json", "b.jsonl", "c.ndjson", "d[1].jsonl"]
+            ["a.json", "b.jsonl", "c.ndjson", "d[1].jsonl", "e.csv.gz"]
         );
         assert_eq!(
             names(&resolve_in(dir.path(), &["*.json*"]).unwrap()),

@@ -11,7 +11,7 @@ pub use self::examples::Examples;
 use super::{Base, TrainedWith, dated};
 use crate::adapter::peft;
 use crate::config::RunConfig;
-use crate::data::ChatTokenizer;
+use crate::data::{ChatTokenizer, show};
 use crate::error::{Error, Result};
 use crate::files::{self, CacheChoice};
 use crate::model::config::Reference;
@@ -24,6 +24,9 @@ use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
 use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Policy};
+
+/// Tokens of each part of the first record that are shown.
+const FIRST_TOKENS: usize = 60;
 
 /// A run that has passed every check and has not begun.
 pub struct Run<'a> {
@@ -60,7 +63,7 @@ pub fn expected_memory(
     sizes: impl Iterator<Item = (usize, usize, usize)>,
 ) -> Result<Memory> {
     let loras = modules(config, base)?;
-    let parameters = loras.iter().map(|lora| lora.rank * (lora.inputs + lora.outputs)).sum();
+    let parameters = loras.iter().map(Kind::parameters).sum();
     Ok(plan::memory_for(config, base, parameters, sizes))
 }
 
@@ -75,6 +78,16 @@ impl<'a> Run<'a> {
         let tokenizer = dated::tokenizer(tokenizer, &mut config, resume)?;
         let examples = Examples::read(&config, base, &tokenizer)?;
         Self::new(config, base, tokenizer, examples)
+    }
+
+    /// Returns the first training record as the model sees it, shortened; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder fails.
+    pub fn first_record(&self, form: show::Form) -> Result<Option<String>> {
+        let style = show::Style { form, most_tokens: Some(FIRST_TOKENS) };
+        let first = self.examples.train.get(0)?;
+        first.map(|example| show::example(&self.tokenizer, &example, style)).transpose()
     }
 
     /// With examples that are tokenized already.

@@ -39,7 +39,7 @@ impl Stream {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().filter_map(|(input, _)| match input {
             Input::File(path, _) => Some(path.as_path()),
-            Input::Text { .. } => None,
+            Input::Text { .. } | Input::Stdin => None,
         })
     }
 

@@ -22,7 +22,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
             args.start, config.data.train
         )));
     }
-    let form = if colours() { Form::Terminal } else { Form::Plain };
+    let form = if colours(&std::io::stdout()) { Form::Terminal } else { Form::Plain };
     let (mut page, mut wrong) = (Vec::new(), Vec::new());
     for record in records {
         let shown = record.and_then(|record| match &tokenizer {

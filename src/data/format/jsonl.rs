@@ -1,56 +1,76 @@
-//! JSON Lines: one object per line, read line by line. Blank lines and a byte-order mark are skipped.
-
-use std::io::BufRead;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+//! JSON Lines: one object per line, read line by line. Blank lines are skipped.
 
 use super::super::example::Origin;
-use super::row::{Row, Rows, parse_json, without_bom};
+use super::lines::{Bytes, Line, read_line};
+use super::place::Place;
+use super::row::{MOST_BYTES, Row, Rows, parse_json};
 use crate::error::{Error, Result};
 
-/// Returns the rows of `reader`.
-pub fn rows(reader: impl BufRead + Send + 'static, path: &Path, name: Arc<str>) -> Rows {
-    Box::new(Lines { reader, path: path.to_path_buf(), name, line: 0, failed: false })
+/// Returns the rows of `reader`, before which `line` lines have been read.
+pub(super) fn rows(reader: Bytes, place: Place, line: usize) -> Rows {
+    Box::new(Lines { reader, place, line, failed: false, most: MOST_BYTES })
 }
 
-struct Lines<R> {
-    reader: R,
-    path: PathBuf,
-    name: Arc<str>,
+struct Lines {
+    reader: Bytes,
+    place: Place,
     /// The 1-based number of the last line read.
     line: usize,
     /// Set after a read error: a reader that has failed once may fail forever.
     failed: bool,
+    /// The longest line, in bytes.
+    most: usize,
 }
 
-impl<R: BufRead> Iterator for Lines<R> {
+impl Iterator for Lines {
     type Item = Result<Row>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut buffer = Vec::new();
         while !self.failed {
             buffer.clear();
-            match self.reader.read_until(b'\n', &mut buffer) {
-                Ok(0) => return None,
-                Ok(_) => self.line += 1,
+            match read_line(&mut self.reader, &mut buffer, self.most) {
+                Ok(Line::End) => return None,
+                Ok(Line::Whole) => self.line += 1,
+                Ok(Line::TooLong) => {
+                    self.failed = true;
+                    return Some(Err(self.place.row(self.line + 1).error(format!(
+                        "the line is longer than {} MiB; is the file JSON Lines, with one record per line?",
+                        self.most >> 20
+                    ))));
+                }
                 Err(e) => {
                     self.failed = true;
-                    return Some(Err(Error::read(&self.path)(e)));
+                    return Some(Err(Error::read(&self.place.path)(e)));
                 }
             }
-            let text = if self.line == 1 { without_bom(&buffer) } else { &buffer }.trim_ascii_end();
+            let text = buffer.trim_ascii_end();
             if !text.trim_ascii_start().is_empty() {
-                let origin = Origin::new(self.name.clone(), self.line);
-                return Some(match parse_json(text) {
-                    Ok(value) => Ok(Row { origin, value }),
-                    Err((_, message)) => Err(origin.error(format!(
-                        "{message}; every line must hold one whole JSON object (a file that is one array: name it .json)"
-                    ))),
-                });
+                return Some(self.parse(text));
             }
         }
         None
     }
+}
+
+impl Lines {
+    fn parse(&self, text: &[u8]) -> Result<Row> {
+        let origin: Origin = self.place.row(self.line);
+        match parse_json(text) {
+            Ok(value) => Ok(Row { origin, value }),
+            Err(broken) => Err(origin.error(format!(
+                "{}; every line must hold one whole JSON object{}",
+                broken.message(0),
+                if self.line == 1 && looks_like_csv(text) { " (a CSV file: name it .csv)" } else { "" }
+            ))),
+        }
+    }
+}
+
+/// Whether a first line that is not JSON reads like the header of a CSV file.
+fn looks_like_csv(text: &[u8]) -> bool {
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || b"_- ,\t\"".contains(byte);
+    text.iter().all(word) && text.iter().any(|byte| b",\t".contains(byte))
 }
 
 #[cfg(test)]
@@ -62,11 +82,18 @@ mod tests {
         Format::Jsonl.parse(text, "t.jsonl".into()).unwrap().collect()
     }
 
+    fn message(text: &'static [u8], row: usize) -> String {
+        read(text)[row].as_ref().unwrap_err().to_string()
+    }
+
     #[test]
     fn blank_lines_and_bom_keep_line_numbers() {
         let rows = read(b"\xEF\xBB\xBF{\"a\":1}\r\n\n   \n{\"a\":2}");
         let lines: Vec<_> = rows.iter().map(|row| row.as_ref().unwrap().origin.line).collect();
         assert_eq!(lines, [1, 4]);
+        let rows = read(b"\n \n{\"a\":1}\n\n{\"a\":2}");
+        let lines: Vec<_> = rows.iter().map(|row| row.as_ref().unwrap().origin.line).collect();
+        assert_eq!(lines, [3, 5]);
     }
 
     #[test]
@@ -80,15 +107,46 @@ mod tests {
     }
 
     #[test]
+    fn a_first_line_that_is_cut_off_does_not_hide_the_others() {
+        let rows = read(b"{\"a\": \n{\"a\": 1}\n{\"a\": 2}\n");
+        assert_eq!(rows.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, true]);
+        assert!(
+            message(b"{\"a\": \n{\"a\": 1}\n", 0).starts_with("t.jsonl:1: not valid JSON at column 5: EOF")
+        );
+    }
+
+    #[test]
     fn invalid_utf8_names_line_and_column() {
-        let rows = read(b"{\"a\": \"\xC3\xA4\xFF\"}");
-        let message = rows[0].as_ref().unwrap_err().to_string();
+        let message = message(b"{\"a\": \"\xC3\xA4\xFF\"}", 0);
         assert!(message.starts_with("t.jsonl:1: not valid UTF-8 at column 9"), "{message}");
+    }
+
+    #[test]
+    fn csv_under_the_name_of_json_lines_is_named() {
+        let message = message(b"prompt,chosen,rejected\na,b,c\n", 0);
+        assert!(message.starts_with("t.jsonl:1: ") && message.contains("name it .csv"), "{message}");
     }
 
     #[test]
     fn nothing_in_nothing_out() {
         assert!(read(b"").is_empty());
         assert!(read(b"\n\n").is_empty());
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_with_its_number() {
+        let place = Place::new("t.jsonl".into(), "t.jsonl".into());
+        let lines = |text: &'static str| Lines {
+            reader: Box::new(std::io::Cursor::new(text)),
+            place: place.clone(),
+            line: 0,
+            failed: false,
+            most: 10,
+        };
+        let rows: Vec<_> = lines("{\"a\":1234}\n{\"a\": 12345}\n{}\n").collect();
+        assert_eq!(rows.len(), 2, "reading stops there");
+        assert!(rows[0].is_ok());
+        assert!(rows[1].as_ref().unwrap_err().to_string().starts_with("t.jsonl:2: the line is longer than"));
+        assert_eq!(lines("{\"a\": 123}").filter(Result::is_ok).count(), 1);
     }
 }

@@ -3,9 +3,17 @@
 use serde_json::Value as Json;
 
 use super::super::example::Origin;
+use super::python;
 use crate::error::Result;
 
+/// The longest value that is held in memory as a whole: a line, an element of an array, a wrapped file, a record of a
+/// CSV file. Bytes.
+pub(super) const MOST_BYTES: usize = 256 << 20;
+
 /// A record as it appears in its file, not yet validated.
+///
+/// JSON has no NaN: it becomes the object `{"NaN": PLACE}` (the infinities likewise). A column that is not used may hold
+/// it; in one that is used it has the wrong type, and the error names it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The origin of the row.
@@ -17,25 +25,67 @@ pub struct Row {
 /// The rows of one input, read lazily. An error concerns a single row; the following rows are still returned.
 pub type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
 
-/// Strips the byte-order mark that some editors write before UTF-8.
-pub(super) fn without_bom(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
+/// JSON that cannot be parsed.
+pub(super) struct Broken {
+    /// 1-based line in the text.
+    pub(super) line: usize,
+    /// 1-based column in characters.
+    pub(super) column: usize,
+    /// What is wrong, from `not valid ...` to the column.
+    what: &'static str,
+    /// What is wrong, behind the column.
+    detail: String,
+    /// Whether the text ends too early.
+    pub(super) unfinished: bool,
 }
 
-/// Parses `text` as one JSON value. The error is (line in `text`, message with the column in characters).
-pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, (usize, String)> {
+impl Broken {
+    /// The message with its column; `before` characters stand before the text in its first line.
+    pub(super) fn message(&self, before: usize) -> String {
+        let column = if self.line == 1 { self.column + before } else { self.column };
+        format!("{} at column {column}{}", self.what, self.detail)
+    }
+}
+
+/// Parses `text` as one JSON value. What Python's json writes for NaN and the infinities is read as well.
+pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, Broken> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let (line, column) = place(&bytes[..e.valid_up_to()]);
-        (line, format!("not valid UTF-8 at column {column}; save the file as UTF-8"))
+        let detail = "; save the file as UTF-8".to_owned();
+        Broken { line, column, what: "not valid UTF-8", detail, unfinished: false }
     })?;
-    serde_json::from_str(text).map_err(|e| {
-        let line = text.lines().nth(e.line().saturating_sub(1)).unwrap_or("");
-        // serde_json counts bytes, and its position is after the offending byte.
-        let column = line.char_indices().take_while(|(byte, _)| byte + 1 < e.column()).count() + 1;
-        let message = e.to_string();
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-        (e.line(), format!("not valid JSON at column {column}: {message}"))
-    })
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
+        Err(first) => match python::read(text) {
+            python::Reading::Value(value) => Ok(value),
+            python::Reading::Plain => Err(broken(text, &first)),
+            // The numbers are in order, something else is not.
+            python::Reading::Other(error) => Err(broken(text, &error)),
+            python::Reading::Surrogate { at, escape } => {
+                let (line, column) = place(&bytes[..at]);
+                let detail = format!(
+                    ": `{escape}` is half of a surrogate pair and no character; Python writes it when an emoji was cut \
+                     in two. Remove it, or write both halves"
+                );
+                Err(Broken { line, column, what: "not a text", detail, unfinished: false })
+            }
+        },
+    }
+}
+
+fn broken(text: &str, e: &serde_json::Error) -> Broken {
+    let line = text.lines().nth(e.line().saturating_sub(1)).unwrap_or("");
+    // serde_json counts bytes, and its position is after the offending byte.
+    let column = line.char_indices().take_while(|(byte, _)| byte + 1 < e.column()).count() + 1;
+    let message = e.to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    Broken {
+        line: e.line(),
+        column,
+        what: "not valid JSON",
+        detail: format!(": {message}"),
+        unfinished: e.is_eof(),
+    }
 }
 
 /// Returns the 1-based line and column (in characters) of the position after `read`.
