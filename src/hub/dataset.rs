@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 /// The split if none is named.
 const DEFAULT_SPLIT: &str = "train";
 /// Extensions that `data` reads.
-const READABLE: [&str; 3] = ["jsonl", "ndjson", "json"];
+const READABLE: [&str; 5] = ["jsonl", "ndjson", "json", "csv", "tsv"];
 /// Extensions of data files that are not supported, to be named in messages.
-const OTHER: [&str; 10] = ["parquet", "csv", "tsv", "arrow", "gz", "zst", "xz", "zip", "tar", "txt"];
+const OTHER: [&str; 8] = ["parquet", "arrow", "gz", "zst", "xz", "zip", "tar", "txt"];
 /// JSON files that describe data (`datasets.data_files.FILES_TO_IGNORE`).
 const IGNORED: [&str; 4] = ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"];
 /// A part of a data set: `owner/name[/config][@revision][:split]`.
@@ -135,11 +135,19 @@ fn checked(name: &str) -> Result<RepoPath> {
     })
 }
 
+/// The extension that tells the format: that of the file inside, if a readable one is compressed.
 fn extension(name: &str) -> String {
-    name.rsplit('/')
-        .next()
-        .and_then(|file| file.rsplit_once('.'))
-        .map_or(String::new(), |(_, e)| e.to_ascii_lowercase())
+    let last = |name: &str| {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        file.rsplit_once('.').map(|(stem, e)| (stem.to_owned(), e.to_ascii_lowercase()))
+    };
+    let Some((stem, outer)) = last(name) else { return String::new() };
+    match last(&stem) {
+        Some((_, inner)) if ["gz", "zst"].contains(&outer.as_str()) && READABLE.contains(&inner.as_str()) => {
+            inner
+        }
+        _ => outer,
+    }
 }
 
 fn is_data(name: &str) -> bool {
@@ -297,6 +305,10 @@ mod tests {
         assert!(refused("o/n:validation", &names, "").contains("its splits are: test, train"));
         assert!(refused("o/n/c", &names, "").contains("are: a, b"));
         assert_eq!(chosen("o/n", &["pairs.jsonl", "x.json"], "").unwrap(), ["pairs.jsonl", "x.json"]);
+        let shards =
+            ["data/dev-00000-of-00002.jsonl.gz", "data/dev-00001-of-00002.csv", "data/train.csv.zst"];
+        assert_eq!(chosen("o/n:validation", &shards, "").unwrap(), shards[..2]);
+        assert_eq!(chosen("o/n", &shards, "").unwrap(), shards[2..]);
     }
 
     #[test]
@@ -315,7 +327,7 @@ mod tests {
     fn what_cannot_be_read_is_named() {
         let error = refused("o/n", &["data/train-00000-of-00001.parquet"], "");
         assert!(error.contains("all of them parquet") && error.contains("to_json"), "{error}");
-        assert!(refused("o/n", &["README.md"], "").contains("no jsonl, ndjson, json files"));
+        assert!(refused("o/n", &["README.md"], "").contains("no jsonl, ndjson, json, csv, tsv files"));
         let listing = Listing::from(["train.jsonl".into(), "train.parquet".into()]);
         let (files, note) = select(&DatasetRef::parse("o/n").unwrap(), &listing, &[]).unwrap();
         assert_eq!((files.len(), note.is_some_and(|note| note.contains("parquet"))), (1, true));

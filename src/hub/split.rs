@@ -11,7 +11,8 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
 pub(super) fn split_of(name: &str) -> Option<String> {
     // `data/NAME-00000-of-00003.json`, as `push_to_hub` writes it, names any split.
     let file = name.rsplit('/').next().unwrap_or(name);
-    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    let stem = file.strip_suffix(".gz").or_else(|| file.strip_suffix(".zst")).unwrap_or(file);
+    let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
     if let Some((rest, count)) = stem.rsplit_once("-of-")
         && let Some((split, number)) = rest.rsplit_once('-')
         && [count, number].iter().all(|part| part.len() == 5 && part.bytes().all(|b| b.is_ascii_digit()))

@@ -99,7 +99,7 @@ fn all_invalid_records_are_listed_and_can_be_skipped() {
     says(&dry_run(&rows, &[]), 1, &[both[0], both[1], "2 of 4 records are invalid", "data.on_error: skip"]);
     let skip = ("data.on_error", json!("skip"));
     says(
-        &dry_run(&rows, &[skip.clone()]),
+        &dry_run(&rows, std::slice::from_ref(&skip)),
         0,
         &["2 of 4 records are invalid and were skipped", both[0], "(and 1 more)", "2 training pairs"],
     );

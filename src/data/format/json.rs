@@ -54,8 +54,7 @@ fn by_first_line(mut reader: Bytes, place: Place, skipped: usize, lines: bool) -
         Line::TooLong if is_array => {
             return Ok(elements::rows(chained(first, reader), place, skipped + 1));
         }
-        // The error says so.
-        Line::TooLong => return Ok(jsonl::rows(chained(first, reader), place, skipped)),
+        Line::TooLong => return Err(place.row(skipped + 1).error(jsonl::too_long(MOST_BYTES))),
     };
     match parsed {
         Ok(value) => {

@@ -34,10 +34,7 @@ impl Iterator for Lines {
                 Ok(Line::Whole) => self.line += 1,
                 Ok(Line::TooLong) => {
                     self.failed = true;
-                    return Some(Err(self.place.row(self.line + 1).error(format!(
-                        "the line is longer than {} MiB; is the file JSON Lines, with one record per line?",
-                        self.most >> 20
-                    ))));
+                    return Some(Err(self.place.row(self.line + 1).error(too_long(self.most))));
                 }
                 Err(e) => {
                     self.failed = true;
@@ -71,6 +68,11 @@ impl Lines {
 fn looks_like_csv(text: &[u8]) -> bool {
     let word = |byte: &u8| byte.is_ascii_alphanumeric() || b"_- ,\t\"".contains(byte);
     text.iter().all(word) && text.iter().any(|byte| b",\t".contains(byte))
+}
+
+/// What is wrong with a line of more than `most` bytes.
+pub(super) fn too_long(most: usize) -> String {
+    format!("the line is longer than {} MiB; is the file JSON Lines, with one record per line?", most >> 20)
 }
 
 #[cfg(test)]
