@@ -168,7 +168,7 @@ fn damaged_files(cases: &mut Cases, config: &[u8], weights: &[u8]) {
     for at in (0..16).map(|i| weights.len() * i / 16).chain([1, 7, 8, 9, weights.len() - 1]) {
         cases.peft(&format!("cut at {at}"), config, &weights[..at]);
     }
-    cases.peft("with a tail", config, [&weights[..], &[0; 64]].concat());
+    cases.peft("with a tail", config, [weights, &[0; 64]].concat());
     for (name, length) in [
         ("0", 0u64),
         ("1", 1),
