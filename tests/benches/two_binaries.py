@@ -1,10 +1,12 @@
 """Seconds per step of two builds of dpo-lora, alternating: python3 two_binaries.py OLD NEW --model DIR [--rounds 5] [--steps 4].
 
-Prints the ratio new/old of the median step of each round: min, median, max. The model directory needs a tokenizer.
+Prints the ratio new/old of the median step of each round: min, median, max. On a machine that others share, the fastest steps
+and the processor's time say more: their ratios are printed too. The model directory needs a tokenizer.
 """
 import argparse
 import json
 import pathlib
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -22,15 +24,18 @@ def pairs(count, prompt, answer):
 
 
 def step(binary, model, data, steps, place):
-    """The median seconds of a step, without the first one."""
+    """The seconds of all steps but the first, and the processor's seconds of the run."""
     run = pathlib.Path(tempfile.mkdtemp(dir=place))
     settings = dict(output_dir=str(run / "run"), model=dict(base=str(model), device="cpu"), data=dict(train=str(data)),
                     train=dict(max_steps=steps + 1, logging_steps=1, reference_cache="off"))
     (run / "run.yaml").write_text(json.dumps(settings))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([binary, "-q", "train", "-c", str(run / "run.yaml")], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     lines = [json.loads(line) for line in (run / "run/metrics.jsonl").read_text().splitlines()]
     seconds = [line["step_seconds"] for line in lines if "step_seconds" in line]
-    return statistics.median(seconds[1:])
+    return seconds[1:], used
 
 
 def main():
@@ -46,13 +51,22 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         data = pathlib.Path(place) / "pairs.jsonl"
         data.write_text(pairs(64, options.prompt, options.answer))
-        ratios = []
+        ratios, fastest, used = [], {options.old: [], options.new: []}, {options.old: [], options.new: []}
         for round_ in range(options.rounds):
             order = [options.old, options.new] if round_ % 2 == 0 else [options.new, options.old]
-            seconds = {binary: step(binary, options.model, data, options.steps, place) for binary in order}
-            ratios.append(seconds[options.new] / seconds[options.old])
-            print(f"old {seconds[options.old]:.3f} s, new {seconds[options.new]:.3f} s, ratio {ratios[-1]:.3f}")
+            median = {}
+            for binary in order:
+                seconds, processor = step(binary, options.model, data, options.steps, place)
+                median[binary] = statistics.median(seconds)
+                fastest[binary] += seconds
+                used[binary].append(processor)
+            ratios.append(median[options.new] / median[options.old])
+            print(f"old {median[options.old]:.3f} s, new {median[options.new]:.3f} s, ratio {ratios[-1]:.3f}", flush=True)
     print(f"new/old: min {min(ratios):.3f}, median {statistics.median(ratios):.3f}, max {max(ratios):.3f}")
+    for name, of in [("fastest step", fastest), ("processor time of a run", used)]:
+        old, new = min(of[options.old]), min(of[options.new])
+        print(f"{name}: old {old:.3f} s, new {new:.3f} s, new/old {new / old:.3f}")
+
 
 
 if __name__ == "__main__":
