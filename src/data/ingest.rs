@@ -147,6 +147,11 @@ fn read(
     for input in &feed.inputs {
         let rows = match input.rows() {
             Ok(rows) => rows,
+            // A file that cannot be read at all is never skipped as if it were a single record.
+            Err(Error::Record { file, line, message }) => {
+                chunk.push(Err(Error::Data(format!("{file}:{line}: {message}"))));
+                continue;
+            }
             Err(error) => {
                 chunk.push(Err(error));
                 continue;
