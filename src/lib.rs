@@ -109,7 +109,7 @@
 //!
 //! let line = r#"{"prompt": "The film is", "chosen": " a delight.", "rejected": " a bore."}"#;
 //! let records = records::load(&[Input::text("memory", line)])?;
-//! let example = tokenize(&ChatTokenizer::load(base, None)?, &records[0])?;
+//! let example = tokenize(&ChatTokenizer::load(base, None)?, &records[0])?.example;
 //! let batch = PackedBatch::new(&[&example]); // the prompt once, both answers behind it
 //!
 //! let reference = decoder.logps(&batch, &adapters, Pass::Reference)?;

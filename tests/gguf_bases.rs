@@ -165,7 +165,7 @@ fn files_that_contradict_themselves_are_refused_with_the_reason() {
     let number = |name: &str, from, to| changed("llama", &key(name, from), &key(name, to));
     let cases = [
         (text("\u{5}\0\0\0\0\0\0\0llama", "\u{5}\0\0\0\0\0\0\0lamla"), "architecture \"lamla\""),
-        (text("\u{5}\0\0\0\0\0\0\0model", "\u{5}\0\0\0\0\0\0\0adept"), "GGUF adept, no model"),
+        (text("\u{5}\0\0\0\0\0\0\0model", "\u{5}\0\0\0\0\0\0\0adept"), "GGUF adept, not a model"),
         (text("llama.embedding_length", "llama.embedding_lengtX"), "no llama.embedding_length"),
         (text("llama.block_count", "llama.block_coumt"), "no llama.block_count"),
         (

@@ -96,6 +96,15 @@ fn difference(tokenizer: &ChatTokenizer, place: &str, found: &Example) -> String
     )
 }
 
+/// Pairs on which TRL trains although their answers have the same tokens; here they are refused. The template qwen3 writes
+/// texts only, no parts; the tokenizer t5 composes marks; wordpiece has one token for all long words.
+const EQUAL: [(&str, &str); 3] =
+    [("qwen3", "text parts"), ("t5", "combining marks"), ("wordpiece", "a very long word")];
+
+fn is_equal(tokenizer: &str, template: &str, record: &str) -> bool {
+    [tokenizer, template].iter().any(|cause| EQUAL.contains(&(*cause, record)))
+}
+
 /// Every record's tokens against its digest; what is different, in words.
 fn compare(name: &str, template: &str, records: &[(String, records::Record)], digests: &str) -> Vec<String> {
     let tokenizer = tokenizer(name, Some(template));
@@ -107,8 +116,7 @@ fn compare(name: &str, template: &str, records: &[(String, records::Record)], di
             Ok(example) if expected == "error" => {
                 wrong.push(difference(&tokenizer, &format!("{place}: TRL refuses it"), &example));
             }
-            // The template writes strings only, so both answers are empty: TRL trains on a pair without a difference.
-            Err(error) if (template, record_name.as_str()) == ("qwen3", "text parts") => {
+            Err(error) if expected != "error" && is_equal(name, template, record_name) => {
                 let message = error.to_string();
                 assert!(message.contains("are equal once they are rendered"), "{place}: {message}");
             }

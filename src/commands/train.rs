@@ -30,15 +30,14 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
     let run = Run::read(config, &base, args.resume)?;
-    let first = if quiet { None } else { run.first_record(form())? };
-    if let Some(first) = first {
-        say(&first);
-    }
+    let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
+        first.iter().for_each(|first| say(first));
         say(&run.described());
         return Ok(());
     }
     let directory = RunDir::open(&run.config.output_dir, opening(args))?;
+    first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
     signals::watch(&stop)?;
     let Ready { mut trainer, tokenizer, notes, .. } = run.ready(&directory, stop, args.resume)?;

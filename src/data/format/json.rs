@@ -12,7 +12,7 @@ use super::row::{MOST_BYTES, Row, Rows, parse_json};
 use crate::error::{Error, Result};
 
 /// Fields that only a record has. An object with one of them is a record, not a wrapper of records.
-const RECORD: [&str; 12] = [
+const RECORD: [&str; 22] = [
     "prompt",
     "chosen",
     "rejected",
@@ -25,6 +25,16 @@ const RECORD: [&str; 12] = [
     "question",
     "response",
     "instruction",
+    "context",
+    "summaries",
+    "answers",
+    "preferred_output",
+    "non_preferred_output",
+    "individual_preference",
+    "generations",
+    "responses",
+    "overall_preference",
+    "conversation_a",
 ];
 
 /// Returns the rows of `reader`. `lines` tells whether the name is that of JSON Lines.
@@ -64,7 +74,8 @@ fn by_first_line(mut reader: Bytes, place: Place, skipped: usize, lines: bool) -
                     log::info!("{}: the file holds one JSON array and is read as such", place.name);
                     elements::of(values, place)
                 }
-                (Json::Object(fields), None) => one_object(fields, place, skipped + 1)?,
+                // A line of JSON Lines is a record, whatever lists it holds.
+                (Json::Object(fields), None) if !lines => one_object(fields, place, skipped + 1)?,
                 (value, _) => {
                     let row = Row { origin: place.row(skipped + 1), value };
                     Box::new(std::iter::once(Ok(row)).chain(jsonl::rows(reader, place, skipped + 1 + blank)))
@@ -125,7 +136,9 @@ fn over_several_lines(
 /// The only object of a file: a record, or an object with an array of records in it.
 fn one_object(mut fields: Map<String, Json>, place: Place, line: usize) -> Result<Rows> {
     let is_rows = |value: &Json| match value {
-        Json::Array(values) => !values.is_empty() && values.iter().all(Json::is_object),
+        Json::Array(values) => {
+            !values.is_empty() && values.iter().all(|row| row.is_object() && !is_message(row))
+        }
         Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Object(_) => false,
     };
     let is_record = RECORD.iter().any(|name| fields.contains_key(*name));
@@ -155,6 +168,13 @@ fn one_object(mut fields: Map<String, Json>, place: Place, line: usize) -> Resul
             place.name
         ))),
     }
+}
+
+/// Whether this is a message of a conversation rather than a record.
+fn is_message(value: &Json) -> bool {
+    [("role", "content"), ("from", "value")]
+        .iter()
+        .any(|(who, what)| value.get(who).is_some() && value.get(what).is_some())
 }
 
 #[cfg(test)]
