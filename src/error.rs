@@ -187,7 +187,7 @@ impl Problems {
 
     /// # Errors
     /// [`Error::Config`] with one line for each problem, or [`Error::UnknownKey`] if a key does not exist; at most the
-    /// first [`MOST_TOLD`].
+    /// first `MOST_TOLD`.
     pub fn finish(mut self) -> Result<()> {
         let more = self.messages.len().saturating_sub(MOST_TOLD);
         if more > 0 {

@@ -97,7 +97,7 @@ impl<'a> Backward<'a> {
     }
 
     /// Returns `dA = dzᵀ·x [r, in]` and `dB = s·dyᵀ·z [out, r]` of a path. The arguments are its own input `x [T, in]`
-    /// (masked under dropout), `z [T, r]` from [`Forward::low_rank`], and `dz [T, r]`. The long sides are vectorised.
+    /// (masked under dropout), `z [T, r]` from the forward pass, and `dz [T, r]`. The long sides are vectorised.
     ///
     /// # Errors
     /// Returns an error if the shapes do not fit.
