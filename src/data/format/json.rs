@@ -74,8 +74,10 @@ fn by_first_line(mut reader: Bytes, place: Place, skipped: usize, lines: bool) -
                     log::info!("{}: the file holds one JSON array and is read as such", place.name);
                     elements::of(values, place)
                 }
-                // A line of JSON Lines is a record, whatever lists it holds.
-                (Json::Object(fields), None) if !lines => one_object(fields, place, skipped + 1)?,
+                // A line of JSON Lines with several fields is a record, whatever lists it holds.
+                (Json::Object(fields), None) if !lines || fields.len() == 1 => {
+                    one_object(fields, place, skipped + 1)?
+                }
                 (value, _) => {
                     let row = Row { origin: place.row(skipped + 1), value };
                     Box::new(std::iter::once(Ok(row)).chain(jsonl::rows(reader, place, skipped + 1 + blank)))
