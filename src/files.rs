@@ -2,14 +2,16 @@
 
 mod cache;
 mod draining;
+mod remembered;
 mod temporary;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-pub use cache::{CacheChoice, content_hash};
+pub use cache::CacheChoice;
 pub use draining::Draining;
+pub use remembered::{FileStamp, content_hash, remembered};
 use temporary::Listed;
 pub use temporary::remove_temporaries;
 

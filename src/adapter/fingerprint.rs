@@ -1,26 +1,13 @@
 //! Identifies the weights of a base: BLAKE3 over its tensors, cached by its files' sizes and times.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 use crate::error::Result;
 use crate::files;
-use crate::weights::{FileStamp, WeightSource};
+use crate::weights::WeightSource;
 
 /// Prefix of the hashed bytes; changing it changes every fingerprint.
 const DOMAIN: &[u8] = b"dpo-lora base 1\n";
-
-/// A file written this recently may be written again within one tick of its clock: its fingerprint is not cached.
-const SETTLED: Duration = Duration::from_secs(2);
-
-/// A fingerprint, and the files it belongs to.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    files: Vec<FileStamp>,
-    fingerprint: String,
-}
 
 /// BLAKE3 over sorted (name, storage type, shape, bytes) of all tensors, in hexadecimal. It depends neither on the number of
 /// shards nor on the order in a file. Cached in [`files::cache_directory`] as long as the files keep their sizes and
@@ -38,18 +25,7 @@ pub fn fingerprint(source: &dyn WeightSource) -> Result<String> {
 /// # Errors
 /// As [`fingerprint`].
 pub fn fingerprint_with(source: &dyn WeightSource, cache: Option<&Path>) -> Result<String> {
-    let stamps = source.files();
-    let entry = cache.filter(|_| !stamps.is_empty()).map(|cache| entry_path(cache, &stamps));
-    if let Some(known) = entry.as_deref().and_then(|path| recall(path, &stamps)) {
-        return Ok(known);
-    }
-    let fingerprint = compute(source)?;
-    if let Some(path) = entry.filter(|_| stamps.iter().all(is_settled)) {
-        let remembered = Remembered { files: stamps, fingerprint: fingerprint.clone() };
-        // Without the cache the next run hashes again; a read-only home is no reason to stop.
-        let _ = serde_json::to_vec(&remembered).map(|bytes| files::write_bytes(&path, &bytes));
-    }
-    Ok(fingerprint)
+    files::remembered(source.files(), cache, || compute(source))
 }
 
 fn compute(source: &dyn WeightSource) -> Result<String> {
@@ -76,32 +52,10 @@ fn compute(source: &dyn WeightSource) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// One entry per set of paths: a changed base replaces its earlier entry.
-fn entry_path(cache: &Path, stamps: &[FileStamp]) -> PathBuf {
-    let mut hasher = blake3::Hasher::new();
-    for stamp in stamps {
-        hasher.update(stamp.path.as_os_str().as_encoded_bytes()).update(b"\0");
-    }
-    cache.join(format!("{}.json", &hasher.finalize().to_hex()[..32]))
-}
-
-fn recall(path: &Path, stamps: &[FileStamp]) -> Option<String> {
-    let known: Remembered = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let is_hash = blake3::Hash::from_hex(&known.fingerprint).is_ok();
-    (is_hash && known.files == stamps).then_some(known.fingerprint)
-}
-
-/// Whether the file is unchanged since it was opened, and old enough for its time to differ from that of a later
-/// version.
-fn is_settled(stamp: &FileStamp) -> bool {
-    let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(stamp.modified));
-    let now = std::fs::File::open(&stamp.path).and_then(|file| FileStamp::of(&stamp.path, &file));
-    age.is_ok_and(|age| age >= SETTLED) && now.is_ok_and(|now| now == *stamp)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::time::{Duration, SystemTime};
 
     use super::super::testing::write_checkpoint;
     use super::*;

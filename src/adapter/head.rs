@@ -2,11 +2,12 @@
 
 use super::names;
 use crate::error::{Error, Result};
+use crate::files::FileStamp;
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::ops::frozen_linear::Linear;
 use crate::ops::gemm::{Elements, Operand, Precision, gemm_add};
 use crate::trainable::{Adapters, Delta};
-use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
+use crate::weights::{FrozenWeight, Stored, WeightSource};
 
 /// The head, also of a model that shares its weight with the embedding.
 pub fn linear(spec: &DecoderSpec) -> LinearSpec {

@@ -135,6 +135,11 @@ impl Example {
         self.completions.iter().map(|tokens| self.prompt.len() + tokens.len()).sum()
     }
 
+    /// Returns the number of scored tokens of all completions.
+    pub fn all_scored(&self) -> usize {
+        (0..self.completions.len()).map(|index| self.scored(index)).sum()
+    }
+
     /// Whether two completions are the same, so that there is nothing to prefer. Returns the first two such.
     pub fn equal(&self) -> Option<(usize, usize)> {
         let all = self.completions.iter().enumerate();

@@ -108,8 +108,6 @@ impl Ingest<'_> {
                         findings.dropped.add(record.origin.to_string(), why);
                         continue;
                     }
-                    check_vocab(self.tokenizer, &example, self.vocab_size)
-                        .map_err(|error| Error::Data(error.to_string()))?;
                     findings.truncated += usize::from(outcome == Outcome::Truncated);
                     builder.push(&example, source, number);
                 }
@@ -123,6 +121,10 @@ impl Ingest<'_> {
         let tokenized = tokenize(self.tokenizer, &record)?;
         let mut example = tokenized.example;
         let outcome = self.truncation.apply(&mut example, self.tokenizer.bos_id());
+        if !matches!(outcome, Outcome::Dropped(_)) {
+            // The tokenizer belongs to another model: no record is at fault.
+            check_vocab(self.tokenizer, &example, self.vocab_size).map_err(|e| Error::Data(e.to_string()))?;
+        }
         Ok(Ingested { record, example, lost: tokenized.lost, outcome })
     }
 }

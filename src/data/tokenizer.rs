@@ -90,11 +90,12 @@ impl ChatTokenizer {
         Ok(loaded)
     }
 
-    /// Returns the same tokenizer with its template at another time; see [`ChatTemplate::on`].
+    /// Returns the same tokenizer with its template at another time, if one is given; see [`ChatTemplate::on`].
     ///
     /// # Errors
     /// Fails if `date` is not a valid date.
-    pub fn on(self, date: &str) -> Result<Self> {
+    pub fn on(self, date: Option<&str>) -> Result<Self> {
+        let Some(date) = date else { return Ok(self) };
         let template = self.template.as_ref().map(|template| template.on(date)).transpose()?;
         Ok(Self { template, ..self })
     }

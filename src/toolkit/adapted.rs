@@ -56,10 +56,7 @@ impl Base {
             paths.iter().map(|path| self.adapter(path.as_ref(), force)).collect::<Result<Vec<_>>>()?;
         let policy = Policy::of(Adapters::stacked(&adapters)?);
         let tokenizer = self.tokenizer(trained.data.chat_template.as_deref())?;
-        let tokenizer = match &trained.data.chat_template_date {
-            Some(date) => tokenizer.on(date)?,
-            None => tokenizer,
-        };
+        let tokenizer = tokenizer.on(trained.data.chat_template_date.as_deref())?;
         Ok(Adapted { base: self, tokenizer, decoder, policy, trained })
     }
 }

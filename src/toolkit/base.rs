@@ -261,8 +261,7 @@ impl Base {
     /// # Errors
     /// If a file is missing, a record is broken, or its tokens do not fit the model.
     pub fn pairs(&self, source: &str) -> Result<Pairs> {
-        let (sources, tokenizer) = (Sources::from(source), self.tokenizer(None)?);
-        Reader { spec: &self.spec, tokenizer: &tokenizer }.read(&sources, &uncut(sources.clone()))
+        self.read(&uncut(source.into()))
     }
 
     /// Returns the pairs of the first `limit` records of `source`.
@@ -270,9 +269,11 @@ impl Base {
     /// # Errors
     /// As [`Base::pairs`].
     pub fn first_pairs(&self, source: &str, limit: usize) -> Result<Pairs> {
-        let (sources, tokenizer) = (Sources::from(source), self.tokenizer(None)?);
-        let config = DataConfig { limit: Some(limit), ..uncut(sources.clone()) };
-        Reader { spec: &self.spec, tokenizer: &tokenizer }.read(&sources, &config)
+        self.read(&DataConfig { limit: Some(limit), ..uncut(source.into()) })
+    }
+
+    fn read(&self, config: &DataConfig) -> Result<Pairs> {
+        Reader { spec: &self.spec, tokenizer: &self.tokenizer(None)? }.read(&config.train, config)
     }
 
     /// The same of records that the program has itself.

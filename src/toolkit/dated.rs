@@ -21,10 +21,7 @@ pub(super) fn tokenizer(
     if config.data.chat_template_date.is_none() && resume && asks {
         config.data.chat_template_date = of_run(config);
     }
-    let tokenizer = match &config.data.chat_template_date {
-        Some(date) => tokenizer.on(date)?,
-        None => tokenizer,
-    };
+    let tokenizer = tokenizer.on(config.data.chat_template_date.as_deref())?;
     if config.data.chat_template_date.is_none() {
         config.data.chat_template_date = tokenizer.template().and_then(|template| template.date());
     }

@@ -15,13 +15,8 @@ pub use frozen::FrozenWeight;
 pub use quantise::quantise;
 pub use safetensors::SafetensorsSource;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
-
-use serde::{Deserialize, Serialize};
-
 use crate::error::Result;
+pub use crate::files::FileStamp;
 
 /// A tensor as stored in its checkpoint, of any type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,17 +27,6 @@ pub struct Stored<'a> {
     pub shape: Vec<usize>,
     /// The bytes, little-endian.
     pub bytes: &'a [u8],
-}
-
-/// A file as it was when it was opened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileStamp {
-    /// Its absolute path, links resolved.
-    pub path: PathBuf,
-    /// Bytes.
-    pub size: u64,
-    /// When it was last written, nanoseconds since 1970.
-    pub modified: u64,
 }
 
 /// A source of a model's tensors, by their names in the checkpoint.
@@ -70,17 +54,4 @@ pub trait WeightSource: Send + Sync {
 
     /// Where it was read from, for messages.
     fn describe(&self) -> String;
-}
-
-impl FileStamp {
-    /// The stamp of an open file.
-    ///
-    /// # Errors
-    /// If the system does not provide the data.
-    pub fn of(path: &Path, file: &File) -> std::io::Result<Self> {
-        let metadata = file.metadata()?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let modified = u64::try_from(modified).unwrap_or(u64::MAX);
-        Ok(Self { path: std::fs::canonicalize(path)?, size: metadata.len(), modified })
-    }
 }

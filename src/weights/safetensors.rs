@@ -8,8 +8,9 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{DType, FileStamp, FrozenWeight, Stored, WeightSource};
+use super::{DType, FrozenWeight, Stored, WeightSource};
 use crate::error::{Error, Result};
+use crate::files::FileStamp;
 
 /// The tensors of a checkpoint directory.
 #[derive(Debug)]

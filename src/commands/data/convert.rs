@@ -2,9 +2,9 @@
 
 use std::io;
 
+use super::opened::named;
 use crate::cli::ConvertArgs;
-use crate::config::RunConfig;
-use crate::data::{DataConfig, canonical};
+use crate::data::canonical;
 use crate::error::{Error, Problems, Result};
 use crate::files;
 use crate::toolkit::stream::Stream;
@@ -13,13 +13,7 @@ use crate::toolkit::stream::Stream;
 const MOST_INVALID: usize = 1000;
 
 pub(super) fn run(args: &ConvertArgs) -> Result<()> {
-    let mut config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &[])?.data,
-        None => DataConfig::new(args.files.iter().cloned().collect()),
-    };
-    if !args.files.is_empty() {
-        config.train = args.files.iter().cloned().collect();
-    }
+    let config = named(&args.files, args.config.as_deref())?.data;
     config.validate()?;
     let stream = Stream::open(&config, &config.train)?;
     check_output(args, &stream)?;

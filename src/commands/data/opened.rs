@@ -1,17 +1,29 @@
 //! What the arguments name, opened.
 
+use std::path::Path;
+
 use crate::cli::DataArgs;
 use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, Sources};
 use crate::error::{Error, Result};
 use crate::toolkit::{Base, OpenOptions};
 
+/// The configuration in a file, or the defaults, with these data to train on if any are named.
+pub(super) fn named(files: &[String], config: Option<&Path>) -> Result<RunConfig> {
+    let sources: Sources = files.iter().cloned().collect();
+    let mut config = match config {
+        Some(path) => RunConfig::from_file(path, &[])?,
+        None => RunConfig::new("", sources.clone()),
+    };
+    if !files.is_empty() {
+        config.data.train = sources;
+    }
+    Ok(config)
+}
+
 /// The configuration of a run on these data. Without a base its name is empty.
 pub(super) fn configure(args: &DataArgs) -> Result<RunConfig> {
-    let mut config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &[])?,
-        None => RunConfig::new("", args.files.iter().cloned().collect::<Sources>()),
-    };
+    let mut config = named(&args.files, args.config.as_deref())?;
     if let Some(base) = &args.base {
         config.model.base.clone_from(base);
     }
@@ -20,9 +32,6 @@ pub(super) fn configure(args: &DataArgs) -> Result<RunConfig> {
             "--max-length and --chat-template are of tokens; name the base whose tokens they are (--base)"
                 .into(),
         ));
-    }
-    if !args.files.is_empty() {
-        config.data.train = args.files.iter().cloned().collect();
     }
     config.data.max_length = args.max_length.or(config.data.max_length);
     config.data.chat_template = args.chat_template.clone().or(config.data.chat_template);
@@ -44,8 +53,5 @@ pub(super) fn base(config: &RunConfig) -> Result<Option<Base>> {
 /// The tokenizer of a run.
 pub(super) fn tokenizer(config: &RunConfig, base: &Base) -> Result<ChatTokenizer> {
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
-    match &config.data.chat_template_date {
-        Some(date) => tokenizer.on(date),
-        None => Ok(tokenizer),
-    }
+    tokenizer.on(config.data.chat_template_date.as_deref())
 }

@@ -60,11 +60,10 @@ pub struct Size {
 
 impl Size {
     fn of(example: &Example) -> Self {
-        let completions = || example.completions.iter().map(Vec::len);
         Self {
             packed: short(example.packed()),
-            unpacked: short(completions().map(|len| example.prompt.len() + len).sum()),
-            scored: short((0..example.completions.len()).map(|i| example.scored(i)).sum()),
+            unpacked: short(example.unpacked()),
+            scored: short(example.all_scored()),
         }
     }
 }

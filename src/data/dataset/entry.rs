@@ -46,7 +46,7 @@ impl Entry {
             completions: size(example.completions.len()),
             packed: size(example.packed()),
             unpacked: size(example.unpacked()),
-            scored: size((0..example.completions.len()).map(|index| example.scored(index)).sum()),
+            scored: size(example.all_scored()),
             longest: size(example.longest()),
         }
     }
@@ -92,7 +92,7 @@ impl Entry {
         }
     }
 
-    /// Returns the number of words before which the example begins, and after which it ends, if its counts are sane.
+    /// Returns the example from the words of all examples; `None` if they end before it does.
     pub(super) fn example(&self, words: &[u32], origin: Origin) -> Option<Example> {
         let start = usize::try_from(self.offset).ok()?;
         let (lengths, tokens) = words.get(start..)?.split_at_checked(self.completions as usize)?;

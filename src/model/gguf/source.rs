@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
+use crate::files::FileStamp;
 use crate::weights::gguf::{GgufFile, GgufTensor};
-use crate::weights::{FileStamp, FrozenWeight, Stored, WeightSource};
+use crate::weights::{FrozenWeight, Stored, WeightSource};
 
 /// The change that llama.cpp's converter made to a tensor, besides storing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

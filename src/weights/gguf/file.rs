@@ -10,7 +10,8 @@ use memmap2::Mmap;
 use super::header::{GgufTensor, Header};
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
-use crate::weights::{FileStamp, FrozenWeight};
+use crate::files::FileStamp;
+use crate::weights::FrozenWeight;
 
 /// A GGUF file: its metadata, its tensors, and their bytes in the mapped file.
 #[derive(Debug)]
