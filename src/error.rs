@@ -86,9 +86,6 @@ pub enum Error {
     /// Stopped by a signal, after a checkpoint was written; the payload is the exit code (130 or 143).
     #[error("interrupted; the run can be resumed with --resume")]
     Interrupted(u8),
-    /// A tensor operation failed: shapes that do not fit, or a device error.
-    #[error("{}", tensor_in_words(.0))]
-    Tensor(#[from] candle_core::Error),
 }
 
 impl Error {
@@ -112,31 +109,6 @@ impl Error {
             _ => 1,
         }
     }
-}
-
-/// Returns the message of a tensor operation's error, without candle's backtrace, and what it means for the user.
-fn tensor_in_words(error: &candle_core::Error) -> String {
-    use candle_core::Error as E;
-    const MISFIT: &str = "tensors that do not fit each other; where config.json belongs to the weights, this is a defect \
-                          of the program: please report it with both";
-    let meaning = match error {
-        E::WithBacktrace { inner, .. } => return tensor_in_words(inner),
-        E::Context { inner, context } => return format!("{context}: {}", tensor_in_words(inner)),
-        E::WithPath { inner, path } => return format!("{}: {}", path.display(), tensor_in_words(inner)),
-        E::UnexpectedDType { .. } | E::DTypeMismatchBinaryOp { .. } | E::UnsupportedDTypeForOp(..) => {
-            "numbers of a type that this device does not compute with; try --dtype f32 (model.dtype: f32)"
-        }
-        E::NotCompiledWithCudaSupport | E::NotCompiledWithMetalSupport => {
-            "the binary was built without this device; choose cpu"
-        }
-        E::Cuda(_) | E::Metal(_) => {
-            "the device failed; if it is out of memory, lower train.per_device_train_batch_size or set \
-             train.gradient_checkpointing: true"
-        }
-        E::Io(_) => "a file failed",
-        _ => MISFIT,
-    };
-    format!("{meaning} ({error})")
 }
 
 /// Collects every problem of a configuration, so that a user sees them all at once.
@@ -235,20 +207,6 @@ mod tests {
         (0..100).for_each(|i| many.add(format!("problem {i}")));
         let text = many.finish().unwrap_err().to_string();
         assert!(text.starts_with("problem 0\n") && text.ends_with("problem 23\n... and 76 more"), "{text}");
-    }
-
-    #[test]
-    fn tensor_errors_carry_their_cause_in_words() {
-        use candle_core::{DType, Device, Tensor};
-        let tensor = |shape: (usize, usize), dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
-        let f32s = tensor((2, 3), DType::F32);
-        let error = Error::from(f32s.matmul(&tensor((2, 3), DType::F32)).unwrap_err());
-        let text = error.to_string();
-        assert!(text.starts_with("tensors that do not fit each other") && text.contains("[2, 3]"), "{text}");
-        let text = Error::from((&f32s + &tensor((2, 3), DType::F64)).unwrap_err()).to_string();
-        assert!(text.contains("--dtype f32") && text.contains("F64"), "{text}");
-        let deep = candle_core::Error::Msg("x".into()).with_path("a.safetensors").context("loading");
-        assert!(Error::from(deep).to_string().starts_with("loading: a.safetensors: "));
     }
 
     #[test]

@@ -66,8 +66,7 @@ fn tiny_reviews_favourable_has_the_logits_of_peft() {
         let last = prompt.len() as u32 - 1;
         let batch =
             pack(&[Example { prompt, completions: Vec::new(), kind: dpo_lora::data::Kind::PAIR, origin }]);
-        let logits =
-            |pass| decoder.logits(&batch, &[last], pass).unwrap().to_vec2::<f32>().unwrap().remove(0);
+        let logits = |pass| decoder.logits(&batch, &[last], pass).unwrap().into_numbers();
         let (policy, reference) = (logits(Pass::Policy), logits(Pass::Reference));
         let want: Vec<f64> = case["logits"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
         assert_eq!(policy.len(), want.len());

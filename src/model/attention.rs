@@ -1,7 +1,5 @@
 //! Attention of a block: projections, query and key norms, rotation, tree attention and output projection.
 
-use candle_core::Tensor;
-
 use super::layer_cache::LayerCache;
 use super::norm::Norm;
 use super::pass::Context;
@@ -9,6 +7,7 @@ use super::projection::{self, Projection, Saved as Kept};
 use super::spec::{AttentionSpec, QkvSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::clip;
 use crate::ops::gemm::Precision;
 use crate::ops::gradient::Gradient;
@@ -195,9 +194,9 @@ impl Attention {
         v: Tensor,
     ) -> Result<(Tensor, Tensor, Tensor, Option<[Tensor; 3]>)> {
         let Some(size) = self.clip else { return Ok((q, k, v, None)) };
-        let (q, of_q) = clip::forward(&q, size)?;
-        let (k, of_k) = clip::forward(&k, size)?;
-        let (v, of_v) = clip::forward(&v, size)?;
+        let (q, of_q) = clip::forward(&q, size);
+        let (k, of_k) = clip::forward(&k, size);
+        let (v, of_v) = clip::forward(&v, size);
         Ok((q, k, v, Some([of_q, of_k, of_v])))
     }
 
@@ -257,35 +256,39 @@ impl Attention {
         (self.heads.n_head * self.heads.head_dim, self.heads.n_kv_head * self.heads.head_dim)
     }
 
+    /// Splits the fused projection's output into queries, keys and values.
     fn split(&self, y: &Tensor, per_head: bool) -> Result<(Tensor, Tensor, Tensor)> {
-        let (rows, _) = y.dims2()?;
         let (q, kv) = self.widths();
-        let part = |i: usize| -> Result<Tensor> {
-            if per_head {
-                let Heads { n_head, n_kv_head, head_dim, .. } = self.heads;
-                let group = n_head / n_kv_head;
-                // [T, key heads, queries of the group + key + value, head_dim]
-                let by_head = y.reshape((rows, n_kv_head, group + 2, head_dim))?;
-                let (start, count) = [(0, group), (group, 1), (group + 1, 1)][i];
-                let part = by_head.narrow(2, start, count)?;
-                return Ok(part.reshape((rows, n_kv_head * count * head_dim))?.contiguous()?);
-            }
-            let (start, width) = [(0, q), (q, kv), (q + kv, kv)][i];
-            Ok(y.narrow(1, start, width)?.contiguous()?)
+        if !per_head {
+            return Ok((y.columns(0..q)?, y.columns(q..q + kv)?, y.columns(q + kv..q + 2 * kv)?));
+        }
+        let (by_head, widths) = (y.reshaped(self.by_head(y.shape().0).0)?, self.by_head(0).1);
+        let (rows, mut start) = (y.shape().0, 0);
+        let mut part = |width: usize, all: usize| {
+            start += width;
+            by_head.columns(start - width..start)?.reshaped((rows, all))
         };
-        Ok((part(0)?, part(1)?, part(2)?))
+        Ok((part(widths[0], q)?, part(widths[1], kv)?, part(widths[2], kv)?))
     }
 
+    /// Inverts [`Self::split`].
     fn join(&self, parts: [&Tensor; 3], per_head: bool) -> Result<Tensor> {
         if !per_head {
-            return Ok(Tensor::cat(&parts, 1)?);
+            return Tensor::beside(&parts);
         }
+        let rows = parts[0].shape().0;
+        let ((runs, _), widths) = self.by_head(rows);
+        let [q, k, v] = [0, 1, 2].map(|i| parts[i].reshaped((runs, widths[i])));
+        let (q_width, kv_width) = self.widths();
+        Tensor::beside(&[&q?, &k?, &v?])?.reshaped((rows, q_width + 2 * kv_width))
+    }
+
+    /// The shape of `[T, features]` with one row per key head, and the widths of the queries, the key and the value in
+    /// such a row.
+    fn by_head(&self, rows: usize) -> ((usize, usize), [usize; 3]) {
         let Heads { n_head, n_kv_head, head_dim, .. } = self.heads;
-        let (rows, group) = (parts[0].dims2()?.0, n_head / n_kv_head);
-        let [q, k, v] = parts;
-        let by_head = |x: &Tensor, count: usize| x.reshape((rows, n_kv_head, count, head_dim));
-        let all = Tensor::cat(&[by_head(q, group)?, by_head(k, 1)?, by_head(v, 1)?], 2)?;
-        Ok(all.reshape((rows, (n_head + 2 * n_kv_head) * head_dim))?)
+        let queries = n_head / n_kv_head * head_dim;
+        ((rows * n_kv_head, queries + 2 * head_dim), [queries, head_dim, head_dim])
     }
 
     /// Computes `dy [W, hidden] → dx [T, hidden]`.
@@ -303,7 +306,7 @@ impl Attention {
         let d_attention =
             projection::backward(&[(&self.output, dy, &saved.output)], context, None, gradients)?.finish()?;
         let Saved { q, k, v, attention, .. } = saved;
-        let d_attention = rows.back(&d_attention, q.dims2()?.0)?;
+        let d_attention = rows.back(&d_attention, q.shape().0)?;
         let flop = self.heads.flop(rows.trees);
         let (dq, dk, dv) = timed("tree attention backward", 5 * flop, || {
             tree_attention::backward(&d_attention, &self.attended([q, k, v], rows), attention)

@@ -1,7 +1,5 @@
 //! A block: attention and MLP in the residual stream. The backward pass mirrors the forward pass in reverse order.
 
-use candle_core::Tensor;
-
 use super::attention::{self, Attention, Qkv, Rows};
 use super::layer_cache::LayerCache;
 use super::mlp::{self, Maps, Mlp};
@@ -11,6 +9,7 @@ use super::projection::{Projection, residual};
 use super::spec::{LayerSpec, NormSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::gradient::Gradient;
 
 /// A block with its weights.
@@ -149,7 +148,7 @@ impl Block {
         let d_attention =
             self.branch_gradient(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
         let mut d_a = self.attention.backward(&d_attention, &saved.attention, rows, context, gradients)?;
-        let total = saved.x.dims2()?.0;
+        let total = saved.x.shape().0;
         let mut dx = Gradient::of(&rows.back(&d_middle, total)?)?;
         if self.parallel {
             let d_b = rows.back(&d_b, total)?;
@@ -165,7 +164,7 @@ impl Block {
     /// Computes the gradient of a branch, before its norm if it has one, from that of the residual stream.
     fn branch_gradient(&self, norm: &Option<Norm>, dy: &Tensor, output: Option<&Tensor>) -> Result<Tensor> {
         let scaled =
-            if self.residual_scale == 1.0 { dy.clone() } else { (dy * f64::from(self.residual_scale))? };
+            if self.residual_scale == 1.0 { dy.clone() } else { dy.map(|x| x * self.residual_scale) };
         match (norm, output) {
             (Some(norm), Some(output)) => norm.gradient(&scaled, output),
             _ => Ok(scaled),

@@ -8,8 +8,6 @@ mod on_device;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
-use candle_core::Tensor;
-
 use self::layout::{distinct, per_token, spans, sums};
 use super::attention::Rows;
 use super::block::{self, Block};
@@ -22,6 +20,7 @@ use super::spec::DecoderSpec;
 use crate::data::PackedBatch;
 use crate::device::Backend;
 use crate::error::{Error, Result};
+use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::host;
 use crate::ops::profile::timed;
@@ -160,7 +159,7 @@ impl Decoder {
                 out.iter_mut().zip(&position).for_each(|(x, p)| *x += p);
             }
         });
-        host::tensor(x, (tokens.len(), hidden))
+        Tensor::new(x, (tokens.len(), hidden))
     }
 
     /// The rotations of all rows. `unread` is the number of tokens after the last row of each sequence that are only
@@ -229,7 +228,7 @@ impl Decoder {
     pub fn logits(&self, batch: &PackedBatch, rows: &[u32], policy: &Policy, pass: Pass) -> Result<Tensor> {
         if self.is_on_device() {
             let logits = self.device_logits(batch, rows, policy, pass)?;
-            return host::tensor(logits, (rows.len(), self.head.outputs()));
+            return Tensor::new(logits, (rows.len(), self.head.outputs()));
         }
         let context = Context { policy, pass, dropout: None };
         let normed = self.final_norm.forward(&self.blocks(batch, &context, rows, 0)?)?;
@@ -267,7 +266,10 @@ impl Decoder {
         let found = self.score(&normed, &batch.scored_targets, true)?;
         let slopes = match found.slopes {
             Some(slopes) => slopes,
-            None => normed.zeros_like()?,
+            None => {
+                let (rows, columns) = normed.shape();
+                Tensor::zeros(rows, columns)
+            }
         };
         let logps = sums(&found.logps, batch);
         let (dropout, scored_rows) = (training.dropout, batch.scored_rows.clone());
@@ -354,7 +356,7 @@ impl Decoder {
         }
         cache.seen = keys;
         let last = self.final_norm.forward(&x)?;
-        Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.flatten_all()?.to_vec1()?)
+        Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.into_numbers())
     }
 
     /// Creates a cache for [`Decoder::step`].

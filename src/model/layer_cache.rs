@@ -1,8 +1,7 @@
 //! Cached keys and values of the rows already processed by one layer, on the processor.
 
-use candle_core::Tensor;
-
 use crate::error::Result;
+use crate::ops::Tensor;
 
 /// Keys and values of one layer, `[seen, n_kv_head·head_dim]` each.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +17,7 @@ impl LayerCache {
     pub fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let all = match &self.seen {
             None => (k.clone(), v.clone()),
-            Some((old_k, old_v)) => (Tensor::cat(&[old_k, k], 0)?, Tensor::cat(&[old_v, v], 0)?),
+            Some((old_k, old_v)) => (old_k.above(k)?, old_v.above(v)?),
         };
         self.seen = Some(all.clone());
         Ok(all)

@@ -1,12 +1,11 @@
 //! The MLP of a block.
 
-use candle_core::Tensor;
-
 use super::pass::Context;
 use super::projection::{self, Projection, Saved as Kept};
 use super::spec::MlpSpec;
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::gated_act::{self, Activation};
 use crate::ops::gradient::Gradient;
 use crate::ops::lora_linear::Input;
@@ -91,8 +90,8 @@ impl Mlp {
             }
             Maps::Fused(both) => {
                 let (y, kept) = both.forward(x, context)?;
-                let half = y.dims2()?.1 / 2;
-                let part = |start| y.narrow(1, start, half)?.contiguous();
+                let half = y.shape().1 / 2;
+                let part = |start| y.columns(start..start + half);
                 (part(0)?, Some(part(half)?), vec![kept])
             }
             Maps::Plain(up) => {
@@ -141,7 +140,7 @@ impl Mlp {
                 projection::backward(&all, context, None, gradients)
             }
             (Maps::Fused(both), Some(d_up)) => {
-                let dy = Tensor::cat(&[&d_gate, &d_up], 1)?;
+                let dy = Tensor::beside(&[&d_gate, &d_up])?;
                 projection::backward(&[(both, &dy, &saved.inputs[0])], context, None, gradients)
             }
             (Maps::Gated { gate: one, .. } | Maps::Fused(one) | Maps::Plain(one), _) => {

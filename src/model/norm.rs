@@ -1,20 +1,19 @@
 //! Norms with their weights.
 
-use candle_core::Tensor;
-
 use super::spec::{NormKind, NormSpec};
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::gradient::Gradient;
-use crate::ops::{host, layer_norm, profile, rms_norm};
+use crate::ops::{layer_norm, profile, rms_norm};
 
 /// A frozen norm.
 #[derive(Debug)]
 pub struct Norm {
-    gain: Tensor,
-    bias: Option<Tensor>,
+    gain: Vec<f32>,
+    bias: Option<Vec<f32>>,
     /// Gains of runs that have their own, `[runs·size]`; in that case `gain` is all ones.
-    of_runs: Option<Tensor>,
+    of_runs: Option<Vec<f32>>,
     eps: f64,
     size: usize,
 }
@@ -34,17 +33,14 @@ pub struct NormParts {
 
 impl Norm {
     /// The parameters of the norm.
-    ///
-    /// # Errors
-    /// Never on the CPU.
-    pub fn parts(&self) -> Result<NormParts> {
-        let gain: Vec<f32> = self.of_runs.as_ref().unwrap_or(&self.gain).to_vec1()?;
-        let mut bias: Option<Vec<f32>> = self.bias.as_ref().map(Tensor::to_vec1).transpose()?;
+    pub fn parts(&self) -> NormParts {
+        let gain = self.of_runs.as_ref().unwrap_or(&self.gain).clone();
+        let mut bias = self.bias.clone();
         if let (Some(bias), Some(_)) = (&mut bias, &self.of_runs) {
             // The gains of runs are applied after the bias.
             *bias = gain.iter().zip(bias.iter().cycle()).map(|(gain, bias)| gain * bias).collect();
         }
-        Ok(NormParts { gain, bias, eps: self.eps, size: self.size })
+        NormParts { gain, bias, eps: self.eps, size: self.size }
     }
 
     /// Reads the weights.
@@ -64,16 +60,11 @@ impl Norm {
             _ if has_bias => Some(read("bias")?),
             _ => Some(vec![0.0f32; spec.size]),
         };
-        let vector = |numbers: Vec<f32>| {
-            let count = numbers.len();
-            host::tensor(numbers, count)
-        };
         let (gain, of_runs) = match spec.runs {
             1 => (gain, None),
-            _ => (vec![1.0; spec.size], Some(vector(gain)?)),
+            _ => (vec![1.0; spec.size], Some(gain)),
         };
-        let bias = bias.map(vector).transpose()?;
-        Ok(Self { gain: vector(gain)?, bias, of_runs, eps: spec.eps, size: spec.size })
+        Ok(Self { gain, bias, of_runs, eps: spec.eps, size: spec.size })
     }
 
     /// Normalises runs of `size` features: `x [T, n·size] → [T, n·size]`.
@@ -81,20 +72,20 @@ impl Norm {
     /// # Errors
     /// If the width is not a multiple of the size.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, width) = x.dims2()?;
-        let runs = x.reshape((rows * width / self.size, self.size))?;
+        let (rows, width) = x.shape();
+        let runs = x.reshaped((rows * width / self.size, self.size))?;
         let y = profile::timed("norm forward", 0, || match &self.bias {
             None => rms_norm::forward(&runs, &self.gain, self.eps),
             Some(bias) => layer_norm::forward(&runs, &self.gain, bias, self.eps),
         })?;
-        self.scaled(&y.reshape((rows, width))?)
+        self.scaled(&y.reshaped((rows, width))?)
     }
 
     /// Multiplies `x [T, runs·size]` by the gains of the runs.
     fn scaled(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match &self.of_runs {
             None => x.clone(),
-            Some(gain) => x.broadcast_mul(gain)?,
+            Some(gain) => x.scaled_columns(gain)?,
         })
     }
 
@@ -103,9 +94,9 @@ impl Norm {
     /// # Errors
     /// If the shapes do not fit.
     pub fn backward(&self, dx: &mut Gradient, dy: &Tensor, x: &Tensor) -> Result<()> {
-        let (rows, width) = x.dims2()?;
+        let (rows, width) = x.shape();
         let runs = (rows * width / self.size, self.size);
-        let (dy, x) = (self.scaled(dy)?.reshape(runs)?, x.reshape(runs)?);
+        let (dy, x) = (self.scaled(dy)?.reshaped(runs)?, x.reshaped(runs)?);
         let work = |dx: &mut Gradient| match &self.bias {
             None => rms_norm::backward(dx, &dy, &x, &self.gain, self.eps),
             Some(_) => layer_norm::backward(dx, &dy, &x, &self.gain, self.eps),
@@ -118,7 +109,7 @@ impl Norm {
     /// # Errors
     /// If the shapes do not fit.
     pub fn gradient(&self, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let (rows, width) = x.dims2()?;
+        let (rows, width) = x.shape();
         let mut dx = Gradient::zeros(rows, width);
         self.backward(&mut dx, dy, x)?;
         dx.finish()

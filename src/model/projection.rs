@@ -1,11 +1,10 @@
 //! A linear module of a block: the frozen map and its adapters. Adapters act on linear modules only here.
 
-use candle_core::Tensor;
-
 use super::pass::Context;
 use super::spec::LinearSpec;
 use super::tensors::Tensors;
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::gradient::Gradient;
 use crate::ops::lora_linear::{Backward, Forward, Input, input_gradient};
@@ -105,13 +104,13 @@ pub fn backward<'a>(
 /// # Errors
 /// If the shapes do not fit.
 pub fn residual(x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
+    let (rows, width) = x.shape();
     profile::timed("residual", 0, || {
-        let (x, y) = (host::read(x)?, host::read(y)?);
+        let (x, y) = (x.numbers(), y.numbers());
         let out = host::build_rows(rows, width, |row, out| {
             let range = row * width..(row + 1) * width;
             crate::ops::simd::scaled_sum(&x[range.clone()], &y[range], scale, out);
         });
-        host::tensor(out, (rows, width))
+        Tensor::new(out, (rows, width))
     })
 }

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
-
+use super::Tensor;
 use super::gemm::{Operand, Packed, Precision, Segment, add_products, sum_of_products};
 use super::host;
 use crate::error::Result;
@@ -99,10 +98,10 @@ impl Linear {
     /// # Errors
     /// Returns an error if the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, _) = x.dims2()?;
-        let x = host::read(x)?;
-        let x = Packed::new(&Operand::by_row(Elements::F32(&x), rows, self.inputs()), self.precision());
-        host::tensor(self.products(&x, Vec::new()), (rows, self.outputs()))
+        let (rows, _) = x.shape();
+        let x = x.numbers();
+        let x = Packed::new(&Operand::by_row(Elements::F32(x), rows, self.inputs()), self.precision());
+        Tensor::new(self.products(&x, Vec::new()), (rows, self.outputs()))
     }
 
     /// Computes `x·Wᵀ + b` plus the products in `more`, in one pass over the output.
@@ -159,13 +158,12 @@ mod tests {
     use super::*;
     use crate::ops::lora_linear::{Backward, input_gradient};
     use crate::ops::oracle;
-    use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise, noise_of};
     use crate::weights::DType;
 
     fn linear(transposed: bool, bias: bool) -> Linear {
-        let (shape, bias) =
-            (if transposed { [9, 21] } else { [21, 9] }, bias.then(|| numbers(&noise(&[21], 3))));
-        Linear::new(FrozenWeight::from_f32(numbers(&noise(&shape, 2)), &shape).unwrap(), transposed, bias)
+        let (shape, bias) = (if transposed { [9, 21] } else { [21, 9] }, bias.then(|| noise_of(21, 3)));
+        Linear::new(FrozenWeight::from_f32(noise_of(9 * 21, 2), &shape).unwrap(), transposed, bias)
     }
 
     #[test]
@@ -173,10 +171,11 @@ mod tests {
         let (x, dy) = (noise(&[13, 9], 1), noise(&[13, 21], 4));
         for (transposed, bias) in [(false, false), (false, true), (true, true)] {
             let linear = linear(transposed, bias);
-            assert_same(&linear.forward(&x).unwrap(), &oracle::linear(&linear, &x).unwrap(), 1e-6, "forward");
+            let plain = |v: &[oracle::Plain]| oracle::linear(&linear, &v[0]);
+            assert_same(&linear.forward(&x).unwrap(), &oracle::value(&[&x], plain), 1e-6, "forward");
             let back = Backward::new(&linear, &dy).unwrap();
             let dx = input_gradient(vec![back], None).unwrap().finish().unwrap();
-            let want = oracle::gradients(&[&x], &dy, |x| oracle::linear(&linear, &x[0])).unwrap();
+            let want = oracle::gradients(&[&x], &dy, plain).unwrap();
             assert_same(&dx, &want[0], 1e-6, "backward");
             assert_finite_differences(&x, &dy, &dx, |x| linear.forward(x));
         }

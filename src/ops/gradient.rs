@@ -1,7 +1,6 @@
 //! A gradient being accumulated: several operations add their parts to one buffer.
 
-use candle_core::Tensor;
-
+use super::Tensor;
 use super::host;
 use crate::error::Result;
 
@@ -25,7 +24,7 @@ impl Gradient {
     /// # Errors
     /// Returns an error if it is not contiguous f32.
     pub fn of(tensor: &Tensor) -> Result<Self> {
-        Ok(Self { data: host::copy(&host::read(tensor)?), columns: tensor.dims2()?.1 })
+        Ok(Self { data: host::copy(tensor.numbers()), columns: tensor.shape().1 })
     }
 
     /// Adds a tensor of the same shape.
@@ -33,7 +32,7 @@ impl Gradient {
     /// # Errors
     /// Returns an error if it is not contiguous f32.
     pub fn add(&mut self, part: &Tensor) -> Result<()> {
-        let part = host::read(part)?;
+        let part = part.numbers();
         host::update_rows(&mut self.data, self.columns, |row, out| {
             let from = &part[row * out.len()..(row + 1) * out.len()];
             super::simd::add_scaled(out, from, 1.0);
@@ -62,6 +61,6 @@ impl Gradient {
     /// Returns an error if `columns` does not divide the number of elements.
     pub fn finish(self) -> Result<Tensor> {
         let rows = self.data.len() / self.columns.max(1);
-        host::tensor(self.data, (rows, self.columns))
+        Tensor::new(self.data, (rows, self.columns))
     }
 }

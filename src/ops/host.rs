@@ -1,54 +1,8 @@
-//! Conversion between tensors and slices: borrows the numbers of a CPU tensor, and makes a tensor from an owned buffer.
+//! Buffers of f32 rows, built and changed on all threads.
 
 use std::mem::MaybeUninit;
-use std::ops::Deref;
 
-use candle_core::{Device, Shape, Storage, Tensor};
 use rayon::prelude::*;
-
-use crate::error::{Error, Result};
-
-/// The numbers of a contiguous f32 CPU tensor. It holds the tensor's read lock.
-pub struct Host<G> {
-    storage: G,
-    start: usize,
-    end: usize,
-}
-
-/// Borrows a tensor's numbers in row-major order.
-///
-/// # Errors
-/// Returns an error if the tensor is not contiguous f32 on the CPU.
-pub fn read(tensor: &Tensor) -> Result<Host<impl Deref<Target = Storage> + '_>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(Error::Model(format!("a tensor of shape {:?} is not contiguous", tensor.dims())));
-    };
-    match &*storage {
-        Storage::Cpu(cpu) => cpu.as_slice::<f32>().map(|_| ())?,
-        _ => return Err(Error::Model("a tensor of another device reached a CPU operation".into())),
-    }
-    Ok(Host { storage, start, end })
-}
-
-impl<G: Deref<Target = Storage>> Deref for Host<G> {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(cpu) => cpu.as_slice::<f32>().map_or(&[], |all| &all[self.start..self.end]),
-            _ => &[],
-        }
-    }
-}
-
-/// Creates a CPU tensor that owns `data`, without copying it.
-///
-/// # Errors
-/// Returns an error if the shape does not hold exactly these numbers.
-pub fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
-    Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
-}
 
 /// Numbers per task: enough to be worth handing over to another thread, few enough to stay in its cache. Miri, which
 /// takes microseconds for each number, has as many tasks with fewer numbers each.

@@ -15,10 +15,10 @@ pub mod decomposed;
 
 use std::cell::OnceCell;
 
-use candle_core::Tensor;
 use half::bf16;
 
 pub use self::backward::{Backward, input_gradient};
+use super::Tensor;
 use super::frozen_linear::Linear;
 use super::gemm::{Operand, Packed, Precision, Segment, sum_of_products};
 use super::{host, profile};
@@ -131,8 +131,8 @@ fn riding(linear: &Linear) -> Precision {
 
 /// Packs a tensor `[T, k]` as the left operand of products.
 fn pack(x: &Tensor, precision: Precision) -> Result<Packed> {
-    let ((rows, width), x) = (x.dims2()?, host::read(x)?);
-    Ok(Packed::new(&Operand::by_row(Elements::F32(&x), rows, width), precision))
+    let ((rows, width), x) = (x.shape(), x.numbers());
+    Ok(Packed::new(&Operand::by_row(Elements::F32(x), rows, width), precision))
 }
 
 /// The forward product of a map, before it is computed.
@@ -171,14 +171,14 @@ impl<'a> Forward<'a> {
     pub fn low_rank(&mut self, path: LowRank<'a>, masked: Option<&Tensor>) -> Result<Tensor> {
         let z = self.inner(path, masked)?;
         self.ups.push((scaled(&z, path.scale, path.rank, riding(self.linear)), path.b, path.rank));
-        host::tensor(z, (self.input().dims2()?.0, path.rank))
+        Tensor::new(z, (self.input().shape().0, path.rank))
     }
 
     /// Computes `z = x·Aᵀ [T, r]`, of the `masked` input under dropout.
     fn inner(&self, path: LowRank, masked: Option<&Tensor>) -> Result<Vec<f32>> {
         let (linear, LowRank { a, rank, .. }) = (self.linear, path);
         path.check(linear)?;
-        let rows = self.input().dims2()?.0;
+        let rows = self.input().shape().0;
         let flop = 2 * rows * rank * linear.inputs();
         profile::timed("low-rank forward", flop, || -> Result<_> {
             Ok(match masked {
@@ -194,7 +194,7 @@ impl<'a> Forward<'a> {
     /// Returns an error if the shapes do not fit.
     pub fn finish(self) -> Result<Tensor> {
         let Self { linear, input, ups, plain, added } = self;
-        let ((rows, _), packed) = (input.tensor().dims2()?, input.packed(linear.precision())?);
+        let ((rows, _), packed) = (input.tensor().shape(), input.packed(linear.precision())?);
         let ranks: usize = ups.iter().map(|(_, _, rank)| rank).sum();
         let flop = linear.flop(rows) + 2 * rows * ranks * linear.outputs();
         let y = profile::timed("linear forward", flop, || {
@@ -209,7 +209,7 @@ impl<'a> Forward<'a> {
             added.iter().for_each(|added| add(&mut y, added, linear.outputs()));
             y
         });
-        host::tensor(y, (rows, linear.outputs()))
+        Tensor::new(y, (rows, linear.outputs()))
     }
 }
 

@@ -20,7 +20,10 @@ pub mod rms_norm;
 pub mod rope;
 pub mod rows;
 pub mod simd;
+mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod token_logps;
 pub mod tree_attention;
+
+pub use tensor::Tensor;

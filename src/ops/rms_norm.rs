@@ -2,8 +2,7 @@
 //!
 //! With n = 1/√(mean(x²) + ε) and u = dy·g: `dx = n·(u − x·n²·mean(u·x))`.
 
-use candle_core::Tensor;
-
+use super::Tensor;
 use super::gradient::Gradient;
 use super::host;
 use super::simd::{sum, vectorised};
@@ -41,23 +40,23 @@ vectorised! {
 ///
 /// # Errors
 /// Returns an error if the shapes do not fit.
-pub fn forward(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    let (from, gain) = (host::read(x)?, host::read(gain)?);
-    let row = |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], &gain, eps as f32, y);
-    host::tensor(host::build_rows(rows, width, row), (rows, width))
+pub fn forward(x: &Tensor, gain: &[f32], eps: f64) -> Result<Tensor> {
+    let (rows, width) = x.shape();
+    let from = x.numbers();
+    let row = |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], gain, eps as f32, y);
+    Tensor::new(host::build_rows(rows, width, row), (rows, width))
 }
 
 /// Adds the gradient of `x` to `dx [T, D]`.
 ///
 /// # Errors
 /// Returns an error if the shapes do not fit.
-pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, eps: f64) -> Result<()> {
+pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &[f32], eps: f64) -> Result<()> {
     let width = dx.columns;
-    let (x, gain, dy) = (host::read(x)?, host::read(gain)?, host::read(dy)?);
+    let (x, dy) = (x.numbers(), dy.numbers());
     host::update_rows(&mut dx.data, width, |r, dx| {
         let range = r * width..(r + 1) * width;
-        backward_row(&x[range.clone()], &gain, &dy[range], eps as f32, dx);
+        backward_row(&x[range.clone()], gain, &dy[range], eps as f32, dx);
     });
     Ok(())
 }
@@ -65,30 +64,27 @@ pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &Tensor, eps: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::oracle;
-    use crate::ops::testing::{assert_finite_differences, assert_same, noise};
+    use crate::ops::oracle::{self, Plain};
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise, noise_of};
     use candle_core::D;
 
     /// The plain form over the last dimension of `x [T, D]`, `gain [D]`.
-    fn reference(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
+    fn reference(x: &Plain, gain: &[f32], eps: f64) -> Result<Plain> {
+        let gain = &Plain::new(gain, x.device())?;
         let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
         Ok(x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(gain)?)
     }
 
     #[test]
     fn forward_and_backward_match_the_plain_form() {
-        let (x, gain, dy) = (noise(&[7, 37], 1), noise(&[37], 2), noise(&[7, 37], 3));
-        assert_same(
-            &forward(&x, &gain, 1e-5).unwrap(),
-            &reference(&x, &gain, 1e-5).unwrap(),
-            1e-6,
-            "forward",
-        );
+        let (x, gain, dy) = (noise(&[7, 37], 1), &noise_of(37, 2), noise(&[7, 37], 3));
+        let plain = |v: &[Plain]| reference(&v[0], gain, 1e-5);
+        assert_same(&forward(&x, gain, 1e-5).unwrap(), &oracle::value(&[&x], plain), 1e-6, "forward");
         let mut dx = Gradient::zeros(7, 37);
-        backward(&mut dx, &dy, &x, &gain, 1e-5).unwrap();
+        backward(&mut dx, &dy, &x, gain, 1e-5).unwrap();
         let dx = dx.finish().unwrap();
-        let want = oracle::gradients(&[&x], &dy, |v| reference(&v[0], &gain, 1e-5)).unwrap();
+        let want = oracle::gradients(&[&x], &dy, plain).unwrap();
         assert_same(&dx, &want[0], 1e-6, "dx");
-        assert_finite_differences(&x, &dy, &dx, |x| forward(x, &gain, 1e-5));
+        assert_finite_differences(&x, &dy, &dx, |x| forward(x, gain, 1e-5));
     }
 }

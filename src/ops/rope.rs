@@ -1,8 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34): pairs of features are rotated by an angle that
 //! grows with the position. The backward pass rotates back.
 
-use candle_core::Tensor;
-
+use super::Tensor;
 use super::host;
 use super::simd::vectorised;
 use crate::error::Result;
@@ -70,14 +69,14 @@ pub fn backward(dy: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Ten
 }
 
 fn turn(x: &Tensor, rotation: &Rotation, head_dim: usize, direction: f32) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    let from = host::read(x)?;
+    let (rows, width) = x.shape();
+    let from = x.numbers();
     let half = rotation.half;
     let out = host::build_rows(rows, width, |row, out| {
         let (cos, sin) = (&rotation.cos[row * half..][..half], &rotation.sin[row * half..][..half]);
         turn_row(&from[row * width..(row + 1) * width], cos, sin, direction, head_dim, rotation.pairing, out);
     });
-    host::tensor(out, (rows, width))
+    Tensor::new(out, (rows, width))
 }
 
 vectorised! {
@@ -109,7 +108,7 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::oracle;
+    use crate::ops::oracle::{self, Plain};
     use crate::ops::testing::{assert_finite_differences, assert_same, noise};
 
     /// Returns the indices of the two features of pair `i`.
@@ -121,28 +120,28 @@ mod tests {
     }
 
     /// The plain form: rotates the first `2·half` features of each head of `x [T, heads·head_dim]`.
-    fn reference(x: &Tensor, rotation: &Rotation, head_dim: usize) -> Result<Tensor> {
+    fn reference(x: &Plain, rotation: &Rotation, head_dim: usize) -> Result<Plain> {
         let (rows, width) = x.dims2()?;
         let (half, heads) = (rotation.half, width / head_dim);
-        let angle = |data: &[f32]| Tensor::from_slice(data, (rows, 1, half), x.device());
+        let angle = |data: &[f32]| Plain::from_slice(data, (rows, 1, half), x.device());
         let (cos, sin) = (angle(&rotation.cos)?, angle(&rotation.sin)?);
         let by_head = x.reshape((rows, heads, head_dim))?; // [T, heads, head_dim]
         let indices = |second: bool| {
             let pick =
                 (0..half).map(|i| if second { pair(rotation, i).1 } else { pair(rotation, i).0 } as u32);
-            Tensor::from_iter(pick, x.device())
+            Plain::from_iter(pick, x.device())
         };
         let (a, b) = (by_head.index_select(&indices(false)?, 2)?, by_head.index_select(&indices(true)?, 2)?);
         let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
         let turned = match rotation.pairing {
-            Pairing::Halves => Tensor::cat(&[turned_a, turned_b], 2)?,
+            Pairing::Halves => Plain::cat(&[turned_a, turned_b], 2)?,
             Pairing::Interleaved => {
-                Tensor::stack(&[turned_a, turned_b], 3)?.reshape((rows, heads, 2 * half))?
+                Plain::stack(&[turned_a, turned_b], 3)?.reshape((rows, heads, 2 * half))?
             }
         };
         let rest = by_head.narrow(2, 2 * half, head_dim - 2 * half)?;
-        Ok(Tensor::cat(&[turned, rest], 2)?.reshape((rows, width))?)
+        Ok(Plain::cat(&[turned, rest], 2)?.reshape((rows, width))?)
     }
 
     #[test]
@@ -152,9 +151,10 @@ mod tests {
             let frequencies: Vec<f32> = (0..half).map(|i| 0.7f32.powi(i)).collect();
             let rotation = Rotation::new(&[0, 1, 2, 2, 9], &frequencies, 1.25, pairing);
             let y = forward(&x, &rotation, 10).unwrap();
-            assert_same(&y, &reference(&x, &rotation, 10).unwrap(), 1e-6, "forward");
+            let plain = |v: &[Plain]| reference(&v[0], &rotation, 10);
+            assert_same(&y, &oracle::value(&[&x], plain), 1e-6, "forward");
             let dx = backward(&dy, &rotation, 10).unwrap();
-            let want = oracle::gradients(&[&x], &dy, |v| reference(&v[0], &rotation, 10)).unwrap();
+            let want = oracle::gradients(&[&x], &dy, plain).unwrap();
             assert_same(&dx, &want[0], 1e-6, "backward");
             assert_finite_differences(&x, &dy, &dx, |x| forward(x, &rotation, 10));
         }

@@ -5,8 +5,7 @@
 //! immediately, so that `∂ log p(y) / ∂h = scale·(l'_y·W_y − Σ_j p_j·l'_j·W_j)` is available after the last block (the
 //! online softmax of arXiv 1805.02867, over the vocabulary). The backward pass only scales rows.
 
-use candle_core::Tensor;
-
+use super::Tensor;
 use super::frozen_linear::Linear;
 use super::gemm::{Elements, Operand, Precision, gemm, gemm_add};
 use super::host;
@@ -48,10 +47,10 @@ const ROW_BLOCK: usize = 1024;
 /// Returns an error if the shapes do not fit.
 pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
     let y = head.forward(hidden)?;
-    let (rows, vocab) = y.dims2()?;
-    let mut data = host::read(&y)?.to_vec();
+    let (rows, vocab) = y.shape();
+    let mut data = y.numbers().to_vec();
     host::update_rows(&mut data, vocab, |_, row| shape_row(row, shape.scale, shape.softcap));
-    host::tensor(data, (rows, vocab))
+    Tensor::new(data, (rows, vocab))
 }
 
 /// Returns the log-probs of `targets [S]` at `hidden [S, H]`, with slopes for the policy pass.
@@ -65,14 +64,14 @@ pub fn forward(
     targets: &[u32],
     slopes: bool,
 ) -> Result<TokenLogps> {
-    let (rows, width) = hidden.dims2()?;
+    let (rows, width) = hidden.shape();
     if let Some(target) = targets.iter().find(|t| **t as usize >= head.outputs()) {
         return Err(Error::Model(format!("target token {target} of a vocabulary of {}", head.outputs())));
     }
     if rows != targets.len() {
         return Err(Error::Model(format!("{rows} scored rows, {} targets", targets.len())));
     }
-    let hidden = host::read(hidden)?;
+    let hidden = hidden.numbers();
     let mut out = TokenLogps { logps: Vec::with_capacity(rows), slopes: None };
     let mut all_slopes = Vec::with_capacity(if slopes { rows * width } else { 0 });
     for (hidden, targets) in hidden.chunks(ROW_BLOCK * width.max(1)).zip(targets.chunks(ROW_BLOCK)) {
@@ -85,7 +84,7 @@ pub fn forward(
         all_slopes.extend(slopes);
     }
     if slopes {
-        out.slopes = Some(host::tensor(all_slopes, (rows, width))?);
+        out.slopes = Some(Tensor::new(all_slopes, (rows, width))?);
     }
     Ok(out)
 }
@@ -239,33 +238,34 @@ vectorised! {
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn backward(slopes: &Tensor, weights: &[f32]) -> Result<Tensor> {
-    let (rows, width) = slopes.dims2()?;
-    let slopes = host::read(slopes)?;
+    let (rows, width) = slopes.shape();
+    let slopes = slopes.numbers();
     let out = host::build_rows(rows, width, |row, out| {
         super::simd::scale_into(out, &slopes[row * width..(row + 1) * width], weights[row]);
     });
-    host::tensor(out, (rows, width))
+    Tensor::new(out, (rows, width))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
-    use crate::ops::{oracle, rows};
+    use crate::ops::oracle::{self, Plain};
+    use crate::ops::rows;
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise, noise_of};
     use crate::weights::FrozenWeight;
 
-    /// The plain form: `hidden [S, H]`, `targets [S]` → `[S]`.
-    fn reference(hidden: &Tensor, head: &Linear, shape: LogitShape, targets: &[u32]) -> Result<Tensor> {
+    /// The plain form: `hidden [S, H]`, `targets [S]` → `[S, 1]`.
+    fn reference(hidden: &Plain, head: &Linear, shape: LogitShape, targets: &[u32]) -> Result<Plain> {
         let logits = logits_reference(hidden, head, shape)?;
         let max = logits.max_keepdim(1)?.detach();
         let shifted = logits.broadcast_sub(&max)?;
         let lse = shifted.exp()?.sum_keepdim(1)?.log()?;
-        let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
-        Ok((shifted.gather(&targets, 1)? - lse)?.squeeze(1)?)
+        let targets = Plain::new(targets, hidden.device())?.unsqueeze(1)?;
+        Ok((shifted.gather(&targets, 1)? - lse)?)
     }
 
     /// Returns the logits `[S, vocab]` that enter the softmax, in tensor operations.
-    fn logits_reference(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
+    fn logits_reference(hidden: &Plain, head: &Linear, shape: LogitShape) -> Result<Plain> {
         let z = (oracle::linear(head, hidden)? * f64::from(shape.scale))?;
         match shape.softcap {
             Some(c) => Ok(((z / f64::from(c))?.tanh()? * f64::from(c))?),
@@ -275,13 +275,13 @@ mod tests {
 
     fn head(vocab: usize, transposed: bool) -> Linear {
         let shape = if transposed { [12, vocab] } else { [vocab, 12] };
-        let bias = transposed.then(|| numbers(&noise(&[vocab], 8)));
-        Linear::new(FrozenWeight::from_f32(numbers(&noise(&shape, 2)), &shape).unwrap(), transposed, bias)
+        let bias = transposed.then(|| noise_of(vocab, 8));
+        Linear::new(FrozenWeight::from_f32(noise_of(12 * vocab, 2), &shape).unwrap(), transposed, bias)
     }
 
     #[test]
     fn logps_and_slopes_match_the_plain_form() {
-        let hidden = (noise(&[9, 12], 1) * 3.0).unwrap();
+        let hidden = noise(&[9, 12], 1).map(|x| 3.0 * x);
         // More than one block of the vocabulary, targets in both, the first and the last.
         let vocab = VOCAB_BLOCK + 700;
         let targets: Vec<u32> = vec![0, 1, 4095, 4096, 4097, 4500, 3, 17, vocab as u32 - 1];
@@ -291,27 +291,28 @@ mod tests {
         {
             let head = head(vocab, transposed);
             let got = forward(&hidden, &head, shape, &targets, true).unwrap();
-            let logps = host::tensor(got.logps.clone(), 9).unwrap();
-            assert_same(&logps, &reference(&hidden, &head, shape, &targets).unwrap(), 2e-6, "logps");
+            let logps = Tensor::new(got.logps.clone(), (9, 1)).unwrap();
+            let plain = |v: &[Plain]| reference(&v[0], &head, shape, &targets);
+            assert_same(&logps, &oracle::value(&[&hidden], plain), 2e-6, "logps");
             let without = forward(&hidden, &head, shape, &targets, false).unwrap();
             assert_eq!(without.logps, got.logps, "the reference pass sees the same bits");
 
-            let weights: Vec<f32> = numbers(&noise(&[9], 5));
+            let dy = noise(&[9, 1], 5);
             let rows = [0, 1, 2, 2, 4, 5, 6, 7, 8];
-            let gathered =
-                |h: &Tensor| -> Result<Tensor> { Ok(h.index_select(&Tensor::new(&rows, h.device())?, 0)?) };
-            let dy = host::tensor(weights, 9).unwrap();
             // Rows 2 and 3 are scored at the same hidden state here.
-            let at = gathered(&hidden).unwrap();
+            let at = rows::gather(&hidden, &rows).unwrap();
             let got = forward(&at, &head, shape, &targets, true).unwrap();
-            let d_rows = backward(got.slopes.as_ref().unwrap(), &numbers(&dy)).unwrap();
+            let d_rows = backward(got.slopes.as_ref().unwrap(), dy.numbers()).unwrap();
             let d_gathered = rows::scatter_add(&d_rows, &rows, 9).unwrap();
-            let want =
-                oracle::gradients(&[&hidden], &dy, |h| reference(&gathered(&h[0])?, &head, shape, &targets))
-                    .unwrap();
+            let plain = |h: &[Plain]| {
+                let gathered = h[0].index_select(&Plain::new(&rows, h[0].device())?, 0)?;
+                reference(&gathered, &head, shape, &targets)
+            };
+            let want = oracle::gradients(&[&hidden], &dy, plain).unwrap();
             assert_same(&d_gathered, &want[0], 5e-6, "gradient");
             assert_finite_differences(&hidden, &dy, &d_gathered, |h| {
-                host::tensor(forward(&gathered(h)?, &head, shape, &targets, false)?.logps, 9)
+                let at = rows::gather(h, &rows)?;
+                Tensor::new(forward(&at, &head, shape, &targets, false)?.logps, (9, 1))
             });
         }
     }
@@ -321,7 +322,7 @@ mod tests {
         let (hidden, head) = (noise(&[ROW_BLOCK + 5, 12], 1), head(300, false));
         let targets: Vec<u32> = (0..ROW_BLOCK as u32 + 5).map(|i| i % 300).collect();
         let all = forward(&hidden, &head, LogitShape::default(), &targets, false).unwrap().logps;
-        let one = hidden.narrow(0, ROW_BLOCK + 2, 1).unwrap().force_contiguous().unwrap();
+        let one = Tensor::new(hidden.row(ROW_BLOCK + 2).to_vec(), (1, 12)).unwrap();
         let alone = forward(&one, &head, LogitShape::default(), &targets[ROW_BLOCK + 2..ROW_BLOCK + 3], true)
             .unwrap();
         assert_eq!(alone.logps[0].to_bits(), all[ROW_BLOCK + 2].to_bits());

@@ -8,8 +8,6 @@ use crate::error::{Error, Result};
 /// # Errors
 /// If a number was given and the threads exist already.
 pub fn set_threads(threads: Option<usize>) -> Result<()> {
-    // candle starts its own threads at its first large operation, and panics if memory has run out by then.
-    let _ = candle_core::utils::barrier_pool();
     let built =
         rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();
     match (threads, built) {

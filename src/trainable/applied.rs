@@ -1,11 +1,10 @@
 //! An adapter applied to a module's product, in the forward and backward pass.
 
-use candle_core::Tensor;
-
 use super::dropout::Dropout;
 use super::kind::{Kept, Numbers};
 use super::{Adapter, Adapters};
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::lora_linear::{Backward, Forward};
 
 /// The adapter of one module during one pass.

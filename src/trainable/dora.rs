@@ -8,13 +8,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::dropout::Dropout;
 use super::kind::{Delta, Kept, Numbers};
 use super::lora::Lora;
 use super::store::Shape;
 use crate::error::{Error, Result};
+use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::lora_linear::decomposed::{self, Gain};
 use crate::ops::lora_linear::{Backward, Forward, LowRank};
@@ -146,22 +145,21 @@ mod tests {
     use super::super::kind::Module;
     use super::super::{Adapters, Frozen, Policy};
     use super::*;
-    use crate::ops::host;
     use crate::ops::lora_linear::{Input, input_gradient};
-    use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+    use crate::ops::testing::{assert_finite_differences, assert_same, noise, noise_of};
     use crate::random::Stream;
     use crate::weights::{DType, FrozenWeight};
 
     fn linear(transposed: bool) -> Linear {
         let shape = if transposed { [9, 20] } else { [20, 9] };
-        let weight = FrozenWeight::from_f32(numbers(&noise(&shape, 6)), &shape).unwrap();
-        Linear::new(weight, transposed, Some(numbers(&noise(&[20], 7))))
+        let weight = FrozenWeight::from_f32(noise_of(180, 6), &shape).unwrap();
+        Linear::new(weight, transposed, Some(noise_of(20, 7)))
     }
 
     fn drawn(seed: u64, rank: usize) -> Adapters {
         let module = Module { name: "m".into(), inputs: 9, outputs: 20 };
         let mut set = Adapters::zeros([Dora::new(Lora::new(module, rank, 5.0, 1.7))]).unwrap();
-        set.update(|values| values.copy_from_slice(&numbers(&noise(&[values.len()], seed))));
+        set.update(|values| values.copy_from_slice(&noise_of(values.len(), seed)));
         set
     }
 
@@ -217,11 +215,11 @@ mod tests {
             // The norms of the unmoved matrices are given to the moved ones, by their version.
             let path = dora(&policy.trained).lora.path(policy.trained.values());
             let norms = decomposed::norms(&linear, path).unwrap();
-            let values = host::tensor(policy.trained.values().to_vec(), gradients.len()).unwrap();
-            let found = host::tensor(gradients, values.dims()).unwrap();
+            let values = Tensor::new(policy.trained.values().to_vec(), (1, gradients.len())).unwrap();
+            let found = Tensor::new(gradients, values.shape()).unwrap();
             assert_finite_differences(&values, &dy, &found, |values| {
                 let mut moved = self::policy();
-                moved.trained.update(|all| all.copy_from_slice(&numbers(values)));
+                moved.trained.update(|all| all.copy_from_slice(values.numbers()));
                 linear.norms(moved.trained.version(), || Ok(norms.clone())).unwrap();
                 Ok(output(&moved, &linear, &x, dropout).0)
             });
@@ -230,7 +228,7 @@ mod tests {
 
     /// `m∘(x·(W + s·B·A)ᵀ)/‖W + s·B·A‖ + b`, in f64.
     fn plain(set: &Adapters, linear: &Linear, x: &Tensor) -> Vec<f32> {
-        let (x, values, dora) = (numbers(x), set.values(), dora(set));
+        let (x, values, dora) = (x.numbers(), set.values(), dora(set));
         let (a, b, m) = (&values[dora.lora.a()], &values[dora.lora.b()], &values[dora.magnitude()]);
         let (rank, mut row) = (dora.lora.rank, vec![0.0f32; 9]);
         let mut out = vec![0.0; x.len() / 9 * 20];
@@ -260,7 +258,7 @@ mod tests {
                 let bias = wide.bias().map(<[f32]>::to_vec);
                 let linear = Linear::new(wide.weight().to_dtype(dtype), transposed, bias);
                 let policy = Policy::of(drawn(5, 3));
-                let want = host::tensor(plain(&policy.trained, &linear, &x), (11, 20)).unwrap();
+                let want = Tensor::new(plain(&policy.trained, &linear, &x), (11, 20)).unwrap();
                 assert_same(&output(&policy, &linear, &x, None).0, &want, tolerance, dtype.name());
             }
         }

@@ -1,8 +1,7 @@
 //! `lora_dropout`: randomly drops features of the adapter's input.
 
-use candle_core::Tensor;
-
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::host;
 use crate::random::Stream;
 
@@ -26,9 +25,9 @@ impl Dropout {
     /// `[T, in]`.
     ///
     /// # Errors
-    /// If `x` is not a matrix.
+    /// Never: the factors have the input's shape.
     pub fn mask(&self, x: &Tensor, module: &str) -> Result<(Tensor, Tensor)> {
-        let (rows, width) = x.dims2()?;
+        let (rows, width) = x.shape();
         let keep = 1.0 / (1.0 - self.probability);
         let stream = self.stream_of(module);
         let factors = host::build_rows(rows, width, |row, out| {
@@ -37,8 +36,8 @@ impl Dropout {
                 *factor = if stream.uniform(i as u64) < self.probability { 0.0 } else { keep };
             }
         });
-        let factors = host::tensor(factors, (rows, width))?;
-        Ok(((x * &factors)?, factors))
+        let factors = Tensor::new(factors, (rows, width))?;
+        Ok((x.times(&factors)?, factors))
     }
 }
 
@@ -49,9 +48,9 @@ mod tests {
     #[test]
     fn masks_are_the_modules_and_the_rows() {
         let dropout = Dropout { probability: 0.25, stream: Stream::new(7, "dropout") };
-        let x = host::tensor(vec![3.0; 40 * 50], (40, 50)).unwrap();
+        let x = Tensor::new(vec![3.0; 40 * 50], (40, 50)).unwrap();
         let (masked, factors) = dropout.mask(&x, "a").unwrap();
-        let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let numbers = |t: &Tensor| t.numbers().to_vec();
         let (masked, factors) = (numbers(&masked), numbers(&factors));
         assert!(masked.iter().zip(&factors).all(|(m, f)| *m == 3.0 * f));
         assert!(factors.iter().all(|f| *f == 0.0 || *f == 1.0 / 0.75));
@@ -60,7 +59,7 @@ mod tests {
         assert!((400..600).contains(&dropped), "{dropped}");
         assert_eq!(factors, numbers(&dropout.mask(&x, "a").unwrap().1));
         assert_ne!(factors, numbers(&dropout.mask(&x, "b").unwrap().1));
-        let first = x.narrow(0, 0, 3).unwrap();
+        let first = Tensor::new(vec![3.0; 3 * 50], (3, 50)).unwrap();
         assert_eq!(factors[..150], numbers(&dropout.mask(&first, "a").unwrap().1));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use candle_core::Tensor;
+use crate::ops::Tensor;
 
 /// A linear module that can be adapted.
 #[derive(Clone, Debug, PartialEq, Eq)]

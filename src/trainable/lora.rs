@@ -7,13 +7,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::Tensor;
 use serde_json::{Value, json};
 
 use super::dropout::Dropout;
 use super::kind::{Delta, Kept, Module, PeftCommon};
 use super::store::Shape;
 use crate::error::{Error, Result};
+use crate::ops::Tensor;
 use crate::ops::lora_linear::{Backward, Forward, LowRank, LowRankGradients};
 use crate::random::Stream;
 
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::ops::frozen_linear::Linear;
     use crate::ops::lora_linear::{Input, input_gradient};
-    use crate::ops::testing::{assert_finite_differences, noise, numbers};
+    use crate::ops::testing::{assert_finite_differences, noise, noise_of};
     use crate::trainable::{Frozen, Policy};
     use crate::weights::FrozenWeight;
 
@@ -249,7 +249,7 @@ mod tests {
         let drawn = |seed: u64, rank: usize| {
             let module = Module { name: "m".into(), inputs: 9, outputs: 20 };
             let mut set = Adapters::zeros([Lora::new(module, rank, 5.0, 1.7)]).unwrap();
-            set.update(|values| values.copy_from_slice(&numbers(&noise(&[values.len()], seed))));
+            set.update(|values| values.copy_from_slice(&noise_of(values.len(), seed)));
             set
         };
         let frozen = |seed, reference_only| Frozen { adapters: drawn(seed, 2), reference_only };
@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn linear() -> Linear {
-        Linear::new(FrozenWeight::from_f32(numbers(&noise(&[20, 9], 6)), &[20, 9]).unwrap(), false, None)
+        Linear::new(FrozenWeight::from_f32(noise_of(180, 6), &[20, 9]).unwrap(), false, None)
     }
 
     fn output(policy: &Policy, x: &Tensor, trained: bool, dropout: Option<Dropout>) -> (Tensor, Vec<Kept>) {
@@ -282,11 +282,11 @@ mod tests {
             }
             let dx = input_gradient(vec![product], None).unwrap().finish().unwrap();
             assert_finite_differences(&x, &dy, &dx, |x| Ok(output(&policy, x, true, dropout).0));
-            let values = crate::ops::host::tensor(policy.trained.values().to_vec(), gradients.len()).unwrap();
-            let gradients = crate::ops::host::tensor(gradients, values.dims()).unwrap();
+            let values = Tensor::new(policy.trained.values().to_vec(), (1, gradients.len())).unwrap();
+            let gradients = Tensor::new(gradients, values.shape()).unwrap();
             assert_finite_differences(&values, &dy, &gradients, |values| {
                 let mut moved = self::policy();
-                moved.trained.update(|all| all.copy_from_slice(&numbers(values)));
+                moved.trained.update(|all| all.copy_from_slice(values.numbers()));
                 Ok(output(&moved, &x, true, dropout).0)
             });
         }
@@ -300,7 +300,7 @@ mod tests {
         let reference = policy.applied("m", false);
         assert!(reference.len() == 2 && reference.iter().all(|applied| !applied.trained));
         let (with, kept) = output(&policy, &x, false, dropout);
-        assert_eq!(numbers(&with), numbers(&output(&policy, &x, false, None).0));
+        assert_eq!(with, output(&policy, &x, false, None).0);
         let dy = noise(&[4, 20], 2);
         let mut product = Backward::new(&linear, &dy).unwrap();
         for (applied, kept) in reference.iter().zip(&kept) {

@@ -26,15 +26,16 @@ pub fn quantise(kind: BlockKind, numbers: &[f32], bytes: &mut [u8]) -> Result<()
     if numbers.is_empty() {
         return Ok(());
     }
-    let row = Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu)?;
+    let failed = |e: candle_core::Error| Error::Weights(e.to_string());
+    let row = Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu).map_err(failed)?;
     let (dtype, super_blocks) =
         ggml(kind).ok_or_else(|| Error::Weights(format!("{} is not a type of ggml", kind.name())))?;
     let made = if super_blocks {
-        QTensor::quantize_imatrix(&row, &vec![1.0; numbers.len()], dtype)?
+        QTensor::quantize_imatrix(&row, &vec![1.0; numbers.len()], dtype).map_err(failed)?
     } else {
-        QTensor::quantize(&row, dtype)?
+        QTensor::quantize(&row, dtype).map_err(failed)?
     };
-    bytes.copy_from_slice(&made.data()?);
+    bytes.copy_from_slice(&made.data().map_err(failed)?);
     Ok(())
 }
 

@@ -6,7 +6,6 @@ pub mod program;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
 use dpo_lora::adapter::peft;
 use dpo_lora::data::dataset::Builder;
 use dpo_lora::data::{
@@ -18,6 +17,7 @@ use dpo_lora::model::decoder::{Decoder, Tape, Training};
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::pass::Pass;
 use dpo_lora::model::spec::DecoderSpec;
+use dpo_lora::ops::Tensor;
 use dpo_lora::random::Stream;
 use dpo_lora::trainable::{Adapters, Frozen, Lora, Policy};
 use dpo_lora::weights::{DType, SafetensorsSource};

@@ -10,6 +10,7 @@ use super::side::Side;
 use crate::data::{Example, PackedBatch};
 use crate::error::Result;
 use crate::model::pass::Pass;
+use crate::ops::Tensor;
 
 /// The three models.
 pub(super) struct Models<'a> {
@@ -104,19 +105,16 @@ impl Effect {
 
     fn add(&mut self, models: &Models, example: &Example, greedy: bool) -> Result<()> {
         let batch = PackedBatch::new(&[example]);
-        let rows = |side: Side, pass: Pass| -> Result<Vec<Vec<f32>>> {
-            let logits = side.decoder.logits(&batch, &batch.scored_rows, side.adapters, pass)?;
-            Ok(logits.to_vec2()?)
-        };
+        let rows =
+            |side: Side, pass: Pass| side.decoder.logits(&batch, &batch.scored_rows, side.adapters, pass);
         let policy = rows(models.policy, Pass::Policy)?;
         let base = rows(models.base, Pass::Reference)?;
         let merged = rows(models.merged, Pass::Policy)?;
         for (i, target) in batch.scored_targets.iter().enumerate() {
-            self.add_position(&policy[i], &base[i], &merged[i], *target as usize);
+            self.add_position(policy.row(i), base.row(i), merged.row(i), *target as usize);
         }
         if let Some(first) = batch.scored.first().filter(|_| greedy) {
-            let targets = &batch.scored_targets[first.clone()];
-            self.add_text(targets, &base[first.clone()], &merged[first.clone()]);
+            self.add_text(&batch.scored_targets[first.clone()], first.start, &base, &merged);
         }
         Ok(())
     }
@@ -147,13 +145,14 @@ impl Effect {
     }
 
     /// Adds a text of the policy's likeliest tokens: where the base would first choose another token, does the merged
-    /// model?
-    fn add_text(&mut self, tokens: &[u32], base: &[Vec<f32>], merged: &[Vec<f32>]) {
+    /// model? The text's logits begin at row `start`.
+    fn add_text(&mut self, tokens: &[u32], start: usize, base: &Tensor, merged: &Tensor) {
         self.texts += 1;
-        let fork = tokens.iter().zip(base).position(|(token, base)| likeliest(base) != *token as usize);
-        let Some(fork) = fork else { return };
+        let other = |(i, token): (usize, &u32)| likeliest(base.row(start + i)) != *token as usize;
+        let Some(fork) = tokens.iter().enumerate().position(other) else { return };
         self.changed += 1;
-        self.fallen_back += usize::from(likeliest(&merged[fork]) == likeliest(&base[fork]));
+        let at = start + fork;
+        self.fallen_back += usize::from(likeliest(merged.row(at)) == likeliest(base.row(at)));
     }
 }
 
@@ -243,13 +242,16 @@ mod tests {
 
     #[test]
     fn a_text_falls_back_where_the_merged_model_goes_the_bases_way() {
-        let rows = |tokens: &[usize]| -> Vec<Vec<f32>> {
-            tokens.iter().map(|token| (0..4).map(|i| f32::from(u8::from(i == *token))).collect()).collect()
+        // The first row belongs to another text.
+        let rows = |tokens: &[usize]| {
+            let row = |token: &usize| (0..4).map(|i| f32::from(u8::from(i == *token))).collect::<Vec<_>>();
+            let all: Vec<f32> = std::iter::once(&0).chain(tokens).flat_map(row).collect();
+            Tensor::new(all, (tokens.len() + 1, 4)).unwrap()
         };
         let mut effect = Effect::default();
-        effect.add_text(&[1, 2, 3], &rows(&[1, 2, 3]), &rows(&[0, 0, 0]));
-        effect.add_text(&[1, 2, 3], &rows(&[1, 0, 3]), &rows(&[1, 2, 0]));
-        effect.add_text(&[1, 2, 3], &rows(&[1, 0, 3]), &rows(&[1, 0, 3]));
+        effect.add_text(&[1, 2, 3], 1, &rows(&[1, 2, 3]), &rows(&[0, 0, 0]));
+        effect.add_text(&[1, 2, 3], 1, &rows(&[1, 0, 3]), &rows(&[1, 2, 0]));
+        effect.add_text(&[1, 2, 3], 1, &rows(&[1, 0, 3]), &rows(&[1, 0, 3]));
         assert_eq!((effect.texts, effect.changed, effect.fallen_back), (3, 2, 1));
     }
 

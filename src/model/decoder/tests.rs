@@ -8,10 +8,7 @@ use crate::weights::SafetensorsSource;
 
 /// The total number of elements in the tensors, where each buffer counts once.
 fn numbers(tensors: &[&Tensor]) -> usize {
-    let buffer = |tensor: &&Tensor| {
-        let (storage, _) = tensor.storage_and_layout();
-        (std::ptr::from_ref(&*storage) as usize, tensor.elem_count())
-    };
+    let buffer = |tensor: &&Tensor| (tensor.numbers().as_ptr() as usize, tensor.numbers().len());
     tensors.iter().map(buffer).collect::<BTreeMap<usize, usize>>().values().sum()
 }
 

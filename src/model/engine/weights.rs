@@ -38,7 +38,7 @@ pub(super) struct NormOn {
 
 impl NormOn {
     pub(super) fn new(device: &Arc<dyn Backend>, norm: &Norm) -> Result<Self> {
-        let parts = norm.parts()?;
+        let parts = norm.parts();
         let gain = Buffer::of(device, &parts.gain)?;
         let bias = parts.bias.as_ref().map(|bias| Buffer::of(device, bias)).transpose()?;
         let at = NormAt {

@@ -1,9 +1,8 @@
 //! The backward product of a map with its low-rank paths.
 
-use candle_core::Tensor;
-
 use super::{LowRank, LowRankGradients, Side, narrow, pack, riding, scaled, thin};
 use crate::error::{Error, Result};
+use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::gemm::{Operand, Packed, Precision, Segment, add_products, gemm, sum_of_products};
 use crate::ops::gradient::Gradient;
@@ -80,7 +79,7 @@ impl<'a> Backward<'a> {
 
     /// `dy` times a factor for each output, packed.
     pub(super) fn times(&self, factors: &[f32]) -> Result<Packed> {
-        let ((rows, columns), dy) = (self.dy.dims2()?, host::read(self.dy)?);
+        let ((rows, columns), dy) = (self.dy.shape(), self.dy.numbers());
         let scaled = host::build_rows(rows, columns, |row, out| {
             let dy = &dy[row * columns..(row + 1) * columns];
             out.iter_mut().zip(dy.iter().zip(factors)).for_each(|(out, (dy, g))| *out = dy * g);
@@ -107,7 +106,7 @@ impl<'a> Backward<'a> {
         (x, z): (&Tensor, &Tensor),
         dz: &[f32],
     ) -> Result<LowRankGradients> {
-        let (x, z, dy, rank) = (host::read(x)?, host::read(z)?, host::read(self.dy)?, path.rank);
+        let (x, z, dy, rank) = (x.numbers(), z.numbers(), self.dy.numbers(), path.rank);
         let rows = dz.len() / rank.max(1);
         let across = |thin: &[f32], wide: &[f32]| {
             let by_column = |data, lanes| Operand::by_column(Elements::F32(data), rows, lanes);
@@ -115,7 +114,7 @@ impl<'a> Backward<'a> {
         };
         let flop = 2 * rank * (x.len() + dy.len());
         Ok(profile::timed("low-rank gradients", flop, || {
-            let (a, db_transposed) = (across(dz, &x), across(&z, &dy));
+            let (a, db_transposed) = (across(dz, x), across(z, dy));
             let outputs = dy.len() / rows.max(1);
             let mut b = vec![0.0; outputs * rank];
             for (r, row) in db_transposed.chunks_exact(outputs.max(1)).enumerate() {
@@ -155,10 +154,10 @@ pub fn input_gradient(maps: Vec<Backward>, onto: Option<Gradient>) -> Result<Gra
         None => Gradient { data: sum_of_products(&segments), columns: inputs },
     });
     for path in masked {
-        path.through_mask(&mut dx)?;
+        path.through_mask(&mut dx);
     }
     for (map, (packed, mask)) in maps.iter().flat_map(|map| map.masked.iter().map(move |part| (map, part))) {
-        through(mask, Segment { a: packed, b: map.linear.operand(false) }, &mut dx)?;
+        through(mask, Segment { a: packed, b: map.linear.operand(false) }, &mut dx);
     }
     Ok(dx)
 }
@@ -170,15 +169,15 @@ impl PathBack<'_> {
     }
 
     /// Adds `mask∘(dz·A)`.
-    fn through_mask(&self, dx: &mut Gradient) -> Result<()> {
-        let Some(mask) = self.mask else { return Ok(()) };
-        through(mask, self.segment(dx.columns), dx)
+    fn through_mask(&self, dx: &mut Gradient) {
+        if let Some(mask) = self.mask {
+            through(mask, self.segment(dx.columns), dx);
+        }
     }
 }
 
 /// Adds a product times dropout factors `[T, in]` to `dx`.
-fn through(mask: &Tensor, product: Segment, dx: &mut Gradient) -> Result<()> {
-    let (mask, through) = (host::read(mask)?, sum_of_products(&[product]));
-    dx.data.iter_mut().zip(through.iter().zip(&*mask)).for_each(|(dx, (g, m))| *dx += g * m);
-    Ok(())
+fn through(mask: &Tensor, product: Segment, dx: &mut Gradient) {
+    let (mask, through) = (mask.numbers(), sum_of_products(&[product]));
+    dx.data.iter_mut().zip(through.iter().zip(mask)).for_each(|(dx, (g, m))| *dx += g * m);
 }

@@ -6,12 +6,12 @@
 //! With `v = x̃·(W + s·B·A)ᵀ [T, out]` kept from the forward pass: `dm = w·Σ_t dy∘v / ‖W + s·B·A‖`, `dz = w·s·(g∘dy)·B`,
 //! `dA = dzᵀ·x̃`, `dB = w·s·(g∘dy)ᵀ·z`, `dx̃ = w·((g − 1)∘dy)·W + dz·A`.
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::backward::{Backward, PathBack};
 use super::{Forward, LowRank, LowRankGradients, add, pack, riding, scaled};
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::gemm::{Operand, Packed, Segment, add_products, sum_of_products};
 use crate::ops::{host, profile, simd};
@@ -85,7 +85,7 @@ impl Forward<'_> {
         gain: Gain,
         masked: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
-        let (linear, rows, columns) = (self.linear, self.input().dims2()?.0, self.linear.outputs());
+        let (linear, rows, columns) = (self.linear, self.input().shape().0, self.linear.outputs());
         let z = self.inner(path, masked)?;
         let alone = |packed: &Packed| sum_of_products(&[Segment { a: packed, b: linear.operand(true) }]);
         let masked = masked
@@ -121,7 +121,7 @@ impl Forward<'_> {
             Some(added) => add(added, &part, columns),
             none => *none = Some(part),
         }
-        Ok((host::tensor(z, (rows, path.rank))?, host::tensor(v, (rows, columns))?))
+        Ok((Tensor::new(z, (rows, path.rank))?, Tensor::new(v, (rows, columns))?))
     }
 }
 
@@ -173,7 +173,7 @@ impl<'a> Backward<'a> {
         for (row, g) in gradients.b.chunks_exact_mut(path.rank.max(1)).zip(gain.of_path()) {
             row.iter_mut().for_each(|b| *b *= g);
         }
-        let (columns, v, dy) = (gain.factors.len(), host::read(v)?, host::read(self.dy)?);
+        let (columns, v, dy) = (gain.factors.len(), v.numbers(), self.dy.numbers());
         // One pass over the rows for each part of the columns, so that the order of the sum is always the same.
         const PART: usize = 64;
         let mut sums = vec![0.0; columns];

@@ -1,13 +1,12 @@
 use super::*;
 use crate::ops::gradient::Gradient;
-use crate::ops::oracle;
-use crate::ops::testing::{assert_finite_differences, assert_same, noise, numbers};
+use crate::ops::oracle::{self, Plain};
+use crate::ops::testing::{assert_finite_differences, assert_same, noise, noise_of};
 use crate::weights::{BlockKind, DType, FrozenWeight};
 
 fn linear(outputs: usize, inputs: usize, seed: u64, bias: bool) -> Linear {
-    let weight =
-        FrozenWeight::from_f32(numbers(&noise(&[outputs, inputs], seed)), &[outputs, inputs]).unwrap();
-    Linear::new(weight, false, bias.then(|| numbers(&noise(&[outputs], seed + 1))))
+    let weight = FrozenWeight::from_f32(noise_of(outputs * inputs, seed), &[outputs, inputs]).unwrap();
+    Linear::new(weight, false, bias.then(|| noise_of(outputs, seed + 1)))
 }
 
 /// A low-rank path with its matrices as tensors.
@@ -19,14 +18,14 @@ struct Path<'a> {
 }
 
 /// The plain form of one path, added to `y`.
-fn reference(y: &Tensor, x: &Tensor, path: &Path) -> Result<Tensor> {
-    let z = x.matmul(&path.a.t()?)?;
-    Ok((y + (z.matmul(&path.b.t()?)? * f64::from(path.scale))?)?)
+fn reference(y: &Plain, x: &Plain, (a, b): (&Plain, &Plain), scale: f64) -> Result<Plain> {
+    let z = x.matmul(&a.t()?)?;
+    Ok((y + (z.matmul(&b.t()?)? * scale)?)?)
 }
 
 fn over(linear: &Linear, input: &Input, path: Path, masked: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-    let (a, b) = (host::read(path.a)?, host::read(path.b)?);
-    let low_rank = LowRank { a: &a, b: &b, rank: path.a.dims2()?.0, scale: path.scale };
+    let (a, b) = (path.a.numbers(), path.b.numbers());
+    let low_rank = LowRank { a, b, rank: path.a.shape().0, scale: path.scale };
     let mut product = Forward::new(linear, input);
     let z = product.low_rank(low_rank, masked)?;
     Ok((product.finish()?, z))
@@ -48,11 +47,10 @@ struct Kept<'a> {
 type Branch<'a> = (&'a Linear, &'a Tensor, Path<'a>, Kept<'a>);
 
 fn backward(branches: &[Branch], onto: Option<Gradient>) -> (Tensor, Vec<LowRankGradients>) {
-    let read = |t: &Tensor| numbers(t);
-    let matrices: Vec<_> = branches.iter().map(|(_, _, path, _)| (read(path.a), read(path.b))).collect();
+    let matrices = branches.iter().map(|(_, _, path, _)| (path.a.numbers(), path.b.numbers()));
     let (mut maps, mut gradients) = (Vec::new(), Vec::new());
-    for ((linear, dy, path, kept), (a, b)) in branches.iter().zip(&matrices) {
-        let path = LowRank { a, b, rank: path.a.dims2().unwrap().0, scale: path.scale };
+    for ((linear, dy, path, kept), (a, b)) in branches.iter().zip(matrices) {
+        let path = LowRank { a, b, rank: path.a.shape().0, scale: path.scale };
         let mut back = Backward::new(linear, dy).unwrap();
         let dz = back.low_rank(path, kept.mask).unwrap();
         gradients.push(back.gradients(path, (kept.x, kept.z), &dz).unwrap());
@@ -62,7 +60,7 @@ fn backward(branches: &[Branch], onto: Option<Gradient>) -> (Tensor, Vec<LowRank
 }
 
 fn tensor(data: &[f32], like: &Tensor) -> Tensor {
-    host::tensor(data.to_vec(), like.dims()).unwrap()
+    Tensor::new(data.to_vec(), like.shape()).unwrap()
 }
 
 #[test]
@@ -71,13 +69,11 @@ fn forward_and_every_gradient_match_the_plain_form() {
     let (a, b) = (noise(&[3, 9], 3), noise(&[20, 3], 4));
     let linear = linear(20, 9, 5, true);
     let path = Path { a: &a, b: &b, scale: 1.7 };
-    let plain = |x: &Tensor, a: &Tensor, b: &Tensor| {
-        reference(&oracle::linear(&linear, x)?, x, &Path { a, b, scale: 1.7 })
-    };
+    let plain = |v: &[Plain]| reference(&oracle::linear(&linear, &v[0])?, &v[0], (&v[1], &v[2]), 1.7);
 
     let (y, z) = apply(&linear, &x, path).unwrap();
-    assert_same(&y, &plain(&x, &a, &b).unwrap(), 1e-6, "forward");
-    let want = oracle::gradients(&[&x, &a, &b], &dy, |v| plain(&v[0], &v[1], &v[2])).unwrap();
+    assert_same(&y, &oracle::value(&[&x, &a, &b], plain), 1e-6, "forward");
+    let want = oracle::gradients(&[&x, &a, &b], &dy, plain).unwrap();
     let (dx, got) = backward(&[(&linear, &dy, path, Kept { x: &x, z: &z, mask: None })], None);
     let got = &got[0];
     let (da, db) = (tensor(&got.a, &a), tensor(&got.b, &b));
@@ -106,8 +102,10 @@ fn branches_of_one_input_add_up() {
     let (dx, _) = backward(&branches, Some(Gradient::of(&start).unwrap()));
     let mut want = start;
     for i in 0..2 {
-        let plain = |v: &[Tensor]| reference(&oracle::linear(&maps[i], &v[0])?, &v[0], &path(i));
-        want = (want + oracle::gradients(&[&x], &dys[i], plain).unwrap().remove(0)).unwrap();
+        let path = (oracle::candle(&thin[i].0), oracle::candle(&thin[i].1));
+        let plain =
+            |v: &[Plain]| reference(&oracle::linear(&maps[i], &v[0])?, &v[0], (&path.0, &path.1), 0.6);
+        want = want.plus(&oracle::gradients(&[&x], &dys[i], plain).unwrap()[0]).unwrap();
     }
     assert_same(&dx, &want, 2e-6, "dx");
 }
@@ -117,14 +115,13 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
     let (x, dy) = (noise(&[13, 70], 1), noise(&[13, 40], 2));
     let (a, b) = (noise(&[4, 70], 3), noise(&[40, 4], 4));
     let exact = linear(40, 70, 5, false);
-    let half = Linear::new(exact.weight().to_dtype(DType::Bf16), false, None);
-    let wide = Linear::new(half.weight().to_dtype(DType::F32), false, None);
-    let rounded =
-        |t: &Tensor| t.to_dtype(candle_core::DType::BF16).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+    let narrow = Linear::new(exact.weight().to_dtype(DType::Bf16), false, None);
+    let wide = Linear::new(narrow.weight().to_dtype(DType::F32), false, None);
+    let rounded = |t: &Tensor| t.map(|x| half::bf16::from_f32(x).to_f32());
     // A path so small that a bf16 sum would lose it, and one that bf16 alone could not hold.
-    let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
+    let fine = a.map(|x| x * 1e-3 + 1.0);
     let path = Path { a: &fine, b: &b, scale: 2.0 };
-    let (y, z) = apply(&half, &x, path).unwrap();
+    let (y, z) = apply(&narrow, &x, path).unwrap();
     let near = if Packed::new(&Operand::by_row(Elements::F32(&[1.0]), 1, 1), Precision::Bf16).rounded() {
         rounded(&x)
     } else {
@@ -135,9 +132,8 @@ fn a_bf16_map_rounds_its_input_and_keeps_the_small_steps_of_its_path() {
     assert_same(&y, &want, 3e-5, "y");
     let kept = Kept { x: &x, z: &z, mask: None };
     let dx = |linear, dy| backward(&[(linear, dy, path, kept)], None).0;
-    let near =
-        if near.to_vec2::<f32>().unwrap() == x.to_vec2::<f32>().unwrap() { dy.clone() } else { rounded(&dy) };
-    assert_same(&dx(&half, &dy), &dx(&wide, &near), 3e-5, "dx");
+    let near = if near == x { dy.clone() } else { rounded(&dy) };
+    assert_same(&dx(&narrow, &dy), &dx(&wide, &near), 3e-5, "dx");
 }
 
 #[test]
@@ -150,7 +146,7 @@ fn a_quantised_map_is_near_its_numbers_and_keeps_the_small_steps_of_its_path() {
     let weight = FrozenWeight::from_blocks(bytes.into(), BlockKind::Q8_0, &[40, 64]).unwrap();
     let wide = Linear::new(weight.to_dtype(DType::F32), false, None);
     let map = Linear::new(weight, false, None);
-    let fine = ((&a * 1e-3).unwrap() + 1.0).unwrap();
+    let fine = a.map(|x| x * 1e-3 + 1.0);
     let path = Path { a: &fine, b: &b, scale: 2.0 };
     let (y, z) = apply(&map, &x, path).unwrap();
     let (want, want_z) = apply(&wide, &x, path).unwrap();
@@ -173,11 +169,15 @@ fn a_mask_acts_on_the_path_alone() {
     let (a, b) = (noise(&[2, 4], 3), noise(&[6, 2], 4));
     let linear = linear(6, 4, 5, false);
     let path = Path { a: &a, b: &b, scale: 0.5 };
-    let masked = (&x * &mask).unwrap();
+    let masked = x.times(&mask).unwrap();
     let (y, z) = over(&linear, &Input::new(x.clone()), path, Some(&masked)).unwrap();
-    let plain = |x: &Tensor| reference(&oracle::linear(&linear, x)?, &(x * &mask)?, &path);
-    assert_same(&y, &plain(&x).unwrap(), 1e-6, "forward");
-    let want = oracle::gradients(&[&x], &dy, |v| plain(&v[0])).unwrap();
+    let constants = [&a, &b, &mask].map(oracle::candle);
+    let plain = |v: &[Plain]| {
+        let [a, b, mask] = &constants;
+        reference(&oracle::linear(&linear, &v[0])?, &(&v[0] * mask)?, (a, b), 0.5)
+    };
+    assert_same(&y, &oracle::value(&[&x], plain), 1e-6, "forward");
+    let want = oracle::gradients(&[&x], &dy, plain).unwrap();
     let kept = Kept { x: &masked, z: &z, mask: Some(&mask) };
     let (dx, _) = backward(&[(&linear, &dy, path, kept)], None);
     assert_same(&dx, &want[0], 2e-6, "dx");

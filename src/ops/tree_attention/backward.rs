@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::group::Inputs;
 use super::{Attended, Block, Heads, Saved, Span, blocks};
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::gemm::{Elements, Operand, Packed, Segment, serial};
 use crate::ops::host;
 use crate::ops::simd::{add_scaled, dot, vectorised};
@@ -22,15 +22,10 @@ const RUN: usize = 192;
 /// Returns an error if the shapes do not fit.
 pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result<(Tensor, Tensor, Tensor)> {
     let Attended { q, k, v, heads, precision, trees } = *attended;
-    let rows = q.dims2()?.0;
-    let (d_output, output) = (host::read(d_output)?, host::read(&saved.output)?);
-    let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
-    let pass = Pass {
-        inputs: Inputs { q: &q, k: &k, v: &v, heads, precision },
-        d_output: &d_output,
-        output: &output,
-        lse: &saved.lse,
-    };
+    let rows = q.shape().0;
+    let (d_output, output) = (d_output.numbers(), saved.output.numbers());
+    let (q, k, v) = (q.numbers(), k.numbers(), v.numbers());
+    let pass = Pass { inputs: Inputs { q, k, v, heads, precision }, d_output, output, lse: &saved.lse };
     let Heads { n_head, n_kv_head, head_dim, .. } = *heads;
     let runs: Vec<Run> =
         trees.iter().flat_map(|tree| &tree.spans).flat_map(|span| runs(span, heads)).collect();
@@ -62,9 +57,9 @@ pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result
     });
     let shape = |heads| (rows, heads * head_dim);
     Ok((
-        host::tensor(dq, shape(n_head))?,
-        host::tensor(dk, shape(n_kv_head))?,
-        host::tensor(dv, shape(n_kv_head))?,
+        Tensor::new(dq, shape(n_head))?,
+        Tensor::new(dk, shape(n_kv_head))?,
+        Tensor::new(dv, shape(n_kv_head))?,
     ))
 }
 

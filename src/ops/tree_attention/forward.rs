@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::group::Inputs;
 use super::{Attended, Block, Heads, Saved, blocks};
 use crate::error::Result;
+use crate::ops::Tensor;
 use crate::ops::host;
 use crate::ops::simd::{exp_shifted, scale_into};
 
@@ -14,9 +15,9 @@ use crate::ops::simd::{exp_shifted, scale_into};
 /// Returns an error if the shapes do not fit.
 pub fn forward(attended: &Attended) -> Result<Saved> {
     let Attended { q, k, v, heads, precision, trees } = *attended;
-    let (rows, width) = q.dims2()?;
-    let (q, k, v) = (host::read(q)?, host::read(k)?, host::read(v)?);
-    let inputs = Inputs { q: &q, k: &k, v: &v, heads, precision };
+    let (rows, width) = q.shape();
+    let (q, k, v) = (q.numbers(), k.numbers(), v.numbers());
+    let inputs = Inputs { q, k, v, heads, precision };
     let (mut output, mut lse) = (host::zeros(rows * width), vec![0.0; rows * heads.n_head]);
 
     // Blocks are in row order, and each has its own rows of the outputs.
@@ -39,7 +40,7 @@ pub fn forward(attended: &Attended) -> Result<Saved> {
     tasks.into_par_iter().with_max_len(1).for_each(|(block, first_row, output, lse)| {
         inputs.attend(&block, first_row, output, lse);
     });
-    Ok(Saved { output: host::tensor(output, (rows, width))?, lse })
+    Ok(Saved { output: Tensor::new(output, (rows, width))?, lse })
 }
 
 impl Inputs<'_> {

@@ -13,13 +13,13 @@ mod backward;
 mod forward;
 mod group;
 #[cfg(test)]
+#[cfg(test)]
 mod plain;
 
 use std::ops::Range;
 
-use candle_core::Tensor;
-
 use super::gemm::Precision;
+use crate::ops::Tensor;
 
 pub use backward::backward;
 pub use forward::forward;

@@ -1,10 +1,9 @@
 //! The plain form: a masked softmax over all keys, in tensor operations.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 
 use super::{Heads, TreeSpans};
 use crate::error::Result;
-use crate::ops::host;
 
 /// Like [`super::forward`], with composite (differentiable) tensor operations and a full mask.
 pub fn reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, trees: &[TreeSpans]) -> Result<Tensor> {
@@ -43,5 +42,5 @@ fn mask(queries: usize, keys: usize, heads: &Heads, trees: &[TreeSpans]) -> Resu
             }
         }
     }
-    host::tensor(mask, (queries, keys))
+    Ok(Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?)
 }
