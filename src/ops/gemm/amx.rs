@@ -73,21 +73,26 @@ fn ask() -> bool {
     false
 }
 
-/// The operand of `ldtilecfg`: palette 1, eight registers of 16 rows of 64 bytes.
+/// The operand of `ldtilecfg`: palette 1, eight registers of 16 rows.
 #[repr(C, align(64))]
-struct Shapes([u8; 64]);
+pub(super) struct Shapes([u8; 64]);
 
-static SHAPES: Shapes = {
-    let mut bytes = [0; 64];
-    bytes[0] = 1;
-    let mut register = 0;
-    while register < 8 {
-        bytes[16 + 2 * register] = 64;
-        bytes[48 + register] = 16;
-        register += 1;
+impl Shapes {
+    /// Creates the shapes from the bytes per row of each register, at most 64.
+    pub(super) const fn new(row_bytes: [u8; 8]) -> Self {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut register = 0;
+        while register < 8 {
+            bytes[16 + 2 * register] = row_bytes[register];
+            bytes[48 + register] = 16;
+            register += 1;
+        }
+        Self(bytes)
     }
-    Shapes(bytes)
-};
+}
+
+static SHAPES: Shapes = Shapes::new([64; 8]);
 
 /// Keeps this thread's tile registers configured while it lives; afterwards the thread has no tile state to save.
 pub(super) struct Tiles(());
@@ -96,8 +101,17 @@ impl Tiles {
     /// # Safety
     /// `permitted` must have returned true.
     pub(super) unsafe fn ready() -> Self {
+        // SAFETY: the caller guarantees this.
+        unsafe { Self::shaped(&SHAPES) }
+    }
+
+    /// Like [`Tiles::ready`], with other shapes.
+    ///
+    /// # Safety
+    /// Same as [`Tiles::ready`].
+    pub(super) unsafe fn shaped(shapes: &'static Shapes) -> Self {
         // SAFETY: the operand is 64 bytes that describe shapes of palette 1; the registers become zero.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) };
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const *shapes, options(nostack, readonly)) };
         Self(())
     }
 }

@@ -63,7 +63,7 @@ unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
 /// Returns `|x|` as bits, which order as integers like the numbers do, with NaN above all.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn magnitude(x: __m512) -> __m512i {
+pub(super) fn magnitude(x: __m512) -> __m512i {
     _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff))
 }
 
@@ -71,7 +71,7 @@ fn magnitude(x: __m512) -> __m512i {
 /// scale infinite or NaN, and with it everything the chunk is multiplied into.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scales(greatest: __m512i) -> (__m512, __m512) {
+pub(super) fn scales(greatest: __m512i) -> (__m512, __m512) {
     let greatest = _mm512_castsi512_ps(greatest);
     let live = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(greatest, _mm512_set1_ps(TINY));
     (

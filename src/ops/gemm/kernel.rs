@@ -11,7 +11,7 @@ pub(super) struct Kernel {
     pub(super) mr: usize,
     pub(super) nr: usize,
     pub(super) word: Word,
-    /// Maximum number of elements of `k` in a block, such that a panel of `B` fits the L1 cache.
+    /// Maximum number of elements of `k` in a block. Except for tiles, a panel of `B` fits the L1 cache.
     pub(super) max_kc: usize,
     /// Whether the AVX-512 packing may be used.
     #[cfg(target_arch = "x86_64")]
@@ -27,7 +27,8 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         if word.tiled() {
             let (mr, nr) = (if m <= 16 { 16 } else { 32 }, if n <= 16 { 16 } else { 32 });
-            let max_kc = if word == Word::Tiles { 640 } else { 192 };
+            // Panels come from the second-level cache; passing over the output less often is worth more.
+            let max_kc = if word == Word::Tiles { 1280 } else { 384 };
             return Self { mr, nr, word, max_kc, wide: true, tile: amx::tile(mr, nr) };
         }
         #[cfg(target_arch = "x86_64")]
