@@ -2,7 +2,7 @@
 
 use super::isa::Isa;
 use super::operand::Precision;
-use super::tile::{Tile, Word, Work};
+use super::tile::{Part, Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512, fixed};
 
@@ -73,7 +73,7 @@ impl Kernel {
     /// Writes (or adds to) the `[rows, columns]` corner of a tile at `c`.
     ///
     /// # Safety
-    /// The panels must hold `steps` steps, with `rows <= mr` and `columns <= nr`, and the corner must lie in memory
+    /// There must be one part, or any number for tiles. The panels of each must hold its steps, with `rows <= mr` and `columns <= nr`, and the corner must lie in memory
     /// that this thread may write (and read, when accumulating). The thread must hold the result of [`Kernel::ready`].
     pub(super) unsafe fn run(&self, work: Work) {
         // SAFETY: the caller guarantees this; `select` only chose what the processor has.
@@ -106,7 +106,8 @@ const NR: usize = 16;
 /// Same as [`Kernel::run`].
 #[inline(always)]
 unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
-    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Part { steps, a, b } = parts[0];
     let mut sums = [[0f32; NR]; MR];
     for step in 0..steps {
         // SAFETY: the panels hold `steps` steps of `MR` and `NR` words, which are f32 bits for this kernel.

@@ -50,7 +50,7 @@ use operand::Side;
 pub use operand::{Operand, Precision};
 pub use packed::Packed;
 use plan::Grid;
-use tile::Work;
+use tile::{Part, Work};
 
 pub use crate::weights::Elements;
 
@@ -172,15 +172,20 @@ struct Block<'a> {
 }
 
 /// Groups the blocks that pass over the output together. Thin blocks join the one before them, so that a tile is still
-/// in the nearest cache when they add to it. The grouping depends on the `k`s alone.
+/// in the nearest cache when they add to it. So do blocks of tiles while their panels fit the cache, because tiles stay in
+/// registers. The grouping depends on the `k`s alone.
 fn stages<'a>(segments: &'a [Segment<'a>], kernels: &'a [Kernel]) -> Vec<Vec<Block<'a>>> {
     let mut stages: Vec<Vec<Block>> = Vec::new();
     for (segment, kernel) in segments.iter().zip(kernels) {
         for index in 0..segment.a.cut.blocks() {
             let steps = segment.a.cut.steps(index);
             let block = Block { segment, kernel, index, steps };
+            let beside = |stage: &[Block]| {
+                let words = stage.iter().map(|block| block.steps * block.kernel.nr).sum::<usize>();
+                steps <= THIN || kernel.word.tiled() && words + steps * kernel.nr <= plan::PANEL_WORDS
+            };
             match stages.last_mut() {
-                Some(stage) if steps <= THIN => stage.push(block),
+                Some(stage) if beside(stage) => stage.push(block),
                 _ => stages.push(vec![block]),
             }
         }
@@ -297,24 +302,29 @@ fn strip(
 ) {
     let m0 = row * stage[0].kernel.mr;
     let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
+    let mut parts = Vec::with_capacity(stage.len());
     for (slot, column) in columns.enumerate() {
         let n0 = column * stage[0].kernel.nr;
         let tile_columns = (grid.n - n0).min(stage[0].kernel.nr);
-        for (part, (block, offset)) in stage.iter().zip(offsets).enumerate() {
-            let a = block.segment.a.panel(block.index, row);
-            let b = &panels[offset + slot * block.steps * block.kernel.nr..];
-            // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task writes it
-            // (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
+        parts.clear();
+        parts.extend(stage.iter().zip(offsets).map(|(block, offset)| Part {
+            steps: block.steps,
+            a: block.segment.a.panel(block.index, row).as_ptr(),
+            b: panels[offset + slot * block.steps * block.kernel.nr..].as_ptr(),
+        }));
+        // Tiles keep their sums in registers over all parts.
+        let at_once = if stage[0].kernel.word.tiled() { parts.len() } else { 1 };
+        for (index, (block, parts)) in stage.iter().step_by(at_once).zip(parts.chunks(at_once)).enumerate() {
+            // SAFETY: both panels of a part hold its steps; the tile lies inside the window, and no other task writes
+            // it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
             unsafe {
                 block.kernel.run(Work {
-                    steps: block.steps,
-                    a: a.as_ptr(),
-                    b: b.as_ptr(),
+                    parts,
                     c: out.data.add(m0 * out.stride + n0),
                     stride: out.stride,
                     rows: tile_rows,
                     columns: tile_columns,
-                    accumulate: accumulate || part > 0,
+                    accumulate: accumulate || index > 0,
                 });
             }
         }

@@ -8,6 +8,9 @@ use super::tile::{CHUNK, Word};
 /// Number of words of packed column panels that fit the L2 cache (1 MB and more) beside panels of `A` and `C`.
 pub(super) const TASK_WORDS: usize = 1 << 17;
 
+/// Number of words of one column panel such that the fewest panels of a task fit.
+pub(super) const PANEL_WORDS: usize = TASK_WORDS / PANELS_PER_TASK.0;
+
 /// Fewest and most column panels of a task: few enough for the cache, enough to use a panel of `A` often.
 const PANELS_PER_TASK: (usize, usize) = (4, 8);
 
