@@ -100,9 +100,9 @@ fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Reporter) -> R
         say(&device::profile::table(&device.times()?, profile::seconds()));
         device.profile(false);
     } else if profiled {
-        let (seconds, entries) = (profile::seconds(), profile::take());
+        let (total, entries) = (profile::total(), profile::take());
         let peak = profile::peak(trainer.decoder().head().precision());
-        say(&profile::table(&entries, seconds, peak));
+        say(&profile::table(&entries, total, peak));
     }
     profile::enable(false);
     Ok(seconds)

@@ -24,11 +24,27 @@ pub struct Entry {
     pub calls: u64,
     /// Wall-clock time in seconds.
     pub seconds: f64,
+    /// Processor time of all threads in seconds; zero if the system does not tell.
+    pub processor: f64,
     /// Floating-point operations of its products (a multiply-add counts as two); elementwise work is not counted.
     pub flop: f64,
 }
 
-static SECONDS: Mutex<f64> = Mutex::new(0.0);
+/// Seconds and processor seconds of all steps.
+static STEPS: Mutex<(f64, f64)> = Mutex::new((0.0, 0.0));
+
+/// Returns the processor time that all threads of this process have used, in seconds, or zero if the system does not
+/// tell.
+fn processor() -> f64 {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let now = clock_gettime(ClockId::ProcessCPUTime);
+        now.tv_sec as f64 + 1e-9 * now.tv_nsec as f64
+    }
+    #[cfg(not(unix))]
+    0.0
+}
 
 /// Enables or disables timing and clears the recorded times.
 pub fn enable(on: bool) {
@@ -39,8 +55,8 @@ pub fn enable(on: bool) {
 /// Clears the recorded times.
 pub fn restart() {
     drop(take());
-    if let Ok(mut seconds) = SECONDS.lock() {
-        *seconds = 0.0;
+    if let Ok(mut steps) = STEPS.lock() {
+        *steps = (0.0, 0.0);
     }
 }
 
@@ -51,7 +67,13 @@ pub fn is_enabled() -> bool {
 
 /// Total seconds of all [`step`]s so far.
 pub fn seconds() -> f64 {
-    SECONDS.lock().map_or(0.0, |seconds| *seconds)
+    STEPS.lock().map_or(0.0, |steps| steps.0)
+}
+
+/// Wall-clock and processor time of all [`step`]s so far.
+pub fn total() -> Entry {
+    let (seconds, processor) = STEPS.lock().map_or((0.0, 0.0), |steps| *steps);
+    Entry { seconds, processor, ..Entry::default() }
 }
 
 /// Runs `work`, a training step. Operations are timed only inside steps, not in evaluations or while files are written.
@@ -59,12 +81,13 @@ pub fn step<T>(work: impl FnOnce() -> T) -> T {
     if !ENABLED.load(Ordering::Relaxed) {
         return work();
     }
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), processor());
     IN_STEP.store(true, Ordering::Relaxed);
     let result = work();
     IN_STEP.store(false, Ordering::Relaxed);
-    if let Ok(mut seconds) = SECONDS.lock() {
-        *seconds += start.elapsed().as_secs_f64();
+    if let Ok(mut steps) = STEPS.lock() {
+        steps.0 += start.elapsed().as_secs_f64();
+        steps.1 += processor() - before;
     }
     result
 }
@@ -89,13 +112,14 @@ pub fn timed<T>(name: &'static str, flop: usize, work: impl FnOnce() -> T) -> T 
     if !IN_STEP.load(Ordering::Relaxed) {
         return work();
     }
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), processor());
     let result = work();
-    let seconds = start.elapsed().as_secs_f64();
+    let (seconds, processor) = (start.elapsed().as_secs_f64(), processor() - before);
     if let Ok(mut times) = TIMES.lock() {
         let entry = times.entry(name).or_default();
         entry.calls += 1;
         entry.seconds += seconds;
+        entry.processor += processor;
         entry.flop += flop as f64;
     }
     result
@@ -109,19 +133,22 @@ pub fn take() -> Vec<(&'static str, Entry)> {
     all
 }
 
-/// Formats `entries` as a table over `total` seconds: time, share of the total, GFLOP/s and share of `peak`.
-pub fn table(entries: &[(&'static str, Entry)], total: f64, peak: f64) -> String {
+/// Formats `entries` as a table over the steps' `total`: time, share of the total, processor time by time (how many
+/// cores were busy), GFLOP/s and share of `peak`.
+pub fn table(entries: &[(&'static str, Entry)], total: Entry, peak: f64) -> String {
     let mut text = format!(
-        "{:28} {:>7} {:>9} {:>7} {:>9} {:>9} {:>8}\n",
-        "operation", "calls", "seconds", "share", "GFLOP", "GFLOP/s", "of peak"
+        "{:28} {:>7} {:>9} {:>7} {:>6} {:>9} {:>9} {:>8}\n",
+        "operation", "calls", "seconds", "share", "cores", "GFLOP", "GFLOP/s", "of peak"
     );
     let mut line = |name: &str, entry: Entry| {
-        let rate = if entry.seconds > 0.0 { 1e-9 * entry.flop / entry.seconds } else { 0.0 };
+        let by_time = |x: f64| if entry.seconds > 0.0 { x / entry.seconds } else { 0.0 };
+        let rate = by_time(1e-9 * entry.flop);
         text.push_str(&format!(
-            "{name:28} {:7} {:9.3} {:6.1}% {:9.1} {rate:9.1} {:7.1}%\n",
+            "{name:28} {:7} {:9.3} {:6.1}% {:6.2} {:9.1} {rate:9.1} {:7.1}%\n",
             entry.calls,
             entry.seconds,
-            100.0 * entry.seconds / total.max(1e-9),
+            100.0 * entry.seconds / total.seconds.max(1e-9),
+            by_time(entry.processor),
             1e-9 * entry.flop,
             100.0 * rate / peak.max(1e-9),
         ));
@@ -130,16 +157,35 @@ pub fn table(entries: &[(&'static str, Entry)], total: f64, peak: f64) -> String
     for (name, entry) in entries {
         line(name, *entry);
         sum.seconds += entry.seconds;
+        sum.processor += entry.processor;
         sum.flop += entry.flop;
     }
-    line("the rest", Entry { seconds: total - sum.seconds, ..Entry::default() });
-    line("all", Entry { seconds: total, flop: sum.flop, calls: 0 });
+    let rest = Entry {
+        seconds: total.seconds - sum.seconds,
+        processor: total.processor - sum.processor,
+        ..Entry::default()
+    };
+    line("the rest", rest);
+    line("all", Entry { flop: sum.flop, ..total });
     text.push_str(&format!(
-        "peak: this machine's best matrix product in this storage type, {peak:.0} GFLOP/s\n\
-         kernels: {}\n",
+        "peak: this machine's best matrix product in this storage type, {peak:.0} GFLOP/s\n{}kernels: {}\n",
+        serial_share(total, rayon::current_num_threads()).map_or(String::new(), |share| format!(
+            "serial share: {:.1} % of a step on one thread, if no other program takes the cores\n",
+            100.0 * share
+        )),
         Isa::detected().description()
     ));
     text
+}
+
+/// Returns the share of the work on one thread that only one thread does, by Amdahl's law: with `s` of it, `threads`
+/// keep `threads / (1 + (threads − 1)·s)` cores busy. `None` if it cannot be told.
+fn serial_share(total: Entry, threads: usize) -> Option<f64> {
+    if threads < 2 || total.processor <= 0.0 {
+        return None;
+    }
+    let threads = threads as f64;
+    Some(((threads * total.seconds / total.processor - 1.0) / (threads - 1.0)).clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -149,17 +195,21 @@ mod tests {
     #[test]
     fn the_table_adds_up() {
         let entries = [
-            ("a", Entry { calls: 2, seconds: 1.0, flop: 4e9 }),
-            ("b", Entry { calls: 1, seconds: 0.5, flop: 0.0 }),
+            ("a", Entry { calls: 2, seconds: 1.0, processor: 2.0, flop: 4e9 }),
+            ("b", Entry { calls: 1, seconds: 0.5, processor: 0.5, flop: 0.0 }),
         ];
-        let text = table(&entries, 2.0, 8.0);
+        let total = Entry { seconds: 2.0, processor: 3.0, ..Entry::default() };
+        let text = table(&entries, total, 8.0);
         let numbers = |name: &str| -> Vec<String> {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap();
             line[name.len()..].split_whitespace().map(String::from).collect()
         };
-        assert_eq!(numbers("a "), ["2", "1.000", "50.0%", "4.0", "4.0", "50.0%"]);
-        assert_eq!(numbers("the rest"), ["0", "0.500", "25.0%", "0.0", "0.0", "0.0%"]);
-        assert_eq!(numbers("all"), ["0", "2.000", "100.0%", "4.0", "2.0", "25.0%"]);
+        assert_eq!(numbers("a "), ["2", "1.000", "50.0%", "2.00", "4.0", "4.0", "50.0%"]);
+        assert_eq!(numbers("the rest"), ["0", "0.500", "25.0%", "1.00", "0.0", "0.0", "0.0%"]);
+        assert_eq!(numbers("all"), ["0", "2.000", "100.0%", "1.50", "4.0", "2.0", "25.0%"]);
+        // One and a half of two cores were busy: 1/(s + (1 − s)/2) = 1.5.
+        assert!((serial_share(total, 2).unwrap() - 1.0 / 3.0).abs() < 1e-9);
+        assert_eq!(serial_share(total, 1), None);
     }
 
     #[test]

@@ -143,31 +143,55 @@ impl<'a> Blocks<'a> {
         assert!(from + out.len() <= self.len, "{} numbers from {from} of {}", out.len(), self.len);
         let first = self.start + from;
         match self.kind {
-            BlockKind::Q4_0 => run(self.bytes, first, out, 32, 18, q4_0),
-            BlockKind::Q4_1 => run(self.bytes, first, out, 32, 20, q4_1),
-            BlockKind::Q5_0 => run(self.bytes, first, out, 32, 22, q5_0),
-            BlockKind::Q5_1 => run(self.bytes, first, out, 32, 24, q5_1),
-            BlockKind::Q8_0 => run(self.bytes, first, out, 32, 34, q8_0),
-            BlockKind::Q4K => run(self.bytes, first, out, 256, 144, q4_k),
-            BlockKind::Q5K => run(self.bytes, first, out, 256, 176, q5_k),
-            BlockKind::Q6K => run(self.bytes, first, out, 256, 210, q6_k),
-            BlockKind::Nf4 => run(self.bytes, first, out, 64, 36, nf4),
+            BlockKind::Q4_0 => run::<Q40>(self.bytes, first, out, 32, 18),
+            BlockKind::Q4_1 => run::<Q41>(self.bytes, first, out, 32, 20),
+            BlockKind::Q5_0 => run::<Q50>(self.bytes, first, out, 32, 22),
+            BlockKind::Q5_1 => run::<Q51>(self.bytes, first, out, 32, 24),
+            BlockKind::Q8_0 => run::<Q80>(self.bytes, first, out, 32, 34),
+            BlockKind::Q4K => run::<Q4K>(self.bytes, first, out, 256, 144),
+            BlockKind::Q5K => run::<Q5K>(self.bytes, first, out, 256, 176),
+            BlockKind::Q6K => run::<Q6K>(self.bytes, first, out, 256, 210),
+            BlockKind::Nf4 => run::<Nf4>(self.bytes, first, out, 64, 36),
         }
     }
 }
 
 type Chunk = [f32; CHUNK];
 
+/// How a type of quantisation is decoded. A type and not a function value, which the compiler may leave as a call, out
+/// of reach of the caller's vector instructions.
+trait Decode {
+    /// Dequantises chunk `index` of a block.
+    fn chunk(block: &[u8], index: usize, out: &mut Chunk);
+}
+
+macro_rules! decoded {
+    ($($name:ident by $function:ident,)*) => {$(
+        struct $name;
+
+        impl Decode for $name {
+            #[inline(always)]
+            fn chunk(block: &[u8], index: usize, out: &mut Chunk) {
+                $function(block, index, out);
+            }
+        }
+    )*};
+}
+decoded! {
+    Q40 by q4_0,
+    Q41 by q4_1,
+    Q50 by q5_0,
+    Q51 by q5_1,
+    Q80 by q8_0,
+    Q4K by q4_k,
+    Q5K by q5_k,
+    Q6K by q6_k,
+    Nf4 by nf4,
+}
+
 /// Numbers from `first`, chunk by chunk; a chunk that is needed in part is dequantised separately.
 #[inline(always)]
-fn run(
-    bytes: &[u8],
-    first: usize,
-    out: &mut [f32],
-    numbers: usize,
-    size: usize,
-    chunk: impl Fn(&[u8], usize, &mut Chunk),
-) {
+fn run<D: Decode>(bytes: &[u8], first: usize, out: &mut [f32], numbers: usize, size: usize) {
     let mut at = first;
     let mut rest = out;
     while !rest.is_empty() {
@@ -176,10 +200,10 @@ fn run(
         let count = (CHUNK - skipped).min(rest.len());
         let (now, later) = rest.split_at_mut(count);
         match <&mut Chunk>::try_from(&mut *now) {
-            Ok(whole) => chunk(block, index, whole),
+            Ok(whole) => D::chunk(block, index, whole),
             Err(_) => {
                 let mut aside = [0.0; CHUNK];
-                chunk(block, index, &mut aside);
+                D::chunk(block, index, &mut aside);
                 now.copy_from_slice(&aside[skipped..skipped + count]);
             }
         }

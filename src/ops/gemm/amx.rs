@@ -11,7 +11,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv, CpuidResult};
 
-use super::tile::{Tile, Work};
+use super::tile::{Part, Tile, Work};
 
 /// Returns a CPUID leaf, or `None` if the processor lacks it.
 pub(super) fn cpuid(leaf: u32, part: u32) -> Option<CpuidResult> {
@@ -73,21 +73,26 @@ fn ask() -> bool {
     false
 }
 
-/// The operand of `ldtilecfg`: palette 1, eight registers of 16 rows of 64 bytes.
+/// The operand of `ldtilecfg`: palette 1, eight registers of 16 rows.
 #[repr(C, align(64))]
-struct Shapes([u8; 64]);
+pub(super) struct Shapes([u8; 64]);
 
-static SHAPES: Shapes = {
-    let mut bytes = [0; 64];
-    bytes[0] = 1;
-    let mut register = 0;
-    while register < 8 {
-        bytes[16 + 2 * register] = 64;
-        bytes[48 + register] = 16;
-        register += 1;
+impl Shapes {
+    /// Creates the shapes from the bytes per row of each register, at most 64.
+    pub(super) const fn new(row_bytes: [u8; 8]) -> Self {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut register = 0;
+        while register < 8 {
+            bytes[16 + 2 * register] = row_bytes[register];
+            bytes[48 + register] = 16;
+            register += 1;
+        }
+        Self(bytes)
     }
-    Shapes(bytes)
-};
+}
+
+static SHAPES: Shapes = Shapes::new([64; 8]);
 
 /// Keeps this thread's tile registers configured while it lives; afterwards the thread has no tile state to save.
 pub(super) struct Tiles(());
@@ -96,8 +101,17 @@ impl Tiles {
     /// # Safety
     /// `permitted` must have returned true.
     pub(super) unsafe fn ready() -> Self {
+        // SAFETY: the caller guarantees this.
+        unsafe { Self::shaped(&SHAPES) }
+    }
+
+    /// Like [`Tiles::ready`], with other shapes.
+    ///
+    /// # Safety
+    /// Same as [`Tiles::ready`].
+    pub(super) unsafe fn shaped(shapes: &'static Shapes) -> Self {
         // SAFETY: the operand is 64 bytes that describe shapes of palette 1; the registers become zero.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) };
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const *shapes, options(nostack, readonly)) };
         Self(())
     }
 }
@@ -124,12 +138,13 @@ pub(super) fn tile(mr: usize, nr: usize) -> Tile {
 struct Whole([f32; 32 * 32]);
 
 /// # Safety
-/// Same as `Kernel::run`; in addition, a [`Tiles`] of this thread must be alive and `steps` must be a multiple of 16.
+/// Same as `Kernel::run`; in addition, a [`Tiles`] of this thread must be alive, there must be a part, and the steps of
+/// each must be a multiple of 16.
 unsafe fn body<const MT: usize, const NT: usize>(work: Work) {
-    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate } = work;
     if (rows, columns) == (16 * MT, 16 * NT) {
         // SAFETY: the caller guarantees this.
-        return unsafe { whole::<MT, NT>(steps, a, b, c, stride, accumulate) };
+        return unsafe { whole::<MT, NT>(parts, c, stride, accumulate) };
     }
     let mut sums = Whole([0.0; 32 * 32]);
     let sums = sums.0.as_mut_ptr();
@@ -140,16 +155,17 @@ unsafe fn body<const MT: usize, const NT: usize>(work: Work) {
                 sums.add(row * 32).copy_from_nonoverlapping(c.add(row * stride), columns);
             }
         }
-        whole::<MT, NT>(steps, a, b, sums, 32, accumulate);
+        whole::<MT, NT>(parts, sums, 32, accumulate);
         for row in 0..rows {
             c.add(row * stride).copy_from_nonoverlapping(sums.add(row * 32), columns);
         }
     }
 }
 
-/// The instructions of one whole tile: `$load` loads the sums, `$step` multiplies, `$store` stores the sums.
+/// The instructions of one whole tile: `$load` loads the sums, `$step` multiplies, `$store` stores the sums. The sums
+/// stay in registers over all parts.
 macro_rules! multiply {
-    ($steps:ident, $a:ident, $b:ident, $c:ident, $stride:ident, $accumulate:ident, $mt:literal, $nt:literal,
+    ($parts:ident, $c:ident, $stride:ident, $accumulate:ident, $mt:literal, $nt:literal,
      [$($load:literal),*], [$($step:literal),*], [$($store:literal),*]) => {
         asm!(
             "tilezero tmm0",
@@ -160,7 +176,10 @@ macro_rules! multiply {
             "jz 2f",
             $($load,)*
             "2:",
-            "test {chunks}, {chunks}",
+            "mov {chunks}, [{part}]",
+            "mov {a}, [{part} + 8]",
+            "mov {b}, [{part} + 16]",
+            "shr {chunks}, 4",
             "jz 4f",
             "3:",
             $($step,)*
@@ -169,11 +188,16 @@ macro_rules! multiply {
             "dec {chunks}",
             "jnz 3b",
             "4:",
+            "add {part}, 24",
+            "dec {left}",
+            "jnz 2b",
             $($store,)*
             add = in(reg) u32::from($accumulate),
-            chunks = inout(reg) $steps / 16 => _,
-            a = inout(reg) $a => _,
-            b = inout(reg) $b => _,
+            part = inout(reg) $parts.as_ptr() => _,
+            left = inout(reg) $parts.len() => _,
+            chunks = out(reg) _,
+            a = out(reg) _,
+            b = out(reg) _,
             a_step = const 1024 * $mt,
             b_step = const 1024 * $nt,
             row = in(reg) 64_usize,
@@ -191,18 +215,17 @@ macro_rules! multiply {
 /// # Safety
 /// Same as [`body`], for a whole tile.
 unsafe fn whole<const MT: usize, const NT: usize>(
-    steps: usize,
-    a: *const u32,
-    b: *const u32,
+    parts: &[Part],
     c: *mut f32,
     stride: usize,
     accumulate: bool,
 ) {
-    // SAFETY: the panels hold `steps / 16` chunks of `MT` and `NT` tiles of 1 kB, `c` the 16·MT rows of 16·NT numbers.
+    const { assert!(size_of::<Part>() == 24) };
+    // SAFETY: the panels of each part hold `steps / 16` chunks of `MT` and `NT` tiles of 1 kB, `c` the 16·MT rows of 16·NT numbers.
     unsafe {
         match (MT, NT) {
             (1, 1) => multiply! {
-                steps, a, b, c, stride, accumulate, 1, 1,
+                parts, c, stride, accumulate, 1, 1,
                 ["tileloadd tmm0, [{c} + {line}*1]"],
                 [
                     "tileloadd tmm4, [{a} + {row}*1]",
@@ -212,7 +235,7 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                 ["tilestored [{c} + {line}*1], tmm0", "/* {below} */"]
             },
             (1, _) => multiply! {
-                steps, a, b, c, stride, accumulate, 1, 2,
+                parts, c, stride, accumulate, 1, 2,
                 ["tileloadd tmm0, [{c} + {line}*1]", "tileloadd tmm1, [{c} + {line}*1 + 64]"],
                 [
                     "tileloadd tmm4, [{a} + {row}*1]",
@@ -228,7 +251,7 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                 ]
             },
             (_, 1) => multiply! {
-                steps, a, b, c, stride, accumulate, 2, 1,
+                parts, c, stride, accumulate, 2, 1,
                 ["tileloadd tmm0, [{c} + {line}*1]", "tileloadd tmm2, [{below} + {line}*1]"],
                 [
                     "tileloadd tmm4, [{a} + {row}*1]",
@@ -240,7 +263,7 @@ unsafe fn whole<const MT: usize, const NT: usize>(
                 ["tilestored [{c} + {line}*1], tmm0", "tilestored [{below} + {line}*1], tmm2"]
             },
             _ => multiply! {
-                steps, a, b, c, stride, accumulate, 2, 2,
+                parts, c, stride, accumulate, 2, 2,
                 [
                     "tileloadd tmm0, [{c} + {line}*1]",
                     "tileloadd tmm1, [{c} + {line}*1 + 64]",

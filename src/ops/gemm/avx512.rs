@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{Tile, Work};
+use super::tile::{Part, Tile, Work};
 
 /// Returns the kernel row count that wastes the least on `m` rows (the larger on a tie).
 pub(super) fn best_rows(m: usize) -> usize {
@@ -65,7 +65,8 @@ pub(super) use step;
 
 macro_rules! tile_body {
     ($multiply:expr, $work:ident) => {{
-        let Work { steps, mut a, mut b, c, stride, rows, columns, accumulate } = $work;
+        let Work { parts, c, stride, rows, columns, accumulate } = $work;
+        let Part { steps, mut a, mut b } = parts[0];
         let mut sums = [[_mm512_setzero_ps(); NV]; MR];
         for _ in 0..steps {
             // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words.

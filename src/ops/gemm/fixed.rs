@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::avx512::{mask, of_size, step, store};
 use super::avx512_pack::{Strip, transpose};
 use super::operand::Operand;
-use super::tile::{CHUNK, Tile, Work};
+use super::tile::{CHUNK, Part, Tile, Work};
 
 /// The greatest integer. The sum of a chunk fits an i32, as 64·5792² < 2³¹.
 const GREATEST: f32 = 5792.0;
@@ -32,7 +32,8 @@ pub(super) fn tile(mr: usize, nv: usize) -> Tile {
 /// Same as `Kernel::run`; the processor must have AVX-512F and VNNI.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
-    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Part { steps, a, b } = parts[0];
     let mut sums = [[_mm512_setzero_ps(); NV]; MR];
     let (mut a, mut b, mut left) = (a, b, steps);
     while left > 0 {
@@ -63,7 +64,7 @@ unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
 /// Returns `|x|` as bits, which order as integers like the numbers do, with NaN above all.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn magnitude(x: __m512) -> __m512i {
+pub(super) fn magnitude(x: __m512) -> __m512i {
     _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff))
 }
 
@@ -71,7 +72,7 @@ fn magnitude(x: __m512) -> __m512i {
 /// scale infinite or NaN, and with it everything the chunk is multiplied into.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scales(greatest: __m512i) -> (__m512, __m512) {
+pub(super) fn scales(greatest: __m512i) -> (__m512, __m512) {
     let greatest = _mm512_castsi512_ps(greatest);
     let live = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(greatest, _mm512_set1_ps(TINY));
     (

@@ -2,7 +2,7 @@
 
 use super::isa::Isa;
 use super::operand::Precision;
-use super::tile::{Tile, Word, Work};
+use super::tile::{Part, Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512, fixed};
 
@@ -11,7 +11,7 @@ pub(super) struct Kernel {
     pub(super) mr: usize,
     pub(super) nr: usize,
     pub(super) word: Word,
-    /// Maximum number of elements of `k` in a block, such that a panel of `B` fits the L1 cache.
+    /// Maximum number of elements of `k` in a block. Except for tiles, a panel of `B` fits the L1 cache.
     pub(super) max_kc: usize,
     /// Whether the AVX-512 packing may be used.
     #[cfg(target_arch = "x86_64")]
@@ -27,7 +27,8 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         if word.tiled() {
             let (mr, nr) = (if m <= 16 { 16 } else { 32 }, if n <= 16 { 16 } else { 32 });
-            let max_kc = if word == Word::Tiles { 640 } else { 192 };
+            // Panels come from the second-level cache; passing over the output less often is worth more.
+            let max_kc = if word == Word::Tiles { 1280 } else { 384 };
             return Self { mr, nr, word, max_kc, wide: true, tile: amx::tile(mr, nr) };
         }
         #[cfg(target_arch = "x86_64")]
@@ -72,7 +73,7 @@ impl Kernel {
     /// Writes (or adds to) the `[rows, columns]` corner of a tile at `c`.
     ///
     /// # Safety
-    /// The panels must hold `steps` steps, with `rows <= mr` and `columns <= nr`, and the corner must lie in memory
+    /// There must be one part, or any number for tiles. The panels of each must hold its steps, with `rows <= mr` and `columns <= nr`, and the corner must lie in memory
     /// that this thread may write (and read, when accumulating). The thread must hold the result of [`Kernel::ready`].
     pub(super) unsafe fn run(&self, work: Work) {
         // SAFETY: the caller guarantees this; `select` only chose what the processor has.
@@ -105,7 +106,8 @@ const NR: usize = 16;
 /// Same as [`Kernel::run`].
 #[inline(always)]
 unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
-    let Work { steps, a, b, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Part { steps, a, b } = parts[0];
     let mut sums = [[0f32; NR]; MR];
     for step in 0..steps {
         // SAFETY: the panels hold `steps` steps of `MR` and `NR` words, which are f32 bits for this kernel.

@@ -13,14 +13,21 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_pack;
 #[cfg(target_arch = "x86_64")]
+mod amx_row;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
 mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
+#[cfg(target_arch = "x86_64")]
+mod fixed_row;
 mod isa;
 mod kernel;
+mod lines;
+#[cfg(target_arch = "x86_64")]
+mod one_row;
 mod operand;
 mod pack;
 mod packed;
@@ -38,11 +45,12 @@ use rayon::prelude::*;
 
 pub use isa::Isa;
 use kernel::Kernel;
+use lines::{LINE, aligned};
 use operand::Side;
 pub use operand::{Operand, Precision};
 pub use packed::Packed;
 use plan::Grid;
-use tile::Work;
+use tile::{Part, Work};
 
 pub use crate::weights::Elements;
 
@@ -164,15 +172,20 @@ struct Block<'a> {
 }
 
 /// Groups the blocks that pass over the output together. Thin blocks join the one before them, so that a tile is still
-/// in the nearest cache when they add to it. The grouping depends on the `k`s alone.
+/// in the nearest cache when they add to it. So do blocks of tiles while their panels fit the cache, because tiles stay in
+/// registers. The grouping depends on the `k`s alone.
 fn stages<'a>(segments: &'a [Segment<'a>], kernels: &'a [Kernel]) -> Vec<Vec<Block<'a>>> {
     let mut stages: Vec<Vec<Block>> = Vec::new();
     for (segment, kernel) in segments.iter().zip(kernels) {
         for index in 0..segment.a.cut.blocks() {
             let steps = segment.a.cut.steps(index);
             let block = Block { segment, kernel, index, steps };
+            let beside = |stage: &[Block]| {
+                let words = stage.iter().map(|block| block.steps * block.kernel.nr).sum::<usize>();
+                steps <= THIN || kernel.word.tiled() && words + steps * kernel.nr <= plan::PANEL_WORDS
+            };
             match stages.last_mut() {
-                Some(stage) if steps <= THIN => stage.push(block),
+                Some(stage) if beside(stage) => stage.push(block),
                 _ => stages.push(vec![block]),
             }
         }
@@ -193,12 +206,43 @@ fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
         segments.iter().map(|s| Kernel::select(s.a.isa, s.a.precision, m, n)).collect();
     // Segments with the same tile shape pass over the output together.
     let (mut begin, mut add) = (0, accumulate);
-    for alike in kernels.chunk_by(|a, b| (a.mr, a.nr) == (b.mr, b.nr)) {
-        let segments = &segments[begin..begin + alike.len()];
-        run_alike(out, segments, alike, add, parallel);
-        begin += alike.len();
-        add |= segments.iter().any(|segment| segment.b.k > 0);
+    while begin < segments.len() {
+        let (kernel, segment) = (&kernels[begin], &segments[begin]);
+        let alike = |(other, segment): &(&Kernel, &Segment)| {
+            (other.mr, other.nr) == (kernel.mr, kernel.nr) && !alone(other, segment)
+        };
+        let mut end = begin + 1;
+        if !alone(kernel, segment) {
+            end += kernels[end..].iter().zip(&segments[end..]).take_while(alike).count();
+            run_alike(out, &segments[begin..end], &kernels[begin..end], add, parallel);
+        } else if segment.b.k > 0 {
+            one_row(out, segment, add, parallel);
+        }
+        add |= segments[begin..end].iter().any(|segment| segment.b.k > 0);
+        begin = end;
     }
+}
+
+/// Whether a segment is computed by itself.
+fn alone(kernel: &Kernel, segment: &Segment) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return one_row::fits(kernel, segment.a, &segment.b);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (kernel, segment);
+        false
+    }
+}
+
+/// Computes a segment that is computed by itself.
+fn one_row(out: &Window, segment: &Segment, accumulate: bool, parallel: bool) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `one_row::fits` holds, `run` checked `k`, and the window has one row.
+    unsafe {
+        one_row::run(out.data, segment.a, &segment.b, accumulate, parallel);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (out, segment, accumulate, parallel);
 }
 
 fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate: bool, parallel: bool) {
@@ -206,7 +250,8 @@ fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate:
     let stages = stages(segments, kernels);
     let (Some(kernel), false) = (kernels.first(), m == 0 || n == 0 || stages.is_empty()) else { return };
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
-    let grid = Grid::new(kernel, m, n, threads);
+    let words = stages.iter().flatten().map(|block| block.steps * block.kernel.nr).sum();
+    let grid = Grid::new(kernel, words, m, n, threads);
     let work = |task: usize| tile(&grid, &stages, out, task, accumulate);
     let size: usize = segments.iter().map(|s| m * n * s.b.k).sum();
     if threads > 1 && size > ALONE {
@@ -221,66 +266,97 @@ fn tile(grid: &Grid, stages: &[Vec<Block>], out: &Window, task: usize, accumulat
     let (rows, columns) = grid.ranges(task);
     let mut panels = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
     let _ready = stages.iter().flatten().next().and_then(|block| block.kernel.ready());
-    for (index, stage) in stages.iter().enumerate() {
-        let offsets = pack_stage(stage, columns.clone(), &mut panels);
+    let size = |stage: &[Block]| stage.iter().map(|block| block.steps * block.kernel.nr).sum::<usize>();
+    let (mut rest, mut add) = (stages, accumulate);
+    while !rest.is_empty() {
+        // As many stages as fit the cache with all columns pass over the rows together: a strip of the output stays in
+        // the cache until it is complete.
+        let mut words = 0;
+        let together = rest.iter().take_while(|stage| {
+            words += size(stage) * columns.len();
+            words <= plan::TASK_WORDS
+        });
+        let (group, others) = rest.split_at(together.count().max(1));
+        rest = others;
+        let offsets: Vec<Vec<usize>> = pack_stages(group, columns.clone(), &mut panels);
         for row in rows.clone() {
-            let m0 = row * stage[0].kernel.mr;
-            let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
-            for (slot, column) in columns.clone().enumerate() {
-                let n0 = column * stage[0].kernel.nr;
-                let tile_columns = (grid.n - n0).min(stage[0].kernel.nr);
-                for (part, (block, offset)) in stage.iter().zip(&offsets).enumerate() {
-                    let a = block.segment.a.panel(block.index, row);
-                    let b = &panels[offset + slot * block.steps * block.kernel.nr..];
-                    let add = accumulate || index + part > 0;
-                    // SAFETY: both panels hold `steps` steps; the tile lies inside the window, and no other task writes
-                    // it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
-                    unsafe {
-                        block.kernel.run(Work {
-                            steps: block.steps,
-                            a: a.as_ptr(),
-                            b: b.as_ptr(),
-                            c: out.data.add(m0 * out.stride + n0),
-                            stride: out.stride,
-                            rows: tile_rows,
-                            columns: tile_columns,
-                            accumulate: add,
-                        });
-                    }
-                }
+            let mut add = add;
+            for (stage, offsets) in group.iter().zip(&offsets) {
+                strip(grid, stage, (row, columns.clone()), (&panels, offsets), out, add);
+                add = true;
             }
         }
+        add = true;
     }
     PANELS.with(|cell| *cell.borrow_mut() = panels);
 }
 
-/// Packs the columns of every block of a stage into `panels` and returns where each block's panels begin.
-fn pack_stage(stage: &[Block], columns: Range<usize>, panels: &mut Vec<u32>) -> Vec<usize> {
-    let sizes = stage.iter().map(|block| block.steps * block.kernel.nr);
-    let total = sizes.clone().sum::<usize>() * columns.len();
-    panels.clear();
-    panels.reserve(total);
-    let (mut offsets, mut rest) =
-        (Vec::with_capacity(stage.len()), &mut panels.spare_capacity_mut()[..total]);
-    for (block, size) in stage.iter().zip(sizes) {
-        offsets.push(total - rest.len());
-        let (mine, others) = std::mem::take(&mut rest).split_at_mut(size * columns.len());
-        rest = others;
-        let k = block.segment.a.cut.k_range(block.index);
-        for (column, to) in columns.clone().zip(mine.chunks_exact_mut(size.max(1))) {
-            pack::panel(
-                block.kernel,
-                Side::Right,
-                &block.segment.b,
-                column * block.kernel.nr,
-                block.kernel.nr,
-                k.clone(),
-                to,
-            );
+/// Computes one row panel times a range of column panels, over the blocks of a stage.
+fn strip(
+    grid: &Grid,
+    stage: &[Block],
+    (row, columns): (usize, Range<usize>),
+    (panels, offsets): (&[u32], &[usize]),
+    out: &Window,
+    accumulate: bool,
+) {
+    let m0 = row * stage[0].kernel.mr;
+    let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
+    let mut parts = Vec::with_capacity(stage.len());
+    for (slot, column) in columns.enumerate() {
+        let n0 = column * stage[0].kernel.nr;
+        let tile_columns = (grid.n - n0).min(stage[0].kernel.nr);
+        parts.clear();
+        parts.extend(stage.iter().zip(offsets).map(|(block, offset)| Part {
+            steps: block.steps,
+            a: block.segment.a.panel(block.index, row).as_ptr(),
+            b: panels[offset + slot * block.steps * block.kernel.nr..].as_ptr(),
+        }));
+        // Tiles keep their sums in registers over all parts.
+        let at_once = if stage[0].kernel.word.tiled() { parts.len() } else { 1 };
+        for (index, (block, parts)) in stage.iter().step_by(at_once).zip(parts.chunks(at_once)).enumerate() {
+            // SAFETY: both panels of a part hold its steps; the tile lies inside the window, and no other task writes
+            // it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
+            unsafe {
+                block.kernel.run(Work {
+                    parts,
+                    c: out.data.add(m0 * out.stride + n0),
+                    stride: out.stride,
+                    rows: tile_rows,
+                    columns: tile_columns,
+                    accumulate: accumulate || index > 0,
+                });
+            }
         }
     }
-    // SAFETY: the blocks' panels partition the words, and `pack::panel` writes all of each panel.
-    unsafe { panels.set_len(total) };
+}
+
+/// Packs the columns of every block of the stages into `panels` and returns where each block's panels begin.
+fn pack_stages(stages: &[Vec<Block>], columns: Range<usize>, panels: &mut Vec<u32>) -> Vec<Vec<usize>> {
+    let size = |block: &Block| block.steps * block.kernel.nr;
+    let total = stages.iter().flatten().map(size).sum::<usize>() * columns.len();
+    panels.clear();
+    panels.reserve(total + LINE);
+    let (before, spare) = aligned(panels.spare_capacity_mut());
+    let mut rest = &mut spare[..total];
+    let mut offsets = Vec::with_capacity(stages.len());
+    for stage in stages {
+        let mut begins = Vec::with_capacity(stage.len());
+        for block in stage {
+            begins.push(before + total - rest.len());
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(size(block) * columns.len());
+            rest = others;
+            let k = block.segment.a.cut.k_range(block.index);
+            for (column, to) in columns.clone().zip(mine.chunks_exact_mut(size(block).max(1))) {
+                let nr = block.kernel.nr;
+                pack::panel(block.kernel, Side::Right, &block.segment.b, column * nr, nr, k.clone(), to);
+            }
+        }
+        offsets.push(begins);
+    }
+    // SAFETY: `aligned` wrote the words before the panels; the blocks' panels partition the others, and `pack::panel`
+    // writes all of each panel.
+    unsafe { panels.set_len(before + total) };
     offsets
 }
 

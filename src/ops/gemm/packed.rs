@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::isa::Isa;
 use super::kernel::Kernel;
+use super::lines::{LINE, aligned};
 use super::operand::{Operand, Precision, Side};
 use super::pack;
 use super::plan::Cut;
@@ -15,6 +16,8 @@ const ALONE: usize = if cfg!(miri) { 1 << 8 } else { 1 << 13 };
 /// `A [m, k]` in panels of kernel words. An input that several weights multiply is packed (and rounded) once.
 pub struct Packed {
     words: Vec<u32>,
+    /// Where the panels begin: at the first cache line of `words`.
+    start: usize,
     pub(super) cut: Cut,
     pub(super) lanes: usize,
     pub(super) isa: Isa,
@@ -60,8 +63,9 @@ impl Packed {
         let kernel = Kernel::select(isa, precision, a.lanes, usize::MAX);
         let cut = Cut::new(&kernel, a.lanes, a.k);
         let size = cut.size();
-        let mut words = Vec::with_capacity(size);
-        let target = Target(words.as_mut_ptr());
+        let mut words: Vec<u32> = Vec::with_capacity(size + LINE);
+        let (start, panels) = aligned(words.spare_capacity_mut());
+        let target = Target(panels.as_mut_ptr().cast());
         let pack = |row: usize| {
             for block in 0..cut.blocks() {
                 // SAFETY: each row of panels is packed by exactly one call.
@@ -74,9 +78,10 @@ impl Packed {
         } else {
             (0..cut.panels).for_each(pack);
         }
-        // SAFETY: the panels partition the words, and `pack::panel` writes all of each panel.
-        unsafe { words.set_len(size) };
-        Self { words, cut, lanes: a.lanes, isa, precision }
+        // SAFETY: `aligned` wrote the words before the panels; the panels partition the others, and `pack::panel` writes
+        // all of each panel.
+        unsafe { words.set_len(start + size) };
+        Self { words, start, cut, lanes: a.lanes, isa, precision }
     }
 
     /// Returns the number of rows `m`.
@@ -91,6 +96,6 @@ impl Packed {
 
     /// Returns panel `row` of a block of `k`.
     pub(super) fn panel(&self, block: usize, row: usize) -> &[u32] {
-        &self.words[self.cut.offset(block, row)..][..self.cut.steps(block) * self.cut.mr]
+        &self.words[self.start + self.cut.offset(block, row)..][..self.cut.steps(block) * self.cut.mr]
     }
 }

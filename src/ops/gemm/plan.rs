@@ -5,8 +5,14 @@ use std::ops::Range;
 use super::kernel::Kernel;
 use super::tile::{CHUNK, Word};
 
-/// Number of packed column panels of a task that fit the L2 cache beside the panel of `A`.
-const PANELS_PER_TASK: usize = 8;
+/// Number of words of packed column panels that fit the L2 cache (1 MB and more) beside panels of `A` and `C`.
+pub(super) const TASK_WORDS: usize = 1 << 17;
+
+/// Number of words of one column panel such that the fewest panels of a task fit.
+pub(super) const PANEL_WORDS: usize = TASK_WORDS / PANELS_PER_TASK.0;
+
+/// Fewest and most column panels of a task: few enough for the cache, enough to use a panel of `A` often.
+const PANELS_PER_TASK: (usize, usize) = (4, 8);
 
 /// The partition of `A [m, k]` for one kernel. Its blocks of `k` depend only on `k` and the kernel (batch invariance).
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +71,13 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    pub(super) fn new(kernel: &Kernel, m: usize, n: usize, threads: usize) -> Self {
+    /// `words` is the size of a column panel over all of `k`.
+    pub(super) fn new(kernel: &Kernel, words: usize, m: usize, n: usize, threads: usize) -> Self {
         let (panels_m, panels_n) = (m.div_ceil(kernel.mr), n.div_ceil(kernel.nr));
         // Use as many column tasks as keep a task's panels in cache, in a multiple of the threads.
-        let fit = panels_n.div_ceil(PANELS_PER_TASK).next_multiple_of(threads);
+        let (fewest, most) = PANELS_PER_TASK;
+        let panels = (TASK_WORDS / words.max(1)).clamp(fewest, most);
+        let fit = panels_n.div_ceil(panels).next_multiple_of(threads);
         let tasks_n = fit.min(panels_n);
         // If there are too few columns for the threads (thin products), the rows are split as well.
         let wanted = if tasks_n >= threads { 1 } else { (2 * threads).div_ceil(tasks_n) };

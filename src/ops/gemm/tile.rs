@@ -2,15 +2,23 @@
 
 use half::bf16;
 
-/// The arguments of a micro-kernel.
+/// A panel of each operand.
 #[derive(Clone, Copy)]
-pub(super) struct Work {
+#[repr(C)]
+pub(super) struct Part {
     /// Number of steps that both panels hold.
     pub(super) steps: usize,
     /// The panel of the left operand.
     pub(super) a: *const u32,
     /// The panel of the right operand.
     pub(super) b: *const u32,
+}
+
+/// The arguments of a micro-kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    /// The panels whose products are summed. Kernels other than AMX's take one part.
+    pub(super) parts: &'a [Part],
     /// The corner of a tile of `C`.
     pub(super) c: *mut f32,
     /// Distance from one row of `C` to the next, in numbers.
