@@ -23,5 +23,7 @@ mod merged;
 mod objectives;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/staged.rs"]
+mod staged;
 #[path = "cli/watched.rs"]
 mod watched;

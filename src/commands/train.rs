@@ -1,5 +1,7 @@
 //! `dpo-lora train`.
 
+mod stages;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -9,10 +11,10 @@ use super::output::{colours, print, say};
 use super::samples::{Drawn, Samples};
 use super::signals;
 use crate::cli::TrainArgs;
-use crate::config::RunConfig;
+use crate::config::{Recipe, RunConfig};
 use crate::data::show::Form;
 use crate::device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::pass::Pass;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
@@ -26,7 +28,21 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
-    let config = configure(args)?;
+    match configure(args)? {
+        Recipe::Single(config) => single(*config, args, quiet),
+        Recipe::Staged(staged) => stages::run(&staged, args, quiet),
+    }
+}
+
+/// One run.
+fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
+    if args.resume && !run_dir::stages(&config.output_dir).is_empty() {
+        return Err(Error::Config(format!(
+            "{} holds a run with stages, and the configuration has none; choose another output_dir, or use --overwrite to \
+             start over",
+            config.output_dir.display()
+        )));
+    }
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
     let run = Run::read(config, &base, args.resume)?;
@@ -127,17 +143,16 @@ fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, boo
 }
 
 /// The configuration: a file, or the embedded quickstart in a directory that is not used yet.
-fn configure(args: &TrainArgs) -> Result<RunConfig> {
-    let config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &args.overrides)?,
-        None => RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?,
-    };
-    let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
-    if args.config.is_none() && !named && !args.resume && !args.overwrite {
-        let output_dir = run_dir::numbered(&config.output_dir);
-        return Ok(RunConfig { output_dir, ..config });
+fn configure(args: &TrainArgs) -> Result<Recipe> {
+    if let Some(path) = &args.config {
+        return Recipe::from_file(path, &args.overrides);
     }
-    Ok(config)
+    let mut config = RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?;
+    let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
+    if !named && !args.resume && !args.overwrite {
+        config.output_dir = run_dir::numbered(&config.output_dir);
+    }
+    Ok(Recipe::Single(Box::new(config)))
 }
 
 /// What the run had from the cache, once it is over.

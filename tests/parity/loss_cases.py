@@ -211,8 +211,20 @@ def plackett_luce_case(name, settings, rng):
     return dict(kind="ranked", policy=policy[:places], reference=reference[:places], tokens=tokens[:places], loss=loss.item(), gradient=logps.grad.tolist(), metrics={})
 
 
+def unlikelihood_case(name, settings, rng):
+    """No loss of TRL: that of section 6 of the DPO paper, written out in f64."""
+    batch = rng.choice([1, 2, 4, 5])
+    policy, reference, tokens = completions(rng, batch)
+    logps = tensor(policy, requires_grad=True)
+    loss = (-logps[:batch] + settings.get("unlikelihood_alpha", 1.0) * logps[batch:]).mean()
+    loss.backward()
+    metrics = {"logps/chosen": logps[:batch].mean().item(), "logps/rejected": logps[batch:].mean().item()}
+    return dict(kind="pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=logps.grad.tolist(), metrics=metrics)
+
+
 def make_losses(out):
-    families = [(DPO, dpo_case), (CPO, free_case), (KTO, kto_case), ({"plackett_luce": [dict(), dict(beta=0.5)]}, plackett_luce_case)]
+    ours = [({"plackett_luce": [dict(), dict(beta=0.5)]}, plackett_luce_case), ({"unlikelihood": [dict(), dict(unlikelihood_alpha=0.3)]}, unlikelihood_case)]
+    families = [(DPO, dpo_case), (CPO, free_case), (KTO, kto_case), *ours]
     losses = {}
     for names, case in families:
         for name, variants in names.items():
