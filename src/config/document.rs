@@ -178,6 +178,10 @@ impl<'a> Document<'a> {
     fn suggest(&self, path: &str, neighbours: &[String]) -> String {
         let all = self.paths();
         let bare = path.rsplit('.').next().unwrap_or(path);
+        if bare == "rpo_alpha" {
+            // TRL 1.16 has no such key any longer, and takes the same from a list of losses.
+            return "; write loss_type: [sigmoid, sft] with loss_weights: [1, rpo_alpha]".into();
+        }
         all.iter()
             .map(String::as_str)
             .find(|known| known.rsplit('.').next() == Some(bare))

@@ -13,7 +13,7 @@ use super::document::{Document, STAGES, show};
 use super::stage::{self, Begins, OF_CONTINUED, Stage, Written};
 use super::{RunConfig, defaults};
 use crate::error::{Error, Problems, Result};
-use crate::model::config::LoraConfig;
+use crate::model::config::{LoraConfig, Reference};
 use crate::objective::ObjectiveConfig;
 
 /// What `train` is asked to do.
@@ -324,7 +324,9 @@ fn follow(mut stage: Stage, index: usize, before: &[Stage]) -> Stage {
             config.lora = LoraConfig { lora_dropout, reference, init_from: Some(adapter), ..shape };
         }
         Begins::Stack => {
+            // It begins with B = 0, whatever the stages before did.
             config.lora.init_from = None;
+            config.lora.reference = Reference::default();
             config.model.adapter.push(adapter);
         }
     }

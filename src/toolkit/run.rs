@@ -156,7 +156,8 @@ impl<'a> Run<'a> {
         let (reference, damage) = reference_cache(&config.train, &reference_policy);
         notes.extend(damage);
         let objective = config.objective.resolve()?;
-        if objective.needs().reference {
+        // Pairs whose tails are scored apart have entries of their own in the cache.
+        if objective.needs().reference && !objective.needs().tails {
             let known = reference.knows(&train) + reference.knows(&eval);
             notes.extend(what_is_cached(known, train.len() + eval.len()));
         }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{conclude, describe, form, open, opening, profiled, reporter, say, signals};
+use super::parts::{conclude, describe, form, open, opening, profiled, reporter};
 use crate::cli::TrainArgs;
+use crate::commands::output::say;
+use crate::commands::signals;
 use crate::config::{Begins, Staged};
 use crate::error::{Error, Result};
 use crate::files;
