@@ -163,6 +163,7 @@ put("filter", "broken", "\"abc" + rows)
 put("run_config", "minimal", "seed=3\nmodel: {base: m}\ndata: {train: d.jsonl}\n")
 with open(os.path.join(ROOT, "..", "configs", "example.yaml")) as f:
     put("run_config", "example", "".join(l.split("  #")[0].rstrip() + "\n" for l in f if not l.startswith("#")))
+put("run_config", "stages", "output_dir: o\nmodel: {base: m}\ndata: {train: p}\nobjective: {beta: 0.3}\nstages:\n  - preferred_ft\n  - name: dpo\n    adapter: stack\n    lora: {r: 2}\n    train:\n      max_steps: 3\n  - {name: again, objective: {loss_type: [ipo, sft], loss_weights: [1, 0.1]}}\n")
 put("run_config", "aliases", "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nmodel: {base: *c}\n")
 put("run_config", "patterns", "lora.rank_pattern.x=4\nmodel: {base: m}\ndata: {train: [a, b], eval: 0.5}\nlora: {rank_pattern: {a: 2}, target_modules: '.*'}\n")
 

@@ -1,7 +1,9 @@
 //! `RunConfig`: the YAML file of a run. Composes each room's own configuration and checks across rooms.
 
 mod document;
+mod recipe;
 mod resume;
+mod stage;
 mod typed;
 
 use std::path::{Path, PathBuf};
@@ -10,13 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataConfig, Sources};
 use crate::error::{Error, Problems, Result};
-use crate::model::config::{LoraConfig, ModelConfig};
+use crate::model::config::{LoraConfig, ModelConfig, Reference};
 use crate::objective::{Objective, ObjectiveConfig};
 use crate::train::batches;
 use crate::train::config::TrainConfig;
 use crate::train::watch::WatchConfig;
 
 use document::Document;
+pub use recipe::{Recipe, Staged};
+pub use stage::{Begins, Stage};
 
 /// The settings of a run. Relative paths are relative to the working directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,8 +75,12 @@ impl RunConfig {
     /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
     /// missing key and invalid value.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let mut config: Self =
-            Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?.read()?;
+        Self::of(Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?, origin)
+    }
+
+    /// Reads a document, and sets every parameter of its losses.
+    fn of(document: Document, origin: &str) -> Result<Self> {
+        let mut config: Self = document.read()?;
         let located = |error| Error::Config(format!("{origin}: {error}"));
         config.validate().map_err(located)?;
         config.objective = ObjectiveConfig::from(&config.objective.resolve().map_err(located)?);
@@ -104,6 +112,12 @@ impl RunConfig {
         if let Ok(objective) = self.objective.resolve() {
             problems.absorb(batches::check(&self.train, objective.needs()));
         }
+        let from_base = self.lora.init_from.is_some() && self.lora.reference == Reference::Base;
+        problems.require(!(self.train.sync_ref_model && from_base), || {
+            "train.sync_ref_model is true, and lora.reference is base, which has no adapter that could move; write \
+             reference: init"
+                .into()
+        });
         self.check_evaluation(&mut problems);
         problems.finish()
     }

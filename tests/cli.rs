@@ -15,13 +15,19 @@ mod data_reports;
 mod diverged;
 #[path = "cli/gguf.rs"]
 mod gguf;
+#[path = "cli/goals.rs"]
+mod goals;
 #[path = "cli/interrupted.rs"]
 mod interrupted;
 #[path = "cli/merged.rs"]
 mod merged;
+#[path = "cli/modified.rs"]
+mod modified;
 #[path = "cli/objectives.rs"]
 mod objectives;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/staged.rs"]
+mod staged;
 #[path = "cli/watched.rs"]
 mod watched;

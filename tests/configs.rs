@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dpo_lora::config::RunConfig;
+use dpo_lora::config::{Recipe, RunConfig};
 
 fn configs() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
@@ -18,9 +18,13 @@ fn configs() -> Vec<PathBuf> {
 fn every_config_parses_and_reads_back() {
     assert!(!configs().is_empty());
     for path in configs() {
-        let config = RunConfig::from_file(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-        let again = RunConfig::from_yaml(&config.to_yaml().unwrap(), "resolved", &[]).unwrap();
-        assert_eq!(again, config, "{}", path.display());
+        let recipe = Recipe::from_file(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let resolved = match &recipe {
+            Recipe::Single(config) => config.to_yaml(),
+            Recipe::Staged(staged) => staged.to_yaml(),
+        };
+        let again = Recipe::from_yaml(&resolved.unwrap(), "resolved", &[]).unwrap();
+        assert_eq!(again, recipe, "{}", path.display());
     }
 }
 

@@ -81,7 +81,8 @@ fn truncate(flavour: &str, file: &str, limit: Option<usize>, mode: TruncationMod
     let records = load(file);
     let mut builder = Builder::default();
     let tokenizer = tokenizer(flavour);
-    let ingest = Ingest { tokenizer: &tokenizer, truncation, vocab_size: usize::MAX, limit: None };
+    let ingest =
+        Ingest { tokenizer: &tokenizer, truncation, vocab_size: usize::MAX, limit: None, preferred: false };
     let findings = ingest.records(&records, &mut builder).unwrap();
     let examples = builder.finish("").unwrap();
     assert_eq!(examples.len() + findings.dropped.count, records.len());

@@ -205,8 +205,8 @@ fn recomputed_blocks_and_reruns_give_the_same_bits() {
         decoder.train(random_lora(&decoder, 2));
         decoder.place_on(device());
         let batch = pack(&pairs(name, 3));
-        let [kept, again, recomputed] =
-            [false, false, true].map(|recompute| pass(&decoder, &batch, Training { dropout, recompute }));
+        let [kept, again, recomputed] = [false, false, true]
+            .map(|recompute| pass(&decoder, &batch, Training { dropout, recompute, ..Training::default() }));
         assert_eq!(kept.policy, again.policy, "{name}");
         assert_eq!(kept.gradient, again.gradient, "{name}");
         assert_eq!(kept.policy, recomputed.policy, "{name}");
@@ -230,7 +230,7 @@ fn dropout_drops_what_the_processor_drops() {
     };
     let batch = pack(&[example([&[7, 8, 9, 3], &[4, 4]]), example([&[9], &[2, 3, 6]])]);
     let dropout = Some(Dropout { probability: 0.3, stream: Stream::new(4, "dropout") });
-    let found = both(&mut plain, &batch, Training { dropout, recompute: false });
+    let found = both(&mut plain, &batch, Training { dropout, recompute: false, ..Training::default() });
     check("llama3", &plain, &found, 1e-3, 1e-4);
 }
 

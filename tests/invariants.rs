@@ -124,7 +124,7 @@ fn one_thread_and_three_give_the_same_bits() {
             let mut pairs = examples("pairs.jsonl", &directory);
             pairs.retain(|pair| pair.longest() <= decoder.spec().max_positions);
             let batch = pack(&pairs);
-            let training = Training { dropout: dropout(1), recompute: false };
+            let training = Training { dropout: dropout(1), recompute: false, ..Training::default() };
             let work = || {
                 let reference = decoder.logps(&batch, Pass::Reference).unwrap();
                 (reference, pass(&decoder, &batch, training))
@@ -146,8 +146,8 @@ fn recomputed_blocks_give_the_same_gradient_bits_also_with_dropout() {
         decoder.train(random_lora(&decoder, 4));
         let batch = pack(&pairs_of(&name)[..5]);
         for dropout in [None, dropout(7)] {
-            let kept = pass(&decoder, &batch, Training { dropout, recompute: false });
-            let again = pass(&decoder, &batch, Training { dropout, recompute: true });
+            let kept = pass(&decoder, &batch, Training { dropout, recompute: false, ..Training::default() });
+            let again = pass(&decoder, &batch, Training { dropout, recompute: true, ..Training::default() });
             assert_eq!(bits(&kept.0), bits(&again.0), "{name}");
             assert_eq!(kept.1, again.1, "{name}");
         }
@@ -159,7 +159,7 @@ fn dropout_differs_by_step_and_keeps_the_expectation() {
     let mut decoder = decoder("llama");
     decoder.train(random_lora(&decoder, 4));
     let batch = pack(&pairs_of("llama")[..3]);
-    let at = |dropout| pass(&decoder, &batch, Training { dropout, recompute: false });
+    let at = |dropout| pass(&decoder, &batch, Training { dropout, recompute: false, ..Training::default() });
     let (same, again, other) = (at(dropout(1)), at(dropout(1)), at(dropout(2)));
     assert_eq!(same.1, again.1);
     assert_ne!(same.1, other.1);

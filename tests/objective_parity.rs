@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dpo_lora::objective::{Loss, Metrics, Objective, ObjectiveConfig, Role, Scored, Sigmoid};
+use dpo_lora::objective::{Loss, Metrics, Objective, ObjectiveConfig, Records, Role, Scored, Sigmoid};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -126,6 +126,115 @@ fn every_loss_agrees_with_trl() {
     // Nothing of the fixture is skipped, and no loss is without cases.
     let ours: BTreeSet<String> = Loss::all().iter().map(Loss::name).collect();
     assert_eq!(families.into_keys().collect::<BTreeSet<_>>(), ours);
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Modified {
+    settings: BTreeMap<String, Value>,
+    head: Vec<f64>,
+    tail: Vec<f64>,
+    ref_head: Vec<f64>,
+    ref_tail: Vec<f64>,
+    /// Σ (log p − log Σ p²) of head and tail.
+    aligned: Vec<f64>,
+    tokens: Vec<usize>,
+    loss: f64,
+    d_head: Vec<f64>,
+    d_tail: Vec<f64>,
+    metrics: BTreeMap<String, f64>,
+}
+
+/// `ld_alpha` and `use_weighting` with every loss of TRL's that has them.
+#[test]
+fn every_modified_loss_agrees_with_trl() {
+    let families: BTreeMap<String, Vec<Modified>> = serde_json::from_str(&fixture("modifiers.json")).unwrap();
+    let of_pairs = |loss: &Loss| loss.needs().reference && loss.needs().records == Records::Pairs;
+    let ours: BTreeSet<String> = Loss::all().iter().filter(|loss| of_pairs(loss)).map(Loss::name).collect();
+    assert_eq!(families.keys().cloned().collect::<BTreeSet<_>>(), ours);
+    for (loss, cases) in &families {
+        assert_eq!(cases.len(), 50, "{loss}");
+        for case in cases {
+            let mut section = case.settings.clone();
+            section.insert("loss_type".into(), loss.as_str().into());
+            let text = serde_json::to_string(&section).unwrap();
+            let objective = serde_yaml::from_str::<ObjectiveConfig>(&text).unwrap().resolve().unwrap();
+            let pairs = case.tokens.len() / 2;
+            let (mut batch, mut aligned, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
+            for group in 0..pairs {
+                let sides = [group, pairs + group];
+                let shared = case.tokens[sides[0]].min(case.tokens[sides[1]]);
+                let entry = |role, at: usize, logp: &[f64], reference: &[f64], tokens| Scored {
+                    group,
+                    role,
+                    label: 1.0,
+                    logp: logp[at],
+                    ref_logp: Some(reference[at]),
+                    tokens,
+                };
+                for (role, at) in [Role::Chosen, Role::Rejected].into_iter().zip(sides) {
+                    batch.push(entry(role, at, &case.head, &case.ref_head, shared));
+                    // The sum over head and tail is what counts.
+                    aligned.push(case.aligned[at]);
+                    gradient.push(case.d_head[at]);
+                }
+                for (of, at) in sides.into_iter().enumerate() {
+                    batch.push(entry(
+                        Role::Tail(of),
+                        at,
+                        &case.tail,
+                        &case.ref_tail,
+                        case.tokens[at] - shared,
+                    ));
+                    aligned.push(0.0);
+                    gradient.push(case.d_tail[at]);
+                }
+            }
+            // Without ld_alpha a run has no tails.
+            if !case.settings.contains_key("ld_alpha") {
+                (batch, aligned, gradient) = whole(&batch, &aligned, &gradient);
+            }
+            let mut found = objective.weigh(&batch).unwrap();
+            objective.weight(&batch, &aligned, &mut found);
+            let mut metrics = Metrics::default();
+            objective.measure(&batch, &found, &mut metrics);
+            let what = format!("{loss} {:?} {:?}", case.settings, case.head);
+            assert_close(metrics.loss().unwrap(), case.loss, &what);
+            let used = batch.iter().map(|entry| entry.tokens > 0);
+            for (i, (got, expected)) in found
+                .d_logps
+                .iter()
+                .zip(&gradient)
+                .enumerate()
+                .zip(used)
+                .filter_map(|(x, used)| used.then_some(x))
+            {
+                assert_close(got / pairs as f64, *expected, &format!("{what} gradient {i}"));
+            }
+            let means: BTreeMap<&str, f64> = metrics.means().into_iter().collect();
+            for (name, expected) in &case.metrics {
+                assert_close(means[name.as_str()], *expected, &format!("{what} {name}"));
+            }
+        }
+    }
+}
+
+/// A batch without tails: each completion as a whole.
+fn whole(batch: &[Scored], aligned: &[f64], gradient: &[f64]) -> (Vec<Scored>, Vec<f64>, Vec<f64>) {
+    let mut all = (Vec::new(), Vec::new(), Vec::new());
+    for (i, entry) in batch.iter().enumerate().filter(|(_, entry)| !matches!(entry.role, Role::Tail(_))) {
+        // Chosen, rejected, and both tails behind them.
+        let tail = &batch[i + 2];
+        all.0.push(Scored {
+            logp: entry.logp + tail.logp,
+            ref_logp: entry.ref_logp.zip(tail.ref_logp).map(|(a, b)| a + b),
+            tokens: entry.tokens + tail.tokens,
+            ..*entry
+        });
+        all.1.push(aligned[i]);
+        all.2.push(gradient[i]);
+    }
+    all
 }
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dpo_lora::adapter::{mlx, peft};
-use dpo_lora::config::RunConfig;
+use dpo_lora::config::{Recipe, RunConfig};
 use dpo_lora::data::gguf::TokenizerFiles;
 use dpo_lora::data::{
     ChatTemplate, ChatTokenizer, DataConfig, Input, Message, RecordReader, RenderOptions, Schema,
@@ -343,6 +343,13 @@ fn run_config(data: &[u8]) {
         let again = RunConfig::from_yaml(&yaml, "resolved", &[]).expect("what was written can be read");
         assert_eq!(again.to_yaml().expect("what was read can be written"), yaml);
         let _ = config.compare_for_resume(text);
+    }
+    if let Ok(Recipe::Staged(staged)) = Recipe::from_yaml(text, "run.yaml", &[]) {
+        let yaml = staged.to_yaml().expect("what was read can be written");
+        match Recipe::from_yaml(&yaml, "resolved", &[]).expect("what was written can be read") {
+            Recipe::Staged(again) => assert_eq!(again.to_yaml().expect("what was read can be written"), yaml),
+            Recipe::Single(_) => panic!("the stages are lost"),
+        }
     }
     // The first line as a setting, the rest as the file.
     if let Some((setting, text)) = text.split_once('\n') {

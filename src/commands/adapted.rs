@@ -1,7 +1,7 @@
 //! The adapted model that the arguments of score, eval and generate ask for.
 
 use crate::cli::{ModelArgs, RuntimeArgs};
-use crate::config::RunConfig;
+use crate::config::Recipe;
 use crate::data::template;
 use crate::error::Result;
 use crate::toolkit::{Adapted, Base, OpenOptions, TrainedWith, set_threads};
@@ -28,7 +28,7 @@ pub(super) fn adapted<'a>(base: &'a Base, args: &ModelArgs) -> Result<Adapted<'a
 /// `--chat-template` replaces the template.
 fn trained_with(args: &ModelArgs) -> Result<TrainedWith> {
     let mut trained = match (&args.config, args.adapter.first()) {
-        (Some(config), _) => TrainedWith::configured(&RunConfig::from_file(config, &[])?)?,
+        (Some(config), _) => TrainedWith::configured(&Recipe::from_file(config, &[])?.into_last()?)?,
         (None, Some(adapter)) => TrainedWith::of(adapter)?,
         (None, None) => TrainedWith::default(),
     };

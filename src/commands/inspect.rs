@@ -11,7 +11,7 @@ use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::toolkit::{Base, OpenOptions, embedded, is_gguf_file};
-use crate::train::checkpoint;
+use crate::train::{checkpoint, run_dir};
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -37,6 +37,9 @@ enum Found {
         step: Option<u64>,
         checkpoint: Option<String>,
         adapter: bool,
+        /// The directories of its stages, if it has any.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        stages: Vec<String>,
         damage: Vec<String>,
     },
 }
@@ -101,6 +104,7 @@ fn run_directory(path: &Path) -> Found {
         step: newest.as_ref().map(|(_, state)| state.step),
         checkpoint: newest.map(|(path, _)| path.display().to_string()),
         adapter: path.join("adapter").join(peft::CONFIG).exists(),
+        stages: run_dir::stages(path).iter().map(|stage| stage.display().to_string()).collect(),
         damage,
     }
 }

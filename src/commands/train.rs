@@ -1,24 +1,21 @@
 //! `dpo-lora train`.
 
-use std::path::Path;
+mod parts;
+mod stages;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
-use std::time::Instant;
 
-use super::output::{colours, print, say};
+use self::parts::{conclude, describe, form, open, opening, profiled, reporter};
+use super::output::{print, say};
 use super::samples::{Drawn, Samples};
 use super::signals;
 use crate::cli::TrainArgs;
-use crate::config::RunConfig;
-use crate::data::show::Form;
-use crate::device;
-use crate::error::Result;
+use crate::config::{Recipe, RunConfig};
+use crate::error::{Error, Result};
 use crate::model::pass::Pass;
-use crate::ops::profile;
-use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::toolkit::{Base, OpenOptions, Ready, Run, embedded, set_threads};
-use crate::train::reference::ReferenceCache;
-use crate::train::run_dir::{self, Opening, RunDir};
+use crate::toolkit::{Ready, Run, embedded, set_threads};
+use crate::train::run_dir::{self, RunDir};
 use crate::train::trainer::Trainer;
 
 /// Prompts of the quickstart that are completed before and after, and how many of them are shown.
@@ -26,7 +23,21 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
-    let config = configure(args)?;
+    match configure(args)? {
+        Recipe::Single(config) => single(*config, args, quiet),
+        Recipe::Staged(staged) => stages::run(&staged, args, quiet),
+    }
+}
+
+/// One run.
+fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
+    if args.resume && !run_dir::stages(&config.output_dir).is_empty() {
+        return Err(Error::Config(format!(
+            "{} holds a run with stages, and the configuration has none; choose another output_dir, or use --overwrite to \
+             start over",
+            config.output_dir.display()
+        )));
+    }
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
     let run = Run::read(config, &base, args.resume)?;
@@ -62,117 +73,17 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     conclude(&mut trainer, directory.path(), (seconds, quiet))
 }
 
-/// How the first record is marked on standard error.
-fn form() -> Form {
-    if colours(&std::io::stderr()) { Form::Terminal } else { Form::Plain }
-}
-
-/// Opens the base that the configuration names.
-fn open(config: &RunConfig, args: &TrainArgs) -> Result<Base> {
-    let model = &config.model;
-    let options = OpenOptions {
-        dtype: model.dtype,
-        device: model.device,
-        load_in_4bit: model.load_in_4bit,
-        force: args.force,
-    };
-    Base::open_with(&model.base, &options)
-}
-
-fn opening(args: &TrainArgs) -> Opening {
-    match (args.resume, args.overwrite) {
-        (true, _) => Opening::Resume,
-        (_, true) => Opening::Overwrite,
-        _ => Opening::Fresh,
-    }
-}
-
-/// Trains, and prints where the time went if requested; returns the seconds it took.
-fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Reporter) -> Result<f64> {
-    profile::enable(profiled);
-    if let (true, Some(device)) = (profiled, trainer.decoder().backend()) {
-        device.profile(true);
-    }
-    let start = Instant::now();
-    trainer.run(reporter)?;
-    let seconds = start.elapsed().as_secs_f64();
-    if let (true, Some(device)) = (profiled, trainer.decoder().backend()) {
-        say(&device::profile::table(&device.times()?, profile::seconds()));
-        device.profile(false);
-    } else if profiled {
-        let (total, entries) = (profile::total(), profile::take());
-        let peak = profile::peak(trainer.decoder().head().precision());
-        say(&profile::table(&entries, total, peak));
-    }
-    profile::enable(false);
-    Ok(seconds)
-}
-
-/// Prints the summary: the accuracy on held-out pairs, and where the adapter is.
-fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, bool)) -> Result<()> {
-    let after = trainer.evaluate()?.and_then(|found| found.metrics().logp_accuracy());
-    if let (Some(before), Some(after)) = (trainer.initial_accuracy(), after) {
-        let text =
-            format!("held-out accuracy: before {:.1} %, after {:.1} %\n", 100.0 * before, 100.0 * after);
-        print(text.as_bytes())?;
-    }
-    if !quiet {
-        let passes = reference_passes(trainer.reference());
-        say(&format!(
-            "trained in {seconds:.1} s; {passes}; adapter: {}",
-            directory.join("adapter").display()
-        ));
-    }
-    Ok(())
-}
-
 /// The configuration: a file, or the embedded quickstart in a directory that is not used yet.
-fn configure(args: &TrainArgs) -> Result<RunConfig> {
-    let config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &args.overrides)?,
-        None => RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?,
-    };
+fn configure(args: &TrainArgs) -> Result<Recipe> {
+    if let Some(path) = &args.config {
+        return Recipe::from_file(path, &args.overrides);
+    }
+    let mut config = RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?;
     let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
-    if args.config.is_none() && !named && !args.resume && !args.overwrite {
-        let output_dir = run_dir::numbered(&config.output_dir);
-        return Ok(RunConfig { output_dir, ..config });
+    if !named && !args.resume && !args.overwrite {
+        config.output_dir = run_dir::numbered(&config.output_dir);
     }
-    Ok(config)
-}
-
-/// What the run had from the cache, once it is over.
-fn reference_passes(reference: &ReferenceCache) -> String {
-    match reference.computed {
-        0 => "no reference pass was made".into(),
-        computed => format!("reference log-probs of {computed} pairs were computed"),
-    }
-}
-
-fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
-    let verbosity = if quiet { Verbosity::Quiet } else { Verbosity::Normal };
-    let metrics = run.path().join("metrics.jsonl");
-    let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
-    Ok(Reporter::new().with(Console::stderr(verbosity)).with(jsonl).with(TensorBoard::create(run.path())?))
-}
-
-fn describe(trainer: &Trainer, reporter: &mut Reporter) {
-    let decoder = trainer.decoder();
-    let parameters = trainer.policy().trained.values().len();
-    let on = decoder.device_description().map_or_else(String::new, |(device, kind)| {
-        format!(" on {} ({}), {kind} activations", device.name, device.versions)
-    });
-    reporter.note(&format!(
-        "{} base, {} layers, {}{on}; {parameters} trained parameters; {} steps",
-        decoder.spec().model_type,
-        decoder.spec().layers.len(),
-        decoder.storage(),
-        trainer.total_steps()
-    ));
-    if decoder.device_description().is_some_and(|(_, kind)| kind == "f32") {
-        reporter.note(
-            "the GPU computes these weights in f32, which is several times slower than bf16; model.dtype: bf16 rounds them",
-        );
-    }
+    Ok(Recipe::Single(Box::new(config)))
 }
 
 /// Completions side by side.

@@ -13,6 +13,9 @@ const REQUIRED: [(&str, &str, &str); 2] = [
     ("data", "train", "name a file of preference pairs, such as pairs.jsonl"),
 ];
 
+/// The key that makes several runs of one file.
+pub(super) const STAGES: &str = "stages";
+
 /// A YAML document and the keys it may hold.
 pub(super) struct Document<'a> {
     text: &'a str,
@@ -36,7 +39,12 @@ impl<'a> Document<'a> {
             }
             Err(error) => return Err(Error::Config(format!("{origin} is not valid YAML: {error}"))),
         };
-        Ok(Self { text, origin, defaults, written })
+        Ok(Self::of(written, text, origin, defaults))
+    }
+
+    /// A document that is parsed already; `text` shows its lines.
+    pub(super) fn of(written: Value, text: &'a str, origin: &'a str, defaults: &'a Value) -> Self {
+        Self { text, origin, defaults, written }
     }
 
     /// Applies `section.key=value` settings, in order.
@@ -54,11 +62,17 @@ impl<'a> Document<'a> {
         Ok(self)
     }
 
-    /// Checks every key separately, then all of them together as types.
-    pub(super) fn read<T: DeserializeOwned>(self) -> Result<T> {
+    /// Checks every key that is written by itself. Keys that are required may be missing.
+    pub(super) fn check<T: DeserializeOwned>(&self) -> Result<()> {
         let mut problems = Problems::default();
+        self.merged::<T>(&mut problems);
+        problems.finish()
+    }
+
+    /// The defaults with the written keys over them, each of which is checked by itself.
+    fn merged<T: DeserializeOwned>(&self, problems: &mut Problems) -> Value {
         let mut merged = self.defaults.clone();
-        for (path, value) in self.entries(&mut problems) {
+        for (path, value) in self.entries(problems) {
             let mut probe = self.defaults.clone();
             put(&mut probe, &path, value.clone());
             match typed::read::<T>(&probe) {
@@ -66,6 +80,13 @@ impl<'a> Document<'a> {
                 Err(error) => problems.add(self.wrong_value(&path, &value, &error)),
             }
         }
+        merged
+    }
+
+    /// Checks every key separately, then all of them together as types.
+    pub(super) fn read<T: DeserializeOwned>(self) -> Result<T> {
+        let mut problems = Problems::default();
+        let merged = self.merged::<T>(&mut problems);
         for (section, key, remedy) in REQUIRED {
             let value = self.written.get(section).and_then(|section| section.get(key));
             problems.require(value.is_some_and(|value| !is_empty(value)), || {
@@ -157,6 +178,10 @@ impl<'a> Document<'a> {
     fn suggest(&self, path: &str, neighbours: &[String]) -> String {
         let all = self.paths();
         let bare = path.rsplit('.').next().unwrap_or(path);
+        if bare == "rpo_alpha" {
+            // TRL 1.16 has no such key any longer, and takes the same from a list of losses.
+            return "; write loss_type: [sigmoid, sft] with loss_weights: [1, rpo_alpha]".into();
+        }
         all.iter()
             .map(String::as_str)
             .find(|known| known.rsplit('.').next() == Some(bare))
@@ -188,11 +213,14 @@ impl<'a> Document<'a> {
             None => (key.to_string(), self.defaults),
         };
         let known = keys(holder);
+        if section.is_none() && key == STAGES {
+            return format!("{place}: {STAGES} describes several runs, and a single run is asked for here");
+        }
         let hint = self.suggest(&path, &known);
         let list = known.join(", ");
         match section {
             Some(section) => format!("{place}: {path} is not a key{hint}; keys of {section}: {list}"),
-            None => format!("{place}: {path} is not a key{hint}; top-level keys: {list}"),
+            None => format!("{place}: {path} is not a key{hint}; top-level keys: {list}, stages"),
         }
     }
 
@@ -223,7 +251,7 @@ impl<'a> Document<'a> {
 
 /// Returns the 1-based line of `key` in block style. A value that came by `--set`, or is in flow style (`{a: 1}`), has
 /// none.
-fn line_of(text: &str, section: Option<&str>, key: &str) -> Option<usize> {
+pub(super) fn line_of(text: &str, section: Option<&str>, key: &str) -> Option<usize> {
     let mut inside = section.is_none();
     for (number, line) in text.lines().enumerate() {
         let indented = line.starts_with([' ', '\t']);
@@ -275,7 +303,7 @@ fn text_of(key: &Value) -> String {
 }
 
 /// A value on one line.
-fn show(value: &Value) -> String {
+pub(super) fn show(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(value) => value.to_string(),

@@ -1,5 +1,7 @@
 //! Resuming a run under a changed configuration: what may change, and what may not.
 
+use std::path::Path;
+
 use serde_yaml::Value;
 
 use super::RunConfig;
@@ -39,7 +41,8 @@ impl RunConfig {
     /// [`Error::Config`] naming every change that would make it a different run.
     pub fn compare_for_resume(&self, before: &str) -> Result<Vec<String>> {
         let broken = |e: serde_yaml::Error| Error::Config(format!("the checkpoint's configuration: {e}"));
-        let before: Value = serde_yaml::from_str(before).map_err(broken)?;
+        let mut before: Value = serde_yaml::from_str(before).map_err(broken)?;
+        self.rebase(&mut before);
         let now: Value = serde_yaml::to_value(self).map_err(broken)?;
         let mut changes = Vec::new();
         differences("", &before, &now, &mut changes);
@@ -66,6 +69,32 @@ impl RunConfig {
                 format!("{key} was {before}, is {now}{effect}")
             })
             .collect())
+    }
+}
+
+impl RunConfig {
+    /// Moves the adapters of earlier stages, which stand beside the run directory, to where the run directory is now.
+    fn rebase(&self, before: &mut Value) {
+        let beside = |path: &Path| path.parent().map(Path::to_path_buf);
+        let was = before.get("output_dir").and_then(Value::as_str).and_then(|path| beside(Path::new(path)));
+        let (Some(was), Some(now)) = (was, beside(&self.output_dir)) else { return };
+        let named = self.lora.init_from.iter().chain(&self.model.adapter).cloned().collect::<Vec<_>>();
+        for (section, key) in [("lora", "init_from"), ("model", "adapter")] {
+            let Some(value) = before.get_mut(section).and_then(|section| section.get_mut(key)) else {
+                continue;
+            };
+            let texts = match value {
+                Value::Sequence(all) => all.as_mut_slice(),
+                one => std::slice::from_mut(one),
+            };
+            for text in texts {
+                let inside = text.as_str().and_then(|path| Path::new(path).strip_prefix(&was).ok());
+                let moved = inside.map(|inside| now.join(inside)).filter(|moved| named.contains(moved));
+                if let Some(moved) = moved.as_deref().and_then(Path::to_str) {
+                    *text = moved.into();
+                }
+            }
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use serde::de::value::{MapDeserializer, SeqDeserializer, StringDeserializer};
 use serde::de::{self, DeserializeOwned, Expected, IntoDeserializer, Unexpected, Visitor};
 use serde_yaml::Value;
 
+use crate::error::nearest;
+
 /// Why a value is not of its type.
 #[derive(Debug)]
 pub(super) enum Mismatch {
@@ -38,6 +40,12 @@ impl std::error::Error for Mismatch {}
 impl de::Error for Mismatch {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self::Other(message.to_string())
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let hint = nearest(variant, expected.iter().copied());
+        let hint = hint.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        Self::Other(format!("unknown variant `{variant}`{hint} There are: {}", expected.join(", ")))
     }
 
     fn invalid_type(_: Unexpected, expected: &dyn Expected) -> Self {

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use super::dataset::Builder;
-use super::example::Example;
+use super::example::{Example, Kind};
 use super::findings::Findings;
 use super::records::{Record, RecordReader};
 use super::source::Input;
@@ -36,6 +36,8 @@ pub struct Ingest<'a> {
     pub vocab_size: usize,
     /// The number of valid records after which reading stops.
     pub limit: Option<usize>,
+    /// Whether only the chosen answer of a pair is kept, as a text to imitate. A pair with a soft label stays a pair.
+    pub preferred: bool,
 }
 
 /// A valid record, or why there is none.
@@ -120,6 +122,10 @@ impl Ingest<'_> {
     fn example(&self, record: Record) -> Result<Ingested> {
         let tokenized = tokenize(self.tokenizer, &record)?;
         let mut example = tokenized.example;
+        if self.preferred && example.kind == Kind::PAIR {
+            example.completions.truncate(1);
+            example.kind = Kind::Text;
+        }
         let outcome = self.truncation.apply(&mut example, self.tokenizer.bos_id());
         if !matches!(outcome, Outcome::Dropped(_)) {
             // The tokenizer belongs to another model: no record is at fault.
@@ -177,7 +183,7 @@ fn read(
 #[cfg(test)]
 mod tests {
     use super::super::content::Content;
-    use super::super::example::{Kind, Origin};
+    use super::super::example::Origin;
     use super::super::schema::Schema;
     use super::super::tokenizer::tests::{CONFIG, tokenizer};
     use super::super::truncate::TruncationMode;
@@ -192,7 +198,21 @@ mod tests {
     fn ingest(tokenizer: &ChatTokenizer, max_length: usize) -> Ingest<'_> {
         let mode = TruncationMode::KeepStart;
         let truncation = Truncation { max_length: Some(max_length), mode, ..Truncation::default() };
-        Ingest { tokenizer, truncation, vocab_size: 100, limit: None }
+        Ingest { tokenizer, truncation, vocab_size: 100, limit: None, preferred: false }
+    }
+
+    #[test]
+    fn the_chosen_answer_of_a_certain_pair_is_a_text() {
+        let tokenizer = tokenizer(false, CONFIG);
+        let (soft, mut certain) = (record("x", "y z", "x"), record("x", "y z", "x"));
+        certain.kind = Kind::PAIR;
+        let mut builder = Builder::default();
+        let ingest = Ingest { preferred: true, ..ingest(&tokenizer, 99) };
+        ingest.records(&[soft, certain], &mut builder).unwrap();
+        let examples = builder.finish("").unwrap();
+        let (pair, text) = (examples.get(0).unwrap().unwrap(), examples.get(1).unwrap().unwrap());
+        assert_eq!((pair.completions.len(), pair.kind), (2, Kind::Pair { label: 0.5 }));
+        assert_eq!((text.kind, &text.completions[..]), (Kind::Text, &pair.completions[..1]));
     }
 
     #[test]

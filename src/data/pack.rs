@@ -43,6 +43,9 @@ pub struct PackedBatch {
     /// Whether each tree's prompt is also scored, from its second token on. Its entry follows the tree's completions,
     /// like one more completion without rows.
     pub prompts_scored: bool,
+    /// Whether the tokens of pairs beyond the shared length are scored apart. Their entries, one for each completion, follow
+    /// the tree's completions, like two more completions without rows.
+    pub tails_scored: bool,
     /// The prompts followed by completions of other records, used to estimate a divergence.
     pub mismatched: Option<Box<PackedBatch>>,
 }
@@ -66,7 +69,11 @@ impl PackedBatch {
     /// Packs `examples` as an objective needs them: with scored prompts, or with additional mismatched completions
     /// whose length with the prompt is at most `longest` tokens.
     pub fn for_objective(examples: &[&Example], needs: Needs, longest: usize) -> Self {
-        let mut batch = if needs.prompt { Self::with_prompts(examples) } else { Self::new(examples) };
+        let mut batch = match (needs.prompt, needs.tails) {
+            (true, _) => Self::with_prompts(examples),
+            (false, true) => Self::with_tails(examples),
+            (false, false) => Self::new(examples),
+        };
         if needs.mismatched {
             let mismatched = mismatched(examples, longest);
             batch.mismatched = Some(Box::new(Self::new(&mismatched.iter().collect::<Vec<_>>())));
@@ -77,30 +84,79 @@ impl PackedBatch {
     fn with_prompts(examples: &[&Example]) -> Self {
         let mut batch = Self { prompts_scored: true, ..Self::default() };
         for example in examples {
-            let alone = Self::new(&[example]);
-            let first = batch.tokens.len() as u32;
-            let rows = |range: &Range<usize>| range.start + first as usize..range.end + first as usize;
-            batch.tokens.extend(&alone.tokens);
-            batch.positions.extend(&alone.positions);
-            batch.scored_rows.extend(alone.scored_rows.iter().map(|row| row + first));
-            let scored = batch.scored_targets.len();
-            batch.scored_targets.extend(&alone.scored_targets);
-            batch.scored.extend(alone.scored.iter().map(|at| at.start + scored..at.end + scored));
-            let prompt = rows(&alone.trees[0].prompt);
-            let mut completions: Vec<Range<usize>> = alone.trees[0].completions.iter().map(rows).collect();
-            completions.push(batch.tokens.len()..batch.tokens.len());
+            batch.append(&Self::new(&[example]));
+            let end = batch.tokens.len()..batch.tokens.len();
+            let Some(tree) = batch.trees.last_mut() else { continue };
+            tree.completions.push(end);
             let start = batch.scored_rows.len();
-            for (row, target) in prompt.clone().zip(example.prompt.iter().skip(1)) {
+            for (row, target) in tree.prompt.clone().zip(example.prompt.iter().skip(1)) {
                 batch.scored_rows.push(row as u32);
                 batch.scored_targets.push(*target);
             }
             batch.scored.push(start..batch.scored_rows.len());
-            batch.trees.push(Tree { prompt, completions });
-            batch.kinds.extend(alone.kinds);
-            batch.origins.extend(alone.origins);
-            batch.ids.extend(alone.ids.iter().map(|id| blake3::derive_key("dpo-lora prompt scored v1", id)));
+            batch.rename_last("dpo-lora prompt scored v1");
         }
         batch
+    }
+
+    /// Packs pairs with their tails apart; other records as they are.
+    fn with_tails(examples: &[&Example]) -> Self {
+        let mut batch = Self { tails_scored: true, ..Self::default() };
+        for example in examples {
+            let mut alone = Self::new(&[example]);
+            if let (Kind::Pair { .. }, [chosen, rejected]) = (example.kind, &alone.scored[..]) {
+                let shared = chosen.len().min(rejected.len());
+                let split = |range: &Range<usize>| {
+                    [range.start..range.start + shared, range.start + shared..range.end]
+                };
+                let ([a, a_tail], [b, b_tail]) = (split(chosen), split(rejected));
+                let (rows, targets) = (alone.scored_rows.clone(), alone.scored_targets.clone());
+                let (mut at, all) = (0, [a, b, a_tail, b_tail]);
+                alone.scored_rows = all.iter().flat_map(|part| &rows[part.clone()]).copied().collect();
+                alone.scored_targets = all.iter().flat_map(|part| &targets[part.clone()]).copied().collect();
+                alone.scored = Vec::new();
+                for part in &all {
+                    alone.scored.push(at..at + part.len());
+                    at += part.len();
+                }
+                let end = alone.tokens.len()..alone.tokens.len();
+                alone.trees[0].completions.extend([end.clone(), end]);
+                alone.rename_last("dpo-lora tails scored v1");
+            }
+            batch.append(&alone);
+        }
+        batch
+    }
+
+    /// Puts another batch behind this one.
+    fn append(&mut self, other: &Self) {
+        let (first, scored) = (self.tokens.len(), self.scored_targets.len());
+        let moved = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
+        self.tokens.extend(&other.tokens);
+        self.positions.extend(&other.positions);
+        self.scored_rows.extend(other.scored_rows.iter().map(|row| row + first as u32));
+        self.scored_targets.extend(&other.scored_targets);
+        self.scored.extend(other.scored.iter().map(|range| moved(range, scored)));
+        self.trees.extend(other.trees.iter().map(|tree| Tree {
+            prompt: moved(&tree.prompt, first),
+            completions: tree.completions.iter().map(|rows| moved(rows, first)).collect(),
+        }));
+        self.kinds.extend(&other.kinds);
+        self.origins.extend(other.origins.iter().cloned());
+        self.ids.extend(&other.ids);
+    }
+
+    /// Gives the last tree another id, because it has other entries.
+    fn rename_last(&mut self, context: &str) {
+        if let Some(id) = self.ids.last_mut() {
+            *id = blake3::derive_key(context, id.as_slice());
+        }
+    }
+
+    /// Whether an entry of a tree is that of a tail, and of which completion.
+    fn tail(&self, group: usize, index: usize) -> Option<usize> {
+        let is_pair = matches!(self.kinds.get(group), Some(Kind::Pair { .. }));
+        (self.tails_scored && is_pair).then(|| index.checked_sub(2)).flatten()
     }
 
     /// Returns the completions in the form an objective takes. `logps` and, if the objective needs it, `reference` are
@@ -123,7 +179,11 @@ impl PackedBatch {
         };
         let scored = places.enumerate().map(|(at, (group, index))| Scored {
             group,
-            role: if is_prompt(group, index) { Role::Prompt } else { self.kinds[group].role(index) },
+            role: match self.tail(group, index) {
+                Some(of) => Role::Tail(of),
+                None if is_prompt(group, index) => Role::Prompt,
+                None => self.kinds[group].role(index),
+            },
             label: f64::from(self.kinds[group].label()),
             logp: logps[at],
             ref_logp: reference.map(|reference| reference[at]),
@@ -147,28 +207,31 @@ impl PackedBatch {
             origins: self.origins.clone(),
             ids: self.ids.clone(),
             prompts_scored: self.prompts_scored,
+            tails_scored: self.tails_scored,
             mismatched: self.mismatched.clone(),
             ..Self::default()
         };
         let mut scored = self.scored.iter();
-        for tree in &self.trees {
+        for (group, tree) in self.trees.iter().enumerate() {
             let prompt_tokens = &self.tokens[tree.prompt.clone()];
             let alone = tree.completions.len() > 1 && divide(tree);
             let mut prompt = batch.push_rows(prompt_tokens, 0);
             let mut completions = Vec::new();
+            // Where the rows of completions are now; those of a tail are its completion's.
+            let mut places: Vec<(Range<usize>, usize)> = Vec::new();
             for (i, old) in tree.completions.iter().enumerate() {
-                if alone && i > 0 {
+                if alone && i > 0 && self.tail(group, i).is_none() {
                     batch.trees.push(Tree { prompt, completions: std::mem::take(&mut completions) });
                     prompt = batch.push_rows(prompt_tokens, 0);
                 }
                 let rows = batch.push_rows(&self.tokens[old.clone()], prompt.len());
+                places.push((old.clone(), rows.start));
                 let start = batch.scored_rows.len();
                 for at in scored.next().cloned().unwrap_or_default() {
                     let row = self.scored_rows[at] as usize;
-                    let moved = if old.contains(&row) {
-                        rows.start + (row - old.start)
-                    } else {
-                        prompt.start + (row - tree.prompt.start)
+                    let moved = match places.iter().find(|(old, _)| old.contains(&row)) {
+                        Some((old, new)) => new + (row - old.start),
+                        None => prompt.start + (row - tree.prompt.start),
                     };
                     batch.scored_rows.push(moved as u32);
                     batch.scored_targets.push(self.scored_targets[at]);
@@ -284,6 +347,28 @@ mod tests {
         assert_eq!((scored[2].tokens, scored[5].tokens), (2, 0));
         assert_ne!(batch.ids[0], pair.id());
         assert_eq!(batch.divided(|_| true).scored_targets, batch.scored_targets);
+    }
+
+    #[test]
+    fn tails_are_scored_behind_their_completions() {
+        let pair = example(&[1, 2, 3], &[&[4, 5, 6], &[7]]);
+        let needs = Needs { tails: true, ..Needs::PAIRS };
+        let batch = PackedBatch::for_objective(&[&pair, &pair], needs, 99);
+        let plain = PackedBatch::new(&[&pair, &pair]);
+        assert_eq!((&batch.tokens, &batch.positions), (&plain.tokens, &plain.positions));
+        // Rows: prompt 0..3, chosen inputs 3..5. One token is shared, and the chosen completion has two more.
+        assert_eq!(batch.scored[..4], [0..1, 1..2, 2..4, 4..4]);
+        assert_eq!(batch.scored_targets[..4], [4, 7, 5, 6]);
+        assert_eq!(batch.scored_rows[..4], [2, 2, 3, 4]);
+        let scored = batch.scored_completions(&[-1.0; 8], None).unwrap();
+        let roles: Vec<_> = scored[..4].iter().map(|entry| (entry.role, entry.tokens)).collect();
+        assert_eq!(roles, [(Role::Chosen, 1), (Role::Rejected, 1), (Role::Tail(0), 2), (Role::Tail(1), 0)]);
+        assert_ne!(batch.ids[0], pair.id());
+        let divided = batch.divided(|_| true);
+        assert_eq!(divided.scored_targets, batch.scored_targets);
+        // Rows: prompt 0..3, chosen 3..5, prompt again 5..8. The tail is still behind the chosen completion.
+        assert_eq!(divided.scored_rows[..4], [2, 7, 3, 4]);
+        assert_eq!(batch.divided(|_| false), batch);
     }
 
     #[test]

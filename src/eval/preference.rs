@@ -132,47 +132,49 @@ pub fn score(
     examples: &Dataset,
     batch: usize,
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
-    each: impl FnMut(usize, &[Scored]) -> Result<()>,
+    mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
+    let each = |first, scored: &[Scored], _: &[f64]| each(first, scored);
     score_for((decoder, policy), examples, batch, Needs::PAIRS, reference, each)
 }
 
 /// Like [`score`], and also scores what an objective needs: the mismatched completions follow the completions of a
-/// batch.
+/// batch. `each` also receives Σ_t (log π_θ − log Σ π_θ²) of each completion, if it is needed.
 fn score_for(
     (decoder, policy): (&Decoder, &Policy),
     examples: &Dataset,
     batch: usize,
     needs: Needs,
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
-    mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
+    mut each: impl FnMut(usize, &[Scored], &[f64]) -> Result<()>,
 ) -> Result<()> {
     let batch = batch.max(1);
     let longest = examples.longest();
-    let mut scored_batch = |packed: &PackedBatch| {
+    let mut scored_batch = |packed: &PackedBatch| -> Result<(Vec<Scored>, Vec<f64>)> {
         let reference = reference(packed)?;
-        let logps = match &reference {
+        let (logps, aligned) = match &reference {
+            _ if needs.alignment => decoder.aligned_logps(packed, policy, Pass::Policy)?,
             // Without a trained adapter both passes are the same function.
-            Some(reference) if !policy.is_adapted() => reference.clone(),
-            _ => decoder.logps(packed, policy, Pass::Policy)?,
+            Some(reference) if !policy.is_adapted() => (reference.clone(), Vec::new()),
+            _ => (decoder.logps(packed, policy, Pass::Policy)?, Vec::new()),
         };
-        packed.scored_completions(&logps, reference.as_deref())
+        Ok((packed.scored_completions(&logps, reference.as_deref())?, aligned))
     };
     for first in (0..examples.len()).step_by(batch) {
         let indices: Vec<usize> = (first..examples.len().min(first + batch)).collect();
         let examples = examples.gather(&indices)?;
         let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
-        let mut scored = scored_batch(&packed)?;
+        let (mut scored, aligned) = scored_batch(&packed)?;
         if let Some(mismatched) = &packed.mismatched {
             let behind = |scored: Scored| Scored { group: examples.len() + scored.group, ..scored };
-            scored.extend(scored_batch(mismatched)?.into_iter().map(behind));
+            scored.extend(scored_batch(mismatched)?.0.into_iter().map(behind));
         }
         if let Some(broken) = scored.iter().find(|completion| !completion.is_finite()) {
             // A mismatched completion is reported under the record whose prompt it follows.
             let example = &examples[broken.group % examples.len()];
             return Err(not_finite(example, &scored, broken.group));
         }
-        each(first, &scored)?;
+        each(first, &scored, &aligned)?;
     }
     Ok(())
 }
@@ -210,8 +212,9 @@ pub fn evaluate(
         return Err(Error::Data("there are no records to evaluate".into()));
     }
     let mut metrics = Metrics::default();
-    score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored| {
-        let found = objective.weigh(scored)?;
+    score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored, aligned| {
+        let mut found = objective.weigh(scored)?;
+        objective.weight(scored, aligned, &mut found);
         objective.measure(scored, &found, &mut metrics);
         Ok(())
     })?;

@@ -1,6 +1,7 @@
 //! The decoder. It computes the log-probs of a packed batch's completions, and turns their gradients into those of the
 //! trained low-rank matrices.
 
+mod aligned;
 mod layout;
 mod load;
 mod on_device;
@@ -8,12 +9,14 @@ mod on_device;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
-use self::layout::{distinct, per_token, spans, sums};
+use self::layout::{aligned, distinct, per_token, spans, sums};
+use crate::ops::Tensor;
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::cache::Cache;
 use super::engine::{DeviceTape, Engine};
 use super::lengths;
+use super::noise::Noise;
 use super::norm::Norm;
 use super::pass::{Context, Pass};
 use super::spec::DecoderSpec;
@@ -26,7 +29,7 @@ use crate::ops::host;
 use crate::ops::profile::timed;
 use crate::ops::rope::Rotation;
 use crate::ops::rows;
-use crate::ops::token_logps;
+use crate::ops::token_logps::{self, Asked};
 use crate::ops::tree_attention::{Span, TreeSpans};
 use crate::trainable::{Dropout, Policy};
 use crate::weights::FrozenWeight;
@@ -76,6 +79,8 @@ pub struct HostTape {
     /// Hidden states of the scored rows before the final norm `[S, hidden]`.
     scored: Tensor,
     slopes: Tensor,
+    /// For each completion, Σ_t (log p − log Σ p²), if it was asked for.
+    aligned: Option<Vec<f64>>,
 }
 
 /// A block's part of the tape: either everything it saved, or only its input, from which the block is recomputed.
@@ -91,6 +96,10 @@ pub struct Training {
     pub dropout: Option<Dropout>,
     /// Keep only the input of each block and recompute the block in the backward pass.
     pub recompute: bool,
+    /// Noise on the embeddings; on the processor only.
+    pub noise: Option<Noise>,
+    /// Compute [`Tape::aligned`]; on the processor only.
+    pub align: bool,
 }
 
 impl Decoder {
@@ -210,15 +219,18 @@ impl Decoder {
         let context = Context { policy, pass, dropout: None };
         let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
-        let found = self.score(&normed, &batch.scored_targets, false)?;
+        let found = self.score(&normed, &batch.scored_targets, Asked::default())?;
         Ok(sums(&found.logps, batch))
     }
 
-    fn score(&self, hidden: &Tensor, targets: &[u32], slopes: bool) -> Result<token_logps::TokenLogps> {
+    fn score(&self, hidden: &Tensor, targets: &[u32], asked: Asked) -> Result<token_logps::TokenLogps> {
         let product = 2 * targets.len() * self.spec.hidden * self.spec.vocab_size;
-        let (name, flop) =
-            if slopes { ("token log-probs, policy", 2 * product) } else { ("token log-probs", product) };
-        timed(name, flop, || token_logps::forward(hidden, &self.head, self.spec.logits, targets, slopes))
+        let (name, flop) = if asked.slopes {
+            ("token log-probs, policy", 2 * product)
+        } else {
+            ("token log-probs", product)
+        };
+        timed(name, flop, || token_logps::forward_with(hidden, &self.head, self.spec.logits, targets, asked))
     }
 
     /// Computes the logits `[rows.len(), vocab]` at rows of the batch.
@@ -247,6 +259,9 @@ impl Decoder {
     ) -> Result<(Vec<f64>, Tape)> {
         let batch = &*self.divided(batch);
         if self.is_on_device() {
+            if training.align {
+                self.check_on_processor()?;
+            }
             return self.device_forward(batch, policy, training);
         }
         let trees = spans(batch);
@@ -255,6 +270,9 @@ impl Decoder {
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
         let context = Context { policy, pass: Pass::Policy, dropout: training.dropout };
         let mut x = self.embed(&batch.tokens, &batch.positions)?;
+        if let Some(noise) = training.noise {
+            x = noise.add(&x, batch)?;
+        }
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(&x, &self.rows_of(i, rows, &wanted), &context, None)?;
@@ -263,7 +281,9 @@ impl Decoder {
         }
         let scored = rows::gather(&x, &places)?;
         let normed = self.final_norm.forward(&scored)?;
-        let found = self.score(&normed, &batch.scored_targets, true)?;
+        let asked = Asked { slopes: true, squares: training.align };
+        let found = self.score(&normed, &batch.scored_targets, asked)?;
+        let aligned = aligned(&found, batch);
         let slopes = match found.slopes {
             Some(slopes) => slopes,
             None => {
@@ -273,7 +293,7 @@ impl Decoder {
         };
         let logps = sums(&found.logps, batch);
         let (dropout, scored_rows) = (training.dropout, batch.scored_rows.clone());
-        let tape = HostTape { rows: trees, rotations, blocks, dropout, scored_rows, scored, slopes };
+        let tape = HostTape { rows: trees, rotations, blocks, dropout, scored_rows, scored, slopes, aligned };
         Ok((logps, Tape::Host(Box::new(tape))))
     }
 

@@ -16,6 +16,7 @@ pub mod inventory;
 pub mod layer_cache;
 mod lengths;
 pub mod mlp;
+pub mod noise;
 pub mod norm;
 mod one_or_many;
 pub mod pass;

@@ -1,10 +1,11 @@
 //! The `objective` section as written, and its conversion to an [`Objective`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_yaml::{Mapping, Value};
 
+use super::modifiers::Modifiers;
 use super::{Loss, Objective, Records};
 use crate::error::{Error, Problems, Result, nearest};
 
@@ -22,20 +23,24 @@ pub struct ObjectiveConfig {
     pub loss_type: Vec<String>,
     /// The weights of the losses; `None`: 1 for each.
     pub loss_weights: Option<Vec<f64>>,
+    /// What modifies the losses.
+    pub modifiers: Modifiers,
     /// The parameters that were set explicitly, by name.
     settings: BTreeMap<String, Value>,
 }
 
 impl Default for ObjectiveConfig {
     fn default() -> Self {
-        Self { loss_type: vec!["sigmoid".into()], loss_weights: None, settings: BTreeMap::new() }
+        let (modifiers, settings) = (Modifiers::default(), BTreeMap::new());
+        Self { loss_type: vec!["sigmoid".into()], loss_weights: None, modifiers, settings }
     }
 }
 
 impl From<&Objective> for ObjectiveConfig {
     /// Creates a section with every parameter set explicitly.
     fn from(objective: &Objective) -> Self {
-        let mut config = Self { loss_type: Vec::new(), ..Self::default() };
+        let modifiers = objective.modifiers.clone();
+        let mut config = Self { loss_type: Vec::new(), modifiers, ..Self::default() };
         for (loss, _) in objective.losses() {
             config.loss_type.push(name(loss));
             config.settings.extend(parameters(loss));
@@ -52,9 +57,34 @@ impl ObjectiveConfig {
         let mut keys: Vec<String> =
             Loss::all().iter().flat_map(|loss| parameters(loss).into_keys()).collect();
         keys.extend([LOSS_TYPE.into(), LOSS_WEIGHTS.into()]);
+        keys.extend(Modifiers::default().fields().into_iter().map(|(key, _)| key));
         keys.sort_unstable();
         keys.dedup();
         keys
+    }
+
+    /// Returns the keys that these losses accept; every key for a name that no loss has.
+    pub fn keys_of(losses: &[String]) -> BTreeSet<String> {
+        let mut keys = BTreeSet::from([LOSS_TYPE.to_string(), LOSS_WEIGHTS.to_string()]);
+        let modifiers = Modifiers::default().fields();
+        for loss in losses {
+            match known(loss) {
+                Ok(loss) => {
+                    let of_beta =
+                        |key: &str| key.starts_with("beta") && parameters(&loss).contains_key("beta");
+                    let applies = |key: &&String| is_modified(&loss) || of_beta(key);
+                    keys.extend(modifiers.iter().map(|(key, _)| key).filter(applies).cloned());
+                    keys.extend(parameters(&loss).into_keys());
+                }
+                Err(_) => keys.extend(Self::keys()),
+            }
+        }
+        keys
+    }
+
+    /// Whether a loss has this name.
+    pub fn is_loss(name: &str) -> bool {
+        known(name).is_ok()
     }
 
     /// Returns a copy with one parameter set.
@@ -86,7 +116,8 @@ impl ObjectiveConfig {
         let weights = self.weights(&mut problems);
         self.check_together(&losses, &mut problems);
         problems.finish()?;
-        Ok(Objective { losses: losses.into_iter().zip(weights).collect() })
+        let losses = losses.into_iter().zip(weights).collect();
+        Objective { losses, modifiers: Modifiers::default() }.modified(self.modifiers.clone())
     }
 
     /// # Errors
@@ -215,7 +246,7 @@ pub(super) fn name(loss: &Loss) -> String {
     fields(loss).get(LOSS_TYPE).and_then(Value::as_str).unwrap_or_default().to_string()
 }
 
-fn parameters(loss: &Loss) -> BTreeMap<String, Value> {
+pub(super) fn parameters(loss: &Loss) -> BTreeMap<String, Value> {
     let named = |(key, value): (Value, Value)| key.as_str().map(|key| (key.to_string(), value));
     fields(loss).into_iter().filter_map(named).filter(|(key, _)| key != LOSS_TYPE).collect()
 }
@@ -231,6 +262,7 @@ impl Serialize for ObjectiveConfig {
         let weights =
             self.loss_weights.as_ref().map_or(Value::Null, |weights| weights.iter().copied().collect());
         fields.insert(LOSS_WEIGHTS.into(), weights);
+        fields.extend(self.modifiers.fields().into_iter().map(|(key, value)| (Value::from(key), value)));
         fields.extend(self.settings.iter().map(|(key, value)| (Value::from(key.as_str()), value.clone())));
         fields.serialize(serializer)
     }
@@ -240,8 +272,14 @@ impl<'de> Deserialize<'de> for ObjectiveConfig {
     /// Checks that each setting has the type that losses with this key expect. `null` means the default.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut config = Self::default();
+        let mut modifiers = Mapping::new();
+        let known_modifiers = config.modifiers.fields();
         for (key, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
             if value.is_null() {
+                continue;
+            }
+            if known_modifiers.iter().any(|(known, _)| *known == key) {
+                modifiers.insert(key.into(), value);
                 continue;
             }
             match key.as_str() {
@@ -259,8 +297,15 @@ impl<'de> Deserialize<'de> for ObjectiveConfig {
                 }
             }
         }
+        config.modifiers = serde_yaml::from_value(Value::Mapping(modifiers)).map_err(de::Error::custom)?;
         Ok(config)
     }
+}
+
+/// Whether the modifiers change a loss: one of pairs with a reference.
+pub(super) fn is_modified(loss: &Loss) -> bool {
+    let needs = loss.needs();
+    needs.reference && needs.records == Records::Pairs
 }
 
 /// Reads one loss name or a list of loss names.
@@ -313,8 +358,18 @@ impl Objective {
     /// # Errors
     /// Returns [`Error::Config`] if a number cannot be serialized.
     pub fn to_json(&self) -> Result<String> {
-        serde_json::to_string(&ObjectiveConfig::from(self))
-            .map_err(|error| Error::Config(format!("objective: {error}")))
+        let broken = |error| Error::Config(format!("objective: {error}"));
+        let mut fields = serde_json::to_value(ObjectiveConfig::from(self)).map_err(broken)?;
+        if let Some(fields) = fields.as_object_mut() {
+            // What modifies nothing is left out.
+            for (key, default) in Modifiers::default().fields() {
+                let default = serde_json::to_value(default).map_err(broken)?;
+                if fields.get(&key) == Some(&default) {
+                    fields.shift_remove(&key);
+                }
+            }
+        }
+        serde_json::to_string(&fields).map_err(broken)
     }
 }
 
@@ -397,7 +452,7 @@ mod tests {
                 // It has no valid default.
                 exo.label_smoothing = 1e-3;
             }
-            let objective = Objective { losses: vec![(loss, 0.25)] };
+            let objective = Objective { losses: vec![(loss, 0.25)], modifiers: Modifiers::default() };
             assert_eq!(Objective::from_json(&objective.to_json().unwrap()).unwrap(), objective);
         }
     }

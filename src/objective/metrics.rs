@@ -132,7 +132,7 @@ impl Metrics {
                 Role::Rank(place) if place == last => self.rejected.add(completion, measure),
                 // Ranks between best and worst belong to neither side, and neither do completions that do not answer
                 // their prompt.
-                Role::Rank(_) | Role::Mismatched | Role::Prompt => {}
+                Role::Rank(_) | Role::Mismatched | Role::Prompt | Role::Tail(_) => {}
             }
         }
         for (i, better) in group.iter().enumerate() {

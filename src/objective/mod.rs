@@ -6,7 +6,7 @@
 //! # Choosing a loss
 //!
 //! Names, keys and defaults are those of TRL 1.16. The file of each loss documents where it differs and why. Every loss
-//! has `beta` except `sft`. Numbers in the paper column are arXiv numbers. Several losses are summed with
+//! has `beta` except `sft` and `unlikelihood`. Numbers in the paper column are arXiv numbers. Several losses are summed with
 //! `loss_weights`.
 //!
 //! | `loss_type` | paper | keys besides `beta` | when |
@@ -30,7 +30,10 @@
 //! | `kto` | 2402.01306 | `desirable_weight`, `undesirable_weight` | thumbs up or down instead of pairs |
 //! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | like `kto`, without its divergence |
 //! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
+//! | `unlikelihood` | DPO 2305.18290, baseline | `unlikelihood_alpha` (no `beta`) | to compare with |
 //! | `sft` | | none at all | texts; or `[sigmoid, sft]` with a loss of pairs (its weight: TRL's former `rpo_alpha`) |
+//!
+//! `ld_alpha`, `use_weighting` and `beta_end` change any loss of pairs with a reference (`modifiers.rs`).
 //!
 //! Here f means `f_divergence_type` and `f_alpha_divergence_coef` (2309.16240).
 //!
@@ -40,6 +43,7 @@
 //! | `aot`, `aot_unpaired` | pairs | yes | rejected | yes |
 //! | `cpo`, `simpo`, `alphapo` | pairs | no | with `cpo_alpha: 0` | unless `cpo_alpha: 0` |
 //! | `orpo` | pairs | no | rejected | yes |
+//! | `unlikelihood` | pairs | no | y·L + (1−y)·L swapped | no |
 //! | `kto` | judged answers | yes, also of mismatched answers | | yes, of 2 or more |
 //! | `apo_zero_unpaired` | judged answers | yes | | no |
 //! | `plackett_luce` | ranked lists | yes | | no |
@@ -62,6 +66,8 @@ mod ipo;
 mod judged;
 mod kto;
 mod metrics;
+mod modified;
+mod modifiers;
 mod nca_pair;
 mod nll;
 mod numbers;
@@ -79,6 +85,7 @@ mod terms;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod unlikelihood;
 
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +105,7 @@ pub use hinge::Hinge;
 pub use ipo::Ipo;
 pub use kto::Kto;
 pub use metrics::{Figure, Measure, Metrics};
+pub use modifiers::{BetaSchedule, Modifiers};
 pub use nca_pair::NcaPair;
 pub use orpo::Orpo;
 pub use plackett_luce::PlackettLuce;
@@ -109,8 +117,9 @@ pub use sigmoid_norm::SigmoidNorm;
 pub use simpo::Simpo;
 pub use sppo_hard::SppoHard;
 pub use terms::{Needs, Records, Weighed};
+pub use unlikelihood::Unlikelihood;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Problems, Result};
 use scored::groups;
 use terms::{Batch, Terms, is_estimate};
 
@@ -190,6 +199,8 @@ losses! {
     ApoZeroUnpaired,
     /// DPO on ranked lists (Rafailov et al. 2023, arXiv 2305.18290, appendix A.3).
     PlackettLuce,
+    /// Unlikelihood (Rafailov et al. 2023, arXiv 2305.18290, a baseline).
+    Unlikelihood,
 }
 
 impl Loss {
@@ -203,6 +214,7 @@ impl Loss {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     losses: Vec<(Loss, f64)>,
+    modifiers: Modifiers,
 }
 
 impl Default for Objective {
@@ -214,7 +226,23 @@ impl Default for Objective {
 impl Objective {
     /// Creates an objective with one loss.
     pub fn new(loss: impl Into<Loss>) -> Self {
-        Self { losses: vec![(loss.into(), 1.0)] }
+        Self { losses: vec![(loss.into(), 1.0)], modifiers: Modifiers::default() }
+    }
+
+    /// Returns the objective with other modifiers.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the losses do not have what they modify.
+    pub fn modified(self, modifiers: Modifiers) -> Result<Self> {
+        let mut problems = Problems::default();
+        let objective = Self { modifiers, ..self };
+        objective.check_modifiers(&mut problems);
+        problems.finish().map(|()| objective)
+    }
+
+    /// Returns what modifies the losses.
+    pub fn modifiers(&self) -> &Modifiers {
+        &self.modifiers
     }
 
     /// Returns the losses and their weights.
@@ -232,6 +260,8 @@ impl Objective {
             prompt: all().any(|needs| needs.prompt),
             // For texts the mean over tokens is taken over the step, however its batches are split.
             whole_batch: all().any(|needs| needs.whole_batch) && records != Records::Texts,
+            tails: self.modifiers.ld_alpha.is_some(),
+            alignment: self.modifiers.use_weighting,
             soft_labels: all().all(|needs| needs.soft_labels),
             records,
         }
@@ -259,10 +289,29 @@ impl Objective {
             return Err(Error::Train("the objective needs log-probs of the reference".into()));
         }
         let mut found = Weighed::zeros(batch);
+        let Some(alpha) = self.modifiers.ld_alpha else {
+            for (loss, weight) in &self.losses {
+                loss.terms().add(batch, *weight, &mut found)?;
+            }
+            return Ok(found);
+        };
         for (loss, weight) in &self.losses {
-            loss.terms().add(batch, *weight, &mut found)?;
+            // What is imitated is imitated as a whole.
+            let alpha = if loss.needs().records == Records::Texts { 1.0 } else { alpha };
+            let folded = modifiers::folded(batch, alpha);
+            let mut part = Weighed::zeros(&folded);
+            loss.terms().add(&Batch::new(&folded), *weight, &mut part)?;
+            modifiers::unfold(batch, alpha, part, &mut found);
         }
         Ok(found)
+    }
+
+    /// Multiplies the loss of each pair, and its gradient, by its weight (`use_weighting`). `aligned` has, for each entry of
+    /// the batch, the sum of log π_θ − log Σ π_θ² over its tokens.
+    pub fn weight(&self, batch: &[Scored], aligned: &[f64], found: &mut Weighed) {
+        if self.modifiers.use_weighting && aligned.len() >= batch.len() {
+            modifiers::weight(batch, aligned, found);
+        }
     }
 
     /// Returns the implicit reward of a completion, from the first loss that has one.
@@ -272,6 +321,8 @@ impl Objective {
 
     /// Adds the groups of a batch to `metrics`.
     pub fn measure(&self, batch: &[Scored], found: &Weighed, metrics: &mut Metrics) {
+        let folded = self.modifiers.ld_alpha.map(|alpha| modifiers::folded(batch, alpha));
+        let batch = folded.as_deref().unwrap_or(batch);
         for (group, loss) in groups(batch).zip(&found.losses).filter(|(group, _)| !is_estimate(group)) {
             metrics.add(group, *loss, self);
         }
@@ -301,7 +352,8 @@ mod tests {
         let batch = logps([-41.5, -37.25, -44.0, -36.0]);
         let alone = |loss: Loss| Objective::new(loss).weigh(&batch).unwrap();
         let (sigmoid, ipo) = (alone(Sigmoid::default().into()), alone(Ipo::default().into()));
-        let both = Objective { losses: vec![(Sigmoid::default().into(), 0.5), (Ipo::default().into(), 2.0)] };
+        let losses = vec![(Sigmoid::default().into(), 0.5), (Ipo::default().into(), 2.0)];
+        let both = Objective { losses, modifiers: Modifiers::default() };
         let found = both.weigh(&batch).unwrap();
         assert_eq!(found.losses[0], 0.5 * sigmoid.losses[0] + 2.0 * ipo.losses[0]);
         assert_eq!(found.d_logps[1], 0.5 * sigmoid.d_logps[1] + 2.0 * ipo.d_logps[1]);
@@ -323,6 +375,7 @@ mod tests {
             Cpo { alpha: 0.05, ..Cpo::default() }.into(),
             Simpo { beta: 2.0, cpo_alpha: 0.0, simpo_gamma: 1.2, ..Simpo::default() }.into(),
             Alphapo { beta: 2.0, alpha: 0.25, label_smoothing: 0.1, ..Alphapo::default() }.into(),
+            Unlikelihood { unlikelihood_alpha: 0.3 }.into(),
             Kto { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),
             ApoZeroUnpaired { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),
         ]);

@@ -19,6 +19,9 @@ pub enum Role {
     Text,
     /// An answer that follows the prompt of another record. It only estimates a divergence and has no gradient.
     Mismatched,
+    /// The tokens of completion 0 or 1 of a pair beyond the length of the shorter one (`ld_alpha`). The entry of that
+    /// completion itself then has only the others. It comes after the completions of its record.
+    Tail(usize),
     /// The prompt itself, after its first token. It comes after the completions of its record.
     Prompt,
 }

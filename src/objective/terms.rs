@@ -18,6 +18,10 @@ pub struct Needs {
     /// Whether all records of a micro-batch are needed at once. The loss of a record then depends on the others, so
     /// that the batch must not be split.
     pub whole_batch: bool,
+    /// Whether the tokens of a pair beyond its shared length are scored apart (`ld_alpha`).
+    pub tails: bool,
+    /// Whether the policy's log Σ p² is needed beside its log-probs (`use_weighting`).
+    pub alignment: bool,
     /// Whether labels other than 1 are supported.
     pub soft_labels: bool,
     /// The kind of records the loss takes.
@@ -51,6 +55,8 @@ impl Needs {
         mismatched: false,
         prompt: false,
         whole_batch: false,
+        tails: false,
+        alignment: false,
         soft_labels: true,
         records: Records::Pairs,
     };

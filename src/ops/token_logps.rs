@@ -34,6 +34,17 @@ pub struct TokenLogps {
     pub logps: Vec<f32>,
     /// `∂ logp_s / ∂h [S, hidden]` on the policy pass.
     pub slopes: Option<Tensor>,
+    /// `log Σ_v p_v²` in nats, `[S]`, if it was asked for.
+    pub log_sum_squares: Option<Vec<f32>>,
+}
+
+/// What is computed besides the log-probs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// The gradients.
+    pub slopes: bool,
+    /// The log of the sum of all squared probabilities.
+    pub squares: bool,
 }
 
 /// Vocabulary entries per block; a constant, so that the bits of a row do not depend on anything else.
@@ -64,6 +75,20 @@ pub fn forward(
     targets: &[u32],
     slopes: bool,
 ) -> Result<TokenLogps> {
+    forward_with(hidden, head, shape, targets, Asked { slopes, squares: false })
+}
+
+/// The same, and log Σ p² if it is asked for.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_with(
+    hidden: &Tensor,
+    head: &Linear,
+    shape: LogitShape,
+    targets: &[u32],
+    asked: Asked,
+) -> Result<TokenLogps> {
     let (rows, width) = hidden.shape();
     if let Some(target) = targets.iter().find(|t| **t as usize >= head.outputs()) {
         return Err(Error::Model(format!("target token {target} of a vocabulary of {}", head.outputs())));
@@ -72,18 +97,22 @@ pub fn forward(
         return Err(Error::Model(format!("{rows} scored rows, {} targets", targets.len())));
     }
     let hidden = hidden.numbers();
-    let mut out = TokenLogps { logps: Vec::with_capacity(rows), slopes: None };
-    let mut all_slopes = Vec::with_capacity(if slopes { rows * width } else { 0 });
+    let log_sum_squares = asked.squares.then(|| Vec::with_capacity(rows));
+    let mut out = TokenLogps { logps: Vec::with_capacity(rows), slopes: None, log_sum_squares };
+    let mut all_slopes = Vec::with_capacity(if asked.slopes { rows * width } else { 0 });
     for (hidden, targets) in hidden.chunks(ROW_BLOCK * width.max(1)).zip(targets.chunks(ROW_BLOCK)) {
-        let mut running = Running::new(hidden, head, shape, targets, slopes);
+        let mut running = Running::new(hidden, head, shape, targets, asked);
         for first in (0..head.outputs()).step_by(VOCAB_BLOCK) {
             running.block(first, (first + VOCAB_BLOCK).min(head.outputs()));
+        }
+        if let Some(all) = &mut out.log_sum_squares {
+            all.extend(running.rows.iter().map(|row| (row.squares.ln() - 2.0 * row.sum.ln()) as f32));
         }
         let (logps, slopes) = running.finish();
         out.logps.extend(logps);
         all_slopes.extend(slopes);
     }
-    if slopes {
+    if asked.slopes {
         out.slopes = Some(Tensor::new(all_slopes, (rows, width))?);
     }
     Ok(out)
@@ -99,21 +128,24 @@ struct Running<'a> {
     rows: Vec<Row>,
     /// Σ e^{l_j − max}·l'_j·W_j `[S, H]`; empty without slopes.
     mixed: Vec<f32>,
+    asked: Asked,
 }
 
 #[derive(Clone, Copy)]
 struct Row {
     max: f32,
     sum: f64,
+    /// Σ e^{2(l_j − max)}, if it is asked for.
+    squares: f64,
     target: f32,
     target_slope: f32,
 }
 
 impl<'a> Running<'a> {
-    fn new(hidden: &'a [f32], head: &'a Linear, shape: LogitShape, targets: &'a [u32], slopes: bool) -> Self {
-        let fresh = Row { max: f32::NEG_INFINITY, sum: 0.0, target: 0.0, target_slope: 1.0 };
-        let mixed = host::zeros(if slopes { hidden.len() } else { 0 });
-        Self { hidden, head, shape, targets, rows: vec![fresh; targets.len()], mixed }
+    fn new(hidden: &'a [f32], head: &'a Linear, shape: LogitShape, targets: &'a [u32], asked: Asked) -> Self {
+        let fresh = Row { max: f32::NEG_INFINITY, sum: 0.0, squares: 0.0, target: 0.0, target_slope: 1.0 };
+        let mixed = host::zeros(if asked.slopes { hidden.len() } else { 0 });
+        Self { hidden, head, shape, targets, rows: vec![fresh; targets.len()], mixed, asked }
     }
 
     /// Processes the vocabulary entries `first..end`.
@@ -124,7 +156,7 @@ impl<'a> Running<'a> {
         let mut logits = gemm(&hidden, &self.head.rows_operand(first..end, true), precision); // [S, block]
         let bias = self.head.bias().map(|bias| &bias[first..end]);
         let (shape, targets) = (self.shape, self.targets);
-        let slopes = !self.mixed.is_empty();
+        let Asked { slopes, squares } = self.asked;
         use rayon::prelude::*;
         let factors: Vec<f32> = logits
             .par_chunks_exact_mut(end - first)
@@ -136,6 +168,9 @@ impl<'a> Running<'a> {
                 }
                 shape_row(logits, shape.scale, shape.softcap);
                 let target = (targets[r] as usize).checked_sub(first).and_then(|t| logits.get(t).copied());
+                if squares {
+                    row.take_squares(logits);
+                }
                 row.take(logits, target, shape.softcap, slopes)
             })
             .collect();
@@ -169,6 +204,15 @@ impl<'a> Running<'a> {
 }
 
 impl Row {
+    /// Adds the squares of a block of final logits; before [`Row::take`], which moves the maximum.
+    fn take_squares(&mut self, logits: &[f32]) {
+        let max = maximum(logits);
+        let max = if self.max > max { self.max } else { max };
+        let factor = if self.max == max { 1.0 } else { (self.max - max).exp() };
+        let sum: f64 = logits.iter().map(|l| f64::from(2.0 * (l - max)).exp()).sum();
+        self.squares = self.squares * f64::from(factor).powi(2) + sum;
+    }
+
     /// Processes a block of final logits, which are replaced by the weights `e^{l − max}·l'` if `slopes` is set.
     /// Returns the factor by which the previous sums must be scaled.
     fn take(&mut self, logits: &mut [f32], target: Option<f32>, softcap: Option<f32>, slopes: bool) -> f32 {
@@ -314,6 +358,26 @@ mod tests {
                 let at = rows::gather(h, &rows)?;
                 Tensor::new(forward(&at, &head, shape, &targets, false)?.logps, (9, 1))
             });
+        }
+    }
+
+    #[test]
+    fn the_squares_are_those_of_the_softmax() {
+        let hidden = (noise(&[3, 12], 1) * 3.0).unwrap();
+        let vocab = VOCAB_BLOCK + 700;
+        let targets = [0, 4097, 3];
+        for shape in [LogitShape::default(), LogitShape { scale: 0.25, softcap: Some(2.0) }] {
+            let head = head(vocab, false);
+            let asked = Asked { slopes: true, squares: true };
+            let found = forward_with(&hidden, &head, shape, &targets, asked).unwrap();
+            let plain = forward(&hidden, &head, shape, &targets, true).unwrap();
+            assert_eq!(found.logps, plain.logps, "asking for more changes nothing");
+            let logits = logits_reference(&hidden, &head, shape).unwrap().to_vec2::<f32>().unwrap();
+            for (row, found) in logits.iter().zip(found.log_sum_squares.unwrap()) {
+                let lse = |factor: f64| row.iter().map(|l| (factor * f64::from(*l)).exp()).sum::<f64>().ln();
+                let expected = lse(2.0) - 2.0 * lse(1.0);
+                assert!((f64::from(found) - expected).abs() < 1e-5, "{found} {expected}");
+            }
         }
     }
 

@@ -59,8 +59,16 @@ impl Reader<'_> {
     /// Fails if a file is missing, records are invalid (unless they are skipped), nothing is left, or tokens do not fit
     /// the model.
     pub(crate) fn read(&self, sources: &Sources, config: &DataConfig) -> Result<Pairs> {
+        self.read_as(sources, config, false)
+    }
+
+    /// As [`Reader::read`]; with `preferred`, only the chosen answers of pairs.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub(crate) fn read_as(&self, sources: &Sources, config: &DataConfig, preferred: bool) -> Result<Pairs> {
         let feeds = feeds(sources, config)?;
-        let path = self.stored_at(&feeds, sources, config)?;
+        let path = self.stored_at(&feeds, sources, config, preferred)?;
         if let Some(path) = path.as_deref().filter(|path| path.exists()) {
             match open(path) {
                 Ok((examples, findings)) => {
@@ -72,7 +80,7 @@ impl Reader<'_> {
             }
         }
         let mut builder = path.as_deref().map_or_else(|| Ok(Builder::default()), Builder::in_file)?;
-        let findings = self.ingest(config).run(&feeds, &mut builder)?;
+        let findings = self.ingest(config, preferred).run(&feeds, &mut builder)?;
         if let (OnError::Stop, Some(error)) = (config.on_error, findings.refused()) {
             return Err(error);
         }
@@ -86,16 +94,16 @@ impl Reader<'_> {
     /// Same as [`Reader::read`].
     pub(crate) fn tokenize(&self, records: &[Record], config: &DataConfig) -> Result<Pairs> {
         let mut builder = Builder::default();
-        let findings = self.ingest(config).records(records, &mut builder)?;
+        let findings = self.ingest(config, false).records(records, &mut builder)?;
         if let Some(error) = findings.refused() {
             return Err(error);
         }
         self.checked(builder.finish("")?, findings, &config.train)
     }
 
-    fn ingest(&self, config: &DataConfig) -> Ingest<'_> {
+    fn ingest(&self, config: &DataConfig, preferred: bool) -> Ingest<'_> {
         let (truncation, limit) = (config.truncation(), config.limit);
-        Ingest { tokenizer: self.tokenizer, truncation, vocab_size: self.spec.vocab_size, limit }
+        Ingest { tokenizer: self.tokenizer, truncation, vocab_size: self.spec.vocab_size, limit, preferred }
     }
 
     fn checked(&self, examples: Dataset, findings: Findings, sources: &Sources) -> Result<Pairs> {
@@ -117,7 +125,13 @@ impl Reader<'_> {
     }
 
     /// Returns the file of the cache for these data, whether or not it exists; `None` for data that stay in memory.
-    fn stored_at(&self, feeds: &[Feed], sources: &Sources, config: &DataConfig) -> Result<Option<PathBuf>> {
+    fn stored_at(
+        &self,
+        feeds: &[Feed],
+        sources: &Sources,
+        config: &DataConfig,
+        preferred: bool,
+    ) -> Result<Option<PathBuf>> {
         let files: Option<Vec<_>> = feeds.iter().flat_map(|feed| &feed.inputs).map(Input::path).collect();
         let (Some(files), Some(directory)) = (files, config.cache.directory("data")) else { return Ok(None) };
         let size = |path: &&std::path::Path| std::fs::metadata(path).map_or(0, |found| found.len());
@@ -134,6 +148,9 @@ impl Reader<'_> {
         let settings = DataConfig { cache: CacheChoice::Auto, ..config.clone() };
         let read_by = (sources, settings, self.spec.vocab_size);
         hasher.update(serde_json::to_string(&read_by).map_err(|e| Error::Data(e.to_string()))?.as_bytes());
+        if preferred {
+            hasher.update(b"preferred");
+        }
         self.tokenizer.identify(&mut hasher)?;
         Ok(Some(directory.join(format!("{}.tokens", &hasher.finalize().to_hex()[..32]))))
     }

@@ -1,6 +1,7 @@
 //! A run before its first step: its examples, its policies, and what it will need.
 
 mod examples;
+mod inputs;
 mod on_device;
 mod plan;
 
@@ -8,17 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 pub use self::examples::Examples;
-use super::{Base, TrainedWith, dated};
+pub use self::inputs::Inputs;
+use super::{Base, TrainedWith};
 use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, show};
 use crate::error::{Error, Result};
-use crate::files::{self, CacheChoice};
+use crate::files;
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
 use crate::train::checkpoint;
-use crate::train::config::Recompute;
+use crate::train::config::{Recompute, TrainConfig};
 use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
@@ -72,12 +74,16 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// If something is missing or invalid, or the run does not fit into memory.
-    pub fn read(mut config: RunConfig, base: &'a Base, resume: bool) -> Result<Self> {
-        config.model.base = base.pinned();
-        let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
-        let tokenizer = dated::tokenizer(tokenizer, &mut config, resume)?;
-        let examples = Examples::read(&config, base, &tokenizer)?;
-        Self::new(config, base, tokenizer, examples)
+    pub fn read(config: RunConfig, base: &'a Base, resume: bool) -> Result<Self> {
+        Self::of(Inputs::read(config, base, resume)?, base)
+    }
+
+    /// With data that are read already.
+    ///
+    /// # Errors
+    /// As [`Run::new`].
+    pub fn of(inputs: Inputs, base: &'a Base) -> Result<Self> {
+        Self::new(inputs.config, base, inputs.tokenizer, inputs.examples)
     }
 
     /// Returns the first training record as the model sees it, shortened; `None` if there is none.
@@ -147,10 +153,11 @@ impl<'a> Run<'a> {
         let Self { config, base, tokenizer, examples, decoder, policy, .. } = self;
         let Examples { train, eval, mut notes } = examples;
         let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
-        let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
+        let (reference, damage) = reference_cache(&config.train, &reference_policy);
         notes.extend(damage);
         let objective = config.objective.resolve()?;
-        if objective.needs().reference {
+        // Pairs whose tails are scored apart have entries of their own in the cache.
+        if objective.needs().reference && !objective.needs().tails {
             let known = reference.knows(&train) + reference.knows(&eval);
             notes.extend(what_is_cached(known, train.len() + eval.len()));
         }
@@ -232,19 +239,27 @@ fn policy(config: &RunConfig, base: &Base, decoder: &Decoder, adapters: Vec<Kind
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
-    let Some(path) = &config.lora.init_from else {
-        policy.trained = Adapters::initialised_on(adapters, config.seed, |module| decoder.linear(module))?;
-        return Ok(policy);
+    let is_own = match &config.lora.init_from {
+        None => {
+            policy.trained =
+                Adapters::initialised_on(adapters, config.seed, |module| decoder.linear(module))?;
+            // With B = 0 a copy is the base itself, until it moves.
+            config.train.sync_ref_model
+        }
+        Some(path) => {
+            policy.trained = base.adapter(path, false)?;
+            config.lora.reference == Reference::Init
+        }
     };
-    policy.trained = base.adapter(path, false)?;
-    if config.lora.reference == Reference::Init {
+    if is_own {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
     Ok(policy)
 }
 
-fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {
-    match choice.directory("reference") {
+/// Where reference log-probs are kept: nowhere on disk if the reference moves.
+fn reference_cache(config: &TrainConfig, policy: &str) -> (ReferenceCache, Option<String>) {
+    match config.reference_cache.directory("reference").filter(|_| !config.sync_ref_model) {
         Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
         None => (ReferenceCache::in_memory(), None),
     }

@@ -17,6 +17,9 @@ pub fn check(config: &TrainConfig, needs: Needs) -> Result<()> {
              set it to null and lower train.per_device_train_batch_size instead"
         ));
     }
+    problems.require(needs.reference || !config.sync_ref_model, || {
+        "train.sync_ref_model is true, and objective.loss_type has no reference; set it to false".into()
+    });
     let sizes = [
         ("per_device_train_batch_size", config.per_device_train_batch_size),
         ("per_device_eval_batch_size", config.evaluation_batch()),

@@ -22,12 +22,15 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::spec::DecoderSpec;
 use crate::trainable::store::{Moment, Numbers};
-use crate::trainable::{Adapters, Store};
+use crate::trainable::{Adapters, Policy, Store};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const ADAPTER: &str = "adapter";
+/// The trained adapter, a PEFT directory.
+pub const ADAPTER: &str = "adapter";
+/// The reference's own adapter, a PEFT directory; only if the reference moves.
+pub const REFERENCE: &str = "reference";
 
 /// The state of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -60,7 +63,7 @@ pub struct State {
 }
 
 /// Writes `checkpoints/step-N` in a run directory and removes the oldest checkpoints beyond `limit`, but never the
-/// best. Failure to remove one is not an error; it is reported in the return value.
+/// best. `write_adapters` writes [`ADAPTER`], and [`REFERENCE`] if there is one. Failure to remove one is not an error; it is reported in the return value.
 ///
 /// # Errors
 /// If the checkpoint cannot be written; earlier checkpoints are then untouched.
@@ -68,13 +71,13 @@ pub fn save(
     run: &Path,
     store: &Store,
     state: &State,
-    write_adapter: impl Fn(&Path) -> Result<()>,
+    write_adapters: impl Fn(&Path) -> Result<()>,
     limit: Option<usize>,
 ) -> Result<Option<Error>> {
     let all = run.join("checkpoints");
     fs::create_dir_all(&all).map_err(Error::write(&all))?;
     let temporary = files::temporary_directory(&all)?;
-    write_adapter(&temporary.path().join(ADAPTER))?;
+    write_adapters(temporary.path())?;
     files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(store)?)?;
     files::write_bytes(&temporary.path().join(STATE), &json(state)?)?;
     files::write_bytes(&temporary.path().join(MANIFEST), &json(&hashes(temporary.path())?)?)?;
@@ -107,12 +110,11 @@ fn moments(store: &Store) -> Result<Vec<u8>> {
 
 /// Returns the BLAKE3 hash of every file of a checkpoint except the manifest, by path within the checkpoint.
 fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
-    let names = [
-        STATE.to_string(),
-        OPTIMIZER.to_string(),
-        format!("{ADAPTER}/{}", peft::CONFIG),
-        format!("{ADAPTER}/{}", peft::WEIGHTS),
-    ];
+    let mut names = vec![STATE.to_string(), OPTIMIZER.to_string()];
+    let moving = checkpoint.join(REFERENCE).exists();
+    for directory in std::iter::once(ADAPTER).chain(moving.then_some(REFERENCE)) {
+        names.extend([peft::CONFIG, peft::WEIGHTS].map(|file| format!("{directory}/{file}")));
+    }
     names
         .into_iter()
         .map(|name| {
@@ -168,28 +170,43 @@ pub fn open(checkpoint: &Path) -> Result<State> {
     if let Some((name, _)) = found.iter().find(|(name, hash)| manifest.get(*name) != Some(*hash)) {
         return Err(Error::Train(format!("{name} does not match the manifest")));
     }
+    if let Some(name) = manifest.keys().find(|name| !found.contains_key(*name)) {
+        return Err(Error::Train(format!("{name} is missing")));
+    }
     serde_json::from_slice(&read(STATE)?).map_err(parse)
 }
 
-/// Restores a checkpoint's parameters and moments.
+/// Reads the values of an adapter of the same modules from a directory of a checkpoint.
+fn restore_values(directory: &Path, spec: &DecoderSpec, adapters: &mut Adapters) -> Result<()> {
+    let found = peft::read(directory, spec)?.adapters;
+    if !adapters.iter().eq(found.iter()) {
+        return Err(Error::Train(format!(
+            "the adapter in {} does not match this configuration",
+            directory.display()
+        )));
+    }
+    adapters.update(|values| values.copy_from_slice(found.values()));
+    Ok(())
+}
+
+/// Restores a checkpoint's parameters and moments, and the reference's own adapter if it has one.
 ///
 /// # Errors
-/// If they do not belong to this adapter and optimizer.
+/// If they do not belong to these adapters and this optimizer.
 pub fn restore(
     checkpoint: &Path,
     state: &State,
     spec: &DecoderSpec,
-    trained: &mut Adapters,
+    policy: &mut Policy,
     optimizer: &mut Optimizer,
 ) -> Result<()> {
-    let found = peft::read(&checkpoint.join(ADAPTER), spec)?.adapters;
-    if !trained.iter().eq(found.iter()) {
-        return Err(Error::Train(format!(
-            "the adapter in {} does not match this configuration",
-            checkpoint.display()
-        )));
+    restore_values(&checkpoint.join(ADAPTER), spec, &mut policy.trained)?;
+    if checkpoint.join(REFERENCE).exists() {
+        let moving = policy.reference_only_mut();
+        let none = || Error::Train(format!("{} has a reference that moves", checkpoint.display()));
+        restore_values(&checkpoint.join(REFERENCE), spec, moving.ok_or_else(none)?)?;
     }
-    trained.update(|values| values.copy_from_slice(found.values()));
+    let trained = &mut policy.trained;
     let path = checkpoint.join(OPTIMIZER);
     let bytes = fs::read(&path).map_err(Error::read(&path))?;
     let tensors =

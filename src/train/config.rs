@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::best::Criterion;
 use super::optimizer::{OptimizerConfig, OptimizerKind};
 use super::schedule::{Options, Schedule, ScheduleKind};
-use crate::error::{Problems, Result, nearest};
+use crate::error::{Error, Problems, Result, nearest};
 use crate::eval::preference::Evaluation;
 use crate::files::CacheChoice;
 
@@ -79,6 +79,14 @@ pub struct TrainConfig {
     pub metric_for_best_model: String,
     /// Whether a greater value is better; null: yes, unless the metric's name ends in `loss` or `kl`.
     pub greater_is_better: Option<bool>,
+    /// Whether the reference moves towards the policy (TR-DPO).
+    pub sync_ref_model: bool,
+    /// The share of the policy in the new reference.
+    pub ref_model_mixup_alpha: f64,
+    /// Steps between two moves of the reference.
+    pub ref_model_sync_steps: u64,
+    /// Strength of the noise that training adds to the embeddings (NEFTune); null: none.
+    pub neftune_noise_alpha: Option<f64>,
 }
 
 /// Whether blocks are recomputed in the backward pass: less memory, more time, bit-identical results.
@@ -158,6 +166,10 @@ impl Default for TrainConfig {
             load_best_model_at_end: false,
             metric_for_best_model: "eval_loss".into(),
             greater_is_better: None,
+            sync_ref_model: false,
+            ref_model_mixup_alpha: 0.6,
+            ref_model_sync_steps: 512,
+            neftune_noise_alpha: None,
         }
     }
 }
@@ -171,6 +183,7 @@ impl TrainConfig {
         self.check_numbers(&mut problems);
         self.check_warmup(&mut problems);
         self.schedule_options(&mut problems);
+        self.check_reference_and_noise(&mut problems);
         let criterion = self.criterion();
         problems.require(criterion.is_known(), || {
             let metric = &self.metric_for_best_model;
@@ -201,6 +214,12 @@ impl TrainConfig {
     /// # Errors
     /// [`crate::error::Error::Config`] if devices do not have something that is asked for.
     pub fn check_device(&self) -> Result<usize> {
+        if let Some(alpha) = self.neftune_noise_alpha {
+            return Err(Error::Config(format!(
+                "train.neftune_noise_alpha is {alpha}, and noise is added on the processor only; set it to null, or \
+                 model.device: cpu"
+            )));
+        }
         self.optim.moments_on_device()
     }
 
@@ -322,6 +341,21 @@ impl TrainConfig {
             unit.contains(&self.warmup_ratio),
             "it is a share of all steps, in [0, 1); write a number of steps as warmup_steps",
         );
+    }
+
+    fn check_reference_and_noise(&self, problems: &mut Problems) {
+        let alpha = self.ref_model_mixup_alpha;
+        problems.require((0.0..=1.0).contains(&alpha), || {
+            format!("train.ref_model_mixup_alpha is {alpha}; it is a share, from 0 to 1")
+        });
+        problems.require(self.ref_model_sync_steps > 0, || {
+            "train.ref_model_sync_steps is 0; it must be 1 or more, such as 512".into()
+        });
+        let noise = self.neftune_noise_alpha;
+        problems.require(noise.is_none_or(|noise| noise.is_finite() && noise > 0.0), || {
+            let noise = noise.unwrap_or_default();
+            format!("train.neftune_noise_alpha is {noise}; it must be a number above 0, such as 5, or null for no noise")
+        });
     }
 
     fn check_warmup(&self, problems: &mut Problems) {

@@ -99,6 +99,11 @@ impl ReferenceCache {
         Ok(batch.ids.iter().filter_map(|id| self.known.get(id)).flatten().copied().collect())
     }
 
+    /// Forgets all log-probs, because the reference is another one now.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+
     /// Writes the file if there is one and it has new entries.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ impl RunDir {
     }
 
     fn is_used(&self) -> bool {
-        OURS.iter().any(|name| self.path.join(name).exists())
+        is_used(&self.path)
     }
 
     fn clear(&self) -> Result<()> {
@@ -77,15 +77,42 @@ impl RunDir {
                 _ => {}
             }
         }
+        stages(&self.path).into_iter().try_for_each(|stage| {
+            drop(Self::open(&stage, Opening::Overwrite)?);
+            let lock = stage.join(LOCK);
+            fs::remove_file(&lock).map_err(Error::write(&lock))?;
+            // What is not ours stays, and with it the directory.
+            let _ = fs::remove_dir(&stage);
+            Ok::<(), Error>(())
+        })?;
         files::sync_directory(&self.path)
     }
+}
+
+/// The name of the lock file.
+const LOCK: &str = ".lock";
+
+fn is_used(path: &Path) -> bool {
+    OURS.iter().any(|name| path.join(name).exists()) || !stages(path).is_empty()
+}
+
+/// Returns the directories of stages in a run directory, sorted: those named `NUMBER-NAME` that a run has locked.
+pub fn stages(run: &Path) -> Vec<PathBuf> {
+    let is_stage = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
+        name.is_some_and(|(number, _)| number.parse::<u32>().is_ok()) && path.join(LOCK).is_file()
+    };
+    let entries = fs::read_dir(run).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut stages: Vec<PathBuf> = entries.filter(is_stage).collect();
+    stages.sort();
+    stages
 }
 
 /// Locks the directory and writes this process's id into the lock file. A process killed a moment ago may still hold
 /// the lock while its memory is freed, so locking is retried for two seconds.
 fn lock(run: &Path) -> Result<File> {
     const TRIES: u32 = 40;
-    let path = run.join(".lock");
+    let path = run.join(LOCK);
     // Not truncated: the file holds the id of the current lock holder.
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut lock = open.map_err(Error::write(&path))?;
@@ -112,14 +139,13 @@ fn lock(run: &Path) -> Result<File> {
 
 /// Returns the first of `path`, `path-2`, `path-3`, ... that no run has used.
 pub fn numbered(path: &Path) -> PathBuf {
-    let used = |candidate: &Path| OURS.iter().any(|name| candidate.join(name).exists());
-    if !used(path) {
+    if !is_used(path) {
         return path.to_path_buf();
     }
     let name = path.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
     (2u32..)
         .map(|i| path.with_file_name(format!("{name}-{i}")))
-        .find(|p| !used(p))
+        .find(|p| !is_used(p))
         .unwrap_or_else(|| path.into())
 }
 

@@ -8,6 +8,7 @@ use super::reference::ReferenceCache;
 use crate::data::{PackedBatch, Tree};
 use crate::error::Result;
 use crate::model::decoder::{Decoder, Training};
+use crate::model::noise::Noise;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, Objective, Records, Scored, Weighed};
 use crate::random::Stream;
@@ -27,6 +28,8 @@ pub struct Settings<'a> {
     pub stream: Stream,
     /// Whether blocks are recomputed instead of keeping their activations.
     pub recompute: bool,
+    /// Noise on the embeddings, with the step's stream.
+    pub noise: Option<Noise>,
 }
 
 /// The outcome of a step.
@@ -90,7 +93,9 @@ fn begun(
             probability: settings.dropout as f32,
             stream: settings.stream.child(i as u64),
         });
-        let training = Training { dropout, recompute: settings.recompute };
+        let noise = settings.noise.map(|noise| Noise { stream: noise.stream.child(i as u64), ..noise });
+        let align = settings.objective.needs().alignment;
+        let training = Training { dropout, recompute: settings.recompute, noise, align };
         let ref_logps = match settings.objective.needs().reference {
             true => Some(reference.logps(decoder, policy, batch)?),
             false => None,
@@ -99,10 +104,13 @@ fn begun(
         let (logps, tape) = decoder.forward(batch, policy, training)?;
         let mut scored = batch.scored_completions(&logps, ref_logps.as_deref())?;
         scored.extend(estimates);
-        let found = match tokens_per_record {
+        let mut found = match tokens_per_record {
             Some(tokens) => settings.objective.weigh_part(&scored, tokens)?,
             None => settings.objective.weigh(&scored)?,
         };
+        if let Some(aligned) = tape.aligned() {
+            settings.objective.weight(&scored, aligned, &mut found);
+        }
         settings.objective.measure(&scored, &found, &mut metrics);
         skipped = skipped.or_else(|| broken(batch, &scored, &found));
         let weights: Vec<f64> =

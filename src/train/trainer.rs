@@ -3,6 +3,8 @@
 mod keeping;
 mod records;
 
+pub use records::check as check_records;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -23,6 +25,7 @@ use crate::data::{Dataset, Example, PackedBatch, Sampler};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::model::decoder::Decoder;
+use crate::model::noise::Noise;
 use crate::objective::Objective;
 use crate::ops::profile;
 use crate::random::Stream;
@@ -102,6 +105,11 @@ impl Trainer {
         }
         if setup.decoder.is_on_device() {
             setup.config.check_device()?;
+            if setup.objective.needs().alignment {
+                return Err(Error::Config(
+                    "objective.use_weighting is computed on the processor only; set model.device: cpu".into(),
+                ));
+            }
         }
         let needs = setup.objective.needs();
         for examples in [&setup.train, &setup.eval] {
@@ -148,7 +156,7 @@ impl Trainer {
             )));
         }
         let Setup { decoder, policy, .. } = &mut self.setup;
-        checkpoint::restore(path, &found, decoder.spec(), &mut policy.trained, &mut self.optimizer)?;
+        checkpoint::restore(path, &found, decoder.spec(), policy, &mut self.optimizer)?;
         self.sampler = self.sampler.clone().resume(found.sampler)?;
         let (config, reference) =
             (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
@@ -258,14 +266,20 @@ impl Trainer {
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (batches, probe) = self.next_batches()?;
         let Setup { decoder, policy, config, objective, reference, dropout, seed, .. } = &mut self.setup;
-        let learning_rate = self.schedule.lr(self.state.step);
+        let step = self.state.step;
+        let learning_rate = self.schedule.lr(step);
+        let objective = objective.at(step as f64 / (self.total_steps - 1).max(1) as f64)?;
+        let noise = config
+            .neftune_noise_alpha
+            .map(|alpha| Noise { alpha, stream: Stream::new(*seed, "neftune").child(step) });
         let settings = Settings {
-            objective,
+            objective: &objective,
             learning_rate,
             clip_norm: config.clip_norm(),
             dropout: *dropout,
-            stream: Stream::new(*seed, "dropout").child(self.state.step),
+            stream: Stream::new(*seed, "dropout").child(step),
             recompute: config.gradient_checkpointing == Recompute::On,
+            noise,
         };
         let optimizer = &mut self.optimizer;
         let outcome =
@@ -282,6 +296,7 @@ impl Trainer {
                 return Err(self.diverged(&defect.unwrap_or_else(|| "a parameter overflows".into())));
             }
         }
+        self.move_reference()?;
         self.account(&outcome, learning_rate, reporter)
     }
 

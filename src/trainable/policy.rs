@@ -32,6 +32,30 @@ impl Policy {
         !self.trained.is_empty()
     }
 
+    /// Moves the adapter that only the reference uses towards the trained one, number by number:
+    /// `reference ← share·trained + (1 − share)·reference` (TR-DPO, Gorbatovski et al. 2024, arXiv 2404.09656).
+    pub fn move_reference(&mut self, share: f64) {
+        let (share, keep) = (share as f32, (1.0 - share) as f32);
+        let Self { frozen, trained } = self;
+        for Frozen { adapters, .. } in frozen.iter_mut().filter(|frozen| frozen.reference_only) {
+            adapters.update(|values| {
+                for (reference, policy) in values.iter_mut().zip(trained.values()) {
+                    *reference = *reference * keep + share * policy;
+                }
+            });
+        }
+    }
+
+    /// Returns the adapter that only the reference uses.
+    pub fn reference_only(&self) -> Option<&Adapters> {
+        self.frozen.iter().find(|frozen| frozen.reference_only).map(|frozen| &frozen.adapters)
+    }
+
+    /// The same, to be changed.
+    pub fn reference_only_mut(&mut self) -> Option<&mut Adapters> {
+        self.frozen.iter_mut().find(|frozen| frozen.reference_only).map(|frozen| &mut frozen.adapters)
+    }
+
     /// Calls `work` with all adapters and the gradient of the trained one, for it to add to. The gradient starts with
     /// [`Store::clear_gradient`](super::Store::clear_gradient).
     ///

@@ -157,7 +157,7 @@ pub fn ingest(
     truncation: Truncation,
 ) -> (Dataset, Findings) {
     let mut builder = Builder::default();
-    let ingest = Ingest { tokenizer, truncation, vocab_size: usize::MAX, limit: None };
+    let ingest = Ingest { tokenizer, truncation, vocab_size: usize::MAX, limit: None, preferred: false };
     let findings = ingest.records(records, &mut builder).unwrap();
     assert_eq!(findings.invalid.count, 0, "{findings:?}");
     (builder.finish("").unwrap(), findings)

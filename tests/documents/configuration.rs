@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dpo_lora::config::RunConfig;
+use dpo_lora::config::{Recipe, RunConfig};
 use dpo_lora::data::{Input, records};
 use dpo_lora::objective::{Loss, Objective, ObjectiveConfig};
 use serde_yaml::Value;
@@ -90,7 +90,7 @@ fn every_yaml_example_is_a_configuration() {
     for document in documents() {
         for block in blocks(&read(&document)).iter().filter(|block| block.language == "yaml") {
             seen += 1;
-            let read = RunConfig::from_yaml(&block.text, &document, &required);
+            let read = Recipe::from_yaml(&block.text, &document, &required);
             assert!(read.is_ok(), "{}", read.unwrap_err());
         }
     }

@@ -1,4 +1,5 @@
-"""Losses and their gradients by TRL's own code, on random log-probs in f64: `losses.json`."""
+"""Losses and their gradients by TRL's own code, on random log-probs in f64: `losses.json`, and with modifiers: `modifiers.json`."""
+import contextlib
 import random
 import types
 from collections import defaultdict
@@ -136,6 +137,13 @@ class F64Torch:
     def tensor(self, value, **more):
         return self.module.tensor(value, dtype=self.module.float64, **more)
 
+    def relu(self, x):
+        """TRL weights a loss in place, and torch's backward of relu then fails."""
+        return self.module.relu(x).clone()
+
+    def sigmoid(self, x):
+        return self.module.sigmoid(x).clone()
+
     def __getattr__(self, name):
         return self.module.float64 if name == "float32" else getattr(self.module, name)
 
@@ -211,14 +219,92 @@ def plackett_luce_case(name, settings, rng):
     return dict(kind="ranked", policy=policy[:places], reference=reference[:places], tokens=tokens[:places], loss=loss.item(), gradient=logps.grad.tolist(), metrics={})
 
 
+def unlikelihood_case(name, settings, rng):
+    """No loss of TRL: that of section 6 of the DPO paper, written out in f64."""
+    batch = rng.choice([1, 2, 4, 5])
+    policy, reference, tokens = completions(rng, batch)
+    logps = tensor(policy, requires_grad=True)
+    loss = (-logps[:batch] + settings.get("unlikelihood_alpha", 1.0) * logps[batch:]).mean()
+    loss.backward()
+    metrics = {"logps/chosen": logps[:batch].mean().item(), "logps/rejected": logps[batch:].mean().item()}
+    return dict(kind="pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=logps.grad.tolist(), metrics=metrics)
+
+
 def make_losses(out):
-    families = [(DPO, dpo_case), (CPO, free_case), (KTO, kto_case), ({"plackett_luce": [dict(), dict(beta=0.5)]}, plackett_luce_case)]
+    ours = [({"plackett_luce": [dict(), dict(beta=0.5)]}, plackett_luce_case), ({"unlikelihood": [dict(), dict(unlikelihood_alpha=0.3)]}, unlikelihood_case)]
+    families = [(DPO, dpo_case), (CPO, free_case), (KTO, kto_case), *ours]
     losses = {}
     for names, case in families:
         for name, variants in names.items():
             rng = random.Random(name)
             losses[name] = [dict(settings=variants[i % len(variants)], **rounded(case(name, variants[i % len(variants)], rng))) for i in range(CASES)]
     write_json(out / "losses.json", losses)
+
+
+MODIFIERS = [dict(ld_alpha=0.3), dict(ld_alpha=0.0), dict(use_weighting=True), dict(ld_alpha=0.6, use_weighting=True), dict(ld_alpha=1.0)]
+# exo_pair has no default; the others have theirs.
+REQUIRED = {"exo_pair": dict(label_smoothing=1e-3), "sigmoid_norm": dict(beta=2.0)}
+
+
+class TokenModel(torch.nn.Module):
+    """A model that gives these log-probs `[completions, tokens]`, and these log Σ p²."""
+
+    def __init__(self, logps, squares):
+        super().__init__()
+        self.logps, self.squares = logps, squares
+
+    def forward(self, labels=None, **_):
+        output = Output(self.logps.sum(1), (labels[:, 1:] != -100).long())
+        output.log_probs, output.log_sum_sq_probs = self.logps, self.squares
+        return output
+
+
+def modified_case(name, settings, rng):
+    """Losses of pairs with `ld_alpha` and `use_weighting`: log-probs by token; sums of head and tail are written."""
+    import trl.trainer.dpo_trainer as module
+
+    batch = rng.choice([1, 2, 4])
+    tokens = [rng.randint(1, 9) for _ in range(2 * batch)]
+    mask = masks(tokens)
+    draw = lambda low, high: tensor([[round(rng.uniform(low, high), 4) if i < n else 0.0 for i in range(max(tokens))] for n in tokens])
+    reference, squares = draw(-3, -0.05), draw(-2, -0.1)
+    logps = (reference + draw(-0.05, 0.05) * rng.choice([1, 10])).clamp(max=-1e-3).detach() * mask[:, 1:]
+    logps.requires_grad_()
+    args = DPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none", loss_type=[name], **{"beta": 0.1, **REQUIRED.get(name, {})})
+    model = TokenModel(logps, squares)
+    trainer = bare(
+        DPOTrainer, args=args, model=model, ref_model=TokenModel(reference, squares), use_weighting=settings.get("use_weighting", False), ld_alpha=settings.get("ld_alpha"),
+        beta=args.beta, label_smoothing=args.label_smoothing, loss_types=args.loss_type, loss_weights=[1.0], f_divergence_type=args.f_divergence_type,
+        f_alpha_divergence_coef=args.f_alpha_divergence_coef,
+    )
+    trainer.precompute_ref_logps = False
+    module.disable_gradient_checkpointing = lambda *_: contextlib.nullcontext()
+    inputs = dict(input_ids=torch.ones_like(mask), attention_mask=torch.ones_like(mask), completion_mask=mask)
+    with double_precision():
+        loss = trainer._compute_loss(model, inputs, return_outputs=False)
+    loss.backward()
+    shared = [min(tokens[i % batch], tokens[i % batch + batch]) for i in range(2 * batch)]
+    short = lambda value: float(f"{value:.12g}")
+    sums = lambda values, part: [short(row[part(i)].sum().item()) for i, row in enumerate(values)]
+    head, tail = lambda i: slice(0, shared[i]), lambda i: slice(shared[i], tokens[i])
+    slope = lambda i, at: short(logps.grad[i, at].item()) if at < tokens[i] else 0.0
+    return dict(
+        settings={**REQUIRED.get(name, {}), **settings}, head=sums(logps, head), tail=sums(logps, tail), ref_head=sums(reference, head), ref_tail=sums(reference, tail),
+        aligned=sums((logps - squares) * mask[:, 1:], lambda i: slice(0, tokens[i])), tokens=tokens, loss=short(loss.item()),
+        d_head=[slope(i, 0) for i in range(2 * batch)], d_tail=[slope(i, shared[i]) for i in range(2 * batch)],
+        metrics={key: short(value) for key, value in metrics_of(trainer).items()},
+    )
+
+
+def make_modifiers(out):
+    modified = {}
+    for name in DPO:
+        rng = random.Random(f"modified {name}")
+        # TRL refuses to weight losses that sort their pairs, and its `sft` cannot be weighted in place.
+        fits = [m for m in MODIFIERS if not ("use_weighting" in m and name in ("aot", "aot_unpaired", "sft"))]
+        if name != "sft":
+            modified[name] = [modified_case(name, fits[i % len(fits)], rng) for i in range(CASES)]
+    write_json(out / "modifiers.json", modified)
 
 
 def rounded(case):

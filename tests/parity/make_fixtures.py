@@ -39,6 +39,7 @@ PARTS = {
     "optim": optim_cases.make_optim,
     "conservative": optim_cases.make_conservative,
     "losses": loss_cases.make_losses,
+    "modifiers": loss_cases.make_modifiers,
     "trl": trl_runs.make_trl_runs,
     "objectives": trl_objectives.make_objective_runs,
 }

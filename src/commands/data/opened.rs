@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::cli::DataArgs;
-use crate::config::RunConfig;
+use crate::config::{Recipe, RunConfig};
 use crate::data::{ChatTokenizer, Sources};
 use crate::error::{Error, Result};
 use crate::toolkit::{Base, OpenOptions};
@@ -12,7 +12,7 @@ use crate::toolkit::{Base, OpenOptions};
 pub(super) fn named(files: &[String], config: Option<&Path>) -> Result<RunConfig> {
     let sources: Sources = files.iter().cloned().collect();
     let mut config = match config {
-        Some(path) => RunConfig::from_file(path, &[])?,
+        Some(path) => Recipe::from_file(path, &[])?.into_last()?,
         None => RunConfig::new("", sources.clone()),
     };
     if !files.is_empty() {

@@ -1,6 +1,7 @@
 //! Layout of the rows of a packed batch: which rows see which, which are wanted, and which sums belong to a completion.
 
 use crate::data::PackedBatch;
+use crate::ops::token_logps::TokenLogps;
 use crate::ops::tree_attention::{Span, TreeSpans};
 
 /// Which rows of a batch see which.
@@ -38,4 +39,11 @@ pub(super) fn per_token(batch: &PackedBatch, weights: &[f64]) -> Vec<f32> {
 /// Sums the token log-probs of each completion, in f64.
 pub(super) fn sums(logps: &[f32], batch: &PackedBatch) -> Vec<f64> {
     batch.scored.iter().map(|range| logps[range.clone()].iter().map(|l| f64::from(*l)).sum()).collect()
+}
+
+/// Sums log p − log Σ p² over the tokens of each completion, in f64, if it was computed.
+pub(super) fn aligned(found: &TokenLogps, batch: &PackedBatch) -> Option<Vec<f64>> {
+    let squares = found.log_sum_squares.as_ref()?;
+    let of = |at: usize| f64::from(found.logps[at]) - f64::from(squares[at]);
+    Some(batch.scored.iter().map(|range| range.clone().map(of).sum()).collect())
 }

@@ -6,6 +6,7 @@ use crate::config::RunConfig;
 use crate::data::mixture::weighted;
 use crate::data::{ChatTokenizer, DataConfig, Dataset, EvalSource, hold_out};
 use crate::error::Result;
+use crate::objective::Records;
 
 /// Training and held-out examples, and notices about them.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +26,9 @@ impl Examples {
     /// Fails if a record is invalid, or does not fit the model.
     pub fn read(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Self> {
         let (data, reader) = (&config.data, Reader { spec: &base.spec, tokenizer });
-        let found = reader.read(&data.train, data)?;
+        // A loss of texts imitates the chosen answers of pairs; the model never sees the others.
+        let preferred = config.objective.resolve()?.needs().records == Records::Texts;
+        let found = reader.read_as(&data.train, data, preferred)?;
         let mut examples = match &data.eval {
             None => Self { train: found.examples, eval: Dataset::default(), notes: found.notes },
             Some(EvalSource::Fraction(fraction)) => split(found, *fraction, config.seed)?,

@@ -26,7 +26,7 @@ impl Trainer {
         }
         // Everything logged so far must be on disk before the checkpoint, because a resumed run relies on it.
         reporter.record(&Event::Checkpoint);
-        let write = |directory: &Path| self.write_adapter(directory);
+        let write = |place: &Path| self.write_adapters(place);
         let (store, limit) = (policy.trained.store(), config.save_total_limit);
         let left = checkpoint::save(run, store, &self.state, write, limit)?;
         if let Some(error) = left {
@@ -42,6 +42,31 @@ impl Trainer {
     fn write_adapter(&self, directory: &Path) -> Result<()> {
         let Setup { decoder, policy, dropout, origin, .. } = &self.setup;
         peft::write(directory, &policy.trained, decoder.spec(), *dropout, origin)
+    }
+
+    /// Writes the adapters of a checkpoint.
+    fn write_adapters(&self, place: &Path) -> Result<()> {
+        let Setup { decoder, policy, dropout, origin, config, .. } = &self.setup;
+        self.write_adapter(&place.join(checkpoint::ADAPTER))?;
+        match policy.reference_only().filter(|_| config.sync_ref_model) {
+            Some(moving) => {
+                let directory = place.join(checkpoint::REFERENCE);
+                peft::write(&directory, moving, decoder.spec(), *dropout, origin)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Moves the reference towards the policy if this step is one of those after which it moves, as TRL's
+    /// `SyncRefModelCallback` does.
+    pub(super) fn move_reference(&mut self) -> Result<()> {
+        let Setup { decoder, policy, config, reference, .. } = &mut self.setup;
+        if config.sync_ref_model && self.state.step.is_multiple_of(config.ref_model_sync_steps.max(1)) {
+            decoder.fetch(policy)?;
+            policy.move_reference(config.ref_model_mixup_alpha);
+            reference.forget();
+        }
+        Ok(())
     }
 
     /// The error for an adapter that is unusable at this step.
@@ -86,7 +111,7 @@ impl Trainer {
             let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
             let state = checkpoint::open(&path)?;
             let Setup { decoder, policy, .. } = &mut self.setup;
-            checkpoint::restore(&path, &state, decoder.spec(), &mut policy.trained, &mut self.optimizer)?;
+            checkpoint::restore(&path, &state, decoder.spec(), policy, &mut self.optimizer)?;
             self.evaluated = None;
             let metric = self.setup.config.criterion().metric;
             reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));

@@ -5,7 +5,10 @@ use crate::error::Result;
 use crate::objective::{Needs, Records};
 
 /// Rejects a record of a kind that the objective does not accept, and a label that it does not know.
-pub(super) fn check(examples: &Dataset, needs: Needs) -> Result<()> {
+///
+/// # Errors
+/// [`crate::error::Error::Record`], which names the record.
+pub fn check(examples: &Dataset, needs: Needs) -> Result<()> {
     let mut entries = examples.entries();
     let found = entries.find_map(|entry| Some((examples.origin(entry), problem(entry.kind(), needs)?)));
     found.map_or(Ok(()), |(origin, problem)| Err(origin.error(problem)))

@@ -1,0 +1,97 @@
+//! `dpo-lora train` with `stages`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::parts::{conclude, describe, form, open, opening, profiled, reporter};
+use crate::cli::TrainArgs;
+use crate::commands::output::say;
+use crate::commands::signals;
+use crate::config::{Begins, Staged};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::toolkit::stages::{Planned, alone, conclude as write_result, planned};
+use crate::toolkit::{Base, Inputs, Ready, Run, set_threads};
+use crate::train::run_dir::{Opening, RunDir};
+
+pub(super) fn run(staged: &Staged, args: &TrainArgs, quiet: bool) -> Result<()> {
+    let Some(first) = staged.stages.first() else { return Ok(()) };
+    set_threads(first.config.train.threads)?;
+    let base = open(&first.config, args)?;
+    let planned = planned(staged, &base, args.resume)?;
+    if args.dry_run {
+        return describe_all(staged, planned, &base, quiet);
+    }
+    let directory = RunDir::open(&staged.output_dir, opening(args))?;
+    let stop = Arc::new(AtomicU8::new(0));
+    signals::watch(&stop)?;
+    files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
+    for (index, stage) in planned.into_iter().enumerate() {
+        say_stage(staged, index, quiet);
+        match stage.inputs {
+            Some(inputs) => train(inputs, &base, (args, quiet), &stop)?,
+            None if !quiet => say(&format!("finished before; {}", stage.directory.join("adapter").display())),
+            None => {}
+        }
+        let signal = stop.load(Ordering::Relaxed);
+        if signal != 0 && index + 1 < staged.stages.len() {
+            return Err(Error::Interrupted(signal));
+        }
+    }
+    let adapter = write_result(staged, &base)?;
+    if !quiet {
+        say(&format!("all stages are done; adapter: {}", adapter.display()));
+    }
+    Ok(())
+}
+
+/// Trains one stage to its end.
+fn train(inputs: Inputs, base: &Base, (args, quiet): (&TrainArgs, bool), stop: &Arc<AtomicU8>) -> Result<()> {
+    let run = Run::of(inputs, base)?;
+    let first = run.first_record(form())?.filter(|_| !quiet);
+    // The directory of the whole run is locked, and an earlier run in it was refused or removed.
+    let directory = RunDir::open(&run.config.output_dir, Opening::Resume)?;
+    first.iter().for_each(|first| say(first));
+    let Ready { mut trainer, notes, .. } = run.ready(&directory, stop.clone(), args.resume)?;
+    let mut reporter = reporter(&directory, trainer.step(), quiet)?;
+    notes.iter().for_each(|note| reporter.note(note));
+    describe(&trainer, &mut reporter);
+    let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
+    conclude(&mut trainer, directory.path(), (seconds, quiet))
+}
+
+/// What each stage would do.
+fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool) -> Result<()> {
+    for (index, stage) in planned.into_iter().enumerate() {
+        say_stage(staged, index, false);
+        let Some(mut inputs) = stage.inputs else {
+            say(&format!("finished before; {}", stage.directory.join("adapter").display()));
+            continue;
+        };
+        // The adapters of earlier stages may not be there yet.
+        let alone = alone(&staged.stages[index], &staged.stages[0]);
+        inputs.config.lora = alone.lora;
+        inputs.config.model.adapter = alone.model.adapter;
+        let run = Run::of(inputs, base)?;
+        if let (Some(first), false) = (run.first_record(form())?, quiet) {
+            say(&first);
+        }
+        say(&run.described());
+    }
+    Ok(())
+}
+
+/// Names a stage and what it begins with.
+fn say_stage(staged: &Staged, index: usize, quiet: bool) {
+    let stage = &staged.stages[index];
+    let begins = match (index.checked_sub(1).map(|before| &staged.stages[before].name), stage.begins) {
+        (None, _) => String::new(),
+        (Some(before), Begins::Continue) => format!(", which continues the adapter of {before}"),
+        (Some(before), Begins::Stack) => format!(", which trains a new adapter on top of {before}"),
+    };
+    if !quiet {
+        let (number, all) = (index + 1, staged.stages.len());
+        let losses = stage.config.objective.loss_type.join(" + ");
+        say(&format!("stage {number} of {all}: {} ({losses}){begins}", stage.name));
+    }
+}

@@ -1,0 +1,365 @@
+//! A configuration file as the runs it describes: one, or one for each of its `stages`.
+//!
+//! The sections outside `stages` are common: a stage's own keys go over them, and `--set section.key=value` over both. A
+//! parameter of the common `objective` applies to the stages whose loss has it. Each stage trains in a directory of its
+//! own, `OUTPUT_DIR/NUMBER-NAME`, and begins with the adapter of the stage before.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_yaml::{Mapping, Value};
+
+use super::document::{Document, STAGES, show};
+use super::stage::{self, Begins, OF_CONTINUED, Stage, Written};
+use super::{RunConfig, defaults};
+use crate::error::{Error, Problems, Result};
+use crate::model::config::{LoraConfig, Reference};
+use crate::objective::ObjectiveConfig;
+
+/// What `train` is asked to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recipe {
+    /// One run.
+    Single(Box<RunConfig>),
+    /// Runs that follow one another.
+    Staged(Staged),
+}
+
+/// Runs that follow one another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Staged {
+    /// The directory of the whole run, which holds those of the stages, and the last adapter.
+    pub output_dir: PathBuf,
+    /// The stages, in order.
+    pub stages: Vec<Stage>,
+}
+
+impl Recipe {
+    /// Reads a YAML file as [`RunConfig::from_file`] does, with or without `stages`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, else as [`Recipe::from_yaml`].
+    pub fn from_file(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        Self::from_yaml(&text, &path.display().to_string(), overrides)
+    }
+
+    /// Parses YAML text. `overrides` are as in [`RunConfig::from_yaml`] and go to every stage;
+    /// `stages.NAME.section.key=value` goes to one.
+    ///
+    /// # Errors
+    /// As [`RunConfig::from_yaml`], for every stage.
+    pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let written = serde_yaml::from_str::<Value>(text).ok();
+        let Some(Value::Mapping(mut common)) = written.filter(|written| written.get(STAGES).is_some()) else {
+            return RunConfig::from_yaml(text, origin, overrides).map(|one| Self::Single(Box::new(one)));
+        };
+        let list = match common.remove(STAGES) {
+            Some(Value::Sequence(list)) if !list.is_empty() => list,
+            other => {
+                let found = other.as_ref().map_or_else(String::new, show);
+                return Err(Error::Config(format!(
+                    "{origin}: stages is {found}; expected a list such as [sft, dpo]"
+                )));
+            }
+        };
+        Reading { text, origin, defaults: &defaults()?, common }.stages(&list, overrides).map(Self::Staged)
+    }
+
+    /// The run, or the run of the last stage.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no stage.
+    pub fn into_last(self) -> Result<RunConfig> {
+        match self {
+            Self::Single(config) => Ok(*config),
+            Self::Staged(mut staged) => staged
+                .stages
+                .pop()
+                .map(|stage| stage.config)
+                .ok_or_else(|| Error::Config("stages is empty".into())),
+        }
+    }
+}
+
+impl Staged {
+    /// Returns the directory of a stage, counted from 0.
+    pub fn directory(output_dir: &Path, index: usize, name: &str) -> PathBuf {
+        output_dir.join(format!("{}-{name}", index + 1))
+    }
+
+    /// Returns the resolved configuration: the common keys, and every other key in its stage. Reading it back gives the
+    /// same stages.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a path is not UTF-8.
+    pub fn to_yaml(&self) -> Result<String> {
+        let broken = |error| Error::Config(format!("the configuration cannot be written as YAML: {error}"));
+        let mut all = Mapping::new();
+        let mut list = Vec::new();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let Value::Mapping(mut keys) = serde_yaml::to_value(&stage.config).map_err(broken)? else {
+                continue;
+            };
+            keys.remove("output_dir");
+            let common =
+                ["seed", "model"].map(|key| (Value::from(key), keys.remove(key).unwrap_or_default()));
+            let mut own = Mapping::from_iter([("name".into(), stage.name.clone().into())]);
+            if index == 0 {
+                let place = serde_yaml::to_value(&self.output_dir).map_err(broken)?;
+                all.insert("output_dir".into(), place);
+                all.extend(common);
+            } else {
+                own.insert("adapter".into(), stage.begins.to_string().into());
+                if let Some(Value::Mapping(lora)) = keys.get_mut("lora") {
+                    lora.retain(|key, _| written_of_lora(stage.begins, &show(key)));
+                }
+            }
+            own.extend(keys);
+            list.push(Value::Mapping(own));
+        }
+        all.insert(STAGES.into(), Value::Sequence(list));
+        serde_yaml::to_string(&all).map_err(broken)
+    }
+}
+
+/// Whether a later stage may have this key of `lora`.
+fn written_of_lora(begins: Begins, key: &str) -> bool {
+    match begins {
+        Begins::Continue => OF_CONTINUED.contains(&key),
+        Begins::Stack => !["init_from", "reference"].contains(&key),
+    }
+}
+
+/// A file that is being read.
+struct Reading<'a> {
+    text: &'a str,
+    origin: &'a str,
+    defaults: &'a Value,
+    /// The keys outside `stages`.
+    common: Mapping,
+}
+
+impl Reading<'_> {
+    fn stages(&self, list: &[Value], overrides: &[String]) -> Result<Staged> {
+        let written = self.written(list)?;
+        let (global, own) = addressed(overrides, &written)?;
+        self.check_common(&written, &global)?;
+        let mut problems = Problems::default();
+        let mut stages: Vec<Stage> = Vec::new();
+        for (index, stage) in written.iter().enumerate() {
+            match self.stage(index, stage, (&global, &own[index]), &stages) {
+                Ok(stage) => stages.push(stage),
+                Err(error) => problems.absorb(Err(error)),
+            }
+        }
+        problems.finish()?;
+        self.check_together(&stages)?;
+        let output_dir = stages.first().and_then(|stage| stage.config.output_dir.parent());
+        Ok(Staged { output_dir: output_dir.unwrap_or(Path::new("")).to_path_buf(), stages })
+    }
+
+    /// The stages as they are written, each key of which is checked by itself.
+    fn written(&self, list: &[Value]) -> Result<Vec<Written>> {
+        let common = Value::Mapping(self.common.clone());
+        let mut problems = Problems::default();
+        problems.absorb(Document::of(common, self.text, self.origin, self.defaults).check::<RunConfig>());
+        let mut written: Vec<Written> = Vec::new();
+        for (index, (value, text)) in list.iter().zip(stage::texts(self.text, list.len())).enumerate() {
+            match Written::read(index, value, text, self.origin) {
+                Ok(stage) => {
+                    problems.absorb(self.check_own(index, &stage));
+                    problems.require(written.iter().all(|other| other.name != stage.name), || {
+                        format!(
+                            "{}: two stages are called {}; give one another name",
+                            self.origin, stage.name
+                        )
+                    });
+                    written.push(stage);
+                }
+                Err(error) => problems.absorb(Err(error)),
+            }
+        }
+        problems.finish().map(|()| written)
+    }
+
+    /// How errors name a stage.
+    fn place(&self, index: usize, name: &str) -> String {
+        format!("{}: stages[{index}] ({name})", self.origin)
+    }
+
+    /// Checks the keys of a stage by themselves.
+    fn check_own(&self, index: usize, stage: &Written) -> Result<()> {
+        let sections = Value::Mapping(stage.sections.clone());
+        let place = self.place(index, &stage.name);
+        let mut problems = Problems::default();
+        problems.absorb(
+            Document::of(sections, &stage.text, self.origin, self.defaults)
+                .check::<RunConfig>()
+                .map_err(|error| stage::located(&format!("stages[{index}] ({})", stage.name), error)),
+        );
+        problems.require(index > 0 || stage.begins.is_none(), || {
+            format!("{place}: adapter is set, and there is no stage before the first; remove the line")
+        });
+        let begins = stage.begins.unwrap_or_default();
+        let lora = stage.sections.get("lora").and_then(Value::as_mapping).into_iter().flatten();
+        for key in lora.map(|(key, _)| show(key)).filter(|key| index > 0 && !written_of_lora(begins, key)) {
+            problems.add(match begins {
+                Begins::Continue => format!(
+                    "{place}: lora.{key} is set, and the stage continues the adapter of the stage before, which has its own; \
+                     remove the line, or write adapter: stack to train another adapter on top"
+                ),
+                Begins::Stack => format!(
+                    "{place}: lora.{key} is set, and a stacked stage begins with a new adapter; remove the line"
+                ),
+            });
+        }
+        problems.finish()
+    }
+
+    /// Checks that each common parameter of a loss is one of some stage's loss.
+    fn check_common(&self, written: &[Written], global: &[String]) -> Result<()> {
+        let used: BTreeSet<String> =
+            written.iter().flat_map(|stage| ObjectiveConfig::keys_of(&self.losses(stage, global))).collect();
+        let mut problems = Problems::default();
+        for key in self.objective().keys().map(show).filter(|key| !used.contains(key)) {
+            problems.add(format!(
+                "{}: objective.{key} is set, and the loss of no stage has such a parameter; remove the line",
+                self.origin
+            ));
+        }
+        problems.finish()
+    }
+
+    fn objective(&self) -> Mapping {
+        self.common.get("objective").and_then(Value::as_mapping).cloned().unwrap_or_default()
+    }
+
+    /// The losses of a stage.
+    fn losses(&self, stage: &Written, overrides: &[String]) -> Vec<String> {
+        let asked = overrides.iter().rev().find_map(|o| o.trim().strip_prefix("objective.loss_type="));
+        let asked = asked.and_then(|value| serde_yaml::from_str::<Value>(value).ok());
+        let common = || self.objective().get("loss_type").map(stage::names);
+        asked.as_ref().map(stage::names).or_else(|| stage.losses()).or_else(common).unwrap_or_default()
+    }
+
+    /// The run of a stage.
+    fn stage(
+        &self,
+        index: usize,
+        written: &Written,
+        (global, own): (&[String], &[String]),
+        before: &[Stage],
+    ) -> Result<Stage> {
+        let place = self.place(index, &written.name);
+        let overrides = [global, own].concat();
+        let losses = self.losses(written, &overrides);
+        if losses.is_empty() {
+            return Err(Error::Config(format!(
+                "{place}: the stage has no loss: {} is not the name of one; set objective.loss_type",
+                written.name
+            )));
+        }
+        let keys = ObjectiveConfig::keys_of(&losses);
+        let mut document = self.common.clone();
+        let mut objective = self.objective();
+        objective.retain(|key, _| keys.contains(&show(key)));
+        if written.losses().is_some() {
+            objective.remove("loss_weights");
+            objective.insert("loss_type".into(), losses.iter().map(String::as_str).collect());
+        }
+        document.insert("objective".into(), Value::Mapping(objective));
+        for (section, own) in &written.sections {
+            let common = document.entry(section.clone()).or_insert_with(|| Mapping::new().into());
+            if common.is_null() {
+                *common = Mapping::new().into();
+            }
+            if let (Value::Mapping(common), Value::Mapping(own)) = (common, own) {
+                common.extend(own.clone());
+            }
+        }
+        // A parameter that is set for all stages does not apply to a loss without it.
+        let applies = |setting: &&String| match setting.trim().strip_prefix("objective.") {
+            Some(rest) => keys.contains(rest.split(['=', '.']).next().unwrap_or(rest)),
+            None => true,
+        };
+        let overrides: Vec<String> = global.iter().filter(applies).chain(own).cloned().collect();
+        let document = Document::of(Value::Mapping(document), "", &place, self.defaults);
+        let config = RunConfig::of(document.with_overrides(&overrides)?, &place)?;
+        let begins = written.begins.unwrap_or_default();
+        Ok(follow(Stage { name: written.name.clone(), begins, config }, index, before))
+    }
+
+    /// Checks what the stages must agree on.
+    fn check_together(&self, stages: &[Stage]) -> Result<()> {
+        let mut problems = Problems::default();
+        let threads = |stage: &Stage| stage.config.train.threads;
+        problems.require(stages.windows(2).all(|two| threads(&two[0]) == threads(&two[1])), || {
+            format!("{}: train.threads is the same for all stages; move it out of stages", self.origin)
+        });
+        let stacked = stages.iter().skip(1).any(|stage| stage.begins == Begins::Stack);
+        problems.require(!stacked || stages.iter().all(|stage| !stage.config.lora.use_dora), || {
+            format!(
+                "{}: a stage is stacked, and lora.use_dora is true: only LoRA adapters are stacked into one; write adapter: \
+                 continue",
+                self.origin
+            )
+        });
+        problems.finish()
+    }
+}
+
+/// Gives a stage its directory and the adapters of the stages before.
+fn follow(mut stage: Stage, index: usize, before: &[Stage]) -> Stage {
+    let config = &mut stage.config;
+    config.output_dir = Staged::directory(&config.output_dir, index, &stage.name);
+    let Some(last) = before.last() else { return stage };
+    let adapter = last.config.output_dir.join("adapter");
+    config.model.adapter.clone_from(&last.config.model.adapter);
+    match stage.begins {
+        Begins::Continue => {
+            let LoraConfig { lora_dropout, reference, .. } = config.lora;
+            let shape = last.config.lora.clone();
+            config.lora = LoraConfig { lora_dropout, reference, init_from: Some(adapter), ..shape };
+        }
+        Begins::Stack => {
+            // It begins with B = 0, whatever the stages before did.
+            config.lora.init_from = None;
+            config.lora.reference = Reference::default();
+            config.model.adapter.push(adapter);
+        }
+    }
+    stage
+}
+
+/// Divides settings into those for all stages and those for each.
+///
+/// # Errors
+/// [`Error::Config`] if a setting names a stage that does not exist.
+fn addressed(overrides: &[String], stages: &[Written]) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+    let (mut global, mut own) = (Vec::new(), vec![Vec::new(); stages.len()]);
+    let mut problems = Problems::default();
+    for setting in overrides {
+        let Some(rest) = setting.trim().strip_prefix("stages.") else {
+            global.push(setting.clone());
+            continue;
+        };
+        let (name, rest) = rest.split_once('.').unwrap_or((rest, ""));
+        match stages.iter().position(|stage| stage.name == name) {
+            Some(index) => own[index].push(rest.to_string()),
+            None => {
+                let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
+                problems.add(format!(
+                    "--set {setting}: there is no stage {name}; there are {}",
+                    names.join(", ")
+                ));
+            }
+        }
+    }
+    problems.finish()?;
+    Ok((global, own))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! Runs that follow one another: what is left to do of them, and the adapter that they end with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::run::Inputs;
+use super::{Base, TrainedWith};
+use crate::adapter::peft;
+use crate::config::{Begins, RunConfig, Stage, Staged};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::trainable::Adapters;
+
+/// A stage that is to be run, or was.
+pub struct Planned {
+    /// Its name.
+    pub name: String,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its data and settings; `None` if an earlier process finished it.
+    pub inputs: Option<Inputs>,
+}
+
+/// Reads the data of every stage that is not finished, and checks that its loss takes them, so that nothing is trained if a
+/// later stage cannot begin. With `resume`, a stage that was finished is left as it is.
+///
+/// # Errors
+/// If something is missing or invalid; or if a finished stage had other settings.
+pub fn planned(staged: &Staged, base: &Base, resume: bool) -> Result<Vec<Planned>> {
+    if resume {
+        check_directories(staged)?;
+    }
+    check_stackable(staged, base)?;
+    let mut planned: Vec<Planned> = Vec::new();
+    let mut date = None;
+    for (index, stage) in staged.stages.iter().enumerate() {
+        let mut config = stage.config.clone();
+        let (name, directory) = (stage.name.clone(), config.output_dir.clone());
+        let last = index + 1 == staged.stages.len();
+        if resume && !last && directory.join("adapter").join(peft::CONFIG).is_file() {
+            let written = finished(stage)?;
+            date = date.or(written.data.chat_template_date);
+            planned.push(Planned { name, directory, inputs: None });
+            continue;
+        }
+        // All stages are of one day, also if one of them begins on another.
+        if config.data.chat_template == staged.stages[0].config.data.chat_template {
+            config.data.chat_template_date = config.data.chat_template_date.or_else(|| date.clone());
+        }
+        let place = |error| located(&name, error);
+        let inputs = Inputs::read(config, base, resume).map_err(place)?;
+        inputs.check().map_err(place)?;
+        date = date.or_else(|| inputs.config.data.chat_template_date.clone());
+        planned.push(Planned { name, directory, inputs: Some(inputs) });
+    }
+    Ok(planned)
+}
+
+/// Names the stage of an error about data, if the message does not name a file anyway.
+fn located(stage: &str, error: Error) -> Error {
+    match error {
+        Error::Config(message) => Error::Config(format!("stage {stage}: {message}")),
+        Error::Data(message) => Error::Data(format!("stage {stage}: {message}")),
+        error => error,
+    }
+}
+
+/// Checks that a finished stage had the settings that it has now, and returns those it had.
+fn finished(stage: &Stage) -> Result<RunConfig> {
+    let path = stage.config.output_dir.join("config.yaml");
+    let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let written = RunConfig::from_yaml(&text, &path.display().to_string(), &[])?;
+    // What the program decided about a run that left it open is no change.
+    let mut now = stage.config.clone();
+    now.model.base.clone_from(&written.model.base);
+    now.data.chat_template_date.clone_from(&written.data.chat_template_date);
+    now.train.gradient_checkpointing = written.train.gradient_checkpointing;
+    let length = |config: &RunConfig| (config.train.num_train_epochs, config.train.max_steps);
+    if length(&written) != length(&now) {
+        return Err(Error::Config(format!(
+            "stage {} is finished and was {:?} epochs and {:?} steps long: a later stage begins with its adapter. Set \
+             train.num_train_epochs and train.max_steps back, or use --overwrite to start over",
+            stage.name, written.train.num_train_epochs, written.train.max_steps
+        )));
+    }
+    now.compare_for_resume(&text).map_err(|error| located(&stage.name, error))?;
+    Ok(written)
+}
+
+/// Checks that the directory holds these stages and no others.
+fn check_directories(staged: &Staged) -> Result<()> {
+    let Ok(entries) = fs::read_dir(&staged.output_dir) else { return Ok(()) };
+    let names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    for (index, stage) in staged.stages.iter().enumerate() {
+        let prefix = format!("{}-", index + 1);
+        let is_other = |name: &&String| {
+            name.strip_prefix(&prefix).is_some_and(|rest| rest != stage.name)
+                && staged.output_dir.join(name).join("config.yaml").is_file()
+        };
+        if let Some(other) = names.iter().find(is_other) {
+            return Err(Error::Config(format!(
+                "{} holds {other}, and stage {} is called {}; name it as before, or use --overwrite to start over",
+                staged.output_dir.display(),
+                index + 1,
+                stage.name
+            )));
+        }
+    }
+    if names.iter().any(|name| name == "checkpoints") {
+        return Err(Error::Config(format!(
+            "{} holds a run without stages; choose another output_dir, or use --overwrite to start over",
+            staged.output_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that the adapters of the stages can be stacked into one at the end.
+fn check_stackable(staged: &Staged, base: &Base) -> Result<()> {
+    let stacks = staged.stages.iter().skip(1).any(|stage| stage.begins == Begins::Stack);
+    let first = staged.stages.first().and_then(|stage| stage.config.lora.init_from.as_ref());
+    if let (true, Some(path)) = (stacks, first) {
+        base.adapter(path, false)?.loras("a stacked stage")?;
+    }
+    Ok(())
+}
+
+/// Returns the configuration of a stage as if there were no stages before it, for an estimate of what it takes.
+pub fn alone(stage: &Stage, first: &Stage) -> RunConfig {
+    let mut config = stage.config.clone();
+    config.lora.init_from.clone_from(&first.config.lora.init_from);
+    config.model.adapter.clone_from(&first.config.model.adapter);
+    config
+}
+
+/// Writes the adapter that the stages end with to `adapter/` of the whole run: the last one, with the adapters that it is
+/// stacked on. Returns its path.
+///
+/// # Errors
+/// If an adapter cannot be read or the result cannot be written.
+pub fn conclude(staged: &Staged, base: &Base) -> Result<PathBuf> {
+    let to = staged.output_dir.join("adapter");
+    let (Some(first), Some(last)) = (staged.stages.first(), staged.stages.last()) else { return Ok(to) };
+    let from = last.config.output_dir.join("adapter");
+    let below = &last.config.model.adapter[first.config.model.adapter.len()..];
+    if below.is_empty() {
+        files::write_directory(&to, true, |new| copy(&from, new))?;
+        return Ok(to);
+    }
+    let parts = below
+        .iter()
+        .chain(std::iter::once(&from))
+        .map(|path| base.adapter(path, false))
+        .collect::<Result<Vec<_>>>()?;
+    let stacked = Adapters::stacked(&parts)?;
+    let metadata = TrainedWith::of(&from)?.metadata()?;
+    let origin = peft::Origin { metadata, ..base.origin()? };
+    files::write_directory(&to, true, |new| peft::write(new, &stacked, &base.spec, 0.0, &origin))?;
+    Ok(to)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for name in [peft::WEIGHTS, peft::CONFIG] {
+        let bytes = fs::read(from.join(name)).map_err(Error::read(from.join(name)))?;
+        files::write_bytes(&to.join(name), &bytes)?;
+    }
+    Ok(())
+}
