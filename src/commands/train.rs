@@ -1,5 +1,7 @@
 //! `dpo-lora train`.
 
+mod configure;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -16,9 +18,10 @@ use crate::error::Result;
 use crate::model::pass::Pass;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::toolkit::{Base, OpenOptions, Ready, Run, embedded, set_threads};
+use crate::toolkit::{Base, OpenOptions, Ready, Run, set_threads};
+use crate::train::course::Course;
 use crate::train::reference::ReferenceCache;
-use crate::train::run_dir::{self, Opening, RunDir};
+use crate::train::run_dir::{Opening, RunDir};
 use crate::train::trainer::Trainer;
 
 /// Prompts of the quickstart that are completed before and after, and how many of them are shown.
@@ -26,27 +29,29 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
-    let config = configure(args)?;
+    let config = configure::config(args)?;
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
     let run = Run::read(config, &base, args.resume)?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say(first));
-        say(&run.described());
+        say(&run.described()?);
         return Ok(());
     }
     let directory = RunDir::open(&run.config.output_dir, opening(args))?;
     first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
     signals::watch(&stop)?;
+    let course = run.course()?;
     let Ready { mut trainer, tokenizer, notes, .. } = run.ready(&directory, stop, args.resume)?;
     let mut reporter = reporter(&directory, trainer.step(), quiet)?;
     notes.iter().for_each(|note| reporter.note(note));
-    describe(&trainer, &mut reporter);
+    describe(&trainer, &course, &mut reporter);
 
-    let samples =
-        args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
+    let samples = configure::is_quickstart(args)
+        .then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer)))
+        .transpose()?;
     let draw = |trainer: &Trainer, pass| {
         samples
             .as_ref()
@@ -126,20 +131,6 @@ fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, boo
     Ok(())
 }
 
-/// The configuration: a file, or the embedded quickstart in a directory that is not used yet.
-fn configure(args: &TrainArgs) -> Result<RunConfig> {
-    let config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &args.overrides)?,
-        None => RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?,
-    };
-    let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
-    if args.config.is_none() && !named && !args.resume && !args.overwrite {
-        let output_dir = run_dir::numbered(&config.output_dir);
-        return Ok(RunConfig { output_dir, ..config });
-    }
-    Ok(config)
-}
-
 /// What the run had from the cache, once it is over.
 fn reference_passes(reference: &ReferenceCache) -> String {
     match reference.computed {
@@ -155,19 +146,20 @@ fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
     Ok(Reporter::new().with(Console::stderr(verbosity)).with(jsonl).with(TensorBoard::create(run.path())?))
 }
 
-fn describe(trainer: &Trainer, reporter: &mut Reporter) {
+fn describe(trainer: &Trainer, course: &Course, reporter: &mut Reporter) {
     let decoder = trainer.decoder();
     let parameters = trainer.policy().trained.values().len();
     let on = decoder.device_description().map_or_else(String::new, |(device, kind)| {
         format!(" on {} ({}), {kind} activations", device.name, device.versions)
     });
     reporter.note(&format!(
-        "{} base, {} layers, {}{on}; {parameters} trained parameters; {} steps",
+        "{} base, {} layers, {}{on}; {parameters} trained parameters",
         decoder.spec().model_type,
         decoder.spec().layers.len(),
         decoder.storage(),
-        trainer.total_steps()
     ));
+    reporter.note(&course.to_string());
+    course.warnings().iter().for_each(|warning| reporter.warn(warning));
     if decoder.device_description().is_some_and(|(_, kind)| kind == "f32") {
         reporter.note(
             "the GPU computes these weights in f32, which is several times slower than bf16; model.dtype: bf16 rounds them",

@@ -19,6 +19,7 @@ use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
 use crate::train::checkpoint;
 use crate::train::config::Recompute;
+use crate::train::course::Course;
 use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
@@ -116,7 +117,10 @@ impl<'a> Run<'a> {
     }
 
     /// What it would do, in words: `--dry-run`.
-    pub fn described(&self) -> String {
+    ///
+    /// # Errors
+    /// If the objective is invalid.
+    pub fn described(&self) -> Result<String> {
         plan::described(
             &self.config,
             self.base,
@@ -124,6 +128,14 @@ impl<'a> Run<'a> {
             &self.examples,
             self.on_device.as_ref(),
         )
+    }
+
+    /// Its steps and learning rates.
+    ///
+    /// # Errors
+    /// If the objective is invalid.
+    pub fn course(&self) -> Result<Course> {
+        plan::course(&self.config, &self.examples)
     }
 
     /// Returns the trainer at its first step, or with `resuming` at that of the newest valid checkpoint, and the

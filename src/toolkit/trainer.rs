@@ -130,12 +130,15 @@ impl TrainerBuilder<'_> {
         let resuming = opening == Opening::Resume;
         let run = Run::new(config, base, tokenizer, examples)?;
         let directory = RunDir::open(&run.config.output_dir, opening)?;
+        let course = run.course()?;
         let Ready { mut trainer, notes, .. } = run.ready(&directory, Arc::new(AtomicU8::new(0)), resuming)?;
         let metrics = directory.path().join("metrics.jsonl");
         let step = trainer.step();
         let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
         reporter = reporter.with(jsonl);
         notes.iter().for_each(|note| reporter.note(note));
+        reporter.note(&course.to_string());
+        course.warnings().iter().for_each(|warning| reporter.warn(warning));
         trainer.run(&mut reporter)?;
         Ok(Trained { adapter: directory.path().join("adapter"), evaluation: trainer.evaluate()? })
     }
