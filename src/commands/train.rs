@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::model::pass::Pass;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::toolkit::{Base, OpenOptions, Ready, Run, set_threads};
+use crate::toolkit::{Base, OpenOptions, Ready, Run, announce, set_threads};
 use crate::train::course::Course;
 use crate::train::reference::ReferenceCache;
 use crate::train::run_dir::{Opening, RunDir};
@@ -158,8 +158,7 @@ fn describe(trainer: &Trainer, course: &Course, reporter: &mut Reporter) {
         decoder.spec().layers.len(),
         decoder.storage(),
     ));
-    reporter.note(&course.to_string());
-    course.warnings().iter().for_each(|warning| reporter.warn(warning));
+    announce(course, trainer.step(), reporter);
     if decoder.device_description().is_some_and(|(_, kind)| kind == "f32") {
         reporter.note(
             "the GPU computes these weights in f32, which is several times slower than bf16; model.dtype: bf16 rounds them",

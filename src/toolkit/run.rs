@@ -17,6 +17,7 @@ use crate::files::{self, CacheChoice};
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
+use crate::report::Reporter;
 use crate::train::checkpoint;
 use crate::train::config::Recompute;
 use crate::train::course::Course;
@@ -191,6 +192,14 @@ impl<'a> Run<'a> {
         }
         files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
         Ok(Ready { trainer, config, tokenizer, notes })
+    }
+}
+
+/// Tells what a run will do and, if it has not begun, what about that looks wrong.
+pub fn announce(course: &Course, step: u64, reporter: &mut Reporter) {
+    reporter.note(&course.to_string());
+    if step == 0 {
+        course.warnings().iter().for_each(|warning| reporter.warn(warning));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use super::{Base, Examples, Pairs, Ready, Run};
+use super::{Base, Examples, Pairs, Ready, Run, announce};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::error::Result;
@@ -137,8 +137,7 @@ impl TrainerBuilder<'_> {
         let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
         reporter = reporter.with(jsonl);
         notes.iter().for_each(|note| reporter.note(note));
-        reporter.note(&course.to_string());
-        course.warnings().iter().for_each(|warning| reporter.warn(warning));
+        announce(&course, step, &mut reporter);
         trainer.run(&mut reporter)?;
         Ok(Trained { adapter: directory.path().join("adapter"), evaluation: trainer.evaluate()? })
     }
