@@ -305,13 +305,14 @@ mod tests {
     fn every_subcommand_has_an_example_that_parses() {
         for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let line = help
-                .trim()
-                .strip_prefix("Example:\n  dpo-lora ")
-                .unwrap_or_else(|| panic!("{} has no example", command.get_name()));
-            let line = line.split('>').next().unwrap().replace("'Once upon a time'", "text");
-            assert!(line.starts_with(command.get_name()), "{line}");
-            parse(&line).unwrap();
+            let examples: Vec<&str> =
+                help.lines().filter_map(|line| line.trim().strip_prefix("dpo-lora ")).collect();
+            assert!(help.trim().starts_with("Example") && !examples.is_empty(), "{}", command.get_name());
+            for line in examples {
+                let line = line.split('>').next().unwrap().replace("'Once upon a time'", "text");
+                assert!(line.starts_with(command.get_name()), "{line}");
+                parse(&line).unwrap();
+            }
         }
     }
 

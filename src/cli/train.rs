@@ -8,10 +8,11 @@ use super::{finite, some_text};
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dpo-lora train --base Qwen/Qwen2.5-0.5B-Instruct --data pairs.jsonl\n\n\
-    With a configuration, any key can be overridden:\n  \
+#[command(
+    after_help = "Examples:\n  dpo-lora train --base Qwen/Qwen2.5-0.5B-Instruct --data pairs.jsonl\n  \
     dpo-lora train -c run.yaml --set train.learning_rate=1e-5 --set output_dir=runs/b\n\n\
-    Without arguments the embedded quickstart is trained.")]
+    Without arguments, the embedded quickstart is trained."
+)]
 pub struct TrainArgs {
     /// Run configuration [default: with --base and --data every key's default, else the embedded quickstart]
     #[arg(short, long, value_name = "FILE")]
