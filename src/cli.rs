@@ -2,6 +2,7 @@
 
 mod adapters;
 mod data;
+mod train;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub use adapters::{
     MergeDtype, MergeFormat, ServerName,
 };
 pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
+pub use train::TrainArgs;
 
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
 #[derive(Debug, Parser)]
@@ -118,41 +120,6 @@ pub struct RuntimeArgs {
     /// Number of threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-}
-
-/// Arguments of `train`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dpo-lora train -c run.yaml --set train.learning_rate=1e-5 --set output_dir=runs/b"
-)]
-pub struct TrainArgs {
-    /// Run configuration [default: the embedded quickstart]
-    #[arg(short, long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// Override one key; the value is YAML; can be repeated
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    pub overrides: Vec<String>,
-
-    /// Continue from the last checkpoint of the run directory
-    #[arg(long)]
-    pub resume: bool,
-
-    /// Start again in a run directory that was used before
-    #[arg(long, conflicts_with = "resume")]
-    pub overwrite: bool,
-
-    /// Accept a base that is not fully understood, with a warning
-    #[arg(long)]
-    pub force: bool,
-
-    /// Print where the time of each step goes
-    #[arg(long)]
-    pub profile: bool,
-
-    /// Check configuration, data and model, print the expected tokens and memory, and stop
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 /// Arguments of `score`.
@@ -338,13 +305,14 @@ mod tests {
     fn every_subcommand_has_an_example_that_parses() {
         for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let line = help
-                .trim()
-                .strip_prefix("Example:\n  dpo-lora ")
-                .unwrap_or_else(|| panic!("{} has no example", command.get_name()));
-            let line = line.split('>').next().unwrap().replace("'Once upon a time'", "text");
-            assert!(line.starts_with(command.get_name()), "{line}");
-            parse(&line).unwrap();
+            let examples: Vec<&str> =
+                help.lines().filter_map(|line| line.trim().strip_prefix("dpo-lora ")).collect();
+            assert!(help.trim().starts_with("Example") && !examples.is_empty(), "{}", command.get_name());
+            for line in examples {
+                let line = line.split('>').next().unwrap().replace("'Once upon a time'", "text");
+                assert!(line.starts_with(command.get_name()), "{line}");
+                parse(&line).unwrap();
+            }
         }
     }
 
@@ -353,6 +321,10 @@ mod tests {
         for line in [
             "",
             "train --resume --overwrite",
+            "train --base b --data d --beta x",
+            "train --base b --data d --epochs nan",
+            "train --base b --base c --data d",
+            "train --base",
             "-q -v inspect x",
             "generate --base b",
             "generate --base b --prompt a --prompts f",

@@ -13,6 +13,8 @@ mod data;
 mod data_reports;
 #[path = "cli/diverged.rs"]
 mod diverged;
+#[path = "cli/flags.rs"]
+mod flags;
 #[path = "cli/gguf.rs"]
 mod gguf;
 #[path = "cli/goals.rs"]

@@ -9,6 +9,8 @@ mod commands;
 mod configuration;
 #[path = "documents/examples.rs"]
 mod examples;
+#[path = "documents/trl.rs"]
+mod trl;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -22,6 +22,18 @@ fn a_dry_run_describes_the_run_and_writes_nothing() {
     );
     assert!(said.contains("2000 training pairs, 200 held out"), "{said}");
     assert!(!directory.path().join("runs").exists());
+    let course = "125 steps of 16 pairs: 1 epoch over 2000 pairs; learning rate 3e-4 at its peak, cosine after a warm-up of \
+                  10 steps";
+    assert!(said.contains(course) && !said.contains("warning"), "{said}");
+
+    let (_, said) = train(&["--lr", "5e-6", "--set", "train.max_steps=4"]);
+    assert!(
+        said.contains("warning: the run is too short to learn: 4 steps at learning rates of up to 5e-6"),
+        "{said}"
+    );
+    assert!(said.contains("try train.learning_rate: 2e-4 and train.max_steps: "), "{said}");
+    let (_, said) = train(&["--lr", "5e-3"]);
+    assert!(said.contains("warning: the learning rate of 5e-3 is too high"), "{said}");
 
     let (code, said) = train(&["--set", "data.train=missing.jsonl"]);
     assert!(code != Some(0) && said.contains("missing.jsonl"), "{said}");

@@ -1,5 +1,6 @@
 //! `dpo-lora train`.
 
+mod configure;
 mod parts;
 mod stages;
 
@@ -14,7 +15,7 @@ use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
 use crate::error::{Error, Result};
 use crate::model::pass::Pass;
-use crate::toolkit::{Ready, Run, embedded, set_threads};
+use crate::toolkit::{Ready, Run, set_threads};
 use crate::train::run_dir::{self, RunDir};
 use crate::train::trainer::Trainer;
 
@@ -23,7 +24,7 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
-    match configure(args)? {
+    match configure::recipe(args)? {
         Recipe::Single(config) => single(*config, args, quiet),
         Recipe::Staged(staged) => stages::run(&staged, args, quiet),
     }
@@ -44,20 +45,22 @@ fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say(first));
-        say(&run.described());
+        say(&run.described()?);
         return Ok(());
     }
     let directory = RunDir::open(&run.config.output_dir, opening(args))?;
     first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
     signals::watch(&stop)?;
+    let course = run.course()?;
     let Ready { mut trainer, tokenizer, notes, .. } = run.ready(&directory, stop, args.resume)?;
     let mut reporter = reporter(&directory, trainer.step(), quiet)?;
     notes.iter().for_each(|note| reporter.note(note));
-    describe(&trainer, &mut reporter);
+    describe(&trainer, &course, &mut reporter);
 
-    let samples =
-        args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
+    let samples = configure::is_quickstart(args)
+        .then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer)))
+        .transpose()?;
     let draw = |trainer: &Trainer, pass| {
         samples
             .as_ref()
@@ -71,19 +74,6 @@ fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
         print(compare(samples, &before, &after).as_bytes())?;
     }
     conclude(&mut trainer, directory.path(), (seconds, quiet))
-}
-
-/// The configuration: a file, or the embedded quickstart in a directory that is not used yet.
-fn configure(args: &TrainArgs) -> Result<Recipe> {
-    if let Some(path) = &args.config {
-        return Recipe::from_file(path, &args.overrides);
-    }
-    let mut config = RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?;
-    let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
-    if !named && !args.resume && !args.overwrite {
-        config.output_dir = run_dir::numbered(&config.output_dir);
-    }
-    Ok(Recipe::Single(Box::new(config)))
 }
 
 /// Completions side by side.

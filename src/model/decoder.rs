@@ -10,7 +10,6 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use self::layout::{aligned, distinct, per_token, spans, sums};
-use crate::ops::Tensor;
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::cache::Cache;
@@ -23,6 +22,7 @@ use super::spec::DecoderSpec;
 use crate::data::PackedBatch;
 use crate::device::Backend;
 use crate::error::{Error, Result};
+use crate::ops::Tensor;
 use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::host;

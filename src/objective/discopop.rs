@@ -4,6 +4,9 @@
 //!
 //! `L = (1−m)·(−log σ(x)) + m·e⁻ˣ`, `∂L/∂x = −(1−m)·σ(−x) − m·e⁻ˣ + (m·e⁻ˣ − m·(−log σ(x)))·(1−m)/τ`
 //!
+//! At x = 0, where a run begins, the gradient is (1 − ln 2)/(4τ) − 3/4. Below τ = (1 − ln 2)/3 ≈ 0.102 it is positive, and the
+//! margin first falls, to a minimum of the loss at a negative x. TRL's default of 0.05 is the paper's.
+//!
 //! m·e⁻ˣ is computed as a single exponential: TRL's product is 0·∞ at x = −1e4. It is bounded for τ up to 1, and a
 //! larger τ is rejected. A soft label y gives y·L(x) + (1−y)·L(−x).
 

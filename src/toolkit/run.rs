@@ -19,8 +19,10 @@ use crate::files;
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
 use crate::model::targets::LoraTargets;
+use crate::report::Reporter;
 use crate::train::checkpoint;
 use crate::train::config::{Recompute, TrainConfig};
+use crate::train::course::Course;
 use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
@@ -122,7 +124,10 @@ impl<'a> Run<'a> {
     }
 
     /// What it would do, in words: `--dry-run`.
-    pub fn described(&self) -> String {
+    ///
+    /// # Errors
+    /// If the objective is invalid.
+    pub fn described(&self) -> Result<String> {
         plan::described(
             &self.config,
             self.base,
@@ -130,6 +135,14 @@ impl<'a> Run<'a> {
             &self.examples,
             self.on_device.as_ref(),
         )
+    }
+
+    /// Its steps and learning rates.
+    ///
+    /// # Errors
+    /// If the objective is invalid.
+    pub fn course(&self) -> Result<Course> {
+        plan::course(&self.config, &self.examples)
     }
 
     /// Returns the trainer at its first step, or with `resuming` at that of the newest valid checkpoint, and the
@@ -186,6 +199,14 @@ impl<'a> Run<'a> {
         }
         files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
         Ok(Ready { trainer, config, tokenizer, notes })
+    }
+}
+
+/// Tells what a run will do and, if it has not begun, what about that looks wrong.
+pub fn announce(course: &Course, step: u64, reporter: &mut Reporter) {
+    reporter.note(&course.to_string());
+    if step == 0 {
+        course.warnings().iter().for_each(|warning| reporter.warn(warning));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use super::{Base, Examples, Pairs, Ready, Run};
+use super::{Base, Examples, Pairs, Ready, Run, announce};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::error::Result;
@@ -130,12 +130,14 @@ impl TrainerBuilder<'_> {
         let resuming = opening == Opening::Resume;
         let run = Run::new(config, base, tokenizer, examples)?;
         let directory = RunDir::open(&run.config.output_dir, opening)?;
+        let course = run.course()?;
         let Ready { mut trainer, notes, .. } = run.ready(&directory, Arc::new(AtomicU8::new(0)), resuming)?;
         let metrics = directory.path().join("metrics.jsonl");
         let step = trainer.step();
         let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
         reporter = reporter.with(jsonl);
         notes.iter().for_each(|note| reporter.note(note));
+        announce(&course, step, &mut reporter);
         trainer.run(&mut reporter)?;
         Ok(Trained { adapter: directory.path().join("adapter"), evaluation: trainer.evaluate()? })
     }

@@ -140,7 +140,7 @@ impl Default for TrainConfig {
             max_steps: None,
             per_device_train_batch_size: 4,
             gradient_accumulation_steps: 1,
-            learning_rate: 5e-5,
+            learning_rate: 1e-4,
             lr_scheduler_type: ScheduleKind::Linear,
             lr_scheduler_kwargs: BTreeMap::new(),
             warmup_steps: 0,
@@ -255,6 +255,18 @@ impl TrainConfig {
         }
     }
 
+    /// Returns the optimizer steps of a pass over so many records; the last one may have fewer.
+    pub fn steps_per_epoch(&self, records: usize) -> u64 {
+        let batches = records.div_ceil(self.per_device_train_batch_size.max(1));
+        batches.div_ceil(self.gradient_accumulation_steps.max(1)) as u64
+    }
+
+    /// Returns the optimizer steps of a run over so many records, 1 at least.
+    pub fn steps(&self, records: usize) -> u64 {
+        let by_epochs = (self.num_train_epochs * self.steps_per_epoch(records) as f64).ceil() as u64;
+        self.max_steps.unwrap_or(by_epochs).max(1)
+    }
+
     /// Returns the norm to which gradients are clipped, or `None` if clipping is off.
     pub fn clip_norm(&self) -> Option<f64> {
         (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
@@ -312,7 +324,7 @@ impl TrainConfig {
             "learning_rate",
             self.learning_rate,
             self.learning_rate > 0.0,
-            "it must be a number above 0, such as 5.0e-5",
+            "it must be a number above 0, such as 1.0e-4",
         );
         check(
             "adam_beta1",

@@ -4,6 +4,7 @@ pub mod batches;
 pub mod best;
 pub mod checkpoint;
 pub mod config;
+pub mod course;
 pub mod descent;
 pub mod gradients;
 pub mod memory;

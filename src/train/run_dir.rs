@@ -41,7 +41,7 @@ impl RunDir {
         let run = Self { path: path.to_path_buf(), _lock: lock(path)? };
         run.sweep()?;
         match opening {
-            Opening::Fresh if run.is_used() => Err(Error::Config(format!(
+            Opening::Fresh if is_used(&run.path) => Err(Error::Config(format!(
                 "{} holds an earlier run; --resume continues it, --overwrite starts over, or choose another output_dir",
                 path.display()
             ))),
@@ -139,14 +139,19 @@ fn lock(run: &Path) -> Result<File> {
 
 /// Returns the first of `path`, `path-2`, `path-3`, ... that no run has used.
 pub fn numbered(path: &Path) -> PathBuf {
-    if !is_used(path) {
-        return path.to_path_buf();
-    }
-    let name = path.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
-    (2u32..)
-        .map(|i| path.with_file_name(format!("{name}-{i}")))
-        .find(|p| !is_used(p))
-        .unwrap_or_else(|| path.into())
+    candidates(path).find(|candidate| !is_used(candidate)).unwrap_or_else(|| path.into())
+}
+
+/// Returns the last of `path`, `path-2`, `path-3`, ... before the first that no run has used; `path` if there is none.
+pub fn last_used(path: &Path) -> PathBuf {
+    candidates(path).take_while(|candidate| is_used(candidate)).last().unwrap_or_else(|| path.into())
+}
+
+/// `path`, `path-2`, `path-3`, ...
+fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = path.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned());
+    let more = (2u32..).map(move |i| path.with_file_name(format!("{name}-{i}")));
+    std::iter::once(path.to_path_buf()).chain(more)
 }
 
 #[cfg(test)]
@@ -164,9 +169,12 @@ mod tests {
         let error = RunDir::open(&path, Opening::Fresh).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("--resume"));
         drop(RunDir::open(&path, Opening::Resume).unwrap());
-        assert!(numbered(&path).ends_with("run-2"));
+        assert!(numbered(&path).ends_with("run-2") && last_used(&path).ends_with("run"));
+        fs::create_dir_all(directory.path().join("run-2/checkpoints")).unwrap();
+        assert!(numbered(&path).ends_with("run-3") && last_used(&path).ends_with("run-2"));
         drop(RunDir::open(&path, Opening::Overwrite).unwrap());
         assert!(!path.join("config.yaml").exists() && path.join("notes.txt").exists());
+        assert!(last_used(&path).ends_with("run"), "the first is not used, so that there is none");
     }
 
     #[test]

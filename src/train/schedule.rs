@@ -1,6 +1,7 @@
 //! Learning rate schedules: pure functions of the step, as in `transformers.optimization.get_scheduler`.
 
 use std::f64::consts::PI;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,13 @@ pub enum ScheduleKind {
     Constant,
     /// Constant after the warm-up.
     ConstantWithWarmup,
+}
+
+impl fmt::Display for ScheduleKind {
+    /// Its name in a configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// A learning rate for every step of a run.

@@ -122,9 +122,7 @@ impl Trainer {
         if config.group_by_length {
             sampler = sampler.grouped_by_length(setup.train.entries().map(Entry::packed).collect());
         }
-        let steps = sampler.batches_per_epoch().div_ceil(config.gradient_accumulation_steps.max(1)) as u64;
-        let by_epochs = (config.num_train_epochs * steps as f64).ceil() as u64;
-        let total_steps = config.max_steps.unwrap_or(by_epochs).max(1);
+        let total_steps = config.steps(setup.train.len());
         let schedule = config.schedule(total_steps);
         let optimizer = OptimizerConfig { warmup_steps: schedule.warmup_steps, ..config.optimizer() };
         let optimizer = Optimizer::new(&optimizer, setup.policy.trained.store_mut());

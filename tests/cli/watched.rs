@@ -22,7 +22,9 @@ fn each_watchdog_warns_once_and_not_again_after_a_resume() {
     for name in ["watch.max_reward", "watch.max_chosen_drop", "watch.max_kl", "which is chance"] {
         assert_eq!(ran.stderr.matches(name).count(), 1, "{name}: {}", ran.stderr);
     }
-    assert_eq!(ran.stderr.matches("warning:").count(), 4, "{}", ran.stderr);
+    // Before the first step, the learning rate alone is told.
+    assert_eq!(ran.stderr.matches("the learning rate of 5e-1 is too high").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("warning:").count(), 5, "{}", ran.stderr);
     ran.ok();
     let longer = place.run(&["train", "-c", "run.yaml", "--resume", "--set", "train.max_steps=120"]);
     assert!(!longer.stderr.contains("warning:"), "{}", longer.stderr);

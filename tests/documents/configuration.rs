@@ -76,10 +76,13 @@ fn every_key_is_documented_with_its_default() {
 
 #[test]
 fn every_loss_is_documented() {
-    let page = read("docs/src/configuration.md");
+    let (page, choice) = (read("docs/src/configuration.md"), read("docs/src/losses.md"));
     for loss in Loss::all() {
         let names = ObjectiveConfig::from(&Objective::new(loss)).loss_type;
         assert!(page.contains(&format!("| `{}` |", names[0])), "docs/src/configuration.md lacks {names:?}");
+        let row =
+            choice.lines().find(|line| line.starts_with("| `") && line.contains(&format!("`{}`", names[0])));
+        assert!(row.is_some(), "docs/src/losses.md lacks {names:?}");
     }
 }
 

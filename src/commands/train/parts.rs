@@ -11,7 +11,8 @@ use crate::device;
 use crate::error::Result;
 use crate::ops::profile;
 use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::toolkit::{Base, OpenOptions};
+use crate::toolkit::{Base, OpenOptions, announce};
+use crate::train::course::Course;
 use crate::train::reference::ReferenceCache;
 use crate::train::run_dir::{Opening, RunDir};
 use crate::train::trainer::Trainer;
@@ -95,19 +96,19 @@ pub(super) fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter>
     Ok(Reporter::new().with(Console::stderr(verbosity)).with(jsonl).with(TensorBoard::create(run.path())?))
 }
 
-pub(super) fn describe(trainer: &Trainer, reporter: &mut Reporter) {
+pub(super) fn describe(trainer: &Trainer, course: &Course, reporter: &mut Reporter) {
     let decoder = trainer.decoder();
     let parameters = trainer.policy().trained.values().len();
     let on = decoder.device_description().map_or_else(String::new, |(device, kind)| {
         format!(" on {} ({}), {kind} activations", device.name, device.versions)
     });
     reporter.note(&format!(
-        "{} base, {} layers, {}{on}; {parameters} trained parameters; {} steps",
+        "{} base, {} layers, {}{on}; {parameters} trained parameters",
         decoder.spec().model_type,
         decoder.spec().layers.len(),
         decoder.storage(),
-        trainer.total_steps()
     ));
+    announce(course, trainer.step(), reporter);
     if decoder.device_description().is_some_and(|(_, kind)| kind == "f32") {
         reporter.note(
             "the GPU computes these weights in f32, which is several times slower than bf16; model.dtype: bf16 rounds them",

@@ -52,10 +52,11 @@ fn train(inputs: Inputs, base: &Base, (args, quiet): (&TrainArgs, bool), stop: &
     // The directory of the whole run is locked, and an earlier run in it was refused or removed.
     let directory = RunDir::open(&run.config.output_dir, Opening::Resume)?;
     first.iter().for_each(|first| say(first));
+    let course = run.course()?;
     let Ready { mut trainer, notes, .. } = run.ready(&directory, stop.clone(), args.resume)?;
     let mut reporter = reporter(&directory, trainer.step(), quiet)?;
     notes.iter().for_each(|note| reporter.note(note));
-    describe(&trainer, &mut reporter);
+    describe(&trainer, &course, &mut reporter);
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
     conclude(&mut trainer, directory.path(), (seconds, quiet))
 }
@@ -76,7 +77,7 @@ fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool
         if let (Some(first), false) = (run.first_record(form())?, quiet) {
             say(&first);
         }
-        say(&run.described());
+        say(&run.described()?);
     }
     Ok(())
 }

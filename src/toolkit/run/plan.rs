@@ -7,6 +7,7 @@ use crate::config::RunConfig;
 use crate::error::Result;
 use crate::model::decoder::Decoder;
 use crate::train::config::{Recompute, TrainConfig};
+use crate::train::course::Course;
 use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
 use crate::trainable::Policy;
@@ -18,7 +19,7 @@ pub(super) fn described(
     (decoder, policy): (&Decoder, &Policy),
     pairs: &Examples,
     on_device: Option<&on_device::Fit>,
-) -> String {
+) -> Result<String> {
     let (modules, parameters) = (policy.trained.len(), policy.trained.values().len());
     let longest = pairs.train.longest().max(pairs.eval.longest());
     let mut text = format!(
@@ -34,6 +35,11 @@ pub(super) fn described(
     for note in &pairs.notes {
         text.push('\n');
         text.push_str(note);
+    }
+    let course = course(config, pairs)?;
+    text.push_str(&format!("\n{course}"));
+    for warning in course.warnings() {
+        text.push_str(&format!("\nwarning: {warning}"));
     }
     let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
         config.train;
@@ -58,7 +64,13 @@ pub(super) fn described(
         Some(fit) => text.push_str(&fit.described()),
     }
     text.push_str("\nnothing was written");
-    text
+    Ok(text)
+}
+
+/// The steps and learning rates of a run.
+pub(super) fn course(config: &RunConfig, pairs: &Examples) -> Result<Course> {
+    let needs = config.objective.resolve()?.needs();
+    Ok(Course::new(&config.train, &config.lora, pairs.train.len(), needs))
 }
 
 /// The tokens of the data and the memory that a run of so many trained parameters will take.

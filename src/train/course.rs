@@ -1,0 +1,323 @@
+//! What a run will do, known before its first step: its steps and learning rates, and whether they can teach anything.
+//!
+//! AdamW moves every number by at most about the learning rate in a step, so the sum of the rates over a run, its reach,
+//! bounds how far A and B get. The adapter's product is scaled by `lora_alpha / r` and has r terms, hence the reach counts
+//! `lora_alpha / 32` fold (with `use_rslora`, `√r` times as much). `tests/benches/defaults.py` measured what a reach
+//! teaches; the table is in `docs/src/tuning.md`, and the bounds below are from it.
+
+use std::fmt;
+
+use super::config::TrainConfig;
+use super::optimizer::OptimizerKind;
+use super::schedule::Schedule;
+use crate::model::config::LoraConfig;
+use crate::objective::{Needs, Records};
+
+/// Below this reach, none of the measured bases learned anything of 60 pairs.
+const SHORT: f64 = 2e-4;
+
+/// What a run that is too short is advised to reach.
+const ADVISED: f64 = 2e-3;
+
+/// Beyond this reach, every measured base was about a nat per token or more from its reference. It is a matter of
+/// preferences: imitation goes on for longer.
+const LONG: f64 = 0.03;
+
+/// Beyond this rate, counted like the reach, single steps are too large.
+const HOT: f64 = 1e-3;
+
+/// The highest rate that is advised.
+const HIGHEST_ADVISED: f64 = 2e-4;
+
+/// More passes than these over the same records are not advised.
+const MOST_EPOCHS: f64 = 30.0;
+
+/// Rates that are added up at most: more steps are sampled.
+const SAMPLED: u64 = 4096;
+
+/// A run before its first step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Course {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Records in a step.
+    pub per_step: usize,
+    /// Passes over the records.
+    pub epochs: f64,
+    records: usize,
+    /// Whether `max_steps` decides its length.
+    is_limited: bool,
+    needs: Needs,
+    schedule: Schedule,
+    /// How much a number of the adapter counts for, against the defaults of `lora`; `None` if the optimizer does not
+    /// move by the learning rate.
+    strength: Option<f64>,
+}
+
+impl Course {
+    /// The course of a run over so many training records, with losses that need this.
+    pub fn new(train: &TrainConfig, lora: &LoraConfig, records: usize, needs: Needs) -> Self {
+        let steps = train.steps(records);
+        let per_epoch = train.steps_per_epoch(records);
+        let rank = if lora.use_rslora { (lora.r as f64).sqrt() } else { 1.0 };
+        let moves_by_the_rate = match train.optim {
+            OptimizerKind::AdamW
+            | OptimizerKind::AdamW8Bit
+            | OptimizerKind::ScheduleFreeAdamW
+            | OptimizerKind::Lion
+            | OptimizerKind::RmsProp => true,
+            OptimizerKind::Sgd | OptimizerKind::Muon => false,
+        };
+        Self {
+            steps,
+            per_step: train
+                .per_device_train_batch_size
+                .saturating_mul(train.gradient_accumulation_steps)
+                .min(records.max(1)),
+            epochs: steps as f64 / per_epoch.max(1) as f64,
+            records,
+            is_limited: train.max_steps.is_some(),
+            needs,
+            schedule: train.schedule(steps),
+            strength: moves_by_the_rate.then_some(lora.lora_alpha * rank / 32.0),
+        }
+    }
+
+    /// Returns the sum of the learning rates of all steps.
+    fn reach(&self) -> f64 {
+        let sampled = self.steps.clamp(1, SAMPLED);
+        let at = |i: u64| (u128::from(i) * u128::from(self.steps) / u128::from(sampled)) as u64;
+        (0..sampled).map(|i| self.schedule.lr(at(i))).sum::<f64>() * self.steps as f64 / sampled as f64
+    }
+
+    /// Returns what about the run looks wrong, with the remedy.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.schedule.warmup_steps >= self.steps && self.schedule.warmup_steps > 0 {
+            warnings.push(format!(
+                "the warm-up of {} steps is as long as the run of {} steps, so that the learning rate never comes to its \
+                 peak: set train.warmup_ratio: 0.1 instead of train.warmup_steps, or train longer",
+                self.schedule.warmup_steps, self.steps
+            ));
+        }
+        warnings.extend(self.strength.and_then(|strength| self.unsuited(strength)));
+        warnings
+    }
+
+    fn unsuited(&self, strength: f64) -> Option<String> {
+        let (reach, rate) = (self.reach() * strength, self.schedule.learning_rate);
+        let steps = counted(self.steps, "step", "steps");
+        if reach < SHORT {
+            let advice = self.longer(ADVISED / reach.max(f64::MIN_POSITIVE), strength);
+            return Some(format!(
+                "the run is too short to learn: {steps} at learning rates of up to {rate:e} hardly move the adapter; try {advice}"
+            ));
+        }
+        if rate * strength > HOT {
+            return Some(format!(
+                "the learning rate of {rate:e} is too high for bases of more than a few million parameters: they \
+                 forget how to write; try train.learning_rate: {:e}",
+                rounded(HIGHEST_ADVISED / strength)
+            ));
+        }
+        (self.needs.reference && reach > LONG).then(|| {
+            format!(
+                "the run is long for its learning rate: {steps} at up to {rate:e} move the adapter far from the \
+                 reference; try train.learning_rate: {:e}, fewer epochs, or larger batches, and watch eval_kl",
+                rounded(rate * LONG / 2.0 / reach)
+            )
+        })
+    }
+
+    /// Settings with which the reach is `factor` times as large: a higher rate first, then a longer run.
+    fn longer(&self, factor: f64, strength: f64) -> String {
+        let rate = self.schedule.learning_rate;
+        let higher = rounded((rate * factor).min(HIGHEST_ADVISED / strength)).max(rate);
+        let stretch = factor * rate / higher;
+        let mut advice = Vec::new();
+        if higher > rate {
+            advice.push(format!("train.learning_rate: {higher:e}"));
+        }
+        if stretch > 1.0 && self.is_limited {
+            advice.push(format!("train.max_steps: {:.0}", (self.steps as f64 * stretch).ceil()));
+        } else if stretch > 1.0 && self.epochs * stretch <= MOST_EPOCHS {
+            advice.push(format!("train.num_train_epochs: {}", (self.epochs * stretch).ceil()));
+        } else if stretch > 1.0 {
+            advice.push(format!("more {} than {}", self.noun(2), self.records));
+        }
+        let smaller = if self.per_step > 4 { ", or smaller batches" } else { "" };
+        format!("{}{smaller}", advice.join(" and "))
+    }
+
+    fn noun(&self, count: usize) -> &'static str {
+        match (self.needs.records, count) {
+            (Records::Pairs, 1) => "pair",
+            (Records::Pairs, _) => "pairs",
+            (Records::Ranked, 1) => "ranked list",
+            (Records::Ranked, _) => "ranked lists",
+            (Records::Judged, 1) => "judged answer",
+            (Records::Judged, _) => "judged answers",
+            (Records::Texts, 1) => "text",
+            (Records::Texts, _) => "texts",
+        }
+    }
+}
+
+impl fmt::Display for Course {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Schedule { learning_rate, kind, warmup_steps, .. } = self.schedule;
+        write!(
+            f,
+            "{} of {} {}: {} over {} {}; learning rate {learning_rate:e} at its peak, {kind}",
+            counted(self.steps, "step", "steps"),
+            self.per_step,
+            self.noun(self.per_step),
+            epochs(self.epochs),
+            self.records,
+            self.noun(self.records),
+        )?;
+        match warmup_steps {
+            0 => Ok(()),
+            steps => write!(f, " after a warm-up of {}", counted(steps, "step", "steps")),
+        }
+    }
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// With at most two decimals.
+fn epochs(epochs: f64) -> String {
+    let rounded = (100.0 * epochs).round() / 100.0;
+    format!("{rounded} {}", if rounded == 1.0 { "epoch" } else { "epochs" })
+}
+
+/// To one significant digit.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.0e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn course(train: TrainConfig, records: usize) -> Course {
+        Course::new(&train, &LoraConfig::default(), records, Needs::PAIRS)
+    }
+
+    /// One epoch at a constant rate: the reach is steps times rate.
+    fn constant(learning_rate: f64, records: usize) -> Course {
+        let train = TrainConfig {
+            learning_rate,
+            lr_scheduler_type: super::super::schedule::ScheduleKind::Constant,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            num_train_epochs: 1.0,
+            per_device_train_batch_size: 4,
+            ..TrainConfig::default()
+        };
+        course(train, records)
+    }
+
+    #[test]
+    fn steps_epochs_and_rates_are_told() {
+        let train = TrainConfig {
+            per_device_train_batch_size: 4,
+            gradient_accumulation_steps: 4,
+            num_train_epochs: 3.0,
+            learning_rate: 5e-5,
+            warmup_steps: 1,
+            ..TrainConfig::default()
+        };
+        // 60 pairs are four steps of at most 16, of which the last has 12.
+        assert_eq!(
+            course(train.clone(), 60).to_string(),
+            "12 steps of 16 pairs: 3 epochs over 60 pairs; learning rate 5e-5 at its peak, linear after a warm-up of 1 step"
+        );
+        let one = TrainConfig { max_steps: Some(1), warmup_steps: 0, ..train };
+        assert_eq!(
+            Course::new(&one, &LoraConfig::default(), 1, Needs { records: Records::Judged, ..Needs::PAIRS })
+                .to_string(),
+            "1 step of 1 judged answer: 1 epoch over 1 judged answer; learning rate 5e-5 at its peak, linear"
+        );
+    }
+
+    #[test]
+    fn the_reach_is_the_sum_of_the_rates() {
+        assert!((constant(1e-4, 60).reach() - 15e-4).abs() < 1e-12);
+        // Linear decay over n steps from the peak p, with the last at p/n: p (n + 1) / 2.
+        let linear = |records| {
+            let train = TrainConfig {
+                learning_rate: 1e-4,
+                num_train_epochs: 1.0,
+                per_device_train_batch_size: 1,
+                warmup_ratio: 0.0,
+                warmup_steps: 0,
+                ..TrainConfig::default()
+            };
+            course(train, records).reach()
+        };
+        assert!((linear(9) - 5e-4).abs() < 1e-12, "{}", linear(9));
+        // Sampled: within 0.1 %, and in no time.
+        assert!((linear(1_000_001) / 50.0 - 1.0).abs() < 1e-3, "{}", linear(1_000_001));
+        let forever = TrainConfig { max_steps: Some(u64::MAX), ..TrainConfig::default() };
+        assert!(course(forever, 10).reach().is_finite());
+    }
+
+    #[test]
+    fn short_and_hot_runs_are_told_on_one_side_of_the_bound_only() {
+        let told = |course: &Course| course.warnings().join("\n");
+        // The README's settings of old on 60 pairs: 4 steps of 16 at 5e-6.
+        let old = TrainConfig {
+            gradient_accumulation_steps: 4,
+            per_device_train_batch_size: 4,
+            learning_rate: 5e-6,
+            num_train_epochs: 1.0,
+            ..TrainConfig::default()
+        };
+        let message = told(&course(old, 60));
+        assert!(message.contains("too short to learn: 4 steps at learning rates of up to 5e-6"), "{message}");
+        assert!(message.contains("train.learning_rate: 2e-4 and train.num_train_epochs: "), "{message}");
+        assert!(told(&constant(SHORT / 10.0 * 0.99, 40)).contains("too short"));
+        assert_eq!(told(&constant(SHORT / 10.0 * 1.01, 40)), "");
+        assert!(told(&constant(HOT * 1.01, 40)).contains("train.learning_rate: 2e-4"));
+        assert_eq!(told(&constant(HOT * 0.99, 40)), "");
+        assert!(told(&constant(LONG / 1000.0 * 1.01, 4000)).contains("long for its learning rate"));
+        assert_eq!(told(&constant(LONG / 1000.0 * 0.99, 4000)), "");
+        let imitated =
+            Course { needs: Needs { reference: false, ..Needs::PAIRS }, ..constant(LONG / 500.0, 4000) };
+        assert_eq!(told(&imitated), "");
+    }
+
+    #[test]
+    fn alpha_counts_as_the_rate_does_and_another_optimizer_is_not_judged() {
+        let course = |lora: &LoraConfig, optim| {
+            let train =
+                TrainConfig { learning_rate: 5e-4, max_steps: Some(40), optim, ..TrainConfig::default() };
+            Course::new(&train, lora, 160, Needs::PAIRS).warnings()
+        };
+        let strong = LoraConfig { lora_alpha: 128.0, ..LoraConfig::default() };
+        assert!(course(&LoraConfig::default(), OptimizerKind::AdamW).is_empty());
+        assert!(course(&strong, OptimizerKind::AdamW)[0].contains("train.learning_rate: 5e-5"));
+        assert!(course(&strong, OptimizerKind::Sgd).is_empty());
+        let stabilised = LoraConfig { use_rslora: true, r: 16, ..LoraConfig::default() };
+        assert_eq!(course(&stabilised, OptimizerKind::AdamW), course(&strong, OptimizerKind::AdamW));
+    }
+
+    #[test]
+    fn a_warm_up_of_the_whole_run_is_told() {
+        let train = TrainConfig {
+            warmup_steps: 15,
+            learning_rate: 2e-4,
+            num_train_epochs: 1.0,
+            per_device_train_batch_size: 4,
+            ..TrainConfig::default()
+        };
+        assert!(
+            course(train.clone(), 60).warnings()[0]
+                .contains("warm-up of 15 steps is as long as the run of 15")
+        );
+        assert!(course(TrainConfig { warmup_steps: 14, ..train }, 60).warnings().is_empty());
+    }
+}
