@@ -60,11 +60,15 @@ pub enum Command {
     Export(ExportArgs),
     /// Describe a model, an adapter or a run directory
     Inspect(InspectArgs),
+    /// Write a page with the curves, warnings and settings of runs
+    Report(ReportArgs),
     /// Check, show or convert data
     #[command(subcommand)]
     Data(DataCommand),
     /// List CPU, GPUs, driver and libraries, and what is missing
     Devices(DevicesArgs),
+    /// List what is kept in the cache, or remove it
+    Cache(CacheArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -79,8 +83,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "BASE")]
     pub base: String,
 
-    /// Adapter directory; can be repeated to stack several
-    #[arg(long, value_name = "DIR")]
+    /// Adapter: a directory, a GGUF file, or the run directory that it is in; can be repeated to stack several
+    #[arg(long, value_name = "PATH")]
     pub adapter: Vec<PathBuf>,
 
     /// Accept a base that is not fully understood, and an adapter trained on another base, with a warning
@@ -130,19 +134,28 @@ pub struct TrainArgs {
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
+    /// A file that was named without `-c`.
+    #[arg(hide = true)]
+    pub stray: Option<PathBuf>,
+
     /// Override one key; the value is YAML; can be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,
 
-    /// Continue from the last checkpoint of the run directory
-    #[arg(long)]
-    pub resume: bool,
+    /// Continue from the last checkpoint of the run directory; with DIR, as DIR/config.yaml says
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub resume: Option<Option<PathBuf>>,
+
+    /// Continue the run if it was begun, else start it: for jobs that are restarted automatically
+    #[arg(long, conflicts_with = "resume")]
+    pub auto_resume: bool,
 
     /// Start again in a run directory that was used before
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["resume", "auto_resume"])]
     pub overwrite: bool,
 
-    /// Accept a base that is not fully understood, with a warning
+    /// Accept with a warning what is refused otherwise: a base that is not fully understood, adapters of another base,
+    /// a run that does not seem to fit into memory
     #[arg(long)]
     pub force: bool,
 
@@ -263,6 +276,43 @@ impl GenerateArgs {
     }
 }
 
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora report runs/a runs/b --output both.html")]
+pub struct ReportArgs {
+    /// Run directories, or folders of them; several runs are laid over each other
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+
+    /// The page to write [default: report.html in the run directory, or here for several runs]
+    #[arg(long, value_name = "FILE.html")]
+    pub output: Option<PathBuf>,
+}
+
+/// Arguments of `cache`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora cache clear reference")]
+pub struct CacheArgs {
+    /// What to do [default: list]
+    #[command(subcommand)]
+    pub command: Option<CacheCommand>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `cache` does besides listing.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Remove what is in the cache; all of it can be made again
+    Clear {
+        /// Names of parts, as `dpo-lora cache` lists them [default: all]
+        #[arg(value_name = "NAME")]
+        parts: Vec<String>,
+    },
+}
+
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
 #[command(
@@ -353,6 +403,7 @@ mod tests {
         for line in [
             "",
             "train --resume --overwrite",
+            "train --resume runs/a --auto-resume",
             "-q -v inspect x",
             "generate --base b",
             "generate --base b --prompt a --prompts f",
@@ -391,6 +442,12 @@ mod tests {
             panic!("not merge")
         };
         assert_eq!(merge.weights, [0.7, -0.3]);
+        let resume = |line| match parse(line).unwrap().command {
+            Command::Train(args) => (args.resume, args.config),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(resume("train --resume -c run.yaml"), (Some(None), Some("run.yaml".into())));
+        assert_eq!(resume("train --resume runs/a"), (Some(Some("runs/a".into())), None));
     }
 
     #[test]

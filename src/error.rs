@@ -83,9 +83,14 @@ pub enum Error {
         /// What is wrong, and the remedy.
         message: String,
     },
-    /// Stopped by a signal, after a checkpoint was written; the payload is the exit code (130 or 143).
-    #[error("interrupted; the run can be resumed with --resume")]
-    Interrupted(u8),
+    /// Stopped by a signal, after a checkpoint was written.
+    #[error("{message}")]
+    Interrupted {
+        /// The exit code: 130 or 143.
+        code: u8,
+        /// What was kept, and the command that continues.
+        message: String,
+    },
     /// A tensor operation failed: shapes that do not fit, or a device error.
     #[error("{}", tensor_in_words(.0))]
     Tensor(#[from] candle_core::Error),
@@ -104,11 +109,17 @@ impl Error {
         move |source| Self::Io { action: "cannot write", path, source }
     }
 
-    /// The process's exit status: 2 for usage and configuration, 130/143 when interrupted, else 1.
+    /// The process's exit status: 2 for usage, configuration and missing files, 130/143 when interrupted, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::UnknownKey { .. } => 2,
-            Self::Interrupted(code) => *code,
+            // A file that the user names and that is missing.
+            Self::Io { action: "cannot read", source, .. }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                2
+            }
+            Self::Interrupted { code, .. } => *code,
             _ => 1,
         }
     }
@@ -268,6 +279,6 @@ mod tests {
     fn config_errors_exit_2() {
         assert_eq!(Error::Config(String::new()).exit_code(), 2);
         assert_eq!(Error::Data(String::new()).exit_code(), 1);
-        assert_eq!(Error::Interrupted(143).exit_code(), 143);
+        assert_eq!(Error::Interrupted { code: 143, message: String::new() }.exit_code(), 143);
     }
 }

@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "cli/bases.rs"]
+mod bases;
 #[path = "cli/composed.rs"]
 mod composed;
 #[path = "cli/contracts.rs"]
@@ -15,13 +17,23 @@ mod data_reports;
 mod diverged;
 #[path = "cli/gguf.rs"]
 mod gguf;
+#[path = "cli/hints.rs"]
+mod hints;
 #[path = "cli/interrupted.rs"]
 mod interrupted;
 #[path = "cli/merged.rs"]
 mod merged;
 #[path = "cli/objectives.rs"]
 mod objectives;
+#[path = "cli/reported.rs"]
+mod reported;
+#[path = "cli/resumed.rs"]
+mod resumed;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/stopped.rs"]
+mod stopped;
+#[path = "cli/terminal.rs"]
+mod terminal;
 #[path = "cli/watched.rs"]
 mod watched;

@@ -1,13 +1,15 @@
 //! `dpo-lora train`.
 
-use std::path::Path;
+mod settings;
+mod summary;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
-use super::output::{colours, print, say};
+use super::output::{print, say};
 use super::samples::{Drawn, Samples};
-use super::signals;
+use super::signals::{self, Whereabouts};
 use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::show::Form;
@@ -15,21 +17,23 @@ use crate::device;
 use crate::error::Result;
 use crate::model::pass::Pass;
 use crate::ops::profile;
-use crate::report::{Console, Jsonl, Reporter, TensorBoard, Verbosity};
-use crate::toolkit::{Base, OpenOptions, Ready, Run, embedded, set_threads};
-use crate::train::reference::ReferenceCache;
-use crate::train::run_dir::{self, Opening, RunDir};
+use crate::report::{Console, Journal, Jsonl, Reporter, TensorBoard, Verbosity, screen};
+use crate::toolkit::{Base, OpenOptions, Ready, Run, set_threads};
+use crate::train::run_dir::{Opening, RunDir};
 use crate::train::trainer::Trainer;
+use settings::{configure, opening};
 
 /// Prompts of the quickstart that are completed before and after, and how many of them are shown.
 const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
-pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
+pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
+    let quiet = verbosity == Verbosity::Quiet;
     let config = configure(args)?;
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
-    let run = Run::read(config, &base, args.resume)?;
+    let resuming = matches!(opening(args), Opening::Resume | Opening::ResumeOrStart);
+    let run = Run::read(config, &base, resuming)?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say(first));
@@ -39,14 +43,14 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let directory = RunDir::open(&run.config.output_dir, opening(args))?;
     first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
-    signals::watch(&stop)?;
-    let Ready { mut trainer, tokenizer, notes, .. } = run.ready(&directory, stop, args.resume)?;
-    let mut reporter = reporter(&directory, trainer.step(), quiet)?;
+    let whereabouts = signals::let_finish(&stop, directory.path());
+    let Ready { mut trainer, tokenizer, notes, config } = run.ready(&directory, stop, resuming)?;
+    let mut reporter = reporter(&directory, trainer.step(), verbosity, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &mut reporter);
 
-    let samples =
-        args.config.is_none().then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
+    let is_quickstart = args.config.is_none() && !matches!(args.resume, Some(Some(_)));
+    let samples = is_quickstart.then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer))).transpose()?;
     let draw = |trainer: &Trainer, pass| {
         samples
             .as_ref()
@@ -59,12 +63,12 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
         print(compare(samples, &before, &after).as_bytes())?;
     }
-    conclude(&mut trainer, directory.path(), (seconds, quiet))
+    summary::conclude(&mut trainer, (&config, &base), directory.path(), (seconds, quiet))
 }
 
 /// How the first record is marked on standard error.
 fn form() -> Form {
-    if colours(&std::io::stderr()) { Form::Terminal } else { Form::Plain }
+    if screen::is_coloured() { Form::Terminal } else { Form::Plain }
 }
 
 /// Opens the base that the configuration names.
@@ -77,14 +81,6 @@ fn open(config: &RunConfig, args: &TrainArgs) -> Result<Base> {
         force: args.force,
     };
     Base::open_with(&model.base, &options)
-}
-
-fn opening(args: &TrainArgs) -> Opening {
-    match (args.resume, args.overwrite) {
-        (true, _) => Opening::Resume,
-        (_, true) => Opening::Overwrite,
-        _ => Opening::Fresh,
-    }
 }
 
 /// Trains, and prints where the time went if requested; returns the seconds it took.
@@ -108,51 +104,13 @@ fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Reporter) -> R
     Ok(seconds)
 }
 
-/// Prints the summary: the accuracy on held-out pairs, and where the adapter is.
-fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, bool)) -> Result<()> {
-    let after = trainer.evaluate()?.and_then(|found| found.metrics().logp_accuracy());
-    if let (Some(before), Some(after)) = (trainer.initial_accuracy(), after) {
-        let text =
-            format!("held-out accuracy: before {:.1} %, after {:.1} %\n", 100.0 * before, 100.0 * after);
-        print(text.as_bytes())?;
-    }
-    if !quiet {
-        let passes = reference_passes(trainer.reference());
-        say(&format!(
-            "trained in {seconds:.1} s; {passes}; adapter: {}",
-            directory.join("adapter").display()
-        ));
-    }
-    Ok(())
-}
-
-/// The configuration: a file, or the embedded quickstart in a directory that is not used yet.
-fn configure(args: &TrainArgs) -> Result<RunConfig> {
-    let config = match &args.config {
-        Some(path) => RunConfig::from_file(path, &args.overrides)?,
-        None => RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &args.overrides)?,
-    };
-    let named = args.overrides.iter().any(|o| o.trim_start().starts_with("output_dir"));
-    if args.config.is_none() && !named && !args.resume && !args.overwrite {
-        let output_dir = run_dir::numbered(&config.output_dir);
-        return Ok(RunConfig { output_dir, ..config });
-    }
-    Ok(config)
-}
-
-/// What the run had from the cache, once it is over.
-fn reference_passes(reference: &ReferenceCache) -> String {
-    match reference.computed {
-        0 => "no reference pass was made".into(),
-        computed => format!("reference log-probs of {computed} pairs were computed"),
-    }
-}
-
-fn reporter(run: &RunDir, step: u64, quiet: bool) -> Result<Reporter> {
-    let verbosity = if quiet { Verbosity::Quiet } else { Verbosity::Normal };
+fn reporter(run: &RunDir, step: u64, verbosity: Verbosity, whereabouts: Whereabouts) -> Result<Reporter> {
     let metrics = run.path().join("metrics.jsonl");
     let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
-    Ok(Reporter::new().with(Console::stderr(verbosity)).with(jsonl).with(TensorBoard::create(run.path())?))
+    // Where a signal would strike is known before the line that says so is printed.
+    let reporter = Reporter::new().with(whereabouts).with(Console::stderr(verbosity));
+    let journal = Journal::open(&run.path().join("warnings.jsonl"), step)?;
+    Ok(reporter.with(jsonl).with(journal).with(TensorBoard::create(run.path())?))
 }
 
 fn describe(trainer: &Trainer, reporter: &mut Reporter) {

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, Needs, Objective, Scored};
+use crate::report::Activity;
 use crate::trainable::Policy;
 
 /// The result of an evaluation.
@@ -149,6 +150,7 @@ fn score_for(
 ) -> Result<()> {
     let batch = batch.max(1);
     let longest = examples.longest();
+    let activity = Activity::new("scoring records", examples.len() as u64);
     let mut scored_batch = |packed: &PackedBatch| {
         let reference = reference(packed)?;
         let logps = match &reference {
@@ -173,6 +175,7 @@ fn score_for(
             return Err(not_finite(example, &scored, broken.group));
         }
         each(first, &scored)?;
+        activity.advance(indices.len() as u64);
     }
     Ok(())
 }

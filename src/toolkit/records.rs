@@ -60,6 +60,9 @@ impl Reader<'_> {
     /// the model.
     pub(crate) fn read(&self, sources: &Sources, config: &DataConfig) -> Result<Pairs> {
         let feeds = feeds(sources, config)?;
+        for input in feeds.iter().flat_map(|feed| &feed.inputs) {
+            log::debug!("data: {}", input.path().map_or("memory".into(), |path| path.display().to_string()));
+        }
         let path = self.stored_at(&feeds, sources, config)?;
         if let Some(path) = path.as_deref().filter(|path| path.exists()) {
             match open(path) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 pub use self::examples::Examples;
-use super::{Base, TrainedWith, dated};
+use super::{Base, TrainedWith, companions, dated};
 use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, show};
@@ -147,6 +147,9 @@ impl<'a> Run<'a> {
         let Self { config, base, tokenizer, examples, decoder, policy, .. } = self;
         let Examples { train, eval, mut notes } = examples;
         let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
+        if let Some(directory) = config.train.reference_cache.directory("reference") {
+            log::debug!("cache of reference log-probs: {}", directory.display());
+        }
         let (reference, damage) = reference_cache(&config.train.reference_cache, &reference_policy);
         notes.extend(damage);
         let objective = config.objective.resolve()?;
@@ -154,6 +157,9 @@ impl<'a> Run<'a> {
             let known = reference.knows(&train) + reference.knows(&eval);
             notes.extend(what_is_cached(known, train.len() + eval.len()));
         }
+        let origin = origin(&config, base)?;
+        let card = companions::card(&config, &origin.base, train.len())?;
+        let companions = companions::tokenizer_files(base, &tokenizer, &config)?;
         let setup = Setup {
             decoder,
             policy,
@@ -165,10 +171,9 @@ impl<'a> Run<'a> {
             dropout: config.lora.lora_dropout,
             seed: config.seed,
             reference,
-            origin: peft::Origin {
-                metadata: TrainedWith::configured(&config)?.metadata()?,
-                ..base.origin()?
-            },
+            origin,
+            card,
+            companions,
             run: directory.path().to_path_buf(),
             identity: Identity { config: config.to_yaml()?, reference: reference_policy },
             stop,
@@ -180,6 +185,19 @@ impl<'a> Run<'a> {
         files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
         Ok(Ready { trainer, config, tokenizer, notes })
     }
+}
+
+/// What the adapter records about its base and its training.
+fn origin(config: &RunConfig, base: &Base) -> Result<peft::Origin> {
+    let mut origin = base.origin()?;
+    origin.metadata.extend(TrainedWith::configured(config)?.metadata()?);
+    if let Some(name) = &config.model.base_name {
+        (origin.base, origin.revision) = match name.split_once('@') {
+            Some((name, commit)) => (name.into(), Some(commit.into())),
+            None => (name.clone(), None),
+        };
+    }
+    Ok(origin)
 }
 
 /// Continues from the newest valid checkpoint, if there is one; returns a notice.
