@@ -62,11 +62,15 @@ pub enum Command {
     Export(ExportArgs),
     /// Describe a model, an adapter or a run directory
     Inspect(InspectArgs),
+    /// Write a page with the curves, warnings and settings of runs
+    Report(ReportArgs),
     /// Check, show or convert data
     #[command(subcommand)]
     Data(DataCommand),
     /// List CPU, GPUs, driver and libraries, and what is missing
     Devices(DevicesArgs),
+    /// List what is kept in the cache, or remove it
+    Cache(CacheArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -81,8 +85,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "BASE")]
     pub base: String,
 
-    /// Adapter directory; can be repeated to stack several
-    #[arg(long, value_name = "DIR")]
+    /// Adapter: a directory, a GGUF file, or the run directory that it is in; can be repeated to stack several
+    #[arg(long, value_name = "PATH")]
     pub adapter: Vec<PathBuf>,
 
     /// Accept a base that is not fully understood, and an adapter trained on another base, with a warning
@@ -230,6 +234,43 @@ impl GenerateArgs {
     }
 }
 
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora report runs/a runs/b --output both.html")]
+pub struct ReportArgs {
+    /// Run directories, or folders of them; several runs are laid over each other
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+
+    /// The page to write [default: report.html in the run directory, or here for several runs]
+    #[arg(long, value_name = "FILE.html")]
+    pub output: Option<PathBuf>,
+}
+
+/// Arguments of `cache`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora cache clear reference")]
+pub struct CacheArgs {
+    /// What to do [default: list]
+    #[command(subcommand)]
+    pub command: Option<CacheCommand>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `cache` does besides listing.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Remove what is in the cache; all of it can be made again
+    Clear {
+        /// Names of parts, as `dpo-lora cache` lists them [default: all]
+        #[arg(value_name = "NAME")]
+        parts: Vec<String>,
+    },
+}
+
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
 #[command(
@@ -325,6 +366,7 @@ mod tests {
             "train --base b --data d --epochs nan",
             "train --base b --base c --data d",
             "train --base",
+            "train --resume runs/a --auto-resume",
             "-q -v inspect x",
             "generate --base b",
             "generate --base b --prompt a --prompts f",
@@ -363,6 +405,12 @@ mod tests {
             panic!("not merge")
         };
         assert_eq!(merge.weights, [0.7, -0.3]);
+        let resume = |line| match parse(line).unwrap().command {
+            Command::Train(args) => (args.resume, args.config),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(resume("train --resume -c run.yaml"), (Some(None), Some("run.yaml".into())));
+        assert_eq!(resume("train --resume runs/a"), (Some(Some("runs/a".into())), None));
     }
 
     #[test]

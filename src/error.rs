@@ -83,9 +83,16 @@ pub enum Error {
         /// What is wrong, and the remedy.
         message: String,
     },
-    /// Stopped by a signal, after a checkpoint was written; the payload is the exit code (130 or 143).
-    #[error("interrupted; the run can be resumed with --resume")]
-    Interrupted(u8),
+    /// Stopped by a signal, after a checkpoint was written.
+    #[error("{kept}; continue with: dpo-lora train --resume {run}")]
+    Interrupted {
+        /// The exit code: 130 or 143.
+        code: u8,
+        /// Where the run was interrupted, and what is kept.
+        kept: String,
+        /// The directory of the run, quoted for a shell.
+        run: String,
+    },
 }
 
 impl Error {
@@ -101,11 +108,17 @@ impl Error {
         move |source| Self::Io { action: "cannot write", path, source }
     }
 
-    /// The process's exit status: 2 for usage and configuration, 130/143 when interrupted, else 1.
+    /// The process's exit status: 2 for usage, configuration and missing files, 130/143 when interrupted, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::UnknownKey { .. } => 2,
-            Self::Interrupted(code) => *code,
+            // A file that the user names and that is missing.
+            Self::Io { action: "cannot read", source, .. }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                2
+            }
+            Self::Interrupted { code, .. } => *code,
             _ => 1,
         }
     }
@@ -226,6 +239,9 @@ mod tests {
     fn config_errors_exit_2() {
         assert_eq!(Error::Config(String::new()).exit_code(), 2);
         assert_eq!(Error::Data(String::new()).exit_code(), 1);
-        assert_eq!(Error::Interrupted(143).exit_code(), 143);
+        assert_eq!(
+            Error::Interrupted { code: 143, kept: String::new(), run: String::new() }.exit_code(),
+            143
+        );
     }
 }

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 pub use cache::CacheChoice;
 pub use draining::Draining;
 pub use remembered::{FileStamp, content_hash, remembered};
-use temporary::Listed;
-pub use temporary::remove_temporaries;
+pub use temporary::{TemporaryDirectory, TemporaryFile, remove_temporaries};
 
 use crate::error::{Error, Result};
 
@@ -42,9 +41,7 @@ pub fn write_checked(
 ) -> Result<()> {
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    let make =
-        || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(Error::write(directory));
-    let (file, _listed) = Listed::made(make, |file| file.path())?;
+    let file = TemporaryFile::new(directory)?;
     let write = || -> std::io::Result<()> {
         let mut buffered = BufWriter::with_capacity(1 << 20, Draining::new(file.as_file()));
         fill(&mut buffered)?;
@@ -55,7 +52,7 @@ pub fn write_checked(
     };
     write().map_err(Error::write(path))?;
     check(file.path())?;
-    file.persist(path).map_err(|e| Error::write(path)(e.error))?;
+    file.persist(path)?;
     sync_directory(directory)
 }
 
@@ -77,12 +74,11 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let within = parent(&path);
     std::fs::create_dir_all(within).map_err(Error::write(within))?;
-    let beside = || temporary_directory(within);
-    let (new, _listed) = Listed::made(beside, |new| new.path())?;
+    let new = TemporaryDirectory::new(within)?;
     let made = fill(new.path())?;
     sync_directory(new.path())?;
     open_to_others(new.path()).map_err(Error::write(new.path()))?;
-    let old = if replace && path.exists() { Some(beside()?) } else { None };
+    let old = if replace && path.exists() { Some(TemporaryDirectory::new(within)?) } else { None };
     let aside = old.as_ref().map(|old| old.path().join("replaced"));
     if let Some(aside) = &aside {
         std::fs::rename(&path, aside).map_err(Error::write(&path))?;
@@ -93,25 +89,9 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
         }
         return Err(Error::write(&path)(error));
     }
-    let _ = new.keep();
+    new.renamed();
     sync_directory(within)?;
     Ok(made)
-}
-
-/// A file under a temporary name, removed on drop.
-///
-/// # Errors
-/// If `within` is not writable.
-pub fn temporary_file(within: &Path) -> Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(within).map_err(Error::write(within))
-}
-
-/// A directory under a temporary name, removed on drop.
-///
-/// # Errors
-/// If `within` is not writable.
-pub fn temporary_directory(within: &Path) -> Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(within).map_err(Error::write(within))
 }
 
 /// Removes a directory so that it is never seen half removed: it is renamed first.
@@ -119,7 +99,7 @@ pub fn temporary_directory(within: &Path) -> Result<tempfile::TempDir> {
 /// # Errors
 /// If its parent is not writable.
 pub fn remove_directory(path: &Path) -> Result<()> {
-    let aside = temporary_directory(parent(path))?;
+    let aside = TemporaryDirectory::new(parent(path))?;
     std::fs::rename(path, aside.path().join("removed")).map_err(Error::write(path))?;
     aside.close().map_err(Error::write(path))
 }
@@ -158,6 +138,25 @@ pub fn sync_directory(directory: &Path) -> Result<()> {
         File::open(directory).and_then(|d| d.sync_all()).map_err(Error::write(directory))?;
     }
     Ok(())
+}
+
+/// Bytes of a file, or of all files in a directory; what cannot be read counts as 0.
+pub fn size(path: &Path) -> u64 {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return 0 };
+    if !found.is_dir() {
+        return found.len();
+    }
+    std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size(&entry.path())).sum()
+}
+
+/// A path as a word of a command that can be copied into a shell.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%=,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The directory that a file is in; `.` for a bare name.

@@ -42,11 +42,10 @@ const TOP: u8 = 11;
 /// `error` is everyone's; `files` writes through it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
 
-/// Where `unsafe` may stand: memory maps, signal handlers, the allocator, vector and tile instructions, NVIDIA's
+/// Where `unsafe` may stand: memory maps, the allocator, vector and tile instructions, NVIDIA's
 /// libraries.
 const UNSAFE: &[&str] = &[
     "adapter/peft/read.rs",
-    "commands/signals.rs",
     "data/dataset/file.rs",
     "device/cuda/backend.rs",
     "device/cuda/survey.rs",

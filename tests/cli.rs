@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "cli/bases.rs"]
+mod bases;
 #[path = "cli/composed.rs"]
 mod composed;
 #[path = "cli/contracts.rs"]
@@ -19,6 +21,8 @@ mod flags;
 mod gguf;
 #[path = "cli/goals.rs"]
 mod goals;
+#[path = "cli/hints.rs"]
+mod hints;
 #[path = "cli/interrupted.rs"]
 mod interrupted;
 #[path = "cli/merged.rs"]
@@ -27,9 +31,17 @@ mod merged;
 mod modified;
 #[path = "cli/objectives.rs"]
 mod objectives;
+#[path = "cli/reported.rs"]
+mod reported;
+#[path = "cli/resumed.rs"]
+mod resumed;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/staged.rs"]
 mod staged;
+#[path = "cli/stopped.rs"]
+mod stopped;
+#[path = "cli/terminal.rs"]
+mod terminal;
 #[path = "cli/watched.rs"]
 mod watched;

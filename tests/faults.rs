@@ -30,7 +30,7 @@ use dpo_lora::train::checkpoint;
 use serde_json::{Value, json};
 
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
-const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--resume"];
+const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--auto-resume"];
 
 /// A place with the recipe of a run of so many steps, and that run left alone in `whole`.
 fn whole(steps: u64, more: &[(&str, Value)]) -> Place {

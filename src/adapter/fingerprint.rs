@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::files;
+use crate::report::Activity;
 use crate::weights::WeightSource;
 
 /// Prefix of the hashed bytes; changing it changes every fingerprint.
@@ -33,7 +34,9 @@ fn compute(source: &dyn WeightSource) -> Result<String> {
     hasher.update(DOMAIN);
     let mut names = source.names();
     names.sort_unstable();
+    let activity = Activity::new("hashing the base's tensors", names.len() as u64);
     for name in names {
+        activity.advance(1);
         let stored = source.stored(&name)?;
         // Lengths precede what they measure, so that two models never give the same bytes.
         for text in [name.as_bytes(), stored.dtype.as_bytes()] {

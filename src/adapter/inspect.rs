@@ -86,7 +86,14 @@ pub fn inspect(
     }
     let delta_norm = norm(modules.iter().map(|module| module.delta_norm));
     let share = norms.and_then(|norms| ratio(delta_norm, norm(norms)));
+    modules.sort_by(|a, b| natural(&a.module).cmp(&natural(&b.module)));
     Ok(AdapterReport { modules, parameters: adapters.values().len(), delta_norm, share })
+}
+
+/// A key by which layer 2 comes before layer 10.
+fn natural(module: &str) -> Vec<(u64, &str)> {
+    // Numbers before names; a number of more digits than any layer has is a name.
+    module.split('.').map(|part| part.parse().map_or((u64::MAX, part), |number| (number, ""))).collect()
 }
 
 /// Compares two adapters of one base.

@@ -16,3 +16,4 @@ pub mod servers;
 mod symmetric;
 #[cfg(test)]
 mod testing;
+pub mod twin;

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use super::peft::Reading;
+use super::twin::{SKETCH_KEY, Sketch};
 use super::{gguf, mlx, peft};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::model::spec::DecoderSpec;
 use crate::trainable::Adapters;
 use crate::weights::gguf::GgufFile;
@@ -20,6 +21,8 @@ pub struct Adapter {
     pub base: Option<String>,
     /// Fingerprint of that base's weights, if it is known.
     pub fingerprint: Option<String>,
+    /// A sketch of that base's weights, if it is known.
+    pub sketch: Option<Sketch>,
     /// Its format.
     pub format: Format,
     /// Notes for the user about how it was read.
@@ -53,6 +56,45 @@ fn is_gguf(path: &Path) -> bool {
     let mut magic = [0; 4];
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
         || File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok_and(|()| magic == *b"GGUF")
+}
+
+/// Returns the path of the adapter that a name means: the path itself, or `adapter` in it if it is a run directory or a
+/// checkpoint.
+///
+/// # Errors
+/// [`Error::Config`] if there is nothing at the path, or it is a run that has no adapter yet.
+pub fn located(path: &Path) -> Result<PathBuf> {
+    if path.is_file() || format_of(path).is_some() {
+        return Ok(path.to_path_buf());
+    }
+    let inner = path.join("adapter");
+    if format_of(&inner).is_some() {
+        return Ok(inner);
+    }
+    if !path.exists() {
+        return Err(Error::Config(format!("there is no adapter {}{}", path.display(), did_you_mean(path))));
+    }
+    if path.join("checkpoints").is_dir() {
+        return Err(Error::Config(format!(
+            "{0} is a run that has no adapter yet; continue it with `dpo-lora train --resume {0}`, or name one of \
+             {0}/checkpoints/step-N",
+            path.display()
+        )));
+    }
+    Ok(path.to_path_buf())
+}
+
+/// `; did you mean x?` if a file of a similar name is beside the path.
+fn did_you_mean(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let beside = std::fs::read_dir(crate::files::parent(path)).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        beside.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    match nearest(&name, names.iter().map(String::as_str)) {
+        Some(near) => format!("; did you mean {}?", path.with_file_name(near).display()),
+        None => String::new(),
+    }
 }
 
 /// Whether there is an adapter at the path; a GGUF file may be a model too.
@@ -99,6 +141,15 @@ impl From<peft::Adapter> for Adapter {
     fn from(adapter: peft::Adapter) -> Self {
         let peft::Adapter { adapters, config, metadata, notes } = adapter;
         let fingerprint = metadata.get(peft::FINGERPRINT_KEY).cloned();
-        Self { adapters, base: config.base_model_name_or_path, fingerprint, format: Format::Peft, notes }
+        // A damaged one helps nobody; the fingerprint decides.
+        let sketch = metadata.get(SKETCH_KEY).and_then(|text| Sketch::from_text(text).ok());
+        Self {
+            adapters,
+            base: config.base_model_name_or_path,
+            fingerprint,
+            sketch,
+            format: Format::Peft,
+            notes,
+        }
     }
 }

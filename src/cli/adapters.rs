@@ -240,12 +240,16 @@ pub enum GgufNumbers {
     after_help = "Example:\n  dpo-lora inspect runs/a/adapter --base models/base --against runs/b/adapter"
 )]
 pub struct InspectArgs {
-    /// A base, an adapter or a run directory
+    /// A base, an adapter, a run directory, a checkpoint, or a folder of runs
     pub path: String,
 
     /// For an adapter: its base, to print the share of the norm of the base's weights
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
+
+    /// For an adapter: accept another base with a warning
+    #[arg(long, requires = "base")]
+    pub force: bool,
 
     /// For an adapter: another adapter, to print the cosine between the two changes
     #[arg(long, value_name = "PATH")]

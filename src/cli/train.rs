@@ -22,19 +22,28 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub settings: TrainSettings,
 
+    /// A file that was named without `-c`.
+    #[arg(hide = true)]
+    pub stray: Option<PathBuf>,
+
     /// Override one key; the value is YAML; can be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,
 
-    /// Continue from the last checkpoint of the run directory
-    #[arg(long)]
-    pub resume: bool,
+    /// Continue from the last checkpoint of the run directory; with DIR, as DIR/config.yaml says
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub resume: Option<Option<PathBuf>>,
+
+    /// Continue the run if it was begun, else start it: for jobs that are restarted automatically
+    #[arg(long, conflicts_with = "resume")]
+    pub auto_resume: bool,
 
     /// Start again in a run directory that was used before
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["resume", "auto_resume"])]
     pub overwrite: bool,
 
-    /// Accept a base that is not fully understood, with a warning
+    /// Accept with a warning what is refused otherwise: a base that is not fully understood, adapters of another base,
+    /// a run that does not seem to fit into memory
     #[arg(long)]
     pub force: bool,
 

@@ -1,5 +1,7 @@
 //! `dpo-lora export`: an adapter for other programs.
 
+mod serving;
+
 use serde_json::{Value, json};
 
 use super::output::{print, print_json, say};
@@ -18,6 +20,13 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         return Err(Error::Config(format!(
             "{} already exists; name another --output, or use --force to replace it",
             args.output.display()
+        )));
+    }
+    let modelfile = serving::modelfile(&args.output);
+    if args.format == ExportFormat::Gguf && modelfile.exists() && !args.force {
+        return Err(Error::Config(format!(
+            "{} already exists; name another --output, or use --force to replace it",
+            modelfile.display()
         )));
     }
     if args.kind != GgufNumbers::F32 && args.format != ExportFormat::Gguf {
@@ -40,12 +49,16 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let verdicts = servers::verdicts(written, &adapters, &base.spec, &config)?;
     check_served(&verdicts, args)?;
     let told = write(&base, &adapters, &config, args)?;
+    let served =
+        (args.format == ExportFormat::Gguf).then(|| serving::write(&base, &args.output)).transpose()?;
     if args.json {
         let output = args.output.display().to_string();
         return print_json(&json!({ "output": output, "modules": adapters.len(), "servers": verdicts }));
     }
     say(&format!("{}: {told}", args.output.display()));
-    print(table(&verdicts).as_bytes())
+    print(table(&verdicts).as_bytes())?;
+    served.iter().for_each(|served| say(served));
+    Ok(())
 }
 
 /// A single adapter keeps its own ranks and alphas where PEFT's settings can express them; for several the scales are

@@ -1,5 +1,6 @@
 //! `dpo-lora generate`: completions, of the policy or of both sides.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,9 +11,14 @@ use super::output::{print, print_json, say};
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
-use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, TOGETHER, complete_all};
+use crate::generate::{
+    Completion, FinishReason, Limits, Request, SamplingConfig, TOGETHER, complete_all, complete_streaming,
+};
+use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::report::Activity;
 use crate::toolkit::{Adapted, embedded};
+use crate::trainable::Policy;
 
 /// One object of `--json`.
 #[derive(Serialize)]
@@ -51,6 +57,12 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
         };
         requests.push(Request { prompt: encode(&tokenizer, prompt, chat)?, sampling });
     }
+    let decode = Decode { args, decoder: &decoder, tokenizer: &tokenizer, policy: &policy, limits: &limits };
+    // A device completes many prompts in the time of one.
+    if std::io::stdout().is_terminal() && !args.json && (requests.len() == 1 || !decoder.steps_together()) {
+        return decode.streamed(&prompts, &requests, &passes);
+    }
+    let activity = Activity::new("completing prompts", requests.len() as u64);
     // One prompt at a time where the decoder computes one at a time, so that each is shown when it is done.
     let together = if decoder.steps_together() { TOGETHER } else { 1 };
     for (first, requests) in requests.chunks(together).enumerate() {
@@ -64,8 +76,39 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
                 show(args, &prompts[number], adapter, &completions[i], number > 0)?;
             }
         }
+        activity.advance(requests.len() as u64);
     }
     Ok(())
+}
+
+/// What all completions have in common.
+struct Decode<'a> {
+    args: &'a GenerateArgs,
+    decoder: &'a Decoder,
+    tokenizer: &'a ChatTokenizer,
+    policy: &'a Policy,
+    limits: &'a Limits,
+}
+
+impl Decode<'_> {
+    /// Shows each completion while it grows.
+    fn streamed(
+        &self,
+        prompts: &[String],
+        requests: &[Request],
+        passes: &[(Pass, &'static str)],
+    ) -> Result<()> {
+        let Self { args, decoder, tokenizer, policy, limits } = *self;
+        for (i, (prompt, request)) in prompts.iter().zip(requests).enumerate() {
+            for (pass, adapter) in passes {
+                print(heading(args, prompt, adapter, i > 0).as_bytes())?;
+                let mut show = |piece: &str| print(piece.as_bytes());
+                complete_streaming(decoder, tokenizer, request, (policy, *pass), limits, &mut show)?;
+                print(b"\n")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Returns the token ids of a prompt: as it is, or as the user's turn of the chat template.
@@ -88,6 +131,14 @@ fn show(
         let (completion, tokens) = (found.text.as_str(), found.tokens.len());
         return print_json(&Line { prompt, completion, adapter, tokens, finish_reason: found.finish_reason });
     }
+    let mut text = heading(args, prompt, adapter, again);
+    text.push_str(&found.text);
+    text.push('\n');
+    print(text.as_bytes())
+}
+
+/// What stands before a completion.
+fn heading(args: &GenerateArgs, prompt: &str, adapter: &'static str, again: bool) -> String {
     let mut text = String::new();
     let heading = args.prompt.len() != 1 || args.compare;
     if heading && (adapter != "on" || !args.compare) {
@@ -96,9 +147,7 @@ fn show(
     if args.compare {
         text.push_str(&format!("[adapter {adapter}]"));
     }
-    text.push_str(&found.text);
-    text.push('\n');
-    print(text.as_bytes())
+    text
 }
 
 /// Returns the prompts of the command line or of a file.

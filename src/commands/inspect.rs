@@ -1,6 +1,7 @@
 //! `dpo-lora inspect`: what a base, an adapter or a run directory is.
 
 mod adapter;
+mod run;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
 use crate::toolkit::{Base, OpenOptions, embedded, is_gguf_file};
-use crate::train::{checkpoint, run_dir};
+use crate::train::run_dir;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -32,16 +33,12 @@ enum Found {
         fingerprint: String,
     },
     Adapter(Box<adapter::Found>),
-    Run {
+    Run(Box<run::Run>),
+    Runs {
         path: String,
-        step: Option<u64>,
-        checkpoint: Option<String>,
-        adapter: bool,
-        /// The directories of its stages, if it has any.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        stages: Vec<String>,
-        damage: Vec<String>,
+        runs: Vec<run::Run>,
     },
+    Checkpoint(run::Checkpoint),
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -55,20 +52,24 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     }
     let found = if is_adapter {
         Found::Adapter(Box::new(adapter::inspect(&path, args)?))
-    } else if path.join("config.yaml").exists() {
-        run_directory(&path)
+    } else if run_dir::is_run(&path) || path.join("config.yaml").exists() {
+        Found::Run(Box::new(run::Run::read(&path)))
+    } else if run::is_checkpoint(&path) {
+        Found::Checkpoint(run::read_checkpoint(&path)?)
     } else if path.join("config.json").exists() || is_gguf_file(&path) {
         base(&path)?
     } else {
-        return Err(Error::Config(format!(
-            "{} is neither a base (config.json, or a .gguf file), an adapter ({}) nor a run directory (config.yaml)",
-            path.display(),
-            peft::CONFIG
-        )));
+        let runs = run::runs_in(&path);
+        if runs.is_empty() {
+            return Err(unknown(&path));
+        }
+        Found::Runs { path: path.display().to_string(), runs }
     };
     match &found {
         found if args.json => print_json(found),
         Found::Adapter(found) => print(found.table().as_bytes()),
+        Found::Run(found) => print(found.table().as_bytes()),
+        Found::Runs { runs, .. } => print(run::comparison(runs).as_bytes()),
         found => print(text(found)?.as_bytes()),
     }
 }
@@ -97,16 +98,19 @@ fn base(path: &Path) -> Result<Found> {
     })
 }
 
-fn run_directory(path: &Path) -> Found {
-    let (newest, damage) = checkpoint::newest(path);
-    Found::Run {
-        path: path.display().to_string(),
-        step: newest.as_ref().map(|(_, state)| state.step),
-        checkpoint: newest.map(|(path, _)| path.display().to_string()),
-        adapter: path.join("adapter").join(peft::CONFIG).exists(),
-        stages: run_dir::stages(path).iter().map(|stage| stage.display().to_string()).collect(),
-        damage,
+/// The error for a path that is nothing that can be described.
+fn unknown(path: &Path) -> Error {
+    if path.exists() {
+        return Error::Config(format!(
+            "{} is neither a base (config.json, or a .gguf file), an adapter ({}), a run directory (config.yaml), a \
+             checkpoint nor a folder of runs",
+            path.display(),
+            peft::CONFIG
+        ));
     }
+    let near = run_dir::nearby(path);
+    let near = near.first().map_or(String::new(), |near| format!("; did you mean {}?", near.display()));
+    Error::Config(format!("{} does not exist{near}", path.display()))
 }
 
 /// The same as `--json`, one field per line.

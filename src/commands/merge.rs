@@ -10,11 +10,11 @@ mod verify;
 use std::path::Path;
 
 use super::output::say;
-use super::signals;
 use crate::adapter::merge::gguf::{FileType, GgufOptions};
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::config::WeightDtype;
 use crate::toolkit::{AdapterUse, Base, OpenOptions, Place, set_threads};
 use crate::trainable::Adapters;
@@ -28,7 +28,6 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
         }
     };
     set_threads(args.threads)?;
-    signals::leave_nothing_behind()?;
     let options = OpenOptions {
         dtype: weight_dtype(args)?,
         device: args.device,
@@ -70,7 +69,7 @@ fn into_model(
     args: &MergeArgs,
     say: impl Fn(&str),
 ) -> Result<()> {
-    let scratch = tempfile::tempdir().map_err(Error::write(std::env::temp_dir()))?;
+    let scratch = files::TemporaryDirectory::new(&std::env::temp_dir())?;
     let directory = match &base.place {
         Place::Directory(directory) => directory,
         Place::Gguf(files) => {

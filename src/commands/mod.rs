@@ -1,6 +1,7 @@
 //! One file a subcommand; wiring only.
 
 mod adapted;
+mod cache;
 mod data;
 mod devices;
 mod eval;
@@ -9,6 +10,7 @@ mod generate;
 mod inspect;
 mod merge;
 mod output;
+mod report;
 mod samples;
 mod score;
 mod signals;
@@ -18,9 +20,10 @@ mod voice;
 use clap::CommandFactory;
 
 use self::output::print;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, DataCommand};
 use crate::error::{Error, Result};
 use crate::ops::gemm::Isa;
+use crate::report::Verbosity;
 
 /// Runs the command that the command line asks for.
 ///
@@ -28,19 +31,43 @@ use crate::ops::gemm::Isa;
 /// Any failure of the command.
 pub fn run(cli: &Cli) -> Result<()> {
     voice::install(cli.quiet, cli.verbose);
+    signals::watch(left_behind(&cli.command))?;
     Isa::asked()?;
+    log::debug!("dpo-lora {}, instruction set {}", env!("CARGO_PKG_VERSION"), Isa::detected().name());
     match &cli.command {
-        Command::Train(args) => train::run(args, cli.quiet),
+        Command::Train(args) => train::run(args, verbosity(cli)),
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Report(args) => report::run(args),
         Command::Data(command) => data::run(command),
         Command::Devices(args) => devices::run(args),
+        Command::Cache(args) => cache::run(args),
         Command::Completions(args) => completions(args.shell),
         Command::Man => manual(),
+    }
+}
+
+/// What a command that is interrupted says: files appear whole or not at all.
+fn left_behind(command: &Command) -> &'static str {
+    match command {
+        Command::Merge(_) | Command::Export(_) | Command::Data(DataCommand::Convert(_)) => {
+            "interrupted; nothing was written"
+        }
+        Command::Score(args) if args.output.is_some() => "interrupted; nothing was written",
+        Command::Train(_) => "interrupted before the run began; nothing was written",
+        _ => "interrupted",
+    }
+}
+
+fn verbosity(cli: &Cli) -> Verbosity {
+    match (cli.quiet, cli.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, 0) => Verbosity::Normal,
+        _ => Verbosity::Verbose,
     }
 }
 

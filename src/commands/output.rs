@@ -3,11 +3,16 @@
 use std::io::{IsTerminal, Write};
 
 use crate::error::{Error, Result};
+use crate::report::screen;
 
 /// Writes to standard output. A closed pipe (`| head`) is not an error.
 pub(super) fn print(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    let write = || {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush())
+    };
+    let is_terminal = std::io::stdout().is_terminal();
+    match if is_terminal { screen::without_bars(write) } else { write() } {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::write("standard output")(e)),
         _ => Ok(()),
     }
@@ -23,10 +28,5 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// Prints a message for people.
 pub(super) fn say(text: &str) {
     // Standard error may be closed; there is nowhere left to report that.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-/// Whether a stream is a terminal that shows colours. `NO_COLOR` turns them off (<https://no-color.org>).
-pub(super) fn colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let _ = screen::line(text);
 }

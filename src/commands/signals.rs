@@ -1,57 +1,177 @@
-//! SIGINT and SIGTERM: the first lets the step finish and a checkpoint be written, the second stops at once.
+//! SIGINT and SIGTERM. A training run finishes its step and writes a checkpoint at the first one, and says so at once; the
+//! second stops it. Every other command stops at the first. Temporary files are removed.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::report::{Event, Sink, screen};
+use crate::train::checkpoint;
 
-/// Sets `stop` to the exit code of the signal that asks the run to stop.
-///
-/// # Errors
-/// If the handlers cannot be installed.
-pub(super) fn watch(stop: &Arc<AtomicU8>) -> Result<()> {
-    #[cfg(unix)]
-    for (signal, code) in [(signal_hook::consts::SIGINT, 130u8), (signal_hook::consts::SIGTERM, 143)] {
-        let asked = Arc::new(AtomicBool::new(false));
-        let failed = |e: std::io::Error| Error::Train(format!("a signal handler cannot be installed: {e}"));
-        // Order matters: the second signal finds the flag set and ends the process before it is set again.
-        signal_hook::flag::register_conditional_shutdown(signal, i32::from(code), asked.clone())
-            .map_err(failed)?;
-        signal_hook::flag::register(signal, asked).map_err(failed)?;
-        let stop = stop.clone();
-        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
-        unsafe { signal_hook::low_level::register(signal, move || stop.store(code, Ordering::Relaxed)) }
-            .map_err(failed)?;
-    }
-    #[cfg(not(unix))]
-    let _ = (
-        stop,
-        AtomicBool::new(false),
-        Ordering::Relaxed,
-        Error::Train(String::new()),
-        Arc::new(AtomicU8::new(0)),
-    );
-    Ok(())
+/// What a signal would interrupt.
+static INTERRUPTED: Mutex<Interrupted> = Mutex::new(Interrupted::Command("interrupted"));
+
+enum Interrupted {
+    /// A command that ends at once, with these words.
+    Command(&'static str),
+    /// A training run.
+    Run(Training),
 }
 
-/// From now on SIGINT and SIGTERM end the process at once and remove its temporary files.
+struct Training {
+    /// Becomes the exit code when the run should stop.
+    stop: Arc<AtomicU8>,
+    directory: PathBuf,
+    total_steps: u64,
+    doing: Doing,
+}
+
+#[derive(Clone, Copy)]
+enum Doing {
+    /// Nothing of this process would be lost.
+    Starting,
+    Step(u64),
+    /// The evaluation after a step.
+    Evaluating(u64),
+    /// The checkpoint of a step.
+    Saving(u64),
+    Over,
+}
+
+fn interrupted() -> MutexGuard<'static, Interrupted> {
+    // Every change is one assignment.
+    INTERRUPTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on signals end the process cleanly, with these words.
 ///
 /// # Errors
 /// If the handlers cannot be installed.
-pub(super) fn leave_nothing_behind() -> Result<()> {
+pub(super) fn watch(words: &'static str) -> Result<()> {
+    *interrupted() = Interrupted::Command(words);
     #[cfg(unix)]
     {
         use signal_hook::consts::{SIGINT, SIGTERM};
         let failed = |e: std::io::Error| Error::Config(format!("a signal handler cannot be installed: {e}"));
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-        std::thread::spawn(move || {
-            if let Some(signal) = signals.forever().next() {
-                files::remove_temporaries();
-                super::output::say("interrupted; nothing was written");
-                signal_hook::low_level::exit(128 + signal);
-            }
-        });
+        std::thread::spawn(move || signals.forever().for_each(received));
     }
+    #[cfg(not(unix))]
+    let _ = (received as fn(i32), Error::Config(String::new()));
     Ok(())
+}
+
+/// From now on a signal lets this run finish its step: `stop` becomes the exit code. Returns what follows the run.
+pub(super) fn let_finish(stop: &Arc<AtomicU8>, directory: &Path) -> Whereabouts {
+    *interrupted() = Interrupted::Run(Training {
+        stop: stop.clone(),
+        directory: directory.to_path_buf(),
+        total_steps: 0,
+        doing: Doing::Starting,
+    });
+    Whereabouts
+}
+
+/// Follows a run, so that a signal can be answered with what it is doing.
+pub(super) struct Whereabouts;
+
+impl Sink for Whereabouts {
+    fn name(&self) -> &str {
+        "signals"
+    }
+
+    fn record(&mut self, event: &Event) -> Result<()> {
+        let Interrupted::Run(run) = &mut *interrupted() else { return Ok(()) };
+        match *event {
+            Event::Start { step, total_steps } => {
+                run.total_steps = total_steps;
+                run.doing = if step == 0 { Doing::Starting } else { run.after(step) };
+            }
+            Event::Progress { step, .. } | Event::Saved { step, .. } => run.doing = run.after(step),
+            Event::Evaluation { step: 0 } => run.doing = Doing::Starting,
+            Event::Evaluation { step } => run.doing = Doing::Evaluating(step),
+            Event::Metrics { step, .. } => run.doing = run.after(step),
+            Event::Checkpoint => {
+                if let Doing::Step(next) = run.doing {
+                    run.doing = Doing::Saving(next - 1);
+                }
+            }
+            Event::End => run.doing = Doing::Over,
+            Event::Note(_) | Event::Warning(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Training {
+    /// What follows a step.
+    fn after(&self, step: u64) -> Doing {
+        if step < self.total_steps { Doing::Step(step + 1) } else { Doing::Saving(step) }
+    }
+
+    /// The answer to the first signal.
+    fn finishing(&self) -> Option<String> {
+        Some(match self.doing {
+            Doing::Step(step) => format!("finishing step {step}, then saving"),
+            Doing::Evaluating(step) => format!("finishing the evaluation after step {step}, then saving"),
+            Doing::Saving(step) => format!("saving step {step}"),
+            Doing::Starting | Doing::Over => return None,
+        })
+    }
+
+    /// What a run that is stopped at once leaves.
+    fn kept(&self) -> String {
+        let run = files::shell_word(&self.directory);
+        match checkpoint::newest(&self.directory).0 {
+            _ if matches!(self.doing, Doing::Over) => {
+                format!("interrupted after the last step; {run} keeps what was written")
+            }
+            Some((path, state)) => format!(
+                "stopped; {} is kept, later steps are lost; continue after step {} with: dpo-lora train --resume {run}",
+                path.display(),
+                state.step
+            ),
+            None => format!(
+                "stopped before the first checkpoint: nothing was trained that can be kept; {run} can be used again with \
+                 --overwrite"
+            ),
+        }
+    }
+}
+
+/// Answers a signal.
+#[cfg_attr(not(unix), expect(dead_code, reason = "there are no such signals"))]
+fn received(signal: i32) {
+    let code = u8::try_from(128 + signal).unwrap_or(1);
+    let words = match &*interrupted() {
+        Interrupted::Command(words) => (*words).to_string(),
+        Interrupted::Run(run) => {
+            let again = run.stop.load(Ordering::Relaxed) != 0;
+            match run.finishing().filter(|_| !again) {
+                Some(finishing) => {
+                    // First the answer, then the request: a short step would overtake it. Standard error may be closed; the run
+                    // stops all the same.
+                    let _ = screen::line_after_key(&format!("{finishing}; press again to stop now"));
+                    run.stop.store(code, Ordering::Relaxed);
+                    return;
+                }
+                None => run.kept(),
+            }
+        }
+    };
+    files::remove_temporaries();
+    let _ = screen::line_after_key(&words);
+    exit(code);
+}
+
+#[cfg(unix)]
+fn exit(code: u8) {
+    signal_hook::low_level::exit(i32::from(code));
+}
+
+#[cfg(not(unix))]
+fn exit(code: u8) {
+    std::process::exit(i32::from(code));
 }

@@ -1,13 +1,18 @@
 //! `dpo-lora train`.
 
+mod beside;
 mod configure;
+mod overrides;
 mod parts;
+mod resumed;
 mod stages;
+mod summary;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use self::parts::{conclude, describe, form, open, opening, profiled, reporter};
+use self::parts::{describe, form, open, profiled, reporter};
+use self::resumed::{is_resuming, opening};
 use super::output::{print, say};
 use super::samples::{Drawn, Samples};
 use super::signals;
@@ -15,6 +20,7 @@ use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
 use crate::error::{Error, Result};
 use crate::model::pass::Pass;
+use crate::report::Verbosity;
 use crate::toolkit::{Ready, Run, set_threads};
 use crate::train::run_dir::{self, RunDir};
 use crate::train::trainer::Trainer;
@@ -23,16 +29,17 @@ use crate::train::trainer::Trainer;
 const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
-pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
+pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
     match configure::recipe(args)? {
-        Recipe::Single(config) => single(*config, args, quiet),
-        Recipe::Staged(staged) => stages::run(&staged, args, quiet),
+        Recipe::Single(config) => single(*config, args, verbosity),
+        Recipe::Staged(staged) => stages::run(&staged, args, verbosity),
     }
 }
 
 /// One run.
-fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
-    if args.resume && !run_dir::stages(&config.output_dir).is_empty() {
+fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
+    let (quiet, resuming) = (verbosity == Verbosity::Quiet, is_resuming(args));
+    if resuming && !run_dir::stages(&config.output_dir).is_empty() {
         return Err(Error::Config(format!(
             "{} holds a run with stages, and the configuration has none; choose another output_dir, or use --overwrite to \
              start over",
@@ -41,7 +48,7 @@ fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
     }
     set_threads(config.train.threads)?;
     let base = open(&config, args)?;
-    let run = Run::read(config, &base, args.resume)?;
+    let run = Run::read(config, &base, resuming)?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say(first));
@@ -51,10 +58,10 @@ fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
     let directory = RunDir::open(&run.config.output_dir, opening(args))?;
     first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
-    signals::watch(&stop)?;
+    let whereabouts = signals::let_finish(&stop, directory.path());
     let course = run.course()?;
-    let Ready { mut trainer, tokenizer, notes, .. } = run.ready(&directory, stop, args.resume)?;
-    let mut reporter = reporter(&directory, trainer.step(), quiet)?;
+    let Ready { mut trainer, tokenizer, notes, config } = run.ready(&directory, stop, resuming)?;
+    let mut reporter = reporter(&directory, trainer.step(), verbosity, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
 
@@ -73,7 +80,11 @@ fn single(config: RunConfig, args: &TrainArgs, quiet: bool) -> Result<()> {
     if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
         print(compare(samples, &before, &after).as_bytes())?;
     }
-    conclude(&mut trainer, directory.path(), (seconds, quiet))
+    summary::conclude(&mut trainer, directory.path(), (seconds, quiet))?;
+    if !quiet {
+        say(&summary::next(&config, &base, &directory.path().join("adapter")));
+    }
+    Ok(())
 }
 
 /// Completions side by side.

@@ -3,6 +3,7 @@
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::output::say;
+use crate::report;
 
 /// Prints what this crate logs; what its dependencies log is theirs.
 struct Voice;
@@ -34,6 +35,9 @@ pub(super) fn install(quiet: bool, verbose: u8) {
         (_, 1) => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     });
+    if !quiet {
+        report::show_activities();
+    }
     // A program that uses the library may have a logger of its own.
     let _ = log::set_logger(&Voice);
 }

@@ -24,6 +24,32 @@ pub(super) struct Document<'a> {
     written: Value,
 }
 
+/// Short names, and names of other programs, that no spelling is near to.
+const ALIASES: &[(&str, &str)] = &[
+    ("lr", "train.learning_rate"),
+    ("epochs", "train.num_train_epochs"),
+    ("num_epochs", "train.num_train_epochs"),
+    ("steps", "train.max_steps"),
+    ("batch_size", "train.per_device_train_batch_size"),
+    ("micro_batch_size", "train.per_device_train_batch_size"),
+    ("grad_accum", "train.gradient_accumulation_steps"),
+    ("accumulation", "train.gradient_accumulation_steps"),
+    ("optimizer", "train.optim"),
+    ("scheduler", "train.lr_scheduler_type"),
+    ("warmup", "train.warmup_steps"),
+    ("rank", "lora.r"),
+    ("lora_r", "lora.r"),
+    ("alpha", "lora.lora_alpha"),
+    ("dropout", "lora.lora_dropout"),
+    ("loss", "objective.loss_type"),
+    ("base_model", "model.base"),
+    ("model_name_or_path", "model.base"),
+    ("dataset", "data.train"),
+    ("train_file", "data.train"),
+    ("eval_dataset", "data.eval"),
+    ("output", "output_dir"),
+];
+
 impl<'a> Document<'a> {
     /// Parses `text`; `defaults` holds every known key.
     pub(super) fn new(text: &'a str, origin: &'a str, defaults: &'a Value) -> Result<Self> {
@@ -181,6 +207,10 @@ impl<'a> Document<'a> {
         if bare == "rpo_alpha" {
             // TRL 1.16 has no such key any longer, and takes the same from a list of losses.
             return "; write loss_type: [sigmoid, sft] with loss_weights: [1, rpo_alpha]".into();
+        }
+        let alias = ALIASES.iter().find(|(name, _)| *name == bare).map(|(_, key)| *key);
+        if let Some(known) = alias.filter(|key| all.iter().any(|known| known == key)) {
+            return format!("; did you mean {known}?");
         }
         all.iter()
             .map(String::as_str)

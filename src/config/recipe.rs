@@ -35,6 +35,14 @@ pub struct Staged {
 }
 
 impl Recipe {
+    /// The directory of the whole run.
+    pub fn output_dir(&self) -> &Path {
+        match self {
+            Self::Single(config) => &config.output_dir,
+            Self::Staged(staged) => &staged.output_dir,
+        }
+    }
+
     /// Reads a YAML file as [`RunConfig::from_file`] does, with or without `stages`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ const FREE: &[&str] = &[
     "output_dir",
     "data.eval",
     "model.base",
+    "model.base_name",
     "model.device",
     "train.num_train_epochs",
     "train.max_steps",

@@ -68,14 +68,19 @@ impl Input {
 /// Fails if a source does not exist, contains nothing readable or has an unsupported format. All problems are reported
 /// in one message.
 pub fn resolve(sources: &Sources) -> Result<Vec<Input>> {
-    let (mut inputs, mut wrong) = (Vec::new(), Vec::new());
+    let (mut inputs, mut wrong, mut named_wrongly) = (Vec::new(), Vec::new(), true);
     for source in &sources.0 {
         match resolve_one(&source.path()) {
             Ok(found) => inputs.extend(found),
-            Err(e) => wrong.push(e.to_string()),
+            Err(e) => {
+                named_wrongly &= matches!(e, Error::Config(_));
+                wrong.push(e.to_string());
+            }
         }
     }
-    if wrong.is_empty() { Ok(inputs) } else { Err(Error::Data(wrong.join("\n"))) }
+    let wrong = (!wrong.is_empty()).then(|| wrong.join("\n"));
+    let error = if named_wrongly { Error::Config } else { Error::Data };
+    wrong.map_or(Ok(inputs), |wrong| Err(error(wrong)))
 }
 
 fn resolve_one(source: &str) -> Result<Vec<Input>> {
@@ -97,7 +102,7 @@ fn resolve_one(source: &str) -> Result<Vec<Input>> {
     } else if source.contains(['*', '?', '[']) {
         matches(source)
     } else {
-        Err(Error::Data(missing(path)))
+        Err(Error::Config(missing(path)))
     }
 }
 
@@ -128,7 +133,7 @@ fn matches(pattern: &str) -> Result<Vec<Input>> {
         }
     }
     if files.is_empty() {
-        return Err(Error::Data(format!(
+        return Err(Error::Config(format!(
             "`{pattern}` matches no file; relative patterns start in the working directory"
         )));
     }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, Needs, Objective, Scored};
+use crate::report::Activity;
 use crate::trainable::Policy;
 
 /// The result of an evaluation.
@@ -150,6 +151,7 @@ fn score_for(
 ) -> Result<()> {
     let batch = batch.max(1);
     let longest = examples.longest();
+    let activity = Activity::new("scoring records", examples.len() as u64);
     let mut scored_batch = |packed: &PackedBatch| -> Result<(Vec<Scored>, Vec<f64>)> {
         let reference = reference(packed)?;
         let (logps, aligned) = match &reference {
@@ -175,6 +177,7 @@ fn score_for(
             return Err(not_finite(example, &scored, broken.group));
         }
         each(first, &scored, &aligned)?;
+        activity.advance(indices.len() as u64);
     }
     Ok(())
 }

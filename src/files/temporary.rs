@@ -1,9 +1,14 @@
 //! The list of temporary files being written, so that a process that is asked to stop can remove them.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::error::Result;
+use tempfile::{NamedTempFile, TempDir};
+
+use super::TEMPORARY;
+use crate::error::{Error, Result};
 
 static LISTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -16,6 +21,7 @@ fn listed() -> MutexGuard<'static, Vec<PathBuf>> {
 }
 
 /// A temporary path that stays on the list until this is dropped.
+#[derive(Debug)]
 pub(super) struct Listed(PathBuf);
 
 impl Listed {
@@ -36,6 +42,102 @@ impl Drop for Listed {
         if let Some(at) = all.iter().rposition(|path| *path == self.0) {
             all.swap_remove(at);
         }
+    }
+}
+
+/// A file under a temporary name, removed on drop and when the process is stopped by a signal.
+#[derive(Debug)]
+pub struct TemporaryFile {
+    file: NamedTempFile,
+    _listed: Listed,
+}
+
+impl TemporaryFile {
+    /// Creates one in a directory.
+    ///
+    /// # Errors
+    /// If `within` is not writable.
+    pub fn new(within: &Path) -> Result<Self> {
+        let make =
+            || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(within).map_err(Error::write(within));
+        let (file, listed) = Listed::made(make, |file| file.path())?;
+        Ok(Self { file, _listed: listed })
+    }
+
+    /// Its temporary path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The open file.
+    pub fn as_file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// If it cannot be renamed; it is then removed.
+    pub fn persist(self, path: &Path) -> Result<()> {
+        self.file.persist(path).map(drop).map_err(|e| Error::write(path)(e.error))
+    }
+}
+
+impl Write for TemporaryFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A directory under a temporary name, removed on drop and when the process is stopped by a signal.
+#[derive(Debug)]
+pub struct TemporaryDirectory {
+    directory: TempDir,
+    _listed: Listed,
+}
+
+impl TemporaryDirectory {
+    /// Creates one in a directory.
+    ///
+    /// # Errors
+    /// If `within` is not writable.
+    pub fn new(within: &Path) -> Result<Self> {
+        let make =
+            || tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(within).map_err(Error::write(within));
+        let (directory, listed) = Listed::made(make, |directory| directory.path())?;
+        Ok(Self { directory, _listed: listed })
+    }
+
+    /// Its temporary path.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// It was renamed: there is nothing to remove.
+    pub fn renamed(self) {
+        let _ = self.directory.keep();
+    }
+
+    /// Renames it.
+    ///
+    /// # Errors
+    /// If it cannot be renamed; it is then removed.
+    pub fn rename(self, path: &Path) -> Result<()> {
+        std::fs::rename(self.path(), path).map_err(Error::write(path))?;
+        self.renamed();
+        Ok(())
+    }
+
+    /// Removes it now.
+    ///
+    /// # Errors
+    /// If a file in it cannot be removed.
+    pub fn close(self) -> std::io::Result<()> {
+        self.directory.close()
     }
 }
 

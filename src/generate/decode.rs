@@ -143,7 +143,7 @@ fn together(
 }
 
 /// Returns the number of new tokens that fit after a prompt.
-fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
+pub(super) fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
     if prompt.is_empty() {
         return Err(Error::Data(
             "the prompt is empty, and the tokenizer adds no BOS token to begin with".into(),
@@ -153,7 +153,7 @@ fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
 }
 
 /// A completion in progress.
-struct Growing {
+pub(super) struct Growing {
     prompt: usize,
     sampler: Sampler,
     tokens: Vec<u32>,
@@ -162,17 +162,22 @@ struct Growing {
 }
 
 impl Growing {
-    fn new(prompt: &[u32], sampling: &SamplingConfig, most: usize) -> Self {
+    pub(super) fn new(prompt: &[u32], sampling: &SamplingConfig, most: usize) -> Self {
         Self { prompt: prompt.len(), sampler: Sampler::new(sampling), tokens: Vec::new(), most }
     }
 
     /// The next input token of the model.
-    fn next(&self) -> &[u32] {
+    pub(super) fn next(&self) -> &[u32] {
         &self.tokens[self.tokens.len().saturating_sub(1)..]
     }
 
+    /// The tokens so far.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Samples a token and returns the completion if that token ended it.
-    fn take(
+    pub(super) fn take(
         &mut self,
         logits: &[f32],
         tokenizer: &ChatTokenizer,

@@ -16,6 +16,8 @@ use crate::error::{Error, Problems, Result};
 pub struct ModelConfig {
     /// The base: a directory, a `.gguf` file, or a Hub id `owner/name[@revision]`. Required.
     pub base: String,
+    /// The Hub id by which the adapter names its base, `owner/name`, if the base is not named by its id already.
+    pub base_name: Option<String>,
     /// Frozen adapters that are part of the base, and so of the reference as well; they are applied in this order.
     #[serde(with = "super::one_or_many")]
     pub adapter: Vec<PathBuf>,
@@ -61,6 +63,9 @@ impl ModelConfig {
         let mut problems = Problems::default();
         problems.require(!self.base.trim().is_empty(), || {
             "model.base is missing; name a directory, a .gguf file or a Hub id such as Qwen/Qwen2.5-0.5B-Instruct".into()
+        });
+        problems.require(self.base_name.as_ref().is_none_or(|name| !name.trim().is_empty()), || {
+            "model.base_name is empty; name a Hub id such as Qwen/Qwen2.5-0.5B-Instruct, or null for the name of the base".into()
         });
         problems.require(self.adapter.iter().all(|path| !path.as_os_str().is_empty()), || {
             "model.adapter holds an empty path; name an adapter's directory, or null for none".into()

@@ -1,9 +1,9 @@
-//! Standard error: a progress bar on a terminal, plain lines elsewhere, warnings only with `-q`.
+//! Standard error: lines and below them a progress bar on a terminal, lines with every metric elsewhere, warnings only with
+//! `-q`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::screen::{self, Bar};
 use super::{Event, Sink};
 use crate::error::{Error, Result};
 
@@ -15,41 +15,106 @@ pub enum Verbosity {
     /// Progress and notes.
     #[default]
     Normal,
+    /// `-v`: also what is written and when, and every metric on a terminal.
+    Verbose,
 }
 
 /// Shows the progress of a run to a person.
 pub struct Console {
     verbosity: Verbosity,
-    color: bool,
-    bar: Option<ProgressBar>,
-    output: Box<dyn Write + Send>,
+    output: Output,
+    /// Steps of the whole run.
+    total_steps: u64,
+    bar: Option<Bar>,
+}
+
+enum Output {
+    /// A terminal with bars, so many columns wide.
+    Terminal { coloured: bool, columns: fn() -> usize },
+    /// Standard error that is no terminal.
+    Plain,
+    /// Another stream.
+    Stream(Box<dyn Write + Send>),
 }
 
 impl Console {
     /// On standard error, with a bar if that is a terminal. Colours unless `NO_COLOR` is set (<https://no-color.org>).
     pub fn stderr(verbosity: Verbosity) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let bar = (terminal && verbosity == Verbosity::Normal).then(|| {
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style(color))
-        });
-        Self { verbosity, color, bar, output: Box::new(std::io::stderr()) }
+        let output = if screen::is_terminal() {
+            Output::Terminal { coloured: screen::is_coloured(), columns: screen::columns }
+        } else {
+            Output::Plain
+        };
+        Self { verbosity, output, total_steps: 0, bar: None }
     }
 
     /// Plain lines to `output`.
     pub fn plain(verbosity: Verbosity, output: impl Write + Send + 'static) -> Self {
-        Self { verbosity, color: false, bar: None, output: Box::new(output) }
+        Self { verbosity, output: Output::Stream(Box::new(output)), total_steps: 0, bar: None }
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
-        let Self { bar, output, .. } = self;
-        let mut write = || writeln!(output, "{text}").and_then(|()| output.flush());
-        let written = match bar {
-            // Remove the bar, write the line, draw the bar again.
-            Some(bar) => bar.suspend(write),
-            None => write(),
+        let written = match &mut self.output {
+            Output::Stream(output) => writeln!(output, "{text}").and_then(|()| output.flush()),
+            Output::Terminal { .. } | Output::Plain => screen::line(text),
         };
         written.map_err(Error::write("standard error"))
+    }
+
+    /// The line of an event, if it has one.
+    fn text(&self, event: &Event) -> Option<String> {
+        let coloured = matches!(self.output, Output::Terminal { coloured: true, .. });
+        match (event, self.verbosity) {
+            (Event::Warning(text), _) if coloured => Some(format!("\x1b[33mwarning:\x1b[0m {text}")),
+            (Event::Warning(text), _) => Some(format!("warning: {text}")),
+            (_, Verbosity::Quiet) => None,
+            (Event::Note(text), _) => Some((*text).to_string()),
+            (Event::Saved { step, bytes }, Verbosity::Verbose) => {
+                Some(format!("step {step}  checkpoint written, {:.1} MB", *bytes as f64 / 1e6))
+            }
+            (Event::Metrics { step, epoch, values }, verbosity) => Some(match (&self.output, verbosity) {
+                (Output::Terminal { columns, .. }, Verbosity::Normal) => {
+                    short((*step, self.total_steps), values, columns())
+                }
+                _ => metrics(*step, *epoch, values),
+            }),
+            (
+                Event::Start { .. }
+                | Event::Progress { .. }
+                | Event::Evaluation { .. }
+                | Event::Checkpoint
+                | Event::Saved { .. }
+                | Event::End,
+                _,
+            ) => None,
+        }
+    }
+
+    /// Moves the bar.
+    fn advance(&mut self, event: &Event) {
+        let Output::Terminal { coloured, .. } = self.output else { return };
+        if self.verbosity == Verbosity::Quiet {
+            return;
+        }
+        match (*event, &self.bar) {
+            (Event::Start { step, total_steps }, _) => {
+                let bar = Bar::new(total_steps, template(coloured));
+                bar.counters().set_position(step);
+                // Steps done before a resume took no time in this process.
+                bar.counters().reset_eta();
+                bar.counters().reset_elapsed();
+                self.bar = Some(bar);
+            }
+            (Event::Progress { step, loss, accuracy, tokens_per_second }, Some(bar)) => {
+                let accuracy = accuracy.map_or_else(String::new, |share| format!("  acc {share:.2}"));
+                bar.counters().set_message(format!("loss {loss:.4}{accuracy}  {tokens_per_second:.0} tok/s"));
+                bar.counters().set_position(step);
+            }
+            (Event::Evaluation { .. }, Some(bar)) => bar.counters().set_message("evaluating"),
+            (Event::Checkpoint, Some(bar)) => bar.counters().set_message("writing a checkpoint"),
+            (Event::End, _) => self.bar = None,
+            _ => {}
+        }
     }
 }
 
@@ -59,53 +124,52 @@ impl Sink for Console {
     }
 
     fn record(&mut self, event: &Event) -> Result<()> {
-        if let Some(bar) = &self.bar {
-            advance(bar, event);
+        if let Event::Start { total_steps, .. } = event {
+            self.total_steps = *total_steps;
         }
-        let text = match (event, self.verbosity) {
-            (Event::Warning(text), _) if self.color => Some(format!("\x1b[33mwarning:\x1b[0m {text}")),
-            (Event::Warning(text), _) => Some(format!("warning: {text}")),
-            (_, Verbosity::Quiet) => None,
-            (Event::Note(text), _) => Some((*text).to_string()),
-            // The bar shows the figures of training; those of an evaluation scroll by above it.
-            (Event::Metrics { values, .. }, _) if self.bar.is_some() && !is_evaluation(values) => None,
-            (Event::Metrics { step, epoch, values }, _) => Some(metrics(*step, *epoch, values)),
-            (Event::Start { .. } | Event::Progress { .. } | Event::Checkpoint | Event::End, _) => None,
-        };
-        text.map_or(Ok(()), |text| self.line(&text))
+        self.advance(event);
+        self.text(event).map_or(Ok(()), |text| self.line(&text))
     }
 }
 
-fn style(color: bool) -> ProgressStyle {
-    let template = if color {
-        "{bar:28.cyan/black} {pos}/{len}  {msg}  {elapsed} < {eta}"
+/// A bar of less than 80 columns, so that a key that the terminal echoes behind it does not break the line.
+fn template(coloured: bool) -> &'static str {
+    if coloured {
+        "{bar:14.cyan/black} {pos}/{len}  {elapsed} < {eta}  {msg:32!}"
     } else {
-        "{bar:28} {pos}/{len}  {msg}  {elapsed} < {eta}"
-    };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-fn advance(bar: &ProgressBar, event: &Event) {
-    match *event {
-        Event::Start { step, total_steps } => {
-            bar.set_length(total_steps);
-            bar.set_position(step);
-            // Steps done before a resume took no time in this process.
-            bar.reset_eta();
-            bar.reset_elapsed();
-        }
-        Event::Progress { step, loss, accuracy, tokens_per_second } => {
-            bar.set_position(step);
-            let accuracy = accuracy.map_or_else(String::new, |share| format!("  accuracy {share:.2}"));
-            bar.set_message(format!("loss {loss:.4}{accuracy}  {tokens_per_second:.0} tokens/s"));
-        }
-        Event::End => bar.finish(),
-        Event::Metrics { .. } | Event::Note(_) | Event::Warning(_) | Event::Checkpoint => {}
+        "{bar:14} {pos}/{len}  {elapsed} < {eta}  {msg:32!}"
     }
 }
 
-fn is_evaluation(values: &[(&str, f64)]) -> bool {
-    values.iter().any(|(name, _)| name.starts_with("eval_"))
+/// What a line of a terminal shows of the metrics, the most important first, as long as it fits.
+const SHORT: &[(&str, &str)] = &[
+    ("loss", "loss"),
+    ("rewards/margins", "margin"),
+    ("rewards/accuracies", "accuracy"),
+    ("learning_rate", "lr"),
+    ("grad_norm", "grad"),
+    ("tokens_per_second", "tokens/s"),
+    ("rewards/chosen", "chosen"),
+    ("rewards/rejected", "rejected"),
+    ("kl", "kl"),
+    ("logps/chosen", "log π chosen"),
+    ("logps/rejected", "log π rejected"),
+];
+
+/// The metrics in one line of at most `columns` characters.
+fn short((step, total): (u64, u64), values: &[(&str, f64)], columns: usize) -> String {
+    let width = total.to_string().len();
+    let held_out = values.iter().any(|(name, _)| name.starts_with("eval_"));
+    let mut line = format!("step {step:>width$}{}", if held_out { "  held out:" } else { "" });
+    for (name, shown) in SHORT {
+        let of = |(key, _): &&(&str, f64)| key.strip_prefix("eval_").unwrap_or(key) == *name;
+        let Some((_, value)) = values.iter().find(of) else { continue };
+        let part = format!("  {shown} {}", number(*value));
+        if line.chars().count() + part.chars().count() < columns {
+            line.push_str(&part);
+        }
+    }
+    line
 }
 
 fn metrics(step: u64, epoch: f64, values: &[(&str, f64)]) -> String {
@@ -193,16 +257,33 @@ mod tests {
     }
 
     #[test]
-    fn both_styles_are_valid_templates() {
-        // `style` falls back silently; the characters of the bar show that it did not.
-        for color in [true, false] {
-            let bar =
-                ProgressBar::with_draw_target(Some(4), ProgressDrawTarget::hidden()).with_style(style(color));
-            advance(&bar, &Event::Start { step: 2, total_steps: 8 });
-            assert_eq!((bar.position(), bar.length()), (2, Some(8)));
+    fn both_bars_are_valid_templates_of_less_than_80_columns() {
+        for coloured in [true, false] {
+            assert!(indicatif::ProgressStyle::with_template(template(coloured)).is_ok());
         }
-        assert!(
-            ProgressStyle::with_template("{bar:28.cyan/black} {pos}/{len}  {msg}  {elapsed} < {eta}").is_ok()
-        );
+        let widest = "12345/12345".len() + "59m < 59m".len() + 14 + 32 + 5;
+        assert!(widest < 80, "{widest}");
+    }
+
+    #[test]
+    fn a_line_of_a_terminal_fits_it() {
+        let values = [
+            ("loss", 0.61234),
+            ("rewards/chosen", 0.1234),
+            ("rewards/rejected", -0.4567),
+            ("rewards/margins", 0.5801),
+            ("rewards/accuracies", 0.625),
+            ("logps/chosen", -123.4567),
+            ("logps/rejected", -234.5678),
+            ("grad_norm", 1.2345),
+            ("learning_rate", 5e-5),
+            ("tokens_per_second", 12345.6),
+        ];
+        let narrow = short((7, 400), &values, 80);
+        assert_eq!(narrow, "step   7  loss 0.6123  margin 0.5801  accuracy 0.6250  lr 5.000e-5  grad 1.2345");
+        let wide = short((7, 400), &values, 140);
+        assert!(wide.contains("rejected -0.4567") && wide.chars().count() < 140, "{wide}");
+        let held_out = short((7, 7), &[("eval_loss", 0.5), ("eval_kl", 0.25)], 80);
+        assert_eq!(held_out, "step 7  held out:  loss 0.5000  kl 0.2500");
     }
 }

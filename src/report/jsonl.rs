@@ -40,7 +40,7 @@ impl Jsonl {
 }
 
 /// The length of the leading complete lines whose `step` is at most `step`.
-fn kept(text: &[u8], step: u64) -> usize {
+pub(super) fn kept(text: &[u8], step: u64) -> usize {
     text.split_inclusive(|byte| *byte == b'\n')
         .take_while(|line| line.ends_with(b"\n") && step_of(line).is_some_and(|at| at <= step))
         .map(<[u8]>::len)

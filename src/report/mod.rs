@@ -1,12 +1,21 @@
 //! Events of a run, and the sinks that receive them. A new sink is one file with an `impl Sink`.
 
+mod activity;
 mod append;
 mod console;
+pub mod html;
+mod journal;
 mod jsonl;
+pub mod log;
+pub mod screen;
+mod sparkline;
 mod tensorboard;
 
+pub use activity::{Activity, show_activities};
 pub use console::{Console, Verbosity};
+pub use journal::{Journal, warnings};
 pub use jsonl::Jsonl;
+pub use sparkline::sparkline;
 pub use tensorboard::TensorBoard;
 
 use crate::error::Result;
@@ -45,8 +54,20 @@ pub enum Event<'a> {
     Note(&'a str),
     /// A message that is printed even with `-q`.
     Warning(&'a str),
+    /// The held-out records are about to be evaluated.
+    Evaluation {
+        /// Steps done.
+        step: u64,
+    },
     /// A checkpoint is about to be written: what was logged before it must not be lost.
     Checkpoint,
+    /// The checkpoint was written.
+    Saved {
+        /// Steps done.
+        step: u64,
+        /// Its size.
+        bytes: u64,
+    },
     /// The run is over.
     End,
 }

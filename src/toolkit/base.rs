@@ -13,6 +13,7 @@ use self::gguf::GgufFiles;
 pub use self::gguf::is_file as is_gguf_file;
 use super::records::{Pairs, Reader};
 use super::{embedded, hub};
+use crate::adapter::twin::{SKETCH_KEY, Sketch};
 use crate::adapter::{fingerprint, peft};
 use crate::data::{ChatTokenizer, DataConfig, Record, Sources};
 use crate::device::Backend;
@@ -73,6 +74,8 @@ pub struct Base {
     pub dtype: Option<DType>,
     /// Whether its projections are quantised when they are loaded.
     pub four_bit: bool,
+    /// Whether what is refused otherwise is warned of: `--force`.
+    pub forced: bool,
 }
 
 /// Settings that change which tokens are drawn, also greedily, and the number with which they change nothing.
@@ -148,6 +151,13 @@ impl Base {
                 "load_in_4bit: {choice} is for safetensors bases; {shown} is a GGUF file, whose weights stay as they are stored"
             )));
         }
+        log::debug!(
+            "base: {}, {} tensors, model type {}, {} layers",
+            source.describe(),
+            source.names().len(),
+            spec.model_type,
+            spec.layers.len()
+        );
         Ok(Self {
             name: shown,
             revision,
@@ -157,6 +167,7 @@ impl Base {
             backend,
             dtype,
             four_bit: load_in_4bit.is_some(),
+            forced: force,
         })
     }
 
@@ -173,8 +184,17 @@ impl Base {
     /// # Errors
     /// As [`Base::fingerprint`].
     pub fn origin(&self) -> Result<peft::Origin> {
-        let (base, revision) = (self.name.clone(), self.revision.clone());
-        Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?), metadata: BTreeMap::new() })
+        let (base, revision) = match (&self.revision, hub::cached(&self.name)) {
+            (None, Some((repository, commit))) => (repository, Some(commit)),
+            (revision, _) => (self.name.clone(), revision.clone()),
+        };
+        let metadata = BTreeMap::from([(SKETCH_KEY.to_string(), self.sketch().to_text())]);
+        Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?), metadata })
+    }
+
+    /// Returns some of its numbers, by which the same weights in another type are recognised.
+    pub fn sketch(&self) -> Sketch {
+        Sketch::of(&*self.source, &self.spec)
     }
 
     /// Returns the text of its `config.json`; empty if it cannot be read.
@@ -344,6 +364,10 @@ fn locate(name: &str) -> Result<Option<PathBuf>> {
     }
     if let Some(embedded) = embedded::path(name)? {
         return Ok(Some(embedded));
+    }
+    if hub::is_gguf(path) {
+        let near = hub::near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
+        return Err(Error::Config(format!("there is no file {name}{near}")));
     }
     if path.exists() {
         return Err(Error::Config(format!(

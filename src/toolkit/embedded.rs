@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Error, Result, nearest};
 use crate::files;
 
 /// Its name as a base, and the first part of its files' names.
@@ -42,11 +42,21 @@ pub fn path(name: &str) -> Result<Option<PathBuf>> {
         Some("") => "model",
         Some(rest) => match rest.strip_prefix('/') {
             Some(file) if FILES.iter().any(|(known, _)| *known == file) => file,
+            Some(file) if !Path::new(NAME).exists() => return Err(no_file(file)),
             _ => return Ok(None),
         },
         None => return Ok(None),
     };
     Ok(Some(unpack()?.join(inside)))
+}
+
+/// The error for a file that the embedded data do not have.
+fn no_file(file: &str) -> Error {
+    let names = FILES.iter().map(|(name, _)| *name).filter(|name| !name.contains('/'));
+    let near =
+        nearest(file, names.clone()).map_or(String::new(), |near| format!("; did you mean {NAME}/{near}?"));
+    let all = names.map(|name| format!("{NAME}/{name}")).collect::<Vec<_>>().join(", ");
+    Error::Config(format!("{NAME}/{file} does not exist{near}; the embedded files are {all}"))
 }
 
 /// Unpacks the files that are missing, into a directory named by their contents.

@@ -7,7 +7,7 @@ use crate::adapter::gguf::GgufType;
 use crate::adapter::merge::gguf::GgufOptions;
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::adapter::{gguf, mlx};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files;
 use crate::weights::DType;
 
@@ -29,7 +29,7 @@ impl Base {
     pub fn merge(&self, adapter: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<MergeReport> {
         let output = output.as_ref();
         let lora = self.adapter_for(adapter.as_ref(), AdapterUse { head: true, ..AdapterUse::default() })?;
-        let scratch = tempfile::tempdir().map_err(Error::write(std::env::temp_dir()))?;
+        let scratch = files::TemporaryDirectory::new(&std::env::temp_dir())?;
         let (directory, dtype) = match &self.place {
             Place::Directory(directory) => (directory.as_path(), self.dtype),
             Place::Gguf(files) => {

@@ -1,11 +1,13 @@
 //! Bases and data sets named by their place on the Hugging Face Hub, with a progress bar a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::error::{Error, Result};
+use super::embedded;
+use crate::error::{Error, Result, nearest};
+use crate::files;
 use crate::hub::{DatasetRef, Hub, HubId, Progress};
 
 /// The prefix of a data set's name.
@@ -27,14 +29,44 @@ pub struct Model {
 /// If the name is not such an id, or the Hub has no such model.
 pub fn model(name: &str) -> Result<Model> {
     let id = HubId::parse(name).map_err(|e| {
+        let hint = near(name).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
         Error::Config(format!(
-            "there is no directory {name}, and it is not a Hub id either ({e}); a base is a directory with config.json, \
+            "there is no directory {name}{hint}, and it is not a Hub id either ({e}); a base is a directory with config.json, \
              tokenizer.json and safetensors weights, a .gguf file, or owner/name[@revision]"
         ))
     })?;
     let found = client()?.model(&id)?;
     log::info!("{id} is at commit {}", found.commit);
     Ok(Model { directory: found.directory, repository: id.repository(), commit: found.commit })
+}
+
+/// The nearest name of a base: the embedded one, or a file or directory beside the path.
+pub fn near(name: &str) -> Option<String> {
+    let path = Path::new(name);
+    let beside = std::fs::read_dir(files::parent(path)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = beside
+        .map(|entry| path.with_file_name(entry.file_name()))
+        .filter(|path| path.is_dir() || is_gguf(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    names.push(embedded::NAME.into());
+    names.sort();
+    nearest(name, names.iter().map(String::as_str)).map(String::from)
+}
+
+/// Whether a path is named as a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+}
+
+/// The repository and the commit of a directory in the Hub's cache, `.../models--owner--name/snapshots/COMMIT`.
+pub fn cached(directory: &str) -> Option<(String, String)> {
+    let path = std::fs::canonicalize(directory).ok()?;
+    let (commit, snapshots) = (path.file_name()?.to_str()?, path.parent()?);
+    let repository = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    let (owner, name) = repository.split_once("--")?;
+    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_commit && snapshots.ends_with("snapshots")).then(|| (format!("{owner}/{name}"), commit.to_string()))
 }
 
 /// The files of a data set `owner/name[/config][:split]`.

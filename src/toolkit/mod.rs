@@ -4,6 +4,7 @@
 
 mod adapted;
 mod base;
+mod companions;
 mod dated;
 pub mod embedded;
 mod export;

@@ -68,6 +68,9 @@ impl Reader<'_> {
     /// As [`Reader::read`].
     pub(crate) fn read_as(&self, sources: &Sources, config: &DataConfig, preferred: bool) -> Result<Pairs> {
         let feeds = feeds(sources, config)?;
+        for input in feeds.iter().flat_map(|feed| &feed.inputs) {
+            log::debug!("data: {}", input.path().map_or("memory".into(), |path| path.display().to_string()));
+        }
         let path = self.stored_at(&feeds, sources, config, preferred)?;
         if let Some(path) = path.as_deref().filter(|path| path.exists()) {
             match open(path) {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU8;
 
 pub use self::examples::Examples;
 pub use self::inputs::Inputs;
-use super::{Base, TrainedWith};
+use super::{Base, TrainedWith, companions};
 use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, show};
@@ -166,6 +166,9 @@ impl<'a> Run<'a> {
         let Self { config, base, tokenizer, examples, decoder, policy, .. } = self;
         let Examples { train, eval, mut notes } = examples;
         let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
+        if let Some(directory) = config.train.reference_cache.directory("reference") {
+            log::debug!("cache of reference log-probs: {}", directory.display());
+        }
         let (reference, damage) = reference_cache(&config.train, &reference_policy);
         notes.extend(damage);
         let objective = config.objective.resolve()?;
@@ -174,6 +177,9 @@ impl<'a> Run<'a> {
             let known = reference.knows(&train) + reference.knows(&eval);
             notes.extend(what_is_cached(known, train.len() + eval.len()));
         }
+        let origin = origin(&config, base)?;
+        let card = companions::card(&config, &origin.base, train.len())?;
+        let companions = companions::tokenizer_files(base, &tokenizer, &config)?;
         let setup = Setup {
             decoder,
             policy,
@@ -185,10 +191,9 @@ impl<'a> Run<'a> {
             dropout: config.lora.lora_dropout,
             seed: config.seed,
             reference,
-            origin: peft::Origin {
-                metadata: TrainedWith::configured(&config)?.metadata()?,
-                ..base.origin()?
-            },
+            origin,
+            card,
+            companions,
             run: directory.path().to_path_buf(),
             identity: Identity { config: config.to_yaml()?, reference: reference_policy },
             stop,
@@ -208,6 +213,19 @@ pub fn announce(course: &Course, step: u64, reporter: &mut Reporter) {
     if step == 0 {
         course.warnings().iter().for_each(|warning| reporter.warn(warning));
     }
+}
+
+/// What the adapter records about its base and its training.
+fn origin(config: &RunConfig, base: &Base) -> Result<peft::Origin> {
+    let mut origin = base.origin()?;
+    origin.metadata.extend(TrainedWith::configured(config)?.metadata()?);
+    if let Some(name) = &config.model.base_name {
+        (origin.base, origin.revision) = match name.split_once('@') {
+            Some((name, commit)) => (name.into(), Some(commit.into())),
+            None => (name.clone(), None),
+        };
+    }
+    Ok(origin)
 }
 
 /// Continues from the newest valid checkpoint, if there is one; returns a notice.

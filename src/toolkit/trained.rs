@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::peft;
+use crate::adapter::{peft, read};
 use crate::config::RunConfig;
 use crate::data::{DataConfig, Sources, TruncationMode, template};
 use crate::error::{Error, Result};
@@ -88,7 +88,7 @@ impl TrainedWith {
     /// # Errors
     /// If the metadata are damaged.
     pub fn of(adapter: &Path) -> Result<Self> {
-        let weights = adapter.join(peft::WEIGHTS);
+        let weights = read::located(adapter)?.join(peft::WEIGHTS);
         if !weights.is_file() {
             return Ok(Self::default());
         }

@@ -100,7 +100,7 @@ impl TrainerBuilder<'_> {
     /// Goes on from the newest checkpoint of the run directory, if there is one.
     #[must_use]
     pub fn resume(mut self) -> Self {
-        self.opening = Opening::Resume;
+        self.opening = Opening::ResumeOrStart;
         self
     }
 
@@ -127,7 +127,7 @@ impl TrainerBuilder<'_> {
         let Self { base, examples, config, opening, mut reporter } = self;
         config.validate()?;
         let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
-        let resuming = opening == Opening::Resume;
+        let resuming = opening == Opening::ResumeOrStart;
         let run = Run::new(config, base, tokenizer, examples)?;
         let directory = RunDir::open(&run.config.output_dir, opening)?;
         let course = run.course()?;

@@ -76,7 +76,7 @@ pub fn save(
 ) -> Result<Option<Error>> {
     let all = run.join("checkpoints");
     fs::create_dir_all(&all).map_err(Error::write(&all))?;
-    let temporary = files::temporary_directory(&all)?;
+    let temporary = files::TemporaryDirectory::new(&all)?;
     write_adapters(temporary.path())?;
     files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(store)?)?;
     files::write_bytes(&temporary.path().join(STATE), &json(state)?)?;
@@ -85,9 +85,19 @@ pub fn save(
     if place.exists() {
         files::remove_directory(&place)?;
     }
-    fs::rename(temporary.keep(), &place).map_err(Error::write(&place))?;
+    temporary.rename(&place)?;
     files::sync_directory(&all)?;
-    Ok(prune(&all, state, limit).err())
+    Ok(prune(run, state, limit).err())
+}
+
+/// The directory of a run's checkpoint of a step.
+pub fn path(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("step-{step}"))
+}
+
+/// Returns the steps of which a run directory has a checkpoint, newest first. They are not verified.
+pub fn saved_steps(run: &Path) -> Vec<u64> {
+    steps(&run.join("checkpoints"))
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
@@ -134,7 +144,12 @@ fn steps(all: &Path) -> Vec<u64> {
     steps
 }
 
-fn prune(all: &Path, state: &State, limit: Option<usize>) -> Result<()> {
+/// Removes the oldest checkpoints of a run directory beyond `limit`, but never the best.
+///
+/// # Errors
+/// If one cannot be removed.
+pub fn prune(run: &Path, state: &State, limit: Option<usize>) -> Result<()> {
+    let all = &run.join("checkpoints");
     let best = state.best.as_ref().map(|best| best.step);
     for step in
         steps(all).into_iter().skip(limit.unwrap_or(usize::MAX).max(1)).filter(|step| Some(*step) != best)

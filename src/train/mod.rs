@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod best;
+pub mod card;
 pub mod checkpoint;
 pub mod config;
 pub mod course;

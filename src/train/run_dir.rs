@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::checkpoint;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -22,14 +23,17 @@ pub struct RunDir {
 pub enum Opening {
     /// It is refused; only an unused directory is accepted.
     Fresh,
-    /// Its run is continued.
+    /// Its run is continued; a directory without one is refused.
     Resume,
+    /// Its run is continued if there is one, else a run is started.
+    ResumeOrStart,
     /// Files of the earlier run are removed.
     Overwrite,
 }
 
 /// The files that a run writes; all other files in the directory are left untouched.
-const OURS: &[&str] = &["config.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"];
+const OURS: &[&str] =
+    &["config.yaml", "metrics.jsonl", "warnings.jsonl", "checkpoints", "adapter", "report.html"];
 
 impl RunDir {
     /// Creates or opens the directory and locks it.
@@ -37,6 +41,9 @@ impl RunDir {
     /// # Errors
     /// If it is used and `opening` is [`Opening::Fresh`], if another process holds it, or if it cannot be written.
     pub fn open(path: &Path, opening: Opening) -> Result<Self> {
+        if opening == Opening::Resume {
+            check_begun(path)?;
+        }
         fs::create_dir_all(path).map_err(Error::write(path))?;
         let run = Self { path: path.to_path_buf(), _lock: lock(path)? };
         run.sweep()?;
@@ -108,6 +115,60 @@ pub fn stages(run: &Path) -> Vec<PathBuf> {
     stages
 }
 
+/// Whether a directory holds a run that was begun: its configuration, its checkpoints or its stages.
+pub fn is_run(path: &Path) -> bool {
+    path.join("config.yaml").is_file() && path.join("metrics.jsonl").exists()
+        || path.join("checkpoints").is_dir()
+        || !stages(path).is_empty()
+}
+
+/// Refuses a directory without a run that could be continued.
+///
+/// # Errors
+/// The message names run directories nearby.
+pub fn check_begun(path: &Path) -> Result<()> {
+    if is_used(path) {
+        return Ok(());
+    }
+    let found = if path.is_dir() { "holds no run" } else { "does not exist" };
+    let near = nearby(path);
+    let near = if near.is_empty() {
+        "there is no run directory nearby".into()
+    } else {
+        let described = |run: &PathBuf| match checkpoint::saved_steps(run).first() {
+            Some(step) => format!("{} (step {step})", run.display()),
+            None => format!("{} (no checkpoint yet)", run.display()),
+        };
+        format!("run directories nearby: {}", near.iter().map(described).collect::<Vec<_>>().join(", "))
+    };
+    Err(Error::Config(format!(
+        "{} {found}, so there is nothing to resume; {near}. Leave out --resume to start a run",
+        path.display()
+    )))
+}
+
+/// Run directories beside a path, in it, and in `runs`; those of a similar name first.
+pub fn nearby(path: &Path) -> Vec<PathBuf> {
+    const SHOWN: usize = 5;
+    let named = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut found: Vec<PathBuf> = Vec::new();
+    for place in [files::parent(path), path, Path::new("runs"), Path::new(".")] {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.path());
+        found.extend(entries.filter(|run| is_run(run)).map(|run| match run.strip_prefix("./") {
+            Ok(short) => short.to_path_buf(),
+            Err(_) => run.clone(),
+        }));
+    }
+    let far = |run: &PathBuf| {
+        let name = run.file_name().unwrap_or_default().to_string_lossy();
+        (strsim::damerau_levenshtein(&named, &name), run.clone())
+    };
+    found.sort_by_cached_key(far);
+    found.dedup();
+    found.truncate(SHOWN);
+    found
+}
+
 /// Locks the directory and writes this process's id into the lock file. A process killed a moment ago may still hold
 /// the lock while its memory is freed, so locking is retried for two seconds.
 fn lock(run: &Path) -> Result<File> {
@@ -172,6 +233,9 @@ mod tests {
         assert!(numbered(&path).ends_with("run-2") && last_used(&path).ends_with("run"));
         fs::create_dir_all(directory.path().join("run-2/checkpoints")).unwrap();
         assert!(numbered(&path).ends_with("run-3") && last_used(&path).ends_with("run-2"));
+        let typo = RunDir::open(&directory.path().join("rnu"), Opening::Resume).unwrap_err().to_string();
+        assert!(typo.contains("does not exist") && typo.contains("run-2"), "{typo}");
+        assert!(!directory.path().join("rnu").exists());
         drop(RunDir::open(&path, Opening::Overwrite).unwrap());
         assert!(!path.join("config.yaml").exists() && path.join("notes.txt").exists());
         assert!(last_used(&path).ends_with("run"), "the first is not used, so that there is none");
@@ -181,7 +245,7 @@ mod tests {
     fn one_process_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let held = RunDir::open(directory.path(), Opening::Fresh).unwrap();
-        let second = RunDir::open(directory.path(), Opening::Resume);
+        let second = RunDir::open(directory.path(), Opening::ResumeOrStart);
         let holder = format!("in use by process {}", std::process::id());
         assert!(second.unwrap_err().to_string().contains(&holder));
         // One that lets go within two seconds, as a killed process does, is waited for.
@@ -189,7 +253,7 @@ mod tests {
             sleep(Duration::from_millis(200));
             drop(held);
         });
-        RunDir::open(directory.path(), Opening::Resume).unwrap();
+        RunDir::open(directory.path(), Opening::ResumeOrStart).unwrap();
         letting_go.join().unwrap();
     }
 }

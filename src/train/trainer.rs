@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::batches;
 use super::best::Best;
+use super::card::Card;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
 use super::optimizer::{Optimizer, OptimizerConfig};
@@ -59,6 +60,10 @@ pub struct Setup {
     pub reference: ReferenceCache,
     /// What the adapter's metadata record about its base.
     pub origin: peft::Origin,
+    /// What the adapter's model card says.
+    pub card: Card,
+    /// Names and contents of the files beside the adapter's matrices: the tokenizer's.
+    pub companions: Vec<(String, Vec<u8>)>,
     /// The run directory.
     pub run: PathBuf,
     /// The resolved configuration and the fingerprint of the reference policy, for checkpoints.
@@ -248,7 +253,7 @@ impl Trainer {
             }
             if signal != 0 && done < self.total_steps {
                 reporter.record(&Event::End);
-                return Err(Error::Interrupted(signal));
+                return Err(self.interrupted(signal));
             }
             if stop_early {
                 let patience = self.setup.config.early_stopping_patience.unwrap_or(0);
@@ -355,6 +360,7 @@ impl Trainer {
         if self.state.step > 0 {
             return Ok(());
         }
+        reporter.record(&Event::Evaluation { step: 0 });
         if let Some(found) = self.evaluate()? {
             self.state.initial_accuracy = found.metrics().logp_accuracy();
             self.tell(&found, reporter);
@@ -364,6 +370,7 @@ impl Trainer {
 
     /// Evaluates, updates the best evaluation, and returns whether to stop early.
     fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
+        reporter.record(&Event::Evaluation { step: self.state.step });
         let Some(found) = self.evaluate()? else { return Ok(false) };
         self.tell(&found, reporter);
         let criterion = self.setup.config.criterion();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::common::program::{Place, Ran, finish};
 
-const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--resume"];
+const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--auto-resume"];
 
 /// A run long enough to be interrupted, with dropout, accumulation, evaluation and checkpoints.
 fn recipe(place: &Place) {

@@ -62,8 +62,8 @@ fn a_used_directory_is_refused_resumed_or_cleared() {
     assert_eq!((place.adapter("run"), place.metrics("run")), (first.clone(), metrics));
     place.run(&["train", "-c", "run.yaml", "--overwrite", "--set", "seed=7"]).ok();
     assert_ne!(place.adapter("run"), first);
-    // Where nothing is yet, --resume begins.
-    let fresh = place.run(&["train", "-c", "run.yaml", "--resume", "--set", "output_dir=new"]);
+    // Where nothing is yet, --auto-resume begins.
+    let fresh = place.run(&["train", "-c", "run.yaml", "--auto-resume", "--set", "output_dir=new"]);
     assert!(fresh.stderr.contains("starts at step 0"), "{}", fresh.stderr);
     assert_eq!((fresh.code, place.adapter("new")), (Some(0), first));
 }
@@ -136,7 +136,7 @@ fn a_dry_run_checks_everything_and_writes_nothing() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(!place.path("run").exists(), "{}", ran.stderr);
     place.llama_recipe(&[("data.train", json!("nowhere.jsonl"))]);
-    assert_eq!(place.run(&["train", "-c", "run.yaml", "--dry-run"]).code, Some(1));
+    assert_eq!(place.run(&["train", "-c", "run.yaml", "--dry-run"]).code, Some(2));
 }
 
 #[test]

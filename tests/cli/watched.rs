@@ -109,7 +109,7 @@ fn before_is_the_reference_also_on_a_resumed_run() {
     let figures = |said: &str| -> (String, String) {
         let line = said.lines().find(|line| line.starts_with("held-out accuracy")).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        (words[3].into(), words[6].into())
+        (words[3].into(), words[7].into())
     };
     let (before, after) = figures(&first);
     assert_ne!(before, after, "the run must move the figure for this test to say anything");

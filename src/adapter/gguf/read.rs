@@ -51,7 +51,7 @@ pub fn read(path: &Path, spec: &DecoderSpec, head: bool) -> Result<Adapter> {
     }
     let text = |key: &str| file.metadata().text(key).map(|text| text.map(String::from));
     let (base, fingerprint) = (text(BASE_KEY)?, text(FINGERPRINT_KEY)?);
-    Ok(Adapter { adapters, base, fingerprint, format: Format::Gguf, notes: Vec::new() })
+    Ok(Adapter { adapters, base, fingerprint, sketch: None, format: Format::Gguf, notes: Vec::new() })
 }
 
 /// Checks that it is a LoRA adapter of this architecture; returns its alpha.

@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Draining};
+use crate::report::Activity;
 use crate::trainable::Adapters;
 use crate::weights::DType;
 use companions::Companions;
@@ -105,9 +106,13 @@ pub fn merge_checked(
         write_config(base, directory, options.dtype, plan.untied.is_some())?;
         companions.copy(directory)?;
         let mut modules = Vec::new();
+        let tensors = plan.shards.iter().map(|shard| shard.tensors.len() as u64).sum();
+        let activity = Activity::new("writing tensors", tensors);
         for shard in &plan.shards {
-            write_shard(base, &plan, shard, &directory.join(&shard.file), &mut modules)?;
+            let place = directory.join(&shard.file);
+            write_shard((base, &plan, shard), &place, &mut modules, &activity)?;
         }
+        drop(activity);
         if plan.shards.len() > 1 {
             write_json(&directory.join(INDEX), &shards::index(&plan.shards))?;
         }
@@ -151,11 +156,10 @@ fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
 }
 
 fn write_shard(
-    base: &Base,
-    plan: &Plan,
-    shard: &Shard,
+    (base, plan, shard): (&Base, &Plan, &Shard),
     path: &Path,
     modules: &mut Vec<MergedModule>,
+    activity: &Activity,
 ) -> Result<()> {
     let file = File::create_new(path).map_err(Error::write(path))?;
     let mut out = Draining::new(&file);
@@ -163,6 +167,7 @@ fn write_shard(
         shard.write_header(stream).map_err(Error::write(path))?;
         for planned in &shard.tensors {
             modules.extend(write_tensor(base, plan, planned, path, stream)?);
+            activity.advance(1);
         }
         Ok::<(), Error>(())
     });

@@ -42,7 +42,14 @@ pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
         ))));
     }
     let fingerprint = peft::metadata(&path)?.get(peft::FINGERPRINT_KEY).cloned();
-    Ok(Adapter { adapters, base: config.base, fingerprint, format: Format::Mlx, notes: Vec::new() })
+    Ok(Adapter {
+        adapters,
+        base: config.base,
+        fingerprint,
+        sketch: None,
+        format: Format::Mlx,
+        notes: Vec::new(),
+    })
 }
 
 /// `[rows, columns]` of `from` into `[columns, rows]`.

@@ -1,6 +1,6 @@
 //! `dpo-lora data show`.
 
-use super::super::output::{colours, print};
+use super::super::output::print;
 use super::opened::{base, configure, tokenizer};
 use crate::cli::ShowArgs;
 use crate::data::show::{Form, Shown, html};
@@ -8,6 +8,7 @@ use crate::data::truncate::Outcome;
 use crate::data::{ChatTokenizer, Record, Truncation, tokenize};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::report::screen;
 use crate::toolkit::stream::Stream;
 
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
@@ -22,7 +23,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
             args.start, config.data.train
         )));
     }
-    let form = if colours(&std::io::stdout()) { Form::Terminal } else { Form::Plain };
+    let form = if screen::shows_colours(&std::io::stdout()) { Form::Terminal } else { Form::Plain };
     let (mut page, mut wrong) = (Vec::new(), Vec::new());
     for record in records {
         let shown = record.and_then(|record| match &tokenizer {

@@ -61,7 +61,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     let adapter = read(path, base.as_ref())?;
     if let Some(base) = &base {
         // Adapters of other bases are refused here.
-        base.adapter_for(path, AdapterUse { head: true, ..AdapterUse::default() })?;
+        base.adapter_for(path, AdapterUse { head: true, force: args.force, unmerge: false })?;
     }
     let adapters = &adapter.adapters;
     let report = inspect::inspect(adapters, base.as_ref().map(|base| (&*base.source, &base.spec)))?;

@@ -11,6 +11,7 @@ use crate::data::{Example, PackedBatch};
 use crate::error::Result;
 use crate::model::pass::Pass;
 use crate::ops::Tensor;
+use crate::report::Activity;
 
 /// The three models.
 pub(super) struct Models<'a> {
@@ -53,11 +54,14 @@ impl Effect {
     /// If a sequence does not fit a model.
     pub fn measure(models: &Models, probe: &Probe) -> Result<Self> {
         let mut effect = Self::default();
+        let activity = Activity::new("comparing", (probe.pairs.len() + probe.texts.len()) as u64);
         for example in &probe.pairs {
             effect.add(models, example, false)?;
+            activity.advance(1);
         }
         for example in &probe.texts {
             effect.add(models, example, true)?;
+            activity.advance(1);
         }
         Ok(effect)
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_yaml::Value as Yaml;
 
 use super::side::Side;
+use crate::adapter::read;
 use crate::cli::MergeArgs;
 use crate::data::{ChatTokenizer, Example, Kind, Message, Origin};
 use crate::error::Result;
@@ -97,7 +98,8 @@ fn pairs(base: &Base, source: &str) -> Result<Vec<Example>> {
 /// The pairs of the run that wrote this adapter: `RUN/adapter` beside `RUN/config.yaml`. `None` if there is no such
 /// run, or its data no longer exist: nobody asked for them.
 fn of_run(base: &Base, adapters: &[impl AsRef<Path>]) -> Option<(Vec<Example>, String)> {
-    let directory = adapters.first()?.as_ref().parent()?;
+    let adapter = read::located(adapters.first()?.as_ref()).ok()?;
+    let directory = adapter.parent()?;
     let text = std::fs::read_to_string(directory.join("config.yaml")).ok()?;
     let config: Yaml = serde_yaml::from_str(&text).ok()?;
     let data = config.get("data")?;

@@ -1,15 +1,14 @@
 //! The configuration of a run, from its file, its flags and its `--set`s.
 
-use serde::Serialize;
-
+use super::beside;
+use super::overrides::{COMMAND_LINE, is_set, overrides};
+use super::resumed::{is_resuming, of_run, opening};
 use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
 use crate::error::{Error, Problems, Result};
+use crate::files::shell_word;
 use crate::toolkit::embedded;
-use crate::train::run_dir;
-
-/// What is named as the origin of settings that stand in no file.
-const COMMAND_LINE: &str = "the command line";
+use crate::train::run_dir::{self, Opening};
 
 /// Reads the configuration file, or takes the defaults where `--base` and `--data` are given, else the embedded
 /// quickstart; flags and `--set` override it. Without a file and without a directory by name, the run gets a
@@ -19,9 +18,21 @@ const COMMAND_LINE: &str = "the command line";
 /// [`Error::Config`] naming every invalid setting; a flag and a `--set` of the same key; `--base` without `--data`, and
 /// the other way round.
 pub(super) fn recipe(args: &TrainArgs) -> Result<Recipe> {
+    refuse_stray(args)?;
     let overrides = overrides(args)?;
+    if let Some(Some(directory)) = &args.resume {
+        return of_run(directory, args, overrides);
+    }
+    let resumes = matches!(opening(args), Opening::Resume);
     let mut config = match &args.config {
-        Some(path) => return Recipe::from_file(path, &overrides),
+        Some(path) => {
+            let recipe = Recipe::from_file(path, &overrides)?;
+            beside::check(&recipe, path)?;
+            if resumes {
+                run_dir::check_begun(recipe.output_dir())?;
+            }
+            return Ok(recipe);
+        }
         None if is_quickstart(args) => {
             RunConfig::from_yaml(embedded::QUICKSTART, "the embedded quickstart", &overrides)?
         }
@@ -31,15 +42,29 @@ pub(super) fn recipe(args: &TrainArgs) -> Result<Recipe> {
         }
     };
     if !args.overwrite && !is_set(&overrides, "output_dir") {
-        let directory = if args.resume { run_dir::last_used } else { run_dir::numbered };
+        let directory = if is_resuming(args) { run_dir::last_used } else { run_dir::numbered };
         config.output_dir = directory(&config.output_dir);
+    }
+    if resumes {
+        run_dir::check_begun(&config.output_dir)?;
     }
     Ok(Recipe::Single(Box::new(config)))
 }
 
 /// Whether the embedded quickstart is what is trained.
 pub(super) fn is_quickstart(args: &TrainArgs) -> bool {
-    args.config.is_none() && args.settings.base.is_none() && args.settings.data.is_empty()
+    let named = args.config.is_some() || matches!(args.resume, Some(Some(_)));
+    !named && args.settings.base.is_none() && args.settings.data.is_empty()
+}
+
+/// Refuses a file that is named without the flag it belongs to.
+fn refuse_stray(args: &TrainArgs) -> Result<()> {
+    let Some(stray) = &args.stray else { return Ok(()) };
+    let shown = shell_word(stray);
+    Err(Error::Config(format!(
+        "the argument {shown} is unexpected; write `dpo-lora train -c {shown}` for a configuration, or \
+         `dpo-lora train --resume {shown}` for a run directory"
+    )))
 }
 
 /// Checks that a run without a file has a base and data.
@@ -56,58 +81,4 @@ fn both_given(args: &TrainArgs) -> Result<()> {
         "--base is given without --data; name the records to train on, such as --data pairs.jsonl".into()
     });
     problems.finish()
-}
-
-/// The flags as overrides, then the `--set`s.
-fn overrides(args: &TrainArgs) -> Result<Vec<String>> {
-    let mut problems = Problems::default();
-    let mut overrides = Vec::new();
-    for (flag, key, value) in flags(args)? {
-        problems.require(!is_set(&args.overrides, key), || {
-            format!("{flag} and --set {key} set the same key; leave one of them out")
-        });
-        overrides.push(format!("{key}={value}"));
-    }
-    problems.finish()?;
-    overrides.extend(args.overrides.iter().cloned());
-    Ok(overrides)
-}
-
-/// Every flag that is given, with its key and its value as YAML.
-fn flags(args: &TrainArgs) -> Result<Vec<(&'static str, &'static str, String)>> {
-    let given = &args.settings;
-    let mut flags = Vec::new();
-    let mut add = |flag, key, value: Option<String>| flags.extend(value.map(|value| (flag, key, value)));
-    add("--base", "model.base", given.base.as_ref().map(json).transpose()?);
-    add("--data", "data.train", one_or_many(&given.data)?);
-    add("--eval-data", "data.eval", given.eval_data.as_deref().map(share_or_source).transpose()?);
-    add("--output", "output_dir", given.output.as_ref().map(json).transpose()?);
-    add("--loss", "objective.loss_type", one_or_many(&given.loss)?);
-    add("--beta", "objective.beta", given.beta.as_ref().map(json).transpose()?);
-    add("--learning-rate", "train.learning_rate", given.learning_rate.as_ref().map(json).transpose()?);
-    add("--epochs", "train.num_train_epochs", given.epochs.as_ref().map(json).transpose()?);
-    Ok(flags)
-}
-
-/// JSON is YAML, in which a glob's `*` and a name such as `1e5` are quoted.
-fn json(value: &(impl Serialize + ?Sized)) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::Config(format!("{COMMAND_LINE}: {error}")))
-}
-
-fn one_or_many(values: &[String]) -> Result<Option<String>> {
-    match values {
-        [] => Ok(None),
-        [one] => json(one).map(Some),
-        many => json(many).map(Some),
-    }
-}
-
-/// A number is a share of the training data to hold out, anything else a source.
-fn share_or_source(text: &str) -> Result<String> {
-    text.parse::<f64>().map_or_else(|_| json(text), |share| json(&share))
-}
-
-/// Whether `key=...` is among the overrides.
-fn is_set(overrides: &[String], key: &str) -> bool {
-    overrides.iter().any(|setting| setting.split('=').next().is_some_and(|name| name.trim() == key))
 }

@@ -1,64 +1,91 @@
 //! `dpo-lora train` with `stages`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::parts::{conclude, describe, form, open, opening, profiled, reporter};
+use super::parts::{describe, form, open, profiled, reporter};
+use super::resumed::{is_resuming, opening};
+use super::summary;
 use crate::cli::TrainArgs;
 use crate::commands::output::say;
 use crate::commands::signals;
 use crate::config::{Begins, Staged};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::report::Verbosity;
 use crate::toolkit::stages::{Planned, alone, conclude as write_result, planned};
 use crate::toolkit::{Base, Inputs, Ready, Run, set_threads};
 use crate::train::run_dir::{Opening, RunDir};
 
-pub(super) fn run(staged: &Staged, args: &TrainArgs, quiet: bool) -> Result<()> {
+pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
+    let quiet = verbosity == Verbosity::Quiet;
     let Some(first) = staged.stages.first() else { return Ok(()) };
     set_threads(first.config.train.threads)?;
     let base = open(&first.config, args)?;
-    let planned = planned(staged, &base, args.resume)?;
+    let planned = planned(staged, &base, is_resuming(args))?;
     if args.dry_run {
         return describe_all(staged, planned, &base, quiet);
     }
     let directory = RunDir::open(&staged.output_dir, opening(args))?;
     let stop = Arc::new(AtomicU8::new(0));
-    signals::watch(&stop)?;
+    signals::let_finish(&stop, directory.path());
     files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
     for (index, stage) in planned.into_iter().enumerate() {
         say_stage(staged, index, quiet);
         match stage.inputs {
-            Some(inputs) => train(inputs, &base, (args, quiet), &stop)?,
+            Some(inputs) => train(inputs, &base, (args, verbosity), &stop)
+                .map_err(|error| of_all(error, directory.path()))?,
             None if !quiet => say(&format!("finished before; {}", stage.directory.join("adapter").display())),
             None => {}
         }
         let signal = stop.load(Ordering::Relaxed);
         if signal != 0 && index + 1 < staged.stages.len() {
-            return Err(Error::Interrupted(signal));
+            let kept = format!("interrupted after stage {}", staged.stages[index].name);
+            let run = files::shell_word(directory.path());
+            return Err(Error::Interrupted { code: signal, kept, run });
         }
     }
     let adapter = write_result(staged, &base)?;
     if !quiet {
         say(&format!("all stages are done; adapter: {}", adapter.display()));
+        let last = staged.stages.last().unwrap_or(first);
+        say(&summary::next(&last.config, &base, &adapter));
     }
     Ok(())
 }
 
+/// An interrupted stage continues with the whole run.
+fn of_all(error: Error, directory: &Path) -> Error {
+    match error {
+        Error::Interrupted { code, kept, .. } => {
+            Error::Interrupted { code, kept, run: files::shell_word(directory) }
+        }
+        other => other,
+    }
+}
+
 /// Trains one stage to its end.
-fn train(inputs: Inputs, base: &Base, (args, quiet): (&TrainArgs, bool), stop: &Arc<AtomicU8>) -> Result<()> {
+fn train(
+    inputs: Inputs,
+    base: &Base,
+    (args, verbosity): (&TrainArgs, Verbosity),
+    stop: &Arc<AtomicU8>,
+) -> Result<()> {
+    let quiet = verbosity == Verbosity::Quiet;
     let run = Run::of(inputs, base)?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     // The directory of the whole run is locked, and an earlier run in it was refused or removed.
-    let directory = RunDir::open(&run.config.output_dir, Opening::Resume)?;
+    let directory = RunDir::open(&run.config.output_dir, Opening::ResumeOrStart)?;
     first.iter().for_each(|first| say(first));
     let course = run.course()?;
-    let Ready { mut trainer, notes, .. } = run.ready(&directory, stop.clone(), args.resume)?;
-    let mut reporter = reporter(&directory, trainer.step(), quiet)?;
+    let Ready { mut trainer, notes, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
+    let whereabouts = signals::let_finish(stop, directory.path());
+    let mut reporter = reporter(&directory, trainer.step(), verbosity, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
-    conclude(&mut trainer, directory.path(), (seconds, quiet))
+    summary::conclude(&mut trainer, directory.path(), (seconds, quiet))
 }
 
 /// What each stage would do.

@@ -28,7 +28,7 @@ pub(super) struct Header {
 /// A file being written under a temporary name.
 #[derive(Debug)]
 pub(super) struct Writer {
-    out: BufWriter<tempfile::NamedTempFile>,
+    out: BufWriter<files::TemporaryFile>,
     path: PathBuf,
 }
 
@@ -36,7 +36,7 @@ impl Writer {
     pub(super) fn create(path: &Path) -> Result<Self> {
         let directory = files::parent(path);
         std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-        let file = files::temporary_file(directory)?;
+        let file = files::TemporaryFile::new(directory)?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(MAGIC).map_err(Error::write(path))?;
         Ok(Self { out, path: path.to_path_buf() })
@@ -74,7 +74,7 @@ impl Writer {
         };
         write().map_err(Error::write(&path))?;
         let file = out.into_inner().map_err(|e| Error::write(&path)(e.into_error()))?;
-        file.persist(&path).map_err(|e| Error::write(&path)(e.error))?;
+        file.persist(&path)?;
         Ok(path)
     }
 }

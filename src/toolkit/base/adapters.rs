@@ -22,22 +22,49 @@ impl Base {
     /// # Errors
     /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
     pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Adapters> {
-        let reading = Reading { head: purpose.head, force: purpose.force, base: Some(&*self.source) };
+        let path = &adapter::read::located(path)?;
+        let force = purpose.force || self.forced;
+        let reading = Reading { head: purpose.head, force, base: Some(&*self.source) };
         let found =
             adapter::read::read_for(path, &self.spec, reading).map_err(|misfit| self.misfit(path, misfit))?;
+        log::debug!(
+            "adapter: {}, {} modules, {} parameters, trained on {}",
+            path.display(),
+            found.adapters.len(),
+            found.adapters.values().len(),
+            found.base.as_deref().unwrap_or("a base that it does not name")
+        );
         found.notes.iter().for_each(|note| log::info!("{}: {note}", path.display()));
-        let (Some(its), false) = (&found.fingerprint, purpose.force) else { return Ok(found.adapters) };
+        let Some(its) = &found.fingerprint else { return Ok(found.adapters) };
         let ours = self.fingerprint()?;
         let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
         match (purpose.unmerge, *its == ours) {
             (false, true) | (true, false) => Ok(found.adapters),
+            (true, true) if force => Ok(found.adapters),
             (true, true) => Err(Error::Adapter(format!(
                 "{} is the base that {shown} was trained on: there is nothing to remove; name the merged model as \
                  the base, or insist with --force",
                 self.name
             ))),
             (false, false) => {
-                let remedy = "name the right base, or insist with --force where there is such a flag";
+                let ours_sketched = self.sketch();
+                let twin =
+                    found.sketch.as_ref().and_then(|sketch| Some((sketch, sketch.twin(&ours_sketched)?)));
+                if let Some((sketch, apart)) = twin {
+                    log::warn!(
+                        "{shown} was trained on {name}, stored as {}; {} has the same weights as {}, which differ by {apart}, \
+                         so the adapter is used",
+                        sketch.storage(),
+                        self.name,
+                        ours_sketched.storage()
+                    );
+                    return Ok(found.adapters);
+                }
+                if force {
+                    log::warn!("{}; it is used because of --force", self.another(path, &name, its, &ours));
+                    return Ok(found.adapters);
+                }
+                let remedy = "name the right base, or insist with --force";
                 let message = format!("{}; {remedy}", self.another(path, &name, its, &ours));
                 Err(self.wrong_base(path, name, message))
             }

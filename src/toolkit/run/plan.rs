@@ -120,6 +120,14 @@ pub(super) fn fit(
     pairs: &Examples,
 ) -> Result<Option<String>> {
     let Some(available) = memory::available() else { return Ok(None) };
+    if base.forced {
+        return Ok(memory::check(
+            &expect(config, base, parameters, pairs).1,
+            base.converted_bytes(),
+            available,
+        )
+        .unwrap_or_else(|error| Some(format!("{error}; it is begun because of --force"))));
+    }
     let check = |config: &RunConfig| {
         memory::check(&expect(config, base, parameters, pairs).1, base.converted_bytes(), available)
     };

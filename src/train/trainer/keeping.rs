@@ -7,6 +7,7 @@ use crate::adapter::peft;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::{Event, Reporter};
+use crate::train::card::Results;
 use crate::train::{checkpoint, usable};
 
 impl Trainer {
@@ -33,6 +34,8 @@ impl Trainer {
             reporter.warn(&format!("an old checkpoint cannot be removed: {error}"));
         }
         self.saved = Some(self.state.step);
+        let step = self.state.step;
+        reporter.record(&Event::Saved { step, bytes: files::size(&checkpoint::path(run, step)) });
         if let Err(error) = self.setup.reference.save() {
             reporter.warn(&format!("reference log-probs are kept in memory only: {error}"));
         }
@@ -93,6 +96,17 @@ impl Trainer {
         ))
     }
 
+    /// The error for a run that a signal stopped after a checkpoint was written.
+    pub(super) fn interrupted(&self, code: u8) -> Error {
+        let (run, step) = (&self.setup.run, self.state.step);
+        let kept = format!(
+            "interrupted after step {step} of {}; {} is kept",
+            self.total_steps,
+            checkpoint::path(run, step).display()
+        );
+        Error::Interrupted { code, kept, run: files::shell_word(run) }
+    }
+
     /// Describes what a failed run leaves behind.
     fn kept(&self) -> String {
         match checkpoint::newest(&self.setup.run).0 {
@@ -108,7 +122,7 @@ impl Trainer {
         }
         let best = self.state.best.clone().filter(|best| best.step != self.state.step);
         if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
-            let path = self.setup.run.join("checkpoints").join(format!("step-{}", best.step));
+            let path = checkpoint::path(&self.setup.run, best.step);
             let state = checkpoint::open(&path)?;
             let Setup { decoder, policy, .. } = &mut self.setup;
             checkpoint::restore(&path, &state, decoder.spec(), policy, &mut self.optimizer)?;
@@ -118,6 +132,34 @@ impl Trainer {
         }
         let Setup { decoder, policy, .. } = &mut self.setup;
         decoder.fetch(policy)?;
-        files::write_directory(&self.setup.run.join("adapter"), true, |new| self.write_adapter(new))
+        let after = self.evaluate()?;
+        let (step, before) = (self.state.step, self.state.initial_accuracy);
+        let card = self.setup.card.text(Results { step, before, after: after.as_ref() });
+        files::write_directory(&self.setup.run.join("adapter"), true, |new| {
+            self.write_adapter(new)?;
+            let companions = self.setup.companions.iter().map(|(name, bytes)| (name.as_str(), &bytes[..]));
+            companions
+                .chain([("README.md", card.as_bytes())])
+                .try_for_each(|(name, bytes)| files::write_bytes(&new.join(name), bytes))
+        })?;
+        self.tidy(reporter);
+        Ok(())
+    }
+
+    /// Removes the spare checkpoint once the run is over, and tells what is left.
+    fn tidy(&self, reporter: &mut Reporter) {
+        let run = &self.setup.run;
+        let limit = self.setup.config.save_total_limit.map(|limit| limit.saturating_sub(1).max(1));
+        if let Err(error) = checkpoint::prune(run, &self.state, limit) {
+            reporter.warn(&format!("an old checkpoint cannot be removed: {error}"));
+        }
+        if let Some(step) = checkpoint::saved_steps(run).first() {
+            let path = checkpoint::path(run, *step);
+            let size = files::size(&path) as f64 / 1e6;
+            reporter.note(&format!(
+                "{} ({size:.1} MB) is kept for --resume, to train further; adapter/ does not need it",
+                path.display()
+            ));
+        }
     }
 }

@@ -24,6 +24,7 @@ use super::{Base, MergeReport, MergedModule};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::spec::DecoderSpec;
+use crate::report::Activity;
 use crate::trainable::Adapters;
 use crate::weights::DType;
 use json::read_json;
@@ -88,6 +89,7 @@ pub fn merge_checked(
     let mut report = MergeReport { modules: Vec::new(), files, bytes, left_out: Vec::new() };
     let modules = RefCell::new(Vec::new());
     let mut failed = None;
+    let activity = Activity::new("writing tensors", planned.len() as u64);
     let fill = |out: &mut (dyn std::io::Write + Send)| {
         let (filled, written) = stream::through(out, |stream| {
             gguf_writer::write(stream, &metadata, &planned, |index, stream| {
@@ -97,6 +99,7 @@ pub fn merge_checked(
                     why
                 })?;
                 modules.borrow_mut().extend(merged);
+                activity.advance(1);
                 Ok(())
             })
         });

@@ -1,0 +1,84 @@
+//! `dpo-lora report`: runs as a page.
+
+use std::path::{Path, PathBuf};
+
+use serde_yaml::Value as Yaml;
+
+use super::output::say;
+use crate::cli::ReportArgs;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::report::html::{Shown, page};
+use crate::report::{log, warnings};
+use crate::train::run_dir;
+
+pub(super) fn run(args: &ReportArgs) -> Result<()> {
+    let mut runs = Vec::new();
+    for path in &args.runs {
+        runs.extend(found(path)?);
+    }
+    let output = match (&args.output, &runs[..]) {
+        (Some(output), _) => output.clone(),
+        (None, [run]) => run.join("report.html"),
+        (None, _) => "report.html".into(),
+    };
+    write(&runs, &output)?;
+    say(&format!("{} ({} {})", output.display(), runs.len(), if runs.len() == 1 { "run" } else { "runs" }));
+    Ok(())
+}
+
+/// The run of a path, or the runs in it.
+fn found(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.join("metrics.jsonl").is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut runs: Vec<PathBuf> = entries.filter(|path| path.join("metrics.jsonl").is_file()).collect();
+    runs.sort();
+    if runs.is_empty() {
+        let near = run_dir::nearby(path);
+        let near = near.first().map_or(String::new(), |near| format!("; did you mean {}?", near.display()));
+        let found = if path.exists() { "holds no metrics.jsonl of a run" } else { "does not exist" };
+        return Err(Error::Config(format!("{} {found}{near}", path.display())));
+    }
+    Ok(runs)
+}
+
+/// Writes the page of these run directories.
+///
+/// # Errors
+/// If a log cannot be read, or the page cannot be written.
+pub(super) fn write(runs: &[PathBuf], output: &Path) -> Result<()> {
+    let shown = runs.iter().map(|run| shown(run)).collect::<Result<Vec<_>>>()?;
+    files::write_bytes(output, page(&shown).as_bytes())
+}
+
+fn shown(run: &Path) -> Result<Shown> {
+    let text = std::fs::read_to_string(run.join("config.yaml")).unwrap_or_default();
+    let config: Yaml = serde_yaml::from_str(&text).unwrap_or_default();
+    let mut settings = Vec::new();
+    flatten("", &config, &mut settings);
+    Ok(Shown {
+        name: run.display().to_string(),
+        lines: log::read(&run.join("metrics.jsonl"))?,
+        settings,
+        warnings: warnings(&run.join("warnings.jsonl")),
+    })
+}
+
+/// Adds every key of a mapping with its value; sections become prefixes.
+fn flatten(prefix: &str, value: &Yaml, found: &mut Vec<(String, String)>) {
+    let Some(mapping) = value.as_mapping() else { return };
+    for (key, value) in mapping {
+        let key = key.as_str().unwrap_or("?");
+        let path = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+        match value {
+            Yaml::Mapping(inner) if !inner.is_empty() => flatten(&path, value, found),
+            Yaml::String(text) => found.push((path, text.clone())),
+            value => {
+                let text = serde_yaml::to_string(value).unwrap_or_default();
+                found.push((path, text.trim().replace('\n', " ")));
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What `--resume`, `--auto-resume` and `--overwrite` do.
+
+use std::path::Path;
+
+use super::overrides::{is_set, json};
+use crate::cli::TrainArgs;
+use crate::config::Recipe;
+use crate::error::{Error, Result};
+use crate::files::shell_word;
+use crate::train::run_dir::{self, Opening};
+
+/// What is done with a run directory that is used already.
+pub(super) fn opening(args: &TrainArgs) -> Opening {
+    match (&args.resume, args.auto_resume, args.overwrite) {
+        (Some(_), ..) => Opening::Resume,
+        (_, true, _) => Opening::ResumeOrStart,
+        (.., true) => Opening::Overwrite,
+        _ => Opening::Fresh,
+    }
+}
+
+/// Whether a run is continued if there is one.
+pub(super) fn is_resuming(args: &TrainArgs) -> bool {
+    matches!(opening(args), Opening::Resume | Opening::ResumeOrStart)
+}
+
+/// The configuration that a run directory keeps.
+///
+/// # Errors
+/// If it is no run directory, or another configuration is named as well.
+pub(super) fn of_run(directory: &Path, args: &TrainArgs, mut overrides: Vec<String>) -> Result<Recipe> {
+    let shown = shell_word(directory);
+    if args.config.is_some() {
+        return Err(Error::Config(format!(
+            "--resume {shown} takes the configuration of that run; leave out -c, or leave out the directory"
+        )));
+    }
+    if directory.is_file() {
+        return Err(Error::Config(format!(
+            "{shown} is a file; --resume takes a run directory. To continue the run of a configuration write \
+             `dpo-lora train -c {shown} --resume`"
+        )));
+    }
+    let run = directory.parent().filter(|all| all.ends_with("checkpoints")).and_then(Path::parent);
+    if let Some(run) = run {
+        return Err(Error::Config(format!(
+            "{shown} is a checkpoint; name its run directory: `dpo-lora train --resume {}` continues from the newest one",
+            shell_word(run)
+        )));
+    }
+    run_dir::check_begun(directory)?;
+    let path = directory.join("config.yaml");
+    if !path.is_file() {
+        return Err(Error::Config(format!(
+            "{shown} holds no config.yaml; name the configuration: `dpo-lora train -c FILE --resume --set output_dir={shown}`"
+        )));
+    }
+    if !is_set(&overrides, "output_dir") {
+        // The directory may have been moved since.
+        overrides.push(format!("output_dir={}", json(directory)?));
+    }
+    Recipe::from_file(&path, &overrides)
+}

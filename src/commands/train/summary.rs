@@ -1,0 +1,99 @@
+//! What a run says when it is over: its curves, its accuracy on held-out pairs, and what to do next.
+
+use std::path::Path;
+
+use super::super::output::{print, say};
+use super::super::report;
+use crate::config::RunConfig;
+use crate::data::EvalSource;
+use crate::error::Result;
+use crate::eval::preference::{Evaluation, wilson};
+use crate::files::shell_word;
+use crate::report::{log, screen, sparkline};
+use crate::toolkit::{Base, embedded};
+use crate::train::reference::ReferenceCache;
+use crate::train::trainer::Trainer;
+
+/// Characters of a curve, at most.
+const CURVE: usize = 48;
+
+/// Prints the summary: to standard output the accuracy on held-out pairs, to standard error the rest, unless `quiet`.
+pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, bool)) -> Result<()> {
+    let after = trainer.evaluate()?;
+    let page = report::write(&[directory.to_path_buf()], &directory.join("report.html"));
+    if let Err(error) = &page {
+        say(&format!("warning: the report is not written: {error}"));
+    }
+    if !quiet {
+        curves(directory).iter().for_each(|line| say(line));
+    }
+    if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
+        print(text.as_bytes())?;
+    }
+    if !quiet {
+        let adapter = directory.join("adapter");
+        let passes = reference_passes(trainer.reference());
+        say(&format!("trained in {seconds:.1} s; {passes}; adapter: {}", adapter.display()));
+        if page.is_ok() {
+            say(&format!("curves, warnings and settings: {}", directory.join("report.html").display()));
+        }
+    }
+    Ok(())
+}
+
+/// Loss and margin of the whole run, as far as its log tells.
+fn curves(directory: &Path) -> Vec<String> {
+    let Ok(lines) = log::read(&directory.join("metrics.jsonl")) else { return Vec::new() };
+    let width = CURVE.min(screen::columns().saturating_sub(32));
+    let curve = |(key, name, digits): (&str, &str, usize)| {
+        let values: Vec<f64> = lines.iter().filter_map(|line| line.value(key)).collect();
+        let (first, last) = (values.first()?, values.last()?);
+        // One value is no curve.
+        (values.len() > 1)
+            .then(|| format!("{name:<7} {}  {first:.digits$} → {last:.digits$}", sparkline(&values, width)))
+    };
+    [("loss", "loss", 4), ("rewards/margins", "margin", 3)].into_iter().filter_map(curve).collect()
+}
+
+/// Accuracies before and after with their intervals, and what they count.
+fn held_out(before: f64, after: &Evaluation) -> Option<String> {
+    let metrics = after.metrics();
+    let pairs = metrics.comparisons();
+    let share = |share: f64| {
+        let (low, high) = wilson(share, pairs as f64);
+        format!("{:.1} % ({:.1}–{:.1})", 100.0 * share, 100.0 * low, 100.0 * high)
+    };
+    let mut text = format!(
+        "held-out accuracy: before {}, after {}\n  = share of {pairs} pairs whose chosen completion is likelier (95 % intervals)\n",
+        share(before),
+        share(metrics.logp_accuracy()?)
+    );
+    if let Some(by_reward) = metrics.accuracy() {
+        text.push_str(&format!("  by reward, as `dpo-lora eval` has it: after {}\n", share(by_reward)));
+    }
+    Some(text)
+}
+
+/// What the run had from the cache.
+fn reference_passes(reference: &ReferenceCache) -> String {
+    match reference.computed {
+        0 => "no reference pass was made".into(),
+        computed => format!("reference log-probs of {computed} pairs were computed"),
+    }
+}
+
+/// Commands to copy.
+pub(super) fn next(config: &RunConfig, base: &Base, adapter: &Path) -> String {
+    let with = format!("--base {} --adapter {}", shell_word(Path::new(&base.name)), shell_word(adapter));
+    let prompt = if base.name == embedded::NAME { "The film is about a sailor." } else { "YOUR PROMPT" };
+    let mut text = format!("\nnext:\n  dpo-lora generate {with} --compare --prompt \"{prompt}\"\n");
+    if let Some(EvalSource::Sources(sources)) = &config.data.eval
+        && let [source] = &sources.0[..]
+    {
+        let data = source.path().to_string();
+        text.push_str(&format!("  dpo-lora eval {with} --data {}\n", shell_word(Path::new(&data))));
+    }
+    let file = adapter.with_extension("gguf");
+    text.push_str(&format!("  dpo-lora export {with} --format gguf --output {}", shell_word(&file)));
+    text
+}

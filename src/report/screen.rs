@@ -1,0 +1,94 @@
+//! Standard error as a screen: lines scroll, progress bars stay below them.
+//!
+//! Everything that is printed for people goes through here, so that no line tears a bar. Without a terminal there are no
+//! bars.
+
+use std::io::{IsTerminal, Write};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Columns where the terminal does not say.
+const COLUMNS: usize = 80;
+
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+
+/// Bars on the screen.
+static SHOWN: AtomicUsize = AtomicUsize::new(0);
+
+/// Prints a line above the bars.
+///
+/// # Errors
+/// If standard error is closed or its disk is full.
+pub fn line(text: &str) -> std::io::Result<()> {
+    let write = || {
+        let mut out = std::io::stderr().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush())
+    };
+    without_bars(write)
+}
+
+/// Writes to the terminal while no bar is drawn.
+pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
+    // Without a bar the terminal is left alone.
+    if SHOWN.load(Ordering::Relaxed) == 0 { write() } else { BARS.suspend(write) }
+}
+
+/// As [`line`], on a line of its own after what the terminal echoed of a key (`^C`). A bar that is drawn again wipes the
+/// echo out.
+///
+/// # Errors
+/// As [`line`].
+pub fn line_after_key(text: &str) -> std::io::Result<()> {
+    let echoed = is_terminal() && SHOWN.load(Ordering::Relaxed) == 0;
+    line(&format!("{}{text}", if echoed { "\n" } else { "" }))
+}
+
+/// Whether standard error is a terminal.
+pub fn is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Whether standard error shows colours.
+pub fn is_coloured() -> bool {
+    shows_colours(&std::io::stderr())
+}
+
+/// Whether a stream is a terminal that shows colours. `NO_COLOR` turns them off (<https://no-color.org>).
+pub fn shows_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Columns of the terminal.
+pub fn columns() -> usize {
+    let size = terminal_size::terminal_size_of(std::io::stderr());
+    size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
+}
+
+/// A bar at the lower edge of the screen.
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    /// Draws a bar; `template` is indicatif's.
+    pub fn new(total: u64, template: &str) -> Self {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        SHOWN.fetch_add(1, Ordering::Relaxed);
+        Self(BARS.add(ProgressBar::new(total).with_style(style)))
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> &ProgressBar {
+        &self.0
+    }
+}
+
+impl Drop for Bar {
+    /// Wipes it out.
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+        BARS.remove(&self.0);
+        SHOWN.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,169 @@
+//! The model card of an adapter: `README.md` in its directory, with the front matter by which the Hub knows it.
+
+use std::fmt::Write;
+
+use crate::eval::preference::{Evaluation, wilson};
+
+/// What a card says that is known before the run.
+#[derive(Clone, Debug, Default)]
+pub struct Card {
+    /// The base as `adapter_config.json` names it.
+    pub base: String,
+    /// The loss.
+    pub loss: String,
+    /// Settings in the order in which they are listed: name and value.
+    pub settings: Vec<(String, String)>,
+    /// The training data as the run named them.
+    pub data: Vec<String>,
+    /// Number of training records.
+    pub records: usize,
+}
+
+/// What is known at the end of the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Results<'a> {
+    /// Steps done.
+    pub step: u64,
+    /// Share of held-out pairs whose chosen completion was the likelier one before the first step.
+    pub before: Option<f64>,
+    /// The evaluation of the adapter.
+    pub after: Option<&'a Evaluation>,
+}
+
+impl Card {
+    /// The text of the card. Runs that are equal have equal cards: there is no date in it.
+    pub fn text(&self, results: Results) -> String {
+        let mut text = self.front_matter();
+        let base = self.shown_base();
+        let _ = write!(
+            text,
+            "\n# LoRA adapter for {base}\n\nTrained on {} records with {} by [dpo-lora](https://crates.io/crates/dpo-lora) {}, in {} \
+             steps.\n",
+            self.records,
+            self.loss,
+            env!("CARGO_PKG_VERSION"),
+            results.step
+        );
+        text.push_str(&held_out(results));
+        text.push_str("\n## Settings\n\n| setting | value |\n|---|---|\n");
+        for (name, value) in &self.settings {
+            // A value is one line without bars.
+            let value = value.replace('|', "\\|").replace(['\n', '\r'], " ");
+            let _ = writeln!(text, "| `{name}` | {value} |");
+        }
+        let _ = write!(
+            text,
+            "\n## Use\n\n```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n\
+             model = AutoPeftModelForCausalLM.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n\
+             tokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n```\n\n```sh\n\
+             dpo-lora generate --base {} --adapter PATH --prompt \"...\"\ndpo-lora export --base {} --adapter PATH --format gguf \
+             --output adapter.gguf\n```\n",
+            self.base, self.base
+        );
+        text
+    }
+
+    /// YAML as PEFT writes it. The base is named only by a Hub id: the Hub refuses paths.
+    fn front_matter(&self) -> String {
+        let mut text = String::from("---\n");
+        let is_id = self.is_hub_id();
+        if is_id {
+            let _ = writeln!(text, "base_model: {}", self.base);
+        }
+        text.push_str("library_name: peft\npipeline_tag: text-generation\ntags:\n");
+        if is_id {
+            let _ = writeln!(text, "- base_model:adapter:{}", self.base);
+        }
+        text.push_str("- lora\n- transformers\n- dpo\n- dpo-lora\n");
+        let datasets: Vec<&str> = self.data.iter().filter_map(|name| hub_data_set(name)).collect();
+        if !datasets.is_empty() {
+            text.push_str("datasets:\n");
+            datasets.iter().for_each(|name| text.push_str(&format!("- {name}\n")));
+        }
+        text.push_str("---\n");
+        text
+    }
+
+    fn shown_base(&self) -> String {
+        if self.is_hub_id() {
+            format!("[{0}](https://huggingface.co/{0})", self.base)
+        } else {
+            format!("`{}`", self.base)
+        }
+    }
+
+    /// Whether the base is named as `owner/name`.
+    fn is_hub_id(&self) -> bool {
+        let plain = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        let begins = self.base.starts_with(['.', '/', '~']);
+        let is_file =
+            self.base.to_lowercase().ends_with(".gguf") || std::path::Path::new(&self.base).exists();
+        !begins && !is_file && self.base.split('/').count() == 2 && self.base.split('/').all(plain)
+    }
+}
+
+/// `owner/name` of `hub:owner/name[/config][:split]`.
+fn hub_data_set(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("hub:")?.split([':', '@']).next()?;
+    let end = name.match_indices('/').nth(1).map_or(name.len(), |(at, _)| at);
+    name.get(..end)
+}
+
+fn held_out(Results { before, after, .. }: Results) -> String {
+    let Some(found) = after else { return String::new() };
+    let pairs = found.metrics().comparisons() as f64;
+    let share = |share: f64| {
+        let (low, high) = wilson(share, pairs);
+        format!("{:.1} % ({:.1}–{:.1})", 100.0 * share, 100.0 * low, 100.0 * high)
+    };
+    let mut rows = String::new();
+    if let (Some(before), Some(after)) = (before, found.metrics().logp_accuracy()) {
+        let _ = writeln!(
+            rows,
+            "| chosen completion likelier, of {pairs} pairs | {} | {} |",
+            share(before),
+            share(after)
+        );
+    }
+    let values = found.values();
+    let of = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    for (name, shown) in [("eval_rewards/margins", "reward margin"), ("eval_kl", "KL from the base, nats")] {
+        if let Some(value) = of(name) {
+            let _ = writeln!(rows, "| {shown} | 0 | {value:.4} |");
+        }
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        "\n## On held-out pairs\n\n95 % intervals are Wilson's.\n\n| | before | after |\n|---|---|---|\n{rows}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Results = Results { step: 5, before: None, after: None };
+
+    #[test]
+    fn only_a_hub_id_is_named_as_base_model() {
+        let card = |base: &str| Card { base: base.into(), ..Card::default() }.text(NOTHING);
+        let id = card("owner/name-0.5B");
+        assert!(id.starts_with("---\nbase_model: owner/name-0.5B\nlibrary_name: peft\n"), "{id}");
+        assert!(id.contains("- base_model:adapter:owner/name-0.5B\n"));
+        for path in ["models/base/deep", "./a/b", "/a/b", "a/b.gguf", "tiny-reviews", "src/train"] {
+            assert!(!card(path).contains("base_model"), "{path}");
+        }
+    }
+
+    #[test]
+    fn data_sets_of_the_hub_are_named_without_their_parts() {
+        let data =
+            ["hub:owner/pairs/config:train", "hub:owner/more", "pairs.jsonl"].map(String::from).to_vec();
+        let text = Card { data, ..Card::default() }.text(NOTHING);
+        assert!(text.contains("datasets:\n- owner/pairs\n- owner/more\n---\n"), "{text}");
+    }
+}

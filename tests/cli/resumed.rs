@@ -1,0 +1,78 @@
+//! `--resume` of what can be resumed, and of what cannot.
+
+use serde_json::json;
+
+use crate::common::program::Place;
+
+fn place() -> Place {
+    let place = Place::new();
+    place.llama_recipe(&[("train.max_steps", json!(4)), ("output_dir", json!("runs/first"))]);
+    place.run(&["train", "-c", "run.yaml"]).ok();
+    place
+}
+
+#[test]
+fn a_mistyped_directory_is_an_error_that_names_those_nearby() {
+    let place = place();
+    std::fs::create_dir(place.path("runs/empty")).unwrap();
+    for (args, found) in [
+        (vec!["train", "--resume", "runs/frist"], "runs/frist does not exist"),
+        (vec!["train", "--resume", "runs/empty"], "runs/empty holds no run"),
+        (
+            vec!["train", "-c", "run.yaml", "--resume", "--set", "output_dir=runs/frist"],
+            "runs/frist does not exist",
+        ),
+        (vec!["train", "--resume", "elsewhere"], "elsewhere does not exist"),
+    ] {
+        let ran = place.run(&args);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{}", ran.stderr);
+        for words in [found, "runs/first (step 4)", "nothing to resume"] {
+            assert!(ran.stderr.contains(words), "{words} in {}", ran.stderr);
+        }
+        assert!(!place.path("runs/frist").exists() && !place.path("elsewhere").exists());
+    }
+}
+
+#[test]
+fn a_directory_is_resumed_with_its_own_configuration() {
+    let place = place();
+    let before = place.adapter("runs/first");
+    // Neither run.yaml nor the place of the directory matters.
+    std::fs::remove_file(place.path("run.yaml")).unwrap();
+    std::fs::rename(place.path("runs/first"), place.path("moved")).unwrap();
+    place.run(&["train", "--resume", "moved"]).ok();
+    assert_eq!(place.adapter("moved"), before);
+    assert!(!place.path("runs/first").exists());
+    let longer = place.run(&["train", "--resume", "moved", "--set", "train.max_steps=6"]);
+    assert!(longer.stderr.contains("train.max_steps was 4, is 6"), "{}", longer.stderr);
+    longer.ok();
+    assert_eq!(place.metrics("moved").len(), 6);
+    for (args, words) in [
+        (vec!["--resume", "moved/config.yaml"], "dpo-lora train -c moved/config.yaml --resume"),
+        (vec!["--resume", "moved/checkpoints/step-6"], "dpo-lora train --resume moved"),
+        (vec!["-c", "x.yaml", "--resume", "moved"], "leave out -c"),
+        (vec!["moved"], "dpo-lora train --resume moved"),
+    ] {
+        let ran = place.run(&[&["train"], &args[..]].concat());
+        assert!(ran.code == Some(2) && ran.stderr.contains(words), "{words} in {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_run_keeps_what_resume_needs_and_says_so() {
+    let place = Place::new();
+    place.llama_recipe(&[("train.max_steps", json!(6)), ("train.save_steps", json!(1))]);
+    let ran = place.run(&["train", "-c", "run.yaml"]);
+    let kept: Vec<_> = std::fs::read_dir(place.path("run/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(kept, ["step-6"], "the spare goes when the run is over");
+    assert!(
+        ran.stderr.contains("run/checkpoints/step-6 (") && ran.stderr.contains("--resume"),
+        "{}",
+        ran.stderr
+    );
+    place.run(&["train", "-c", "run.yaml", "--overwrite", "--set", "train.save_total_limit=null"]).ok();
+    assert_eq!(std::fs::read_dir(place.path("run/checkpoints")).unwrap().count(), 6);
+}
