@@ -23,7 +23,6 @@ use crate::data::PackedBatch;
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use crate::ops::Tensor;
-use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::host;
 use crate::ops::profile::timed;

@@ -68,10 +68,6 @@ impl RunDir {
         ["checkpoints", "adapter"].iter().try_for_each(|name| files::sweep(&self.path.join(name)))
     }
 
-    fn is_used(&self) -> bool {
-        is_used(&self.path)
-    }
-
     fn clear(&self) -> Result<()> {
         let events = fs::read_dir(&self.path).map_err(Error::read(&self.path))?.flatten().map(|e| e.path());
         let events = events.filter(|p| {
