@@ -1,5 +1,5 @@
-//! Adapters that PEFT wrote and that were misread or refused once (`tests/fixtures/cases`), against transformers 5.24 and PEFT
-//! 0.21; and `export --for`.
+//! Adapters written by PEFT that were once misread or refused (`tests/fixtures/cases`), compared with transformers 5.24
+//! and PEFT 0.21; also `export --for`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +19,7 @@ fn text(path: &str) -> String {
     fixture(path).to_str().unwrap().to_string()
 }
 
-/// Log-probs of chosen and rejected of each pair; both cases have the same pairs.
+/// The log-probs of chosen and rejected of each pair. Both cases have the same pairs.
 fn logps(place: &Place, model: &[&str]) -> Vec<f64> {
     let data = text(&format!("{ALPHA}/pairs.jsonl"));
     let lines = place.run(&[&["score", "--dtype", "f32", "--data", &data], model].concat()).json();
@@ -44,12 +44,12 @@ fn a_pattern_by_the_whole_path_of_a_model_that_also_sees() {
     let want = expected(&common::json(&format!("{ALPHA}/expected.json"))["logps"]);
     let got = logps(&place, &["--base", &base, "--adapter", &adapter]);
     assert!(largest_difference(&got, &want) < 1e-3, "{got:?} for {want:?}");
-    // Without the pattern the sums are nats away.
+    // Without the pattern the sums would be off by nats.
     copy(Path::new(&adapter), &place.path("plain"));
     place.edit("plain/adapter_config.json", |config| config["alpha_pattern"] = Value::Null);
     let plain = logps(&place, &["--base", &base, "--adapter", "plain"]);
     assert!(largest_difference(&plain, &want) > 1.0);
-    // Exported again it says the same, under the text model's names.
+    // The adapter exported again is the same, under the names of the text model.
     let export = [
         "export",
         "--base",
@@ -87,7 +87,7 @@ fn a_head_with_its_base_layer_is_merged_as_peft_computes_it() {
         let ran = place.run(args);
         assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
     }
-    // What computes with the adapter in place takes no head, whole or not.
+    // Programs that apply the adapter without merging accept no head, neither low-rank nor whole.
     let scored = place.run(&[
         "score",
         "--base",
@@ -100,7 +100,7 @@ fn a_head_with_its_base_layer_is_merged_as_peft_computes_it() {
     assert!(scored.code == Some(1) && scored.stderr.contains("lm_head"), "{}", scored.stderr);
 }
 
-/// The case's adapter with another whole weight of its head.
+/// Writes the case's adapter with another whole weight of its head.
 fn with_base_layer(
     place: &Place,
     name: &str,
@@ -161,7 +161,7 @@ fn a_head_that_is_not_the_bases_is_refused_by_that_reason() {
         "{}",
         ran.stderr
     );
-    // In 16 bits, and under the name that a resized vocabulary has: the base's numbers, rounded.
+    // The base's numbers rounded to 16 bits, under the name that a resized vocabulary has.
     with_base_layer(&place, "narrow", |key, view| {
         let numbers = view.data().chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap()));
         let bytes = numbers.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()).collect();

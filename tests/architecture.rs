@@ -1,4 +1,4 @@
-//! The rules of the house: imports go down the ranks, files stay short, `unsafe` stays where it is proved.
+//! The rules of the code's structure: imports go down the ranks, files are short, and `unsafe` is only in listed files.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use circles::Graph;
 #[path = "architecture/circles.rs"]
 mod circles;
 
-/// A room imports rooms of lower ranks; never its own rank's siblings, never a higher one.
+/// The ranks of the rooms. A room imports only rooms of lower ranks.
 const RANKS: &[(&str, u8)] = &[
     ("error", 0),
     ("files", 0),
@@ -36,14 +36,13 @@ const RANKS: &[(&str, u8)] = &[
     ("commands", TOP),
 ];
 
-/// The program's own rank: its rooms may import each other and everything.
+/// The rank of the program itself, whose rooms may import each other and everything else.
 const TOP: u8 = 11;
 
-/// `error` is everyone's; `files` writes through it.
+/// Allowed imports within a rank: every room uses `error`, and `files` writes with it.
 const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
 
-/// Where `unsafe` may stand: memory maps, the allocator, vector and tile instructions, NVIDIA's
-/// libraries.
+/// The files that may contain `unsafe`: memory maps, the allocator, vector and tile instructions, and NVIDIA's libraries.
 const UNSAFE: &[&str] = &[
     "adapter/peft/read.rs",
     "data/dataset/file.rs",
@@ -76,25 +75,25 @@ const UNSAFE: &[&str] = &[
 
 const LONGEST: usize = 400;
 
-/// Public names at the crate's root, modules among them.
+/// The number of public names at the crate's root, including modules.
 const MOST_EXPORTS: usize = 60;
 
 struct Source {
-    /// Below `src`, with `/`.
+    /// The path below `src`, with `/`.
     name: String,
-    /// Without comments and without tests.
+    /// The code without comments and tests.
     code: String,
-    /// Lines before the tests.
+    /// The number of lines before the tests.
     lines: usize,
 }
 
 impl Source {
-    /// The first part of its path: `data` of `data/pack.rs`, `config` of `config.rs`.
+    /// Returns the first part of the path: `data` of `data/pack.rs`, `config` of `config.rs`.
     fn room(&self) -> &str {
         self.name.split('/').next().unwrap().trim_end_matches(".rs")
     }
 
-    /// Modules between the crate's root and this file.
+    /// Returns the number of modules between the crate's root and this file.
     fn depth(&self) -> usize {
         self.name.split('/').filter(|part| *part != "mod.rs").count()
     }
@@ -115,7 +114,7 @@ fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
     walk(&root, &mut paths);
     paths.sort();
-    // `#[cfg(test)] mod tests;`: the file is a test from its first line.
+    // A file named by `#[cfg(test)] mod tests;` consists of tests only.
     let test_modules: BTreeSet<PathBuf> = paths
         .iter()
         .flat_map(|path| {
@@ -142,7 +141,7 @@ fn captures(pattern: &str, text: &str) -> Vec<String> {
     regex.captures_iter(text).map(|found| found.unwrap().get(1).unwrap().as_str().to_string()).collect()
 }
 
-/// Up to the test module that ends a file.
+/// Returns the text before the test module that ends a file.
 fn before_tests(text: &str) -> &str {
     let end = Regex::new(r"#\[cfg\([^\]]*\btest\b[^\]]*\)\]\s+(?:pub(?:\(\w+\))? )?mod \w+ \{")
         .unwrap()
@@ -156,7 +155,7 @@ fn without_comments(text: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
-/// Rooms that code names as `crate::room`, also in groups (`use crate::{a, b::{c, d}}`).
+/// Returns the rooms that code names as `crate::room`, also in groups (`use crate::{a, b::{c, d}}`).
 fn imports(code: &str) -> BTreeSet<String> {
     let mut found: BTreeSet<String> = captures(r"\bcrate::(\w+)", code).into_iter().collect();
     for group in code.split("crate::{").skip(1) {
@@ -183,7 +182,7 @@ fn rank(room: &str) -> Option<u8> {
     RANKS.iter().find(|(name, _)| *name == room).map(|(_, rank)| *rank)
 }
 
-/// Whether `room` may import `other`.
+/// Returns whether `room` may import `other`.
 fn allowed(room: &str, other: &str) -> bool {
     match (rank(room), rank(other)) {
         _ if room == other || WITHIN_RANK.contains(&(room, other)) => true,
@@ -202,7 +201,7 @@ fn rooms_import_lower_ranks_only() {
                 wrong.push(format!("{} imports {other}", source.name));
             }
         }
-        // `super::super::x` would be a way around.
+        // `super::super::x` would evade the check.
         let chains = captures(r"((?:\bsuper::)+)", &source.code);
         if chains.iter().any(|chain| chain.matches("super::").count() >= source.depth()) {
             wrong.push(format!("{} leaves its room by super::", source.name));
@@ -228,7 +227,7 @@ fn circles_are_found_however_they_are_written() {
     for (user, used) in [
         ("use super::c::C;", "use crate::a::b::B;"),
         ("use super::{d, c::{C, D}};", "fn f() -> super::b::B {}"),
-        // Through the parent, which only exports it again.
+        // Through the parent, which only re-exports it.
         ("use super::c::C as D;", "use crate::a::B;"),
         ("fn f() { crate::a::c::f() }", "use super::{B, d};"),
     ] {
@@ -236,10 +235,10 @@ fn circles_are_found_however_they_are_written() {
             [("a/mod.rs", "mod b;\npub mod c;\npub use b::B;"), ("a/b.rs", user), ("a/c.rs", used)];
         assert_eq!(circles(&circular), ["a/b -> a/c -> a/b"], "{user} {used}");
     }
-    // A parent and its child, of which the parent calls a function.
+    // A parent and its child, a function of which the parent calls.
     let parent = [("a.rs", "mod b;\nfn f() { b::f() }"), ("a/b.rs", "use super::f;")];
     assert_eq!(circles(&parent), ["a -> a/b -> a"]);
-    // Across rooms, and longer.
+    // Across rooms, and a longer one.
     let rooms = [
         ("a.rs", "use crate::b::X;"),
         ("b.rs", "use crate::c;"),
@@ -247,12 +246,12 @@ fn circles_are_found_however_they_are_written() {
         ("d.rs", ""),
     ];
     assert_eq!(circles(&rooms), ["a -> b -> c -> a"]);
-    // What others are called, or how far a name is visible, is no import.
+    // Visibility and renaming are not imports.
     let strangers = [("a.rs", "use serde::b;\npub(in crate::b) struct B;"), ("b.rs", "use crate::a::B;")];
     assert_eq!(circles(&strangers), [""; 0]);
 }
 
-/// Public names in a crate's root.
+/// Returns the public names at a crate's root.
 fn exports(code: &str) -> Vec<String> {
     let mut found = captures(
         r"\bpub (?:async |const |unsafe )*(?:mod|fn|struct|enum|trait|type|const|static|union) (\w+)",

@@ -1,4 +1,5 @@
-//! Whatever is wrong with the input: one error that says what, where and what to do; no panic, nothing half-written.
+//! Invalid input of any kind gives one error that says what is wrong, where, and what to do. Nothing panics, and no
+//! half-written output remains.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -16,7 +17,7 @@ mod records;
 #[path = "bad_inputs/tokenizers.rs"]
 mod tokenizers;
 
-/// Runs what must be refused with `code`; the message must hold every one of `parts`.
+/// Runs a command that must be refused with `code`; the message must contain every one of `parts`.
 fn refused(place: &Place, args: &[&str], code: i32, parts: &[&str]) -> String {
     let Ran { code: found, stdout, stderr } = place.run(args);
     assert_eq!((found, stdout.as_str()), (Some(code), ""), "{args:?}: {stderr}");
@@ -31,7 +32,8 @@ fn refused(place: &Place, args: &[&str], code: i32, parts: &[&str]) -> String {
     stderr
 }
 
-/// The same of `train -c run.yaml`; the run directory must be as unused as before, so that the next try is not refused.
+/// Does the same for `train -c run.yaml`. The run directory must remain unused, so that the next attempt is not
+/// refused.
 fn train_refused(place: &Place, code: i32, parts: &[&str]) {
     refused(place, &["train", "-c", "run.yaml"], code, parts);
     for left in ["config.yaml", "metrics.jsonl", "checkpoints", "adapter"] {

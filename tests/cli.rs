@@ -1,4 +1,4 @@
-//! The program as a user runs it: what it writes, what it prints, how it ends.
+//! The program as users run it: its output, its messages and its exit codes.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Every configuration in `configs/` is one that `train -c` accepts.
+//! `train -c` accepts every configuration in `configs/`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -133,6 +133,6 @@ fn the_example_holds_every_key_with_its_default() {
         keys
     };
     let written: serde_yaml::Value = serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    // Same keys in the same order as `to_yaml` writes them.
+    // The keys have the same order as in `to_yaml`.
     assert_eq!(keys(&written), keys(&serde_yaml::to_value(&config).unwrap()));
 }

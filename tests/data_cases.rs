@@ -1,5 +1,5 @@
-//! Small inputs whose tokens were wrong once: tokenizers and templates with what TRL makes of their rows
-//! (`fixtures/data_cases`; all texts are ours).
+//! Small inputs whose tokens were once wrong: tokenizers and templates with TRL's tokens for their rows
+//! (`fixtures/data_cases`; we wrote all texts).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -42,7 +42,7 @@ fn every_row_has_trls_tokens() {
         for (record, row) in records.iter().zip(&expected.rows) {
             let example = tokenize(&tokenizer, record).unwrap().example;
             let place = format!("{}: {}", case.display(), expected.what);
-            // TRL's border is behind the prompt's own tokens; ours is where both completions begin to differ from it.
+            // TRL's border is after the prompt's own tokens; ours is where the two completions begin to differ from it.
             let whole = |answer: &[u32]| [&row.prompt_ids[..], answer].concat();
             let found = |index: usize| [&example.prompt[..], &example.completions[index]].concat();
             assert_eq!(found(0), whole(&row.chosen_ids), "{place}");

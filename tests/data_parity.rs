@@ -1,4 +1,4 @@
-//! Token ids and renderings against TRL's and transformers' own, of `tests/fixtures` (made by `tests/parity`).
+//! Token ids and renderings compared with those of TRL and transformers in `tests/fixtures` (made by `tests/parity`).
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ fn ids(json: &Json) -> Vec<u32> {
     serde_json::from_value(json.clone()).unwrap()
 }
 
-/// The cases of `tokens.json` with that truncation: (flavour, file, limit, records).
+/// Returns the cases of `tokens.json` with that truncation: (flavour, file, limit, records).
 fn cases(mode: Option<&str>) -> Vec<(String, String, Option<usize>, Vec<Json>)> {
     let text = |case: &Json, key: &str| case[key].as_str().unwrap().to_string();
     let all: Vec<_> = fixture("tokens.json")
@@ -69,7 +69,7 @@ fn tokens_equal_trls() {
     }
 }
 
-/// The whole sequence of a side and its completion mask, as TRL's collator gives it.
+/// Returns the whole sequence of a side and its completion mask, as TRL's collator gives them.
 fn side(example: &Example, index: usize) -> (Vec<u32>, Vec<u32>) {
     let (prompt, completion) = (&example.prompt, &example.completions[index]);
     let mask = [vec![0; prompt.len()], vec![1; completion.len()]].concat();
@@ -110,8 +110,9 @@ fn keep_start_equals_trls() {
     }
 }
 
-/// TRL cuts each sequence of a pair by itself; here the shorter one loses as much prompt as the longer, so that both have
-/// the same. The longer sequence is therefore TRL's, the shorter a suffix of TRL's.
+/// TRL truncates each sequence of a pair separately. Here the shorter one loses as much of the prompt as the longer
+/// one, so that both keep the same prompt. The longer sequence is therefore TRL's, and the shorter one a suffix of
+/// TRL's.
 #[test]
 fn keep_end_gives_trls_longer_sequence_and_shares_its_prompt() {
     let mut unequal = 0;

@@ -1,5 +1,5 @@
-//! Rows of every schema: what they are read as, and every way in which they are refused (`fixtures/schemas`; all rows are
-//! ours).
+//! Rows of every schema: how they are read, and every way in which they are refused (`fixtures/schemas`; we wrote all
+//! rows).
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schemas").join(name)
 }
 
-/// The lines of a file of the fixtures.
+/// Returns the lines of a fixture file.
 fn lines(name: &str) -> Vec<Json> {
     let text = fs::read_to_string(fixture(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -40,7 +40,7 @@ fn configured(yaml: &str) -> DataConfig {
     serde_yaml::from_str(&format!("train: t.jsonl\n{yaml}")).unwrap()
 }
 
-/// Requires that the row is refused at its file and line with all of `parts`.
+/// Requires that the row is refused with its file, its line and all of `parts`.
 #[track_caller]
 fn refused_by(config: &DataConfig, row: &str, parts: &[&str]) {
     let message = match read(row, config) {
@@ -58,7 +58,7 @@ fn refused(row: &str, parts: &[&str]) {
     refused_by(&configured(""), row, parts);
 }
 
-/// A record in the notation of the expected files.
+/// Returns a record in the notation of the expected files.
 fn shown(record: &Record) -> Json {
     let kind = match record.kind {
         Kind::Pair { .. } => "pair",
@@ -133,7 +133,7 @@ fn a_row_without_a_needed_column_is_never_read_as_if_it_had_it() {
                 without.as_object_mut().unwrap().shift_remove(name);
                 match read(&without.to_string(), &configured("")) {
                     Err(message) => assert!(message.starts_with("t.jsonl:2: "), "{message}"),
-                    // Another schema that means the same, or one that says less: never other texts.
+                    // Another schema with the same meaning, or one with less content, but never with other texts.
                     Ok(record) => {
                         let record = record.unwrap();
                         assert_ne!(record.schema, *schema, "{without}");

@@ -1,5 +1,6 @@
-//! The device engine against the processor's: every family forwards and backwards, in f32 and bf16, and what must be the same
-//! bits. The device is a card if one is named, else the same kernels compiled for the processor (`common/device.rs`).
+//! Compares the device engine with the processor's: every family, forward and backward, in f32 and bf16, and results
+//! that must have the same bits. The device is a card if one is named, otherwise the same kernels compiled for the
+//! processor (`common/device.rs`).
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -14,7 +15,7 @@ use dpo_lora::random::Stream;
 use dpo_lora::trainable::{Adapters, Dropout, Frozen};
 use dpo_lora::weights::DType;
 
-/// What a pass finds: reference, policy, gradient.
+/// The results of the passes: reference, policy, gradient.
 struct Found {
     reference: Vec<f64>,
     policy: Vec<f64>,
@@ -36,8 +37,8 @@ fn pass(decoder: &Model, batch: &PackedBatch, training: Training) -> Found {
     Found { reference, policy, gradient }
 }
 
-/// Two pairs, the second longer than windows and than tiles of attention. On the processor only the families need it that
-/// look at how far back a token is.
+/// Two pairs. The second is longer than windows and than tiles of attention; on the processor only the families that
+/// limit how far back a token attends need it.
 fn two_pairs(name: &str) -> PackedBatch {
     let mut two = pairs(name, 2);
     let config = json(&format!("models/{name}/config.json"));
@@ -50,7 +51,7 @@ fn two_pairs(name: &str) -> PackedBatch {
     pack(&two)
 }
 
-/// The same on the processor and on the device.
+/// The same model on the processor and on the device.
 fn both(decoder: &mut Model, batch: &PackedBatch, training: Training) -> (Found, Found) {
     decoder.place_on(None);
     let want = pass(decoder, batch, training);
@@ -63,7 +64,7 @@ fn norm(x: impl Iterator<Item = f32>) -> f64 {
     x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
-/// How far the gradients are apart, as a share of the right one, and by the worst matrix.
+/// Returns the distance of the gradients relative to the correct one, and that of the worst matrix.
 fn apart(decoder: &Model, want: &Found, found: &Found) -> (f64, f64, String) {
     let of = |range: std::ops::Range<usize>| {
         let (w, f) = (&want.gradient[range.clone()], &found.gradient[range]);
@@ -111,7 +112,7 @@ fn every_family_computes_what_the_processor_does() {
     }
 }
 
-/// bf16 activations: 8 bits, so each of the dozen roundings of a block costs 2⁻⁹ of its number.
+/// Activations are bf16 with 8 bits, so each of the dozen roundings of a block costs 2⁻⁹ of its number.
 #[test]
 fn every_family_stays_near_in_bf16() {
     if device().is_none() {
@@ -162,7 +163,7 @@ fn quantised_bases_compute_what_their_numbers_say() {
     }
 }
 
-/// A pair's bits do not depend on its batch, and those of policy and reference are the same while B is zero.
+/// A pair's bits do not depend on its batch, and policy and reference have the same bits while B is zero.
 #[test]
 fn bits_depend_on_the_pair_alone() {
     if device().is_none() {
@@ -214,7 +215,7 @@ fn recomputed_blocks_and_reruns_give_the_same_bits() {
     }
 }
 
-/// Of prompts of one token every row is scored, so that processor and device number the rows of the last block alike.
+/// With prompts of one token every row is scored, so processor and device number the rows of the last block alike.
 #[test]
 fn dropout_drops_what_the_processor_drops() {
     if device().is_none() {
@@ -234,7 +235,7 @@ fn dropout_drops_what_the_processor_drops() {
     check("llama3", &plain, &found, 1e-3, 1e-4);
 }
 
-/// Adapters that are not trained: one of both policies, one of the reference alone.
+/// Adapters that are not trained: one for both policies, and one for the reference alone.
 #[test]
 fn frozen_adapters_belong_to_their_policies() {
     if device().is_none() {

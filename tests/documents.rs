@@ -1,4 +1,4 @@
-//! The README and the book say what the repository does: links and paths exist, commands parse, examples run.
+//! The README and the book agree with the repository: links and paths exist, commands parse, and examples run.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "documents/book.rs"]
@@ -15,7 +15,7 @@ mod trl;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Lines that the README may have.
+/// The maximum number of lines of the README.
 const README_LINES: usize = 150;
 
 fn root() -> &'static Path {
@@ -26,7 +26,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The pages of the book, `docs/src/*.md`, sorted.
+/// Returns the pages of the book, `docs/src/*.md`, sorted.
 fn pages() -> Vec<String> {
     let entries = fs::read_dir(root().join("docs/src")).unwrap();
     let mut names: Vec<String> =
@@ -36,7 +36,7 @@ fn pages() -> Vec<String> {
     names
 }
 
-/// The README, the guides beside it, and every page of the book.
+/// Returns the README, the guides beside it, and every page of the book.
 fn documents() -> Vec<String> {
     let beside = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from);
     beside.into_iter().chain(pages()).collect()
@@ -44,12 +44,12 @@ fn documents() -> Vec<String> {
 
 /// A code block of a document.
 struct Block {
-    /// What follows the fence (`yaml`, `console`, ...); empty for an indented block.
+    /// The text after the fence (`yaml`, `console`, ...); empty for an indented block.
     language: String,
     text: String,
 }
 
-/// The fenced and the indented code blocks of a document.
+/// Returns the fenced and the indented code blocks of a document.
 fn blocks(text: &str) -> Vec<Block> {
     let mut found: Vec<Block> = Vec::new();
     let (mut is_fenced, mut was_indented) = (false, false);
@@ -77,7 +77,7 @@ fn blocks(text: &str) -> Vec<Block> {
     found
 }
 
-/// A document without its fenced and indented code blocks.
+/// Returns a document without its fenced and indented code blocks.
 fn prose(text: &str) -> String {
     let mut is_fenced = false;
     let mut kept = String::new();
@@ -117,7 +117,7 @@ fn every_family_is_in_the_book() {
     assert!(missing.is_empty(), "docs/src/models.md does not name {missing:?}");
 }
 
-/// Files and folders of the repository that prose names in code spans, such as `tests/faults`.
+/// Returns the files and folders of the repository that prose names in code spans, such as `tests/faults`.
 #[test]
 fn every_path_that_a_document_names_exists() {
     const TOP: [&str; 8] = ["src/", "tests/", "examples/", "configs/", "adapters/", "docs/", "fuzz/", ".ci/"];

@@ -1,4 +1,4 @@
-//! DoRA against PEFT: adapters that PEFT wrote, adapters that PEFT loads, gradients and merges.
+//! DoRA compared with PEFT: adapters that PEFT wrote, adapters that PEFT loads, gradients and merges.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -24,7 +24,7 @@ fn ids(case: &Value) -> Vec<u32> {
     numbers(case).iter().map(|x| *x as u32).collect()
 }
 
-/// The log-prob of every token but the first.
+/// Returns the log-prob of every token but the first.
 fn logps(model: &Model, ids: &[u32], pass: Pass) -> Vec<f64> {
     let mut cache = model.new_cache();
     let of = |pair: &[u32]| {
@@ -81,7 +81,7 @@ fn adapters_of_peft_have_its_log_probs_and_its_gradients() {
     }
 }
 
-/// An adapter of every module of `models/llama`, with numbers drawn by a seed.
+/// Returns an adapter of every module of `models/llama`, with random numbers from a seed.
 fn drawn(decoder: &Decoder) -> Adapters {
     let of = |(i, linear)| Dora::new(Lora::new(linear, 2 + i % 3, 5.0, 5.0 / (2 + i % 3) as f64));
     let modules = decoder.spec().linears().enumerate().map(of);
@@ -103,8 +103,8 @@ fn drawn(decoder: &Decoder) -> Adapters {
     set
 }
 
-/// With `DORA_OUT=DIRECTORY` the adapter stays there, for `tests/parity/dora.py tests/fixtures --check DIRECTORY`, whose
-/// output is `dora/ours.json`.
+/// With `DORA_OUT=DIRECTORY` the adapter is kept there, for `tests/parity/dora.py tests/fixtures --check DIRECTORY`,
+/// whose output is `dora/ours.json`.
 #[test]
 fn peft_loads_what_is_written_with_the_same_log_probs() {
     let mut model = decoder("llama");

@@ -14,7 +14,8 @@ fn a_dry_run_describes_the_run_and_writes_nothing() {
     };
     let (code, said) = train(&["--set", "lora.r=3"]);
     assert_eq!(code, Some(0), "{said}");
-    // Tied head, 4 layers of 128 and 384 features, 64 for keys and values: r·Σ(in + out) over the 28 linear modules.
+    // A tied head and 4 layers of 128 and 384 features, 64 for keys and values: r·Σ(in + out) over the 28 linear
+    // modules.
     let per_layer = 2 * (128 + 128) + 2 * (128 + 64) + 3 * (128 + 384);
     assert!(
         said.contains(&format!("28 modules would be adapted, {} parameters", 3 * 4 * per_layer)),

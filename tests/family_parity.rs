@@ -1,4 +1,4 @@
-//! Every family against transformers and PEFT (`tests/parity/make_fixtures.py`), in f32.
+//! Every family compared with transformers and PEFT (`tests/parity/make_fixtures.py`), in f32.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +12,7 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// The adapters of a fixture, `none` first.
+/// Returns the adapters of a fixture, `none` first.
 fn cases(expected: &Value) -> Vec<String> {
     expected["adapters"].as_object().unwrap().keys().cloned().collect()
 }
@@ -30,7 +30,7 @@ fn summed_logps_agree_within_a_thousandth_of_a_nat() {
     assert!(models().len() >= 49);
     for name in models() {
         let expected = json(&format!("models/{name}/expected.json"));
-        // The tokenizer that made the figures; a model directory of Qwen 2 has it rebuilt.
+        // The tokenizer with which the figures were made; for a model directory of Qwen 2 it is rebuilt.
         let examples = examples("pairs.jsonl", &fixture("tokenizer"));
         let batch = pack(&examples);
         let mut bare = Vec::new();
@@ -51,7 +51,7 @@ fn summed_logps_agree_within_a_thousandth_of_a_nat() {
                 let moved = got.iter().zip(&bare).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                 assert!(moved > 0.1, "{name} {case}: the adapter does nothing");
             }
-            // The adapter is off on the reference pass, to the bit.
+            // On the reference pass the adapter has no effect, to the bit.
             assert_eq!(reference, bare, "{name} {case}");
         }
     }
@@ -66,7 +66,7 @@ fn configurations_of_older_layouts_say_the_same() {
         let spec = |text: &str| families::spec(&ConfigJson::parse(text, &name).unwrap()).unwrap();
         let mut old = spec(&text);
         let new = spec(&std::fs::read_to_string(directory.join("config.json")).unwrap());
-        // Where a key stands is all that may differ.
+        // The place of a key is all that may differ.
         old.tie_is_stated = new.tie_is_stated;
         assert_eq!(format!("{old:?}"), format!("{new:?}"), "{name}");
         compared += 1;
@@ -79,7 +79,7 @@ fn logits_agree() {
     for name in models() {
         let expected = json(&format!("models/{name}/expected.json"));
         let example = &examples("pairs.jsonl", &fixture("models").join(&name))[0];
-        // Of prompt and chosen the last token is a row too, when something follows it.
+        // The last token of prompt and chosen has a row, too, if something follows it.
         let mut longer = example.clone();
         longer.completions.truncate(1);
         longer.completions[0].push(0);
@@ -89,7 +89,7 @@ fn logits_agree() {
             let logits = with_case(&name, &case).logits(&batch, &[row], Pass::Policy).unwrap();
             let got = logits.into_numbers();
             for (i, (got, want)) in got.iter().zip(numbers(&expected["logits"][&case])).enumerate() {
-                // 5e-5 tells a tanh GELU from an exact one.
+                // A tolerance of 5e-5 tells a tanh GELU from an exact one.
                 assert!(
                     (f64::from(*got) - want).abs() < 5e-5,
                     "{name} {case} logit {i}: {got} against {want}"

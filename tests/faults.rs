@@ -1,11 +1,12 @@
-//! Runs under faults: a disk that fills up, directories that become read-only or vanish, storms of signals, races, and a
-//! process that is killed or fails at every system call that changes a file. Whatever happens, every checkpoint that can
-//! be seen loads, the log is never torn, and the run ends, once it may, with the bytes of one that was left alone.
+//! Runs under faults: a disk that fills up, directories that become read-only or vanish, storms of signals, races, and
+//! a process that is killed or fails at every system call that changes a file. In each case every visible checkpoint
+//! loads, the log is never torn, and the run ends, once it can, with the same bytes as an undisturbed run.
 //!
-//! The short versions are ordinary tests. The long ones need `strace` or mounts, so root, and some minutes:
+//! The short versions are ordinary tests. The long ones need `strace` or mounts, and therefore root, and take some
+//! minutes:
 //! `cargo test --release --test faults -- --ignored --test-threads 1 --nocapture`.
 #![cfg(target_os = "linux")]
-// The long ones print their figures.
+// The long tests print their figures.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
@@ -32,7 +33,7 @@ use serde_json::{Value, json};
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--auto-resume"];
 
-/// A place with the recipe of a run of so many steps, and that run left alone in `whole`.
+/// Creates a place with the recipe of a run of that many steps, and an undisturbed run in `whole`.
 fn whole(steps: u64, more: &[(&str, Value)]) -> Place {
     let place = Place::new();
     let mut settings = vec![
@@ -48,7 +49,8 @@ fn whole(steps: u64, more: &[(&str, Value)]) -> Place {
     place
 }
 
-/// Every checkpoint of a run directory loads, and every line of its log is whole; how many checkpoints there are.
+/// Requires that every checkpoint of a run directory loads and every line of its log is whole; returns the number of
+/// checkpoints.
 fn assert_sound(run: &Path) -> usize {
     let log = std::fs::read(run.join("metrics.jsonl")).unwrap_or_default();
     for line in log.split_inclusive(|byte| *byte == b'\n') {
@@ -63,13 +65,13 @@ fn assert_sound(run: &Path) -> usize {
     opened.inspect(|(opened, path)| assert!(opened.is_ok(), "{}: {opened:?}", path.display())).count()
 }
 
-/// The run in `run` ended as the one in `whole`.
+/// Requires that the run in `run` ended like the one in `whole`.
 fn assert_same(place: &Place, run: &str) {
     assert_eq!(place.adapter(run), place.adapter("whole"));
     assert_eq!(place.metrics(run), place.metrics("whole"));
 }
 
-/// One error, which names a cause; no panic.
+/// Requires a single error that names a cause, and no panic.
 fn assert_told(ran: &Ran, causes: &[&str]) {
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
@@ -81,14 +83,14 @@ fn lines(run: &Path) -> usize {
     std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default().lines().count()
 }
 
-/// Waits until the run has logged so many lines, or has ended.
+/// Waits until the run has logged that many lines, or has ended.
 fn logged(child: &mut Child, run: &Path, count: usize) {
     while lines(run) < count && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Runs a command of the system, which must work.
+/// Runs a command of the system, which must succeed.
 fn system(command: &str, args: &[&str]) {
     let status = std::process::Command::new(command).args(args).status();
     assert!(status.is_ok_and(|status| status.success()), "{command} {args:?}");

@@ -1,4 +1,4 @@
-//! Adapters as others write them: the same numbers under their names, types and settings.
+//! Adapters as other programs write them: the same numbers under their names, types and settings.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn same(name: &str) -> String {
     name.into()
 }
 
-/// What their `save_pretrained` leaves beside what PEFT knows, and what they set otherwise.
+/// Keys that their `save_pretrained` adds to those of PEFT, and settings that differ.
 fn cases() -> Vec<Foreign> {
     let unsloth = json!({
         "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama", "unsloth_fixed": true},
@@ -144,7 +144,7 @@ fn the_same_numbers_under_other_names_types_and_settings() {
 fn what_they_train_beside_low_rank_matrices_is_refused_by_name() {
     let (path, spec) = model("llama");
     for (key, value) in [
-        // LLaMA-Factory's additional_target, Unsloth's embedding training.
+        // LLaMA-Factory's additional_target, and Unsloth's training of embeddings.
         ("modules_to_save", json!(["embed_tokens", "lm_head"])),
         ("use_dora", json!(true)),
         ("init_lora_weights", json!("pissa_niter_16")),

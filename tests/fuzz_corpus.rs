@@ -1,4 +1,4 @@
-//! The committed corpus of every fuzz target: no panic, and no more memory at once than the input justifies.
+//! The committed corpus of every fuzz target: no panic, and never more memory than the input justifies.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 #[path = "../fuzz/src/lib.rs"]
@@ -8,10 +8,10 @@ use std::panic;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Panics that the process is told of.
+/// The number of panics that were reported.
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
-/// The only test of its process: the allocator and the hook count for all threads.
+/// This is the only test of its process, because the allocator and the hook count for all threads.
 #[test]
 fn every_input_of_the_corpus_is_taken_or_refused() {
     let before = panic::take_hook();
@@ -20,7 +20,7 @@ fn every_input_of_the_corpus_is_taken_or_refused() {
         before(info);
     }));
     the_corpus();
-    // A file of it makes the tokenizers library panic, which becomes an error and is not told of; other panics are.
+    // One file makes the tokenizers library panic, which becomes an error and is not reported; other panics are.
     assert_eq!(TOLD.load(Ordering::Relaxed), 0);
     assert!(panic::catch_unwind(|| panic!("of this thread")).is_err());
     assert!(std::thread::spawn(|| panic!("of another")).join().is_err());

@@ -1,4 +1,5 @@
-//! Bases in GGUF files against transformers (`tests/parity/gguf_bases.py`): architecture, tensors, tokenizer, products.
+//! Bases in GGUF files compared with transformers (`tests/parity/gguf_bases.py`): architecture, tensors, tokenizer,
+//! products.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -63,7 +64,8 @@ fn dequantised_weights_give_transformers_log_probs() {
     }
 }
 
-/// Activations are rounded beside quantised weights, attention's to bf16: within a percent here, with random models of a few wide logits.
+/// With quantised weights activations are rounded, those of attention to bf16. The result is within a percent here,
+/// with random models of a few wide logits.
 #[test]
 fn quantised_weights_stay_near_them_forwards_and_backwards() {
     let expected = json("gguf/expected.json");
@@ -87,7 +89,7 @@ fn quantised_weights_stay_near_them_forwards_and_backwards() {
         let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let apart = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
         assert!(apart < 0.03, "{name}: gradients are {apart} apart");
-        // At B = 0 policy and reference are the same bits, quantised or not.
+        // At B = 0 policy and reference have the same bits, quantised or not.
         quantised.train(zero_b_lora(&quantised, 5));
         let both = [Pass::Policy, Pass::Reference].map(|pass| quantised.logps(&batch, pass).unwrap());
         assert_eq!(both[0], both[1]);
@@ -125,7 +127,7 @@ fn the_configuration_says_what_the_model_was() {
         (&"sliding_attention".into(), &8.into())
     );
     assert_eq!(config("phi3")["sliding_window"], 12);
-    // EOS, and the control token that llama.cpp knows by its text.
+    // EOS, and the control token that llama.cpp recognises by its text.
     assert_eq!(TokenizerFiles::ends(&open("llama").file).unwrap(), [1, 4]);
     assert_eq!(TokenizerFiles::ends(&open("gemma3").file).unwrap(), [1]);
     let source = open("llama").source;
@@ -135,7 +137,7 @@ fn the_configuration_says_what_the_model_was() {
     );
 }
 
-/// A fixture with `from` replaced by as many bytes, wherever it stands.
+/// Returns a fixture with every occurrence of `from` replaced by the same number of bytes.
 fn changed(name: &str, from: &[u8], to: &[u8]) -> String {
     assert_eq!(from.len(), to.len());
     let mut bytes = std::fs::read(fixture("gguf").join(format!("{name}.gguf"))).unwrap();
@@ -154,7 +156,7 @@ fn changed(name: &str, from: &[u8], to: &[u8]) -> String {
     opened.map(|_| "accepted".to_string()).unwrap_or_else(|error| error.to_string())
 }
 
-/// A number of the metadata by its key: type u32 is 4.
+/// Returns a number of the metadata by its key; type u32 is 4.
 fn key(name: &str, value: u32) -> Vec<u8> {
     [name.as_bytes(), &4u32.to_le_bytes(), &value.to_le_bytes()].concat()
 }

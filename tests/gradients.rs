@@ -1,4 +1,5 @@
-//! Every matrix of every family learns, and by the gradient of the loss: finite differences of the whole model.
+//! Every matrix of every family is trained with the gradient of the loss, compared with finite differences of the whole
+//! model.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +13,7 @@ use dpo_lora::model::pass::Pass;
 use dpo_lora::objective::{FDivergenceType, Objective, Sigmoid, Weighed};
 use dpo_lora::weights::DType;
 
-/// A loss with slopes that are far from saturated.
+/// A loss whose slopes are far from saturated.
 const LOSS: Sigmoid = Sigmoid {
     beta: 0.3,
     label_smoothing: 0.1,
@@ -28,12 +29,12 @@ struct Case {
 
 impl Case {
     fn new(model: &str) -> Self {
-        // Clipped queries bend where a difference may meet them; `ops::clip` has its own test.
+        // Clipped queries have kinks that a difference may cross; `ops::clip` has its own test.
         let mut decoder = load_with(&fixture("models").join(model), DType::F32, |spec| {
             spec.layers.iter_mut().for_each(|layer| layer.attention.clip = layer.attention.clip.map(|_| 1e3));
         });
         decoder.train(random_lora(&decoder, 11));
-        // Lengths that differ, one beyond every sliding window; the last pair's label is a fraction.
+        // Different lengths, one beyond every sliding window; the label of the last pair is a fraction.
         let pairs = examples("pairs.jsonl", &fixture("models").join(model));
         let mut pairs = [0, 2, 6].map(|i: usize| pairs[i].clone());
         pairs[2].kind = Kind::Pair { label: 0.4 };
@@ -62,7 +63,7 @@ impl Case {
         self.decoder.trained().values()
     }
 
-    /// The loss with some parameters moved.
+    /// Returns the loss with some parameters moved.
     fn moved(&mut self, by: &[(usize, f32)]) -> f64 {
         let before = self.values().to_vec();
         let adapters = |case: &mut Self, change: &dyn Fn(&mut [f32])| {
@@ -74,7 +75,7 @@ impl Case {
         loss
     }
 
-    /// (4·D(h) − D(2h))/3 with central differences D: the error is of order h⁴.
+    /// Returns (4·D(h) − D(2h))/3 with central differences D; the error is of order h⁴.
     fn slope(&mut self, along: &[(usize, f32)], step: f32) -> f64 {
         let mut central = |h: f32| {
             let by = |h: f32| along.iter().map(|(i, d)| (*i, d * h)).collect::<Vec<_>>();
@@ -84,7 +85,7 @@ impl Case {
     }
 }
 
-/// The two entries of a matrix with the largest gradients.
+/// Returns the two entries of a matrix with the largest gradients.
 fn largest(gradient: &[f32], matrix: &Range<usize>) -> Vec<usize> {
     let mut order: Vec<usize> = matrix.clone().collect();
     order.sort_by(|a, b| gradient[*b].abs().total_cmp(&gradient[*a].abs()));
@@ -94,7 +95,7 @@ fn largest(gradient: &[f32], matrix: &Range<usize>) -> Vec<usize> {
 
 #[test]
 fn every_matrix_of_every_family_agrees_with_finite_differences() {
-    // Those two are the llama fixture in other files.
+    // These two are the llama fixture in other files.
     for name in models().into_iter().filter(|name| !matches!(name.as_str(), "llama-f16" | "llama-sharded")) {
         let mut case = Case::new(&name);
         let gradient = case.gradient();
@@ -106,10 +107,11 @@ fn every_matrix_of_every_family_agrees_with_finite_differences() {
                 let what = format!("{name} {} {side}", lora.module);
                 let zeros = gradient[matrix.clone()].iter().filter(|g| **g == 0.0).count();
                 assert!(zeros * 10 <= matrix.len(), "{what}: {zeros} of {} gradients are 0", matrix.len());
-                // Against the gradient's signs everything adds up; the largest entries one by one find what it hides.
+                // Along the gradient's signs all entries add up; the largest entries are tested singly to find what the
+                // sum hides.
                 let norm: f64 = gradient[matrix.clone()].iter().map(|g| f64::from(g.abs())).sum();
                 let uphill: Vec<_> = matrix.clone().map(|i| (i, gradient[i].signum())).collect();
-                // Wider where the gradient is small, so that the loss's own rounding, 1e-6 of it, vanishes beside it.
+                // The step is wider for a small gradient, so that the loss's own rounding, 1e-6 of it, is negligible.
                 let wide = (0.02 / norm as f32).clamp(1e-2, 4e-2);
                 let step = wide / (matrix.len() as f32).sqrt();
                 let found = case.slope(&uphill, step);

@@ -1,4 +1,4 @@
-//! What must hold to the bit, over all families: batch invariance, threads, recomputation, accumulation.
+//! Properties that hold to the bit for all families: batch invariance, threads, recomputation, accumulation.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -23,7 +23,7 @@ fn pairs_of(model: &str) -> Vec<Example> {
     examples("pairs.jsonl", &fixture("models").join(model))
 }
 
-/// The embedded base: large enough that its matrices are split between threads.
+/// The embedded base, which is large enough for its matrices to be split between threads.
 fn tiny_reviews() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny-reviews/model")
 }
@@ -32,7 +32,7 @@ fn bits(values: &[f64]) -> Vec<u64> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Log-probs and gradient of `Σ ±logp` over a batch.
+/// Returns the log-probs and the gradient of `Σ ±logp` over a batch.
 fn pass(decoder: &Model, batch: &PackedBatch, training: Training) -> (Vec<f64>, Vec<f32>) {
     let (logps, tape) = decoder.forward(batch, training).unwrap();
     let weights: Vec<f64> = (0..logps.len()).map(|i| if i % 2 == 0 { 0.75 } else { -0.5 }).collect();
@@ -44,7 +44,7 @@ fn dropout(seed: u64) -> Option<Dropout> {
     Some(Dropout { probability: 0.25, stream: Stream::new(seed, "dropout") })
 }
 
-/// One step of plain gradient descent from a copy of the same adapter; its parameters after.
+/// Returns the parameters after one step of plain gradient descent from a copy of the same adapter.
 fn one_step(
     decoder: &mut Model,
     batches: &[Vec<Example>],
@@ -76,7 +76,7 @@ fn rewards_are_zero_at_step_0_also_from_a_cache_of_other_batches() {
             decoder.train(zero_b_lora(&decoder, 1));
             let pairs = pairs_of(&name);
             let mut reference = ReferenceCache::in_memory();
-            // Alone, backwards; then half of them once more within another batch, which must change nothing.
+            // Alone and in reverse order; then half of them again within another batch, which must change nothing.
             for pair in pairs.iter().rev() {
                 reference.logps(&decoder, &decoder.policy, &pack(std::slice::from_ref(pair))).unwrap();
             }
@@ -166,8 +166,8 @@ fn dropout_differs_by_step_and_keeps_the_expectation() {
     assert_ne!(same.1, other.1);
     assert_ne!(same.1, at(None).1);
 
-    // 400 × 50 draws: the share dropped has a standard deviation of √(p(1−p)/20000) ≈ 0.003, the mean factor one of
-    // √(p/(1−p)/20000) ≈ 0.004; five of them.
+    // 400 × 50 draws: the dropped share has a standard deviation of √(p(1−p)/20000) ≈ 0.003, and the mean factor one of
+    // √(p/(1−p)/20000) ≈ 0.004. The bound is five of them.
     let mask = dropout(3).unwrap();
     let x = Tensor::new(vec![1.0; 400 * 50], (400, 50)).unwrap();
     let (dropped, factors) = mask.mask(&x, "a").unwrap();
@@ -212,8 +212,8 @@ fn a_step_over_micro_batches_equals_one_over_all() {
 
 #[test]
 fn half_precision_weights_stay_near_f32() {
-    // A bf16 weight is off by 2⁻⁹ of itself at most, an f16 one by 2⁻¹²; the fixtures' log-probs then move by less than
-    // this many nats a token.
+    // A bf16 weight is off by at most 2⁻⁹ of itself, and an f16 one by 2⁻¹². The log-probs of the fixtures then change
+    // by fewer nats per token than this.
     for (dtype, bound) in [(DType::Bf16, 0.05), (DType::F16, 0.006)] {
         for name in models() {
             let directory = fixture("models").join(&name);
@@ -229,7 +229,7 @@ fn half_precision_weights_stay_near_f32() {
                 assert!((a - b).abs() <= bound * tokens, "{name} {dtype:?}: {a} {b} over {tokens} tokens");
             }
             let same = bits(&exact) == bits(&rounded);
-            // The one fixture that is stored in f16 loses nothing.
+            // The only fixture that is stored in f16 loses nothing.
             assert_eq!(same, name == "llama-f16" && dtype == DType::F16, "{name} {dtype:?}");
         }
     }
@@ -261,7 +261,7 @@ fn a_fractional_label_mixes_both_directions() {
     for ((mixed, yes), no) in mixed.1.iter().zip(&yes.1).zip(&no.1) {
         assert!((mixed - (0.3 * yes + 0.7 * no)).abs() <= 1e-5 * largest, "{mixed} {yes} {no}");
     }
-    // Label 0 is label 1 with the completions exchanged.
+    // Label 0 equals label 1 with the completions exchanged.
     let swapped: Vec<Example> = pairs
         .iter()
         .map(|pair| Example { completions: pair.completions.iter().rev().cloned().collect(), ..pair.clone() })

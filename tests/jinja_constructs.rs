@@ -1,5 +1,5 @@
-//! Constructs of templates against jinja2 in transformers' environment (`fixtures/jinja/constructs.py`): the same text, or
-//! a refusal.
+//! Constructs of templates compared with jinja2 in transformers' environment (`fixtures/jinja/constructs.py`): the same
+//! text, or a refusal.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
@@ -20,12 +20,12 @@ struct Constructs {
 #[derive(Deserialize)]
 struct Case {
     template: String,
-    /// What jinja2 writes; an error where there is none.
+    /// jinja2's output, or an error if there is none.
     text: Option<String>,
     error: Option<String>,
 }
 
-/// Constructs that jinja2 renders and this does not, at most: each is named in the output.
+/// The maximum number of constructs that jinja2 renders and this program does not; each is named in the output.
 const MOST_REFUSED: usize = 5;
 
 #[test]

@@ -1,9 +1,11 @@
-//! Every kernel of `src/device/kernels` against plain loops in f64, by itself: odd shapes, both types, optional arguments
-//! on and off, pitches and pointers of any kind. On a card if one is named, else compiled for the processor.
+//! Compares every kernel of `src/device/kernels` with plain loops in f64: odd shapes, both types, optional arguments on
+//! and off, and pitches and pointers of any alignment. The kernels run on a card if one is named, and are otherwise
+//! compiled for the processor.
 //!
-//! Of a sum of n products of numbers near s, computed in f32, a row is right if it is off by a small multiple of 2⁻²⁴ of
-//! its largest number (each test says which); bf16 adds one rounding to 8 bits, at most 2⁻⁸ of the number itself. What is
-//! only moved or scaled, dropout, the optimizers and dequantisation must be the same bits as on the processor.
+//! A row that is a sum of n products of numbers near s, computed in f32, may be off by a small multiple of 2⁻²⁴ of its
+//! largest number (each test gives the multiple). bf16 adds one rounding to 8 bits, at most 2⁻⁸ of the number itself.
+//! Where numbers are only moved or scaled, and for dropout, the optimizers and dequantisation, the bits must equal the
+//! processor's.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 mod common;

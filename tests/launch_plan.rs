@@ -1,5 +1,6 @@
-//! What a training step asks of a card, from a device that only counts: launches, bytes and arithmetic for the shapes of a
-//! 0.5B, a 1B and an 8B model, and the memory of the run. `cargo test --release --test launch_plan -- --nocapture` prints it.
+//! The cost of a training step on a card, from a device that only counts: launches, bytes and arithmetic for the shapes
+//! of a 0.5B, a 1B and an 8B model, and the memory of the run. `cargo test --release --test launch_plan -- --nocapture`
+//! prints it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use dpo_lora::trainable::{Adapters, Lora, Policy};
 use dpo_lora::weights::{DType, FileStamp, FrozenWeight, Stored, WeightSource};
 use memmap2::MmapOptions;
 
-/// Zeros in bf16 that take no memory: pages that nobody wrote.
+/// Zeros in bf16 that take no memory, because their pages were never written.
 struct Zeros(BTreeMap<String, Vec<usize>>);
 
 impl WeightSource for Zeros {
@@ -65,7 +66,7 @@ fn shapes(spec: &DecoderSpec) -> BTreeMap<String, Vec<usize>> {
     inventory::tensors(spec).iter().map(|name| (name.clone(), shape(name))).collect()
 }
 
-/// A decoder of a configuration's shape, with an adapter of rank 16 on all linear layers.
+/// Creates a decoder with a configuration's shape, and an adapter of rank 16 on all linear layers.
 fn decoder(config: &str) -> (Decoder, Policy) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("config.json"), config).unwrap();
@@ -90,7 +91,7 @@ const QWEN: &str = r#"{"model_type":"qwen2","architectures":["Qwen2ForCausalLM"]
     "max_position_embeddings":32768,"rms_norm_eps":1e-6,"rope_theta":1000000.0,"hidden_act":"silu",
     "tie_word_embeddings":true}"#;
 
-/// `pairs` pairs with prompts of `prompt` tokens and completions of `completion`.
+/// Creates `pairs` pairs with prompts of `prompt` tokens and completions of `completion`.
 fn batch(pairs: usize, prompt: usize, completion: usize) -> PackedBatch {
     let example = Example {
         prompt: vec![1; prompt],
@@ -101,8 +102,8 @@ fn batch(pairs: usize, prompt: usize, completion: usize) -> PackedBatch {
     PackedBatch::new(&vec![&example; pairs])
 }
 
-/// The plan, checked against what the step must compute: two products of every weight for the policy's and one for the
-/// reference's tokens, the head at scored ones alone.
+/// Returns the plan after comparing it with what the step must compute: two products with every weight for the policy's
+/// tokens and one for the reference's, and the head only at scored tokens.
 fn planned(name: &str, (decoder, policy): &(Decoder, Policy), batch: &PackedBatch, recompute: bool) -> Plan {
     let plan = decoder.plan(batch, policy, recompute, 2, Rates::default()).unwrap();
     let weights: usize = decoder.spec().linears().map(|linear| linear.inputs * linear.outputs).sum();
@@ -110,7 +111,7 @@ fn planned(name: &str, (decoder, policy): &(Decoder, Policy), batch: &PackedBatc
     let passes = if recompute { 4 } else { 3 };
     let must = 2 * passes * weights * rows + 6 * scored * decoder.spec().hidden * decoder.spec().vocab_size;
     let done: usize = plan.work.iter().filter(|e| e.name.starts_with("product")).map(|e| e.flop).sum();
-    // The ranks, and that the first block's input has no gradient.
+    // The ranks are added, and the gradient of the first block's input is not needed.
     let share = done as f64 / must as f64;
     assert!((0.97..1.06).contains(&share), "{name}: {share}");
     let launches: usize = plan.work.iter().map(|entry| entry.launches).sum();
@@ -136,7 +137,7 @@ fn half_a_billion() {
     assert!(short.seconds() < 0.02, "{}", short.seconds());
     let long = planned("0.5B long, batch 16", &decoder, &batch(16, 384, 48), false);
     assert!(long.seconds() < 0.07, "{}", long.seconds());
-    // More rows than a grid has blocks in its second direction.
+    // More rows than a grid has blocks in its second dimension.
     planned("0.5B long, batch 160", &decoder, &batch(160, 384, 48), true);
 }
 
@@ -148,7 +149,7 @@ fn a_billion() {
     assert!((2.6e9..2.8e9).contains(&(long.weights as f64)), "{}", long.weights);
 }
 
-/// What fits on which card.
+/// Prints what fits on which card.
 #[test]
 fn eight_billion() {
     let decoder = decoder(&llama(4096, 14336, 32, 32, false));

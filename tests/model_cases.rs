@@ -1,5 +1,5 @@
-//! Bases that were once computed wrongly without a word, through the binary: each gives transformers 5.24's log-probs
-//! (`expected.json`), or is refused for its reason.
+//! Bases that were once computed wrongly without an error, tested with the program: each gives transformers 5.24's
+//! log-probs (`expected.json`) or is refused for the right reason.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -8,7 +8,7 @@ use common::program::Place;
 use common::{fixture, json};
 use serde_json::Value;
 
-/// Scores a case's pairs; the program's outcome.
+/// Scores a case's pairs and returns the program's outcome.
 fn score(place: &Place, case: &str, more: &[&str]) -> common::program::Ran {
     let directory = fixture("cases").join(case);
     let (base, pairs) = (directory.join("base"), directory.join("pairs.jsonl"));

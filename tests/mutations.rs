@@ -1,4 +1,4 @@
-//! Every family's fixture with one thing changed: a key of `config.json`, or a tensor. The log-probs must be what
+//! Every family's fixture with one change to a key of `config.json` or a tensor. The log-probs must be those that
 //! transformers 5.24 gives for the same change (`tests/parity/mutations.py`), or the program must refuse.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -19,16 +19,16 @@ use dpo_lora::trainable::Policy;
 use dpo_lora::weights::{DType, FileStamp, FrozenWeight, SafetensorsSource, Stored, WeightSource};
 use serde_json::{Map, Value};
 
-/// Nats that a summed log-prob may be off: that of two runs of the same model is 1e-4 here.
+/// The tolerance of a summed log-prob in nats; two runs of the same model differ by 1e-4 here.
 const TOLERANCE: f64 = 1e-3;
 
-/// What only the parts that see read: their tensors are known by name and left alone, whatever it says.
+/// Keys that only the vision parts read. Their tensors are recognised by name and ignored, whatever the value is.
 const LEFT_ALONE: &[&str] = &["vision_config.hidden_size", "spatial_merge_size"];
 
-/// A checkpoint with one tensor changed.
+/// A checkpoint with one changed tensor.
 struct Mutated {
     base: Arc<SafetensorsSource>,
-    /// Name → where its numbers come from.
+    /// The tensor whose numbers each name has.
     tensors: BTreeMap<String, From>,
 }
 
@@ -147,7 +147,7 @@ fn logps(
     decoder.logps(batch, &Policy::default(), Pass::Policy)
 }
 
-/// What is wrong with the outcome, if anything is.
+/// Returns what is wrong with the outcome, if anything.
 fn verdict(got: &Result<Vec<f64>>, outcome: &Value, base: &Value) -> Option<String> {
     let Ok(got) = got else { return None };
     let wanted = match outcome {
@@ -157,7 +157,7 @@ fn verdict(got: &Result<Vec<f64>>, outcome: &Value, base: &Value) -> Option<Stri
     };
     let wanted: Vec<f64> = wanted.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
     let off = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    // A NaN is no small difference.
+    // A NaN is not a small difference.
     (off.is_nan() || off > TOLERANCE).then(|| format!("transformers {wanted:.3?}, here {got:.3?}"))
 }
 

@@ -1,4 +1,4 @@
-//! A base quantised to NF4 when it is loaded: the processor and a device compute with the same numbers.
+//! A base quantised to NF4 on loading: the processor and a device compute with the same numbers.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Every loss, its gradient and its metrics against TRL's own code (`tests/parity/loss_cases.py` made the numbers, in
-//! f64), and the conservative DPO loss put together of two of TRL's (`tests/parity/optim_cases.py`).
+//! Every loss, its gradient and its metrics compared with TRL's own code (`tests/parity/loss_cases.py` made the
+//! numbers, in f64), and the conservative DPO loss as a sum of two of TRL's (`tests/parity/optim_cases.py`).
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ struct Case {
     settings: BTreeMap<String, Value>,
     /// `pairs`, `judged` or `ranked`.
     kind: String,
-    /// Log-probs: of pairs first all chosen completions; of judged ones, the mismatched ones behind the others.
+    /// Log-probs. For pairs, all chosen completions come first; for judged answers, the mismatched ones come last.
     policy: Vec<f64>,
     reference: Vec<f64>,
     tokens: Vec<usize>,
@@ -40,7 +40,7 @@ impl Case {
         serde_yaml::from_str::<ObjectiveConfig>(&text).unwrap().resolve().unwrap()
     }
 
-    /// The batch, and TRL's derivative of the batch's loss by each log-prob.
+    /// Returns the batch, and TRL's derivative of its loss by each log-prob.
     fn batch(&self) -> (Vec<Scored>, Vec<f64>) {
         let scored = |group, role, at: usize| Scored {
             group,
@@ -108,7 +108,7 @@ fn compare(loss: &str, case: &Case) {
     }
     let means: BTreeMap<&str, f64> = metrics.means().into_iter().collect();
     for (name, expected) in &case.metrics {
-        // With no reward of its own, `sft` has none of these figures; TRL computes them of a reference all the same.
+        // `sft` has no reward and none of these figures; TRL computes them from a reference nevertheless.
         match means.get(name.as_str()) {
             Some(got) => assert_close(*got, *expected, &format!("{what} {name}")),
             None => assert!(loss == "sft" && name.starts_with("rewards/"), "{what} has no {name}"),
@@ -123,7 +123,7 @@ fn every_loss_agrees_with_trl() {
         assert_eq!(cases.len(), 50, "{loss}");
         cases.iter().for_each(|case| compare(loss, case));
     }
-    // Nothing of the fixture is skipped, and no loss is without cases.
+    // Every case of the fixture is used, and every loss has cases.
     let ours: BTreeSet<String> = Loss::all().iter().map(Loss::name).collect();
     assert_eq!(families.into_keys().collect::<BTreeSet<_>>(), ours);
 }

@@ -1,4 +1,4 @@
-//! Optimizers against torch and schedules against transformers (`tests/parity/optim_cases.py` made the numbers).
+//! Optimizers compared with torch, and schedules with transformers (`tests/parity/optim_cases.py` made the numbers).
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -107,7 +107,7 @@ fn schedules_follow_transformers() {
     }
 }
 
-/// Longer trajectories over tensors of several sizes, against the optimizers' own code.
+/// Longer trajectories over tensors of several sizes, compared with the optimizers' original code.
 #[derive(Deserialize)]
 struct Long {
     shapes: Vec<Vec<usize>>,
@@ -122,7 +122,7 @@ struct LongRun {
     name: OptimizerKind,
     settings: LongSettings,
     learning_rate: f64,
-    /// Every `every`-th parameter: after the first step and after the last.
+    /// Every `every`-th parameter after the first step and after the last.
     first: Vec<f64>,
     last: Vec<f64>,
 }
@@ -136,7 +136,7 @@ struct LongSettings {
     warmup_steps: u64,
 }
 
-/// The numbers of the script: a linear congruential generator, so that the fixture need not hold them.
+/// Returns the numbers of the script: a linear congruential generator, so that the fixture need not contain them.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed;
     (0..count)
@@ -178,8 +178,8 @@ fn optimizers_follow_their_own_code_for_many_steps() {
             let got: Vec<f32> = store.values().iter().copied().step_by(long.every).collect();
             assert_eq!(got.len(), expected.len());
             for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-                // Parameters are about 1 in size; one that passes 0 is compared by its steps' size. Muon's products are
-                // in f32 here and in f64 there: 1.1e-6 was seen.
+                // Parameters are about 1 in size; one that crosses 0 is compared relative to the size of its steps.
+                // Muon's products are in f32 here and in f64 there; the largest difference was 1.1e-6.
                 let tolerance = if run.name == OptimizerKind::Muon { 3e-6 } else { 1e-6 };
                 assert!(
                     (f64::from(*got) - expected).abs() <= tolerance * expected.abs().max(0.1),
@@ -224,7 +224,7 @@ fn every_schedule_follows_transformers_with_its_settings() {
         let schedule = config.schedule(all.total_steps);
         for (step, expected) in case.learning_rates.iter().enumerate() {
             let got = schedule.lr(step as u64);
-            // Where the rate is 0 a cosine rounds to 1e-16 of the peak.
+            // Where the rate is 0, a cosine rounds to 1e-16 of the peak.
             let tolerance = 1e-12 * expected.abs().max(1e-4 * all.learning_rate);
             assert!(
                 (got - expected).abs() <= tolerance,

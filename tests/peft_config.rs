@@ -1,5 +1,5 @@
-//! `adapter_config.json` key by key against PEFT (`tests/parity/peft_config.py`): what PEFT computes under a setting is computed
-//! here too, or the setting is refused.
+//! `adapter_config.json` key by key compared with PEFT (`tests/parity/peft_config.py`): the program computes what PEFT
+//! computes under a setting, or refuses the setting.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -17,7 +17,7 @@ fn measured() -> Value {
     common::json("peft_lora_config.json")
 }
 
-/// The adapter `plain` of the tiny Llama under a setting.
+/// The adapter `plain` of the tiny Llama with a setting.
 fn adapter(place: &Place, setting: &Map<String, Value>) -> std::path::PathBuf {
     let to = place.path("adapter");
     let _ = std::fs::remove_dir_all(&to);
@@ -28,7 +28,7 @@ fn adapter(place: &Place, setting: &Map<String, Value>) -> std::path::PathBuf {
     to
 }
 
-/// What this program computes of the measured ids: their summed log-prob.
+/// Returns the summed log-prob that this program computes for the measured ids.
 fn logp(directory: &Path, ids: &[u32]) -> dpo_lora::error::Result<f64> {
     let mut decoder = decoder("llama");
     decoder.train(peft::read(directory, decoder.spec())?.adapters);
@@ -41,20 +41,20 @@ fn logp(directory: &Path, ids: &[u32]) -> dpo_lora::error::Result<f64> {
     Ok(decoder.logps(&PackedBatch::new(&[&example]), Pass::Policy).unwrap()[0])
 }
 
-/// Settings that are refused though PEFT computes the same with this file: PEFT ignores them here (a bias that the file lacks, a
-/// task, a key of another version), or they belong to files that hold more than low-rank matrices.
+/// Settings that are refused although PEFT computes the same with this file: PEFT ignores them here (a bias that the
+/// file lacks, a task, a key of another version), or they belong to files that contain more than low-rank matrices.
 const REFUSED_ALL_THE_SAME: &[&str] = &[
     r#"{"alpha_pattern":{"base_model.model.model.layers.1.self_attn.q_proj":3}}"#,
     r#"{"bias":"all"}"#,
     r#"{"bias":"lora_only"}"#,
     r#"{"lora_bias":true}"#,
-    // An ordinary adapter once it is trained, but its file holds the sampler too.
+    // After training it is an ordinary adapter, but its file also contains the sampler.
     r#"{"monteclora_config":{}}"#,
     r#"{"task_type":"SEQ_CLS"}"#,
     r#"{"use_qalora":true}"#,
     r#"{"velora_config":{"num_groups":4}}"#,
     r#"{"a_key_of_the_future":true}"#,
-    // It took its product off the base when training began, and PEFT does not do so again.
+    // PEFT subtracted its product from the base when training began, and does not do so again.
     r#"{"init_lora_weights":"lora_ga"}"#,
 ];
 
@@ -92,14 +92,15 @@ fn every_setting_computes_what_peft_computes_or_is_refused() {
     assert!(same > 25 && refused > 25, "{same} {refused}");
 }
 
-/// A new version of PEFT with another field makes `tests/parity/peft_config.py --write` give another fixture, and this fail.
+/// If a new version of PEFT has another field, `tests/parity/peft_config.py --write` gives another fixture and this
+/// test fails.
 #[test]
 fn every_field_of_peft_is_known_and_its_default_switches_nothing_on() {
     let defaults = measured()["defaults"].as_object().unwrap().clone();
     assert!(defaults.len() >= 40);
     let place = Place::new();
     for (key, value) in &defaults {
-        // PEFT fills these two in before it writes them.
+        // PEFT fills in these two before it writes them.
         let value = match key.as_str() {
             "peft_type" => json!("LORA"),
             "target_modules" => json!("all-linear"),
@@ -126,7 +127,7 @@ fn every_field_of_peft_is_known_and_its_default_switches_nothing_on() {
     }
 }
 
-/// A field that is null by default holds a configuration, a list or a name when it is set.
+/// A field that is null by default contains a configuration, a list or a name when it is set.
 fn value_is_switch(default: &Value) -> bool {
     default.is_null()
 }
@@ -153,10 +154,11 @@ fn what_the_file_lacks_and_what_is_not_named() {
         let directory = adapter(&place, setting.as_object().unwrap());
         peft::read(&directory, spec)
     };
-    // A key that names nothing is ignored by PEFT too, and told.
+    // PEFT also ignores a key that names nothing; it is reported.
     let notes = read(json!({"alpha_pattern": {"k_prj": 3}}), &spec).unwrap().notes;
     assert!(notes.len() == 1 && notes[0].contains("alpha_pattern.k_prj"), "{notes:?}");
-    // A module that the configuration names and the file lacks stays as it is in the base, unless PEFT fills it at random.
+    // A module that the configuration names and the file lacks keeps the base's weights, unless PEFT initialises it
+    // randomly.
     spec.layers.push(spec.layers[0].clone());
     let renamed = "model.layers.9.self_attn.o_proj";
     spec.layers.last_mut().unwrap().attention.output.module = renamed.into();

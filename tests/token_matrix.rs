@@ -1,5 +1,5 @@
-//! Token ids against TRL's: tokenizers of every kind × chat templates × conversations, and texts without a template
-//! (`fixtures/token_matrix.py`; all texts and templates are ours).
+//! Token ids compared with TRL's: tokenizers of every kind × chat templates × conversations, and texts without a
+//! template (`fixtures/token_matrix.py`; we wrote all texts and templates).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,30 +11,31 @@ use dpo_lora::data::{ChatTokenizer, Content, Example, RenderOptions, records, so
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-/// What TRL tokenizes differently on purpose of ours, for records of strings.
+/// Intended differences from TRL's tokens, for records of strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fixed {
-    /// TRL appends the EOS token to each answer, and a tokenizer that ends every text with EOS appends another. A model
-    /// would be trained to write two.
+    /// TRL appends the EOS token to each answer, and a tokenizer that ends every text with EOS appends another one. A
+    /// model would be trained to write two.
     SecondEos,
-    /// A tokenizer that puts BOS before every text puts it before a prompt that already begins with BOS, too. The model
+    /// A tokenizer that puts BOS before every text also puts it before a prompt that already begins with BOS. The model
     /// has never seen two.
     SecondBos,
 }
 
-/// The tokenizers and the texts (all, or one by name) with the difference: nothing else may differ.
+/// The tokenizers and the texts (all, or one by name) with each difference. Nothing else may differ.
 const FIXED: &[(&[&str], Option<&str>, Fixed)] = &[
     (&["t5", "wordpiece"], None, Fixed::SecondEos),
     (&["llama2", "mistral", "phi3"], Some("a begin token in the prompt"), Fixed::SecondBos),
 ];
 
-/// Templates and records whose prompt, rendered alone, is not the beginning of the conversation: a generation prompt that
-/// opens a thought, and a system text that moves to the last user message. TRL moves the border to where they part.
+/// Templates and records whose prompt, rendered alone, is not the beginning of the conversation: a generation prompt
+/// that opens a thought, and a system text that moves to the last user message. TRL moves the border to where they
+/// diverge.
 const PARTING: [(&str, &str); 2] = [("deepseek", "reasoning"), ("mistral", "answers of several turns")];
 
 #[derive(Deserialize)]
 struct Fixture {
-    /// By tokenizer and template (or `texts`): the digest of each record, or `error`, separated by spaces.
+    /// The digests of the records by tokenizer and template (or `texts`), or `error`, separated by spaces.
     digests: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -82,7 +83,7 @@ fn digest(example: &Example) -> String {
     })
 }
 
-/// What to look at when tokens differ.
+/// The figures that help to find a difference of tokens.
 fn difference(tokenizer: &ChatTokenizer, place: &str, found: &Example) -> String {
     let tokens = |ids: &[u32]| {
         let tokens = ids.iter().map(|id| format!("{id} {:?}", tokenizer.token(*id).unwrap_or_default()));
@@ -96,8 +97,8 @@ fn difference(tokenizer: &ChatTokenizer, place: &str, found: &Example) -> String
     )
 }
 
-/// Pairs on which TRL trains although their answers have the same tokens; here they are refused. The template qwen3 writes
-/// texts only, no parts; the tokenizer t5 composes marks; wordpiece has one token for all long words.
+/// Pairs on which TRL trains although their answers have the same tokens; this program refuses them. The template qwen3
+/// writes only texts and no parts; the tokenizer t5 composes marks; wordpiece has one token for all long words.
 const EQUAL: [(&str, &str); 3] =
     [("qwen3", "text parts"), ("t5", "combining marks"), ("wordpiece", "a very long word")];
 
@@ -105,7 +106,7 @@ fn is_equal(tokenizer: &str, template: &str, record: &str) -> bool {
     [tokenizer, template].iter().any(|cause| EQUAL.contains(&(*cause, record)))
 }
 
-/// Every record's tokens against its digest; what is different, in words.
+/// Compares every record's tokens with its digest, and describes the differences.
 fn compare(name: &str, template: &str, records: &[(String, records::Record)], digests: &str) -> Vec<String> {
     let tokenizer = tokenizer(name, Some(template));
     assert_eq!(digests.split(' ').count(), records.len(), "{name} {template}");
@@ -151,7 +152,7 @@ fn conversations_have_trls_tokens() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
 }
 
-/// The example as TRL has it, with the token that is dropped here.
+/// Returns the example as TRL has it, with the token that is dropped here.
 fn as_trl(tokenizer: &ChatTokenizer, mut example: Example, fixed: Fixed) -> Example {
     match fixed {
         Fixed::SecondEos => {
@@ -197,7 +198,8 @@ fn texts_have_trls_tokens_but_for_the_listed_differences() {
     assert_eq!(seen.len(), 2, "every listed difference is seen");
 }
 
-/// The matrix contains prompts that are no prefix of the rendered conversation, where TRL's rule for the border decides.
+/// The matrix contains prompts that are not a prefix of the rendered conversation, for which TRL's rule for the border
+/// decides.
 #[test]
 fn some_prompts_part_from_the_conversation_before_their_end() {
     let (fixture, records) = (fixture(), load("conversations.jsonl"));

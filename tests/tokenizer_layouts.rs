@@ -1,5 +1,5 @@
-//! Every layout and flag of a tokenizer's files against transformers' `AutoTokenizer` (`fixtures/tokenizers/matrix.py`):
-//! the same tokens, or a refusal.
+//! Every layout and flag of a tokenizer's files compared with transformers' `AutoTokenizer`
+//! (`fixtures/tokenizers/matrix.py`): the same tokens, or a refusal.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ fn write(matrix: &Matrix, case: &Case, folder: &Path) {
     }
 }
 
-/// What is different, if anything.
+/// Returns the difference, if there is any.
 fn compare(tokenizer: &ChatTokenizer, texts: &[String], outcome: &Outcome) -> Option<String> {
     for (special, expected) in [(true, &outcome.ids), (false, &outcome.bare)] {
         for (text, expected) in texts.iter().zip(expected) {

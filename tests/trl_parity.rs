@@ -1,4 +1,4 @@
-//! Twelve steps of TRL's trainers, followed from TRL's own initial adapter (`tests/parity/trl_runs.py` and
+//! Twelve steps of TRL's trainers, repeated from TRL's own initial adapter (`tests/parity/trl_runs.py` and
 //! `trl_objectives.py`).
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -36,7 +36,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     let initial = fixture(&format!("trl/{run}/init"));
     decoder.train(peft::read(&initial, decoder.spec()).unwrap().adapters);
     if run == "llama-init" {
-        // TRL's reference for an adapter that is trained on: a frozen copy of where it started.
+        // TRL's reference for an adapter that is trained further is a frozen copy of its initial state.
         freeze(&mut decoder, &initial, true);
     }
     let examples = common::examples("trl/train.jsonl", &fixture("models").join(model));
@@ -83,7 +83,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
             close(value, want[name].as_f64().unwrap(), &format!("{run} step {i} {name}"));
         }
         if i == 0 {
-            // The same bits on both sides, not just near.
+            // Both sides have the same bits.
             let means = got.metrics.means();
             assert!(
                 means.iter().filter(|(n, _)| n.starts_with("rewards/")).all(|(_, v)| *v == 0.0),
@@ -100,7 +100,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
     assert!(apart(first.values(), last.values()) > 1e-2, "TRL's run moved nothing");
 }
 
-/// What TRL logged of a step, but for the gradient and the learning rate.
+/// What TRL logged of a step, except the gradient and the learning rate.
 fn expected_figures(step: &serde_json::Value) -> impl Iterator<Item = (&str, f64)> {
     let fields = step.as_object().unwrap().iter();
     fields
@@ -108,7 +108,7 @@ fn expected_figures(step: &serde_json::Value) -> impl Iterator<Item = (&str, f64
         .map(|(name, value)| (name.as_str(), value.as_f64().unwrap()))
 }
 
-/// Follows a run of `tests/parity/trl_objectives.py`; gives the cache of reference log-probs behind it.
+/// Repeats a run of `tests/parity/trl_objectives.py`, and returns the cache of reference log-probs after it.
 fn follow_objective(run: &str) -> ReferenceCache {
     let expected = json(&format!("trl/{run}/expected.json"));
     let number = |key: &str| expected["config"][key].as_f64().unwrap();
@@ -163,7 +163,7 @@ fn follow_objective(run: &str) -> ReferenceCache {
         close(got.grad_norm, want["grad_norm"].as_f64().unwrap(), &format!("{run} step {i} grad_norm"));
         let means = got.metrics.means();
         for (name, value) in expected_figures(want) {
-            // TRL logs these as 0 where its loss does not compute them.
+            // TRL logs these as 0 if its loss does not compute them.
             if value == 0.0 && ["kl", "nll_loss"].contains(&name) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What reading a data set found: counts, invalid records, and everything a user should hear of before training.
+//! The findings of reading a data set: counts, invalid records, and everything that a user should know before training.
 
 use std::collections::BTreeMap;
 
@@ -15,27 +15,28 @@ pub const LISTED: usize = 24;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
-    /// All of them are listed, and nothing is trained.
+    /// The invalid records are listed, and nothing is trained.
     #[default]
     Stop,
-    /// They are counted and left out.
+    /// The invalid records are counted and skipped.
     Skip,
 }
 
-/// Counts and the first of each kind of finding.
+/// The number of findings of each kind, with the first example.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
     /// The number of valid records.
     pub records: usize,
     /// The number of records by the name of their schema.
     pub schemas: BTreeMap<String, usize>,
-    /// The number of records in a schema of another program's or of a known data set, which had to be recognised.
+    /// The number of records whose schema, that of another program or of a known data set, was recognised by its
+    /// columns.
     pub recognised: usize,
     /// The number of records that `data.filter` removed.
     pub filtered: usize,
     /// The number of examples that lost tokens to `max_length` or `max_prompt_length`.
     pub truncated: usize,
-    /// Records that cannot be scored within the limits.
+    /// Records that have nothing to score within the length limits.
     pub dropped: Cases,
     /// Records whose rendered conversation lacks the end of the rendered prompt.
     pub lost: Cases,
@@ -43,16 +44,16 @@ pub struct Findings {
     pub labelled: usize,
     /// The number of pairs whose label is below 0.5.
     pub inverted: usize,
-    /// Invalid records: each with its message.
+    /// Invalid records, each with its message.
     pub invalid: Cases,
 }
 
-/// How often something was found, and where first.
+/// The number of times that something was found, and the first place.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cases {
-    /// How often.
+    /// The number of cases.
     pub count: usize,
-    /// The first of them: place and description.
+    /// The first case: place and description.
     pub first: Vec<(String, String)>,
 }
 
@@ -64,7 +65,7 @@ impl Cases {
         }
     }
 
-    /// The first case as `file:line: what`, and how many more there are.
+    /// Returns the first case as `file:line: what`, and the number of further cases.
     fn described(&self) -> Option<String> {
         let (place, what) = self.first.first()?;
         let more = if self.count > 1 { format!(" (and {} more)", self.count - 1) } else { String::new() };
@@ -103,7 +104,8 @@ impl Findings {
         }
     }
 
-    /// Lists the invalid records in one error; `None` if there are none. Records with the same message share a line.
+    /// Returns one error that lists the invalid records; `None` if there are none. Records with the same message share
+    /// a line.
     pub fn refused(&self) -> Option<Error> {
         let Cases { count, first: listed } = &self.invalid;
         let (place, message) = listed.first()?;
@@ -132,7 +134,7 @@ impl Findings {
         Some(Error::Data(lines.join("\n")))
     }
 
-    /// Says in words what was found, one sentence each.
+    /// Describes the findings, one sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let records = self.records;

@@ -41,7 +41,7 @@ const MOMENT: &str = "%Y-%m-%dT%H:%M:%S";
 pub fn moment(text: &str) -> Result<NaiveDateTime> {
     let day = |text| NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN));
     NaiveDateTime::parse_from_str(text, MOMENT).or_else(|_| day(text)).map_err(|_| {
-        Error::Config(format!("{text}, which is no date; write 2026-01-31, or 2026-01-31T12:00:00"))
+        Error::Config(format!("{text}, which is not a date; write 2026-01-31, or 2026-01-31T12:00:00"))
     })
 }
 
@@ -113,7 +113,7 @@ impl ChatTemplate {
     /// Same as [`ChatTemplate::new`]; also fails if the time is out of the calendar's range.
     pub fn at(source: impl Into<String>, unix_seconds: i64) -> Result<Self> {
         let now = DateTime::from_timestamp(unix_seconds, 0)
-            .ok_or_else(|| Error::Config(format!("{unix_seconds} seconds since 1970 is no date")))?;
+            .ok_or_else(|| Error::Config(format!("{unix_seconds} seconds since 1970 is not a valid date")))?;
         Self::compile(BTreeMap::from([(DEFAULT.to_owned(), source.into())]), now.naive_utc())
     }
 
@@ -399,7 +399,7 @@ mod tests {
             ),
             (
                 "{% set ns = namespace(s=[]) %}{% for i in range(9999) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}",
-                "within one another",
+                "nested lists",
             ),
             ("{{ 'x' * 99999999999 }}", "MiB"),
             ("{{ 'x'.center(99999999999) }}", "MiB"),

@@ -1,20 +1,19 @@
-//! Which file imports which, and the circles among them.
+//! Finds the imports of each file, and circles among them.
 //!
-//! File `a` imports file `b` if it names a path that leads into `b`, in a `use` or elsewhere. A name that a module exports
-//! again leads to where it is defined. A module that declares its children, or exports their names again, does not thereby
-//! import them.
+//! File `a` imports file `b` if a path in `a` leads into `b`, in a `use` or elsewhere. A re-exported name leads to its
+//! definition. Declaring or re-exporting a child is not an import of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fancy_regex::Regex;
 
-/// A `use` at the beginning of a line: whether it is exported, and its paths. Texts have the word in their midst.
+/// A `use` at the beginning of a line: whether it is exported, and its paths. The anchor excludes the word in texts.
 const USE: &str = r"(?m)^[ \t]*(pub(?:\([^)]*\))?\s+)?use ([\w:{},*$\s]+);";
 
-/// The imports of files by module path, such as `data/pack`.
+/// The imports of files, by module path such as `data/pack`.
 pub struct Graph<'a> {
     code: BTreeMap<String, &'a str>,
-    /// By module: names that it exports again, with their paths.
+    /// The re-exported names of each module, with their paths.
     exports: BTreeMap<String, BTreeMap<String, String>>,
     imports: BTreeMap<String, BTreeSet<String>>,
 }
@@ -27,8 +26,8 @@ pub struct Used {
 }
 
 impl<'a> Graph<'a> {
-    /// The graph of files: name below `src`, and code without comments and tests. The roots, `lib.rs` and `main.rs`, are not
-    /// part of it.
+    /// Creates the graph of files, given their names below `src` and their code without comments and tests. `lib.rs`
+    /// and `main.rs` are not part of it.
     pub fn new(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let of = |name: &str| name.trim_end_matches(".rs").trim_end_matches("/mod").to_string();
         let code: BTreeMap<String, &str> = files
@@ -66,7 +65,7 @@ impl<'a> Graph<'a> {
         found
     }
 
-    /// The module that a path in `from` leads to; `None` if it is of another crate or a type's.
+    /// Returns the module that a path in `from` leads to; `None` for other crates and for types.
     fn resolve(&self, from: &str, path: &str) -> Option<String> {
         let mut at = from.to_string();
         let mut parts = path.split("::").peekable();
@@ -93,13 +92,13 @@ impl<'a> Graph<'a> {
             at = next;
             parts.next();
         }
-        // A name that is exported again, but not one of the file's own.
+        // A re-exported name, unless it is one of the file's own.
         let exported = parts.peek().filter(|_| at != from).and_then(|name| self.exports.get(&at)?.get(*name));
         let defined = exported.and_then(|path| self.resolve(&at, path));
         defined.or(Some(at)).filter(|module| self.code.contains_key(module))
     }
 
-    /// One circle for each file that is on any, without repetition, as `a -> b -> a`.
+    /// Returns circles as `a -> b -> a`: one for each file that is on any, without repetitions.
     pub fn circles(&self) -> Vec<String> {
         let (mut told, mut circles) = (BTreeSet::new(), Vec::new());
         for module in self.imports.keys() {
@@ -114,7 +113,7 @@ impl<'a> Graph<'a> {
         circles
     }
 
-    /// The shortest way from a module back to itself.
+    /// Returns the shortest circle through a module.
     fn circle(&self, module: &str) -> Option<Vec<String>> {
         let mut before = BTreeMap::<&str, &str>::new();
         let mut queue = VecDeque::from([module]);
@@ -144,7 +143,7 @@ fn inner(module: &str, child: &str) -> String {
     if module.is_empty() { child.to_string() } else { format!("{module}/{child}") }
 }
 
-/// The path, and the name that it gets.
+/// Returns the path and the name under which it is used.
 fn renamed(path: &str) -> (String, String) {
     match path.split_once(" as ") {
         Some((path, name)) => (path.trim().to_string(), name.trim().to_string()),
@@ -152,7 +151,7 @@ fn renamed(path: &str) -> (String, String) {
     }
 }
 
-/// The paths of all `use`s.
+/// Returns the paths of all `use`s.
 pub fn uses(code: &str) -> Vec<Used> {
     let regex = Regex::new(USE).unwrap();
     let mut found = Vec::new();
@@ -164,7 +163,7 @@ pub fn uses(code: &str) -> Vec<Used> {
     found
 }
 
-/// The single paths of `a::{b, c::{d, e}}`.
+/// Returns the single paths of `a::{b, c::{d, e}}`.
 fn expanded(path: &str) -> Vec<String> {
     let path = path.trim();
     let Some((before, group)) = path.split_once('{') else { return vec![path.to_string()] };

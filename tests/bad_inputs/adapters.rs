@@ -1,4 +1,4 @@
-//! Adapters that are damaged, of another base, or of a kind that is not ours.
+//! Adapters that are damaged, belong to another base, or are of an unsupported kind.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn adapter_of(model: &str) -> Place {
     place
 }
 
-/// Refused by every command that reads adapters.
+/// Requires that every command that reads adapters refuses this one.
 fn refused_everywhere(place: &Place, base: &str, parts: &[&str]) {
     let (base, data) = (fixture("models").join(base), fixture("pairs.jsonl"));
     let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
@@ -39,7 +39,7 @@ fn with_config(change: impl FnOnce(&mut Value), parts: &[&str]) {
     refused_everywhere(&place, "llama", parts);
 }
 
-/// Writes the adapter's tensors anew, renamed by `rename` (`None` leaves one out).
+/// Rewrites the adapter's tensors with names changed by `rename`; `None` drops a tensor.
 fn rename_tensors(place: &Place, rename: impl Fn(&str) -> Option<String>) {
     let bytes = place.read(WEIGHTS);
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -101,7 +101,7 @@ fn of_another_base() {
     place.run(&["train", "-c", "run.yaml"]).ok();
     std::fs::rename(place.path("run/adapter"), place.path("adapter")).unwrap();
     std::fs::remove_dir_all(place.path("run")).unwrap();
-    // Other shapes: both are named before what does not fit.
+    // Other shapes: both adapters are named before the mismatch.
     let ran = place.run(&[
         "merge",
         "--base",
@@ -116,7 +116,7 @@ fn of_another_base() {
         ran.code == Some(1) && first.contains("models/llama (") && first.contains("models/qwen2 has"),
         "{first}"
     );
-    // The same shapes and other numbers.
+    // The same shapes with other numbers.
     let llama = fixture("models/llama");
     refused_everywhere(
         &place,

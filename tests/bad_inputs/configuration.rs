@@ -1,4 +1,4 @@
-//! Flags and YAML: exit code 2.
+//! Flags and YAML: the exit code is 2.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ fn keys_and_values() {
     with_setting("model.dtype", json!("int4"), &["model.dtype", "int4", "bf16"]);
     if !dpo_lora::device::cuda::has_driver() {
         with_setting("model.device", json!("cuda"), &["no NVIDIA driver", "driver 550", "--device cpu"]);
-        // Before a base is looked for, on the Hub even; and in one line.
+        // The error comes before the base is looked up, even on the Hub, and has one line.
         let place = Place::new();
         let asked = ["score", "--base", "owner/nowhere", "--data", "nowhere.jsonl", "--device", "cuda:1"];
         let said = refused(&place, &asked, 2, &["no NVIDIA driver"]);

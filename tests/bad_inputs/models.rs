@@ -1,4 +1,4 @@
-//! Bases: configuration and weights.
+//! Invalid configurations and weights of bases.
 
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::train_refused;
 use crate::common::fixture;
 use crate::common::program::Place;
 
-/// A copy of a fixture in `model`, to be damaged, and a recipe that trains on it.
+/// Copies a fixture to `model`, where it can be damaged, and writes a recipe that trains on it.
 fn copy_of(name: &str) -> Place {
     let place = Place::new();
     place.model(name);
@@ -33,7 +33,7 @@ fn configurations() {
     with_config(|c| c["model_type"] = json!("lama"), &["config.json", "model_type", "lama", "llama"]);
     with_config(
         |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
-        // transformers takes 4096 where the file says nothing.
+        // transformers uses 4096 if the file gives no value.
         &["model.embed_tokens.weight", "[320, 32]", "[320, 4096]"],
     );
     with_config(|c| c["num_hidden_layers"] = json!("3"), &["config.json", "num_hidden_layers", "\"3\""]);
@@ -119,7 +119,7 @@ fn weights_that_are_no_numbers_are_told_with_the_rows() {
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     place.write("model/model.safetensors", &bytes);
     train_refused(&place, 1, &[name, "NaN", "which is not a valid weight"]);
-    // Finite, but not for long.
+    // A finite number that soon overflows.
     bytes[at..at + 4].copy_from_slice(&f32::MAX.to_le_bytes());
     place.write("model/model.safetensors", &bytes);
     let ran = place.run(&["train", "-c", "run.yaml"]);

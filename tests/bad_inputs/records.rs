@@ -1,4 +1,4 @@
-//! Data files.
+//! Invalid data files.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Tokenizers and chat templates.
+//! Invalid tokenizers and chat templates.
 
 use serde_json::json;
 
@@ -42,11 +42,12 @@ fn broken_tokenizers() {
     place.write("model/tokenizer_config.json", "{\"eos_token\": ");
     train_refused(&place, 1, &["tokenizer_config.json", "not valid JSON"]);
     place.write("model/tokenizer_config.json", "{\"eos_token\": \"<none>\"}");
-    // As in transformers the token is added, and the model does not have it.
+    // As in transformers the token is added, but the model has no embedding for it.
     train_refused(&place, 1, &["pairs.jsonl:1", "<none>", "does not exist in the model"]);
 }
 
-/// The library's parser of decoders panics on this one (found by fuzzing). Not even the panic's own line is printed.
+/// The library's parser of decoders panics on this file (found by fuzzing). Even the panic's own message is not
+/// printed.
 #[test]
 fn a_tokenizer_that_its_library_does_not_survive() {
     let place = copy_of_llama("pairs.jsonl");

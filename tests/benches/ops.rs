@@ -1,5 +1,5 @@
-//! Throughput of the operations: GFLOP/s and the share of this machine's best matrix product; elementwise operations in
-//! GB/s of what they must read and write, and the share of a plain copy's.
+//! The throughput of the operations: products in GFLOP/s and as a share of this machine's best matrix product;
+//! elementwise operations in GB/s of the memory they must read and write, and as a share of a plain copy's rate.
 //!
 //!     cargo bench --bench ops
 //!     cargo bench --bench ops -- quantised     # products with quantised weights alone
@@ -18,7 +18,7 @@ use dpo_lora::ops::{profile, rms_norm};
 use dpo_lora::weights::{BlockKind, Blocks};
 use half::bf16;
 
-/// Runs `work` for most of a second; the best of its times in seconds.
+/// Runs `work` for most of a second and returns the best time in seconds.
 fn best(mut work: impl FnMut()) -> f64 {
     work();
     let start = Instant::now();
@@ -45,7 +45,7 @@ fn main() {
     elementwise();
 }
 
-/// Tokens x outputs x inputs: projections, the head's blocks, the low-rank shapes, a single token.
+/// Tokens × outputs × inputs: projections, blocks of the head, low-rank shapes, and a single token.
 const SIZES: [(usize, usize, usize); 11] = [
     (768, 576, 576),
     (768, 192, 576),
@@ -81,8 +81,8 @@ fn products(peaks: [f64; 2]) {
     }
 }
 
-/// Products with bf16 weights by each instruction set that has some of its own, and their two-term form, against those
-/// with f32 weights on AVX-512 (or the best there is), alternating: minimum, median and maximum of the pairs' ratios.
+/// Compares products with bf16 weights, by each instruction set that has its own and in the two-term form, with f32
+/// weights on AVX-512 (or the best available). Runs alternate; minimum, median and maximum of the ratios are printed.
 fn sets() {
     let plain = Isa::available().filter(|isa| *isa <= Isa::Avx512).last().unwrap_or(Isa::Portable);
     for (m, n, k) in SIZES {
@@ -123,9 +123,9 @@ fn sets() {
     }
 }
 
-/// Products with quantised weights against those with bf16 weights of the same shape, alternating: their rate, how many
-/// times as fast they are (minimum, median and maximum of the pairs' ratios), and the distance from the product with the
-/// dequantised weight in f32, as norms, which bf16 has too.
+/// Compares products with quantised weights to those with bf16 weights of the same shape, in alternating runs. Prints
+/// the rate, the ratio (minimum, median and maximum), and the relative distance in norm from the product with the
+/// dequantised weight in f32; bf16 has such a distance too.
 fn quantised() {
     for (m, n, k) in
         [(1600, 4864, 896usize), (1600, 896, 4864), (512, 1024, 1024), (64, 4864, 896), (1, 4864, 1024)]
@@ -139,7 +139,7 @@ fn quantised() {
             let x = gaussian(m * k.max(n));
             let mut text = format!("{m:5} x {n:5} x {k:5} {:5}", kind.name());
             for (way, forward) in [("x·Wᵀ", true), ("dy·W", false)] {
-                // Forwards the weight's rows are lanes, backwards its columns.
+                // In the forward pass lanes are the weight's rows, in the backward pass its columns.
                 let product = |weight: Elements, p: Precision| match forward {
                     true => gemm(
                         &Operand::by_row(Elements::F32(&x[..m * k]), m, k),
@@ -179,7 +179,7 @@ fn quantised() {
     }
 }
 
-/// The best time of `work` in seconds, and minimum, median and maximum of how many times as fast as `other` it is.
+/// Returns the best time of `work` in seconds, and the minimum, median and maximum of its speed relative to `other`.
 fn against(mut work: impl FnMut(), mut other: impl FnMut()) -> [f64; 4] {
     let seconds = |work: &mut dyn FnMut()| {
         let start = Instant::now();
@@ -198,10 +198,10 @@ fn against(mut work: impl FnMut(), mut other: impl FnMut()) -> [f64; 4] {
     [fastest, ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]]
 }
 
-/// As many numbers in blocks of this kind: any bits, with scales near 2⁻⁸.
+/// Returns random blocks of this kind with that many numbers; the scales are near 2⁻⁸.
 fn random_blocks(kind: BlockKind, count: usize) -> Vec<u8> {
     let (numbers, size) = kind.block();
-    // The high bytes of halves.
+    // The high bytes of the scales.
     let scales: &[usize] = match kind {
         BlockKind::Q6K => &[209],
         BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[1],
@@ -212,7 +212,7 @@ fn random_blocks(kind: BlockKind, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Nearly Gaussian numbers: sums of twelve uniform ones.
+/// Returns nearly Gaussian numbers: sums of twelve uniform ones.
 fn gaussian(count: usize) -> Vec<f32> {
     let mut state = 1u32;
     let mut uniform = || {
@@ -230,7 +230,7 @@ fn tensor(rows: usize, columns: usize) -> Tensor {
     Tensor::new(data, (rows, columns)).unwrap()
 }
 
-/// Four trees of a prompt and two completions.
+/// Four trees, each with a prompt and two completions.
 fn attention(peaks: [f64; 2]) {
     for (prompt, completion, n_head, n_kv_head, head_dim) in
         [(64, 64, 9, 3, 64), (384, 48, 9, 3, 64), (384, 48, 4, 1, 256), (384, 48, 14, 2, 64)]
@@ -267,7 +267,7 @@ fn tree(start: usize, prompt: usize, completion: usize) -> TreeSpans {
     TreeSpans { rows: start..end + 2 * completion, spans }
 }
 
-/// Each against a copy of as many numbers.
+/// Each operation is compared with a copy of the same size.
 fn elementwise() {
     let (rows, hidden, wide) = (1920, 896, 4864);
     let (x, gate, up) = (tensor(rows, hidden), tensor(rows, wide), tensor(rows, wide));

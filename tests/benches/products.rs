@@ -1,5 +1,5 @@
-//! What cuBLASLt makes of the engine's matrix products on the card at hand: TFLOP/s of every algorithm it offers, its first
-//! choice first, for the shapes of a step of a 0.5B, a 1B and an 8B model.
+//! The speed of the engine's matrix products with cuBLASLt on this card, in TFLOP/s: every algorithm that it offers,
+//! its first choice first, for the shapes of a step of a 0.5B, a 1B and an 8B model.
 //!
 //!     cargo bench --bench products              # all
 //!     cargo bench --bench products -- 944       # those whose line contains a text
@@ -17,7 +17,7 @@ fn cases() -> Vec<Case> {
     use Form::{Backward, Forward};
     let forward = |m, n, k, pitch, out, wide| Case(Forward, [m, n, k], [pitch, pitch, out], wide);
     let mut all = Vec::new();
-    // q|k|v of 0.5B and 1B, with the ranks behind the features; other lengths and pitches.
+    // q|k|v of 0.5B and 1B, with the ranks after the features; other lengths and pitches.
     for (k, pitch, out) in [
         (944, 944, 1200),
         (944, 944, 1152),
@@ -37,7 +37,7 @@ fn cases() -> Vec<Case> {
         all.push(forward(rows, 1152, 944, 944, 1200, false));
         all.push(forward(rows, 1152, 960, 960, 1216, false));
     }
-    // The head, whole and in part, f32.
+    // The head, whole and in part, in f32.
     for n in [151_936, 75_968, 37_984, 16_384] {
         all.push(forward(896, n, 896, 896, 151_936, true));
     }

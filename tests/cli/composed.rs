@@ -1,4 +1,4 @@
-//! `merge --output-adapter`, `--unmerge`, `export` and `inspect`: what is made is read back by the program.
+//! `merge --output-adapter`, `--unmerge`, `export` and `inspect`: the program reads back what it writes.
 
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn a_composed_adapter_does_what_its_parts_do_together() {
     assert!(ran.stderr.contains("energy kept (share of ‖ΔW‖²): 100.0000 %"), "{}", ran.stderr);
     ran.ok();
     assert!(off(&logps(&place, &["svd"]), &together) < 1e-3);
-    // One adapter minus itself does nothing.
+    // An adapter minus itself changes nothing.
     let (base, a) = (text("models/llama"), text("compose/a"));
     let both = ["--adapter", &a, "--adapter", &a, "--weights", "1,-1", "--combination", "cat"];
     place.run(&[&["merge", "--base", &base, "--output-adapter", "none"], &both[..]].concat()).ok();
@@ -73,7 +73,7 @@ fn unmerging_gives_the_base_back() {
         place.run(&[&args[..], more].concat())
     };
     merge(&base, "merged", &[]).ok();
-    // The merged model is another base to the adapter, unless it is taken off.
+    // For the adapter, the merged model is another base, unless the adapter is subtracted again.
     assert!(merge("merged", "twice", &[]).stderr.contains("was trained on"));
     let nothing = merge(&base, "minus", &["--unmerge"]);
     assert!(nothing.stderr.contains("nothing to remove"), "{}", nothing.stderr);
@@ -165,7 +165,7 @@ fn inspect_shows_what_adapters_change_and_how_alike_they_are() {
 #[test]
 fn an_adapted_head_that_was_tied_is_untied() {
     let place = Place::new();
-    // gemma3's head is the embedding.
+    // In gemma3 the head is the embedding.
     copy(&fixture("models/gemma3"), &place.path("model"));
     let head = "base_model.model.lm_head";
     let numbers = |n: usize, step: f32| {
@@ -199,7 +199,7 @@ fn an_adapted_head_that_was_tied_is_untied() {
     let original = place.read("model/model.safetensors");
     let original = safetensors::SafeTensors::deserialize(&original).unwrap();
     assert_eq!(embedding.data(), original.tensor("model.embed_tokens.weight").unwrap().data());
-    // Nothing computes with it unmerged.
+    // Nothing can apply it without merging.
     let data = text("pairs.jsonl");
     let refused = place.run(&["score", "--base", "model", "--adapter", "head", "--data", &data]);
     assert!(

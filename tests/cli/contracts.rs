@@ -1,4 +1,4 @@
-//! Machine-readable output: the fields that are promised, and that they agree with each other.
+//! Machine-readable output: it has the promised fields, and they are consistent.
 
 use serde_json::Value;
 
@@ -112,7 +112,7 @@ fn generate_compares_repeats_and_stops() {
         |seed| generate(&["--prompt", "The river", "--temperature", "1", "--top-k", "40", "--seed", seed]);
     assert_eq!(warm("3"), warm("3"));
     assert_ne!(warm("3"), warm("4"));
-    // So cold that f32 cannot divide by it.
+    // A temperature so low that f32 cannot divide by it.
     assert_eq!(generate(&["--prompt", "The river", "--temperature", "1e-300"]), [greedy[1].clone()]);
 
     let whole = greedy[1]["completion"].as_str().unwrap();
@@ -168,8 +168,8 @@ fn help_and_completions_are_output_not_errors() {
     }
 }
 
-/// Every value but the names of this processor's instruction sets is one error; a lower set scores what the best does,
-/// but for rounding.
+/// Every value except the names of this processor's instruction sets gives one error. A lower set gives the scores of
+/// the best one, up to rounding.
 #[test]
 fn the_instruction_set_may_be_asked_for() {
     let place = Place::new();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::common::fixture;
 use crate::common::program::Place;
 
-/// Three records of one pair, one of them turned; a label, a special token, two invalid rows and another pair.
+/// Three records of one pair, one of them reversed; a label, a special token, two invalid rows and another pair.
 const TRAIN: &str = r#"{"prompt": "The river runs", "chosen": " down to the sea.", "rejected": " up."}
 {"prompt": "The river runs", "chosen": " down to the sea.", "rejected": " up."}
 {"prompt": "The river runs", "chosen": " up.", "rejected": " down to the sea."}
@@ -15,7 +15,7 @@ not json
 {"prompt": "A longer prompt for the pair", "chosen": " one two", "rejected": " six"}
 "#;
 
-/// One record of the training data and one with a prompt of it.
+/// A record of the training data, and one that has a prompt of the training data.
 const EVAL: &str = r#"{"prompt": "The river runs", "chosen": " down to the sea.", "rejected": " up."}
 {"prompt": "a", "chosen": " z", "rejected": " y"}
 "#;
@@ -57,7 +57,7 @@ fn check_counts_characters_without_a_base() {
             "conflicts": 1, "first_conflict": ["t.jsonl:1", "t.jsonl:3"]
         })
     );
-    // Differences 13, 13, −13, 6 and 4.
+    // The differences are 13, 13, −13, 6 and 4.
     let bias = &train["length_bias"];
     assert_eq!((&bias["chosen_longer"], &bias["mean_difference"]), (&json!(0.8), &json!(4.6)));
     let variance = [13.0, 13.0, -13.0, 6.0, 4.0].map(|d: f64| (d - 4.6).powi(2)).iter().sum::<f64>() / 4.0;
@@ -93,7 +93,7 @@ fn check_counts_tokens_with_a_base() {
         (&json!(0), &json!(4), &json!(108))
     );
     assert!(cut["first_dropped"][0].as_str().unwrap().starts_with("t.jsonl:1: its prompt of 10 tokens"));
-    // The record that is left: 2 tokens of prompt; 5 and 3 of the answers, whose last ones are targets only.
+    // The remaining record has 2 tokens of prompt, and 5 and 3 of the answers, whose last tokens are only targets.
     assert_eq!((&found["tokens"]["packed"], &found["tokens"]["unpacked"]), (&json!(6), &json!(10)));
     assert!((found["tokens"]["saved"].as_f64().unwrap() - 0.4).abs() < 1e-12);
     assert!(found["peak_memory"].as_u64().unwrap() > 0);
@@ -170,7 +170,7 @@ fn show_marks_scored_and_special_tokens() {
     let page = String::from_utf8(place.read("x.html")).unwrap();
     assert!(page.contains("<span>&lt;b&gt;␛[0m</span>") && page.contains("&quot;&amp;"), "{page}");
     assert!(!page.contains("<b>") && !page.contains('\u{1b}'), "{page}");
-    // An invalid record is told, and the others are shown.
+    // An invalid record is reported, and the others are shown.
     let ran = place.run(&["data", "show", "t.jsonl", "--start", "4", "-n", "4"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("t.jsonl:5: ") && ran.stdout.contains("t.jsonl:7 "), "{}", ran.stderr);

@@ -1,4 +1,4 @@
-//! Data from which a run would learn nothing, or something else than its user thinks: what the program says of them.
+//! Data from which a run would learn nothing, or not what its user expects, and how the program reports it.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::common::program::Place;
 /// A template that shows roles, contents and a system prompt.
 const PLAIN: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}\
                      {% if add_generation_prompt %}<assistant>{% endif %}";
-/// As some models' templates: the system prompt is written into the last message if that is the user's.
+/// Like the templates of some models, this one writes the system prompt into the last message if that is the user's.
 const VANISHING: &str = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>\
                          {% if loop.last and m.role == 'user' %}{{ messages[0].content }} {% endif %}{{ m.content }}\n\
                          {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";

@@ -1,4 +1,4 @@
-//! Runs that go wrong by their numbers: an error, and what was good is kept.
+//! Runs that diverge end with an error, and the last good state is kept.
 
 use dpo_lora::train::checkpoint;
 use serde_json::json;
@@ -7,7 +7,7 @@ use crate::common::program::Place;
 
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 
-/// A run whose learning rate ruins the adapter with its first step.
+/// A run whose learning rate ruins the adapter in the first step.
 fn ruined(place: &Place, learning_rate: f64, max_steps: u64) {
     place.llama_recipe(&[
         ("train.learning_rate", json!(learning_rate)),
@@ -20,7 +20,7 @@ fn ruined(place: &Place, learning_rate: f64, max_steps: u64) {
 
 #[test]
 fn a_ruined_adapter_is_neither_written_nor_kept() {
-    // Beyond f32 at once; finite but of no use; and fewer steps than are needed to give up.
+    // Numbers that overflow f32 at once; numbers that are finite but useless; and a run with too few steps to give up.
     for (learning_rate, max_steps) in [(1e39, 5), (1e30, 5), (1e30, 2), (1e30, 1), (1e20, 3)] {
         let place = Place::new();
         ruined(&place, learning_rate, max_steps);
@@ -45,7 +45,7 @@ fn the_last_good_checkpoint_is_kept_and_loads() {
         ("train.save_steps", json!(1)),
         ("train.save_total_limit", json!(1)),
     ]);
-    // The first step has learning rate 0: its checkpoint is good, the second step ruins the adapter.
+    // The first step has learning rate 0, so its checkpoint is good; the second step ruins the adapter.
     let ran = place.run(&TRAIN);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("run/checkpoints/step-1 is the last good checkpoint"), "{}", ran.stderr);
@@ -66,7 +66,7 @@ fn a_run_that_ends_on_a_skipped_step_fails_and_says_where_its_adapter_is() {
     ruined(&place, 1e-3, 4);
     place.run(&TRAIN).ok();
     place.run(&["train", "-c", "run.yaml", "--resume"]).ok();
-    // As a run leaves it whose last step was skipped.
+    // The state that a run leaves whose last step was skipped.
     let state = place.path("run/checkpoints/step-4/state.json");
     let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
     value["skipped_in_a_row"] = json!(1);

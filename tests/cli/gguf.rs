@@ -1,4 +1,4 @@
-//! A GGUF file as the base: trained on, scored, merged.
+//! Training, scoring and merging with a GGUF file as the base.
 
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ fn a_gguf_base_is_trained_scored_merged_and_inspected() {
         let with = logps(&score(&[&base, "--adapter", "run/adapter"]));
         let moved = with.chunks(4).map(|row| (row[0] - row[2]).abs()).fold(0.0, f64::max);
         assert!(moved > 0.1, "{name}: the adapter does nothing");
-        // The adapter knows the file it was trained on.
+        // The adapter records the file on which it was trained.
         let other = text(if name == "llama" { "gguf/llama-k.gguf" } else { "gguf/gemma2.gguf" });
         let refused = place.run(&["score", "--data", &data, "--base", &other, "--adapter", "run/adapter"]);
         assert_ne!(refused.code, Some(0));
@@ -52,7 +52,7 @@ fn a_gguf_base_is_trained_scored_merged_and_inspected() {
         assert!(ran.stderr.contains("maximum |Δlogit|"), "{}", ran.stderr);
         ran.ok();
         let merged = logps(&score(&["merged"]));
-        // Weights rounded to bf16 once more, and products in bf16 on both sides.
+        // Weights are rounded to bf16 once more, and products are in bf16 on both sides.
         let policy = |rows: &[f64]| rows.chunks(4).flat_map(|row| [row[0], row[1]]).collect::<Vec<_>>();
         let apart = furthest(&policy(&merged), &policy(&with));
         assert!(apart < 0.02, "{name}: {apart}");

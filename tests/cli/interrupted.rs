@@ -1,4 +1,4 @@
-//! Runs that are stopped, killed, damaged: they end with the bytes of one that was left alone.
+//! Runs that are stopped, killed or damaged end with the same bytes as an undisturbed run.
 #![cfg(unix)]
 
 use std::process::{Child, Command};
@@ -24,7 +24,7 @@ fn recipe(place: &Place) {
     ]);
 }
 
-/// A run of the recipe that was left alone, in `whole`.
+/// Runs the recipe undisturbed, in `whole`.
 fn whole(place: &Place) {
     recipe(place);
     place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
@@ -34,7 +34,7 @@ fn lines(place: &Place) -> usize {
     std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default().lines().count()
 }
 
-/// Starts or resumes the run and waits until it has logged `more` lines more (or has ended).
+/// Starts or resumes the run and waits until it has logged `more` additional lines or has ended.
 fn start(place: &Place, more: usize) -> Child {
     let before = lines(place);
     let mut child = place.command(&RESUME).spawn().unwrap();
@@ -54,7 +54,7 @@ fn assert_same_as_whole(place: &Place) {
     assert_eq!(place.metrics("run"), place.metrics("whole"));
 }
 
-/// Every checkpoint that can be seen loads.
+/// Requires that every visible checkpoint loads.
 fn assert_checkpoints_load(place: &Place) -> usize {
     let Ok(entries) = std::fs::read_dir(place.path("run/checkpoints")) else { return 0 };
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -93,13 +93,13 @@ fn sigint_ends_130_and_resumes_to_the_same_bytes() {
     stopped_by("-INT", 130);
 }
 
-/// Kills the run `kills` times, resuming it each time and beginning anew whenever it was done.
+/// Kills the run `kills` times. It is resumed each time, and started anew whenever it was complete.
 fn kill(kills: u64) {
     let place = Place::new();
     whole(&place);
     let moments = Stream::new(1, "kills");
     for kill in 0..kills {
-        // The first time before anything is logged; then a little further each time, somewhere within a step.
+        // The first kill comes before anything is logged, the later ones at increasing points within a step.
         let mut child = start(&place, usize::from(kill > 0) * moments.below(2 * kill, 4));
         std::thread::sleep(Duration::from_micros(moments.below(2 * kill + 1, 30_000) as u64));
         let done = child.try_wait().unwrap().is_some_and(|status| status.success());
@@ -166,7 +166,7 @@ fn two_runs_do_not_share_a_directory() {
     let place = Place::new();
     recipe(&place);
     let first = start(&place, 1);
-    // Stopped, so that it cannot end while the second waits for it to let go.
+    // The run is stopped so that it cannot end while the second one waits for the lock.
     signal(&first, "-STOP");
     let second = place.run(&RESUME);
     let holder = format!("in use by process {}", first.id());

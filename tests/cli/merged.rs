@@ -1,4 +1,4 @@
-//! `merge`: the merged model is the base with its adapter.
+//! `merge`: the merged model equals the base with its adapter.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn assert_near(merged: &[f64], want: &[f64], bound: f64, what: &str) {
 
 #[test]
 fn merged_scores_as_base_and_adapter_do() {
-    // A plain one, transposed weights (Conv1D), fused projections, tied and scaled embeddings, several files.
+    // A plain model, transposed weights (Conv1D), fused projections, tied and scaled embeddings, and several files.
     for name in ["llama", "gpt2", "phi3", "gemma2", "llama-sharded"] {
         let place = Place::new();
         let base = text(&format!("models/{name}"));
@@ -65,7 +65,7 @@ fn weights_scale_and_add() {
     };
     merge(&[&one, &two], "1,-1", "sum").ok();
     merge(&[&one], "1", "one").ok();
-    // What was added is taken off again: one + two − two, in two merges.
+    // What was added is subtracted again: one + two − two, in two merges.
     merge(&[&one, &two], "1,1", "both").ok();
     let minus = ["merge", "--base", "both", "--adapter", &two, "--weights=-1", "--output", "back"];
     let refused = place.run(&minus);
@@ -102,7 +102,7 @@ fn bf16_says_what_rounding_cost() {
     assert_eq!(kind["dtype"], "bf16");
 }
 
-/// Names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
@@ -110,7 +110,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The share of the adapter's effect that the program tells, in per cent.
+/// Returns the share of the adapter's effect that the program reports, in per cent.
 fn share(told: &str) -> f64 {
     let line = told
         .lines()
@@ -189,8 +189,8 @@ fn a_stored_head_that_the_configuration_ties_is_not_lost() {
 #[test]
 fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
     let place = Place::new();
-    // A base in 8 bits, and an adapter that moves its weights by less than half a step: to the same 8 bits it is rounded
-    // away.
+    // An 8-bit base and an adapter that changes its weights by less than half a step: stored in 8 bits again, the
+    // change is rounded away.
     let (base, data) = (text("gguf/qwen2.gguf"), text("pairs.jsonl"));
     place.recipe(base.as_ref(), data.as_ref(), &[]);
     place.run(&["train", "-q", "-c", "run.yaml"]).ok();
@@ -213,7 +213,7 @@ fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
     let whole = merge("f16.gguf", "f16", &[]);
     let of_run = format!("pairs of {data} and");
     assert!(whole.stderr.contains(&of_run), "the run's own pairs: {}", whole.stderr);
-    // Attention of a quantised base is bf16, which moves log-probs by a hundredth of what the adapter does.
+    // Attention with a quantised base is bf16, which changes log-probs by a hundredth of the adapter's effect.
     assert!((share(&whole.stderr) - 100.0).abs() < 10.0, "{}", whole.stderr);
     whole.ok();
     let small = merge("q8.gguf", "q8_0", &[]);
@@ -232,7 +232,7 @@ fn how_much_of_the_effect_survives_is_told_and_a_lost_one_fails() {
     );
     kept.ok();
     assert!(place.path("q8.gguf").exists());
-    // On pairs of one's own.
+    // Verification on the user's own pairs.
     let given = merge("f32.gguf", "f32", &["--data", &data]);
     assert!(given.stderr.contains(&of_run), "{}", given.stderr);
     given.ok();
@@ -288,7 +288,7 @@ fn an_interrupted_merge_leaves_nothing() {
         let adapter = format!("{}/adapters/tiny-reviews-favourable", env!("CARGO_MANIFEST_DIR"));
         let merge = ["merge", "--base", "tiny-reviews", "--adapter", &adapter, "--output", "out/merged"];
         let child = place.command(&merge).spawn().unwrap();
-        // It is verified under its temporary name, which takes a while.
+        // The merged model is verified under its temporary name, which takes a while.
         let begun = std::time::Instant::now();
         while names(&place.path("out")).is_empty() && begun.elapsed().as_secs() < 60 {
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -320,7 +320,7 @@ fn a_gguf_model_is_a_base_again() {
     assert!(again.code == Some(2) && again.stderr.contains("--force"), "{}", again.stderr);
     let wrong = place.run(&[&["merge", "--dtype", "q8_0", "--output", "x"], &with[..]].concat());
     assert!(wrong.code == Some(2) && wrong.stderr.contains("--format gguf"), "{}", wrong.stderr);
-    // A GGUF adapter wherever adapters are read.
+    // A GGUF adapter is accepted wherever adapters are read.
     place.run(&[&["export", "--format", "gguf", "--output", "a.gguf"], &with[..]].concat()).ok();
     assert_near(&score(&["--base", &base, "--adapter", "a.gguf"]), &score(&with), 1e-4, "GGUF adapter");
     place.recipe(

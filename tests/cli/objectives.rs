@@ -1,4 +1,4 @@
-//! `train` and `eval` with other losses than DPO's, on the records that they take.
+//! `train` and `eval` with losses other than DPO, on the records that they need.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::common::program::Place;
 
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 
-/// A run with these objective settings on this data, with a quarter held out.
+/// A run with these objective settings on this data, a quarter of which is held out.
 fn recipe(place: &Place, data: &str, objective: &Value) {
     let path = fixture("trl").join(data);
     let data = if path.is_file() { path } else { place.path(data) };

@@ -1,4 +1,4 @@
-//! `train`: the same run is the same bytes; a directory is never written over by accident.
+//! `train`: the same run gives the same bytes, and no directory is overwritten by accident.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn the_same_run_is_the_same_bytes_whatever_the_threads() {
         ];
         let sets = set.iter().flat_map(|set| ["--set", set.as_str()]);
         let ran = place.run(&TRAIN.into_iter().chain(sets).collect::<Vec<_>>());
-        // The third finds what the second left in the cache.
+        // The third run finds the cache that the second one left.
         assert_eq!(ran.stderr.contains("no reference pass will be made"), run == "c", "{}", ran.stderr);
         assert_eq!(ran.ok(), "", "nothing is machine-readable here");
         assert_eq!(place.adapter(run), place.adapter("a"), "{run}");
@@ -57,12 +57,12 @@ fn a_used_directory_is_refused_resumed_or_cleared() {
     assert_eq!((again.code, again.stdout.as_str()), (Some(2), ""));
     assert!(again.stderr.contains("--resume") && again.stderr.contains("--overwrite"), "{}", again.stderr);
     let metrics = place.metrics("run");
-    // A run that is complete is resumed to itself.
+    // Resuming a complete run changes nothing.
     place.run(&["train", "-c", "run.yaml", "--resume"]).ok();
     assert_eq!((place.adapter("run"), place.metrics("run")), (first.clone(), metrics));
     place.run(&["train", "-c", "run.yaml", "--overwrite", "--set", "seed=7"]).ok();
     assert_ne!(place.adapter("run"), first);
-    // Where nothing is yet, --auto-resume begins.
+    // `--auto-resume` starts the run if there is none yet.
     let fresh = place.run(&["train", "-c", "run.yaml", "--auto-resume", "--set", "output_dir=new"]);
     assert!(fresh.stderr.contains("starts at step 0"), "{}", fresh.stderr);
     assert_eq!((fresh.code, place.adapter("new")), (Some(0), first));
@@ -108,14 +108,14 @@ fn evaluation_keeps_the_best_and_stops_early() {
         .metrics("run")
         .iter()
         .filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?)))
-        // The evaluation before the first step is of no checkpoint.
+        // The evaluation before the first step belongs to no checkpoint.
         .filter(|(step, _)| *step > 0)
         .collect();
     let best = evaluations.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
     assert_eq!(evaluations.last().unwrap().0, best.0 + 3, "{evaluations:?}");
     let kept = place.read(&format!("run/checkpoints/step-{}/adapter/adapter_model.safetensors", best.0));
     assert_eq!(kept, place.adapter("run")[1], "adapter/ is the best");
-    // What `train` reported of held-out pairs is printed for a person who asks before and after.
+    // What `train` reported of held-out pairs is printed again for a user who compares before and after.
     assert!(ran.ok().starts_with("held-out accuracy: before "));
 }
 
@@ -161,7 +161,7 @@ fn a_base_of_the_hub_is_pinned_to_its_commit() {
     assert_eq!(metadata[peft::REVISION_KEY], commit);
     let adapter: Value = serde_json::from_slice(&place.read("run/adapter/adapter_config.json")).unwrap();
     assert_eq!(adapter["base_model_name_or_path"], "owner/name");
-    // The resolved configuration finds the commit when the branch has gone elsewhere.
+    // The resolved configuration finds the commit even after the branch has moved.
     place.write(&format!("{repository}/refs/main"), "f".repeat(40));
     train(&["run/config.yaml", "--set", "output_dir=again"]);
     assert_eq!(place.adapter("run"), place.adapter("again"));

@@ -1,4 +1,4 @@
-//! Watchdogs, the best model by any metric, figures before and after.
+//! Watchdogs, the best model by any metric, and figures from before and after training.
 
 use serde_json::json;
 
@@ -73,7 +73,7 @@ fn the_best_model_is_that_of_the_metric_asked_for() {
         let kept: Vec<u64> = found.iter().map(|(step, _)| *step).filter(|step| kept(*step)).collect();
         (found, kept, stderr)
     };
-    // The first of the best: smallest for a loss and a KL, greatest for anything else.
+    // The first of the best values: the smallest for a loss or a KL, otherwise the largest.
     for (metric, sign) in
         [("eval_loss", 1.0), ("rewards/margins", -1.0), ("eval_kl", 1.0), ("eval_logps/rejected", -1.0)]
     {
@@ -141,7 +141,7 @@ fn eval_prints_the_kl_it_names() {
     assert!(table.contains("KL ") && table.contains("nats per completion"), "{table}");
 }
 
-/// What an adapter was trained with is what it is evaluated with, unless something else is asked for.
+/// An adapter is evaluated with the settings with which it was trained, unless others are given.
 #[test]
 fn eval_takes_loss_beta_and_truncation_from_the_adapter() {
     let place = Place::new();
@@ -177,7 +177,7 @@ fn eval_takes_loss_beta_and_truncation_from_the_adapter() {
     near(number(&found, "loss"), ipo);
     near(number(&found, "reward_margin"), 0.5 * margin);
     near(number(&eval(&["--beta", "2"]), "reward_margin"), 2.0 * margin);
-    // The configuration of another run: its loss, its β, and no truncation.
+    // The configuration of another run, with its loss, its β and no truncation.
     place.llama_recipe(&[("data.max_length", json!(null))]);
     let other = eval(&["--config", "run.yaml"]);
     assert!(number(&other, "logp_chosen") < number(&found, "logp_chosen"), "{other} {found}");
@@ -201,7 +201,7 @@ fn a_run_is_evaluated_at_its_beginning_and_its_end() {
     assert!(said.contains("held-out accuracy"), "{said}");
 }
 
-/// A template that prints the day, resumed on another one.
+/// A template that prints the date, resumed on another day.
 #[test]
 fn a_run_keeps_the_date_of_its_template() {
     let place = Place::new();
@@ -219,12 +219,12 @@ fn a_run_keeps_the_date_of_its_template() {
         let child = place.command(args).env("SOURCE_DATE_EPOCH", day).spawn().unwrap();
         crate::common::program::finish(child)
     };
-    // 2025-10-09 and 2033-05-18 are other digits, so other tokens.
+    // 2025-10-09 and 2033-05-18 have different digits and therefore different tokens.
     on("1760000000", &TRAIN).ok();
     let written = String::from_utf8(place.read("run/config.yaml")).unwrap();
     assert!(written.contains("chat_template_date: 2025-10-09T08:53:20"), "{written}");
     on("2000000000", &["train", "-c", "run.yaml", "--resume"]).ok();
-    // Without the configuration the checkpoint still knows.
+    // The checkpoint stores the date, so the configuration is not needed.
     std::fs::remove_file(place.path("run/config.yaml")).unwrap();
     on("2000000000", &["train", "-c", "run.yaml", "--resume"]).ok();
     let other = on(

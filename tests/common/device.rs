@@ -1,4 +1,4 @@
-//! A device to test with: the card named by `DPO_LORA_TEST_DEVICE=cuda`, else the kernels compiled for the processor.
+//! A device for tests: the card if `DPO_LORA_TEST_DEVICE=cuda`, otherwise the kernels compiled for the processor.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use dpo_lora::device::Backend;
 use dpo_lora::device::cuda::Cuda;
 use dpo_lora::device::host::Host;
 
-/// The device; `None` where there is no C++ compiler to make one.
+/// Returns the device; `None` without a C++ compiler to build one.
 pub fn device() -> Option<Arc<dyn Backend>> {
     static CARD: OnceLock<Option<Arc<Cuda>>> = OnceLock::new();
     let card = CARD.get_or_init(|| {
@@ -26,7 +26,7 @@ pub fn is_card() -> bool {
     std::env::var_os("DPO_LORA_TEST_DEVICE").is_some()
 }
 
-/// The compiled kernels, made once for each state of their sources.
+/// Returns the compiled kernels, which are built once for each state of their sources.
 fn library() -> Option<PathBuf> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = std::env::var_os("DPO_LORA_HOST_KERNELS").map(PathBuf::from);
@@ -39,7 +39,7 @@ fn build() -> Option<PathBuf> {
     if library.exists() {
         return Some(library);
     }
-    // Whoever is first puts it there whole.
+    // The first process puts the file in place as a whole.
     let made = library.with_extension(std::process::id().to_string());
     let ran = Command::new(root.join("tests/device/build_host.sh")).arg(&made).status();
     if ran.is_ok_and(|status| status.success()) && std::fs::rename(&made, &library).is_ok() {
@@ -49,7 +49,7 @@ fn build() -> Option<PathBuf> {
     None
 }
 
-/// A hash of all that the library is made of.
+/// Returns a hash of everything from which the library is built.
 fn sources(root: &Path) -> String {
     let folders =
         ["src/device/kernels", "tests/device"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());

@@ -1,4 +1,4 @@
-//! What the integration tests share.
+//! Helpers of the integration tests.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 pub mod device;
@@ -23,7 +23,7 @@ use dpo_lora::trainable::{Adapters, Frozen, Lora, Policy};
 use dpo_lora::weights::{DType, SafetensorsSource};
 use serde_json::Value;
 
-/// A file under `tests/fixtures`.
+/// Returns the path of a file under `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
@@ -32,7 +32,7 @@ pub fn json(path: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(fixture(path)).unwrap()).unwrap()
 }
 
-/// The names of the model fixtures, sorted.
+/// Returns the names of the model fixtures, sorted.
 pub fn models() -> Vec<String> {
     let entries = std::fs::read_dir(fixture("models")).unwrap();
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -40,7 +40,7 @@ pub fn models() -> Vec<String> {
     names
 }
 
-/// A base with its adapters, which every pass gets.
+/// A base with the adapters that every pass applies.
 pub struct Model {
     pub decoder: Decoder,
     pub policy: Policy,
@@ -101,7 +101,7 @@ impl Model {
         self.decoder.backward(tape, batch, &self.policy, weights, gradients)
     }
 
-    /// The gradient of `Σ_c weights[c]·logps[c]`.
+    /// Returns the gradient of `Σ_c weights[c]·logps[c]`.
     pub fn gradient(&self, tape: Tape, batch: &PackedBatch, weights: &[f64]) -> Vec<f32> {
         let mut gradient = vec![0.0; self.trained().values().len()];
         self.backward(tape, batch, weights, &mut gradient).unwrap();
@@ -109,17 +109,17 @@ impl Model {
     }
 }
 
-/// A model fixture with its weights as f32.
+/// Loads a model fixture with its weights as f32.
 pub fn decoder(name: &str) -> Model {
     load(&fixture("models").join(name), DType::F32)
 }
 
-/// A model with its matrices stored as `dtype`.
+/// Loads a model with its matrices stored as `dtype`.
 pub fn load(directory: &Path, dtype: DType) -> Model {
     load_with(directory, dtype, |_| {})
 }
 
-/// The same, with a changed architecture.
+/// Loads a model with a changed architecture.
 pub fn load_with(directory: &Path, dtype: DType, change: impl FnOnce(&mut DecoderSpec)) -> Model {
     let mut spec = families::spec(&ConfigJson::open(directory).unwrap()).unwrap();
     change(&mut spec);
@@ -127,7 +127,7 @@ pub fn load_with(directory: &Path, dtype: DType, change: impl FnOnce(&mut Decode
     Decoder::load(spec, &source, Some(dtype)).unwrap().into()
 }
 
-/// Reads an adapter of a model fixture as its trained adapter.
+/// Reads an adapter of a model fixture as the trained adapter.
 pub fn adapt(decoder: &mut Model, directory: &Path) {
     decoder.train(peft::read(directory, decoder.spec()).unwrap().adapters);
 }
@@ -138,7 +138,7 @@ pub fn freeze(decoder: &mut Model, directory: &Path, reference_only: bool) {
     decoder.policy.frozen.push(Frozen { adapters, reference_only });
 }
 
-/// The examples of a data file under a tokenizer directory of the fixtures.
+/// Returns the examples of a data file, tokenized by a tokenizer directory of the fixtures.
 pub fn examples(data: &str, tokenizer: &Path) -> Vec<Example> {
     let tokenizer = ChatTokenizer::load(tokenizer, None).unwrap();
     let sources = dpo_lora::data::Sources::from(fixture(data).to_str().unwrap());
@@ -150,7 +150,7 @@ pub fn examples(data: &str, tokenizer: &Path) -> Vec<Example> {
         .collect()
 }
 
-/// Records as examples, cut to the limits, and what was found.
+/// Returns records as examples, truncated to the limits, with the findings.
 pub fn ingest(
     tokenizer: &ChatTokenizer,
     records: &[dpo_lora::data::Record],
@@ -167,7 +167,7 @@ pub fn pack(examples: &[Example]) -> PackedBatch {
     PackedBatch::new(&examples.iter().collect::<Vec<_>>())
 }
 
-/// An adapter of every linear module, with B ≠ 0, ranks that differ and alpha ≠ rank.
+/// Returns an adapter of every linear module, with B ≠ 0, different ranks and alpha ≠ rank.
 pub fn random_lora(decoder: &Decoder, seed: u64) -> Adapters {
     let mut adapters = zero_b_lora(decoder, seed);
     let ranges: Vec<_> = adapters.loras("a test").unwrap().iter().map(|lora| lora.b()).collect();
@@ -180,7 +180,7 @@ pub fn random_lora(decoder: &Decoder, seed: u64) -> Adapters {
     adapters
 }
 
-/// The same as training starts with it: B = 0.
+/// Returns the same adapter as at the start of training: B = 0.
 pub fn zero_b_lora(decoder: &Decoder, seed: u64) -> Adapters {
     let lora = |(i, linear)| {
         let rank = 2 + i % 3;

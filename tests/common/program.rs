@@ -1,4 +1,4 @@
-//! The built binary in a directory of its own.
+//! Runs the built binary in a directory of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fixture;
 
-/// What a run of the program left.
+/// The outcome of a run of the program.
 pub struct Ran {
     pub code: Option<i32>,
     pub stdout: String,
@@ -16,13 +16,13 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Standard output of a run that must have worked.
+    /// Returns the standard output of a run that must have succeeded.
     pub fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self.stdout
     }
 
-    /// The JSON lines of a run that must have worked.
+    /// Returns the JSON lines of a run that must have succeeded.
     pub fn json(self) -> Vec<Value> {
         self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -71,7 +71,7 @@ impl Place {
         finish(self.command(args).spawn().unwrap())
     }
 
-    /// Writes `run.yaml`: a short training of `model` on `pairs` into `run`, with these settings on top.
+    /// Writes `run.yaml`, a short training of `model` on `pairs` into `run`, with these additional settings.
     pub fn recipe(&self, model: &Path, pairs: &Path, more: &[(&str, Value)]) {
         let mut yaml = serde_json::json!({
             "output_dir": "run",
@@ -93,12 +93,12 @@ impl Place {
         self.write("run.yaml", serde_yaml::to_string(&yaml).unwrap());
     }
 
-    /// The recipe of most tests: the llama fixture on its pairs.
+    /// Writes the recipe of most tests: the llama fixture on its pairs.
     pub fn llama_recipe(&self, more: &[(&str, Value)]) {
         self.recipe(&fixture("models/llama"), &fixture("pairs.jsonl"), more);
     }
 
-    /// `metrics.jsonl` of a run without what the clock says.
+    /// Returns the `metrics.jsonl` of a run without times.
     pub fn metrics(&self, run: &str) -> Vec<Value> {
         let text = String::from_utf8(self.read(&format!("{run}/metrics.jsonl"))).unwrap();
         let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -110,7 +110,7 @@ impl Place {
         lines
     }
 
-    /// Both files of a run's adapter.
+    /// Returns both files of a run's adapter.
     pub fn adapter(&self, run: &str) -> [Vec<u8>; 2] {
         ["adapter_config.json", "adapter_model.safetensors"]
             .map(|file| self.read(&format!("{run}/adapter/{file}")))

@@ -1,4 +1,4 @@
-//! `data.format`, `data.columns` and `data.filter`, for all sources and for one.
+//! `data.format`, `data.columns` and `data.filter`, for all sources and for a single one.
 
 use dpo_lora::data::{DataSource, Input, RecordReader, Schema};
 
@@ -39,7 +39,7 @@ fn the_filter_reads_the_columns_of_the_file() {
         &row(r#""chosen_score": "high", "rejected_score": 3"#),
         &["- needs numbers", "\"high\""],
     );
-    // A row that is left out need not be a record.
+    // A row that is filtered out need not be a record.
     assert_eq!(read(r#"{"chosen_score": 0, "rejected_score": 0, "question": ""}"#, &config).unwrap(), None);
     refused_by(&configured("filter: score"), r#"{"score": 3}"#, &["data.filter gives a number (3)"]);
 }

@@ -1,4 +1,4 @@
-//! Content that would be lost or misread without a word.
+//! Content that would be lost or misread silently.
 
 use dpo_lora::data::records::Content;
 use dpo_lora::data::{Input, Kind, Schema, records};
@@ -13,7 +13,7 @@ fn accepted(row: &str) -> dpo_lora::Record {
 
 #[test]
 fn a_question_beside_an_implicit_prompt_is_refused_or_read() {
-    // The columns of Intel's pairs: the question is the prompt.
+    // The columns of Intel's pairs, where the question is the prompt.
     let orca = accepted(
         r#"{"system": "Be exact.", "question": "What is 3+3?", "chosen": "<think>\nTwice 3.\n</think>\n6", "rejected": "<think>\nUnsure.\n</think>\n7"}"#,
     );
@@ -245,7 +245,7 @@ fn a_file_has_one_schema() {
     }
     let explicit = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
     assert!(lines(&[explicit, implicit])[1].as_ref().unwrap_err().contains("implicit-prompt"));
-    // Forms that name everything may stand together.
+    // Forms that name every column may be mixed.
     let forms = [
         explicit,
         r#"{"prompt": "q", "completion": "a"}"#,
@@ -253,7 +253,7 @@ fn a_file_has_one_schema() {
         r#"{"prompt": "q", "completions": ["a", "b"]}"#,
     ];
     assert!(lines(&forms).iter().all(Result::is_ok));
-    // Two files may differ.
+    // Two files may have different schemas.
     let inputs = [Input::text("a", orca), Input::text("b", implicit)];
     assert_eq!(records::load(&inputs).unwrap().len(), 2);
 }

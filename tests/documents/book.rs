@@ -1,10 +1,10 @@
-//! What mdBook would refuse, and what it would not: pages, links and anchors.
+//! Pages, links and anchors: errors that mdBook reports, and those that it does not.
 
 use std::collections::BTreeSet;
 
 use super::{blocks, documents, folder_of, pages, prose, read, root};
 
-/// Targets of Markdown links, `](target)`, outside code.
+/// Returns the targets of Markdown links, `](target)`, outside code.
 fn links(text: &str) -> Vec<String> {
     let prose = prose(text);
     let outside_spans: String = prose.split('`').step_by(2).collect();
@@ -12,7 +12,7 @@ fn links(text: &str) -> Vec<String> {
     targets.map(String::from).collect()
 }
 
-/// The anchor of a heading, as GitHub and mdBook make it.
+/// Returns the anchor of a heading, as GitHub and mdBook make it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().chars().filter_map(|c| match c {
         ' ' => Some('-'),
@@ -60,7 +60,7 @@ fn every_link_and_anchor_resolves() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// A link out of the book works on a repository's page and is dead in the book.
+/// A link out of the book works on a repository's page but is dead in the book.
 #[test]
 fn links_of_the_book_stay_in_the_book() {
     for page in pages() {

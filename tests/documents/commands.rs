@@ -1,11 +1,11 @@
-//! Every command line of the documents parses, and every `--set` names a key.
+//! Every command line in the documents parses, and every `--set` names a key.
 
 use dpo_lora::RunConfig;
 use dpo_lora::command_line;
 
 use super::{blocks, documents, read};
 
-/// The words of a command line, as a shell splits them, up to a comment, a redirection or another command.
+/// Returns the words of a command line, split like in a shell, up to a comment, a redirection or another command.
 fn words(line: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let (mut quote, mut is_inside) = (None, false);
@@ -35,14 +35,14 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The program's arguments on a line of a code block, if it runs the program.
+/// Returns the program's arguments on a line of a code block, if it runs the program.
 fn arguments(line: &str) -> Option<Vec<String>> {
     let line = line.trim().trim_start_matches("$ ");
     let rest = ["dpo-lora ", "cargo run --release -- "].iter().find_map(|start| line.strip_prefix(start))?;
     Some(words(rest))
 }
 
-/// Document and arguments of every command line.
+/// Returns the document and the arguments of every command line.
 fn command_lines() -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     for document in documents() {
@@ -78,7 +78,7 @@ fn every_set_names_a_key_and_gives_it_a_valid_value() {
         let Ok(found) = command_line().try_get_matches_from(program) else { continue };
         let Some(("train", train)) = found.subcommand() else { continue };
         let overrides: Vec<String> = train.get_many("overrides").into_iter().flatten().cloned().collect();
-        // Troubleshooting shows what is refused; its examples are run.
+        // The page on troubleshooting shows what is refused; its examples are run.
         if overrides.is_empty() || document.ends_with("troubleshooting.md") {
             continue;
         }

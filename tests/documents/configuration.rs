@@ -1,4 +1,4 @@
-//! The configuration reference has every key with its default, and every YAML, JSON and Rust example is accepted.
+//! The configuration reference lists every key with its default, and every YAML, JSON and Rust example is accepted.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use super::{blocks, documents, read};
 /// Keys that have no default.
 const REQUIRED: [&str; 2] = ["model.base", "data.train"];
 
-/// Keys outside of every section.
+/// Keys outside all sections.
 const TOP_LEVEL: [&str; 2] = ["output_dir", "seed"];
 
-/// Every key of the program with its default; also the parameters of losses that are not the default.
+/// Returns every key of the program with its default, including the parameters of losses that are not the default.
 fn defaults() -> BTreeMap<String, Value> {
     let all = serde_yaml::to_value(RunConfig::new("", "")).unwrap();
     let mut keys = BTreeMap::new();
@@ -41,7 +41,7 @@ fn defaults() -> BTreeMap<String, Value> {
     keys
 }
 
-/// The rows of the page: key and default, as they are written.
+/// Returns the rows of the page: key and default, as written.
 fn documented() -> BTreeMap<String, String> {
     let page = read("docs/src/configuration.md");
     let rows = page.lines().filter_map(|line| {
@@ -114,7 +114,7 @@ fn every_json_example_is_a_record() {
     assert!(seen >= 5, "{seen}");
 }
 
-/// The doc tests of `src/lib.rs` run its examples, so an example that is made of their lines works.
+/// The doc tests of `src/lib.rs` run its examples, so an example that consists of their lines works.
 #[test]
 fn every_rust_example_is_a_doc_test() {
     let tested = read("src/lib.rs");

@@ -1,5 +1,5 @@
-//! Every `console` block of the book is run: lines after `$ ` are commands, the others are what they print, where `...`
-//! stands for any text. The blocks of a page share a directory, in which the quickstart has already run.
+//! Runs every `console` block of the book. Lines after `$ ` are commands, and the others are their output, in which
+//! `...` matches any text. The blocks of a page share a directory, in which the quickstart has already run.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{blocks, pages, read, root};
 
-/// A command and what it prints.
+/// A command and its expected output.
 struct Example {
     command: String,
     printed: String,
@@ -30,7 +30,7 @@ fn examples(page: &str) -> Vec<Example> {
     found
 }
 
-/// Whether `text` is `pattern`, in which `...` stands for any text.
+/// Whether `text` matches `pattern`, in which `...` matches any text.
 fn matches(text: &str, pattern: &str) -> bool {
     let mut parts = pattern.trim().split("...");
     let Some(mut rest) = text.trim().strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -45,7 +45,7 @@ fn matches(text: &str, pattern: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Runs a shell command with the program in its path; what it prints on both streams.
+/// Runs a shell command with the program in its path, and returns its output on both streams.
 fn run(command: &str, place: &Path) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_dpo-lora")).parent().unwrap();
     let path = std::env::var_os("PATH").unwrap_or_default();

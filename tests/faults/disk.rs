@@ -1,4 +1,4 @@
-//! A small file system in memory, which is filled, grown, made read-only. Needs root.
+//! A small file system in memory that is filled, grown, and made read-only. These tests need root.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::program::{Place, finish};
 use crate::{RESUME, assert_same, assert_sound, assert_told, lines, logged, system, whole};
 
-/// The run directory as a file system of its own.
+/// The run directory on a file system of its own.
 struct Mount {
     path: PathBuf,
 }
@@ -38,7 +38,7 @@ impl Drop for Mount {
 fn a_full_disk_of_every_size_ends_the_run_with_its_cause() {
     let place = whole(60, &[]);
     let (mut failed, mut went_on) = (0, 0);
-    // From not even the log to everything; two checkpoints have 140 kB, and a third is written before one is removed.
+    // From less than the log to everything. Two checkpoints have 140 kB, and a third is written before one is removed.
     for kilobytes in (4..=320).step_by(4) {
         let mount = Mount::new(&place, kilobytes);
         let ran = place.run(&RESUME);
@@ -67,7 +67,7 @@ fn a_disk_that_is_full_for_a_while_costs_no_line_of_the_log() {
     let mut child = place.command(&RESUME).spawn().unwrap();
     logged(&mut child, &mount.path, 20);
     let fill = mount.path.join("fill");
-    // As much as fits.
+    // Fills the file system.
     let _ = std::fs::write(&fill, vec![1; 4 << 20]);
     let before = lines(&mount.path);
     std::thread::sleep(Duration::from_millis(300));
@@ -82,8 +82,8 @@ fn a_disk_that_is_full_for_a_while_costs_no_line_of_the_log() {
     assert_same(&place, "run");
 }
 
-/// A file system cannot become read-only while a run's log is open; that a call fails so is what `syscalls` tries. Here the
-/// run is stopped in between.
+/// A file system cannot become read-only while a run's log is open, so the run is stopped in between; `syscalls` tests
+/// that the call itself fails.
 #[test]
 #[ignore = "needs root"]
 fn a_directory_that_is_read_only_is_told_of_and_left_as_it_is() {
@@ -119,13 +119,13 @@ fn permission_that_is_revoked_ends_the_run_with_its_cause() {
             std::fs::remove_dir_all(&run).unwrap();
             continue;
         }
-        // Root ignores modes; not even root changes what is immutable.
+        // Root ignores modes, but not even root changes immutable files.
         system("chattr", &["+i", path]);
         let ran = finish(child);
         system("chattr", &["-i", path]);
         assert_sound(&run);
         if revoked == "checkpoints/step-30" {
-            // An old checkpoint that cannot be removed is told of, and ends nothing.
+            // An old checkpoint that cannot be removed is reported, and the run continues.
             assert!(ran.stderr.contains("an old checkpoint cannot be removed"), "{}", ran.stderr);
             ran.ok();
         } else if ran.code != Some(0) {

@@ -1,5 +1,5 @@
-//! Files that may not grow beyond a size (`ulimit -f`): what a full disk or a quota does, without a mount. Memory that may not
-//! (`ulimit -v`).
+//! A limit on the size of files (`ulimit -f`), which has the effect of a full disk or a quota without a mount; and a
+//! limit on memory (`ulimit -v`).
 
 use std::process::Command;
 
@@ -9,8 +9,8 @@ use crate::common::fixture;
 use crate::common::program::{Place, Ran, finish};
 use crate::{RESUME, TRAIN, assert_same, assert_sound, assert_told, whole};
 
-/// The program with files of at most so many blocks of 512 bytes (`-f`; a write beyond is an error, not a signal) or so many
-/// kB of memory (`-v`).
+/// Runs the program with files of at most that many blocks of 512 bytes (`-f`; a write beyond is an error, not a
+/// signal), or with that many kB of memory (`-v`).
 fn limited(place: &Place, limit: &str, args: &[&str]) -> Ran {
     let plain = place.command(args);
     let mut command = Command::new("sh");
@@ -26,7 +26,7 @@ fn limited(place: &Place, limit: &str, args: &[&str]) -> Ran {
 #[test]
 fn a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_nothing() {
     let place = whole(9, &[]);
-    // An adapter has 19 kB, the moments have 39 kB: neither, one and both of them fit.
+    // An adapter has 19 kB and the moments have 39 kB: neither, one or both fit.
     for (blocks, fits) in [(20, false), (60, false), (400, true)] {
         let ran = limited(&place, &format!("-f {blocks}"), &TRAIN);
         if fits {
@@ -46,7 +46,7 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_nothing() {
 fn a_log_that_cannot_be_written_is_told_once_and_ends_nothing() {
     let rank = [("lora.r", json!(1)), ("train.logging_steps", json!(1)), ("train.eval_steps", json!(100))];
     let place = whole(60, &rank);
-    // The log of 60 lines has over 20 kB; the moments of rank 1 have 13.
+    // The log of 60 lines has over 20 kB; the moments of rank 1 have 13 kB.
     let ran = limited(&place, "-f 32", &TRAIN);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning: metrics.jsonl: cannot write").count(), 1, "{}", ran.stderr);
@@ -56,7 +56,7 @@ fn a_log_that_cannot_be_written_is_told_once_and_ends_nothing() {
     assert_eq!(place.adapter("run"), place.adapter("whole"));
 }
 
-/// A step of 64 pairs of 200 and more tokens needs more than 150 MB, what goes before it less than 40.
+/// A step of 64 pairs of at least 200 tokens needs more than 150 MB, and everything before it less than 40 MB.
 #[test]
 fn memory_that_cannot_be_had_in_a_step_ends_the_run_with_its_cause() {
     let place = Place::new();
@@ -72,7 +72,7 @@ fn memory_that_cannot_be_had_in_a_step_ends_the_run_with_its_cause() {
         ("train.gradient_accumulation_steps", json!(1)),
         ("train.save_steps", json!(1)),
         ("train.threads", json!(1)),
-        // The schedule may not depend on the number of steps.
+        // The schedule must not depend on the number of steps.
         ("train.lr_scheduler_type", json!("constant")),
         ("train.warmup_steps", json!(0)),
     ];

@@ -9,14 +9,14 @@ use crate::common::program::finish;
 use crate::{RESUME, assert_same, assert_sound, whole};
 
 fn send(child: &Child, name: &str) {
-    // It may have ended just now.
+    // The process may just have ended.
     let _ = Command::new("kill")
         .args([name, &child.id().to_string()])
         .stderr(std::process::Stdio::null())
         .status();
 }
 
-/// Rounds of a run that gets a burst of SIGTERM and SIGINT at a random moment and is resumed.
+/// Sends a burst of SIGTERM and SIGINT to a run at a random moment and resumes it, `rounds` times.
 fn storm(rounds: u64) {
     let place = whole(40, &[]);
     let moments = Stream::new(2, "storm");
@@ -30,7 +30,7 @@ fn storm(rounds: u64) {
         }
         let early = child.try_wait().unwrap().is_some();
         let ran = finish(child);
-        // Killed before the handlers stood (no code), stopped with a checkpoint or at once, or done.
+        // Killed before the handlers were installed (no code), stopped with a checkpoint or immediately, or done.
         assert!(matches!(ran.code, None | Some(0 | 130 | 143)), "{:?} {early}: {}", ran.code, ran.stderr);
         *codes.entry(ran.code).or_default() += 1;
         assert_sound(&place.path("run"));
@@ -45,7 +45,7 @@ fn storm(rounds: u64) {
     println!("{rounds} storms, exit codes {codes:?}; the run came to its end {ended} times");
 }
 
-/// Rounds of processes that start the same run at once; each must end well or be refused.
+/// Starts the same run in several processes at once, `rounds` times. Each process must succeed or be refused.
 fn race(rounds: u64, processes: usize, steps: u64) {
     let place = whole(steps, &[]);
     let mut refused = 0;
@@ -88,7 +88,7 @@ fn a_hundred_storms() {
 #[test]
 #[ignore = "two minutes"]
 fn races_of_three() {
-    // Shorter than the two seconds that a lock is waited for, and longer.
+    // These runs are shorter and longer than the two seconds for which a process waits for a lock.
     race(20, 3, 40);
     race(20, 3, 400);
 }

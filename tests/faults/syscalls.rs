@@ -1,5 +1,5 @@
-//! The process is killed, or told of an error, at every single system call that changes a file: so also between write and
-//! rename, and between rename and sync. By `strace -e inject`.
+//! The process is killed, or gets an error, at every single system call that changes a file, for example between write
+//! and rename or between rename and sync. This uses `strace -e inject`.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -22,7 +22,7 @@ fn strace(place: &Place, options: &[&str], args: &[&str]) -> Ran {
     finish(command.spawn().unwrap_or_else(|e| panic!("strace cannot be started ({e}); install it")))
 }
 
-/// How often each call is made by a run left alone.
+/// Returns how often an undisturbed run makes each call.
 fn counts(place: &Place) -> BTreeMap<String, usize> {
     strace(place, &[], &RESUME).ok();
     std::fs::remove_dir_all(place.path("run")).unwrap();
@@ -52,7 +52,8 @@ fn killed_at_every_call_that_changes_a_file_it_ends_with_the_same_bytes() {
         for n in 1..=count {
             fresh(&place);
             strace(&place, &["-e", &format!("inject={call}:signal=KILL:when={n}")], &RESUME);
-            // A message to standard error is a call too, and a run is not killed by every one of those.
+            // Messages to standard error are calls, too, and this run may have fewer of them, so it is not always
+            // killed.
             assert_sound(&place.path("run"));
             let resumed = place.run(&RESUME);
             assert_eq!(resumed.code, Some(0), "{call} {n}: {}", resumed.stderr);

@@ -1,9 +1,9 @@
-//! Files and directories that vanish while a run goes on.
+//! Files and directories that vanish during a run.
 
 use crate::common::program::finish;
 use crate::{RESUME, assert_same, assert_sound, logged, whole};
 
-/// Removes something of a run that has begun; the run goes on, and so does one that resumes it.
+/// Removes something from a run that has begun. The run continues, and so does one that resumes it.
 fn without(name: &str, keeps_metrics: bool) {
     let place = whole(60, &[]);
     let run = place.path("run");
@@ -11,10 +11,10 @@ fn without(name: &str, keeps_metrics: bool) {
     logged(&mut child, &run, 12);
     let path = run.join(name);
     let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-    // A directory that is being written to may fill up again while it is emptied.
+    // A directory may gain files while it is being removed.
     let _ = removed;
     let ran = finish(child);
-    // What was being written at that very moment may be missed; a run that says so can be resumed.
+    // A file that is being written at that moment may be missing; a run that reports this can be resumed.
     if ran.code != Some(0) {
         assert!(ran.code == Some(1) && ran.stderr.contains("cannot "), "{:?}: {}", ran.code, ran.stderr);
         place.run(&RESUME).ok();

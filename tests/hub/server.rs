@@ -1,4 +1,4 @@
-//! A small Hub and its storage on 127.0.0.1: two servers, hence two origins, as in life.
+//! A small Hub and its storage on 127.0.0.1: two servers and therefore two origins, as in reality.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use ring::digest::{SHA256, digest};
 use serde_json::json;
 
-/// A request as it came; header names in lower case.
+/// A request as received; header names are in lower case.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -19,7 +19,7 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
 }
 
-/// What is sent back: `body` cut after `sent` bytes, whatever `content-length` says.
+/// The response: `body` cut after `sent` bytes, whatever `content-length` says.
 #[derive(Debug, Default)]
 pub struct Reply {
     pub status: u16,
@@ -39,7 +39,7 @@ impl Reply {
     }
 }
 
-/// One server; it ends when it is dropped.
+/// A server, which ends when it is dropped.
 pub struct Server {
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -57,7 +57,7 @@ impl Server {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that goes away in the middle is part of the tests.
+                // Clients that disconnect in the middle are part of the tests.
                 drop(stream.and_then(|stream| serve(&stream, &answer)));
             }
         });
@@ -109,18 +109,18 @@ fn serve(stream: &TcpStream, answer: &impl Fn(&Request) -> Reply) -> std::io::Re
     stream.flush()
 }
 
-/// What is wrong with a file, for a number of `GET`s of its bytes.
+/// The fault of a file, for a number of `GET`s of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quirk {
-    /// The connection ends after so many bytes.
+    /// The connection ends after that many bytes.
     Cut(usize),
-    /// `Range` is not heard.
+    /// `Range` is ignored.
     IgnoreRange,
-    /// The file is some bytes longer than promised.
+    /// The file is some bytes longer than announced.
     Longer,
-    /// It is some bytes shorter.
+    /// The file is some bytes shorter than announced.
     Shorter,
-    /// A byte is another one.
+    /// One byte is different.
     Corrupt,
     /// An error of the server.
     Status(u16),
@@ -129,22 +129,22 @@ pub enum Quirk {
 pub const OLD: &str = "0000000000000000000000000000000000000a01";
 pub const NEW: &str = "0000000000000000000000000000000000000b02";
 
-/// What the Hub holds: one repository, `owner/name`, as a model and as a data set.
+/// The contents of the Hub: one repository, `owner/name`, as a model and as a data set.
 #[derive(Default)]
 pub struct State {
-    /// Branch to commit.
+    /// The commit of each branch.
     pub branches: BTreeMap<String, String>,
-    /// Commit to files.
+    /// The files of each commit.
     pub commits: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    /// Names in the listing beyond the files.
+    /// Names in the listing in addition to the files.
     pub siblings: Vec<String>,
-    /// File to quirk, and how often it happens.
+    /// The quirk of a file, and how often it occurs.
     pub quirks: BTreeMap<String, (Quirk, usize)>,
     /// Sent instead of a file's ETag.
     pub etag: Option<String>,
-    /// Every request of the repository must carry it.
+    /// The token that every request of the repository must have.
     pub token: Option<String>,
-    /// Sent instead of anything else.
+    /// The response to every request.
     pub refusal: Option<(u16, &'static str)>,
     pub to_hub: Vec<Request>,
     pub to_storage: Vec<Request>,
@@ -158,7 +158,7 @@ pub struct FakeHub {
 }
 
 impl FakeHub {
-    /// A Hub whose `main` is at [`OLD`] with these files.
+    /// Creates a Hub whose `main` is at [`OLD`] with these files.
     pub fn new(files: &[(&str, &[u8])]) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
@@ -182,7 +182,7 @@ impl FakeHub {
         self.state.lock().unwrap().quirks.insert(file.into(), (quirk, times));
     }
 
-    /// Requests so far, of the Hub and of the storage; forgotten after that.
+    /// Returns and forgets the requests so far, of the Hub and of the storage.
     pub fn requests(&self) -> (Vec<Request>, Vec<Request>) {
         let mut state = self.state.lock().unwrap();
         (std::mem::take(&mut state.to_hub), std::mem::take(&mut state.to_storage))
@@ -242,7 +242,7 @@ impl State {
 
     fn small(&mut self, rest: &str, request: &Request) -> Reply {
         let reply = self.bytes(rest, request);
-        // Not a hash of the bytes alone, as a Git blob id is not.
+        // Like a Git blob id, this is not a hash of the bytes alone.
         let etag = format!("W/\"{}\"", &sha256(format!("blob {rest}").as_bytes())[..40]);
         reply.with("ETag", etag)
     }

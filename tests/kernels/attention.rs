@@ -1,17 +1,17 @@
-//! `attention.cu`. The plain forms compute in f32: half a place for each of a row's keys, in effect far fewer. Those of
-//! tensor cores round the weights of keys to bf16 on their way: off by up to two roundings of what a row is the sum of.
+//! Tests `attention.cu`. The plain forms compute in f32: half a place for each key of a row, in practice far fewer. The
+//! forms on tensor cores round the weights of keys to bf16 and are off by up to two roundings of the summed terms.
 
 use dpo_lora::device::{Arg, Kind};
 
 use crate::args;
 use crate::bench::{Bench, Buf, KINDS, encode, near, near_size, padded, same, trimmed, wide};
 
-/// Halves of a last place of the largest number of a row: plain, and on tensor cores.
+/// The tolerance in halves of a last place of the largest number of a row: plain, and on tensor cores.
 const PLACES: [f64; 2] = [100.0, 131_072.0];
-/// Rows of keys before those that are seen, NaN.
+/// Rows of NaN before the keys that are seen.
 const LEAD: usize = 3;
 
-/// A prompt, and what was written after it.
+/// A prompt and its continuations.
 type Tree = (usize, &'static [usize]);
 const SIBLINGS: &[Tree] = &[(70, &[3, 65]), (0, &[4]), (5, &[9, 1])];
 const SHORT: &[Tree] = &[(9, &[3, 5])];
@@ -42,12 +42,12 @@ impl Case {
         PLACES[usize::from(self.mma.is_some())]
     }
 
-    /// Columns behind a row of `o` or of its gradient.
+    /// Columns after a row of `o` or of its gradient.
     fn pitch(&self) -> usize {
         self.width() + if self.mma.is_some() { 8 } else { 3 }
     }
 
-    /// Runs a kernel: with its own arguments, then those that all have.
+    /// Runs a kernel with its own arguments, followed by those that all kernels have.
     fn launch(&self, bench: &Bench, name: &str, tiles: usize, args: &[Arg]) {
         let rows = if name == "attention_forward" { 80 } else { 96 };
         let (module, version, block, shared) = match self.mma {
@@ -78,7 +78,7 @@ impl Case {
     }
 }
 
-/// A run of rows: its first, their number, and the prefix that they all see.
+/// A run of rows: its first row, the number of rows, and the prefix that they all see.
 struct Span {
     at: usize,
     rows: usize,
@@ -107,7 +107,7 @@ impl Packed {
         all
     }
 
-    /// A span whose keys are seen by rows before `end`.
+    /// Returns a span whose keys are seen by rows before `end`.
     fn push(&mut self, rows: usize, prefix: (usize, usize), end: usize) {
         let at = self.positions.len();
         self.spans.push(Span { at, rows, prefix });
@@ -118,7 +118,7 @@ impl Packed {
         }
     }
 
-    /// Tiles of queries, up to `most` each; keys begin at row `lead`.
+    /// Returns tiles of up to `most` queries; keys begin at row `lead`.
     fn tiles(&self, most: usize, lead: usize) -> Vec<i32> {
         let tile = |span: &Span, first: usize| {
             let (p0, pn) = span.prefix;
@@ -131,7 +131,7 @@ impl Packed {
             .collect()
     }
 
-    /// The keys that each row sees.
+    /// Returns the keys that each row sees.
     fn seen(&self, window: usize) -> Vec<Vec<usize>> {
         let keys = |span: &Span, i: usize| {
             let (p0, pn) = span.prefix;
@@ -142,18 +142,18 @@ impl Packed {
     }
 }
 
-/// Queries, keys, values and the gradient of what comes out; one after another, without gaps.
+/// Queries, keys, values and the gradient of the output, one after another and without gaps.
 type Inputs<T> = [Vec<T>; 4];
 
-/// All that comes out, in f64.
+/// All outputs, in f64.
 #[derive(Default)]
 struct Want {
     o: Vec<f64>,
     lse: Vec<f64>,
     delta: Vec<f64>,
-    /// Of queries, and the parts of keys and values of each query head.
+    /// The gradients of queries, and the contributions of each query head to those of keys and values.
     d: [Vec<f64>; 3],
-    /// Sums of the squares of what these are sums of.
+    /// The sums of squares of the terms of these sums.
     squares: [Vec<f64>; 3],
 }
 
@@ -251,7 +251,7 @@ fn backward_q(
     dq.numbers(c.kind)
 }
 
-/// The parts of the gradients of keys and values.
+/// The contributions to the gradients of keys and values.
 fn backward_kv(bench: &Bench, c: &Case, packed: &Packed, x: &Inputs<f32>, want: &Want) -> [Vec<f32>; 2] {
     let pitch = c.pitch();
     let [q, k, v] = [0, 1, 2].map(|i| bench.input(c.kind, &x[i], 0));
@@ -277,7 +277,7 @@ fn backward_kv(bench: &Bench, c: &Case, packed: &Packed, x: &Inputs<f32>, want: 
     [dk.numbers(c.kind), dv.numbers(c.kind)]
 }
 
-/// Sums of `do·o`; `o` is what the forward pass gave.
+/// Sums of `do·o`, where `o` is the output of the forward pass.
 fn deltas(bench: &Bench, c: &Case, d_o: &[f32], o: &[f32]) {
     let (what, rows, pitch) = (format!("attention_delta {c:?}"), o.len() / c.width(), c.pitch());
     let (a, b) = (padded(d_o, c.width(), pitch), padded(o, c.width(), 2 * pitch - c.width()));
@@ -305,7 +305,7 @@ fn case(bench: &Bench, c: Case) {
     deltas(bench, &c, &x[3], &o);
     let dq = backward_q(bench, &c, &packed, &x, &want, 64);
     let [dk, dv] = backward_kv(bench, &c, &packed, &x, &want);
-    // A row that sees itself alone has no gradient: what is left comes from differences of numbers near √dim, scaled.
+    // A row that sees only itself has no gradient; differences of numbers near √dim remain, scaled.
     let least = if c.mma.is_some() { 0.02 } else { 4.0 };
     for (i, (name, found)) in [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter().enumerate() {
         let rows = want.d[i].chunks(c.dim).zip(want.squares[i].chunks(c.dim));
@@ -321,7 +321,7 @@ fn case(bench: &Bench, c: Case) {
     }
 }
 
-/// The bits of a tree do not depend on those before it.
+/// The bits of a tree do not depend on the trees before it.
 fn alone(bench: &Bench, c: Case) {
     let (packed, tree) = (Packed::new(c.trees), Packed::new(&c.trees[c.trees.len() - 1..]));
     let first = packed.positions.len() - tree.positions.len();
@@ -405,7 +405,7 @@ fn trees_do_not_meet() {
     }
 }
 
-/// The formulas against differences of the forward pass.
+/// The formulas compared with finite differences of the forward pass.
 #[test]
 fn gradients_are_those_of_attention() {
     let Some(bench) = Bench::new("attention differences") else { return };

@@ -1,4 +1,4 @@
-//! Where kernels are put to the test: buffers with guards around them, launches, random numbers, comparisons.
+//! Helpers of the kernel tests: guarded buffers, launches, random numbers, and comparisons.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub const KINDS: [Kind; 2] = [Kind::F32, Kind::Bf16];
 pub const F32: f64 = 1.0 / (1 << 24) as f64;
 pub const BF16: f64 = 1.0 / (1 << 8) as f64;
 
-/// Bytes before and behind a buffer, which must stay.
+/// The number of guard bytes before and after a buffer, which must not change.
 const GUARD: usize = 64;
 const MARK: u8 = 0xa7;
 
@@ -33,7 +33,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// `None` where there is no device and no compiler to make one.
+    /// Returns `None` without a device or a compiler to build one.
     pub fn new(name: &str) -> Option<Self> {
         let (random, drawn, seen) = (Stream::new(1, name), Cell::default(), RefCell::default());
         device().map(|device| Self { device, random, drawn, seen })
@@ -44,7 +44,7 @@ impl Bench {
         self.drawn.get()
     }
 
-    /// Normal numbers.
+    /// Returns normal numbers.
     pub fn normal(&self, count: usize, spread: f32) -> Vec<f32> {
         let one = || {
             let (a, b) = (1.0 - self.random.uniform(self.next()), self.random.uniform(self.next()));
@@ -53,7 +53,7 @@ impl Bench {
         (0..count).map(|_| spread * one()).collect()
     }
 
-    /// The same, as numbers of a kind.
+    /// Returns normal numbers of a type.
     pub fn rounded(&self, kind: Kind, count: usize, spread: f32) -> Vec<f32> {
         round(kind, &self.normal(count, spread))
     }
@@ -81,22 +81,22 @@ impl Bench {
         buf
     }
 
-    /// Bytes that a kernel only reads.
+    /// Uploads bytes that a kernel only reads.
     pub fn bytes(&self, bytes: &[u8]) -> Buf<'_> {
         self.put(bytes, 0, true)
     }
 
-    /// Numbers that a kernel only reads, `shift` numbers off a multiple of 16 bytes.
+    /// Uploads numbers that a kernel only reads, `shift` numbers after a multiple of 16 bytes.
     pub fn input(&self, kind: Kind, values: &[f32], shift: usize) -> Buf<'_> {
         self.put(&encode(kind, values), shift * kind.size(), true)
     }
 
-    /// Numbers that a kernel may change.
+    /// Uploads numbers that a kernel may change.
     pub fn changing(&self, kind: Kind, values: &[f32], shift: usize) -> Buf<'_> {
         self.put(&encode(kind, values), shift * kind.size(), false)
     }
 
-    /// Numbers that a kernel writes: NaN until then.
+    /// Returns memory for numbers that a kernel writes; it contains NaN until then.
     pub fn output(&self, kind: Kind, count: usize, shift: usize) -> Buf<'_> {
         self.changing(kind, &vec![f32::NAN; count], shift)
     }
@@ -129,19 +129,19 @@ impl Bench {
         self.launch(module, &format!("{name}_{}", kind.name()), geometry, args);
     }
 
-    /// A hash of all that was read.
+    /// Returns a hash of everything that was read.
     pub fn seen(&self) -> String {
         self.seen.borrow().finalize().to_hex().to_string()
     }
 }
 
-/// Memory of a device between guards, which are looked at whenever it is read, and at last.
+/// Device memory between guards, which are checked at every reading and at the end.
 pub struct Buf<'a> {
     bench: &'a Bench,
     memory: Address,
     start: usize,
     len: usize,
-    /// What must still be there.
+    /// The bytes that must not have changed.
     kept: Option<Vec<u8>>,
 }
 
@@ -180,7 +180,7 @@ impl Drop for Buf<'_> {
     }
 }
 
-/// An argument that may be left out.
+/// An optional argument.
 pub fn at(buf: Option<&Buf>) -> Address {
     buf.map_or(Address::NONE, Buf::at)
 }
@@ -207,13 +207,13 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// Rows `width` long as rows `pitch` long, NaN behind them.
+/// Returns rows of length `width` at a pitch of `pitch`, with NaN in between.
 pub fn padded(values: &[f32], width: usize, pitch: usize) -> Vec<f32> {
     let row = |row: &[f32]| [row, &vec![f32::NAN; pitch - width]].concat();
     values.chunks_exact(width).flat_map(row).collect()
 }
 
-/// Rows without their tails, which must be zeros.
+/// Returns rows without their tails, which must be zeros.
 pub fn trimmed(what: &str, values: &[f32], width: usize, pitch: usize) -> Vec<f32> {
     assert!(
         values.chunks_exact(pitch).all(|row| row[width..].iter().all(|x| x.to_bits() == 0)),
@@ -222,13 +222,13 @@ pub fn trimmed(what: &str, values: &[f32], width: usize, pitch: usize) -> Vec<f3
     values.chunks_exact(pitch).flat_map(|row| row[..width].to_vec()).collect()
 }
 
-/// Asserts that rows of `width` numbers are right, up to `places` halves of a last place of f32 of the largest number of
-/// the row, and one rounding to `kind`.
+/// Asserts that rows of `width` numbers are correct up to `places` halves of a last place of f32 of the largest number
+/// of the row, and one rounding to `kind`.
 pub fn near(what: &str, kind: Kind, found: &[f32], want: &[f64], width: usize, places: f64) {
     near_size(what, kind, found, want, width, places, 0.0);
 }
 
-/// The same, where the numbers come from others of a size.
+/// Asserts the same with a given size of the summed terms.
 pub fn near_size(what: &str, kind: Kind, found: &[f32], want: &[f64], width: usize, places: f64, size: f64) {
     assert_eq!(found.len(), want.len(), "{what}");
     let rounding = if kind == Kind::Bf16 { BF16 } else { 0.0 };
@@ -236,7 +236,7 @@ pub fn near_size(what: &str, kind: Kind, found: &[f32], want: &[f64], width: usi
         let most = want.iter().fold(size.max(1e-30), |most, x| most.max(x.abs()));
         for (j, (f, w)) in found.iter().zip(want).enumerate() {
             let off = (f64::from(*f) - w).abs();
-            // A rounded number's rounding is of what was computed, a little off too.
+            // The rounded number was computed, and is itself slightly off.
             let bound = places * F32 * most * (1.0 + rounding) + rounding * w.abs();
             assert!(
                 off <= bound,
@@ -246,7 +246,7 @@ pub fn near_size(what: &str, kind: Kind, found: &[f32], want: &[f64], width: usi
     }
 }
 
-/// Asserts that bits are the same.
+/// Asserts that bits are equal.
 pub fn same(what: &str, found: &[u8], want: &[u8]) {
     assert_eq!(found.len(), want.len(), "{what}");
     if let Some(i) = found.iter().zip(want).position(|(f, w)| f != w) {
@@ -254,12 +254,12 @@ pub fn same(what: &str, found: &[u8], want: &[u8]) {
     }
 }
 
-/// Asserts that row `row` is the same bits as the one row of `alone`.
+/// Asserts that row `row` has the same bits as the only row of `alone`.
 pub fn same_row(what: &str, all: &[u8], alone: &[u8], row: usize) {
     same(&format!("{what}: row {row} alone"), &all[row * alone.len()..][..alone.len()], alone);
 }
 
-/// Rows that were picked.
+/// Returns the selected rows.
 pub fn picked<T: Copy>(values: &[T], width: usize, rows: &[usize]) -> Vec<T> {
     rows.iter().flat_map(|row| values[row * width..][..width].to_vec()).collect()
 }

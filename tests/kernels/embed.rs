@@ -1,4 +1,4 @@
-//! `embed.cu`: the same bits as the processor reads out of weights.
+//! Tests `embed.cu`, whose results must have the same bits as weights read by the processor.
 
 use dpo_lora::device::Kind;
 use dpo_lora::weights::{BlockKind, FrozenWeight};
@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::args;
 use crate::bench::{Bench, Buf, KINDS, at, encode, picked, same, trimmed};
 
-/// How numbers are stored: the kernels' code, and the blocks of quantised ones.
+/// How numbers are stored: the kernels' code, and the blocks of quantised types.
 #[derive(Clone, Copy, Debug)]
 struct Storage {
     code: i32,
@@ -23,7 +23,7 @@ fn quantised() -> Vec<Storage> {
     all.enumerate().map(|(i, kind)| Storage { code: 16 + i as i32, blocks: Some(kind) }).collect()
 }
 
-/// bitsandbytes' numbers of the codes of NF4.
+/// bitsandbytes' numbers for the codes of NF4.
 const NF4: [f32; 16] = [
     -1.0,
     -0.6961928,
@@ -43,7 +43,7 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// Blocks of random bytes, with finite scales, and their numbers.
+/// Blocks of random bytes with finite scales, and their numbers.
 fn random_blocks(bench: &Bench, kind: BlockKind, rows: usize, columns: usize) -> (Vec<u8>, Vec<f32>) {
     let (numbers, size) = kind.block();
     let halves: &[usize] = match kind {
@@ -94,7 +94,7 @@ fn random(bench: &Bench, storage: Storage, rows: usize, columns: usize) -> (Vec<
     }
 }
 
-/// Widths that a storage has.
+/// The widths that a storage type can have.
 fn widths(storage: Storage) -> Vec<usize> {
     let block = storage.blocks.map_or(1, |kind| kind.block().0);
     if block == 1 { vec![7, 36, 64, 896, 2056] } else { vec![block, 3 * block, 2048 + block] }

@@ -1,11 +1,11 @@
-//! `gated_act.cu`. A dozen operations a number, and exponentials to two places.
+//! Tests `gated_act.cu`: a dozen operations per number, with exponentials that are exact to two places.
 
 use dpo_lora::device::Kind;
 
 use crate::args;
 use crate::bench::{Bench, KINDS, at, near, padded, picked, same, same_row, trimmed};
 
-/// Halves of a last place of the largest number of a row.
+/// The tolerance in halves of a last place of the largest number of a row.
 const PLACES: f64 = 24.0;
 
 /// The error function, by a series of positive terms.
@@ -19,7 +19,7 @@ fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 { x.signum() } else { sum * (-x * x).exp() * std::f64::consts::FRAC_2_SQRT_PI }
 }
 
-/// act(x) and act'(x).
+/// Returns act(x) and act'(x).
 fn act(act: i32, x: f64) -> (f64, f64) {
     use std::f64::consts::{PI, SQRT_2};
     let positive = x.max(0.0);
@@ -64,7 +64,7 @@ struct Case {
     bias: bool,
     pad: usize,
     shift: usize,
-    /// Blocks along the row.
+    /// The number of blocks along the row.
     blocks: usize,
     again: bool,
 }

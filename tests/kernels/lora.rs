@@ -1,4 +1,4 @@
-//! `lora.cu`: packing, sums of parts and dropout, the same bits as on the processor.
+//! Tests `lora.cu`: packing, sums of parts and dropout, with the same bits as on the processor.
 
 use dpo_lora::device::Kind;
 use dpo_lora::random::Stream;
@@ -35,7 +35,7 @@ impl Entry {
             .concat()
     }
 
-    /// The matrix in the flat buffer, times the scale.
+    /// Returns the matrix in the flat buffer, times the scale.
     fn of(&self, values: &[f32]) -> Vec<f32> {
         let row = |i: usize| &values[self.from + i * self.ld_from..][..self.columns];
         (0..self.rows).flat_map(|i| row(i).iter().map(|x| x * self.scale)).collect()
@@ -95,7 +95,7 @@ fn parts(bench: &Bench, kind: Kind, count: usize, rows: usize, columns: usize, p
     same("sum_parts", &encode(kind, &found), &encode(kind, &sums));
 }
 
-/// `out` the same bits; `dx` up to the one addition, which a card contracts.
+/// `out` has the same bits; `dx` may differ by the one addition, which a card contracts.
 pub fn drops(bench: &Bench, kind: Kind, rows: usize, columns: usize, (pad, shift): (usize, usize), p: f32) {
     let what = format!("dropout {kind:?} {rows} {columns} {pad} {shift} {p}");
     let stream = Stream::new(bench.word(), "dropout");
@@ -177,7 +177,7 @@ fn a_draw_that_is_the_probability_is_kept() {
     let Some(bench) = Bench::new("draws") else { return };
     let stream = Stream::new(3, "draws");
     for i in 0..40 {
-        // The least number above a draw drops it, the draw itself does not.
+        // The least number above a draw drops it; the draw itself does not.
         let uniform = stream.child(0).uniform(i);
         for (p, is_kept) in [(uniform, true), (uniform.next_up(), false)] {
             let (from, out) = (bench.input(Kind::F32, &[1.0; 40], 0), bench.output(Kind::F32, 40, 0));

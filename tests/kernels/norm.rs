@@ -1,17 +1,18 @@
-//! `norm.cu`. Sums of a row of n numbers in f32: half a place for each of the levels of the sum, some more for the root.
+//! Tests `norm.cu`. The sums of a row of n numbers in f32 are off by half a place for each level of the sum, and the
+//! root by some more.
 
 use dpo_lora::device::Kind;
 
 use crate::args;
 use crate::bench::{Bench, KINDS, at, near, near_size, padded, picked, same_row, trimmed, wide};
 
-/// Halves of a last place of the largest number of a row.
+/// The tolerance in halves of a last place of the largest number of a row.
 const PLACES: f64 = 60.0;
-/// Large, so that a wrong one is seen.
+/// Large, so that a wrong value is detected.
 const EPS: f32 = 0.02;
 const POST_EPS: f32 = 0.05;
 
-/// A norm of a run of numbers: 0 none, 1 RMS, 2 layer norm. Gains and biases are as many as numbers.
+/// The norm of a run of numbers: 0 none, 1 RMS, 2 layer norm. There are as many gains and biases as numbers.
 pub fn norm(x: &[f64], kind: i32, gain: &[f64], bias: Option<&[f64]>, eps: f32) -> Vec<f64> {
     if kind == 0 {
         return x.to_vec();
@@ -20,7 +21,7 @@ pub fn norm(x: &[f64], kind: i32, gain: &[f64], bias: Option<&[f64]>, eps: f32) 
     (0..x.len()).map(|i| (x[i] - mean) * n * gain[i] + bias.map_or(0.0, |bias| bias[i])).collect()
 }
 
-/// Mean (0 for RMS) and 1/√(variance + ε).
+/// Returns the mean (0 for RMS) and 1/√(variance + ε).
 fn moments(x: &[f64], kind: i32, eps: f32) -> (f64, f64) {
     let size = x.len() as f64;
     let mean = if kind == 2 { x.iter().sum::<f64>() / size } else { 0.0 };
@@ -28,7 +29,7 @@ fn moments(x: &[f64], kind: i32, eps: f32) -> (f64, f64) {
     (mean, 1.0 / (variance + f64::from(eps)).sqrt())
 }
 
-/// The gradient of x for that of the norm.
+/// Returns the gradient of x, given that of the norm.
 pub fn slope(x: &[f64], d: &[f64], kind: i32, gain: &[f64], eps: f32) -> Vec<f64> {
     if kind == 0 {
         return d.to_vec();
@@ -64,7 +65,7 @@ struct Case {
     rows: usize,
     hidden: usize,
     norm: i32,
-    /// Of what is added; none without y.
+    /// The norm of what is added; none without y.
     post: i32,
     y: bool,
     bias: bool,
@@ -85,7 +86,7 @@ impl Case {
     }
 }
 
-/// `x_out` and `out`; each row is also computed alone.
+/// Tests `x_out` and `out`; each row is also computed alone.
 fn forward(bench: &Bench, c: Case) {
     let (what, hidden, shift) = (format!("norm_forward {c:?}"), c.hidden, c.shift);
     let from = c.rows + if c.gathered { 3 } else { 0 };
@@ -162,7 +163,7 @@ fn forward(bench: &Bench, c: Case) {
     }
 }
 
-/// `dx` and `out`. Without `y` the gradient that comes is zero.
+/// Tests `dx` and `out`. Without `y` the incoming gradient is zero.
 fn backward(bench: &Bench, c: Case, second: bool) {
     let (what, hidden, shift) = (format!("norm_backward {c:?} second {second}"), c.hidden, c.shift);
     let x: Vec<f32> = bench.normal(c.rows * hidden, 2.0).iter().map(|x| x + 0.5).collect();
@@ -310,7 +311,7 @@ fn scored(bench: &Bench, c: Case) {
         }
         want.extend(slope(&wide(&x[i * hidden..][..hidden]), &d, c.norm, &wide(&gain), EPS));
     }
-    // What is summed may cancel: its terms are near 1.
+    // The summed terms may cancel; they are near 1.
     near_size(&what, Kind::F32, &all.2, &want, hidden, PLACES, 1.0);
     if c.outs[1] {
         let want: Vec<f64> = want.iter().map(|x| f64::from(scale) * x).collect();

@@ -1,4 +1,4 @@
-//! `optimizer.cu`: the same bits as the optimizers on the processor, step after step.
+//! Tests `optimizer.cu`: the same bits as the optimizers on the processor, step by step.
 
 use dpo_lora::device::{Arg, Kind};
 use dpo_lora::train::optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
@@ -104,7 +104,7 @@ fn steps_are_those_of_the_processor() {
     for kind in KINDS {
         for (n, shift) in [(1, 0), (7, 1), (1023, 0), (1024, 1), (20_001, 0), (5000, 1)] {
             steps(&bench, &config(kind, (0.9, 0.999, 0.01)), n, shift, 1.0);
-            // A weight of 0.5 or more is another form of the average.
+            // For a weight of 0.5 or more the average has another form.
             steps(&bench, &config(kind, (0.2, 0.95, 0.0)), n, shift, 0.37);
         }
     }

@@ -1,4 +1,5 @@
-//! On the processor, the order in which blocks, warps and lanes run changes no bit, nor does when asynchronous copies land.
+//! On the processor, neither the order in which blocks, warps and lanes run nor the time at which asynchronous copies
+//! complete changes a bit.
 
 use std::process::Command;
 
@@ -6,7 +7,7 @@ use crate::bench::Bench;
 use crate::common::device::is_card;
 use crate::{adapters, attention, embed, gated_act, norm, optimizer, qkv, token_logps};
 
-/// Run alone by the test below, with an order in its environment.
+/// Run separately by the test below, with an order in its environment.
 #[test]
 fn in_an_order() {
     if std::env::var_os("SHIM_ORDER").is_none() || is_card() {

@@ -1,11 +1,12 @@
-//! The compiled kernels are those of the sources beside them.
+//! The compiled kernels match the sources beside them.
 
 use std::fs;
 use std::path::Path;
 
 use ring::digest::{Context, SHA256};
 
-/// What `tests/device/ptx.py` writes first: the hash of all headers in the order of their names, then of the source.
+/// The first line that `tests/device/ptx.py` writes: the hash of all headers in the order of their names, then of the
+/// source.
 fn first_line(folder: &Path, source: &str) -> String {
     let mut headers: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     headers.retain(|path| path.extension().is_some_and(|end| end == "cuh"));
@@ -30,7 +31,7 @@ fn compiled_kernels_are_those_of_their_sources() {
         names.sort();
         names
     };
-    // Attention is compiled for each size of heads.
+    // Attention is compiled for each head size.
     let source = |module: &str| {
         module.split('_').next().filter(|name| *name == "attention").unwrap_or(module).to_string()
     };

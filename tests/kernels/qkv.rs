@@ -1,4 +1,5 @@
-//! `qkv.cu`. Norms of runs of numbers near 1, turned: half a place for each operation, and the sums of a run.
+//! Tests `qkv.cu`: norms of runs of numbers near 1, rotated. Each operation is off by half a place, and so are the sums
+//! of a run.
 
 use dpo_lora::device::{Arg, Kind};
 
@@ -6,9 +7,9 @@ use crate::args;
 use crate::bench::{Bench, Buf, KINDS, at, near, padded, picked, same_row, trimmed, wide};
 use crate::norm::{norm, slope};
 
-/// Halves of a last place of the largest number of a row, forwards and backwards.
+/// The tolerances in halves of a last place of the largest number of a row, forward and backward.
 const PLACES: [f64; 2] = [80.0, 160.0];
-/// Large, so that a wrong one is seen.
+/// Large, so that a wrong value is detected.
 const EPS: [f32; 2] = [0.02, 0.05];
 
 #[derive(Clone, Copy, Debug)]
@@ -30,11 +31,11 @@ struct Case {
     shift: usize,
     /// k, v and angles are in rows of their own.
     scattered: bool,
-    /// Blocks; 0: as many as is best.
+    /// The number of blocks; 0 chooses the best.
     blocks: usize,
 }
 
-/// What is normed together, and how many gains there are.
+/// Which numbers are normed together, and how many gains there are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Runs {
     Heads,
@@ -44,7 +45,7 @@ enum Runs {
     AllWithFewGains,
 }
 
-/// Queries or keys: their norm, and their angles.
+/// Queries or keys: their norm and their angles.
 struct Part {
     size: usize,
     gain: Vec<f32>,
@@ -80,7 +81,7 @@ impl Part {
         }
     }
 
-    /// Turns a row's heads, or turns them back.
+    /// Rotates a row's heads, or rotates them back.
     fn turn(&self, c: &Case, row: usize, x: &mut [f64], direction: f64) {
         let from = self.rows[row] as usize * self.half;
         for head in x.chunks_mut(c.dim) {
@@ -92,7 +93,7 @@ impl Part {
         }
     }
 
-    /// f(run, gains, biases) of all runs.
+    /// Applies f(run, gains, biases) to all runs.
     fn by_runs(&self, x: &[f64], f: impl Fn(usize, &[f64], &[f64], &[f64]) -> Vec<f64>) -> Vec<f64> {
         let (gains, size) = (self.gain.len(), self.size);
         let of = |values: &[f32], run: usize| -> Vec<f64> {
@@ -127,7 +128,7 @@ impl Part {
     }
 }
 
-/// A row with everything that happens to it.
+/// Computes a row with all its operations.
 struct Model {
     c: Case,
     bias: Vec<f32>,
@@ -139,7 +140,7 @@ impl Model {
         (self.c.heads + 2 * self.c.kv_heads) * self.c.dim
     }
 
-    /// Column of y of each column of q|k|v.
+    /// The column of y for each column of q|k|v.
     fn columns(&self) -> Vec<usize> {
         let Case { heads, kv_heads, dim, per_head, .. } = self.c;
         let group = heads / kv_heads;
@@ -151,7 +152,7 @@ impl Model {
         (0..heads + 2 * kv_heads).flat_map(|head| (0..dim).map(move |i| slot(head) * dim + i)).collect()
     }
 
-    /// Queries, keys and values before norms and rotation; and whether a column of y was within the clip.
+    /// Returns queries, keys and values before norms and rotation, and whether each column of y was within the clip.
     fn projected(&self, y: &[f64]) -> ([Vec<f64>; 3], Vec<bool>) {
         let clip = if self.c.clip > 0.0 { f64::from(self.c.clip) } else { f64::INFINITY };
         let z: Vec<f64> =
@@ -167,7 +168,7 @@ impl Model {
         [self.parts[0].forward(&self.c, row, q), self.parts[1].forward(&self.c, row, k), v]
     }
 
-    /// The gradient of y for those of q, k and v.
+    /// Returns the gradient of y, given those of q, k and v.
     fn backward(&self, row: usize, y: &[f64], [dq, dk, dv]: [Vec<f64>; 3]) -> Vec<f64> {
         let ([q, k, _], inside) = self.projected(y);
         let dq = self.parts[0].backward(&self.c, row, q, dq);
@@ -180,7 +181,7 @@ impl Model {
     }
 }
 
-/// The model's vectors and tables on the device, as they stand among the arguments.
+/// The model's vectors and tables on the device, in the order of the arguments.
 struct Placed<'a> {
     bias: Option<Buf<'a>>,
     norms: Vec<[Option<Buf<'a>>; 2]>,
@@ -213,7 +214,7 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// Name and geometry of a kernel.
+/// The name and geometry of a kernel.
 fn launched(m: &Model, name: &str, rows: usize, at_once: usize) -> (String, ([usize; 2], usize, usize)) {
     let (block, middle) = if m.c.norm == 0 { (128, "") } else { (256, "norm_") };
     let items = rows.div_ceil(at_once) * m.width() / 16;
@@ -222,7 +223,7 @@ fn launched(m: &Model, name: &str, rows: usize, at_once: usize) -> (String, ([us
     (format!("qkv_{middle}{name}"), ([blocks, 1], block, 4 * m.width()))
 }
 
-/// The rows of the angles of some rows.
+/// The angles of some rows.
 fn angle_rows<'a>(bench: &'a Bench, m: &Model, sel: &[usize]) -> [Option<Buf<'a>>; 2] {
     let needed = m.c.scattered || sel.len() < m.c.rows;
     let put = |rows: &[u32]| needed.then(|| bench.bytes(bytemuck::cast_slice(&picked(rows, 1, sel))));
@@ -268,7 +269,7 @@ fn forward(bench: &Bench, m: &Model, placed: &Placed, y: &[f32]) {
     }
 }
 
-/// The parts of the query heads of each key head, added up.
+/// Sums the contributions of the query heads of each key head.
 fn summed(c: &Case, parts: &[f32]) -> Vec<f64> {
     let group = c.heads / c.kv_heads * c.dim;
     parts
@@ -311,7 +312,7 @@ fn backward(bench: &Bench, m: &Model, placed: &Placed, y: &[f32]) {
     near(&what, c.kind, &trimmed(&what, &all.1, width, lddy), &want, width, PLACES[1]);
 }
 
-/// The formula against differences of the forward pass.
+/// The formula compared with finite differences of the forward pass.
 fn differences(m: &Model, y: &[f64], d: &[Vec<f64>; 3], found: &[f64]) {
     for j in 0..y.len() {
         let at = |step: f64| {
@@ -375,7 +376,7 @@ const NORMS: [(i32, bool, Runs); 8] = [
     (2, false, Runs::Heads),
 ];
 
-/// Every norm with every layout and pairing: by rows and by items, with and without all that is optional.
+/// Every norm with every layout and pairing: by rows and by items, with and without every optional argument.
 fn small(bench: &Bench, kind: Kind) {
     for (per_head, interleaved) in [(false, false), (false, true), (true, false), (true, true)] {
         for (i, (norm, after, runs)) in NORMS.into_iter().enumerate() {

@@ -1,5 +1,5 @@
-//! `token_logps.cu`. Log-probs are differences of logits: off by places of the largest. Weights are probabilities, off by
-//! places of the exponents that they come from.
+//! Tests `token_logps.cu`. Log-probs are differences of logits and are off by places of the largest one. Weights are
+//! probabilities and are off by places of their exponents.
 
 use dpo_lora::device::Kind;
 
@@ -19,14 +19,14 @@ struct Case {
     spread: f32,
 }
 
-/// l, and its slope.
+/// Returns l and its slope.
 fn shaped(c: &Case, z: f32, bias: Option<f32>) -> (f64, f64) {
     let s = f64::from(c.scale) * (f64::from(z) + bias.map_or(0.0, f64::from));
     let cap = f64::from(c.softcap);
     if cap > 0.0 { (cap * (s / cap).tanh(), 1.0 - (s / cap).tanh().powi(2)) } else { (s, 1.0) }
 }
 
-/// Log-prob of a row's target, and its weights.
+/// Returns the log-prob of a row's target, and its weights.
 fn logp(c: &Case, row: &[f32], bias: Option<&[f32]>, target: usize) -> (f64, Vec<f64>, Vec<f64>) {
     let (l, slope): (Vec<f64>, Vec<f64>) =
         row.iter().enumerate().map(|(j, z)| shaped(c, *z, bias.map(|bias| bias[j]))).unzip();
@@ -132,7 +132,7 @@ fn log_probs_and_their_gradients() {
     }
 }
 
-/// Far from zero, where e^l alone is nothing.
+/// Far from zero, where e^l alone vanishes.
 #[test]
 fn logits_may_all_be_far_below_zero() {
     let Some(bench) = Bench::new("token_logps low") else { return };

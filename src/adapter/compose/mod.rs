@@ -1,10 +1,11 @@
-//! Combines several adapters into one, as PEFT's `add_weighted_adapter` does (PEFT 0.21, `peft/tuners/lora/model.py` and
-//! `peft/utils/merge_utils.py`).
+//! Combines several adapters into one, as PEFT's `add_weighted_adapter` does (PEFT 0.21, `peft/tuners/lora/model.py`
+//! and `peft/utils/merge_utils.py`).
 //!
-//! For adapters of one rank, `linear`, `ties`, `dare_*` and `magnitude_prune` combine all A and all B element by element, with
-//! each adapter's factor `f = weight·scale` split into `√|f|` for B and `sign(f)·√|f|` for A: cheap, but not the sum of the
-//! products. `cat` puts the matrices side by side: the exact sum, with the sum of the ranks. `svd` is the best
-//! approximation of that sum with a given rank, computed from the factors alone (`factors.rs`).
+//! For adapters of one rank, `linear`, `ties`, `dare_*` and `magnitude_prune` combine all A and all B element by
+//! element. Each adapter's factor `f = weight·scale` is split into `√|f|` for B and `sign(f)·√|f|` for A. This is
+//! cheap, but it is not the sum of the products. `cat` puts the matrices side by side, which gives the exact sum with
+//! the sum of the ranks. `svd` is the best approximation of that sum with a given rank, computed from the factors alone
+//! (`factors.rs`).
 //!
 //! The result has scale 1 (`lora_alpha = r`, no rsLoRA). PEFT also gives its result `lora_alpha = r`, but keeps
 //! `use_rslora` of the first adapter, which would scale the result by √r; that is not reproduced here.
@@ -62,13 +63,14 @@ impl fmt::Display for Combination {
 pub struct ComposeOptions {
     /// The combination.
     pub combination: Combination,
-    /// Share of elements that `ties`, `dare_*` and `magnitude_prune` keep, in (0, 1].
+    /// The share of elements that `ties`, `dare_*` and `magnitude_prune` keep, in (0, 1].
     pub density: f64,
     /// For `ties` and `dare_ties`.
     pub majority_sign: MajoritySign,
-    /// Seed of the random mask of `dare_*`. The mask is this crate's own; PEFT draws its mask with torch's global generator.
+    /// Seed of the random mask of `dare_*`. The mask is this crate's own; PEFT draws its mask with torch's global
+    /// generator.
     pub seed: u64,
-    /// Rank of `svd`; `None`: the largest of the adapters, as in PEFT.
+    /// The rank of `svd`; `None` is the largest rank of the adapters, as in PEFT.
     pub rank: Option<usize>,
 }
 
@@ -88,12 +90,12 @@ pub struct Kept {
 pub struct Composed {
     /// Its matrices; every scale is 1.
     pub adapters: Adapters,
-    /// Of `svd`: what the rank left of each module.
+    /// What `svd` kept of each module.
     pub kept: Option<Vec<Kept>>,
 }
 
 impl Composed {
-    /// Share of the energy ‖ΔW‖_F² that the rank kept: over all modules together, and in the module that lost most.
+    /// Returns the share of the energy ‖ΔW‖_F² that the rank kept, over all modules and in the module that lost most.
     /// `None` unless singular values were removed.
     pub fn energy(&self) -> Option<(f64, f64)> {
         let share = |kept: f64, total: f64| if total > 0.0 { kept / total } else { 1.0 };
@@ -129,11 +131,12 @@ struct Matrices {
     b: Vec<f32>,
 }
 
-/// Combines adapters of one base, each times its weight. A module that only some adapt is combined from those.
+/// Combines adapters of one base, each multiplied by its weight. A module that only some adapters adapt is combined
+/// from those.
 ///
 /// # Errors
-/// If a module has other sizes in another adapter, the combination needs one rank and there are several (all such modules
-/// are named), or a setting is out of its range.
+/// Fails if a module has different sizes in two adapters, if the combination needs equal ranks and they differ (the
+/// error names all such modules), or if a setting is out of range.
 pub fn compose(parts: &[(&Adapters, f64)], options: &ComposeOptions) -> Result<Composed> {
     compose_with(parts, options, &|adapter, module, half, density| {
         let stream = Stream::new(options.seed, &format!("dare {adapter} {half} {module}"));
@@ -165,7 +168,7 @@ fn compose_with(parts: &[(&Adapters, f64)], options: &ComposeOptions, masks: &Ma
     let mut adapters = Adapters::zeros(loras)?;
     let ranges: Vec<_> =
         adapters.loras("a combination of adapters")?.iter().map(|lora| (lora.a(), lora.b())).collect();
-    // Modules come sorted by name in both.
+    // Both lists of modules are sorted by name.
     adapters.update(|values| {
         for ((a, b), (matrices, _)) in ranges.into_iter().zip(&combined) {
             values[a].copy_from_slice(&matrices.a);
@@ -178,7 +181,10 @@ fn compose_with(parts: &[(&Adapters, f64)], options: &ComposeOptions, masks: &Ma
     Ok(Composed { adapters, kept: combined.into_iter().map(|(_, kept)| kept).collect() })
 }
 
-/// Returns every adapted module, sorted by name. The error names every module that cannot be combined.
+/// Returns every adapted module, sorted by name.
+///
+/// # Errors
+/// Fails if a setting is invalid or a module cannot be combined; the error lists all problems.
 fn modules<'a>(parts: &[(&'a Adapters, f64)], options: &ComposeOptions) -> Result<Vec<Module<'a>>> {
     let mut problems = Problems::default();
     problems.require(!parts.is_empty(), || "there is nothing to combine: name an adapter".into());
@@ -214,7 +220,7 @@ fn modules<'a>(parts: &[(&'a Adapters, f64)], options: &ComposeOptions) -> Resul
     Ok(modules.into_values().collect())
 }
 
-/// `A` rows times the factor, one adapter below the other; `B` columns beside each other.
+/// Stacks the rows of `A`, multiplied by the factors, and puts the columns of `B` side by side.
 fn side_by_side(module: &Module) -> Matrices {
     let rank = module.parts.iter().map(|part| part.rank).sum();
     let scaled =
@@ -230,11 +236,11 @@ fn side_by_side(module: &Module) -> Matrices {
     Matrices { rank, a, b }
 }
 
-/// The sum, reduced to a rank.
+/// Returns the sum reduced to a rank.
 fn cut(module: &Module, rank: Option<usize>) -> (Matrices, Kept) {
     let Lora { inputs, outputs, .. } = *module.lora;
     let rank = rank.unwrap_or_else(|| module.parts.iter().map(|part| part.rank).max().unwrap_or(1));
-    // Columns of B, and of Aᵀ times the factor.
+    // The columns of B, and of Aᵀ multiplied by the factor.
     let column =
         |part: &Part, k: usize| part.b.iter().skip(k).step_by(part.rank).map(|b| f64::from(*b)).collect();
     let row = |part: &Part, k: usize| {

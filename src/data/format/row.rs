@@ -6,14 +6,14 @@ use super::super::example::Origin;
 use super::python;
 use crate::error::Result;
 
-/// The longest value that is held in memory as a whole: a line, an element of an array, a wrapped file, a record of a
-/// CSV file. Bytes.
+/// The maximum size in bytes of a value that is held in memory as a whole: a line, an element of an array, a wrapped
+/// file or a record of a CSV file.
 pub(super) const MOST_BYTES: usize = 256 << 20;
 
 /// A record as it appears in its file, not yet validated.
 ///
-/// JSON has no NaN: it becomes the object `{"NaN": PLACE}` (the infinities likewise). A column that is not used may hold
-/// it; in one that is used it has the wrong type, and the error names it.
+/// JSON has no NaN. It is read as the object `{"NaN": PLACE}`, and the infinities likewise. An unused column may
+/// contain it; in a column that is used it is an error of type, whose message names NaN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The origin of the row.
@@ -31,23 +31,23 @@ pub(super) struct Broken {
     pub(super) line: usize,
     /// 1-based column in characters.
     pub(super) column: usize,
-    /// What is wrong, from `not valid ...` to the column.
+    /// The message before the column, beginning with `not valid`.
     what: &'static str,
-    /// What is wrong, behind the column.
+    /// The message after the column.
     detail: String,
     /// Whether the text ends too early.
     pub(super) unfinished: bool,
 }
 
 impl Broken {
-    /// The message with its column; `before` characters stand before the text in its first line.
+    /// Returns the message with its column. `before` is the number of characters before the text in its first line.
     pub(super) fn message(&self, before: usize) -> String {
         let column = if self.line == 1 { self.column + before } else { self.column };
         format!("{} at column {column}{}", self.what, self.detail)
     }
 }
 
-/// Parses `text` as one JSON value. What Python's json writes for NaN and the infinities is read as well.
+/// Parses `text` as one JSON value. NaN and the infinities are accepted as Python's json writes them.
 pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, Broken> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let (line, column) = place(&bytes[..e.valid_up_to()]);
@@ -59,7 +59,7 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, Broken> {
         Err(first) => match python::read(text) {
             python::Reading::Value(value) => Ok(value),
             python::Reading::Plain => Err(broken(text, &first)),
-            // The numbers are in order, something else is not.
+            // The numbers are valid; the error is elsewhere.
             python::Reading::Other(error) => Err(broken(text, &error)),
             python::Reading::Surrogate { at, escape } => {
                 let (line, column) = place(&bytes[..at]);

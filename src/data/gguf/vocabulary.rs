@@ -98,7 +98,7 @@ pub(super) fn listed_merges(metadata: Metadata) -> Result<Option<Vec<Value>>> {
     let split = |line: &&str| {
         let halves = line
             .split_once(' ')
-            .ok_or_else(|| Error::Data(format!("the merge {line:.80?} is not of two tokens")));
+            .ok_or_else(|| Error::Data(format!("the merge {line:.80?} does not consist of two tokens")));
         halves.map(|(left, right)| json!([left, right]))
     };
     lines.iter().map(split).collect::<Result<Vec<_>>>().map(Some)

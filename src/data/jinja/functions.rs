@@ -90,7 +90,7 @@ pub(super) fn call(surroundings: &Surroundings, name: &str, args: Given) -> Res<
             let Some(format) = args.text("format")? else { return fail("strftime_now needs a format") };
             strftime(surroundings.now, format).map(Value::text)
         }
-        other => fail(format!("{other}() gives something else each time and is not supported")),
+        other => fail(format!("{other}() returns something different each time and is not supported")),
     }
 }
 

@@ -148,7 +148,7 @@ impl Lexer<'_> {
 
     fn comment(&mut self) -> Res<()> {
         self.advance(2);
-        let Some(end) = self.rest().find("#}") else { return self.wrong("a comment does not end with #}") };
+        let Some(end) = self.rest().find("#}") else { return self.wrong("a comment is not closed with #}") };
         let signed = end > 0 && self.rest()[..end].ends_with(['-', '+']);
         self.advance(end - usize::from(signed));
         self.pass_end("#}", true);
@@ -156,7 +156,9 @@ impl Lexer<'_> {
     }
 
     fn raw(&mut self) -> Res<()> {
-        let Some(length) = raw_begin(self.rest()) else { return self.wrong("raw does not begin") };
+        let Some(length) = raw_begin(self.rest()) else {
+            return self.wrong("the beginning of a raw block is invalid");
+        };
         self.advance(length);
         let start = self.at;
         let line_start = self.line_start;
@@ -181,7 +183,7 @@ impl Lexer<'_> {
             }
             from = at + 2;
         }
-        self.wrong("raw does not end with {% endraw %}")
+        self.wrong("a raw block is not closed with {% endraw %}")
     }
 
     /// Reads the tokens up to the end of the tag.
@@ -193,7 +195,7 @@ impl Lexer<'_> {
             let spaces = self.rest().len() - self.rest().trim_start_matches(is_space).len();
             self.advance(spaces);
             if self.rest().is_empty() {
-                return self.wrong(format!("a tag does not end with {close}"));
+                return self.wrong(format!("a tag is not closed with {close}"));
             }
             let line = self.line;
             if open.is_empty() && self.pass_end(close, tag == Tag::Block) {

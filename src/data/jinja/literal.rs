@@ -34,7 +34,7 @@ pub(super) fn number(text: &str) -> Result<(Token, usize), String> {
     let plain = text[..end].replace('_', "");
     if end == whole {
         if plain.len() > 1 && plain.starts_with('0') && plain.bytes().any(|byte| byte != b'0') {
-            return Err(format!("{plain}: an integer does not begin with 0"));
+            return Err(format!("{plain}: an integer must not begin with 0"));
         }
         return plain
             .parse()
@@ -60,12 +60,12 @@ pub(super) fn string(text: &str) -> Result<(String, usize), String> {
             out.push(ch);
         }
     }
-    Err("a string does not end".into())
+    Err("a string is not closed".into())
 }
 
 /// Writes the character of an escape sequence whose backslash has been read, and returns the length in bytes.
 fn escape(text: &str, out: &mut String) -> Result<usize, String> {
-    let escaped = text.chars().next().ok_or("a string does not end")?;
+    let escaped = text.chars().next().ok_or("a string is not closed")?;
     let digits = match escaped {
         '0'..='7' => {
             let length = text.bytes().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
@@ -79,7 +79,7 @@ fn escape(text: &str, out: &mut String) -> Result<usize, String> {
         _ => 0,
     };
     if digits > 0 {
-        out.push(code(text.get(1..=digits).ok_or("an escape of a string is cut off")?, 16)?);
+        out.push(code(text.get(1..=digits).ok_or("an escape in a string is incomplete")?, 16)?);
         return Ok(1 + digits);
     }
     match escaped {
@@ -98,7 +98,7 @@ fn escape(text: &str, out: &mut String) -> Result<usize, String> {
 }
 
 fn code(digits: &str, radix: u32) -> Result<char, String> {
-    let value =
-        u32::from_str_radix(digits, radix).map_err(|_| format!("\\{digits} is no escape of a string"))?;
-    char::from_u32(value).ok_or_else(|| format!("a string has half a character, U+{value:04X}"))
+    let value = u32::from_str_radix(digits, radix)
+        .map_err(|_| format!("\\{digits} is not a valid escape in a string"))?;
+    char::from_u32(value).ok_or_else(|| format!("a string contains U+{value:04X}, which is not a character"))
 }

@@ -37,7 +37,7 @@ pub(super) fn attribute(state: &Rc<Loop>, name: &str, value: &Value) -> Option<V
 /// Calls `loop.cycle(...)` or `loop.changed(...)`.
 pub(super) fn call(state: &Rc<Loop>, name: &str, args: Given) -> Res<Value> {
     if !args.named.is_empty() {
-        return fail(format!("loop.{name} has no arguments with names"));
+        return fail(format!("loop.{name} takes no keyword arguments"));
     }
     if name == "cycle" {
         let count = args.positional.len();

@@ -127,7 +127,7 @@ impl Parser {
     pub fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         self.depth += 1;
         if self.depth > DEEPEST {
-            return self.wrong(format!("more than {DEEPEST} expressions or blocks within one another"));
+            return self.wrong(format!("more than {DEEPEST} nested expressions or blocks"));
         }
         let parsed = parse(self);
         self.depth -= 1;
@@ -209,7 +209,7 @@ impl Parser {
             "generation" => self.outside_loops(|parser| Ok(Kind::Scope(parser.closed("endgeneration")?))),
             "autoescape" => {
                 if !self.skip_name("false") && !self.skip_name("False") {
-                    return self.wrong("autoescape is supported with false alone");
+                    return self.wrong("only {% autoescape false %} is supported");
                 }
                 Ok(Kind::Scope(self.closed("endautoescape")?))
             }

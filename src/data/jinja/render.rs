@@ -68,7 +68,7 @@ impl Renderer {
 
     fn deep(&self) -> Res<()> {
         if self.base.abs_diff(here()) > MOST_STACK {
-            return fail("it goes too deep; does a macro call itself without end?");
+            return fail("it is nested too deeply; does a macro call itself endlessly?");
         }
         spend(1)
     }

@@ -153,7 +153,7 @@ fn dictsort(value: &Value, args: Given) -> Res<Value> {
     let dict = match value {
         Value::Dict(dict) => dict,
         Value::Undefined(message) => return fail(&**message),
-        other => return fail(format!("dictsort: a {} is no mapping", other.type_name())),
+        other => return fail(format!("dictsort: a {} is not a mapping", other.type_name())),
     };
     let case = args.flag("case_sensitive");
     let keyed = |(key, value): &(Value, Value)| {

@@ -107,7 +107,7 @@ fn indent(value: &Value, args: Given) -> Res<Value> {
     let Some(text) = value.as_str() else {
         return fail(match value {
             Value::Undefined(message) => message.to_string(),
-            other => format!("indent: a {} is no text", other.type_name()),
+            other => format!("indent: a {} is not a string", other.type_name()),
         });
     };
     let by = match args.get("width") {
@@ -142,7 +142,7 @@ fn indent(value: &Value, args: Given) -> Res<Value> {
 fn truncate(value: &Value, args: Given) -> Res<Value> {
     let args = args.bind("truncate", &["length", "killwords", "end", "leeway"])?;
     let Some(text) = value.as_str() else {
-        return fail(format!("truncate: a {} is no text", value.type_name()));
+        return fail(format!("truncate: a {} is not a string", value.type_name()));
     };
     let length = args.int("length", 255)?;
     let leeway = if args.given("leeway").is_some() { args.int("leeway", 5)? } else { 5 };

@@ -100,7 +100,7 @@ pub(super) struct Loop {
 
 fn deeper(depth: usize) -> Res<usize> {
     if depth >= DEEPEST {
-        return fail(format!("more than {DEEPEST} lists or mappings within one another"));
+        return fail(format!("more than {DEEPEST} nested lists or mappings"));
     }
     Ok(depth + 1)
 }

@@ -82,7 +82,7 @@ fn refuse_dropout(tokenizer: &Tokenizer) -> Result<()> {
     match tokenizer.get_model() {
         ModelWrapper::BPE(bpe) => match bpe.dropout {
             Some(dropout) if dropout > 0.0 => Err(Error::Data(format!(
-                "its model has a dropout of {dropout}, so that a text would have other tokens each time; set model.dropout to \
+                "its model has a dropout of {dropout}, so a text would get different tokens each time; set model.dropout to \
                  null"
             ))),
             _ => Ok(()),
@@ -120,7 +120,7 @@ fn obey_flags(tokenizer: &mut Tokenizer, class: Class, tokens: &Tokens) -> Resul
         Some((token.clone(), tokenizer.token_to_id(token)?))
     });
     let wrong = |e: &dyn std::fmt::Display| {
-        Error::Data(format!("add_bos_token / add_eos_token cannot be honoured: {e}"))
+        Error::Data(format!("add_bos_token / add_eos_token cannot be applied: {e}"))
     };
     // Passed as a list of pieces because a token may contain spaces or colons.
     let piece = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| format!("{text}:0"));

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 
 /// Parses a tokenizer from JSON.
 pub(super) fn parse(json: &Json) -> Result<Tokenizer> {
-    let bytes = serde_json::to_vec(json)
-        .map_err(|e| Error::Data(format!("the tokenizer cannot be put together: {e}")))?;
+    let bytes =
+        serde_json::to_vec(json).map_err(|e| Error::Data(format!("the tokenizer cannot be built: {e}")))?;
     from_bytes(&bytes)
 }
 
@@ -25,6 +25,6 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
 pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match caught(work) {
         Some(found) => found.map_err(|error| error.to_string()),
-        None => Err("the library gave up on it; is tokenizer.json damaged?".into()),
+        None => Err("the library failed on it; is tokenizer.json damaged?".into()),
     }
 }

@@ -225,7 +225,7 @@ fn legacy(
     let special = special_texts(config)?;
     for (text, id) in &files.added_tokens {
         let id = id.as_u64().ok_or_else(|| {
-            Error::Data(format!("added_tokens.json: the id of {text:?} is {id}, which is no token id"))
+            Error::Data(format!("added_tokens.json: the id of {text:?} is {id}, which is not a token id"))
         })?;
         added.insert(id, AddedToken::from(text.clone(), special.contains(text)));
     }
@@ -267,7 +267,7 @@ fn listed(decoder: &Json, added: &mut BTreeMap<u64, AddedToken>) -> Result<()> {
     let Json::Object(map) = decoder else { return Err(wrong("added_tokens_decoder", decoder)) };
     for (id, json) in map {
         let number = id.parse().map_err(|_| {
-            Error::Data(format!("tokenizer_config.json: {id:?} in added_tokens_decoder is no token id"))
+            Error::Data(format!("tokenizer_config.json: {id:?} in added_tokens_decoder is not a token id"))
         })?;
         match token("added_tokens_decoder", json)? {
             Token::Added(token) => added.insert(number, token),

@@ -1,26 +1,26 @@
-//! The text of each token of a sequence, for people.
+//! Splits a sequence of tokens into the text of each, for display.
 
 use std::collections::BTreeMap;
 
 use super::ChatTokenizer;
 use crate::error::Result;
 
-/// Tokens that hold one character between them, at most: four bytes of UTF-8, each a token, behind a space.
+/// The largest number of tokens that share a character: a space, then four bytes of UTF-8 with a token each.
 const LONGEST: usize = 5;
 
-/// Consecutive tokens and their text. Usually one token: several only where a character is cut into bytes.
+/// Consecutive tokens and their text. There are several tokens only if a character is split into bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// The ids of the tokens.
     pub ids: Vec<u32>,
-    /// What they add to a text. Of a special token, its name in the vocabulary.
+    /// The text that they add; for a special token, its name in the vocabulary.
     pub text: String,
     /// Whether it is a special token.
     pub is_special: bool,
 }
 
 impl ChatTokenizer {
-    /// Returns the special tokens by id: the added tokens that are marked so, and those that
+    /// Returns the special tokens by id: the added tokens that are marked as special, and those that
     /// `tokenizer_config.json` names.
     pub fn special_tokens(&self) -> BTreeMap<u32, String> {
         let added = self.tokenizer.get_added_tokens_decoder();
@@ -30,8 +30,8 @@ impl ChatTokenizer {
         marked.map(|(id, token)| (id, token.content)).chain(named).collect()
     }
 
-    /// Cuts a sequence of tokens into the text of each. Put together, the texts are that of the sequence, with the
-    /// spaces at the beginning that some decoders leave out.
+    /// Splits a sequence of tokens into the text of each. The concatenated texts are the text of the sequence,
+    /// including leading spaces that some decoders leave out.
     ///
     /// # Errors
     /// Fails if the tokenizer's decoder fails.
@@ -54,7 +54,7 @@ impl ChatTokenizer {
         Ok(pieces)
     }
 
-    /// The text of as few leading tokens as hold whole characters, and their number.
+    /// Returns the text of the fewest leading tokens that form whole characters, and their number.
     fn character(&self, before: &Before, ids: &[u32]) -> Result<(String, usize)> {
         for len in 1..=ids.len() {
             let text = self.after(before, &ids[..len])?;
@@ -62,11 +62,11 @@ impl ChatTokenizer {
                 return Ok((text, len));
             }
         }
-        // Bytes that are no character, or the replacement character itself.
+        // Invalid UTF-8, or the replacement character itself.
         Ok((self.after(before, &ids[..ids.len().min(1)])?, 1))
     }
 
-    /// What `ids` add to the text before them.
+    /// Returns the text that `ids` add to the text before them.
     fn after(&self, before: &Before, ids: &[u32]) -> Result<String> {
         let whole = self.decode(&[&before.ids, ids].concat(), false)?;
         match whole.strip_prefix(&before.text) {
@@ -76,7 +76,7 @@ impl ChatTokenizer {
     }
 }
 
-/// A text before the tokens: SentencePiece's decoder leaves out a space at the very beginning.
+/// A text before the tokens, because SentencePiece's decoder leaves out a space at the very beginning.
 struct Before {
     ids: Vec<u32>,
     text: String,

@@ -60,7 +60,7 @@ fn added(id: usize, token: &str) -> Json {
 fn special_tokens(file: &Json, config: &Json) -> Result<Vec<String>> {
     let Some(list) = file.get("special_tokens").and_then(Json::as_array) else {
         return Err(wrong(
-            "`special_tokens` is missing, as in files of early 2024, whose tokens stand in the code of mistral-common; save \
+            "`special_tokens` is missing, as in files of early 2024, whose tokens are defined in mistral-common's code; save \
              the tokenizer as tokenizer.json",
         ));
     };

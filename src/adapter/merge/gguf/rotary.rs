@@ -1,5 +1,5 @@
-//! Rotary embeddings in llama.cpp's terms, compared with what the model computes: what llama.cpp would make of the keys is
-//! computed here in the same way, and if it differs nothing is written.
+//! Rotary embeddings in llama.cpp's terms. The angles that llama.cpp would compute from the keys are computed here in
+//! the same way and compared with the model's. If they differ, nothing is written.
 
 use serde_json::{Map, Value as Json};
 
@@ -7,9 +7,9 @@ use super::keys::{Keys, untold};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LayerSpec, RotationSpec};
 
-/// Tolerance between frequencies or factors that were computed in other ways, in f32 and f64.
+/// The relative tolerance of frequencies and factors that are computed in different ways, in f32 and f64.
 const TOLERANCE: f64 = 1e-4;
-/// Defaults of `llama_hparams`. Only architectures that are not written here read other values
+/// The defaults of `llama_hparams`. Only architectures that are not written here read other values
 /// (`LLM_KV_ROPE_SCALING_YARN_BETA_FAST` in `src/models/grok.cpp` and `mistral3.cpp`).
 const BETA_FAST: f64 = 32.0;
 const BETA_SLOW: f64 = 1.0;
@@ -23,16 +23,16 @@ enum Kind {
     Yarn,
 }
 
-/// The rotary settings of a `config.json`, old names or new.
+/// The rotary settings of a `config.json`, under their old or new names.
 pub(super) struct Rope {
     theta: f64,
-    /// For layers with a window, if they have their own.
+    /// The setting of layers with a window, if they have their own.
     local_theta: Option<f64>,
     kind: Kind,
     factor: f64,
-    /// Positions the model was trained on, before yarn.
+    /// The number of positions on which the model was trained, before yarn.
     original: Option<f64>,
-    /// Factor of cosine and sine besides yarn's own, `1 + 0.1 ln(factor)`, which llama.cpp multiplies in.
+    /// The factor of cosine and sine apart from yarn's own, `1 + 0.1 ln(factor)`, which llama.cpp applies itself.
     attention: f64,
     settings: Map<String, Json>,
 }
@@ -41,7 +41,7 @@ impl Rope {
     /// Reads the settings of `config` for which llama.cpp has keys.
     ///
     /// # Errors
-    /// If a number is missing, or llama.cpp would compute other rotations from its keys; the error names the key of
+    /// Fails if a number is missing, or if no keys of llama.cpp give the same rotations; the error names the key of
     /// `config.json` that cannot be represented.
     pub fn read(config: &Json, spec: &DecoderSpec) -> Result<Self> {
         let object = |value: &Json| value.as_object().cloned().filter(|map| !map.is_empty());
@@ -90,12 +90,13 @@ impl Rope {
         self.local_theta.is_some() && layer.attention.heads.window.is_some()
     }
 
-    /// Yarn's factor of cosine and sine that llama.cpp derives itself (`get_mscale` of `src/llama-context.cpp`).
+    /// Returns yarn's factor of cosine and sine, which llama.cpp derives itself (`get_mscale` of
+    /// `src/llama-context.cpp`).
     fn own_scale(&self) -> f64 {
         if self.kind == Kind::Yarn && self.factor > 1.0 { 1.0 + 0.1 * self.factor.ln() } else { 1.0 }
     }
 
-    /// What llama.cpp computes for pair `i` of `pairs`: radians per position.
+    /// Returns the angle per position that llama.cpp computes for pair `i` of `pairs`, in radians.
     fn frequency(&self, i: usize, pairs: usize, positions: usize) -> f64 {
         let width = 2.0 * pairs as f64;
         let plain = self.theta.powf(-2.0 * i as f64 / width);
@@ -117,7 +118,7 @@ impl Rope {
         }
     }
 
-    /// Compares with the frequencies of the model.
+    /// Compares the frequencies with the model's.
     fn hold_to(&self, spec: &DecoderSpec) -> Result<()> {
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * b.abs();
         let mut problems = Problems::default();
@@ -136,7 +137,8 @@ impl Rope {
             let wanted = model.frequencies.iter().enumerate();
             let same = self.kind == Kind::Llama3 && local.is_none()
                 || wanted.into_iter().all(|(i, wanted)| near(frequency(i), f64::from(*wanted)));
-            // llama.cpp has one attention factor for all layers; with a window, frequencies are unscaled, and so is its own.
+            // llama.cpp has one attention factor for all layers. Layers with a window have unscaled frequencies, and
+            // yarn's own factor does not apply to them.
             let scale = if local.is_some() { self.attention } else { self.attention * self.own_scale() };
             if !same {
                 problems.add(untold(&self.setting()));
@@ -150,7 +152,7 @@ impl Rope {
         problems.finish().map_err(|e| Error::Adapter(e.to_string()))
     }
 
-    /// The setting for which llama.cpp has no key.
+    /// Returns the setting for which llama.cpp has no key.
     fn setting(&self) -> String {
         let other = |key: &str, known: f64| {
             let value = self.settings.get(key).and_then(Json::as_f64).filter(|value| *value != known)?;
@@ -194,7 +196,7 @@ impl Rope {
         }
     }
 
-    /// Llama 3's scaling as divisors of the plain frequencies, which llama.cpp reads from a tensor.
+    /// Returns Llama 3's scaling as divisors of the plain frequencies, which llama.cpp reads from a tensor.
     pub(super) fn factors(&self, rotations: &[RotationSpec]) -> Option<Vec<f32>> {
         let frequencies = &rotations.first().filter(|_| self.kind == Kind::Llama3)?.frequencies;
         let plain = |i: usize| self.theta.powf(-(i as f64) / frequencies.len() as f64);
