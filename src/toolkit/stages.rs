@@ -77,10 +77,11 @@ fn finished(stage: &Stage) -> Result<RunConfig> {
     now.train.gradient_checkpointing = written.train.gradient_checkpointing;
     let length = |config: &RunConfig| (config.train.num_train_epochs, config.train.max_steps);
     if length(&written) != length(&now) {
+        let steps = written.train.max_steps.map_or_else(|| "null".to_string(), |steps| steps.to_string());
         return Err(Error::Config(format!(
-            "stage {} is finished and was {:?} epochs and {:?} steps long: a later stage begins with its adapter. Set \
-             train.num_train_epochs and train.max_steps back, or use --overwrite to start over",
-            stage.name, written.train.num_train_epochs, written.train.max_steps
+            "stage {} is finished, and a later stage begins with its adapter: its length must stay as it was. Set \
+             train.num_train_epochs back to {} and train.max_steps to {steps}, or use --overwrite to start over",
+            stage.name, written.train.num_train_epochs
         )));
     }
     now.compare_for_resume(&text).map_err(|error| located(&stage.name, error))?;
