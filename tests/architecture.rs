@@ -57,6 +57,7 @@ const UNSAFE: &[&str] = &[
     "ops/gemm/amx.rs",
     "ops/gemm/amx_pack.rs",
     "ops/gemm/amx_row.rs",
+    "ops/gemm/avx2.rs",
     "ops/gemm/avx512.rs",
     "ops/gemm/avx512_pack.rs",
     "ops/gemm/fixed.rs",

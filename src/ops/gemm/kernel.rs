@@ -4,7 +4,7 @@ use super::isa::Isa;
 use super::operand::Precision;
 use super::tile::{Part, Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx512, fixed};
+use super::{amx, avx2, avx512, fixed};
 
 /// A micro-kernel and the panels it takes: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
 pub(super) struct Kernel {
@@ -44,9 +44,9 @@ impl Kernel {
         let _ = m;
         let (mr, tile): (usize, Tile) = match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 if m == 1 => (1, tile_avx2::<1>),
+            Isa::Avx2 if m == 1 => (1, avx2::tile(1)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (6, tile_avx2::<6>),
+            Isa::Avx2 => (6, avx2::tile(6)),
             _ if m == 1 => (1, tile_portable::<1>),
             _ => (4, tile_portable::<4>),
         };
@@ -136,13 +136,4 @@ unsafe fn tile_portable<const MR: usize>(work: Work) {
     const FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
     // SAFETY: the caller's guarantees are passed on.
     unsafe { tile_body::<MR, FMA>(work) }
-}
-
-/// # Safety
-/// Same as [`Kernel::run`]; the processor must have AVX2 and FMA.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2<const MR: usize>(work: Work) {
-    // SAFETY: the caller's guarantees are passed on.
-    unsafe { tile_body::<MR, true>(work) }
 }

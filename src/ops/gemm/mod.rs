@@ -15,6 +15,8 @@ mod amx_pack;
 #[cfg(target_arch = "x86_64")]
 mod amx_row;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
