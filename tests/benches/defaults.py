@@ -3,7 +3,7 @@
     python tests/benches/defaults.py --binary target/release/dpo-lora --results results.jsonl \
         --base tiny-reviews --pairs 60 300 2000 --learning-rates 5e-6 5e-5 2e-4 1e-3 5e-3 --batches 4 16 --epochs 1 3
     python tests/benches/defaults.py --binary target/release/dpo-lora --results results.jsonl \
-        --base SmolLM2-135M-Instruct.Q4_1.gguf gemma-3-270m-q4_k_m.gguf --pairs 60 120 240 --learning-rates 5e-5 1e-4 --held-out 30
+        --base SmolLM2-135M-Instruct.Q4_1.gguf gemma-3-270m-q4_k_m.gguf --pairs 30 60 120 --learning-rates 5e-6 1e-4 1e-3 --held-out 30
     python tests/benches/defaults.py --results results.jsonl --table
 
 Trains on the first pairs of examples/tiny-reviews (a favourable film review over an unfavourable one), DPO with beta 0.1, rank 16, alpha 32, every linear module and linear decay, and evaluates on
