@@ -29,7 +29,8 @@ pub enum Opening {
 }
 
 /// The files that a run writes; all other files in the directory are left untouched.
-const OURS: &[&str] = &["config.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"];
+const OURS: &[&str] =
+    &["config.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html", "skipped.jsonl"];
 
 impl RunDir {
     /// Creates or opens the directory and locks it.
