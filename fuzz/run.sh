@@ -17,7 +17,8 @@ bin=${BIN:-$here/target/$(uname -m)-unknown-linux-gnu/release}
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
     # Those that read binary files and other people's models first.
-    targets=(gguf gguf_model safetensors tokenizer config_json adapter index template checkpoint reference records filter run_config)
+    targets=(gguf gguf_model safetensors parquet tokenizer vocabulary config_json adapter index template checkpoint reference dataset
+        records json csv filter run_config)
 fi
 
 count() { local files=("$1"/*); echo ${#files[@]}; }

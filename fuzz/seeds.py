@@ -185,3 +185,83 @@ unigram = dict(small, pre_tokenizer={"type": "Metaspace", "replacement": "_", "p
 put("tokenizer", "unigram", parted("{}", json.dumps(unigram).encode()))
 spelled = dict(small, model={"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}, normalizer={"type": "NFC"}, added_tokens=[])
 put("tokenizer", "words", parted("{}", json.dumps(spelled).encode()))
+
+parquet = os.path.join(FIXTURES, "parquet")
+for name in ["pairs-none", "pairs-zstd", "pairs-gzip", "types", "required", "old", "encodings", "brotli", "empty"]:
+    with open(os.path.join(parquet, name + ".parquet"), "rb") as f:
+        put("parquet", name, f.read())
+for name, page in [("v1", "1.0"), ("v2", "2.0")]:
+    # Without pyarrow, the seeds stay as they are.
+    try:
+        import pyarrow as pa, pyarrow.parquet as pq
+    except ImportError:
+        break
+    table = pa.table({"a": [["x", None], None, []], "b": [1.5, None, 2]})
+    pq.write_table(table, os.path.join(ROOT, "corpus", "parquet", "seed-" + name), data_page_version=page, compression="none", store_schema=False, write_statistics=False)
+
+put("csv", "plain", "\0prompt,chosen,rejected\na,b,c\n")
+put("csv", "quoted", "\0\ufeffprompt,\"cho\"\"sen\",rejected\r\n\"a\nb\",\"\",c\r\n\r\nd,e,f")
+put("csv", "tabs", "\1prompt\tchosen\trejected\na\tb,x\tc\n")
+put("csv", "open", "\0prompt,chosen\n\"a,b\nc,d\n")
+put("csv", "ragged", "\0a,b\n1\n1,2,3\n,\n")
+put("csv", "names", "\0a,a,\n1,2,3\n")
+put("csv", "semicolons", "\0a;b\n1;2\n")
+
+both = json.dumps(line) + "\n" + json.dumps(chat) + "\n"
+put("json", "lines", "\1" + both)
+put("json", "array", "\0[" + json.dumps(line) + ",\n" + json.dumps(chat) + "]")
+put("json", "wrapped", "\0" + json.dumps({"version": 1, "data": [line, chat]}, indent=1))
+put("json", "two-arrays", "\0" + json.dumps({"train": [line], "test": [line]}))
+put("json", "nan", "\1{\"a\": NaN, \"b\": [-Infinity], \"c\": \"\\ud83d\"}\n")
+put("json", "cut", "\1{\"a\": \n{\"a\": 1}\n")
+put("json", "deep", "\0" + "[{\"a\":" * 200)
+put("json", "utf-16", b"\0\xff\xfe{\0")
+import gzip
+put("json", "gzip", b"\1" + gzip.compress(both.encode(), mtime=0))
+put("json", "gzip-twice", b"\1" + gzip.compress(gzip.compress(both.encode(), mtime=0), mtime=0))
+# A zstd frame with one raw block.
+put("json", "zstd", b"\1\x28\xb5\x2f\xfd\x20" + bytes([len("{}\n")]) + b"\x19\0\0{}\n")
+put("json", "csv", "\0a,b\n1,2\n")
+
+
+def field(number, kind, data):
+    """A field of a protocol buffer: 0 a number, 2 bytes, 5 four bytes."""
+    def varint(n):
+        out = b""
+        while n > 127:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+    return varint(number << 3 | kind) + (varint(data) if kind == 0 else varint(len(data)) + data if kind == 2 else data)
+
+
+def piece(text, score, kind):
+    return field(1, 2, field(1, 2, text.encode()) + field(2, 5, struct.pack("<f", score)) + field(3, 0, kind))
+
+
+words = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3)] + [(f"<0x{i:02X}>", 0, 6) for i in range(256)] + [("\u2581", -1, 1), ("a", -2, 1), ("\u2581a", -1.5, 1)]
+for name, model in [("unigram", 1), ("bpe", 2)]:
+    trainer = field(2, 2, field(3, 0, model) + field(35, 0, 1) + field(40, 0, 0) + field(41, 0, 1) + field(42, 0, 2))
+    put("vocabulary", name, b"\0" + b"".join(piece(*word) for word in words) + trainer + field(3, 2, field(1, 2, b"identity") + field(3, 0, 1)))
+put("vocabulary", "cut", b"\0" + b"".join(piece(*word) for word in words)[:-3])
+import base64
+token = lambda rank, text: {"rank": rank, "token_bytes": base64.b64encode(text).decode(), "token_str": text.decode("utf-8", "replace")}
+tekken = {"config": {"pattern": "[^\\r\\n]+", "num_vocab_tokens": 257, "default_vocab_size": 260, "default_num_special_tokens": 3, "version": "v3"},
+          "vocab": [token(i, bytes([i])) for i in range(256)] + [token(256, b"ab")],
+          "special_tokens": [{"rank": i, "token_str": text, "is_control": True} for i, text in enumerate(["<unk>", "<s>", "</s>"])]}
+put("vocabulary", "tekken", "\1" + json.dumps(tekken, separators=(",", ":")))
+put("vocabulary", "tekken-short", "\1" + json.dumps(dict(tekken, vocab=tekken["vocab"][:3])))
+
+
+def tokens(words, entries, header):
+    header = json.dumps(header).encode()
+    data = struct.pack(f"<{len(words)}I", *words) + b"\0" * (len(words) % 2 * 4) + entries + header
+    return b"dpodata1" + data + struct.pack("<QQQ", len(words), len(entries), len(header))
+
+
+def entry(offset, prompt, completions):
+    return bytes(32) + struct.pack("<QQQIIIfIIIIII", offset, 1, 0, 0, 0, 0, 1.0, prompt, completions, 4, 6, 2, 3)
+
+
+put("dataset", "one", tokens([1, 1, 5, 6, 7], entry(0, 1, 2), {"files": ["a.jsonl"], "note": ""}))
+put("dataset", "none", tokens([], b"", {"files": [], "note": "x"}))
+put("dataset", "offset", tokens([1, 1, 5, 6], entry(1 << 60, 1, 2), {"files": [], "note": ""}))

@@ -11,6 +11,8 @@ mod composed;
 mod contracts;
 #[path = "cli/data.rs"]
 mod data;
+#[path = "cli/data_cases.rs"]
+mod data_cases;
 #[path = "cli/data_reports.rs"]
 mod data_reports;
 #[path = "cli/diverged.rs"]

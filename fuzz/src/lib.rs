@@ -77,12 +77,19 @@ pub const TARGETS: &[Target] = &[
     // A few hundred bytes describe a thousand layers and the rotation of every feature of a head.
     Target { name: "config_json", run: config_json, slack: 4 << 20 },
     Target { name: "records", run: records, slack: 2 << 20 },
+    // A row may have 2^18 elements from a run of a few bytes, and a page 64 times its packed bytes.
+    Target { name: "parquet", run: parquet, slack: 32 << 20 },
+    Target { name: "csv", run: csv, slack: 2 << 20 },
+    // An archive unpacks through a window of at most 128 MiB.
+    Target { name: "json", run: json, slack: 2 << 20 },
     Target { name: "filter", run: filter, slack: 2 << 20 },
     // `lora.target_modules` may be a regular expression.
     Target { name: "run_config", run: run_config, slack: 16 << 20 },
     // A template's values may take 256 MiB, and one of them may be doubled.
     Target { name: "template", run: template, slack: 257 << 20 },
     Target { name: "tokenizer", run: tokenizer, slack: 64 << 20 },
+    Target { name: "vocabulary", run: vocabulary, slack: 64 << 20 },
+    Target { name: "dataset", run: dataset, slack: SMALL },
 ];
 
 /// Runs a target on `data`.
@@ -302,6 +309,70 @@ fn records(data: &[u8]) {
         }
     }
     let _ = records::load(&[Input::text("x", String::from_utf8_lossy(bytes).into_owned())]);
+}
+
+/// The rows of a file of the given name; a reader may not go on for ever.
+fn rows(name: &str, bytes: &[u8]) {
+    let path = put(name, bytes);
+    let sources = dpo_lora::data::Sources::from(path.to_str().expect("a path"));
+    for input in dpo_lora::data::source::resolve(&sources).expect("a file") {
+        let Ok(rows) = input.rows() else { continue };
+        let reader = RecordReader::default();
+        for row in rows.take(2000).flatten() {
+            let _ = reader.read(row);
+        }
+    }
+}
+
+fn parquet(data: &[u8]) {
+    rows("rows.parquet", data);
+}
+
+/// The first byte says whether the name is that of commas or tabs.
+fn csv(data: &[u8]) {
+    let Some((which, bytes)) = data.split_first() else { return };
+    rows(if which % 2 == 0 { "rows.csv" } else { "rows.tsv" }, bytes);
+}
+
+/// Texts whose kind their content tells, compressed ones too. The first byte says whether the name is that of JSON Lines.
+fn json(data: &[u8]) {
+    let Some((which, bytes)) = data.split_first() else { return };
+    rows(if which % 2 == 0 { "rows.json" } else { "lines.jsonl" }, bytes);
+}
+
+/// The first byte says whether the rest is a SentencePiece model or a tekken.json.
+fn vocabulary(data: &[u8]) {
+    let Some((which, bytes)) = data.split_first() else { return };
+    let name = if which % 2 == 0 { "tokenizer.model" } else { "tekken.json" };
+    let directory = place().join("vocabulary");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).expect("a directory");
+    put(&format!("vocabulary/{name}"), bytes);
+    if let Ok(tokenizer) = ChatTokenizer::load(&directory, None) {
+        if let Ok(ids) = tokenizer.encode("The film, a <s>ü</s>\u{1F600}.", true) {
+            let _ = tokenizer.decode(&ids, true);
+        }
+        let _ = tokenizer.vocab_size();
+    }
+}
+
+/// A file of tokenized data. The hash at its end is made to fit, or nothing behind it would ever be looked at.
+fn dataset(data: &[u8]) {
+    // The sizes are in the last 24 bytes, behind the words.
+    let sizes = data.len().checked_sub(24);
+    let words = sizes.and_then(|at| Some(u64::from_le_bytes(*data[at..].first_chunk::<8>()?)));
+    let body = words.and_then(|words| {
+        let padded = usize::try_from(words.checked_add(words % 2)?.checked_mul(4)?).ok()?;
+        data.get(padded.checked_add(8)?..)
+    });
+    let hash = blake3::hash(body.unwrap_or_default());
+    let path = put("data.tokens", &[data, hash.as_bytes()].concat());
+    if let Ok((set, _)) = dpo_lora::data::Dataset::open(&path) {
+        for example in set.iter().take(1000) {
+            let _ = example.map(|example| example.longest());
+        }
+        let _ = set.fingerprint();
+    }
 }
 
 fn readers() -> Vec<RecordReader> {

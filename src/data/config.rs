@@ -35,7 +35,8 @@ pub struct DataConfig {
     /// Maximum number of records to train on, from the beginning of the data. `null`: all.
     #[serde(default)]
     pub limit: Option<usize>,
-    /// Whether invalid records stop the run (`stop`; all are listed) or are counted and left out (`skip`).
+    /// Whether invalid records stop the run (`stop`; all are listed), or are counted, listed in `skipped.jsonl` of the run's
+    /// directory and left out (`skip`).
     #[serde(default)]
     pub on_error: OnError,
     /// Where data of over 64 MB are kept once they are tokenized: `auto` (the user's cache directory), `off` (in memory),

@@ -27,3 +27,32 @@ pub enum Content {
         kwargs: Option<Fields>,
     },
 }
+
+impl Content {
+    /// The bytes of its texts.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Text { prompt, answers } => prompt.len() + answers.iter().map(String::len).sum::<usize>(),
+            Self::Chat { prompt, answers, tools, kwargs } => {
+                let messages = prompt.iter().chain(answers.iter().flatten());
+                messages.map(|message| of_fields(message.fields())).sum::<usize>()
+                    + tools.as_ref().map_or(0, of_value)
+                    + kwargs.as_ref().map_or(0, of_fields)
+            }
+        }
+    }
+}
+
+fn of_fields(fields: &Fields) -> usize {
+    fields.iter().map(|(name, value)| name.len() + of_value(value)).sum()
+}
+
+/// Lists and objects are at most as deep as their JSON could be.
+fn of_value(value: &Json) -> usize {
+    match value {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 8,
+        Json::String(text) => text.len(),
+        Json::Array(values) => values.iter().map(of_value).sum(),
+        Json::Object(fields) => of_fields(fields),
+    }
+}

@@ -19,7 +19,7 @@ pub(super) fn first<'a, 'n>(fields: &'a Fields, names: &'n str) -> Option<(&'n s
 /// Describes the problem of two equal answers.
 pub(super) fn equal(first: &str, second: &str, text: &str) -> String {
     format!(
-        "{first} and {second} are equal ({}); a pair without a difference teaches nothing, remove it",
+        "{first} and {second} are equal ({}); a pair without a difference teaches nothing, remove it, or leave such rows out with data.on_error: skip",
         shortened(text)
     )
 }

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// The number of invalid records that are listed; the others are counted.
 pub const LISTED: usize = 24;
 
+/// The number of invalid records that are listed in a file.
+pub const MOST_SKIPPED: usize = 100_000;
+
 /// What happens to a run with invalid records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -18,7 +21,7 @@ pub enum OnError {
     /// The invalid records are listed, and nothing is trained.
     #[default]
     Stop,
-    /// The invalid records are counted and skipped.
+    /// The invalid records are counted, listed in `skipped.jsonl` of the run's directory, and skipped.
     Skip,
 }
 
@@ -46,6 +49,20 @@ pub struct Findings {
     pub inverted: usize,
     /// Invalid records, each with its message.
     pub invalid: Cases,
+    /// The same, up to [`MOST_SKIPPED`]: what a run with [`OnError::Skip`] leaves out.
+    #[serde(default)]
+    pub skipped: Vec<Skipped>,
+}
+
+/// An invalid record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The name of its file.
+    pub file: String,
+    /// Its 1-based line or row.
+    pub line: usize,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// The number of times that something was found, and the first place.
@@ -97,6 +114,9 @@ impl Findings {
     pub(super) fn invalid(&mut self, error: Error) -> Result<()> {
         match error {
             Error::Record { file, line, message } => {
+                if self.skipped.len() < MOST_SKIPPED {
+                    self.skipped.push(Skipped { file: file.clone(), line, message: message.clone() });
+                }
                 self.invalid.add(format!("{file}:{line}"), message);
                 Ok(())
             }

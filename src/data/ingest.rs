@@ -15,6 +15,8 @@ use rayon::prelude::*;
 
 /// The number of records that are tokenized at a time, on all threads.
 const CHUNK: usize = 1024;
+/// The bytes of their texts from which on there are fewer. Four chunks are in memory at once.
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// The inputs of one source and how their rows are read.
 #[derive(Debug)]
@@ -151,7 +153,7 @@ fn read(
     out: &SyncSender<(usize, Vec<Parsed>)>,
 ) -> Option<usize> {
     let size = limit.map_or(CHUNK, |limit| limit.clamp(1, CHUNK));
-    let (mut filtered, mut chunk) = (0, Vec::with_capacity(size));
+    let (mut filtered, mut bytes, mut chunk) = (0, 0, Vec::with_capacity(size));
     for input in &feed.inputs {
         let rows = match input.rows() {
             Ok(rows) => rows,
@@ -168,10 +170,14 @@ fn read(
         for row in rows {
             match row.and_then(|row| feed.reader.read(row)) {
                 Ok(None) => filtered += 1,
-                Ok(Some(record)) => chunk.push(Ok(record)),
+                Ok(Some(record)) => {
+                    bytes += record.content.bytes();
+                    chunk.push(Ok(record));
+                }
                 Err(error) => chunk.push(Err(error)),
             }
-            if chunk.len() >= size {
+            if chunk.len() >= size || bytes >= CHUNK_BYTES {
+                bytes = 0;
                 out.send((source, std::mem::replace(&mut chunk, Vec::with_capacity(size)))).ok()?;
             }
         }

@@ -100,7 +100,8 @@ impl RecordReader {
                 )));
             }
         };
-        match self.parse(fields).and_then(|found| self.same_schema(&origin, found)) {
+        let found = self.parse(fields).and_then(small);
+        match found.and_then(|found| self.same_schema(&origin, found)) {
             Ok(Some((source, schema, Draft { kind, labelled, content }))) => {
                 Ok(Some(Record { origin, source, schema, labelled, kind, content }))
             }
@@ -142,6 +143,22 @@ impl RecordReader {
 }
 
 type Parsed = (Option<Arc<str>>, Schema, Draft);
+
+/// The longest record, in bytes of its texts: some four million tokens.
+const MOST_TEXT: usize = 16 << 20;
+
+/// Refuses a record that would take gigabytes to tokenize.
+fn small(found: Option<Parsed>) -> Result<Option<Parsed>, String> {
+    let bytes = found.as_ref().map_or(0, |(_, _, draft)| draft.content.bytes());
+    if bytes <= MOST_TEXT {
+        return Ok(found);
+    }
+    Err(format!(
+        "the record holds {} MiB of text; at most {} MiB are read, which no model sees at once. Shorten it, or divide it",
+        bytes >> 20,
+        MOST_TEXT >> 20
+    ))
+}
 
 /// Returns the records of `inputs` in order. An error concerns a single record; the following ones are still returned,
 /// so that a checker can list all errors.

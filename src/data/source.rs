@@ -205,13 +205,13 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_said_all_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        files(dir.path(), &["pairs.jsonl", "x.parquet"]);
-        let message = resolve_in(dir.path(), &["pair.jsonl", "x.parquet", "*.csv", "pairs.jsonl"])
+        files(dir.path(), &["pairs.jsonl", "x.arrow"]);
+        let message = resolve_in(dir.path(), &["pair.jsonl", "x.arrow", "*.csv", "pairs.jsonl"])
             .unwrap_err()
             .to_string();
         for part in [
             "did you mean `pairs.jsonl`?",
-            ".parquet files cannot be read",
+            ".arrow files cannot be read",
             "*.csv` matches no file",
             ".ndjson",
         ] {

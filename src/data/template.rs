@@ -60,6 +60,13 @@ pub fn find(
     sources::find(setting, model_dir, tokenizer_config)?.map(ChatTemplate::named).transpose()
 }
 
+impl ChatTemplate {
+    /// Returns the name of a built-in template and the marks of turns that it writes, which should be tokens.
+    pub(super) fn marks(&self) -> Option<(&'static str, &'static [&'static str])> {
+        builtin::marks(self.source())
+    }
+}
+
 /// The inputs of a rendering apart from the messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RenderOptions<'a> {

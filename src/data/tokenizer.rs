@@ -87,7 +87,29 @@ impl ChatTokenizer {
         let nothing = loaded.encode("", true)?;
         loaded.adds_bos = loaded.bos_id().is_some_and(|bos| nothing.first() == Some(&bos));
         loaded.adds_eos = loaded.eos_id().is_some_and(|eos| nothing.last() == Some(&eos));
+        if let Some(warning) = loaded.spelled_marks()? {
+            log::warn!("{warning}");
+        }
         Ok(loaded)
+    }
+
+    /// Warns of a built-in template whose marks are letters to this tokenizer: its model has never seen them.
+    fn spelled_marks(&self) -> Result<Option<String>> {
+        let Some((name, marks)) = self.template().and_then(ChatTemplate::marks) else { return Ok(None) };
+        let mut spelled = Vec::new();
+        for mark in marks {
+            let tokens = self.encode(mark, false)?.len();
+            if tokens != 1 {
+                spelled.push(format!("{mark} ({tokens} tokens)"));
+            }
+        }
+        Ok((!spelled.is_empty()).then(|| {
+            format!(
+                "the chat template `{name}` writes {}, which are letters to this tokenizer, not single tokens; choose the \
+                 template of the model's family, or one that writes plain text (zephyr)",
+                spelled.join(", ")
+            )
+        }))
     }
 
     /// Returns the same tokenizer with its template at another time, if one is given; see [`ChatTemplate::on`].

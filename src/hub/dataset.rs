@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::card::{CardConfig, matches};
+use super::formats;
 use super::id::HubId;
 use super::path::{Listing, RepoPath};
 use super::split::split_of;
@@ -11,10 +12,6 @@ use crate::error::{Error, Result};
 
 /// The split if none is named.
 const DEFAULT_SPLIT: &str = "train";
-/// Extensions that `data` reads.
-const READABLE: [&str; 5] = ["jsonl", "ndjson", "json", "csv", "tsv"];
-/// Extensions of data files that are not supported, to be named in messages.
-const OTHER: [&str; 8] = ["parquet", "arrow", "gz", "zst", "xz", "zip", "tar", "txt"];
 /// JSON files that describe data (`datasets.data_files.FILES_TO_IGNORE`).
 const IGNORED: [&str; 4] = ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"];
 /// A part of a data set: `owner/name[/config][@revision][:split]`.
@@ -104,25 +101,7 @@ pub(super) fn select(
             by_card(wanted, &splits, listing)?
         }
     };
-    let (readable, other): (Vec<&str>, Vec<&str>) =
-        names.into_iter().partition(|name| READABLE.contains(&extension(name).as_str()));
-    let formats: BTreeSet<String> = other.iter().map(|name| extension(name)).collect();
-    let formats = Vec::from_iter(formats).join(", ");
-    if readable.is_empty() {
-        return Err(Error::Hub(if other.is_empty() {
-            format!("{wanted}: the repository has no {} files", READABLE.join(", "))
-        } else {
-            format!(
-                "{wanted} has {} data file(s), all of them {formats} (such as {}), which cannot be read; convert it \
-                 with datasets.load_dataset(...).to_json(\"pairs.jsonl\") and name that file",
-                other.len(),
-                other[0]
-            )
-        }));
-    }
-    let note = (!other.is_empty()).then(|| {
-        format!("{wanted}: {} file(s) of formats that cannot be read are left out: {formats}", other.len())
-    });
+    let (readable, note) = formats::choose(wanted, names)?;
     Ok((readable.into_iter().map(checked).collect::<Result<_>>()?, note))
 }
 
@@ -135,29 +114,12 @@ fn checked(name: &str) -> Result<RepoPath> {
     })
 }
 
-/// The extension that tells the format: that of the file inside, if a readable one is compressed.
-fn extension(name: &str) -> String {
-    let last = |name: &str| {
-        let file = name.rsplit('/').next().unwrap_or(name);
-        file.rsplit_once('.').map(|(stem, e)| (stem.to_owned(), e.to_ascii_lowercase()))
-    };
-    let Some((stem, outer)) = last(name) else { return String::new() };
-    match last(&stem) {
-        Some((_, inner)) if ["gz", "zst"].contains(&outer.as_str()) && READABLE.contains(&inner.as_str()) => {
-            inner
-        }
-        _ => outer,
-    }
-}
-
 fn is_data(name: &str) -> bool {
     let hidden = name
         .split('/')
         .any(|part| part.starts_with("__") || (part.starts_with('.') && !part.starts_with("..")));
     let file = name.rsplit('/').next().unwrap_or(name);
-    let extension = extension(name);
-    let known = READABLE.contains(&extension.as_str()) || OTHER.contains(&extension.as_str());
-    known && !hidden && !IGNORED.contains(&file) && file != "requirements.txt"
+    formats::is_known(name) && !hidden && !IGNORED.contains(&file) && file != "requirements.txt"
 }
 
 /// Without a card, a configuration is a directory.
@@ -306,7 +268,7 @@ mod tests {
         assert!(refused("o/n/c", &names, "").contains("are: a, b"));
         assert_eq!(chosen("o/n", &["pairs.jsonl", "x.json"], "").unwrap(), ["pairs.jsonl", "x.json"]);
         let shards =
-            ["data/dev-00000-of-00002.jsonl.gz", "data/dev-00001-of-00002.csv", "data/train.csv.zst"];
+            ["data/dev-00000-of-00002.jsonl.gz", "data/dev-00001-of-00002.jsonl", "data/train.csv.zst"];
         assert_eq!(chosen("o/n:validation", &shards, "").unwrap(), shards[..2]);
         assert_eq!(chosen("o/n", &shards, "").unwrap(), shards[2..]);
     }
@@ -323,14 +285,30 @@ mod tests {
         assert!(refused("o/n/a", &["c.jsonl"], card).contains("a/*.jsonl"));
     }
 
+    /// As `push_to_hub` writes it, and as the Hub converts data sets (revision refs/convert/parquet).
     #[test]
-    fn what_cannot_be_read_is_named() {
-        let error = refused("o/n", &["data/train-00000-of-00001.parquet"], "");
-        assert!(error.contains("all of them parquet") && error.contains("to_json"), "{error}");
-        assert!(refused("o/n", &["README.md"], "").contains("no jsonl, ndjson, json, csv, tsv files"));
+    fn parquet_shards_have_splits_and_configurations() {
+        let card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train_prefs\n    path: data/train_prefs-*\n  - split: test_prefs\n    path: data/test_prefs-*\n---\n";
+        let names = [
+            "README.md",
+            "data/test_prefs-00000-of-00001.parquet",
+            "data/train_prefs-00000-of-00002-0123456789abcdef.parquet",
+            "data/train_prefs-00001-of-00002-0123456789abcdef.parquet",
+        ];
+        assert_eq!(chosen("o/n:train_prefs", &names, card).unwrap(), names[2..]);
+        assert_eq!(chosen("o/n:test_prefs", &names, card).unwrap(), names[1..2]);
+        assert!(refused("o/n", &names, card).contains("its splits are: train_prefs, test_prefs"));
+        let names = ["default/test/0000.parquet", "default/train/0000.parquet", "small/train/0000.parquet"];
+        assert_eq!(chosen("o/n/default@refs/convert/parquet", &names, "").unwrap(), names[1..2]);
+        assert_eq!(chosen("o/n/small@refs/convert/parquet:train", &names, "").unwrap(), names[2..]);
+    }
+
+    #[test]
+    fn one_format_of_a_split_is_read() {
         let listing = Listing::from(["train.jsonl".into(), "train.parquet".into()]);
         let (files, note) = select(&DatasetRef::parse("o/n").unwrap(), &listing, &[]).unwrap();
-        assert_eq!((files.len(), note.is_some_and(|note| note.contains("parquet"))), (1, true));
+        assert_eq!((files[0].as_str(), files.len()), ("train.parquet", 1));
+        assert!(note.is_some_and(|note| note.contains("jsonl")));
     }
 
     #[test]

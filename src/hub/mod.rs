@@ -18,6 +18,7 @@ mod connection;
 mod dataset;
 mod disk;
 mod files;
+mod formats;
 mod http;
 mod id;
 mod path;
@@ -52,7 +53,7 @@ use crate::error::{Error, Result};
 pub struct DatasetFiles {
     /// Their directory.
     pub snapshot: Snapshot,
-    /// `.jsonl`, `.ndjson` and `.json` files in the order of their names.
+    /// The files of one format (Parquet, JSON or CSV), in the order of their names.
     pub files: Vec<PathBuf>,
 }
 
@@ -74,7 +75,7 @@ impl Hub {
         self.planned(id, "a PEFT adapter with safetensors weights", files::adapter)
     }
 
-    /// The `.jsonl` and `.json` files of a part of a data set: as its card assigns them, else by their names.
+    /// The data files of a part of a data set: as its card assigns them, else by their names.
     ///
     /// # Errors
     /// As [`Hub::model`]; [`Error::Config`] if there is no such configuration or split, naming those that exist.

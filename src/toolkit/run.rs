@@ -13,6 +13,7 @@ pub use self::inputs::Inputs;
 use super::{Base, TrainedWith, companions};
 use crate::adapter::peft;
 use crate::config::RunConfig;
+use crate::data::findings::{MOST_SKIPPED, Skipped};
 use crate::data::{ChatTokenizer, show};
 use crate::error::{Error, Result};
 use crate::files;
@@ -164,7 +165,8 @@ impl<'a> Run<'a> {
             }
         }
         let Self { config, base, tokenizer, examples, decoder, policy, .. } = self;
-        let Examples { train, eval, mut notes } = examples;
+        let Examples { train, eval, mut notes, skipped } = examples;
+        notes.extend(list_skipped(directory, &skipped)?);
         let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
         if let Some(directory) = config.train.reference_cache.directory("reference") {
             log::debug!("cache of reference log-probs: {}", directory.display());
@@ -226,6 +228,28 @@ fn origin(config: &RunConfig, base: &Base) -> Result<peft::Origin> {
         };
     }
     Ok(origin)
+}
+
+/// Writes the list of the records that were left out, if there are any; returns a notice.
+///
+/// # Errors
+/// If the file cannot be written.
+fn list_skipped(directory: &RunDir, skipped: &[Skipped]) -> Result<Option<String>> {
+    let path = directory.path().join("skipped.jsonl");
+    if skipped.is_empty() {
+        return match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::write(&path)(e)),
+            _ => Ok(None),
+        };
+    }
+    let mut lines = String::new();
+    for record in skipped {
+        lines += &serde_json::to_string(record).map_err(|e| Error::Data(e.to_string()))?;
+        lines.push('\n');
+    }
+    files::write_bytes(&path, lines.as_bytes())?;
+    let all = if skipped.len() == MOST_SKIPPED { "the first of them" } else { "all of them" };
+    Ok(Some(format!("{} lists the skipped records ({all})", path.display())))
 }
 
 /// Continues from the newest valid checkpoint, if there is one; returns a notice.

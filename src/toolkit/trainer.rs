@@ -24,7 +24,12 @@ impl Trainer {
     /// one epoch, in the directory `runs/dpo`.
     pub fn builder<'a>(base: &'a Base, pairs: Pairs) -> TrainerBuilder<'a> {
         let config = RunConfig::new(base.pinned(), "memory");
-        let examples = Examples { train: pairs.examples, eval: Dataset::default(), notes: pairs.notes };
+        let examples = Examples {
+            train: pairs.examples,
+            eval: Dataset::default(),
+            notes: pairs.notes,
+            skipped: pairs.findings.skipped,
+        };
         let opening = Opening::Fresh;
         TrainerBuilder { base, examples, config, opening, reporter: Reporter::new() }
     }

@@ -32,8 +32,15 @@ pub enum Opening {
 }
 
 /// The files that a run writes; all other files in the directory are left untouched.
-const OURS: &[&str] =
-    &["config.yaml", "metrics.jsonl", "warnings.jsonl", "checkpoints", "adapter", "report.html"];
+const OURS: &[&str] = &[
+    "config.yaml",
+    "metrics.jsonl",
+    "warnings.jsonl",
+    "skipped.jsonl",
+    "checkpoints",
+    "adapter",
+    "report.html",
+];
 
 impl RunDir {
     /// Creates or opens the directory and locks it.

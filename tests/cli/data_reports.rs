@@ -112,6 +112,75 @@ fn all_invalid_records_are_listed_and_can_be_skipped() {
     says(&dry_run(&worse, &[skip]), 1, &["no records in"]);
 }
 
+/// `skipped.jsonl` has every skipped record of training and held-out data; a run without any has no such file.
+#[test]
+fn skipped_records_are_listed_in_the_run() {
+    let place = Place::new();
+    let lines = |rows: &[Value]| rows.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let bad: Vec<Value> =
+        (0..30).map(|_| pair(" a", "")).chain([pair(" a", " b"), pair(" c", " c")]).collect();
+    place.write("data.jsonl", lines(&bad));
+    place.write("held-out.jsonl", lines(&[pair(" a", " b"), json!({"prompt": "q"})]));
+    let more = [
+        ("data.on_error", json!("skip")),
+        ("data.eval", json!("held-out.jsonl")),
+        ("train.max_steps", json!(1)),
+        ("train.per_device_train_batch_size", json!(1)),
+        ("train.gradient_accumulation_steps", json!(1)),
+    ];
+    place.recipe(&fixture("models").join("llama"), &place.path("data.jsonl"), &more);
+    let said = place.run(&["train", "-c", "run.yaml"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("skipped.jsonl lists the skipped records (all of them)"), "{}", said.stderr);
+    let listed: Vec<Value> = String::from_utf8(place.read("run/skipped.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(listed.len(), 32);
+    assert_eq!((&listed[29]["line"], &listed[30]["line"]), (&json!(30), &json!(32)));
+    assert!(listed[30]["message"].as_str().unwrap().starts_with("chosen and rejected are equal"));
+    assert!(listed[31]["file"].as_str().unwrap().ends_with("held-out.jsonl"));
+    place.write("data.jsonl", lines(&[pair(" a", " b")]));
+    place.write("held-out.jsonl", lines(&[pair(" a", " b")]));
+    assert_eq!(place.run(&["train", "-c", "run.yaml", "--overwrite"]).code, Some(0));
+    assert!(!place.path("run/skipped.jsonl").exists());
+}
+
+/// The fixture's tokenizer knows none of the marks; `zephyr` writes its own as text.
+#[test]
+fn marks_of_a_built_in_template_that_are_no_tokens_are_named() {
+    let row =
+        chat(json!([{"role": "user", "content": "Q"}]), json!({"content": "a"}), json!({"content": "b"}));
+    let (_, said) = dry_run(std::slice::from_ref(&row), &[("data.chat_template", json!("chatml"))]);
+    for part in ["the chat template `chatml` writes <|im_start|> (", "letters to this tokenizer"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(said.matches("letters to this tokenizer").count(), 1, "{said}");
+    let (_, said) = dry_run(&[row], &[("data.chat_template", json!("zephyr"))]);
+    assert!(!said.contains("letters to this tokenizer"), "{said}");
+}
+
+/// As in Parquet shards of the Hub: a glob, a filter on a number, rows with file and number.
+#[test]
+fn parquet_files_are_trained_on() {
+    let place = Place::new();
+    for shard in ["a", "b"] {
+        place.write(
+            &format!("{shard}.parquet"),
+            std::fs::read(fixture("parquet/pairs-zstd.parquet")).unwrap(),
+        );
+    }
+    let more = [("data.chat_template", json!(PLAIN)), ("data.filter", json!("score_chosen >= 0.5"))];
+    place.recipe(&fixture("models").join("llama"), &place.path("*.parquet"), &more);
+    let found = place.run(&["train", "-c", "run.yaml", "--dry-run"]);
+    says(
+        &(found.code.unwrap(), found.stderr),
+        0,
+        &["4 records were left out by data.filter", "10 training pairs", "Question 2?"],
+    );
+}
+
 #[test]
 fn sources_have_settings_weights_and_a_limit() {
     let place = Place::new();

@@ -114,6 +114,7 @@ impl Records {
     fn advance(&mut self) -> Result<Option<usize>> {
         while !self.ended {
             self.reader.get_mut().get_mut().0.left = MOST_BYTES;
+            let begins = usize::try_from(self.reader.position().line()).unwrap_or(usize::MAX).max(1);
             let found = self.reader.read_byte_record(&mut self.record);
             // Behind the record's line feed.
             let next = usize::try_from(self.reader.position().line()).unwrap_or(usize::MAX);
@@ -127,7 +128,7 @@ impl Records {
                     self.ended = true;
                     return Err(match e.into_kind() {
                         csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::Other => {
-                            self.place.row(line).error(e.to_string())
+                            self.place.row(begins).error(e.to_string())
                         }
                         csv::ErrorKind::Io(e) => Error::read(&self.place.path)(e),
                         other => self.place.row(line).error(format!("not a valid CSV record: {other:?}")),

@@ -8,9 +8,11 @@ use super::elements;
 use super::jsonl;
 use super::lines::{Bytes, Line, read_line, skip_space};
 use super::place::Place;
-use super::row::{MOST_BYTES, Row, Rows, parse_json};
+use super::row::{Row, Rows, parse_json};
 use crate::error::{Error, Result};
 
+/// The longest object that is read as a whole: a file whose records are in one of its fields. Bytes.
+const MOST_WRAPPED: usize = 128 << 20;
 /// Fields that only a record has. An object with one of them is a record, not a wrapper of records.
 const RECORD: [&str; 22] = [
     "prompt",
@@ -57,14 +59,14 @@ pub(super) fn rows(mut reader: Bytes, place: Place, lines: bool) -> Result<Rows>
 
 fn by_first_line(mut reader: Bytes, place: Place, skipped: usize, lines: bool) -> Result<Rows> {
     let mut first = Vec::new();
-    let line = read_line(&mut reader, &mut first, MOST_BYTES).map_err(Error::read(&place.path))?;
+    let line = read_line(&mut reader, &mut first, MOST_WRAPPED).map_err(Error::read(&place.path))?;
     let is_array = first.starts_with(b"[");
     let parsed = match line {
         Line::Whole | Line::End => parse_json(first.trim_ascii_end()),
         Line::TooLong if is_array => {
             return Ok(elements::rows(chained(first, reader), place, skipped + 1));
         }
-        Line::TooLong => return Err(place.row(skipped + 1).error(jsonl::too_long(MOST_BYTES))),
+        Line::TooLong => return Err(place.row(skipped + 1).error(jsonl::too_long(MOST_WRAPPED))),
     };
     match parsed {
         Ok(value) => {
@@ -106,18 +108,18 @@ fn over_several_lines(
     lines: bool,
 ) -> Result<Rows> {
     let first = text.len();
-    let left = (MOST_BYTES - first.min(MOST_BYTES)) as u64 + 1;
+    let left = (MOST_WRAPPED - first.min(MOST_WRAPPED)) as u64 + 1;
     reader.by_ref().take(left).read_to_end(&mut text).map_err(Error::read(&place.path))?;
     let second = text[first..].split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty());
     let is_cut_line = second.is_some_and(|line| matches!(parse_json(line.trim_ascii()), Ok(Json::Object(_))));
-    if text.len() > MOST_BYTES {
+    if text.len() > MOST_WRAPPED {
         return if lines || is_cut_line {
             Ok(jsonl::rows(chained(text, reader), place, skipped))
         } else {
             Err(place.error(format!(
                 "an object over several lines is read as a whole, of at most {} MiB; write its records one per line \
                  (jq -c '.FIELD[]' {} > pairs.jsonl)",
-                MOST_BYTES >> 20,
+                MOST_WRAPPED >> 20,
                 place.name
             )))
         };

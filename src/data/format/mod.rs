@@ -9,6 +9,7 @@ mod json;
 mod jsonl;
 mod kind;
 mod lines;
+mod parquet;
 mod place;
 mod python;
 mod row;
@@ -36,15 +37,17 @@ pub enum Format {
     Csv,
     /// Tab-separated values with a header row.
     Tsv,
+    /// Parquet: columns in row groups.
+    Parquet,
 }
 
 /// The supported formats, for error messages.
-pub const SUPPORTED: &str = ".jsonl, .ndjson (one JSON object per line), .json (one array of objects), .csv, .tsv; \
-                             each also as .gz and .zst";
+pub const SUPPORTED: &str = ".jsonl, .ndjson (one JSON object per line), .json (one array of objects), .csv, .tsv, \
+                             each also as .gz and .zst; .parquet";
 
-/// What is said of a Parquet file, under whatever name.
-const PARQUET: &str = "the file is a Parquet file, which cannot be read; convert it with \
-                       datasets.load_dataset(...).to_json(\"pairs.jsonl\") and name that file";
+/// What is said of a Parquet file that has to be read from its beginning to its end.
+const PARQUET: &str = "a Parquet file is read from its end, so it can be neither compressed as a whole nor come through a \
+                       pipe; unpack it and name the file";
 
 impl Format {
     /// Returns the format that the extension of `path` names, below one of compression. Without an extension (a pipe,
@@ -71,6 +74,7 @@ impl Format {
             "json" => Self::Json,
             "csv" => Self::Csv,
             "tsv" => Self::Tsv,
+            "parquet" => Self::Parquet,
             _ => return None,
         })
     }
@@ -84,11 +88,12 @@ impl Format {
         let file = File::open(path).map_err(Error::read(path))?;
         let place = Place::new(path.to_path_buf(), name);
         let (head, mut file) = unpack::head(file).map_err(Error::read(path))?;
-        if Kind::of(&head) == Kind::Parquet {
-            return Err(place.error(PARQUET));
-        }
         // A pipe cannot go back to its beginning.
         let reader: Bytes = match unpack::rewind(&mut file) {
+            true if Kind::of(&head) == Kind::Parquet => {
+                let size = file.metadata().map_err(Error::read(path))?.len();
+                return parquet::rows(parquet::Source::File(file, size), place);
+            }
             true => Box::new(BufReader::with_capacity(unpack::BUFFER, file)),
             false => unpack::chained(head, BufReader::with_capacity(unpack::BUFFER, file)),
         };
@@ -100,8 +105,11 @@ impl Format {
     /// # Errors
     /// Same as [`Format::open`].
     pub fn parse(self, text: impl AsRef<[u8]> + Send + 'static, name: Arc<str>) -> Result<Rows> {
-        let path = name.to_string().into();
-        self.rows(Box::new(Cursor::new(text)), Place::new(path, name))
+        let place = Place::new(name.to_string().into(), name);
+        if Kind::of(text.as_ref()) == Kind::Parquet {
+            return parquet::rows(parquet::Source::Memory(bytes::Bytes::from_owner(text)), place);
+        }
+        self.rows(Box::new(Cursor::new(text)), place)
     }
 
     /// Returns the rows of `reader`, which cannot go back to its beginning.
@@ -121,6 +129,8 @@ impl Format {
             }
             (Kind::Parquet, _) => Err(place.error(PARQUET)),
             (Kind::Gzip | Kind::Zstd, _) => Err(place.error("the file is compressed three times; unpack it")),
+            (Kind::Text, Self::Parquet) => Err(place
+                .error("the file is no Parquet file: it does not begin with `PAR1`; is it another format?")),
             (Kind::Text, Self::Csv | Self::Tsv) if head.starts_with(b"{\"") || head.starts_with(b"[{") => {
                 log::info!("{}: the file holds JSON and is read as such", place.name);
                 json::rows(reader, place, true)

@@ -6,9 +6,9 @@ use super::super::example::Origin;
 use super::python;
 use crate::error::Result;
 
-/// The maximum size in bytes of a value that is held in memory as a whole: a line, an element of an array, a wrapped
-/// file or a record of a CSV file.
-pub(super) const MOST_BYTES: usize = 256 << 20;
+/// The maximum size in bytes of a row that is held in memory: a line, an element of an array, a record of a CSV file, a
+/// row of a Parquet file. `records` takes less of the columns that are used.
+pub(super) const MOST_BYTES: usize = 64 << 20;
 
 /// A record as it appears in its file, not yet validated.
 ///

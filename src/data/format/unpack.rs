@@ -150,7 +150,8 @@ mod tests {
         assert!(message.contains("the zstd file is damaged or cut off"), "{message}");
         for (bytes, what) in [
             (gzip(b"PK\x03\x04"), "t: the file is a zip archive"),
-            (b"PAR1".to_vec(), "t: the file is a Parquet file"),
+            (b"PAR1".to_vec(), "t: the Parquet file is cut off"),
+            (gzip(b"PAR1"), "t: a Parquet file is read from its end"),
             (gzip(&gzip(&gzip(b"{}"))), "t: the file is compressed three times"),
             (b"\xFF\xFE{\0".to_vec(), "t: the file is UTF-16 text"),
         ] {

@@ -11,6 +11,21 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("zephyr", include_str!("zephyr.jinja")),
 ];
 
+/// The marks of turns that must be tokens of their own: their models know them as such. `mistral` and `zephyr` write theirs
+/// as text.
+const MARKS: [(&str, &[&str]); 5] = [
+    ("chatml", &["<|im_start|>", "<|im_end|>"]),
+    ("gemma", &["<start_of_turn>", "<end_of_turn>"]),
+    ("llama3", &["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]),
+    ("phi", &["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    ("qwen", &["<|im_start|>", "<|im_end|>"]),
+];
+
+/// Returns the name and the marks of the template with this text, if it is a built-in one that has some.
+pub(super) fn marks(source: &str) -> Option<(&'static str, &'static [&'static str])> {
+    MARKS.iter().find(|(name, _)| named(name) == Some(source)).map(|(name, marks)| (*name, *marks))
+}
+
 /// Returns the Jinja text of the template `name`.
 pub(super) fn named(name: &str) -> Option<&'static str> {
     BUILT_IN.iter().find(|(own, _)| *own == name).map(|(_, source)| *source)

@@ -3,6 +3,7 @@
 use super::super::Base;
 use super::super::records::{Pairs, Reader};
 use crate::config::RunConfig;
+use crate::data::findings::Skipped;
 use crate::data::mixture::weighted;
 use crate::data::{ChatTokenizer, DataConfig, Dataset, EvalSource, hold_out};
 use crate::error::Result;
@@ -17,6 +18,8 @@ pub struct Examples {
     pub eval: Dataset,
     /// What was cut, left out or looks wrong, in words.
     pub notes: Vec<String>,
+    /// The invalid records that are left out.
+    pub skipped: Vec<Skipped>,
 }
 
 impl Examples {
@@ -30,13 +33,19 @@ impl Examples {
         let preferred = config.objective.resolve()?.needs().records == Records::Texts;
         let found = reader.read_as(&data.train, data, preferred)?;
         let mut examples = match &data.eval {
-            None => Self { train: found.examples, eval: Dataset::default(), notes: found.notes },
+            None => Self {
+                train: found.examples,
+                eval: Dataset::default(),
+                notes: found.notes,
+                skipped: found.findings.skipped,
+            },
             Some(EvalSource::Fraction(fraction)) => split(found, *fraction, config.seed)?,
             Some(EvalSource::Sources(sources)) => {
                 let eval = reader.read(sources, &DataConfig { limit: None, ..data.clone() })?;
                 let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
                 let notes = found.notes.into_iter().chain(notes).collect();
-                Self { train: found.examples, eval: eval.examples, notes }
+                let skipped = found.findings.skipped.into_iter().chain(eval.findings.skipped).collect();
+                Self { train: found.examples, eval: eval.examples, notes, skipped }
             }
         };
         let weights: Vec<f64> = data.train.0.iter().map(|source| source.weight()).collect();
@@ -53,5 +62,10 @@ fn split(found: Pairs, fraction: f64, seed: u64) -> Result<Examples> {
         examples.entry(*index).is_some_and(|entry| held_out.binary_search(&entry.record).is_ok())
     };
     let (eval, train): (Vec<usize>, Vec<usize>) = (0..examples.len()).partition(is_held);
-    Ok(Examples { train: examples.select(train), eval: examples.select(eval), notes })
+    Ok(Examples {
+        train: examples.select(train),
+        eval: examples.select(eval),
+        notes,
+        skipped: findings.skipped,
+    })
 }

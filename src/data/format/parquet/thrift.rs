@@ -1,0 +1,236 @@
+//! Thrift's compact protocol, as far as counts, sizes and depths must be known before the library reads the same bytes:
+//! it allocates what they say. `None` is a text that ends too early or that no writer produces.
+//!
+//! Format: <https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md> and Parquet's
+//! `parquet.thrift`.
+
+/// Structures inside one another that are still read.
+const DEPTH: usize = 32;
+
+/// The wire types that matter here.
+const BINARY: u8 = 8;
+const LIST: u8 = 9;
+const STRUCT: u8 = 12;
+
+/// A position in a text.
+struct Thrift<'a> {
+    rest: &'a [u8],
+}
+
+impl Thrift<'_> {
+    fn skip_bytes(&mut self, count: usize) -> Option<()> {
+        self.rest = self.rest.get(count..)?;
+        Some(())
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn integer(&mut self) -> Option<i64> {
+        let value = self.varint()?;
+        // Zigzag: the lowest bit is the sign.
+        Some((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    /// The fields of a structure, each with its number and type, which `field` must consume.
+    fn fields(&mut self, field: &mut dyn FnMut(&mut Self, i64, u8) -> Option<()>) -> Option<()> {
+        let mut number = 0_i64;
+        loop {
+            let head = self.byte()?;
+            if head == 0 {
+                return Some(());
+            }
+            number = match head >> 4 {
+                0 => self.integer()?,
+                step => number.checked_add(i64::from(step))?,
+            };
+            field(self, number, head & 0x0F)?;
+        }
+    }
+
+    /// The number of elements of a list and their type. An element has at least one byte.
+    fn list(&mut self) -> Option<(usize, u8)> {
+        let head = self.byte()?;
+        let count = match head >> 4 {
+            15 => usize::try_from(self.varint()?).ok()?,
+            few => usize::from(few),
+        };
+        (count <= self.rest.len()).then_some((count, head & 0x0F))
+    }
+
+    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
+        let depth = depth.checked_sub(1)?;
+        match kind {
+            // Booleans are in the type of their field.
+            1 | 2 => Some(()),
+            3 => self.skip_bytes(1),
+            4..=6 => self.varint().map(drop),
+            7 => self.skip_bytes(8),
+            BINARY => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                self.skip_bytes(length)
+            }
+            LIST | 10 => {
+                let (count, kind) = self.list()?;
+                (0..count).try_for_each(|_| self.skip_element(kind, depth))
+            }
+            11 => {
+                let count = self.varint()?;
+                if count == 0 {
+                    return Some(());
+                }
+                let kinds = self.byte()?;
+                (0..count).try_for_each(|_| {
+                    self.skip_element(kinds >> 4, depth)?;
+                    self.skip_element(kinds & 0x0F, depth)
+                })
+            }
+            STRUCT => self.fields(&mut |thrift, _, kind| thrift.skip(kind, depth)),
+            13 => self.skip_bytes(16),
+            _ => None,
+        }
+    }
+
+    /// In a list, a boolean is a byte.
+    fn skip_element(&mut self, kind: u8, depth: usize) -> Option<()> {
+        if matches!(kind, 1 | 2) { self.skip_bytes(1) } else { self.skip(kind, depth) }
+    }
+}
+
+/// What the header of a page says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PageHeader {
+    /// The length of the header itself, in bytes.
+    pub(super) length: usize,
+    /// 0 and 3 are data pages, 2 is a dictionary, 1 an index.
+    pub(super) kind: i64,
+    pub(super) unpacked: i64,
+    pub(super) packed: i64,
+    pub(super) values: i64,
+    /// Parquet's number of the encoding of the values.
+    pub(super) encoding: i64,
+    /// The bytes of levels before the compressed part (data pages of version 2).
+    pub(super) levels: i64,
+    /// Whether the page is stored as it is although its column is compressed.
+    pub(super) stored: bool,
+}
+
+/// Reads the header of the page that `text` begins with.
+pub(super) fn page_header(text: &[u8]) -> Option<PageHeader> {
+    let mut thrift = Thrift { rest: text };
+    let mut header = PageHeader::default();
+    thrift.fields(&mut |thrift, number, kind| {
+        match (number, kind) {
+            (1, 5) => header.kind = thrift.integer()?,
+            (2, 5) => header.unpacked = thrift.integer()?,
+            (3, 5) => header.packed = thrift.integer()?,
+            // The data page, the dictionary and the data page of version 2.
+            (5 | 7 | 8, STRUCT) => {
+                let second = number == 8;
+                thrift.fields(&mut |thrift, number, kind| {
+                    match (number, kind) {
+                        (1, 5) => header.values = thrift.integer()?,
+                        (2, 5) if !second => header.encoding = thrift.integer()?,
+                        (4, 5) if second => header.encoding = thrift.integer()?,
+                        (5 | 6, 5) if second => {
+                            header.levels = header.levels.checked_add(thrift.integer()?)?;
+                        }
+                        (7, 2) if second => header.stored = true,
+                        _ => thrift.skip(kind, DEPTH)?,
+                    }
+                    Some(())
+                })?;
+            }
+            _ => thrift.skip(kind, DEPTH)?,
+        }
+        Some(())
+    })?;
+    header.length = text.len() - thrift.rest.len();
+    Some(header)
+}
+
+/// Whether the metadata of a file have a schema of at most `most` groups inside one another, and are whole.
+pub(super) fn schema_depth(text: &[u8], most: usize) -> Option<bool> {
+    let mut thrift = Thrift { rest: text };
+    let mut shallow = true;
+    thrift.fields(&mut |thrift, number, kind| {
+        if (number, kind) != (2, LIST) {
+            return thrift.skip(kind, DEPTH);
+        }
+        let (count, kind) = thrift.list()?;
+        // The children that are left of the groups around the next element.
+        let mut open: Vec<i64> = Vec::new();
+        for _ in 0..count {
+            if kind != STRUCT {
+                return None;
+            }
+            let mut children = 0;
+            thrift.fields(&mut |thrift, number, kind| match (number, kind) {
+                (5, 5) => {
+                    children = thrift.integer()?;
+                    Some(())
+                }
+                _ => thrift.skip(kind, DEPTH),
+            })?;
+            if let Some(last) = open.last_mut() {
+                *last -= 1;
+            }
+            if children > 0 {
+                open.push(children);
+            }
+            shallow &= open.len() <= most;
+            while open.pop_if(|left| *left <= 0).is_some() {}
+            if !shallow {
+                open.truncate(most);
+            }
+        }
+        Some(())
+    })?;
+    Some(shallow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A data page of 3 values: type 0, 300 bytes unpacked, 40 packed, `{3, PLAIN, RLE, RLE}`.
+    const PAGE: [u8; 19] =
+        [0x15, 0, 0x15, 0xD8, 4, 0x15, 80, 0x2C, 0x15, 6, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0, 0xFF];
+
+    #[test]
+    fn a_header_is_read_to_its_end() {
+        let header = page_header(&PAGE).unwrap();
+        assert_eq!((header.length, header.unpacked, header.packed, header.values), (18, 300, 40, 3));
+        for cut in 0..18 {
+            assert!(page_header(&PAGE[..cut]).is_none(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn lists_and_depths_are_bounded() {
+        // A list of 2^35 structures, and structures inside one another.
+        assert!(page_header(&[0x19, 0xFC, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 0]).is_none());
+        assert!(page_header(&[0x9C; 10_000]).is_none());
+        // Field 2: schema elements with one child each.
+        let element = [0x55, 2, 0];
+        let metadata = |count: u8| [&[0x29, 0xFC, count][..], &element.repeat(count.into()), &[0]].concat();
+        assert_eq!(schema_depth(&metadata(8), 8), Some(true));
+        assert_eq!(schema_depth(&metadata(9), 8), Some(false));
+        assert_eq!(schema_depth(&metadata(9)[..20], 8), None);
+    }
+}
