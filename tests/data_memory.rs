@@ -38,7 +38,6 @@ fn refused(place: &Place, file: &str, part: &str, most: usize) {
     place.recipe(&fixture("models").join("llama"), &place.path(file), &[]);
     for args in [&["data", "check", file][..], &["train", "-c", "run.yaml", "--dry-run"]] {
         let (code, said, peak) = peak(place, args);
-        println!("{args:?}: {peak} MiB: {said}");
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(part) && said.contains(file), "expected {part:?} in: {said}");
         assert!(said.len() < 4000, "{} bytes are said", said.len());
