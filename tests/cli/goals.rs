@@ -1,7 +1,7 @@
 //! Each loss trains the embedded base to its own goal in a few steps: at least 90 % of held-out pairs are told apart, and a
 //! loss that imitates lowers the perplexity of held-out chosen answers.
 //!
-//! `cargo test --release --test cli goals -- --nocapture` prints the table of `docs/src/stages.md`.
+//! `cargo test --release --test cli goals -- --nocapture` prints the table of `docs/src/losses.md`.
 #![allow(clippy::print_stdout)]
 
 use dpo_lora::objective::{Loss, Needs, Records};
