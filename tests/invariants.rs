@@ -60,6 +60,7 @@ fn one_step(
         dropout: 0.0,
         stream: Stream::new(0, "unused"),
         recompute: false,
+        noise: None,
     };
     let batches: Vec<PackedBatch> = batches.iter().map(|examples| pack(examples)).collect();
     let outcome = step::run(decoder, policy, &mut optimizer, reference, &batches, &settings).unwrap();

@@ -73,6 +73,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
             dropout: 0.0,
             stream: Stream::new(0, "unused"),
             recompute,
+            noise: None,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
@@ -154,6 +155,7 @@ fn follow_objective(run: &str) -> ReferenceCache {
             dropout: 0.0,
             stream: Stream::new(0, "unused"),
             recompute: false,
+            noise: None,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();

@@ -21,7 +21,7 @@ use dpo_lora::train::checkpoint;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
 use dpo_lora::train::reference::ReferenceCache;
-use dpo_lora::trainable::{Adapters, Lora};
+use dpo_lora::trainable::{Adapters, Lora, Policy};
 use dpo_lora::weights::gguf::{GgufFile, Value};
 use dpo_lora::weights::{SafetensorsSource, WeightSource};
 
@@ -266,7 +266,7 @@ fn checkpoint(data: &[u8]) {
     let manifest = serde_json::to_vec(&manifest).expect("a manifest");
     put("checkpoint/manifest.json", if *which % 3 == 0 { bytes } else { &manifest });
     if let Ok(state) = checkpoint::open(&directory) {
-        let _ = checkpoint::restore(&directory, &state, spec, &mut trained, &mut optimizer);
+        let _ = checkpoint::restore(&directory, &state, spec, &mut Policy::of(trained), &mut optimizer);
     }
 }
 
