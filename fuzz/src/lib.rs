@@ -273,8 +273,7 @@ fn checkpoint(data: &[u8]) {
     let manifest = serde_json::to_vec(&manifest).expect("a manifest");
     put("checkpoint/manifest.json", if *which % 3 == 0 { bytes } else { &manifest });
     if let Ok(state) = checkpoint::open(&directory) {
-        let mut policy = Policy::of(trained);
-        let _ = checkpoint::restore(&directory, &state, spec, &mut policy, &mut optimizer);
+        let _ = checkpoint::restore(&directory, &state, spec, &mut Policy::of(trained), &mut optimizer);
     }
 }
 

@@ -242,7 +242,10 @@ impl<'a> Document<'a> {
             }
             None => (key.to_string(), self.defaults),
         };
-        let known = keys(holder);
+        let mut known = keys(holder);
+        if section.is_none() {
+            known.push(STAGES.into());
+        }
         if section.is_none() && key == STAGES {
             return format!("{place}: {STAGES} describes several runs, and a single run is asked for here");
         }
@@ -250,7 +253,7 @@ impl<'a> Document<'a> {
         let list = known.join(", ");
         match section {
             Some(section) => format!("{place}: {path} is not a key{hint}; keys of {section}: {list}"),
-            None => format!("{place}: {path} is not a key{hint}; top-level keys: {list}, stages"),
+            None => format!("{place}: {path} is not a key{hint}; top-level keys: {list}"),
         }
     }
 

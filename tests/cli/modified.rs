@@ -57,7 +57,7 @@ fn the_reference_moves_as_in_tr_dpo() {
     assert_eq!(logps(at_first.copy()), logps(Adapters::default()));
     let mut expected: Vec<f64> = at_first.values().iter().map(|x| f64::from(*x)).collect();
     let margins = evaluations(&place, "eval_rewards/margins");
-    assert_eq!(margins.len(), 7);
+    assert_eq!(margins.len(), 7, "one before the first step, and one after each");
     for (step, found) in margins.into_iter().enumerate().skip(1) {
         let policy = read(step, "adapter");
         if step % 2 == 0 {
