@@ -57,7 +57,8 @@ unsafe fn sums(
     out: *mut f32,
     accumulate: bool,
 ) {
-    // SAFETY: the caller guarantees this. The prefetched addresses, those of the next rows, need not exist.
+    // Prefetching the next rows makes it a fifth slower.
+    // SAFETY: the caller guarantees this.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -75,15 +76,9 @@ unsafe fn sums(
             "tileloadd tmm5, [{below} + {pitch}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm5, tmm6",
-            ".set line, 0",
-            ".rept 32",
-            "prefetcht0 [{next} + line]",
-            ".set line, line + 64",
-            ".endr",
             "add {a}, 1024",
             "add {weights}, 64",
             "add {below}, 64",
-            "add {next}, 2048",
             "dec {chunks}",
             "jnz 3b",
             "4:",
@@ -94,7 +89,6 @@ unsafe fn sums(
             a = inout(reg) a => _,
             weights = inout(reg) weights => _,
             below = inout(reg) weights.wrapping_byte_add(16 * pitch) => _,
-            next = inout(reg) weights.wrapping_byte_add(32 * pitch) => _,
             pitch = in(reg) pitch,
             word = in(reg) 4_usize,
             out = in(reg) out,
