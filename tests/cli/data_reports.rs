@@ -147,18 +147,20 @@ fn skipped_records_are_listed_in_the_run() {
     assert!(!place.path("run/skipped.jsonl").exists());
 }
 
-/// The fixture's tokenizer knows none of the marks; `zephyr` writes its own as text.
+/// The fixture's tokenizer knows the marks of `chatml` and not those of `gemma`; `zephyr` writes its own as text.
 #[test]
 fn marks_of_a_built_in_template_that_are_no_tokens_are_named() {
     let row =
         chat(json!([{"role": "user", "content": "Q"}]), json!({"content": "a"}), json!({"content": "b"}));
-    let (_, said) = dry_run(std::slice::from_ref(&row), &[("data.chat_template", json!("chatml"))]);
-    for part in ["the chat template `chatml` writes <|im_start|> (", "letters to this tokenizer"] {
-        assert!(said.contains(part), "{part}: {said}");
+    let said = |name: &str| dry_run(std::slice::from_ref(&row), &[("data.chat_template", json!(name))]).1;
+    let gemma = said("gemma");
+    for part in ["the chat template `gemma` writes <start_of_turn> (", "letters to this tokenizer"] {
+        assert!(gemma.contains(part), "{part}: {gemma}");
     }
-    assert_eq!(said.matches("letters to this tokenizer").count(), 1, "{said}");
-    let (_, said) = dry_run(&[row], &[("data.chat_template", json!("zephyr"))]);
-    assert!(!said.contains("letters to this tokenizer"), "{said}");
+    assert_eq!(gemma.matches("letters to this tokenizer").count(), 1, "{gemma}");
+    for name in ["chatml", "zephyr"] {
+        assert!(!said(name).contains("letters to this tokenizer"), "{name}");
+    }
 }
 
 /// As in Parquet shards of the Hub: a glob, a filter on a number, rows with file and number.
