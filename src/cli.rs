@@ -21,7 +21,7 @@ pub use train::TrainArgs;
 #[derive(Debug, Parser)]
 #[command(name = "dpo-lora", version, about, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "Results go to standard output, everything else to standard error.\n\
-    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 or 143 interrupted (the run can be resumed).")]
+    Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or a missing file, 130 or 143 interrupted.")]
 pub struct Cli {
     /// Print only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]

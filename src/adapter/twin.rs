@@ -23,17 +23,27 @@ const WIDTH: usize = 64;
 const ROWS: usize = 4;
 const LAYERS: usize = 3;
 
-/// Share of their norm by which the numbers of twins differ at most: where one is quantised to blocks (2 bits: about
-/// 0.25), and where both are floats (bf16: 2⁻⁹).
-const BLOCKS: f64 = 0.3;
-const FLOATS: f64 = 0.01;
+/// Share of their norm by which rounding moves numbers at most, by the beginning of the type's name: a half more than a step
+/// of so many bits over the range of a block gives (`Q8_0`: 0.5 % on the llama fixture).
+const ROUNDING: &[(&str, f64)] = &[
+    ("F", 0.005),
+    ("BF", 0.005),
+    ("Q8", 0.015),
+    ("Q6", 0.04),
+    ("Q5", 0.08),
+    ("Q4", 0.16),
+    ("IQ4", 0.16),
+    ("Q3", 0.25),
+];
+
+/// That of types with fewer bits.
+const COARSEST: f64 = 0.4;
 
 /// Some of a base's numbers, and how they are stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sketch {
     /// The types of the tensors that they come from, such as `Q6_K/Q4_K`.
     storage: String,
-    quantised: bool,
     numbers: Vec<f32>,
 }
 
@@ -50,7 +60,7 @@ impl fmt::Display for Rounding {
 impl Sketch {
     /// The sketch of a base; tensors that cannot be read are left out.
     pub fn of(source: &dyn WeightSource, spec: &DecoderSpec) -> Self {
-        let mut sketch = Self { storage: String::new(), quantised: false, numbers: Vec::new() };
+        let mut sketch = Self { storage: String::new(), numbers: Vec::new() };
         sketch.add(source, &weight_of(&spec.embedding, source, spec), ROWS);
         let last = spec.layers.len().saturating_sub(1);
         let mut layers: Vec<usize> = (0..LAYERS).map(|i| i * last / (LAYERS - 1)).collect();
@@ -72,7 +82,6 @@ impl Sketch {
         if !self.storage.split('/').any(|known| known == storage) {
             self.storage += &format!("{}{storage}", if self.storage.is_empty() { "" } else { "/" });
         }
-        self.quantised |= weight.block_kind().is_some();
         let elements = weight.elements();
         for i in 0..rows.min(height) {
             let start = i * height / rows.min(height).max(1) * width;
@@ -81,10 +90,18 @@ impl Sketch {
         }
     }
 
+    /// The share by which the coarsest of its types rounds.
+    fn rounding(&self) -> f64 {
+        let of = |storage: &str| {
+            let known = ROUNDING.iter().find(|(prefix, _)| storage.starts_with(prefix));
+            known.map_or(COARSEST, |(_, share)| *share)
+        };
+        self.storage.split('/').map(of).fold(0.0, f64::max)
+    }
+
     /// As text, for an adapter's metadata.
     pub fn to_text(&self) -> String {
-        let kind = if self.quantised { "blocks" } else { "floats" };
-        format!("1 {kind} {} {}", self.storage, STANDARD.encode(bytemuck::cast_slice(&self.numbers)))
+        format!("1 {} {}", self.storage, STANDARD.encode(bytemuck::cast_slice(&self.numbers)))
     }
 
     /// Reads what [`Sketch::to_text`] wrote.
@@ -94,13 +111,8 @@ impl Sketch {
     pub fn from_text(text: &str) -> Result<Self> {
         let damaged =
             || Error::Adapter(format!("the metadata {SKETCH_KEY} is damaged, or of a later version"));
-        let [version, kind, storage, numbers] = text.split(' ').collect::<Vec<_>>()[..] else {
+        let ["1", storage, numbers] = text.split(' ').collect::<Vec<_>>()[..] else {
             return Err(damaged());
-        };
-        let quantised = match (version, kind) {
-            ("1", "blocks") => true,
-            ("1", "floats") => false,
-            _ => return Err(damaged()),
         };
         let bytes = STANDARD.decode(numbers).map_err(|_| damaged())?;
         let (numbers, rest) = bytes.as_chunks();
@@ -108,7 +120,7 @@ impl Sketch {
         if !rest.is_empty() {
             return Err(damaged());
         }
-        Ok(Self { storage: storage.into(), quantised, numbers })
+        Ok(Self { storage: storage.into(), numbers })
     }
 
     /// How the numbers are stored.
@@ -128,7 +140,7 @@ impl Sketch {
             (apart + square(a - b), size + f64::max(square(a), square(b)))
         });
         let share = (apart / size).sqrt();
-        let most = if self.quantised || other.quantised { BLOCKS } else { FLOATS };
+        let most = self.rounding() + other.rounding();
         // Not a number where there are no numbers.
         (share <= most).then_some(Rounding(share))
     }
@@ -138,8 +150,8 @@ impl Sketch {
 mod tests {
     use super::*;
 
-    fn sketch(storage: &str, quantised: bool, numbers: &[f32]) -> Sketch {
-        Sketch { storage: storage.into(), quantised, numbers: numbers.to_vec() }
+    fn sketch(storage: &str, numbers: &[f32]) -> Sketch {
+        Sketch { storage: storage.into(), numbers: numbers.to_vec() }
     }
 
     #[test]
@@ -147,21 +159,22 @@ mod tests {
         let whole: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 64.0).collect();
         let four_bits: Vec<f32> = whole.iter().map(|x| (x * 14.0).round() / 14.0).collect();
         let other: Vec<f32> = whole.iter().rev().copied().collect();
-        let base = sketch("BF16", false, &whole);
-        assert!(base.twin(&sketch("Q4_0", true, &four_bits)).is_some());
-        assert_eq!(base.twin(&sketch("Q4_0", true, &other)), None);
-        // Between floats rounding is small, and in one type there is none.
-        assert_eq!(base.twin(&sketch("F32", false, &four_bits)), None);
-        assert!(base.twin(&sketch("F32", false, &whole)).is_some());
-        assert_eq!(base.twin(&sketch("BF16", false, &four_bits)), None);
-        assert_eq!(sketch("F32", false, &[]).twin(&sketch("BF16", false, &[])), None);
+        let base = sketch("BF16", &whole);
+        assert!(base.twin(&sketch("Q4_0", &four_bits)).is_some());
+        assert_eq!(base.twin(&sketch("Q4_0", &other)), None);
+        // Eight bits and floats round less, and within one type there is no rounding.
+        assert_eq!(base.twin(&sketch("Q8_0", &four_bits)), None);
+        assert_eq!(base.twin(&sketch("F32", &four_bits)), None);
+        assert!(base.twin(&sketch("F32", &whole)).is_some());
+        assert_eq!(base.twin(&sketch("BF16", &four_bits)), None);
+        assert_eq!(sketch("F32", &[]).twin(&sketch("BF16", &[])), None);
     }
 
     #[test]
     fn a_sketch_is_read_back_and_damage_is_told() {
-        let whole = sketch("Q6_K/Q4_K", true, &[1.5, -2.25]);
+        let whole = sketch("Q6_K/Q4_K", &[1.5, -2.25]);
         assert_eq!(Sketch::from_text(&whole.to_text()).unwrap(), whole);
-        for text in ["", "2 floats F32 AAAA", "1 floats F32 AAA=", "1 floats F32 !", "1 words F32 "] {
+        for text in ["", "2 F32 AAAA", "1 F32 AAA=", "1 F32 !", "1 F32"] {
             assert!(Sketch::from_text(text).unwrap_err().to_string().contains(SKETCH_KEY), "{text}");
         }
     }

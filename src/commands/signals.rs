@@ -87,7 +87,7 @@ impl Sink for Whereabouts {
         match *event {
             Event::Start { step, total_steps } => {
                 run.total_steps = total_steps;
-                run.doing = if step == 0 { Doing::Starting } else { run.after(step) };
+                run.doing = run.after(step);
             }
             Event::Progress { step, .. } | Event::Saved { step, .. } => run.doing = run.after(step),
             Event::Evaluation { step: 0 } => run.doing = Doing::Starting,
@@ -142,7 +142,6 @@ impl Training {
 }
 
 /// Answers a signal.
-#[cfg_attr(not(unix), expect(dead_code, reason = "there are no such signals"))]
 fn received(signal: i32) {
     let code = u8::try_from(128 + signal).unwrap_or(1);
     let words = match &*interrupted() {

@@ -132,12 +132,12 @@ impl Sink for Console {
     }
 }
 
-/// A bar of less than 80 columns, so that a key that the terminal echoes behind it does not break the line.
+/// A bar that fits 80 columns, with room for the key that the terminal echoes behind it.
 fn template(coloured: bool) -> &'static str {
     if coloured {
-        "{bar:14.cyan/black} {pos}/{len}  {elapsed} < {eta}  {msg:32!}"
+        "{bar:14.cyan/black} {pos}/{len}  {elapsed} < {eta}  {msg:34!}"
     } else {
-        "{bar:14} {pos}/{len}  {elapsed} < {eta}  {msg:32!}"
+        "{bar:14} {pos}/{len}  {elapsed} < {eta}  {msg:34!}"
     }
 }
 
@@ -145,6 +145,7 @@ fn template(coloured: bool) -> &'static str {
 const SHORT: &[(&str, &str)] = &[
     ("loss", "loss"),
     ("rewards/margins", "margin"),
+    ("logps/accuracies", "likelier"),
     ("rewards/accuracies", "accuracy"),
     ("learning_rate", "lr"),
     ("grad_norm", "grad"),
@@ -261,8 +262,8 @@ mod tests {
         for coloured in [true, false] {
             assert!(indicatif::ProgressStyle::with_template(template(coloured)).is_ok());
         }
-        let widest = "12345/12345".len() + "59m < 59m".len() + 14 + 32 + 5;
-        assert!(widest < 80, "{widest}");
+        let widest = "12345/12345".len() + "59m < 59m".len() + 14 + 34 + 5;
+        assert!(widest < 77, "{widest}");
     }
 
     #[test]

@@ -4,16 +4,15 @@
 //! bars.
 
 use std::io::{IsTerminal, Write};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 /// Columns where the terminal does not say.
 const COLUMNS: usize = 80;
 
-static BARS: LazyLock<MultiProgress> =
-    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(target()));
 
 /// Bars on the screen.
 static SHOWN: AtomicUsize = AtomicUsize::new(0);
@@ -65,6 +64,79 @@ pub fn shows_colours(stream: &impl IsTerminal) -> bool {
 pub fn columns() -> usize {
     let size = terminal_size::terminal_size_of(std::io::stderr());
     size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
+}
+
+/// Redraws a second, at most.
+const RATE: u8 = 20;
+
+fn target() -> ProgressDrawTarget {
+    if is_terminal() {
+        ProgressDrawTarget::term_like_with_hz(Box::new(Narrow::default()), RATE)
+    } else {
+        ProgressDrawTarget::hidden()
+    }
+}
+
+/// Standard error as a terminal that is a little narrower than it is: bars fill their line, and the `^C` that the terminal
+/// echoes behind a full line would move to the next one and leave a torn bar.
+#[derive(Debug, Default)]
+struct Narrow(Mutex<Vec<u8>>);
+
+/// Columns of `^C`, and one in which the cursor stays.
+const ECHO: u16 = 3;
+
+impl Narrow {
+    fn add(&self, text: &str) -> std::io::Result<()> {
+        // What is in the buffer is whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    /// Moves the cursor by an escape sequence of ECMA-48.
+    fn go(&self, n: usize, direction: char) -> std::io::Result<()> {
+        if n == 0 { Ok(()) } else { self.add(&format!("\x1b[{n}{direction}")) }
+    }
+}
+
+impl TermLike for Narrow {
+    fn width(&self) -> u16 {
+        u16::try_from(columns()).unwrap_or(u16::MAX).saturating_sub(ECHO)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> std::io::Result<()> {
+        self.go(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> std::io::Result<()> {
+        self.go(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> std::io::Result<()> {
+        self.go(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> std::io::Result<()> {
+        self.go(n, 'D')
+    }
+
+    fn write_line(&self, text: &str) -> std::io::Result<()> {
+        self.add(text)?;
+        self.add("\n")
+    }
+
+    fn write_str(&self, text: &str) -> std::io::Result<()> {
+        self.add(text)
+    }
+
+    fn clear_line(&self) -> std::io::Result<()> {
+        self.add("\r\x1b[2K")
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        let text = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut out = std::io::stderr().lock();
+        out.write_all(&text).and_then(|()| out.flush())
+    }
 }
 
 /// A bar at the lower edge of the screen.

@@ -357,7 +357,7 @@ impl Trainer {
 
     /// Evaluates the initial policy.
     fn evaluate_before(&mut self, reporter: &mut Reporter) -> Result<()> {
-        if self.state.step > 0 {
+        if self.state.step > 0 || self.setup.eval.is_empty() {
             return Ok(());
         }
         reporter.record(&Event::Evaluation { step: 0 });
@@ -370,6 +370,9 @@ impl Trainer {
 
     /// Evaluates, updates the best evaluation, and returns whether to stop early.
     fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
+        if self.setup.eval.is_empty() {
+            return Ok(false);
+        }
         reporter.record(&Event::Evaluation { step: self.state.step });
         let Some(found) = self.evaluate()? else { return Ok(false) };
         self.tell(&found, reporter);

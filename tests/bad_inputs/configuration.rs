@@ -56,7 +56,7 @@ fn modules_that_do_not_exist() {
 #[test]
 fn files_of_the_configuration() {
     let place = Place::new();
-    refused(&place, &["train", "-c", "nowhere.yaml"], 1, &["nowhere.yaml"]);
+    refused(&place, &["train", "-c", "nowhere.yaml"], 2, &["nowhere.yaml"]);
     place.write("run.yaml", "model: {base: [}\n");
     train_refused(&place, 2, &["run.yaml", "line 1"]);
     place.write("run.yaml", "");

@@ -21,11 +21,11 @@ fn no_such_file() {
     let place = Place::new();
     place.write("pairs.jsonl", GOOD);
     place.llama_recipe(&[("data.train", json!("pair.jsonl"))]);
-    train_refused(&place, 1, &["`pair.jsonl` does not exist", "did you mean `pairs.jsonl`?"]);
+    train_refused(&place, 2, &["`pair.jsonl` does not exist", "did you mean `pairs.jsonl`?"]);
     place.llama_recipe(&[("data.train", json!("nowhere/*.jsonl"))]);
-    train_refused(&place, 1, &["nowhere/*.jsonl", "matches no file"]);
+    train_refused(&place, 2, &["nowhere/*.jsonl", "matches no file"]);
     place.llama_recipe(&[("data.eval", json!("held-out.jsonl"))]);
-    train_refused(&place, 1, &["held-out.jsonl"]);
+    train_refused(&place, 2, &["held-out.jsonl"]);
 }
 
 #[test]

@@ -52,8 +52,8 @@ impl Base {
                     found.sketch.as_ref().and_then(|sketch| Some((sketch, sketch.twin(&ours_sketched)?)));
                 if let Some((sketch, apart)) = twin {
                     log::warn!(
-                        "{shown} was trained on {name}, stored as {}; {} has the same weights as {}, which differ by {apart}, \
-                         so the adapter is used",
+                        "{shown} was trained on {name}, stored as {}; {} has the same weights stored as {} (rounding moved \
+                         them by {apart}), so the adapter is used",
                         sketch.storage(),
                         self.name,
                         ours_sketched.storage()
