@@ -3,8 +3,12 @@
 
 mod common;
 
+#[path = "modules/eva.rs"]
+mod eva;
 #[path = "modules/loraplus.rs"]
 mod loraplus;
+#[path = "modules/pissa.rs"]
+mod pissa;
 
 use common::Model;
 use dpo_lora::data::{Example, Kind, PackedBatch};

@@ -13,6 +13,5 @@ mod names;
 pub mod peft;
 pub mod read;
 pub mod servers;
-mod symmetric;
 #[cfg(test)]
 mod testing;

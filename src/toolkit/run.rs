@@ -14,16 +14,19 @@ use crate::config::RunConfig;
 use crate::data::{ChatTokenizer, show};
 use crate::error::{Error, Result};
 use crate::files::{self, CacheChoice};
-use crate::model::config::Reference;
+use crate::model::config::{LoraConfig, Reference};
 use crate::model::decoder::Decoder;
+use crate::model::initialisation::InitLoraWeights;
 use crate::model::targets::LoraTargets;
+use crate::ops::svd::Iterations;
 use crate::train::checkpoint;
 use crate::train::config::Recompute;
+use crate::train::eva;
 use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
-use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Policy};
+use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Pissa, Policy};
 
 /// Tokens of each part of the first record that are shown.
 const FIRST_TOKENS: usize = 60;
@@ -100,6 +103,7 @@ impl<'a> Run<'a> {
         tokenizer: ChatTokenizer,
         mut examples: Examples,
     ) -> Result<Self> {
+        check_device(&config, base)?;
         let loras = modules(&config, base)?;
         let to_train = loras.iter().map(Kind::parameters).sum();
         if base.backend.is_none() {
@@ -107,7 +111,8 @@ impl<'a> Run<'a> {
             examples.notes.extend(note);
         }
         let decoder = base.decoder()?;
-        let policy = policy(&config, base, &decoder, loras)?;
+        let (policy, note) = policy(&config, base, (&decoder, &examples), loras)?;
+        examples.notes.extend(note);
         let on_device = decoder
             .is_on_device()
             .then(|| on_device::fit(&config, &decoder, &policy, &examples))
@@ -221,26 +226,71 @@ fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
             ))
         })?;
         let lora = Lora::new(linear, target.rank, target.alpha, target.scaling);
-        Ok(if config.lora.use_dora { Dora::new(lora).into() } else { lora.into() })
+        Ok(kind(&config.lora, lora))
     });
     loras.collect()
 }
 
+/// The kind of adapter that the configuration names.
+fn kind(config: &LoraConfig, lora: Lora) -> Kind {
+    match config.init_lora_weights {
+        InitLoraWeights::Kaiming if config.use_dora => Dora::new(lora).into(),
+        InitLoraWeights::Kaiming | InitLoraWeights::Eva => lora.into(),
+        InitLoraWeights::Pissa(iterations) => {
+            let iterations = iterations.map_or(Iterations::UntilSettled, Iterations::Fixed);
+            Pissa::new(lora, iterations).into()
+        }
+    }
+}
+
+/// Refuses what a device does not train, before anything is read.
+fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
+    let init = config.lora.init_lora_weights;
+    match init {
+        InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
+            Err(Error::Config(format!(
+                "lora.init_lora_weights is {init}, which is computed on the processor only; set model.device: cpu, or \
+             lora.init_lora_weights: true"
+            )))
+        }
+        InitLoraWeights::Pissa(_) | InitLoraWeights::Eva | InitLoraWeights::Kaiming => Ok(()),
+    }
+}
+
 /// The frozen adapters and the one to train.
-fn policy(config: &RunConfig, base: &Base, decoder: &Decoder, adapters: Vec<Kind>) -> Result<Policy> {
+fn policy(
+    config: &RunConfig,
+    base: &Base,
+    (decoder, examples): (&Decoder, &Examples),
+    adapters: Vec<Kind>,
+) -> Result<(Policy, Option<String>)> {
     let mut policy = Policy::default();
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
     let Some(path) = &config.lora.init_from else {
-        policy.trained = Adapters::initialised_on(adapters, config.seed, |module| decoder.linear(module))?;
-        return Ok(policy);
+        let mut note = None;
+        policy.trained = if config.lora.init_lora_weights == InitLoraWeights::Eva {
+            let settings = eva::Settings {
+                config: config.lora.eva_config.unwrap_or_default(),
+                batch: config.train.per_device_train_batch_size,
+                use_rslora: config.lora.use_rslora,
+                seed: config.seed,
+            };
+            let loras: Vec<Lora> = adapters.iter().map(|adapter| adapter.low_rank().clone()).collect();
+            let (found, said) = eva::initialised((decoder, &policy), &examples.train, &loras, &settings)?;
+            note = Some(said);
+            found
+        } else {
+            Adapters::initialised_on(adapters, config.seed, |module| decoder.linear(module))?
+        };
+        return Ok((policy, note));
     };
     policy.trained = base.adapter(path, false)?;
     if config.lora.reference == Reference::Init {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
-    Ok(policy)
+    Ok((policy, None))
 }
 
 fn reference_cache(choice: &CacheChoice, policy: &str) -> (ReferenceCache, Option<String>) {

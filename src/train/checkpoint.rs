@@ -183,13 +183,12 @@ pub fn restore(
     optimizer: &mut Optimizer,
 ) -> Result<()> {
     let found = peft::read(&checkpoint.join(ADAPTER), spec)?.adapters;
-    if !trained.iter().eq(found.iter()) {
+    if !trained.restore(&found)? {
         return Err(Error::Train(format!(
             "the adapter in {} does not match this configuration",
             checkpoint.display()
         )));
     }
-    trained.update(|values| values.copy_from_slice(found.values()));
     let path = checkpoint.join(OPTIMIZER);
     let bytes = fs::read(&path).map_err(Error::read(&path))?;
     let tensors =

@@ -5,6 +5,7 @@ pub mod best;
 pub mod checkpoint;
 pub mod config;
 pub mod descent;
+pub mod eva;
 pub mod gradients;
 pub mod memory;
 pub mod optimizer;
