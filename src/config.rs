@@ -113,6 +113,12 @@ impl RunConfig {
             problems.absorb(batches::check(&self.train, objective.needs()));
         }
         let from_base = self.lora.init_from.is_some() && self.lora.reference == Reference::Base;
+        let is_pissa = matches!(self.lora.init_lora_weights, InitLoraWeights::Pissa(_));
+        problems.require(!(self.train.sync_ref_model && is_pissa), || {
+            "train.sync_ref_model is true, and lora.init_lora_weights is pissa, whose matrices are not those of the reference; \
+             write init_lora_weights: true or eva"
+                .into()
+        });
         problems.require(!(self.train.sync_ref_model && from_base), || {
             "train.sync_ref_model is true, and lora.reference is base, which has no adapter that could move; write \
              reference: init"

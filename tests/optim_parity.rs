@@ -155,8 +155,15 @@ fn optimizers_follow_their_own_code_for_many_steps() {
     assert!(long.steps >= 20 && long.runs.len() >= 8);
     for run in &long.runs {
         let LongSettings { betas: [beta1, beta2], eps, weight_decay, warmup_steps } = run.settings;
-        let config =
-            OptimizerConfig { kind: run.name, beta1, beta2, epsilon: eps, weight_decay, warmup_steps };
+        let config = OptimizerConfig {
+            kind: run.name,
+            beta1,
+            beta2,
+            epsilon: eps,
+            weight_decay,
+            warmup_steps,
+            ..OptimizerConfig::default()
+        };
         let mut store = Store::default();
         for (i, shape) in long.shapes.iter().enumerate() {
             store.add(format!("{i}"), shape.clone());

@@ -6,10 +6,10 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::symmetric::Square;
 use super::{head, names};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::DecoderSpec;
+use crate::ops::symmetric::Square;
 use crate::trainable::{Adapter, Adapters, Lora};
 use crate::weights::{FrozenWeight, WeightSource};
 
@@ -152,7 +152,7 @@ fn norm(norms: impl IntoIterator<Item = f64>) -> f64 {
 fn module(adapters: &Adapters, adapter: &Adapter) -> ModuleReport {
     let lora = adapter.low_rank();
     let magnitude = match adapter {
-        Adapter::Lora(_) => None,
+        Adapter::Lora(_) | Adapter::Pissa(_) => None,
         Adapter::Dora(dora) => Some(norm(adapters.values()[dora.magnitude()].iter().map(|m| f64::from(*m)))),
     };
     let squares = squared_singular_values(adapters, lora);

@@ -13,7 +13,6 @@ mod names;
 pub mod peft;
 pub mod read;
 pub mod servers;
-mod symmetric;
 #[cfg(test)]
 mod testing;
 pub mod twin;

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::expressions;
+use super::initialisation::{EvaConfig, InitLoraWeights};
 use crate::error::{Error, Problems, Result};
 
 /// Which frozen weights to load, and where they run.
@@ -197,6 +198,10 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// DoRA: a trained magnitude for each output beside A and B (Liu et al. 2024, arXiv 2402.09353).
     pub use_dora: bool,
+    /// What A and B start with.
+    pub init_lora_weights: InitLoraWeights,
+    /// Settings of `init_lora_weights: eva`; null: PEFT's defaults.
+    pub eva_config: Option<EvaConfig>,
     /// Ranks by module: a map from a pattern for the end of a module's path to r. The first match wins.
     pub rank_pattern: IndexMap<String, usize>,
     /// Like `rank_pattern`, for `lora_alpha`.
@@ -218,6 +223,8 @@ impl Default for LoraConfig {
             layers_to_transform: None,
             use_rslora: false,
             use_dora: false,
+            init_lora_weights: InitLoraWeights::Kaiming,
+            eva_config: None,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
             init_from: None,
@@ -255,6 +262,11 @@ impl LoraConfig {
         problems.require((0.0..1.0).contains(&self.lora_dropout), || {
             format!("lora.lora_dropout is {}; it must be in [0, 1)", self.lora_dropout)
         });
+        problems.absorb(self.init_lora_weights.check(
+            self.eva_config,
+            self.init_from.is_some(),
+            self.use_dora,
+        ));
         self.check_targets(&mut problems);
         problems.absorb(self.check_expressions());
         problems.finish()

@@ -17,7 +17,7 @@ use super::engine::{DeviceTape, Engine};
 use super::lengths;
 use super::noise::Noise;
 use super::norm::Norm;
-use super::pass::{Context, Pass};
+use super::pass::{Context, Observer, Pass};
 use super::spec::DecoderSpec;
 use crate::data::PackedBatch;
 use crate::device::Backend;
@@ -177,7 +177,7 @@ impl Decoder {
     }
 
     /// Returns the batch with those trees divided whose branches need different frequencies.
-    fn divided<'a>(&self, batch: &'a PackedBatch) -> Cow<'a, PackedBatch> {
+    pub fn divided<'a>(&self, batch: &'a PackedBatch) -> Cow<'a, PackedBatch> {
         lengths::divided(&self.spec.rotations, batch)
     }
 
@@ -215,7 +215,7 @@ impl Decoder {
         if self.is_on_device() {
             return self.device_logps(batch, policy, pass);
         }
-        let context = Context { policy, pass, dropout: None };
+        let context = Context { policy, pass, dropout: None, observer: None };
         let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
         let found = self.score(&normed, &batch.scored_targets, Asked::default())?;
@@ -241,9 +241,20 @@ impl Decoder {
             let logits = self.device_logits(batch, rows, policy, pass)?;
             return Tensor::new(logits, (rows.len(), self.head.outputs()));
         }
-        let context = Context { policy, pass, dropout: None };
+        let context = Context { policy, pass, dropout: None, observer: None };
         let normed = self.final_norm.forward(&self.blocks(batch, &context, rows, 0)?)?;
         token_logps::logits(&normed, &self.head, self.spec.logits)
+    }
+
+    /// Runs the reference pass over all rows of the batch, which is [`Decoder::divided`] where that matters, on the processor, and shows `observer` the inputs of the linear
+    /// modules.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model, or the errors of `observer`.
+    pub fn observe(&self, batch: &PackedBatch, policy: &Policy, observer: Observer) -> Result<()> {
+        let context = Context { policy, pass: Pass::Reference, dropout: None, observer: Some(observer) };
+        let all: Vec<u32> = (0..batch.tokens.len() as u32).collect();
+        self.blocks(batch, &context, &all, 1).map(|_| ())
     }
 
     /// Like [`Decoder::logps`] for the policy, but also returns what [`Decoder::backward`] needs.
@@ -267,7 +278,7 @@ impl Decoder {
         let rotations = self.rotations(&batch.positions, &trees, 1);
         let (wanted, places) = distinct(&batch.scored_rows);
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let context = Context { policy, pass: Pass::Policy, dropout: training.dropout };
+        let context = Context { policy, pass: Pass::Policy, dropout: training.dropout, observer: None };
         let mut x = self.embed(&batch.tokens, &batch.positions)?;
         if let Some(noise) = training.noise {
             x = noise.add(&x, batch)?;
@@ -329,7 +340,7 @@ impl Decoder {
         let mut dx = rows::scatter_add(&d_scored, &places, wanted.len())?;
 
         let rows = Rows { trees: &tape.rows, rotations: &tape.rotations, wanted: None };
-        let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout };
+        let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout, observer: None };
         for (i, (block, kept)) in self.blocks.iter().zip(tape.blocks).enumerate().rev() {
             let rows = self.rows_of(i, rows, &wanted);
             let saved = match kept {
@@ -368,7 +379,7 @@ impl Decoder {
         let rotations = self.rotations(&positions, &trees, 0);
         let last = [tokens.len() as u32 - 1];
         let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let context = Context { policy, pass, dropout: None };
+        let context = Context { policy, pass, dropout: None, observer: None };
         let mut x = self.embed(tokens, &positions)?;
         for (i, (block, cache)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
             x = block.forward(&x, &self.rows_of(i, rows, &last), &context, Some(cache))?.0;

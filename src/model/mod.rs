@@ -12,6 +12,7 @@ pub mod engine;
 mod expressions;
 pub mod families;
 pub mod gguf;
+pub mod initialisation;
 pub mod inventory;
 pub mod layer_cache;
 mod lengths;

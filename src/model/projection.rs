@@ -1,6 +1,6 @@
 //! A linear module of a block: the frozen map and its adapters. Adapters act on linear modules only here.
 
-use super::pass::Context;
+use super::pass::{Context, Observer};
 use super::spec::LinearSpec;
 use super::tensors::Tensors;
 use crate::error::Result;
@@ -68,6 +68,9 @@ impl Projection {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, input: &Input, context: &Context) -> Result<(Tensor, Saved)> {
+        if let Some(Observer(see)) = context.observer {
+            see(&self.module, input.tensor())?;
+        }
         let mut product = Forward::new(&self.linear, input);
         let applied = context.applied(&self.module);
         let kept: Result<_> =

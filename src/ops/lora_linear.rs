@@ -12,7 +12,9 @@
 
 mod backward;
 pub mod decomposed;
+mod difference;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use half::bf16;
@@ -140,7 +142,7 @@ pub struct Forward<'a> {
     linear: &'a Linear,
     input: &'a Input,
     /// Second factors that share the pass over the output: `s·z [T, r]`, `B [out, r]` and r.
-    ups: Vec<(Packed, &'a [f32], usize)>,
+    ups: Vec<(Packed, Cow<'a, [f32]>, usize)>,
     /// `x·Wᵀ [T, out]`, if a decomposed path needed it by itself.
     plain: Option<Vec<f32>>,
     /// The sum of what decomposed paths add to the output `[T, out]`.
@@ -170,7 +172,8 @@ impl<'a> Forward<'a> {
     /// Returns an error if the shapes do not fit.
     pub fn low_rank(&mut self, path: LowRank<'a>, masked: Option<&Tensor>) -> Result<Tensor> {
         let z = self.inner(path, masked)?;
-        self.ups.push((scaled(&z, path.scale, path.rank, riding(self.linear)), path.b, path.rank));
+        let up = scaled(&z, path.scale, path.rank, riding(self.linear));
+        self.ups.push((up, Cow::Borrowed(path.b), path.rank));
         Tensor::new(z, (self.input().shape().0, path.rank))
     }
 

@@ -11,6 +11,7 @@ pub mod gated_act;
 pub mod gemm;
 pub mod gradient;
 pub mod host;
+pub mod incremental_pca;
 pub mod layer_norm;
 pub mod lora_linear;
 #[cfg(test)]
@@ -20,6 +21,8 @@ pub mod rms_norm;
 pub mod rope;
 pub mod rows;
 pub mod simd;
+pub mod svd;
+pub mod symmetric;
 mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -4,6 +4,7 @@ mod examples;
 mod inputs;
 mod on_device;
 mod plan;
+mod policy;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -17,9 +18,7 @@ use crate::data::findings::{MOST_SKIPPED, Skipped};
 use crate::data::{ChatTokenizer, show};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
-use crate::model::targets::LoraTargets;
 use crate::report::Reporter;
 use crate::train::checkpoint;
 use crate::train::config::{Recompute, TrainConfig};
@@ -28,7 +27,7 @@ use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
-use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Policy};
+use crate::trainable::{Adapter as Kind, Policy};
 
 /// Tokens of each part of the first record that are shown.
 const FIRST_TOKENS: usize = 60;
@@ -109,14 +108,16 @@ impl<'a> Run<'a> {
         tokenizer: ChatTokenizer,
         mut examples: Examples,
     ) -> Result<Self> {
-        let loras = modules(&config, base)?;
+        policy::check_device(&config, base)?;
+        let loras = policy::modules(&config, base)?;
         let to_train = loras.iter().map(Kind::parameters).sum();
         if base.backend.is_none() {
             let note = plan::fit(&mut config, base, to_train, &examples)?;
             examples.notes.extend(note);
         }
         let decoder = base.decoder()?;
-        let policy = policy(&config, base, &decoder, loras)?;
+        let (policy, note) = policy::policy(&config, base, (&decoder, &examples), loras)?;
+        examples.notes.extend(note);
         let on_device = decoder
             .is_on_device()
             .then(|| on_device::fit(&config, &decoder, &policy, &examples))
@@ -272,52 +273,6 @@ fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Resu
         ));
     }
     Ok(notes)
-}
-
-/// The modules to train; none if an adapter is gone on with.
-fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
-    if config.lora.init_from.is_some() {
-        return Ok(Vec::new());
-    }
-    let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
-    let head = base.spec.head.as_ref().map(|head| head.module.clone());
-    modules.extend(head.clone());
-    let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
-    let loras = targets.0.iter().map(|target| {
-        let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
-            Error::Config(format!(
-                "lora.target_modules names {}, the language-model head, which cannot be adapted; remove it",
-                target.module
-            ))
-        })?;
-        let lora = Lora::new(linear, target.rank, target.alpha, target.scaling);
-        Ok(if config.lora.use_dora { Dora::new(lora).into() } else { lora.into() })
-    });
-    loras.collect()
-}
-
-/// The frozen adapters and the one to train.
-fn policy(config: &RunConfig, base: &Base, decoder: &Decoder, adapters: Vec<Kind>) -> Result<Policy> {
-    let mut policy = Policy::default();
-    for path in &config.model.adapter {
-        policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
-    }
-    let is_own = match &config.lora.init_from {
-        None => {
-            policy.trained =
-                Adapters::initialised_on(adapters, config.seed, |module| decoder.linear(module))?;
-            // With B = 0 a copy is the base itself, until it moves.
-            config.train.sync_ref_model
-        }
-        Some(path) => {
-            policy.trained = base.adapter(path, false)?;
-            config.lora.reference == Reference::Init
-        }
-    };
-    if is_own {
-        policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
-    }
-    Ok(policy)
 }
 
 /// Where reference log-probs are kept: nowhere on disk if the reference moves.

@@ -194,13 +194,12 @@ pub fn open(checkpoint: &Path) -> Result<State> {
 /// Reads the values of an adapter of the same modules from a directory of a checkpoint.
 fn restore_values(directory: &Path, spec: &DecoderSpec, adapters: &mut Adapters) -> Result<()> {
     let found = peft::read(directory, spec)?.adapters;
-    if !adapters.iter().eq(found.iter()) {
+    if !adapters.restore(&found)? {
         return Err(Error::Train(format!(
             "the adapter in {} does not match this configuration",
             directory.display()
         )));
     }
-    adapters.update(|values| values.copy_from_slice(found.values()));
     Ok(())
 }
 

@@ -45,6 +45,9 @@ pub struct TrainConfig {
     pub adam_beta2: f64,
     /// AdamW's term added to the denominator.
     pub adam_epsilon: f64,
+    /// LoRA+ (Hayou et al. 2024, arXiv 2402.12354): the learning rate of every B is this many times `learning_rate`;
+    /// null: the same.
+    pub loraplus_lr_ratio: Option<f64>,
     /// Weight decay, applied to every A and B (neither is a bias or a norm, which transformers would exclude).
     pub weight_decay: f64,
     /// The maximum gradient norm, to which gradients are clipped; 0 disables clipping.
@@ -149,6 +152,7 @@ impl Default for TrainConfig {
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
+            loraplus_lr_ratio: None,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             shuffle: true,
@@ -206,6 +210,7 @@ impl TrainConfig {
             epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
             warmup_steps: self.warmup_steps,
+            loraplus_lr_ratio: self.loraplus_lr_ratio.unwrap_or(1.0),
         }
     }
 
@@ -214,6 +219,12 @@ impl TrainConfig {
     /// # Errors
     /// [`crate::error::Error::Config`] if devices do not have something that is asked for.
     pub fn check_device(&self) -> Result<usize> {
+        if let Some(ratio) = self.loraplus_lr_ratio.filter(|ratio| *ratio != 1.0) {
+            return Err(Error::Config(format!(
+                "train.loraplus_lr_ratio is {ratio}, and a GPU has one learning rate for all parameters; set it to null, or \
+                 model.device: cpu"
+            )));
+        }
         if let Some(alpha) = self.neftune_noise_alpha {
             return Err(Error::Config(format!(
                 "train.neftune_noise_alpha is {alpha}, and noise is added on the processor only; set it to null, or \
@@ -340,6 +351,13 @@ impl TrainConfig {
             "it must be in [0, 1), such as 0.999",
         );
         check("adam_epsilon", self.adam_epsilon, self.adam_epsilon > 0.0, "it must be above 0, such as 1e-8");
+        let ratio = self.loraplus_lr_ratio.unwrap_or(1.0);
+        check(
+            "loraplus_lr_ratio",
+            ratio,
+            ratio > 0.0,
+            "it must be above 0, such as 16, or null for one learning rate of A and B",
+        );
         check("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "it must be 0 (none) or more");
         check(
             "max_grad_norm",

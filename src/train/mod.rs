@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod course;
 pub mod descent;
+pub mod eva;
 pub mod gradients;
 pub mod memory;
 pub mod optimizer;

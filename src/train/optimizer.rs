@@ -10,11 +10,13 @@ mod dynamic_map;
 mod lion;
 mod muon;
 mod pieces;
+mod rates;
 mod rmsprop;
 mod rule;
 mod schedule_free;
 mod sgd;
 
+use self::rates::Rates;
 use self::rule::Rule;
 pub use self::rule::{OptimizerConfig, OptimizerKind};
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ use crate::trainable::{Policy, Store};
 /// An update rule and the number of steps it has made.
 pub struct Optimizer {
     rule: Box<dyn Rule>,
+    /// The factor of B's learning rate.
+    ratio: f64,
     steps: u64,
     /// Whether the moments on the decoder's device are newer than the store's.
     is_on_device: bool,
@@ -46,7 +50,13 @@ impl Optimizer {
         };
         let start = rule.start(store);
         store.set_moments(start);
-        Self { rule, steps: 0, is_on_device: false, is_at_gradient_point: false }
+        Self {
+            rule,
+            ratio: config.loraplus_lr_ratio,
+            steps: 0,
+            is_on_device: false,
+            is_at_gradient_point: false,
+        }
     }
 
     /// Sets the store's values to those at which the gradient is computed. Only a schedule-free rule distinguishes them
@@ -66,7 +76,8 @@ impl Optimizer {
         }
     }
 
-    /// Updates the store's parameters by one step of learning rate `lr` along their gradient.
+    /// Updates the store's parameters by one step of learning rate `lr` along their gradient. B's is `lr` times
+    /// [`OptimizerConfig::loraplus_lr_ratio`].
     ///
     /// # Errors
     /// [`Error::Train`] if the store has no gradient, or holds another optimizer's moments.
@@ -80,7 +91,8 @@ impl Optimizer {
         }
         self.check(store)?;
         self.steps += 1;
-        store.step(|parts| self.rule.update(self.steps, parts, lr));
+        let rates = Rates::new(lr, self.ratio);
+        store.step(|parts| self.rule.update(self.steps, parts, rates));
         self.is_at_gradient_point = false;
         Ok(())
     }

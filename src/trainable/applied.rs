@@ -31,6 +31,7 @@ impl<'a> Applied<'a> {
         match self.adapter {
             Adapter::Lora(lora) => lora.forward(self.numbers.values, product, dropout),
             Adapter::Dora(dora) => dora.forward(self.numbers, product, dropout),
+            Adapter::Pissa(pissa) => pissa.forward(self.numbers.values, product, dropout),
         }
     }
 
@@ -51,6 +52,7 @@ impl<'a> Applied<'a> {
         match self.adapter {
             Adapter::Lora(lora) => lora.backward(self.numbers.values, product, kept, x, gradients),
             Adapter::Dora(dora) => dora.backward(self.numbers, product, kept, x, gradients),
+            Adapter::Pissa(pissa) => pissa.backward(self.numbers.values, product, kept, x, gradients),
         }
     }
 }

@@ -110,13 +110,25 @@ impl Lora {
         x: Option<&Tensor>,
         gradients: Option<&mut [f32]>,
     ) -> Result<()> {
-        let missing = |what: &str| Error::Model(format!("{}: {what} was not kept", self.module));
         let path = self.path(values);
         let dz = product.low_rank(path, kept.dropped.as_ref().map(|(_, factors)| factors))?;
+        self.add_gradients(path, product, (kept, x), &dz, gradients)
+    }
+
+    /// Adds the gradients of A and B, from `dz = s·dy·B [T, r]`, what the forward pass kept, and the input.
+    pub(super) fn add_gradients(
+        &self,
+        path: LowRank,
+        product: &Backward,
+        (kept, x): (&Kept, Option<&Tensor>),
+        dz: &[f32],
+        gradients: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let missing = |what: &str| Error::Model(format!("{}: {what} was not kept", self.module));
         let Some(gradients) = gradients else { return Ok(()) };
         let x = kept.dropped.as_ref().map(|(masked, _)| masked).or(x).ok_or_else(|| missing("its input"))?;
         let z = kept.hidden.first().ok_or_else(|| missing("its low-rank product"))?;
-        let LowRankGradients { a, b } = product.gradients(path, (x, z), &dz)?;
+        let LowRankGradients { a, b } = product.gradients(path, (x, z), dz)?;
         for (part, range) in [(a, self.a()), (b, self.b())] {
             gradients[range].iter_mut().zip(part).for_each(|(sum, g)| *sum += g);
         }

@@ -75,6 +75,66 @@ impl Adapters {
         Ok(set)
     }
 
+    /// Returns the adapters for the original base in the form that PEFT shares: a PiSSA becomes a LoRA of twice the rank.
+    /// `None` if all are in that form already.
+    ///
+    /// # Errors
+    /// As [`Adapters::zeros`].
+    pub fn shared(&self) -> Result<Option<Self>> {
+        if !self.all.iter().any(|adapter| matches!(adapter, Adapter::Pissa(_))) {
+            return Ok(None);
+        }
+        let shared = self.all.iter().map(|adapter| match adapter {
+            Adapter::Pissa(pissa) => Adapter::Lora(pissa.shared()),
+            other => other.clone(),
+        });
+        let mut set = Self::zeros(shared)?;
+        let mut values = set.values().to_vec();
+        for (own, to) in self.all.iter().zip(&set.all) {
+            match own {
+                Adapter::Pissa(pissa) => pissa.share(self.values(), to.low_rank(), &mut values),
+                other => values[to.range()].copy_from_slice(&self.values()[other.range()]),
+            }
+        }
+        set.update(|all| all.copy_from_slice(&values));
+        Ok(Some(set))
+    }
+
+    /// Takes the values of a set that was written in the form of [`Adapters::shared`]. Returns whether it has the same
+    /// modules, kinds, ranks and scales; if not, nothing changes.
+    ///
+    /// # Errors
+    /// As [`Adapters::zeros`].
+    pub fn restore(&mut self, found: &Self) -> Result<bool> {
+        let Some(shared) = self.shared()? else {
+            let fits = self.iter().eq(found.iter());
+            if fits {
+                self.update(|values| values.copy_from_slice(found.values()));
+            }
+            return Ok(fits);
+        };
+        let alike = |(a, b): (&Adapter, &Adapter)| {
+            let (x, y) = (a.low_rank(), b.low_rank());
+            // √2 · alpha / √(2r) is not always alpha / √r to the last bit.
+            let close = (x.scale - y.scale).abs() <= 1e-9 * x.scale.abs();
+            a.kind() == b.kind() && x.module == y.module && x.rank == y.rank && close
+        };
+        let sizes = shared.values().len() == found.values().len() && shared.len() == found.len();
+        if !(sizes && shared.iter().zip(found.iter()).all(alike)) {
+            return Ok(false);
+        }
+        let Self { all, store } = self;
+        store.update(|values| {
+            for (own, from) in all.iter_mut().zip(&found.all) {
+                match own {
+                    Adapter::Pissa(pissa) => pissa.restore(values, from.low_rank(), found.values()),
+                    other => values[other.range()].copy_from_slice(&found.values()[from.range()]),
+                }
+            }
+        });
+        Ok(true)
+    }
+
     /// Returns a copy whose product is multiplied by `factor`.
     pub fn scaled(&self, factor: f64) -> Self {
         let mut copy = self.copy();
@@ -82,6 +142,7 @@ impl Adapters {
             match adapter {
                 Adapter::Lora(lora) => lora.scale *= factor,
                 Adapter::Dora(dora) => dora.weight *= factor,
+                Adapter::Pissa(pissa) => pissa.lora.scale *= factor,
             }
         }
         copy

@@ -12,6 +12,7 @@ mod dropout;
 mod kind;
 pub mod lora;
 mod low_rank;
+pub mod pissa;
 mod policy;
 pub mod store;
 
@@ -22,8 +23,11 @@ pub use dora::Dora;
 pub use dropout::Dropout;
 pub use kind::{Delta, Kept, Module, PeftCommon};
 pub use lora::Lora;
+pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
 pub use store::Store;
+
+use std::ops::Range;
 
 use self::store::{Entry, Shape};
 use crate::error::{Error, Result};
@@ -37,6 +41,8 @@ pub enum Adapter {
     Lora(Lora),
     /// Two low-rank matrices and a magnitude for each output.
     Dora(Dora),
+    /// Two low-rank matrices that start from the frozen weight. Files hold it as a LoRA.
+    Pissa(Pissa),
 }
 
 impl From<Lora> for Adapter {
@@ -51,20 +57,27 @@ impl From<Dora> for Adapter {
     }
 }
 
+impl From<Pissa> for Adapter {
+    fn from(pissa: Pissa) -> Self {
+        Self::Pissa(pissa)
+    }
+}
+
 impl Adapter {
     /// The module's path.
     pub fn module(&self) -> &str {
         match self {
             Self::Lora(lora) => &lora.module,
-            Self::Dora(dora) => &dora.lora.module,
+            Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => &lora.module,
         }
     }
 
     /// Shape `[out, in]` of the module's weight.
     pub fn shape(&self) -> (usize, usize) {
         match self {
-            Self::Lora(lora) => (lora.outputs, lora.inputs),
-            Self::Dora(dora) => (dora.lora.outputs, dora.lora.inputs),
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => {
+                (lora.outputs, lora.inputs)
+            }
         }
     }
 
@@ -73,6 +86,7 @@ impl Adapter {
         match self {
             Self::Lora(_) => "LoRA",
             Self::Dora(_) => "DoRA",
+            Self::Pissa(_) => "PiSSA",
         }
     }
 
@@ -80,14 +94,14 @@ impl Adapter {
     pub fn as_lora(&self) -> Option<&Lora> {
         match self {
             Self::Lora(lora) => Some(lora),
-            Self::Dora(_) => None,
+            Self::Dora(_) | Self::Pissa(_) => None,
         }
     }
 
     /// Returns its low-rank matrices, whatever else it has.
     pub fn low_rank(&self) -> &Lora {
         match self {
-            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) => lora,
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => lora,
         }
     }
 
@@ -96,6 +110,7 @@ impl Adapter {
         match self {
             Self::Lora(lora) => lora.identity(),
             Self::Dora(dora) => dora.identity(),
+            Self::Pissa(pissa) => pissa.identity(),
         }
     }
 
@@ -104,6 +119,7 @@ impl Adapter {
         match self {
             Self::Lora(lora) => lora.tensors(),
             Self::Dora(dora) => dora.tensors(),
+            Self::Pissa(pissa) => pissa.tensors(),
         }
     }
 
@@ -112,22 +128,30 @@ impl Adapter {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
+    /// Its range in the flat buffer.
+    fn range(&self) -> Range<usize> {
+        let start = self.low_rank().range().start;
+        start..start + self.parameters()
+    }
+
     /// Sets its offset in the flat buffer.
     fn place(&mut self, offset: usize) {
         match self {
             Self::Lora(lora) => lora.place(offset),
             Self::Dora(dora) => dora.lora.place(offset),
+            Self::Pissa(pissa) => pissa.lora.place(offset),
         }
     }
 
     /// Writes its initial values to the store's `values`, which are zeros. `weight` is that of its module, if it is known.
-    fn initialise(&self, seed: u64, values: &mut [f32], weight: Option<&Linear>) -> Result<()> {
+    fn initialise(&mut self, seed: u64, values: &mut [f32], weight: Option<&Linear>) -> Result<()> {
         match self {
             Self::Lora(lora) => {
                 lora.initialise(seed, values);
                 Ok(())
             }
             Self::Dora(dora) => dora.initialise(seed, values, weight),
+            Self::Pissa(pissa) => pissa.initialise(seed, values, weight),
         }
     }
 
@@ -145,6 +169,10 @@ impl Adapter {
         match self {
             Self::Lora(lora) => Ok(lora.delta(values, weight)),
             Self::Dora(dora) => dora.delta(values, weight, &base()?),
+            Self::Pissa(pissa) => Err(Error::Adapter(format!(
+                "{} is a PiSSA in training; merge the adapter that the run wrote",
+                pissa.lora.module
+            ))),
         }
     }
 }
@@ -191,8 +219,10 @@ impl Adapters {
         let Self { all, store } = &mut set;
         let mut begun = Ok(());
         store.update(|values| {
-            let begin = |adapter: &Adapter| adapter.initialise(seed, values, weight(adapter.module()));
-            begun = all.iter().try_for_each(begin);
+            begun = all.iter_mut().try_for_each(|adapter| {
+                let weight = weight(adapter.module());
+                adapter.initialise(seed, values, weight)
+            });
         });
         begun.map(|()| set)
     }

@@ -58,6 +58,8 @@ pub fn write_named(
     origin: &Origin,
     named: &dyn Fn(&str) -> String,
 ) -> Result<()> {
+    let shared = adapters.shared()?;
+    let adapters = shared.as_ref().unwrap_or(adapters);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
     files::write_bytes(&directory.join(WEIGHTS), &weights(adapters, origin, named)?)?;
     let mut text = serde_json::to_vec_pretty(&config_named(adapters, spec, dropout, origin, named)?)

@@ -1,5 +1,7 @@
 //! The backward product of a map with its low-rank paths.
 
+use std::borrow::Cow;
+
 use super::{LowRank, LowRankGradients, Side, narrow, pack, riding, scaled, thin};
 use crate::error::{Error, Result};
 use crate::ops::Tensor;
@@ -29,7 +31,7 @@ pub(super) struct PathBack<'a> {
     /// `s·dy·B [T, r]`.
     pub(super) dz: Packed,
     /// `A [r, in]`.
-    pub(super) a: &'a [f32],
+    pub(super) a: Cow<'a, [f32]>,
     pub(super) rank: usize,
     /// The dropout factors `[T, in]`, if there were any.
     pub(super) mask: Option<&'a Tensor>,
@@ -58,7 +60,7 @@ impl<'a> Backward<'a> {
     pub fn low_rank(&mut self, path: LowRank<'a>, mask: Option<&'a Tensor>) -> Result<Vec<f32>> {
         let dz = self.through_b(path)?;
         let (LowRank { a, rank, .. }, precision) = (path, riding(self.linear));
-        self.paths.push(PathBack { dz: scaled(&dz, 1.0, rank, precision), a, rank, mask });
+        self.paths.push(PathBack { dz: scaled(&dz, 1.0, rank, precision), a: Cow::Borrowed(a), rank, mask });
         Ok(dz)
     }
 
@@ -165,7 +167,7 @@ pub fn input_gradient(maps: Vec<Backward>, onto: Option<Gradient>) -> Result<Gra
 impl PathBack<'_> {
     /// `dz·A`.
     fn segment(&self, inputs: usize) -> Segment<'_> {
-        Segment { a: &self.dz, b: Operand::by_column(Elements::F32(self.a), self.rank, inputs) }
+        Segment { a: &self.dz, b: Operand::by_column(Elements::F32(&self.a), self.rank, inputs) }
     }
 
     /// Adds `mask∘(dz·A)`.

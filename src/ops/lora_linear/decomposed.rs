@@ -6,6 +6,8 @@
 //! With `v = x̃·(W + s·B·A)ᵀ [T, out]` kept from the forward pass: `dm = w·Σ_t dy∘v / ‖W + s·B·A‖`, `dz = w·s·(g∘dy)·B`,
 //! `dA = dzᵀ·x̃`, `dB = w·s·(g∘dy)ᵀ·z`, `dx̃ = w·((g − 1)∘dy)·W + dz·A`.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::backward::{Backward, PathBack};
@@ -143,7 +145,12 @@ impl<'a> Backward<'a> {
             row.iter_mut().for_each(|b| *b *= g);
         }
         let dz = self.through_b(LowRank { b: &b, ..path })?;
-        self.paths.push(PathBack { dz: scaled(&dz, 1.0, rank, riding(self.linear)), a, rank, mask });
+        self.paths.push(PathBack {
+            dz: scaled(&dz, 1.0, rank, riding(self.linear)),
+            a: Cow::Borrowed(a),
+            rank,
+            mask,
+        });
         match mask {
             Some(mask) => {
                 let dy = self.times(&gain.of_weight().collect::<Vec<_>>())?;

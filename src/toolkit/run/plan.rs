@@ -6,6 +6,7 @@ use super::on_device;
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::model::decoder::Decoder;
+use crate::model::initialisation::InitLoraWeights;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::memory;
@@ -90,6 +91,10 @@ fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens
         tokens.largest_scored,
         recompute,
     );
+    if let InitLoraWeights::Pissa(_) = config.lora.init_lora_weights {
+        // The matrices that it starts from, in f32.
+        memory.adapter += 4 * parameters;
+    }
     if config.lora.use_dora {
         // The product of each module with the weight and the low-rank matrices.
         let outputs = base.spec.linears().map(|linear| linear.outputs);

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use super::rates::Rates;
 use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
 use crate::trainable::store::Parts;
@@ -52,17 +53,20 @@ impl Rule for AdamW {
         &["exp_avg", "exp_avg_sq"]
     }
 
-    fn update(&self, step: u64, Parts { values, gradient, moments, .. }: Parts, lr: f64) {
+    fn update(&self, step: u64, Parts { values, gradient, moments, entries }: Parts, rates: Rates) {
         let [exp_avg, exp_avg_sq] = moments else { return };
-        let scalars = Scalars::new(&self.config, step, lr);
-        values
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(exp_avg.f32s_mut().par_chunks_mut(CHUNK))
-            .zip(exp_avg_sq.f32s_mut().par_chunks_mut(CHUNK))
-            .for_each(|(((parameters, gradients), exp_avg), exp_avg_sq)| {
-                update(scalars, parameters, gradients, exp_avg, exp_avg_sq);
-            });
+        let (exp_avg, exp_avg_sq) = (exp_avg.f32s_mut(), exp_avg_sq.f32s_mut());
+        for (range, lr) in rates.ranges(entries, values.len()) {
+            let scalars = Scalars::new(&self.config, step, lr);
+            values[range.clone()]
+                .par_chunks_mut(CHUNK)
+                .zip(gradient[range.clone()].par_chunks(CHUNK))
+                .zip(exp_avg[range.clone()].par_chunks_mut(CHUNK))
+                .zip(exp_avg_sq[range].par_chunks_mut(CHUNK))
+                .for_each(|(((parameters, gradients), exp_avg), exp_avg_sq)| {
+                    update(scalars, parameters, gradients, exp_avg, exp_avg_sq);
+                });
+        }
     }
 
     fn on_device(&self, step: u64, lr: f64) -> Option<Update> {
@@ -138,7 +142,7 @@ mod tests {
         for (step, gradients) in [[0.5f32, -0.25], [0.125, 3.0], [-1.0, 0.0]].into_iter().enumerate() {
             let parts =
                 Parts { values: &mut parameters, gradient: &gradients, moments: &mut moments, entries: &[] };
-            rule.update(step as u64 + 1, parts, 0.1);
+            rule.update(step as u64 + 1, parts, 0.1.into());
             let t = step as i32 + 1;
             for i in 0..2 {
                 let g = f64::from(gradients[i]);
@@ -164,7 +168,7 @@ mod tests {
         let (rule, mut moments) = (AdamW::new(&config), zeros(1));
         let mut parameters = [1.5f32];
         let parts = Parts { values: &mut parameters, gradient: &[2.0], moments: &mut moments, entries: &[] };
-        rule.update(1, parts, 0.0);
+        rule.update(1, parts, 0.0.into());
         assert_eq!(parameters, [1.5]);
         assert!((moments[0].values.f32s()[0] - 0.2).abs() < 1e-7);
     }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::adamw;
 use super::dynamic_map::{dynamic_map, nearest};
 use super::pieces::{Piece, pieces, take};
+use super::rates::Rates;
 use super::rule::{OptimizerConfig, Rule};
 use crate::trainable::Store;
 use crate::trainable::store::{Moment, Numbers, Parts};
@@ -110,21 +111,21 @@ impl Rule for AdamW8Bit {
         ]
     }
 
-    fn update(&self, step: u64, Parts { values, gradient, moments, entries }: Parts, lr: f64) {
+    fn update(&self, step: u64, Parts { values, gradient, moments, entries }: Parts, rates: Rates) {
         let [state1, state2, absmax1, absmax2, exp_avg, exp_avg_sq] = moments else { return };
         let (mut codes1, mut codes2) = (state1.codes_mut(), state2.codes_mut());
         let (mut absmax1, mut absmax2) = (absmax1.f32s_mut(), absmax2.f32s_mut());
         let (mut m, mut v) = (exp_avg.f32s_mut(), exp_avg_sq.f32s_mut());
-        for piece in pieces(values, gradient, entries) {
+        for piece in pieces(values, gradient, entries, rates) {
             let count = piece.values.len();
             if count < SMALL {
                 let (m, v) = (take(&mut m, count), take(&mut v, count));
-                adamw::step((&self.config, step, lr), piece.values, piece.gradient, m, v);
+                adamw::step((&self.config, step, piece.lr), piece.values, piece.gradient, m, v);
             } else {
                 let blocks = count.div_ceil(BLOCK);
                 let codes = [take(&mut codes1, count), take(&mut codes2, count)];
                 let scales = [take(&mut absmax1, blocks), take(&mut absmax2, blocks)];
-                self.large((step, lr), piece, codes, scales);
+                self.large((step, piece.lr), piece, codes, scales);
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use rayon::prelude::*;
 
+use super::rates::Rates;
 use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::trainable::store::Parts;
 
@@ -24,22 +25,25 @@ impl Rule for Lion {
         &["exp_avg"]
     }
 
-    fn update(&self, _step: u64, Parts { values, gradient, moments, .. }: Parts, lr: f64) {
+    fn update(&self, _step: u64, Parts { values, gradient, moments, entries }: Parts, rates: Rates) {
         let [exp_avg] = moments else { return };
         let OptimizerConfig { beta1, beta2, weight_decay, .. } = self.config;
-        let (decay, minus_lr) = ((1.0 - lr * weight_decay) as f32, -lr as f32);
         let (kept, added) = (beta1 as f32, (1.0 - beta1) as f32);
         let (kept_next, added_next) = (beta2 as f32, (1.0 - beta2) as f32);
-        values
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(exp_avg.f32s_mut().par_chunks_mut(CHUNK))
-            .for_each(|((values, gradient), exp_avg)| {
-                for ((p, &g), m) in values.iter_mut().zip(gradient).zip(exp_avg) {
-                    *p = *p * decay + minus_lr * sign(*m * kept + added * g);
-                    *m = *m * kept_next + added_next * g;
-                }
-            });
+        let exp_avg = exp_avg.f32s_mut();
+        for (range, lr) in rates.ranges(entries, values.len()) {
+            let (decay, minus_lr) = ((1.0 - lr * weight_decay) as f32, -lr as f32);
+            values[range.clone()]
+                .par_chunks_mut(CHUNK)
+                .zip(gradient[range.clone()].par_chunks(CHUNK))
+                .zip(exp_avg[range].par_chunks_mut(CHUNK))
+                .for_each(|((values, gradient), exp_avg)| {
+                    for ((p, &g), m) in values.iter_mut().zip(gradient).zip(exp_avg) {
+                        *p = *p * decay + minus_lr * sign(*m * kept + added * g);
+                        *m = *m * kept_next + added_next * g;
+                    }
+                });
+        }
     }
 }
 
@@ -63,7 +67,7 @@ mod tests {
             moments: &mut moments,
             entries: &[],
         };
-        rule.update(1, parts, 0.1);
+        rule.update(1, parts, 0.1.into());
         // 1·(1 − 0.1·0.5) ∓ 0.1, and no step where the update is 0.
         for (got, expected) in parameters.iter().zip([0.85, 1.05, 0.95]) {
             assert!((got - expected).abs() < 1e-7, "{parameters:?}");

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::adamw::{self, lerp};
 use super::pieces::{Piece, pieces, take};
+use super::rates::Rates;
 use super::rule::{OptimizerConfig, Rule};
 use crate::trainable::Store;
 use crate::trainable::store::{Moment, Parts};
@@ -32,7 +33,8 @@ impl Muon {
         Self { config: *config }
     }
 
-    fn matrix(&self, piece: Piece, momentum: &mut [f32], (rows, columns): (usize, usize), lr: f64) {
+    fn matrix(&self, piece: Piece, momentum: &mut [f32], (rows, columns): (usize, usize)) {
+        let lr = piece.lr;
         let (added, kept) = ((1.0 - MOMENTUM) as f32, MOMENTUM as f32);
         let mut update = Vec::with_capacity(momentum.len());
         for (b, &g) in momentum.iter_mut().zip(piece.gradient) {
@@ -72,22 +74,22 @@ impl Rule for Muon {
         ]
     }
 
-    fn update(&self, step: u64, Parts { values, gradient, moments, entries }: Parts, lr: f64) {
+    fn update(&self, step: u64, Parts { values, gradient, moments, entries }: Parts, rates: Rates) {
         let [momentum, exp_avg, exp_avg_sq] = moments else { return };
         let (mut momentum, mut m, mut v) = (momentum.f32s_mut(), exp_avg.f32s_mut(), exp_avg_sq.f32s_mut());
         let mut matrices = Vec::new();
-        for piece in pieces(values, gradient, entries) {
+        for piece in pieces(values, gradient, entries, rates) {
             let count = piece.values.len();
             match as_matrix(piece.shape) {
                 Some(dims) => matrices.push((piece, take(&mut momentum, count), dims)),
                 None => {
                     let (m, v) = (take(&mut m, count), take(&mut v, count));
-                    adamw::step((&self.config, step, lr), piece.values, piece.gradient, m, v);
+                    adamw::step((&self.config, step, piece.lr), piece.values, piece.gradient, m, v);
                 }
             }
         }
         // Each matrix is computed by one task, so that its bits do not depend on the number of threads.
-        matrices.into_par_iter().for_each(|(piece, momentum, dims)| self.matrix(piece, momentum, dims, lr));
+        matrices.into_par_iter().for_each(|(piece, momentum, dims)| self.matrix(piece, momentum, dims));
     }
 }
 

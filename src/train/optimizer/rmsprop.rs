@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::rates::Rates;
 use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
 use crate::trainable::store::Parts;
@@ -26,20 +27,23 @@ impl Rule for RmsProp {
         &["square_avg"]
     }
 
-    fn update(&self, _step: u64, Parts { values, gradient, moments, .. }: Parts, lr: f64) {
+    fn update(&self, _step: u64, Parts { values, gradient, moments, entries }: Parts, rates: Rates) {
         let [square_avg] = moments else { return };
-        let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
-        values
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(square_avg.f32s_mut().par_chunks_mut(CHUNK))
-            .for_each(|((values, gradient), square_avg)| {
-                for ((p, &g), v) in values.iter_mut().zip(gradient).zip(square_avg) {
-                    let g = g + weight_decay * *p;
-                    *v = *v * ALPHA as f32 + (1.0 - ALPHA) as f32 * g * g;
-                    *p += minus_lr * g / (v.sqrt() + EPSILON as f32);
-                }
-            });
+        let square_avg = square_avg.f32s_mut();
+        for (range, lr) in rates.ranges(entries, values.len()) {
+            let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
+            values[range.clone()]
+                .par_chunks_mut(CHUNK)
+                .zip(gradient[range.clone()].par_chunks(CHUNK))
+                .zip(square_avg[range].par_chunks_mut(CHUNK))
+                .for_each(|((values, gradient), square_avg)| {
+                    for ((p, &g), v) in values.iter_mut().zip(gradient).zip(square_avg) {
+                        let g = g + weight_decay * *p;
+                        *v = *v * ALPHA as f32 + (1.0 - ALPHA) as f32 * g * g;
+                        *p += minus_lr * g / (v.sqrt() + EPSILON as f32);
+                    }
+                });
+        }
     }
 
     fn on_device(&self, _step: u64, lr: f64) -> Option<Update> {
@@ -68,7 +72,7 @@ mod tests {
         // g / √(0.01·g²) = 10·sign(g); AdamW's epsilon plays no part.
         let parts =
             Parts { values: &mut parameters, gradient: &[4.0, -0.5], moments: &mut moments, entries: &[] };
-        RmsProp::new(&config).update(1, parts, 0.01);
+        RmsProp::new(&config).update(1, parts, 0.01.into());
         assert!((parameters[0] + 0.1).abs() < 1e-6 && (parameters[1] - 0.1).abs() < 1e-6, "{parameters:?}");
     }
 
@@ -84,7 +88,7 @@ mod tests {
         };
         let mut moments = [Moment { name: "square_avg", values: Numbers::F32(vec![0.0]) }];
         let parts = Parts { values: &mut [2.0], gradient: &[3.0], moments: &mut moments, entries: &[] };
-        RmsProp::new(&config).update(1, parts, 0.01);
+        RmsProp::new(&config).update(1, parts, 0.01.into());
         // (3 + 0.5 · 2)² · 0.01
         assert!((moments[0].values.f32s()[0] - 0.16).abs() < 1e-6);
     }

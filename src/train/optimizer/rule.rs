@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rates::Rates;
 use crate::error::{Error, Result};
 use crate::model::engine::Update;
 use crate::trainable::Store;
@@ -89,6 +90,8 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
     /// Steps of the schedule-free rule's own warm-up.
     pub warmup_steps: u64,
+    /// Factor of the learning rate of B and of vectors (LoRA+); 1 for none.
+    pub loraplus_lr_ratio: f64,
 }
 
 impl Default for OptimizerConfig {
@@ -100,6 +103,7 @@ impl Default for OptimizerConfig {
             epsilon: 1e-8,
             weight_decay: 0.0,
             warmup_steps: 0,
+            loraplus_lr_ratio: 1.0,
         }
     }
 }
@@ -115,7 +119,7 @@ pub(super) trait Rule: Send {
     }
 
     /// Makes one update. `step` is 1-based; `parts` holds the rule's moments, in the order of [`Rule::moments`].
-    fn update(&self, step: u64, parts: Parts, lr: f64);
+    fn update(&self, step: u64, parts: Parts, rates: Rates);
 
     /// Whether the gradient is computed at other values than those that are evaluated and saved.
     fn averages(&self) -> bool {

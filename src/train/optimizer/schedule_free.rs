@@ -13,6 +13,7 @@
 use rayon::prelude::*;
 
 use super::adamw::lerp;
+use super::rates::Rates;
 use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::trainable::Store;
 use crate::trainable::store::{Moment, Numbers, Parts};
@@ -44,11 +45,16 @@ impl ScheduleFree {
         Self { config: *config }
     }
 
-    /// Updates the sums (Σ η_max², η_max) and returns the scalars of the step, computed in f64 and rounded once.
-    fn scalars(&self, step: u64, lr: f64, sums: &mut [f64]) -> Scalars {
-        let OptimizerConfig { beta1, beta2, epsilon, weight_decay, warmup_steps, .. } = self.config;
-        let warm = if step <= warmup_steps { step as f64 / warmup_steps as f64 } else { 1.0 };
-        let lr = lr * warm;
+    /// The factor of the rule's own warm-up.
+    fn warm(&self, step: u64) -> f64 {
+        let warmup_steps = self.config.warmup_steps;
+        if step <= warmup_steps { step as f64 / warmup_steps as f64 } else { 1.0 }
+    }
+
+    /// Updates the sums (Σ η_max², η_max) and returns the weight of this step in the average. A constant factor of η
+    /// does not change it.
+    fn average(&self, step: u64, lr: f64, sums: &mut [f64]) -> f64 {
+        let lr = lr * self.warm(step);
         let mut average = 0.0;
         if let [weight_sum, lr_max] = sums {
             *lr_max = lr_max.max(lr);
@@ -56,6 +62,13 @@ impl ScheduleFree {
             *weight_sum += weight;
             average = if *weight_sum > 0.0 { weight / *weight_sum } else { 0.0 };
         }
+        average
+    }
+
+    /// Returns the scalars of a step, computed in f64 and rounded once.
+    fn scalars(&self, step: u64, lr: f64, average: f64) -> Scalars {
+        let OptimizerConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
+        let lr = lr * self.warm(step);
         Scalars {
             beta2: beta2 as f32,
             one_minus_beta2: (1.0 - beta2) as f32,
@@ -90,18 +103,22 @@ impl Rule for ScheduleFree {
         ]
     }
 
-    fn update(&self, step: u64, Parts { values, gradient, moments, .. }: Parts, lr: f64) {
+    fn update(&self, step: u64, Parts { values, gradient, moments, entries }: Parts, rates: Rates) {
         let [y, z, exp_avg_sq, sums] = moments else { return };
-        let scalars = self.scalars(step, lr, sums.f64s_mut());
-        values
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(y.f32s_mut().par_chunks_mut(CHUNK))
-            .zip(z.f32s_mut().par_chunks_mut(CHUNK))
-            .zip(exp_avg_sq.f32s_mut().par_chunks_mut(CHUNK))
-            .for_each(|((((x, gradient), y), z), exp_avg_sq)| {
-                update(scalars, gradient, [x, y, z, exp_avg_sq]);
-            });
+        let (y, z, exp_avg_sq) = (y.f32s_mut(), z.f32s_mut(), exp_avg_sq.f32s_mut());
+        let average = self.average(step, rates.base(), sums.f64s_mut());
+        for (range, lr) in rates.ranges(entries, values.len()) {
+            let scalars = self.scalars(step, lr, average);
+            values[range.clone()]
+                .par_chunks_mut(CHUNK)
+                .zip(gradient[range.clone()].par_chunks(CHUNK))
+                .zip(y[range.clone()].par_chunks_mut(CHUNK))
+                .zip(z[range.clone()].par_chunks_mut(CHUNK))
+                .zip(exp_avg_sq[range].par_chunks_mut(CHUNK))
+                .for_each(|((((x, gradient), y), z), exp_avg_sq)| {
+                    update(scalars, gradient, [x, y, z, exp_avg_sq]);
+                });
+        }
     }
 
     fn averages(&self) -> bool {
@@ -149,7 +166,7 @@ mod tests {
         for step in 1..=5 {
             store.clear_gradient();
             store.update_gradient(|gradient| gradient[0] = 1.0 + step as f32);
-            store.step(|parts| rule.update(step, parts, 0.1));
+            store.step(|parts| rule.update(step, parts, 0.1.into()));
             iterates.push(f64::from(store.moments()[1].values.f32s()[0]));
             // At a constant learning rate every iterate has the same weight.
             let mean = iterates.iter().sum::<f64>() / iterates.len() as f64;

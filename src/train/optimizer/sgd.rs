@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::rates::Rates;
 use super::rule::{CHUNK, OptimizerConfig, Rule};
 use crate::model::engine::Update;
 use crate::trainable::store::Parts;
@@ -23,13 +24,16 @@ impl Rule for Sgd {
         &[]
     }
 
-    fn update(&self, _step: u64, Parts { values, gradient, .. }: Parts, lr: f64) {
-        let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
-        values.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(values, gradient)| {
-            for (p, &g) in values.iter_mut().zip(gradient) {
-                *p += minus_lr * (g + weight_decay * *p);
-            }
-        });
+    fn update(&self, _step: u64, Parts { values, gradient, entries, .. }: Parts, rates: Rates) {
+        for (range, lr) in rates.ranges(entries, values.len()) {
+            let (weight_decay, minus_lr) = (self.weight_decay, -lr as f32);
+            let chunks = values[range.clone()].par_chunks_mut(CHUNK).zip(gradient[range].par_chunks(CHUNK));
+            chunks.for_each(|(values, gradient)| {
+                for (p, &g) in values.iter_mut().zip(gradient) {
+                    *p += minus_lr * (g + weight_decay * *p);
+                }
+            });
+        }
     }
 
     fn on_device(&self, _step: u64, lr: f64) -> Option<Update> {
@@ -55,7 +59,7 @@ mod tests {
         let mut parameters = [2.0f32];
         // 2 − 0.25·(1 + 0.5·2) = 1.5
         let parts = Parts { values: &mut parameters, gradient: &[1.0], moments: &mut [], entries: &[] };
-        Sgd::new(&config).update(1, parts, 0.25);
+        Sgd::new(&config).update(1, parts, 0.25.into());
         assert_eq!(parameters, [1.5]);
     }
 }

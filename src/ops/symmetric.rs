@@ -2,22 +2,28 @@
 
 /// A square matrix `[n, n]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Square {
+pub struct Square {
+    /// Rows and columns.
     pub n: usize,
+    /// The elements.
     pub values: Vec<f64>,
 }
 
 /// Eigenvalues in descending order, and their vectors as rows.
-pub(super) struct Eigen {
+pub struct Eigen {
+    /// The eigenvalues.
     pub values: Vec<f64>,
+    /// The vectors.
     pub vectors: Square,
 }
 
 impl Square {
+    /// Creates a matrix from its elements by row and column.
     pub fn from_fn(n: usize, value: impl Fn(usize, usize) -> f64) -> Self {
         Self { n, values: (0..n * n).map(|at| value(at / n, at % n)).collect() }
     }
 
+    /// The element of row `i` and column `j`.
     pub fn at(&self, i: usize, j: usize) -> f64 {
         self.values[i * self.n + j]
     }

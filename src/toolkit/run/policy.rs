@@ -1,0 +1,108 @@
+//! The adapters of a run: those that are frozen, and the one to train.
+
+use super::Examples;
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::model::config::{LoraConfig, Reference};
+use crate::model::decoder::Decoder;
+use crate::model::initialisation::InitLoraWeights;
+use crate::model::targets::LoraTargets;
+use crate::ops::svd::Iterations;
+use crate::toolkit::Base;
+use crate::train::eva;
+use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Pissa, Policy};
+
+/// The modules to train; none if an adapter is gone on with.
+pub(super) fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
+    if config.lora.init_from.is_some() {
+        return Ok(Vec::new());
+    }
+    let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
+    let head = base.spec.head.as_ref().map(|head| head.module.clone());
+    modules.extend(head.clone());
+    let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
+    let loras = targets.0.iter().map(|target| {
+        let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
+            Error::Config(format!(
+                "lora.target_modules names {}, the language-model head, which cannot be adapted; remove it",
+                target.module
+            ))
+        })?;
+        let lora = Lora::new(linear, target.rank, target.alpha, target.scaling);
+        Ok(kind(&config.lora, lora))
+    });
+    loras.collect()
+}
+
+/// The kind of adapter that the configuration names.
+fn kind(config: &LoraConfig, lora: Lora) -> Kind {
+    match config.init_lora_weights {
+        InitLoraWeights::Kaiming if config.use_dora => Dora::new(lora).into(),
+        InitLoraWeights::Kaiming | InitLoraWeights::Eva => lora.into(),
+        InitLoraWeights::Pissa(iterations) => {
+            let iterations = iterations.map_or(Iterations::UntilSettled, Iterations::Fixed);
+            Pissa::new(lora, iterations).into()
+        }
+    }
+}
+
+/// Refuses what a device does not train, before anything is read.
+pub(super) fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
+    let init = config.lora.init_lora_weights;
+    match init {
+        InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
+            Err(Error::Config(format!(
+                "lora.init_lora_weights is {init}, which is computed on the processor only; set model.device: cpu, or \
+             lora.init_lora_weights: true"
+            )))
+        }
+        InitLoraWeights::Pissa(_) | InitLoraWeights::Eva | InitLoraWeights::Kaiming => Ok(()),
+    }
+}
+
+/// The frozen adapters and the one to train.
+pub(super) fn policy(
+    config: &RunConfig,
+    base: &Base,
+    (decoder, examples): (&Decoder, &Examples),
+    adapters: Vec<Kind>,
+) -> Result<(Policy, Option<String>)> {
+    let mut policy = Policy::default();
+    for path in &config.model.adapter {
+        policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
+    }
+    let (mut note, mut is_own) = (None, config.lora.reference == Reference::Init);
+    if let Some(path) = &config.lora.init_from {
+        policy.trained = base.adapter(path, false)?;
+    } else {
+        // With B = 0 a copy is the base itself, until it moves.
+        is_own = config.train.sync_ref_model;
+        (policy.trained, note) = initialised(config, (decoder, &policy), examples, adapters)?;
+    }
+    if is_own {
+        policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
+    }
+    Ok((policy, note))
+}
+
+/// A new adapter, and a notice.
+fn initialised(
+    config: &RunConfig,
+    (decoder, policy): (&Decoder, &Policy),
+    examples: &Examples,
+    adapters: Vec<Kind>,
+) -> Result<(Adapters, Option<String>)> {
+    if config.lora.init_lora_weights != InitLoraWeights::Eva {
+        let linear = |module: &str| decoder.linear(module);
+        return Ok((Adapters::initialised_on(adapters, config.seed, linear)?, None));
+    }
+    let settings = eva::Settings {
+        config: config.lora.eva_config.unwrap_or_default(),
+        batch: config.train.per_device_train_batch_size,
+        use_rslora: config.lora.use_rslora,
+        seed: config.seed,
+    };
+    let loras: Vec<Lora> = adapters.iter().map(|adapter| adapter.low_rank().clone()).collect();
+    let (found, said) = eva::initialised((decoder, policy), &examples.train, &loras, &settings)?;
+    Ok((found, Some(said)))
+}
