@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{DataConfig, Sources};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, ModelConfig, Reference};
+use crate::model::initialisation::InitLoraWeights;
 use crate::objective::{Objective, ObjectiveConfig};
 use crate::train::batches;
 use crate::train::config::TrainConfig;

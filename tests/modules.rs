@@ -27,12 +27,13 @@ pub fn ids(case: &Value) -> Vec<u32> {
 pub fn logps(model: &Model, ids: &[u32], pass: Pass) -> Vec<f64> {
     let batch = text(ids);
     let rows: Vec<u32> = (0..ids.len() as u32 - 1).collect();
-    let logits = model.logits(&batch, &rows, pass).unwrap().to_vec2::<f32>().unwrap();
-    let of = |(logits, target): (&Vec<f32>, &u32)| {
+    let logits = model.logits(&batch, &rows, pass).unwrap();
+    let of = |(row, target): (usize, &u32)| {
+        let logits = logits.row(row);
         let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
         f64::from(logits[*target as usize]) - sum.ln()
     };
-    logits.iter().zip(&ids[1..]).map(of).collect()
+    ids[1..].iter().enumerate().map(of).collect()
 }
 
 /// A batch of one text, of which every token but the first is scored, and one that is not used.

@@ -66,7 +66,7 @@ pub fn expected_memory(
     base: &Base,
     sizes: impl Iterator<Item = (usize, usize, usize)>,
 ) -> Result<Memory> {
-    let loras = modules(config, base)?;
+    let loras = policy::modules(config, base)?;
     let parameters = loras.iter().map(Kind::parameters).sum();
     Ok(plan::memory_for(config, base, parameters, sizes))
 }

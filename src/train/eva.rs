@@ -16,7 +16,6 @@ use crate::model::decoder::Decoder;
 use crate::model::initialisation::EvaConfig;
 use crate::model::pass::Observer;
 use crate::ops::Tensor;
-use crate::ops::host;
 use crate::ops::incremental_pca::IncrementalPca;
 use crate::random::Stream;
 use crate::trainable::{Adapters, Lora, Module, Policy};

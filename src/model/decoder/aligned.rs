@@ -31,7 +31,7 @@ impl Decoder {
     ) -> Result<(Vec<f64>, Vec<f64>)> {
         let batch = &*self.divided(batch);
         self.check_on_processor()?;
-        let context = Context { policy, pass, dropout: None };
+        let context = Context { policy, pass, dropout: None, observer: None };
         let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
         let asked = Asked { squares: true, ..Asked::default() };

@@ -9,7 +9,6 @@ use super::backward::{Backward, PathBack};
 use super::{Forward, LowRank, riding, scaled};
 use crate::error::Result;
 use crate::ops::Tensor;
-use crate::ops::host;
 
 /// `now − start`.
 fn change(now: &[f32], start: &[f32]) -> Vec<f32> {
