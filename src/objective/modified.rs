@@ -14,7 +14,7 @@ impl Objective {
     /// Returns the objective of a step, at a share of the run from 0 to 1: with its β.
     ///
     /// # Errors
-    /// [`Error::Config`] if that is no β; never for an objective that was checked.
+    /// [`crate::error::Error::Config`] if that is no β; never for an objective that was checked.
     pub fn at(&self, progress: f64) -> Result<Cow<'_, Self>> {
         let of = |(loss, _): &(Loss, f64)| parameters(loss).get("beta").and_then(Value::as_f64);
         match self.losses.iter().find_map(of).and_then(|beta| self.modifiers.beta(beta, progress)) {

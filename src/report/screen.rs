@@ -35,11 +35,11 @@ pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
     if SHOWN.load(Ordering::Relaxed) == 0 { write() } else { BARS.suspend(write) }
 }
 
-/// As [`line`], on a line of its own after what the terminal echoed of a key (`^C`). A bar that is drawn again wipes the
+/// As [`line()`], on a line of its own after what the terminal echoed of a key (`^C`). A bar that is drawn again wipes the
 /// echo out.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn line_after_key(text: &str) -> std::io::Result<()> {
     let echoed = is_terminal() && SHOWN.load(Ordering::Relaxed) == 0;
     line(&format!("{}{text}", if echoed { "\n" } else { "" }))
