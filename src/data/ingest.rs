@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_chosen_answer_of_a_certain_pair_is_a_text() {
         let tokenizer = tokenizer(false, CONFIG);
-        let (soft, mut certain) = (record("x", "y z", "x"), record("x", "y z", "x"));
+        let (soft, mut certain) = (record("a", "b b b", "c"), record("a", "b b b", "c"));
         certain.kind = Kind::PAIR;
         let mut builder = Builder::default();
         let ingest = Ingest { preferred: true, ..ingest(&tokenizer, 99) };

@@ -21,15 +21,20 @@ fn adapter_of(model: &str) -> Place {
 
 /// Requires that every command that reads adapters refuses this one.
 fn refused_everywhere(place: &Place, base: &str, parts: &[&str]) {
+    refused_with(place, base, 1, parts);
+}
+
+/// The same with another exit code.
+fn refused_with(place: &Place, base: &str, code: i32, parts: &[&str]) {
     let (base, data) = (fixture("models").join(base), fixture("pairs.jsonl"));
     let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
     let with = ["--base", base, "--adapter", "adapter"];
-    refused(place, &[&["score", "--data", data], &with[..]].concat(), 1, parts);
-    refused(place, &[&["merge", "--output", "merged"], &with[..]].concat(), 1, parts);
+    refused(place, &[&["score", "--data", data], &with[..]].concat(), code, parts);
+    refused(place, &[&["merge", "--output", "merged"], &with[..]].concat(), code, parts);
     assert!(!place.path("merged").exists());
     for key in ["model.adapter", "lora.init_from"] {
         place.recipe(base.as_ref(), data.as_ref(), &[(key, json!("adapter"))]);
-        train_refused(place, 1, parts);
+        train_refused(place, code, parts);
     }
 }
 
@@ -87,7 +92,7 @@ fn damaged_files() {
     place.write(WEIGHTS, broken);
     refused_everywhere(&place, "llama", &["inf", "damaged"]);
     std::fs::remove_file(place.path(WEIGHTS)).unwrap();
-    refused_everywhere(&place, "llama", &["adapter_model.safetensors"]);
+    refused_with(&place, "llama", 2, &["adapter_model.safetensors"]);
     place.write(CONFIG, "{\"r\": ");
     refused_everywhere(&place, "llama", &["adapter_config.json"]);
     std::fs::remove_dir_all(place.path("adapter")).unwrap();
@@ -118,13 +123,23 @@ fn of_another_base() {
     );
     // The same shapes with other numbers.
     let llama = fixture("models/llama");
-    refused_everywhere(
-        &place,
-        "llama-sharded",
-        &["was trained on", llama.to_str().unwrap(), "llama-sharded"],
-    );
-    let base = fixture("models/llama-sharded");
-    let args =
-        ["merge", "--base", base.to_str().unwrap(), "--adapter", "adapter", "--output", "merged", "--force"];
+    std::fs::create_dir(place.path("other")).unwrap();
+    for entry in std::fs::read_dir(&llama).unwrap() {
+        let path = entry.unwrap().path();
+        place.write(
+            &format!("other/{}", path.file_name().unwrap().to_str().unwrap()),
+            std::fs::read(path).unwrap(),
+        );
+    }
+    let mut weights = place.read("other/model.safetensors");
+    let header = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    for number in weights[8 + header..].chunks_exact_mut(4).step_by(2) {
+        number[3] ^= 0x80;
+    }
+    place.write("other/model.safetensors", weights);
+    let base = place.path("other");
+    let base = base.to_str().unwrap();
+    refused_everywhere(&place, base, &["was trained on", llama.to_str().unwrap(), base]);
+    let args = ["merge", "--base", base, "--adapter", "adapter", "--output", "merged", "--force"];
     place.run(&args).ok();
 }

@@ -124,7 +124,7 @@ fn verbose_names_the_files_that_are_read() {
     let verbose = place.run(&[&args[..], &["-v"]].concat());
     assert_eq!(normal.stdout, verbose.stdout);
     assert_eq!(normal.stderr, "");
-    for words in ["base: ", "model.safetensors", "eval.jsonl", "instruction set"] {
+    for words in ["base: ", "38 tensors", "eval.jsonl", "instruction set"] {
         assert!(verbose.stderr.contains(words), "{words} in {}", verbose.stderr);
     }
 }

@@ -11,6 +11,7 @@ use crate::common::program::{Place, finish};
 
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--resume"];
+const AGAIN: [&str; 4] = ["train", "-c", "run.yaml", "--auto-resume"];
 
 /// Fine-tuning on the chosen answers, then DPO, which continues or stacks, and then DPO on top of both.
 fn recipe(place: &Place, second: &str) {
@@ -49,7 +50,7 @@ fn killed_at_random_moments_the_stages_end_with_the_same_bytes() {
     let moments = Stream::new(3, "kills");
     let mut kills = 0;
     for kill in 0..40 {
-        let mut child = place.command(&RESUME).spawn().unwrap();
+        let mut child = place.command(&AGAIN).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(20 + moments.below(kill, 400) as u64));
         if child.try_wait().unwrap().is_some_and(|status| status.success()) {
             break;
