@@ -5,7 +5,13 @@ use crate::error::Result;
 
 /// Returns `y [T, n]` for `x [T, n]`, and the factor of the gradient: 1 where |x| ≤ `size`, else 0.
 pub fn forward(x: &Tensor, size: f32) -> (Tensor, Tensor) {
-    (x.map(|x| x.clamp(-size, size)), x.map(|x| f32::from(x.abs() <= size)))
+    (x.map(|x| clipped(x, size)), x.map(|x| f32::from(x.abs() <= size)))
+}
+
+/// `min(max(x, −c), c)` as in torch: NaN stays NaN, and c may be negative.
+fn clipped(x: f32, size: f32) -> f32 {
+    let above = if x < -size { -size } else { x };
+    if above > size { size } else { above }
 }
 
 /// Returns `dx [T, n]` for `dy [T, n]`.
@@ -21,6 +27,15 @@ mod tests {
     use super::*;
     use crate::ops::oracle;
     use crate::ops::testing::{assert_same, noise};
+
+    #[test]
+    fn a_negative_bound_and_nan_are_treated_as_in_torch() {
+        let x = Tensor::new(vec![-1.0, 0.1, 1.0, f32::NAN], (1, 4)).unwrap();
+        assert_eq!(forward(&x, -0.8).0.numbers()[..3], [-0.8; 3]);
+        let (y, passes) = forward(&x, 0.5);
+        assert!(y.numbers()[..3] == [-0.5, 0.1, 0.5] && y.numbers()[3].is_nan());
+        assert_eq!(passes.numbers(), [0.0, 1.0, 0.0, 0.0]);
+    }
 
     #[test]
     fn the_gradient_is_that_of_autograd() {
