@@ -80,18 +80,29 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     open_to_others(new.path()).map_err(Error::write(new.path()))?;
     let old = if replace && path.exists() { Some(TemporaryDirectory::new(within)?) } else { None };
     let aside = old.as_ref().map(|old| old.path().join("replaced"));
-    if let Some(aside) = &aside {
-        std::fs::rename(&path, aside).map_err(Error::write(&path))?;
+    // A signal between the two renames would remove both directories.
+    let swapped = temporary::undisturbed(|| swap(new.path(), &path, aside.as_deref()));
+    if swapped.is_err() && aside.is_some_and(|aside| aside.exists()) {
+        // It could not be renamed back: it is all that is left of the old one.
+        old.into_iter().for_each(TemporaryDirectory::renamed);
     }
-    if let Err(error) = std::fs::rename(new.path(), &path) {
-        if let Some(aside) = &aside {
-            std::fs::rename(aside, &path).map_err(Error::write(&path))?;
-        }
-        return Err(Error::write(&path)(error));
-    }
+    swapped.map_err(Error::write(&path))?;
     new.renamed();
     sync_directory(within)?;
     Ok(made)
+}
+
+/// Renames `new` to `path`, and what is there to `aside`; if that fails, what was there is renamed back.
+fn swap(new: &Path, path: &Path, aside: Option<&Path>) -> std::io::Result<()> {
+    if let Some(aside) = aside {
+        std::fs::rename(path, aside)?;
+    }
+    std::fs::rename(new, path).or_else(|error| {
+        if let Some(aside) = aside {
+            std::fs::rename(aside, path)?;
+        }
+        Err(error)
+    })
 }
 
 /// Removes a directory so that it is never seen half removed: it is renamed first.

@@ -17,6 +17,9 @@ const PARTS: &[(&str, &str)] = &[
     ("tiny-reviews", "the embedded base and its pairs, unpacked"),
 ];
 
+/// What an entry holds that another version, or another program, wrote.
+const UNKNOWN: &str = "not known to this version";
+
 /// The object of `--json`.
 #[derive(Serialize)]
 struct Found {
@@ -39,34 +42,41 @@ pub(super) fn run(args: &CacheArgs) -> Result<()> {
     let directory = files::cache_directory().ok_or_else(|| {
         Error::Config("there is no cache: neither XDG_CACHE_HOME nor HOME is an absolute path".into())
     })?;
-    let found = found(&directory);
+    let found = found(&directory)?;
     match &args.command {
+        Some(CacheCommand::Clear { .. }) if args.json => Err(Error::Config(
+            "--json applies to the list of the cache, not to `cache clear`; leave it out".into(),
+        )),
         Some(CacheCommand::Clear { parts }) => clear(&found, parts),
         None if args.json => print_json(&found),
         None => print(table(&found).as_bytes()),
     }
 }
 
-fn found(directory: &Path) -> Found {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> = entries.collect();
+fn found(directory: &Path) -> Result<Found> {
+    let mut paths = match std::fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<PathBuf>>>()
+            .map_err(Error::read(directory))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(Error::read(directory)(e)),
+    };
     paths.sort();
     let part = |path: PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let known = PARTS.iter().find(|(prefix, _)| name.starts_with(prefix));
-        let holds = known.map_or("not known to this version", |(_, holds)| *holds);
+        let holds = known.map_or(UNKNOWN, |(_, holds)| *holds);
         Part { bytes: files::size(&path), files: count(&path), holds, name, path }
     };
     let parts: Vec<Part> = paths.into_iter().map(part).collect();
-    Found {
-        directory: directory.display().to_string(),
-        bytes: parts.iter().map(|part| part.bytes).sum(),
-        parts,
-    }
+    let bytes = parts.iter().map(|part| part.bytes).sum();
+    Ok(Found { directory: directory.display().to_string(), bytes, parts })
 }
 
+/// Files within a path; a link is one file.
 fn count(path: &Path) -> usize {
-    if !path.is_dir() {
+    if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
         return 1;
     }
     std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| count(&entry.path())).sum()
@@ -87,7 +97,7 @@ fn table(found: &Found) -> String {
     text
 }
 
-/// Removes the named parts, or all. Everything in the cache can be made again.
+/// Removes the named parts, or all that this version knows: these can be made again.
 fn clear(found: &Found, names: &[String]) -> Result<()> {
     let known: Vec<&str> = found.parts.iter().map(|part| part.name.as_str()).collect();
     if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -96,9 +106,13 @@ fn clear(found: &Found, names: &[String]) -> Result<()> {
             if known.is_empty() { "nothing".into() } else { known.join(", ") }
         )));
     }
-    for part in found.parts.iter().filter(|part| names.is_empty() || names.contains(&part.name)) {
+    let wanted = |part: &Part| {
+        if names.is_empty() { part.holds != UNKNOWN } else { names.contains(&part.name) }
+    };
+    for part in found.parts.iter().filter(|part| wanted(part)) {
         let path = &part.path;
-        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        let removed = if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         removed.map_err(Error::write(path))?;
         say(&format!("removed {} ({:.1} MB)", path.display(), part.bytes as f64 / 1e6));
     }

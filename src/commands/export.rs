@@ -23,6 +23,12 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         )));
     }
     let modelfile = serving::modelfile(&args.output);
+    if args.format == ExportFormat::Gguf && modelfile == args.output {
+        return Err(Error::Config(format!(
+            "--output {} is the name of the Modelfile that is written beside the adapter; name a .gguf file",
+            args.output.display()
+        )));
+    }
     if args.format == ExportFormat::Gguf && modelfile.exists() && !args.force {
         return Err(Error::Config(format!(
             "{} already exists; name another --output, or use --force to replace it",

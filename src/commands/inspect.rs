@@ -52,12 +52,12 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     }
     let found = if is_adapter {
         Found::Adapter(Box::new(adapter::inspect(&path, args)?))
+    } else if path.join("config.json").exists() || is_gguf_file(&path) {
+        base(&path)?
     } else if run_dir::is_run(&path) || path.join("config.yaml").exists() {
         Found::Run(Box::new(run::Run::read(&path)))
     } else if run::is_checkpoint(&path) {
         Found::Checkpoint(run::read_checkpoint(&path)?)
-    } else if path.join("config.json").exists() || is_gguf_file(&path) {
-        base(&path)?
     } else {
         let runs = run::runs_in(&path);
         if runs.is_empty() {

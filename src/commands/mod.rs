@@ -55,7 +55,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 fn left_behind(command: &Command) -> &'static str {
     match command {
         Command::Merge(_) | Command::Export(_) | Command::Data(DataCommand::Convert(_)) => {
-            "interrupted; nothing was written"
+            "interrupted; what was not finished is removed"
         }
         Command::Score(args) if args.output.is_some() => "interrupted; nothing was written",
         Command::Train(_) => "interrupted before the run began; nothing was written",

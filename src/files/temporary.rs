@@ -20,6 +20,12 @@ fn listed() -> MutexGuard<'static, Vec<PathBuf>> {
     LISTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Calls `work` while no signal removes temporary files.
+pub(super) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let _held = listed();
+    work()
+}
+
 /// A temporary path that stays on the list until this is dropped.
 #[derive(Debug)]
 pub(super) struct Listed(PathBuf);

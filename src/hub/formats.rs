@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
-/// Extensions that `data` reads, and the format of each. Of equally frequent ones the first is read.
+/// Extensions that `data` reads, and the format of each. Of formats with equally many files, the one that stands first here is read.
 const READABLE: [(&str, &str); 6] = [
     ("parquet", "parquet"),
     ("jsonl", "json"),

@@ -249,7 +249,7 @@ fn list_skipped(directory: &RunDir, skipped: &[Skipped]) -> Result<Option<String
         lines.push('\n');
     }
     files::write_bytes(&path, lines.as_bytes())?;
-    let all = if skipped.len() == MOST_SKIPPED { "the first of them" } else { "all of them" };
+    let all = if skipped.len() >= MOST_SKIPPED { "the first of them" } else { "all of them" };
     Ok(Some(format!("{} lists the skipped records ({all})", path.display())))
 }
 

@@ -70,7 +70,7 @@ impl Curve {
 }
 
 impl Run {
-    /// Reads what a run directory holds. What is missing or damaged is left out and told.
+    /// Reads what a run directory holds. What is missing or damaged is left out and reported.
     pub(super) fn read(path: &Path) -> Self {
         let (newest, mut damage) = checkpoint::newest(path);
         let lines = match log::read(&path.join("metrics.jsonl")) {

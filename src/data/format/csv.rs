@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::lines::{Bytes, Line, read_line};
 use super::place::Place;
-use super::row::{MOST_BYTES, Row, Rows};
+use super::row::{MOST_BYTES, Row, Rows, ends_the_file};
 use crate::error::{Error, Result};
 
 /// The longest header row, in bytes.
@@ -126,13 +126,13 @@ impl Records {
                 Ok(false) => break,
                 Err(e) => {
                     self.ended = true;
-                    return Err(match e.into_kind() {
+                    return Err(ends_the_file(match e.into_kind() {
                         csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::Other => {
                             self.place.row(begins).error(e.to_string())
                         }
                         csv::ErrorKind::Io(e) => Error::read(&self.place.path)(e),
                         other => self.place.row(line).error(format!("not a valid CSV record: {other:?}")),
-                    });
+                    }));
                 }
             }
             match self.record.iter().next_back() {
@@ -140,10 +140,10 @@ impl Records {
                 Some(last) if last.ends_with(format!("\n{END}\n").as_bytes()) => {
                     self.ended = true;
                     // Such a record has no line feed of its own.
-                    return Err(self.place.row(next.saturating_sub(feeds)).error(
+                    return Err(ends_the_file(self.place.row(next.saturating_sub(feeds)).error(
                         "a quotation mark of the record that begins here is never closed; inside a quoted cell, write \
                          a quotation mark twice",
-                    ));
+                    )));
                 }
                 Some(last) if self.record.len() == 1 && last == b"\r" => {}
                 Some(_) | None => return Ok(Some(line)),

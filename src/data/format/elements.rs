@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 
 use super::lines::Bytes;
 use super::place::Place;
-use super::row::{MOST_BYTES, Row, Rows, parse_json};
+use super::row::{MOST_BYTES, Row, Rows, ends_the_file, parse_json};
 use crate::error::{Error, Result};
 
 /// Returns the rows of the array that `reader` begins with; it begins in line `line`, counted from 1.
@@ -43,7 +43,8 @@ impl Iterator for Elements {
         }
         Some(row.map_err(|failure| match failure {
             Failure::Read(e) => Error::read(&self.place.path)(e),
-            Failure::Element(error) | Failure::Array(error) => error,
+            Failure::Element(error) => error,
+            Failure::Array(error) => ends_the_file(error),
         }))
     }
 }

@@ -4,11 +4,21 @@ use serde_json::Value as Json;
 
 use super::super::example::Origin;
 use super::python;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The maximum size in bytes of a row that is held in memory: a line, an element of an array, a record of a CSV file, a
 /// row of a Parquet file. `records` takes less of the columns that are used.
 pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// An error behind which nothing of a file can be read: it is not that of one row, which could be skipped.
+pub(super) fn ends_the_file(error: Error) -> Error {
+    match error {
+        Error::Record { file, line, message } => {
+            Error::Data(format!("{file}:{line}: {message}; nothing behind it can be read"))
+        }
+        other => other,
+    }
+}
 
 /// A record as it appears in its file, not yet validated.
 ///

@@ -52,8 +52,9 @@ impl Base {
                     found.sketch.as_ref().and_then(|sketch| Some((sketch, sketch.twin(&ours_sketched)?)));
                 if let Some((sketch, apart)) = twin {
                     log::warn!(
-                        "{shown} was trained on {name}, stored as {}; {} has the same weights stored as {} (rounding moved \
-                         them by {apart}), so the adapter is used",
+                        "{shown} was trained on {name}, stored as {}; {} seems to hold the same weights stored as {} \
+                         (they differ by {apart}, as rounding does), so the adapter is used; a fine-tuned copy can differ as \
+                         little, so make sure that it is the same model",
                         sketch.storage(),
                         self.name,
                         ours_sketched.storage()

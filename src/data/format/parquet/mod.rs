@@ -28,6 +28,10 @@ use super::row::{MOST_BYTES, Row, Rows};
 use crate::data::guarded;
 use crate::error::{Error, Result};
 
+/// Rows per byte of the pages of a group, at most. A run of equal values takes a few bytes; a file that claims more rows
+/// would be read for hours.
+const MOST_ROWS_PER_BYTE: u64 = 1 << 16;
+
 /// `PAR1`, the length of the metadata and `PAR1`.
 const ENDS: u64 = 12;
 /// The longest metadata, in bytes. Those of 10,000 row groups of ten columns have about 15 MB.
@@ -197,6 +201,10 @@ impl Records {
         }
         if group.num_columns() != self.metadata.file_metadata().schema_descr().num_columns() {
             return Err(damaged("it does not have the columns of the file".into()));
+        }
+        let packed = group.columns().iter().map(|chunk| chunk.compressed_size().max(0).unsigned_abs());
+        if self.left > packed.sum::<u64>().saturating_mul(MOST_ROWS_PER_BYTE) {
+            return Err(damaged(format!("its pages cannot hold the {} rows that it claims", self.left)));
         }
         let mut memory = 0_u64;
         for (index, chunk) in group.columns().iter().enumerate() {

@@ -41,13 +41,19 @@ impl Thrift<'_> {
         None
     }
 
+    /// An integer that the library reads as one of 32 bits, without cutting it.
+    fn int32(&mut self) -> Option<i64> {
+        self.integer().filter(|number| i32::try_from(*number).is_ok())
+    }
+
     fn integer(&mut self) -> Option<i64> {
         let value = self.varint()?;
         // Zigzag: the lowest bit is the sign.
         Some((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
-    /// The fields of a structure, each with its number and type, which `field` must consume.
+    /// The fields of a structure, each with its number and type, which `field` must consume. Their numbers must ascend, as
+    /// all writers have them: the library takes the last of repeated fields, and cuts numbers to 16 bits.
     fn fields(&mut self, field: &mut dyn FnMut(&mut Self, i64, u8) -> Option<()>) -> Option<()> {
         let mut number = 0_i64;
         loop {
@@ -55,10 +61,14 @@ impl Thrift<'_> {
             if head == 0 {
                 return Some(());
             }
-            number = match head >> 4 {
+            let next = match head >> 4 {
                 0 => self.integer()?,
                 step => number.checked_add(i64::from(step))?,
             };
+            if next <= number || next > i64::from(i16::MAX) {
+                return None;
+            }
+            number = next;
             field(self, number, head & 0x0F)?;
         }
     }
@@ -133,35 +143,49 @@ pub(super) struct PageHeader {
 /// Reads the header of the page that `text` begins with.
 pub(super) fn page_header(text: &[u8]) -> Option<PageHeader> {
     let mut thrift = Thrift { rest: text };
-    let mut header = PageHeader::default();
+    let (mut header, mut seen) = (PageHeader::default(), None);
     thrift.fields(&mut |thrift, number, kind| {
         match (number, kind) {
-            (1, 5) => header.kind = thrift.integer()?,
-            (2, 5) => header.unpacked = thrift.integer()?,
-            (3, 5) => header.packed = thrift.integer()?,
+            (1, 5) => header.kind = thrift.int32()?,
+            (2, 5) => header.unpacked = thrift.int32()?,
+            (3, 5) => header.packed = thrift.int32()?,
             // The data page, the dictionary and the data page of version 2.
             (5 | 7 | 8, STRUCT) => {
-                let second = number == 8;
-                thrift.fields(&mut |thrift, number, kind| {
-                    match (number, kind) {
-                        (1, 5) => header.values = thrift.integer()?,
-                        (2, 5) if !second => header.encoding = thrift.integer()?,
-                        (4, 5) if second => header.encoding = thrift.integer()?,
-                        (5 | 6, 5) if second => {
-                            header.levels = header.levels.checked_add(thrift.integer()?)?;
-                        }
-                        (7, 2) if second => header.stored = true,
-                        _ => thrift.skip(kind, DEPTH)?,
-                    }
-                    Some(())
-                })?;
+                if seen.replace(number).is_some() {
+                    return None;
+                }
+                contents(thrift, number == 8, &mut header)?;
             }
+            // The library reads these whatever their type.
+            (1..=3 | 5 | 7 | 8, _) => return None,
             _ => thrift.skip(kind, DEPTH)?,
         }
         Some(())
     })?;
+    // The library takes the structure that belongs to the kind of the page.
+    let fits = matches!((header.kind, seen), (0, Some(5)) | (2, Some(7)) | (3, Some(8)) | (1, None));
+    if !fits {
+        return None;
+    }
     header.length = text.len() - thrift.rest.len();
     Some(header)
+}
+
+/// Reads the structure of a data page, of a dictionary, or of a data page of version 2.
+fn contents(thrift: &mut Thrift, second: bool, header: &mut PageHeader) -> Option<()> {
+    thrift.fields(&mut |thrift, number, kind| {
+        match (number, kind) {
+            (1, 5) => header.values = thrift.int32()?,
+            (2, 5) if !second => header.encoding = thrift.int32()?,
+            (4, 5) if second => header.encoding = thrift.int32()?,
+            (5 | 6, 5) if second => header.levels = header.levels.checked_add(thrift.int32()?)?,
+            (7, 1 | 2) if second => header.stored = kind == 2,
+            (1, _) | (2, _) if !second => return None,
+            (1 | 4..=7, _) if second => return None,
+            _ => thrift.skip(kind, DEPTH)?,
+        }
+        Some(())
+    })
 }
 
 /// Whether the metadata of a file have a schema of at most `most` groups inside one another, and are whole.
@@ -169,8 +193,11 @@ pub(super) fn schema_depth(text: &[u8], most: usize) -> Option<bool> {
     let mut thrift = Thrift { rest: text };
     let mut shallow = true;
     thrift.fields(&mut |thrift, number, kind| {
-        if (number, kind) != (2, LIST) {
+        if number != 2 {
             return thrift.skip(kind, DEPTH);
+        }
+        if kind != LIST {
+            return None;
         }
         let (count, kind) = thrift.list()?;
         // The children that are left of the groups around the next element.
@@ -182,11 +209,17 @@ pub(super) fn schema_depth(text: &[u8], most: usize) -> Option<bool> {
             let mut children = 0;
             thrift.fields(&mut |thrift, number, kind| match (number, kind) {
                 (5, 5) => {
-                    children = thrift.integer()?;
+                    children = thrift.int32()?;
                     Some(())
                 }
+                // The library reads it whatever its type.
+                (5, _) => None,
                 _ => thrift.skip(kind, DEPTH),
             })?;
+            // It makes room for as many as are claimed.
+            if children > i64::try_from(count).ok()? {
+                return None;
+            }
             if let Some(last) = open.last_mut() {
                 *last -= 1;
             }
@@ -219,6 +252,25 @@ mod tests {
         for cut in 0..18 {
             assert!(page_header(&PAGE[..cut]).is_none(), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_header_that_could_be_read_in_two_ways_is_refused() {
+        // A dictionary with the structure of a data page of version 2 behind its own; a field that comes twice; a field
+        // number that is cut to 16 bits; a number of values of 64 bits.
+        let two = [0x15, 4, 0x15, 8, 0x15, 8, 0x4C, 0x15, 2, 0x15, 0, 0, 0x1C, 0x15, 6, 0, 0];
+        assert!(page_header(&two).is_none());
+        let wrong_kind = [0x15, 4, 0x15, 8, 0x15, 8, 0x2C, 0x15, 2, 0x15, 0, 0, 0];
+        assert!(page_header(&wrong_kind).is_none());
+        let twice = [0x15, 0, 0x15, 8, 0x15, 8, 0x2C, 0x15, 6, 0x05, 2, 8, 0, 0];
+        assert!(page_header(&twice).is_none());
+        let wrapped = [0x15, 0, 0x15, 8, 0x15, 8, 0x2C, 0x15, 6, 0x05, 0x82, 0x80, 0x08, 8, 0, 0];
+        assert!(page_header(&wrapped).is_none());
+        let wide = [0x15, 0, 0x15, 8, 0x15, 8, 0x2C, 0x15, 0x80, 0x80, 0x80, 0x80, 0x20, 0x15, 0, 0, 0];
+        assert!(page_header(&wide).is_none());
+        // Children of another type, and more of them than there are elements.
+        assert!(schema_depth(&[0x29, 0x2C, 0x56, 2, 0, 0x55, 2, 0, 0], 8).is_none());
+        assert!(schema_depth(&[0x29, 0x2C, 0x55, 8, 0, 0x55, 0, 0, 0], 8).is_none());
     }
 
     #[test]
