@@ -82,7 +82,8 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
     }
     summary::conclude(&mut trainer, directory.path(), (seconds, quiet))?;
     if !quiet {
-        say(&summary::next(&config, &base, &directory.path().join("adapter")));
+        let adapter = directory.path().join("adapter");
+        say(&summary::next(&config, &config.model.adapter, &base, &adapter));
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ impl RunConfig {
     pub fn compare_for_resume(&self, before: &str) -> Result<Vec<String>> {
         let broken = |e: serde_yaml::Error| Error::Config(format!("the checkpoint's configuration: {e}"));
         let mut before: Value = serde_yaml::from_str(before).map_err(broken)?;
+        complete(&mut before, &super::defaults()?);
         self.rebase(&mut before);
         let now: Value = serde_yaml::to_value(self).map_err(broken)?;
         let mut changes = Vec::new();
@@ -62,14 +63,18 @@ impl RunConfig {
             .into_iter()
             .filter(|(key, ..)| key != "output_dir")
             .map(|(key, before, now)| {
-                let effect = if TOLD.contains(&key.as_str()) {
-                    " (the learning rate follows the new length)"
-                } else {
-                    ""
-                };
+                let effect = if TOLD.contains(&key.as_str()) { self.effect_of_length() } else { "" };
                 format!("{key} was {before}, is {now}{effect}")
             })
             .collect())
+    }
+
+    /// What another length changes.
+    fn effect_of_length(&self) -> &'static str {
+        match self.objective.modifiers.beta_end {
+            Some(_) => " (the learning rate and beta follow the new length)",
+            None => " (the learning rate follows the new length)",
+        }
     }
 }
 
@@ -94,6 +99,19 @@ impl RunConfig {
                 if let Some(moved) = moved.as_deref().and_then(Path::to_str) {
                     *text = moved.into();
                 }
+            }
+        }
+    }
+}
+
+/// Gives a configuration the keys that it lacks, with their defaults: it was written before there were such keys.
+fn complete(before: &mut Value, defaults: &Value) {
+    let (Value::Mapping(before), Value::Mapping(defaults)) = (before, defaults) else { return };
+    for (name, default) in defaults {
+        let found = before.entry(name.clone()).or_insert_with(|| default.clone());
+        if let (Value::Mapping(section), Value::Mapping(keys)) = (found, default) {
+            for (key, default) in keys {
+                section.entry(key.clone()).or_insert_with(|| default.clone());
             }
         }
     }
@@ -146,5 +164,41 @@ mod tests {
         other.seed = 1;
         let error = other.compare_for_resume(&yaml).unwrap_err().to_string();
         assert!(error.contains("lora.r was 16, is 8") && error.contains("seed was 42, is 1"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_is_newer_than_the_checkpoint_had_its_default() {
+        let now = RunConfig::new("b", "d");
+        let mut old: Value = serde_yaml::from_str(&now.to_yaml().unwrap()).unwrap();
+        for (section, key) in [
+            ("train", "sync_ref_model"),
+            ("train", "ref_model_mixup_alpha"),
+            ("train", "loraplus_lr_ratio"),
+            ("lora", "init_lora_weights"),
+            ("objective", "use_weighting"),
+        ] {
+            old[section].as_mapping_mut().unwrap().remove(key);
+        }
+        old.as_mapping_mut().unwrap().remove("watch").unwrap();
+        let old = serde_yaml::to_string(&old).unwrap();
+        assert_eq!(now.compare_for_resume(&old).unwrap(), Vec::<String>::new());
+        let mut other = now.clone();
+        other.train.sync_ref_model = true;
+        let error = other.compare_for_resume(&old).unwrap_err().to_string();
+        assert!(error.contains("train.sync_ref_model was false, is true"), "{error}");
+    }
+
+    #[test]
+    fn beta_follows_the_length_where_it_changes_during_the_run() {
+        let mut now = RunConfig::new("b", "d");
+        let told = |now: &RunConfig| {
+            let yaml = now.to_yaml().unwrap();
+            let mut longer = now.clone();
+            longer.train.max_steps = Some(7);
+            longer.compare_for_resume(&yaml).unwrap().join("\n")
+        };
+        assert!(told(&now).ends_with("(the learning rate follows the new length)"));
+        now.objective.modifiers.beta_end = Some(0.01);
+        assert!(told(&now).ends_with("(the learning rate and beta follow the new length)"));
     }
 }

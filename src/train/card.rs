@@ -1,5 +1,6 @@
 //! The model card of an adapter: `README.md` in its directory, with the front matter by which the Hub knows it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::eval::preference::{Evaluation, wilson};
@@ -26,6 +27,9 @@ pub struct Results<'a> {
     pub step: u64,
     /// Share of held-out pairs whose chosen completion was the likelier one before the first step.
     pub before: Option<f64>,
+    /// The figures of the evaluation before the first step, by name. The policy need not be the reference then, and a
+    /// loss without a reference has rewards of its own.
+    pub initial: &'a BTreeMap<String, f64>,
     /// The evaluation of the adapter.
     pub after: Option<&'a Evaluation>,
 }
@@ -111,7 +115,7 @@ fn hub_data_set(name: &str) -> Option<&str> {
     name.get(..end)
 }
 
-fn held_out(Results { before, after, .. }: Results) -> String {
+fn held_out(Results { before, initial, after, .. }: Results) -> String {
     let Some(found) = after else { return String::new() };
     let pairs = found.metrics().comparisons() as f64;
     let share = |share: f64| {
@@ -129,9 +133,12 @@ fn held_out(Results { before, after, .. }: Results) -> String {
     }
     let values = found.values();
     let of = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-    for (name, shown) in [("eval_rewards/margins", "reward margin"), ("eval_kl", "KL from the base, nats")] {
+    for (name, shown) in
+        [("eval_rewards/margins", "reward margin"), ("eval_kl", "KL from the reference, nats")]
+    {
         if let Some(value) = of(name) {
-            let _ = writeln!(rows, "| {shown} | 0 | {value:.4} |");
+            let before = initial.get(name).map_or_else(|| "-".to_string(), |before| figure(*before));
+            let _ = writeln!(rows, "| {shown} | {before} | {} |", figure(value));
         }
     }
     if rows.is_empty() {
@@ -142,15 +149,30 @@ fn held_out(Results { before, after, .. }: Results) -> String {
     )
 }
 
+/// With four decimals, and without a sign where these are 0.
+fn figure(value: f64) -> String {
+    let text = format!("{value:.4}");
+    if text == "-0.0000" { "0.0000".into() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NOTHING: Results = Results { step: 5, before: None, after: None };
+    static NO_FIGURES: BTreeMap<String, f64> = BTreeMap::new();
+
+    fn nothing() -> Results<'static> {
+        Results { step: 5, before: None, initial: &NO_FIGURES, after: None }
+    }
+
+    #[test]
+    fn a_figure_has_no_sign_where_it_is_0() {
+        assert_eq!([0.0, -0.0, -1e-9, -0.5].map(figure), ["0.0000", "0.0000", "0.0000", "-0.5000"]);
+    }
 
     #[test]
     fn only_a_hub_id_is_named_as_base_model() {
-        let card = |base: &str| Card { base: base.into(), ..Card::default() }.text(NOTHING);
+        let card = |base: &str| Card { base: base.into(), ..Card::default() }.text(nothing());
         let id = card("owner/name-0.5B");
         assert!(id.starts_with("---\nbase_model: owner/name-0.5B\nlibrary_name: peft\n"), "{id}");
         assert!(id.contains("- base_model:adapter:owner/name-0.5B\n"));
@@ -163,7 +185,7 @@ mod tests {
     fn data_sets_of_the_hub_are_named_without_their_parts() {
         let data =
             ["hub:owner/pairs/config:train", "hub:owner/more", "pairs.jsonl"].map(String::from).to_vec();
-        let text = Card { data, ..Card::default() }.text(NOTHING);
+        let text = Card { data, ..Card::default() }.text(nothing());
         assert!(text.contains("datasets:\n- owner/pairs\n- owner/more\n---\n"), "{text}");
     }
 }

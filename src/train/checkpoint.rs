@@ -48,7 +48,10 @@ pub struct State {
     pub best: Option<Best>,
     /// The share of held-out pairs that the policy ranked correctly by log-prob before the first step.
     pub initial_accuracy: Option<f64>,
-    /// Evaluations since then.
+    /// The figures of the evaluation before the first step, by name; empty if there was none.
+    #[serde(default)]
+    pub initial: BTreeMap<String, f64>,
+    /// Evaluations since the best one.
     pub evaluations_since_best: usize,
     /// Consecutive steps skipped.
     pub skipped_in_a_row: u32,

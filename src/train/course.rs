@@ -2,7 +2,7 @@
 //!
 //! AdamW moves every number by at most about the learning rate in a step, so the sum of the rates over a run, its reach,
 //! bounds how far A and B get. The adapter's product is scaled by `lora_alpha / r` and has r terms, hence the reach counts
-//! `lora_alpha / 32` fold (with `use_rslora`, `√r` times as much). `tests/benches/defaults.py` measured what a reach
+//! `lora_alpha / 32` fold (with `use_rslora`, `√r` times as much; with LoRA+, as many times as B's rate is A's). `tests/benches/defaults.py` measured what a reach
 //! teaches; the table is in `docs/src/tuning.md`, and the bounds below are from it.
 
 use std::fmt;
@@ -11,6 +11,7 @@ use super::config::TrainConfig;
 use super::optimizer::OptimizerKind;
 use super::schedule::Schedule;
 use crate::model::config::LoraConfig;
+use crate::model::initialisation::InitLoraWeights;
 use crate::objective::{Needs, Records};
 
 /// Below this reach, none of the measured bases learned anything of 60 pairs.
@@ -50,7 +51,7 @@ pub struct Course {
     needs: Needs,
     schedule: Schedule,
     /// How much a number of the adapter counts for, against the defaults of `lora`; `None` if the optimizer does not
-    /// move by the learning rate.
+    /// move by the learning rate, or the adapter starts from the base's weights.
     strength: Option<f64>,
 }
 
@@ -60,6 +61,9 @@ impl Course {
         let steps = train.steps(records);
         let per_epoch = train.steps_per_epoch(records);
         let rank = if lora.use_rslora { (lora.r as f64).sqrt() } else { 1.0 };
+        // B starts at 0, so that the product grows by the rate of B. What PiSSA bears was not measured.
+        let of_b = train.loraplus_lr_ratio.unwrap_or(1.0);
+        let is_pissa = matches!(lora.init_lora_weights, InitLoraWeights::Pissa(_));
         let moves_by_the_rate = match train.optim {
             OptimizerKind::AdamW
             | OptimizerKind::AdamW8Bit
@@ -79,7 +83,7 @@ impl Course {
             is_limited: train.max_steps.is_some(),
             needs,
             schedule: train.schedule(steps),
-            strength: moves_by_the_rate.then_some(lora.lora_alpha * rank / 32.0),
+            strength: (moves_by_the_rate && !is_pissa).then_some(lora.lora_alpha * rank * of_b / 32.0),
         }
     }
 
@@ -99,6 +103,8 @@ impl Course {
                  peak: set train.warmup_ratio: 0.1 instead of train.warmup_steps, or train longer",
                 self.schedule.warmup_steps, self.steps
             ));
+            // Nothing else can be said of rates that never come to their peak.
+            return warnings;
         }
         warnings.extend(self.strength.and_then(|strength| self.unsuited(strength)));
         warnings
@@ -107,8 +113,14 @@ impl Course {
     fn unsuited(&self, strength: f64) -> Option<String> {
         let (reach, rate) = (self.reach() * strength, self.schedule.learning_rate);
         let steps = counted(self.steps, "step", "steps");
+        if reach == 0.0 {
+            return Some(format!(
+                "the learning rate is 0 in each of {steps}, so that nothing is learned; train longer, or set another \
+                 train.lr_scheduler_type"
+            ));
+        }
         if reach < SHORT {
-            let advice = self.longer(ADVISED / reach.max(f64::MIN_POSITIVE), strength);
+            let advice = self.longer(ADVISED / reach, strength);
             return Some(format!(
                 "the run is too short to learn: {steps} at learning rates of up to {rate:e} hardly move the adapter; try {advice}"
             ));
@@ -303,6 +315,23 @@ mod tests {
         assert!(course(&strong, OptimizerKind::Sgd).is_empty());
         let stabilised = LoraConfig { use_rslora: true, r: 16, ..LoraConfig::default() };
         assert_eq!(course(&stabilised, OptimizerKind::AdamW), course(&strong, OptimizerKind::AdamW));
+        let pissa = LoraConfig { init_lora_weights: InitLoraWeights::Pissa(None), ..strong };
+        assert!(course(&pissa, OptimizerKind::AdamW).is_empty());
+    }
+
+    #[test]
+    fn the_rate_of_b_counts_with_lora_plus() {
+        let train = TrainConfig {
+            learning_rate: 1e-4,
+            loraplus_lr_ratio: Some(16.0),
+            max_steps: Some(15),
+            ..TrainConfig::default()
+        };
+        assert!(course(train.clone(), 60).warnings()[0].contains("train.learning_rate: 1e-5"));
+        // The reach of 15 steps at 5e-6 is that of 15 steps at 8e-5.
+        assert!(course(TrainConfig { learning_rate: 5e-6, ..train.clone() }, 60).warnings().is_empty());
+        let short = TrainConfig { learning_rate: 5e-6, loraplus_lr_ratio: None, ..train };
+        assert!(course(short, 60).warnings()[0].contains("too short"));
     }
 
     #[test]
@@ -318,6 +347,10 @@ mod tests {
             course(train.clone(), 60).warnings()[0]
                 .contains("warm-up of 15 steps is as long as the run of 15")
         );
-        assert!(course(TrainConfig { warmup_steps: 14, ..train }, 60).warnings().is_empty());
+        assert!(course(TrainConfig { warmup_steps: 14, ..train.clone() }, 60).warnings().is_empty());
+        // The first of them has the rate 0.
+        let one = TrainConfig { warmup_steps: 2, max_steps: Some(1), ..train };
+        let warnings = course(one, 60).warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("warm-up of 2 steps"), "{warnings:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! The training loop.
 
+mod evaluating;
 mod keeping;
 mod records;
 
@@ -10,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::batches;
-use super::best::Best;
 use super::card::Card;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
@@ -353,48 +353,5 @@ impl Trainer {
             reporter.record(&Event::Metrics { step, epoch: self.sampler.epoch(), values: &values });
         }
         Ok(())
-    }
-
-    /// Evaluates the initial policy.
-    fn evaluate_before(&mut self, reporter: &mut Reporter) -> Result<()> {
-        if self.state.step > 0 || self.setup.eval.is_empty() {
-            return Ok(());
-        }
-        reporter.record(&Event::Evaluation { step: 0 });
-        if let Some(found) = self.evaluate()? {
-            self.state.initial_accuracy = found.metrics().logp_accuracy();
-            self.tell(&found, reporter);
-        }
-        Ok(())
-    }
-
-    /// Evaluates, updates the best evaluation, and returns whether to stop early.
-    fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
-        if self.setup.eval.is_empty() {
-            return Ok(false);
-        }
-        reporter.record(&Event::Evaluation { step: self.state.step });
-        let Some(found) = self.evaluate()? else { return Ok(false) };
-        self.tell(&found, reporter);
-        let criterion = self.setup.config.criterion();
-        let value = criterion.value(&found).unwrap_or(f64::NAN);
-        let better = criterion.is_better(value, self.state.best.as_ref());
-        if better {
-            self.state.best = Some(Best { value, step: self.state.step });
-            self.state.evaluations_since_best = 0;
-        } else {
-            self.state.evaluations_since_best += 1;
-        }
-        // The best adapter must be on disk so that it can be loaded at the end.
-        if better && self.setup.config.load_best_model_at_end {
-            self.save(reporter)?;
-        }
-        let patience = self.setup.config.early_stopping_patience;
-        Ok(patience.is_some_and(|patience| self.state.evaluations_since_best >= patience.max(1)))
-    }
-
-    fn tell(&self, found: &Evaluation, reporter: &mut Reporter) {
-        let (step, epoch) = (self.state.step, self.sampler.epoch());
-        reporter.record(&Event::Metrics { step, epoch, values: &found.values() });
     }
 }

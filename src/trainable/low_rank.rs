@@ -84,8 +84,9 @@ impl Adapters {
         if !self.all.iter().any(|adapter| matches!(adapter, Adapter::Pissa(_))) {
             return Ok(None);
         }
+        let are_plain = self.all.iter().all(|adapter| adapter.low_rank().is_plain());
         let shared = self.all.iter().map(|adapter| match adapter {
-            Adapter::Pissa(pissa) => Adapter::Lora(pissa.shared()),
+            Adapter::Pissa(pissa) => Adapter::Lora(pissa.shared(are_plain)),
             other => other.clone(),
         });
         let mut set = Self::zeros(shared)?;

@@ -113,9 +113,10 @@ impl Pissa {
         self.lora.add_gradients(path, product, (kept, x), &dz, gradients)
     }
 
-    /// The LoRA of rank 2r for the original base. As in PEFT, alpha is doubled too, or multiplied by √2 with rsLoRA.
-    pub(super) fn shared(&self) -> Lora {
-        let factor = if self.lora.is_plain() { 2.0 } else { std::f64::consts::SQRT_2 };
+    /// The LoRA of rank 2r for the original base. As in PEFT, alpha is doubled too, or multiplied by √2 with rsLoRA,
+    /// which is if not all modules of the set `are_plain`: a rank of 1 alone does not tell.
+    pub(super) fn shared(&self, are_plain: bool) -> Lora {
+        let factor = if are_plain { 2.0 } else { std::f64::consts::SQRT_2 };
         Lora { rank: 2 * self.lora.rank, alpha: factor * self.lora.alpha, ..self.lora.clone() }
     }
 
@@ -242,5 +243,30 @@ mod tests {
         assert_eq!(output(&other, &linear, &x, None).0, want);
         let plain = output(&Policy::of(shared), &linear, &x, None).0;
         assert!(plain.numbers().iter().zip(want.numbers()).all(|(x, y)| (x - y).abs() < 1e-4));
+    }
+
+    #[test]
+    fn a_rank_of_one_has_the_scale_of_its_set() {
+        let linear = linear();
+        let of = |stabilised: bool| {
+            let pissa = |name: &str, rank: usize| {
+                let divisor = if stabilised { (rank as f64).sqrt() } else { rank as f64 };
+                let module = Module { name: name.into(), inputs: 9, outputs: 20 };
+                Pissa::new(Lora::new(module, rank, 5.0, 5.0 / divisor), Iterations::UntilSettled)
+            };
+            let set = Adapters::initialised_on([pissa("m", 4), pissa("n", 1)], 4, |_| Some(&linear)).unwrap();
+            let shared = set.shared().unwrap().unwrap();
+            assert!(shared.has_peft_scales(), "{stabilised}");
+            let common = super::super::PeftCommon {
+                base: "b",
+                dropout: 0.0,
+                target_modules: Vec::new(),
+                fan_in_fan_out: false,
+            };
+            let config = shared.peft_config(common, &str::to_string).unwrap();
+            (shared.find_lora("n").unwrap().alpha, config["use_rslora"].as_bool().unwrap())
+        };
+        assert_eq!(of(false), (10.0, false));
+        assert_eq!(of(true), (5.0 * std::f64::consts::SQRT_2, true));
     }
 }

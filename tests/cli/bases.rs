@@ -130,6 +130,33 @@ fn the_adapter_has_a_model_card_and_the_tokenizer() {
     assert!(!place.path("run/checkpoints/step-4/adapter/README.md").exists());
 }
 
+/// The rewards of a loss without a reference are not 0 before the first step; a resumed run still knows them.
+#[test]
+fn a_run_on_a_frozen_adapter_says_where_it_began_and_names_both_adapters() {
+    let place = Place::new();
+    place.model("llama");
+    let more = [
+        ("model.adapter", json!("model/adapters/plain")),
+        ("objective", json!({"loss_type": "simpo"})),
+        ("data.eval", json!(0.3)),
+    ];
+    place.recipe(std::path::Path::new("model"), &fixture("pairs.jsonl"), &more);
+    let ran = place.run(&["train", "-c", "run.yaml"]);
+    let both = "--adapter run/adapter --adapter model/adapters/plain";
+    assert_eq!(ran.stderr.matches(both).count(), 2, "generate and export in {}", ran.stderr);
+    ran.ok();
+    let before = place.metrics("run")[0]["eval_rewards/margins"].as_f64().unwrap();
+    assert!(before.abs() > 1e-3, "{before}");
+    let told = |place: &Place| {
+        let card = String::from_utf8(place.read("run/adapter/README.md")).unwrap();
+        card.contains(&format!("| reward margin | {before:.4} | "))
+    };
+    assert!(told(&place));
+    std::fs::remove_dir_all(place.path("run/adapter")).unwrap();
+    place.run(&["train", "-c", "run.yaml", "--resume"]).ok();
+    assert!(told(&place));
+}
+
 #[test]
 fn an_exported_gguf_adapter_says_how_it_is_served() {
     let place = Place::new();

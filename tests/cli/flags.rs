@@ -97,6 +97,8 @@ fn half_a_run_and_a_key_given_twice_are_refused_with_the_remedy() {
         (vec!["--base", "m", "--data", "d", "--epochs", "0"], "train.num_train_epochs is 0"),
         (vec!["--base", "m", "--data", "d", "--loss", "sigmod"], "objective.loss_type is sigmod"),
         (vec!["--base", "m", "--data", "d", "--eval-data", "1.5"], "data.eval is 1.5"),
+        (vec!["--base", "tiny-reviews", "--data", "tiny-reviews/eval.jsonl", "--eval-data", "nan"], "nan"),
+        (vec!["--base", "tiny-reviews", "--data", "tiny-reviews/eval.jsonl", "--eval-data", "inf"], "inf"),
     ];
     for (flags, message) in refused {
         let ran = place.run(&[&["train"], flags.as_slice()].concat());
@@ -108,4 +110,11 @@ fn half_a_run_and_a_key_given_twice_are_refused_with_the_remedy() {
     let (base, data) = (fixture("models/llama"), format!("data.train={}", fixture("pairs.jsonl").display()));
     let sets = ["--set", &data, "--set", "train.max_steps=1"];
     place.run(&[&["train", "--base", base.to_str().unwrap()], &sets[..]].concat()).ok();
+    // So are both by --set: nothing of the quickstart is in such a run.
+    let base = format!("model.base={}", base.display());
+    let ran = place.run(&[&["train", "--set", &base], &sets[..]].concat());
+    assert_eq!(ran.ok(), "");
+    let config = resolved(&place, "runs/dpo-2");
+    assert_eq!(config["train"]["learning_rate"], Value::from(1e-4));
+    assert!(!place.path("runs/quickstart").exists());
 }

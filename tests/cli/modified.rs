@@ -79,6 +79,24 @@ fn the_reference_moves_as_in_tr_dpo() {
 }
 
 #[test]
+fn the_best_adapter_is_evaluated_against_its_own_reference() {
+    let place = run(&[
+        ("train.sync_ref_model", json!(true)),
+        ("train.ref_model_sync_steps", json!(2)),
+        ("train.learning_rate", json!(0.02)),
+        ("train.load_best_model_at_end", json!(true)),
+        ("train.metric_for_best_model", json!("rewards/margins")),
+    ]);
+    // The evaluation before the first step belongs to no checkpoint.
+    let margins = &evaluations(&place, "eval_rewards/margins")[1..];
+    let best = margins.iter().copied().max_by(f64::total_cmp).unwrap();
+    assert_ne!(margins.last(), Some(&best), "the test needs a best step before the last: {margins:?}");
+    let card = String::from_utf8(place.read("run/adapter/README.md")).unwrap();
+    let line = card.lines().find(|line| line.starts_with("| reward margin")).unwrap();
+    assert!(line.ends_with(&format!("| {best:.4} |")), "{line}: {margins:?}");
+}
+
+#[test]
 fn all_of_it_together_resumes_to_the_same_bytes() {
     let objective = json!({
         "loss_type": ["sigmoid", "ipo"], "loss_weights": [1, 0.1], "beta": 0.5, "beta_end": 0.1, "beta_schedule": "cosine",

@@ -56,6 +56,10 @@ fn a_directory_is_resumed_with_its_own_configuration() {
         let ran = place.run(&[&["train"], &args[..]].concat());
         assert!(ran.code == Some(2) && ran.stderr.contains(words), "{words} in {}", ran.stderr);
     }
+    let mut inside = place.command(&["train", "--resume", "checkpoints/step-6"]);
+    let ran = inside.current_dir(place.path("moved")).output().unwrap();
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.code() == Some(2) && said.contains("`dpo-lora train --resume .`"), "{said}");
 }
 
 #[test]

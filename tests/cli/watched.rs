@@ -98,6 +98,25 @@ fn an_unknown_metric_is_refused_with_the_known_ones() {
 }
 
 #[test]
+fn a_metric_that_the_loss_does_not_report_decides_nothing() {
+    let place = Place::new();
+    place.llama_recipe(&[
+        ("data.eval", json!(0.3)),
+        ("objective", json!({"loss_type": "simpo"})),
+        ("train.metric_for_best_model", json!("kl")),
+        ("train.eval_steps", json!(1)),
+    ]);
+    for setting in ["train.early_stopping_patience=1", "train.load_best_model_at_end=true"] {
+        let ran = place.run(&[&TRAIN[..], &["--overwrite", "--set", setting]].concat());
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        let said = "train.metric_for_best_model is kl, which this loss does not report on these records; it reports eval_loss";
+        assert!(ran.stderr.contains(said) && ran.stderr.contains("eval_rewards/margins"), "{}", ran.stderr);
+    }
+    // Without those the metric decides nothing.
+    place.run(&[&TRAIN[..], &["--overwrite"]].concat()).ok();
+}
+
+#[test]
 fn before_is_the_reference_also_on_a_resumed_run() {
     let place = Place::new();
     place.llama_recipe(&[

@@ -51,10 +51,11 @@ pub(super) fn recipe(args: &TrainArgs) -> Result<Recipe> {
     Ok(Recipe::Single(Box::new(config)))
 }
 
-/// Whether the embedded quickstart is what is trained.
+/// Whether the embedded quickstart is what is trained. With another base and other data nothing is left of it.
 pub(super) fn is_quickstart(args: &TrainArgs) -> bool {
     let named = args.config.is_some() || matches!(args.resume, Some(Some(_)));
-    !named && args.settings.base.is_none() && args.settings.data.is_empty()
+    let is_other = is_set(&args.overrides, "model.base") && is_set(&args.overrides, "data.train");
+    !named && !is_other && args.settings.base.is_none() && args.settings.data.is_empty()
 }
 
 /// Refuses a file that is named without the flag it belongs to.

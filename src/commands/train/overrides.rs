@@ -54,7 +54,11 @@ fn one_or_many(values: &[String]) -> Result<Option<String>> {
 
 /// A number is a share of the training data to hold out, anything else a source.
 fn share_or_source(text: &str) -> Result<String> {
-    text.parse::<f64>().map_or_else(|_| json(text), |share| json(&share))
+    match text.parse::<f64>() {
+        // JSON has no other numbers, and `nan` may be a file.
+        Ok(share) if share.is_finite() => json(&share),
+        _ => json(text),
+    }
 }
 
 /// Whether `key=...` is among the overrides.

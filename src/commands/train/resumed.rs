@@ -43,6 +43,8 @@ pub(super) fn of_run(directory: &Path, args: &TrainArgs, mut overrides: Vec<Stri
     }
     let run = directory.parent().filter(|all| all.ends_with("checkpoints")).and_then(Path::parent);
     if let Some(run) = run {
+        // `checkpoints/step-4` is named within the run directory.
+        let run = if run.as_os_str().is_empty() { Path::new(".") } else { run };
         return Err(Error::Config(format!(
             "{shown} is a checkpoint; name its run directory: `dpo-lora train --resume {}` continues from the newest one",
             shell_word(run)

@@ -50,7 +50,7 @@ pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Re
     if !quiet {
         say(&format!("all stages are done; adapter: {}", adapter.display()));
         let last = staged.stages.last().unwrap_or(first);
-        say(&summary::next(&last.config, &base, &adapter));
+        say(&summary::next(&last.config, &first.config.model.adapter, &base, &adapter));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a run says when it is over: its curves, its accuracy on held-out pairs, and what to do next.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::output::{print, say};
 use super::super::report;
@@ -82,9 +82,13 @@ fn reference_passes(reference: &ReferenceCache) -> String {
     }
 }
 
-/// Commands to copy.
-pub(super) fn next(config: &RunConfig, base: &Base, adapter: &Path) -> String {
-    let with = format!("--base {} --adapter {}", shell_word(Path::new(&base.name)), shell_word(adapter));
+/// Commands to copy. `frozen` are the adapters below the one that was trained: without them it is another policy.
+pub(super) fn next(config: &RunConfig, frozen: &[PathBuf], base: &Base, adapter: &Path) -> String {
+    let mut with = format!("--base {}", shell_word(Path::new(&base.name)));
+    // The first one decides the loss, the template and the truncation.
+    for adapter in std::iter::once(adapter).chain(frozen.iter().map(PathBuf::as_path)) {
+        with.push_str(&format!(" --adapter {}", shell_word(adapter)));
+    }
     let prompt = if base.name == embedded::NAME { "The film is about a sailor." } else { "YOUR PROMPT" };
     let mut text = format!("\nnext:\n  dpo-lora generate {with} --compare --prompt \"{prompt}\"\n");
     if let Some(EvalSource::Sources(sources)) = &config.data.eval

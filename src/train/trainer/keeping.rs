@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::report::{Event, Reporter};
 use crate::train::card::Results;
-use crate::train::{checkpoint, usable};
+use crate::train::checkpoint::{self, State};
+use crate::train::usable;
 
 impl Trainer {
     /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
@@ -124,8 +125,12 @@ impl Trainer {
         if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
             let path = checkpoint::path(&self.setup.run, best.step);
             let state = checkpoint::open(&path)?;
-            let Setup { decoder, policy, .. } = &mut self.setup;
+            let Setup { decoder, policy, reference, config, .. } = &mut self.setup;
             checkpoint::restore(&path, &state, decoder.spec(), policy, &mut self.optimizer)?;
+            if config.sync_ref_model {
+                // The log-probs are those of the last reference, not of the one that was restored.
+                reference.forget();
+            }
             self.evaluated = None;
             let metric = self.setup.config.criterion().metric;
             reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));
@@ -133,8 +138,9 @@ impl Trainer {
         let Setup { decoder, policy, .. } = &mut self.setup;
         decoder.fetch(policy)?;
         let after = self.evaluate()?;
-        let (step, before) = (self.state.step, self.state.initial_accuracy);
-        let card = self.setup.card.text(Results { step, before, after: after.as_ref() });
+        let State { step, initial_accuracy, initial, .. } = &self.state;
+        let results = Results { step: *step, before: *initial_accuracy, initial, after: after.as_ref() };
+        let card = self.setup.card.text(results);
         files::write_directory(&self.setup.run.join("adapter"), true, |new| {
             self.write_adapter(new)?;
             let companions = self.setup.companions.iter().map(|(name, bytes)| (name.as_str(), &bytes[..]));

@@ -1,0 +1,73 @@
+//! The evaluations of a run: before its first step, and those that decide which adapter is the best.
+
+use super::Trainer;
+use crate::error::{Error, Result};
+use crate::eval::preference::Evaluation;
+use crate::report::{Event, Reporter};
+use crate::train::best::Best;
+
+impl Trainer {
+    /// Evaluates the initial policy.
+    pub(super) fn evaluate_before(&mut self, reporter: &mut Reporter) -> Result<()> {
+        if self.state.step > 0 || self.setup.eval.is_empty() {
+            return Ok(());
+        }
+        reporter.record(&Event::Evaluation { step: 0 });
+        if let Some(found) = self.evaluate()? {
+            self.check_criterion(&found)?;
+            self.state.initial_accuracy = found.metrics().logp_accuracy();
+            // JSON, in which a checkpoint holds them, has no other numbers.
+            let finite = found.values().into_iter().filter(|(_, value)| value.is_finite());
+            self.state.initial = finite.map(|(name, value)| (name.to_string(), value)).collect();
+            self.tell(&found, reporter);
+        }
+        Ok(())
+    }
+
+    /// Evaluates, updates the best evaluation, and returns whether to stop early.
+    pub(super) fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
+        if self.setup.eval.is_empty() {
+            return Ok(false);
+        }
+        reporter.record(&Event::Evaluation { step: self.state.step });
+        let Some(found) = self.evaluate()? else { return Ok(false) };
+        self.tell(&found, reporter);
+        self.check_criterion(&found)?;
+        let criterion = self.setup.config.criterion();
+        let value = criterion.value(&found).unwrap_or(f64::NAN);
+        let better = criterion.is_better(value, self.state.best.as_ref());
+        if better {
+            self.state.best = Some(Best { value, step: self.state.step });
+            self.state.evaluations_since_best = 0;
+        } else {
+            self.state.evaluations_since_best += 1;
+        }
+        // The best adapter must be on disk so that it can be loaded at the end.
+        if better && self.setup.config.load_best_model_at_end {
+            self.save(reporter)?;
+        }
+        let patience = self.setup.config.early_stopping_patience;
+        Ok(patience.is_some_and(|patience| self.state.evaluations_since_best >= patience.max(1)))
+    }
+
+    /// Refuses a metric that decides something and that the loss does not report on these records.
+    fn check_criterion(&self, found: &Evaluation) -> Result<()> {
+        let config = &self.setup.config;
+        let criterion = config.criterion();
+        let decides = config.early_stopping_patience.is_some() || config.load_best_model_at_end;
+        if !decides || criterion.value(found).is_some() {
+            return Ok(());
+        }
+        let reported: Vec<&str> = found.values().into_iter().map(|(name, _)| name).collect();
+        Err(Error::Config(format!(
+            "train.metric_for_best_model is {}, which this loss does not report on these records; it reports {}",
+            config.metric_for_best_model,
+            reported.join(", ")
+        )))
+    }
+
+    fn tell(&self, found: &Evaluation, reporter: &mut Reporter) {
+        let (step, epoch) = (self.state.step, self.sampler.epoch());
+        reporter.record(&Event::Metrics { step, epoch, values: &found.values() });
+    }
+}
