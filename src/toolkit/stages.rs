@@ -1,5 +1,6 @@
 //! Runs that follow one another: what is left to do of them, and the adapter that they end with.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use crate::adapter::peft;
 use crate::config::{Begins, RunConfig, Stage, Staged};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::train::run_dir;
 use crate::trainable::Adapters;
 
 /// A stage that is to be run, or was.
@@ -90,16 +92,12 @@ fn finished(stage: &Stage) -> Result<RunConfig> {
 
 /// Checks that the directory holds these stages and no others.
 fn check_directories(staged: &Staged) -> Result<()> {
-    let Ok(entries) = fs::read_dir(&staged.output_dir) else { return Ok(()) };
-    let names: Vec<String> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let held = run_dir::stages(&staged.output_dir);
     for (index, stage) in staged.stages.iter().enumerate() {
         let prefix = format!("{}-", index + 1);
-        let is_other = |name: &&String| {
-            name.strip_prefix(&prefix).is_some_and(|rest| rest != stage.name)
-                && staged.output_dir.join(name).join("config.yaml").is_file()
-        };
-        if let Some(other) = names.iter().find(is_other) {
+        let names = held.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
+        let is_other = |name: &Cow<str>| name.strip_prefix(&prefix).is_some_and(|rest| rest != stage.name);
+        if let Some(other) = names.into_iter().find(is_other) {
             return Err(Error::Config(format!(
                 "{} holds {other}, and stage {} is called {}; name it as before, or use --overwrite to start over",
                 staged.output_dir.display(),
@@ -108,7 +106,7 @@ fn check_directories(staged: &Staged) -> Result<()> {
             )));
         }
     }
-    if names.iter().any(|name| name == "checkpoints") {
+    if staged.output_dir.join("checkpoints").exists() {
         return Err(Error::Config(format!(
             "{} holds a run without stages; choose another output_dir, or use --overwrite to start over",
             staged.output_dir.display()

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::checkpoint;
 use crate::error::{Error, Result};
 use crate::files;
@@ -55,12 +57,9 @@ impl RunDir {
         let run = Self { path: path.to_path_buf(), _lock: lock(path)? };
         run.sweep()?;
         match opening {
-            Opening::Fresh if is_used(&run.path) => Err(Error::Config(format!(
-                "{} holds an earlier run; --resume continues it, --overwrite starts over, or choose another output_dir",
-                path.display()
-            ))),
+            Opening::Fresh => check_unused(&run.path).map(|()| run),
             Opening::Overwrite => run.clear().map(|()| run),
-            _ => Ok(run),
+            Opening::Resume | Opening::ResumeOrStart => Ok(run),
         }
     }
 
@@ -76,6 +75,8 @@ impl RunDir {
     }
 
     fn clear(&self) -> Result<()> {
+        // The list of the stages is in a file that is removed.
+        let stages = stages(&self.path);
         let events = fs::read_dir(&self.path).map_err(Error::read(&self.path))?.flatten().map(|e| e.path());
         let events = events.filter(|p| {
             p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("events.out.tfevents."))
@@ -87,7 +88,7 @@ impl RunDir {
                 _ => {}
             }
         }
-        stages(&self.path).into_iter().try_for_each(|stage| {
+        stages.into_iter().try_for_each(|stage| {
             drop(Self::open(&stage, Opening::Overwrite)?);
             let lock = stage.join(LOCK);
             fs::remove_file(&lock).map_err(Error::write(&lock))?;
@@ -106,16 +107,57 @@ fn is_used(path: &Path) -> bool {
     OURS.iter().any(|name| path.join(name).exists()) || !stages(path).is_empty()
 }
 
-/// Returns the directories of stages in a run directory, sorted: those named `NUMBER-NAME` that a run has locked.
+/// Refuses a directory that holds a run.
+///
+/// # Errors
+/// [`Error::Config`] with the ways to use it all the same.
+pub fn check_unused(path: &Path) -> Result<()> {
+    if !is_used(path) {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{} holds an earlier run; --resume continues it, --overwrite starts over, or choose another output_dir",
+        path.display()
+    )))
+}
+
+/// The name of the directory of a stage, counted from 0.
+pub fn stage_name(index: usize, name: &str) -> String {
+    format!("{}-{name}", index + 1)
+}
+
+/// What a configuration says about its stages.
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    stages: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+/// Returns the directories of the stages that the `config.yaml` of a run directory lists and that exist, in order. Only
+/// these: a directory such as `1-lr5` or `2026-11-27` in a folder of runs is a run by itself.
 pub fn stages(run: &Path) -> Vec<PathBuf> {
-    let is_stage = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
-        name.is_some_and(|(number, _)| number.parse::<u32>().is_ok()) && path.join(LOCK).is_file()
-    };
-    let entries = fs::read_dir(run).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut stages: Vec<PathBuf> = entries.filter(is_stage).collect();
-    stages.sort();
-    stages
+    let text = fs::read_to_string(run.join("config.yaml")).unwrap_or_default();
+    let listed = serde_yaml::from_str::<Listed>(&text).map_or_else(|_| Vec::new(), |listed| listed.stages);
+    // A file that was changed by hand cannot name a directory elsewhere.
+    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    let names = listed.iter().enumerate().filter(|(_, stage)| is_plain(&stage.name));
+    names
+        .map(|(index, stage)| run.join(stage_name(index, &stage.name)))
+        .filter(|path| path.is_dir() && !path.is_symlink())
+        .collect()
+}
+
+/// Returns the run that this directory is a stage of.
+pub fn whole_of(stage: &Path) -> Option<PathBuf> {
+    let stage = if stage.file_name().is_some() { stage.to_path_buf() } else { stage.canonicalize().ok()? };
+    let whole = files::parent(&stage);
+    let is_it = |other: &PathBuf| other.file_name() == stage.file_name();
+    stages(whole).iter().any(is_it).then(|| whole.to_path_buf())
 }
 
 /// Whether a directory holds a run that was begun: its configuration, its checkpoints or its stages.
@@ -242,6 +284,34 @@ mod tests {
         drop(RunDir::open(&path, Opening::Overwrite).unwrap());
         assert!(!path.join("config.yaml").exists() && path.join("notes.txt").exists());
         assert!(last_used(&path).ends_with("run"), "the first is not used, so that there is none");
+    }
+
+    #[test]
+    fn stages_are_those_that_the_run_lists() {
+        let directory = tempfile::tempdir().unwrap();
+        let runs = directory.path();
+        // A folder of runs, two of which are named like stages.
+        for name in ["2026-11-27", "1-lr5"] {
+            drop(RunDir::open(&runs.join(name), Opening::Fresh).unwrap());
+            fs::write(runs.join(name).join("config.yaml"), "seed: 1\n").unwrap();
+        }
+        assert!(stages(runs).is_empty() && !is_run(runs));
+        drop(RunDir::open(runs, Opening::Fresh).unwrap());
+        // A run with stages in the same folder.
+        let list = "stages: [{name: sft}, {name: ../1-lr5}, {name: dpo}, {name: kto}]\n";
+        fs::write(runs.join("config.yaml"), list).unwrap();
+        for name in ["1-sft", "3-dpo"] {
+            // One without a lock file, as a copy may be.
+            fs::create_dir_all(runs.join(name).join("checkpoints")).unwrap();
+        }
+        assert_eq!(stages(runs), [runs.join("1-sft"), runs.join("3-dpo")]);
+        assert_eq!(whole_of(&runs.join("3-dpo")).as_deref(), Some(runs));
+        assert_eq!(whole_of(&runs.join("1-lr5")), None);
+        drop(RunDir::open(runs, Opening::Overwrite).unwrap());
+        assert!(!runs.join("1-sft").exists() && !runs.join("3-dpo").exists());
+        for name in ["2026-11-27", "1-lr5"] {
+            assert!(runs.join(name).join("config.yaml").is_file(), "{name} is a run by itself");
+        }
     }
 
     #[test]

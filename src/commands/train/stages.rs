@@ -16,7 +16,7 @@ use crate::files;
 use crate::report::Verbosity;
 use crate::toolkit::stages::{Planned, alone, conclude as write_result, planned};
 use crate::toolkit::{Base, Inputs, Ready, Run, set_threads};
-use crate::train::run_dir::{Opening, RunDir};
+use crate::train::run_dir::{self, Opening, RunDir};
 
 pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
     let quiet = verbosity == Verbosity::Quiet;
@@ -26,6 +26,10 @@ pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Re
     let planned = planned(staged, &base, is_resuming(args))?;
     if args.dry_run {
         return describe_all(staged, planned, &base, quiet);
+    }
+    if opening(args) == Opening::Fresh {
+        let stages = staged.stages.iter().map(|stage| &stage.config.output_dir);
+        std::iter::once(&staged.output_dir).chain(stages).try_for_each(|path| run_dir::check_unused(path))?;
     }
     let directory = RunDir::open(&staged.output_dir, opening(args))?;
     let stop = Arc::new(AtomicU8::new(0));
@@ -75,8 +79,9 @@ fn train(
     let quiet = verbosity == Verbosity::Quiet;
     let run = Run::of(inputs, base)?;
     let first = run.first_record(form())?.filter(|_| !quiet);
-    // The directory of the whole run is locked, and an earlier run in it was refused or removed.
-    let directory = RunDir::open(&run.config.output_dir, Opening::ResumeOrStart)?;
+    // The directory of the whole run may be resumed, and this stage not have begun.
+    let opening = if is_resuming(args) { Opening::ResumeOrStart } else { opening(args) };
+    let directory = RunDir::open(&run.config.output_dir, opening)?;
     first.iter().for_each(|first| say(first));
     let course = run.course()?;
     let Ready { mut trainer, notes, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
