@@ -15,9 +15,7 @@ pub use remembered::{FileStamp, content_hash, remembered};
 pub use temporary::{TemporaryDirectory, TemporaryFile, remove_temporaries};
 
 use crate::error::{Error, Result};
-
-/// Prefix of temporary names.
-const TEMPORARY: &str = ".tmp-";
+use temporary::{TEMPORARY, undisturbed};
 
 /// Writes a file through `fill`, under a temporary name in the same directory until it is complete.
 ///
@@ -81,7 +79,7 @@ pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -
     let old = if replace && path.exists() { Some(TemporaryDirectory::new(within)?) } else { None };
     let aside = old.as_ref().map(|old| old.path().join("replaced"));
     // A signal between the two renames would remove both directories.
-    let swapped = temporary::undisturbed(|| swap(new.path(), &path, aside.as_deref()));
+    let swapped = undisturbed(|| swap(new.path(), &path, aside.as_deref()));
     if swapped.is_err() && aside.is_some_and(|aside| aside.exists()) {
         // It could not be renamed back: it is all that is left of the old one.
         old.into_iter().for_each(TemporaryDirectory::renamed);

@@ -7,8 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{NamedTempFile, TempDir};
 
-use super::TEMPORARY;
 use crate::error::{Error, Result};
+
+/// Prefix of temporary names.
+pub(super) const TEMPORARY: &str = ".tmp-";
 
 static LISTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
