@@ -76,16 +76,17 @@ impl RunConfig {
     /// [`Error::Config`] with one line for every unknown key (and the nearest known one), value of the wrong type,
     /// missing key and invalid value.
     pub fn from_yaml(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        Self::of(Document::new(text, origin, &defaults()?)?.with_overrides(overrides)?, origin)
+        let defaults = defaults()?;
+        let document = Document::new(text, origin, &defaults)?.with_overrides(overrides)?;
+        document.read::<Self>()?.checked(origin)
     }
 
-    /// Reads a document, and sets every parameter of its losses.
-    fn of(document: Document, origin: &str) -> Result<Self> {
-        let mut config: Self = document.read()?;
+    /// Validates it, and sets every parameter of its losses.
+    fn checked(mut self, origin: &str) -> Result<Self> {
         let located = |error| Error::Config(format!("{origin}: {error}"));
-        config.validate().map_err(located)?;
-        config.objective = ObjectiveConfig::from(&config.objective.resolve().map_err(located)?);
-        Ok(config)
+        self.validate().map_err(located)?;
+        self.objective = ObjectiveConfig::from(&self.objective.resolve().map_err(located)?);
+        Ok(self)
     }
 
     /// Returns the resolved configuration: every key with its value. Reading it back gives the same configuration.

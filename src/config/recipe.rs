@@ -4,17 +4,22 @@
 //! parameter of the common `objective` applies to the stages whose loss has it. Each stage trains in a directory of its
 //! own, `OUTPUT_DIR/NUMBER-NAME`, and begins with the adapter of the stage before.
 
+mod addressed;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
 use super::document::{Document, STAGES, show};
-use super::stage::{self, Begins, OF_CONTINUED, Stage, Written};
+use super::stage::{self, Begins, Stage, Written, not_of_lora, written_of_lora};
 use super::{RunConfig, defaults};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, Reference};
+use crate::model::initialisation::InitLoraWeights;
 use crate::objective::ObjectiveConfig;
+use crate::train::run_dir;
+use addressed::{Addressed, parameter};
 
 /// What `train` is asked to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +99,7 @@ impl Recipe {
 impl Staged {
     /// Returns the directory of a stage, counted from 0.
     pub fn directory(output_dir: &Path, index: usize, name: &str) -> PathBuf {
-        output_dir.join(format!("{}-{name}", index + 1))
+        output_dir.join(run_dir::stage_name(index, name))
     }
 
     /// Returns the resolved configuration: the common keys, and every other key in its stage. Reading it back gives the
@@ -132,14 +137,6 @@ impl Staged {
     }
 }
 
-/// Whether a later stage may have this key of `lora`.
-fn written_of_lora(begins: Begins, key: &str) -> bool {
-    match begins {
-        Begins::Continue => OF_CONTINUED.contains(&key),
-        Begins::Stack => !["init_from", "reference"].contains(&key),
-    }
-}
-
 /// A file that is being read.
 struct Reading<'a> {
     text: &'a str,
@@ -152,8 +149,8 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn stages(&self, list: &[Value], overrides: &[String]) -> Result<Staged> {
         let written = self.written(list)?;
-        let (global, own) = addressed(overrides, &written)?;
-        self.check_common(&written, &global)?;
+        let Addressed { global, own } = Addressed::divide(overrides, &written)?;
+        self.check_common(&written, &global, &own)?;
         let mut problems = Problems::default();
         let mut stages: Vec<Stage> = Vec::new();
         for (index, stage) in written.iter().enumerate() {
@@ -213,28 +210,33 @@ impl Reading<'_> {
         let begins = stage.begins.unwrap_or_default();
         let lora = stage.sections.get("lora").and_then(Value::as_mapping).into_iter().flatten();
         for key in lora.map(|(key, _)| show(key)).filter(|key| index > 0 && !written_of_lora(begins, key)) {
-            problems.add(match begins {
-                Begins::Continue => format!(
-                    "{place}: lora.{key} is set, and the stage continues the adapter of the stage before, which has its own; \
-                     remove the line, or write adapter: stack to train another adapter on top"
-                ),
-                Begins::Stack => format!(
-                    "{place}: lora.{key} is set, and a stacked stage begins with a new adapter; remove the line"
-                ),
-            });
+            problems.add(format!("{place}: {}", not_of_lora(begins, &key)));
         }
         problems.finish()
     }
 
-    /// Checks that each common parameter of a loss is one of some stage's loss.
-    fn check_common(&self, written: &[Written], global: &[String]) -> Result<()> {
-        let used: BTreeSet<String> =
-            written.iter().flat_map(|stage| ObjectiveConfig::keys_of(&self.losses(stage, global))).collect();
+    /// Checks the settings for all stages by themselves, and that each common parameter of a loss, of the file or of the
+    /// command line, is one of some stage's loss.
+    fn check_common(&self, written: &[Written], global: &[String], own: &[Vec<String>]) -> Result<()> {
+        let common = Value::Mapping(self.common.clone());
+        Document::of(common, self.text, self.origin, self.defaults)
+            .with_overrides(global)?
+            .check::<RunConfig>()?;
+        let used: BTreeSet<String> = written
+            .iter()
+            .zip(own)
+            .flat_map(|(stage, own)| ObjectiveConfig::keys_of(&self.losses(stage, &[global, own].concat())))
+            .collect();
         let mut problems = Problems::default();
         for key in self.objective().keys().map(show).filter(|key| !used.contains(key)) {
             problems.add(format!(
                 "{}: objective.{key} is set, and the loss of no stage has such a parameter; remove the line",
                 self.origin
+            ));
+        }
+        for key in global.iter().filter_map(|setting| parameter(setting)).filter(|key| !used.contains(*key)) {
+            problems.add(format!(
+                "objective.{key} is set on the command line, and the loss of no stage has such a parameter; leave it out"
             ));
         }
         problems.finish()
@@ -288,15 +290,15 @@ impl Reading<'_> {
             }
         }
         // A parameter that is set for all stages does not apply to a loss without it.
-        let applies = |setting: &&String| match setting.trim().strip_prefix("objective.") {
-            Some(rest) => keys.contains(rest.split(['=', '.']).next().unwrap_or(rest)),
-            None => true,
-        };
+        let applies = |setting: &&String| parameter(setting).is_none_or(|key| keys.contains(key));
         let overrides: Vec<String> = global.iter().filter(applies).chain(own).cloned().collect();
         let document = Document::of(Value::Mapping(document), "", &place, self.defaults);
-        let config = RunConfig::of(document.with_overrides(&overrides)?, &place)?;
+        let config = document.with_overrides(&overrides)?.read()?;
         let begins = written.begins.unwrap_or_default();
-        Ok(follow(Stage { name: written.name.clone(), begins, config }, index, before))
+        let mut stage = follow(Stage { name: written.name.clone(), begins, config }, index, before);
+        // What a stage has from those before it is checked with the rest.
+        stage.config = stage.config.checked(&place)?;
+        Ok(stage)
     }
 
     /// Checks what the stages must agree on.
@@ -328,8 +330,15 @@ fn follow(mut stage: Stage, index: usize, before: &[Stage]) -> Stage {
     match stage.begins {
         Begins::Continue => {
             let LoraConfig { lora_dropout, reference, .. } = config.lora;
-            let shape = last.config.lora.clone();
-            config.lora = LoraConfig { lora_dropout, reference, init_from: Some(adapter), ..shape };
+            config.lora = LoraConfig {
+                lora_dropout,
+                reference,
+                init_from: Some(adapter),
+                // It begins with an adapter that is trained already, whatever that one began with.
+                init_lora_weights: InitLoraWeights::default(),
+                eva_config: None,
+                ..last.config.lora.clone()
+            };
         }
         Begins::Stack => {
             // It begins with B = 0, whatever the stages before did.
@@ -339,34 +348,6 @@ fn follow(mut stage: Stage, index: usize, before: &[Stage]) -> Stage {
         }
     }
     stage
-}
-
-/// Divides settings into those for all stages and those for each.
-///
-/// # Errors
-/// [`Error::Config`] if a setting names a stage that does not exist.
-fn addressed(overrides: &[String], stages: &[Written]) -> Result<(Vec<String>, Vec<Vec<String>>)> {
-    let (mut global, mut own) = (Vec::new(), vec![Vec::new(); stages.len()]);
-    let mut problems = Problems::default();
-    for setting in overrides {
-        let Some(rest) = setting.trim().strip_prefix("stages.") else {
-            global.push(setting.clone());
-            continue;
-        };
-        let (name, rest) = rest.split_once('.').unwrap_or((rest, ""));
-        match stages.iter().position(|stage| stage.name == name) {
-            Some(index) => own[index].push(rest.to_string()),
-            None => {
-                let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
-                problems.add(format!(
-                    "--set {setting}: there is no stage {name}; there are {}",
-                    names.join(", ")
-                ));
-            }
-        }
-    }
-    problems.finish()?;
-    Ok((global, own))
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use crate::error::{Error, Problems, Result, nearest};
 use crate::objective::ObjectiveConfig;
 
 /// Sections that a stage may have of its own.
-const SECTIONS: [&str; 5] = ["lora", "data", "objective", "train", "watch"];
+pub(super) const SECTIONS: [&str; 5] = ["lora", "data", "objective", "train", "watch"];
 
 /// Keys that are the same for all stages.
-const COMMON: [&str; 3] = ["output_dir", "seed", "model"];
+pub(super) const COMMON: [&str; 3] = ["output_dir", "seed", "model"];
 
 /// Keys of `lora` that a stage may set although it continues an adapter, which has all the others.
 pub(super) const OF_CONTINUED: [&str; 2] = ["lora_dropout", "reference"];
@@ -198,6 +198,27 @@ pub(super) fn located(origin: &str, error: Error) -> Error {
             Error::UnknownKey { keys, message: format!("{origin}: {message}") }
         }
         error => Error::Config(format!("{origin}: {error}")),
+    }
+}
+
+/// Whether a later stage may have this key of `lora`.
+pub(super) fn written_of_lora(begins: Begins, key: &str) -> bool {
+    match begins {
+        Begins::Continue => OF_CONTINUED.contains(&key),
+        Begins::Stack => !["init_from", "reference"].contains(&key),
+    }
+}
+
+/// Why a later stage does not have this key of `lora`, and the remedy.
+pub(super) fn not_of_lora(begins: Begins, key: &str) -> String {
+    match begins {
+        Begins::Continue => format!(
+            "lora.{key} is set, and the stage continues the adapter of the stage before, which has its own; remove it, or \
+             write adapter: stack to train another adapter on top"
+        ),
+        Begins::Stack => {
+            format!("lora.{key} is set, and a stacked stage begins with a new adapter; remove it")
+        }
     }
 }
 

@@ -118,3 +118,69 @@ fn what_does_not_fit_together_is_refused() {
     }
     assert!(refused("stages: [sft]", &[]).contains("data.train is missing"));
 }
+
+#[test]
+fn a_stage_that_continues_begins_with_what_was_trained() {
+    for init in ["pissa", "eva"] {
+        let text =
+            format!("data: {{train: p}}\nlora: {{r: 4, init_lora_weights: {init}}}\nstages: [sft, dpo]\n");
+        let staged = read(&text, &["stages.dpo.train.sync_ref_model=true"]).unwrap();
+        let lora = &staged.stages[1].config.lora;
+        assert_eq!((lora.init_lora_weights, lora.eva_config, lora.r), (InitLoraWeights::Kaiming, None, 4));
+        // Each stage writes its configuration, which a resumed run reads.
+        for Stage { config, .. } in &staged.stages {
+            assert_eq!(
+                &RunConfig::from_yaml(&config.to_yaml().unwrap(), "config.yaml", &[]).unwrap(),
+                config
+            );
+        }
+        let again = Recipe::from_yaml(&staged.to_yaml().unwrap(), "resolved", &[]).unwrap();
+        assert_eq!(again, Recipe::Staged(staged));
+    }
+}
+
+#[test]
+fn what_a_stage_has_from_those_before_is_checked() {
+    let fixed = "stages: [sft, {name: dpo, lora: {reference: base}, train: {sync_ref_model: true}}]";
+    let message = refused(&format!("data: {{train: p}}\n{fixed}\n"), &[]);
+    assert!(
+        message.contains("stages[1] (dpo)") && message.contains("has no adapter that could move"),
+        "{message}"
+    );
+    // A stacked stage does not begin with the common adapter.
+    let stacked =
+        "lora: {init_from: a}\nstages: [sft, {name: dpo, adapter: stack, lora: {init_lora_weights: pissa}}]";
+    let staged = read(&format!("data: {{train: p}}\n{stacked}\n"), &[]).unwrap();
+    assert_eq!(staged.stages[1].config.lora.init_from, None);
+}
+
+#[test]
+fn settings_of_the_command_line_are_those_of_a_stage() {
+    let two = "data: {train: p}\nstages: [sft, dpo]\n";
+    for (setting, part) in [
+        ("objective.bta=1", "objective.bta is not a key; did you mean objective.beta?"),
+        (
+            "objective.simpo_gamma=1",
+            "objective.simpo_gamma is set on the command line, and the loss of no stage",
+        ),
+        ("stages.dpo.lora.r=4", "lora.r is set, and the stage continues the adapter"),
+        ("stages.dpo.lora.rank_pattern.q_proj=4", "lora.rank_pattern is set, and the stage continues"),
+        ("stages.dpo.model.base=other", "model is the same for all stages; write --set model.base=other"),
+        ("stages.dpo.seed=7", "seed is the same for all stages"),
+        ("stages.dpo.output_dir=x", "output_dir is the same for all stages"),
+        ("stages.dpo.adapter=stack", "adapter is not a key that is set for one stage"),
+        ("stages.dpo", "is not a key that is set for one stage"),
+        ("stages.dop.seed=7", "there is no stage dop; there are sft, dpo"),
+    ] {
+        let message = refused(two, &[setting]);
+        assert!(message.contains(part), "{part} in\n{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    assert!(
+        refused("data: {train: p}\nstages: [sft]\n", &["objective.beta=1"]).contains("no stage has such")
+    );
+    // A loss that is named for one stage decides what the parameters for all are those of.
+    let simpo = ["stages.dpo.objective.loss_type=simpo", "objective.simpo_gamma=1"];
+    assert_eq!(read(two, &simpo).unwrap().stages[1].config.objective.loss_type, ["simpo"]);
+    assert_eq!(read(two, &["stages.sft.lora.r=4", "lora.lora_alpha=7"]).unwrap().stages[1].config.lora.r, 4);
+}
