@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::{Event, Sink, screen};
-use crate::train::checkpoint;
+use crate::train::{checkpoint, run_dir};
 
 /// What a signal would interrupt.
 static INTERRUPTED: Mutex<Interrupted> = Mutex::new(Interrupted::Command("interrupted"));
@@ -123,8 +123,13 @@ impl Training {
 
     /// What a run that is stopped at once leaves.
     fn kept(&self) -> String {
-        let run = files::shell_word(&self.directory);
+        let whole = run_dir::whole_of(&self.directory);
+        let has_stages = whole.is_some() || !run_dir::stages(&self.directory).is_empty();
+        let run = files::shell_word(whole.as_deref().unwrap_or(&self.directory));
         match checkpoint::newest(&self.directory).0 {
+            _ if has_stages && matches!(self.doing, Doing::Over) => {
+                format!("interrupted after a stage; continue with: dpo-lora train --resume {run}")
+            }
             _ if matches!(self.doing, Doing::Over) => {
                 format!("interrupted after the last step; {run} keeps what was written")
             }
@@ -132,6 +137,10 @@ impl Training {
                 "stopped; {} is kept, later steps are lost; continue after step {} with: dpo-lora train --resume {run}",
                 path.display(),
                 state.step
+            ),
+            None if has_stages => format!(
+                "stopped before the first checkpoint of a stage; finished stages are kept; continue with: \
+                 dpo-lora train --resume {run}"
             ),
             None => format!(
                 "stopped before the first checkpoint: nothing was trained that can be kept; {run} can be used again with \

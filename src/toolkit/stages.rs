@@ -155,14 +155,21 @@ pub fn conclude(staged: &Staged, base: &Base) -> Result<PathBuf> {
     let stacked = Adapters::stacked(&parts)?;
     let metadata = TrainedWith::of(&from)?.metadata()?;
     let origin = peft::Origin { metadata, ..base.origin()? };
-    files::write_directory(&to, true, |new| peft::write(new, &stacked, &base.spec, 0.0, &origin))?;
+    files::write_directory(&to, true, |new| {
+        copy(&from, new)?;
+        peft::write(new, &stacked, &base.spec, 0.0, &origin)
+    })?;
     Ok(to)
 }
 
+/// Copies the files of an adapter: its weights and configuration, its card and its tokenizer.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    for name in [peft::WEIGHTS, peft::CONFIG] {
-        let bytes = fs::read(from.join(name)).map_err(Error::read(from.join(name)))?;
-        files::write_bytes(&to.join(name), &bytes)?;
+    for entry in fs::read_dir(from).map_err(Error::read(from))? {
+        let path = entry.map_err(Error::read(from))?.path();
+        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+            let bytes = fs::read(&path).map_err(Error::read(&path))?;
+            files::write_bytes(&to.join(name), &bytes)?;
+        }
     }
     Ok(())
 }

@@ -50,6 +50,13 @@ pub(super) fn of_run(directory: &Path, args: &TrainArgs, mut overrides: Vec<Stri
             shell_word(run)
         )));
     }
+    if let Some(whole) = run_dir::whole_of(directory) {
+        return Err(Error::Config(format!(
+            "{shown} is a stage of the run {}; continue all stages with: dpo-lora train --resume {}",
+            whole.display(),
+            shell_word(&whole)
+        )));
+    }
     run_dir::check_begun(directory)?;
     let path = directory.join("config.yaml");
     if !path.is_file() {
