@@ -27,7 +27,7 @@ fn a_dry_run_describes_the_run_and_writes_nothing() {
                   10 steps";
     assert!(said.contains(course) && !said.contains("warning"), "{said}");
 
-    let (_, said) = train(&["--lr", "5e-6", "--set", "train.max_steps=4"]);
+    let (_, said) = train(&["--lr", "5e-6", "--set", "train.max_steps=4", "--set", "train.warmup_steps=0"]);
     assert!(
         said.contains("warning: the run is too short to learn: 4 steps at learning rates of up to 5e-6"),
         "{said}"
