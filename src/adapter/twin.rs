@@ -58,7 +58,7 @@ impl fmt::Display for Rounding {
 }
 
 impl Sketch {
-    /// The sketch of a base; tensors that cannot be read are left out.
+    /// The sketch of a base, without the tensors that fail to be read.
     pub fn of(source: &dyn WeightSource, spec: &DecoderSpec) -> Self {
         let mut sketch = Self { storage: String::new(), numbers: Vec::new() };
         sketch.add(source, &weight_of(&spec.embedding, source, spec), ROWS);

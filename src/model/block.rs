@@ -141,7 +141,7 @@ impl Block {
         let d_middle = if self.parallel {
             dy.clone()
         } else {
-            let mut d_middle = Gradient::of(dy)?;
+            let mut d_middle = Gradient::of(dy);
             through(&self.mlp_norm, &mut d_middle, &d_b, &saved.middle)?;
             d_middle.finish()?
         };
@@ -149,7 +149,7 @@ impl Block {
             self.branch_gradient(&self.post_attention_norm, &d_middle, saved.attention_output.as_ref())?;
         let mut d_a = self.attention.backward(&d_attention, &saved.attention, rows, context, gradients)?;
         let total = saved.x.shape().0;
-        let mut dx = Gradient::of(&rows.back(&d_middle, total)?)?;
+        let mut dx = Gradient::of(&rows.back(&d_middle, total)?);
         if self.parallel {
             let d_b = rows.back(&d_b, total)?;
             match &self.mlp_norm {

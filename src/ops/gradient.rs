@@ -2,7 +2,7 @@
 
 use super::Tensor;
 use super::host;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The sum of the gradients that flow back into one activation `[rows, columns]`.
 #[derive(Debug)]
@@ -20,19 +20,22 @@ impl Gradient {
     }
 
     /// Creates a gradient from a copy of `tensor [rows, columns]`.
-    ///
-    /// # Errors
-    /// Returns an error if it is not contiguous f32.
-    pub fn of(tensor: &Tensor) -> Result<Self> {
-        Ok(Self { data: host::copy(tensor.numbers()), columns: tensor.shape().1 })
+    pub fn of(tensor: &Tensor) -> Self {
+        Self { data: host::copy(tensor.numbers()), columns: tensor.shape().1 }
     }
 
     /// Adds a tensor of the same shape.
     ///
     /// # Errors
-    /// Returns an error if it is not contiguous f32.
+    /// Returns an error if the shape differs.
     pub fn add(&mut self, part: &Tensor) -> Result<()> {
-        let part = part.numbers();
+        let (found, part) = (part.shape(), part.numbers());
+        if found.1 != self.columns || part.len() != self.data.len() {
+            return Err(Error::Model(format!(
+                "a gradient {found:?} added to one of {} columns",
+                self.columns
+            )));
+        }
         host::update_rows(&mut self.data, self.columns, |row, out| {
             let from = &part[row * out.len()..(row + 1) * out.len()];
             super::simd::add_scaled(out, from, 1.0);

@@ -144,7 +144,7 @@ pub fn conclude(staged: &Staged, base: &Base) -> Result<PathBuf> {
     let from = last.config.output_dir.join("adapter");
     let below = &last.config.model.adapter[first.config.model.adapter.len()..];
     if below.is_empty() {
-        files::write_directory(&to, true, |new| copy(&from, new))?;
+        files::write_directory(&to, true, |new| copy(&from, new, &[]))?;
         return Ok(to);
     }
     let parts = below
@@ -156,17 +156,18 @@ pub fn conclude(staged: &Staged, base: &Base) -> Result<PathBuf> {
     let metadata = TrainedWith::of(&from)?.metadata()?;
     let origin = peft::Origin { metadata, ..base.origin()? };
     files::write_directory(&to, true, |new| {
-        copy(&from, new)?;
+        copy(&from, new, &[peft::WEIGHTS, peft::CONFIG])?;
         peft::write(new, &stacked, &base.spec, 0.0, &origin)
     })?;
     Ok(to)
 }
 
-/// Copies the files of an adapter: its weights and configuration, its card and its tokenizer.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies the files of an adapter: its weights and configuration, its card and its tokenizer; not those in `except`.
+fn copy(from: &Path, to: &Path, except: &[&str]) -> Result<()> {
     for entry in fs::read_dir(from).map_err(Error::read(from))? {
         let path = entry.map_err(Error::read(from))?.path();
-        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+        let name = path.file_name().filter(|name| !except.iter().any(|except| name == except));
+        if let (true, Some(name)) = (path.is_file(), name) {
             let bytes = fs::read(&path).map_err(Error::read(&path))?;
             files::write_bytes(&to.join(name), &bytes)?;
         }

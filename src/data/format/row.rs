@@ -35,7 +35,7 @@ pub struct Row {
 /// The rows of one input, read lazily. An error concerns a single row; the following rows are still returned.
 pub type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
 
-/// JSON that cannot be parsed.
+/// Invalid JSON.
 pub(super) struct Broken {
     /// 1-based line in the text.
     pub(super) line: usize,

@@ -42,7 +42,7 @@ impl Rope {
     ///
     /// # Errors
     /// Fails if a number is missing, or if no keys of llama.cpp give the same rotations; the error names the key of
-    /// `config.json` that cannot be represented.
+    /// `config.json` that GGUF has no key for.
     pub fn read(config: &Json, spec: &DecoderSpec) -> Result<Self> {
         let object = |value: &Json| value.as_object().cloned().filter(|map| !map.is_empty());
         let (old, new) = (object(&config["rope_scaling"]), object(&config["rope_parameters"]));

@@ -5,6 +5,8 @@ use ::parquet::column::page::{Page, PageMetadata, PageReader};
 use ::parquet::errors::{ParquetError, Result};
 use ::parquet::schema::types::ColumnDescriptor;
 
+use super::thrift::varint;
+
 /// The most elements of all lists of a column in one row.
 const MOST_ELEMENTS: usize = 1 << 18;
 
@@ -123,19 +125,6 @@ impl<R: PageReader> Guarded<R> {
 
 fn damaged(what: &str) -> ParquetError {
     ParquetError::General(format!("a page is damaged: {what}"))
-}
-
-/// An unsigned number of variable length, which is consumed.
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.split_off_first()?;
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 impl<R: PageReader> Iterator for Guarded<R> {

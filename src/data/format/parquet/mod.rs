@@ -42,7 +42,7 @@ const MOST_PAGES: u64 = 512 << 20;
 /// Returns the rows of `source`.
 ///
 /// # Errors
-/// If the file is damaged, encrypted, or has columns that cannot be read.
+/// If the file is damaged or encrypted, or has columns of types that are not supported.
 pub(super) fn rows(source: Source, place: Place) -> Result<Rows> {
     let opened = guarded::caught(|| open(&source)).unwrap_or_else(|| Err(PANIC.into()));
     let (metadata, fields) = opened.map_err(|why| place.error(why))?;
