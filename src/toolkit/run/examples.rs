@@ -41,7 +41,7 @@ impl Examples {
             },
             Some(EvalSource::Fraction(fraction)) => split(found, *fraction, config.seed)?,
             Some(EvalSource::Sources(sources)) => {
-                let eval = reader.read(sources, &DataConfig { limit: None, ..data.clone() })?;
+                let eval = reader.read_as(sources, &DataConfig { limit: None, ..data.clone() }, preferred)?;
                 let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
                 let notes = found.notes.into_iter().chain(notes).collect();
                 let skipped = found.findings.skipped.into_iter().chain(eval.findings.skipped).collect();
