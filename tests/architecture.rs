@@ -29,6 +29,7 @@ const RANKS: &[(&str, u8)] = &[
     ("adapter", 6),
     ("generate", 6),
     ("eval", 7),
+    ("reward", 7),
     ("train", 8),
     ("config", 9),
     ("toolkit", 10),
