@@ -264,13 +264,14 @@ impl GenerateArgs {
     pub fn sampling(&self) -> Result<SamplingConfig> {
         let several = self.completions() > 1;
         let temperature = self.temperature.unwrap_or(if several { 1.0 } else { 0.0 });
-        if several && temperature == 0.0 {
+        let sampling = SamplingConfig { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed };
+        if several && sampling.is_greedy() {
             return Err(Error::Config(format!(
-                "--temperature 0 gives the same completion {} times; raise it or ask for one completion",
+                "--temperature {temperature} gives the same completion {} times; raise it or ask for one completion",
                 self.completions()
             )));
         }
-        Ok(SamplingConfig { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed })
+        Ok(sampling)
     }
 }
 
