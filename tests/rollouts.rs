@@ -109,14 +109,14 @@ fn together_is_one_by_one_in_every_family() {
 
 #[test]
 fn together_is_one_by_one_in_every_storage_type() {
-    for (name, dtype) in [("gemma3", DType::BF16), ("qwen2", DType::BF16), ("llama", DType::F16)] {
+    for (name, dtype) in [("gemma3", DType::Bf16), ("qwen2", DType::Bf16), ("llama", DType::F16)] {
         let mut model = load(&fixture("models").join(name), dtype);
         model.train(random_lora(&model, 6));
         assert_equal(name, &model);
     }
     // Shapes for which products of one row have kernels of their own.
     let tiny = fixture("../../examples/tiny-reviews/model");
-    let mut model = load(&tiny, DType::BF16);
+    let mut model = load(&tiny, DType::Bf16);
     model.train(random_lora(&model, 7));
     assert_equal("tiny-reviews", &model);
     for name in ["llama-k", "gemma3"] {
