@@ -177,6 +177,8 @@ struct Facts<'a> {
     head: bool,
     /// Kinds of modules (`q_proj`) that only some layers adapt.
     partial: BTreeSet<String>,
+    /// What is trained other than by low-rank matrices, as a reason not to serve it.
+    other: Option<String>,
     /// The base's `config.json`.
     base: &'a Value,
 }
@@ -205,6 +207,8 @@ pub fn verdicts(
             elsewhere("peft")
         } else if facts.dora {
             no(NO_DORA)
+        } else if let Some(other) = &facts.other {
+            no(other.as_str())
         } else {
             answer(&facts)
         }
@@ -212,7 +216,7 @@ pub fn verdicts(
     let ollama = match written {
         Written::Gguf => llama_cpp(&facts),
         Written::Peft if facts.dora => no(NO_DORA),
-        Written::Peft => ollama(&facts),
+        Written::Peft => facts.other.as_deref().map_or_else(|| ollama(&facts), no),
         Written::Mlx => elsewhere("gguf"),
     };
     let llama_cpp = if written == Written::Gguf { llama_cpp(&facts) } else { elsewhere("gguf") };
@@ -245,7 +249,8 @@ impl<'a> Facts<'a> {
     fn new(adapters: &'a Adapters, spec: &'a DecoderSpec, base: &'a Value) -> Result<Self> {
         let config = peft::config(adapters, spec, 0.0, &Origin::default())?;
         let filled = |key: &str| config[key].as_object().is_some_and(|map| !map.is_empty());
-        let loras: Vec<&Lora> = adapters.iter().map(Adapter::low_rank).collect();
+        let loras: Vec<&Lora> = adapters.iter().filter_map(Adapter::low_rank).collect();
+        let other = adapters.iter().find(|adapter| adapter.low_rank().is_none());
         let kind = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
         let kinds: BTreeSet<String> = loras.iter().map(|lora| kind(&lora.module)).collect();
         let bare = spec.linears().filter(|linear| adapters.find(&linear.module).is_none());
@@ -259,6 +264,13 @@ impl<'a> Facts<'a> {
             uniform: loras.windows(2).all(|pair| pair[0].scale == pair[1].scale),
             head: adapters.find(&head::linear(spec).module).is_some(),
             partial,
+            other: other.map(|adapter| {
+                format!(
+                    "{} has {}, which it does not apply; merge the adapter (dpo-lora merge) and serve the whole model",
+                    adapter.module(),
+                    adapter.kind()
+                )
+            }),
             loras,
             spec,
             base,

@@ -3,7 +3,7 @@
 use super::dropout::Dropout;
 use super::kind::{Kept, Numbers};
 use super::{Adapter, Adapters};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Tensor;
 use crate::ops::lora_linear::{Backward, Forward};
 
@@ -22,16 +22,27 @@ impl<'a> Applied<'a> {
         set.find(module).map(|adapter| Self { adapter, numbers, trained })
     }
 
+    /// The adapter.
+    pub fn adapter(&self) -> &'a Adapter {
+        self.adapter
+    }
+
+    /// All values of its set, and their version number.
+    pub fn numbers(&self) -> Numbers<'a> {
+        self.numbers
+    }
+
     /// Adds the adapter's contribution to the module's product.
     ///
     /// # Errors
-    /// If the shapes do not match.
+    /// If the shapes do not match, or the adapter does not act on a product.
     pub fn forward(&self, product: &mut Forward<'a>, dropout: Option<Dropout>) -> Result<Kept> {
         let dropout = dropout.filter(|_| self.trained);
         match self.adapter {
             Adapter::Lora(lora) => lora.forward(self.numbers.values, product, dropout),
             Adapter::Dora(dora) => dora.forward(self.numbers, product, dropout),
             Adapter::Pissa(pissa) => pissa.forward(self.numbers.values, product, dropout),
+            Adapter::Whole(_) | Adapter::TokenRows(_) => Err(self.elsewhere()),
         }
     }
 
@@ -53,6 +64,12 @@ impl<'a> Applied<'a> {
             Adapter::Lora(lora) => lora.backward(self.numbers.values, product, kept, x, gradients),
             Adapter::Dora(dora) => dora.backward(self.numbers, product, kept, x, gradients),
             Adapter::Pissa(pissa) => pissa.backward(self.numbers.values, product, kept, x, gradients),
+            Adapter::Whole(_) | Adapter::TokenRows(_) => Err(self.elsewhere()),
         }
+    }
+
+    fn elsewhere(&self) -> Error {
+        let (module, kind) = (self.adapter.module(), self.adapter.kind());
+        Error::Model(format!("{module} is a linear module of a block, and {kind} does not act on one"))
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::output::say;
-use crate::adapter::inspect::{self, ModuleReport};
+use crate::adapter::inspect::{self, ModuleReport, OtherReport};
 use crate::adapter::peft;
 use crate::adapter::read::{self, Adapter, Format, Reading};
 use crate::cli::InspectArgs;
@@ -32,6 +32,9 @@ pub(super) struct Found {
     #[serde(skip_serializing_if = "Option::is_none")]
     against: Option<Against>,
     module: Vec<Module>,
+    /// What is trained other than by low-rank matrices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other: Vec<OtherReport>,
 }
 
 #[derive(Serialize)]
@@ -68,7 +71,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     let config =
         read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
     let config = config.transpose()?;
-    let first = adapters.iter().next().map(Kind::low_rank);
+    let first = adapters.iter().find_map(Kind::low_rank);
     let mut found = Found {
         path: path.display().to_string(),
         format: adapter.format,
@@ -84,6 +87,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
         share: report.share,
         against: None,
         module: report.modules.into_iter().map(|report| Module { report, cosine: None }).collect(),
+        other: report.others,
     };
     if let Some(other) = &args.against {
         found.compare(&adapter, other, base.as_ref())?;
@@ -160,6 +164,9 @@ impl Found {
             );
             line("only here", against.only_here.len().to_string());
             line("only there", against.only_there.len().to_string());
+        }
+        for OtherReport { module, kind, parameters } in &self.other {
+            line("beside them", format!("{module}: {kind}, {parameters} parameters"));
         }
         let width = self.module.iter().map(|module| module.report.module.len()).max().unwrap_or(0);
         let cell = |value: Option<f64>, shown: fn(f64) -> String| value.map_or("-".into(), shown);

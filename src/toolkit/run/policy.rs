@@ -102,7 +102,7 @@ fn initialised(
         use_rslora: config.lora.use_rslora,
         seed: config.seed,
     };
-    let loras: Vec<Lora> = adapters.iter().map(|adapter| adapter.low_rank().clone()).collect();
+    let loras: Vec<Lora> = adapters.iter().filter_map(Kind::low_rank).cloned().collect();
     let (found, said) = eva::initialised((decoder, policy), &examples.train, &loras, &settings)?;
     Ok((found, Some(said)))
 }
