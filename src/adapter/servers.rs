@@ -60,10 +60,10 @@ struct Program {
 }
 
 impl Program {
-    /// The basis of an answer about DoRA.
-    fn checked_of_dora(&self) -> String {
+    /// The basis of an answer about a kind of adapter, which a script compares with PEFT's.
+    fn checked_of(&self, script: &str) -> String {
         match self.name {
-            "PEFT" => format!("tested with PEFT {} by tests/parity/dora.py", self.source),
+            "PEFT" => format!("tested with PEFT {} by tests/parity/{script}", self.source),
             _ => Self { tested: None, ..*self }.checked(""),
         }
     }
@@ -198,8 +198,13 @@ pub fn verdicts(
         server: program.name,
         serves,
         note,
-        checked: if facts.dora { program.checked_of_dora() } else { program.checked(&spec.model_type) },
+        checked: match (facts.dora, &facts.other) {
+            (true, _) => program.checked_of("dora.py"),
+            (false, Some(_)) => program.checked_of("trainables.py"),
+            (false, None) => program.checked(&spec.model_type),
+        },
     };
+    let layers = adapters.iter().any(|adapter| matches!(adapter, Adapter::Bottleneck(_)));
     let elsewhere = |format: &str| (Serves::No, format!("it reads another format: --format {format}"));
     let peft = written == Written::Peft;
     let of_peft = |answer: fn(&Facts) -> (Serves, String)| {
@@ -224,7 +229,11 @@ pub fn verdicts(
     Ok(vec![
         verdict(
             PEFT,
-            if peft { yes("PeftModel.from_pretrained(base, directory)") } else { elsewhere("peft") },
+            match (peft, layers) {
+                (false, _) => elsewhere("peft"),
+                (true, true) => no("it has no adapter layers"),
+                (true, false) => yes("PeftModel.from_pretrained(base, directory)"),
+            },
         ),
         verdict(VLLM, of_peft(vllm)),
         verdict(SGLANG, of_peft(sglang)),
@@ -251,6 +260,9 @@ impl<'a> Facts<'a> {
         let filled = |key: &str| config[key].as_object().is_some_and(|map| !map.is_empty());
         let loras: Vec<&Lora> = adapters.iter().filter_map(Adapter::low_rank).collect();
         let other = adapters.iter().find(|adapter| adapter.low_rank().is_none());
+        let merged = matches!(other, Some(Adapter::Whole(_) | Adapter::TokenRows(_)));
+        let remedy =
+            if merged { "; merge the adapter (dpo-lora merge) and serve the whole model" } else { "" };
         let kind = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
         let kinds: BTreeSet<String> = loras.iter().map(|lora| kind(&lora.module)).collect();
         let bare = spec.linears().filter(|linear| adapters.find(&linear.module).is_none());
@@ -265,11 +277,7 @@ impl<'a> Facts<'a> {
             head: adapters.find(&head::linear(spec).module).is_some(),
             partial,
             other: other.map(|adapter| {
-                format!(
-                    "{} has {}, which it does not apply; merge the adapter (dpo-lora merge) and serve the whole model",
-                    adapter.module(),
-                    adapter.kind()
-                )
+                format!("{} has {}, which it does not apply{remedy}", adapter.module(), adapter.kind())
             }),
             loras,
             spec,

@@ -10,6 +10,11 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
+    /// Whether there are no rows yet.
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_none()
+    }
+
     /// Appends rows and returns all rows so far.
     ///
     /// # Errors

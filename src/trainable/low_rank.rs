@@ -138,7 +138,8 @@ impl Adapters {
         Ok(true)
     }
 
-    /// Returns a copy whose product is multiplied by `factor`. Whole tensors and rows stay as they are.
+    /// Returns a copy whose product is multiplied by `factor`. Adapters that are no change of a product stay as
+    /// they are.
     pub fn scaled(&self, factor: f64) -> Self {
         let mut copy = self.copy();
         for adapter in &mut copy.all {
@@ -146,7 +147,7 @@ impl Adapters {
                 Adapter::Lora(lora) => lora.scale *= factor,
                 Adapter::Dora(dora) => dora.weight *= factor,
                 Adapter::Pissa(pissa) => pissa.lora.scale *= factor,
-                Adapter::Whole(_) | Adapter::TokenRows(_) => {}
+                Adapter::Whole(_) | Adapter::TokenRows(_) | Adapter::Prefix(_) | Adapter::Bottleneck(_) => {}
             }
         }
         copy

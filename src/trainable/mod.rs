@@ -11,6 +11,7 @@
 //! `model::projection`.
 
 mod applied;
+pub mod bottleneck;
 pub mod dora;
 mod dropout;
 mod kind;
@@ -18,6 +19,7 @@ pub mod lora;
 mod low_rank;
 pub mod pissa;
 mod policy;
+pub mod prefix;
 pub mod store;
 pub mod token_rows;
 pub mod whole;
@@ -25,12 +27,14 @@ pub mod whole;
 use serde_json::Value;
 
 pub use applied::Applied;
+pub use bottleneck::Bottleneck;
 pub use dora::Dora;
 pub use dropout::Dropout;
 pub use kind::{Delta, Kept, Module, Numbers, PeftCommon};
 pub use lora::Lora;
 pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
+pub use prefix::Prefix;
 pub use store::Store;
 pub use token_rows::TokenRows;
 pub use whole::Whole;
@@ -55,6 +59,10 @@ pub enum Adapter {
     Whole(Whole),
     /// Copies of rows of the embedding (`trainable_token_indices`).
     TokenRows(TokenRows),
+    /// Keys and values of virtual tokens before those of every sequence.
+    Prefix(Prefix),
+    /// A bottleneck behind the module's output.
+    Bottleneck(Bottleneck),
 }
 
 impl From<Lora> for Adapter {
@@ -87,6 +95,18 @@ impl From<TokenRows> for Adapter {
     }
 }
 
+impl From<Prefix> for Adapter {
+    fn from(prefix: Prefix) -> Self {
+        Self::Prefix(prefix)
+    }
+}
+
+impl From<Bottleneck> for Adapter {
+    fn from(bottleneck: Bottleneck) -> Self {
+        Self::Bottleneck(bottleneck)
+    }
+}
+
 impl Adapter {
     /// The module's path.
     pub fn module(&self) -> &str {
@@ -95,6 +115,8 @@ impl Adapter {
             Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => &lora.module,
             Self::Whole(whole) => &whole.module,
             Self::TokenRows(rows) => &rows.module,
+            Self::Prefix(prefix) => &prefix.module,
+            Self::Bottleneck(bottleneck) => &bottleneck.module,
         }
     }
 
@@ -106,6 +128,8 @@ impl Adapter {
             }
             Self::Whole(whole) => (whole.rows, whole.columns),
             Self::TokenRows(rows) => (rows.tokens.len(), rows.hidden),
+            Self::Prefix(prefix) => (prefix.tokens, prefix.width),
+            Self::Bottleneck(bottleneck) => (bottleneck.features, bottleneck.size),
         }
     }
 
@@ -117,6 +141,8 @@ impl Adapter {
             Self::Pissa(_) => "PiSSA",
             Self::Whole(_) => "a trained copy (modules_to_save)",
             Self::TokenRows(_) => "trained rows (trainable_token_indices)",
+            Self::Prefix(_) => "a prefix (prefix tuning)",
+            Self::Bottleneck(_) => "an adapter layer",
         }
     }
 
@@ -132,8 +158,13 @@ impl Adapter {
     pub fn low_rank(&self) -> Option<&Lora> {
         match self {
             Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => Some(lora),
-            Self::Whole(_) | Self::TokenRows(_) => None,
+            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) | Self::Bottleneck(_) => None,
         }
+    }
+
+    /// Whether its module is a linear one of a block.
+    pub fn is_of_linear(&self) -> bool {
+        self.low_rank().is_some() || matches!(self, Self::Bottleneck(_))
     }
 
     /// Describes everything except the values that determines what it computes, on one line ending with a semicolon.
@@ -144,17 +175,21 @@ impl Adapter {
             Self::Pissa(pissa) => pissa.identity(),
             Self::Whole(whole) => whole.identity(),
             Self::TokenRows(rows) => rows.identity(),
+            Self::Prefix(prefix) => prefix.identity(),
+            Self::Bottleneck(bottleneck) => bottleneck.identity(),
         }
     }
 
     /// Returns its tensors in store order, each named by the suffix that PEFT appends to the module's path.
-    fn tensors(&self) -> Vec<(&'static str, Shape)> {
+    pub fn tensors(&self) -> Vec<(&'static str, Shape)> {
         match self {
             Self::Lora(lora) => lora.tensors(),
             Self::Dora(dora) => dora.tensors(),
             Self::Pissa(pissa) => pissa.tensors(),
             Self::Whole(whole) => whole.tensors(),
             Self::TokenRows(rows) => rows.tensors(),
+            Self::Prefix(prefix) => prefix.tensors(),
+            Self::Bottleneck(bottleneck) => bottleneck.tensors(),
         }
     }
 
@@ -169,6 +204,8 @@ impl Adapter {
             Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => lora.offset,
             Self::Whole(whole) => whole.offset,
             Self::TokenRows(rows) => rows.offset,
+            Self::Prefix(prefix) => prefix.offset,
+            Self::Bottleneck(bottleneck) => bottleneck.offset,
         };
         start..start + self.parameters()
     }
@@ -181,6 +218,8 @@ impl Adapter {
             Self::Pissa(pissa) => pissa.lora.place(offset),
             Self::Whole(whole) => whole.offset = offset,
             Self::TokenRows(rows) => rows.offset = offset,
+            Self::Prefix(prefix) => prefix.offset = offset,
+            Self::Bottleneck(bottleneck) => bottleneck.offset = offset,
         }
     }
 
@@ -195,6 +234,14 @@ impl Adapter {
             Self::Pissa(pissa) => pissa.initialise(seed, values, weight),
             Self::Whole(whole) => whole.initialise(values, weight),
             Self::TokenRows(rows) => rows.initialise(values, weight),
+            Self::Prefix(prefix) => {
+                prefix.initialise(seed, values);
+                Ok(())
+            }
+            Self::Bottleneck(bottleneck) => {
+                bottleneck.initialise(seed, values);
+                Ok(())
+            }
         }
     }
 
@@ -216,11 +263,14 @@ impl Adapter {
                 "{} is a PiSSA in training; merge the adapter that the run wrote",
                 pissa.lora.module
             ))),
-            Self::Whole(_) | Self::TokenRows(_) => Err(Error::Adapter(format!(
-                "{} has {}, which is not a change that is added to a weight",
-                self.module(),
-                self.kind()
-            ))),
+            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) | Self::Bottleneck(_) => {
+                Err(Error::Adapter(format!(
+                    "{} has {}, which is not a change of a linear module's weight and cannot be merged; keep the adapter beside \
+                     its base",
+                    self.module(),
+                    self.kind()
+                )))
+            }
         }
     }
 }
@@ -336,10 +386,14 @@ impl Adapters {
 
     /// Returns an independent copy of the modules selected by `keep`, with their values.
     pub fn of_modules(&self, keep: impl Fn(&str) -> bool) -> Self {
-        let kept = self.all.iter().filter(|adapter| keep(adapter.module()));
-        let mut set = Self::of_sorted(kept.cloned().collect());
-        let tensors = self.tensors().filter(|(module, ..)| keep(module));
-        let numbers = tensors.flat_map(|(_, _, entry)| &self.values()[entry.range.clone()]);
+        self.of_adapters(|adapter| keep(adapter.module()))
+    }
+
+    /// Returns an independent copy of the adapters selected by `keep`, with their values.
+    pub fn of_adapters(&self, keep: impl Fn(&Adapter) -> bool) -> Self {
+        let kept = || self.all.iter().filter(|adapter| keep(adapter));
+        let mut set = Self::of_sorted(kept().cloned().collect());
+        let numbers = kept().flat_map(|adapter| &self.values()[adapter.range()]);
         set.update(|values| values.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from));
         set
     }
@@ -380,6 +434,13 @@ impl Adapters {
                     rows.insert(leaf(&named(&it.module)), it.tokens.clone().into());
                 }
                 Adapter::Lora(_) | Adapter::Dora(_) | Adapter::Pissa(_) => {}
+                Adapter::Prefix(_) | Adapter::Bottleneck(_) => {
+                    return Err(Error::Adapter(format!(
+                        "{} has {}, and other modules have LoRA; one PEFT directory holds one kind",
+                        adapter.module(),
+                        adapter.kind()
+                    )));
+                }
             }
         }
         if !whole.is_empty() {

@@ -68,10 +68,10 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     }
     let adapters = &adapter.adapters;
     let report = inspect::inspect(adapters, base.as_ref().map(|base| (&*base.source, &base.spec)))?;
+    let first = adapters.iter().find_map(Kind::low_rank);
     let config =
         read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
-    let config = config.transpose()?;
-    let first = adapters.iter().find_map(Kind::low_rank);
+    let config = config.transpose()?.filter(|_| first.is_some());
     let mut found = Found {
         path: path.display().to_string(),
         format: adapter.format,
@@ -143,8 +143,13 @@ impl Found {
         line("format", format!("{:?}", self.format).to_lowercase());
         line("base", or_none(&self.base));
         line("base_fingerprint", or_none(&self.base_fingerprint));
-        line("r", self.r.to_string());
-        line("lora_alpha", format!("{}{}", self.lora_alpha, if self.use_rslora { " (rsLoRA)" } else { "" }));
+        if !self.module.is_empty() {
+            line("r", self.r.to_string());
+            line(
+                "lora_alpha",
+                format!("{}{}", self.lora_alpha, if self.use_rslora { " (rsLoRA)" } else { "" }),
+            );
+        }
         if self.use_dora {
             let all = self.module.iter().filter_map(|module| module.report.magnitude);
             let norm = all.map(|m| m * m).sum::<f64>().sqrt();
