@@ -17,6 +17,7 @@ use crate::model::initialisation::InitLoraWeights;
 use crate::objective::{Objective, ObjectiveConfig};
 use crate::train::batches;
 use crate::train::config::TrainConfig;
+use crate::train::optimizer::OptimizerKind;
 use crate::train::watch::WatchConfig;
 
 use document::Document;
@@ -119,6 +120,14 @@ impl RunConfig {
         problems.require(!(self.train.sync_ref_model && is_pissa), || {
             "train.sync_ref_model is true, and lora.init_lora_weights is pissa, whose matrices are not those of the reference; \
              write init_lora_weights: true or eva"
+                .into()
+        });
+        problems.require(!(self.train.optim == OptimizerKind::Muon && self.lora.modules_to_save.is_some()), || {
+            "train.optim is muon, which is not made for embeddings and heads, and lora.modules_to_save is set; write optim: adamw"
+                .into()
+        });
+        problems.require(!(self.train.sync_ref_model && self.lora.prefix_tuning.is_some()), || {
+            "train.sync_ref_model is true, and lora.prefix_tuning is set, whose reference has no prefix that could move; use LoRA"
                 .into()
         });
         problems.require(!(self.train.sync_ref_model && from_base), || {
@@ -229,7 +238,7 @@ mod tests {
             "run.yaml:10: train.logging_steps is -1; expected a whole number of 0 or more",
             "run.yaml:11: train.adam_beta1 is null; remove the line for the default, 0.9",
             "run.yaml:12: seed is x; expected a whole number of 0 or more",
-            "run.yaml:13: lora is 16; it is a section with keys of its own: alpha_pattern",
+            "run.yaml:13: lora is 16; it is a section with keys of its own: adapter_layers, alpha_pattern",
         ] {
             assert!(message.contains(part), "{part} in\n{message}");
         }

@@ -24,7 +24,7 @@ pub(super) fn weight_name(source: &dyn WeightSource, spec: &DecoderSpec) -> Stri
 ///
 pub fn without(adapters: &Adapters, spec: &DecoderSpec) -> Adapters {
     let head = linear(spec).module;
-    adapters.of_modules(|module| module != head)
+    adapters.of_adapters(|adapter| adapter.module() != head || adapter.low_rank().is_none())
 }
 
 /// A base with another head.
@@ -44,7 +44,8 @@ pub fn adapted<'a>(
     parts: &[(&Adapters, f64)],
 ) -> Result<Option<(WithHead<'a>, DecoderSpec)>> {
     let head = linear(spec);
-    if parts.iter().all(|(set, _)| set.find(&head.module).is_none()) {
+    let of_head = |set: &'_ Adapters| set.find(&head.module).is_some_and(|it| it.low_rank().is_some());
+    if !parts.iter().any(|(set, _)| of_head(set)) {
         return Ok(None);
     }
     let weight = source.get(&weight_name(source, spec))?;
@@ -58,7 +59,7 @@ pub fn adapted<'a>(
     let before = weight.elements().to_f32();
     let mut sum = before.clone();
     for (set, factor) in parts {
-        let Some(adapter) = set.find(&head.module) else { continue };
+        let Some(adapter) = set.find(&head.module).filter(|it| it.low_rank().is_some()) else { continue };
         let linear = || Ok(Linear::new(weight.clone(), false, None));
         let Delta { a, b, rank, rows } = &adapter.delta(set.values(), *factor, linear)?;
         for (at, factor) in rows.iter().flatten().enumerate() {

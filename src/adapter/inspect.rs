@@ -41,11 +41,25 @@ pub struct ModuleReport {
     pub magnitude: Option<f64>,
 }
 
+/// What is trained other than by low-rank matrices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OtherReport {
+    /// The module's path.
+    pub module: String,
+    /// What it has.
+    pub kind: String,
+    /// Number of trained parameters.
+    pub parameters: usize,
+}
+
 /// An adapter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AdapterReport {
-    /// Its modules, by name.
+    /// Its modules with low-rank matrices, by name.
     pub modules: Vec<ModuleReport>,
+    /// Its other modules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherReport>,
     /// Number of trained parameters.
     pub parameters: usize,
     /// ‖ΔW‖_F over all modules.
@@ -76,8 +90,10 @@ pub fn inspect(
     base: Option<(&dyn WeightSource, &DecoderSpec)>,
 ) -> Result<AdapterReport> {
     let norms = base.map(|(source, spec)| base_norms(adapters, source, spec)).transpose()?;
-    let all: Vec<&Adapter> = adapters.iter().collect();
-    let mut modules: Vec<ModuleReport> = all.par_iter().map(|adapter| module(adapters, adapter)).collect();
+    let low_rank = |adapter| Adapter::low_rank(adapter).map(|lora| (adapter, lora));
+    let all: Vec<(&Adapter, &Lora)> = adapters.iter().filter_map(low_rank).collect();
+    let mut modules: Vec<ModuleReport> =
+        all.par_iter().map(|(adapter, lora)| module(adapters, adapter, lora)).collect();
     if let Some(norms) = &norms {
         modules
             .iter_mut()
@@ -87,7 +103,15 @@ pub fn inspect(
     let delta_norm = norm(modules.iter().map(|module| module.delta_norm));
     let share = norms.and_then(|norms| ratio(delta_norm, norm(norms)));
     modules.sort_by(|a, b| natural(&a.module).cmp(&natural(&b.module)));
-    Ok(AdapterReport { modules, parameters: adapters.values().len(), delta_norm, share })
+    let others = adapters.iter().filter(|adapter| adapter.low_rank().is_none());
+    let others = others
+        .map(|adapter| OtherReport {
+            module: adapter.module().to_string(),
+            kind: adapter.kind().to_string(),
+            parameters: adapter.parameters(),
+        })
+        .collect();
+    Ok(AdapterReport { modules, others, parameters: adapters.values().len(), delta_norm, share })
 }
 
 /// A key by which layer 2 comes before layer 10.
@@ -149,11 +173,10 @@ fn norm(norms: impl IntoIterator<Item = f64>) -> f64 {
     norms.into_iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-fn module(adapters: &Adapters, adapter: &Adapter) -> ModuleReport {
-    let lora = adapter.low_rank();
+fn module(adapters: &Adapters, adapter: &Adapter, lora: &Lora) -> ModuleReport {
     let magnitude = match adapter {
-        Adapter::Lora(_) | Adapter::Pissa(_) => None,
         Adapter::Dora(dora) => Some(norm(adapters.values()[dora.magnitude()].iter().map(|m| f64::from(*m)))),
+        _ => None,
     };
     let squares = squared_singular_values(adapters, lora);
     let total: f64 = squares.iter().sum();
@@ -212,8 +235,7 @@ fn squared_singular_values(adapters: &Adapters, lora: &Lora) -> Vec<f64> {
 
 /// ‖W‖_F of each adapted module.
 fn base_norms(adapters: &Adapters, source: &dyn WeightSource, spec: &DecoderSpec) -> Result<Vec<f64>> {
-    let norm_of = |adapter: &Adapter| {
-        let lora = adapter.low_rank();
+    let norm_of = |lora: &Lora| {
         let tied = lora.module == head::linear(spec).module;
         let name =
             if tied { head::weight_name(source, spec) } else { names::weight_of(&lora.module, source, spec) };
@@ -230,7 +252,7 @@ fn base_norms(adapters: &Adapters, source: &dyn WeightSource, spec: &DecoderSpec
         }
         Ok(frobenius(&weight))
     };
-    adapters.iter().map(norm_of).collect()
+    adapters.iter().filter_map(Adapter::low_rank).map(norm_of).collect()
 }
 
 fn frobenius(weight: &FrozenWeight) -> f64 {

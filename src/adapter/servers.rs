@@ -60,10 +60,10 @@ struct Program {
 }
 
 impl Program {
-    /// The basis of an answer about DoRA.
-    fn checked_of_dora(&self) -> String {
+    /// The basis of an answer about a kind of adapter, which a script compares with PEFT's.
+    fn checked_of(&self, script: &str) -> String {
         match self.name {
-            "PEFT" => format!("tested with PEFT {} by tests/parity/dora.py", self.source),
+            "PEFT" => format!("tested with PEFT {} by tests/parity/{script}", self.source),
             _ => Self { tested: None, ..*self }.checked(""),
         }
     }
@@ -177,6 +177,8 @@ struct Facts<'a> {
     head: bool,
     /// Kinds of modules (`q_proj`) that only some layers adapt.
     partial: BTreeSet<String>,
+    /// What is trained other than by low-rank matrices, as a reason not to serve it.
+    other: Option<String>,
     /// The base's `config.json`.
     base: &'a Value,
 }
@@ -196,8 +198,13 @@ pub fn verdicts(
         server: program.name,
         serves,
         note,
-        checked: if facts.dora { program.checked_of_dora() } else { program.checked(&spec.model_type) },
+        checked: match (facts.dora, &facts.other) {
+            (true, _) => program.checked_of("dora.py"),
+            (false, Some(_)) => program.checked_of("trainables.py"),
+            (false, None) => program.checked(&spec.model_type),
+        },
     };
+    let layers = adapters.iter().any(|adapter| matches!(adapter, Adapter::Bottleneck(_)));
     let elsewhere = |format: &str| (Serves::No, format!("it reads another format: --format {format}"));
     let peft = written == Written::Peft;
     let of_peft = |answer: fn(&Facts) -> (Serves, String)| {
@@ -205,6 +212,8 @@ pub fn verdicts(
             elsewhere("peft")
         } else if facts.dora {
             no(NO_DORA)
+        } else if let Some(other) = &facts.other {
+            no(other.as_str())
         } else {
             answer(&facts)
         }
@@ -212,7 +221,7 @@ pub fn verdicts(
     let ollama = match written {
         Written::Gguf => llama_cpp(&facts),
         Written::Peft if facts.dora => no(NO_DORA),
-        Written::Peft => ollama(&facts),
+        Written::Peft => facts.other.as_deref().map_or_else(|| ollama(&facts), no),
         Written::Mlx => elsewhere("gguf"),
     };
     let llama_cpp = if written == Written::Gguf { llama_cpp(&facts) } else { elsewhere("gguf") };
@@ -220,7 +229,11 @@ pub fn verdicts(
     Ok(vec![
         verdict(
             PEFT,
-            if peft { yes("PeftModel.from_pretrained(base, directory)") } else { elsewhere("peft") },
+            match (peft, layers) {
+                (false, _) => elsewhere("peft"),
+                (true, true) => no("it has no adapter layers"),
+                (true, false) => yes("PeftModel.from_pretrained(base, directory)"),
+            },
         ),
         verdict(VLLM, of_peft(vllm)),
         verdict(SGLANG, of_peft(sglang)),
@@ -245,7 +258,11 @@ impl<'a> Facts<'a> {
     fn new(adapters: &'a Adapters, spec: &'a DecoderSpec, base: &'a Value) -> Result<Self> {
         let config = peft::config(adapters, spec, 0.0, &Origin::default())?;
         let filled = |key: &str| config[key].as_object().is_some_and(|map| !map.is_empty());
-        let loras: Vec<&Lora> = adapters.iter().map(Adapter::low_rank).collect();
+        let loras: Vec<&Lora> = adapters.iter().filter_map(Adapter::low_rank).collect();
+        let other = adapters.iter().find(|adapter| adapter.low_rank().is_none());
+        let merged = matches!(other, Some(Adapter::Whole(_) | Adapter::TokenRows(_)));
+        let remedy =
+            if merged { "; merge the adapter (dpo-lora merge) and serve the whole model" } else { "" };
         let kind = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
         let kinds: BTreeSet<String> = loras.iter().map(|lora| kind(&lora.module)).collect();
         let bare = spec.linears().filter(|linear| adapters.find(&linear.module).is_none());
@@ -259,6 +276,9 @@ impl<'a> Facts<'a> {
             uniform: loras.windows(2).all(|pair| pair[0].scale == pair[1].scale),
             head: adapters.find(&head::linear(spec).module).is_some(),
             partial,
+            other: other.map(|adapter| {
+                format!("{} has {}, which it does not apply{remedy}", adapter.module(), adapter.kind())
+            }),
             loras,
             spec,
             base,

@@ -127,7 +127,8 @@ fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) ->
             files::write_directory(&args.output, args.force, |new| {
                 peft::write_named(new, adapters, &base.spec, 0.0, &origin, &named)
             })?;
-            let folded = adapters.iter().all(|adapter| adapter.low_rank().scale == 1.0);
+            let folded =
+                adapters.iter().filter_map(|adapter| adapter.low_rank()).all(|lora| lora.scale == 1.0);
             let folded = if folded { ", scale folded into lora_B (lora_alpha = r)" } else { "" };
             Ok(format!("{} modules{folded}", adapters.len()))
         }

@@ -316,6 +316,22 @@ impl Reading<'_> {
                 self.origin
             )
         });
+        for stage in stages.iter().filter(|_| stacked) {
+            let lora = &stage.config.lora;
+            let set = [
+                ("modules_to_save", lora.modules_to_save.is_some()),
+                ("trainable_token_indices", lora.trainable_token_indices.is_some()),
+                ("prefix_tuning", lora.prefix_tuning.is_some()),
+                ("adapter_layers", lora.adapter_layers.is_some()),
+            ];
+            for (key, _) in set.into_iter().filter(|(_, set)| *set) {
+                problems.add(format!(
+                    "{}: a stage is stacked, and lora.{key} is set in {}: only LoRA adapters are stacked into one; write \
+                     adapter: continue",
+                    self.origin, stage.name
+                ));
+            }
+        }
         problems.finish()
     }
 }
@@ -337,6 +353,10 @@ fn follow(mut stage: Stage, index: usize, before: &[Stage]) -> Stage {
                 // It begins with an adapter that is trained already, whatever that one began with.
                 init_lora_weights: InitLoraWeights::default(),
                 eva_config: None,
+                modules_to_save: None,
+                trainable_token_indices: None,
+                prefix_tuning: None,
+                adapter_layers: None,
                 ..last.config.lora.clone()
             };
         }

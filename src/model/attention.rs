@@ -3,8 +3,9 @@
 use super::layer_cache::{self, LayerCache};
 use super::norm::Norm;
 use super::pass::Context;
+use super::prefixed::Prefixed;
 use super::projection::{self, Projection, Saved as Kept};
-use super::spec::{AttentionSpec, QkvSpec};
+use super::spec::{AttentionSpec, QkvSpec, parent};
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::ops::Tensor;
@@ -48,6 +49,8 @@ pub struct Rows<'a> {
     pub trees: &'a [TreeSpans],
     /// One rotation for each rotation of the spec.
     pub rotations: &'a [Rotation],
+    /// Rows of keys that adapters put before those of each tree; the trees' spans count them.
+    pub prefix: usize,
     /// The `W` rows whose output is wanted, ascending and distinct; `None` means all `T`. The other rows only provide
     /// keys and values.
     pub wanted: Option<&'a [u32]>,
@@ -91,6 +94,8 @@ pub struct Saved {
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    /// The keys and values before those of each tree, which `k` and `v` begin with.
+    prefix: Option<Prefixed>,
     attention: tree_attention::Saved,
     output: Kept,
 }
@@ -160,20 +165,34 @@ impl Attention {
         caches: Option<&mut [&mut LayerCache]>,
     ) -> Result<(Tensor, Saved)> {
         let (q, k, v, projections) = self.project(&Input::new(x.clone()), context)?;
-        let (q, k, v, unclipped) = self.clipped(q, k, v)?;
-        let (q, k, raw) = self.shape(q, k, rows)?;
+        let (q, k, mut v, unclipped) = self.clipped(q, k, v)?;
+        let (q, mut k, raw) = self.shape(q, k, rows)?;
+        let module = parent(&self.output.module);
+        let mut prefix = Prefixed::of(context, module, rows.prefix, self.widths().1)?;
+        let seen: Option<Vec<Seen>> = match caches {
+            None => {
+                if let Some(prefix) = &prefix {
+                    (k, v) = prefix.before(&k, &v, rows.trees)?;
+                }
+                None
+            }
+            Some(caches) => {
+                if let Some(prefix) = prefix.take() {
+                    caches.iter_mut().for_each(|cache| cache.begin(prefix.rows()));
+                }
+                layer_cache::append(caches, &k, &v, rows.trees)?;
+                let caches: &[&mut LayerCache] = caches;
+                Some(caches.iter().map(|cache| cache.seen()).collect())
+            }
+        };
         let flop = self.heads.flop(rows.trees);
         let attended = self.attended([&q, &k, &v], rows);
-        let attention = timed("tree attention forward", 2 * flop, || match caches {
+        let attention = timed("tree attention forward", 2 * flop, || match &seen {
             None => tree_attention::forward(&attended),
-            Some(caches) => {
-                layer_cache::append(caches, &k, &v, rows.trees)?;
-                let seen: Vec<Seen> = caches.iter().map(|cache| cache.seen()).collect();
-                tree_attention::forward_after(&attended, &seen)
-            }
+            Some(seen) => tree_attention::forward_after(&attended, seen),
         })?;
         let (y, output) = self.output.forward(&Input::new(rows.of(&attention.output)?), context)?;
-        Ok((y, Saved { projections, unclipped, raw, q, k, v, attention, output }))
+        Ok((y, Saved { projections, unclipped, raw, q, k, v, prefix, attention, output }))
     }
 
     fn attended<'a>(&'a self, [q, k, v]: [&'a Tensor; 3], rows: &Rows<'a>) -> Attended<'a> {
@@ -314,8 +333,11 @@ impl Attention {
         let (dq, dk, dv) = timed("tree attention backward", 5 * flop, || {
             tree_attention::backward(&d_attention, &self.attended([q, k, v], rows), attention)
         })?;
+        let (dk, mut dv) = match &saved.prefix {
+            None => (dk, dv),
+            Some(prefix) => prefix.gradients(&dk, &dv, rows.trees, gradients)?,
+        };
         let (mut dq, mut dk) = self.unshape(dq, dk, saved, rows)?;
-        let mut dv = dv;
         if let Some([of_q, of_k, of_v]) = &saved.unclipped {
             dq = clip::backward(&dq, of_q)?;
             dk = clip::backward(&dk, of_k)?;

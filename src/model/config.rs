@@ -7,9 +7,12 @@ use std::str::FromStr;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::beside::{self, AdapterLayersConfig, PrefixConfig};
 use super::expressions;
 use super::initialisation::{EvaConfig, InitLoraWeights};
 use crate::error::{Error, Problems, Result};
+
+pub use super::beside::TokenIndices;
 
 /// Which frozen weights to load, and where they run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -206,6 +209,14 @@ pub struct LoraConfig {
     pub rank_pattern: IndexMap<String, usize>,
     /// Like `rank_pattern`, for `lora_alpha`.
     pub alpha_pattern: IndexMap<String, f64>,
+    /// Modules that are trained whole, beside the low-rank matrices: the embedding, the head, or both.
+    pub modules_to_save: Option<Vec<String>>,
+    /// Tokens whose rows of the embedding are trained.
+    pub trainable_token_indices: Option<TokenIndices>,
+    /// Prefix tuning instead of LoRA; null: no.
+    pub prefix_tuning: Option<PrefixConfig>,
+    /// Adapter layers instead of LoRA; null: no.
+    pub adapter_layers: Option<AdapterLayersConfig>,
     /// The adapter to start from, instead of B = 0.
     pub init_from: Option<PathBuf>,
     /// The reference to use with `init_from`.
@@ -227,6 +238,10 @@ impl Default for LoraConfig {
             eva_config: None,
             rank_pattern: IndexMap::new(),
             alpha_pattern: IndexMap::new(),
+            modules_to_save: None,
+            trainable_token_indices: None,
+            prefix_tuning: None,
+            adapter_layers: None,
             init_from: None,
             reference: Reference::Init,
         }
@@ -267,6 +282,7 @@ impl LoraConfig {
             self.init_from.is_some(),
             self.use_dora,
         ));
+        problems.absorb(beside::check(self));
         self.check_targets(&mut problems);
         problems.absorb(self.check_expressions());
         problems.finish()

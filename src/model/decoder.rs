@@ -6,11 +6,13 @@ mod layout;
 mod load;
 mod on_device;
 mod stepping;
+mod tables;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use self::layout::{aligned, distinct, per_token, spans, sums};
+use self::tables::Tables;
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::engine::{DeviceTape, Engine};
@@ -18,13 +20,13 @@ use super::lengths;
 use super::noise::Noise;
 use super::norm::Norm;
 use super::pass::{Context, Observer, Pass};
+use super::prefixed;
 use super::spec::DecoderSpec;
 use crate::data::PackedBatch;
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
-use crate::ops::host;
 use crate::ops::profile::timed;
 use crate::ops::rope::Rotation;
 use crate::ops::rows;
@@ -40,7 +42,11 @@ pub struct Decoder {
     pub(super) positions: Option<FrozenWeight>,
     pub(super) blocks: Vec<Block>,
     pub(super) final_norm: Norm,
-    head: Linear,
+    /// The embedding as a map, whose outputs are the tokens; the head, if the model ties them.
+    table: Arc<Linear>,
+    head: Arc<Linear>,
+    /// What adapters replace of both.
+    replaced: Tables,
     storage: String,
     /// The backend it computes on, if that is not the processor.
     backend: Option<Arc<dyn Backend>>,
@@ -69,8 +75,7 @@ pub enum Tape {
 
 /// What a policy pass on the processor saves.
 pub struct HostTape {
-    rows: Vec<TreeSpans>,
-    rotations: Vec<Rotation>,
+    layout: Layout,
     blocks: Vec<Kept>,
     dropout: Option<Dropout>,
     /// Rows whose hidden states predict the targets.
@@ -78,8 +83,25 @@ pub struct HostTape {
     /// Hidden states of the scored rows before the final norm `[S, hidden]`.
     scored: Tensor,
     slopes: Tensor,
+    /// The log of each scored row's sum of exponentials.
+    normalizers: Vec<f32>,
     /// For each completion, Σ_t (log p − log Σ p²), if it was asked for.
     aligned: Option<Vec<f64>>,
+}
+
+/// The rows of a pass.
+struct Layout {
+    positions: Vec<u32>,
+    trees: Vec<TreeSpans>,
+    rotations: Vec<Rotation>,
+    /// Rows of keys before those of each tree.
+    prefix: usize,
+}
+
+impl Layout {
+    fn rows(&self) -> Rows<'_> {
+        Rows { trees: &self.trees, rotations: &self.rotations, prefix: self.prefix, wanted: None }
+    }
 }
 
 /// A block's part of the tape: either everything it saved, or only its input, from which the block is recomputed.
@@ -112,8 +134,14 @@ impl Decoder {
         &self.head
     }
 
-    /// The frozen map of an adaptable module, by its path.
+    /// The frozen map of an adaptable module, by its path. The outputs of the embedding's are the tokens.
     pub fn linear(&self, module: &str) -> Option<&Linear> {
+        if module == self.spec.embedding {
+            return Some(&self.table);
+        }
+        if module == self.spec.head_linear().module {
+            return Some(&self.head);
+        }
         let mut projections = self.blocks.iter().flat_map(Block::projections);
         projections.find(|projection| projection.module == module).map(|projection| &projection.linear)
     }
@@ -150,24 +178,13 @@ impl Decoder {
         }
     }
 
-    /// The scaled embedding of the tokens: `[T, hidden]`.
-    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
-        self.check_tokens(tokens, positions)?;
-        let hidden = self.spec.hidden;
-        let row_of = |weight: &FrozenWeight, index: u32, out: &mut [f32]| {
-            weight.elements().slice(index as usize * hidden..(index as usize + 1) * hidden).widen_into(out);
-        };
-        let offset = self.spec.positions.as_ref().map_or(0, |learned| learned.offset as u32);
-        let x = host::build_rows(tokens.len(), hidden, |row, out| {
-            row_of(&self.embedding, tokens[row], out);
-            out.iter_mut().for_each(|x| *x *= self.spec.embedding_scale);
-            if let Some(learned) = &self.positions {
-                let mut position = vec![0.0; hidden];
-                row_of(learned, positions[row] + offset, &mut position);
-                out.iter_mut().zip(&position).for_each(|(x, p)| *x += p);
-            }
-        });
-        Tensor::new(x, (tokens.len(), hidden))
+    /// The rows of a batch. The tokens' positions begin behind those of a prefix.
+    fn layout(&self, batch: &PackedBatch, policy: &Policy, pass: Pass, unread: usize) -> Result<Layout> {
+        let prefix = prefixed::length(&self.spec, policy, pass)?;
+        let trees = prefixed::spans(spans(batch), prefix);
+        let positions: Vec<u32> = batch.positions.iter().map(|position| position + prefix as u32).collect();
+        let rotations = self.rotations(&positions, &trees, unread);
+        Ok(Layout { positions, trees, rotations, prefix })
     }
 
     /// The rotations of all rows. `unread` is the number of tokens after the last row of each sequence that are only
@@ -190,11 +207,10 @@ impl Decoder {
         wanted: &[u32],
         unread: usize,
     ) -> Result<Tensor> {
-        let trees = spans(batch);
-        let rotations = self.rotations(&batch.positions, &trees, unread);
+        let layout = self.layout(batch, context.policy, context.pass, unread)?;
         let (distinct, places) = distinct(wanted);
-        let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let mut x = self.embed(&batch.tokens, &batch.positions)?;
+        let rows = layout.rows();
+        let mut x = self.embed(&batch.tokens, &layout.positions, context)?;
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &self.rows_of(i, rows, &distinct), context, None)?.0;
         }
@@ -218,18 +234,25 @@ impl Decoder {
         let context = Context { policy, pass, dropout: None, observer: None };
         let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
-        let found = self.score(&normed, &batch.scored_targets, Asked::default())?;
+        let head = self.head_of(&context)?;
+        let found = self.score(&normed, &head, &batch.scored_targets, Asked::default())?;
         Ok(sums(&found.logps, batch))
     }
 
-    fn score(&self, hidden: &Tensor, targets: &[u32], asked: Asked) -> Result<token_logps::TokenLogps> {
+    fn score(
+        &self,
+        hidden: &Tensor,
+        head: &Linear,
+        targets: &[u32],
+        asked: Asked,
+    ) -> Result<token_logps::TokenLogps> {
         let product = 2 * targets.len() * self.spec.hidden * self.spec.vocab_size;
         let (name, flop) = if asked.slopes {
             ("token log-probs, policy", 2 * product)
         } else {
             ("token log-probs", product)
         };
-        timed(name, flop, || token_logps::forward_with(hidden, &self.head, self.spec.logits, targets, asked))
+        timed(name, flop, || token_logps::forward_with(hidden, head, self.spec.logits, targets, asked))
     }
 
     /// Computes the logits `[rows.len(), vocab]` at rows of the batch.
@@ -243,7 +266,7 @@ impl Decoder {
         }
         let context = Context { policy, pass, dropout: None, observer: None };
         let normed = self.final_norm.forward(&self.blocks(batch, &context, rows, 0)?)?;
-        token_logps::logits(&normed, &self.head, self.spec.logits)
+        token_logps::logits(&normed, &*self.head_of(&context)?, self.spec.logits)
     }
 
     /// Runs the reference pass over all rows of the batch, which is [`Decoder::divided`] where that matters, on the processor, and shows `observer` the inputs of the linear
@@ -274,12 +297,11 @@ impl Decoder {
             }
             return self.device_forward(batch, policy, training);
         }
-        let trees = spans(batch);
-        let rotations = self.rotations(&batch.positions, &trees, 1);
+        let layout = self.layout(batch, policy, Pass::Policy, 1)?;
         let (wanted, places) = distinct(&batch.scored_rows);
-        let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
+        let rows = layout.rows();
         let context = Context { policy, pass: Pass::Policy, dropout: training.dropout, observer: None };
-        let mut x = self.embed(&batch.tokens, &batch.positions)?;
+        let mut x = self.embed(&batch.tokens, &layout.positions, &context)?;
         if let Some(noise) = training.noise {
             x = noise.add(&x, batch)?;
         }
@@ -292,7 +314,7 @@ impl Decoder {
         let scored = rows::gather(&x, &places)?;
         let normed = self.final_norm.forward(&scored)?;
         let asked = Asked { slopes: true, squares: training.align };
-        let found = self.score(&normed, &batch.scored_targets, asked)?;
+        let found = self.score(&normed, &*self.head_of(&context)?, &batch.scored_targets, asked)?;
         let aligned = aligned(&found, batch);
         let slopes = match found.slopes {
             Some(slopes) => slopes,
@@ -303,7 +325,8 @@ impl Decoder {
         };
         let logps = sums(&found.logps, batch);
         let (dropout, scored_rows) = (training.dropout, batch.scored_rows.clone());
-        let tape = HostTape { rows: trees, rotations, blocks, dropout, scored_rows, scored, slopes, aligned };
+        let normalizers = found.normalizers;
+        let tape = HostTape { layout, blocks, dropout, scored_rows, scored, slopes, normalizers, aligned };
         Ok((logps, Tape::Host(Box::new(tape))))
     }
 
@@ -334,13 +357,16 @@ impl Decoder {
             }
         };
         let per_token = per_token(batch, weights);
+        let batch = &*self.divided(batch);
+        let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout, observer: None };
+        let scored = (&tape.scored, tape.normalizers.as_slice());
+        self.head_gradient(scored, &batch.scored_targets, &per_token, &context, gradients)?;
         let d_normed = token_logps::backward(&tape.slopes, &per_token)?;
         let d_scored = self.final_norm.gradient(&d_normed, &tape.scored)?;
         let (wanted, places) = distinct(&tape.scored_rows);
         let mut dx = rows::scatter_add(&d_scored, &places, wanted.len())?;
 
-        let rows = Rows { trees: &tape.rows, rotations: &tape.rotations, wanted: None };
-        let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout, observer: None };
+        let rows = tape.layout.rows();
         for (i, (block, kept)) in self.blocks.iter().zip(tape.blocks).enumerate().rev() {
             let rows = self.rows_of(i, rows, &wanted);
             let saved = match kept {
@@ -349,6 +375,7 @@ impl Decoder {
             };
             dx = block.backward(&dx, &saved, &rows, &context, gradients)?;
         }
+        self.embedding_gradient(&dx, &batch.tokens, &context, gradients);
         Ok(())
     }
 }

@@ -12,6 +12,14 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
+    /// Begins an empty cache with the keys and values `[V, width]` of a prefix.
+    pub(super) fn begin(&mut self, (keys, values): (&Tensor, &Tensor)) {
+        if self.keys.is_empty() {
+            self.keys.extend_from_slice(keys.numbers());
+            self.values.extend_from_slice(values.numbers());
+        }
+    }
+
     /// All keys and values so far.
     pub fn seen(&self) -> Seen<'_> {
         Seen { k: &self.keys, v: &self.values }

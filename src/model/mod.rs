@@ -1,9 +1,11 @@
 //! The decoder: one frozen base, two policies.
 //!
-//! A family's file turns `config.json` into a [`spec::DecoderSpec`], and [`decoder::Decoder`] computes it. Adapters act
-//! only in [`projection`]: neither a family nor a weight format knows about them.
+//! A family's file turns `config.json` into a [`spec::DecoderSpec`], and [`decoder::Decoder`] computes it. Adapters of
+//! linear modules act only in [`projection`]; prefixes in [`attention`], trained copies of embedding and head in the
+//! decoder. Neither a family nor a weight format knows about them.
 
 pub mod attention;
+pub mod beside;
 pub mod block;
 pub mod cache;
 pub mod config;
@@ -21,6 +23,7 @@ pub mod noise;
 pub mod norm;
 mod one_or_many;
 pub mod pass;
+mod prefixed;
 pub mod projection;
 pub mod spec;
 pub mod targets;

@@ -1,5 +1,7 @@
 //! A linear module of a block: the frozen map and its adapters. Adapters act on linear modules only here.
 
+use std::borrow::Cow;
+
 use super::pass::{Context, Observer};
 use super::spec::LinearSpec;
 use super::tensors::Tensors;
@@ -75,8 +77,12 @@ impl Projection {
         let applied = context.applied(&self.module);
         let kept: Result<_> =
             applied.iter().map(|applied| applied.forward(&mut product, context.dropout)).collect();
-        let kept = kept?;
-        Ok((product.finish()?, Saved { x: Some(input.tensor().clone()), kept }))
+        let mut kept: Vec<Kept> = kept?;
+        let mut y = product.finish()?;
+        for (applied, kept) in applied.iter().zip(&mut kept).filter(|(applied, _)| applied.acts_on_output()) {
+            (y, *kept) = applied.output(y, context.dropout)?;
+        }
+        Ok((y, Saved { x: Some(input.tensor().clone()), kept }))
     }
 }
 
@@ -91,8 +97,12 @@ pub fn backward<'a>(
     onto: Option<Gradient>,
     gradients: &mut [f32],
 ) -> Result<Gradient> {
+    let before: Vec<Cow<Tensor>> = projections
+        .iter()
+        .map(|(projection, dy, saved)| before_output(projection, dy, saved, context, gradients))
+        .collect::<Result<_>>()?;
     let mut maps = Vec::with_capacity(projections.len());
-    for (projection, dy, saved) in projections {
+    for ((projection, _, saved), dy) in projections.iter().zip(&before) {
         let mut product = Backward::new(&projection.linear, dy)?;
         for (applied, kept) in context.applied(&projection.module).iter().zip(&saved.kept) {
             applied.backward(&mut product, kept, saved.x.as_ref(), gradients)?;
@@ -100,6 +110,23 @@ pub fn backward<'a>(
         maps.push(product);
     }
     input_gradient(maps, onto)
+}
+
+/// The gradient of the product, from that of the output, which some adapters change.
+fn before_output<'a>(
+    projection: &Projection,
+    dy: &'a Tensor,
+    saved: &Saved,
+    context: &Context,
+    gradients: &mut [f32],
+) -> Result<Cow<'a, Tensor>> {
+    let mut dy = Cow::Borrowed(dy);
+    for (applied, kept) in context.applied(&projection.module).iter().zip(&saved.kept).rev() {
+        if applied.acts_on_output() {
+            dy = Cow::Owned(applied.output_gradient(&dy, kept, gradients)?);
+        }
+    }
+    Ok(dy)
 }
 
 /// Computes `x + scale·y`, the residual connection.

@@ -302,7 +302,17 @@ impl LinearSpec {
     }
 }
 
+/// The path of the module that holds a module.
+pub(super) fn parent(module: &str) -> &str {
+    module.rsplit_once('.').map_or(module, |(parent, _)| parent)
+}
+
 impl AttentionSpec {
+    /// The path of the module that holds the projections.
+    pub fn module(&self) -> &str {
+        parent(&self.output.module)
+    }
+
     /// Creates an attention without clipping, norms or rotation.
     pub fn new(qkv: QkvSpec, heads: Heads, output: LinearSpec) -> Self {
         Self {
@@ -314,6 +324,15 @@ impl AttentionSpec {
             rotation: None,
             query_rotation: None,
             output,
+        }
+    }
+}
+
+impl MlpSpec {
+    /// The projection that ends it.
+    pub fn down(&self) -> &LinearSpec {
+        match self {
+            Self::Gated { down, .. } | Self::FusedGated { down, .. } | Self::Plain { down, .. } => down,
         }
     }
 }

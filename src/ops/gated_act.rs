@@ -34,6 +34,17 @@ impl Activation {
             _ => return None,
         })
     }
+
+    /// Returns a name by which [`Activation::by_name`] finds it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_new",
+            Self::Relu => "relu",
+            Self::Relu2 => "relu2",
+        }
+    }
 }
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;

@@ -5,12 +5,16 @@
 //! immediately, so that `∂ log p(y) / ∂h = scale·(l'_y·W_y − Σ_j p_j·l'_j·W_j)` is available after the last block (the
 //! online softmax of arXiv 1805.02867, over the vocabulary). The backward pass only scales rows.
 
+mod weights;
+
 use super::Tensor;
 use super::frozen_linear::Linear;
 use super::gemm::{Elements, Operand, Precision, gemm, gemm_add};
 use super::host;
 use super::simd::vectorised;
 use crate::error::{Error, Result};
+
+pub use weights::{Scored, weight_gradient};
 
 /// The operations between the head's product and the softmax.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +38,8 @@ pub struct TokenLogps {
     pub logps: Vec<f32>,
     /// `∂ logp_s / ∂h [S, hidden]` on the policy pass.
     pub slopes: Option<Tensor>,
+    /// `log Σ_j e^{l_j}` in nats, `[S]`.
+    pub normalizers: Vec<f32>,
     /// `log Σ_v p_v²` in nats, `[S]`, if it was asked for.
     pub log_sum_squares: Option<Vec<f32>>,
 }
@@ -98,7 +104,8 @@ pub fn forward_with(
     }
     let hidden = hidden.numbers();
     let log_sum_squares = asked.squares.then(|| Vec::with_capacity(rows));
-    let mut out = TokenLogps { logps: Vec::with_capacity(rows), slopes: None, log_sum_squares };
+    let (logps, normalizers) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+    let mut out = TokenLogps { logps, normalizers, slopes: None, log_sum_squares };
     let mut all_slopes = Vec::with_capacity(if asked.slopes { rows * width } else { 0 });
     for (hidden, targets) in hidden.chunks(ROW_BLOCK * width.max(1)).zip(targets.chunks(ROW_BLOCK)) {
         let mut running = Running::new(hidden, head, shape, targets, asked);
@@ -108,6 +115,7 @@ pub fn forward_with(
         if let Some(all) = &mut out.log_sum_squares {
             all.extend(running.rows.iter().map(|row| (row.squares.ln() - 2.0 * row.sum.ln()) as f32));
         }
+        out.normalizers.extend(running.rows.iter().map(|row| (f64::from(row.max) + row.sum.ln()) as f32));
         let (logps, slopes) = running.finish();
         out.logps.extend(logps);
         all_slopes.extend(slopes);

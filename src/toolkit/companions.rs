@@ -6,7 +6,7 @@ use super::{Base, Place};
 use crate::config::RunConfig;
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
-use crate::train::card::Card;
+use crate::train::card::{AdapterKind, Card};
 
 /// Files of a tokenizer that are copied.
 const TOKENIZER: &[&str] = &[
@@ -62,23 +62,37 @@ fn copied(directory: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 /// If the objective is invalid.
 pub(super) fn card(config: &RunConfig, base: &str, records: usize) -> Result<Card> {
     let (train, lora) = (&config.train, &config.lora);
-    let settings = [
-        ("objective", config.objective.resolve()?.to_json()?),
-        ("lora.r", lora.r.to_string()),
-        ("lora.lora_alpha", lora.lora_alpha.to_string()),
+    let (kind, of_kind) = match (&lora.prefix_tuning, &lora.adapter_layers) {
+        (Some(prefix), _) => (
+            AdapterKind::Prefix,
+            vec![("lora.prefix_tuning.num_virtual_tokens", prefix.num_virtual_tokens.to_string())],
+        ),
+        (None, Some(layers)) => (
+            AdapterKind::Layers,
+            vec![("lora.adapter_layers.bottleneck_size", layers.bottleneck_size.to_string())],
+        ),
+        (None, None) => (
+            AdapterKind::Lora,
+            vec![("lora.r", lora.r.to_string()), ("lora.lora_alpha", lora.lora_alpha.to_string())],
+        ),
+    };
+    let objective = vec![("objective", config.objective.resolve()?.to_json()?)];
+    let of_training = vec![
         ("train.learning_rate", format!("{:e}", train.learning_rate)),
         ("train.lr_scheduler_type", of_yaml(&train.lr_scheduler_type)?),
         ("train.per_device_train_batch_size", train.per_device_train_batch_size.to_string()),
         ("train.gradient_accumulation_steps", train.gradient_accumulation_steps.to_string()),
         ("seed", config.seed.to_string()),
     ];
+    let settings = [objective, of_kind, of_training].concat();
     Ok(Card {
+        kind,
         base: base.into(),
         loss: of_yaml(&config.objective)?
             .lines()
             .find_map(|line| line.strip_prefix("loss_type: "))
             .map_or("a preference loss".into(), |loss| format!("the loss `{}`", loss.trim())),
-        settings: settings.map(|(name, value)| (name.to_string(), value)).to_vec(),
+        settings: settings.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         data: config.data.train.0.iter().map(|source| source.path().to_string()).collect(),
         records,
     })

@@ -8,6 +8,8 @@ use crate::eval::preference::{Evaluation, wilson};
 /// What a card says that is known before the run.
 #[derive(Clone, Debug, Default)]
 pub struct Card {
+    /// The kind of adapter.
+    pub kind: AdapterKind,
     /// The base as `adapter_config.json` names it.
     pub base: String,
     /// The loss.
@@ -34,6 +36,29 @@ pub struct Results<'a> {
     pub after: Option<&'a Evaluation>,
 }
 
+/// The kinds of adapters, as far as a card tells them apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdapterKind {
+    /// Low-rank matrices.
+    #[default]
+    Lora,
+    /// Prefix tuning.
+    Prefix,
+    /// Adapter layers, which PEFT does not load.
+    Layers,
+}
+
+impl AdapterKind {
+    /// Its name in the title, and the Hub's tag.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Lora => ("LoRA adapter", "lora"),
+            Self::Prefix => ("Prefix", "prefix-tuning"),
+            Self::Layers => ("Adapter layers", "adapter-layers"),
+        }
+    }
+}
+
 impl Card {
     /// The text of the card. Runs that are equal have equal cards: there is no date in it.
     pub fn text(&self, results: Results) -> String {
@@ -41,8 +66,9 @@ impl Card {
         let base = self.shown_base();
         let _ = write!(
             text,
-            "\n# LoRA adapter for {base}\n\nTrained on {} records with {} by [dpo-lora](https://crates.io/crates/dpo-lora) {}, in {} \
+            "\n# {} for {base}\n\nTrained on {} records with {} by [dpo-lora](https://crates.io/crates/dpo-lora) {}, in {} \
              steps.\n",
+            self.kind.names().0,
             self.records,
             self.loss,
             env!("CARGO_PKG_VERSION"),
@@ -55,15 +81,29 @@ impl Card {
             let value = value.replace('|', "\\|").replace(['\n', '\r'], " ");
             let _ = writeln!(text, "| `{name}` | {value} |");
         }
-        let _ = write!(
-            text,
-            "\n## Use\n\n```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n\
-             model = AutoPeftModelForCausalLM.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n```\n\n```sh\n\
-             dpo-lora generate --base {} --adapter PATH --prompt \"...\"\ndpo-lora export --base {} --adapter PATH --format gguf \
-             --output adapter.gguf\n```\n",
-            self.base, self.base
-        );
+        text.push_str(&self.usage());
+        text
+    }
+
+    /// How to load it.
+    fn usage(&self) -> String {
+        let mut text = String::from("\n## Use\n\n");
+        if self.kind != AdapterKind::Layers {
+            text.push_str(
+                "```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n\
+                 model = AutoPeftModelForCausalLM.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n\
+                 tokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n```\n\n",
+            );
+        }
+        let base = &self.base;
+        let _ = writeln!(text, "```sh\ndpo-lora generate --base {base} --adapter PATH --prompt \"...\"");
+        if self.kind == AdapterKind::Lora {
+            let _ = writeln!(
+                text,
+                "dpo-lora export --base {base} --adapter PATH --format gguf --output adapter.gguf"
+            );
+        }
+        text.push_str("```\n");
         text
     }
 
@@ -78,7 +118,7 @@ impl Card {
         if is_id {
             let _ = writeln!(text, "- base_model:adapter:{}", self.base);
         }
-        text.push_str("- lora\n- transformers\n- dpo\n- dpo-lora\n");
+        let _ = writeln!(text, "- {}\n- transformers\n- dpo\n- dpo-lora", self.kind.names().1);
         let datasets: Vec<&str> = self.data.iter().filter_map(|name| hub_data_set(name)).collect();
         if !datasets.is_empty() {
             text.push_str("datasets:\n");

@@ -64,6 +64,7 @@ impl Course {
         // B starts at 0, so that the product grows by the rate of B. What PiSSA bears was not measured.
         let of_b = train.loraplus_lr_ratio.unwrap_or(1.0);
         let is_pissa = matches!(lora.init_lora_weights, InitLoraWeights::Pissa(_));
+        let is_lora = lora.prefix_tuning.is_none() && lora.adapter_layers.is_none();
         let moves_by_the_rate = match train.optim {
             OptimizerKind::AdamW
             | OptimizerKind::AdamW8Bit
@@ -83,7 +84,8 @@ impl Course {
             is_limited: train.max_steps.is_some(),
             needs,
             schedule: train.schedule(steps),
-            strength: (moves_by_the_rate && !is_pissa).then_some(lora.lora_alpha * rank * of_b / 32.0),
+            strength: (moves_by_the_rate && !is_pissa && is_lora)
+                .then_some(lora.lora_alpha * rank * of_b / 32.0),
         }
     }
 

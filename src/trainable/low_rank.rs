@@ -28,7 +28,7 @@ impl Adapters {
     /// Other scales are folded into B (see [`Adapters::stacked`]) before they are written.
     ///
     pub fn has_peft_scales(&self) -> bool {
-        let all = |is: fn(&Lora) -> bool| self.iter().all(|adapter| is(adapter.low_rank()));
+        let all = |is: fn(&Lora) -> bool| self.iter().filter_map(Adapter::low_rank).all(is);
         all(Lora::is_plain) || all(Lora::is_stabilised)
     }
 
@@ -84,7 +84,7 @@ impl Adapters {
         if !self.all.iter().any(|adapter| matches!(adapter, Adapter::Pissa(_))) {
             return Ok(None);
         }
-        let are_plain = self.all.iter().all(|adapter| adapter.low_rank().is_plain());
+        let are_plain = self.all.iter().filter_map(Adapter::low_rank).all(Lora::is_plain);
         let shared = self.all.iter().map(|adapter| match adapter {
             Adapter::Pissa(pissa) => Adapter::Lora(pissa.shared(are_plain)),
             other => other.clone(),
@@ -92,9 +92,9 @@ impl Adapters {
         let mut set = Self::zeros(shared)?;
         let mut values = set.values().to_vec();
         for (own, to) in self.all.iter().zip(&set.all) {
-            match own {
-                Adapter::Pissa(pissa) => pissa.share(self.values(), to.low_rank(), &mut values),
-                other => values[to.range()].copy_from_slice(&self.values()[other.range()]),
+            match (own, to) {
+                (Adapter::Pissa(pissa), Adapter::Lora(lora)) => pissa.share(self.values(), lora, &mut values),
+                (other, to) => values[to.range()].copy_from_slice(&self.values()[other.range()]),
             }
         }
         set.update(|all| all.copy_from_slice(&values));
@@ -115,7 +115,7 @@ impl Adapters {
             return Ok(fits);
         };
         let alike = |(a, b): (&Adapter, &Adapter)| {
-            let (x, y) = (a.low_rank(), b.low_rank());
+            let (Some(x), Some(y)) = (a.low_rank(), b.low_rank()) else { return a == b };
             // √2 · alpha / √(2r) is not always alpha / √r to the last bit.
             let close = (x.scale - y.scale).abs() <= 1e-9 * x.scale.abs();
             a.kind() == b.kind() && x.module == y.module && x.rank == y.rank && close
@@ -127,16 +127,19 @@ impl Adapters {
         let Self { all, store } = self;
         store.update(|values| {
             for (own, from) in all.iter_mut().zip(&found.all) {
-                match own {
-                    Adapter::Pissa(pissa) => pissa.restore(values, from.low_rank(), found.values()),
-                    other => values[other.range()].copy_from_slice(&found.values()[from.range()]),
+                match (own, from) {
+                    (Adapter::Pissa(pissa), Adapter::Lora(lora)) => {
+                        pissa.restore(values, lora, found.values());
+                    }
+                    (other, from) => values[other.range()].copy_from_slice(&found.values()[from.range()]),
                 }
             }
         });
         Ok(true)
     }
 
-    /// Returns a copy whose product is multiplied by `factor`.
+    /// Returns a copy whose product is multiplied by `factor`. Adapters that are no change of a product stay as
+    /// they are.
     pub fn scaled(&self, factor: f64) -> Self {
         let mut copy = self.copy();
         for adapter in &mut copy.all {
@@ -144,6 +147,7 @@ impl Adapters {
                 Adapter::Lora(lora) => lora.scale *= factor,
                 Adapter::Dora(dora) => dora.weight *= factor,
                 Adapter::Pissa(pissa) => pissa.lora.scale *= factor,
+                Adapter::Whole(_) | Adapter::TokenRows(_) | Adapter::Prefix(_) | Adapter::Bottleneck(_) => {}
             }
         }
         copy

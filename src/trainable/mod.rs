@@ -1,12 +1,17 @@
 //! The parameters trained beside the frozen base: named tensors in one flat [`Store`], and the kinds of adapters that
 //! use them, one kind per file.
 //!
+//! A tensor in the store belongs to the adapter of one module, by the module's path. Most modules are linear ones of the
+//! blocks; [`Whole`] and [`TokenRows`] replace tensors of any other module, such as the embedding or a head, and whoever
+//! computes with that module looks them up with [`Policy::applied`].
+//!
 //! Each kind is a variant of [`Adapter`] and has its own file, which contains everything specific to it: its tensors
 //! and their names in a PEFT file, their initialisation, its contribution to a module's product and to the backward
-//! pass, and its change to a weight when merged. The decoder sees adapters only as [`Applied`] ones, in
+//! pass, and its change to a weight when merged. The decoder sees adapters only as [`Applied`] ones: of linear modules in
 //! `model::projection`.
 
 mod applied;
+pub mod bottleneck;
 pub mod dora;
 mod dropout;
 mod kind;
@@ -14,18 +19,25 @@ pub mod lora;
 mod low_rank;
 pub mod pissa;
 mod policy;
+pub mod prefix;
 pub mod store;
+pub mod token_rows;
+pub mod whole;
 
 use serde_json::Value;
 
 pub use applied::Applied;
+pub use bottleneck::Bottleneck;
 pub use dora::Dora;
 pub use dropout::Dropout;
-pub use kind::{Delta, Kept, Module, PeftCommon};
+pub use kind::{Delta, Kept, Module, Numbers, PeftCommon};
 pub use lora::Lora;
 pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
+pub use prefix::Prefix;
 pub use store::Store;
+pub use token_rows::TokenRows;
+pub use whole::Whole;
 
 use std::ops::Range;
 
@@ -43,6 +55,14 @@ pub enum Adapter {
     Dora(Dora),
     /// Two low-rank matrices that start from the frozen weight. Files hold it as a LoRA.
     Pissa(Pissa),
+    /// A copy of the whole module (`modules_to_save`).
+    Whole(Whole),
+    /// Copies of rows of the embedding (`trainable_token_indices`).
+    TokenRows(TokenRows),
+    /// Keys and values of virtual tokens before those of every sequence.
+    Prefix(Prefix),
+    /// A bottleneck behind the module's output.
+    Bottleneck(Bottleneck),
 }
 
 impl From<Lora> for Adapter {
@@ -63,21 +83,53 @@ impl From<Pissa> for Adapter {
     }
 }
 
+impl From<Whole> for Adapter {
+    fn from(whole: Whole) -> Self {
+        Self::Whole(whole)
+    }
+}
+
+impl From<TokenRows> for Adapter {
+    fn from(rows: TokenRows) -> Self {
+        Self::TokenRows(rows)
+    }
+}
+
+impl From<Prefix> for Adapter {
+    fn from(prefix: Prefix) -> Self {
+        Self::Prefix(prefix)
+    }
+}
+
+impl From<Bottleneck> for Adapter {
+    fn from(bottleneck: Bottleneck) -> Self {
+        Self::Bottleneck(bottleneck)
+    }
+}
+
 impl Adapter {
     /// The module's path.
     pub fn module(&self) -> &str {
         match self {
             Self::Lora(lora) => &lora.module,
             Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => &lora.module,
+            Self::Whole(whole) => &whole.module,
+            Self::TokenRows(rows) => &rows.module,
+            Self::Prefix(prefix) => &prefix.module,
+            Self::Bottleneck(bottleneck) => &bottleneck.module,
         }
     }
 
-    /// Shape `[out, in]` of the module's weight.
+    /// Shape `[out, in]` of the module's weight, as far as the adapter knows it.
     pub fn shape(&self) -> (usize, usize) {
         match self {
             Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => {
                 (lora.outputs, lora.inputs)
             }
+            Self::Whole(whole) => (whole.rows, whole.columns),
+            Self::TokenRows(rows) => (rows.tokens.len(), rows.hidden),
+            Self::Prefix(prefix) => (prefix.tokens, prefix.width),
+            Self::Bottleneck(bottleneck) => (bottleneck.features, bottleneck.size),
         }
     }
 
@@ -87,6 +139,10 @@ impl Adapter {
             Self::Lora(_) => "LoRA",
             Self::Dora(_) => "DoRA",
             Self::Pissa(_) => "PiSSA",
+            Self::Whole(_) => "a trained copy (modules_to_save)",
+            Self::TokenRows(_) => "trained rows (trainable_token_indices)",
+            Self::Prefix(_) => "a prefix (prefix tuning)",
+            Self::Bottleneck(_) => "an adapter layer",
         }
     }
 
@@ -94,15 +150,21 @@ impl Adapter {
     pub fn as_lora(&self) -> Option<&Lora> {
         match self {
             Self::Lora(lora) => Some(lora),
-            Self::Dora(_) | Self::Pissa(_) => None,
+            _ => None,
         }
     }
 
-    /// Returns its low-rank matrices, whatever else it has.
-    pub fn low_rank(&self) -> &Lora {
+    /// Returns its low-rank matrices, whatever else it has; `None` if it has none.
+    pub fn low_rank(&self) -> Option<&Lora> {
         match self {
-            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => lora,
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => Some(lora),
+            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) | Self::Bottleneck(_) => None,
         }
+    }
+
+    /// Whether its module is a linear one of a block.
+    pub fn is_of_linear(&self) -> bool {
+        self.low_rank().is_some() || matches!(self, Self::Bottleneck(_))
     }
 
     /// Describes everything except the values that determines what it computes, on one line ending with a semicolon.
@@ -111,15 +173,23 @@ impl Adapter {
             Self::Lora(lora) => lora.identity(),
             Self::Dora(dora) => dora.identity(),
             Self::Pissa(pissa) => pissa.identity(),
+            Self::Whole(whole) => whole.identity(),
+            Self::TokenRows(rows) => rows.identity(),
+            Self::Prefix(prefix) => prefix.identity(),
+            Self::Bottleneck(bottleneck) => bottleneck.identity(),
         }
     }
 
     /// Returns its tensors in store order, each named by the suffix that PEFT appends to the module's path.
-    fn tensors(&self) -> Vec<(&'static str, Shape)> {
+    pub fn tensors(&self) -> Vec<(&'static str, Shape)> {
         match self {
             Self::Lora(lora) => lora.tensors(),
             Self::Dora(dora) => dora.tensors(),
             Self::Pissa(pissa) => pissa.tensors(),
+            Self::Whole(whole) => whole.tensors(),
+            Self::TokenRows(rows) => rows.tensors(),
+            Self::Prefix(prefix) => prefix.tensors(),
+            Self::Bottleneck(bottleneck) => bottleneck.tensors(),
         }
     }
 
@@ -130,7 +200,13 @@ impl Adapter {
 
     /// Its range in the flat buffer.
     fn range(&self) -> Range<usize> {
-        let start = self.low_rank().range().start;
+        let start = match self {
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => lora.offset,
+            Self::Whole(whole) => whole.offset,
+            Self::TokenRows(rows) => rows.offset,
+            Self::Prefix(prefix) => prefix.offset,
+            Self::Bottleneck(bottleneck) => bottleneck.offset,
+        };
         start..start + self.parameters()
     }
 
@@ -140,6 +216,10 @@ impl Adapter {
             Self::Lora(lora) => lora.place(offset),
             Self::Dora(dora) => dora.lora.place(offset),
             Self::Pissa(pissa) => pissa.lora.place(offset),
+            Self::Whole(whole) => whole.offset = offset,
+            Self::TokenRows(rows) => rows.offset = offset,
+            Self::Prefix(prefix) => prefix.offset = offset,
+            Self::Bottleneck(bottleneck) => bottleneck.offset = offset,
         }
     }
 
@@ -152,6 +232,16 @@ impl Adapter {
             }
             Self::Dora(dora) => dora.initialise(seed, values, weight),
             Self::Pissa(pissa) => pissa.initialise(seed, values, weight),
+            Self::Whole(whole) => whole.initialise(values, weight),
+            Self::TokenRows(rows) => rows.initialise(values, weight),
+            Self::Prefix(prefix) => {
+                prefix.initialise(seed, values);
+                Ok(())
+            }
+            Self::Bottleneck(bottleneck) => {
+                bottleneck.initialise(seed, values);
+                Ok(())
+            }
         }
     }
 
@@ -159,7 +249,7 @@ impl Adapter {
     /// depends on it.
     ///
     /// # Errors
-    /// The errors of `base`, or if it is not the module's weight.
+    /// The errors of `base`, if it is not the module's weight, or if the adapter does not add to a weight.
     pub fn delta<'a>(
         &self,
         values: &'a [f32],
@@ -173,6 +263,14 @@ impl Adapter {
                 "{} is a PiSSA in training; merge the adapter that the run wrote",
                 pissa.lora.module
             ))),
+            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) | Self::Bottleneck(_) => {
+                Err(Error::Adapter(format!(
+                    "{} has {}, which is not a change of a linear module's weight and cannot be merged; keep the adapter beside \
+                     its base",
+                    self.module(),
+                    self.kind()
+                )))
+            }
         }
     }
 }
@@ -288,10 +386,14 @@ impl Adapters {
 
     /// Returns an independent copy of the modules selected by `keep`, with their values.
     pub fn of_modules(&self, keep: impl Fn(&str) -> bool) -> Self {
-        let kept = self.all.iter().filter(|adapter| keep(adapter.module()));
-        let mut set = Self::of_sorted(kept.cloned().collect());
-        let tensors = self.tensors().filter(|(module, ..)| keep(module));
-        let numbers = tensors.flat_map(|(_, _, entry)| &self.values()[entry.range.clone()]);
+        self.of_adapters(|adapter| keep(adapter.module()))
+    }
+
+    /// Returns an independent copy of the adapters selected by `keep`, with their values.
+    pub fn of_adapters(&self, keep: impl Fn(&Adapter) -> bool) -> Self {
+        let kept = || self.all.iter().filter(|adapter| keep(adapter));
+        let mut set = Self::of_sorted(kept().cloned().collect());
+        let numbers = kept().flat_map(|adapter| &self.values()[adapter.range()]);
         set.update(|values| values.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from));
         set
     }
@@ -314,15 +416,40 @@ impl Adapters {
     /// # Errors
     /// If they are of several kinds, which a PEFT directory cannot hold.
     pub fn peft_config(&self, common: PeftCommon, named: &dyn Fn(&str) -> String) -> Result<Value> {
-        let loras: Vec<&Lora> = self.iter().map(Adapter::low_rank).collect();
+        let loras: Vec<&Lora> = self.iter().filter_map(Adapter::low_rank).collect();
         let doras = self.iter().filter(|adapter| matches!(adapter, Adapter::Dora(_))).count();
-        if doras > 0 && doras < self.len() {
+        if doras > 0 && doras < loras.len() {
             return Err(Error::Adapter(format!(
                 "{doras} of {} modules are adapted by DoRA and the others by LoRA; one PEFT directory holds one kind",
-                self.len()
+                loras.len()
             )));
         }
-        Ok(lora::peft_config(&loras, doras > 0, common, named))
+        let mut config = lora::peft_config(&loras, doras > 0, common, named);
+        let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
+        let (mut whole, mut rows) = (Vec::new(), serde_json::Map::new());
+        for adapter in &self.all {
+            match adapter {
+                Adapter::Whole(it) => whole.push(Value::from(leaf(&named(&it.module)))),
+                Adapter::TokenRows(it) => {
+                    rows.insert(leaf(&named(&it.module)), it.tokens.clone().into());
+                }
+                Adapter::Lora(_) | Adapter::Dora(_) | Adapter::Pissa(_) => {}
+                Adapter::Prefix(_) | Adapter::Bottleneck(_) => {
+                    return Err(Error::Adapter(format!(
+                        "{} has {}, and other modules have LoRA; one PEFT directory holds one kind",
+                        adapter.module(),
+                        adapter.kind()
+                    )));
+                }
+            }
+        }
+        if !whole.is_empty() {
+            config["modules_to_save"] = whole.into();
+        }
+        if !rows.is_empty() {
+            config["trainable_token_indices"] = rows.into();
+        }
+        Ok(config)
     }
 
     /// Returns an independent copy of the values, without gradient and moments.

@@ -7,6 +7,7 @@ mod companions;
 mod config_json;
 mod encode;
 pub mod gguf;
+mod overlay;
 mod plan;
 mod request;
 mod shards;
@@ -26,6 +27,7 @@ use crate::report::Activity;
 use crate::trainable::Adapters;
 use crate::weights::DType;
 use companions::Companions;
+use overlay::Overlay;
 use plan::Plan;
 pub use request::{Base, MergeOptions};
 use shards::{INDEX, Planned, Shard};
@@ -100,6 +102,8 @@ pub fn merge_checked(
     check: impl FnOnce(&Path, &MergeReport) -> Result<()>,
 ) -> Result<MergeReport> {
     check_output(base, output, options.overwrite)?;
+    let overlay = Overlay::new(base, adapters)?;
+    let (base, adapters) = &Overlay::resolved(overlay.as_ref(), base, adapters);
     let plan = Plan::new(base, adapters, options)?;
     let companions = Companions::of(base.directory)?;
     files::write_directory(output, options.overwrite, |directory| {

@@ -9,6 +9,7 @@
 use rayon::prelude::*;
 
 use super::super::names;
+use super::overlay::Overlay;
 use super::plan::{self, Target};
 use super::{Base, MergeReport};
 use crate::error::{Error, Problems, Result};
@@ -32,6 +33,8 @@ pub fn check(
     merged: (&dyn WeightSource, &DecoderSpec),
     report: &MergeReport,
 ) -> Result<()> {
+    let overlay = Overlay::new(base, adapters)?;
+    let (base, adapters) = &Overlay::resolved(overlay.as_ref(), base, adapters);
     let mut problems = Problems::default();
     for (name, target) in plan::targets(base, adapters)? {
         let module = &target.linear.module;

@@ -6,16 +6,23 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::layout;
+use super::super::{layout, names};
 use super::CONFIG;
 use super::keys;
 use crate::error::{Error, Problems, Result};
-use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules};
+use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules, TokenIndices};
+
+/// `peft_type` of low-rank matrices.
+pub(super) const LORA: &str = "LORA";
+/// `peft_type` of prefix tuning.
+pub(super) const PREFIX: &str = "PREFIX_TUNING";
+/// `peft_type` of adapter layers. PEFT has none, and refuses the word.
+pub(super) const LAYERS: &str = "ADAPTER_LAYERS";
 
 /// The settings of an adapter that its matrices do not show.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeftConfig {
-    /// Always `LORA`.
+    /// `LORA`, `PREFIX_TUNING` or `ADAPTER_LAYERS`.
     pub peft_type: String,
     /// The base it was trained on, as named by the program that wrote it.
     #[serde(default)]
@@ -53,6 +60,36 @@ pub struct PeftConfig {
     /// Name of the list of layers that `layers_to_transform` refers to.
     #[serde(default)]
     pub layers_pattern: Option<ModuleNames>,
+    /// Modules whose whole tensors the file holds.
+    #[serde(default)]
+    pub modules_to_save: Option<Vec<String>>,
+    /// Tokens whose rows of the embedding the file holds.
+    #[serde(default)]
+    pub trainable_token_indices: Option<TokenIndices>,
+    /// Whether modules that the base ties are trained as one.
+    #[serde(default)]
+    pub ensure_weight_tying: Option<bool>,
+    /// Prefix tuning: how many tokens.
+    #[serde(default)]
+    pub num_virtual_tokens: Option<usize>,
+    /// Prefix tuning: layers of the base.
+    #[serde(default)]
+    pub num_layers: Option<usize>,
+    /// Prefix tuning: features of a token's key.
+    #[serde(default)]
+    pub token_dim: Option<usize>,
+    /// Prefix tuning: key heads.
+    #[serde(default)]
+    pub num_attention_heads: Option<usize>,
+    /// Prefix tuning: 1 for a decoder.
+    #[serde(default)]
+    pub num_transformer_submodules: Option<usize>,
+    /// Adapter layers: features of the bottleneck.
+    #[serde(default)]
+    pub bottleneck_size: Option<usize>,
+    /// Adapter layers: the nonlinearity, by its name in `config.json`.
+    #[serde(default)]
+    pub non_linearity: Option<String>,
     /// The task it was trained for.
     #[serde(default)]
     pub task_type: Option<String>,
@@ -84,7 +121,7 @@ impl PeftConfig {
     /// Reads the configuration of an adapter directory.
     ///
     /// # Errors
-    /// If it is missing, is not LoRA, or needs a feature that is not supported; all problems are named at once.
+    /// If it is missing, is of no known kind, or needs a feature that is not supported; all problems are named at once.
     pub fn open(directory: &Path) -> Result<Self> {
         Self::open_for(directory, false)
     }
@@ -117,14 +154,24 @@ impl PeftConfig {
         let values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
         let random_init = keys::init_is_random(&values);
         let (mut notes, mut problems) = (Vec::new(), Problems::default());
-        keys::check(&values, forced, &mut notes, &mut problems);
+        let kind = values.get("peft_type").and_then(Value::as_str).unwrap_or(LORA).to_uppercase();
+        let known = match kind.as_str() {
+            LORA => keys::KEYS,
+            PREFIX => keys::PREFIX_KEYS,
+            LAYERS => keys::LAYER_KEYS,
+            _ => {
+                return Err(Error::Adapter(format!(
+                    "peft_type is {}; only {LORA}, {PREFIX} and {LAYERS} are read",
+                    names::shown(&kind)
+                )));
+            }
+        };
+        keys::check(known, &values, forced, &mut notes, &mut problems);
         problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
         let mut config: Self = serde_json::from_value(Value::Object(values)).map_err(bad)?;
+        config.peft_type = kind;
         config.check_task(forced, &mut notes)?;
         (config.random_init, config.notes) = (random_init, notes);
-        if !config.peft_type.eq_ignore_ascii_case("lora") {
-            return Err(Error::Adapter(format!("peft_type is {:?}; only LORA is read", config.peft_type)));
-        }
         config.check_patterns()?;
         let sound = config.lora_alpha.is_finite() && config.r > 0;
         sound.then_some(config).ok_or_else(|| Error::Adapter("r is 0 or lora_alpha is not finite".into()))
@@ -218,10 +265,9 @@ mod tests {
 
     #[test]
     fn everything_that_cannot_be_honoured_is_refused_at_once() {
-        let text =
-            r#"{"peft_type":"LORA","use_bdlora":true,"bias":"all","modules_to_save":["lm_head"],"r":4}"#;
+        let text = r#"{"peft_type":"LORA","use_bdlora":true,"bias":"all","layer_replication":[[0,1]],"r":4}"#;
         let error = PeftConfig::parse(text, false).unwrap_err().to_string();
-        assert!(["use_bdlora", "bias", "modules_to_save"].iter().all(|key| error.contains(key)), "{error}");
+        assert!(["use_bdlora", "bias", "layer_replication"].iter().all(|key| error.contains(key)), "{error}");
         for (text, word) in [
             (r#"{"peft_type":"IA3"}"#, "IA3"),
             (r#"{"r":4}"#, "peft_type"),

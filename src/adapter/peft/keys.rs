@@ -34,10 +34,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
         Harmless("how matrices are initialised; init_lora_weights says whether the base was changed"),
     ),
     ("enable_lora", Neutral("", "adapters of parts of a stacked projection (PEFT 0.2)")),
-    (
-        "ensure_weight_tying",
-        Harmless("what it ties has tensors of its own: an embedding's, which are refused by name"),
-    ),
+    ("ensure_weight_tying", Read),
     ("eva_config", Harmless("how matrices are initialised")),
     ("exclude_modules", Read),
     (
@@ -64,7 +61,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("megatron_config", Neutral("", "modules of Megatron")),
     ("megatron_core", Harmless("it is used with megatron_config only")),
     ("merge_weights", Harmless("PEFT 0.2: whether the weights were merged for inference")),
-    ("modules_to_save", Neutral("", "whole modules trained beside the low-rank matrices")),
+    ("modules_to_save", Read),
     ("monteclora_config", Neutral("", "matrices sampled at random (MonteCLoRA)")),
     ("peft_type", Read),
     ("peft_version", Harmless("who wrote it")),
@@ -76,7 +73,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("target_modules", Read),
     ("target_parameters", Neutral("", "adapters of parameters that are not linear modules")),
     ("task_type", Read),
-    ("trainable_token_indices", Neutral("", "trained token embeddings")),
+    ("trainable_token_indices", Read),
     ("use_bdlora", Neutral("", "block-diagonal matrices (BD-LoRA)")),
     ("use_dora", Read),
     ("use_qalora", Neutral("", "QA-LoRA's pooled input")),
@@ -84,9 +81,41 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("velora_config", Neutral("", "projections of the backward pass beside the low-rank matrices (VeLoRA)")),
 ];
 
-/// How a key is treated; `None` if PEFT 0.21 has no such key.
-pub(super) fn meaning(key: &str) -> Option<Meaning> {
-    KEYS.binary_search_by(|(known, _)| (*known).cmp(key)).ok().map(|at| KEYS[at].1)
+/// Every key of PEFT's `PrefixTuningConfig`, sorted.
+pub(super) const PREFIX_KEYS: &[(&str, Meaning)] = &[
+    ("auto_mapping", Harmless("it names the class of the base")),
+    ("base_model_name_or_path", Read),
+    ("encoder_hidden_size", Harmless("the file holds what the projection gives")),
+    ("inference_mode", Harmless("whether the prefix trains")),
+    ("init_weights", Harmless("how the prefix is initialised")),
+    ("modules_to_save", Neutral("", "whole modules trained beside the prefix")),
+    ("num_attention_heads", Read),
+    ("num_layers", Read),
+    ("num_transformer_submodules", Read),
+    ("num_virtual_tokens", Read),
+    ("peft_type", Read),
+    ("peft_version", Harmless("who wrote it")),
+    ("prefix_projection", Harmless("the file holds what the projection gives")),
+    ("revision", Harmless("where the base was found")),
+    ("task_type", Read),
+    ("token_dim", Read),
+];
+
+/// Every key of adapter layers, sorted; PEFT has no such adapter.
+pub(super) const LAYER_KEYS: &[(&str, Meaning)] = &[
+    ("base_model_name_or_path", Read),
+    ("bottleneck_size", Read),
+    ("inference_mode", Harmless("whether the layers train")),
+    ("lora_dropout", Read),
+    ("non_linearity", Read),
+    ("peft_type", Read),
+    ("target_modules", Read),
+    ("task_type", Read),
+];
+
+/// How a key of this kind of adapter is treated; `None` if PEFT 0.21 has no such key.
+pub(super) fn meaning(keys: &[(&str, Meaning)], key: &str) -> Option<Meaning> {
+    keys.binary_search_by(|(known, _)| (*known).cmp(key)).ok().map(|at| keys[at].1)
 }
 
 /// Initialisations that do not change the base: the saved adapter is a plain one. PEFT reads the first two in any case.
@@ -99,13 +128,14 @@ const INITS_THAT_CHANGE_THE_BASE: &[&str] = &["pissa", "olora", "corda", "loftq"
 /// Names every key that needs an unsupported feature, and every unknown key. An unknown key becomes a note instead if it is
 /// null, which switches nothing on, or if it is `forced`.
 pub(super) fn check(
+    keys: &[(&str, Meaning)],
     values: &Map<String, Value>,
     forced: bool,
     notes: &mut Vec<String>,
     problems: &mut Problems,
 ) {
     for (key, value) in values {
-        match meaning(key) {
+        match meaning(keys, key) {
             Some(Read | Harmless(_)) => {}
             Some(Neutral(allowed, what)) => problems.require(is_neutral(value, allowed), || {
                 format!("{key} is {}, which needs {what}; that is not supported", brief(value))
@@ -189,7 +219,7 @@ mod tests {
 
     fn problems_of(config: Value, forced: bool) -> (String, Vec<String>) {
         let (mut notes, mut problems) = (Vec::new(), Problems::default());
-        check(config.as_object().unwrap(), forced, &mut notes, &mut problems);
+        check(KEYS, config.as_object().unwrap(), forced, &mut notes, &mut problems);
         (problems.finish().map_or_else(|e| e.to_string(), |()| String::new()), notes)
     }
 

@@ -1,17 +1,21 @@
 //! PEFT directories: `adapter_config.json` beside `adapter_model.safetensors` (PEFT 0.21, `peft/tuners/lora`).
 //!
-//! A module's matrices are `base_model.model.<module>.lora_A.weight [r, in]` and `.lora_B.weight [out, r]`. PEFT ignores
-//! wrong names and incomplete pairs silently; here they are errors.
+//! Prefix tuning and adapter layers have files of their own; a module's low-rank matrices are
+//! `base_model.model.<module>.lora_A.weight [r, in]` and `.lora_B.weight [out, r]`. PEFT ignores wrong names and incomplete
+//! pairs silently; here they are errors.
 
 mod config;
 mod keys;
+mod layers;
 mod pairs;
+mod prefix;
 mod read;
 mod select;
 mod whole;
 mod write;
 
 pub use config::PeftConfig;
+pub use prefix::of as prefixes;
 pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;
 pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, write, write_named};

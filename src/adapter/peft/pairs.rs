@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::{layout, names};
 use super::PREFIX;
-use super::whole::{self, Whole};
+use super::whole::{self, Part, Whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::weights::{SafetensorsSource, WeightSource};
@@ -37,8 +37,8 @@ pub(super) struct Pair<'a> {
 pub(super) struct Sorted<'a> {
     /// The low-rank matrices, by module.
     pub pairs: BTreeMap<String, Pair<'a>>,
-    /// Whole weights.
-    pub whole: Vec<(String, Whole)>,
+    /// Tensors of embedding and head that are no halves of pairs.
+    pub whole: Vec<(String, Whole, Part)>,
 }
 
 /// A, B and magnitude of a module as found so far, with the module's name in the file.
@@ -59,7 +59,7 @@ pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Resu
                     problems.add(format!("{name} and {other} are the same matrix of one module"));
                 }
             }
-            Place::Whole(which) => whole.push((name, which)),
+            Place::Whole(which, part) => whole.push((name, which, part)),
             Place::Nowhere(why) => strangers.push(why),
         }
         if strangers.len() >= names::MOST_TOLD {
@@ -116,7 +116,7 @@ fn pair<'a>(
 enum Place {
     /// A (0), B (1) or magnitude (2) of a module, with the module's name in the file.
     Half(String, String, usize),
-    Whole(Whole),
+    Whole(Whole, Part),
     /// Nothing, and why.
     Nowhere(String),
 }
@@ -144,7 +144,8 @@ fn place(name: &str, modules: &Modules) -> Place {
             )),
         };
     }
-    whole_weight(name, modules).map_or_else(|| Place::Nowhere(nowhere(name)), Place::Whole)
+    whole_weight(name, modules)
+        .map_or_else(|| Place::Nowhere(nowhere(name)), |(which, part)| Place::Whole(which, part))
 }
 
 /// Why a tensor is not part of a pair.
@@ -156,19 +157,20 @@ fn nowhere(name: &str) -> String {
     format!("{shown} is not lora_A or lora_B of a linear module, and is not supported")
 }
 
-/// Finds a whole weight of embedding or head. For a file that is read without a base, by the names that PEFT uses for
+/// Finds a tensor of embedding or head. For a file that is read without a base, by the names that PEFT uses for
 /// both.
-fn whole_weight(name: &str, modules: &Modules) -> Option<Whole> {
+fn whole_weight(name: &str, modules: &Modules) -> Option<(Whole, Part)> {
     let path = layout::unwrapped(name);
-    let module = whole::module(path.strip_prefix(PREFIX)?)?;
+    let (module, part) = whole::module(path.strip_prefix(PREFIX)?)?;
     let known = |own: &str| layout::aliases(module).iter().any(|alias| alias == own);
-    match modules.spec {
-        Some(spec) if known(&spec.embedding) => Some(Whole::Embedding),
-        Some(_) if known(&modules.head) => Some(Whole::Head),
-        None if module.ends_with("embed_tokens") => Some(Whole::Embedding),
-        None if module.ends_with("lm_head") => Some(Whole::Head),
-        _ => None,
-    }
+    let which = match modules.spec {
+        Some(spec) if known(&spec.embedding) => Whole::Embedding,
+        Some(_) if known(&modules.head) => Whole::Head,
+        None if module.ends_with("embed_tokens") => Whole::Embedding,
+        None if module.ends_with("lm_head") => Whole::Head,
+        _ => return None,
+    };
+    Some((which, part))
 }
 
 /// Module and part (0 for A, 1 for B, 2 for DoRA's magnitude) of a tensor name.

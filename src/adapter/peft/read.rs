@@ -8,12 +8,14 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 
 use super::super::{head, layout, names};
+use super::config::{LORA, PREFIX as PREFIX_TUNING};
 use super::pairs::{self, Modules, Pair, Sorted};
 use super::select::Selection;
-use super::{PREFIX, PeftConfig, WEIGHTS, whole};
+use super::whole::Part;
+use super::{PREFIX, PeftConfig, WEIGHTS, layers, prefix, whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
-use crate::trainable::{Adapter as Kind, Adapters, Dora, Lora, lora};
+use crate::trainable::{self, Adapter as Kind, Adapters, Dora, Lora, lora};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// An adapter that was read.
@@ -55,6 +57,9 @@ pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
 /// As [`read`].
 pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Result<Adapter> {
     let config = PeftConfig::open_for(directory, reading.force)?;
+    if config.peft_type != LORA {
+        return read_beside(directory, spec, config);
+    }
     let of_head = head::linear(spec);
     let linears = spec.linears().chain(reading.head.then_some(&of_head));
     let modules = Modules {
@@ -73,6 +78,13 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Resul
 /// As [`read`], except for checks that need a base.
 pub fn read_alone(directory: &Path) -> Result<Adapter> {
     let config = PeftConfig::open(directory)?;
+    if config.peft_type != LORA {
+        return Err(Error::Adapter(format!(
+            "{} is of the kind {}, which is read only with its base; name that with --base",
+            directory.display(),
+            config.peft_type
+        )));
+    }
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let mut linears = BTreeMap::new();
@@ -89,6 +101,30 @@ pub fn read_alone(directory: &Path) -> Result<Adapter> {
     }
     let modules = Modules { linears, family: "adapter", head: String::new(), spec: None };
     read_matrices(directory, &modules, config, Reading::default())
+}
+
+/// Reads an adapter that is not made of low-rank matrices.
+fn read_beside(directory: &Path, spec: &DecoderSpec, config: PeftConfig) -> Result<Adapter> {
+    let path = weights_path(directory)?;
+    let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
+    let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
+    let adapters = match config.peft_type.as_str() {
+        PREFIX_TUNING => prefix::read(&source, spec, &config),
+        _ => layers::read(&source, spec, &config),
+    };
+    let adapters = adapters.map_err(within)?;
+    check_finite(&adapters).map_err(within)?;
+    let notes = config.notes.clone();
+    Ok(Adapter { adapters, config, metadata: metadata(&path)?, notes })
+}
+
+fn check_finite(adapters: &Adapters) -> Result<()> {
+    match adapters.not_finite() {
+        None => Ok(()),
+        Some((module, number)) => {
+            Err(Error::Adapter(format!("{module} holds {number}; the adapter is damaged")))
+        }
+    }
 }
 
 /// The path of the weights.
@@ -112,38 +148,52 @@ fn read_matrices(
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
-    let Sorted { pairs, whole } = pairs::sort(&source, modules).map_err(within)?;
+    let Sorted { pairs, mut whole } = pairs::sort(&source, modules).map_err(within)?;
     let mut told = Told { force: reading.force, notes: config.notes.clone(), problems: Problems::default() };
-    for (name, which) in &whole {
-        match modules.spec {
-            Some(spec) => {
+    let tables =
+        modules.spec.map_or(("model.embed_tokens", "lm_head"), |spec| (&*spec.embedding, &*modules.head));
+    let trained = whole::trained(&mut whole, &source, &config, tables, modules.spec, &mut told.problems);
+    for (name, which, part) in &whole {
+        match (part, modules.spec) {
+            (Part::Bias | Part::Rows, _) => told.problems.add(format!(
+                "{name} is not lora_A or lora_B of a linear module, and adapter_config.json does not say that it was trained"
+            )),
+            (Part::Weight | Part::Frozen, Some(spec)) => {
                 let misfit = whole::misfit(name, *which, &source, spec, reading.base).map_err(within)?;
                 misfit.into_iter().for_each(|misfit| told.refuse(misfit));
             }
-            None => told.notes.push(format!("{name} is not compared with a base; name one to compare it")),
+            (Part::Weight | Part::Frozen, None) => told.notes.push(format!("{name} is not compared with a base; name one to compare it")),
         }
     }
     let loras = loras(&pairs, &config, modules, &mut told).map_err(within)?;
     check_magnitudes(&pairs, &config, &mut told);
     told.problems.finish().map_err(|e| within(Error::Adapter(e.to_string())))?;
     let kind = |lora| if config.use_dora { Kind::from(Dora::new(lora)) } else { Kind::from(lora) };
-    let mut adapters = Adapters::zeros(loras.into_iter().map(kind))?;
+    let kinds = loras.into_iter().map(kind).chain(trained.iter().map(|(kind, _)| kind.clone()));
+    let mut adapters = Adapters::zeros(kinds)?;
     let mut values = adapters.values().to_vec();
-    for (module, _, entry) in adapters.tensors() {
-        let Pair { a, b, magnitude, .. } = &pairs[module];
-        let name = if entry.name.ends_with(lora::A) {
-            a
-        } else if entry.name.ends_with(lora::B) {
-            b
-        } else {
-            magnitude.as_ref().unwrap_or(&entry.name)
+    for (module, suffix, entry) in adapters.tensors() {
+        let own = trained.iter().find(|(kind, _)| kind.module() == module);
+        let name = match (own, pairs.get(module)) {
+            (Some((_, names)), _) => {
+                if suffix == trainable::whole::BIAS {
+                    names.last()
+                } else {
+                    names.first()
+                }
+            }
+            (None, Some(Pair { a, b, magnitude, .. })) => match suffix {
+                lora::A => Some(a),
+                lora::B => Some(b),
+                _ => magnitude.as_ref(),
+            },
+            (None, None) => None,
         };
+        let name = name.unwrap_or(&entry.name);
         source.get(name)?.elements().widen_into(&mut values[entry.range.clone()]);
     }
     adapters.update(|all| all.copy_from_slice(&values));
-    if let Some((module, number)) = adapters.not_finite() {
-        return Err(within(Error::Adapter(format!("{module} holds {number}; the adapter is damaged"))));
-    }
+    check_finite(&adapters).map_err(within)?;
     Ok(Adapter { adapters, config, metadata: metadata(&path)?, notes: told.notes })
 }
 

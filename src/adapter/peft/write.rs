@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use super::super::layout;
-use super::{CONFIG, PREFIX, WEIGHTS};
+use super::{CONFIG, PREFIX, WEIGHTS, layers, prefix};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::spec::DecoderSpec;
@@ -61,20 +61,29 @@ pub fn write_named(
     let shared = adapters.shared()?;
     let adapters = shared.as_ref().unwrap_or(adapters);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
-    files::write_bytes(&directory.join(WEIGHTS), &weights(adapters, origin, named)?)?;
+    files::write_bytes(&directory.join(WEIGHTS), &weights(adapters, spec, origin, named)?)?;
     let mut text = serde_json::to_vec_pretty(&config_named(adapters, spec, dropout, origin, named)?)
         .map_err(|e| Error::Adapter(format!("adapter_config.json: {e}")))?;
     text.push(b'\n');
     files::write_bytes(&directory.join(CONFIG), &text)
 }
 
-fn weights(adapters: &Adapters, origin: &Origin, named: &dyn Fn(&str) -> String) -> Result<Vec<u8>> {
+fn weights(
+    adapters: &Adapters,
+    spec: &DecoderSpec,
+    origin: &Origin,
+    named: &dyn Fn(&str) -> String,
+) -> Result<Vec<u8>> {
     let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     if let Some(fingerprint) = &origin.fingerprint {
         metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
     }
     metadata.extend(origin.metadata.clone());
     metadata.extend(origin.revision.iter().map(|commit| (REVISION_KEY.to_string(), commit.clone())));
+    if prefix::is_kind(adapters) {
+        let (rows, shape) = prefix::rows(adapters, spec)?;
+        return serialized(BTreeMap::from([prefix::view(&rows, &shape)?]), metadata);
+    }
     let values = adapters.values();
     let mut tensors = BTreeMap::new();
     for (module, suffix, entry) in adapters.tensors() {
@@ -133,6 +142,12 @@ fn config_named(
     origin: &Origin,
     named: &dyn Fn(&str) -> String,
 ) -> Result<Value> {
+    if prefix::is_kind(adapters) {
+        return prefix::config(adapters, spec, origin);
+    }
+    if layers::is_kind(adapters) {
+        return layers::config(adapters, targets(adapters, spec, named), dropout, origin);
+    }
     let common = PeftCommon {
         base: &origin.base,
         dropout,
@@ -147,13 +162,14 @@ fn config_named(
 /// warn that it finds no matrices.
 fn targets(adapters: &Adapters, spec: &DecoderSpec, named: &dyn Fn(&str) -> String) -> Vec<String> {
     let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
-    let leaves: BTreeSet<String> = adapters.iter().map(|a| leaf(a.module())).collect();
+    let modules = || adapters.iter().filter(|adapter| adapter.is_of_linear()).map(|adapter| adapter.module());
+    let leaves: BTreeSet<String> = modules().map(leaf).collect();
     let selected = spec.linears().filter(|l| leaves.contains(&leaf(&l.module))).count();
-    let has_towers = adapters.iter().any(|adapter| layout::is_inside(adapter.module()));
-    if selected == adapters.len() && !has_towers {
+    let has_towers = modules().any(layout::is_inside);
+    if selected == modules().count() && !has_towers {
         return leaves.into_iter().collect();
     }
-    adapters.iter().map(|adapter| named(adapter.module())).collect()
+    modules().map(named).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::output::say;
-use crate::adapter::inspect::{self, ModuleReport};
+use crate::adapter::inspect::{self, ModuleReport, OtherReport};
 use crate::adapter::peft;
 use crate::adapter::read::{self, Adapter, Format, Reading};
 use crate::cli::InspectArgs;
@@ -32,6 +32,9 @@ pub(super) struct Found {
     #[serde(skip_serializing_if = "Option::is_none")]
     against: Option<Against>,
     module: Vec<Module>,
+    /// What is trained other than by low-rank matrices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other: Vec<OtherReport>,
 }
 
 #[derive(Serialize)]
@@ -65,10 +68,10 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     }
     let adapters = &adapter.adapters;
     let report = inspect::inspect(adapters, base.as_ref().map(|base| (&*base.source, &base.spec)))?;
+    let first = adapters.iter().find_map(Kind::low_rank);
     let config =
         read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
-    let config = config.transpose()?;
-    let first = adapters.iter().next().map(Kind::low_rank);
+    let config = config.transpose()?.filter(|_| first.is_some());
     let mut found = Found {
         path: path.display().to_string(),
         format: adapter.format,
@@ -84,6 +87,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
         share: report.share,
         against: None,
         module: report.modules.into_iter().map(|report| Module { report, cosine: None }).collect(),
+        other: report.others,
     };
     if let Some(other) = &args.against {
         found.compare(&adapter, other, base.as_ref())?;
@@ -139,8 +143,13 @@ impl Found {
         line("format", format!("{:?}", self.format).to_lowercase());
         line("base", or_none(&self.base));
         line("base_fingerprint", or_none(&self.base_fingerprint));
-        line("r", self.r.to_string());
-        line("lora_alpha", format!("{}{}", self.lora_alpha, if self.use_rslora { " (rsLoRA)" } else { "" }));
+        if !self.module.is_empty() {
+            line("r", self.r.to_string());
+            line(
+                "lora_alpha",
+                format!("{}{}", self.lora_alpha, if self.use_rslora { " (rsLoRA)" } else { "" }),
+            );
+        }
         if self.use_dora {
             let all = self.module.iter().filter_map(|module| module.report.magnitude);
             let norm = all.map(|m| m * m).sum::<f64>().sqrt();
@@ -160,6 +169,9 @@ impl Found {
             );
             line("only here", against.only_here.len().to_string());
             line("only there", against.only_there.len().to_string());
+        }
+        for OtherReport { module, kind, parameters } in &self.other {
+            line("beside them", format!("{module}: {kind}, {parameters} parameters"));
         }
         let width = self.module.iter().map(|module| module.report.module.len()).max().unwrap_or(0);
         let cell = |value: Option<f64>, shown: fn(f64) -> String| value.map_or("-".into(), shown);

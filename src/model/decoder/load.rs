@@ -1,8 +1,9 @@
 //! Loading a decoder's weights.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::Decoder;
+use super::tables::Tables;
 use crate::error::Result;
 use crate::model::block::Block;
 use crate::model::inventory;
@@ -45,9 +46,10 @@ impl Decoder {
         let positions = positions
             .map(|p| tensors.matrix(&format!("{}.weight", p.module), spec.max_positions + p.offset, hidden))
             .transpose()?;
+        let table = Arc::new(Linear::new(embedding.clone(), false, None));
         let head = match &spec.head {
-            Some(head) => tensors.linear(head)?,
-            None => Linear::new(embedding.clone(), false, None),
+            Some(head) => Arc::new(tensors.linear(head)?),
+            None => table.clone(),
         };
         let blocks: Result<Vec<_>> = spec.layers.iter().map(|layer| Block::load(layer, tensors)).collect();
         Ok(Self {
@@ -56,7 +58,9 @@ impl Decoder {
             positions,
             blocks: blocks?,
             final_norm: Norm::load(&spec.final_norm, tensors)?,
+            table,
             head,
+            replaced: Tables::default(),
             storage: tensors.storage(),
             backend: None,
             exact: false,

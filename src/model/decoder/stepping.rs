@@ -9,6 +9,7 @@ use crate::model::cache::Cache;
 use crate::model::layer_cache::LayerCache;
 use crate::model::lengths;
 use crate::model::pass::{Context, Pass};
+use crate::model::prefixed;
 use crate::ops::token_logps;
 use crate::ops::tree_attention::{Span, TreeSpans};
 use crate::trainable::Policy;
@@ -24,7 +25,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Appends the new rows of a sequence of which `seen` rows are cached.
+    /// Appends the new rows of a sequence of which `seen` rows are cached, with those of a prefix.
     fn push(&mut self, seen: usize, tokens: &[u32]) {
         let (first, end) = (self.tokens.len(), self.tokens.len() + tokens.len());
         self.tokens.extend_from_slice(tokens);
@@ -104,15 +105,17 @@ impl Decoder {
         policy: &Policy,
         pass: Pass,
     ) -> Result<Vec<f32>> {
+        // The keys of a prefix come first, and the positions of the tokens begin behind them.
+        let prefix = prefixed::length(&self.spec, policy, pass)?;
         let mut layout = Layout::default();
         for (cache, tokens) in caches.iter().zip(tokens) {
-            layout.push(cache.seen, tokens);
+            layout.push(prefix + cache.seen, tokens);
         }
         let Layout { tokens: new, positions, trees, last } = &layout;
         let rotations = self.rotations(positions, trees, 0);
-        let rows = Rows { trees, rotations: &rotations, wanted: None };
+        let rows = Rows { trees, rotations: &rotations, prefix, wanted: None };
         let context = Context { policy, pass, dropout: None, observer: None };
-        let mut x = self.embed(new, positions)?;
+        let mut x = self.embed(new, positions, &context)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let mut layers: Vec<&mut LayerCache> =
                 caches.iter_mut().map(|cache| &mut cache.layers[i]).collect();
@@ -122,7 +125,7 @@ impl Decoder {
             cache.seen += tokens.len();
         }
         let last = self.final_norm.forward(&x)?;
-        Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.into_numbers())
+        Ok(token_logps::logits(&last, &*self.head_of(&context)?, self.spec.logits)?.into_numbers())
     }
 
     /// Returns a copy of a sequence, which continues by itself. On a device the keys are computed again if the cache knows

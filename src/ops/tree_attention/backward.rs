@@ -16,13 +16,13 @@ use crate::ops::simd::{add_scaled, dot, vectorised};
 /// Approximate number of query rows per run; a constant, so that the order of sums is fixed.
 const RUN: usize = 192;
 
-/// Returns the gradients of `q`, `k` and `v` of a packed batch (keys and queries are the same rows).
+/// Returns the gradients of `q`, `k` and `v` of a packed batch. There may be more rows of keys than of queries.
 ///
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result<(Tensor, Tensor, Tensor)> {
     let Attended { q, k, v, heads, precision, trees } = *attended;
-    let rows = q.shape().0;
+    let (rows, keys) = (q.shape().0, k.shape().0);
     let (d_output, output) = (d_output.numbers(), saved.output.numbers());
     let (q, k, v) = (q.numbers(), k.numbers(), v.numbers());
     let pass = Pass { inputs: Inputs { q, k, v, heads, precision }, d_output, output, lse: &saved.lse };
@@ -35,7 +35,7 @@ pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result
         .map(|task| pass.run(&runs[task / n_kv_head], task % n_kv_head))
         .collect();
 
-    let places = Places::of(&runs, rows);
+    let places = Places::of(&runs, rows, keys);
     let group = heads.group();
     let dq = host::build_rows(rows, n_head * head_dim, |row, out| {
         let Some(r) = places.queries[row] else { return };
@@ -45,7 +45,7 @@ pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result
             out.copy_from_slice(&part[(head % group * len + at) * head_dim..][..head_dim]);
         }
     });
-    let (dk, dv) = host::build_two(rows, n_kv_head * head_dim, |row, dk, dv| {
+    let (dk, dv) = host::build_two(keys, n_kv_head * head_dim, |row, dk, dv| {
         for &r in &places.keys[row] {
             let at = runs[r].key(row) * head_dim;
             for kv in 0..n_kv_head {
@@ -55,11 +55,10 @@ pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result
             }
         }
     });
-    let shape = |heads| (rows, heads * head_dim);
     Ok((
-        Tensor::new(dq, shape(n_head))?,
-        Tensor::new(dk, shape(n_kv_head))?,
-        Tensor::new(dv, shape(n_kv_head))?,
+        Tensor::new(dq, (rows, n_head * head_dim))?,
+        Tensor::new(dk, (keys, n_kv_head * head_dim))?,
+        Tensor::new(dv, (keys, n_kv_head * head_dim))?,
     ))
 }
 
@@ -110,8 +109,8 @@ struct Places {
 }
 
 impl Places {
-    fn of(runs: &[Run], rows: usize) -> Self {
-        let mut places = Self { queries: vec![None; rows], keys: vec![Vec::new(); rows] };
+    fn of(runs: &[Run], rows: usize, keys: usize) -> Self {
+        let mut places = Self { queries: vec![None; rows], keys: vec![Vec::new(); keys] };
         for (r, run) in runs.iter().enumerate() {
             places.queries[run.queries.clone()].fill(Some(r));
             for row in run.prefix.clone().chain(run.own.clone()) {

@@ -104,6 +104,10 @@ fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens
         // The reference's own adapter, in f32.
         memory.adapter += 4 * parameters;
     }
+    // The tables that are computed with, beside the trained numbers.
+    let tables = config.lora.modules_to_save.as_ref().map_or(0, Vec::len)
+        + usize::from(config.lora.trainable_token_indices.is_some());
+    memory.adapter += 4 * tables * base.spec.vocab_size * base.spec.hidden;
     if config.lora.use_dora {
         // The product of each module with the weight and the low-rank matrices.
         let outputs = base.spec.linears().map(|linear| linear.outputs);

@@ -1,16 +1,21 @@
 //! The adapters of a run: those that are frozen, and the one to train.
 
 use super::Examples;
+use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::model::config::{LoraConfig, Reference};
+use crate::model::beside::{PrefixConfig, PrefixInit};
+use crate::model::config::{LoraConfig, Reference, TargetModules, TokenIndices};
 use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
-use crate::model::targets::LoraTargets;
+use crate::model::spec::{LayerSpec, LinearSpec};
+use crate::model::targets::{LoraTarget, LoraTargets};
 use crate::ops::svd::Iterations;
 use crate::toolkit::Base;
 use crate::train::eva;
-use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Pissa, Policy};
+use crate::trainable::{
+    Adapter as Kind, Adapters, Bottleneck, Dora, Frozen, Lora, Pissa, Policy, TokenRows, Whole,
+};
 
 /// What a run trains, before it has values.
 #[derive(Debug)]
@@ -41,21 +46,96 @@ impl Start {
 
 /// The modules to train.
 fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
+    if let Some(PrefixConfig { num_virtual_tokens, .. }) = config.lora.prefix_tuning {
+        return Ok(peft::prefixes(&base.spec, num_virtual_tokens)?.into_iter().map(Kind::from).collect());
+    }
+    if let Some(layers) = &config.lora.adapter_layers {
+        let act = layers.activation()?;
+        let of = |linear: &LinearSpec| Bottleneck::new(linear, layers.bottleneck_size, act).into();
+        return Ok(layer_modules(&config.lora, base)?.into_iter().map(of).collect());
+    }
+    let targets = targets(&config.lora, base)?;
+    let mut all: Vec<Kind> = targets
+        .iter()
+        .map(|(target, linear)| {
+            kind(&config.lora, Lora::new(*linear, target.rank, target.alpha, target.scaling))
+        })
+        .collect();
+    all.extend(whole(&config.lora, base)?);
+    all.extend(token_rows(&config.lora, base)?);
+    Ok(all)
+}
+
+/// The linear modules that `target_modules` names.
+fn targets<'b>(lora: &LoraConfig, base: &'b Base) -> Result<Vec<(LoraTarget, &'b LinearSpec)>> {
     let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
     let head = base.spec.head.as_ref().map(|head| head.module.clone());
     modules.extend(head.clone());
-    let targets = LoraTargets::resolve(&config.lora, &modules, head.as_deref())?;
-    let loras = targets.0.iter().map(|target| {
-        let linear = base.spec.linears().find(|linear| linear.module == target.module).ok_or_else(|| {
+    let targets = LoraTargets::resolve(lora, &modules, head.as_deref())?;
+    let found = targets.0.into_iter().map(|target| {
+        let linear = base.spec.linears().find(|linear| linear.module == target.module);
+        let linear = linear.ok_or_else(|| {
             Error::Config(format!(
-                "lora.target_modules names {}, the language-model head, which cannot be adapted; remove it",
+                "lora.target_modules names {}, the language-model head, which cannot be adapted; remove it, or train all of it \
+                 with lora.modules_to_save",
                 target.module
             ))
         })?;
-        let lora = Lora::new(linear, target.rank, target.alpha, target.scaling);
-        Ok(kind(&config.lora, lora))
+        Ok((target, linear))
     });
-    loras.collect()
+    found.collect()
+}
+
+/// The modules behind which adapter layers stand: those that end attention and the MLP, or those that are named.
+fn layer_modules<'b>(lora: &LoraConfig, base: &'b Base) -> Result<Vec<&'b LinearSpec>> {
+    if lora.target_modules != TargetModules::AllLinear {
+        return Ok(targets(lora, base)?.into_iter().map(|(_, linear)| linear).collect());
+    }
+    let ends = |layer: &'b LayerSpec| [&layer.attention.output, layer.mlp.down()];
+    Ok(base.spec.layers.iter().flat_map(ends).collect())
+}
+
+/// The modules that are trained whole.
+fn whole(lora: &LoraConfig, base: &Base) -> Result<Vec<Kind>> {
+    let (spec, head) = (&base.spec, base.spec.head_linear());
+    let mut all = Vec::new();
+    for name in lora.modules_to_save.iter().flatten() {
+        // As in PEFT, a name is the end of a module's path.
+        let found = if head.module.ends_with(name) {
+            Whole::new(head.module.clone(), (head.outputs, head.inputs), head.bias)
+        } else if spec.embedding.ends_with(name) {
+            Whole::new(spec.embedding.clone(), (spec.vocab_size, spec.hidden), false)
+        } else {
+            return Err(Error::Config(format!(
+                "lora.modules_to_save names {name}; only the embedding, {}, and the head, {}, can be trained whole",
+                spec.embedding, head.module
+            )));
+        };
+        all.push(found.into());
+    }
+    Ok(all)
+}
+
+/// The rows of the embedding that are trained.
+fn token_rows(lora: &LoraConfig, base: &Base) -> Result<Option<Kind>> {
+    let (Some(indices), spec) = (&lora.trainable_token_indices, &base.spec) else { return Ok(None) };
+    if let TokenIndices::ByModule(all) = indices
+        && let Some(name) = all.keys().find(|name| !spec.embedding.ends_with(name.as_str()))
+    {
+        return Err(Error::Config(format!(
+            "lora.trainable_token_indices names {name}; only rows of the embedding, {}, can be trained, and a head that is tied \
+             to it uses them too",
+            spec.embedding
+        )));
+    }
+    let tokens = indices.of(&spec.embedding, true).unwrap_or_default();
+    if let Some(token) = tokens.iter().find(|token| **token as usize >= spec.vocab_size) {
+        return Err(Error::Config(format!(
+            "lora.trainable_token_indices names token {token}, and the base has {}; name tokens of its tokenizer",
+            spec.vocab_size
+        )));
+    }
+    Ok(Some(TokenRows::new(spec.embedding.clone(), tokens.to_vec(), spec.hidden).into()))
 }
 
 /// The kind of adapter that the configuration names.
@@ -72,6 +152,18 @@ fn kind(config: &LoraConfig, lora: Lora) -> Kind {
 
 /// Refuses what a device does not train, before anything is read.
 pub(super) fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
+    let lora = &config.lora;
+    let set = [
+        ("modules_to_save", lora.modules_to_save.is_some()),
+        ("trainable_token_indices", lora.trainable_token_indices.is_some()),
+        ("prefix_tuning", lora.prefix_tuning.is_some()),
+        ("adapter_layers", lora.adapter_layers.is_some()),
+    ];
+    if let Some((key, _)) = set.into_iter().find(|(_, set)| *set && base.backend.is_some()) {
+        return Err(Error::Config(format!(
+            "lora.{key} is set, which is computed on the processor only; set model.device: cpu, or leave it out"
+        )));
+    }
     let init = config.lora.init_lora_weights;
     match init {
         InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
@@ -104,10 +196,29 @@ pub(super) fn policy(
         }
     };
     policy.trained = trained;
+    check_positions(&policy, base, examples)?;
     if is_own {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
     Ok((policy, note))
+}
+
+/// Refuses a prefix behind which the longest sequence has no positions left.
+fn check_positions(policy: &Policy, base: &Base, examples: &Examples) -> Result<()> {
+    let prefixes = policy.trained.iter().filter_map(|adapter| match adapter {
+        Kind::Prefix(prefix) => Some(prefix.tokens),
+        _ => None,
+    });
+    let (tokens, most) = (prefixes.max().unwrap_or(0), base.spec.max_positions);
+    let longest = examples.train.longest().max(examples.eval.longest());
+    if tokens > 0 && tokens + longest > most {
+        return Err(Error::Config(format!(
+            "the longest sequence has {longest} tokens, and {tokens} virtual ones before them exceed the base's {most} positions; \
+             lower data.max_length to {} or lora.prefix_tuning.num_virtual_tokens",
+            most.saturating_sub(tokens)
+        )));
+    }
+    Ok(())
 }
 
 /// A new adapter, and a notice.
@@ -117,6 +228,9 @@ fn initialised(
     examples: &Examples,
     adapters: Vec<Kind>,
 ) -> Result<(Adapters, Option<String>)> {
+    if let Some(PrefixConfig { init_weights: PrefixInit::Zero, .. }) = config.lora.prefix_tuning {
+        return Ok((Adapters::zeros(adapters)?, None));
+    }
     if config.lora.init_lora_weights != InitLoraWeights::Eva {
         let linear = |module: &str| decoder.linear(module);
         return Ok((Adapters::initialised_on(adapters, config.seed, linear)?, None));
@@ -127,7 +241,7 @@ fn initialised(
         use_rslora: config.lora.use_rslora,
         seed: config.seed,
     };
-    let loras: Vec<Lora> = adapters.iter().map(|adapter| adapter.low_rank().clone()).collect();
+    let loras: Vec<Lora> = adapters.iter().filter_map(Kind::low_rank).cloned().collect();
     let (found, said) = eva::initialised((decoder, policy), &examples.train, &loras, &settings)?;
     Ok((found, Some(said)))
 }

@@ -17,6 +17,7 @@ use std::path::Path;
 use super::super::gguf::{Architecture, find_architecture};
 use super::super::gguf_writer::{self, Planned};
 use super::encode::{Encoding, Stock};
+use super::overlay::Overlay;
 use super::plan::Target;
 use super::stream::{self, Stream};
 use super::tensor::{self, Layout};
@@ -76,6 +77,8 @@ pub fn merge_checked(
             output.display()
         )));
     }
+    let overlay = Overlay::new(base, adapters)?;
+    let (base, adapters) = &Overlay::resolved(overlay.as_ref(), base, adapters);
     let architecture = known(base.spec)?;
     let config = read_json(&base.directory.join("config.json"))?;
     let targets = super::plan::targets(base, adapters)?;

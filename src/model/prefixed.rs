@@ -1,0 +1,195 @@
+//! Keys and values that adapters put before those of every sequence (prefix tuning). Every tree of a batch gets rows of its
+//! own for them, so that a prompt and its completions see them as rows of one prefix.
+
+use std::ops::Range;
+
+use super::pass::{Context, Pass};
+use super::spec::DecoderSpec;
+use crate::error::{Error, Result};
+use crate::ops::Tensor;
+use crate::ops::simd::add_scaled;
+use crate::ops::tree_attention::{Span, TreeSpans};
+use crate::trainable::{Adapter, Policy, Prefix};
+
+/// The keys and values of one layer before those of the tokens.
+#[derive(Debug)]
+pub(super) struct Prefixed {
+    keys: Tensor,
+    values: Tensor,
+    /// The rows of the trained prefix, and it, if one is trained.
+    trained: Option<(Range<usize>, Prefix)>,
+}
+
+/// Returns the number of virtual tokens of a pass.
+///
+/// # Errors
+/// If the model counts the length of a sequence in a way that virtual tokens would change.
+pub(super) fn length(spec: &DecoderSpec, policy: &Policy, pass: Pass) -> Result<usize> {
+    let Some(layer) = spec.layers.first() else { return Ok(0) };
+    let applied = policy.applied(layer.attention.module(), pass == Pass::Policy);
+    let length: usize = applied
+        .iter()
+        .map(|applied| match applied.adapter() {
+            Adapter::Prefix(prefix) => prefix.tokens,
+            _ => 0,
+        })
+        .sum();
+    if length > 0 && spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
+        return Err(Error::Model(format!(
+            "{} rotates keys by the length of the sequence, which is not supported with prefix tuning; use LoRA",
+            spec.model_type
+        )));
+    }
+    Ok(length)
+}
+
+/// The spans of trees of queries over keys that begin, in each tree, with `length` rows of a prefix.
+pub(super) fn spans(trees: Vec<TreeSpans>, length: usize) -> Vec<TreeSpans> {
+    if length == 0 {
+        return trees;
+    }
+    let moved = |(index, tree): (usize, TreeSpans)| {
+        let (start, by) = (tree.rows.start + index * length, (index + 1) * length);
+        let of = |Span { queries, prefix, own }: Span| Span {
+            queries,
+            prefix: start..start + length + prefix.len(),
+            own: own.start + by..own.end + by,
+        };
+        TreeSpans { rows: tree.rows, spans: tree.spans.into_iter().map(of).collect() }
+    };
+    trees.into_iter().enumerate().map(moved).collect()
+}
+
+impl Prefixed {
+    /// The prefix of an attention module in a pass, of `width` features; `None` if it has none.
+    ///
+    /// # Errors
+    /// If its length is not `length`, that of the pass, or its width not `width`.
+    pub(super) fn of(context: &Context, module: &str, length: usize, width: usize) -> Result<Option<Self>> {
+        if length == 0 {
+            return Ok(None);
+        }
+        let (mut keys, mut values, mut trained, mut rows) = (Vec::new(), Vec::new(), None, 0);
+        for applied in context.applied(module) {
+            let Adapter::Prefix(prefix) = applied.adapter() else { continue };
+            if prefix.width != width {
+                return Err(Error::Model(format!(
+                    "the prefix of {module} has {} features, and its keys have {width}",
+                    prefix.width
+                )));
+            }
+            let all = applied.numbers().values;
+            keys.extend_from_slice(&all[prefix.keys()]);
+            values.extend_from_slice(&all[prefix.values()]);
+            if applied.trained {
+                trained = Some((rows..rows + prefix.tokens, prefix.clone()));
+            }
+            rows += prefix.tokens;
+        }
+        if rows != length {
+            return Err(Error::Model(format!(
+                "the prefix of {module} has {rows} virtual tokens, that of the first layer {length}"
+            )));
+        }
+        Ok(Some(Self {
+            keys: Tensor::new(keys, (rows, width))?,
+            values: Tensor::new(values, (rows, width))?,
+            trained,
+        }))
+    }
+
+    /// The keys and values `[V, width]` themselves, for a cache.
+    pub(super) fn rows(&self) -> (&Tensor, &Tensor) {
+        (&self.keys, &self.values)
+    }
+
+    /// Puts the rows before those of each tree: `[T, width] → [T + trees·V, width]`, for keys and for values.
+    ///
+    /// # Errors
+    /// If the widths differ.
+    pub(super) fn before(&self, k: &Tensor, v: &Tensor, trees: &[TreeSpans]) -> Result<(Tensor, Tensor)> {
+        let width = self.keys.shape().1;
+        let joined = |prefix: &Tensor, x: &Tensor| {
+            let mut all = Vec::with_capacity(x.numbers().len() + trees.len() * prefix.numbers().len());
+            for tree in trees {
+                all.extend_from_slice(prefix.numbers());
+                all.extend_from_slice(&x.numbers()[tree.rows.start * width..tree.rows.end * width]);
+            }
+            Tensor::new(all, (k.shape().0 + trees.len() * prefix.shape().0, width))
+        };
+        Ok((joined(&self.keys, k)?, joined(&self.values, v)?))
+    }
+
+    /// The backward pass of [`Prefixed::before`]: the gradients of `k` and `v` `[T, width]`. Those of a trained prefix are
+    /// added to `gradients`, tree by tree.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub(super) fn gradients(
+        &self,
+        dk: &Tensor,
+        dv: &Tensor,
+        trees: &[TreeSpans],
+        gradients: &mut [f32],
+    ) -> Result<(Tensor, Tensor)> {
+        let (length, width) = self.keys.shape();
+        if let Some((rows, prefix)) = &self.trained {
+            for (index, tree) in trees.iter().enumerate() {
+                let start = tree.rows.start + index * length + rows.start;
+                let range = start * width..(start + prefix.tokens) * width;
+                add_scaled(&mut gradients[prefix.keys()], &dk.numbers()[range.clone()], 1.0);
+                add_scaled(&mut gradients[prefix.values()], &dv.numbers()[range], 1.0);
+            }
+        }
+        let tokens = |d: &Tensor| {
+            let mut all = Vec::with_capacity(d.numbers().len() - trees.len() * length * width);
+            for (index, tree) in trees.iter().enumerate() {
+                let by = (index + 1) * length;
+                all.extend_from_slice(
+                    &d.numbers()[(tree.rows.start + by) * width..(tree.rows.end + by) * width],
+                );
+            }
+            Tensor::new(all, (d.shape().0 - trees.len() * length, width))
+        };
+        Ok((tokens(dk)?, tokens(dv)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tree_sees_a_prefix_of_its_own() {
+        let span =
+            |queries: Range<usize>, prefix: Range<usize>| Span { own: queries.clone(), queries, prefix };
+        let trees = vec![
+            TreeSpans { rows: 0..5, spans: vec![span(0..2, 0..0), span(2..4, 0..2), span(4..5, 0..2)] },
+            TreeSpans { rows: 5..8, spans: vec![span(5..6, 5..5), span(6..8, 5..6)] },
+        ];
+        let moved = spans(trees.clone(), 3);
+        // Keys: 3 of the prefix, 5 of the first tree, 3 of the prefix, 3 of the second.
+        let of = |tree: usize, at: usize| {
+            let Span { queries, prefix, own } = moved[tree].spans[at].clone();
+            (queries, prefix, own)
+        };
+        assert_eq!(of(0, 0), (0..2, 0..3, 3..5));
+        assert_eq!(of(0, 2), (4..5, 0..5, 7..8));
+        assert_eq!(of(1, 0), (5..6, 8..11, 11..12));
+        assert_eq!(of(1, 1), (6..8, 8..12, 12..14));
+        assert_eq!(spans(trees.clone(), 0), trees);
+        let k = Tensor::new((0..8).map(|i| i as f32).collect(), (8, 1)).unwrap();
+        let prefix = || Tensor::new(vec![-1.0, -2.0, -3.0], (3, 1)).unwrap();
+        let prefixed = Prefixed {
+            keys: prefix(),
+            values: prefix(),
+            trained: Some((0..3, Prefix::new("m".into(), 3, 1))),
+        };
+        let (all, _) = prefixed.before(&k, &k, &trees).unwrap();
+        assert_eq!(all.numbers(), [-1., -2., -3., 0., 1., 2., 3., 4., -1., -2., -3., 5., 6., 7.]);
+        let mut gradients = vec![0.0; 6];
+        let (dk, _) = prefixed.gradients(&all, &all, &trees, &mut gradients).unwrap();
+        assert_eq!(dk, k);
+        assert_eq!(gradients, [-2., -4., -6., -2., -4., -6.]);
+    }
+}
