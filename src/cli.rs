@@ -2,6 +2,7 @@
 
 mod adapters;
 mod data;
+mod people;
 mod train;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use adapters::{
     MergeDtype, MergeFormat, ServerName,
 };
 pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
+pub use people::{ChatArgs, InitArgs, LrFindArgs, PushArgs};
 pub use train::TrainArgs;
 
 /// Fine-tune a causal language model from human preferences: Direct Preference Optimization with LoRA.
@@ -51,18 +53,26 @@ pub struct DevicesArgs {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at a base, data and this machine, and write a configuration that trains
+    Init(InitArgs),
     /// Train an adapter on preference pairs
     Train(TrainArgs),
+    /// Compare learning rates by short runs
+    LrFind(LrFindArgs),
     /// Print the log-probabilities of every pair under policy and reference, as JSON Lines
     Score(ScoreArgs),
     /// Measure how often, and by how much, a model prefers the chosen completions
     Eval(EvalArgs),
     /// Complete prompts
     Generate(GenerateArgs),
+    /// Talk to a model with its adapter on, off or both, and save the answers that you prefer
+    Chat(ChatArgs),
     /// Fold adapters into the base's weights, or combine them into one adapter
     Merge(MergeArgs),
     /// Write an adapter for llama.cpp, mlx-lm or PEFT, and list the servers that load it
     Export(ExportArgs),
+    /// Upload an adapter and its model card to the Hugging Face Hub
+    Push(PushArgs),
     /// Describe a model, an adapter or a run directory
     Inspect(InspectArgs),
     /// Write a page with the curves, warnings and settings of runs

@@ -5,6 +5,8 @@ mod common;
 
 #[path = "cli/bases.rs"]
 mod bases;
+#[path = "cli/chatting.rs"]
+mod chatting;
 #[path = "cli/composed.rs"]
 mod composed;
 #[path = "cli/contracts.rs"]
@@ -33,12 +35,18 @@ mod merged;
 mod modified;
 #[path = "cli/objectives.rs"]
 mod objectives;
+#[path = "cli/prepared.rs"]
+mod prepared;
+#[path = "cli/published.rs"]
+mod published;
 #[path = "cli/reported.rs"]
 mod reported;
 #[path = "cli/resumed.rs"]
 mod resumed;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/samples.rs"]
+mod samples;
 #[path = "cli/staged.rs"]
 mod staged;
 #[path = "cli/stopped.rs"]

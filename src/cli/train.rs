@@ -47,6 +47,10 @@ pub struct TrainArgs {
     #[arg(long)]
     pub force: bool,
 
+    /// Serve the report of the run while it lasts: :PORT or ADDRESS:PORT; without an address, this machine alone sees it
+    #[arg(long, value_name = "[ADDRESS]:PORT", value_parser = address)]
+    pub serve: Option<std::net::SocketAddr>,
+
     /// Print where the time of each step goes
     #[arg(long)]
     pub profile: bool,
@@ -57,7 +61,7 @@ pub struct TrainArgs {
 }
 
 /// Keys of the configuration that have a flag. Like `--set`, a flag overrides the file.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TrainSettings {
     /// Base model: a directory, a .gguf file, or a Hub id (owner/name or owner/name@revision) [key: model.base]
     #[arg(long, value_name = "BASE", value_parser = some_text)]
@@ -90,4 +94,15 @@ pub struct TrainSettings {
     /// Passes over the data; may be a fraction [key: train.num_train_epochs]
     #[arg(long, value_name = "N", value_parser = finite, allow_negative_numbers = true)]
     pub epochs: Option<f64>,
+}
+
+/// An address to listen at; only a port means this machine alone.
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok((std::net::Ipv4Addr::LOCALHOST, port).into());
+    }
+    text.replace("localhost:", "127.0.0.1:")
+        .parse()
+        .map_err(|_| "must be a port such as :8080, or an address with a port such as 0.0.0.0:8080".into())
 }

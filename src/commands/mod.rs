@@ -2,17 +2,23 @@
 
 mod adapted;
 mod cache;
+mod chat;
+mod compared;
 mod data;
 mod devices;
 mod eval;
 mod export;
 mod generate;
+mod init;
 mod inspect;
+mod lr_find;
 mod merge;
 mod output;
+mod push;
 mod report;
 mod samples;
 mod score;
+mod serve;
 mod signals;
 mod train;
 mod voice;
@@ -35,10 +41,14 @@ pub fn run(cli: &Cli) -> Result<()> {
     Isa::asked()?;
     log::debug!("dpo-lora {}, instruction set {}", env!("CARGO_PKG_VERSION"), Isa::detected().name());
     match &cli.command {
+        Command::Init(args) => init::run(args),
         Command::Train(args) => train::run(args, verbosity(cli)),
+        Command::LrFind(args) => lr_find::run(args),
+        Command::Push(args) => push::run(args),
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
@@ -54,9 +64,10 @@ pub fn run(cli: &Cli) -> Result<()> {
 /// What a command that is interrupted says: files appear whole or not at all.
 fn left_behind(command: &Command) -> &'static str {
     match command {
-        Command::Merge(_) | Command::Export(_) | Command::Data(DataCommand::Convert(_)) => {
-            "interrupted; what was not finished is removed"
-        }
+        Command::Init(_)
+        | Command::Merge(_)
+        | Command::Export(_)
+        | Command::Data(DataCommand::Convert(_)) => "interrupted; what was not finished is removed",
         Command::Score(args) if args.output.is_some() => "interrupted; nothing was written",
         Command::Train(_) => "interrupted before the run began; nothing was written",
         _ => "interrupted",

@@ -9,7 +9,7 @@ use crate::cli::ReportArgs;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::html::{Shown, page};
-use crate::report::{log, warnings};
+use crate::report::{log, samples, warnings};
 use crate::train::run_dir;
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
@@ -53,17 +53,27 @@ pub(super) fn write(runs: &[PathBuf], output: &Path) -> Result<()> {
     files::write_bytes(output, page(&shown).as_bytes())
 }
 
-fn shown(run: &Path) -> Result<Shown> {
+/// What the page of a run shows.
+///
+/// # Errors
+/// If its log cannot be read.
+pub(super) fn shown(run: &Path) -> Result<Shown> {
     let text = std::fs::read_to_string(run.join("config.yaml")).unwrap_or_default();
-    let config: Yaml = serde_yaml::from_str(&text).unwrap_or_default();
-    let mut settings = Vec::new();
-    flatten("", &config, &mut settings);
     Ok(Shown {
         name: run.display().to_string(),
         lines: log::read(&run.join("metrics.jsonl"))?,
-        settings,
+        settings: settings(&text),
         warnings: warnings(&run.join("warnings.jsonl")),
+        samples: samples(&run.join("samples.jsonl")),
     })
+}
+
+/// Every key of a configuration with its value, as text.
+pub(super) fn settings(yaml: &str) -> Vec<(String, String)> {
+    let config: Yaml = serde_yaml::from_str(yaml).unwrap_or_default();
+    let mut settings = Vec::new();
+    flatten("", &config, &mut settings);
+    settings
 }
 
 /// Adds every key of a mapping with its value; sections become prefixes.

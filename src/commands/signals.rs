@@ -2,7 +2,7 @@
 //! second stops it. Every other command stops at the first. Temporary files are removed.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -18,6 +18,52 @@ enum Interrupted {
     Command(&'static str),
     /// A training run.
     Run(Training),
+    /// A conversation.
+    Chat(Arc<Chat>),
+}
+
+/// What a conversation is doing.
+#[derive(Default)]
+pub(super) struct Chat {
+    /// Whether an answer is being written.
+    answering: AtomicBool,
+    /// Whether it should stop.
+    stop: AtomicBool,
+    /// Whether the last thing that happened was a press while nothing was written.
+    asked: AtomicBool,
+}
+
+impl Chat {
+    /// Runs `answer`; a press during it stops it.
+    pub fn during<T>(&self, answer: impl FnOnce() -> T) -> T {
+        self.stop.store(false, Ordering::Relaxed);
+        self.asked.store(false, Ordering::Relaxed);
+        self.answering.store(true, Ordering::Relaxed);
+        let found = answer();
+        self.answering.store(false, Ordering::Relaxed);
+        found
+    }
+
+    /// Whether the answer should stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The answer to a press; `None` to leave.
+    fn pressed(&self) -> Option<&'static str> {
+        if self.answering.load(Ordering::Relaxed) {
+            self.stop.store(true, Ordering::Relaxed);
+            return Some("");
+        }
+        (!self.asked.swap(true, Ordering::Relaxed)).then_some("press again to leave, or write /quit")
+    }
+}
+
+/// From now on SIGINT stops an answer, and a second one in a row leaves.
+pub(super) fn converse() -> Arc<Chat> {
+    let chat = Arc::new(Chat::default());
+    *interrupted() = Interrupted::Chat(chat.clone());
+    chat
 }
 
 struct Training {
@@ -98,8 +144,8 @@ impl Sink for Whereabouts {
                     run.doing = Doing::Saving(next - 1);
                 }
             }
-            Event::End => run.doing = Doing::Over,
-            Event::Note(_) | Event::Warning(_) => {}
+            Event::End { .. } => run.doing = Doing::Over,
+            Event::Note(_) | Event::Warning(_) | Event::Sample { .. } => {}
         }
         Ok(())
     }
@@ -150,11 +196,23 @@ impl Training {
     }
 }
 
+/// The exit code of a process that SIGINT ends.
+const SIGINT: u8 = 130;
+
 /// Answers a signal.
 fn received(signal: i32) {
     let code = u8::try_from(128 + signal).unwrap_or(1);
     let words = match &*interrupted() {
         Interrupted::Command(words) => (*words).to_string(),
+        Interrupted::Chat(chat) => match chat.pressed().filter(|_| code == SIGINT) {
+            Some(words) => {
+                if !words.is_empty() {
+                    let _ = screen::line_after_key(words);
+                }
+                return;
+            }
+            None => "left".into(),
+        },
         Interrupted::Run(run) => {
             let again = run.stop.load(Ordering::Relaxed) != 0;
             match run.finishing().filter(|_| !again) {

@@ -1,9 +1,9 @@
 //! `dpo-lora train`.
 
 mod beside;
-mod configure;
+pub(super) mod configure;
 mod overrides;
-mod parts;
+pub(super) mod parts;
 mod resumed;
 mod stages;
 mod summary;
@@ -15,6 +15,7 @@ use self::parts::{describe, form, open, profiled, reporter};
 use self::resumed::{is_resuming, opening};
 use super::output::{print, say};
 use super::samples::{Drawn, Samples};
+use super::serve;
 use super::signals;
 use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
@@ -59,9 +60,10 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
     first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
     let whereabouts = signals::let_finish(&stop, directory.path());
+    args.serve.map(|at| serve::start(at, vec![directory.path().to_path_buf()])).transpose()?;
     let course = run.course()?;
     let Ready { mut trainer, tokenizer, notes, config } = run.ready(&directory, stop, resuming)?;
-    let mut reporter = reporter(&directory, trainer.step(), verbosity, whereabouts)?;
+    let mut reporter = reporter((&directory, &config), trainer.step(), verbosity, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
 
@@ -80,7 +82,8 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
     if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
         print(compare(samples, &before, &after).as_bytes())?;
     }
-    summary::conclude(&mut trainer, directory.path(), (seconds, quiet))?;
+    let told = summary::Told { quiet, samples: samples.is_some() };
+    summary::conclude(&mut trainer, directory.path(), (seconds, told))?;
     if !quiet {
         let adapter = directory.path().join("adapter");
         say(&summary::next(&config, &config.model.adapter, &base, &adapter));

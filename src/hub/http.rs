@@ -2,13 +2,14 @@
 //! size on the redirect itself, and because the token must not leave the Hub.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::settings::{Settings, Token};
 use super::url::{resolve, same_origin, show};
@@ -169,6 +170,77 @@ impl Client {
         request.call().map_err(|error| failure(url, &error))
     }
 
+    /// Posts text to an address, with the token if it is the Hub's; returns the answer's JSON, or null. Redirects are not
+    /// followed: a request that changes something is sent where it was meant to go.
+    pub(super) fn post_to(
+        &self,
+        url: &str,
+        headers: &[(String, String)],
+        body: &str,
+        fine: &[u16],
+    ) -> Result<Value, Failure> {
+        let url = address(url)?;
+        let mut request = self.agent.post(&url);
+        for (name, value) in self.authorized(&url, headers) {
+            request = request.header(name, value);
+        }
+        let mut response = request.send(body).map_err(|error| failure(&url, &error))?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().read_to_string().unwrap_or_default();
+        let answer = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if fine.contains(&status) { Ok(answer) } else { Err(self.refused(&url, status, &answer)) }
+    }
+
+    /// Puts bytes to an address of the storage.
+    pub(super) fn put_to(
+        &self,
+        url: &str,
+        headers: &[(String, String)],
+        size: u64,
+        bytes: &mut dyn Read,
+    ) -> Result<(), Failure> {
+        let url = address(url)?;
+        let mut request = self.agent.put(&url).header("Content-Length", size.to_string());
+        for (name, value) in self.authorized(&url, headers) {
+            request = request.header(name, value);
+        }
+        let mut bytes = bytes;
+        let response =
+            request.send(SendBody::from_reader(&mut bytes)).map_err(|error| failure(&url, &error))?;
+        match response.status().as_u16() {
+            200 | 201 => Ok(()),
+            status => Err(self.refused(&url, status, &Value::Null)),
+        }
+    }
+
+    /// The headers of a request, with the token if it goes to the Hub and names none.
+    fn authorized(&self, url: &Uri, headers: &[(String, String)]) -> Vec<(String, String)> {
+        let mut all = headers.to_vec();
+        let is_named = all.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        if let Some(token) = self.token.as_ref().filter(|_| !is_named && same_origin(url, &self.endpoint)) {
+            all.push(("Authorization".into(), token.header()));
+        }
+        all
+    }
+
+    /// The failure of a request that changes something.
+    fn refused(&self, url: &Uri, status: u16, answer: &Value) -> Failure {
+        let said = answer["error"].as_str().or_else(|| answer["message"].as_str()).unwrap_or_default();
+        let said: String = said.chars().filter(|c| !c.is_control()).take(300).collect();
+        let colon = if said.is_empty() { "" } else { ": " };
+        let remedy = match status {
+            401 | 403 => "; the token may not write there: set HF_TOKEN to one that may",
+            413 => "; it is too large",
+            _ => "",
+        };
+        let message = format!("{} answers {status}{colon}{said}{remedy}", show(url));
+        if matches!(status, 408 | 425 | 429 | 500..=599) {
+            Failure::passing(message)
+        } else {
+            Failure::hub(message)
+        }
+    }
+
     fn follow(&self, url: &Uri, headers: &HeaderMap) -> Result<Uri, Failure> {
         let location = header(headers, "location").unwrap_or_default();
         let next = resolve(url, location).ok_or_else(|| {
@@ -184,6 +256,17 @@ impl Client {
         }
         Ok(next)
     }
+}
+
+fn address(text: &str) -> Result<Uri, Failure> {
+    let url = text
+        .parse::<Uri>()
+        .ok()
+        .filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+    // The rest may hold a signature.
+    url.ok_or_else(|| {
+        Failure::hub(format!("`{}` is not an address", text.split('?').next().unwrap_or_default()))
+    })
 }
 
 fn endpoint(text: &str) -> Result<Uri> {

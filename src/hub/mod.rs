@@ -29,6 +29,7 @@ mod settings;
 mod snapshot;
 mod split;
 mod transfer;
+mod upload;
 mod url;
 
 use std::fs;
@@ -45,6 +46,7 @@ pub use id::HubId;
 pub use progress::{Progress, Silent};
 pub use settings::{DEFAULT_ENDPOINT, Settings, Token};
 pub use snapshot::Snapshot;
+pub use upload::{Content, Upload, files_of};
 
 use crate::error::{Error, Result};
 

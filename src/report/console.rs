@@ -3,6 +3,7 @@
 
 use std::io::Write;
 
+use super::live::Live;
 use super::screen::{self, Bar};
 use super::{Event, Sink};
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ pub struct Console {
     output: Output,
     /// Steps of the whole run.
     total_steps: u64,
+    /// What is shown above the bar; dropped before it.
+    live: Live,
     bar: Option<Bar>,
 }
 
@@ -45,12 +48,18 @@ impl Console {
         } else {
             Output::Plain
         };
-        Self { verbosity, output, total_steps: 0, bar: None }
+        Self { verbosity, output, total_steps: 0, live: Live::default(), bar: None }
     }
 
     /// Plain lines to `output`.
     pub fn plain(verbosity: Verbosity, output: impl Write + Send + 'static) -> Self {
-        Self { verbosity, output: Output::Stream(Box::new(output)), total_steps: 0, bar: None }
+        Self {
+            verbosity,
+            output: Output::Stream(Box::new(output)),
+            total_steps: 0,
+            live: Live::default(),
+            bar: None,
+        }
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
@@ -82,9 +91,10 @@ impl Console {
                 Event::Start { .. }
                 | Event::Progress { .. }
                 | Event::Evaluation { .. }
+                | Event::Sample { .. }
                 | Event::Checkpoint
                 | Event::Saved { .. }
-                | Event::End,
+                | Event::End { .. },
                 _,
             ) => None,
         }
@@ -112,8 +122,14 @@ impl Console {
             }
             (Event::Evaluation { .. }, Some(bar)) => bar.counters().set_message("evaluating"),
             (Event::Checkpoint, Some(bar)) => bar.counters().set_message("writing a checkpoint"),
-            (Event::End, _) => self.bar = None,
+            (Event::End { .. }, _) => {
+                self.live = Live::default();
+                self.bar = None;
+            }
             _ => {}
+        }
+        if let Some(bar) = &self.bar {
+            self.live.record(event, bar);
         }
     }
 }
@@ -221,7 +237,7 @@ mod tests {
             Event::Progress { step: 10, loss: 0.7, accuracy: Some(0.5), tokens_per_second: 9.0 },
             Event::Metrics { step: 10, epoch: 0.5, values: &values },
             Event::Warning("3 pairs were dropped"),
-            Event::End,
+            Event::End { interrupted: false },
         ] {
             console.record(&event).unwrap();
         }

@@ -3,9 +3,24 @@
 use serde_json::{Map, Value, json};
 
 use super::log::Line;
+use super::samples::Progressed;
 
 /// The page, with `DATA` where the figures go.
 const PAGE: &str = include_str!("page.html");
+
+/// Draws the page again when there is something new.
+const FOLLOW: &str = r#"let shown = "";
+setInterval(async () => {
+  try {
+    const text = await (await fetch("figures.json")).text();
+    if (text === shown) return;
+    shown = text;
+    const at = scrollY;
+    render(JSON.parse(text));
+    scrollTo(0, at);
+  } catch { /* The run is over, and with it its server: what was drawn last stays. */ }
+}, 2000);
+"#;
 
 /// Parts of a curve; each is drawn by its least and its greatest value, so that no spike is lost.
 const PARTS: usize = 500;
@@ -21,16 +36,32 @@ pub struct Shown {
     pub settings: Vec<(String, String)>,
     /// What it warned of.
     pub warnings: Vec<String>,
+    /// What it made of its prompts.
+    pub samples: Vec<Progressed>,
 }
 
 /// Returns the page of one run, or of several laid over each other.
 pub fn page(runs: &[Shown]) -> String {
-    let data = json!({
+    filled(runs, "")
+}
+
+/// The same page for a server that gives [`figures`] as `figures.json` beside it: it follows the run.
+pub fn live_page(runs: &[Shown]) -> String {
+    filled(runs, FOLLOW)
+}
+
+/// What a page shows, as JSON.
+pub fn figures(runs: &[Shown]) -> Value {
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "runs": runs.iter().map(run).collect::<Vec<_>>(),
-    });
+    })
+}
+
+fn filled(runs: &[Shown], more: &str) -> String {
     // `</script>` in a name must not end the script.
-    PAGE.replacen("DATA", &data.to_string().replace('<', "\\u003c"), 1)
+    let data = figures(runs).to_string().replace('<', "\\u003c");
+    PAGE.replacen("/*LIVE*/", more, 1).replacen("DATA", &data, 1)
 }
 
 fn run(shown: &Shown) -> Value {
@@ -52,6 +83,7 @@ fn run(shown: &Shown) -> Value {
         "curves": curves,
         "settings": settings,
         "warnings": shown.warnings,
+        "samples": shown.samples,
     })
 }
 

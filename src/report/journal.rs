@@ -48,7 +48,7 @@ impl Sink for Journal {
                 }
                 return file.as_mut().map_or(Ok(()), |file| file.append(line.as_bytes()));
             }
-            (Event::Checkpoint | Event::End, Some(file)) => return file.sync(),
+            (Event::Checkpoint | Event::End { .. }, Some(file)) => return file.sync(),
             _ => {}
         }
         Ok(())

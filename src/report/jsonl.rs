@@ -57,7 +57,7 @@ impl Sink for Jsonl {
     }
 
     fn record(&mut self, event: &Event) -> Result<()> {
-        if matches!(event, Event::Checkpoint | Event::End) {
+        if matches!(event, Event::Checkpoint | Event::End { .. }) {
             return self.file.sync();
         }
         let Event::Metrics { step, epoch, values } = event else { return Ok(()) };

@@ -6,17 +6,26 @@ mod console;
 pub mod html;
 mod journal;
 mod jsonl;
+mod live;
 pub mod log;
+mod mlflow;
+mod mlflow_files;
+mod samples;
 pub mod screen;
 mod sparkline;
 mod tensorboard;
+mod tracker;
+mod trackers;
 
 pub use activity::{Activity, show_activities};
 pub use console::{Console, Verbosity};
 pub use journal::{Journal, warnings};
 pub use jsonl::Jsonl;
+pub use samples::{Progressed, SampleLog, samples};
 pub use sparkline::sparkline;
 pub use tensorboard::TensorBoard;
+pub use tracker::Described;
+pub use trackers::{TrackerName, open_tracker};
 
 use crate::error::Result;
 
@@ -59,6 +68,17 @@ pub enum Event<'a> {
         /// Steps done.
         step: u64,
     },
+    /// A prompt was completed, to show what the run teaches.
+    Sample {
+        /// Steps after which the policy is this one.
+        step: u64,
+        /// The number of the prompt, from 0.
+        number: usize,
+        /// Its text.
+        prompt: &'a str,
+        /// The completion.
+        completion: &'a str,
+    },
     /// A checkpoint is about to be written: what was logged before it must not be lost.
     Checkpoint,
     /// The checkpoint was written.
@@ -69,7 +89,10 @@ pub enum Event<'a> {
         bytes: u64,
     },
     /// The run is over.
-    End,
+    End {
+        /// Whether a signal ended it before its last step.
+        interrupted: bool,
+    },
 }
 
 /// A receiver of events.
@@ -106,6 +129,13 @@ impl Reporter {
     #[must_use]
     pub fn with(mut self, sink: impl Sink + 'static) -> Self {
         self.sinks.push(Entry { sink: Box::new(sink), failed: false });
+        self
+    }
+
+    /// As [`Reporter::with`], of a sink whose type is not known.
+    #[must_use]
+    pub fn with_boxed(mut self, sink: Box<dyn Sink>) -> Self {
+        self.sinks.push(Entry { sink, failed: false });
         self
     }
 

@@ -66,6 +66,11 @@ pub fn columns() -> usize {
     size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
 }
 
+/// Rows of the terminal.
+pub fn rows() -> usize {
+    terminal_size::terminal_size_of(std::io::stderr()).map_or(0, |(_, height)| usize::from(height.0))
+}
+
 /// Redraws a second, at most.
 const RATE: u8 = 20;
 
@@ -148,6 +153,13 @@ impl Bar {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         SHOWN.fetch_add(1, Ordering::Relaxed);
         Self(BARS.add(ProgressBar::new(total).with_style(style)))
+    }
+
+    /// Draws another one above it; without a total, for a message.
+    pub fn above(&self, template: &str) -> Self {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        SHOWN.fetch_add(1, Ordering::Relaxed);
+        Self(BARS.insert_before(&self.0, ProgressBar::new(0).with_style(style)))
     }
 
     /// Its counters.

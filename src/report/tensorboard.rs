@@ -54,7 +54,7 @@ impl Sink for TensorBoard {
                     values.iter().flat_map(|(tag, value)| message(1, &scalar(tag, *value as f32))).collect();
                 self.file.append(&record(&event(wall_time(), *step, 5, &summary)))
             }
-            Event::Checkpoint | Event::End => self.file.sync(),
+            Event::Checkpoint | Event::End { .. } => self.file.sync(),
             _ => Ok(()),
         }
     }

@@ -22,7 +22,7 @@ pub use adapted::Adapted;
 pub use base::{AdapterUse, Base, OpenOptions, Place, is_gguf_file};
 pub use export::ExportTo;
 pub use records::Pairs;
-pub use run::{Examples, Inputs, Ready, Run, announce, expected_memory};
+pub use run::{Examples, Expected, Inputs, Ready, Run, announce, expected_memory};
 pub use threads::set_threads;
 pub use trained::{DataSettings, TrainedWith};
 pub use trainer::{Trained, Trainer, TrainerBuilder};

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU8;
 
 pub use self::examples::Examples;
 pub use self::inputs::Inputs;
+pub use self::plan::Expected;
 use self::policy::Start;
 use super::{Base, TrainedWith, companions};
 use crate::adapter::peft;
@@ -27,6 +28,7 @@ use crate::train::course::Course;
 use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
+use crate::train::samples::Samples;
 use crate::train::trainer::{Identity, Setup, Trainer};
 use crate::trainable::Policy;
 
@@ -52,7 +54,7 @@ pub struct Ready {
     /// The resolved configuration.
     pub config: RunConfig,
     /// The tokenizer of its records.
-    pub tokenizer: ChatTokenizer,
+    pub tokenizer: Arc<ChatTokenizer>,
     /// Notices about data and memory.
     pub notes: Vec<String>,
 }
@@ -152,6 +154,14 @@ impl<'a> Run<'a> {
         )
     }
 
+    /// What it will take, as numbers.
+    ///
+    /// # Errors
+    /// If the objective is invalid.
+    pub fn expected(&self) -> Result<Expected> {
+        plan::expected(&self.config, self.base, &self.policy, &self.examples, self.on_device.as_ref())
+    }
+
     /// Its steps and learning rates.
     ///
     /// # Errors
@@ -196,6 +206,9 @@ impl<'a> Run<'a> {
         let origin = origin(&config, base)?;
         let card = companions::card(&config, &origin.base, train.len())?;
         let companions = companions::tokenizer_files(base, &tokenizer, &config)?;
+        let eos = base.eos(&tokenizer);
+        let tokenizer = Arc::new(tokenizer);
+        let samples = Samples::new(&config.train.sample_prompts, (&train, &eval), tokenizer.clone(), eos)?;
         let setup = Setup {
             decoder,
             policy,
@@ -210,6 +223,7 @@ impl<'a> Run<'a> {
             origin,
             card,
             companions,
+            samples: Some(samples),
             run: directory.path().to_path_buf(),
             identity: Identity { config: config.to_yaml()?, reference: reference_policy },
             stop,

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::eval::preference::Evaluation;
 use crate::model::config::LoraConfig;
 use crate::objective::{Loss, Objective, ObjectiveConfig, Sigmoid};
-use crate::report::{Jsonl, Reporter, Sink};
+use crate::report::{Jsonl, Reporter, SampleLog, Sink};
 use crate::train::config::TrainConfig;
 use crate::train::run_dir::{Opening, RunDir};
 
@@ -140,7 +140,8 @@ impl TrainerBuilder<'_> {
         let metrics = directory.path().join("metrics.jsonl");
         let step = trainer.step();
         let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
-        reporter = reporter.with(jsonl);
+        let samples = SampleLog::open(&directory.path().join("samples.jsonl"), step)?;
+        reporter = reporter.with(jsonl).with(samples);
         notes.iter().for_each(|note| reporter.note(note));
         announce(&course, step, &mut reporter);
         trainer.run(&mut reporter)?;

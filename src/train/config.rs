@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::optimizer::OptimizerKind;
+use super::samples::SamplePrompts;
 use super::schedule::ScheduleKind;
 use crate::error::{Problems, Result, nearest};
 use crate::eval::preference::Evaluation;
 use crate::files::CacheChoice;
+use crate::report::TrackerName;
 
 /// With more threads than this, a process spends its time starting them.
 pub const MOST_THREADS: usize = 1024;
@@ -91,6 +93,15 @@ pub struct TrainConfig {
     pub ref_model_sync_steps: u64,
     /// Strength of the noise that training adds to the embeddings (NEFTune); null: none.
     pub neftune_noise_alpha: Option<f64>,
+    /// Where the figures of the run are sent besides its directory, which always has TensorBoard's.
+    #[serde(deserialize_with = "trackers")]
+    pub report_to: Vec<TrackerName>,
+    /// The name of the run there; null: that of its directory.
+    pub run_name: Option<String>,
+    /// The prompts that are completed before and after the run: so many held-out ones, or these texts.
+    pub sample_prompts: SamplePrompts,
+    /// Steps between further completions of these prompts; null: before and after only.
+    pub sample_steps: Option<u64>,
 }
 
 /// Whether blocks are recomputed in the backward pass: less memory, more time, bit-identical results.
@@ -175,6 +186,10 @@ impl Default for TrainConfig {
             ref_model_mixup_alpha: 0.6,
             ref_model_sync_steps: 512,
             neftune_noise_alpha: None,
+            report_to: Vec::new(),
+            run_name: None,
+            sample_prompts: SamplePrompts::default(),
+            sample_steps: None,
         }
     }
 }
@@ -189,6 +204,7 @@ impl TrainConfig {
         self.check_warmup(&mut problems);
         self.schedule_options(&mut problems);
         self.check_reference_and_noise(&mut problems);
+        self.sample_prompts.check(&mut problems);
         let criterion = self.criterion();
         problems.require(criterion.is_known(), || {
             let metric = &self.metric_for_best_model;
@@ -221,6 +237,7 @@ impl TrainConfig {
             ("logging_steps", Some(self.logging_steps), "1 for every step"),
             ("eval_steps", self.eval_steps, "null for the end only"),
             ("save_steps", self.save_steps, "null for the end only"),
+            ("sample_steps", self.sample_steps, "null for before and after only"),
             ("save_total_limit", self.save_total_limit.map(|n| n as u64), "null to keep all"),
             (
                 "early_stopping_patience",
@@ -322,6 +339,30 @@ impl TrainConfig {
                 .into()
         });
     }
+}
+
+/// One tracker, a list of them, or `none`, which transformers has for no tracker.
+fn trackers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TrackerName>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "the name of a tracker, or a list of names")]
+    enum Written {
+        None(()),
+        One(String),
+        Many(Vec<String>),
+    }
+    let names = match Written::deserialize(deserializer)? {
+        Written::None(()) => Vec::new(),
+        Written::One(name) => vec![name],
+        Written::Many(names) => names,
+    };
+    let mut found: Vec<TrackerName> = Vec::new();
+    for name in names.iter().filter(|name| *name != "none") {
+        let tracker = TrackerName::parse(name).map_err(de::Error::custom)?;
+        if !found.contains(&tracker) {
+            found.push(tracker);
+        }
+    }
+    Ok(found)
 }
 
 /// Rejects fractions: transformers 5 reads `warmup_steps: 0.1` as a ratio; here the ratio has its own key, which the

@@ -14,6 +14,7 @@ pub mod optimizer;
 pub mod plan;
 pub mod reference;
 pub mod run_dir;
+pub mod samples;
 pub mod schedule;
 pub mod step;
 pub mod trainer;

@@ -38,6 +38,8 @@ const OURS: &[&str] = &[
     "config.yaml",
     "metrics.jsonl",
     "warnings.jsonl",
+    "samples.jsonl",
+    "mlflow.json",
     "skipped.jsonl",
     "checkpoints",
     "adapter",

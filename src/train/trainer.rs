@@ -3,6 +3,7 @@
 mod evaluating;
 mod keeping;
 mod records;
+mod sampling;
 
 pub use records::check as check_records;
 
@@ -16,6 +17,7 @@ use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::reference::ReferenceCache;
+use super::samples::Samples;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
 use super::usable;
@@ -64,6 +66,8 @@ pub struct Setup {
     pub card: Card,
     /// Names and contents of the files beside the adapter's matrices: the tokenizer's.
     pub companions: Vec<(String, Vec<u8>)>,
+    /// The prompts that are completed to show what the run teaches.
+    pub samples: Option<Samples>,
     /// The run directory.
     pub run: PathBuf,
     /// The resolved configuration and the fingerprint of the reference policy, for checkpoints.
@@ -230,6 +234,9 @@ impl Trainer {
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
         reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
         self.evaluate_before(reporter)?;
+        if self.state.step == 0 {
+            self.sample(0, reporter);
+        }
         let mut cold = true;
         while self.state.step < self.total_steps {
             self.one_step(reporter)?;
@@ -251,8 +258,11 @@ impl Trainer {
             if due(self.setup.config.save_steps) || signal != 0 || stop_early || last {
                 self.save(reporter)?;
             }
+            if due(self.setup.config.sample_steps) && signal == 0 && !last && !stop_early {
+                self.sample(done, reporter);
+            }
             if signal != 0 && done < self.total_steps {
-                reporter.record(&Event::End);
+                reporter.record(&Event::End { interrupted: true });
                 return Err(self.interrupted(signal));
             }
             if stop_early {
@@ -262,7 +272,7 @@ impl Trainer {
                 break;
             }
         }
-        reporter.record(&Event::End);
+        reporter.record(&Event::End { interrupted: false });
         self.finish(reporter)
     }
 

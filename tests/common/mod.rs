@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 pub mod device;
+pub mod http;
 pub mod program;
 
 use std::path::{Path, PathBuf};

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_yaml::Value as Yaml;
 
+use super::super::compared::compared;
 use crate::adapter::peft;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::{log, screen, sparkline};
+use crate::report::{Progressed, log, samples, screen, sparkline};
 use crate::train::{checkpoint, run_dir};
 
 /// Settings that are shown of a run; `--json` has them under these names.
@@ -26,6 +27,9 @@ const SETTINGS: [&str; 10] = [
     "seed",
 ];
 
+/// Prompts whose completions are shown; `--json` has all of them.
+const SHOWN: usize = 3;
+
 /// The reported facts of a run.
 #[derive(Serialize)]
 pub(super) struct Run {
@@ -41,6 +45,9 @@ pub(super) struct Run {
     /// Share of held-out pairs whose chosen completion is the likelier one.
     held_out_accuracy: Curve,
     settings: serde_json::Map<String, serde_json::Value>,
+    /// Completions before, during and after the run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    samples: Vec<Progressed>,
     /// The directories of its stages, if it has any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stages: Vec<String>,
@@ -96,6 +103,7 @@ impl Run {
             margin: Curve::of(&lines, "rewards/margins"),
             held_out_accuracy: Curve::of(&lines, "eval_logps/accuracies"),
             settings: SETTINGS.iter().filter_map(setting).collect(),
+            samples: samples(&path.join("samples.jsonl")),
             stages: run_dir::stages(path).iter().map(|stage| stage.display().to_string()).collect(),
             bytes: files::size(path),
             damage,
@@ -126,6 +134,10 @@ impl Run {
             line(key, value.as_str().map_or_else(|| value.to_string(), String::from));
         }
         self.damage.iter().for_each(|damage| line("damage", damage.clone()));
+        for sample in self.samples.iter().take(SHOWN).filter_map(compared) {
+            text.push_str(&sample);
+            text.push('\n');
+        }
         text
     }
 }

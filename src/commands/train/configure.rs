@@ -17,7 +17,7 @@ use crate::train::run_dir::{self, Opening};
 /// # Errors
 /// [`Error::Config`] naming every invalid setting; a flag and a `--set` of the same key; `--base` without `--data`, and
 /// the other way round.
-pub(super) fn recipe(args: &TrainArgs) -> Result<Recipe> {
+pub(in crate::commands) fn recipe(args: &TrainArgs) -> Result<Recipe> {
     refuse_stray(args)?;
     let overrides = overrides(args)?;
     if let Some(Some(directory)) = &args.resume {

@@ -4,13 +4,16 @@ use std::time::Instant;
 
 use crate::cli::TrainArgs;
 use crate::commands::output::say;
+use crate::commands::report::settings;
 use crate::commands::signals::Whereabouts;
 use crate::config::RunConfig;
 use crate::data::show::Form;
 use crate::device;
 use crate::error::Result;
 use crate::ops::profile;
-use crate::report::{Console, Journal, Jsonl, Reporter, TensorBoard, Verbosity, screen};
+use crate::report::{
+    Console, Described, Journal, Jsonl, Reporter, SampleLog, TensorBoard, Verbosity, open_tracker, screen,
+};
 use crate::toolkit::{Base, OpenOptions, announce};
 use crate::train::course::Course;
 use crate::train::run_dir::RunDir;
@@ -22,7 +25,7 @@ pub(super) fn form() -> Form {
 }
 
 /// Opens the base that the configuration names.
-pub(super) fn open(config: &RunConfig, args: &TrainArgs) -> Result<Base> {
+pub(in crate::commands) fn open(config: &RunConfig, args: &TrainArgs) -> Result<Base> {
     let model = &config.model;
     let options = OpenOptions {
         dtype: model.dtype,
@@ -54,8 +57,12 @@ pub(super) fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Rep
     Ok(seconds)
 }
 
+/// The sinks of a run.
+///
+/// # Errors
+/// If a file cannot be opened, or a tracker is not supported.
 pub(super) fn reporter(
-    run: &RunDir,
+    (run, config): (&RunDir, &RunConfig),
     step: u64,
     verbosity: Verbosity,
     whereabouts: Whereabouts,
@@ -65,7 +72,24 @@ pub(super) fn reporter(
     // Where a signal would strike is known before the line that says so is printed.
     let reporter = Reporter::new().with(whereabouts).with(Console::stderr(verbosity));
     let journal = Journal::open(&run.path().join("warnings.jsonl"), step)?;
-    Ok(reporter.with(jsonl).with(journal).with(TensorBoard::create(run.path())?))
+    let samples = SampleLog::open(&run.path().join("samples.jsonl"), step)?;
+    let reporter = reporter.with(jsonl).with(journal).with(samples).with(TensorBoard::create(run.path())?);
+    trackers(reporter, (run, config), step)
+}
+
+/// Adds the trackers that the configuration names.
+fn trackers(mut reporter: Reporter, (run, config): (&RunDir, &RunConfig), step: u64) -> Result<Reporter> {
+    for name in &config.train.report_to {
+        let named = run.path().file_name().map(|name| name.to_string_lossy().into_owned());
+        let described = Described {
+            name: config.train.run_name.clone().or(named).unwrap_or_else(|| "run".into()),
+            directory: run.path().to_path_buf(),
+            settings: settings(&config.to_yaml()?),
+            resumed: step > 0,
+        };
+        reporter = reporter.with_boxed(open_tracker(*name, described)?);
+    }
+    Ok(reporter)
 }
 
 pub(super) fn describe(trainer: &Trainer, course: &Course, reporter: &mut Reporter) {

@@ -9,6 +9,7 @@ use super::resumed::{is_resuming, opening};
 use super::summary;
 use crate::cli::TrainArgs;
 use crate::commands::output::say;
+use crate::commands::serve;
 use crate::commands::signals;
 use crate::config::{Begins, Staged};
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Re
     let stop = Arc::new(AtomicU8::new(0));
     signals::let_finish(&stop, directory.path());
     files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
+    let directories = staged.stages.iter().map(|stage| stage.config.output_dir.clone()).collect();
+    args.serve.map(|at| serve::start(at, directories)).transpose()?;
     for (index, stage) in planned.into_iter().enumerate() {
         say_stage(staged, index, quiet);
         match stage.inputs {
@@ -84,13 +87,13 @@ fn train(
     let directory = RunDir::open(&run.config.output_dir, opening)?;
     first.iter().for_each(|first| say(first));
     let course = run.course()?;
-    let Ready { mut trainer, notes, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
+    let Ready { mut trainer, notes, config, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
     let whereabouts = signals::let_finish(stop, directory.path());
-    let mut reporter = reporter(&directory, trainer.step(), verbosity, whereabouts)?;
+    let mut reporter = reporter((&directory, &config), trainer.step(), verbosity, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
-    summary::conclude(&mut trainer, directory.path(), (seconds, quiet))
+    summary::conclude(&mut trainer, directory.path(), (seconds, summary::Told { quiet, samples: false }))
 }
 
 /// What each stage would do.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::compared::compared;
 use super::super::output::{print, say};
 use super::super::report;
 use crate::config::RunConfig;
@@ -9,7 +10,7 @@ use crate::data::EvalSource;
 use crate::error::Result;
 use crate::eval::preference::{Evaluation, wilson};
 use crate::files::shell_word;
-use crate::report::{log, screen, sparkline};
+use crate::report::{log, samples, screen, sparkline};
 use crate::toolkit::{Base, embedded};
 use crate::train::reference::ReferenceCache;
 use crate::train::trainer::Trainer;
@@ -17,8 +18,21 @@ use crate::train::trainer::Trainer;
 /// Characters of a curve, at most.
 const CURVE: usize = 48;
 
-/// Prints the summary: to standard output the accuracy on held-out pairs, to standard error the rest, unless `quiet`.
-pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet): (f64, bool)) -> Result<()> {
+/// Prompts whose completions are shown.
+const SHOWN: usize = 3;
+
+/// What the summary leaves out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// Everything but the accuracy on held-out pairs.
+    pub quiet: bool,
+    /// Completions were shown already.
+    pub samples: bool,
+}
+
+/// Prints the summary: to standard output the accuracy on held-out pairs, to standard error the rest.
+pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told): (f64, Told)) -> Result<()> {
+    let quiet = told.quiet;
     let after = trainer.evaluate()?;
     let page = report::write(&[directory.to_path_buf()], &directory.join("report.html"));
     if let Err(error) = &page {
@@ -26,6 +40,12 @@ pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, quiet)
     }
     if !quiet {
         curves(directory).iter().for_each(|line| say(line));
+        let shown = samples(&directory.join("samples.jsonl"));
+        shown
+            .iter()
+            .take(if told.samples { 0 } else { SHOWN })
+            .filter_map(compared)
+            .for_each(|text| say(&text));
     }
     if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
         print(text.as_bytes())?;

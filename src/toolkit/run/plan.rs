@@ -14,6 +14,50 @@ use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
 use crate::trainable::Policy;
 
+/// What a run will take, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Passes over the records.
+    pub epochs: f64,
+    /// Packed tokens of all steps.
+    pub tokens: f64,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+    /// Parameters that are trained.
+    pub parameters: usize,
+    /// Peak bytes: of the GPU's memory if `is_on_gpu`, else resident.
+    pub peak: usize,
+    /// Whether a GPU computes.
+    pub is_on_gpu: bool,
+}
+
+/// Returns what a run will take.
+///
+/// # Errors
+/// If the objective is invalid.
+pub(super) fn expected(
+    config: &RunConfig,
+    base: &Base,
+    policy: &Policy,
+    pairs: &Examples,
+    on_device: Option<&on_device::Fit>,
+) -> Result<Expected> {
+    let Course { steps, epochs, .. } = course(config, pairs)?;
+    let parameters = policy.trained.values().len();
+    let (tokens, memory) = expect(config, base, parameters, pairs);
+    Ok(Expected {
+        steps,
+        epochs,
+        tokens: tokens.packed as f64 * epochs,
+        longest: pairs.train.longest().max(pairs.eval.longest()),
+        parameters,
+        peak: on_device.map_or(memory.total(), |fit| fit.plan.total()),
+        is_on_gpu: on_device.is_some(),
+    })
+}
+
 /// What a run would work on; all of it was checked to get this far.
 pub(super) fn described(
     config: &RunConfig,

@@ -122,6 +122,7 @@ impl Trainer {
             return Err(self.nothing_learned());
         }
         let best = self.state.best.clone().filter(|best| best.step != self.state.step);
+        let mut kept = self.state.step;
         if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
             let path = checkpoint::path(&self.setup.run, best.step);
             let state = checkpoint::open(&path)?;
@@ -132,6 +133,7 @@ impl Trainer {
                 reference.forget();
             }
             self.evaluated = None;
+            kept = best.step;
             let metric = self.setup.config.criterion().metric;
             reporter.note(&format!("adapter/ is that of step {}, {metric} {:.4}", best.step, best.value));
         }
@@ -148,6 +150,7 @@ impl Trainer {
                 .chain([("README.md", card.as_bytes())])
                 .try_for_each(|(name, bytes)| files::write_bytes(&new.join(name), bytes))
         })?;
+        self.sample(kept, reporter);
         self.tidy(reporter);
         Ok(())
     }

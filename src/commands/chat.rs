@@ -1,0 +1,228 @@
+//! `dpo-lora chat`: a conversation with the adapter on, off or both.
+
+mod command;
+mod conversation;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+
+use self::command::{Command, HELP, Mode};
+use self::conversation::{Answer, Conversation};
+use super::adapted::{adapted, base};
+use super::output::{print, say};
+use super::signals::{self, Chat};
+use crate::cli::ChatArgs;
+use crate::error::{Error, Result};
+use crate::generate::{Limits, Request, SamplingConfig, complete_streaming};
+use crate::model::pass::Pass;
+use crate::toolkit::Adapted;
+
+pub(super) fn run(args: &ChatArgs) -> Result<()> {
+    let base = base(&args.model)?;
+    let adapted = adapted(&base, &args.model)?;
+    let mode = if adapted.policy.is_adapted() { Mode::On } else { Mode::Off };
+    let has_template = adapted.tokenizer.template().is_some();
+    if !has_template {
+        say("the model has no chat template: each line is completed as it is, without those before it");
+        if args.system.is_some() {
+            return Err(Error::Config(
+                "--system needs a chat template; name one with --chat-template".into(),
+            ));
+        }
+    }
+    let conversation = Conversation::new(args.system.clone(), has_template);
+    let limits =
+        Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(&adapted.tokenizer), stop: Vec::new() };
+    let mut chatting = Chatting {
+        args,
+        adapted: &adapted,
+        limits,
+        conversation,
+        mode,
+        drawn: 0,
+        signals: signals::converse(),
+    };
+    let stdin = std::io::stdin();
+    let is_terminal = stdin.is_terminal();
+    if is_terminal {
+        say("/help lists the commands; Ctrl-C stops an answer");
+    }
+    loop {
+        if is_terminal {
+            // Nothing can be done about a closed standard error.
+            let _ = write!(std::io::stderr(), "> ").and_then(|()| std::io::stderr().flush());
+        }
+        let Some(line) = read_message(&mut stdin.lock())? else { return Ok(()) };
+        match Command::parse(&line) {
+            Ok(Command::Quit) => return Ok(()),
+            Ok(command) => chatting.obey(command)?,
+            Err(problem) => say(&problem),
+        }
+    }
+}
+
+/// Reads a line; a `\` at its end continues it on the next one. `None` at the end of the input.
+fn read_message(input: &mut impl BufRead) -> Result<Option<String>> {
+    let mut message = String::new();
+    loop {
+        let mut line = Vec::new();
+        let read = input.read_until(b'\n', &mut line).map_err(Error::read("standard input"))?;
+        if read == 0 {
+            return Ok((!message.is_empty()).then_some(message));
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches(['\n', '\r']);
+        match text.strip_suffix('\\') {
+            Some(more) => {
+                message.push_str(more);
+                message.push('\n');
+            }
+            None => {
+                message.push_str(text);
+                return Ok(Some(message));
+            }
+        }
+    }
+}
+
+/// A conversation in progress.
+struct Chatting<'a> {
+    args: &'a ChatArgs,
+    adapted: &'a Adapted<'a>,
+    limits: Limits,
+    conversation: Conversation,
+    mode: Mode,
+    /// Answers so far: each has a random stream of its own.
+    drawn: u64,
+    signals: Arc<Chat>,
+}
+
+impl Chatting<'_> {
+    /// Does what a line asks for. What the model refuses is said, and the conversation goes on.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    fn obey(&mut self, command: Command) -> Result<()> {
+        match command {
+            Command::Nothing | Command::Quit => {}
+            Command::Help => say(HELP),
+            Command::Adapter(mode) => self.switch(mode),
+            Command::System(text) => match self.conversation.set_system(text) {
+                Ok(()) => say("the conversation starts over with this system prompt"),
+                Err(problem) => say(&problem),
+            },
+            Command::Reset => {
+                self.conversation.reset();
+                say("the conversation starts over");
+            }
+            Command::Save(choice) => match self.conversation.save(&self.args.save, choice) {
+                Ok(pair) => say(&format!("{}: {pair}", self.args.save.display())),
+                Err(error) => say(&error.to_string()),
+            },
+            Command::Retry => {
+                if self.conversation.is_asked() {
+                    self.answer()?;
+                } else {
+                    say("there is no message to answer again");
+                }
+            }
+            Command::Message(text) => {
+                self.conversation.ask(text);
+                self.answer()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, mode: Option<Mode>) {
+        match mode {
+            Some(mode) if mode != Mode::Off && !self.adapted.policy.is_adapted() => {
+                return say("there is no adapter; start with --adapter PATH");
+            }
+            Some(mode) => self.mode = mode,
+            None => {}
+        }
+        say(&format!("the adapter is {}", self.mode.name()));
+    }
+
+    /// Writes the answers to the last message: one, or one of each side.
+    fn answer(&mut self) -> Result<()> {
+        let prompt = match self.conversation.encoded(&self.adapted.tokenizer) {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                self.conversation.take_back();
+                say(&format!("{error}; the message is taken back"));
+                return Ok(());
+            }
+        };
+        let seed = self.args.seed.wrapping_add(self.drawn);
+        self.drawn += 1;
+        for side in self.mode.sides() {
+            let number = self.conversation.answers() + 1;
+            if self.mode == Mode::Both || number > 1 {
+                print(format!("[{number}: adapter {}] ", side.name()).as_bytes())?;
+            }
+            let written = self.written(&prompt, *side, seed)?;
+            match written {
+                Ok(text) => self.conversation.add(Answer { side: *side, text }),
+                Err(problem) => {
+                    if number == 1 {
+                        self.conversation.take_back();
+                    }
+                    say(&problem);
+                    return Ok(());
+                }
+            }
+            if self.signals.is_stopped() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Streams an answer; what was written until it was stopped is the answer. The inner error is the model's, in words.
+    fn written(&self, prompt: &[u32], side: Mode, seed: u64) -> Result<Result<String, String>> {
+        let Adapted { tokenizer, decoder, policy, .. } = self.adapted;
+        let pass = if side == Mode::On { Pass::Policy } else { Pass::Reference };
+        let sampling =
+            SamplingConfig { temperature: self.args.temperature, top_k: None, top_p: self.args.top_p, seed };
+        let request = Request::new(prompt.to_vec(), sampling);
+        let (mut text, mut closed) = (String::new(), None);
+        let mut show = |piece: &str| {
+            text.push_str(piece);
+            if let Err(error) = print(piece.as_bytes()) {
+                closed = Some(error);
+            }
+            if closed.is_some() || self.signals.is_stopped() {
+                return Err(Error::Data("stopped".into()));
+            }
+            Ok(())
+        };
+        let found = self.signals.during(|| {
+            complete_streaming(decoder, tokenizer, &request, (policy, pass), &self.limits, &mut show)
+        });
+        let stopped = self.signals.is_stopped();
+        if let Some(error) = closed {
+            return Err(error);
+        }
+        print(if stopped { b" [stopped]\n" } else { b"\n" })?;
+        Ok(match found {
+            Ok(completion) => Ok(completion.text),
+            Err(_) if stopped => Ok(text),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backslash_continues_a_line() {
+        let mut input = "one\ntwo \\\nthree\r\n\nlast".as_bytes();
+        let all: Vec<String> = std::iter::from_fn(|| read_message(&mut input).unwrap()).collect();
+        assert_eq!(all, ["one", "two \nthree", "", "last"]);
+        assert_eq!(read_message(&mut "open\\\n".as_bytes()).unwrap().unwrap(), "open\n");
+    }
+}

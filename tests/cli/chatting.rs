@@ -1,0 +1,123 @@
+//! `chat`, through a pipe and on a terminal.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::common::fixture;
+use crate::common::program::{Place, Ran, finish};
+
+/// Runs `chat` with these lines as standard input.
+fn chat(place: &Place, args: &[&str], lines: &str) -> Ran {
+    let mut child = place.command(&[&["chat"], args].concat()).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    finish(child)
+}
+
+fn pairs(place: &Place, name: &str) -> Vec<Value> {
+    let text = String::from_utf8(place.read(name)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+const ADAPTER: &str = "adapters/tiny-reviews-favourable";
+
+#[test]
+fn answers_are_those_of_generate_and_a_preferred_one_is_saved() {
+    let place = Place::new();
+    let adapter = format!("{}/{ADAPTER}", env!("CARGO_MANIFEST_DIR"));
+    let args =
+        ["--base", "tiny-reviews", "--adapter", &adapter, "--temperature", "0", "--max-new-tokens", "12"];
+    let lines = "The film is\n/adapter both\nThe film is\n/save on\n/save off on\n/save 7\n/adapter\n/quit\nnot read\n";
+    let ran = chat(&place, &args, lines);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let answer = |adapter: Option<&str>| {
+        let mut args =
+            vec!["generate", "--base", "tiny-reviews", "--max-new-tokens", "12", "--prompt", "The film is"];
+        args.extend(adapter.into_iter().flat_map(|adapter| ["--adapter", adapter]));
+        place.run(&args).ok().trim_end_matches('\n').to_string()
+    };
+    let (on, off) = (answer(Some(&adapter)), answer(None));
+    assert_ne!(on, off);
+    assert_eq!(ran.stdout, format!("{on}\n[1: adapter off] {off}\n[2: adapter on] {on}\n"));
+    for words in [
+        "no chat template",
+        "there is no answer 7",
+        "the adapter is both",
+        "answer 2 is preferred to answer 1",
+    ] {
+        assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr);
+    }
+    let found = pairs(&place, "preferred.jsonl");
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0], json!({"prompt": "The film is", "chosen": on, "rejected": off}));
+    assert_eq!(found[1]["chosen"], off.as_str());
+    // What was saved can be trained on.
+    let checked = place.run(&["data", "check", "preferred.jsonl", "--base", "tiny-reviews"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+}
+
+#[test]
+fn a_conversation_goes_on_through_the_template_and_starts_over() {
+    let place = Place::new();
+    let base = fixture("models/llama").display().to_string();
+    let args = ["--base", &base, "--chat-template", "chatml", "--max-new-tokens", "6", "--temperature", "1"];
+    let lines = "/system be brief\none\n/retry\n/save 1\ntwo\n/retry\n/save\n/system\nthree\n/retry\n/save\n//slash\n/nonsense\n\
+                 /adapter on\n/save\n/help\n";
+    let ran = chat(&place, &[&args[..], &["--save", "pairs.jsonl"]].concat(), lines);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for words in
+        ["/nonsense is no command", "there is no adapter", "a pair needs two answers", "/adapter on|off|both"]
+    {
+        assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr);
+    }
+    let found = pairs(&place, "pairs.jsonl");
+    assert_eq!(found.len(), 3, "{}", ran.stderr);
+    let roles = |pair: &Value| -> Vec<String> {
+        pair["prompt"].as_array().unwrap().iter().map(|m| m["role"].as_str().unwrap().into()).collect()
+    };
+    assert_eq!(roles(&found[0]), ["system", "user"]);
+    assert_eq!(roles(&found[1]), ["system", "user", "assistant", "user"]);
+    // The conversation went on with the answer that was preferred.
+    assert_eq!(
+        found[1]["prompt"][2]["content"].as_str().unwrap().trim(),
+        found[0]["chosen"][0]["content"].as_str().unwrap()
+    );
+    assert_eq!(roles(&found[2]), ["user"]);
+    let data = ["data", "check", "pairs.jsonl", "--base", &base, "--chat-template", "chatml"];
+    assert_eq!(place.run(&data).code, Some(0));
+    let wrong = chat(&place, &["--base", "tiny-reviews", "--system", "x"], "");
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("--chat-template"), "{}", wrong.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_press_stops_the_answer_and_not_the_program() {
+    use std::process::Command;
+    use std::time::Duration;
+
+    let place = Place::new();
+    let mut child = place
+        .command(&["chat", "--base", "tiny-reviews", "--max-new-tokens", "100000", "--temperature", "1"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let press = |child: &std::process::Child| {
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    let mut input = child.stdin.take().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    // While nothing is written, a press is answered; a message afterwards is answered as before.
+    press(&child);
+    input.write_all(b"The film is\n").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    press(&child);
+    input.write_all(b"The film is\n/quit\n").unwrap();
+    drop(input);
+    let ran = finish(child);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("press again to leave"), "{}", ran.stderr);
+    assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
+}
