@@ -20,7 +20,7 @@ mod voice;
 use clap::CommandFactory;
 
 use self::output::print;
-use crate::cli::{Cli, Command, DataCommand};
+use crate::cli::{Cli, Command, DataCommand, EvalArgs};
 use crate::error::{Error, Result};
 use crate::ops::gemm::Isa;
 use crate::report::Verbosity;
@@ -56,6 +56,9 @@ fn left_behind(command: &Command) -> &'static str {
     match command {
         Command::Merge(_) | Command::Export(_) | Command::Data(DataCommand::Convert(_)) => {
             "interrupted; what was not finished is removed"
+        }
+        Command::Eval(EvalArgs { command: Some(_), .. }) => {
+            "interrupted; what was drawn, judged and measured is kept, and the same command goes on"
         }
         Command::Score(args) if args.output.is_some() => "interrupted; nothing was written",
         Command::Train(_) => "interrupted before the run began; nothing was written",

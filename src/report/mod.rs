@@ -7,7 +7,9 @@ pub mod html;
 mod journal;
 mod jsonl;
 pub mod log;
+pub mod plot;
 pub mod screen;
+pub mod sheet;
 mod sparkline;
 mod tensorboard;
 
