@@ -1,6 +1,7 @@
 //! The command line: definitions only. `commands/` does the work.
 
 mod adapters;
+mod collect;
 mod data;
 mod eval;
 mod train;
@@ -18,6 +19,7 @@ pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
     MergeDtype, MergeFormat, ServerName,
 };
+pub use collect::{CollectArgs, StrategyName};
 pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
 pub use eval::{
     CalibrationArgs, DrawArgs, EvalArgs, EvalCommand, EvalPairsArgs, FrontierArgs, HeldOut, JudgeSpec,
@@ -64,6 +66,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Complete prompts
     Generate(GenerateArgs),
+    /// Collect preferences: two answers side by side, and which is better
+    Collect(CollectArgs),
     /// Fold adapters into the base's weights, or combine them into one adapter
     Merge(MergeArgs),
     /// Write an adapter for llama.cpp, mlx-lm or PEFT, and list the servers that load it
@@ -465,7 +469,7 @@ mod tests {
     #[test]
     fn eval_is_that_of_pairs_or_a_subcommand() {
         let eval = |line: &str| match parse(&format!("eval {line}"))?.command {
-            Command::Eval(args) => Ok(args),
+            Command::Eval(args) => Ok::<_, clap::Error>(args),
             other => panic!("{other:?}"),
         };
         let rate =

@@ -55,6 +55,7 @@
 //! | 5 | [`model`] | families, the decoder; `model::engine`: the decoder on a device |
 //! | 6 | [`adapter`] | PEFT directories, merging, fingerprints |
 //! | 6 | [`generate`] | sampling and decoding |
+//! | 7 | [`collect`] | votes of people, and one label from several |
 //! | 7 | [`eval`] | accuracy, margins, rewards; win rates, frontiers, learning curves, calibration |
 //! | 7 | [`judge`] | an endpoint that compares answers, and its transcript |
 //! | 7 | [`reward`] | what a completion is worth: length, patterns, programs, adapters |
@@ -136,6 +137,7 @@
 
 pub mod adapter;
 mod cli;
+pub mod collect;
 mod commands;
 pub mod config;
 pub mod data;

@@ -29,6 +29,7 @@ const RANKS: &[(&str, u8)] = &[
     ("model", 5),
     ("adapter", 6),
     ("generate", 6),
+    ("collect", 7),
     ("eval", 7),
     ("judge", 7),
     ("reward", 7),

@@ -2,6 +2,7 @@
 
 mod adapted;
 mod cache;
+mod collect;
 mod data;
 mod devices;
 mod eval;
@@ -39,6 +40,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Collect(args) => collect::run(args),
         Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
@@ -60,6 +62,7 @@ fn left_behind(command: &Command) -> &'static str {
         Command::Eval(EvalArgs { command: Some(_), .. }) => {
             "interrupted; what was drawn, judged and measured is kept, and the same command goes on"
         }
+        Command::Collect(_) => "interrupted; every vote is kept, and the same command goes on",
         Command::Score(args) if args.output.is_some() => "interrupted; nothing was written",
         Command::Train(_) => "interrupted before the run began; nothing was written",
         _ => "interrupted",

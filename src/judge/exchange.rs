@@ -59,7 +59,9 @@ pub(super) enum Next {
     Unreadable,
     /// The server could not answer now. Carries the pause that it asked for.
     Later(Option<Duration>),
-    /// It will never answer: a wrong key, a wrong model.
+    /// The server refuses this question, such as one that is too long.
+    Refused,
+    /// It will never answer any: a wrong key, a wrong model.
     Never,
 }
 
@@ -167,7 +169,11 @@ impl<'a> Endpoint<'a> {
             });
             let out_of_money = status == 429 && body.contains("insufficient_quota");
             let may_pass = matches!(status, 408 | 409 | 425 | 429 | 500..=599) && !out_of_money;
-            return if may_pass { Next::Later(pause) } else { Next::Never };
+            return match status {
+                _ if may_pass => Next::Later(pause),
+                400 | 413 | 422 => Next::Refused,
+                _ => Next::Never,
+            };
         }
         let answer = Answer::read(&body);
         let Usage { prompt_tokens, completion_tokens } = answer.usage.unwrap_or_default();

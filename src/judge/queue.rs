@@ -92,7 +92,16 @@ impl<'a> Queue<'a> {
         });
         let state = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         match state.stopped {
-            None => Ok(state.verdicts),
+            None => {
+                if state.unreadable > 0 {
+                    log::warn!(
+                        "{} question(s) to the judge have no verdict; the reason of the last one: {}",
+                        state.unreadable,
+                        state.reason
+                    );
+                }
+                Ok(state.verdicts)
+            }
             Some(Stop::Other(error)) => Err(error),
             Some(Stop::Judge(reason)) => Err(Error::Judge(format!(
                 "{reason}; {} of {total} verdicts are kept in {}, and another run goes on with the others",
@@ -140,6 +149,7 @@ impl<'a> Queue<'a> {
                     return false;
                 }
                 Next::Unreadable if is_last => return self.left_out(&problem),
+                Next::Refused => return self.left_out(&format!("{problem}{}", said(exchange.answer))),
                 Next::Later(_) if is_last => {
                     let attempts = self.config.attempts;
                     self.stop(Stop::Judge(format!(
@@ -171,7 +181,7 @@ impl<'a> Queue<'a> {
         true
     }
 
-    /// A question has no answer that can be read. Returns whether the run goes on.
+    /// A question has no answer, or none that can be read. Returns whether the run goes on.
     fn left_out(&self, problem: &str) -> bool {
         let mut state = held(&self.state);
         state.unreadable += 1;

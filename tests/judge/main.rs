@@ -2,6 +2,7 @@
 //! and the run goes on. The judge is a server on 127.0.0.1.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod program;
 mod server;
 
 use std::collections::BTreeSet;
@@ -244,12 +245,24 @@ fn a_run_that_was_killed_in_the_middle_of_a_line_goes_on() {
 
 #[test]
 fn a_refusal_stops_the_run_at_once() {
-    for (status, words) in [(401, "refuses the key"), (404, "status 404"), (400, "no such model")] {
+    for (status, words) in [(401, "refuses the key"), (404, "no such model"), (307, "status 307")] {
         let server = Server::start(move |_, _| Reply::Send(status, "", "no such model".into()));
         let error = Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 5).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(server.seen().len(), 1);
     }
+    // A question that is too long is left out, unless every one is.
+    let server = Server::start(|_, request| match request.question().contains("question 1\n") {
+        true => Reply::Send(400, "", "too long".into()),
+        false => honest(request),
+    });
+    let place = Place::new();
+    assert_eq!(firsts(&place.judge(config(&server), 3).unwrap()), [Some(1.0), None, Some(0.0)]);
+    assert_eq!(server.seen().len(), 6);
+    let server = Server::start(|_, _| Reply::Send(400, "", "no such model".into()));
+    let error = Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 50).unwrap_err();
+    assert!(error.to_string().contains("no such model"), "{error}");
+    assert_eq!(server.seen().len(), 5);
     // A redirection is not followed: the key would go elsewhere.
     let server = Server::start(|_, _| Reply::Send(307, "Location: http://127.0.0.1:1/\r\n", String::new()));
     assert!(Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 1).is_err());
@@ -330,15 +343,19 @@ fn two_processes_do_not_share_a_transcript() {
     assert_eq!(place.judged_once(), 8);
 }
 
-/// Collects what the library logs, at every level.
+/// Collects what the library logs.
 struct Logged(Mutex<String>);
 
 impl log::Log for Logged {
-    fn enabled(&self, _: &log::Metadata) -> bool {
-        true
+    /// As the program: what ureq logs of the wire at the level of traces is not for it.
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        metadata.target().starts_with("dpo_lora")
     }
 
     fn log(&self, record: &log::Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         *self.0.lock().unwrap() += &format!("{} {}\n", record.target(), record.args());
     }
 
@@ -352,7 +369,6 @@ fn the_key_is_sent_and_appears_nowhere_else() {
     const KEY: &str = "sk-f00dfacecafe5ec7e7";
     log::set_logger(&LOGGED).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    // The name belongs to this test alone. HOME is read by nobody here, and is set by every test runner.
     let name = "DPO_LORA_TEST_JUDGE_KEY";
     let Ok(found) = std::env::var(name) else {
         // The variable is set before the process starts: it cannot be set safely in a process with threads.
@@ -377,7 +393,7 @@ fn the_key_is_sent_and_appears_nowhere_else() {
         3 => Reply::Send(200, "", format!("broken {KEY}")),
         4 => Reply::says(&format!("{{\"verdict\": \"A\", \"key\": \"{KEY}\"}}")),
         5 => Reply::Send(401, "", format!("Incorrect API key provided: {}", &KEY[..12])),
-        _ => Reply::Send(400, "", format!("no {KEY}")),
+        _ => Reply::Send(404, "", format!("no {KEY}")),
     });
     let place = Place::new();
     let keyed =
