@@ -250,13 +250,14 @@ impl GenerateArgs {
     pub fn sampling(&self) -> Result<SamplingConfig> {
         let several = self.completions() > 1;
         let temperature = self.temperature.unwrap_or(if several { 1.0 } else { 0.0 });
-        if several && temperature == 0.0 {
+        let sampling = SamplingConfig { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed };
+        if several && sampling.is_greedy() {
             return Err(Error::Config(format!(
-                "--temperature 0 gives the same completion {} times; raise it or ask for one completion",
+                "--temperature {temperature} gives the same completion {} times; raise it or ask for one completion",
                 self.completions()
             )));
         }
-        Ok(SamplingConfig { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed })
+        Ok(sampling)
     }
 }
 
@@ -413,6 +414,11 @@ mod tests {
             "generate --base b --prompt a --top-p 1.5",
             "generate --base b --prompt a --temperature -1",
             "generate --base b --prompt a --max-new-tokens 0",
+            "generate --base b --prompt a --n 0",
+            "generate --base b --prompt a --best-of 2",
+            "generate --base b --prompt a --n 2 --best-of 2 --reward length",
+            "generate --base b --prompt a --reward lenght",
+            "generate --base b --prompt a --reward-timeout 0",
             "eval --base b --data d --device tpu",
             "score --base b --data d --dtype int4",
             "merge --base b --output o",
@@ -436,6 +442,10 @@ mod tests {
         let args = generate("--prompt a --prompt b --stop x --stop y --adapter p --adapter q").unwrap();
         assert_eq!((args.prompt.len(), args.stop.len(), args.model.adapter.len()), (2, 2, 2));
         assert_eq!((args.max_new_tokens, args.completions(), args.chat()), (128, 1, None));
+        assert_eq!(args.sampling().unwrap().temperature, 0.0);
+        let several = generate("--prompt a --best-of 4 --reward length").unwrap();
+        assert_eq!((several.completions(), several.sampling().unwrap().temperature), (4, 1.0));
+        assert!(generate("--prompt a --n 3 --temperature 1e-9").unwrap().sampling().is_err());
         assert_eq!(generate("--prompt a --chat").unwrap().chat(), Some(true));
         assert_eq!(generate("--prompt a --chat --no-chat").unwrap().chat(), Some(false));
         let Command::Merge(merge) =

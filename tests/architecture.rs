@@ -61,6 +61,7 @@ const UNSAFE: &[&str] = &[
     "ops/gemm/amx.rs",
     "ops/gemm/amx_pack.rs",
     "ops/gemm/amx_row.rs",
+    "ops/gemm/amx_rows.rs",
     "ops/gemm/avx2.rs",
     "ops/gemm/avx512.rs",
     "ops/gemm/avx512_pack.rs",

@@ -17,8 +17,8 @@ use crate::trainable::Policy;
 /// Number of sequences decoded at once, on the processor and on a device.
 const TOGETHER: usize = 64;
 
-/// Rows of prompts that may enter in one step. A longer prompt enters alone.
-const ENTERING: usize = 1024;
+/// Rows of prompts that may enter in one step, on the processor and on a device. A longer prompt enters alone.
+const ENTERING: (usize, usize) = (1024, 8192);
 
 /// The completions of requests, in the order in which they finish.
 ///
@@ -146,11 +146,12 @@ impl<'a> Rollouts<'a> {
     fn entering(&mut self) -> Result<Vec<Prompt>> {
         let begun: usize = self.prompts.iter().map(|prompt| prompt.request.completions - prompt.begun).sum();
         let (mut free, mut rows) = (self.together.saturating_sub(self.active.len() + begun), 0);
+        let most = if self.model.decoder.is_on_device() { ENTERING.1 } else { ENTERING.0 };
         let mut entering = Vec::new();
         while free > 0 {
             let Some((number, request)) = self.waiting.pop_front() else { break };
             rows += request.prompt.len();
-            if rows > ENTERING && !entering.is_empty() {
+            if rows > most && !entering.is_empty() {
                 self.waiting.push_front((number, request));
                 break;
             }

@@ -23,6 +23,11 @@ pub struct SamplingConfig {
 }
 
 impl SamplingConfig {
+    /// Whether always the most likely token is chosen.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < COLDEST
+    }
+
     /// The settings of prompt `index` of several: the same, with a seed of its own. Prompt 0 keeps the seed.
     pub fn for_prompt(&self, index: usize) -> Self {
         Self { seed: named(self.seed, "prompt", index), ..self.clone() }
@@ -93,7 +98,7 @@ impl Sampler {
         if logits.is_empty() || logits.iter().any(|logit| logit.is_nan()) {
             return Err(Error::Model("the logits are not numbers: an activation overflowed".into()));
         }
-        if self.config.temperature < COLDEST {
+        if self.config.is_greedy() {
             return Ok((likeliest(logits) as u32, Some(0.0)));
         }
         let probabilities = softmax(logits, self.config.temperature);

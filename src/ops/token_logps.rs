@@ -59,7 +59,7 @@ const ROW_BLOCK: usize = 1024;
 pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
     let y = head.forward(hidden)?;
     let (rows, vocab) = y.shape();
-    let mut data = y.numbers().to_vec();
+    let mut data = y.into_numbers();
     host::update_rows(&mut data, vocab, |_, row| shape_row(row, shape.scale, shape.softcap));
     Tensor::new(data, (rows, vocab))
 }
