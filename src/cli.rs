@@ -1,7 +1,9 @@
 //! The command line: definitions only. `commands/` does the work.
 
 mod adapters;
+mod collect;
 mod data;
+mod eval;
 mod people;
 mod train;
 
@@ -18,7 +20,12 @@ pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
     MergeDtype, MergeFormat, ServerName,
 };
+pub use collect::{CollectArgs, StrategyName};
 pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
+pub use eval::{
+    CalibrationArgs, DrawArgs, EvalArgs, EvalCommand, EvalPairsArgs, FrontierArgs, HeldOut, JudgeSpec,
+    LearningCurveArgs, WinRateArgs,
+};
 pub use people::{ChatArgs, InitArgs, LrFindArgs, PushArgs};
 pub use train::TrainArgs;
 
@@ -67,6 +74,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Talk to a model with its adapter on, off or both, and save the answers that you prefer
     Chat(ChatArgs),
+    /// Collect preferences: two answers side by side, and which is better
+    Collect(CollectArgs),
     /// Fold adapters into the base's weights, or combine them into one adapter
     Merge(MergeArgs),
     /// Write an adapter for llama.cpp, mlx-lm or PEFT, and list the servers that load it
@@ -120,7 +129,7 @@ pub struct ModelArgs {
 }
 
 /// How to run a model.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct RuntimeArgs {
     /// Type of the base's weights: auto (as stored), f32, bf16 or f16
     #[arg(long, default_value = "auto")]
@@ -156,29 +165,6 @@ pub struct ScoreArgs {
     /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE.jsonl")]
     pub output: Option<PathBuf>,
-}
-
-/// Arguments of `eval`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dpo-lora eval --base models/base --adapter runs/a/adapter --data test.jsonl"
-)]
-pub struct EvalArgs {
-    /// The model.
-    #[command(flatten)]
-    pub model: ModelArgs,
-
-    /// Preference pairs: a file, glob or directory
-    #[arg(long, value_name = "FILE")]
-    pub data: String,
-
-    /// β of the rewards and the loss [default: as the adapter was trained, else 0.1]
-    #[arg(long, value_name = "BETA")]
-    pub beta: Option<f64>,
-
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `generate`.
@@ -495,9 +481,42 @@ mod tests {
         else {
             panic!("not eval")
         };
-        assert_eq!(
-            (eval.model.runtime.device, eval.model.runtime.dtype),
-            (DeviceChoice::Cuda(1), WeightDtype::BF16)
-        );
+        let runtime = eval.pairs.unwrap().model.runtime;
+        assert_eq!((runtime.device, runtime.dtype), (DeviceChoice::Cuda(1), WeightDtype::BF16));
+        assert!(eval.command.is_none());
+    }
+
+    #[test]
+    fn eval_is_that_of_pairs_or_a_subcommand() {
+        let eval = |line: &str| match parse(&format!("eval {line}"))?.command {
+            Command::Eval(args) => Ok::<_, clap::Error>(args),
+            other => panic!("{other:?}"),
+        };
+        let rate =
+            eval("win-rate --base b --adapter a --prompts p --judge endpoint:j.yaml --temperature 0,0.5")
+                .unwrap();
+        assert!(rate.pairs.is_none());
+        let Some(EvalCommand::WinRate(args)) = rate.command else { panic!("not win-rate") };
+        assert!(matches!(&args.judge, JudgeSpec::Endpoint(path) if path.ends_with("j.yaml")));
+        assert_eq!((args.temperature, args.draw.chat()), (vec![0.0, 0.5], None));
+        for wrong in [
+            "",
+            "--base b",
+            "--data d",
+            "--base b --data d win-rate --base b --prompts p --judge length",
+            "win-rate --base b --judge length",
+            "win-rate --base b --prompts p --data d --judge length",
+            "win-rate --base b --prompts p --judge endpoint:",
+            "win-rate --base b --prompts p --judge lenght",
+            "win-rate --base b --prompts p --judge length --temperature 0,-1",
+            "frontier --base b --prompts p --reward length",
+            "frontier r --base b --prompts p",
+            "learning-curve r",
+            "learning-curve r --data d --points p",
+            "calibration --base b",
+        ] {
+            assert!(eval(wrong).is_err(), "{wrong}");
+        }
+        assert!(eval("learning-curve --points p.csv").is_ok());
     }
 }

@@ -67,6 +67,9 @@ pub enum Error {
     /// A repository of the Hugging Face Hub, or its copy in the cache, that is not available.
     #[error("{0}")]
     Hub(String),
+    /// A judge that does not answer, or whose limit is reached.
+    #[error("{0}")]
+    Judge(String),
     /// A device that failed or is out of memory.
     #[error("{0}")]
     Device(String),

@@ -2,6 +2,7 @@
 
 mod cache;
 mod draining;
+mod ledger;
 mod remembered;
 mod temporary;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use cache::CacheChoice;
 pub use draining::Draining;
+pub use ledger::Ledger;
 pub use remembered::{FileStamp, content_hash, remembered};
 pub use temporary::{TemporaryDirectory, TemporaryFile, remove_temporaries};
 

@@ -45,7 +45,8 @@
 //! | 0 | [`error`], [`files`], [`random`] | errors with remedies; files that appear whole; named random streams |
 //! | 1 | [`report`] | events of a run and where they go: console, JSON lines, TensorBoard |
 //! | 1 | [`device`] | buffers, kernels and products of an NVIDIA GPU, behind one trait |
-//! | 1 | [`hub`] | files of the Hugging Face Hub, and the cache shared with Python |
+//! | 1 | [`http`] | connections, and tokens that are never shown |
+//! | 2 | [`hub`] | files of the Hugging Face Hub, and the cache shared with Python |
 //! | 2 | [`weights`] | frozen weights, mapped from safetensors |
 //! | 2 | [`objective`] | scored completions → loss, gradient, rewards; pure functions |
 //! | 3 | [`data`] | records, chat templates, tokens, packing, sampling |
@@ -54,7 +55,9 @@
 //! | 5 | [`model`] | families, the decoder; `model::engine`: the decoder on a device |
 //! | 6 | [`adapter`] | PEFT directories, merging, fingerprints |
 //! | 6 | [`generate`] | sampling and decoding |
-//! | 7 | [`eval`] | accuracy, margins, rewards |
+//! | 7 | [`collect`] | votes of people, and one label from several |
+//! | 7 | [`eval`] | accuracy, margins, rewards; win rates, frontiers, learning curves, calibration |
+//! | 7 | [`judge`] | an endpoint that compares answers, and its transcript |
 //! | 7 | [`reward`] | what a completion is worth: length, patterns, programs, adapters |
 //! | 8 | [`train`] | steps, optimizers, schedules, checkpoints |
 //! | 9 | [`config`] | the YAML file |
@@ -134,6 +137,7 @@
 
 pub mod adapter;
 mod cli;
+pub mod collect;
 mod commands;
 pub mod config;
 pub mod data;
@@ -142,7 +146,9 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod generate;
+pub mod http;
 pub mod hub;
+pub mod judge;
 pub mod model;
 pub mod objective;
 pub mod ops;

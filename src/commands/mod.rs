@@ -3,6 +3,7 @@
 mod adapted;
 mod cache;
 mod chat;
+mod collect;
 mod compared;
 mod data;
 mod devices;
@@ -26,7 +27,7 @@ mod voice;
 use clap::CommandFactory;
 
 use self::output::print;
-use crate::cli::{Cli, Command, DataCommand};
+use crate::cli::{Cli, Command, DataCommand, EvalArgs};
 use crate::error::{Error, Result};
 use crate::ops::gemm::Isa;
 use crate::report::Verbosity;
@@ -49,6 +50,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
+        Command::Collect(args) => collect::run(args),
         Command::Merge(args) => merge::run(args, cli.quiet),
         Command::Export(args) => export::run(args),
         Command::Inspect(args) => inspect::run(args),
@@ -68,6 +70,10 @@ fn left_behind(command: &Command) -> &'static str {
         | Command::Merge(_)
         | Command::Export(_)
         | Command::Data(DataCommand::Convert(_)) => "interrupted; what was not finished is removed",
+        Command::Eval(EvalArgs { command: Some(_), .. }) => {
+            "interrupted; what was drawn, judged and measured is kept, and the same command goes on"
+        }
+        Command::Collect(_) => "interrupted; every vote is kept, and the same command goes on",
         Command::Score(args) if args.output.is_some() => "interrupted; nothing was written",
         Command::Train(_) => "interrupted before the run began; nothing was written",
         _ => "interrupted",

@@ -1,3 +1,11 @@
-//! Evaluation of a policy on pairs it was not trained on.
+//! Evaluation of a policy on pairs it was not trained on, and on its own samples.
+//!
+//! [`preference`] needs a decoder; all others are pure functions of what was scored, drawn or judged.
 
+pub mod bootstrap;
+pub mod calibration;
+pub mod displacement;
+pub mod frontier;
+pub mod learning_curve;
 pub mod preference;
+pub mod win_rate;

@@ -1,19 +1,17 @@
 //! Requests to the Hub. Redirects are followed here rather than by the HTTP crate, because the Hub gives a file's ETag and
 //! size on the redirect itself, and because the token must not leave the Hub.
 
-use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::{HeaderMap, Response, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody};
 
-use super::settings::{Settings, Token};
+use super::settings::Settings;
 use super::url::{resolve, same_origin, show};
 use crate::error::{Error, Result};
+use crate::http::{Token, connections};
 
 const MAX_REDIRECTS: usize = 10;
 /// The longest wait before a retry that a server may ask for.
@@ -92,21 +90,9 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(settings: &Settings) -> Result<Self> {
         let endpoint = endpoint(&settings.endpoint)?;
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_connect(Some(settings.timeout))
-            .timeout_recv_response(Some(settings.timeout))
-            .timeout_per_read(Some(settings.timeout))
-            .user_agent(concat!("dpo-lora/", env!("CARGO_PKG_VERSION")))
+        let config = connections(&endpoint, settings.timeout, settings.certificates.as_deref())?
             // The lengths that are compared are those of the file, not of a compressed form.
             .accept_encoding("identity");
-        if matches!(endpoint.host(), Some("localhost" | "127.0.0.1" | "[::1]")) {
-            config = config.proxy(None);
-        }
-        if let Some(path) = &settings.certificates {
-            config = config.tls_config(TlsConfig::builder().root_certs(certificates(path)?).build());
-        }
         Ok(Self {
             agent: config.build().new_agent(),
             endpoint,
@@ -282,25 +268,6 @@ fn endpoint(text: &str) -> Result<Uri> {
     })
 }
 
-fn certificates(path: &Path) -> Result<RootCerts> {
-    let text = fs::read(path).map_err(Error::read(path))?;
-    let mut found = Vec::new();
-    for item in parse_pem(&text) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => found.push(certificate),
-            Ok(_) => {}
-            Err(error) => return Err(Error::Config(format!("{}: {error}", path.display()))),
-        }
-    }
-    if found.is_empty() {
-        return Err(Error::Config(format!(
-            "{} holds no certificate; set SSL_CERT_FILE to a file of PEM certificates, or unset it",
-            path.display()
-        )));
-    }
-    Ok(RootCerts::new_with_certs(&found))
-}
-
 fn failure(url: &Uri, error: &ureq::Error) -> Failure {
     let message = format!("{}: {error}", show(url));
     match error {
@@ -335,18 +302,6 @@ mod tests {
             let error = Client::new(&settings).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{endpoint}");
             assert!(!error.to_string().contains("pass"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_file_of_certificates_must_hold_some() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ca.pem");
-        let new = || Client::new(&Settings { certificates: Some(path.clone()), ..Settings::new("c") });
-        assert!(new().is_err());
-        for text in ["", "no PEM", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(new().unwrap_err().exit_code(), 2, "{text}");
         }
     }
 

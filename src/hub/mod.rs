@@ -40,11 +40,12 @@ use files::Plan;
 use path::{Listing, RepoPath};
 use snapshot::Revision;
 
+pub use crate::http::Token;
 pub use connection::Hub;
 pub use dataset::DatasetRef;
 pub use id::HubId;
 pub use progress::{Progress, Silent};
-pub use settings::{DEFAULT_ENDPOINT, Settings, Token};
+pub use settings::{DEFAULT_ENDPOINT, Settings};
 pub use snapshot::Snapshot;
 pub use upload::{Content, Upload, files_of};
 

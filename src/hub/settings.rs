@@ -2,45 +2,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::http::Token;
 
 /// The Hub unless `HF_ENDPOINT` names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-
-/// An access token. It is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// A token from its text, which is trimmed; `None` if the text is empty.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if it has characters that no token has, such as a line break in the middle.
-    pub fn parse(text: &str, origin: &str) -> Result<Option<Self>> {
-        let text = text.trim();
-        if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::Config(format!(
-                "the token in {origin} holds a blank or a control character; set it to one token (hf_...)"
-            )));
-        }
-        Ok((!text.is_empty()).then(|| Self(text.to_owned())))
-    }
-
-    /// The value of the `Authorization` header.
-    pub(super) fn header(&self) -> String {
-        format!("Bearer {}", self.0)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(...)")
-    }
-}
 
 /// Settings of a [`Hub`](super::Hub).
 #[derive(Clone, Debug)]

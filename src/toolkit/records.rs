@@ -165,3 +165,25 @@ fn open(path: &std::path::Path) -> Result<(Dataset, Findings)> {
         serde_json::from_str(&note).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
     Ok((examples, findings))
 }
+
+/// Returns the data set that each record names in its `source`, by the number of the record; records without one are left out.
+///
+/// # Errors
+/// If the data cannot be read.
+pub fn sources_of(source: &str) -> Result<std::collections::BTreeMap<u64, String>> {
+    let sources = Sources::from(source);
+    let config = DataConfig::new(sources.clone());
+    let (mut found, mut number) = (std::collections::BTreeMap::new(), 0);
+    for feed in feeds(&sources, &config)? {
+        for input in &feed.inputs {
+            for row in input.rows()? {
+                let Some(record) = feed.reader.read(row?)? else { continue };
+                if let Some(name) = record.source {
+                    found.insert(number, name.to_string());
+                }
+                number += 1;
+            }
+        }
+    }
+    Ok(found)
+}

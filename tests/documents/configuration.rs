@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dpo_lora::config::{Recipe, RunConfig};
 use dpo_lora::data::{Input, records};
+use dpo_lora::judge::JudgeConfig;
 use dpo_lora::objective::{Loss, Objective, ObjectiveConfig};
 use serde_yaml::Value;
 
@@ -93,11 +94,33 @@ fn every_yaml_example_is_a_configuration() {
     for document in documents() {
         for block in blocks(&read(&document)).iter().filter(|block| block.language == "yaml") {
             seen += 1;
-            let read = Recipe::from_yaml(&block.text, &document, &required);
+            // A judge has a file of its own.
+            let read = if block.text.starts_with("endpoint:") {
+                JudgeConfig::from_yaml(&block.text, &document).map(drop)
+            } else {
+                Recipe::from_yaml(&block.text, &document, &required).map(drop)
+            };
             assert!(read.is_ok(), "{}", read.unwrap_err());
         }
     }
     assert!(seen >= 5, "{seen}");
+}
+
+#[test]
+fn every_key_of_a_judge_is_documented_with_its_default() {
+    let known = serde_json::to_value(JudgeConfig::new("http://h", "m")).unwrap();
+    let page = read("docs/src/evaluation.md");
+    for (key, value) in known.as_object().unwrap() {
+        let row = page.lines().find_map(|line| line.strip_prefix(&format!("| `{key}` | ")));
+        let default = row.unwrap_or_else(|| panic!("docs/src/evaluation.md lacks {key}"));
+        let default = default.split(" | ").next().unwrap();
+        let expected = match (key.as_str(), value.as_str()) {
+            ("endpoint" | "model", _) => "required".to_string(),
+            (_, Some(text)) => format!("`{text}`"),
+            (_, None) => format!("`{value}`"),
+        };
+        assert_eq!(default, expected, "{key}");
+    }
 }
 
 #[test]

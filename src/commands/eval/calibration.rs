@@ -1,0 +1,273 @@
+//! `dpo-lora eval calibration`: whether σ(Δ) is a probability, what training did to the likelihoods, and where.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::plain::objective;
+use super::results::Results;
+use crate::cli::CalibrationArgs;
+use crate::commands::adapted::{adapted, base};
+use crate::commands::output::{print, say};
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::eval::calibration::{Calibration, Prediction};
+use crate::eval::displacement::{Displacement, PairLogps};
+use crate::eval::preference::wilson;
+use crate::files;
+use crate::objective::{Objective, Role, Scored};
+use crate::report::plot::{Mark, Plot, Series};
+use crate::report::sheet::{Cell, Sheet};
+use crate::toolkit::records::sources_of;
+
+/// A pair with all that is told of it.
+struct Pair {
+    logps: PairLogps,
+    prediction: Prediction,
+    /// The reward margin.
+    margin: f64,
+    source: String,
+}
+
+/// Figures of a part of the pairs.
+#[derive(Serialize)]
+struct Group {
+    /// `all`, `source` or `length`.
+    by: &'static str,
+    name: String,
+    pairs: usize,
+    accuracy: f64,
+    accuracy_low: f64,
+    accuracy_high: f64,
+    margin: f64,
+    ece: Option<f64>,
+    displacement: Displacement,
+}
+
+/// All figures.
+#[derive(Serialize)]
+struct Figures {
+    calibration: Calibration,
+    groups: Vec<Group>,
+}
+
+pub(super) fn run(args: &CalibrationArgs) -> Result<()> {
+    let base = base(&args.pairs.model)?;
+    let adapted = adapted(&base, &args.pairs.model)?;
+    if !adapted.policy.is_adapted() {
+        return Err(Error::Config("without an adapter every reward is 0; name one with --adapter".into()));
+    }
+    let objective = objective(adapted.trained.objective.clone(), args.pairs.beta)?;
+    let data = adapted.pairs(&args.pairs.data)?;
+    data.notes.iter().for_each(|note| say(note));
+    let scored = adapted.score(&data)?;
+    let sources = sources_of(&args.pairs.data)?;
+    let pairs = pairs(&scored, &objective, &data.examples, &sources)?;
+    let predictions: Vec<Prediction> = pairs.iter().map(|pair| pair.prediction).collect();
+    let calibration =
+        Calibration::of(&predictions).ok_or_else(|| Error::Data("there are no pairs to evaluate".into()))?;
+    let figures = Figures { calibration, groups: groups(&pairs) };
+    let table = table(&figures.groups);
+    files::write_bytes(&args.output.join("groups.csv"), table.csv()?.as_bytes())?;
+    if !args.pairs.json {
+        print(format!("{}\n", table.text()).as_bytes())?;
+    }
+    let (sheet, plot, remarks) = (bins(&figures.calibration), plot(&figures.calibration), remarks(&figures));
+    let results =
+        Results { name: "calibration", figures: &figures, sheet: &sheet, plot: &plot, remarks: &remarks };
+    results.publish(&args.output, args.pairs.json)
+}
+
+/// Puts the completions of each record together.
+fn pairs(
+    scored: &[Scored],
+    objective: &Objective,
+    examples: &Dataset,
+    sources: &BTreeMap<u64, String>,
+) -> Result<Vec<Pair>> {
+    let groups = scored.chunk_by(|a, b| a.group == b.group);
+    let pair = |(entry, group): (&crate::data::dataset::Entry, &[Scored])| {
+        let origin = examples.origin(entry);
+        let [chosen, rejected] = group else {
+            return Err(
+                origin.error("this is not a pair; calibration is that of preferences between two answers")
+            );
+        };
+        if (chosen.role, rejected.role) != (Role::Chosen, Role::Rejected) {
+            return Err(
+                origin.error("this is not a pair; calibration is that of preferences between two answers")
+            );
+        }
+        let (Some(better), Some(worse)) = (objective.reward(chosen), objective.reward(rejected)) else {
+            return Err(Error::Config(
+                "the loss of this adapter has no implicit reward; give --beta and a loss with one by --config".into(),
+            ));
+        };
+        let of_reference = |it: &Scored| it.ref_logp.unwrap_or(it.logp);
+        let margin = better - worse;
+        Ok(Pair {
+            logps: PairLogps {
+                chosen: (chosen.logp, of_reference(chosen)),
+                rejected: (rejected.logp, of_reference(rejected)),
+                chosen_tokens: chosen.tokens,
+                rejected_tokens: rejected.tokens,
+            },
+            prediction: Prediction::of_margin(margin, chosen.label),
+            margin,
+            source: sources.get(&entry.record).cloned().unwrap_or_else(|| origin.file.to_string()),
+        })
+    };
+    examples.entries().zip(groups).map(pair).collect()
+}
+
+/// All pairs, by source if there are several, and by length.
+fn groups(pairs: &[Pair]) -> Vec<Group> {
+    let all: Vec<&Pair> = pairs.iter().collect();
+    let mut found = vec![group("all", "all pairs".into(), &all)];
+    let mut by_source: BTreeMap<&str, Vec<&Pair>> = BTreeMap::new();
+    pairs.iter().for_each(|pair| by_source.entry(&pair.source).or_default().push(pair));
+    if by_source.len() > 1 {
+        found.extend(by_source.iter().map(|(name, pairs)| group("source", (*name).into(), pairs)));
+    }
+    let which = |name: &str, holds: &dyn Fn(&Pair) -> bool| {
+        let pairs: Vec<&Pair> = pairs.iter().filter(|pair| holds(pair)).collect();
+        (!pairs.is_empty()).then(|| group("length", name.into(), &pairs))
+    };
+    let order = |pair: &Pair| pair.logps.chosen_tokens.cmp(&pair.logps.rejected_tokens);
+    found.extend(which("chosen longer", &|pair| order(pair).is_gt()));
+    found.extend(which("equally long", &|pair| order(pair).is_eq()));
+    found.extend(which("rejected longer", &|pair| order(pair).is_lt()));
+    let tokens = |pair: &Pair| pair.logps.chosen_tokens.max(pair.logps.rejected_tokens);
+    let mut lengths: Vec<usize> = pairs.iter().map(tokens).collect();
+    lengths.sort_unstable();
+    let mut from = 0;
+    for part in 1..=4 {
+        let Some(to) = (part * lengths.len()).div_ceil(4).checked_sub(1).map(|at| lengths[at]) else { break };
+        if to >= from {
+            let name = format!("{from} to {to} tokens");
+            found.extend(which(&name, &|pair| (from..=to).contains(&tokens(pair))));
+            from = to + 1;
+        }
+    }
+    found
+}
+
+fn group(by: &'static str, name: String, pairs: &[&Pair]) -> Group {
+    let n = pairs.len().max(1) as f64;
+    let accuracy = pairs.iter().filter(|pair| pair.margin > 0.0).count() as f64 / n;
+    let (accuracy_low, accuracy_high) = wilson(accuracy, n);
+    let predictions: Vec<Prediction> = pairs.iter().map(|pair| pair.prediction).collect();
+    let logps: Vec<PairLogps> = pairs.iter().map(|pair| pair.logps).collect();
+    Group {
+        by,
+        name,
+        pairs: pairs.len(),
+        accuracy,
+        accuracy_low,
+        accuracy_high,
+        margin: pairs.iter().map(|pair| pair.margin).sum::<f64>() / n,
+        ece: Calibration::of(&predictions).map(|found| found.ece),
+        displacement: Displacement::of(&logps),
+    }
+}
+
+fn table(groups: &[Group]) -> Sheet {
+    let columns = [
+        "pairs of",
+        "pairs",
+        "accuracy",
+        "low",
+        "high",
+        "margin",
+        "ECE",
+        "chosen moved",
+        "rejected moved",
+        "chosen fell",
+        "both fell",
+    ];
+    let mut sheet = Sheet::new(columns);
+    for group in groups {
+        let moved = &group.displacement;
+        sheet.push([
+            Cell::Text(group.name.clone()),
+            Cell::count(group.pairs),
+            Cell::Share(group.accuracy),
+            Cell::Share(group.accuracy_low),
+            Cell::Share(group.accuracy_high),
+            Cell::Number(group.margin, 4),
+            Cell::number(group.ece, 4),
+            Cell::Number(moved.chosen, 2),
+            Cell::Number(moved.rejected, 2),
+            Cell::Share(moved.chosen_fell),
+            Cell::Share(moved.both_fell),
+        ]);
+    }
+    sheet
+}
+
+fn bins(found: &Calibration) -> Sheet {
+    let mut sheet = Sheet::new(["from", "to", "pairs", "confidence", "accuracy", "difference"]);
+    for bin in &found.bins {
+        sheet.push([
+            Cell::Number(bin.from, 2),
+            Cell::Number(bin.to, 2),
+            Cell::count(bin.pairs),
+            Cell::Share(bin.confidence),
+            Cell::Share(bin.accuracy),
+            Cell::Number(bin.accuracy - bin.confidence, 4),
+        ]);
+    }
+    sheet
+}
+
+fn plot(found: &Calibration) -> Plot {
+    let mark = |bin: &crate::eval::calibration::Bin| Mark {
+        at: (bin.confidence, bin.accuracy),
+        y: Some(wilson(bin.accuracy, bin.pairs as f64)),
+        ..Mark::default()
+    };
+    let diagonal = [0.5, 1.0].map(|at| Mark { at: (at, at), ..Mark::default() }).to_vec();
+    Plot {
+        title: "calibration of the preference probability".into(),
+        x: "confidence: sigmoid(margin) of the favoured answer".into(),
+        y: "how often it is the preferred one".into(),
+        series: vec![
+            Series {
+                name: "pairs".into(),
+                marks: found.bins.iter().map(mark).collect(),
+                line: false,
+                dots: true,
+            },
+            Series { name: "calibrated".into(), marks: diagonal, line: true, dots: false },
+        ],
+    }
+}
+
+fn remarks(figures: &Figures) -> Vec<String> {
+    let found = &figures.calibration;
+    let direction = if found.confidence > found.accuracy { "too sure" } else { "not too sure" };
+    let mut remarks = vec![format!(
+        "ECE {:.4} (largest error of a bin {:.4}), Brier score {:.4}, log loss {:.4}; mean confidence {:.1} %, accuracy {:.1} \
+         %: {direction}",
+        found.ece,
+        found.largest_error,
+        found.brier,
+        found.log_loss,
+        100.0 * found.confidence,
+        100.0 * found.accuracy
+    )];
+    remarks.extend(figures.groups.first().map(|all| {
+        let moved = &all.displacement;
+        format!(
+            "likelihood: chosen answers moved by {:+.2} nats ({:+.4} a token), rejected ones by {:+.2} ({:+.4} a token); the \
+             chosen answer fell in {:.1} % of the pairs, both in {:.1} %",
+            moved.chosen,
+            moved.chosen_per_token,
+            moved.rejected,
+            moved.rejected_per_token,
+            100.0 * moved.chosen_fell,
+            100.0 * moved.both_fell
+        )
+    }));
+    remarks
+}

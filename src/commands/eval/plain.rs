@@ -1,0 +1,71 @@
+//! `dpo-lora eval`: preference accuracy, margins, rewards.
+
+use crate::cli::EvalPairsArgs;
+use crate::commands::adapted::{adapted, base};
+use crate::commands::output::{print, print_json, say};
+use crate::error::Result;
+use crate::eval::preference::Summary;
+use crate::objective::{Objective, ObjectiveConfig};
+
+pub(super) fn run(args: &EvalPairsArgs) -> Result<()> {
+    let base = base(&args.model)?;
+    let adapted = adapted(&base, &args.model)?;
+    let objective = objective(adapted.trained.objective.clone(), args.beta)?;
+    let pairs = adapted.pairs(&args.data)?;
+    pairs.notes.iter().for_each(|note| say(note));
+    let found = adapted.evaluate_by(&objective, &pairs)?.summary();
+    if args.json {
+        return print_json(&found);
+    }
+    print(table(&found, &objective, adapted.policy.is_adapted())?.as_bytes())
+}
+
+/// Returns the objective that the adapter was trained with, or DPO; with another β if one is given.
+///
+/// # Errors
+/// If it has no β, or the given one is not possible.
+pub(super) fn objective(trained: Option<Objective>, beta: Option<f64>) -> Result<Objective> {
+    let objective = trained.unwrap_or_default();
+    match beta {
+        None => Ok(objective),
+        Some(beta) => ObjectiveConfig::from(&objective).with("beta", beta).resolve(),
+    }
+}
+
+/// The figures as a table for people. Figures that the records or the objective lack are left out.
+fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String> {
+    let by = if adapter { "by reward" } else { "by log-prob; without an adapter every reward is 0" };
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut lines = vec![("pairs", found.pairs.to_string())];
+    if let (Some(share), Some(low), Some(high)) = (found.accuracy, found.accuracy_low, found.accuracy_high) {
+        let interval = format!("95 %: {:.1} to {}", 100.0 * low, percent(high));
+        lines.push(("accuracy", format!("{}  ({interval}; {by})", percent(share))));
+    }
+    if let Some(share) = found.logp_accuracy {
+        lines.push(("log-prob accuracy", percent(share)));
+    }
+    if let Some(loss) = found.loss {
+        lines.push(("loss", format!("{loss:.4}  ({})", objective.to_json()?)));
+    }
+    if let (Some(margin), Some(chosen), Some(rejected)) =
+        (found.reward_margin, found.reward_chosen, found.reward_rejected)
+    {
+        lines
+            .push(("reward margin", format!("{margin:+.4}  (chosen {chosen:+.4}, rejected {rejected:+.4})")));
+    }
+    if let (Some(kl), Some(per_token)) = (found.kl, found.kl_per_token) {
+        let what = "mean log π_ref − log π_θ over the completions";
+        lines.push(("KL", format!("{kl:+.4} nats per completion, {per_token:+.5} per token  ({what})")));
+    }
+    lines.push(("log-prob", sides(found.logp_chosen, found.logp_rejected, 2)));
+    lines.push(("perplexity", sides(found.perplexity_chosen, found.perplexity_rejected, 3)));
+    Ok(lines.into_iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect())
+}
+
+/// `chosen 1.00, rejected 2.00`, or the one side that exists.
+fn sides(chosen: Option<f64>, rejected: Option<f64>, digits: usize) -> String {
+    let side = |name: &str, value: Option<f64>| value.map(|value| format!("{name} {value:.digits$}"));
+    let both: Vec<String> =
+        [side("chosen", chosen), side("rejected", rejected)].into_iter().flatten().collect();
+    both.join(", ")
+}
