@@ -37,6 +37,8 @@ mod objectives;
 mod reported;
 #[path = "cli/resumed.rs"]
 mod resumed;
+#[path = "cli/reward.rs"]
+mod reward;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/staged.rs"]

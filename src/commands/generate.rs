@@ -33,6 +33,7 @@ struct Line<'a> {
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let base = base(&args.model)?;
     let Adapted { tokenizer, decoder, policy, .. } = adapted(&base, &args.model)?;
+    policy.trained.refuse_score("generate")?;
     let prompts = prompts(args)?;
     let unapplied = base.unapplied_settings();
     if !unapplied.is_empty() {

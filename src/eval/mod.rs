@@ -1,3 +1,4 @@
 //! Evaluation of a policy on pairs it was not trained on.
 
+pub mod calibration;
 pub mod preference;

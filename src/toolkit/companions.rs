@@ -81,6 +81,7 @@ pub(super) fn card(config: &RunConfig, base: &str, records: usize) -> Result<Car
         settings: settings.map(|(name, value)| (name.to_string(), value)).to_vec(),
         data: config.data.train.0.iter().map(|source| source.path().to_string()).collect(),
         records,
+        is_reward: config.objective.resolve()?.needs().rewards,
     })
 }
 

@@ -18,6 +18,7 @@ pub mod lora;
 mod low_rank;
 pub mod pissa;
 mod policy;
+mod score;
 pub mod store;
 pub mod token_rows;
 pub mod whole;
@@ -31,6 +32,7 @@ pub use kind::{Delta, Kept, Module, Numbers, PeftCommon};
 pub use lora::Lora;
 pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
+pub use score::{SCORE, TASK};
 pub use store::Store;
 pub use token_rows::TokenRows;
 pub use whole::Whole;
@@ -381,6 +383,11 @@ impl Adapters {
                 }
                 Adapter::Lora(_) | Adapter::Dora(_) | Adapter::Pissa(_) => {}
             }
+        }
+        if self.score().is_some() {
+            config["task_type"] = score::TASK.into();
+            // PEFT names both heads of its sequence classifiers, whichever the model has.
+            whole.insert(0, score::OTHER.into());
         }
         if !whole.is_empty() {
             config["modules_to_save"] = whole.into();

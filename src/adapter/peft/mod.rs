@@ -11,7 +11,7 @@ mod select;
 mod whole;
 mod write;
 
-pub use config::PeftConfig;
+pub use config::{Accepted, PeftConfig};
 pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;
 pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, write, write_named};

@@ -10,10 +10,11 @@ use safetensors::SafeTensors;
 use super::super::{head, layout, names};
 use super::pairs::{self, Modules, Pair, Sorted};
 use super::select::Selection;
-use super::{PREFIX, PeftConfig, WEIGHTS, whole};
+use super::{Accepted, PREFIX, PeftConfig, WEIGHTS, whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
-use crate::trainable::{Adapter as Kind, Adapters, Dora, Lora, lora};
+use crate::trainable::whole::Whole;
+use crate::trainable::{Adapter as Kind, Adapters, Dora, Lora, SCORE, lora};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// An adapter that was read.
@@ -34,6 +35,8 @@ pub struct Adapter {
 pub struct Reading<'a> {
     /// Whether the language-model head may be adapted too; the decoder does not compute with such an adapter.
     pub head: bool,
+    /// Whether the adapter may be a reward model, with a scalar head.
+    pub score: bool,
     /// Whether problems become notes that are otherwise refused, because PEFT ignores them or because the base is another one.
     pub force: bool,
     /// The base's weights, to compare with the whole weights that PEFT saves beside an adapter of the head.
@@ -54,13 +57,15 @@ pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
 /// # Errors
 /// As [`read`].
 pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Result<Adapter> {
-    let config = PeftConfig::open_for(directory, reading.force)?;
+    let accepted = Accepted { forced: reading.force, score: reading.score };
+    let config = PeftConfig::open_for(directory, accepted)?;
     let of_head = head::linear(spec);
     let linears = spec.linears().chain(reading.head.then_some(&of_head));
     let modules = Modules {
         linears: linears.map(|linear| (linear.module.clone(), linear.clone())).collect(),
         family: &spec.model_type,
         head: of_head.module.clone(),
+        score: config.is_reward,
         spec: Some(spec),
     };
     read_matrices(directory, &modules, config, reading)
@@ -72,7 +77,7 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Resul
 /// # Errors
 /// As [`read`], except for checks that need a base.
 pub fn read_alone(directory: &Path) -> Result<Adapter> {
-    let config = PeftConfig::open(directory)?;
+    let config = PeftConfig::open_for(directory, Accepted { score: true, ..Accepted::default() })?;
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let mut linears = BTreeMap::new();
@@ -87,7 +92,8 @@ pub fn read_alone(directory: &Path) -> Result<Adapter> {
             _ => {}
         }
     }
-    let modules = Modules { linears, family: "adapter", head: String::new(), spec: None };
+    let score = config.is_reward;
+    let modules = Modules { linears, family: "adapter", head: String::new(), score, spec: None };
     read_matrices(directory, &modules, config, Reading::default())
 }
 
@@ -112,7 +118,7 @@ fn read_matrices(
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
-    let Sorted { pairs, whole } = pairs::sort(&source, modules).map_err(within)?;
+    let Sorted { pairs, whole, score } = pairs::sort(&source, modules).map_err(within)?;
     let mut told = Told { force: reading.force, notes: config.notes.clone(), problems: Problems::default() };
     for (name, which) in &whole {
         match modules.spec {
@@ -127,16 +133,15 @@ fn read_matrices(
     check_magnitudes(&pairs, &config, &mut told);
     told.problems.finish().map_err(|e| within(Error::Adapter(e.to_string())))?;
     let kind = |lora| if config.use_dora { Kind::from(Dora::new(lora)) } else { Kind::from(lora) };
-    let mut adapters = Adapters::zeros(loras.into_iter().map(kind))?;
+    let head = score.as_deref().map(|name| score_head(&source, name, modules)).transpose().map_err(within)?;
+    let mut adapters = Adapters::zeros(loras.into_iter().map(kind).chain(head.map(Kind::from)))?;
     let mut values = adapters.values().to_vec();
     for (module, _, entry) in adapters.tensors() {
-        let Pair { a, b, magnitude, .. } = &pairs[module];
-        let name = if entry.name.ends_with(lora::A) {
-            a
-        } else if entry.name.ends_with(lora::B) {
-            b
-        } else {
-            magnitude.as_ref().unwrap_or(&entry.name)
+        let name = match (pairs.get(module), &score) {
+            (Some(Pair { a, .. }), _) if entry.name.ends_with(lora::A) => a,
+            (Some(Pair { b, .. }), _) if entry.name.ends_with(lora::B) => b,
+            (Some(Pair { magnitude, .. }), _) => magnitude.as_ref().unwrap_or(&entry.name),
+            (None, score) => score.as_ref().unwrap_or(&entry.name),
         };
         source.get(name)?.elements().widen_into(&mut values[entry.range.clone()]);
     }
@@ -145,6 +150,22 @@ fn read_matrices(
         return Err(within(Error::Adapter(format!("{module} holds {number}; the adapter is damaged"))));
     }
     Ok(Adapter { adapters, config, metadata: metadata(&path)?, notes: told.notes })
+}
+
+/// The scalar head of a reward model, whose weight is `[1, hidden]`.
+fn score_head(source: &SafetensorsSource, name: &str, modules: &Modules) -> Result<Whole> {
+    let shape = source.shape(name).unwrap_or_default();
+    let hidden = modules.spec.map(|spec| spec.hidden);
+    match shape[..] {
+        [1, columns] if hidden.is_none_or(|hidden| hidden == columns) && columns > 0 => {
+            Ok(Whole::new(SCORE.into(), (1, columns), false))
+        }
+        _ => Err(Error::Adapter(format!(
+            "{name} is {shape:?}; the head of a reward model for this base is [1, {}]: one label, and the features of its \
+             hidden states",
+            hidden.map_or("hidden".into(), |hidden| hidden.to_string())
+        ))),
+    }
 }
 
 /// Every module of a DoRA has a magnitude, and none of a LoRA.

@@ -147,13 +147,14 @@ fn config_named(
 /// warn that it finds no matrices.
 fn targets(adapters: &Adapters, spec: &DecoderSpec, named: &dyn Fn(&str) -> String) -> Vec<String> {
     let leaf = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
-    let leaves: BTreeSet<String> = adapters.iter().map(|a| leaf(a.module())).collect();
+    let linears = || adapters.iter().filter(|adapter| adapter.low_rank().is_some());
+    let leaves: BTreeSet<String> = linears().map(|a| leaf(a.module())).collect();
     let selected = spec.linears().filter(|l| leaves.contains(&leaf(&l.module))).count();
-    let has_towers = adapters.iter().any(|adapter| layout::is_inside(adapter.module()));
-    if selected == adapters.len() && !has_towers {
+    let has_towers = linears().any(|adapter| layout::is_inside(adapter.module()));
+    if selected == linears().count() && !has_towers {
         return leaves.into_iter().collect();
     }
-    adapters.iter().map(|adapter| named(adapter.module())).collect()
+    linears().map(|adapter| named(adapter.module())).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
 use crate::model::targets::LoraTargets;
 use crate::ops::svd::Iterations;
-use crate::toolkit::Base;
+use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
 use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Pissa, Policy};
 
@@ -48,6 +48,12 @@ fn kind(config: &LoraConfig, lora: Lora) -> Kind {
 
 /// Refuses what a device does not train, before anything is read.
 pub(super) fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
+    if config.objective.resolve()?.needs().rewards && base.backend.is_some() {
+        return Err(Error::Config(
+            "objective.loss_type is reward: reward models are trained on the processor only; set model.device: cpu (--device cpu)"
+                .into(),
+        ));
+    }
     let init = config.lora.init_lora_weights;
     match init {
         InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
@@ -71,15 +77,20 @@ pub(super) fn policy(
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
+    let rewards = config.objective.resolve()?.needs().rewards;
     let (mut note, mut is_own) = (None, config.lora.reference == Reference::Init);
     if let Some(path) = &config.lora.init_from {
-        policy.trained = base.adapter(path, false)?;
+        policy.trained = base.adapter_for(path, AdapterUse { score: rewards, ..AdapterUse::default() })?;
     } else {
         // With B = 0 a copy is the base itself, until it moves.
         is_own = config.train.sync_ref_model;
         (policy.trained, note) = initialised(config, (decoder, &policy), examples, adapters)?;
     }
-    if is_own {
+    if rewards && policy.trained.score().is_none() {
+        policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
+    }
+    // A reward model has no reference.
+    if is_own && !rewards {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
     Ok((policy, note))
