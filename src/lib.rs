@@ -71,7 +71,7 @@
 //!
 //! # fn main() -> Result<(), dpo_lora::error::Error> {
 //! let objective = Objective::default(); // the DPO loss, beta 0.1
-//! let scored = |role, logp| Scored { group: 0, role, label: 1.0, logp, ref_logp: Some(logp), tokens: 4 };
+//! let scored = |role, logp| Scored { group: 0, role, label: 1.0, margin: 0.0, logp, ref_logp: Some(logp), tokens: 4 };
 //! // Before the first step policy and reference are one: both rewards are 0 and the loss is ln 2.
 //! let mut pair = [scored(Role::Chosen, -12.0), scored(Role::Rejected, -9.0)];
 //! let before = objective.weigh(&pair)?;

@@ -43,6 +43,8 @@ mod published;
 mod reported;
 #[path = "cli/resumed.rs"]
 mod resumed;
+#[path = "cli/reward.rs"]
+mod reward;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/samples.rs"]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use dpo_lora::data::dataset::Builder;
 use dpo_lora::data::{
     ChatTemplate, ChatTokenizer, Content, DataConfig, Example, Ingest, Input, Message, RenderOptions,
-    Truncation, TruncationMode, records, source, tokenize,
+    Truncation, TruncationMode, Wanted, records, source, tokenize,
 };
 use serde_json::{Map, Value as Json};
 
@@ -81,8 +81,13 @@ fn truncate(flavour: &str, file: &str, limit: Option<usize>, mode: TruncationMod
     let records = load(file);
     let mut builder = Builder::default();
     let tokenizer = tokenizer(flavour);
-    let ingest =
-        Ingest { tokenizer: &tokenizer, truncation, vocab_size: usize::MAX, limit: None, preferred: false };
+    let ingest = Ingest {
+        tokenizer: &tokenizer,
+        truncation,
+        vocab_size: usize::MAX,
+        limit: None,
+        wanted: Wanted::Whole,
+    };
     let findings = ingest.records(&records, &mut builder).unwrap();
     let examples = builder.finish("").unwrap();
     assert_eq!(examples.len() + findings.dropped.count, records.len());

@@ -37,7 +37,7 @@ impl Case {
         // Different lengths, one beyond every sliding window; the label of the last pair is a fraction.
         let pairs = examples("pairs.jsonl", &fixture("models").join(model));
         let mut pairs = [0, 2, 6].map(|i: usize| pairs[i].clone());
-        pairs[2].kind = Kind::Pair { label: 0.4 };
+        pairs[2].kind = Kind::pair(0.4);
         let batch = pack(&pairs);
         let reference = decoder.logps(&batch, Pass::Reference).unwrap();
         Self { decoder, batch, reference }

@@ -246,7 +246,7 @@ fn a_fractional_label_mixes_both_directions() {
     };
     let at = |label: f32| -> (f64, Vec<f32>) {
         let labelled: Vec<Example> =
-            pairs.iter().map(|pair| Example { kind: Kind::Pair { label }, ..pair.clone() }).collect();
+            pairs.iter().map(|pair| Example { kind: Kind::pair(label), ..pair.clone() }).collect();
         let batch = pack(&labelled);
         let (logps, tape) = decoder.forward(&batch, Training::default()).unwrap();
         let found = weigh(&batch, &logps, &reference);

@@ -41,7 +41,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         ));
     }
     let base = Base::open_with(&args.base, &OpenOptions { force: args.force, ..OpenOptions::on_cpu() })?;
-    let purpose = AdapterUse { head: true, force: args.force, unmerge: false };
+    let purpose = AdapterUse { head: true, score: false, force: args.force, unmerge: false };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
     let adapters = one(adapters, args.fold_scale)?;

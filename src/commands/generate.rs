@@ -24,6 +24,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
     let sampling = args.sampling()?;
     let base = base(&args.model)?;
     let Adapted { tokenizer, decoder, policy, .. } = adapted(&base, &args.model)?;
+    policy.trained.refuse_score("generate")?;
     let prompts = prompts::read(args)?;
     warn(&base);
     let mut rewarded = Rewarded::new(args, &base, &decoder)?;

@@ -36,7 +36,7 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     };
     let base = Base::open_with(&args.base, &options)?;
     let weights = weights(args)?;
-    let purpose = AdapterUse { head: true, force: args.force, unmerge: args.unmerge };
+    let purpose = AdapterUse { head: true, score: false, force: args.force, unmerge: args.unmerge };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
     let parts: Vec<(&Adapters, f64)> = adapters.iter().zip(weights).collect();

@@ -1,4 +1,4 @@
-//! `dpo-lora score`: log-probs of every pair.
+//! `dpo-lora score`: log-probs of every pair, or rewards by a reward model.
 
 use serde::Serialize;
 
@@ -6,18 +6,24 @@ use super::adapted::{adapted, base};
 use super::output::{print, say};
 use crate::cli::ScoreArgs;
 use crate::error::{Error, Result};
-use crate::eval::preference;
 use crate::files;
-use crate::model::pass::Pass;
 use crate::objective::Scored;
-use crate::toolkit::Adapted;
-
-/// Pairs in a batch; their log-probs do not depend on it.
-const BATCH: usize = 4;
 
 /// One line of output.
 #[derive(Serialize)]
-struct Line {
+#[serde(untagged)]
+enum Line {
+    Logps(Logps),
+    /// Of a reward model.
+    Rewards {
+        index: usize,
+        chosen_reward: f64,
+        rejected_reward: f64,
+    },
+}
+
+#[derive(Serialize)]
+struct Logps {
     index: usize,
     chosen_logp: f64,
     rejected_logp: f64,
@@ -29,17 +35,21 @@ struct Line {
 
 impl Line {
     /// The line of a pair in a batch whose records have these indices.
-    fn new(indices: &[usize], pair: &[Scored]) -> Option<Self> {
+    fn new(indices: &[usize], pair: &[Scored], is_reward: bool) -> Option<Self> {
         let [chosen, rejected] = pair else { return None };
-        Some(Self {
-            index: *indices.get(chosen.group)?,
+        let index = *indices.get(chosen.group)?;
+        if is_reward {
+            return Some(Self::Rewards { index, chosen_reward: chosen.logp, rejected_reward: rejected.logp });
+        }
+        Some(Self::Logps(Logps {
+            index,
             chosen_logp: chosen.logp,
             rejected_logp: rejected.logp,
             ref_chosen_logp: chosen.ref_logp?,
             ref_rejected_logp: rejected.ref_logp?,
             chosen_tokens: chosen.tokens,
             rejected_tokens: rejected.tokens,
-        })
+        }))
     }
 }
 
@@ -48,15 +58,13 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
     let adapted = adapted(&base, &args.model)?;
     let pairs = adapted.pairs(&args.data)?;
     pairs.notes.iter().for_each(|note| say(note));
-    let Adapted { decoder, policy, .. } = adapted;
     // Some records may have been left out.
     let indices: Vec<usize> = pairs.examples.entries().map(|entry| entry.record as usize).collect();
     let mut lines = Vec::new();
-    let reference = |packed: &_| decoder.logps(packed, &policy, Pass::Reference).map(Some);
-    preference::score((&decoder, &policy), &pairs.examples, BATCH, reference, |first, scored| {
+    adapted.score_each(&pairs.examples, |first, scored| {
         let mut text = Vec::new();
         for pair in scored.chunk_by(|a, b| a.group == b.group) {
-            let line = Line::new(&indices[first..], pair)
+            let line = Line::new(&indices[first..], pair, adapted.is_reward())
                 .ok_or_else(|| Error::Data("a record is not a pair".into()))?;
             serde_json::to_writer(&mut text, &line).map_err(|e| Error::Data(e.to_string()))?;
             text.push(b'\n');

@@ -332,6 +332,22 @@ impl Reading<'_> {
                 ));
             }
         }
+        let rewards =
+            |stage: &Stage| stage.config.objective.resolve().is_ok_and(|objective| objective.needs().rewards);
+        for (before, stage) in stages.iter().zip(stages.iter().skip(1)) {
+            problems.require(!rewards(before) || rewards(stage), || {
+                format!(
+                    "{}: stage {} trains a reward model, and {} would begin with it; train the reward model in a run of its own",
+                    self.origin, before.name, stage.name
+                )
+            });
+            problems.require(!rewards(stage) || stage.begins == Begins::Continue, || {
+                format!(
+                    "{}: stage {} trains a reward model, which is not stacked on another adapter; write adapter: continue",
+                    self.origin, stage.name
+                )
+            });
+        }
         problems.finish()
     }
 }

@@ -46,7 +46,7 @@ pub fn row(record: &Record) -> Result<Json> {
 fn put_answers(row: &mut Map<String, Json>, record: &Record, answers: Vec<Json>, is_whole: bool) {
     let is_chat = matches!(record.content, Content::Chat { .. });
     match record.kind {
-        Kind::Pair { label } => {
+        Kind::Pair { label, .. } => {
             row.extend(["chosen".into(), "rejected".into()].into_iter().zip(answers));
             if record.labelled || label != 1.0 {
                 // As few digits as give the same f32.

@@ -273,7 +273,8 @@ mod tests {
             origin: Origin::new(if i < 2 { "a.jsonl" } else { "b.jsonl" }, i as usize + 1),
         };
         vec![
-            example(0, Kind::Pair { label: 0.25 }, &[&[7, 8], &[9]]),
+            example(0, Kind::pair(0.25), &[&[7, 8], &[9]]),
+            example(0, Kind::Pair { label: 1.0, margin: -1.5 }, &[&[7, 8], &[9, 1]]),
             example(1, Kind::Ranked, &[&[1], &[2, 3], &[4]]),
             example(2, Kind::Judged { desirable: false }, &[&[5, 6, 7]]),
             example(3, Kind::Text, &[&[1, 2]]),

@@ -40,6 +40,8 @@ pub enum Kind {
     Pair {
         /// y in [0, 1]: the degree to which the first completion is preferred. 1 is plain DPO.
         label: f32,
+        /// By how much its reward should at least exceed that of the second, for a reward model; 0 if nothing is said.
+        margin: f32,
     },
     /// A list of completions ranked from the best to the worst.
     Ranked,
@@ -56,7 +58,12 @@ pub enum Kind {
 
 impl Kind {
     /// A pair whose first completion is preferred with certainty.
-    pub const PAIR: Self = Self::Pair { label: 1.0 };
+    pub const PAIR: Self = Self::pair(1.0);
+
+    /// A pair with this label, without a margin.
+    pub const fn pair(label: f32) -> Self {
+        Self::Pair { label, margin: 0.0 }
+    }
 
     /// Returns the role of completion `index`.
     pub fn role(self, index: usize) -> Role {
@@ -74,8 +81,16 @@ impl Kind {
     /// Returns y for a pair and 1 for every other kind.
     pub fn label(self) -> f32 {
         match self {
-            Self::Pair { label } => label,
+            Self::Pair { label, .. } => label,
             Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched => 1.0,
+        }
+    }
+
+    /// Returns the margin of a pair, and 0 for every other kind.
+    pub fn margin(self) -> f32 {
+        match self {
+            Self::Pair { margin, .. } => margin,
+            Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched => 0.0,
         }
     }
 
@@ -175,8 +190,7 @@ mod tests {
         let base = example(&[1, 2], &[3], &[4]);
         assert_ne!(base.id(), example(&[1], &[2, 3], &[4]).id(), "the border moved");
         assert_ne!(base.id(), example(&[1, 2], &[4], &[3]).id(), "the order changed");
-        let elsewhere =
-            Example { kind: Kind::Pair { label: 0.5 }, origin: Origin::new("u", 9), ..base.clone() };
+        let elsewhere = Example { kind: Kind::pair(0.5), origin: Origin::new("u", 9), ..base.clone() };
         assert_eq!(base.id(), elsewhere.id());
     }
 

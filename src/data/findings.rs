@@ -99,7 +99,7 @@ impl Findings {
             Some(count) => *count += 1,
             None => drop(self.schemas.insert(schema.name().to_owned(), 1)),
         }
-        if let Kind::Pair { label } = kind {
+        if let Kind::Pair { label, .. } = kind {
             self.labelled += usize::from(label != 1.0);
             self.inverted += usize::from(label < 0.5);
         }
@@ -226,7 +226,7 @@ mod tests {
     fn every_finding_has_its_note() {
         let mut findings = Findings { records: 9, filtered: 2, truncated: 3, ..Findings::default() };
         let schema = |name| Schema::parse(name).unwrap();
-        findings.record(schema("hh-rlhf"), Kind::Pair { label: 0.0 });
+        findings.record(schema("hh-rlhf"), Kind::pair(0.0));
         findings.record(schema("preference"), Kind::PAIR);
         findings.lost(&Origin::new("t", 4), "<sys>\n");
         findings.lost(&Origin::new("t", 5), "x");

@@ -3,13 +3,14 @@
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use super::dataset::Builder;
-use super::example::{Example, Kind};
+use super::example::Example;
 use super::findings::Findings;
 use super::records::{Record, RecordReader};
 use super::source::Input;
 use super::tokenize::{check_vocab, tokenize};
 use super::tokenizer::ChatTokenizer;
 use super::truncate::{Outcome, Truncation};
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
@@ -38,8 +39,8 @@ pub struct Ingest<'a> {
     pub vocab_size: usize,
     /// The number of valid records after which reading stops.
     pub limit: Option<usize>,
-    /// Whether only the chosen answer of a pair is kept, as a text to imitate. A pair with a soft label stays a pair.
-    pub preferred: bool,
+    /// What is taken of each record.
+    pub wanted: Wanted,
 }
 
 /// A valid record, or why there is none.
@@ -124,11 +125,9 @@ impl Ingest<'_> {
     fn example(&self, record: Record) -> Result<Ingested> {
         let tokenized = tokenize(self.tokenizer, &record)?;
         let mut example = tokenized.example;
-        if self.preferred && example.kind == Kind::PAIR {
-            example.completions.truncate(1);
-            example.kind = Kind::Text;
-        }
-        let outcome = self.truncation.apply(&mut example, self.tokenizer.bos_id());
+        // TRL gives a model without a padding token the EOS.
+        let pad = self.tokenizer.pad_id().or_else(|| self.tokenizer.eos_id());
+        let outcome = self.wanted.fit(&mut example, self.truncation, self.tokenizer.bos_id(), pad);
         if !matches!(outcome, Outcome::Dropped(_)) {
             // The tokenizer belongs to another model: no record is at fault.
             check_vocab(self.tokenizer, &example, self.vocab_size).map_err(|e| Error::Data(e.to_string()))?;
@@ -189,7 +188,7 @@ fn read(
 #[cfg(test)]
 mod tests {
     use super::super::content::Content;
-    use super::super::example::Origin;
+    use super::super::example::{Kind, Origin};
     use super::super::schema::Schema;
     use super::super::tokenizer::tests::{CONFIG, tokenizer};
     use super::super::truncate::TruncationMode;
@@ -197,14 +196,14 @@ mod tests {
 
     fn record(prompt: &str, chosen: &str, rejected: &str) -> Record {
         let content = Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] };
-        let (origin, kind) = (Origin::new("t", 5), Kind::Pair { label: 0.5 });
+        let (origin, kind) = (Origin::new("t", 5), Kind::pair(0.5));
         Record { origin, source: None, schema: Schema::ALL[0], labelled: true, kind, content }
     }
 
     fn ingest(tokenizer: &ChatTokenizer, max_length: usize) -> Ingest<'_> {
         let mode = TruncationMode::KeepStart;
         let truncation = Truncation { max_length: Some(max_length), mode, ..Truncation::default() };
-        Ingest { tokenizer, truncation, vocab_size: 100, limit: None, preferred: false }
+        Ingest { tokenizer, truncation, vocab_size: 100, limit: None, wanted: Wanted::Whole }
     }
 
     #[test]
@@ -213,11 +212,11 @@ mod tests {
         let (soft, mut certain) = (record("a", "b b b", "c"), record("a", "b b b", "c"));
         certain.kind = Kind::PAIR;
         let mut builder = Builder::default();
-        let ingest = Ingest { preferred: true, ..ingest(&tokenizer, 99) };
+        let ingest = Ingest { wanted: Wanted::Preferred, ..ingest(&tokenizer, 99) };
         ingest.records(&[soft, certain], &mut builder).unwrap();
         let examples = builder.finish("").unwrap();
         let (pair, text) = (examples.get(0).unwrap().unwrap(), examples.get(1).unwrap().unwrap());
-        assert_eq!((pair.completions.len(), pair.kind), (2, Kind::Pair { label: 0.5 }));
+        assert_eq!((pair.completions.len(), pair.kind), (2, Kind::pair(0.5)));
         assert_eq!((text.kind, &text.completions[..]), (Kind::Text, &pair.completions[..1]));
     }
 

@@ -42,6 +42,7 @@ pub mod template;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod truncate;
+mod wanted;
 
 pub use columns::Columns;
 pub use config::DataConfig;
@@ -62,3 +63,4 @@ pub use template::{ChatTemplate, RenderOptions};
 pub use tokenize::{Tokenized, check_positions, check_vocab, tokenize};
 pub use tokenizer::ChatTokenizer;
 pub use truncate::{Truncation, TruncationMode};
+pub use wanted::Wanted;

@@ -46,6 +46,9 @@ pub struct PackedBatch {
     /// Whether the tokens of pairs beyond the shared length are scored apart. Their entries, one for each completion, follow
     /// the tree's completions, like two more completions without rows.
     pub tails_scored: bool,
+    /// Whether a completion is scored by the reward at its last token, which then has a row, and not by its log-prob. Its
+    /// entry has that row, and a target without meaning.
+    pub rewarded: bool,
     /// The prompts followed by completions of other records, used to estimate a divergence.
     pub mismatched: Option<Box<PackedBatch>>,
 }
@@ -70,6 +73,7 @@ impl PackedBatch {
     /// whose length with the prompt is at most `longest` tokens.
     pub fn for_objective(examples: &[&Example], needs: Needs, longest: usize) -> Self {
         let mut batch = match (needs.prompt, needs.tails) {
+            _ if needs.rewards => Self::rewarded(examples),
             (true, _) => Self::with_prompts(examples),
             (false, true) => Self::with_tails(examples),
             (false, false) => Self::new(examples),
@@ -79,6 +83,34 @@ impl PackedBatch {
             batch.mismatched = Some(Box::new(Self::new(&mismatched.iter().collect::<Vec<_>>())));
         }
         batch
+    }
+
+    /// Packs `examples` for a reward model: all tokens have rows, and the last one of each completion is scored; of an empty
+    /// completion, that of its prompt.
+    pub fn rewarded(examples: &[&Example]) -> Self {
+        let mut batch = Self { rewarded: true, ..Self::default() };
+        for example in examples {
+            let prompt = batch.push_rows(&example.prompt, 0);
+            let mut completions = Vec::with_capacity(example.completions.len());
+            for tokens in &example.completions {
+                let rows = batch.push_rows(tokens, prompt.len());
+                let last = if rows.is_empty() { prompt.end } else { rows.end }.saturating_sub(1);
+                batch.scored.push(batch.scored_rows.len()..batch.scored_rows.len() + 1);
+                batch.scored_rows.push(last as u32);
+                batch.scored_targets.push(0);
+                completions.push(rows);
+            }
+            batch.trees.push(Tree { prompt, completions });
+            batch.kinds.push(example.kind);
+            batch.origins.push(example.origin.clone());
+            batch.ids.push(example.id());
+        }
+        batch
+    }
+
+    /// Returns the number of tokens of a completion that have no row: its last one, unless a reward is read there.
+    pub fn unread(&self) -> usize {
+        usize::from(!self.rewarded)
     }
 
     fn with_prompts(examples: &[&Example]) -> Self {
@@ -185,6 +217,7 @@ impl PackedBatch {
                 None => self.kinds[group].role(index),
             },
             label: f64::from(self.kinds[group].label()),
+            margin: f64::from(self.kinds[group].margin()),
             logp: logps[at],
             ref_logp: reference.map(|reference| reference[at]),
             tokens: self.scored[at].len(),
@@ -208,6 +241,7 @@ impl PackedBatch {
             ids: self.ids.clone(),
             prompts_scored: self.prompts_scored,
             tails_scored: self.tails_scored,
+            rewarded: self.rewarded,
             mismatched: self.mismatched.clone(),
             ..Self::default()
         };
@@ -291,7 +325,7 @@ mod tests {
         Example {
             prompt: prompt.to_vec(),
             completions: completions.iter().map(|c| c.to_vec()).collect(),
-            kind: Kind::Pair { label: 0.75 },
+            kind: Kind::pair(0.75),
             origin: Origin::new("t", 4),
         }
     }

@@ -14,6 +14,7 @@ use super::filter::Filter;
 use super::schema::{self, Draft, Schema};
 use super::source::{Input, Row};
 use super::sources::DataSource;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
 
 /// A prompt, its answers and their kind.
@@ -44,6 +45,8 @@ pub struct RecordReader {
     mixed: bool,
     columns: Columns,
     filter: Option<Filter>,
+    /// Whether `margin` is read.
+    margins: bool,
     /// The schema of each file and the line of its first row.
     seen: Mutex<BTreeMap<Arc<str>, (Schema, usize)>>,
 }
@@ -79,8 +82,15 @@ impl RecordReader {
             mixed,
             columns: columns.clone(),
             filter: filter.map_err(|error| Error::Config(format!("data.filter {error}")))?,
+            margins: false,
             seen: Mutex::default(),
         })
+    }
+
+    /// Returns the reader of records that a run takes `wanted` of.
+    #[must_use]
+    pub fn wanting(self, wanted: Wanted) -> Self {
+        Self { margins: wanted == Wanted::Rewarded, ..self }
     }
 
     /// Reads a row. Returns `None` if the filter leaves it out. Columns that no schema reads are ignored, as TRL ignores
@@ -118,7 +128,11 @@ impl RecordReader {
         }
         self.columns.rename(&mut fields)?;
         let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
-        let (schema, draft) = schema::read(&mut fields, self.format)?;
+        let margin = self.margins.then(|| fields.remove("margin")).flatten();
+        let (schema, mut draft) = schema::read(&mut fields, self.format)?;
+        if let Some(value) = margin.filter(|value| !value.is_null()) {
+            draft.kind = with_margin(draft.kind, &value)?;
+        }
         Ok(Some((source, schema, draft)))
     }
 
@@ -143,6 +157,25 @@ impl RecordReader {
 }
 
 type Parsed = (Option<Arc<str>>, Schema, Draft);
+
+/// Returns a pair with the margin of its row, which TRL's `RewardTrainer` subtracts from the difference of the rewards.
+fn with_margin(kind: Kind, value: &Json) -> Result<Kind, String> {
+    let margin = value.as_f64().map(|margin| margin as f32).filter(|margin| margin.is_finite()).ok_or_else(|| {
+        format!(
+            "margin must be a number, the least difference of the two rewards, found {}; if the column means something else, \
+             leave it out (data.columns: {{margin: null}})",
+            described(value)
+        )
+    })?;
+    match kind {
+        Kind::Pair { label: 1.0, .. } => Ok(Kind::Pair { label: 1.0, margin }),
+        Kind::Pair { label, .. } if margin == 0.0 => Ok(Kind::pair(label)),
+        Kind::Pair { label, .. } => Err(format!(
+            "label is {label} and margin {margin}; a pair has one of them: leave the other out (data.columns: {{margin: null}})"
+        )),
+        other => Ok(other),
+    }
+}
 
 /// The longest record, in bytes of its texts: some four million tokens.
 const MOST_TEXT: usize = 16 << 20;
@@ -309,7 +342,7 @@ mod tests {
             parse(format!(r#"{{"prompt": "a", "chosen": "b", "rejected": "c", "label": {value}}}"#).leak())
         };
         for (value, expected) in [("0.25", 0.25), ("1", 1.0), ("0", 0.0), ("null", 1.0)] {
-            assert_eq!(label(value).unwrap().kind, Kind::Pair { label: expected });
+            assert_eq!(label(value).unwrap().kind, Kind::pair(expected));
         }
         for value in ["1.5", "-0.1", "\"1\"", "true", "1e400"] {
             let message = label(value).unwrap_err().to_string();

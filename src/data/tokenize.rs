@@ -189,7 +189,7 @@ mod tests {
             source: None,
             schema: Schema::Preference,
             labelled: true,
-            kind: Kind::Pair { label: 0.5 },
+            kind: Kind::pair(0.5),
             content,
         }
     }

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
+use super::calibration::{Bin, Calibration, Prediction};
 use crate::data::{Dataset, Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Metrics, Needs, Objective, Scored};
+use crate::objective::{Metrics, Needs, Objective, Role, Scored};
 use crate::report::Activity;
 use crate::trainable::Policy;
 
@@ -16,6 +17,8 @@ pub struct Evaluation {
     metrics: Metrics,
     /// Whether there is an adapter; without one every reward is 0.
     adapted: bool,
+    /// How well σ(Δ) of the rewards agrees with the labels.
+    calibration: Option<Calibration>,
 }
 
 /// An evaluation as `eval --json` prints it, with means over pairs. A value that the records or the objective do not
@@ -49,6 +52,12 @@ pub struct Summary {
     pub kl: Option<f64>,
     /// Estimate of the same divergence per token.
     pub kl_per_token: Option<f64>,
+    /// Mean squared difference of σ(reward difference) and label; 0.25 for a coin.
+    pub brier: Option<f64>,
+    /// Expected calibration error of the same; see [`Calibration::ece`].
+    pub calibration_error: Option<f64>,
+    /// The bins.
+    pub calibration: Option<Vec<Bin>>,
     /// exp of the mean negative log-prob of the chosen tokens.
     pub perplexity_chosen: Option<f64>,
     /// exp of the mean negative log-prob of the rejected tokens.
@@ -116,13 +125,16 @@ impl Evaluation {
             logp_rejected: rejected.logp(),
             kl: metrics.kl(),
             kl_per_token: metrics.kl_per_token(),
+            brier: self.calibration.as_ref().map(|found| found.brier),
+            calibration_error: self.calibration.as_ref().map(|found| found.ece),
+            calibration: self.calibration.as_ref().map(|found| found.bins.clone()),
             perplexity_chosen: chosen.perplexity(),
             perplexity_rejected: rejected.perplexity(),
         }
     }
 }
 
-/// Scores every example, in order, in batches of `batch`. `reference` returns the reference log-probs of a batch's
+/// Scores every example, in order, in batches of `batch`, as an objective with these needs does. `reference` returns the reference log-probs of a batch's
 /// completions, or `None` where they are not needed. `each` receives the completions of a batch and the index of its
 /// first example.
 ///
@@ -131,12 +143,12 @@ impl Evaluation {
 pub fn score(
     (decoder, policy): (&Decoder, &Policy),
     examples: &Dataset,
-    batch: usize,
+    (batch, needs): (usize, Needs),
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
     let each = |first, scored: &[Scored], _: &[f64]| each(first, scored);
-    score_for((decoder, policy), examples, batch, Needs::PAIRS, reference, each)
+    score_for((decoder, policy), examples, batch, needs, reference, each)
 }
 
 /// Like [`score`], and also scores what an objective needs: the mismatched completions follow the completions of a
@@ -214,14 +226,29 @@ pub fn evaluate(
     if examples.is_empty() {
         return Err(Error::Data("there are no records to evaluate".into()));
     }
-    let mut metrics = Metrics::default();
+    let (mut metrics, mut predictions) = (Metrics::default(), Vec::new());
     score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored, aligned| {
         let mut found = objective.weigh(scored)?;
         objective.weight(scored, aligned, &mut found);
         objective.measure(scored, &found, &mut metrics);
+        if objective.needs().rewards {
+            predictions.extend(predicted(scored, objective));
+        }
         Ok(())
     })?;
-    Ok(Evaluation { metrics, adapted: policy.is_adapted() })
+    let calibration = Calibration::of(&predictions);
+    Ok(Evaluation { metrics, adapted: policy.is_adapted(), calibration })
+}
+
+/// What the rewards of the pairs of a batch predict.
+fn predicted(scored: &[Scored], objective: &Objective) -> Vec<Prediction> {
+    let pairs = scored.chunk_by(|a, b| a.group == b.group);
+    let predicted = pairs.filter_map(|pair| {
+        let [chosen @ Scored { role: Role::Chosen, .. }, rejected, ..] = pair else { return None };
+        let margin = objective.reward(chosen)? - objective.reward(rejected)?;
+        Some(Prediction::of_margin(margin, chosen.label))
+    });
+    predicted.collect()
 }
 
 /// The 95 % interval of a share observed in `n` trials (Wilson 1927).

@@ -5,13 +5,15 @@ mod aligned;
 mod layout;
 mod load;
 mod on_device;
+mod scores;
 mod stepping;
 mod tables;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
-use self::layout::{aligned, distinct, per_token, spans, sums};
+use self::layout::{distinct, per_token, spans};
+pub use self::scores::{Read, Readout};
 use self::tables::Tables;
 use super::attention::Rows;
 use super::block::{self, Block};
@@ -82,9 +84,15 @@ pub struct HostTape {
     scored_rows: Vec<u32>,
     /// Hidden states of the scored rows before the final norm `[S, hidden]`.
     scored: Tensor,
-    slopes: Tensor,
+    /// The batch's tokens, and the targets of the scored rows.
+    tokens: Vec<u32>,
+    targets: Vec<u32>,
+    /// ∂ log p / ∂ h of the scored rows `[S, hidden]`, if their log-probs were read.
+    slopes: Option<Tensor>,
     /// The log of each scored row's sum of exponentials.
     normalizers: Vec<f32>,
+    /// The scored rows behind the final norm `[S, hidden]`, if the scalar head read them.
+    normed: Option<Tensor>,
     /// For each completion, Σ_t (log p − log Σ p²), if it was asked for.
     aligned: Option<Vec<f64>>,
 }
@@ -222,21 +230,16 @@ impl Decoder {
         if block + 1 == self.blocks.len() { rows.only(wanted) } else { rows }
     }
 
-    /// The summed log-prob of each completion of the batch, in nats and in order, without gradient.
+    /// The summed log-prob of each completion of the batch, in nats and in order, without gradient; of a batch that is
+    /// [`rewarded`](PackedBatch::rewarded), the reward of each.
     ///
     /// # Errors
-    /// If the batch does not fit the model.
+    /// If the batch does not fit the model, or is rewarded and there is no scalar head.
     pub fn logps(&self, batch: &PackedBatch, policy: &Policy, pass: Pass) -> Result<Vec<f64>> {
-        let batch = &*self.divided(batch);
-        if self.is_on_device() {
-            return self.device_logps(batch, policy, pass);
+        if self.is_on_device() && !batch.rewarded {
+            return self.device_logps(&self.divided(batch), policy, pass);
         }
-        let context = Context { policy, pass, dropout: None, observer: None };
-        let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
-        let normed = self.final_norm.forward(&scored)?;
-        let head = self.head_of(&context)?;
-        let found = self.score(&normed, &head, &batch.scored_targets, Asked::default())?;
-        Ok(sums(&found.logps, batch))
+        Ok(self.read(batch, policy, pass, Readout::of(batch))?.scores(batch))
     }
 
     fn score(
@@ -290,48 +293,18 @@ impl Decoder {
         policy: &Policy,
         training: Training,
     ) -> Result<(Vec<f64>, Tape)> {
-        let batch = &*self.divided(batch);
-        if self.is_on_device() {
+        if self.is_on_device() && !batch.rewarded {
             if training.align {
                 self.check_on_processor()?;
             }
-            return self.device_forward(batch, policy, training);
+            return self.device_forward(&self.divided(batch), policy, training);
         }
-        let layout = self.layout(batch, policy, Pass::Policy, 1)?;
-        let (wanted, places) = distinct(&batch.scored_rows);
-        let rows = layout.rows();
-        let context = Context { policy, pass: Pass::Policy, dropout: training.dropout, observer: None };
-        let mut x = self.embed(&batch.tokens, &layout.positions, &context)?;
-        if let Some(noise) = training.noise {
-            x = noise.add(&x, batch)?;
-        }
-        let mut blocks = Vec::with_capacity(self.blocks.len());
-        for (i, block) in self.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(&x, &self.rows_of(i, rows, &wanted), &context, None)?;
-            blocks.push(if training.recompute { Kept::Input(x) } else { Kept::Whole(Box::new(saved)) });
-            x = y;
-        }
-        let scored = rows::gather(&x, &places)?;
-        let normed = self.final_norm.forward(&scored)?;
-        let asked = Asked { slopes: true, squares: training.align };
-        let found = self.score(&normed, &*self.head_of(&context)?, &batch.scored_targets, asked)?;
-        let aligned = aligned(&found, batch);
-        let slopes = match found.slopes {
-            Some(slopes) => slopes,
-            None => {
-                let (rows, columns) = normed.shape();
-                Tensor::zeros(rows, columns)
-            }
-        };
-        let logps = sums(&found.logps, batch);
-        let (dropout, scored_rows) = (training.dropout, batch.scored_rows.clone());
-        let normalizers = found.normalizers;
-        let tape = HostTape { layout, blocks, dropout, scored_rows, scored, slopes, normalizers, aligned };
-        Ok((logps, Tape::Host(Box::new(tape))))
+        let (read, tape) = self.forward_rows(batch, policy, training, Readout::of(batch))?;
+        Ok((read.scores(batch), tape))
     }
 
-    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·logps[c]`. The
-    /// policy must be that of the forward pass.
+    /// Adds to `gradients` (laid out as the trained adapter's values) the gradient of `Σ_c weights[c]·score[c]`, where the
+    /// score is the log-prob or the reward. The policy must be that of the forward pass.
     ///
     /// # Errors
     /// If the tape does not belong to this batch, or nothing is trained.
@@ -343,11 +316,9 @@ impl Decoder {
         weights: &[f64],
         gradients: &mut [f32],
     ) -> Result<()> {
-        if !policy.is_adapted() || policy.trained.values().len() != gradients.len() {
-            return Err(Error::Model("the gradient buffer does not belong to the trained adapter".into()));
-        }
+        self.check_gradients(policy, gradients)?;
         let tape = match tape {
-            Tape::Host(tape) => *tape,
+            Tape::Host(tape) => tape,
             Tape::Device(tape) => {
                 self.clear_device_gradient(policy)?;
                 self.device_backward(*tape, &self.divided(batch), policy, weights)?;
@@ -356,13 +327,24 @@ impl Decoder {
                 return Ok(());
             }
         };
-        let per_token = per_token(batch, weights);
-        let batch = &*self.divided(batch);
+        let per_row = per_token(batch, weights);
+        let slopes = match batch.rewarded {
+            true => Read { values: per_row, ..Read::default() },
+            false => Read { logps: per_row, ..Read::default() },
+        };
+        self.backward_rows(Tape::Host(tape), policy, &slopes, gradients)
+    }
+
+    /// Adds the gradients that follow from that of the normed hidden states `[S, hidden]` of the scored rows.
+    fn backward_from(
+        &self,
+        tape: HostTape,
+        d_normed: &Tensor,
+        policy: &Policy,
+        gradients: &mut [f32],
+    ) -> Result<()> {
         let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout, observer: None };
-        let scored = (&tape.scored, tape.normalizers.as_slice());
-        self.head_gradient(scored, &batch.scored_targets, &per_token, &context, gradients)?;
-        let d_normed = token_logps::backward(&tape.slopes, &per_token)?;
-        let d_scored = self.final_norm.gradient(&d_normed, &tape.scored)?;
+        let d_scored = self.final_norm.gradient(d_normed, &tape.scored)?;
         let (wanted, places) = distinct(&tape.scored_rows);
         let mut dx = rows::scatter_add(&d_scored, &places, wanted.len())?;
 
@@ -375,7 +357,7 @@ impl Decoder {
             };
             dx = block.backward(&dx, &saved, &rows, &context, gradients)?;
         }
-        self.embedding_gradient(&dx, &batch.tokens, &context, gradients);
+        self.embedding_gradient(&dx, &tape.tokens, &context, gradients);
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn divided<'a>(rotations: &[RotationSpec], batch: &'a PackedBatch) ->
     }
     Cow::Owned(batch.divided(|tree| {
         // The last token of a completion has no row.
-        let mut lengths = tree.completions.iter().map(|rows| tree.prompt.len() + rows.len() + 1);
+        let mut lengths = tree.completions.iter().map(|rows| tree.prompt.len() + rows.len() + batch.unread());
         let first = lengths.next().unwrap_or(0);
         lengths.any(|length| rules.iter().any(|rule| !rule.same(first, length)))
     }))

@@ -28,7 +28,7 @@ impl Noise {
         let mut largest = vec![0.0f32; rows];
         for tree in &batch.trees {
             // The last token of a completion has no row.
-            let longest = tree.completions.iter().map(|rows| rows.len() + 1).max().unwrap_or(0);
+            let longest = tree.completions.iter().map(|rows| rows.len() + batch.unread()).max().unwrap_or(0);
             let length = tree.prompt.len() + longest;
             let size = (self.alpha / ((length * hidden).max(1) as f64).sqrt()) as f32;
             let end = tree.completions.last().map_or(tree.prompt.end, |last| last.end);

@@ -176,6 +176,13 @@ impl ObjectiveConfig {
     /// Checks that summed losses compare the same records with the same parameters and the same divergence.
     fn check_together(&self, losses: &[Loss], problems: &mut Problems) {
         let Some((first, others)) = losses.split_first() else { return };
+        for other in others.iter().filter(|other| other.needs().rewards != first.needs().rewards) {
+            problems.add(format!(
+                "objective.loss_type adds {} and {}, and only one of them trains a reward model",
+                name(first),
+                name(other)
+            ));
+        }
         let mut records = first.needs().records;
         for other in others {
             let own = other.needs().records;

@@ -68,10 +68,12 @@ pub struct Side {
 
 impl Side {
     fn add(&mut self, completion: &Scored, measure: &impl Measure) {
-        self.completions += 1;
-        self.tokens += completion.tokens as u64;
-        self.logp += completion.logp;
-        self.compared_logp += measure.logp(completion);
+        if let Some(logp) = measure.logp(completion) {
+            self.completions += 1;
+            self.tokens += completion.tokens as u64;
+            self.logp += completion.logp;
+            self.compared_logp += logp;
+        }
         if let Some(ratio) = completion.log_ratio() {
             self.compared += 1;
             self.compared_tokens += completion.tokens as u64;
@@ -188,9 +190,10 @@ impl Metrics {
         mean(self.correct as f64, self.comparisons).filter(|_| self.chosen.rewarded > 0)
     }
 
-    /// Returns the share of comparisons in which the better completion has the strictly greater log-prob.
+    /// Returns the share of comparisons in which the better completion has the strictly greater log-prob; `None` for a
+    /// reward model, which has none.
     pub fn logp_accuracy(&self) -> Option<f64> {
-        mean(self.correct_by_logp as f64, self.comparisons)
+        mean(self.correct_by_logp as f64, self.comparisons).filter(|_| self.chosen.completions > 0)
     }
 
     /// Returns the preferred completions: chosen, desirable, the best of a list, or the text to imitate.
@@ -248,8 +251,8 @@ pub trait Measure {
     /// Returns the implicit reward, if the loss has one.
     fn reward(&self, completion: &Scored) -> Option<f64>;
 
-    /// Returns the log-prob that the loss compares, nats: of the whole completion or per token.
-    fn logp(&self, completion: &Scored) -> f64;
+    /// Returns the log-prob that the loss compares, nats: of the whole completion or per token. A reward model has none.
+    fn logp(&self, completion: &Scored) -> Option<f64>;
 }
 
 /// Whether a completion with the first role is preferred to one with the second.
@@ -327,8 +330,8 @@ mod tests {
             Some(completion.logp)
         }
 
-        fn logp(&self, completion: &Scored) -> f64 {
-            completion.logp
+        fn logp(&self, completion: &Scored) -> Option<f64> {
+            Some(completion.logp)
         }
     }
 
@@ -341,6 +344,7 @@ mod tests {
                 group: 0,
                 role: Role::Rank(place),
                 label: 1.0,
+                margin: 0.0,
                 logp: logps[place],
                 ref_logp: None,
                 tokens: 2,

@@ -6,7 +6,7 @@
 //! # Choosing a loss
 //!
 //! Names, keys and defaults are those of TRL 1.16. The file of each loss documents where it differs and why. Every loss
-//! has `beta` except `sft` and `unlikelihood`. Numbers in the paper column are arXiv numbers. Several losses are summed with
+//! has `beta` except `sft`, `unlikelihood` and `reward`. Numbers in the paper column are arXiv numbers. Several losses are summed with
 //! `loss_weights`.
 //!
 //! | `loss_type` | paper | keys besides `beta` | when |
@@ -31,6 +31,7 @@
 //! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | like `kto`, without its divergence |
 //! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
 //! | `unlikelihood` | DPO 2305.18290, baseline | `unlikelihood_alpha` (no `beta`) | to compare with |
+//! | `reward` | 2203.02155 | `center_rewards_coefficient` (no `beta`) | a reward model: a scalar head instead of log-probs |
 //! | `sft` | | none at all | texts; or `[sigmoid, sft]` with a loss of pairs (its weight: TRL's former `rpo_alpha`) |
 //!
 //! `ld_alpha`, `use_weighting` and `beta_end` change any loss of pairs with a reference (`modifiers.rs`).
@@ -47,6 +48,7 @@
 //! | `kto` | judged answers | yes, also of mismatched answers | | yes, of 2 or more |
 //! | `apo_zero_unpaired` | judged answers | yes | | no |
 //! | `plackett_luce` | ranked lists | yes | | no |
+//! | `reward` | pairs, with `margin` if there is one | no | y·L + (1−y)·L(−Δ) | no |
 //! | `sft` | texts, or pairs | no | rejected | when combined with another loss |
 
 mod alphapo;
@@ -74,6 +76,7 @@ mod numbers;
 mod orpo;
 mod pairs;
 mod plackett_luce;
+mod reward;
 mod robust;
 mod scored;
 mod sft;
@@ -109,6 +112,7 @@ pub use modifiers::{BetaSchedule, Modifiers};
 pub use nca_pair::NcaPair;
 pub use orpo::Orpo;
 pub use plackett_luce::PlackettLuce;
+pub use reward::Reward;
 pub use robust::Robust;
 pub use scored::{Role, Scored};
 pub use sft::Sft;
@@ -201,6 +205,8 @@ losses! {
     PlackettLuce,
     /// Unlikelihood (Rafailov et al. 2023, arXiv 2305.18290, a baseline).
     Unlikelihood,
+    /// The Bradley–Terry loss of a reward model (Ouyang et al. 2022, arXiv 2203.02155).
+    Reward,
 }
 
 impl Loss {
@@ -262,6 +268,7 @@ impl Objective {
             whole_batch: all().any(|needs| needs.whole_batch) && records != Records::Texts,
             tails: self.modifiers.ld_alpha.is_some(),
             alignment: self.modifiers.use_weighting,
+            rewards: all().any(|needs| needs.rewards),
             soft_labels: all().all(|needs| needs.soft_labels),
             records,
         }
@@ -337,8 +344,13 @@ impl Measure for Objective {
         Self::reward(self, completion)
     }
 
-    fn logp(&self, completion: &Scored) -> f64 {
-        self.losses.first().map_or(completion.logp, |(loss, _)| loss.terms().logp(completion))
+    fn logp(&self, completion: &Scored) -> Option<f64> {
+        let first = self.losses.first().map(|(loss, _)| loss.terms());
+        match first {
+            Some(loss) if loss.needs().rewards => None,
+            Some(loss) => Some(loss.logp(completion)),
+            None => Some(completion.logp),
+        }
     }
 }
 
@@ -376,6 +388,7 @@ mod tests {
             Simpo { beta: 2.0, cpo_alpha: 0.0, simpo_gamma: 1.2, ..Simpo::default() }.into(),
             Alphapo { beta: 2.0, alpha: 0.25, label_smoothing: 0.1, ..Alphapo::default() }.into(),
             Unlikelihood { unlikelihood_alpha: 0.3 }.into(),
+            Reward { center_rewards_coefficient: Some(0.05) }.into(),
             Kto { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),
             ApoZeroUnpaired { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),
         ]);

@@ -35,7 +35,10 @@ pub struct Scored {
     pub role: Role,
     /// y in [0, 1]: the degree to which the chosen completion of the group is preferred; 1 for every other role.
     pub label: f64,
-    /// log π_θ(completion | prompt), summed over its scored tokens, nats.
+    /// By how much the reward of the chosen completion of the group should at least exceed that of the rejected one; 0 if
+    /// nothing is said.
+    pub margin: f64,
+    /// log π_θ(completion | prompt), summed over its scored tokens, nats; of a reward model, its reward.
     pub logp: f64,
     /// The same log-prob under π_ref; `None` if the objective needs no reference.
     pub ref_logp: Option<f64>,

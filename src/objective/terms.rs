@@ -22,6 +22,8 @@ pub struct Needs {
     pub tails: bool,
     /// Whether the policy's log Σ p² is needed beside its log-probs (`use_weighting`).
     pub alignment: bool,
+    /// Whether completions have a reward, read at their end by a scalar head, in place of a log-prob.
+    pub rewards: bool,
     /// Whether labels other than 1 are supported.
     pub soft_labels: bool,
     /// The kind of records the loss takes.
@@ -57,6 +59,7 @@ impl Needs {
         whole_batch: false,
         tails: false,
         alignment: false,
+        rewards: false,
         soft_labels: true,
         records: Records::Pairs,
     };

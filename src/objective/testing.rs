@@ -5,7 +5,7 @@ use super::scored::{Role, Scored, pair};
 use super::terms::{Batch, Records, Terms, Weighed};
 
 fn scored(group: usize, role: Role, logp: f64, reference: f64, tokens: usize) -> Scored {
-    Scored { group, role, label: 1.0, logp, ref_logp: Some(reference), tokens }
+    Scored { group, role, label: 1.0, margin: 0.0, logp, ref_logp: Some(reference), tokens }
 }
 
 /// Builds a pair of 4 and 3 tokens from the log-probs of chosen and rejected under the policy and under the reference.

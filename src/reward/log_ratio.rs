@@ -50,7 +50,8 @@ impl<'a> LogRatio<'a> {
         let tokens = packed.scored.iter().map(std::ops::Range::len);
         let reward = |((logp, ref_logp), tokens): ((&f64, &f64), usize)| {
             let (logp, ref_logp) = (*logp, Some(*ref_logp));
-            let scored = Scored { group: 0, role: Role::Chosen, label: 1.0, logp, ref_logp, tokens };
+            let scored =
+                Scored { group: 0, role: Role::Chosen, label: 1.0, margin: 0.0, logp, ref_logp, tokens };
             let implicit = self.objective.reward(&scored).or_else(|| Objective::default().reward(&scored));
             implicit.unwrap_or(0.0)
         };

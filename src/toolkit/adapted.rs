@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use super::records::{Pairs, Reader};
-use super::{Base, TrainedWith};
-use crate::data::{ChatTokenizer, Message, Sources};
+use super::{AdapterUse, Base, TrainedWith};
+use crate::data::{ChatTokenizer, Dataset, Message, Sources, Wanted};
 use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::generate::{Completion, Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Objective, Scored};
+use crate::objective::{Needs, Objective, Scored};
 use crate::trainable::{Adapters, Policy};
 
 /// Records in a batch; no figure depends on it.
@@ -52,9 +52,11 @@ impl Base {
         force: bool,
     ) -> Result<Adapted<'_>> {
         let decoder = self.decoder()?;
+        let purpose = AdapterUse { score: true, force, ..AdapterUse::default() };
         let adapters =
-            paths.iter().map(|path| self.adapter(path.as_ref(), force)).collect::<Result<Vec<_>>>()?;
+            paths.iter().map(|path| self.adapter_for(path.as_ref(), purpose)).collect::<Result<Vec<_>>>()?;
         let policy = Policy::of(Adapters::stacked(&adapters)?);
+        let trained = trained.fitting(policy.trained.score().is_some())?;
         let tokenizer = self.tokenizer(trained.data.chat_template.as_deref())?;
         let tokenizer = tokenizer.on(trained.data.chat_template_date.as_deref())?;
         Ok(Adapted { base: self, tokenizer, decoder, policy, trained })
@@ -62,6 +64,11 @@ impl Base {
 }
 
 impl Adapted<'_> {
+    /// Whether it is a reward model, which gives rewards and no log-probs.
+    pub fn is_reward(&self) -> bool {
+        self.policy.trained.score().is_some()
+    }
+
     /// Records as token ids, with the template and the truncation of the training.
     ///
     /// # Errors
@@ -69,27 +76,40 @@ impl Adapted<'_> {
     pub fn pairs(&self, source: &str) -> Result<Pairs> {
         let sources = Sources::from(source);
         let config = self.trained.data.reading(sources.clone());
-        Reader { spec: self.decoder.spec(), tokenizer: &self.tokenizer }.read(&sources, &config)
+        let wanted = if self.is_reward() { Wanted::Rewarded } else { Wanted::Whole };
+        Reader { spec: self.decoder.spec(), tokenizer: &self.tokenizer }.read_as(&sources, &config, wanted)
     }
 
-    /// The completions of every record with their log-probs under policy and reference; `group` counts from 0.
+    /// The completions of every record with their log-probs under policy and reference, or with the rewards of a reward
+    /// model; `group` counts from 0.
     ///
     /// # Errors
-    /// If a log-prob is not a finite number.
+    /// If a log-prob or a reward is not a finite number.
     pub fn score(&self, pairs: &Pairs) -> Result<Vec<Scored>> {
         let mut all = Vec::new();
-        let reference = |packed: &_| self.decoder.logps(packed, &self.policy, Pass::Reference).map(Some);
-        preference::score(
-            (&self.decoder, &self.policy),
-            &pairs.examples,
-            BATCH,
-            reference,
-            |first, scored| {
-                all.extend(scored.iter().map(|it| Scored { group: first + it.group, ..*it }));
-                Ok(())
-            },
-        )?;
+        self.score_each(&pairs.examples, |first, scored| {
+            all.extend(scored.iter().map(|it| Scored { group: first + it.group, ..*it }));
+            Ok(())
+        })?;
         Ok(all)
+    }
+
+    /// As [`Adapted::score`], in batches: `each` receives the completions of a batch and the index of its first record.
+    ///
+    /// # Errors
+    /// As [`Adapted::score`], and the errors of `each`.
+    pub fn score_each(
+        &self,
+        examples: &Dataset,
+        each: impl FnMut(usize, &[Scored]) -> Result<()>,
+    ) -> Result<()> {
+        let (rewards, reference) = (self.is_reward(), !self.is_reward());
+        let needs = Needs { rewards, reference, ..Needs::PAIRS };
+        let of_reference = |packed: &_| {
+            let logps = || self.decoder.logps(packed, &self.policy, Pass::Reference);
+            reference.then(logps).transpose()
+        };
+        preference::score((&self.decoder, &self.policy), examples, (BATCH, needs), of_reference, each)
     }
 
     /// Accuracy, margins and rewards, by the loss that the adapter was trained with (DPO if it is not known).
@@ -105,7 +125,18 @@ impl Adapted<'_> {
     /// # Errors
     /// As [`Adapted::score`].
     pub fn evaluate_by(&self, objective: &Objective, pairs: &Pairs) -> Result<Evaluation> {
-        let reference = |packed: &_| self.decoder.logps(packed, &self.policy, Pass::Reference).map(Some);
+        let rewards = objective.needs().rewards;
+        if rewards != self.is_reward() {
+            return Err(Error::Config(if rewards {
+                "the loss is reward, and the adapter is no reward model; name one, or another loss".into()
+            } else {
+                "the adapter is a reward model, and the loss needs log-probs; the loss of a reward model is reward".to_string()
+            }));
+        }
+        let reference = |packed: &_| {
+            let logps = || self.decoder.logps(packed, &self.policy, Pass::Reference);
+            (!rewards).then(logps).transpose()
+        };
         preference::evaluate((&self.decoder, &self.policy), &pairs.examples, BATCH, objective, reference)
     }
 
@@ -119,6 +150,7 @@ impl Adapted<'_> {
         max_new_tokens: usize,
         sampling: SamplingConfig,
     ) -> Result<Completion> {
+        self.policy.trained.refuse_score("generation")?;
         let prompt = match self.tokenizer.template() {
             None => self.tokenizer.encode(prompt, true)?,
             Some(_) => {

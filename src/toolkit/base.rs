@@ -30,6 +30,8 @@ use crate::weights::{DType, SafetensorsSource, WeightSource};
 pub struct AdapterUse {
     /// The language-model head may be adapted.
     pub head: bool,
+    /// It may be a reward model, with a scalar head.
+    pub score: bool,
     /// A base that it was not trained on will do.
     pub force: bool,
     /// It is taken off a model it was merged into, whose weights are not its base's.

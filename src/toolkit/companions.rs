@@ -95,6 +95,7 @@ pub(super) fn card(config: &RunConfig, base: &str, records: usize) -> Result<Car
         settings: settings.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         data: config.data.train.0.iter().map(|source| source.path().to_string()).collect(),
         records,
+        is_reward: config.objective.resolve()?.needs().rewards,
     })
 }
 

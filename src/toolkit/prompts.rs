@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::embedded;
 use super::records::feeds;
-use crate::data::{ChatTokenizer, Content, DataConfig, Message, RenderOptions, Sources};
+use crate::data::{ChatTokenizer, Content, DataConfig, Message, RenderOptions, Sources, Wanted};
 use crate::error::{Error, Result};
 
 /// A prompt.
@@ -82,7 +82,7 @@ pub fn of_records(source: &str, tokenizer: &ChatTokenizer) -> Result<Vec<Prompt>
     let sources = Sources::from(source);
     let config = DataConfig::new(sources.clone());
     let mut prompts = Vec::new();
-    for feed in feeds(&sources, &config)? {
+    for feed in feeds(&sources, &config, Wanted::Whole)? {
         for input in &feed.inputs {
             for row in input.rows()? {
                 let Some(record) = feed.reader.read(row?)? else { continue };

@@ -6,7 +6,7 @@ use super::{embedded, hub};
 use crate::data::dataset::Builder;
 use crate::data::{
     ChatTokenizer, DataConfig, Dataset, Feed, Findings, Ingest, Input, OnError, Record, RecordReader,
-    Sources, check_positions, source,
+    Sources, Wanted, check_positions, source,
 };
 use crate::error::{Error, Result};
 use crate::files::{self, CacheChoice};
@@ -39,7 +39,7 @@ pub(crate) struct Reader<'a> {
 ///
 /// # Errors
 /// Fails if a file is missing, or a setting is invalid.
-pub(crate) fn feeds(sources: &Sources, config: &DataConfig) -> Result<Vec<Feed>> {
+pub(crate) fn feeds(sources: &Sources, config: &DataConfig, wanted: Wanted) -> Result<Vec<Feed>> {
     let feed = |found: &crate::data::DataSource| -> Result<Feed> {
         let path = found.path();
         let named = match path.strip_prefix(hub::PREFIX) {
@@ -47,7 +47,7 @@ pub(crate) fn feeds(sources: &Sources, config: &DataConfig) -> Result<Vec<Feed>>
             None => vec![embedded::path(&path)?.map_or(path, |p| p.display().to_string())],
         };
         let inputs = source::resolve(&named.into_iter().collect())?;
-        Ok(Feed { inputs, reader: RecordReader::of(config, found)? })
+        Ok(Feed { inputs, reader: RecordReader::of(config, found)?.wanting(wanted) })
     };
     sources.0.iter().map(feed).collect()
 }
@@ -59,19 +59,19 @@ impl Reader<'_> {
     /// Fails if a file is missing, records are invalid (unless they are skipped), nothing is left, or tokens do not fit
     /// the model.
     pub(crate) fn read(&self, sources: &Sources, config: &DataConfig) -> Result<Pairs> {
-        self.read_as(sources, config, false)
+        self.read_as(sources, config, Wanted::Whole)
     }
 
-    /// As [`Reader::read`]; with `preferred`, only the chosen answers of pairs.
+    /// As [`Reader::read`], with what is wanted of the records.
     ///
     /// # Errors
     /// As [`Reader::read`].
-    pub(crate) fn read_as(&self, sources: &Sources, config: &DataConfig, preferred: bool) -> Result<Pairs> {
-        let feeds = feeds(sources, config)?;
+    pub(crate) fn read_as(&self, sources: &Sources, config: &DataConfig, wanted: Wanted) -> Result<Pairs> {
+        let feeds = feeds(sources, config, wanted)?;
         for input in feeds.iter().flat_map(|feed| &feed.inputs) {
             log::debug!("data: {}", input.path().map_or("memory".into(), |path| path.display().to_string()));
         }
-        let path = self.stored_at(&feeds, sources, config, preferred)?;
+        let path = self.stored_at(&feeds, sources, config, wanted)?;
         if let Some(path) = path.as_deref().filter(|path| path.exists()) {
             match open(path) {
                 Ok((examples, findings)) => {
@@ -83,7 +83,7 @@ impl Reader<'_> {
             }
         }
         let mut builder = path.as_deref().map_or_else(|| Ok(Builder::default()), Builder::in_file)?;
-        let findings = self.ingest(config, preferred).run(&feeds, &mut builder)?;
+        let findings = self.ingest(config, wanted).run(&feeds, &mut builder)?;
         if let (OnError::Stop, Some(error)) = (config.on_error, findings.refused()) {
             return Err(error);
         }
@@ -97,16 +97,16 @@ impl Reader<'_> {
     /// Same as [`Reader::read`].
     pub(crate) fn tokenize(&self, records: &[Record], config: &DataConfig) -> Result<Pairs> {
         let mut builder = Builder::default();
-        let findings = self.ingest(config, false).records(records, &mut builder)?;
+        let findings = self.ingest(config, Wanted::Whole).records(records, &mut builder)?;
         if let Some(error) = findings.refused() {
             return Err(error);
         }
         self.checked(builder.finish("")?, findings, &config.train)
     }
 
-    fn ingest(&self, config: &DataConfig, preferred: bool) -> Ingest<'_> {
+    fn ingest(&self, config: &DataConfig, wanted: Wanted) -> Ingest<'_> {
         let (truncation, limit) = (config.truncation(), config.limit);
-        Ingest { tokenizer: self.tokenizer, truncation, vocab_size: self.spec.vocab_size, limit, preferred }
+        Ingest { tokenizer: self.tokenizer, truncation, vocab_size: self.spec.vocab_size, limit, wanted }
     }
 
     fn checked(&self, examples: Dataset, findings: Findings, sources: &Sources) -> Result<Pairs> {
@@ -133,7 +133,7 @@ impl Reader<'_> {
         feeds: &[Feed],
         sources: &Sources,
         config: &DataConfig,
-        preferred: bool,
+        wanted: Wanted,
     ) -> Result<Option<PathBuf>> {
         let files: Option<Vec<_>> = feeds.iter().flat_map(|feed| &feed.inputs).map(Input::path).collect();
         let (Some(files), Some(directory)) = (files, config.cache.directory("data")) else { return Ok(None) };
@@ -151,8 +151,8 @@ impl Reader<'_> {
         let settings = DataConfig { cache: CacheChoice::Auto, ..config.clone() };
         let read_by = (sources, settings, self.spec.vocab_size);
         hasher.update(serde_json::to_string(&read_by).map_err(|e| Error::Data(e.to_string()))?.as_bytes());
-        if preferred {
-            hasher.update(b"preferred");
+        if let Some(tag) = wanted.tag() {
+            hasher.update(tag.as_bytes());
         }
         self.tokenizer.identify(&mut hasher)?;
         Ok(Some(directory.join(format!("{}.tokens", &hasher.finalize().to_hex()[..32]))))
@@ -174,7 +174,7 @@ pub fn sources_of(source: &str) -> Result<std::collections::BTreeMap<u64, String
     let sources = Sources::from(source);
     let config = DataConfig::new(sources.clone());
     let (mut found, mut number) = (std::collections::BTreeMap::new(), 0);
-    for feed in feeds(&sources, &config)? {
+    for feed in feeds(&sources, &config, Wanted::Whole)? {
         for input in &feed.inputs {
             for row in input.rows()? {
                 let Some(record) = feed.reader.read(row?)? else { continue };

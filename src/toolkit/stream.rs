@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::records::feeds;
-use crate::data::{DataConfig, Feed, Input, Record, Sources};
+use crate::data::{DataConfig, Feed, Input, Record, Sources, Wanted};
 use crate::error::Result;
 
 /// The files of sources, each with the reader of its rows.
@@ -16,7 +16,7 @@ impl Stream {
     /// # Errors
     /// If a file is missing, or a setting is invalid.
     pub fn open(config: &DataConfig, sources: &Sources) -> Result<Self> {
-        feeds(sources, config).map(Self)
+        feeds(sources, config, Wanted::Whole).map(Self)
     }
 
     /// Returns the files on disk.

@@ -9,7 +9,7 @@ use crate::adapter::{peft, read};
 use crate::config::RunConfig;
 use crate::data::{DataConfig, Sources, TruncationMode, template};
 use crate::error::{Error, Result};
-use crate::objective::Objective;
+use crate::objective::{Objective, Reward};
 
 /// Metadata key of the objective, one line of JSON.
 const OBJECTIVE: &str = "dpo_lora.objective";
@@ -67,6 +67,28 @@ impl TrainedWith {
     /// If its objective is invalid or its template cannot be read.
     pub fn configured(config: &RunConfig) -> Result<Self> {
         Ok(Self { objective: Some(config.objective.resolve()?), data: DataSettings::of(&config.data)? })
+    }
+
+    /// Returns the settings of an adapter that is a reward model or is not. One of another program has the loss of its
+    /// kind.
+    ///
+    /// # Errors
+    /// If they are of an adapter of the other kind.
+    pub(crate) fn fitting(mut self, is_reward: bool) -> Result<Self> {
+        match &self.objective {
+            Some(objective) if objective.needs().rewards && !is_reward => Err(Error::Adapter(
+                "the settings are those of a reward model, and the adapter has no scalar head (score)".into(),
+            )),
+            Some(objective) if is_reward && !objective.needs().rewards => Err(Error::Adapter(format!(
+                "the adapter is a reward model, and the settings are those of another loss: {}",
+                objective.to_json()?
+            ))),
+            None if is_reward => {
+                self.objective = Some(Objective::new(Reward::default()));
+                Ok(self)
+            }
+            Some(_) | None => Ok(self),
+        }
     }
 
     /// Writes the settings as metadata of the adapter.

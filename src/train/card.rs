@@ -16,6 +16,8 @@ pub struct Card {
     pub loss: String,
     /// Settings in the order in which they are listed: name and value.
     pub settings: Vec<(String, String)>,
+    /// Whether it is a reward model.
+    pub is_reward: bool,
     /// The training data as the run named them.
     pub data: Vec<String>,
     /// Number of training records.
@@ -81,7 +83,11 @@ impl Card {
             let value = value.replace('|', "\\|").replace(['\n', '\r'], " ");
             let _ = writeln!(text, "| `{name}` | {value} |");
         }
-        text.push_str(&self.usage());
+        if self.is_reward {
+            text.push_str(&self.use_of_reward());
+        } else {
+            text.push_str(&self.usage());
+        }
         text
     }
 
@@ -107,6 +113,17 @@ impl Card {
         text
     }
 
+    fn use_of_reward(&self) -> String {
+        format!(
+            "\n## Use\n\nThe reward is the only label, read at the last token that is not the padding token.\n\n```python\n\
+             from peft import AutoPeftModelForSequenceClassification\nfrom transformers import AutoTokenizer\n\n\
+             model = AutoPeftModelForSequenceClassification.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\", num_labels=1)\n\
+             tokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n```\n\n```sh\n\
+             dpo-lora score --base {} --adapter PATH --data PAIRS\n```\n",
+            self.base
+        )
+    }
+
     /// YAML as PEFT writes it. The base is named only by a Hub id: the Hub refuses paths.
     fn front_matter(&self) -> String {
         let mut text = String::from("---\n");
@@ -114,11 +131,13 @@ impl Card {
         if is_id {
             let _ = writeln!(text, "base_model: {}", self.base);
         }
-        text.push_str("library_name: peft\npipeline_tag: text-generation\ntags:\n");
+        let pipeline = if self.is_reward { "text-classification" } else { "text-generation" };
+        let _ = write!(text, "library_name: peft\npipeline_tag: {pipeline}\ntags:\n");
         if is_id {
             let _ = writeln!(text, "- base_model:adapter:{}", self.base);
         }
-        let _ = writeln!(text, "- {}\n- transformers\n- dpo\n- dpo-lora", self.kind.names().1);
+        let kind = if self.is_reward { "reward-model" } else { "dpo" };
+        let _ = writeln!(text, "- {}\n- transformers\n- {kind}\n- dpo-lora", self.kind.names().1);
         let datasets: Vec<&str> = self.data.iter().filter_map(|name| hub_data_set(name)).collect();
         if !datasets.is_empty() {
             text.push_str("datasets:\n");
@@ -163,10 +182,12 @@ fn held_out(Results { before, initial, after, .. }: Results) -> String {
         format!("{:.1} % ({:.1}–{:.1})", 100.0 * share, 100.0 * low, 100.0 * high)
     };
     let mut rows = String::new();
-    if let (Some(before), Some(after)) = (before, found.metrics().logp_accuracy()) {
+    let likelier = found.metrics().logp_accuracy();
+    let what = if likelier.is_some() { "likelier" } else { "with the greater reward" };
+    if let (Some(before), Some(after)) = (before, likelier.or_else(|| found.accuracy())) {
         let _ = writeln!(
             rows,
-            "| chosen completion likelier, of {pairs} pairs | {} | {} |",
+            "| chosen completion {what}, of {pairs} pairs | {} | {} |",
             share(before),
             share(after)
         );

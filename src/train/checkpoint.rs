@@ -196,7 +196,8 @@ pub fn open(checkpoint: &Path) -> Result<State> {
 
 /// Reads the values of an adapter of the same modules from a directory of a checkpoint.
 fn restore_values(directory: &Path, spec: &DecoderSpec, adapters: &mut Adapters) -> Result<()> {
-    let found = peft::read(directory, spec)?.adapters;
+    let reading = peft::Reading { score: true, ..peft::Reading::default() };
+    let found = peft::read_for(directory, spec, reading)?.adapters;
     if !adapters.restore(&found)? {
         return Err(Error::Train(format!(
             "the adapter in {} does not match this configuration",

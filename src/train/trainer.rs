@@ -121,6 +121,9 @@ impl Trainer {
             }
         }
         let needs = setup.objective.needs();
+        if needs.rewards && setup.policy.trained.score().is_none() {
+            return Err(Error::Train("a reward model needs an adapter with a scalar head".into()));
+        }
         for examples in [&setup.train, &setup.eval] {
             records::check(examples, needs)?;
         }
@@ -220,8 +223,8 @@ impl Trainer {
         Ok(Some(found))
     }
 
-    /// Returns the share of held-out pairs whose chosen completion had the greater log-prob when the run began, or
-    /// `None` if there were no pairs.
+    /// Returns the share of held-out pairs whose chosen completion had the greater log-prob (or reward, by a reward model)
+    /// when the run began, or `None` if there were no pairs.
     pub fn initial_accuracy(&self) -> Option<f64> {
         self.state.initial_accuracy
     }

@@ -5,14 +5,19 @@ use crate::data::{Example, PackedBatch};
 use crate::error::Result;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::objective::Needs;
 use crate::trainable::{Adapters, Policy};
 
 /// Returns what is wrong with the trained adapter, if anything: a parameter or moment that is not finite, or non-finite
-/// log-probs for `probe`, a pair whose log-probs were finite before.
+/// log-probs (or rewards, if the objective needs those) for `probe`, a pair whose numbers were finite before.
 ///
 /// # Errors
 /// If the pair does not fit the model.
-pub fn defect(decoder: &Decoder, policy: &Policy, probe: Option<&Example>) -> Result<Option<String>> {
+pub fn defect(
+    decoder: &Decoder,
+    policy: &Policy,
+    (probe, needs): (Option<&Example>, Needs),
+) -> Result<Option<String>> {
     if let Some(defect) = parameters(&policy.trained) {
         return Ok(Some(defect));
     }
@@ -21,9 +26,13 @@ pub fn defect(decoder: &Decoder, policy: &Policy, probe: Option<&Example>) -> Re
         return Ok(Some(format!("the optimizer's {} holds a number that is not finite", moment.name)));
     }
     let Some(probe) = probe else { return Ok(None) };
-    let logps = decoder.logps(&PackedBatch::new(&[probe]), policy, Pass::Policy)?;
-    let broken = logps.iter().find(|logp| !logp.is_finite());
-    Ok(broken.map(|logp| format!("its log-prob of {} is {logp}", probe.origin)))
+    let (batch, what) = match needs.rewards {
+        true => (PackedBatch::rewarded(&[probe]), "reward"),
+        false => (PackedBatch::new(&[probe]), "log-prob"),
+    };
+    let scores = decoder.logps(&batch, policy, Pass::Policy)?;
+    let broken = scores.iter().find(|score| !score.is_finite());
+    Ok(broken.map(|score| format!("its {what} of {} is {score}", probe.origin)))
 }
 
 /// Returns the first module with a parameter that is not finite.

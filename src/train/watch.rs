@@ -162,6 +162,7 @@ mod tests {
                 group: 0,
                 role,
                 label: 1.0,
+                margin: 0.0,
                 logp: moved - 30.0,
                 ref_logp: Some(-30.0),
                 tokens: 20,
@@ -194,7 +195,15 @@ mod tests {
 
     #[test]
     fn rewards_without_a_reference_are_no_distance() {
-        let scored = |role| Scored { group: 0, role, label: 1.0, logp: -900.0, ref_logp: None, tokens: 20 };
+        let scored = |role| Scored {
+            group: 0,
+            role,
+            label: 1.0,
+            margin: 0.0,
+            logp: -900.0,
+            ref_logp: None,
+            tokens: 20,
+        };
         let pair = [scored(Role::Chosen), scored(Role::Rejected)];
         let (objective, mut metrics) = (Objective::new(Cpo::default()), Metrics::default());
         for _ in 0..64 {

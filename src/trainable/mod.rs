@@ -20,6 +20,7 @@ mod low_rank;
 pub mod pissa;
 mod policy;
 pub mod prefix;
+mod score;
 pub mod store;
 pub mod token_rows;
 pub mod whole;
@@ -35,6 +36,7 @@ pub use lora::Lora;
 pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
 pub use prefix::Prefix;
+pub use score::{SCORE, TASK};
 pub use store::Store;
 pub use token_rows::TokenRows;
 pub use whole::Whole;
@@ -442,6 +444,11 @@ impl Adapters {
                     )));
                 }
             }
+        }
+        if self.score().is_some() {
+            config["task_type"] = score::TASK.into();
+            // PEFT names both heads of its sequence classifiers, whichever the model has.
+            whole.insert(0, score::OTHER.into());
         }
         if !whole.is_empty() {
             config["modules_to_save"] = whole.into();

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use dpo_lora::adapter::peft;
 use dpo_lora::data::dataset::Builder;
 use dpo_lora::data::{
-    ChatTokenizer, Dataset, Example, Findings, Ingest, Input, PackedBatch, Truncation, records, tokenize,
+    ChatTokenizer, Dataset, Example, Findings, Ingest, Input, PackedBatch, Truncation, Wanted, records,
+    tokenize,
 };
 use dpo_lora::error::Result;
 use dpo_lora::model::cache::Cache;
@@ -158,7 +159,7 @@ pub fn ingest(
     truncation: Truncation,
 ) -> (Dataset, Findings) {
     let mut builder = Builder::default();
-    let ingest = Ingest { tokenizer, truncation, vocab_size: usize::MAX, limit: None, preferred: false };
+    let ingest = Ingest { tokenizer, truncation, vocab_size: usize::MAX, limit: None, wanted: Wanted::Whole };
     let findings = ingest.records(records, &mut builder).unwrap();
     assert_eq!(findings.invalid.count, 0, "{findings:?}");
     (builder.finish("").unwrap(), findings)

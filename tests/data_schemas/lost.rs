@@ -201,7 +201,7 @@ fn labels_are_told_apart_from_assumptions() {
         .iter()
         .map(|record| (record.labelled, record.kind))
         .collect();
-    let kind = |label| Kind::Pair { label };
+    let kind = Kind::pair;
     assert_eq!(found, [(true, kind(0.0)), (true, kind(1.0)), (false, kind(1.0)), (false, kind(1.0))]);
 }
 

@@ -25,7 +25,7 @@ import datasets
 import torch
 import transformers
 
-import bpe, compose, loss_cases, models, old_configs, optim_cases, scores, templates, tokens, trl_objectives, trl_runs
+import bpe, compose, loss_cases, models, old_configs, optim_cases, scores, templates, tokens, trl_objectives, trl_reward, trl_runs
 from files import write_json
 
 PARTS = {
@@ -42,6 +42,7 @@ PARTS = {
     "modifiers": loss_cases.make_modifiers,
     "trl": trl_runs.make_trl_runs,
     "objectives": trl_objectives.make_objective_runs,
+    "reward": trl_reward.make_reward_runs,
 }
 PACKAGES = ["torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "datasets", "safetensors", "jinja2", "numpy"]
 

@@ -11,6 +11,7 @@ use super::CONFIG;
 use super::keys;
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules, TokenIndices};
+use crate::trainable::{Adapters, TASK};
 
 /// `peft_type` of low-rank matrices.
 pub(super) const LORA: &str = "LORA";
@@ -96,9 +97,21 @@ pub struct PeftConfig {
     /// Whether PEFT initialises modules that the file leaves out with matrices whose product is not 0.
     #[serde(skip)]
     pub(super) random_init: bool,
+    /// Whether it is a reward model, with a scalar head beside the low-rank matrices.
+    #[serde(skip)]
+    pub is_reward: bool,
     /// Settings that are ignored, for the user to know.
     #[serde(skip)]
     pub notes: Vec<String>,
+}
+
+/// What is accepted of a configuration that is refused otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// Unknown keys and other tasks, which become notes.
+    pub forced: bool,
+    /// A reward model: the task `SEQ_CLS` with a trained `score`.
+    pub score: bool,
 }
 
 // PEFT's own defaults, for files that leave these keys out.
@@ -123,14 +136,14 @@ impl PeftConfig {
     /// # Errors
     /// If it is missing, is of no known kind, or needs a feature that is not supported; all problems are named at once.
     pub fn open(directory: &Path) -> Result<Self> {
-        Self::open_for(directory, false)
+        Self::open_for(directory, Accepted::default())
     }
 
-    /// As [`PeftConfig::open`]; if `forced`, unknown keys and other tasks become notes instead of errors.
+    /// As [`PeftConfig::open`], with what else is accepted.
     ///
     /// # Errors
     /// As [`PeftConfig::open`].
-    pub fn open_for(directory: &Path, forced: bool) -> Result<Self> {
+    pub fn open_for(directory: &Path, accepted: Accepted) -> Result<Self> {
         let path = directory.join(CONFIG);
         if !path.exists() {
             return Err(Error::Adapter(format!(
@@ -146,12 +159,16 @@ impl PeftConfig {
             )));
         }
         let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
-        Self::parse(&text, forced).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))
+        Self::parse(&text, accepted).map_err(|e| Error::Adapter(format!("{}: {e}", path.display())))
     }
 
-    fn parse(text: &str, forced: bool) -> Result<Self> {
+    fn parse(text: &str, accepted: Accepted) -> Result<Self> {
         let bad = |e: serde_json::Error| Error::Adapter(e.to_string());
-        let values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
+        let mut values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
+        let is_reward = accepted.score && values.get("task_type").is_some_and(|task| task == TASK);
+        if is_reward && values.get("modules_to_save").is_some_and(Adapters::are_heads) {
+            values.remove("modules_to_save");
+        }
         let random_init = keys::init_is_random(&values);
         let (mut notes, mut problems) = (Vec::new(), Problems::default());
         let kind = values.get("peft_type").and_then(Value::as_str).unwrap_or(LORA).to_uppercase();
@@ -166,12 +183,14 @@ impl PeftConfig {
                 )));
             }
         };
-        keys::check(known, &values, forced, &mut notes, &mut problems);
+        keys::check(known, &values, accepted.forced, &mut notes, &mut problems);
         problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
         let mut config: Self = serde_json::from_value(Value::Object(values)).map_err(bad)?;
         config.peft_type = kind;
-        config.check_task(forced, &mut notes)?;
-        (config.random_init, config.notes) = (random_init, notes);
+        if !is_reward {
+            config.check_task(accepted.forced, &mut notes)?;
+        }
+        (config.random_init, config.notes, config.is_reward) = (random_init, notes, is_reward);
         config.check_patterns()?;
         let sound = config.lora_alpha.is_finite() && config.r > 0;
         sound.then_some(config).ok_or_else(|| Error::Adapter("r is 0 or lora_alpha is not finite".into()))
@@ -185,6 +204,11 @@ impl PeftConfig {
         if forced {
             notes.push(said);
             return Ok(());
+        }
+        if task == TASK {
+            return Err(Error::Adapter(format!(
+                "{said}, such as a reward model; score and eval take those (not with --force: it would be read without its head)"
+            )));
         }
         Err(Error::Adapter(format!(
             "{said}; name an adapter of task CAUSAL_LM, or insist with --force where there is such a flag"
@@ -266,7 +290,7 @@ mod tests {
     #[test]
     fn everything_that_cannot_be_honoured_is_refused_at_once() {
         let text = r#"{"peft_type":"LORA","use_bdlora":true,"bias":"all","layer_replication":[[0,1]],"r":4}"#;
-        let error = PeftConfig::parse(text, false).unwrap_err().to_string();
+        let error = PeftConfig::parse(text, Accepted::default()).unwrap_err().to_string();
         assert!(["use_bdlora", "bias", "layer_replication"].iter().all(|key| error.contains(key)), "{error}");
         for (text, word) in [
             (r#"{"peft_type":"IA3"}"#, "IA3"),
@@ -275,15 +299,18 @@ mod tests {
             (r#"{"peft_type":"LORA","r":0}"#, "r is 0"),
             ("[]", "map"),
         ] {
-            let error = PeftConfig::parse(text, false).unwrap_err().to_string();
+            let error = PeftConfig::parse(text, Accepted::default()).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }
     }
 
     #[test]
     fn absent_settings_are_pefts_defaults() {
-        let config =
-            PeftConfig::parse(r#"{"peft_type":"LORA","bias":"none","modules_to_save":null}"#, false).unwrap();
+        let config = PeftConfig::parse(
+            r#"{"peft_type":"LORA","bias":"none","modules_to_save":null}"#,
+            Accepted::default(),
+        )
+        .unwrap();
         assert_eq!((config.r, config.lora_alpha, config.use_rslora), (8, 8.0, false));
     }
 }

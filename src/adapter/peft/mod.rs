@@ -14,7 +14,7 @@ mod select;
 mod whole;
 mod write;
 
-pub use config::PeftConfig;
+pub use config::{Accepted, PeftConfig};
 pub use prefix::of as prefixes;
 pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;

@@ -7,6 +7,7 @@ use super::PREFIX;
 use super::whole::{self, Part, Whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
+use crate::trainable::SCORE;
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// The modules of a base, or of a file that is read without a base.
@@ -17,6 +18,8 @@ pub(super) struct Modules<'a> {
     pub family: &'a str,
     /// The head, whether or not it is among them.
     pub head: String,
+    /// Whether the file has a scalar head, `score`.
+    pub score: bool,
     /// The base; `None` for a file that is read without one.
     pub spec: Option<&'a DecoderSpec>,
 }
@@ -39,6 +42,8 @@ pub(super) struct Sorted<'a> {
     pub pairs: BTreeMap<String, Pair<'a>>,
     /// Tensors of embedding and head that are no halves of pairs.
     pub whole: Vec<(String, Whole, Part)>,
+    /// The weight of the scalar head.
+    pub score: Option<String>,
 }
 
 /// A, B and magnitude of a module as found so far, with the module's name in the file.
@@ -50,7 +55,7 @@ type Halves = BTreeMap<String, ([Option<String>; 3], String)>;
 /// If a tensor belongs to no module, a pair is incomplete, or a shape does not fit; all problems are named.
 pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Result<Sorted<'a>> {
     let (mut problems, mut strangers) = (Problems::default(), Vec::new());
-    let (mut halves, mut whole): (Halves, _) = (BTreeMap::new(), Vec::new());
+    let (mut halves, mut whole, mut score): (Halves, _, _) = (BTreeMap::new(), Vec::new(), None);
     for name in source.names() {
         match place(&name, modules) {
             Place::Half(module, own, index) => {
@@ -60,6 +65,7 @@ pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Resu
                 }
             }
             Place::Whole(which, part) => whole.push((name, which, part)),
+            Place::Score => score = Some(name),
             Place::Nowhere(why) => strangers.push(why),
         }
         if strangers.len() >= names::MOST_TOLD {
@@ -79,8 +85,13 @@ pub(super) fn sort<'a>(source: &SafetensorsSource, modules: &'a Modules) -> Resu
         pairs.insert(module, pair);
     }
     problems.require(!source.names().is_empty(), || "there are no tensors".into());
+    problems.require(score.is_some() || !modules.score, || {
+        format!(
+            "{PREFIX}{SCORE}.weight is missing, the head of this reward model; PEFT would draw it at random"
+        )
+    });
     problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
-    Ok(Sorted { pairs, whole })
+    Ok(Sorted { pairs, whole, score })
 }
 
 fn pair<'a>(
@@ -117,12 +128,17 @@ enum Place {
     /// A (0), B (1) or magnitude (2) of a module, with the module's name in the file.
     Half(String, String, usize),
     Whole(Whole, Part),
+    /// The scalar head.
+    Score,
     /// Nothing, and why.
     Nowhere(String),
 }
 
 fn place(name: &str, modules: &Modules) -> Place {
     let linears = &modules.linears;
+    if modules.score && is_score(name) {
+        return Place::Score;
+    }
     if let Some((own, index)) = half(name) {
         let module = layout::module_of(&own, |name| linears.contains_key(name))
             .unwrap_or_else(|| layout::text_path(&own));
@@ -146,6 +162,12 @@ fn place(name: &str, modules: &Modules) -> Place {
     }
     whole_weight(name, modules)
         .map_or_else(|| Place::Nowhere(nowhere(name)), |(which, part)| Place::Whole(which, part))
+}
+
+/// Whether a tensor is the weight of the scalar head. Files saved by hand have the names of PEFT's wrapper.
+fn is_score(name: &str) -> bool {
+    let path = name.strip_prefix(PREFIX).and_then(|path| path.strip_prefix(SCORE));
+    matches!(path, Some(".weight" | ".modules_to_save.weight" | ".modules_to_save.default.weight"))
 }
 
 /// Why a tensor is not part of a pair.

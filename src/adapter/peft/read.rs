@@ -12,10 +12,11 @@ use super::config::{LORA, PREFIX as PREFIX_TUNING};
 use super::pairs::{self, Modules, Pair, Sorted};
 use super::select::Selection;
 use super::whole::Part;
-use super::{PREFIX, PeftConfig, WEIGHTS, layers, prefix, whole};
+use super::{Accepted, PREFIX, PeftConfig, WEIGHTS, layers, prefix, whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
-use crate::trainable::{self, Adapter as Kind, Adapters, Dora, Lora, lora};
+use crate::trainable::whole::Whole;
+use crate::trainable::{self, Adapter as Kind, Adapters, Dora, Lora, SCORE, lora};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// An adapter that was read.
@@ -36,6 +37,8 @@ pub struct Adapter {
 pub struct Reading<'a> {
     /// Whether the language-model head may be adapted too; the decoder does not compute with such an adapter.
     pub head: bool,
+    /// Whether the adapter may be a reward model, with a scalar head.
+    pub score: bool,
     /// Whether problems become notes that are otherwise refused, because PEFT ignores them or because the base is another one.
     pub force: bool,
     /// The base's weights, to compare with the whole weights that PEFT saves beside an adapter of the head.
@@ -56,7 +59,8 @@ pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
 /// # Errors
 /// As [`read`].
 pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Result<Adapter> {
-    let config = PeftConfig::open_for(directory, reading.force)?;
+    let accepted = Accepted { forced: reading.force, score: reading.score };
+    let config = PeftConfig::open_for(directory, accepted)?;
     if config.peft_type != LORA {
         return read_beside(directory, spec, config);
     }
@@ -66,6 +70,7 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Resul
         linears: linears.map(|linear| (linear.module.clone(), linear.clone())).collect(),
         family: &spec.model_type,
         head: of_head.module.clone(),
+        score: config.is_reward,
         spec: Some(spec),
     };
     read_matrices(directory, &modules, config, reading)
@@ -77,7 +82,7 @@ pub fn read_for(directory: &Path, spec: &DecoderSpec, reading: Reading) -> Resul
 /// # Errors
 /// As [`read`], except for checks that need a base.
 pub fn read_alone(directory: &Path) -> Result<Adapter> {
-    let config = PeftConfig::open(directory)?;
+    let config = PeftConfig::open_for(directory, Accepted { score: true, ..Accepted::default() })?;
     if config.peft_type != LORA {
         return Err(Error::Adapter(format!(
             "{} is of the kind {}, which is read only with its base; name that with --base",
@@ -99,7 +104,8 @@ pub fn read_alone(directory: &Path) -> Result<Adapter> {
             _ => {}
         }
     }
-    let modules = Modules { linears, family: "adapter", head: String::new(), spec: None };
+    let score = config.is_reward;
+    let modules = Modules { linears, family: "adapter", head: String::new(), score, spec: None };
     read_matrices(directory, &modules, config, Reading::default())
 }
 
@@ -148,7 +154,7 @@ fn read_matrices(
     let path = weights_path(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
-    let Sorted { pairs, mut whole } = pairs::sort(&source, modules).map_err(within)?;
+    let Sorted { pairs, mut whole, score } = pairs::sort(&source, modules).map_err(within)?;
     let mut told = Told { force: reading.force, notes: config.notes.clone(), problems: Problems::default() };
     let tables =
         modules.spec.map_or(("model.embed_tokens", "lm_head"), |spec| (&*spec.embedding, &*modules.head));
@@ -169,6 +175,9 @@ fn read_matrices(
     check_magnitudes(&pairs, &config, &mut told);
     told.problems.finish().map_err(|e| within(Error::Adapter(e.to_string())))?;
     let kind = |lora| if config.use_dora { Kind::from(Dora::new(lora)) } else { Kind::from(lora) };
+    let head = score.as_deref().map(|name| score_head(&source, name, modules)).transpose().map_err(within)?;
+    let head = head.map(|head| (Kind::from(head), score.into_iter().collect()));
+    let trained: Vec<(Kind, Vec<String>)> = trained.into_iter().chain(head).collect();
     let kinds = loras.into_iter().map(kind).chain(trained.iter().map(|(kind, _)| kind.clone()));
     let mut adapters = Adapters::zeros(kinds)?;
     let mut values = adapters.values().to_vec();
@@ -195,6 +204,22 @@ fn read_matrices(
     adapters.update(|all| all.copy_from_slice(&values));
     check_finite(&adapters).map_err(within)?;
     Ok(Adapter { adapters, config, metadata: metadata(&path)?, notes: told.notes })
+}
+
+/// The scalar head of a reward model, whose weight is `[1, hidden]`.
+fn score_head(source: &SafetensorsSource, name: &str, modules: &Modules) -> Result<Whole> {
+    let shape = source.shape(name).unwrap_or_default();
+    let hidden = modules.spec.map(|spec| spec.hidden);
+    match shape[..] {
+        [1, columns] if hidden.is_none_or(|hidden| hidden == columns) && columns > 0 => {
+            Ok(Whole::new(SCORE.into(), (1, columns), false))
+        }
+        _ => Err(Error::Adapter(format!(
+            "{name} is {shape:?}; the head of a reward model for this base is [1, {}]: one label, and the features of its \
+             hidden states",
+            hidden.map_or("hidden".into(), |hidden| hidden.to_string())
+        ))),
+    }
 }
 
 /// Every module of a DoRA has a magnitude, and none of a LoRA.

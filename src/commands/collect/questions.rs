@@ -67,6 +67,7 @@ fn margins(adapted: &Adapted, prompts: &[Prompt], drawn: &[Vec<Kept>]) -> Result
             group: 0,
             role: Role::Chosen,
             label: 1.0,
+            margin: 0.0,
             logp: kept.logp,
             ref_logp: Some(*ref_logp),
             tokens: kept.tokens.len(),

@@ -57,6 +57,15 @@ fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String
         let what = "mean log π_ref − log π_θ over the completions";
         lines.push(("KL", format!("{kl:+.4} nats per completion, {per_token:+.5} per token  ({what})")));
     }
+    if let (Some(brier), Some(error)) = (found.brier, found.calibration_error) {
+        lines.push((
+            "calibration",
+            format!("error {error:.4} over ten bins, Brier score {brier:.4}  (σ(Δ) against the labels)"),
+        ));
+    }
+    if found.logp_chosen.is_none() {
+        return Ok(lines.into_iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect());
+    }
     lines.push(("log-prob", sides(found.logp_chosen, found.logp_rejected, 2)));
     lines.push(("perplexity", sides(found.perplexity_chosen, found.perplexity_rejected, 3)));
     Ok(lines.into_iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect())

@@ -64,13 +64,14 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
     let adapter = read(path, base.as_ref())?;
     if let Some(base) = &base {
         // Adapters of other bases are refused here.
-        base.adapter_for(path, AdapterUse { head: true, force: args.force, unmerge: false })?;
+        base.adapter_for(path, AdapterUse { head: true, score: true, force: args.force, unmerge: false })?;
     }
     let adapters = &adapter.adapters;
     let report = inspect::inspect(adapters, base.as_ref().map(|base| (&*base.source, &base.spec)))?;
+    let accepted = peft::Accepted { score: true, ..peft::Accepted::default() };
     let first = adapters.iter().find_map(Kind::low_rank);
-    let config =
-        read::format_of(path).filter(|format| *format == Format::Peft).map(|_| peft::PeftConfig::open(path));
+    let is_peft = read::format_of(path) == Some(Format::Peft);
+    let config = is_peft.then(|| peft::PeftConfig::open_for(path, accepted));
     let config = config.transpose()?.filter(|_| first.is_some());
     let mut found = Found {
         path: path.display().to_string(),
@@ -99,7 +100,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
 fn read(path: &Path, base: Option<&Base>) -> Result<Adapter> {
     match (base, read::format_of(path)) {
         (Some(base), _) => {
-            let reading = Reading { head: true, force: false, base: Some(&*base.source) };
+            let reading = Reading { head: true, score: true, force: false, base: Some(&*base.source) };
             read::read_for(path, &base.spec, reading)
         }
         (None, Some(Format::Peft)) => {

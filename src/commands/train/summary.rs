@@ -83,10 +83,18 @@ fn held_out(before: f64, after: &Evaluation) -> Option<String> {
         let (low, high) = wilson(share, pairs as f64);
         format!("{:.1} % ({:.1}–{:.1})", 100.0 * share, 100.0 * low, 100.0 * high)
     };
+    let Some(likelier) = metrics.logp_accuracy() else {
+        return Some(format!(
+            "held-out accuracy: before {}, after {}\n  = share of {pairs} pairs whose chosen completion has the greater reward (95 % \
+             intervals)\n",
+            share(before),
+            share(metrics.accuracy()?)
+        ));
+    };
     let mut text = format!(
         "held-out accuracy: before {}, after {}\n  = share of {pairs} pairs whose chosen completion is likelier (95 % intervals)\n",
         share(before),
-        share(metrics.logp_accuracy()?)
+        share(likelier)
     );
     if let Some(by_reward) = metrics.accuracy() {
         text.push_str(&format!("  by reward, as `dpo-lora eval` has it: after {}\n", share(by_reward)));
@@ -110,12 +118,19 @@ pub(super) fn next(config: &RunConfig, frozen: &[PathBuf], base: &Base, adapter:
         with.push_str(&format!(" --adapter {}", shell_word(adapter)));
     }
     let prompt = if base.name == embedded::NAME { "The film is about a sailor." } else { "YOUR PROMPT" };
-    let mut text = format!("\nnext:\n  dpo-lora generate {with} --compare --prompt \"{prompt}\"\n");
+    let is_reward = config.objective.resolve().is_ok_and(|objective| objective.needs().rewards);
+    let mut text = match is_reward {
+        true => format!("\nnext:\n  dpo-lora score {with} --data PAIRS\n"),
+        false => format!("\nnext:\n  dpo-lora generate {with} --compare --prompt \"{prompt}\"\n"),
+    };
     if let Some(EvalSource::Sources(sources)) = &config.data.eval
         && let [source] = &sources.0[..]
     {
         let data = source.path().to_string();
         text.push_str(&format!("  dpo-lora eval {with} --data {}\n", shell_word(Path::new(&data))));
+    }
+    if is_reward {
+        return text.trim_end().to_string();
     }
     let file = adapter.with_extension("gguf");
     text.push_str(&format!("  dpo-lora export {with} --format gguf --output {}", shell_word(&file)));

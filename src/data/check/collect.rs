@@ -122,7 +122,7 @@ impl Collected {
         let form = if measured.is_chat { "messages" } else { "strings" };
         *self.kinds.entry(format!("{name} ({form})")).or_default() += 1;
         match measured.kind {
-            Kind::Pair { label } => {
+            Kind::Pair { label, .. } => {
                 self.labels.0 += 1;
                 self.labels.1 += usize::from(label < 1.0);
                 self.labels.2 += usize::from(label < 0.5);

@@ -120,7 +120,7 @@ impl Labels {
 pub fn labels(examples: &[Example]) -> Labels {
     let mut found = Labels { pairs: 0, labelled: 0, below_half: 0 };
     for example in examples {
-        if let Kind::Pair { label } = example.kind {
+        if let Kind::Pair { label, .. } = example.kind {
             found.pairs += 1;
             found.labelled += usize::from(label < 1.0);
             found.below_half += usize::from(label < 0.5);

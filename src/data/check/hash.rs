@@ -65,7 +65,7 @@ fn kind(kind: Kind) -> &'static [u8] {
 /// Which answer is preferred. A label below 0.5 prefers the one that stands second.
 fn order(kind: Kind, answers: &[u64]) -> u32 {
     match kind {
-        Kind::Pair { label } => {
+        Kind::Pair { label, .. } => {
             let ascends = answers.first() < answers.last();
             u32::from(if label < 0.5 { !ascends } else { ascends })
         }

@@ -21,6 +21,7 @@ pub struct Entry {
     /// The index of its file.
     pub file: u32,
     kind: u32,
+    /// The label, or the margin of a pair that has one.
     label: f32,
     prompt: u32,
     completions: u32,
@@ -41,7 +42,10 @@ impl Entry {
             source: size(source),
             file: size(file),
             kind: code(example.kind),
-            label: example.kind.label(),
+            label: match example.kind.margin() {
+                0.0 => example.kind.label(),
+                margin => margin,
+            },
             prompt: size(example.prompt.len()),
             completions: size(example.completions.len()),
             packed: size(example.packed()),
@@ -54,11 +58,12 @@ impl Entry {
     /// Returns the kind of the record.
     pub fn kind(&self) -> Kind {
         match self.kind {
-            0 => Kind::Pair { label: self.label },
+            0 => Kind::pair(self.label),
             1 => Kind::Ranked,
             2 => Kind::Judged { desirable: true },
             3 => Kind::Judged { desirable: false },
             4 => Kind::Text,
+            6 => Kind::Pair { label: 1.0, margin: self.label },
             _ => Kind::Mismatched,
         }
     }
@@ -87,7 +92,7 @@ impl Entry {
     pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
         let kind = self.kind();
         hasher.update(&self.id).update(&kind.label().to_le_bytes());
-        if !matches!(kind, Kind::Pair { .. }) {
+        if !matches!(kind, Kind::Pair { margin: 0.0, .. }) {
             hasher.update(format!("{kind:?}").as_bytes());
         }
     }
@@ -116,7 +121,8 @@ pub(super) fn append(words: &mut Vec<u32>, example: &Example) {
 
 fn code(kind: Kind) -> u32 {
     match kind {
-        Kind::Pair { .. } => 0,
+        Kind::Pair { margin: 0.0, .. } => 0,
+        Kind::Pair { .. } => 6,
         Kind::Ranked => 1,
         Kind::Judged { desirable: true } => 2,
         Kind::Judged { desirable: false } => 3,

@@ -27,7 +27,7 @@ impl Draft {
 
     /// A pair with y = `label`, or without a label.
     pub(super) fn pair(label: Option<f32>, content: Content) -> Self {
-        Self { kind: Kind::Pair { label: label.unwrap_or(1.0) }, labelled: label.is_some(), content }
+        Self { kind: Kind::pair(label.unwrap_or(1.0)), labelled: label.is_some(), content }
     }
 }
 

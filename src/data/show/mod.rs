@@ -43,7 +43,7 @@ mod tests {
         Example {
             prompt: vec![0, 6, 5],
             completions: vec![vec![4, 6, 1], vec![4, 1]],
-            kind: Kind::Pair { label: 0.75 },
+            kind: Kind::pair(0.75),
             origin: Origin::new("p.jsonl", 3),
         }
     }

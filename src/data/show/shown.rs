@@ -128,7 +128,7 @@ pub(super) fn counted(tokens: usize) -> String {
 /// The kind of a record in words.
 fn kind(kind: Kind) -> String {
     match kind {
-        Kind::Pair { label } if label < 1.0 => format!("pair, label {label}"),
+        Kind::Pair { label, .. } if label < 1.0 => format!("pair, label {label}"),
         Kind::Pair { .. } => "pair".into(),
         Kind::Ranked => "ranked list".into(),
         Kind::Judged { desirable: true } => "judged answer, desirable".into(),

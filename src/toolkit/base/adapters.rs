@@ -24,7 +24,8 @@ impl Base {
     pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Adapters> {
         let path = &adapter::read::located(path)?;
         let force = purpose.force || self.forced;
-        let reading = Reading { head: purpose.head, force, base: Some(&*self.source) };
+        let Self { source, .. } = self;
+        let reading = Reading { head: purpose.head, score: purpose.score, force, base: Some(&**source) };
         let found =
             adapter::read::read_for(path, &self.spec, reading).map_err(|misfit| self.misfit(path, misfit))?;
         log::debug!(

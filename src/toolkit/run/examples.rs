@@ -5,9 +5,8 @@ use super::super::records::{Pairs, Reader};
 use crate::config::RunConfig;
 use crate::data::findings::Skipped;
 use crate::data::mixture::weighted;
-use crate::data::{ChatTokenizer, DataConfig, Dataset, EvalSource, hold_out};
+use crate::data::{ChatTokenizer, DataConfig, Dataset, EvalSource, Wanted, hold_out};
 use crate::error::Result;
-use crate::objective::Records;
 
 /// Training and held-out examples, and notices about them.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +29,8 @@ impl Examples {
     pub fn read(config: &RunConfig, base: &Base, tokenizer: &ChatTokenizer) -> Result<Self> {
         let (data, reader) = (&config.data, Reader { spec: &base.spec, tokenizer });
         // A loss of texts imitates the chosen answers of pairs; the model never sees the others.
-        let preferred = config.objective.resolve()?.needs().records == Records::Texts;
-        let found = reader.read_as(&data.train, data, preferred)?;
+        let wanted = Wanted::of(config.objective.resolve()?.needs());
+        let found = reader.read_as(&data.train, data, wanted)?;
         let mut examples = match &data.eval {
             None => Self {
                 train: found.examples,
@@ -41,7 +40,7 @@ impl Examples {
             },
             Some(EvalSource::Fraction(fraction)) => split(found, *fraction, config.seed)?,
             Some(EvalSource::Sources(sources)) => {
-                let eval = reader.read_as(sources, &DataConfig { limit: None, ..data.clone() }, preferred)?;
+                let eval = reader.read_as(sources, &DataConfig { limit: None, ..data.clone() }, wanted)?;
                 let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
                 let notes = found.notes.into_iter().chain(notes).collect();
                 let skipped = found.findings.skipped.into_iter().chain(eval.findings.skipped).collect();

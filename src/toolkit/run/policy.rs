@@ -11,7 +11,7 @@ use crate::model::initialisation::InitLoraWeights;
 use crate::model::spec::{LayerSpec, LinearSpec};
 use crate::model::targets::{LoraTarget, LoraTargets};
 use crate::ops::svd::Iterations;
-use crate::toolkit::Base;
+use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
 use crate::trainable::{
     Adapter as Kind, Adapters, Bottleneck, Dora, Frozen, Lora, Pissa, Policy, TokenRows, Whole,
@@ -30,7 +30,11 @@ impl Start {
     /// Reads or chooses what the configuration names.
     pub(super) fn of(config: &RunConfig, base: &Base) -> Result<Self> {
         match &config.lora.init_from {
-            Some(path) => Ok(Self::Continued(base.adapter(path, false)?)),
+            Some(path) => {
+                let score = config.objective.resolve()?.needs().rewards;
+                let found = base.adapter_for(path, AdapterUse { score, ..AdapterUse::default() })?;
+                Ok(Self::Continued(found))
+            }
             None => Ok(Self::New(modules(config, base)?)),
         }
     }
@@ -164,6 +168,12 @@ pub(super) fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
             "lora.{key} is set, which is computed on the processor only; set model.device: cpu, or leave it out"
         )));
     }
+    if config.objective.resolve()?.needs().rewards && base.backend.is_some() {
+        return Err(Error::Config(
+            "objective.loss_type is reward: reward models are trained on the processor only; set model.device: cpu (--device cpu)"
+                .into(),
+        ));
+    }
     let init = config.lora.init_lora_weights;
     match init {
         InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
@@ -187,6 +197,7 @@ pub(super) fn policy(
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
+    let rewards = config.objective.resolve()?.needs().rewards;
     let (trained, note, is_own) = match start {
         Start::Continued(adapters) => (adapters, None, config.lora.reference == Reference::Init),
         Start::New(adapters) => {
@@ -196,8 +207,12 @@ pub(super) fn policy(
         }
     };
     policy.trained = trained;
+    if rewards && policy.trained.score().is_none() {
+        policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
+    }
     check_positions(&policy, base, examples)?;
-    if is_own {
+    // A reward model has no reference.
+    if is_own && !rewards {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
     Ok((policy, note))

@@ -15,7 +15,8 @@ impl Trainer {
         reporter.record(&Event::Evaluation { step: 0 });
         if let Some(found) = self.evaluate()? {
             self.check_criterion(&found)?;
-            self.state.initial_accuracy = found.metrics().logp_accuracy();
+            // A reward model has no log-probs.
+            self.state.initial_accuracy = found.metrics().logp_accuracy().or_else(|| found.accuracy());
             // JSON, in which a checkpoint holds them, has no other numbers.
             let finite = found.values().into_iter().filter(|(_, value)| value.is_finite());
             self.state.initial = finite.map(|(name, value)| (name.to_string(), value)).collect();

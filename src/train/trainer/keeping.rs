@@ -21,9 +21,9 @@ impl Trainer {
         let Setup { decoder, policy, .. } = &mut self.setup;
         decoder.fetch(policy)?;
         self.optimizer.fetch(decoder, policy)?;
-        let Setup { run, decoder, policy, config, train, .. } = &self.setup;
+        let Setup { run, decoder, policy, config, train, objective, .. } = &self.setup;
         let probe = self.probe.map(|i| train.get(i)).transpose()?.flatten();
-        if let Some(defect) = usable::defect(decoder, policy, probe.as_ref())? {
+        if let Some(defect) = usable::defect(decoder, policy, (probe.as_ref(), objective.needs()))? {
             return Err(self.diverged(&defect));
         }
         // Everything logged so far must be on disk before the checkpoint, because a resumed run relies on it.

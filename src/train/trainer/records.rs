@@ -59,11 +59,11 @@ mod tests {
 
     #[test]
     fn other_kinds_and_soft_labels_are_refused_by_place() {
-        check(&example(Kind::Pair { label: 0.5 }), Needs::PAIRS).unwrap();
+        check(&example(Kind::pair(0.5)), Needs::PAIRS).unwrap();
         let error = |kind, needs| check(&example(kind), needs).unwrap_err().to_string();
         assert!(error(Kind::Text, Needs::PAIRS).starts_with("t:7: objective.loss_type takes pairs"));
         let hard = Needs { soft_labels: false, ..Needs::PAIRS };
-        assert!(error(Kind::Pair { label: 0.5 }, hard).starts_with("t:7: label is 0.5"));
+        assert!(error(Kind::pair(0.5), hard).starts_with("t:7: label is 0.5"));
         let texts = Needs { records: Records::Texts, ..hard };
         check(&example(Kind::PAIR), texts).unwrap();
         assert!(error(Kind::Ranked, texts).contains("texts to imitate"));
