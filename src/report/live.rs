@@ -83,23 +83,32 @@ fn line(text: &str) -> Vec<char> {
     words.join(" ").chars().filter(|c| !c.is_control()).collect()
 }
 
-/// The beginning of a text.
-fn first(text: &str, width: usize) -> String {
+/// The beginning of a text, as far as it fits so many columns.
+fn first(text: &str, columns: usize) -> String {
     let letters = line(text);
-    if letters.len() <= width {
-        return letters.into_iter().collect();
-    }
-    letters.into_iter().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+    let kept = fitting(letters.iter(), columns);
+    let more = if kept < letters.len() { "…" } else { "" };
+    letters[..kept].iter().collect::<String>() + more
 }
 
 /// The end of a text: that of a prompt is what is answered.
-fn last(text: &str, width: usize) -> String {
+fn last(text: &str, columns: usize) -> String {
     let letters = line(text);
-    if letters.len() <= width {
-        return letters.into_iter().collect();
-    }
-    let from = letters.len() + 1 - width.clamp(1, letters.len());
-    std::iter::once('…').chain(letters[from..].iter().copied()).collect()
+    let kept = fitting(letters.iter().rev(), columns);
+    let more = if kept < letters.len() { "…" } else { "" };
+    more.to_string() + &letters[letters.len() - kept..].iter().collect::<String>()
+}
+
+/// How many letters fit, with an ellipsis if not all of them do.
+fn fitting<'a>(letters: impl Iterator<Item = &'a char> + Clone, columns: usize) -> usize {
+    let all: usize = letters.clone().map(|letter| screen::width(*letter)).sum();
+    let room = if all <= columns { columns } else { columns.saturating_sub(1) };
+    let mut taken = 0;
+    let fits = letters.take_while(|letter| {
+        taken += screen::width(**letter);
+        taken <= room
+    });
+    fits.count()
 }
 
 #[cfg(test)]
@@ -125,5 +134,11 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with('…'));
+        // Characters of two columns each.
+        assert_eq!(
+            (first("映画は最高", 10), first("映画は最高", 8)),
+            ("映画は最高".into(), "映画は…".into())
+        );
+        assert_eq!((last("映画は最高", 9), last("ab", 2)), ("…画は最高".to_string(), "ab".into()));
     }
 }

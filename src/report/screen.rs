@@ -5,7 +5,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
@@ -66,6 +66,11 @@ pub fn columns() -> usize {
     size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
 }
 
+/// Columns that a character takes.
+pub fn width(character: char) -> usize {
+    unicode_width::UnicodeWidthChar::width(character).unwrap_or(0)
+}
+
 /// Rows of the terminal.
 pub fn rows() -> usize {
     terminal_size::terminal_size_of(std::io::stderr()).map_or(0, |(_, height)| usize::from(height.0))
@@ -85,7 +90,15 @@ fn target() -> ProgressDrawTarget {
 /// Standard error as a terminal that is a little narrower than it is: bars fill their line, and the `^C` that the terminal
 /// echoes behind a full line would move to the next one and leave a torn bar.
 #[derive(Debug, Default)]
-struct Narrow(Mutex<Vec<u8>>);
+struct Narrow(Mutex<Frame>);
+
+/// What is drawn until the next flush.
+#[derive(Debug, Default)]
+struct Frame {
+    bytes: Vec<u8>,
+    /// Strings since the cursor was at the beginning: lines, and what fills each of them up, by turns.
+    strings: usize,
+}
 
 /// Columns of `^C`, and one in which the cursor stays.
 const ECHO: u16 = 3;
@@ -93,8 +106,12 @@ const ECHO: u16 = 3;
 impl Narrow {
     fn add(&self, text: &str) -> std::io::Result<()> {
         // What is in the buffer is whole at any time.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text.as_bytes());
+        self.frame().bytes.extend_from_slice(text.as_bytes());
         Ok(())
+    }
+
+    fn frame(&self) -> MutexGuard<'_, Frame> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves the cursor by an escape sequence of ECMA-48.
@@ -129,7 +146,19 @@ impl TermLike for Narrow {
         self.add("\n")
     }
 
+    /// indicatif lets a line begin where the one before it wraps; a line that is filled up to a narrower width does not wrap.
     fn write_str(&self, text: &str) -> std::io::Result<()> {
+        if text == "\r" {
+            self.frame().strings = 0;
+            return self.add(text);
+        }
+        let strings = {
+            let mut frame = self.frame();
+            frame.strings += 1;
+            frame.strings
+        };
+        let follows = strings > 1 && strings % 2 == 1;
+        self.add(if follows { "\r\n" } else { "" })?;
         self.add(text)
     }
 
@@ -138,7 +167,7 @@ impl TermLike for Narrow {
     }
 
     fn flush(&self) -> std::io::Result<()> {
-        let text = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let Frame { bytes: text, .. } = std::mem::take(&mut *self.frame());
         let mut out = std::io::stderr().lock();
         out.write_all(&text).and_then(|()| out.flush())
     }

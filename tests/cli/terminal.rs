@@ -51,6 +51,12 @@ fn a_run_shows_its_loss_and_ends_with_a_summary_within_80_columns() {
     {
         assert!(said(words), "{words:?} in {text}");
     }
+    // The live view: each of its parts begins a line.
+    for start in ["loss    ", "margin  ", "> "] {
+        assert!(lines.iter().any(|line| line.starts_with(start)), "{start:?} in {text}");
+    }
+    let completion = lines.iter().position(|line| line.starts_with("> ")).unwrap();
+    assert!(lines[completion + 1].starts_with("  "), "{text}");
     for line in lines
         .iter()
         .filter(|line| line.starts_with("step") || line.contains('█') || line.contains("held-out"))

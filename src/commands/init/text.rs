@@ -72,6 +72,17 @@ fn value(of: &impl serde::Serialize) -> Result<String> {
     Ok(plain.filter(|text| is_plain(text)).map_or(json.clone(), str::to_string))
 }
 
+/// A number as people write it: 32, 0.5, 1.0e-4.
+fn number(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-2 {
+        let text = format!("{value:e}");
+        // YAML 1.1 takes 1e-4 for a string.
+        if text.contains('.') { text } else { text.replacen('e', ".0e", 1) }
+    } else {
+        value.to_string()
+    }
+}
+
 /// A comment that cannot end its line.
 fn comment(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
@@ -103,9 +114,9 @@ pub(super) fn text(config: &RunConfig, base: &str, facts: &Facts) -> Result<Stri
     let kind = format!("{}, {} layers", spec.model_type, spec.layers.len());
     add(line("  base", value(&base)?, &kind));
     add("\nlora:".into());
-    let trained = format!("{} trained parameters; half of it is often enough", facts.expected.parameters);
+    let trained = format!("rank: {} parameters are trained; 8 is often enough", facts.expected.parameters);
     add(line("  r", value(&lora.r)?, &trained));
-    add(line("  lora_alpha", value(&lora.lora_alpha)?, "the adapter is scaled by lora_alpha / r"));
+    add(line("  lora_alpha", number(lora.lora_alpha), "the adapter is scaled by lora_alpha / r"));
     add("\ndata:".into());
     add(line("  train", value(&config.data.train)?, ""));
     add(eval_line(config, &line)?);
@@ -123,10 +134,10 @@ pub(super) fn text(config: &RunConfig, base: &str, facts: &Facts) -> Result<Stri
     add("\nobjective:".into());
     objective(config, &mut add, &line)?;
     add("\ntrain:".into());
-    add(line("  num_train_epochs", value(&train.num_train_epochs)?, "passes over the data"));
+    add(line("  num_train_epochs", number(train.num_train_epochs), "passes over the data"));
     add(line(
         "  learning_rate",
-        value(&train.learning_rate)?,
+        number(train.learning_rate),
         "the most important setting; `dpo-lora lr-find` compares some",
     ));
     add(line(
@@ -192,6 +203,14 @@ mod tests {
             assert!(read(text).starts_with('"'), "{text}");
         }
         assert_eq!(value(&["a", "b"]).unwrap(), "[\"a\",\"b\"]");
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_do_and_read_back() {
+        for (value, text) in [(32.0, "32"), (0.5, "0.5"), (1e-4, "1.0e-4"), (2.5e-5, "2.5e-5"), (0.0, "0")] {
+            assert_eq!(number(value), text);
+            assert_eq!(serde_yaml::from_str::<f64>(text).unwrap(), value);
+        }
     }
 
     #[test]

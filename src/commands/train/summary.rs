@@ -41,11 +41,10 @@ pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told):
     if !quiet {
         curves(directory).iter().for_each(|line| say(line));
         let shown = samples(&directory.join("samples.jsonl"));
-        shown
-            .iter()
-            .take(if told.samples { 0 } else { SHOWN })
-            .filter_map(compared)
-            .for_each(|text| say(&text));
+        let shown: Vec<String> = shown.iter().take(SHOWN).filter_map(compared).collect();
+        if !told.samples && !shown.is_empty() {
+            say(&format!("{}\n", shown.join("\n")));
+        }
     }
     if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
         print(text.as_bytes())?;
