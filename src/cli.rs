@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::error::{Error, Result};
+use crate::generate::SamplingConfig;
 use crate::model::config::{DeviceChoice, FourBit, WeightDtype};
+use crate::reward::Spec;
 pub use adapters::{
     CombinationName, ExportArgs, ExportFormat, GgufNumbers, InspectArgs, MajoritySignName, MergeArgs,
     MergeDtype, MergeFormat, ServerName,
@@ -190,9 +193,9 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
     pub max_new_tokens: usize,
 
-    /// Sampling temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature, allow_negative_numbers = true)]
-    pub temperature: f64,
+    /// Sampling temperature; 0 always takes the most likely token [default: 0, or 1 for several completions]
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
 
     /// Sample from the K most likely tokens
     #[arg(long, value_name = "K", value_parser = positive)]
@@ -205,6 +208,22 @@ pub struct GenerateArgs {
     /// Random seed for sampling
     #[arg(long, value_name = "N", default_value = "42")]
     pub seed: u64,
+
+    /// Number of completions of each prompt, each with its own seed
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "best_of")]
+    pub n: Option<usize>,
+
+    /// Draw N completions of each prompt and show the one with the greatest reward
+    #[arg(long, value_name = "N", value_parser = positive, requires = "reward")]
+    pub best_of: Option<usize>,
+
+    /// Reward of completions: length, regex:PATTERN, command:PROGRAM, adapter:DIR or tiny-reviews
+    #[arg(long, value_name = "REWARD", value_parser = reward)]
+    pub reward: Option<Spec>,
+
+    /// Time that one call of a reward command may take
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    pub reward_timeout: u64,
 
     /// Stop before this text; can be repeated
     #[arg(long, value_name = "TEXT", value_parser = some_text)]
@@ -231,6 +250,28 @@ impl GenerateArgs {
     /// The choice of `--chat` or `--no-chat`; `None` leaves it to the model.
     pub fn chat(&self) -> Option<bool> {
         (self.chat || self.no_chat).then_some(self.chat)
+    }
+
+    /// The number of completions of each prompt.
+    pub fn completions(&self) -> usize {
+        self.best_of.or(self.n).unwrap_or(1)
+    }
+
+    /// How tokens are chosen.
+    ///
+    /// # Errors
+    /// If several completions are asked for that would all be the same.
+    pub fn sampling(&self) -> Result<SamplingConfig> {
+        let several = self.completions() > 1;
+        let temperature = self.temperature.unwrap_or(if several { 1.0 } else { 0.0 });
+        let sampling = SamplingConfig { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed };
+        if several && sampling.is_greedy() {
+            return Err(Error::Config(format!(
+                "--temperature {temperature} gives the same completion {} times; raise it or ask for one completion",
+                self.completions()
+            )));
+        }
+        Ok(sampling)
     }
 }
 
@@ -298,6 +339,19 @@ fn threads(text: &str) -> Result<usize, String> {
 
 fn some_text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("must not be empty: every text begins with it".into()) } else { Ok(text.into()) }
+}
+
+fn reward(text: &str) -> Result<Spec, String> {
+    text.parse().map_err(|error: Error| error.to_string())
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    // A month; the sum of the time of day and of this is always a time.
+    const MOST: u64 = 31 * 24 * 3600;
+    text.parse()
+        .ok()
+        .filter(|seconds| (1..=MOST).contains(seconds))
+        .ok_or_else(|| format!("must be a whole number of seconds from 1 to {MOST}"))
 }
 
 fn finite(text: &str) -> Result<f64, String> {
@@ -374,6 +428,11 @@ mod tests {
             "generate --base b --prompt a --top-p 1.5",
             "generate --base b --prompt a --temperature -1",
             "generate --base b --prompt a --max-new-tokens 0",
+            "generate --base b --prompt a --n 0",
+            "generate --base b --prompt a --best-of 2",
+            "generate --base b --prompt a --n 2 --best-of 2 --reward length",
+            "generate --base b --prompt a --reward lenght",
+            "generate --base b --prompt a --reward-timeout 0",
             "eval --base b --data d --device tpu",
             "score --base b --data d --dtype int4",
             "merge --base b --output o",
@@ -396,7 +455,11 @@ mod tests {
     fn repeated_and_paired_flags() {
         let args = generate("--prompt a --prompt b --stop x --stop y --adapter p --adapter q").unwrap();
         assert_eq!((args.prompt.len(), args.stop.len(), args.model.adapter.len()), (2, 2, 2));
-        assert_eq!((args.max_new_tokens, args.temperature, args.chat()), (128, 0.0, None));
+        assert_eq!((args.max_new_tokens, args.completions(), args.chat()), (128, 1, None));
+        assert_eq!(args.sampling().unwrap().temperature, 0.0);
+        let several = generate("--prompt a --best-of 4 --reward length").unwrap();
+        assert_eq!((several.completions(), several.sampling().unwrap().temperature), (4, 1.0));
+        assert!(generate("--prompt a --n 3 --temperature 1e-9").unwrap().sampling().is_err());
         assert_eq!(generate("--prompt a --chat").unwrap().chat(), Some(true));
         assert_eq!(generate("--prompt a --chat --no-chat").unwrap().chat(), Some(false));
         let Command::Merge(merge) =

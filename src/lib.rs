@@ -55,6 +55,7 @@
 //! | 6 | [`adapter`] | PEFT directories, merging, fingerprints |
 //! | 6 | [`generate`] | sampling and decoding |
 //! | 7 | [`eval`] | accuracy, margins, rewards |
+//! | 7 | [`reward`] | what a completion is worth: length, patterns, programs, adapters |
 //! | 8 | [`train`] | steps, optimizers, schedules, checkpoints |
 //! | 9 | [`config`] | the YAML file |
 //! | 10 | [`toolkit`] | what a program uses: [`Base`], [`Trainer`], [`Adapted`] |
@@ -147,6 +148,7 @@ pub mod objective;
 pub mod ops;
 pub mod random;
 pub mod report;
+pub mod reward;
 pub mod toolkit;
 pub mod train;
 pub mod trainable;

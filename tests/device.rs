@@ -8,6 +8,7 @@ mod common;
 use common::device::{device, is_card};
 use common::{Model, decoder, examples, fixture, json, load, models, pack, random_lora, zero_b_lora};
 use dpo_lora::data::{Example, Origin, PackedBatch};
+use dpo_lora::generate::{Limits, Request, Rollouts, SamplingConfig, complete};
 use dpo_lora::model::decoder::{Decoder, Training};
 use dpo_lora::model::gguf::GgufModel;
 use dpo_lora::model::pass::Pass;
@@ -279,6 +280,40 @@ fn tokens_come_with_the_processors_logits() {
         let (want, found) = (generate(None), generate(device()));
         let furthest = want.iter().zip(&found).map(|(w, f)| (w - f).abs()).fold(0.0, f32::max);
         assert!(want.len() == found.len() && furthest < 1e-3, "{name}: {furthest}");
+    }
+}
+
+#[test]
+fn completions_decoded_together_are_those_decoded_alone() {
+    if device().is_none() {
+        return;
+    }
+    let tokenizer = dpo_lora::data::ChatTokenizer::load(fixture("tokenizer"), None).unwrap();
+    // Keys of longrope depend on the final length: its sequences are decoded one by one.
+    for name in ["llama3", "gemma3", "phi3-longrope"] {
+        let mut model = decoder(name);
+        model.train(random_lora(&model, 11));
+        model.place_on(device());
+        let limits = Limits { max_new_tokens: 6, eos: vec![3, 10, 17, 24, 31, 38, 45], stop: Vec::new() };
+        let prompts: [(&[u32], usize); 3] = [(&[5, 7, 9], 3), (&[4], 1), (&[8, 3, 6, 5, 4], 2)];
+        let sampling = SamplingConfig { temperature: 1.0, top_k: None, top_p: None, seed: 4 };
+        let request = |(i, (prompt, completions)): (usize, &(&[u32], usize))| Request {
+            prompt: prompt.to_vec(),
+            sampling: sampling.for_prompt(i),
+            completions: *completions,
+        };
+        let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+        let side = (&model.policy, Pass::Policy);
+        let all = Rollouts::new(&model.decoder, &tokenizer, requests.clone(), side, &limits).unwrap();
+        let all = all.together(3).in_order().unwrap();
+        assert_eq!(all.len(), 6);
+        for found in all {
+            let request = &requests[found.prompt];
+            let alone = Request::new(request.prompt.clone(), request.sampling.for_completion(found.index));
+            let want = complete(&model.decoder, &tokenizer, &alone, side, &limits).unwrap();
+            assert_eq!((found.drawn(), &found.text), (want.drawn(), &want.text), "{name}");
+            assert!((found.logp() - want.logp()).abs() < 1e-3, "{name}");
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Completions before and after training, and the share of favourable words in them: what the quickstart shows.
 
-use std::collections::BTreeSet;
-
 use serde::Deserialize;
 
 use crate::data::ChatTokenizer;
@@ -9,32 +7,14 @@ use crate::error::{Error, Result};
 use crate::generate::{Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::reward::TinyReviews;
 use crate::toolkit::embedded;
 use crate::trainable::Policy;
-
-/// The embedded data's ground-truth reward: favourable words among favourable and unfavourable ones.
-#[derive(Deserialize)]
-struct Reward {
-    favourable: BTreeSet<String>,
-    unfavourable: BTreeSet<String>,
-}
-
-impl Reward {
-    /// Favourable and all judging words of a text.
-    fn count(&self, text: &str) -> (usize, usize) {
-        let words = text.split(|c: char| !c.is_alphabetic() && c != '\'').map(str::to_lowercase);
-        words.fold((0, 0), |(good, all), word| {
-            let favourable = self.favourable.contains(&word);
-            let counts = favourable || self.unfavourable.contains(&word);
-            (good + usize::from(favourable), all + usize::from(counts))
-        })
-    }
-}
 
 /// Held-out prompts and how they are completed.
 pub struct Samples {
     prompts: Vec<String>,
-    reward: Reward,
+    reward: TinyReviews,
     limits: Limits,
 }
 
@@ -67,7 +47,7 @@ impl Samples {
             .take(count)
             .map(|line| serde_json::from_str::<Prompt>(line).map(|p| p.prompt).map_err(broken))
             .collect::<Result<_>>()?;
-        let reward = serde_json::from_str(&read("reward.json")?).map_err(broken)?;
+        let reward = TinyReviews::new()?;
         Ok(Self { prompts, reward, limits: Limits { max_new_tokens: 60, eos, stop: Vec::new() } })
     }
 
@@ -83,7 +63,7 @@ impl Samples {
     pub fn draw(&self, decoder: &Decoder, tokenizer: &ChatTokenizer, side: (&Policy, Pass)) -> Result<Drawn> {
         let request = |(i, prompt): (usize, &String)| {
             let sampling = SamplingConfig { temperature: 1.0, top_k: None, top_p: None, seed: i as u64 };
-            Ok(Request { prompt: tokenizer.encode(prompt, true)?, sampling })
+            Ok(Request::new(tokenizer.encode(prompt, true)?, sampling))
         };
         let requests = self.prompts.iter().enumerate().map(request).collect::<Result<Vec<_>>>()?;
         let drawn = complete_all(decoder, tokenizer, &requests, side, &self.limits)?;

@@ -6,6 +6,8 @@ use rand::distr::weighted::WeightedIndex;
 use rand::rngs::StdRng;
 
 use crate::error::{Error, Result};
+use crate::ops::token_logps;
+use crate::random::Stream;
 
 /// How the next token is selected.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +22,45 @@ pub struct SamplingConfig {
     pub seed: u64,
 }
 
+impl SamplingConfig {
+    /// Whether always the most likely token is chosen.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < COLDEST
+    }
+
+    /// The settings of prompt `index` of several: the same, with a seed of its own. Prompt 0 keeps the seed.
+    pub fn for_prompt(&self, index: usize) -> Self {
+        Self { seed: named(self.seed, "prompt", index), ..self.clone() }
+    }
+
+    /// The settings of completion `index` of a prompt: the same, with a seed of its own. Completion 0 keeps the seed.
+    pub fn for_completion(&self, index: usize) -> Self {
+        Self { seed: named(self.seed, "completion", index), ..self.clone() }
+    }
+}
+
+/// A seed named by an index; index 0 keeps the seed itself, so that one prompt with one completion is sampled with it.
+fn named(seed: u64, name: &str, index: usize) -> u64 {
+    match index {
+        0 => seed,
+        index => Stream::new(seed, name).child(index as u64).key(),
+    }
+}
+
 /// Temperatures below this count as 0, because they only distinguish logits that are equal to within rounding.
 const COLDEST: f64 = 1e-6;
+
+/// A token that was drawn, with the natural logarithm of its probability under two distributions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub token: u32,
+    /// Its log-prob under the model: temperature 1, over the whole vocabulary.
+    pub logp: f32,
+    /// Its log-prob under the distribution that it was drawn from: tempered and limited by `top_k` and `top_p`; 0 for a
+    /// greedy choice.
+    pub sampling_logp: f32,
+}
 
 /// A seeded sampler of tokens.
 pub struct Sampler {
@@ -40,29 +79,61 @@ impl Sampler {
     /// # Errors
     /// Returns an error if there are no logits or one of them is NaN.
     pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
+        self.choose(logits).map(|(token, _)| token)
+    }
+
+    /// Samples the next token and returns it with its log-probs. The token is that of [`Sampler::next`].
+    ///
+    /// # Errors
+    /// As [`Sampler::next`].
+    pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn> {
+        let (token, limited) = self.choose(logits)?;
+        let logp = token_logps::of_logits(logits, token);
+        // Where nothing is tempered or limited, both distributions are the model's.
+        Ok(Drawn { token, logp, sampling_logp: limited.unwrap_or(logp) })
+    }
+
+    /// Returns a token, and its log-prob under the distribution that it was drawn from unless that is the model's.
+    fn choose(&mut self, logits: &[f32]) -> Result<(u32, Option<f32>)> {
         if logits.is_empty() || logits.iter().any(|logit| logit.is_nan()) {
             return Err(Error::Model("the logits are not numbers: an activation overflowed".into()));
         }
-        if self.config.temperature < COLDEST {
-            return Ok(likeliest(logits) as u32);
+        if self.config.is_greedy() {
+            return Ok((likeliest(logits) as u32, Some(0.0)));
         }
         let probabilities = softmax(logits, self.config.temperature);
-        let order = self.candidates(&probabilities);
+        let Some(order) = self.candidates(&probabilities) else {
+            let token = self.weighted(&probabilities)?;
+            let tempered = self.config.temperature != 1.0;
+            return Ok((token as u32, tempered.then(|| probabilities[token].ln())));
+        };
         let weights: Vec<f32> = order.iter().map(|token| probabilities[*token]).collect();
-        let drawn = WeightedIndex::new(&weights)
-            .map_err(|error| Error::Model(format!("no token can be drawn from the logits: {error}")))?
-            .sample(&mut self.random);
-        Ok(order[drawn] as u32)
+        let drawn = self.weighted(&weights)?;
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        Ok((order[drawn] as u32, Some((f64::from(weights[drawn]) / total).ln() as f32)))
     }
 
-    /// Returns the candidate tokens: the k most likely, then the most likely of these with total probability `top_p`.
-    fn candidates(&self, probabilities: &[f32]) -> Vec<usize> {
+    /// Draws an index with probability proportional to its weight.
+    fn weighted(&mut self, weights: &[f32]) -> Result<usize> {
+        let drawn = WeightedIndex::new(weights)
+            .map_err(|error| Error::Model(format!("no token can be drawn from the logits: {error}")))?;
+        Ok(drawn.sample(&mut self.random))
+    }
+
+    /// Returns the candidate tokens: the k most likely, then the most likely of these with total probability `top_p`;
+    /// `None` if all tokens are candidates.
+    fn candidates(&self, probabilities: &[f32]) -> Option<Vec<usize>> {
+        let top_k = self.config.top_k.filter(|k| *k < probabilities.len());
+        let top_p = self.config.top_p.filter(|p| *p < 1.0);
+        if top_k.is_none() && top_p.is_none() {
+            return None;
+        }
         let mut tokens: Vec<usize> = (0..probabilities.len()).collect();
-        if let Some(k) = self.config.top_k.filter(|k| *k < tokens.len()) {
+        if let Some(k) = top_k {
             tokens.select_nth_unstable_by(k, |a, b| probabilities[*b].total_cmp(&probabilities[*a]));
             tokens.truncate(k);
         }
-        let Some(p) = self.config.top_p.filter(|p| *p < 1.0) else { return tokens };
+        let Some(p) = top_p else { return Some(tokens) };
         tokens.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
         let mut sum = 0.0;
         let kept = tokens.iter().take_while(|token| {
@@ -72,7 +143,7 @@ impl Sampler {
         });
         let kept = kept.count();
         tokens.truncate(kept.max(1));
-        tokens
+        Some(tokens)
     }
 }
 

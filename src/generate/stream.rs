@@ -1,11 +1,11 @@
 //! A completion shown while it grows.
 
-use super::decode::{Completion, Growing, Limits, Request, room};
+use super::completion::{Completion, Limits, Request};
+use super::growing::{Growing, room};
+use super::sequences::{Model, Sequences};
 use crate::data::ChatTokenizer;
 use crate::error::Result;
-use crate::model::cache::Cache;
 use crate::model::decoder::Decoder;
-use crate::model::engine::{DeviceCache, Next};
 use crate::model::pass::Pass;
 use crate::trainable::Policy;
 
@@ -23,10 +23,11 @@ pub fn complete_streaming(
     show: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Completion> {
     let most = room(decoder, &request.prompt, limits)?;
-    let mut growing = Growing::new(&request.prompt, &request.sampling, most);
-    let mut stepper = Stepper::new(decoder);
+    let mut growing = Growing::new((0, 0), request.prompt.len(), &request.sampling, most);
+    let (mut sequences, model) = (Sequences::new(decoder), Model { decoder, policy, pass });
+    let place = sequences.open(decoder);
     let mut shown = Shown::default();
-    let mut logits = stepper.step(decoder, &request.prompt, (policy, pass))?;
+    let mut logits = sequences.step(&[(place, &request.prompt)], model)?;
     loop {
         if let Some(completion) = growing.take(&logits, tokenizer, limits)? {
             show(shown.rest(&completion.text))?;
@@ -37,39 +38,7 @@ pub fn complete_streaming(
         if !piece.is_empty() {
             show(piece)?;
         }
-        logits = stepper.step(decoder, growing.next(), (policy, pass))?;
-    }
-}
-
-/// The keys and values of one sequence, wherever they are.
-enum Stepper {
-    Host(Cache),
-    Device { cache: DeviceCache, seen: usize },
-}
-
-impl Stepper {
-    fn new(decoder: &Decoder) -> Self {
-        if decoder.steps_together() {
-            Self::Device { cache: DeviceCache::default(), seen: 0 }
-        } else {
-            Self::Host(decoder.new_cache())
-        }
-    }
-
-    fn step(
-        &mut self,
-        decoder: &Decoder,
-        tokens: &[u32],
-        (policy, pass): (&Policy, Pass),
-    ) -> Result<Vec<f32>> {
-        match self {
-            Self::Host(cache) => decoder.step(tokens, cache, policy, pass),
-            Self::Device { cache, seen } => {
-                let next = Next { sequence: 0, seen: *seen, tokens };
-                *seen += tokens.len();
-                decoder.step_all(&[next], cache, policy, pass)
-            }
-        }
+        logits = sequences.step(&[(place, growing.next())], model)?;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Attention of a block: projections, query and key norms, rotation, tree attention and output projection.
 
-use super::layer_cache::LayerCache;
+use super::layer_cache::{self, LayerCache};
 use super::norm::Norm;
 use super::pass::Context;
 use super::projection::{self, Projection, Saved as Kept};
@@ -15,7 +15,7 @@ use crate::ops::lora_linear::Input;
 use crate::ops::profile::timed;
 use crate::ops::rope::{self, Rotation};
 use crate::ops::rows;
-use crate::ops::tree_attention::{self, Attended, Heads, TreeSpans};
+use crate::ops::tree_attention::{self, Attended, Heads, Seen, TreeSpans};
 
 /// Attention with its weights.
 #[derive(Debug)]
@@ -147,8 +147,8 @@ impl Attention {
         Ok(Self { qkv, clip: spec.clip, qk_norm, norm_after_rotation, heads: spec.heads, rotation, output })
     }
 
-    /// Computes `x [T, hidden] → [W, hidden]` for the wanted rows. With a cache, rows also see the keys and values of
-    /// earlier rows, and the new keys and values are appended to it.
+    /// Computes `x [T, hidden] → [W, hidden]` for the wanted rows. With a cache for each tree, rows also see the keys and
+    /// values of the tree's earlier rows, and the new keys and values are appended to it.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -157,17 +157,20 @@ impl Attention {
         x: &Tensor,
         rows: &Rows,
         context: &Context,
-        cache: Option<&mut LayerCache>,
+        caches: Option<&mut [&mut LayerCache]>,
     ) -> Result<(Tensor, Saved)> {
         let (q, k, v, projections) = self.project(&Input::new(x.clone()), context)?;
-        let (q, k, mut v, unclipped) = self.clipped(q, k, v)?;
-        let (q, mut k, raw) = self.shape(q, k, rows)?;
-        if let Some(cache) = cache {
-            (k, v) = cache.append(&k, &v)?;
-        }
+        let (q, k, v, unclipped) = self.clipped(q, k, v)?;
+        let (q, k, raw) = self.shape(q, k, rows)?;
         let flop = self.heads.flop(rows.trees);
-        let attention = timed("tree attention forward", 2 * flop, || {
-            tree_attention::forward(&self.attended([&q, &k, &v], rows))
+        let attended = self.attended([&q, &k, &v], rows);
+        let attention = timed("tree attention forward", 2 * flop, || match caches {
+            None => tree_attention::forward(&attended),
+            Some(caches) => {
+                layer_cache::append(caches, &k, &v, rows.trees)?;
+                let seen: Vec<Seen> = caches.iter().map(|cache| cache.seen()).collect();
+                tree_attention::forward_after(&attended, &seen)
+            }
         })?;
         let (y, output) = self.output.forward(&Input::new(rows.of(&attention.output)?), context)?;
         Ok((y, Saved { projections, unclipped, raw, q, k, v, attention, output }))

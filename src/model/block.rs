@@ -107,10 +107,10 @@ impl Block {
         x: &Tensor,
         rows: &Rows,
         context: &Context,
-        cache: Option<&mut LayerCache>,
+        caches: Option<&mut [&mut LayerCache]>,
     ) -> Result<(Tensor, Saved)> {
         let a = normed(&self.attention_norm, x)?;
-        let (attention_output, attention) = self.attention.forward(&a, rows, context, cache)?;
+        let (attention_output, attention) = self.attention.forward(&a, rows, context, caches)?;
         let (branch, attention_output) = post(&self.post_attention_norm, attention_output)?;
         let middle = residual(&rows.of(x)?, &branch, self.residual_scale)?;
         let b = match (self.parallel, &self.mlp_norm) {

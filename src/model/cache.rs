@@ -28,6 +28,12 @@ impl Cache {
         all
     }
 
+    /// Returns a copy of the keys and values on the processor.
+    pub(super) fn copied(&self) -> Self {
+        let (layers, tokens) = (self.layers.clone(), self.tokens.clone());
+        Self { layers, seen: self.seen, tokens, on_device: DeviceCache::default() }
+    }
+
     /// The number of rows processed so far.
     pub fn seen(&self) -> usize {
         self.seen

@@ -6,6 +6,7 @@ mod layout;
 mod load;
 mod on_device;
 mod scores;
+mod stepping;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,6 @@ use self::layout::{distinct, per_token, spans};
 pub use self::scores::{Read, Readout};
 use super::attention::Rows;
 use super::block::{self, Block};
-use super::cache::Cache;
 use super::engine::{DeviceTape, Engine};
 use super::lengths;
 use super::noise::Noise;
@@ -31,7 +31,7 @@ use crate::ops::profile::timed;
 use crate::ops::rope::Rotation;
 use crate::ops::rows;
 use crate::ops::token_logps::{self, Asked};
-use crate::ops::tree_attention::{Span, TreeSpans};
+use crate::ops::tree_attention::TreeSpans;
 use crate::trainable::{Dropout, Policy};
 use crate::weights::FrozenWeight;
 
@@ -224,13 +224,25 @@ impl Decoder {
     }
 
     fn score(&self, hidden: &Tensor, targets: &[u32], asked: Asked) -> Result<token_logps::TokenLogps> {
+        self.score_at(hidden, targets, asked, 1.0)
+    }
+
+    fn score_at(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        asked: Asked,
+        temperature: f64,
+    ) -> Result<token_logps::TokenLogps> {
         let product = 2 * targets.len() * self.spec.hidden * self.spec.vocab_size;
         let (name, flop) = if asked.slopes {
             ("token log-probs, policy", 2 * product)
         } else {
             ("token log-probs", product)
         };
-        timed(name, flop, || token_logps::forward_with(hidden, &self.head, self.spec.logits, targets, asked))
+        timed(name, flop, || {
+            token_logps::forward_with(hidden, &self.head, self.spec.logits.at(temperature), targets, asked)
+        })
     }
 
     /// Computes the logits `[rows.len(), vocab]` at rows of the batch.
@@ -333,48 +345,6 @@ impl Decoder {
             dx = block.backward(&dx, &saved, &rows, &context, gradients)?;
         }
         Ok(())
-    }
-
-    /// Appends tokens to a cached sequence and returns the logits `[vocab]` after the last of them.
-    ///
-    /// # Errors
-    /// If there are no tokens, or they do not fit the model.
-    pub fn step(&self, tokens: &[u32], cache: &mut Cache, policy: &Policy, pass: Pass) -> Result<Vec<f32>> {
-        if tokens.is_empty() {
-            return Err(Error::Model("a step of generation needs at least one token".into()));
-        }
-        // When a sequence exceeds the length at which longrope changes its frequencies, all keys are recomputed, as in
-        // transformers.
-        if lengths::crosses(&self.spec.rotations, cache.seen, cache.seen + tokens.len()) {
-            let all = cache.restart(tokens);
-            return self.step(&all, cache, policy, pass);
-        }
-        if self.spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
-            cache.tokens.extend_from_slice(tokens);
-        }
-        if self.is_on_device() {
-            return self.device_step(tokens, cache, policy, pass);
-        }
-        let positions: Vec<u32> = (cache.seen..cache.seen + tokens.len()).map(|p| p as u32).collect();
-        let keys = cache.seen + tokens.len();
-        let span = Span { queries: 0..tokens.len(), prefix: 0..cache.seen, own: cache.seen..keys };
-        let trees = [TreeSpans { rows: 0..tokens.len(), spans: vec![span] }];
-        let rotations = self.rotations(&positions, &trees, 0);
-        let last = [tokens.len() as u32 - 1];
-        let rows = Rows { trees: &trees, rotations: &rotations, wanted: None };
-        let context = Context { policy, pass, dropout: None, observer: None };
-        let mut x = self.embed(tokens, &positions)?;
-        for (i, (block, cache)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
-            x = block.forward(&x, &self.rows_of(i, rows, &last), &context, Some(cache))?.0;
-        }
-        cache.seen = keys;
-        let last = self.final_norm.forward(&x)?;
-        Ok(token_logps::logits(&last, &self.head, self.spec.logits)?.into_numbers())
-    }
-
-    /// Creates a cache for [`Decoder::step`].
-    pub fn new_cache(&self) -> Cache {
-        Cache::new(self.blocks.len())
     }
 }
 

@@ -27,6 +27,15 @@ impl Default for LogitShape {
     }
 }
 
+impl LogitShape {
+    /// Returns the shape of the logits divided by a temperature: `l/T = (c/T)·tanh((z/T)/(c/T))`.
+    #[must_use]
+    pub fn at(self, temperature: f64) -> Self {
+        let by = temperature as f32;
+        Self { scale: self.scale / by, softcap: self.softcap.map(|softcap| softcap / by) }
+    }
+}
+
 /// Log-probs of the targets, and their gradients by row.
 #[derive(Debug)]
 pub struct TokenLogps {
@@ -59,7 +68,7 @@ const ROW_BLOCK: usize = 1024;
 pub fn logits(hidden: &Tensor, head: &Linear, shape: LogitShape) -> Result<Tensor> {
     let y = head.forward(hidden)?;
     let (rows, vocab) = y.shape();
-    let mut data = y.numbers().to_vec();
+    let mut data = y.into_numbers();
     host::update_rows(&mut data, vocab, |_, row| shape_row(row, shape.scale, shape.softcap));
     Tensor::new(data, (rows, vocab))
 }
@@ -118,6 +127,19 @@ pub fn forward_with(
     Ok(out)
 }
 
+/// Returns the log-prob of `token`, in nats, under final logits `[vocab]`: the number that [`forward`] gives for them.
+pub fn of_logits(logits: &[f32], token: u32) -> f32 {
+    let mut row = Row::FRESH;
+    let mut block = Vec::with_capacity(VOCAB_BLOCK.min(logits.len()));
+    for (index, part) in logits.chunks(VOCAB_BLOCK).enumerate() {
+        block.clear();
+        block.extend_from_slice(part);
+        let target = (token as usize).checked_sub(index * VOCAB_BLOCK).and_then(|at| part.get(at).copied());
+        row.take(&mut block, target, None, false);
+    }
+    row.logp()
+}
+
 /// The running softmax of a chunk of rows.
 struct Running<'a> {
     hidden: &'a [f32],
@@ -143,9 +165,8 @@ struct Row {
 
 impl<'a> Running<'a> {
     fn new(hidden: &'a [f32], head: &'a Linear, shape: LogitShape, targets: &'a [u32], asked: Asked) -> Self {
-        let fresh = Row { max: f32::NEG_INFINITY, sum: 0.0, squares: 0.0, target: 0.0, target_slope: 1.0 };
         let mixed = host::zeros(if asked.slopes { hidden.len() } else { 0 });
-        Self { hidden, head, shape, targets, rows: vec![fresh; targets.len()], mixed, asked }
+        Self { hidden, head, shape, targets, rows: vec![Row::FRESH; targets.len()], mixed, asked }
     }
 
     /// Processes the vocabulary entries `first..end`.
@@ -187,7 +208,7 @@ impl<'a> Running<'a> {
 
     fn finish(self) -> (Vec<f32>, Vec<f32>) {
         let width = self.head.inputs();
-        let logps = self.rows.iter().map(|r| (f64::from(r.target - r.max) - r.sum.ln()) as f32).collect();
+        let logps = self.rows.iter().map(Row::logp).collect();
         let scale = self.shape.scale;
         let mut slopes = self.mixed;
         host::update_rows(&mut slopes, width, |r, slope| {
@@ -204,6 +225,15 @@ impl<'a> Running<'a> {
 }
 
 impl Row {
+    /// Before the first block.
+    const FRESH: Self =
+        Self { max: f32::NEG_INFINITY, sum: 0.0, squares: 0.0, target: 0.0, target_slope: 1.0 };
+
+    /// The log-prob of the target after the last block.
+    fn logp(&self) -> f32 {
+        (f64::from(self.target - self.max) - self.sum.ln()) as f32
+    }
+
     /// Adds the squares of a block of final logits; before [`Row::take`], which moves the maximum.
     fn take_squares(&mut self, logits: &[f32]) {
         let max = maximum(logits);

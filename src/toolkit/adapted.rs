@@ -160,7 +160,7 @@ impl Adapted<'_> {
         };
         let limits = Limits { max_new_tokens, eos: self.base.eos(&self.tokenizer), stop: Vec::new() };
         let pass = if self.policy.is_adapted() { Pass::Policy } else { Pass::Reference };
-        let request = Request { prompt, sampling };
+        let request = Request::new(prompt, sampling);
         let mut found =
             complete_all(&self.decoder, &self.tokenizer, &[request], (&self.policy, pass), &limits)?;
         found.pop().ok_or_else(|| Error::Model("nothing was generated".into()))

@@ -10,6 +10,7 @@ pub mod embedded;
 mod export;
 mod hub;
 pub mod records;
+mod rewards;
 mod run;
 pub mod stages;
 pub mod stream;

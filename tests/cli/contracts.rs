@@ -104,7 +104,9 @@ fn generate_compares_repeats_and_stops() {
     let order: Vec<_> =
         greedy.iter().map(|o| (o["prompt"].as_str().unwrap(), o["adapter"].as_str().unwrap())).collect();
     assert_eq!(order, [("The river", "off"), ("The river", "on"), ("A cat", "off"), ("A cat", "on")]);
-    assert_eq!(keys(&greedy[0]), ["prompt", "completion", "adapter", "tokens", "finish_reason"]);
+    let order =
+        ["prompt", "completion", "adapter", "tokens", "finish_reason", "prompt_index", "completion_index"];
+    assert_eq!(keys(&greedy[0]), [&order[..], &["token_ids", "logps", "sampling_logps"]].concat());
     assert_ne!(greedy[0]["completion"], greedy[1]["completion"], "the adapter changes nothing");
     assert_eq!(generate(&["--prompt", "The river"]), [greedy[1].clone()]);
 

@@ -2,7 +2,7 @@
 
     make_models.py OUT NAME ... [--tokenizer DIR] [--threads N] [--check]
 
-NAME: tiny, smollm2-135m, qwen2.5-0.5b, llama-3.2-1b, llama-3.1-8b. They serve to measure speed and memory; what they say means
+NAME: tiny, smollm2-135m, gemma-3-270m, qwen2.5-0.5b, llama-3.2-1b, llama-3.1-8b. They serve to measure speed and memory; what they say means
 nothing.
 Needs torch alone. Weights are drawn on the GPU where there is one, each tensor from a seed of its own, so that the
 bytes do not depend on the number of threads (those of a GPU and of a processor differ). A model that is there is kept.
@@ -31,7 +31,7 @@ CHUNK = 64 << 20  # bytes written at once
 def config(family, hidden, intermediate, heads, kv_heads, layers, vocabulary, theta, tied, **others):
     """A config.json; the other keys are what the family has beside these."""
     return {
-        "architectures": [f"{family.capitalize()}ForCausalLM"], "model_type": family, "torch_dtype": "bfloat16",
+        "architectures": [f"{family.removesuffix('_text').capitalize()}ForCausalLM"], "model_type": family, "torch_dtype": "bfloat16",
         "hidden_size": hidden, "intermediate_size": intermediate, "num_attention_heads": heads,
         "num_key_value_heads": kv_heads, "num_hidden_layers": layers, "vocab_size": vocabulary, "rope_theta": theta,
         "tie_word_embeddings": tied, "hidden_act": "silu", "initializer_range": 0.02, "attention_dropout": 0.0,
@@ -42,9 +42,13 @@ def config(family, hidden, intermediate, heads, kv_heads, layers, vocabulary, th
 LLAMA = {"rms_norm_eps": 1e-5, "max_position_embeddings": 8192, "attention_bias": False, "mlp_bias": False}
 QWEN2 = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False,
          "sliding_window": 32768, "max_window_layers": 24}
+GEMMA3 = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "sliding_window": 512, "query_pre_attn_scalar": 256,
+          "rope_local_base_freq": 1e4, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False,
+          "layer_types": [f"{'full' if i % 6 == 5 else 'sliding'}_attention" for i in range(18)]}
 MODELS = {
     "tiny": config("llama", 64, 128, 4, 2, 2, 32768, 1e4, True, head_dim=16, **LLAMA),
     "smollm2-135m": config("llama", 576, 1536, 9, 3, 30, 49152, 1e5, True, head_dim=64, **LLAMA),
+    "gemma-3-270m": config("gemma3_text", 640, 2048, 4, 1, 18, 262144, 1e6, True, head_dim=256, **GEMMA3),
     "qwen2.5-0.5b": config("qwen2", 896, 4864, 14, 2, 24, 151936, 1e6, True, **QWEN2),
     "llama-3.2-1b": config("llama", 2048, 8192, 32, 8, 16, 128256, 5e5, True, head_dim=64, **LLAMA),
     "llama-3.1-8b": config("llama", 4096, 14336, 32, 8, 32, 128256, 5e5, False, head_dim=128, **LLAMA),
@@ -65,6 +69,9 @@ def shapes(c):
             found[f"{at}self_attn.{name}_proj.weight"] = [outputs, inputs]
             if c["model_type"] == "qwen2" and name != "o":
                 found[f"{at}self_attn.{name}_proj.bias"] = [outputs]
+        if c["model_type"] == "gemma3_text":
+            found[at + "pre_feedforward_layernorm.weight"] = found[at + "post_feedforward_layernorm.weight"] = [hidden]
+            found[at + "self_attn.q_norm.weight"] = found[at + "self_attn.k_norm.weight"] = [head]
         for name in ("gate", "up"):
             found[f"{at}mlp.{name}_proj.weight"] = [intermediate, hidden]
         found[f"{at}mlp.down_proj.weight"] = [hidden, intermediate]

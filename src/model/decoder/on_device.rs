@@ -176,6 +176,20 @@ impl Decoder {
         self.on_device(policy, |engine| engine.step(next, cache, pass))
     }
 
+    /// Copies the `rows` rows of sequence `from` of a cache to sequence `to`.
+    ///
+    /// # Errors
+    /// If the device fails or runs out of memory, or there is none.
+    pub fn copy_sequence(
+        &self,
+        cache: &mut DeviceCache,
+        (from, to): (usize, usize),
+        rows: usize,
+        policy: &Policy,
+    ) -> Result<()> {
+        self.on_device(policy, |engine| engine.copy_sequence(cache, (from, to), rows))
+    }
+
     /// Whether several sequences can be continued at once: only on a device, and only if keys do not depend on the
     /// final length.
     pub fn steps_together(&self) -> bool {

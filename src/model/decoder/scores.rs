@@ -15,18 +15,20 @@ use crate::ops::token_logps::{self, Asked};
 use crate::trainable::Policy;
 
 /// What is read from the scored rows of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Readout {
     /// The log-probs of the targets.
     pub logps: bool,
     /// The outputs of the trained scalar head.
     pub values: bool,
+    /// The temperature of the distribution whose log-probs are read.
+    pub temperature: f64,
 }
 
 impl Readout {
     /// What the completions of a batch are scored by.
     pub fn of(batch: &PackedBatch) -> Self {
-        Self { logps: !batch.rewarded, values: batch.rewarded }
+        Self { logps: !batch.rewarded, values: batch.rewarded, temperature: 1.0 }
     }
 }
 
@@ -59,7 +61,9 @@ impl Decoder {
         let normed = self.final_norm.forward(&scored)?;
         let values = if readout.values { values(&normed, policy)? } else { Vec::new() };
         let logps = match readout.logps {
-            true => self.score(&normed, &batch.scored_targets, Asked::default())?.logps,
+            true => {
+                self.score_at(&normed, &batch.scored_targets, Asked::default(), readout.temperature)?.logps
+            }
             false => Vec::new(),
         };
         Ok(Read { logps, values })
@@ -99,7 +103,7 @@ impl Decoder {
         let (mut slopes, mut sums_aligned) = (None, None);
         if readout.logps {
             let asked = Asked { slopes: true, squares: training.align };
-            let found = self.score(&normed, &batch.scored_targets, asked)?;
+            let found = self.score_at(&normed, &batch.scored_targets, asked, readout.temperature)?;
             sums_aligned = aligned(&found, batch);
             (read.logps, slopes) = (found.logps, found.slopes);
         }

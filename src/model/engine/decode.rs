@@ -57,6 +57,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Copies the `rows` rows of sequence `from` to sequence `to`.
+    ///
+    /// # Errors
+    /// If the device fails or runs out of memory.
+    pub(in crate::model) fn copy_sequence(
+        &self,
+        cache: &mut DeviceCache,
+        (from, to): (usize, usize),
+        rows: usize,
+    ) -> Result<()> {
+        self.grow(cache, from.max(to) + 1, rows)?;
+        for (layer, (k, v)) in self.layers.iter().zip(&cache.layers) {
+            let row = layer.widths().1 * self.kind.size();
+            let (sequence, bytes) = (cache.capacity * row, rows * row);
+            for buffer in [k, v] {
+                let (to, from) = (buffer.at().plus(to * sequence), buffer.at().plus(from * sequence));
+                self.device.copy(to, from, [bytes, bytes], bytes, 1)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the logits `[next.len(), vocab]` after the last token of each sequence.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ mod amx_pack;
 #[cfg(target_arch = "x86_64")]
 mod amx_row;
 #[cfg(target_arch = "x86_64")]
+mod amx_rows;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -239,9 +241,9 @@ fn alone(kernel: &Kernel, segment: &Segment) -> bool {
 /// Computes a segment that is computed by itself.
 fn one_row(out: &Window, segment: &Segment, accumulate: bool, parallel: bool) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: `one_row::fits` holds, `run` checked `k`, and the window has one row.
+    // SAFETY: `one_row::fits` holds, `run` checked `k`, and the window has a row for each of `A`.
     unsafe {
-        one_row::run(out.data, segment.a, &segment.b, accumulate, parallel);
+        one_row::run((out.data, out.stride), segment.a, &segment.b, accumulate, parallel);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (out, segment, accumulate, parallel);

@@ -1,5 +1,5 @@
-//! Products of a single row, as in generation. They are bound by memory, so each weight is read once, where it is
-//! stored, and no panel of it is written. The bits are those of the row in a larger product.
+//! Products of one row or a few, as in generation. They are bound by memory, so each weight is read once, where it is
+//! stored, and no panel of it is written. The bits are those of the rows in a larger product.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use super::kernel::Kernel;
 use super::operand::Operand;
 use super::packed::Packed;
 use super::tile::Word;
-use super::{amx_row, fixed_row};
+use super::{amx_row, amx_rows, fixed_row};
 use crate::weights::Elements;
 
 /// Outputs that are computed together.
@@ -18,11 +18,13 @@ const TASK: usize = 1 << 16;
 
 /// Whether [`run`] computes this product.
 pub(super) fn fits(kernel: &Kernel, a: &Packed, b: &Operand) -> bool {
-    let rows = a.lanes == 1 && b.k_stride == 1;
+    let rows = a.lanes > 0 && b.k_stride == 1;
     match (kernel.word, b.data) {
         // Rows that end within a tile would be read beyond their end.
-        (Word::Tiles, Elements::Bf16(_)) => rows && b.lanes.is_multiple_of(GROUP) && b.k.is_multiple_of(32),
-        (Word::Fixed, Elements::Blocks(_)) => rows,
+        (Word::Tiles, Elements::Bf16(_)) => {
+            rows && a.lanes <= amx_rows::MOST && b.lanes.is_multiple_of(GROUP) && b.k.is_multiple_of(32)
+        }
+        (Word::Fixed, Elements::Blocks(_)) => rows && a.lanes == 1,
         _ => false,
     }
 }
@@ -40,13 +42,20 @@ impl Target {
     }
 }
 
-/// Writes `a·b` to the row `out`, or adds it.
+/// Writes `a·b` to rows `stride` apart from `out` on, or adds it.
 ///
 /// # Safety
-/// [`fits`] must hold, `a` and `b` must have the same `k`, and `out` must have room for `b.lanes` numbers, which no
-/// other thread may use.
-pub(super) unsafe fn run(out: *mut f32, a: &Packed, b: &Operand, accumulate: bool, parallel: bool) {
+/// [`fits`] must hold, `a` and `b` must have the same `k`, and each of the `a.lanes` rows must have room for `b.lanes`
+/// numbers, which no other thread may use.
+pub(super) unsafe fn run(
+    (out, stride): (*mut f32, usize),
+    a: &Packed,
+    b: &Operand,
+    accumulate: bool,
+    parallel: bool,
+) {
     let target = Target(out);
+    let columns = if a.lanes > 1 { amx_rows::columns(a) } else { Vec::new() };
     let groups = b.lanes.div_ceil(GROUP);
     let together = TASK.div_ceil(GROUP * b.k.max(1));
     let work = |task: usize| {
@@ -55,7 +64,13 @@ pub(super) unsafe fn run(out: *mut f32, a: &Packed, b: &Operand, accumulate: boo
             let out = target.group(group);
             match b.data {
                 // SAFETY: `fits` holds; the groups partition the outputs.
-                Elements::Bf16(weights) => unsafe { amx_row::group(weights, a, b, lanes, out, accumulate) },
+                Elements::Bf16(weights) if a.lanes == 1 => unsafe {
+                    amx_row::group(weights, a, b, lanes, out, accumulate);
+                },
+                // SAFETY: as above.
+                Elements::Bf16(weights) => unsafe {
+                    amx_rows::group(weights, (a, &columns), b, lanes, (out, stride), accumulate);
+                },
                 // SAFETY: as above.
                 Elements::Blocks(blocks) => unsafe { fixed_row::group(blocks, a, b, lanes, out, accumulate) },
                 Elements::F32(_) | Elements::F16(_) => {}

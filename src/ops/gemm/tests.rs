@@ -409,31 +409,37 @@ fn quantised_products_depend_on_neither_rows_nor_threads() {
     }
 }
 
-/// A row by itself takes its own path where its weights are whole groups of tiles, or quantised.
+/// One row and a few take their own paths where their weights are whole groups of tiles, and one row also where they are
+/// quantised.
 #[test]
-fn one_row_has_the_bits_it_has_among_others() {
+fn a_few_rows_have_the_bits_they_have_among_others() {
     let pools: Vec<_> =
         [1, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
     // Several tasks and several blocks of `k`; the last chunk of fixed point is half a chunk.
     let (n, k) = (608, 2592);
-    let (x, onto) = (gaussian(20 * k, 1), gaussian(20 * n, 2));
+    let (x, onto) = (gaussian(90 * k, 1), gaussian(90 * n, 2));
     let weight: Vec<bf16> = gaussian(n * k, 3).into_iter().map(bf16::from_f32).collect();
     let bytes = quantised(BlockKind::Q4_0, n, k, 3);
     let blocks = Elements::Blocks(Blocks::new(BlockKind::Q4_0, &bytes));
     for isa in Isa::available() {
         for (weight, precision) in [(Elements::Bf16(&weight), Precision::Bf16), (blocks, Precision::Fixed)] {
             let b = Operand::by_row(weight, n, k);
+            // Added to numbers, and written.
             let sums = |first: usize, rows: usize| {
                 let a = Operand::by_row(Elements::F32(&x[first * k..(first + rows) * k]), rows, k);
+                let a = Packed::with(isa, &a, precision, true);
                 let mut out = onto[first * n..(first + rows) * n].to_vec();
-                add_products(&mut out, &[Segment { a: &Packed::with(isa, &a, precision, true), b }]);
-                out
+                add_products(&mut out, &[Segment { a: &a, b }]);
+                [out, sum_of_products(&[Segment { a: &a, b }])]
             };
-            let whole = sums(0, 20);
-            for pool in &pools {
-                let one = pool.install(|| sums(7, 1));
-                let same = one.iter().zip(&whole[7 * n..]).all(|(x, y)| x.to_bits() == y.to_bits());
-                assert!(same, "{isa:?} {precision:?}");
+            let whole = sums(0, 90);
+            let parts = [(7, 1), (0, 2), (80, 10), (5, 15), (30, 16), (3, 17), (40, 32), (9, 33), (20, 64)];
+            for (pool, (first, rows)) in pools.iter().flat_map(|pool| parts.map(|part| (pool, part))) {
+                let some = pool.install(|| sums(first, rows));
+                for (some, whole) in some.iter().zip(&whole) {
+                    let same = some.iter().zip(&whole[first * n..]).all(|(x, y)| x.to_bits() == y.to_bits());
+                    assert!(same, "{isa:?} {precision:?} {rows} rows");
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::group::Inputs;
-use super::{Attended, Block, Heads, Saved, blocks};
-use crate::error::Result;
+use super::{Attended, Block, Heads, Saved, Seen, blocks};
+use crate::error::{Error, Result};
 use crate::ops::Tensor;
 use crate::ops::host;
 use crate::ops::simd::{exp_shifted, scale_into};
@@ -14,17 +14,41 @@ use crate::ops::simd::{exp_shifted, scale_into};
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn forward(attended: &Attended) -> Result<Saved> {
-    let Attended { q, k, v, heads, precision, trees } = *attended;
+    let together = Seen { k: attended.k.numbers(), v: attended.v.numbers() };
+    compute(attended, |_| together)
+}
+
+/// Like [`forward`] with the keys and values of each tree in buffers of their own, `seen` in the order of the trees. The
+/// rows of a span's keys count from the start of its tree's buffer, and `k` and `v` of `attended` are not read.
+///
+/// # Errors
+/// Returns an error if the shapes do not fit.
+pub fn forward_after(attended: &Attended, seen: &[Seen]) -> Result<Saved> {
+    let width = attended.heads.n_kv_head * attended.heads.head_dim;
+    for (index, tree) in attended.trees.iter().enumerate() {
+        let keys = tree.spans.iter().map(|span| span.own.end.max(span.prefix.end)).max().unwrap_or(0);
+        let held = seen.get(index).map_or(0, |seen| seen.k.len().min(seen.v.len()));
+        if held < keys * width {
+            return Err(Error::Model(format!("{held} numbers of keys for {keys} rows of {width}")));
+        }
+    }
+    compute(attended, |tree| seen[tree])
+}
+
+/// Computes all trees; `seen` gives the keys and values of a tree.
+fn compute<'a>(attended: &Attended<'a>, seen: impl Fn(usize) -> Seen<'a>) -> Result<Saved> {
+    let Attended { q, heads, precision, trees, .. } = *attended;
     let (rows, width) = q.shape();
-    let (q, k, v) = (q.numbers(), k.numbers(), v.numbers());
-    let inputs = Inputs { q, k, v, heads, precision };
+    let q = q.numbers();
     let (mut output, mut lse) = (host::zeros(rows * width), vec![0.0; rows * heads.n_head]);
 
     // Blocks are in row order, and each has its own rows of the outputs.
     let mut tasks = Vec::new();
     let (mut output_left, mut lse_left) = (output.as_mut_slice(), lse.as_mut_slice());
     let mut at = 0;
-    for span in trees.iter().flat_map(|tree| &tree.spans) {
+    let spans = trees.iter().enumerate().flat_map(|(i, tree)| tree.spans.iter().map(move |span| (i, span)));
+    for (tree, span) in spans {
+        let Seen { k, v } = seen(tree);
         for block in blocks(span, heads) {
             let first_row = span.queries.start + block.first;
             let (_, rest) = output_left.split_at_mut((first_row - at) * width);
@@ -34,10 +58,11 @@ pub fn forward(attended: &Attended) -> Result<Saved> {
             let (mine_lse, rest) = rest.split_at_mut(block.rows * heads.n_head);
             lse_left = rest;
             at = first_row + block.rows;
-            tasks.push((block, first_row, mine, mine_lse));
+            let inputs = Inputs { q, k, v, heads, precision };
+            tasks.push((inputs, block, first_row, mine, mine_lse));
         }
     }
-    tasks.into_par_iter().with_max_len(1).for_each(|(block, first_row, output, lse)| {
+    tasks.into_par_iter().with_max_len(1).for_each(|(inputs, block, first_row, output, lse)| {
         inputs.attend(&block, first_row, output, lse);
     });
     Ok(Saved { output: Tensor::new(output, (rows, width))?, lse })

@@ -22,7 +22,7 @@ use super::gemm::Precision;
 use crate::ops::Tensor;
 
 pub use backward::backward;
-pub use forward::forward;
+pub use forward::{forward, forward_after};
 
 /// The attention heads and how scores are computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +101,15 @@ pub struct Attended<'a> {
     pub precision: Precision,
     /// Determines which query sees which key.
     pub trees: &'a [TreeSpans],
+}
+
+/// The keys and values of one tree, apart from those of other trees: `[Tk, n_kv_head·head_dim]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Keys.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
 }
 
 /// The state that the forward pass saves for the backward pass.

@@ -1,0 +1,34 @@
+//! Rewards that a spec names, also those that need the base.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{AdapterUse, Base, TrainedWith};
+use crate::error::Result;
+use crate::model::decoder::Decoder;
+use crate::reward::{LogRatio, Reward, RewardModel, Spec};
+use crate::trainable::Policy;
+
+impl Base {
+    /// The reward of a spec. An adapter's is computed by `decoder`, which must be this base; a command may take `timeout`
+    /// for a call.
+    ///
+    /// # Errors
+    /// As [`Spec::plain`]; or if the adapter cannot be read or belongs to another base.
+    pub fn reward<'a>(
+        &self,
+        decoder: &'a Decoder,
+        spec: &Spec,
+        timeout: Duration,
+    ) -> Result<Box<dyn Reward + 'a>> {
+        let Spec::Adapter(directory) = spec else { return Ok(spec.plain(timeout)?) };
+        let purpose = AdapterUse { score: true, ..AdapterUse::default() };
+        let policy = Policy::of(self.adapter_for(Path::new(directory), purpose)?);
+        if policy.trained.score().is_some() {
+            let pad = self.tokenizer(None)?.padding();
+            return Ok(Box::new(RewardModel::new(decoder, policy, pad, spec.to_string())));
+        }
+        let objective = TrainedWith::of(Path::new(directory))?.objective.unwrap_or_default();
+        Ok(Box::new(LogRatio::new(decoder, policy, objective, spec.to_string())))
+    }
+}
