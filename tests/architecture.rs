@@ -30,6 +30,7 @@ const RANKS: &[(&str, u8)] = &[
     ("generate", 6),
     ("eval", 7),
     ("reward", 7),
+    ("rollout", 7),
     ("train", 8),
     ("config", 9),
     ("toolkit", 10),

@@ -33,6 +33,8 @@ mod merged;
 mod modified;
 #[path = "cli/objectives.rs"]
 mod objectives;
+#[path = "cli/on_policy.rs"]
+mod on_policy;
 #[path = "cli/reported.rs"]
 mod reported;
 #[path = "cli/resumed.rs"]

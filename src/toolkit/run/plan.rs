@@ -11,6 +11,7 @@ use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
+use crate::train::rollouts::paced;
 use crate::trainable::Policy;
 
 /// What a run would work on; all of it was checked to get this far.
@@ -70,8 +71,9 @@ pub(super) fn described(
 
 /// The steps and learning rates of a run.
 pub(super) fn course(config: &RunConfig, pairs: &Examples) -> Result<Course> {
-    let needs = config.objective.resolve()?.needs();
-    Ok(Course::new(&config.train, &config.lora, pairs.train.len(), needs))
+    let objective = config.objective.resolve()?;
+    let pace = paced(&config.train, config.drawing()?.as_ref(), &objective)?;
+    Ok(Course::new(&pace, &config.lora, pairs.train.len(), objective.needs()))
 }
 
 /// The tokens of the data and the memory that a run of so many trained parameters will take.

@@ -7,6 +7,7 @@ use crate::model::config::{LoraConfig, Reference};
 use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
 use crate::model::targets::LoraTargets;
+use crate::objective::OnPolicy;
 use crate::ops::svd::Iterations;
 use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
@@ -54,6 +55,12 @@ pub(super) fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
                 .into(),
         ));
     }
+    if config.drawing()?.is_some() && base.backend.is_some() {
+        return Err(Error::Config(
+            "rollout.reward is set: what the policy draws is trained on the processor only; set model.device: cpu (--device cpu)"
+                .into(),
+        ));
+    }
     let init = config.lora.init_lora_weights;
     match init {
         InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
@@ -77,7 +84,9 @@ pub(super) fn policy(
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
-    let rewards = config.objective.resolve()?.needs().rewards;
+    let objective = config.objective.resolve()?;
+    let rewards = objective.needs().rewards;
+    let has_values = matches!(objective.on_policy(), Some(OnPolicy::Proximal(_)));
     let (mut note, mut is_own) = (None, config.lora.reference == Reference::Init);
     if let Some(path) = &config.lora.init_from {
         policy.trained = base.adapter_for(path, AdapterUse { score: rewards, ..AdapterUse::default() })?;
@@ -86,7 +95,7 @@ pub(super) fn policy(
         is_own = config.train.sync_ref_model;
         (policy.trained, note) = initialised(config, (decoder, &policy), examples, adapters)?;
     }
-    if rewards && policy.trained.score().is_none() {
+    if (rewards || has_values) && policy.trained.score().is_none() {
         policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
     }
     // A reward model has no reference.
