@@ -2,6 +2,8 @@
 //!
 //! `tests/fuzz_corpus.rs` includes this file, so that the committed corpus is a regression test of the ordinary tests.
 
+mod data;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,10 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dpo_lora::adapter::{mlx, peft};
 use dpo_lora::config::{Recipe, RunConfig};
 use dpo_lora::data::gguf::TokenizerFiles;
-use dpo_lora::data::{
-    ChatTemplate, ChatTokenizer, DataConfig, Input, Message, RecordReader, RenderOptions, Schema,
-};
-use dpo_lora::data::{records, tokenize};
 use dpo_lora::model::decoder::Decoder;
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::gguf::GgufModel;
@@ -76,35 +74,35 @@ pub const TARGETS: &[Target] = &[
     Target { name: "reference", run: reference, slack: SMALL },
     // A few hundred bytes describe a thousand layers and the rotation of every feature of a head.
     Target { name: "config_json", run: config_json, slack: 4 << 20 },
-    Target { name: "records", run: records, slack: 2 << 20 },
+    Target { name: "records", run: data::records, slack: 2 << 20 },
     // A row may have 2^18 elements from a run of a few bytes, and a page 64 times its packed bytes.
-    Target { name: "parquet", run: parquet, slack: 32 << 20 },
-    Target { name: "csv", run: csv, slack: 2 << 20 },
+    Target { name: "parquet", run: data::parquet, slack: 32 << 20 },
+    Target { name: "csv", run: data::csv, slack: 2 << 20 },
     // An archive unpacks through a window of at most 128 MiB.
-    Target { name: "json", run: json, slack: 2 << 20 },
-    Target { name: "filter", run: filter, slack: 2 << 20 },
+    Target { name: "json", run: data::json, slack: 2 << 20 },
+    Target { name: "filter", run: data::filter, slack: 2 << 20 },
     // `lora.target_modules` may be a regular expression.
     Target { name: "run_config", run: run_config, slack: 16 << 20 },
     // A template's values may take 256 MiB, and one of them may be doubled.
-    Target { name: "template", run: template, slack: 257 << 20 },
-    Target { name: "tokenizer", run: tokenizer, slack: 64 << 20 },
-    Target { name: "vocabulary", run: vocabulary, slack: 64 << 20 },
-    Target { name: "dataset", run: dataset, slack: SMALL },
+    Target { name: "template", run: data::template, slack: 257 << 20 },
+    Target { name: "tokenizer", run: data::tokenizer, slack: 64 << 20 },
+    Target { name: "vocabulary", run: data::vocabulary, slack: 64 << 20 },
+    Target { name: "dataset", run: data::dataset, slack: SMALL },
 ];
 
-/// Runs a target on `data`.
+/// Runs a target on `input`.
 ///
 /// # Panics
 /// If the code under test panics, or asks for more memory at once than its input justifies.
-pub fn run(name: &str, data: &[u8]) {
+pub fn run(name: &str, input: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("a known target");
     // What is made once does not count.
     base();
-    characters();
+    data::characters();
     LARGEST.store(0, Ordering::Relaxed);
-    (target.run)(data);
-    let (largest, bound) = (LARGEST.load(Ordering::Relaxed), 2 * data.len() + target.slack);
-    assert!(largest <= bound, "{name}: {largest} bytes at once for {} bytes of input", data.len());
+    (target.run)(input);
+    let (largest, bound) = (LARGEST.load(Ordering::Relaxed), 2 * input.len() + target.slack);
+    assert!(largest <= bound, "{name}: {largest} bytes at once for {} bytes of input", input.len());
 }
 
 /// A directory of this process, in memory where there is one.
@@ -290,123 +288,6 @@ fn config_json(data: &[u8]) {
     }
 }
 
-/// The first byte says whether the rest is JSON Lines or one array.
-fn records(data: &[u8]) {
-    use dpo_lora::data::source::Input as Source;
-    let Some((which, bytes)) = data.split_first() else { return };
-    let path = put(if which % 2 == 0 { "records.jsonl" } else { "records.json" }, bytes);
-    let sources = dpo_lora::data::Sources::from(path.to_str().expect("a path"));
-    let inputs: Vec<Source> = dpo_lora::data::source::resolve(&sources).expect("a file");
-    for record in records::read(&inputs).take(100).flatten() {
-        let _ = tokenize(characters(), &record);
-    }
-    // By every schema, whether or not the columns are its own.
-    let readers = readers();
-    for row in inputs.iter().flat_map(|input| input.rows().into_iter().flatten()).take(10).flatten() {
-        for reader in &readers {
-            let _ = reader.read(row.clone());
-        }
-    }
-    let _ = records::load(&[Input::text("x", String::from_utf8_lossy(bytes).into_owned())]);
-}
-
-/// The rows of a file of the given name; a reader may not go on for ever.
-fn rows(name: &str, bytes: &[u8]) {
-    let path = put(name, bytes);
-    let sources = dpo_lora::data::Sources::from(path.to_str().expect("a path"));
-    for input in dpo_lora::data::source::resolve(&sources).expect("a file") {
-        let Ok(rows) = input.rows() else { continue };
-        let reader = RecordReader::default();
-        for row in rows.take(2000).flatten() {
-            let _ = reader.read(row);
-        }
-    }
-}
-
-fn parquet(data: &[u8]) {
-    rows("rows.parquet", data);
-}
-
-/// The first byte says whether the name is that of commas or tabs.
-fn csv(data: &[u8]) {
-    let Some((which, bytes)) = data.split_first() else { return };
-    rows(if which % 2 == 0 { "rows.csv" } else { "rows.tsv" }, bytes);
-}
-
-/// Texts whose kind their content tells, compressed ones too. The first byte says whether the name is that of JSON Lines.
-fn json(data: &[u8]) {
-    let Some((which, bytes)) = data.split_first() else { return };
-    rows(if which % 2 == 0 { "rows.json" } else { "lines.jsonl" }, bytes);
-}
-
-/// The first byte says whether the rest is a SentencePiece model or a tekken.json.
-fn vocabulary(data: &[u8]) {
-    let Some((which, bytes)) = data.split_first() else { return };
-    let name = if which % 2 == 0 { "tokenizer.model" } else { "tekken.json" };
-    let directory = place().join("vocabulary");
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).expect("a directory");
-    put(&format!("vocabulary/{name}"), bytes);
-    if let Ok(tokenizer) = ChatTokenizer::load(&directory, None) {
-        if let Ok(ids) = tokenizer.encode("The film, a <s>ü</s>\u{1F600}.", true) {
-            let _ = tokenizer.decode(&ids, true);
-        }
-        let _ = tokenizer.vocab_size();
-    }
-}
-
-/// A file of tokenized data. The hash at its end is made to fit, or nothing behind it would ever be looked at.
-fn dataset(data: &[u8]) {
-    // The sizes are in the last 24 bytes, behind the words.
-    let sizes = data.len().checked_sub(24);
-    let words = sizes.and_then(|at| Some(u64::from_le_bytes(*data[at..].first_chunk::<8>()?)));
-    let body = words.and_then(|words| {
-        let padded = usize::try_from(words.checked_add(words % 2)?.checked_mul(4)?).ok()?;
-        data.get(padded.checked_add(8)?..)
-    });
-    let hash = blake3::hash(body.unwrap_or_default());
-    let path = put("data.tokens", &[data, hash.as_bytes()].concat());
-    if let Ok((set, _)) = dpo_lora::data::Dataset::open(&path) {
-        for example in set.iter().take(1000) {
-            let _ = example.map(|example| example.longest());
-        }
-        let _ = set.fingerprint();
-    }
-}
-
-fn readers() -> Vec<RecordReader> {
-    let reader = |schema: &Schema| {
-        let mut config = DataConfig::new("x".into());
-        config.format = Some(schema.name().into());
-        RecordReader::new(&config).expect("a known format")
-    };
-    Schema::ALL.iter().map(reader).collect()
-}
-
-/// The first line is a condition, the rest the rows that it reads. `{old` at its beginning renames a column first.
-fn filter(data: &[u8]) {
-    let text = String::from_utf8_lossy(data);
-    let (condition, rows) = text.split_once('\n').unwrap_or((&text, "{}"));
-    let mut config = DataConfig::new("x".into());
-    if let Some((column, rest)) = condition.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
-        config.columns.0.insert("prompt".into(), Some(column.into()));
-        config.filter = Some(rest.into());
-    } else {
-        config.filter = Some(condition.into());
-    }
-    let _ = config.validate();
-    let Ok(reader) = RecordReader::new(&config) else { return };
-    let Ok(rows) = Input::text("x", rows.to_string()).rows() else { return };
-    for row in rows.take(100).flatten() {
-        let _ = reader.read(row);
-    }
-}
-
-fn characters() -> &'static ChatTokenizer {
-    static TOKENIZER: OnceLock<ChatTokenizer> = OnceLock::new();
-    TOKENIZER.get_or_init(|| ChatTokenizer::load(fixture("tokenizer"), None).expect("a tokenizer"))
-}
-
 fn run_config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(config) = RunConfig::from_yaml(text, "run.yaml", &[]) {
@@ -425,26 +306,5 @@ fn run_config(data: &[u8]) {
     // The first line as a setting, the rest as the file.
     if let Some((setting, text)) = text.split_once('\n') {
         let _ = RunConfig::from_yaml(text, "run.yaml", &[setting.to_string()]);
-    }
-}
-
-fn template(data: &[u8]) {
-    let Ok(source) = std::str::from_utf8(data) else { return };
-    let Ok(template) = ChatTemplate::at(source, 0) else { return };
-    let messages =
-        [Message::new("system", "be brief"), Message::new("user", "a <b> ü"), Message::new("assistant", "c")];
-    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(k, v)| (k.to_string(), v.to_string()));
-    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-    let _ = template.render(&messages.iter().collect::<Vec<_>>(), &tokens.into(), options);
-}
-
-/// The library's own panics become errors before the fuzzer's hook, which would end the process, hears of them.
-fn tokenizer(data: &[u8]) {
-    let Some((config, json)) = parts(data) else { return };
-    if let Ok(tokenizer) = ChatTokenizer::from_bytes(json, config, None) {
-        if let Ok(ids) = tokenizer.encode("The film, a <s>ü</s>\u{1F600}.", true) {
-            let _ = tokenizer.decode(&ids, true);
-        }
-        let _ = tokenizer.vocab_size();
     }
 }

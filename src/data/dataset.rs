@@ -238,6 +238,8 @@ impl Builder {
         file.tokens(&self.tokens)?;
         let tokens = self.written + self.tokens.len() as u64;
         let path = file.finish(tokens, &self.entries, &self.files, note)?;
+        // They are read from the file now, and would be in memory twice.
+        drop(self.entries);
         Ok(Dataset::open(&path)?.0)
     }
 

@@ -55,6 +55,8 @@ impl<'a> Tensors<'a> {
                 self.source.describe()
             )));
         }
+        // The system keeps the file's pages as long as it has room; the passes that need them bring them back.
+        weight.release();
         Ok(weight)
     }
 

@@ -43,6 +43,24 @@ impl Gradient {
         Ok(())
     }
 
+    /// Checks that `tensors` have its shape.
+    ///
+    /// # Errors
+    /// Returns an error if one has another.
+    pub(super) fn expect(&self, tensors: &[&Tensor]) -> Result<()> {
+        let fits =
+            |tensor: &Tensor| tensor.shape().1 == self.columns && tensor.numbers().len() == self.data.len();
+        match tensors.iter().find(|tensor| !fits(tensor)) {
+            None => Ok(()),
+            Some(other) => Err(Error::Model(format!(
+                "a gradient of {} numbers in {} columns for a tensor {:?}",
+                self.data.len(),
+                self.columns,
+                other.shape()
+            ))),
+        }
+    }
+
     /// Calls `change` on the same numbers viewed as rows of `columns`.
     ///
     /// # Errors

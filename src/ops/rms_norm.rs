@@ -41,6 +41,7 @@ vectorised! {
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn forward(x: &Tensor, gain: &[f32], eps: f64) -> Result<Tensor> {
+    x.expect_columns(gain.len())?;
     let (rows, width) = x.shape();
     let from = x.numbers();
     let row = |r: usize, y: &mut [f32]| forward_row(&from[r * width..(r + 1) * width], gain, eps as f32, y);
@@ -52,6 +53,8 @@ pub fn forward(x: &Tensor, gain: &[f32], eps: f64) -> Result<Tensor> {
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn backward(dx: &mut Gradient, dy: &Tensor, x: &Tensor, gain: &[f32], eps: f64) -> Result<()> {
+    dx.expect(&[x, dy])?;
+    x.expect_columns(gain.len())?;
     let width = dx.columns;
     let (x, dy) = (x.numbers(), dy.numbers());
     host::update_rows(&mut dx.data, width, |r, dx| {
@@ -86,5 +89,15 @@ mod tests {
         let want = oracle::gradients(&[&x], &dy, plain).unwrap();
         assert_same(&dx, &want[0], 1e-6, "dx");
         assert_finite_differences(&x, &dy, &dx, |x| forward(x, gain, 1e-5));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let (x, gain) = (noise(&[3, 4], 1), noise_of(5, 2));
+        assert!(forward(&x, &gain, 1e-5).is_err(), "five gains for four features");
+        let (dy, mut dx) = (noise(&[2, 4], 3), Gradient::zeros(3, 4));
+        assert!(backward(&mut dx, &dy, &x, &gain[..4], 1e-5).is_err(), "two rows for three");
+        assert!(backward(&mut dx, &x, &x, &gain, 1e-5).is_err(), "five gains for four features");
+        assert!(backward(&mut dx, &x, &x, &gain[..4], 1e-5).is_ok());
     }
 }

@@ -36,6 +36,18 @@ impl Tensor {
         (self.rows, self.columns)
     }
 
+    /// Checks that it has `columns` columns.
+    ///
+    /// # Errors
+    /// Returns an error if it has another number of them.
+    pub(super) fn expect_columns(&self, columns: usize) -> Result<()> {
+        if self.columns == columns {
+            Ok(())
+        } else {
+            Err(misfit(&format!("rows of {columns}"), self.shape()))
+        }
+    }
+
     /// Returns the numbers in row-major order.
     pub fn numbers(&self) -> &[f32] {
         &self.numbers

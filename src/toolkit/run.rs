@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU8;
 
 pub use self::examples::Examples;
 pub use self::inputs::Inputs;
+use self::policy::Start;
 use super::{Base, TrainedWith, companions};
 use crate::adapter::peft;
 use crate::config::RunConfig;
@@ -28,7 +29,7 @@ use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
 use crate::train::trainer::{Identity, Setup, Trainer};
-use crate::trainable::{Adapter as Kind, Policy};
+use crate::trainable::Policy;
 
 /// Tokens of each part of the first record that are shown.
 const FIRST_TOKENS: usize = 60;
@@ -67,9 +68,22 @@ pub fn expected_memory(
     base: &Base,
     sizes: impl Iterator<Item = (usize, usize, usize)>,
 ) -> Result<Memory> {
-    let loras = policy::modules(config, base)?;
-    let parameters = loras.iter().map(Kind::parameters).sum();
+    let parameters = Start::of(config, base)?.parameters();
     Ok(plan::memory_for(config, base, parameters, sizes))
+}
+
+/// Checks for a later stage what [`Run::new`] checks when it begins: that the device trains it, and that it fits into
+/// memory. `config` describes an adapter that is not there yet.
+///
+/// # Errors
+/// If the device does not train it, the adapter does not fit the base, or memory does not suffice.
+pub(super) fn foresee(mut config: RunConfig, base: &Base, examples: &Examples) -> Result<()> {
+    policy::check_device(&config, base)?;
+    let start = Start::of(&config, base)?;
+    if base.backend.is_some() {
+        return config.train.check_device().map(drop);
+    }
+    plan::fit(&mut config, base, start.parameters(), examples).map(drop)
 }
 
 impl<'a> Run<'a> {
@@ -110,14 +124,13 @@ impl<'a> Run<'a> {
         mut examples: Examples,
     ) -> Result<Self> {
         policy::check_device(&config, base)?;
-        let loras = policy::modules(&config, base)?;
-        let to_train = loras.iter().map(Kind::parameters).sum();
+        let start = Start::of(&config, base)?;
         if base.backend.is_none() {
-            let note = plan::fit(&mut config, base, to_train, &examples)?;
+            let note = plan::fit(&mut config, base, start.parameters(), &examples)?;
             examples.notes.extend(note);
         }
         let decoder = base.decoder()?;
-        let (policy, note) = policy::policy(&config, base, (&decoder, &examples), loras)?;
+        let (policy, note) = policy::policy(&config, base, (&decoder, &examples), start)?;
         examples.notes.extend(note);
         let on_device = decoder
             .is_on_device()

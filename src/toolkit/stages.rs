@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::run::Inputs;
+use super::run::{self, Inputs};
 use super::{Base, TrainedWith};
 use crate::adapter::peft;
 use crate::config::{Begins, RunConfig, Stage, Staged};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::model::initialisation::InitLoraWeights;
 use crate::train::run_dir;
 use crate::trainable::Adapters;
 
@@ -52,6 +53,11 @@ pub fn planned(staged: &Staged, base: &Base, resume: bool) -> Result<Vec<Planned
         let place = |error| located(&name, error);
         let inputs = Inputs::read(config, base, resume).map_err(place)?;
         inputs.check().map_err(place)?;
+        if index > 0 {
+            let finished = planned.last().is_some_and(|before| before.inputs.is_none());
+            let alone = alone(staged, index, &inputs.config, finished);
+            run::foresee(alone, base, &inputs.examples).map_err(place)?;
+        }
         date = date.or_else(|| inputs.config.data.chat_template_date.clone());
         planned.push(Planned { name, directory, inputs: Some(inputs) });
     }
@@ -125,12 +131,26 @@ fn check_stackable(staged: &Staged, base: &Base) -> Result<()> {
     Ok(())
 }
 
-/// Returns the configuration of a stage as if there were no stages before it, for an estimate of what it takes.
-pub fn alone(stage: &Stage, first: &Stage) -> RunConfig {
-    let mut config = stage.config.clone();
-    config.lora.init_from.clone_from(&first.config.lora.init_from);
-    config.model.adapter.clone_from(&first.config.model.adapter);
-    config
+/// Returns the configuration of stage `index`, which has become `config`, for an estimate of what it takes. Before the
+/// stages before it are `finished` their adapters are not there: a new one of the same size stands for the one that it
+/// continues.
+pub fn alone(staged: &Staged, index: usize, config: &RunConfig, finished: bool) -> RunConfig {
+    let mut alone = config.clone();
+    if finished {
+        return alone;
+    }
+    let first = &staged.stages[0].config;
+    alone.lora.init_from.clone_from(&first.lora.init_from);
+    alone.model.adapter.clone_from(&first.model.adapter);
+    let continues = |stage: &&Stage| stage.begins == Begins::Continue;
+    let before = staged.stages[1..=index].iter().rev().take_while(continues).count();
+    let begun_by = &staged.stages[index - before].config.lora;
+    if before > 0 && matches!(begun_by.init_lora_weights, InitLoraWeights::Pissa(_)) {
+        // A finished PiSSA is a LoRA of twice the rank.
+        alone.lora.r *= 2;
+        alone.lora.rank_pattern.values_mut().for_each(|rank| *rank *= 2);
+    }
+    alone
 }
 
 /// Writes the adapter that the stages end with to `adapter/` of the whole run: the last one, with the adapters that it is

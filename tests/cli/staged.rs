@@ -137,6 +137,62 @@ fn a_dry_run_lists_the_stages_and_writes_nothing() {
     assert!(!place.path("run").exists());
 }
 
+/// The numbers of trained parameters that a dry run states.
+fn parameters(text: &str) -> Vec<usize> {
+    let before = text.split(" parameters trained").filter_map(|part| part.rsplit(' ').next()?.parse().ok());
+    before.collect()
+}
+
+#[test]
+fn a_stage_after_pissa_is_described_with_the_adapter_that_it_gets() {
+    let place = Place::new();
+    let stages = json!([{"name": "sft", "lora": {"init_lora_weights": "pissa"}}, "dpo"]);
+    place.llama_recipe(&[("train.max_steps", json!(2)), ("stages", stages)]);
+    let described = |more: &[&str]| {
+        let ran = place.run(&[&TRAIN[..], &["--dry-run"], more].concat());
+        let found = parameters(&ran.stderr);
+        ran.ok();
+        found
+    };
+    let before = described(&[]);
+    let [first, second] = before[..] else { panic!("{before:?}") };
+    assert_eq!(second, 2 * first);
+    place.run(&TRAIN).ok();
+    // The second stage is unfinished, and its adapter is read.
+    std::fs::remove_dir_all(place.path("run/2-dpo")).unwrap();
+    std::fs::remove_dir_all(place.path("run/adapter")).unwrap();
+    assert_eq!(described(&["--resume"]), [second]);
+}
+
+#[test]
+fn a_later_stage_that_cannot_begin_stops_the_run_before_the_first() {
+    let place = Place::new();
+    let stages = json!(["sft", {"name": "dpo", "adapter": "stack", "lora": {"target_modules": ["lm_haed"]}}]);
+    place.llama_recipe(&[("train.max_steps", json!(2)), ("stages", stages)]);
+    let ran = place.run(&TRAIN);
+    assert!(ran.stderr.contains("stage dpo: ") && ran.stderr.contains("lm_haed"), "{}", ran.stderr);
+    assert_eq!(ran.code, Some(2));
+    assert!(!place.path("run/1-sft").exists(), "nothing was trained");
+}
+
+#[test]
+fn sft_is_evaluated_on_the_chosen_answers_however_they_are_held_out() {
+    let place = Place::new();
+    let data = fixture("pairs.jsonl");
+    for (name, eval) in [("file", json!(data)), ("part", json!(0.5))] {
+        place.llama_recipe(&[
+            ("output_dir", json!(name)),
+            ("data.eval", eval),
+            ("objective.loss_type", json!("sft")),
+            ("train.max_steps", json!(1)),
+        ]);
+        place.run(&TRAIN).ok();
+        let lines = place.metrics(name);
+        let evaluated = lines.iter().find(|line| line["eval_loss"].is_f64()).unwrap();
+        assert!(evaluated["eval_logps/rejected"].is_null(), "{name}: {evaluated}");
+    }
+}
+
 #[test]
 fn another_recipe_in_the_same_directory_is_refused() {
     let place = Place::new();

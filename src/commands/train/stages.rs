@@ -95,6 +95,7 @@ fn train(
 
 /// What each stage would do.
 fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool) -> Result<()> {
+    let mut finished = true;
     for (index, stage) in planned.into_iter().enumerate() {
         say_stage(staged, index, false);
         let Some(mut inputs) = stage.inputs else {
@@ -102,7 +103,8 @@ fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool
             continue;
         };
         // The adapters of earlier stages may not be there yet.
-        let alone = alone(&staged.stages[index], &staged.stages[0]);
+        let alone = alone(staged, index, &inputs.config, finished);
+        finished = false;
         inputs.config.lora = alone.lora;
         inputs.config.model.adapter = alone.model.adapter;
         let run = Run::of(inputs, base)?;

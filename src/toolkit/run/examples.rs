@@ -41,8 +41,6 @@ impl Examples {
             },
             Some(EvalSource::Fraction(fraction)) => split(found, *fraction, config.seed)?,
             Some(EvalSource::Sources(sources)) => {
-                // Evaluations also measure the answers that are not imitated.
-                let wanted = if wanted == Wanted::Preferred { Wanted::Whole } else { wanted };
                 let eval = reader.read_as(sources, &DataConfig { limit: None, ..data.clone() }, wanted)?;
                 let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
                 let notes = found.notes.into_iter().chain(notes).collect();

@@ -13,11 +13,40 @@ use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
 use crate::trainable::{Adapter as Kind, Adapters, Dora, Frozen, Lora, Pissa, Policy};
 
-/// The modules to train; none if an adapter is gone on with.
-pub(super) fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
-    if config.lora.init_from.is_some() {
-        return Ok(Vec::new());
+/// What a run trains, before it has values.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// New adapters.
+    New(Vec<Kind>),
+    /// The adapter of `lora.init_from`.
+    Continued(Adapters),
+}
+
+impl Start {
+    /// Reads or chooses what the configuration names.
+    pub(super) fn of(config: &RunConfig, base: &Base) -> Result<Self> {
+        match &config.lora.init_from {
+            Some(path) => {
+                // A reward model may go on with one.
+                let score = config.objective.resolve()?.needs().rewards;
+                let purpose = AdapterUse { score, ..AdapterUse::default() };
+                Ok(Self::Continued(base.adapter_for(path, purpose)?))
+            }
+            None => Ok(Self::New(modules(config, base)?)),
+        }
     }
+
+    /// Returns the number of trained parameters.
+    pub(super) fn parameters(&self) -> usize {
+        match self {
+            Self::New(adapters) => adapters.iter().map(Kind::parameters).sum(),
+            Self::Continued(adapters) => adapters.values().len(),
+        }
+    }
+}
+
+/// The modules to train.
+fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
     let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();
     let head = base.spec.head.as_ref().map(|head| head.module.clone());
     modules.extend(head.clone());
@@ -78,23 +107,24 @@ pub(super) fn policy(
     config: &RunConfig,
     base: &Base,
     (decoder, examples): (&Decoder, &Examples),
-    adapters: Vec<Kind>,
+    start: Start,
 ) -> Result<(Policy, Option<String>)> {
     let mut policy = Policy::default();
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
+    let (trained, note, is_own) = match start {
+        Start::Continued(adapters) => (adapters, None, config.lora.reference == Reference::Init),
+        Start::New(adapters) => {
+            let (new, note) = initialised(config, (decoder, &policy), examples, adapters)?;
+            // With B = 0 a copy is the base itself, until it moves.
+            (new, note, config.train.sync_ref_model)
+        }
+    };
+    policy.trained = trained;
     let objective = config.objective.resolve()?;
     let rewards = objective.needs().rewards;
     let has_values = matches!(objective.on_policy(), Some(OnPolicy::Proximal(_)));
-    let (mut note, mut is_own) = (None, config.lora.reference == Reference::Init);
-    if let Some(path) = &config.lora.init_from {
-        policy.trained = base.adapter_for(path, AdapterUse { score: rewards, ..AdapterUse::default() })?;
-    } else {
-        // With B = 0 a copy is the base itself, until it moves.
-        is_own = config.train.sync_ref_model;
-        (policy.trained, note) = initialised(config, (decoder, &policy), examples, adapters)?;
-    }
     if (rewards || has_values) && policy.trained.score().is_none() {
         policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
     }
