@@ -15,9 +15,12 @@ use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, ModelConfig, Reference};
 use crate::model::initialisation::InitLoraWeights;
 use crate::objective::{Objective, ObjectiveConfig};
+use crate::reward::Spec;
+use crate::rollout::{Drawing, RolloutConfig};
 use crate::train::batches;
 use crate::train::config::TrainConfig;
 use crate::train::optimizer::OptimizerKind;
+use crate::train::rollouts;
 use crate::train::watch::WatchConfig;
 
 use document::Document;
@@ -40,6 +43,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The loss.
     pub objective: ObjectiveConfig,
+    /// How completions are drawn, if the policy draws them.
+    pub rollout: RolloutConfig,
     /// The optimization.
     pub train: TrainConfig,
     /// What a run warns about.
@@ -56,6 +61,7 @@ impl RunConfig {
             lora: LoraConfig::default(),
             data: DataConfig::new(train.into()),
             objective: ObjectiveConfig::from(&Objective::default()),
+            rollout: RolloutConfig::default(),
             train: TrainConfig::default(),
             watch: WatchConfig::default(),
         }
@@ -114,6 +120,7 @@ impl RunConfig {
         problems.absorb(self.watch.validate());
         if let Ok(objective) = self.objective.resolve() {
             problems.absorb(batches::check(&self.train, objective.needs()));
+            self.check_rollouts(&objective, &mut problems);
         }
         let from_base = self.lora.init_from.is_some() && self.lora.reference == Reference::Base;
         let is_pissa = matches!(self.lora.init_lora_weights, InitLoraWeights::Pissa(_));
@@ -137,6 +144,56 @@ impl RunConfig {
         });
         self.check_evaluation(&mut problems);
         problems.finish()
+    }
+
+    /// Returns how completions are drawn; `None` if nothing is drawn.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the objective or the section is invalid.
+    pub fn drawing(&self) -> Result<Option<Drawing>> {
+        self.rollout.resolve(&self.objective.resolve()?)
+    }
+
+    /// Checks the rewards, and that what rollouts do not have is not set.
+    fn check_rollouts(&self, objective: &Objective, problems: &mut Problems) {
+        let drawing = match self.rollout.resolve(objective) {
+            Ok(Some(drawing)) => drawing,
+            Ok(None) => return,
+            Err(error) => return problems.absorb(Err(error)),
+        };
+        for (spec, _) in &drawing.rewards {
+            if let Err(error) = spec.parse::<Spec>() {
+                problems.add(format!("rollout.reward: {error}"));
+            }
+        }
+        if objective.on_policy().is_none() {
+            return;
+        }
+        problems.absorb(rollouts::paced(&self.train, Some(&drawing), objective).map(drop));
+        let unused = [
+            (
+                "data.eval",
+                self.data.eval.is_some(),
+                "rewards of drawn completions are in the metrics of every step",
+            ),
+            (
+                "train.max_tokens_per_batch",
+                self.train.max_tokens_per_batch.is_some(),
+                "set per_device_train_batch_size",
+            ),
+            (
+                "train.neftune_noise_alpha",
+                self.train.neftune_noise_alpha.is_some(),
+                "there is no noise on rollouts",
+            ),
+        ];
+        for (key, is_set, why) in unused {
+            problems.require(!is_set, || {
+                format!(
+                    "{key} is set, and objective.loss_type is one of drawn completions: {why}; set it to null"
+                )
+            });
+        }
     }
 
     /// Checks that settings that act on evaluations come with evaluations.

@@ -155,6 +155,7 @@ pub mod ops;
 pub mod random;
 pub mod report;
 pub mod reward;
+pub mod rollout;
 pub mod toolkit;
 pub mod train;
 pub mod trainable;

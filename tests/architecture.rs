@@ -33,6 +33,7 @@ const RANKS: &[(&str, u8)] = &[
     ("eval", 7),
     ("judge", 7),
     ("reward", 7),
+    ("rollout", 7),
     ("train", 8),
     ("config", 9),
     ("toolkit", 10),

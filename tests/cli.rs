@@ -35,6 +35,8 @@ mod merged;
 mod modified;
 #[path = "cli/objectives.rs"]
 mod objectives;
+#[path = "cli/on_policy.rs"]
+mod on_policy;
 #[path = "cli/prepared.rs"]
 mod prepared;
 #[path = "cli/published.rs"]

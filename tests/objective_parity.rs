@@ -124,8 +124,9 @@ fn every_loss_agrees_with_trl() {
         assert_eq!(cases.len(), 50, "{loss}");
         cases.iter().for_each(|case| compare(loss, case));
     }
-    // Every case of the fixture is used, and every loss has cases; `tests/reward_model.rs` follows a whole run of reward.
-    let of_logps = |loss: &&Loss| !loss.needs().rewards;
+    // Every case of the fixture is used, and every loss has cases; `tests/reward_model.rs` follows a whole run of reward,
+    // and `tests/on_policy.rs` has the losses of drawn completions.
+    let of_logps = |loss: &&Loss| !loss.needs().rewards && loss.on_policy().is_none();
     let ours: BTreeSet<String> = Loss::all().iter().filter(of_logps).map(Loss::name).collect();
     assert_eq!(families.into_keys().collect::<BTreeSet<_>>(), ours);
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Problems, Result, nearest};
 use crate::objective::ObjectiveConfig;
 
 /// Sections that a stage may have of its own.
-pub(super) const SECTIONS: [&str; 5] = ["lora", "data", "objective", "train", "watch"];
+pub(super) const SECTIONS: [&str; 6] = ["lora", "data", "objective", "rollout", "train", "watch"];
 
 /// Keys that are the same for all stages.
 pub(super) const COMMON: [&str; 3] = ["output_dir", "seed", "model"];

@@ -63,7 +63,7 @@ fn put_answers(row: &mut Map<String, Json>, record: &Record, answers: Vec<Json>,
             let name = if is_chat { "messages" } else { "text" };
             row.extend(answers.into_iter().map(|answer| (name.into(), answer)));
         }
-        Kind::Judged { .. } | Kind::Text | Kind::Mismatched => {
+        Kind::Judged { .. } | Kind::Text | Kind::Mismatched | Kind::Prompt => {
             row.extend(answers.into_iter().map(|answer| ("completion".into(), answer)));
             if let Kind::Judged { desirable } = record.kind {
                 row.insert("label".into(), desirable.into());

@@ -54,6 +54,8 @@ pub enum Kind {
     Text,
     /// A single completion that follows the prompt of another record.
     Mismatched,
+    /// A prompt without completions, which the policy completes itself.
+    Prompt,
 }
 
 impl Kind {
@@ -73,7 +75,7 @@ impl Kind {
             Self::Ranked => Role::Rank(index),
             Self::Judged { desirable: true } => Role::Desirable,
             Self::Judged { desirable: false } => Role::Undesirable,
-            Self::Text => Role::Text,
+            Self::Text | Self::Prompt => Role::Text,
             Self::Mismatched => Role::Mismatched,
         }
     }
@@ -82,7 +84,7 @@ impl Kind {
     pub fn label(self) -> f32 {
         match self {
             Self::Pair { label, .. } => label,
-            Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched => 1.0,
+            Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched | Self::Prompt => 1.0,
         }
     }
 
@@ -90,7 +92,7 @@ impl Kind {
     pub fn margin(self) -> f32 {
         match self {
             Self::Pair { margin, .. } => margin,
-            Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched => 0.0,
+            Self::Ranked | Self::Judged { .. } | Self::Text | Self::Mismatched | Self::Prompt => 0.0,
         }
     }
 
@@ -100,7 +102,7 @@ impl Kind {
             Self::Pair { .. } if index == 0 => "chosen".into(),
             Self::Pair { .. } => "rejected".into(),
             Self::Ranked => format!("completions[{index}]"),
-            Self::Judged { .. } | Self::Text | Self::Mismatched => "completion".into(),
+            Self::Judged { .. } | Self::Text | Self::Mismatched | Self::Prompt => "completion".into(),
         }
     }
 }

@@ -125,9 +125,8 @@ impl Ingest<'_> {
     fn example(&self, record: Record) -> Result<Ingested> {
         let tokenized = tokenize(self.tokenizer, &record)?;
         let mut example = tokenized.example;
-        // TRL gives a model without a padding token the EOS.
-        let pad = self.tokenizer.pad_id().or_else(|| self.tokenizer.eos_id());
-        let outcome = self.wanted.fit(&mut example, self.truncation, self.tokenizer.bos_id(), pad);
+        let (bos, pad) = (self.tokenizer.bos_id(), self.tokenizer.padding());
+        let outcome = self.wanted.fit(&mut example, self.truncation, bos, pad);
         if !matches!(outcome, Outcome::Dropped(_)) {
             // The tokenizer belongs to another model: no record is at fault.
             check_vocab(self.tokenizer, &example, self.vocab_size).map_err(|e| Error::Data(e.to_string()))?;

@@ -45,8 +45,8 @@ pub struct RecordReader {
     mixed: bool,
     columns: Columns,
     filter: Option<Filter>,
-    /// Whether `margin` is read.
-    margins: bool,
+    /// What is taken of the rows.
+    wanted: Wanted,
     /// The schema of each file and the line of its first row.
     seen: Mutex<BTreeMap<Arc<str>, (Schema, usize)>>,
 }
@@ -82,7 +82,7 @@ impl RecordReader {
             mixed,
             columns: columns.clone(),
             filter: filter.map_err(|error| Error::Config(format!("data.filter {error}")))?,
-            margins: false,
+            wanted: Wanted::Whole,
             seen: Mutex::default(),
         })
     }
@@ -90,7 +90,7 @@ impl RecordReader {
     /// Returns the reader of records that a run takes `wanted` of.
     #[must_use]
     pub fn wanting(self, wanted: Wanted) -> Self {
-        Self { margins: wanted == Wanted::Rewarded, ..self }
+        Self { wanted, ..self }
     }
 
     /// Reads a row. Returns `None` if the filter leaves it out. Columns that no schema reads are ignored, as TRL ignores
@@ -128,8 +128,11 @@ impl RecordReader {
         }
         self.columns.rename(&mut fields)?;
         let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
-        let margin = self.margins.then(|| fields.remove("margin")).flatten();
-        let (schema, mut draft) = schema::read(&mut fields, self.format)?;
+        let margin = (self.wanted == Wanted::Rewarded).then(|| fields.remove("margin")).flatten();
+        let (schema, mut draft) = match self.wanted {
+            Wanted::Prompts => schema::prompt(fields, self.format)?,
+            Wanted::Whole | Wanted::Preferred | Wanted::Rewarded => schema::read(&mut fields, self.format)?,
+        };
         if let Some(value) = margin.filter(|value| !value.is_null()) {
             draft.kind = with_margin(draft.kind, &value)?;
         }

@@ -30,7 +30,7 @@ pub struct Tokenized {
 pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized> {
     let here = |e: Error| record.origin.error(e.to_string());
     let Sequences { prompt, whole, lost } = sequences(tokenizer, &record.content).map_err(here)?;
-    let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(0);
+    let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(prompt.len());
     let example = Example {
         prompt: prompt[..border].to_vec(),
         completions: whole.iter().map(|sequence| sequence[border..].to_vec()).collect(),

@@ -186,6 +186,11 @@ impl ChatTokenizer {
         self.special_token("pad_token").and_then(|token| self.token_id(token))
     }
 
+    /// Returns the token that TRL pads with: the padding token, or the EOS of a tokenizer without one.
+    pub fn padding(&self) -> Option<u32> {
+        self.pad_id().or_else(|| self.eos_id())
+    }
+
     /// Whether [`encode`](Self::encode) with `add_special` adds BOS before the text.
     pub fn adds_bos(&self) -> bool {
         self.adds_bos

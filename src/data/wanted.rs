@@ -15,6 +15,8 @@ pub enum Wanted {
     /// Pairs for a reward model: with the column `margin`, without what stands behind the token at which the reward is
     /// read, and none that is too long (see [`Wanted::fit`]).
     Rewarded,
+    /// Only prompts, which the policy completes itself: of rows with answers, the answers are left out.
+    Prompts,
 }
 
 impl Wanted {
@@ -23,6 +25,7 @@ impl Wanted {
         match (needs.records, needs.rewards) {
             (_, true) => Self::Rewarded,
             (Records::Texts, false) => Self::Preferred,
+            (Records::Prompts, false) => Self::Prompts,
             (Records::Pairs | Records::Ranked | Records::Judged, false) => Self::Whole,
         }
     }
@@ -33,6 +36,7 @@ impl Wanted {
             Self::Whole => None,
             Self::Preferred => Some("preferred"),
             Self::Rewarded => Some("rewarded"),
+            Self::Prompts => Some("prompts"),
         }
     }
 
@@ -52,6 +56,16 @@ impl Wanted {
         if self == Self::Preferred && example.kind == Kind::PAIR {
             example.completions.truncate(1);
             example.kind = Kind::Text;
+        }
+        if self == Self::Prompts {
+            let outcome = Truncation { max_length: None, ..truncation }.apply(example, bos);
+            return match truncation.max_length.filter(|max| example.prompt.len() >= *max) {
+                Some(max) => Outcome::Dropped(format!(
+                    "its prompt of {} tokens leaves no room for a completion in max_length {max}",
+                    example.prompt.len()
+                )),
+                None => outcome,
+            };
         }
         if self != Self::Rewarded {
             return truncation.apply(example, bos);

@@ -91,6 +91,8 @@ pub struct HostTape {
     slopes: Option<Tensor>,
     /// The log of each scored row's sum of exponentials.
     normalizers: Vec<f32>,
+    /// The temperature of the distribution whose log-probs were read.
+    temperature: f64,
     /// The scored rows behind the final norm `[S, hidden]`, if the scalar head read them.
     normed: Option<Tensor>,
     /// For each completion, Σ_t (log p − log Σ p²), if it was asked for.
@@ -242,12 +244,13 @@ impl Decoder {
         Ok(self.read(batch, policy, pass, Readout::of(batch))?.scores(batch))
     }
 
-    fn score(
+    fn score_at(
         &self,
         hidden: &Tensor,
         head: &Linear,
         targets: &[u32],
         asked: Asked,
+        temperature: f64,
     ) -> Result<token_logps::TokenLogps> {
         let product = 2 * targets.len() * self.spec.hidden * self.spec.vocab_size;
         let (name, flop) = if asked.slopes {
@@ -255,7 +258,8 @@ impl Decoder {
         } else {
             ("token log-probs", product)
         };
-        timed(name, flop, || token_logps::forward_with(hidden, head, self.spec.logits, targets, asked))
+        let logits = self.spec.logits.at(temperature);
+        timed(name, flop, || token_logps::forward_with(hidden, head, logits, targets, asked))
     }
 
     /// Computes the logits `[rows.len(), vocab]` at rows of the batch.

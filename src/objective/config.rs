@@ -211,6 +211,13 @@ impl ObjectiveConfig {
                 ));
             }
         }
+        let drawn = losses.iter().find(|loss| loss.on_policy().is_some());
+        if let Some(drawn) = drawn.filter(|_| losses.len() > 1) {
+            problems.add(format!(
+                "objective.loss_type adds {} and others, and a loss of completions that the policy draws stands alone",
+                name(drawn)
+            ));
+        }
         self.check_divergence(losses, problems);
     }
 

@@ -34,6 +34,24 @@ pub enum Figure {
     LogOddsRatio,
     /// ORPO's log odds ratio of chosen to rejected.
     LogOddsChosen,
+    /// Reward of a drawn completion.
+    Reward,
+    /// Standard deviation of the rewards of a prompt's completions.
+    RewardStd,
+    /// Tokens of a drawn completion.
+    CompletionLength,
+    /// Share of drawn completions without an end token.
+    ClippedCompletions,
+    /// Share of ratios that are clipped.
+    ClipRatio,
+    /// −log π per drawn token, nats: an estimate of the entropy.
+    Entropy,
+    /// Loss of PPO's policy.
+    PolicyLoss,
+    /// Loss of PPO's values.
+    ValueLoss,
+    /// PPO's coefficient of the divergence.
+    KlCoef,
 }
 
 impl Figure {
@@ -44,6 +62,15 @@ impl Figure {
             Self::Kl => "kl",
             Self::LogOddsRatio => "log_odds_ratio",
             Self::LogOddsChosen => "log_odds_chosen",
+            Self::Reward => "reward",
+            Self::RewardStd => "reward_std",
+            Self::CompletionLength => "completions/mean_length",
+            Self::ClippedCompletions => "completions/clipped_ratio",
+            Self::ClipRatio => "clip_ratio/region_mean",
+            Self::Entropy => "entropy",
+            Self::PolicyLoss => "loss/policy_avg",
+            Self::ValueLoss => "loss/value_avg",
+            Self::KlCoef => "kl_coef",
         }
     }
 }
@@ -150,10 +177,16 @@ impl Metrics {
     }
 
     /// Adds to a figure a sum over `count` records or batches.
-    pub(super) fn note(&mut self, figure: Figure, sum: f64, count: u64) {
+    pub fn note(&mut self, figure: Figure, sum: f64, count: u64) {
         let (total, counted) = self.figures.entry(figure).or_default();
         *total += sum;
         *counted += count;
+    }
+
+    /// Adds `groups` prompts with this mean loss, of which there are no given completions.
+    pub fn add_loss(&mut self, mean: f64, groups: u64) {
+        self.groups += groups;
+        self.loss += mean * groups as f64;
     }
 
     /// Adds the contents of another accumulator (a later batch, another rank).

@@ -32,6 +32,9 @@
 //! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
 //! | `unlikelihood` | DPO 2305.18290, baseline | `unlikelihood_alpha` (no `beta`) | to compare with |
 //! | `reward` | 2203.02155 | `center_rewards_coefficient` (no `beta`) | a reward model: a scalar head instead of log-probs |
+//! | `grpo`, `dapo`, `bnpo`, `dr_grpo` | 2402.03300 | see `on_policy` | completions that the policy draws, with a reward |
+//! | `rloo` | 2402.14740 | see `on_policy` | the same |
+//! | `ppo` | 1707.06347 | see `on_policy` | the same, with a value head |
 //! | `sft` | | none at all | texts; or `[sigmoid, sft]` with a loss of pairs (its weight: TRL's former `rpo_alpha`) |
 //!
 //! `ld_alpha`, `use_weighting` and `beta_end` change any loss of pairs with a reference (`modifiers.rs`).
@@ -73,6 +76,7 @@ mod modifiers;
 mod nca_pair;
 mod nll;
 mod numbers;
+pub mod on_policy;
 mod orpo;
 mod pairs;
 mod plackett_luce;
@@ -110,6 +114,7 @@ pub use kto::Kto;
 pub use metrics::{Figure, Measure, Metrics};
 pub use modifiers::{BetaSchedule, Modifiers};
 pub use nca_pair::NcaPair;
+pub use on_policy::{Bnpo, Dapo, DrGrpo, Grpo, Ppo, Rloo};
 pub use orpo::Orpo;
 pub use plackett_luce::PlackettLuce;
 pub use reward::Reward;
@@ -124,6 +129,7 @@ pub use terms::{Needs, Records, Weighed};
 pub use unlikelihood::Unlikelihood;
 
 use crate::error::{Error, Problems, Result};
+use on_policy::{GroupRelative, Normalisation};
 use scored::groups;
 use terms::{Batch, Terms, is_estimate};
 
@@ -207,12 +213,51 @@ losses! {
     Unlikelihood,
     /// The Bradley–Terry loss of a reward model (Ouyang et al. 2022, arXiv 2203.02155).
     Reward,
+    /// Group relative policy optimization (Shao et al. 2024, arXiv 2402.03300).
+    Grpo,
+    /// GRPO with the mean over the tokens of a step (Yu et al. 2025, arXiv 2503.14476).
+    Dapo,
+    /// GRPO with the mean over the tokens of a micro-batch.
+    Bnpo,
+    /// GRPO without a bias by length (Liu et al. 2025, arXiv 2503.20783).
+    DrGrpo,
+    /// REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024, arXiv 2402.14740).
+    Rloo,
+    /// Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347).
+    Ppo,
 }
 
 impl Loss {
     /// Returns what the loss is computed from.
     pub fn needs(&self) -> Needs {
         self.terms().needs()
+    }
+}
+
+/// A loss of completions that the policy draws itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OnPolicy<'a> {
+    /// GRPO and its relatives.
+    Grouped(&'a GroupRelative, Normalisation),
+    /// RLOO.
+    LeaveOneOut(&'a Rloo),
+    /// PPO.
+    Proximal(&'a Ppo),
+}
+
+impl Loss {
+    /// Returns the loss if it is one of completions that the policy draws.
+    pub fn on_policy(&self) -> Option<OnPolicy<'_>> {
+        match self {
+            Self::Grpo(Grpo(loss)) => Some(OnPolicy::Grouped(loss, Grpo::NORMALISATION)),
+            Self::Dapo(Dapo(loss)) => Some(OnPolicy::Grouped(loss, Dapo::NORMALISATION)),
+            Self::Bnpo(Bnpo(loss)) => Some(OnPolicy::Grouped(loss, Bnpo::NORMALISATION)),
+            Self::DrGrpo(DrGrpo(loss)) => Some(OnPolicy::Grouped(loss, DrGrpo::NORMALISATION)),
+            Self::Rloo(loss) => Some(OnPolicy::LeaveOneOut(loss)),
+            Self::Ppo(loss) => Some(OnPolicy::Proximal(loss)),
+            // The others are losses of given completions.
+            _ => None,
+        }
     }
 }
 
@@ -321,6 +366,11 @@ impl Objective {
         }
     }
 
+    /// Returns the loss of completions that the policy draws, if it is one.
+    pub fn on_policy(&self) -> Option<OnPolicy<'_>> {
+        self.losses.iter().find_map(|(loss, _)| loss.on_policy())
+    }
+
     /// Returns the implicit reward of a completion, from the first loss that has one.
     pub fn reward(&self, completion: &Scored) -> Option<f64> {
         self.losses.iter().find_map(|(loss, _)| loss.terms().reward(completion))
@@ -373,8 +423,10 @@ mod tests {
 
     /// Every loss with its defaults, and with parameters that reach its other branches.
     fn every_loss() -> Vec<Loss> {
-        let mut losses: Vec<Loss> =
-            Loss::all().into_iter().filter(|loss| !matches!(loss, Loss::ExoPair(_))).collect();
+        let mut losses: Vec<Loss> = Loss::all()
+            .into_iter()
+            .filter(|loss| !matches!(loss, Loss::ExoPair(_)) && loss.on_policy().is_none())
+            .collect();
         losses.extend([
             ExoPair { label_smoothing: 1e-3, ..ExoPair::default() }.into(),
             ExoPair { beta: 0.7, label_smoothing: 0.2, ..ExoPair::default() }.into(),

@@ -41,6 +41,8 @@ pub enum Records {
     Judged,
     /// A completion to imitate: a text of its own, or the chosen one of a pair.
     Texts,
+    /// A prompt, which the policy completes itself.
+    Prompts,
 }
 
 impl Records {

@@ -31,6 +31,15 @@ impl Default for LogitShape {
     }
 }
 
+impl LogitShape {
+    /// Returns the shape of the logits divided by a temperature: `l/T = (c/T)·tanh((z/T)/(c/T))`.
+    #[must_use]
+    pub fn at(self, temperature: f64) -> Self {
+        let by = temperature as f32;
+        Self { scale: self.scale / by, softcap: self.softcap.map(|softcap| softcap / by) }
+    }
+}
+
 /// Log-probs of the targets, and their gradients by row.
 #[derive(Debug)]
 pub struct TokenLogps {

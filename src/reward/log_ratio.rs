@@ -1,5 +1,7 @@
 //! The implicit reward of an adapter: β·(log π − log π_ref) (Rafailov et al. 2023, arXiv 2305.18290, eq. 5).
 
+use std::borrow::Borrow;
+
 use super::{Reward, Sample};
 use crate::data::{Example, Kind, Origin, PackedBatch};
 use crate::error::Result;
@@ -13,17 +15,17 @@ const BATCH: usize = 16;
 
 /// The log-ratio of an adapter to its base, by the loss that the adapter was trained with. The tokens are those of the
 /// sample, so the adapter's base must have the sample's tokenizer.
-pub struct LogRatio<'a> {
+pub struct LogRatio<'a, P = Policy> {
     decoder: &'a Decoder,
-    policy: Policy,
+    policy: P,
     objective: Objective,
     name: String,
 }
 
-impl<'a> LogRatio<'a> {
+impl<'a, P: Borrow<Policy>> LogRatio<'a, P> {
     /// The reward of `policy` over the base of `decoder`. The first loss of `objective` gives β; a loss without an
     /// implicit reward counts as DPO with its default β.
-    pub fn new(decoder: &'a Decoder, policy: Policy, objective: Objective, name: impl Into<String>) -> Self {
+    pub fn new(decoder: &'a Decoder, policy: P, objective: Objective, name: impl Into<String>) -> Self {
         Self { decoder, policy, objective, name: name.into() }
     }
 
@@ -45,8 +47,8 @@ impl<'a> LogRatio<'a> {
             }
         }
         let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
-        let logps = self.decoder.logps(&packed, &self.policy, Pass::Policy)?;
-        let reference = self.decoder.logps(&packed, &self.policy, Pass::Reference)?;
+        let logps = self.decoder.logps(&packed, self.policy.borrow(), Pass::Policy)?;
+        let reference = self.decoder.logps(&packed, self.policy.borrow(), Pass::Reference)?;
         let tokens = packed.scored.iter().map(std::ops::Range::len);
         let reward = |((logp, ref_logp), tokens): ((&f64, &f64), usize)| {
             let (logp, ref_logp) = (*logp, Some(*ref_logp));
@@ -59,7 +61,7 @@ impl<'a> LogRatio<'a> {
     }
 }
 
-impl Reward for LogRatio<'_> {
+impl<P: Borrow<Policy>> Reward for LogRatio<'_, P> {
     fn name(&self) -> String {
         self.name.clone()
     }

@@ -6,6 +6,7 @@
 mod best_of;
 mod command;
 mod log_ratio;
+mod model;
 mod pattern;
 mod spec;
 mod tiny_reviews;
@@ -16,6 +17,7 @@ use crate::generate::Completion;
 pub use best_of::{best, expected_best, kl_bound};
 pub use command::Command;
 pub use log_ratio::LogRatio;
+pub use model::RewardModel;
 pub use pattern::Pattern;
 pub use spec::Spec;
 pub use tiny_reviews::TinyReviews;

@@ -16,7 +16,8 @@ pub enum Spec {
     Regex(String),
     /// [`Command`]: a program with its arguments, which scores JSON lines.
     Command(String),
-    /// [`LogRatio`](super::LogRatio): the implicit reward of the adapter in this directory.
+    /// The adapter in this directory: [`RewardModel`](super::RewardModel) if it is one, else its implicit reward
+    /// ([`LogRatio`](super::LogRatio)).
     Adapter(String),
     /// [`TinyReviews`]: the share of favourable words.
     TinyReviews,

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Base, TrainedWith};
+use super::{AdapterUse, Base, TrainedWith};
 use crate::error::Result;
 use crate::model::decoder::Decoder;
-use crate::reward::{LogRatio, Reward, Spec};
+use crate::reward::{LogRatio, Reward, RewardModel, Spec};
 use crate::trainable::Policy;
 
 impl Base {
@@ -22,7 +22,12 @@ impl Base {
         timeout: Duration,
     ) -> Result<Box<dyn Reward + 'a>> {
         let Spec::Adapter(directory) = spec else { return Ok(spec.plain(timeout)?) };
-        let policy = Policy::of(self.adapter(Path::new(directory), false)?);
+        let purpose = AdapterUse { score: true, ..AdapterUse::default() };
+        let policy = Policy::of(self.adapter_for(Path::new(directory), purpose)?);
+        if policy.trained.score().is_some() {
+            let pad = self.tokenizer(None)?.padding();
+            return Ok(Box::new(RewardModel::new(decoder, policy, pad, spec.to_string())));
+        }
         let objective = TrainedWith::of(Path::new(directory))?.objective.unwrap_or_default();
         Ok(Box::new(LogRatio::new(decoder, policy, objective, spec.to_string())))
     }

@@ -5,6 +5,7 @@ mod inputs;
 mod on_device;
 mod plan;
 mod policy;
+mod rollout;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -195,7 +196,8 @@ impl<'a> Run<'a> {
         if let Some(directory) = config.train.reference_cache.directory("reference") {
             log::debug!("cache of reference log-probs: {}", directory.display());
         }
-        let (reference, damage) = reference_cache(&config.train, &reference_policy);
+        let rollouts = rollout::source(&config, base)?;
+        let (reference, damage) = reference_cache(&config.train, &reference_policy, rollouts.is_some());
         notes.extend(damage);
         let objective = config.objective.resolve()?;
         // Pairs whose tails are scored apart have entries of their own in the cache.
@@ -219,6 +221,7 @@ impl<'a> Run<'a> {
             watch: config.watch.clone(),
             dropout: config.lora.lora_dropout,
             seed: config.seed,
+            rollouts,
             reference,
             origin,
             card,
@@ -302,9 +305,9 @@ fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Resu
     Ok(notes)
 }
 
-/// Where reference log-probs are kept: nowhere on disk if the reference moves.
-fn reference_cache(config: &TrainConfig, policy: &str) -> (ReferenceCache, Option<String>) {
-    match config.reference_cache.directory("reference").filter(|_| !config.sync_ref_model) {
+/// Where reference log-probs are kept: nowhere on disk if the reference moves or the policy draws its completions.
+fn reference_cache(config: &TrainConfig, policy: &str, draws: bool) -> (ReferenceCache, Option<String>) {
+    match config.reference_cache.directory("reference").filter(|_| !config.sync_ref_model && !draws) {
         Some(directory) => ReferenceCache::in_file(directory.join(format!("{policy}.logps"))),
         None => (ReferenceCache::in_memory(), None),
     }

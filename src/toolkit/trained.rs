@@ -70,11 +70,15 @@ impl TrainedWith {
     }
 
     /// Returns the settings of an adapter that is a reward model or is not. One of another program has the loss of its
-    /// kind.
+    /// kind. What was trained on drawn completions has no loss of given ones.
     ///
     /// # Errors
     /// If they are of an adapter of the other kind.
     pub(crate) fn fitting(mut self, is_reward: bool) -> Result<Self> {
+        // Given pairs have no such loss: they are evaluated as by an adapter whose loss is not known.
+        if self.objective.as_ref().is_some_and(|objective| objective.on_policy().is_some()) {
+            self.objective = None;
+        }
         match &self.objective {
             Some(objective) if objective.needs().rewards && !is_reward => Err(Error::Adapter(
                 "the settings are those of a reward model, and the adapter has no scalar head (score)".into(),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::best::Best;
 use super::optimizer::Optimizer;
+use super::rollouts::Held;
 use super::watch::Watch;
 use super::window::Window;
 use crate::adapter::peft;
@@ -21,6 +22,7 @@ use crate::data::sampler::SamplerState;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::spec::DecoderSpec;
+use crate::objective::on_policy::AdaptiveKl;
 use crate::trainable::store::{Moment, Numbers};
 use crate::trainable::{Adapters, Policy, Store};
 
@@ -29,6 +31,8 @@ const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The trained adapter, a PEFT directory.
 pub const ADAPTER: &str = "adapter";
+/// The trained adapter with PPO's value head, a PEFT directory; only if there is one.
+pub const VALUE: &str = "value";
 /// The reference's own adapter, a PEFT directory; only if the reference moves.
 pub const REFERENCE: &str = "reference";
 
@@ -57,6 +61,12 @@ pub struct State {
     pub skipped_in_a_row: u32,
     /// State of the watchdogs.
     pub watch: Watch,
+    /// Completions that are to be learned from again.
+    #[serde(default)]
+    pub held: Option<Held>,
+    /// PPO's coefficient of the divergence.
+    #[serde(default)]
+    pub kl_coef: Option<AdaptiveKl>,
     /// The resolved configuration, as YAML.
     pub config: String,
     /// Fingerprint of the data: BLAKE3 over the ids of the examples.
@@ -124,8 +134,8 @@ fn moments(store: &Store) -> Result<Vec<u8>> {
 /// Returns the BLAKE3 hash of every file of a checkpoint except the manifest, by path within the checkpoint.
 fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
     let mut names = vec![STATE.to_string(), OPTIMIZER.to_string()];
-    let moving = checkpoint.join(REFERENCE).exists();
-    for directory in std::iter::once(ADAPTER).chain(moving.then_some(REFERENCE)) {
+    let others = [REFERENCE, VALUE].into_iter().filter(|directory| checkpoint.join(directory).exists());
+    for directory in std::iter::once(ADAPTER).chain(others) {
         names.extend([peft::CONFIG, peft::WEIGHTS].map(|file| format!("{directory}/{file}")));
     }
     names
@@ -218,7 +228,9 @@ pub fn restore(
     policy: &mut Policy,
     optimizer: &mut Optimizer,
 ) -> Result<()> {
-    restore_values(&checkpoint.join(ADAPTER), spec, &mut policy.trained)?;
+    let valued = checkpoint.join(VALUE);
+    let trained = if valued.exists() { valued } else { checkpoint.join(ADAPTER) };
+    restore_values(&trained, spec, &mut policy.trained)?;
     if checkpoint.join(REFERENCE).exists() {
         let moving = policy.reference_only_mut();
         let none = || Error::Train(format!("{} has a reference that moves", checkpoint.display()));

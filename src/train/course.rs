@@ -173,6 +173,8 @@ impl Course {
             (Records::Judged, _) => "judged answers",
             (Records::Texts, 1) => "text",
             (Records::Texts, _) => "texts",
+            (Records::Prompts, 1) => "prompt",
+            (Records::Prompts, _) => "prompts",
         }
     }
 }

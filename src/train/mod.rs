@@ -13,6 +13,7 @@ pub mod memory;
 pub mod optimizer;
 pub mod plan;
 pub mod reference;
+pub mod rollouts;
 pub mod run_dir;
 pub mod samples;
 pub mod schedule;

@@ -15,6 +15,7 @@ use crate::random::Stream;
 use crate::trainable::{Dropout, Policy};
 
 /// The settings of a step.
+#[derive(Clone, Copy)]
 pub struct Settings<'a> {
     /// The loss.
     pub objective: &'a Objective,

@@ -1,5 +1,6 @@
 //! The training loop.
 
+mod drawing;
 mod evaluating;
 mod keeping;
 mod records;
@@ -17,6 +18,7 @@ use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::reference::ReferenceCache;
+use super::rollouts::{self, RolloutSource};
 use super::samples::Samples;
 use super::schedule::Schedule;
 use super::step::{self, Outcome, Settings};
@@ -29,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::eval::preference::{self, Evaluation};
 use crate::model::decoder::Decoder;
 use crate::model::noise::Noise;
-use crate::objective::Objective;
+use crate::objective::{Metrics, Needs, Objective, OnPolicy, Records};
 use crate::ops::profile;
 use crate::random::Stream;
 use crate::report::{Event, Reporter};
@@ -58,6 +60,8 @@ pub struct Setup {
     pub dropout: f64,
     /// The seed for shuffling and dropout.
     pub seed: u64,
+    /// Where completions and their rewards come from, if the policy draws them.
+    pub rollouts: Option<RolloutSource>,
     /// Where reference log-probs are kept.
     pub reference: ReferenceCache,
     /// What the adapter's metadata record about its base.
@@ -121,13 +125,16 @@ impl Trainer {
             }
         }
         let needs = setup.objective.needs();
-        if needs.rewards && setup.policy.trained.score().is_none() {
-            return Err(Error::Train("a reward model needs an adapter with a scalar head".into()));
+        let has_values = matches!(setup.objective.on_policy(), Some(OnPolicy::Proximal(_)));
+        if (needs.rewards || has_values) && setup.policy.trained.score().is_none() {
+            return Err(Error::Train("a reward model and PPO need an adapter with a scalar head".into()));
         }
-        for examples in [&setup.train, &setup.eval] {
-            records::check(examples, needs)?;
-        }
-        let config = &setup.config;
+        let drawing = setup.rollouts.as_ref().map(|source| &source.drawing);
+        let of_train = if drawing.is_some() { Records::Prompts } else { needs.records };
+        records::check(&setup.train, Needs { records: of_train, ..needs })?;
+        records::check(&setup.eval, needs)?;
+        let pace = rollouts::paced(&setup.config, drawing, &setup.objective)?;
+        let config = &pace;
         batches::check(config, needs)?;
         let seed = config.shuffle.then_some(setup.seed);
         let mut sampler = Sampler::new(setup.train.len(), config.per_device_train_batch_size, seed)?;
@@ -280,11 +287,10 @@ impl Trainer {
     }
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
-        let (batches, probe) = self.next_batches()?;
-        let Setup { decoder, policy, config, objective, reference, dropout, seed, .. } = &mut self.setup;
+        let Setup { config, objective, dropout, seed, .. } = &self.setup;
         let step = self.state.step;
         let learning_rate = self.schedule.lr(step);
-        let objective = objective.at(step as f64 / (self.total_steps - 1).max(1) as f64)?;
+        let objective = objective.at(step as f64 / (self.total_steps - 1).max(1) as f64)?.into_owned();
         let noise = config
             .neftune_noise_alpha
             .map(|alpha| Noise { alpha, stream: Stream::new(*seed, "neftune").child(step) });
@@ -297,9 +303,10 @@ impl Trainer {
             recompute: config.gradient_checkpointing == Recompute::On,
             noise,
         };
-        let optimizer = &mut self.optimizer;
-        let outcome =
-            profile::step(|| step::run(decoder, policy, optimizer, reference, &batches, &settings))?;
+        let (outcome, probe) = match objective.on_policy() {
+            Some(loss) => (self.drawn_step(loss, &settings)?, None),
+            None => self.given_step(&settings)?,
+        };
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();
@@ -316,14 +323,30 @@ impl Trainer {
         self.account(&outcome, learning_rate, reporter)
     }
 
+    /// Runs one step on given completions, or on pairs of drawn ones. Returns also the index of the first record.
+    fn given_step(&mut self, settings: &Settings) -> Result<(Outcome, Option<usize>)> {
+        let mut metrics = Metrics::default();
+        let (batches, probe) = self.next_batches(&mut metrics)?;
+        let Setup { decoder, policy, reference, .. } = &mut self.setup;
+        let optimizer = &mut self.optimizer;
+        let mut outcome =
+            profile::step(|| step::run(decoder, policy, optimizer, reference, &batches, settings))?;
+        outcome.metrics.merge(&metrics);
+        Ok((outcome, probe))
+    }
+
     /// Returns the micro-batches of the next step and the index of their first pair. Accumulation does not cross the
     /// end of an epoch.
-    fn next_batches(&mut self) -> Result<(Vec<PackedBatch>, Option<usize>)> {
+    fn next_batches(&mut self, metrics: &mut Metrics) -> Result<(Vec<PackedBatch>, Option<usize>)> {
         let (mut batches, mut first) = (Vec::new(), None);
-        for _ in 0..self.setup.config.gradient_accumulation_steps.max(1) {
-            let indices = self.sampler.next_batch();
-            first = first.or(indices.first().copied());
-            let examples = self.setup.train.gather(&indices)?;
+        for part in 0..self.setup.config.gradient_accumulation_steps.max(1) {
+            let examples = if self.setup.rollouts.is_some() {
+                self.drawn_pairs(part as u64, metrics)?
+            } else {
+                let indices = self.sampler.next_batch();
+                first = first.or(indices.first().copied());
+                self.setup.train.gather(&indices)?
+            };
             let examples: Vec<&Example> = examples.iter().collect();
             let most = self.setup.config.max_tokens_per_batch;
             let (needs, longest) = (self.setup.objective.needs(), self.longest);

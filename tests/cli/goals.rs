@@ -48,11 +48,16 @@ fn write_data(place: &Place) {
     lines("pairs.jsonl", pairs);
 }
 
-/// What an adapter does to 100 held-out pairs: the share told apart by reward, and perplexities before and after.
+/// What an adapter does to 100 held-out pairs: the share told apart by reward, and perplexities before and after. A reward
+/// model has no perplexities.
 fn scored(place: &Place) -> [f64; 3] {
     let args = ["score", "--base", "tiny-reviews", "--adapter", "run/adapter", "--data", "held_out.jsonl"];
     let lines = place.run(&args).json();
     let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
+    if lines.iter().all(|line| line["chosen_reward"].is_f64()) {
+        let right = |line: &&Value| number(line, "chosen_reward") > number(line, "rejected_reward");
+        return [lines.iter().filter(right).count() as f64 / lines.len() as f64, f64::NAN, f64::NAN];
+    }
     let moved = |line: &Value, side: &str| {
         number(line, &format!("{side}_logp")) - number(line, &format!("ref_{side}_logp"))
     };
@@ -70,12 +75,13 @@ fn every_loss_reaches_its_goal_on_the_quickstart() {
         std::fs::read_to_string(format!("{}/examples/tiny-reviews/eval.jsonl", env!("CARGO_MANIFEST_DIR")));
     place.write("held_out.jsonl", held_out.unwrap().lines().take(100).collect::<Vec<_>>().join("\n"));
     println!("| loss | told apart | perplexity of chosen answers, before and after |\n|---|---|---|");
-    for loss in Loss::all() {
+    // Losses of completions that the policy draws need a reward; cli/on_policy.rs runs them.
+    for loss in Loss::all().into_iter().filter(|loss| loss.needs().records != Records::Prompts) {
         let (name, Needs { records, .. }) = (loss.name(), loss.needs());
         let data = match records {
             Records::Judged => "judged.jsonl",
             Records::Ranked => "ranked.jsonl",
-            Records::Pairs | Records::Texts => "pairs.jsonl",
+            Records::Pairs | Records::Texts | Records::Prompts => "pairs.jsonl",
         };
         let batch = if records == Records::Judged { 16 } else { 8 };
         let recipe = json!({

@@ -25,7 +25,7 @@ import datasets
 import torch
 import transformers
 
-import bpe, compose, loss_cases, models, old_configs, optim_cases, scores, templates, tokens, trl_objectives, trl_reward, trl_runs
+import bpe, compose, loss_cases, models, old_configs, on_policy_cases, optim_cases, scores, templates, tokens, trl_objectives, trl_reward, trl_runs
 from files import write_json
 
 PARTS = {
@@ -40,6 +40,7 @@ PARTS = {
     "conservative": optim_cases.make_conservative,
     "losses": loss_cases.make_losses,
     "modifiers": loss_cases.make_modifiers,
+    "on-policy": on_policy_cases.make_on_policy,
     "trl": trl_runs.make_trl_runs,
     "objectives": trl_objectives.make_objective_runs,
     "reward": trl_reward.make_reward_runs,

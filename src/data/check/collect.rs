@@ -118,6 +118,7 @@ impl Collected {
             Kind::Judged { .. } => "judged answer",
             Kind::Text => "text",
             Kind::Mismatched => "mismatched answer",
+            Kind::Prompt => "prompt",
         };
         let form = if measured.is_chat { "messages" } else { "strings" };
         *self.kinds.entry(format!("{name} ({form})")).or_default() += 1;
@@ -129,7 +130,7 @@ impl Collected {
             }
             Kind::Judged { desirable: true } => self.judged.0 += 1,
             Kind::Judged { desirable: false } => self.judged.1 += 1,
-            Kind::Ranked | Kind::Text | Kind::Mismatched => {}
+            Kind::Ranked | Kind::Text | Kind::Mismatched | Kind::Prompt => {}
         }
     }
 
@@ -176,6 +177,6 @@ fn field(kind: Kind, index: usize) -> &'static str {
     match kind {
         Kind::Pair { .. } if index == 0 => "chosen",
         Kind::Pair { .. } => "rejected",
-        Kind::Ranked | Kind::Judged { .. } | Kind::Text | Kind::Mismatched => "completion",
+        Kind::Ranked | Kind::Judged { .. } | Kind::Text | Kind::Mismatched | Kind::Prompt => "completion",
     }
 }

@@ -59,6 +59,7 @@ fn kind(kind: Kind) -> &'static [u8] {
         Kind::Judged { .. } => b"judged",
         Kind::Text => b"text",
         Kind::Mismatched => b"mismatched",
+        Kind::Prompt => b"prompt",
     }
 }
 
@@ -75,7 +76,7 @@ fn order(kind: Kind, answers: &[u64]) -> u32 {
             });
         }) as u32,
         Kind::Judged { desirable } => u32::from(desirable),
-        Kind::Text | Kind::Mismatched => 0,
+        Kind::Text | Kind::Mismatched | Kind::Prompt => 0,
     }
 }
 

@@ -63,6 +63,7 @@ impl Entry {
             2 => Kind::Judged { desirable: true },
             3 => Kind::Judged { desirable: false },
             4 => Kind::Text,
+            7 => Kind::Prompt,
             6 => Kind::Pair { label: 1.0, margin: self.label },
             _ => Kind::Mismatched,
         }
@@ -128,5 +129,6 @@ fn code(kind: Kind) -> u32 {
         Kind::Judged { desirable: false } => 3,
         Kind::Text => 4,
         Kind::Mismatched => 5,
+        Kind::Prompt => 7,
     }
 }

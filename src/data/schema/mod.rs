@@ -11,6 +11,7 @@ mod graded;
 mod lost;
 mod name;
 mod preference;
+mod prompt;
 mod rankings;
 mod sharegpt;
 mod table;
@@ -20,4 +21,5 @@ pub use name::Schema;
 pub use table::required_columns;
 
 pub(super) use draft::Draft;
+pub(super) use prompt::prompt;
 pub(super) use table::read;

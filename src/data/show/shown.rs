@@ -135,6 +135,7 @@ fn kind(kind: Kind) -> String {
         Kind::Judged { desirable: false } => "judged answer, undesirable".into(),
         Kind::Text => "text".into(),
         Kind::Mismatched => "mismatched answer".into(),
+        Kind::Prompt => "prompt".into(),
     }
 }
 

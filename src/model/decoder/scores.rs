@@ -14,18 +14,20 @@ use crate::ops::token_logps::{self, Asked};
 use crate::trainable::Policy;
 
 /// What is read from the scored rows of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Readout {
     /// The log-probs of the targets.
     pub logps: bool,
     /// The outputs of the trained scalar head.
     pub values: bool,
+    /// The temperature of the distribution whose log-probs are read.
+    pub temperature: f64,
 }
 
 impl Readout {
     /// What the completions of a batch are scored by.
     pub fn of(batch: &PackedBatch) -> Self {
-        Self { logps: !batch.rewarded, values: batch.rewarded }
+        Self { logps: !batch.rewarded, values: batch.rewarded, temperature: 1.0 }
     }
 }
 
@@ -60,7 +62,8 @@ impl Decoder {
         let logps = match readout.logps {
             true => {
                 let head = self.head_of(&context)?;
-                self.score(&normed, &head, &batch.scored_targets, Asked::default())?.logps
+                self.score_at(&normed, &head, &batch.scored_targets, Asked::default(), readout.temperature)?
+                    .logps
             }
             false => Vec::new(),
         };
@@ -100,7 +103,8 @@ impl Decoder {
         let (mut slopes, mut normalizers, mut sums_aligned) = (None, Vec::new(), None);
         if readout.logps {
             let asked = Asked { slopes: true, squares: training.align };
-            let found = self.score(&normed, &*self.head_of(&context)?, &batch.scored_targets, asked)?;
+            let head = self.head_of(&context)?;
+            let found = self.score_at(&normed, &head, &batch.scored_targets, asked, readout.temperature)?;
             sums_aligned = aligned(&found, batch);
             (read.logps, slopes, normalizers) = (found.logps, found.slopes, found.normalizers);
         }
@@ -120,6 +124,7 @@ impl Decoder {
             targets: batch.scored_targets.clone(),
             slopes,
             normalizers,
+            temperature: readout.temperature,
             normed,
             aligned,
         };
@@ -142,7 +147,8 @@ impl Decoder {
         self.check_gradients(policy, gradients)?;
         if tape.slopes.is_some() {
             let context = Context { policy, pass: Pass::Policy, dropout: tape.dropout, observer: None };
-            let scored = (&tape.scored, tape.normalizers.as_slice());
+            let shape = self.spec.logits.at(tape.temperature);
+            let scored = (&tape.scored, tape.normalizers.as_slice(), shape);
             self.head_gradient(scored, &tape.targets, &slopes.logps, &context, gradients)?;
         }
         let d_normed = d_normed(&tape, policy, slopes, gradients)?;

@@ -12,7 +12,7 @@ use crate::ops::Tensor;
 use crate::ops::frozen_linear::Linear;
 use crate::ops::host;
 use crate::ops::simd::add_scaled;
-use crate::ops::token_logps::{self, Scored};
+use crate::ops::token_logps::{self, LogitShape, Scored};
 use crate::trainable::{Adapter, Applied};
 use crate::weights::FrozenWeight;
 
@@ -112,13 +112,13 @@ impl Decoder {
     }
 
     /// Adds the gradients of what is trained of the head. `scored` are the hidden states before the final norm
-    /// `[S, hidden]` and the logs of the sums of exponentials `[S]`; `factors [S]` those of the rows' log-probs.
+    /// `[S, hidden]`, the logs of the sums of exponentials `[S]` and how logits follow from the head; `factors [S]` those of the rows' log-probs.
     ///
     /// # Errors
     /// If the shapes do not fit.
     pub(super) fn head_gradient(
         &self,
-        (scored, normalizers): (&Tensor, &[f32]),
+        (scored, normalizers, shape): (&Tensor, &[f32], LogitShape),
         targets: &[u32],
         factors: &[f32],
         context: &Context,
@@ -132,7 +132,7 @@ impl Decoder {
         }
         let applied = &all[at];
         let (head, normed) = (self.head_of(context)?, self.final_norm.forward(scored)?);
-        let (hidden, shape) = (&normed, self.spec.logits);
+        let hidden = &normed;
         match applied.adapter() {
             Adapter::Whole(whole) => {
                 let targets: Vec<_> = targets.iter().map(|target| Some(*target as usize)).collect();

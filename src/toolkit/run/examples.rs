@@ -30,7 +30,8 @@ impl Examples {
         let (data, reader) = (&config.data, Reader { spec: &base.spec, tokenizer });
         // A loss of texts imitates the chosen answers of pairs; the model never sees the others.
         let wanted = Wanted::of(config.objective.resolve()?.needs());
-        let found = reader.read_as(&data.train, data, wanted)?;
+        let of_train = if config.drawing()?.is_some() { Wanted::Prompts } else { wanted };
+        let found = reader.read_as(&data.train, data, of_train)?;
         let mut examples = match &data.eval {
             None => Self {
                 train: found.examples,

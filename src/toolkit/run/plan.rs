@@ -12,6 +12,7 @@ use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
+use crate::train::rollouts::paced;
 use crate::trainable::Policy;
 
 /// What a run will take, as numbers.
@@ -115,8 +116,9 @@ pub(super) fn described(
 
 /// The steps and learning rates of a run.
 pub(super) fn course(config: &RunConfig, pairs: &Examples) -> Result<Course> {
-    let needs = config.objective.resolve()?.needs();
-    Ok(Course::new(&config.train, &config.lora, pairs.train.len(), needs))
+    let objective = config.objective.resolve()?;
+    let pace = paced(&config.train, config.drawing()?.as_ref(), &objective)?;
+    Ok(Course::new(&pace, &config.lora, pairs.train.len(), objective.needs()))
 }
 
 /// The tokens of the data and the memory that a run of so many trained parameters will take.

@@ -10,6 +10,7 @@ use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
 use crate::model::spec::{LayerSpec, LinearSpec};
 use crate::model::targets::{LoraTarget, LoraTargets};
+use crate::objective::OnPolicy;
 use crate::ops::svd::Iterations;
 use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
@@ -31,9 +32,10 @@ impl Start {
     pub(super) fn of(config: &RunConfig, base: &Base) -> Result<Self> {
         match &config.lora.init_from {
             Some(path) => {
+                // A reward model may go on with one.
                 let score = config.objective.resolve()?.needs().rewards;
-                let found = base.adapter_for(path, AdapterUse { score, ..AdapterUse::default() })?;
-                Ok(Self::Continued(found))
+                let purpose = AdapterUse { score, ..AdapterUse::default() };
+                Ok(Self::Continued(base.adapter_for(path, purpose)?))
             }
             None => Ok(Self::New(modules(config, base)?)),
         }
@@ -174,6 +176,12 @@ pub(super) fn check_device(config: &RunConfig, base: &Base) -> Result<()> {
                 .into(),
         ));
     }
+    if config.drawing()?.is_some() && base.backend.is_some() {
+        return Err(Error::Config(
+            "rollout.reward is set: what the policy draws is trained on the processor only; set model.device: cpu (--device cpu)"
+                .into(),
+        ));
+    }
     let init = config.lora.init_lora_weights;
     match init {
         InitLoraWeights::Pissa(_) | InitLoraWeights::Eva if base.backend.is_some() => {
@@ -197,7 +205,6 @@ pub(super) fn policy(
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
-    let rewards = config.objective.resolve()?.needs().rewards;
     let (trained, note, is_own) = match start {
         Start::Continued(adapters) => (adapters, None, config.lora.reference == Reference::Init),
         Start::New(adapters) => {
@@ -207,7 +214,10 @@ pub(super) fn policy(
         }
     };
     policy.trained = trained;
-    if rewards && policy.trained.score().is_none() {
+    let objective = config.objective.resolve()?;
+    let rewards = objective.needs().rewards;
+    let has_values = matches!(objective.on_policy(), Some(OnPolicy::Proximal(_)));
+    if (rewards || has_values) && policy.trained.score().is_none() {
         policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
     }
     check_positions(&policy, base, examples)?;

@@ -10,6 +10,7 @@ use crate::report::{Event, Reporter};
 use crate::train::card::Results;
 use crate::train::checkpoint::{self, State};
 use crate::train::usable;
+use crate::trainable::SCORE;
 
 impl Trainer {
     /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
@@ -43,15 +44,27 @@ impl Trainer {
         Ok(())
     }
 
+    /// Writes the trained adapter, without the value head that only its training needs.
     fn write_adapter(&self, directory: &Path) -> Result<()> {
         let Setup { decoder, policy, dropout, origin, .. } = &self.setup;
-        peft::write(directory, &policy.trained, decoder.spec(), *dropout, origin)
+        let plain = self.has_value_head().then(|| policy.trained.of_modules(|module| module != SCORE));
+        let adapters = plain.as_ref().unwrap_or(&policy.trained);
+        peft::write(directory, adapters, decoder.spec(), *dropout, origin)
+    }
+
+    /// Whether the scalar head is PPO's, and not a reward model's.
+    fn has_value_head(&self) -> bool {
+        self.setup.policy.trained.score().is_some() && !self.setup.objective.needs().rewards
     }
 
     /// Writes the adapters of a checkpoint.
     fn write_adapters(&self, place: &Path) -> Result<()> {
         let Setup { decoder, policy, dropout, origin, config, .. } = &self.setup;
         self.write_adapter(&place.join(checkpoint::ADAPTER))?;
+        if self.has_value_head() {
+            let directory = place.join(checkpoint::VALUE);
+            peft::write(&directory, &policy.trained, decoder.spec(), *dropout, origin)?;
+        }
         match policy.reference_only().filter(|_| config.sync_ref_model) {
             Some(moving) => {
                 let directory = place.join(checkpoint::REFERENCE);

@@ -24,6 +24,7 @@ fn problem(kind: Kind, needs: Needs) -> Option<String> {
             matches!(kind, Kind::Judged { .. }),
             "judged completions: `completion`, and `label` true or false",
         ),
+        Records::Prompts => (matches!(kind, Kind::Prompt), "prompts, which the policy completes itself"),
         Records::Texts => (
             matches!(kind, Kind::Text | Kind::Pair { .. }),
             "texts to imitate: `prompt` and `completion`, `messages`, `text`, or the `chosen` of pairs",

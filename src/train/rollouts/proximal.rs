@@ -1,0 +1,153 @@
+//! One step of PPO: a rollout, and the updates that learn from it.
+
+use std::time::Instant;
+
+use super::grouped::finish;
+use super::micro::{self, Item, by_completion, by_row, pack};
+use super::{Rewarded, RolloutSource};
+use crate::data::Example;
+use crate::error::Result;
+use crate::model::decoder::{Decoder, Read, Readout, Training};
+use crate::model::pass::Pass;
+use crate::objective::on_policy::{AdaptiveKl, Drawn, Ppo, ProximalInputs, StepSize};
+use crate::objective::{Figure, Metrics};
+use crate::random::Stream;
+use crate::train::descent;
+use crate::train::optimizer::Optimizer;
+use crate::train::step::{Outcome, Settings};
+use crate::trainable::{Dropout, Policy};
+
+/// Draws nothing itself: learns from a rollout in `num_ppo_epochs` passes of `num_mini_batches` updates each, with
+/// micro-batches of `size` completions. Updates `coefficient`.
+///
+/// # Errors
+/// If a completion does not fit the model, or the policy has no value head.
+pub fn step(
+    (decoder, policy, optimizer): (&Decoder, &mut Policy, &mut Optimizer),
+    (drawn, source, size): (&Rewarded, &RolloutSource, usize),
+    (ppo, coefficient): (&Ppo, &mut AdaptiveKl),
+    settings: &Settings,
+) -> Result<Outcome> {
+    let start = Instant::now();
+    let prompts = &drawn.generation.prompts;
+    let tokens: Vec<Vec<u32>> = drawn.generation.completions.iter().map(|it| it.drawn()).collect();
+    let both = drawn.generation.completions.iter().zip(&tokens);
+    let items: Vec<Item> = both.map(|(it, tokens)| Item { prompt: it.prompt, tokens }).collect();
+    let readout = Readout { logps: true, values: true, temperature: source.drawing.temperature };
+    let of_policy = micro::read((decoder, policy, Pass::Policy), prompts, &items, size, readout)?;
+    let plain = Readout { values: false, ..readout };
+    let of_reference = micro::read((decoder, policy, Pass::Reference), prompts, &items, size, plain)?;
+    let rollout: Vec<Drawn> = of_policy
+        .into_iter()
+        .zip(of_reference)
+        .zip(&drawn.rewards)
+        .map(|(((logps, values), (ref_logps, _)), reward)| Drawn {
+            logps,
+            ref_logps,
+            values,
+            reward: *reward,
+        })
+        .collect();
+    let learned = ppo.inputs(&rollout, coefficient.0);
+    let mut metrics = Metrics::default();
+    drawn.measure(source.drawing.generations, &mut metrics);
+    let divergence: f64 = rollout.iter().flat_map(|drawn| ppo.divergences(drawn)).sum();
+    metrics.note(Figure::Kl, divergence, rollout.len() as u64);
+    metrics.note(Figure::KlCoef, coefficient.0, 1);
+    let mut last = None;
+    for epoch in 0..ppo.num_ppo_epochs {
+        let order = shuffled(items.len(), settings.stream.named("ppo").child(epoch as u64));
+        for (number, part) in order.chunks(items.len().div_ceil(ppo.num_mini_batches).max(1)).enumerate() {
+            let stream = settings.stream.child((epoch * ppo.num_mini_batches + number) as u64);
+            let own = Settings { stream, ..*settings };
+            let update = Update { prompts, items: &items, learned: &learned, part, size, readout };
+            optimizer.begin_step(policy.trained.store_mut());
+            let outcome = update.run((decoder, policy, optimizer), ppo, &own, &mut metrics);
+            optimizer.end_step(policy.trained.store_mut());
+            let outcome = outcome?;
+            let is_usable = outcome.is_usable() && outcome.finite;
+            last = Some(outcome);
+            if !is_usable {
+                break;
+            }
+        }
+    }
+    coefficient.update(ppo, divergence / rollout.len().max(1) as f64, rollout.len());
+    let seconds = start.elapsed().as_secs_f64();
+    let none = || Outcome {
+        metrics: Metrics::default(),
+        grad_norm: 0.0,
+        tokens: 0,
+        seconds,
+        finite: true,
+        skipped: Some("there are no completions".into()),
+    };
+    let outcome = last.unwrap_or_else(none);
+    Ok(Outcome { metrics, seconds, ..outcome })
+}
+
+/// A permutation (Fisher and Yates), in which completions of a prompt need not be adjacent.
+fn shuffled(count: usize, stream: Stream) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for i in (1..count).rev() {
+        order.swap(i, stream.below(i as u64, i + 1));
+    }
+    order
+}
+
+/// What an update learns from.
+struct Update<'a> {
+    prompts: &'a [Example],
+    items: &'a [Item<'a>],
+    learned: &'a [ProximalInputs],
+    /// The completions of the update.
+    part: &'a [usize],
+    size: usize,
+    readout: Readout,
+}
+
+impl Update<'_> {
+    fn run(
+        &self,
+        (decoder, policy, optimizer): (&Decoder, &mut Policy, &mut Optimizer),
+        ppo: &Ppo,
+        settings: &Settings,
+        metrics: &mut Metrics,
+    ) -> Result<Outcome> {
+        let start = Instant::now();
+        descent::clear(decoder, policy)?;
+        let tokens = self.part.iter().map(|i| self.items[*i].tokens.len()).sum();
+        let step =
+            StepSize { completions: self.part.len(), micro_batches: 1, tokens, max_completion_length: 0 };
+        let (mut own, mut packed) = (Metrics::default(), 0);
+        let (mut loss, mut clipped, mut parts) = (0.0, 0, (0.0, 0.0));
+        for (i, part) in self.part.chunks(self.size.max(1)).enumerate() {
+            let items: Vec<Item> = part.iter().map(|i| self.items[*i]).collect();
+            let batch = pack(self.prompts, &items);
+            packed += batch.tokens.len();
+            let dropout = (settings.dropout > 0.0).then(|| Dropout {
+                probability: settings.dropout as f32,
+                stream: settings.stream.child(i as u64),
+            });
+            let training = Training { dropout, recompute: settings.recompute, ..Training::default() };
+            let (read, tape) = decoder.forward_rows(&batch, policy, training, self.readout)?;
+            let new = by_completion(&batch, &read.logps).into_iter().zip(by_completion(&batch, &read.values));
+            let inputs: Vec<ProximalInputs> = part
+                .iter()
+                .zip(new)
+                .map(|(i, (logps, values))| ProximalInputs { logps, values, ..self.learned[*i].clone() })
+                .collect();
+            let found = ppo.weigh(&inputs, step);
+            (loss, clipped) = (loss + found.loss, clipped + found.clipped);
+            parts = (parts.0 + found.policy_loss, parts.1 + found.value_loss);
+            let slopes = Read { logps: by_row(&found.d_logps), values: by_row(&found.d_values) };
+            policy.accumulate(|policy, gradient| decoder.backward_rows(tape, policy, &slopes, gradient))?;
+        }
+        own.add_loss(loss, self.part.len() as u64);
+        own.note(Figure::ClipRatio, clipped as f64, tokens as u64);
+        own.note(Figure::PolicyLoss, parts.0, 1);
+        own.note(Figure::ValueLoss, parts.1, 1);
+        metrics.merge(&own);
+        finish(decoder, policy, optimizer, settings, (own, packed, start))
+    }
+}
