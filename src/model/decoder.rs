@@ -6,13 +6,14 @@ mod generation;
 mod layout;
 mod load;
 mod on_device;
+mod replaced;
 mod tables;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use self::layout::{aligned, distinct, per_token, spans, sums};
-use self::tables::Tables;
+use self::replaced::Tables;
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::engine::{DeviceTape, Engine};
@@ -266,7 +267,8 @@ impl Decoder {
         }
         let context = Context { policy, pass, dropout: None, observer: None };
         let normed = self.final_norm.forward(&self.blocks(batch, &context, rows, 0)?)?;
-        token_logps::logits(&normed, &*self.head_of(&context)?, self.spec.logits)
+        let head = self.head_of(&context)?;
+        token_logps::logits(&normed, &head, self.spec.logits)
     }
 
     /// Runs the reference pass over all rows of the batch, which is [`Decoder::divided`] where that matters, on the processor, and shows `observer` the inputs of the linear
@@ -314,7 +316,8 @@ impl Decoder {
         let scored = rows::gather(&x, &places)?;
         let normed = self.final_norm.forward(&scored)?;
         let asked = Asked { slopes: true, squares: training.align };
-        let found = self.score(&normed, &*self.head_of(&context)?, &batch.scored_targets, asked)?;
+        let head = self.head_of(&context)?;
+        let found = self.score(&normed, &head, &batch.scored_targets, asked)?;
         let aligned = aligned(&found, batch);
         let slopes = match found.slopes {
             Some(slopes) => slopes,

@@ -48,7 +48,8 @@ impl Decoder {
         }
         cache.seen += tokens.len();
         let last = self.final_norm.forward(&x)?;
-        Ok(token_logps::logits(&last, &*self.head_of(&context)?, self.spec.logits)?.into_numbers())
+        let head = self.head_of(&context)?;
+        Ok(token_logps::logits(&last, &head, self.spec.logits)?.into_numbers())
     }
 
     /// Creates a cache for [`Decoder::step`].
