@@ -118,6 +118,8 @@ fn every_field_of_peft_is_known_and_its_default_switches_nothing_on() {
                 "lora_ga_config",
                 "revision",
                 "base_model_name_or_path",
+                // It is read, and the file must have the rows.
+                "trainable_token_indices",
             ];
             assert!(
                 PeftConfig::open(&adapter(&place, &on)).is_err() || harmless.contains(&key.as_str()),

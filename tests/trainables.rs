@@ -4,6 +4,9 @@
 
 mod common;
 
+#[path = "trainables/program.rs"]
+mod program;
+
 use std::path::Path;
 
 use common::{Model, adapt, decoder, examples, fixture, json, load, pack, random_lora};
@@ -112,6 +115,11 @@ const KINDS: [&str; 4] = ["prefix", "layers", "whole", "rows"];
 
 /// Adapters of a kind as they start.
 fn begun(decoder: &Decoder, kind: &str) -> Adapters {
+    begun_with(decoder, kind, &[17, 45, 9, 4])
+}
+
+/// The same, with rows of these tokens.
+fn begun_with(decoder: &Decoder, kind: &str, tokens: &[u32]) -> Adapters {
     let spec = decoder.spec();
     let head = spec.head_linear();
     let lora = |linear| Adapter::from(Lora::new(linear, 2, 5.0, 2.5));
@@ -129,7 +137,7 @@ fn begun(decoder: &Decoder, kind: &str) -> Adapters {
             spec.linears().take(2).map(lora).chain([embedding.into(), whole.into()]).collect()
         }
         _ => {
-            let rows = TokenRows::new(spec.embedding.clone(), vec![17, 45, 9, 4], spec.hidden);
+            let rows = TokenRows::new(spec.embedding.clone(), tokens.to_vec(), spec.hidden);
             spec.linears().take(2).map(lora).chain([rows.into()]).collect()
         }
     };
@@ -138,7 +146,10 @@ fn begun(decoder: &Decoder, kind: &str) -> Adapters {
 
 /// The same after some steps.
 fn moved(decoder: &Decoder, kind: &str) -> Adapters {
-    let mut set = begun(decoder, kind);
+    after_steps(begun(decoder, kind), kind)
+}
+
+fn after_steps(mut set: Adapters, kind: &str) -> Adapters {
     let stream = Stream::new(5, kind);
     set.update(|values| {
         for (i, value) in values.iter_mut().enumerate() {
@@ -172,8 +183,14 @@ fn every_tensor_of_every_kind_agrees_with_finite_differences() {
     for name in FAMILIES {
         for kind in KINDS {
             let mut model = decoder(name);
-            model.train(moved(&model, kind));
             let batch = pack(&[0, 2].map(|i: usize| pairs(name)[i].clone()));
+            // Tokens of the batch, and one that it does not have.
+            let mut tokens = batch.tokens.clone();
+            tokens.sort_unstable();
+            tokens.dedup();
+            let absent = (0..).find(|token| !tokens.contains(token)).unwrap();
+            let tokens = [tokens[1], absent, tokens[0]];
+            model.train(after_steps(begun_with(&model, kind, &tokens), kind));
             let (logps, gradient) = pass(&model, &batch, Training::default());
             let weights = weights(logps.len());
             let loss = |model: &Model| -> f64 {

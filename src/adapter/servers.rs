@@ -1,11 +1,14 @@
 //! The programs that serve an adapter, and why others do not. Each answer states its basis: a script of this repository
 //! that was run with a version of the program, or the program's source code.
 
+mod program;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
 
+use self::program::Program;
 use super::head;
 use super::layout::Naming;
 use super::peft::{self, Origin};
@@ -47,40 +50,6 @@ pub struct Verdict {
     pub note: String,
     /// The basis of the answer: `tested with VERSION by SCRIPT`, or `from the source code of VERSION`.
     pub checked: String,
-}
-
-/// A program.
-#[derive(Clone, Copy)]
-struct Program {
-    name: &'static str,
-    /// The version whose source was read, if it has one.
-    source: &'static str,
-    /// The version that was run, the script, and the families of the bases.
-    tested: Option<(&'static str, &'static str, &'static [&'static str])>,
-}
-
-impl Program {
-    /// The basis of an answer about a kind of adapter, which a script compares with PEFT's.
-    fn checked_of(&self, script: &str) -> String {
-        match self.name {
-            "PEFT" => format!("tested with PEFT {} by tests/parity/{script}", self.source),
-            _ => Self { tested: None, ..*self }.checked(""),
-        }
-    }
-
-    /// The basis of an answer for a family.
-    fn checked(&self, family: &str) -> String {
-        match self.tested {
-            Some((version, script, families)) if families.contains(&family) => {
-                format!("tested with {version} by {script}")
-            }
-            _ => format!(
-                "from the source code{}{}",
-                if self.source.is_empty() { "" } else { " of " },
-                self.source
-            ),
-        }
-    }
 }
 
 /// Why a program that serves LoRA does not serve DoRA.

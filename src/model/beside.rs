@@ -4,7 +4,6 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::config::LoraConfig;
 use super::initialisation::InitLoraWeights;
 use crate::error::{Error, Problems, Result};
 use crate::ops::gated_act::Activation;
@@ -105,32 +104,43 @@ impl AdapterLayersConfig {
 /// The largest accepted number of virtual tokens, and size of a bottleneck.
 const LARGEST: usize = 1 << 16;
 
+/// These keys, and what of the others they exclude.
+pub(super) struct Beside<'a> {
+    pub modules_to_save: Option<&'a [String]>,
+    pub trainable_token_indices: Option<&'a TokenIndices>,
+    pub prefix_tuning: Option<PrefixConfig>,
+    pub adapter_layers: Option<&'a AdapterLayersConfig>,
+    pub has_init_from: bool,
+    pub use_dora: bool,
+    pub init_lora_weights: InitLoraWeights,
+    pub lora_dropout: f64,
+}
+
 /// Checks these keys by themselves and beside the others.
 ///
 /// # Errors
 /// [`Error::Config`] naming every invalid value and its remedy.
-pub(super) fn check(lora: &LoraConfig) -> Result<()> {
+pub(super) fn check(lora: &Beside) -> Result<()> {
     let mut problems = Problems::default();
-    let LoraConfig { modules_to_save, trainable_token_indices, prefix_tuning, adapter_layers, .. } = lora;
+    let Beside { modules_to_save, trainable_token_indices, prefix_tuning, adapter_layers, .. } = lora;
     let set = [
         ("prefix_tuning", prefix_tuning.is_some()),
         ("adapter_layers", adapter_layers.is_some()),
         ("modules_to_save", modules_to_save.is_some()),
         ("trainable_token_indices", trainable_token_indices.is_some()),
     ];
-    for (key, _) in set.iter().filter(|(_, set)| *set && lora.init_from.is_some()) {
+    for (key, _) in set.iter().filter(|(_, set)| *set && lora.has_init_from) {
         problems.add(format!(
             "lora.{key} is set, but lora.init_from names an adapter to start from; keep one of them"
         ));
     }
     for (key, _) in set[..2].iter().filter(|(_, set)| *set) {
         let mut others = vec![
-            ("lora.use_dora", lora.use_dora),
-            ("lora.init_lora_weights", lora.init_lora_weights != InitLoraWeights::Kaiming),
+            ("use_dora", lora.use_dora),
+            ("init_lora_weights", lora.init_lora_weights != InitLoraWeights::Kaiming),
         ];
         others.extend(set.iter().filter(|(other, _)| other != key).map(|(other, set)| (*other, *set)));
         for (other, _) in others.iter().filter(|(_, set)| *set) {
-            let other = other.trim_start_matches("lora.");
             problems.add(format!("lora.{key} is set, and it takes the place of LoRA: remove lora.{other}"));
         }
     }
@@ -157,10 +167,10 @@ pub(super) fn check(lora: &LoraConfig) -> Result<()> {
         });
         problems.absorb(layers.activation().map(|_| ()));
     }
-    problems.require(modules_to_save.as_ref().is_none_or(|names| !names.is_empty()), || {
+    problems.require(modules_to_save.is_none_or(|names| !names.is_empty()), || {
         "lora.modules_to_save is empty; name embed_tokens or lm_head, or write null".into()
     });
-    for tokens in trainable_token_indices.iter().flat_map(TokenIndices::all) {
+    for tokens in trainable_token_indices.iter().flat_map(|tokens| tokens.all()) {
         let mut sorted = tokens.to_vec();
         sorted.sort_unstable();
         problems.require(!sorted.is_empty(), || {
@@ -175,7 +185,7 @@ pub(super) fn check(lora: &LoraConfig) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::config::LoraConfig;
 
     #[test]
     fn what_excludes_another_is_named() {

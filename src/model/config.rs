@@ -7,12 +7,13 @@ use std::str::FromStr;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::beside::{self, AdapterLayersConfig, PrefixConfig};
+use super::beside::{self, AdapterLayersConfig, Beside, PrefixConfig};
 use super::expressions;
 use super::initialisation::{EvaConfig, InitLoraWeights};
 use crate::error::{Error, Problems, Result};
 
 pub use super::beside::TokenIndices;
+pub use super::selection::{Layers, ModuleNames, TargetModules};
 
 /// Which frozen weights to load, and where they run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -282,7 +283,16 @@ impl LoraConfig {
             self.init_from.is_some(),
             self.use_dora,
         ));
-        problems.absorb(beside::check(self));
+        problems.absorb(beside::check(&Beside {
+            modules_to_save: self.modules_to_save.as_deref(),
+            trainable_token_indices: self.trainable_token_indices.as_ref(),
+            prefix_tuning: self.prefix_tuning,
+            adapter_layers: self.adapter_layers.as_ref(),
+            has_init_from: self.init_from.is_some(),
+            use_dora: self.use_dora,
+            init_lora_weights: self.init_lora_weights,
+            lora_dropout: self.lora_dropout,
+        }));
         self.check_targets(&mut problems);
         problems.absorb(self.check_expressions());
         problems.finish()
@@ -329,75 +339,6 @@ impl LoraConfig {
             self.layers_to_transform.as_ref().is_none_or(|layers| !layers.indices().is_empty()),
             || "lora.layers_to_transform is empty; write null for all layers".into(),
         );
-    }
-}
-
-/// `all-linear`, or [`ModuleNames`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "ModuleNames", into = "ModuleNames")]
-pub enum TargetModules {
-    /// Every linear module except the output head.
-    AllLinear,
-    /// The named modules.
-    Names(ModuleNames),
-}
-
-impl From<ModuleNames> for TargetModules {
-    fn from(names: ModuleNames) -> Self {
-        match &names {
-            // PEFT accepts the word in any case.
-            ModuleNames::Regex(word) if word.eq_ignore_ascii_case("all-linear") => Self::AllLinear,
-            _ => Self::Names(names),
-        }
-    }
-}
-
-impl From<TargetModules> for ModuleNames {
-    fn from(targets: TargetModules) -> Self {
-        match targets {
-            TargetModules::AllLinear => Self::Regex("all-linear".into()),
-            TargetModules::Names(names) => names,
-        }
-    }
-}
-
-impl fmt::Display for TargetModules {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AllLinear => f.write_str("all-linear"),
-            Self::Names(ModuleNames::Regex(regex)) => write!(f, "{regex:?}"),
-            Self::Names(ModuleNames::List(names)) => write!(f, "[{}]", names.join(", ")),
-        }
-    }
-}
-
-/// Modules by name or by pattern.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a list of module names, or one regular expression as a string")]
-pub enum ModuleNames {
-    /// One regular expression that matches the whole path.
-    Regex(String),
-    /// Whole paths, or their last parts after a dot.
-    List(Vec<String>),
-}
-
-/// One layer or several, 0-based.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a layer's number or a list of them, counted from 0")]
-pub enum Layers {
-    /// One layer.
-    One(usize),
-    /// Several layers.
-    Many(Vec<usize>),
-}
-
-impl Layers {
-    /// The layer indices.
-    pub fn indices(&self) -> &[usize] {
-        match self {
-            Self::One(index) => std::slice::from_ref(index),
-            Self::Many(indices) => indices,
-        }
     }
 }
 

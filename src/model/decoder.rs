@@ -5,6 +5,7 @@ mod aligned;
 mod layout;
 mod load;
 mod on_device;
+mod replaced;
 mod scores;
 mod stepping;
 mod tables;
@@ -13,8 +14,8 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use self::layout::{distinct, per_token, spans};
+use self::replaced::Tables;
 pub use self::scores::{Read, Readout};
-use self::tables::Tables;
 use super::attention::Rows;
 use super::block::{self, Block};
 use super::engine::{DeviceTape, Engine};
@@ -273,7 +274,8 @@ impl Decoder {
         }
         let context = Context { policy, pass, dropout: None, observer: None };
         let normed = self.final_norm.forward(&self.blocks(batch, &context, rows, 0)?)?;
-        token_logps::logits(&normed, &*self.head_of(&context)?, self.spec.logits)
+        let head = self.head_of(&context)?;
+        token_logps::logits(&normed, &head, self.spec.logits)
     }
 
     /// Runs the reference pass over all rows of the batch, which is [`Decoder::divided`] where that matters, on the processor, and shows `observer` the inputs of the linear

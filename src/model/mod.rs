@@ -25,6 +25,7 @@ mod one_or_many;
 pub mod pass;
 mod prefixed;
 pub mod projection;
+mod selection;
 pub mod spec;
 pub mod targets;
 pub mod tensors;

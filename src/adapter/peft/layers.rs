@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::{layout, names};
 use super::config::LAYERS as KIND;
-use super::{Origin, PREFIX, PeftConfig};
+use super::{PREFIX, PeftConfig};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::ops::gated_act::Activation;
@@ -105,7 +105,7 @@ pub(super) fn config(
     adapters: &Adapters,
     target_modules: Vec<String>,
     dropout: f64,
-    origin: &Origin,
+    base: &str,
 ) -> Result<Value> {
     let mut first = None;
     for adapter in adapters.iter() {
@@ -126,7 +126,7 @@ pub(super) fn config(
     Ok(json!({
         "peft_type": KIND,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": origin.base,
+        "base_model_name_or_path": base,
         "inference_mode": true,
         "bottleneck_size": size,
         "non_linearity": act.name(),

@@ -4,8 +4,8 @@
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
+use super::PeftConfig;
 use super::config::PREFIX as KIND;
-use super::{Origin, PeftConfig};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::DecoderSpec;
 use crate::trainable::{Adapter, Adapters, Prefix};
@@ -131,12 +131,12 @@ fn tokens(adapters: &Adapters, spec: &DecoderSpec) -> Result<usize> {
 }
 
 /// PEFT's `PrefixTuningConfig`.
-pub(super) fn config(adapters: &Adapters, spec: &DecoderSpec, origin: &Origin) -> Result<Value> {
+pub(super) fn config(adapters: &Adapters, spec: &DecoderSpec, base: &str) -> Result<Value> {
     let (width, heads) = width(spec)?;
     Ok(json!({
         "peft_type": KIND,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": origin.base,
+        "base_model_name_or_path": base,
         "inference_mode": true,
         "num_virtual_tokens": tokens(adapters, spec)?,
         "token_dim": width,

@@ -143,10 +143,10 @@ fn config_named(
     named: &dyn Fn(&str) -> String,
 ) -> Result<Value> {
     if prefix::is_kind(adapters) {
-        return prefix::config(adapters, spec, origin);
+        return prefix::config(adapters, spec, &origin.base);
     }
     if layers::is_kind(adapters) {
-        return layers::config(adapters, targets(adapters, spec, named), dropout, origin);
+        return layers::config(adapters, targets(adapters, spec, named), dropout, &origin.base);
     }
     let common = PeftCommon {
         base: &origin.base,

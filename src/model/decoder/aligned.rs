@@ -35,7 +35,8 @@ impl Decoder {
         let scored = self.blocks(batch, &context, &batch.scored_rows, 1)?;
         let normed = self.final_norm.forward(&scored)?;
         let asked = Asked { squares: true, ..Asked::default() };
-        let found = self.score_at(&normed, &*self.head_of(&context)?, &batch.scored_targets, asked, 1.0)?;
+        let head = self.head_of(&context)?;
+        let found = self.score_at(&normed, &head, &batch.scored_targets, asked, 1.0)?;
         Ok((sums(&found.logps, batch), aligned(&found, batch).unwrap_or_default()))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::Decoder;
-use super::tables::Tables;
+use super::replaced::Tables;
 use crate::error::Result;
 use crate::model::block::Block;
 use crate::model::inventory;

@@ -125,7 +125,8 @@ impl Decoder {
             cache.seen += tokens.len();
         }
         let last = self.final_norm.forward(&x)?;
-        Ok(token_logps::logits(&last, &*self.head_of(&context)?, self.spec.logits)?.into_numbers())
+        let head = self.head_of(&context)?;
+        Ok(token_logps::logits(&last, &head, self.spec.logits)?.into_numbers())
     }
 
     /// Returns a copy of a sequence, which continues by itself. On a device the keys are computed again if the cache knows

@@ -3,7 +3,7 @@
 //! A replaced table is stored in the type of the base's, so that a policy that has not moved computes the reference's
 //! numbers to the bit. Its values are kept in f32 beside it, and those are trained.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::Decoder;
 use crate::error::{Error, Result};
@@ -15,37 +15,6 @@ use crate::ops::simd::add_scaled;
 use crate::ops::token_logps::{self, LogitShape, Scored};
 use crate::trainable::{Adapter, Applied};
 use crate::weights::FrozenWeight;
-
-/// Replaced tables by module and by the versions of the adapters in them.
-#[derive(Default)]
-pub(super) struct Tables(Mutex<Vec<(String, Vec<u64>, Arc<Linear>)>>);
-
-/// Tables that are kept for one module: those of the policy and of a reference that has its own.
-const MOST_TABLES: usize = 2;
-
-impl Tables {
-    fn of(
-        &self,
-        module: &str,
-        versions: Vec<u64>,
-        make: impl FnOnce() -> Result<Linear>,
-    ) -> Result<Arc<Linear>> {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is = |(name, of, _): &&(String, Vec<u64>, Arc<Linear>)| name == module && *of == versions;
-        if let Some((.., table)) = lock().iter().find(is) {
-            return Ok(table.clone());
-        }
-        // Old ones go first, so that there are never more than two at once.
-        let mut all = lock();
-        while all.iter().filter(|(name, ..)| name == module).count() >= MOST_TABLES {
-            let oldest = all.iter().position(|(name, ..)| name == module);
-            oldest.into_iter().for_each(|at| drop(all.remove(at)));
-        }
-        let table = Arc::new(make()?);
-        all.push((module.to_string(), versions, table.clone()));
-        Ok(table)
-    }
-}
 
 /// Whether an adapter replaces a table or rows of it.
 fn replaces(applied: &Applied) -> bool {
