@@ -21,7 +21,7 @@ impl Base {
         spec: &Spec,
         timeout: Duration,
     ) -> Result<Box<dyn Reward + 'a>> {
-        let Spec::Adapter(directory) = spec else { return Ok(spec.plain(timeout)?) };
+        let Spec::Adapter(directory) = spec else { return spec.plain(timeout) };
         let purpose = AdapterUse { score: true, ..AdapterUse::default() };
         let policy = Policy::of(self.adapter_for(Path::new(directory), purpose)?);
         if policy.trained.score().is_some() {
