@@ -50,7 +50,7 @@ impl Server {
         let parsed = uri.parse::<Uri>().ok().filter(|uri| uri.host().is_some() && uri.query().is_none());
         let authority =
             parsed.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().to_string());
-        if !authority.is_some_and(|authority| !authority.contains('@')) {
+        if authority.is_none_or(|authority| authority.contains('@')) {
             return Err(Error::Config(
                 "MLFLOW_TRACKING_URI is not the address of a server, or holds a user name; write http://HOST:PORT, and set \
                  MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
