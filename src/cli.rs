@@ -481,7 +481,7 @@ mod tests {
         else {
             panic!("not eval")
         };
-        let runtime = eval.pairs.unwrap().model.runtime;
+        let runtime = eval.pairs.0.unwrap().model.runtime;
         assert_eq!((runtime.device, runtime.dtype), (DeviceChoice::Cuda(1), WeightDtype::BF16));
         assert!(eval.command.is_none());
     }
@@ -495,7 +495,7 @@ mod tests {
         let rate =
             eval("win-rate --base b --adapter a --prompts p --judge endpoint:j.yaml --temperature 0,0.5")
                 .unwrap();
-        assert!(rate.pairs.is_none());
+        assert!(rate.pairs.0.is_none());
         let Some(EvalCommand::WinRate(args)) = rate.command else { panic!("not win-rate") };
         assert!(matches!(&args.judge, JudgeSpec::Endpoint(path) if path.ends_with("j.yaml")));
         assert_eq!((args.temperature, args.draw.chat()), (vec![0.0, 0.5], None));

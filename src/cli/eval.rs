@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
 
 use super::{ModelArgs, RuntimeArgs, positive, probability, reward, seconds, temperature};
 use crate::reward::Spec;
@@ -15,13 +15,40 @@ use crate::reward::Spec;
     after_help = "Example:\n  dpo-lora eval --base models/base --adapter runs/a/adapter --data test.jsonl"
 )]
 pub struct EvalArgs {
+    /// The evaluation of pairs.
+    #[command(flatten)]
+    pub pairs: Plain,
+
     /// Another evaluation than that of pairs
     #[command(subcommand)]
     pub command: Option<EvalCommand>,
+}
 
-    /// The evaluation of pairs.
-    #[command(flatten)]
-    pub pairs: Option<EvalPairsArgs>,
+/// The arguments of `eval` itself, which a subcommand makes unnecessary.
+#[derive(Debug)]
+pub struct Plain(pub Option<EvalPairsArgs>);
+
+impl FromArgMatches for Plain {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        // Required unless there is a subcommand.
+        let is_asked = matches.contains_id("data");
+        is_asked.then(|| EvalPairsArgs::from_arg_matches(matches)).transpose().map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Plain {
+    fn augment_args(command: Command) -> Command {
+        EvalPairsArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        EvalPairsArgs::augment_args_for_update(command)
+    }
 }
 
 /// Arguments of `eval` without a subcommand.

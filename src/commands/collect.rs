@@ -171,7 +171,7 @@ fn report(args: &CollectArgs, votes: &Votes, labels: &Labels) -> Result<()> {
     let mut text = format!("{}: {} pairs of {} votes\n", args.output.display(), summary.pairs, summary.votes);
     for Annotator { name, votes, reliability } in annotators {
         text += &format!(
-            "annotator {name}: {votes} votes, votes as meant {:.0} % of the time\n",
+            "annotator {name}: {votes} votes, prefers the better answer {:.0} % of the time\n",
             100.0 * reliability
         );
     }

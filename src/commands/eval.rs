@@ -12,7 +12,7 @@ use crate::cli::{EvalArgs, EvalCommand};
 use crate::error::{Error, Result};
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
-    match (&args.command, &args.pairs) {
+    match (&args.command, &args.pairs.0) {
         (Some(EvalCommand::WinRate(args)), _) => win_rate::run(args),
         (Some(EvalCommand::Frontier(args)), _) => frontier::run(args),
         (Some(EvalCommand::LearningCurve(args)), _) => learning_curve::run(args),

@@ -20,10 +20,16 @@ impl Prediction {
         Self { probability: 1.0 / (1.0 + (-margin).exp()), label }
     }
 
-    /// Confidence in the favoured answer, and the label of that answer.
+    /// Confidence in the favoured answer, and the label of that answer; ½ where neither is favoured.
     fn favoured(self) -> (f64, f64) {
         let Self { probability, label } = self;
-        if probability >= 0.5 { (probability, label) } else { (1.0 - probability, 1.0 - label) }
+        if probability > 0.5 {
+            (probability, label)
+        } else if probability < 0.5 {
+            (1.0 - probability, 1.0 - label)
+        } else {
+            (0.5, 0.5)
+        }
     }
 }
 
@@ -49,7 +55,7 @@ pub struct Calibration {
     pub pairs: usize,
     /// Mean confidence.
     pub confidence: f64,
-    /// Mean accuracy. A pair whose margin is 0 has the accuracy of its label.
+    /// Mean accuracy. A pair whose margin is 0 counts half.
     pub accuracy: f64,
     /// Expected calibration error: the mean of |accuracy − confidence| over the bins, weighted by their pairs (Guo et al.
     /// 2017, arXiv 1706.04599).
@@ -125,17 +131,18 @@ mod tests {
         let found = Calibration::of(&[it(0.9, 1.0), it(0.9, 1.0), it(0.9, 0.0), it(0.3, 0.0), it(0.5, 0.75)])
             .unwrap();
         assert_eq!(found.bins.iter().map(|bin| bin.pairs).collect::<Vec<_>>(), [1, 1, 3]);
-        let gaps = [0.25, 0.3, 0.9 - 2.0 / 3.0];
+        // Neither is favoured by 0.5, which counts half.
+        let gaps = [0.0, 0.3, 0.9 - 2.0 / 3.0];
         assert!((found.ece - (gaps[0] + gaps[1] + 3.0 * gaps[2]) / 5.0).abs() < 1e-12, "{found:?}");
         assert!((found.largest_error - 0.3).abs() < 1e-12);
         assert!((found.brier - (0.01 + 0.01 + 0.81 + 0.09 + 0.0625) / 5.0).abs() < 1e-12);
-        assert!((found.accuracy - (2.0 + 1.0 + 0.75) / 5.0).abs() < 1e-12);
+        assert!((found.accuracy - (2.0 + 1.0 + 0.5) / 5.0).abs() < 1e-12);
         assert_eq!(Calibration::of(&[]), None);
     }
 
     #[test]
     fn the_order_of_a_pair_does_not_matter() {
-        let pairs: Vec<_> = (0..50).map(|i| (f64::from(i) / 7.0 - 3.0, f64::from(i % 3) / 2.0)).collect();
+        let pairs: Vec<_> = (0..50).map(|i| (f64::from(i) / 7.0 - 3.01, f64::from(i % 3) / 2.0)).collect();
         let one: Vec<_> = pairs.iter().map(|(m, y)| Prediction::of_margin(*m, *y)).collect();
         let other: Vec<_> = pairs.iter().map(|(m, y)| Prediction::of_margin(-m, 1.0 - y)).collect();
         let (one, other) = (Calibration::of(&one).unwrap(), Calibration::of(&other).unwrap());

@@ -303,7 +303,8 @@ mod tests {
         assert_eq!(support(|n| 0.1 + 2.0 / n.sqrt(), 0.002), Support::Supported);
         assert_eq!(support(|n| 0.1 + 1.0 / n.sqrt(), 0.015), Support::Compatible);
         assert_eq!(support(|_| 0.3, 0.01), Support::NoSlope);
-        assert_eq!(support(|n| 0.5 - n / 3200.0, 0.02), Support::OtherExponent);
+        assert_eq!(support(|n| 0.5 - n / 3200.0, 0.02), Support::DoesNotFit);
+        assert_eq!(support(|n| 0.2 + n.powf(-0.1), 0.002), Support::OtherExponent);
         assert_eq!(support(|n| 0.1 + 200.0 / (n * n), 0.001), Support::OtherExponent);
         let mut jagged = points(|n| 0.1 + 2.0 / n.sqrt(), 0.002, 7);
         (0..6).for_each(|i| jagged[i].error += if i % 2 == 0 { 0.01 } else { -0.01 });

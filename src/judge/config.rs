@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ureq::http::Uri;
 
-use super::prompt::Template;
+use super::template::Template;
 use crate::error::{Error, Problems, Result};
 use crate::http::Token;
 
@@ -168,7 +168,7 @@ impl JudgeConfig {
         problems.absorb(self.url().map(drop));
         problems
             .require(!self.model.trim().is_empty(), || "model is empty; name the endpoint's model".into());
-        problems.absorb(Template::of(self).map(drop));
+        problems.absorb(Template::parse(self.prompt.as_deref()).map(drop));
         let finite = |value: f64| value.is_finite() && value >= 0.0;
         problems.require(self.temperature.is_none_or(finite), || {
             format!("temperature is {:?}; it must be 0 or more, or null", self.temperature)

@@ -10,6 +10,7 @@ mod exchange;
 mod limits;
 mod prompt;
 mod queue;
+mod template;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use exchange::{Endpoint, Exchange};
 use limits::Budget;
-use prompt::{Question, Template};
+use prompt::{Question, Questions};
 use queue::Queue;
 
 pub use config::JudgeConfig;
@@ -84,10 +85,10 @@ impl Judge {
 
     /// The questions of each comparison: in the given order, and in the other one.
     fn questions(&self, comparisons: &[Comparison]) -> Result<Vec<Vec<Question>>> {
-        let template = Template::of(&self.config)?;
+        let questions = Questions::of(&self.config)?;
         let orders: &[[usize; 2]] = if self.config.both_orders { &[[0, 1], [1, 0]] } else { &[[0, 1]] };
         let question = |Comparison { prompt, answers }: &Comparison, [first, second]: [usize; 2]| {
-            template.question(prompt, &answers[first], &answers[second])
+            questions.question(prompt, &answers[first], &answers[second])
         };
         comparisons.iter().map(|pair| orders.iter().map(|order| question(pair, *order)).collect()).collect()
     }

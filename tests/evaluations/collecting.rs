@@ -64,7 +64,7 @@ fn votes_are_kept_and_the_same_command_goes_on() {
     assert!(turned.contains(&true) && turned.contains(&false), "{turned:?}");
     // The pairs are what `train` reads.
     let checked = place.run(&["data", "check", "pairs.jsonl", "--base", "tiny-reviews", "--json"]);
-    assert_eq!(checked.json()["records"], 5);
+    assert_eq!(checked.json()["train"]["records"], 5);
 }
 
 #[test]

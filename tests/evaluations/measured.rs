@@ -83,7 +83,7 @@ fn wrong_questions_are_refused_before_any_work() {
         (vec!["--judge", "endpoint:none.yaml"], "none.yaml"),
         (vec!["--judge", "lenght"], "did you mean length"),
     ] {
-        let ran = win_rate(&place, &[&prompts, &more[..]].concat());
+        let ran = win_rate(&place, &[&prompts[..], &more[..]].concat());
         assert!(ran.code != Some(0) && ran.stderr.contains(words), "{more:?}: {}", ran.stderr);
     }
     std::fs::write(place.path("j.yaml"), "endpoint: http://127.0.0.1:9/v1\nmodel: m\napi_key_env: NO_SUCH\n")
@@ -190,7 +190,7 @@ fn a_learning_curve_of_runs() {
         let (output, limit) = (format!("runs/n{limit}"), format!("data.limit={limit}"));
         let settings = ["--set", "train.per_device_train_batch_size=8", "--set", "lora.r=2", "--set", &limit];
         let data = ["--base", "tiny-reviews", "--data", "tiny-reviews/train.jsonl", "--output", &output];
-        place.run(&[&["train", "-q"], &data[..], &settings[..]].concat()).ok();
+        place.run(&[&["train", "-q"][..], &data[..], &settings[..]].concat()).ok();
     }
     let lines =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny-reviews/eval.jsonl"));

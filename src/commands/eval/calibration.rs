@@ -245,7 +245,7 @@ fn plot(found: &Calibration) -> Plot {
 
 fn remarks(figures: &Figures) -> Vec<String> {
     let found = &figures.calibration;
-    let direction = if found.confidence > found.accuracy { "too sure" } else { "not too sure" };
+    let direction = if found.confidence > found.accuracy { "over-confident" } else { "under-confident" };
     let mut remarks = vec![format!(
         "ECE {:.4} (largest error of a bin {:.4}), Brier score {:.4}, log loss {:.4}; mean confidence {:.1} %, accuracy {:.1} \
          %: {direction}",
