@@ -42,7 +42,7 @@ fn init_finds_the_loss_by_the_records() {
     let place = Place::new();
     let base = fixture("models/llama").display().to_string();
     let rows = |row: &dyn Fn(usize) -> Value| (0..8).map(|i| format!("{}\n", row(i))).collect::<String>();
-    let answer = |i: usize| json!({"prompt": format!("The hill {i}"), "completion": " is green.", "label": i % 2 == 0});
+    let answer = |i: usize| json!({"prompt": format!("The hill {i}"), "completion": " is green.", "label": i.is_multiple_of(2)});
     place.write("judged.jsonl", rows(&answer));
     place.write(
         "texts.jsonl",
