@@ -67,6 +67,7 @@ fn shown(record: &Record) -> Json {
         Kind::Judged { desirable: false } => "undesirable",
         Kind::Text => "text",
         Kind::Mismatched => "mismatched",
+        Kind::Prompt => "prompt",
     };
     let messages = |list: &[Message]| Json::from_iter(list.iter().map(|message| message.fields().clone()));
     let mut found = match &record.content {
