@@ -65,6 +65,7 @@ mod config;
 mod cpo;
 mod discopop;
 mod divergence;
+mod drawn;
 mod exo_pair;
 mod hinge;
 mod ipo;
@@ -107,6 +108,7 @@ pub use config::ObjectiveConfig;
 pub use cpo::Cpo;
 pub use discopop::Discopop;
 pub use divergence::FDivergenceType;
+pub use drawn::OnPolicy;
 pub use exo_pair::ExoPair;
 pub use hinge::Hinge;
 pub use ipo::Ipo;
@@ -129,7 +131,6 @@ pub use terms::{Needs, Records, Weighed};
 pub use unlikelihood::Unlikelihood;
 
 use crate::error::{Error, Problems, Result};
-use on_policy::{GroupRelative, Normalisation};
 use scored::groups;
 use terms::{Batch, Terms, is_estimate};
 
@@ -231,33 +232,6 @@ impl Loss {
     /// Returns what the loss is computed from.
     pub fn needs(&self) -> Needs {
         self.terms().needs()
-    }
-}
-
-/// A loss of completions that the policy draws itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum OnPolicy<'a> {
-    /// GRPO and its relatives.
-    Grouped(&'a GroupRelative, Normalisation),
-    /// RLOO.
-    LeaveOneOut(&'a Rloo),
-    /// PPO.
-    Proximal(&'a Ppo),
-}
-
-impl Loss {
-    /// Returns the loss if it is one of completions that the policy draws.
-    pub fn on_policy(&self) -> Option<OnPolicy<'_>> {
-        match self {
-            Self::Grpo(Grpo(loss)) => Some(OnPolicy::Grouped(loss, Grpo::NORMALISATION)),
-            Self::Dapo(Dapo(loss)) => Some(OnPolicy::Grouped(loss, Dapo::NORMALISATION)),
-            Self::Bnpo(Bnpo(loss)) => Some(OnPolicy::Grouped(loss, Bnpo::NORMALISATION)),
-            Self::DrGrpo(DrGrpo(loss)) => Some(OnPolicy::Grouped(loss, DrGrpo::NORMALISATION)),
-            Self::Rloo(loss) => Some(OnPolicy::LeaveOneOut(loss)),
-            Self::Ppo(loss) => Some(OnPolicy::Proximal(loss)),
-            // The others are losses of given completions.
-            _ => None,
-        }
     }
 }
 
@@ -364,11 +338,6 @@ impl Objective {
         if self.modifiers.use_weighting && aligned.len() >= batch.len() {
             modifiers::weight(batch, aligned, found);
         }
-    }
-
-    /// Returns the loss of completions that the policy draws, if it is one.
-    pub fn on_policy(&self) -> Option<OnPolicy<'_>> {
-        self.losses.iter().find_map(|(loss, _)| loss.on_policy())
     }
 
     /// Returns the implicit reward of a completion, from the first loss that has one.

@@ -15,6 +15,7 @@ mod applied;
 pub mod bottleneck;
 pub mod dora;
 mod dropout;
+mod heads;
 mod kind;
 pub mod lora;
 mod low_rank;
@@ -33,12 +34,12 @@ pub use applied::Applied;
 pub use bottleneck::Bottleneck;
 pub use dora::Dora;
 pub use dropout::Dropout;
+pub use heads::{SCORE, TASK, are_heads};
 pub use kind::{Delta, Kept, Module, Numbers, PeftCommon};
 pub use lora::Lora;
 pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
 pub use prefix::Prefix;
-pub use score::{SCORE, TASK};
 pub use store::Store;
 pub use token_rows::TokenRows;
 pub use whole::Whole;
@@ -215,14 +216,7 @@ impl Adapters {
                 }
             }
         }
-        if self.score().is_some() {
-            config["task_type"] = score::TASK.into();
-            // PEFT names both heads of its sequence classifiers, whichever the model has.
-            whole.insert(0, score::OTHER.into());
-        }
-        if !whole.is_empty() {
-            config["modules_to_save"] = whole.into();
-        }
+        heads::save(&mut config, whole);
         if !rows.is_empty() {
             config["trainable_token_indices"] = rows.into();
         }

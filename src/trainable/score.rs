@@ -3,20 +3,12 @@
 
 use std::ops::Range;
 
+use super::heads::SCORE;
 use super::{Adapter, Adapters, Whole};
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
 use crate::random::Stream;
 use crate::weights::FrozenWeight;
-
-/// Path of the head in an adapter file, without `base_model.model.`.
-pub const SCORE: &str = "score";
-
-/// PEFT's `task_type` of an adapter with this head.
-pub const TASK: &str = "SEQ_CLS";
-
-/// The other name of such a head, which PEFT writes beside it in `modules_to_save`.
-pub(super) const OTHER: &str = "classifier";
 
 /// The standard deviation of new weights: transformers' `initializer_range`, of most models.
 const DEVIATION: f64 = 0.02;
@@ -48,12 +40,6 @@ impl Adapters {
         }
         set.update(|all| all.copy_from_slice(&values));
         Ok(set)
-    }
-
-    /// Whether `modules_to_save` names nothing but such heads.
-    pub fn are_heads(names: &serde_json::Value) -> bool {
-        let is_head = |name: &serde_json::Value| name == SCORE || name == OTHER;
-        names.as_array().is_some_and(|names| !names.is_empty() && names.iter().all(is_head))
     }
 
     /// Refuses a scalar head.

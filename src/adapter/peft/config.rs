@@ -11,7 +11,7 @@ use super::CONFIG;
 use super::keys;
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules, TokenIndices};
-use crate::trainable::{Adapters, TASK};
+use crate::trainable::{TASK, are_heads};
 
 /// `peft_type` of low-rank matrices.
 pub(super) const LORA: &str = "LORA";
@@ -123,6 +123,10 @@ fn eight_f64() -> f64 {
     8.0
 }
 
+/// Why a sequence classifier is refused where log-probs are needed, also with `--force`.
+const NO_CLASSIFIER: &str = "task_type is \"SEQ_CLS\": it is a reward model or another classifier, which predicts no tokens; score and \
+                             eval take reward models";
+
 /// Limit of keys of both patterns together: twice the number of linear modules of the largest models.
 const MOST_PATTERNS: usize = 10_000;
 /// Limit of the bytes of a key.
@@ -165,8 +169,12 @@ impl PeftConfig {
     fn parse(text: &str, accepted: Accepted) -> Result<Self> {
         let bad = |e: serde_json::Error| Error::Adapter(e.to_string());
         let mut values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
-        let is_reward = accepted.score && values.get("task_type").is_some_and(|task| task == TASK);
-        if is_reward && values.get("modules_to_save").is_some_and(Adapters::are_heads) {
+        let is_classifier = values.get("task_type").is_some_and(|task| task == TASK);
+        let is_reward = accepted.score && is_classifier;
+        if is_classifier && values.get("modules_to_save").is_some_and(are_heads) {
+            if !accepted.score {
+                return Err(Error::Adapter(NO_CLASSIFIER.into()));
+            }
             values.remove("modules_to_save");
         }
         let random_init = keys::init_is_random(&values);
@@ -204,11 +212,6 @@ impl PeftConfig {
         if forced {
             notes.push(said);
             return Ok(());
-        }
-        if task == TASK {
-            return Err(Error::Adapter(format!(
-                "{said}, such as a reward model; score and eval take those (not with --force: it would be read without its head)"
-            )));
         }
         Err(Error::Adapter(format!(
             "{said}; name an adapter of task CAUSAL_LM, or insist with --force where there is such a flag"

@@ -1,0 +1,30 @@
+//! How PEFT names modules that are trained whole, and the scalar heads of its sequence classifiers.
+
+use serde_json::Value;
+
+/// Path of the scalar head in an adapter file, without `base_model.model.`.
+pub const SCORE: &str = "score";
+
+/// PEFT's `task_type` of an adapter with this head.
+pub const TASK: &str = "SEQ_CLS";
+
+/// The other name of such a head, which PEFT writes beside it in `modules_to_save`.
+const OTHER: &str = "classifier";
+
+/// Writes `modules_to_save` to a configuration, and the task of a scalar head if it is among them.
+pub(super) fn save(config: &mut Value, mut whole: Vec<Value>) {
+    if whole.iter().any(|name| name == SCORE) {
+        config["task_type"] = TASK.into();
+        // PEFT names both heads of its sequence classifiers, whichever the model has.
+        whole.insert(0, OTHER.into());
+    }
+    if !whole.is_empty() {
+        config["modules_to_save"] = whole.into();
+    }
+}
+
+/// Whether `modules_to_save` names nothing but such heads.
+pub fn are_heads(names: &Value) -> bool {
+    let is_head = |name: &Value| name == SCORE || name == OTHER;
+    names.as_array().is_some_and(|names| !names.is_empty() && names.iter().all(is_head))
+}
