@@ -58,6 +58,7 @@ pub struct DevicesArgs {
 }
 
 /// The subcommands.
+#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Look at a base, data and this machine, and write a configuration that trains

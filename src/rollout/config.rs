@@ -171,7 +171,7 @@ impl Drawing {
     /// # Errors
     /// [`Error::Config`] if they cannot be divided into whole groups.
     pub fn prompts(&self, completions: usize) -> Result<usize> {
-        if completions % self.generations == 0 && completions > 0 {
+        if completions.is_multiple_of(self.generations) && completions > 0 {
             return Ok(completions / self.generations);
         }
         Err(Error::Config(format!(

@@ -336,10 +336,10 @@ mod tests {
         let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 10.0;
         let found = ppo.inputs(&rollout, 0.3);
         for ((inputs, raw), drawn) in found.iter().zip(&raw).zip(&rollout) {
-            for t in 0..raw.len() {
-                let whitened = (raw[t] - mean) / (variance + 1e-8).sqrt();
+            for (t, raw) in raw.iter().enumerate() {
+                let whitened = (raw - mean) / (variance + 1e-8).sqrt();
                 assert!((inputs.advantages[t] - whitened).abs() < 1e-12);
-                assert!((inputs.returns[t] - raw[t] - drawn.values[t]).abs() < 1e-12);
+                assert!((inputs.returns[t] - raw - drawn.values[t]).abs() < 1e-12);
             }
         }
     }
