@@ -63,7 +63,7 @@ pub enum Command {
     /// Print the log-probabilities of every pair under policy and reference, as JSON Lines
     Score(ScoreArgs),
     /// Measure how often, and by how much, a model prefers the chosen completions
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Complete prompts
     Generate(GenerateArgs),
     /// Collect preferences: two answers side by side, and which is better
@@ -471,7 +471,7 @@ mod tests {
         else {
             panic!("not eval")
         };
-        let runtime = eval.pairs.0.unwrap().model.runtime;
+        let runtime = eval.pairs.0.as_ref().unwrap().model.runtime;
         assert_eq!((runtime.device, runtime.dtype), (DeviceChoice::Cuda(1), WeightDtype::BF16));
         assert!(eval.command.is_none());
     }

@@ -115,7 +115,7 @@ fn of_run(
     known: &mut BTreeMap<String, Line>,
     ledger: &mut Ledger<Line>,
 ) -> Result<Line> {
-    let config = Recipe::from_file(&run.join("config.yaml"), &[])?.into_last()?;
+    let config = Recipe::from_file(run.join("config.yaml"), &[])?.into_last()?;
     let runtime = args.runtime;
     let options = OpenOptions {
         dtype: runtime.dtype,

@@ -136,7 +136,7 @@ fn chosen(policy: &Adapted, prompts: &[Prompt]) -> Result<Vec<Vec<Kept>>> {
 
 /// Who judges.
 enum Judging<'a> {
-    Endpoint { judge: Judge, model: String },
+    Endpoint { judge: Box<Judge>, model: String },
     Reward(Box<dyn Reward + 'a>),
 }
 
@@ -146,7 +146,8 @@ impl<'a> Judging<'a> {
             JudgeSpec::Endpoint(path) => {
                 let config = JudgeConfig::from_file(path)?;
                 let model = format!("{} at {}", config.model, config.endpoint);
-                Self::Endpoint { judge: Judge::new(config, &args.output.join("transcript.jsonl"))?, model }
+                let judge = Judge::new(config, &args.output.join("transcript.jsonl"))?;
+                Self::Endpoint { judge: Box::new(judge), model }
             }
             JudgeSpec::Reward(spec) => {
                 let timeout = Duration::from_secs(args.results.reward_timeout);
