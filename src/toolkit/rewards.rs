@@ -21,7 +21,7 @@ impl Base {
         spec: &Spec,
         timeout: Duration,
     ) -> Result<Box<dyn Reward + 'a>> {
-        let Spec::Adapter(directory) = spec else { return Ok(spec.plain(timeout)?) };
+        let Spec::Adapter(directory) = spec else { return spec.plain(timeout) };
         let policy = Policy::of(self.adapter(Path::new(directory), false)?);
         let objective = TrainedWith::of(Path::new(directory))?.objective.unwrap_or_default();
         Ok(Box::new(LogRatio::new(decoder, policy, objective, spec.to_string())))

@@ -43,7 +43,8 @@ LLAMA = {"rms_norm_eps": 1e-5, "max_position_embeddings": 8192, "attention_bias"
 QWEN2 = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False,
          "sliding_window": 32768, "max_window_layers": 24}
 GEMMA3 = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "sliding_window": 512, "query_pre_attn_scalar": 256,
-          "rope_local_base_freq": 1e4, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False,
+          "rope_local_base_freq": 1e4, "hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh",
+          "attention_bias": False,
           "layer_types": [f"{'full' if i % 6 == 5 else 'sliding'}_attention" for i in range(18)]}
 MODELS = {
     "tiny": config("llama", 64, 128, 4, 2, 2, 32768, 1e4, True, head_dim=16, **LLAMA),
