@@ -58,7 +58,6 @@ pub struct DevicesArgs {
 }
 
 /// The subcommands.
-#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Look at a base, data and this machine, and write a configuration that trains
@@ -70,7 +69,7 @@ pub enum Command {
     /// Print the log-probabilities of every pair under policy and reference, as JSON Lines
     Score(ScoreArgs),
     /// Measure how often, and by how much, a model prefers the chosen completions
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Complete prompts
     Generate(GenerateArgs),
     /// Talk to a model with its adapter on, off or both, and save the answers that you prefer
@@ -482,7 +481,7 @@ mod tests {
         else {
             panic!("not eval")
         };
-        let runtime = eval.pairs.0.unwrap().model.runtime;
+        let runtime = eval.pairs.0.as_ref().unwrap().model.runtime;
         assert_eq!((runtime.device, runtime.dtype), (DeviceChoice::Cuda(1), WeightDtype::BF16));
         assert!(eval.command.is_none());
     }

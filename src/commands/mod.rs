@@ -27,7 +27,7 @@ mod voice;
 use clap::CommandFactory;
 
 use self::output::print;
-use crate::cli::{Cli, Command, DataCommand, EvalArgs};
+use crate::cli::{Cli, Command, DataCommand};
 use crate::error::{Error, Result};
 use crate::ops::gemm::Isa;
 use crate::report::Verbosity;
@@ -70,7 +70,7 @@ fn left_behind(command: &Command) -> &'static str {
         | Command::Merge(_)
         | Command::Export(_)
         | Command::Data(DataCommand::Convert(_)) => "interrupted; what was not finished is removed",
-        Command::Eval(EvalArgs { command: Some(_), .. }) => {
+        Command::Eval(args) if args.command.is_some() => {
             "interrupted; what was drawn, judged and measured is kept, and the same command goes on"
         }
         Command::Collect(_) => "interrupted; every vote is kept, and the same command goes on",

@@ -146,8 +146,8 @@ impl<'a> Judging<'a> {
             JudgeSpec::Endpoint(path) => {
                 let config = JudgeConfig::from_file(path)?;
                 let model = format!("{} at {}", config.model, config.endpoint);
-                let judge = Box::new(Judge::new(config, &args.output.join("transcript.jsonl"))?);
-                Self::Endpoint { judge, model }
+                let judge = Judge::new(config, &args.output.join("transcript.jsonl"))?;
+                Self::Endpoint { judge: Box::new(judge), model }
             }
             JudgeSpec::Reward(spec) => {
                 let timeout = Duration::from_secs(args.results.reward_timeout);
