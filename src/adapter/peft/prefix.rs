@@ -34,7 +34,7 @@ pub fn width(spec: &DecoderSpec) -> Result<(usize, usize)> {
 /// The layers' prefixes, for as many tokens.
 ///
 /// # Errors
-/// As [`width`].
+/// As `width`.
 pub fn of(spec: &DecoderSpec, tokens: usize) -> Result<Vec<Prefix>> {
     let (width, _) = width(spec)?;
     let modules = spec.layers.iter().map(|layer| layer.attention.module().to_string());
