@@ -232,7 +232,7 @@ mod tests {
         let prompt =
             json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which river?"}]);
         let answer = json!([{"role": "assistant", "content": "<think>Hm, rivers</think>\nLoire é"}]);
-        let find = |text| {
+        let find = |text: &str| {
             found(prompt.clone(), answer.clone(), Some(json!([{"function": {"name": "look_up"}}])), text)
         };
         let whole = "Be brief.|look_up|Which  river?|Hm, rivers|Loire \\u00e9";
@@ -250,7 +250,7 @@ mod tests {
         let prompt = json!([{"role": "user", "content": [{"type": "text", "text": "Which?"}]}]);
         let call = json!([{"role": "assistant", "content": "So:", "tool_calls":
             [{"function": {"name": "look_up", "arguments": "{\"a\": 1}"}}]}]);
-        let find = |text| found(prompt.clone(), call.clone(), None, text);
+        let find = |text: &str| found(prompt.clone(), call.clone(), None, text);
         assert_eq!(find("Which? So: look_up {\"a\": 1}"), Ok(vec![]));
         assert_eq!(find("Which? So: "), Ok(vec![About::ToolCalls]));
         assert_eq!(find("Which? So: look_up \"{\\\"a\\\": 1}\""), Ok(vec![About::Arguments]));

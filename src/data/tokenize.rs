@@ -34,8 +34,6 @@ pub struct Tokenized {
 pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized> {
     let here = |e: Error| record.origin.error(e.to_string());
     let Sequences { prompt, whole, lost, texts } = sequences(tokenizer, &record.content).map_err(here)?;
-    let mut doubts =
-        rendered::doubts(&record.content, record.kind, &texts).map_err(|what| record.origin.error(what))?;
     let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(prompt.len());
     let example = Example {
         prompt: prompt[..border].to_vec(),
@@ -64,6 +62,8 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized>
              nothing, remove the record or use a chat template that shows the difference"
         )));
     }
+    let mut doubts =
+        rendered::doubts(&record.content, record.kind, &texts).map_err(|what| record.origin.error(what))?;
     doubts.extend(endless(tokenizer, record, &example));
     Ok(Tokenized { example, lost, doubts })
 }

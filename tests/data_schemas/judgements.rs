@@ -150,7 +150,7 @@ fn integers_keep_their_digits_or_are_refused_by_place() {
     {
         assert!(rows(value).is_ok(), "{value}");
     }
-    let error = rows("[1, 123456789012345678901234567890, NaN]").unwrap_err();
+    let error = rows("[1, 123456789012345678901234567890]").unwrap_err();
     for part in [
         "t.jsonl:2: ",
         "column 63",

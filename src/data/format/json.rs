@@ -77,9 +77,7 @@ fn by_first_line(mut reader: Bytes, place: Place, skipped: usize, lines: bool) -
                     elements::of(values, place)
                 }
                 // A line of JSON Lines with several fields is a record, whatever lists it holds.
-                (Json::Object(fields), None)
-                    if !lines || fields.len() == 1 || by_column(&fields).is_some() =>
-                {
+                (Json::Object(fields), None) if !lines || fields.len() == 1 => {
                     one_object(fields, place, skipped + 1)?
                 }
                 (value, _) => {
