@@ -13,6 +13,8 @@ use serde_json::{Value as Json, json};
 
 #[path = "data_schemas/config.rs"]
 mod config;
+#[path = "data_schemas/judgements.rs"]
+mod judgements;
 #[path = "data_schemas/lost.rs"]
 mod lost;
 #[path = "data_schemas/malformed.rs"]

@@ -36,7 +36,7 @@ pub fn row(record: &Record) -> Result<Json> {
     let value = Json::Object(row);
     let read = Record::parse(Row { origin: record.origin.clone(), value: value.clone() })?;
     // Another schema may have given the same record.
-    if read == (Record { schema: read.schema, ..record.clone() }) {
+    if read == (Record { schema: read.schema, doubts: read.doubts.clone(), ..record.clone() }) {
         Ok(value)
     } else {
         Err(record.origin.error("it has no canonical form that reads back as it is; please report it"))

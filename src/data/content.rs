@@ -29,6 +29,14 @@ pub enum Content {
 }
 
 impl Content {
+    /// The number of its answers.
+    pub(super) fn answers(&self) -> usize {
+        match self {
+            Self::Text { answers, .. } => answers.len(),
+            Self::Chat { answers, .. } => answers.len(),
+        }
+    }
+
     /// The bytes of its texts.
     pub(super) fn bytes(&self) -> usize {
         match self {

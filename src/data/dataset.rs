@@ -136,6 +136,15 @@ impl Dataset {
         Self { examples: self.examples.clone(), order: Some(order.into()) }
     }
 
+    /// Returns the number of examples of `other` whose tokens are those of an example of this set, and the
+    /// origin of the first.
+    pub fn shared(&self, other: &Self) -> Option<(usize, Origin)> {
+        let own: std::collections::HashSet<_> = self.entries().map(|entry| entry.id).collect();
+        let mut shared = other.entries().filter(|entry| own.contains(&entry.id));
+        let first = other.origin(shared.next()?);
+        Some((1 + shared.count(), first))
+    }
+
     /// Returns the BLAKE3 hash over the ids and kinds of all examples, in order.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();

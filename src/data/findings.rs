@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::cases::{Cases, LISTED};
+use super::doubt::Doubts;
 use super::example::{Kind, Origin};
 use super::schema::Schema;
 use crate::error::{Error, Result};
-
-/// The number of invalid records that are listed; the others are counted.
-pub const LISTED: usize = 24;
 
 /// The number of invalid records that are listed in a file.
 pub const MOST_SKIPPED: usize = 100_000;
@@ -43,6 +42,9 @@ pub struct Findings {
     pub dropped: Cases,
     /// Records whose rendered conversation lacks the end of the rendered prompt.
     pub lost: Cases,
+    /// Valid records that may mean something else.
+    #[serde(default)]
+    pub doubts: Doubts,
     /// The number of pairs with a label other than 1.
     pub labelled: usize,
     /// The number of pairs whose label is below 0.5.
@@ -63,31 +65,6 @@ pub struct Skipped {
     pub line: usize,
     /// What is wrong with it.
     pub message: String,
-}
-
-/// The number of times that something was found, and the first place.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cases {
-    /// The number of cases.
-    pub count: usize,
-    /// The first case: place and description.
-    pub first: Vec<(String, String)>,
-}
-
-impl Cases {
-    pub(super) fn add(&mut self, place: String, what: String) {
-        self.count += 1;
-        if self.first.len() < LISTED {
-            self.first.push((place, what));
-        }
-    }
-
-    /// Returns the first case as `file:line: what`, and the number of further cases.
-    fn described(&self) -> Option<String> {
-        let (place, what) = self.first.first()?;
-        let more = if self.count > 1 { format!(" (and {} more)", self.count - 1) } else { String::new() };
-        Some(format!("{place}: {what}{more}"))
-    }
 }
 
 impl Findings {
@@ -186,6 +163,7 @@ impl Findings {
                 self.lost.count
             ));
         }
+        notes.extend(self.doubts.notes(records).into_iter().map(|note| format!("warning: {note}")));
         if self.truncated > 0 {
             notes.push(format!("{} of {records} records were truncated to fit max_length", self.truncated));
         }

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use super::dataset::Builder;
+use super::doubt::Doubt;
 use super::example::Example;
 use super::findings::Findings;
 use super::records::{Record, RecordReader};
@@ -103,9 +104,10 @@ impl Ingest<'_> {
             }
             match outcome {
                 Err(error) => findings.invalid(error)?,
-                Ok(Ingested { record, example, lost, outcome }) => {
+                Ok(Ingested { record, example, lost, doubts, outcome }) => {
                     let number = findings.records;
                     findings.record(record.schema, record.kind);
+                    findings.doubts.add(&record.origin, doubts);
                     if let Some(text) = lost {
                         findings.lost(&record.origin, &text);
                     }
@@ -122,7 +124,7 @@ impl Ingest<'_> {
         Ok(true)
     }
 
-    fn example(&self, record: Record) -> Result<Ingested> {
+    fn example(&self, mut record: Record) -> Result<Ingested> {
         let tokenized = tokenize(self.tokenizer, &record)?;
         let mut example = tokenized.example;
         let (bos, pad) = (self.tokenizer.bos_id(), self.tokenizer.padding());
@@ -131,7 +133,9 @@ impl Ingest<'_> {
             // The tokenizer belongs to another model: no record is at fault.
             check_vocab(self.tokenizer, &example, self.vocab_size).map_err(|e| Error::Data(e.to_string()))?;
         }
-        Ok(Ingested { record, example, lost: tokenized.lost, outcome })
+        let mut doubts = std::mem::take(&mut record.doubts);
+        doubts.extend(tokenized.doubts);
+        Ok(Ingested { record, example, lost: tokenized.lost, doubts, outcome })
     }
 }
 
@@ -139,6 +143,7 @@ struct Ingested {
     record: Record,
     example: Example,
     lost: Option<String>,
+    doubts: Vec<Doubt>,
     outcome: Outcome,
 }
 
@@ -196,7 +201,15 @@ mod tests {
     fn record(prompt: &str, chosen: &str, rejected: &str) -> Record {
         let content = Content::Text { prompt: prompt.into(), answers: vec![chosen.into(), rejected.into()] };
         let (origin, kind) = (Origin::new("t", 5), Kind::pair(0.5));
-        Record { origin, source: None, schema: Schema::ALL[0], labelled: true, kind, content }
+        Record {
+            origin,
+            source: None,
+            schema: Schema::ALL[0],
+            labelled: true,
+            kind,
+            content,
+            doubts: Vec::new(),
+        }
     }
 
     fn ingest(tokenizer: &ChatTokenizer, max_length: usize) -> Ingest<'_> {

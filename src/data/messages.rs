@@ -66,6 +66,19 @@ impl Message {
         !["user", "human", "system", "developer", "tool", "observation"].contains(&self.role())
     }
 
+    /// Returns the message with the arguments of its calls as objects, where they are a text with a JSON object: OpenAI's
+    /// form, while chat templates read objects.
+    pub(super) fn with_read_arguments(mut self) -> Self {
+        let calls = self.0.get_mut("tool_calls").and_then(Json::as_array_mut);
+        for call in calls.into_iter().flatten() {
+            let arguments = call.get_mut("function").and_then(|function| function.get_mut("arguments"));
+            if let Some(arguments) = arguments {
+                speakers::read_arguments(arguments);
+            }
+        }
+        self
+    }
+
     /// Whether the message calls tools.
     pub(super) fn calls_tools(&self) -> bool {
         self.0.get("tool_calls").and_then(Json::as_array).is_some_and(|calls| !calls.is_empty())
@@ -162,6 +175,14 @@ pub(super) fn kwargs(fields: &mut Fields) -> Result<Option<Fields>, String> {
     match fields.remove("chat_template_kwargs") {
         None | Some(Json::Null) => Ok(None),
         Some(Json::Object(map)) => Ok(Some(map)),
+        Some(Json::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Json::String(text)) => match serde_json::from_str(&text) {
+            Ok(Json::Object(map)) => Ok(Some(map)),
+            _ => Err(format!(
+                "chat_template_kwargs must be an object, or a text with one in JSON, found {}",
+                described(&text.into())
+            )),
+        },
         Some(other) => Err(format!("chat_template_kwargs must be an object, found {}", described(&other))),
     }
 }

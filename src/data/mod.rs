@@ -12,11 +12,14 @@
 //! 6. [`PackedBatch`]: examples → prefix trees in one row of tokens, without padding.
 
 pub mod canonical;
+pub mod cases;
+mod cells;
 pub mod check;
 mod columns;
 pub mod config;
 pub mod content;
 pub mod dataset;
+pub mod doubt;
 pub mod example;
 mod fields;
 pub mod filter;
@@ -30,6 +33,7 @@ pub mod messages;
 pub mod mixture;
 pub mod pack;
 pub mod records;
+mod rendered;
 pub mod sampler;
 pub mod schema;
 pub mod show;

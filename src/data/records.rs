@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value as Json;
 
+use super::cells;
 use super::columns::Columns;
 use super::config::{DataConfig, MIXED};
 pub use super::content::Content;
+use super::doubt::Doubt;
 use super::example::{Kind, Origin};
 use super::fields::{Fields, described};
 use super::filter::Filter;
@@ -33,6 +35,8 @@ pub struct Record {
     pub kind: Kind,
     /// The prompt and the answers.
     pub content: Content,
+    /// What is doubtful about it, which the findings count.
+    pub doubts: Vec<Doubt>,
 }
 
 /// Reads rows into records: filter, new names of columns, schema. The rows of a file have one schema, except for those
@@ -110,28 +114,41 @@ impl RecordReader {
                 )));
             }
         };
-        let found = self.parse(fields).and_then(small);
+        let found = self.parse(fields, cells::are_of(&origin)).and_then(small);
         match found.and_then(|found| self.same_schema(&origin, found)) {
-            Ok(Some((source, schema, Draft { kind, labelled, content }))) => {
-                Ok(Some(Record { origin, source, schema, labelled, kind, content }))
+            Ok(Some((source, schema, Draft { kind, labelled, content, mut doubts }))) => {
+                doubts.extend(cells::missing(&origin, &content));
+                Ok(Some(Record { origin, source, schema, labelled, kind, content, doubts }))
             }
             Ok(None) => Ok(None),
             Err(message) => Err(origin.error(message)),
         }
     }
 
-    fn parse(&self, mut fields: Fields) -> Result<Option<Parsed>, String> {
-        if let Some(filter) = &self.filter
-            && !filter.keeps(&fields)?
-        {
-            return Ok(None);
+    /// Reads the columns of a row; `cells` says that they have no types.
+    fn parse(&self, mut fields: Fields, cells: bool) -> Result<Option<Parsed>, String> {
+        if let Some(filter) = &self.filter {
+            let keeps = if cells {
+                filter.keeps(&cells::compared(&fields, filter))?
+            } else {
+                filter.keeps(&fields)?
+            };
+            if !keeps {
+                return Ok(None);
+            }
         }
         self.columns.rename(&mut fields)?;
+        if cells {
+            cells::read(&mut fields);
+        }
         let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
         let margin = (self.wanted == Wanted::Rewarded).then(|| fields.remove("margin")).flatten();
         let (schema, mut draft) = match self.wanted {
             Wanted::Prompts => schema::prompt(fields, self.format)?,
-            Wanted::Whole | Wanted::Preferred | Wanted::Rewarded => schema::read(&mut fields, self.format)?,
+            Wanted::Whole | Wanted::Preferred | Wanted::Rewarded => {
+                let filtered = |name: &str| self.filter.as_ref().is_some_and(|filter| filter.reads(name));
+                schema::read(&mut fields, self.format, &filtered)?
+            }
         };
         if let Some(value) = margin.filter(|value| !value.is_null()) {
             draft.kind = with_margin(draft.kind, &value)?;

@@ -106,13 +106,19 @@ fn resolve_one(source: &str) -> Result<Vec<Input>> {
     }
 }
 
+/// Files that `datasets` writes beside the records, and that describe them.
+const DESCRIPTIONS: [&str; 4] =
+    ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"];
+
 fn directory(dir: &Path) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in sorted_entries(dir)? {
-        if let (true, Some(format)) = (path.is_file(), Format::named(&path)) {
+        let describes = path.file_name().is_some_and(|name| DESCRIPTIONS.iter().any(|known| name == *known));
+        if let (true, false, Some(format)) = (path.is_file(), describes, Format::named(&path)) {
             inputs.push(Input::File(path, format));
         }
     }
+    warn_of_splits(&inputs);
     if inputs.is_empty() {
         return Err(Error::Data(format!(
             "directory `{}` holds no file that can be read: {SUPPORTED}",
@@ -138,7 +144,52 @@ fn matches(pattern: &str) -> Result<Vec<Input>> {
         )));
     }
     files.sort();
-    files.into_iter().map(|path| Format::of(&path).map(|format| Input::File(path, format))).collect()
+    let found: Result<Vec<_>> =
+        files.into_iter().map(|path| Format::of(&path).map(|format| Input::File(path, format))).collect();
+    found.inspect(|inputs| warn_of_splits(inputs))
+}
+
+/// Warns of files that belong to several splits and are read as one data set.
+fn warn_of_splits(inputs: &[Input]) {
+    if let Some(note) = splits(inputs) {
+        log::warn!("{note}");
+    }
+}
+
+/// Words of the names of files, and the split that each means.
+const SPLITS: [(&str, &str); 8] = [
+    ("train", "train"),
+    ("training", "train"),
+    ("test", "test"),
+    ("validation", "validation"),
+    ("valid", "validation"),
+    ("val", "validation"),
+    ("dev", "validation"),
+    ("eval", "validation"),
+];
+
+/// Describes files of several splits, with the first of each.
+fn splits(inputs: &[Input]) -> Option<String> {
+    let mut found: Vec<(&str, String)> = Vec::new();
+    for input in inputs {
+        let Input::File(path, _) = input else { continue };
+        let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
+        let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+        let split = words.find_map(|word| SPLITS.iter().find(|(known, _)| *known == word));
+        if let Some((_, split)) = split
+            && found.iter().all(|(known, _)| known != split)
+        {
+            found.push((*split, path.display().to_string()));
+        }
+    }
+    let names: Vec<String> = found.into_iter().map(|(_, name)| name).collect();
+    (names.len() > 1).then(|| {
+        format!(
+            "{} are files of several splits and are read as one data set; name the files of one split (data.train, and \
+             data.eval for another)",
+            names.join(", ")
+        )
+    })
 }
 
 fn missing(path: &Path) -> String {

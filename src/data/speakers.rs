@@ -46,6 +46,15 @@ pub(super) fn message(place: &str, from: &Json, fields: &Fields) -> Result<Field
     Ok(message)
 }
 
+/// Replaces a text with a JSON object by the object.
+pub(super) fn read_arguments(arguments: &mut Json) {
+    if let Json::String(text) = arguments
+        && let Ok(read @ Json::Object(_)) = serde_json::from_str(text)
+    {
+        *arguments = read;
+    }
+}
+
 /// Reads `{"name": ..., "arguments": ...}`, or a list of these, into the calls that chat templates read.
 fn calls(place: &str, value: &str) -> Result<Json, String> {
     let wrong = || {
@@ -60,8 +69,9 @@ fn calls(place: &str, value: &str) -> Result<Json, String> {
         call @ Json::Object(_) => vec![call],
         _ => return Err(wrong()),
     };
-    let call = |call: Json| match (call.get("name"), call.get("arguments")) {
-        (Some(Json::String(name)), Some(arguments)) => {
+    let call = |call: Json| match (call.get("name"), call.get("arguments").cloned()) {
+        (Some(Json::String(name)), Some(mut arguments)) => {
+            read_arguments(&mut arguments);
             Ok(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
         }
         _ => Err(wrong()),

@@ -1,9 +1,11 @@
 //! Turns records into examples, following TRL 1.16 (`dpo_trainer.py`, `tokenize_fn`).
 
 use super::dataset::Dataset;
+use super::doubt::{About, Doubt};
 use super::example::Example;
 use super::messages::Message;
 use super::records::{Content, Record};
+use super::rendered;
 use super::template::RenderOptions;
 use super::tokenizer::ChatTokenizer;
 use crate::error::{Error, Result};
@@ -16,6 +18,8 @@ pub struct Tokenized {
     /// The end of the rendered prompt that the rendered conversation does not contain, so that it is never trained on.
     /// `None` if the conversation begins with the whole prompt.
     pub lost: Option<String>,
+    /// What its template did not write.
+    pub doubts: Vec<Doubt>,
 }
 
 /// Tokenizes one record without truncation.
@@ -29,7 +33,7 @@ pub struct Tokenized {
 /// token, a completion has no token to score, or two completions have the same tokens.
 pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized> {
     let here = |e: Error| record.origin.error(e.to_string());
-    let Sequences { prompt, whole, lost } = sequences(tokenizer, &record.content).map_err(here)?;
+    let Sequences { prompt, whole, lost, texts } = sequences(tokenizer, &record.content).map_err(here)?;
     let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(prompt.len());
     let example = Example {
         prompt: prompt[..border].to_vec(),
@@ -58,7 +62,10 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized>
              nothing, remove the record or use a chat template that shows the difference"
         )));
     }
-    Ok(Tokenized { example, lost })
+    let mut doubts =
+        rendered::doubts(&record.content, record.kind, &texts).map_err(|what| record.origin.error(what))?;
+    doubts.extend(endless(tokenizer, record, &example));
+    Ok(Tokenized { example, lost, doubts })
 }
 
 /// The token ids of the prompt, and of the prompt with each answer.
@@ -66,6 +73,8 @@ struct Sequences {
     prompt: Vec<u32>,
     whole: Vec<Vec<u32>>,
     lost: Option<String>,
+    /// The rendered conversations; none of plain texts.
+    texts: Vec<String>,
 }
 
 fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<Sequences> {
@@ -75,7 +84,7 @@ fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<Sequences> 
                 encode_text(tokenizer, &format!("{prompt}{}", with_eos(tokenizer, answer)?))
             };
             let whole = answers.iter().map(whole).collect::<Result<_>>()?;
-            Ok(Sequences { prompt: encode_text(tokenizer, prompt)?, whole, lost: None })
+            Ok(Sequences { prompt: encode_text(tokenizer, prompt)?, whole, lost: None, texts: Vec::new() })
         }
         Content::Chat { prompt, answers, tools, kwargs } => {
             let render = |answer: &[Message], add_generation_prompt| {
@@ -90,9 +99,27 @@ fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<Sequences> 
             let encode = |text: &String| tokenizer.encode(text, false);
             let ids = if prompt.is_empty() { Vec::new() } else { encode(&prompt)? };
             let whole = texts.iter().map(encode).collect::<Result<_>>()?;
-            Ok(Sequences { prompt: ids, whole, lost: texts.iter().find_map(|text| lost(&prompt, text)) })
+            let lost = texts.iter().find_map(|text| lost(&prompt, text));
+            Ok(Sequences { prompt: ids, whole, lost, texts })
         }
     }
+}
+
+/// Returns the doubt about a conversation of which no answer ends in EOS or another special token, before white space.
+fn endless(tokenizer: &ChatTokenizer, record: &Record, example: &Example) -> Option<Doubt> {
+    if !matches!(record.content, Content::Chat { .. }) || example.completions.is_empty() {
+        return None;
+    }
+    let text = |id: u32, skip| tokenizer.decode(&[id], skip).unwrap_or_default();
+    let mut last = String::new();
+    for completion in &example.completions {
+        let end = completion.iter().rev().find(|id| !text(**id, false).trim().is_empty())?;
+        if tokenizer.eos_id() == Some(*end) || text(*end, true).is_empty() {
+            return None;
+        }
+        last = text(*end, false);
+    }
+    Some(Doubt::new(About::End, format!("the last token is {last:?}")))
 }
 
 /// Returns what follows the part of `prompt` with which `whole` begins. The generation prompt often ends in white space
@@ -191,6 +218,7 @@ mod tests {
             labelled: true,
             kind: Kind::pair(0.5),
             content,
+            doubts: Vec::new(),
         }
     }
 

@@ -133,7 +133,7 @@ fn pairs_with_an_implicit_prompt() {
 #[test]
 fn judged_answers_and_texts() {
     table(&[
-        (r#"{"prompt": "q", "completion": "a", "label": 1}"#, &["label must be true", "a number (1)"]),
+        (r#"{"prompt": "q", "completion": "a", "label": 2}"#, &["label must be true", "a number (2)"]),
         (r#"{"prompt": "q", "completion": "a", "label": null}"#, &["label must be true", "found null"]),
         (r#"{"completion": "a"}"#, &["missing `prompt`", "`text`"]),
         (r#"{"completion": "a", "label": true}"#, &["missing `prompt`"]),

@@ -146,6 +146,7 @@ pub(super) fn warnings(found: &Figures, leaks: Option<&Leaks>) -> Vec<String> {
             special.token, special.within, special.records, special.first
         ));
     }
+    warnings.extend(found.doubts.iter().cloned());
     if let Some(cut) = found.truncation.as_ref().filter(|cut| cut.dropped > 0) {
         warnings.push(format!("{} records are left out by truncation", cut.dropped));
     }

@@ -9,6 +9,7 @@ use super::measure::{Measure, Measured, Size};
 use super::places::Files;
 use super::repeats::{Entry, Leaks, leaks};
 use super::special::Within;
+use crate::data::doubt::Doubts;
 use crate::data::truncate::Outcome;
 use crate::data::{Kind, Record, Truncation, hold_out};
 use crate::error::Result;
@@ -61,6 +62,7 @@ pub struct Collected {
     pub(super) judged: (usize, usize),
     /// By token and place: records, and the origin of the first.
     pub(super) specials: BTreeMap<(String, Within), (usize, String)>,
+    pub(super) doubts: Doubts,
 }
 
 /// Reads all records, and keeps what [`Collected::figures`] needs. Invalid ones are counted, and the first are kept in words.
@@ -82,11 +84,12 @@ pub fn collect(records: impl Iterator<Item = Result<Record>>, measure: &Measure)
 
 impl Collected {
     fn take(&mut self, measured: Result<Measured>, measure: &Measure) {
-        let measured = match measured {
+        let mut measured = match measured {
             Ok(measured) => measured,
             Err(error) => return self.refused.add(|| error.to_string()),
         };
         let place = self.files.place(&measured.origin);
+        self.doubts.add(&measured.origin, std::mem::take(&mut measured.doubts));
         self.entries.push(Entry::new(measured.hashes, place));
         self.sizes.push(measured.size);
         self.take_lengths(&measured);

@@ -33,6 +33,8 @@ pub struct Figures {
     pub length_bias: Option<Bias>,
     /// Special tokens in the records' own text.
     pub special_tokens: Vec<Specials>,
+    /// Valid records that may mean something else, one sentence per kind.
+    pub doubts: Vec<String>,
     /// What truncation cuts; `None` if characters were counted.
     pub truncation: Option<Cut>,
     /// Records that are longer than the model's positions.
@@ -177,6 +179,7 @@ impl Collected {
             repeats: Repeats::of(&self.entries, &self.files),
             length_bias: self.differences.bias(),
             special_tokens: self.specials(),
+            doubts: self.doubts.notes(self.entries.len()),
             truncation: self.is_tokens.then(|| self.cut()),
             too_long: self.too_long.first.first().map(|first| TooLong {
                 records: self.too_long.count,

@@ -2,9 +2,12 @@
 
 use super::hash::Hashes;
 use super::special::{Finder, Within};
+use crate::data::doubt::Doubt;
 use crate::data::messages::Message;
 use crate::data::truncate::Outcome;
-use crate::data::{ChatTokenizer, Content, Example, Kind, Origin, Record, Truncation, check_vocab, tokenize};
+use crate::data::{
+    ChatTokenizer, Content, Example, Kind, Origin, Record, Tokenized, Truncation, check_vocab, tokenize,
+};
 use crate::error::Result;
 
 /// What a model can take.
@@ -45,6 +48,7 @@ pub(super) struct Measured {
     /// Tokens of the longest sequence, if the model has fewer positions.
     pub too_long: Option<usize>,
     pub specials: Vec<(Within, usize)>,
+    pub doubts: Vec<Doubt>,
 }
 
 /// The tokens that a record takes in training.
@@ -109,6 +113,7 @@ impl<'a> Measure<'a> {
             outcome: Outcome::Whole,
             too_long: None,
             specials: self.finder.as_ref().map(|finder| finder.find(record)).unwrap_or_default(),
+            doubts: record.doubts.clone(),
         };
         if let Some(tokenizer) = self.tokenizer {
             self.tokenized(tokenizer, record, &mut measured)?;
@@ -117,7 +122,8 @@ impl<'a> Measure<'a> {
     }
 
     fn tokenized(&self, tokenizer: &ChatTokenizer, record: &Record, measured: &mut Measured) -> Result<()> {
-        let mut example = tokenize(tokenizer, record)?.example;
+        let Tokenized { mut example, doubts, .. } = tokenize(tokenizer, record)?;
+        measured.doubts.extend(doubts);
         if let Some(limits) = self.limits {
             check_vocab(tokenizer, &example, limits.vocab_size)?;
         }

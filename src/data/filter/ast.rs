@@ -26,6 +26,20 @@ pub(super) enum Expr {
     Any(Vec<Expr>),
 }
 
+impl Expr {
+    /// Whether a path of the expression begins with the column `name`. The depth is bounded by the parser.
+    pub(super) fn reads(&self, name: &str) -> bool {
+        match self {
+            Self::Value(_) => false,
+            Self::Path(path) => path == name || path.split('.').next() == Some(name),
+            Self::Call(_, of) | Self::Minus(of) | Self::Not(of) => of.reads(name),
+            Self::Chain(first, rest) => first.reads(name) || rest.iter().any(|(_, of)| of.reads(name)),
+            Self::Compare(_, sides) => sides.iter().any(|of| of.reads(name)),
+            Self::All(all) | Self::Any(all) => all.iter().any(|of| of.reads(name)),
+        }
+    }
+}
+
 /// An arithmetic operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arithmetic {

@@ -36,6 +36,11 @@ impl Filter {
         parser::parse(text).map(Self)
     }
 
+    /// Whether the condition reads the column `name`.
+    pub(super) fn reads(&self, name: &str) -> bool {
+        self.0.reads(name)
+    }
+
     /// Whether the row of these `fields` meets the condition.
     ///
     /// # Errors

@@ -137,8 +137,50 @@ fn over_several_lines(
     }
 }
 
+/// Describes the layout of an object that holds all rows by column or by index, as pandas writes them.
+fn by_column(fields: &Map<String, Json>) -> Option<&'static str> {
+    let all = |is: &dyn Fn(&Json) -> bool| fields.len() > 1 && fields.values().all(is);
+    let of_scalars =
+        |list: &[Json]| !list.is_empty() && !list.iter().any(|value| value.is_object() || value.is_array());
+    let is_index =
+        |map: &Map<String, Json>| !map.is_empty() && map.keys().all(|key| key.parse::<u64>().is_ok());
+    let is_split = fields.get("columns").is_some_and(Json::is_array)
+        && fields.get("data").and_then(|data| data.get(0)).is_some_and(Json::is_array);
+    if is_split {
+        Some("the names of the columns and the rows as lists (orient=\"split\" of pandas)")
+    } else if all(&|value| value.as_array().is_some_and(|list| of_scalars(list))) {
+        Some("a list for each column (to_dict(\"list\") of pandas)")
+    } else if all(&|value| value.as_object().is_some_and(is_index)) {
+        Some("the values of each column by their index (the default of to_json of pandas)")
+    } else if is_index(fields) && fields.values().all(Json::is_object) {
+        Some("the rows by their index (orient=\"index\" of pandas)")
+    } else {
+        None
+    }
+}
+
+/// Returns the rows of an answer of the Hub's viewer: `{"rows": [{"row_idx": ..., "row": {...}}, ...]}`.
+fn viewed(fields: &mut Map<String, Json>) -> Option<Vec<Json>> {
+    let rows = fields.get_mut("rows")?.as_array_mut()?;
+    let is_viewed = !rows.is_empty() && rows.iter().all(|row| row.get("row").is_some_and(Json::is_object));
+    let row = |row: Json| match row {
+        Json::Object(mut row) => row.remove("row").unwrap_or_default(),
+        other => other,
+    };
+    is_viewed.then(|| std::mem::take(rows).into_iter().map(row).collect())
+}
+
 /// The only object of a file: a record, or an object with an array of records in it.
 fn one_object(mut fields: Map<String, Json>, place: Place, line: usize) -> Result<Rows> {
+    if let Some(layout) = by_column(&fields) {
+        return Err(place.row(line).error(format!(
+            "the object holds {layout}; write one object per record (pandas: to_json(..., orient=\"records\", lines=True))"
+        )));
+    }
+    if let Some(rows) = viewed(&mut fields) {
+        log::info!("{}: the records are the rows that the viewer of the Hub showed", place.name);
+        return Ok(elements::of(rows, place));
+    }
     let is_rows = |value: &Json| match value {
         Json::Array(values) => {
             !values.is_empty() && values.iter().all(|row| row.is_object() && !is_message(row))

@@ -65,9 +65,9 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, Broken> {
         Broken { line, column, what: "not valid UTF-8", detail, unfinished: false }
     })?;
     match serde_json::from_str(text) {
-        Ok(value) => Ok(value),
+        Ok(value) => exact(text, value),
         Err(first) => match python::read(text) {
-            python::Reading::Value(value) => Ok(value),
+            python::Reading::Value(value) => exact(text, value),
             python::Reading::Plain => Err(broken(text, &first)),
             // The numbers are valid; the error is elsewhere.
             python::Reading::Other(error) => Err(broken(text, &error)),
@@ -81,6 +81,54 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, Broken> {
             }
         },
     }
+}
+
+/// Refuses integers beyond 64 bits, which have become floating-point numbers of fewer digits.
+fn exact(text: &str, value: Json) -> Result<Json, Broken> {
+    if !has_huge(&value) {
+        return Ok(value);
+    }
+    let Some((at, digits)) = inexact(text) else { return Ok(value) };
+    let (line, column) = place(&text.as_bytes()[..at]);
+    let shown: String = digits.chars().take(40).collect();
+    let detail = format!(
+        ": {shown} is an integer beyond 64 bits and would lose digits; write it as a string, or remove it"
+    );
+    Err(Broken { line, column, what: "not a number that is read exactly", detail, unfinished: false })
+}
+
+fn has_huge(value: &Json) -> bool {
+    match value {
+        Json::Number(number) => number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= 9e18),
+        // The recursion is as deep as the JSON, which its parser limits to 128.
+        Json::Array(values) => values.iter().any(has_huge),
+        Json::Object(fields) => fields.values().any(has_huge),
+        Json::Null | Json::Bool(_) | Json::String(_) => false,
+    }
+}
+
+/// Finds the first integer of valid JSON that no 64 bits hold: its position in bytes, and its digits.
+fn inexact(text: &str) -> Option<(usize, &str)> {
+    let bytes = text.as_bytes();
+    let (mut at, mut quoted) = (0, false);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            b'-' | b'0'..=b'9' if !quoted => {
+                let length = bytes[at..].iter().take_while(|byte| b"+-.eE0123456789".contains(byte)).count();
+                let number = &text[at..at + length];
+                let integer = !number.contains(['.', 'e', 'E']) && number.len() > 18;
+                if integer && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                    return Some((at, number));
+                }
+                at += length.saturating_sub(1);
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
 }
 
 fn broken(text: &str, e: &serde_json::Error) -> Broken {

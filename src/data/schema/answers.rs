@@ -6,7 +6,8 @@ use super::super::content::Content;
 use super::super::example::Kind;
 use super::super::fields::{Fields, described, first, given, shortened};
 use super::super::messages::{Message, messages};
-use super::draft::{Draft, Named, blank, chat, text, turns};
+use super::draft::{Draft, Named, blank, chat, refuse_repeated, text, turns};
+use super::judgements::judgement;
 
 /// `prompt`, `completion` and `label` (true or false), as in `KTOTrainer`.
 pub(super) fn judged(fields: &mut Fields) -> Result<Draft, String> {
@@ -26,13 +27,7 @@ fn completion_content(fields: &mut Fields) -> Result<Content, String> {
 
 /// Reads TRL's `label` of a judged answer.
 fn desirable(fields: &Fields) -> Result<bool, String> {
-    match fields.get("label") {
-        Some(Json::Bool(desirable)) => Ok(*desirable),
-        other => Err(format!(
-            "label must be true (the completion is desirable) or false, found {}; leave it out of texts to imitate",
-            other.map_or_else(|| "nothing".into(), described)
-        )),
-    }
+    judgement("label", fields.get("label"))
 }
 
 /// `text`: every token except the first is scored.
@@ -45,12 +40,12 @@ pub(super) fn whole_text(fields: &mut Fields) -> Result<Draft, String> {
     Ok(Draft::new(Kind::Text, Content::Text { prompt: String::new(), answers: vec![text.into()] }))
 }
 
-/// `messages`: a conversation to imitate as a whole; with a boolean `label`, its last turn is judged.
+/// `messages`: a conversation to imitate as a whole; with a `label`, its last turn is judged.
 pub(super) fn whole_messages(fields: &mut Fields) -> Result<Draft, String> {
     conversation("messages", "label", fields)
 }
 
-/// Reads the conversation in the column `name`. Its last turn is judged if one of the columns `labels` is a boolean.
+/// Reads the conversation in the column `name`. Its last turn is judged if one of the columns `labels` is given.
 pub(super) fn conversation(name: &str, labels: &str, fields: &mut Fields) -> Result<Draft, String> {
     let list = match fields.get(name) {
         Some(Json::Array(list)) => messages(name, list)?,
@@ -67,13 +62,13 @@ pub(super) fn conversation(name: &str, labels: &str, fields: &mut Fields) -> Res
         }
     };
     match first(fields, labels) {
-        Some((_, Json::Bool(desirable))) => {
-            let desirable = *desirable;
+        Some((label, value)) => {
+            let desirable = judgement(label, Some(value))?;
             let (prompt, answer) = last_turn(name, list)?;
             let content = chat(prompt, vec![(format!("the end of {name}"), answer)], fields)?;
             Ok(Draft::new(Kind::Judged { desirable }, content))
         }
-        _ => Ok(Draft::new(Kind::Text, chat(Vec::new(), vec![(name.into(), list)], fields)?)),
+        None => Ok(Draft::new(Kind::Text, chat(Vec::new(), vec![(name.into(), list)], fields)?)),
     }
 }
 
@@ -141,7 +136,15 @@ pub(super) fn behind_prompt(fields: &mut Fields, answers: &[Named<&Json>]) -> Re
             let texts = answers.iter().map(read).collect::<Result<Vec<_>, _>>()?;
             match answers.iter().zip(&texts).find(|(_, text)| text.trim().is_empty()) {
                 Some(((name, _), text)) => Err(blank(name, text)),
-                None => Ok(Content::Text { prompt: prompt.into(), answers: texts }),
+                None => {
+                    let named: Vec<Named<&str>> = answers
+                        .iter()
+                        .zip(&texts)
+                        .map(|((name, _), text)| (name.clone(), text.as_str()))
+                        .collect();
+                    refuse_repeated(prompt, &named)?;
+                    Ok(Content::Text { prompt: prompt.into(), answers: texts })
+                }
             }
         }
         Some(Json::Array(list)) => {
@@ -237,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        refused(r#"{"prompt": "a", "completion": "b", "label": 1}"#, &["label must be true", "a number (1)"]);
+        refused(r#"{"prompt": "a", "completion": "b", "label": 2}"#, &["label must be true", "a number (2)"]);
         refused(r#"{"prompt": "a", "completion": "b", "label": null}"#, &["found null"]);
         refused(r#"{"completion": "b"}"#, &["missing `prompt`", "`text`"]);
         refused(r#"{"prompt": "a", "completion": ""}"#, &["completion is empty"]);

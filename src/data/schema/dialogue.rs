@@ -7,6 +7,7 @@ use super::super::example::Kind;
 use super::super::fields::{Fields, described, first, given};
 use super::super::messages::Message;
 use super::draft::{Draft, Named, chat, chat_pair, filled, system_messages, text, turns};
+use super::judgements::judgement;
 use super::preference::label;
 
 /// Columns with a system prompt.
@@ -72,12 +73,12 @@ pub(super) fn alpaca_outputs(fields: &mut Fields) -> Result<Draft, String> {
     Ok(Draft::pair(label, chat_pair(prompt, answers, fields)?))
 }
 
-/// `instruction`, `input`, `history`, `output`; with a boolean `kto_tag` or `label`, the output is judged.
+/// `instruction`, `input`, `history`, `output`; with `kto_tag` or `label`, the output is judged.
 pub(super) fn alpaca(fields: &mut Fields) -> Result<Draft, String> {
     let prompt = alpaca_prompt(fields)?;
     let kind = match first(fields, "kto_tag|label") {
-        Some((_, Json::Bool(desirable))) => Kind::Judged { desirable: *desirable },
-        _ => Kind::Text,
+        Some((name, value)) => Kind::Judged { desirable: judgement(name, Some(value))? },
+        None => Kind::Text,
     };
     let output = fields.get("output").cloned().unwrap_or_default();
     let answer = answer("output", &output)?;

@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::super::content::Content;
+use super::super::doubt::Doubt;
 use super::super::example::Kind;
 use super::super::fields::{Fields, described, equal, given, shortened};
 use super::super::messages::{Message, kwargs, message, messages, tools};
@@ -17,17 +18,24 @@ pub(in crate::data) struct Draft {
     pub(in crate::data) labelled: bool,
     /// The prompt and the answers.
     pub(in crate::data) content: Content,
+    /// What is doubtful about it.
+    pub(in crate::data) doubts: Vec<Doubt>,
 }
 
 impl Draft {
     /// A record of `kind` without a label of its own.
     pub(super) fn new(kind: Kind, content: Content) -> Self {
-        Self { kind, labelled: false, content }
+        Self { kind, labelled: false, content, doubts: Vec::new() }
     }
 
     /// A pair with y = `label`, or without a label.
     pub(super) fn pair(label: Option<f32>, content: Content) -> Self {
-        Self { kind: Kind::pair(label.unwrap_or(1.0)), labelled: label.is_some(), content }
+        Self {
+            kind: Kind::pair(label.unwrap_or(1.0)),
+            labelled: label.is_some(),
+            content,
+            doubts: Vec::new(),
+        }
     }
 }
 
@@ -83,19 +91,33 @@ pub(super) fn text_pair(prompt: String, answers: [Named<String>; 2]) -> Result<C
             return Err(blank(name, text));
         }
     }
-    if repeats(&prompt, chosen) && repeats(&prompt, rejected) {
-        return Err(format!(
-            "{first} and {second} repeat prompt ({}) at their beginning; remove it from them, or leave prompt out \
-             (data.columns: {{prompt: null}})",
-            shortened(&prompt)
-        ));
-    }
+    let named = [(first.clone(), chosen.as_str()), (second.clone(), rejected.as_str())];
+    refuse_repeated(&prompt, &named)?;
     Ok(Content::Text { prompt, answers: answers.map(|(_, text)| text).into() })
 }
 
-/// Whether `answer` begins with the whole prompt: not with a longer word that begins like it (`1` and `10`).
+/// Refuses answers that all begin with the prompt. A single one may quote a prompt of one word.
+pub(super) fn refuse_repeated(prompt: &str, answers: &[Named<&str>]) -> Result<(), String> {
+    let quotes = answers.len() == 1 && !prompt.trim().contains(char::is_whitespace);
+    if quotes || answers.is_empty() || !answers.iter().all(|(_, answer)| repeats(prompt, answer)) {
+        return Ok(());
+    }
+    let names: Vec<&str> = answers.iter().take(2).map(|(name, _)| name.as_str()).collect();
+    let (verb, them) = if names.len() == 1 { ("repeats", "it") } else { ("repeat", "them") };
+    let its = if names.len() == 1 { "its" } else { "their" };
+    Err(format!(
+        "{} {verb} prompt ({}) at {its} beginning; remove it from {them}, or leave prompt out (data.columns: {{prompt: null}})",
+        names.join(" and "),
+        shortened(prompt)
+    ))
+}
+
+/// Whether `answer` begins with the whole prompt, apart from white space around it: not with a longer word that begins
+/// like it (`1` and `10`).
 fn repeats(prompt: &str, answer: &str) -> bool {
-    let Some(rest) = answer.strip_prefix(prompt).filter(|_| !prompt.trim().is_empty()) else { return false };
+    let prompt = prompt.trim();
+    let rest = answer.trim_start().strip_prefix(prompt).filter(|_| !prompt.is_empty());
+    let Some(rest) = rest else { return false };
     let letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     !(letter(prompt.chars().last()) && letter(rest.chars().next()))
 }
@@ -144,8 +166,33 @@ pub(super) fn chat(
             ));
         }
     }
+    refuse_repeated_turn(&prompt, &answers)?;
     let answers = answers.into_iter().map(|(_, turns)| turns).collect();
     Ok(Content::Chat { prompt, answers, tools: tools(fields)?, kwargs: kwargs(fields)? })
+}
+
+/// Refuses answers that begin with the last message of the prompt, or all with its text.
+fn refuse_repeated_turn(prompt: &[Message], answers: &[Named<Vec<Message>>]) -> Result<(), String> {
+    let Some(last) = prompt.last().filter(|last| !last.is_answer()) else { return Ok(()) };
+    if let Some((name, _)) = answers.iter().find(|(_, turns)| turns.first() == Some(last)) {
+        return Err(format!(
+            "{name} repeats the last message of prompt ({}); leave it out of one of them",
+            shortened(last.content())
+        ));
+    }
+    let begins = |turns: &[Message]| {
+        turns.first().is_some_and(|turn| turn.is_answer() && repeats(last.content(), turn.content()))
+    };
+    let is_long = last.content().trim().contains(char::is_whitespace);
+    if is_long && answers.len() > 1 && answers.iter().all(|(_, turns)| begins(turns)) {
+        return Err(format!(
+            "{} and {} repeat the last message of prompt ({}) at their beginning; remove it from them",
+            answers[0].0,
+            answers[1].0,
+            shortened(last.content())
+        ));
+    }
+    Ok(())
 }
 
 /// Describes an answer that says nothing.

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use super::super::content::Content;
 use super::super::fields::{Fields, shortened};
 use super::super::messages::Message;
+use super::judgements::words;
 
 /// Columns that mean a part of the conversation wherever they stand.
 const PARTS: [&str; 17] = [
@@ -26,6 +27,20 @@ const PARTS: [&str; 17] = [
     "document",
     "prompt",
     "dialogue",
+];
+
+/// Beginnings of words of the names of such columns.
+const BEGINNINGS: [&str; 10] = [
+    "system",
+    "context",
+    "passage",
+    "document",
+    "article",
+    "instruction",
+    "function",
+    "tool",
+    "choice",
+    "option",
 ];
 
 /// Columns with what is not text.
@@ -110,7 +125,7 @@ pub(super) fn refuse_lost(
                  without it (data.columns: {{{name}: null}})"
             ));
         }
-        let part = PARTS.contains(&name.as_str());
+        let part = PARTS.contains(&name.as_str()) || may_be_a_part(name, value);
         if !(part || implicit && may_be_the_prompt(name, value)) {
             continue;
         }
@@ -118,7 +133,14 @@ pub(super) fn refuse_lost(
         else {
             continue;
         };
-        return Err(if implicit {
+        let is_tool = words(name).any(|word| word.starts_with("function") || word.starts_with("tool"));
+        return Err(if is_tool && matches!(content, Content::Chat { .. }) {
+            format!(
+                "`{name}` ({:?}) is not read; name it tools, which the chat template reads (data.columns: {{tools: {name}}}), or \
+                 leave the column out (data.columns: {{{name}: null}})",
+                shortened(lost)
+            )
+        } else if implicit {
             format!(
                 "`{name}` ({:?}) is not read: the prompt is the common beginning of chosen and rejected ({:?}), which does \
                  not contain it; name the prompt's column (data.columns: {{prompt: {name}}}), or leave this one out \
@@ -165,10 +187,6 @@ fn is_empty(value: &Json) -> bool {
 
 /// Whether an unknown column may be the question: several words, or messages, under a name that is not about the row.
 fn may_be_the_prompt(name: &str, value: &Json) -> bool {
-    let words = |name: &str| {
-        name.to_ascii_lowercase().split(['_', '-', '.', ' ']).map(String::from).collect::<Vec<_>>()
-    };
-    let described = |word: &String| METADATA.contains(&word.as_str()) || COMMENTS.contains(&word.as_str());
     let content = match value {
         Json::String(text) => text.trim().contains(char::is_whitespace),
         Json::Array(list) => {
@@ -176,7 +194,20 @@ fn may_be_the_prompt(name: &str, value: &Json) -> bool {
         }
         _ => false,
     };
-    content && !words(name).iter().any(described)
+    content && !is_about_the_row(name)
+}
+
+/// Whether the name is one for what the user gives beside the question, and the value has a text.
+fn may_be_a_part(name: &str, value: &Json) -> bool {
+    let is_named = words(name).any(|word| BEGINNINGS.iter().any(|part| word.starts_with(part)));
+    let is_read = ["tools", "chat_template_kwargs"].contains(&name);
+    let has_text = || texts(value).iter().any(|text| text.contains(char::is_alphanumeric));
+    is_named && !is_read && !is_about_the_row(name) && has_text()
+}
+
+/// Whether a name says that the column describes the row, or comments on its answers.
+fn is_about_the_row(name: &str) -> bool {
+    words(name).any(|word| METADATA.contains(&word.as_str()) || COMMENTS.contains(&word.as_str()))
 }
 
 /// Returns all texts within a value, apart from speakers.

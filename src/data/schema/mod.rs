@@ -4,10 +4,12 @@
 //! rows. Afterwards `lost.rs` looks for columns with content that nothing has read.
 
 mod answers;
+mod contradictions;
 mod dialogue;
 mod draft;
 mod encoded;
 mod graded;
+mod judgements;
 mod lost;
 mod name;
 mod preference;

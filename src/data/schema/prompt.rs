@@ -14,7 +14,8 @@ use super::table;
 /// as it is, messages as the chat template renders them.
 pub(in crate::data) fn prompt(mut fields: Fields, forced: Option<Schema>) -> Result<(Schema, Draft), String> {
     let mut alone = fields.clone();
-    let (schema, content) = match table::read(&mut fields, forced) {
+    // A prompt is completed whatever is thought of its answers.
+    let (schema, content) = match table::read(&mut fields, forced, &|_| true) {
         Ok((schema, draft)) => (schema, without_answers(draft.content)),
         Err(why) if forced.is_some() => return Err(why),
         Err(_) => (Schema::PromptCompletion, content(&mut alone)?),
@@ -26,7 +27,7 @@ pub(in crate::data) fn prompt(mut fields: Fields, forced: Option<Schema>) -> Res
     if is_empty {
         return Err("the row has no prompt to complete; give it a column `prompt`".into());
     }
-    Ok((schema, Draft { kind: Kind::Prompt, labelled: false, content }))
+    Ok((schema, Draft { kind: Kind::Prompt, labelled: false, content, doubts: Vec::new() }))
 }
 
 fn without_answers(content: Content) -> Content {

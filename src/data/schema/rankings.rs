@@ -12,6 +12,9 @@ use super::dialogue::user;
 use super::draft::{Draft, Named, chat, column, filled, system_messages, text_column};
 use super::transcripts::human;
 
+/// Columns with a number for each of `completions`.
+pub(super) const SCORES: &str = "ranks|scores|ratings";
+
 /// An answer that has been scored: its name in messages, the answer, and its score. Higher is better.
 struct Scored<T> {
     name: String,
@@ -137,12 +140,12 @@ pub(super) fn distilabel(fields: &mut Fields) -> Result<Draft, String> {
     ranked_chat(fields, question, answers)
 }
 
-/// `prompt`, `completions`, and `ranks` (1 is the best) or `scores` (the highest is the best).
+/// `prompt`, `completions`, and `ranks` (1 is the best), or `scores` or `ratings` (the highest is the best).
 pub(super) fn scores(fields: &mut Fields) -> Result<Draft, String> {
-    let (name, sign) = match first(fields, "ranks|scores|ratings") {
+    let (name, sign) = match first(fields, SCORES) {
         Some(("ranks", _)) => ("ranks", -1.0),
         Some((name, _)) => (name, 1.0),
-        None => return Err("ranks or scores is missing or null".into()),
+        None => return Err("ranks, scores or ratings is missing or null".into()),
     };
     let scored = parallel(fields, "completions", name, sign)?
         .into_iter()

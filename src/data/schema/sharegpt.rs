@@ -62,7 +62,7 @@ fn list(name: &str, value: &Json) -> Result<Vec<Message>, String> {
     }
 }
 
-/// `conversations`, as a text to imitate; with a boolean `kto_tag` or `label`, its last turn is judged.
+/// `conversations`, as a text to imitate; with `kto_tag` or `label`, its last turn is judged.
 pub(super) fn sharegpt(fields: &mut Fields) -> Result<Draft, String> {
     if let Some(system) = system_messages(fields, "system")?.pop() {
         let start =
@@ -89,6 +89,10 @@ pub(super) fn swift(fields: &mut Fields) -> Result<Draft, String> {
     Ok(Draft::pair(label, chat_pair(prompt, answers, fields)?))
 }
 
+fn read_arguments(messages: Vec<Message>) -> Vec<Message> {
+    messages.into_iter().map(Message::with_read_arguments).collect()
+}
+
 /// OpenAI's `input` (`messages`, `tools`), `preferred_output`, `non_preferred_output`.
 pub(super) fn openai(fields: &mut Fields) -> Result<Draft, String> {
     let label = label(fields)?;
@@ -97,7 +101,7 @@ pub(super) fn openai(fields: &mut Fields) -> Result<Draft, String> {
         return Err(format!("input must be an object with `messages`, found {}", described(input)));
     };
     let prompt = match given(object, "messages") {
-        Some(value) => list("input.messages", value)?,
+        Some(value) => read_arguments(list("input.messages", value)?),
         None => return Err("input has no `messages`; they are the prompt".into()),
     };
     let tools = given(object, "tools").cloned();
@@ -108,7 +112,7 @@ pub(super) fn openai(fields: &mut Fields) -> Result<Draft, String> {
         if value.is_string() {
             return Err(format!("{name} must be a list of messages, found {}", described(value)));
         }
-        Ok((name.to_string(), turns(name, value)?))
+        Ok((name.to_string(), read_arguments(turns(name, value)?)))
     };
     let answers = [
         output("preferred_output|preferred_completion")?,

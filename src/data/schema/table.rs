@@ -2,11 +2,13 @@
 
 use serde_json::Value as Json;
 
+use super::super::example::Kind;
 use super::super::fields::{Fields, first, given, listed, named};
 use super::draft::Draft;
+use super::judgements::refuse_unread;
 use super::lost::refuse_lost;
 use super::name::Schema;
-use super::{answers, dialogue, graded, preference, rankings, sharegpt, transcripts};
+use super::{answers, contradictions, dialogue, graded, preference, rankings, sharegpt, transcripts};
 
 /// The columns of a schema, and how to read them. A schema may have several.
 struct Form {
@@ -68,7 +70,7 @@ fn without_label(fields: &Fields) -> bool {
 }
 
 fn with_scores(fields: &Fields) -> bool {
-    first(fields, "ranks|scores").is_some() && not_a_pair(fields)
+    first(fields, rankings::SCORES).is_some() && not_a_pair(fields)
 }
 
 /// The forms in the order in which they are tried: a form that needs more stands before one that needs less.
@@ -89,7 +91,7 @@ static FORMS: &[Form] = {
         form(Nectar, &["prompt", "answers"], &[], not_a_pair, rankings::nectar),
         form(Ultrafeedback, &["instruction", "completions"], &["system", "system_prompt"], rankings::completions_are_objects, rankings::ultrafeedback),
         form(DistilabelRatings, &["instruction|input|prompt", "generations", "ratings|rating"], &["system", "system_prompt"], not_a_pair, rankings::distilabel),
-        form(RankedScores, &["prompt", "completions", "ranks|scores|ratings"], &[], with_scores, rankings::scores),
+        form(RankedScores, &["prompt", "completions", rankings::SCORES], &[], with_scores, rankings::scores),
         form(UltrafeedbackArgilla, &["prompt|input|question|instruction", "chosen_response", "rejected_response"], &["system", "system_prompt"], any, dialogue::argilla),
         form(SharegptRanking, &["conversations", "chosen", "rejected"], &["system"], no_prompt, sharegpt::sharegpt_ranking),
         form(Swift, &["messages", "rejected_response"], &["system"], not_a_pair, sharegpt::swift),
@@ -104,12 +106,12 @@ static FORMS: &[Form] = {
         form(UltrafeedbackBinarized, &["prompt", "chosen", "rejected"], &[], question_beside_lists, preference::explicit),
         form(Preference, &["prompt", "chosen", "rejected"], &[], any, preference::explicit),
         form(ImplicitPrompt, &["chosen", "rejected"], &[], any, preference::implicit),
-        form(Sharegpt, &["conversations"], &["system"], not_a_pair, sharegpt::sharegpt),
-        form(Alpaca, &["instruction", "output"], &["input", "history", "system", "system_prompt"], not_a_pair, dialogue::alpaca),
+        form(Sharegpt, &["conversations"], &["system", "kto_tag", "label"], not_a_pair, sharegpt::sharegpt),
+        form(Alpaca, &["instruction", "output"], &["input", "history", "system", "system_prompt", "kto_tag", "label"], not_a_pair, dialogue::alpaca),
         form(Ranked, &["prompt", "completions"], &[], any, answers::ranked),
         form(Unpaired, &["prompt", "completion", "label"], &[], with_label, answers::judged),
         form(PromptCompletion, &["prompt", "completion"], &[], without_label, answers::completion),
-        form(Messages, &["messages"], &["prompt"], any, answers::whole_messages),
+        form(Messages, &["messages"], &["prompt", "label"], any, answers::whole_messages),
         form(Text, &["text"], &["prompt"], any, answers::whole_text),
     ]
 };
@@ -125,15 +127,25 @@ impl Form {
             || self.knows.contains(&name)
     }
 
-    fn draft(&self, fields: &mut Fields) -> Result<Draft, String> {
-        let draft = (self.read)(fields)?;
+    fn draft(&self, fields: &mut Fields, used: &dyn Fn(&str) -> bool) -> Result<Draft, String> {
+        let mut draft = (self.read)(fields)?;
         refuse_lost(fields, |name| self.knows(name), self.schema == Schema::ImplicitPrompt, &draft.content)?;
+        let read = (self.schema, draft.kind, draft.content.answers());
+        refuse_unread(fields, read, |name| self.knows(name), used)?;
+        if matches!(draft.kind, Kind::Pair { label, .. } if label >= 0.5) {
+            draft.doubts.extend(contradictions::find(fields, |name| self.knows(name) || used(name)));
+        }
         Ok(draft)
     }
 }
 
-/// Reads a row by the schema `forced`, or by the first one whose columns it has.
-pub(in crate::data) fn read(fields: &mut Fields, forced: Option<Schema>) -> Result<(Schema, Draft), String> {
+/// Reads a row by the schema `forced`, or by the first one whose columns it has. Judgements in columns that are `used`
+/// otherwise may be unread.
+pub(in crate::data) fn read(
+    fields: &mut Fields,
+    forced: Option<Schema>,
+    used: &dyn Fn(&str) -> bool,
+) -> Result<(Schema, Draft), String> {
     let form = match forced {
         Some(schema) => {
             forms(schema).find(|form| form.lacks(fields).is_empty()).ok_or_else(|| unfit(schema, fields))?
@@ -143,7 +155,7 @@ pub(in crate::data) fn read(fields: &mut Fields, forced: Option<Schema>) -> Resu
             None => return Err(unknown(fields)),
         },
     };
-    Ok((form.schema, form.draft(fields)?))
+    Ok((form.schema, form.draft(fields, used)?))
 }
 
 /// Returns the columns that each form of a schema needs, for documentation. Names separated by `|` mean the same.

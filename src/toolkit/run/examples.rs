@@ -43,7 +43,14 @@ impl Examples {
             Some(EvalSource::Sources(sources)) => {
                 let eval = reader.read_as(sources, &DataConfig { limit: None, ..data.clone() }, wanted)?;
                 let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
-                let notes = found.notes.into_iter().chain(notes).collect();
+                let shared = found.examples.shared(&eval.examples).map(|(count, first)| {
+                    format!(
+                        "warning: {count} of {} evaluation records are training records, the first of them {first}; the \
+                         evaluation says nothing about new data there: leave them out of one of the files",
+                        eval.examples.len()
+                    )
+                });
+                let notes = found.notes.into_iter().chain(notes).chain(shared).collect();
                 let skipped = found.findings.skipped.into_iter().chain(eval.findings.skipped).collect();
                 Self { train: found.examples, eval: eval.examples, notes, skipped }
             }
