@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DataConfig, Sources};
+use crate::data::{DataConfig, EvalSource, Sources};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, ModelConfig, Reference};
 use crate::model::initialisation::InitLoraWeights;
@@ -167,9 +167,20 @@ impl RunConfig {
             }
         }
         if objective.on_policy().is_none() {
+            problems.require(!matches!(self.data.eval, Some(EvalSource::Fraction(_))), || {
+                "data.eval is a share, and data.train holds the prompts of rollouts; name a file of pairs, or set it to null"
+                    .into()
+            });
             return;
         }
         problems.absorb(rollouts::paced(&self.train, Some(&drawing), objective).map(drop));
+        problems.require(self.lora.lora_dropout == 0.0, || {
+            format!(
+                "lora.lora_dropout is {}, and objective.loss_type compares the policy with the one that drew, which has no \
+                 dropout; set it to 0",
+                self.lora.lora_dropout
+            )
+        });
         let unused = [
             (
                 "data.eval",

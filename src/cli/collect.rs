@@ -73,7 +73,7 @@ pub struct CollectArgs {
     #[arg(long, overrides_with = "chat")]
     pub no_chat: bool,
 
-    /// Write the pairs of the votes that there are, and ask nothing
+    /// Write the pairs from the existing votes without asking anything
     #[arg(long)]
     pub no_ask: bool,
 

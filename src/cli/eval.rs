@@ -19,7 +19,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub pairs: Plain,
 
-    /// Another evaluation than that of pairs
+    /// An evaluation other than that of pairs
     #[command(subcommand)]
     pub command: Option<EvalCommand>,
 }

@@ -128,11 +128,11 @@ pub struct PushArgs {
     #[arg(value_name = "OWNER/NAME")]
     pub repository: String,
 
-    /// If the repository is created, only its owner sees it
+    /// Make the repository private if it has to be created
     #[arg(long)]
     pub private: bool,
 
-    /// What the commit is called
+    /// The message of the commit
     #[arg(long, value_name = "TEXT", default_value = "Upload adapter with dpo-lora", value_parser = some_text)]
     pub message: String,
 

@@ -20,6 +20,7 @@ use crate::toolkit::Adapted;
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
     let base = base(&args.model)?;
     let adapted = adapted(&base, &args.model)?;
+    adapted.policy.trained.refuse_score("chat")?;
     let mode = if adapted.policy.is_adapted() { Mode::On } else { Mode::Off };
     let has_template = adapted.tokenizer.template().is_some();
     if !has_template {

@@ -144,7 +144,7 @@ fn answer(input: &mut impl BufRead) -> Result<Option<Choice>> {
             "=" => return Ok(Some(Choice::Equal)),
             "s" | "S" => return Ok(Some(Choice::Skip)),
             "q" | "Q" => return Ok(None),
-            other => say(&format!("`{}` is no answer", other.escape_debug())),
+            other => say(&format!("`{}` is not one of the choices", other.escape_debug())),
         }
     }
 }

@@ -53,6 +53,13 @@ pub(super) fn run(args: &LrFindArgs) -> Result<()> {
             "lr-find compares runs without stages; name the base, data and settings of one stage".into(),
         ));
     };
+    if config.objective.resolve()?.on_policy().is_some() {
+        return Err(Error::Config(
+            "lr-find compares losses on held-out records, and objective.loss_type learns from completions that the policy draws; \
+             compare such runs by eval frontier"
+                .into(),
+        ));
+    }
     if config.data.eval.is_none() {
         config.data.eval = Some(EvalSource::Fraction(HELD_OUT));
         say(&format!("data.eval is null; {:.0} % of the records are held out here", 100.0 * HELD_OUT));

@@ -39,7 +39,7 @@ pub(super) fn start(at: SocketAddr, runs: Vec<PathBuf>) -> Result<()> {
         "live report: http://{at}/ (as long as the run lasts{})",
         match at.ip().is_loopback() {
             true => String::new(),
-            false => format!("; everybody who reaches {shown} can read settings and samples"),
+            false => format!("; anyone who can reach {shown} can read the settings and samples"),
         }
     ));
     let served = Arc::new(Served { runs, is_local: at.ip().is_loopback(), open: AtomicUsize::new(0) });

@@ -42,6 +42,8 @@ pub enum Support {
     Compatible,
     /// No slope is found: the error may not depend on N at all.
     NoSlope,
+    /// The error grows with N: the interval of b is below 0.
+    Rises,
     /// The points lie further from every such curve, whatever its exponent, than their errors explain.
     DoesNotFit,
     /// The curve fits worse than one with another exponent.
@@ -59,6 +61,7 @@ impl Support {
                 "the data agree with a + b/sqrt(N), and with other exponents as well: more values of N would tell"
             }
             Self::NoSlope => "the data do not show that the error depends on N",
+            Self::Rises => "the error grows with N, which a + b/sqrt(N) with b > 0 does not describe",
             Self::DoesNotFit => {
                 "the data contradict a + b/sqrt(N): the points lie further from it than their errors explain"
             }
@@ -135,6 +138,7 @@ pub fn fit(points: &[Measured]) -> Result<Fit> {
     let best = (sizes >= 4).then(|| exponent(&points));
     let support = match best {
         None => Support::TooFewPoints,
+        Some(_) if b.high < 0.0 => Support::Rises,
         Some(_) if b.low <= 0.0 => Support::NoSlope,
         Some((_, least)) if chi_squared_tail(least, points.len() - 3) < 0.05 => Support::DoesNotFit,
         Some((c, _)) if c.low > 0.5 || c.high < 0.5 => Support::OtherExponent,

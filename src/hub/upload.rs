@@ -132,8 +132,9 @@ impl Hub {
         let (owner, name) =
             id.repository().split_once('/').map(|(o, n)| (o.to_owned(), n.to_owned())).unwrap_or_default();
         let body = json!({"name": name, "organization": owner, "type": "model", "private": private});
-        // 409: it exists.
-        self.post("api/repos/create", "application/json", &body.to_string(), &[200, 201, 409]).map(|_| ())
+        // 409: it exists. 403: the token may not create repositories; whether it may write to this one shows next.
+        self.post("api/repos/create", "application/json", &body.to_string(), &[200, 201, 403, 409])
+            .map(|_| ())
     }
 
     /// Which files Git LFS stores.

@@ -51,7 +51,9 @@ impl<'a> Questions<'a> {
         }
         let bytes =
             serde_json::to_vec(&body).map_err(|e| Error::Judge(format!("a question is not JSON: {e}")))?;
-        let id = blake3::hash(&bytes).to_hex()[..32].to_string();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(config.endpoint.trim_end_matches('/').as_bytes()).update(b"\0").update(&bytes);
+        let id = hasher.finalize().to_hex()[..32].to_string();
         Ok(Question { id, body })
     }
 }

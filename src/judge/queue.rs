@@ -26,6 +26,8 @@ pub(super) struct Queue<'a> {
     endpoint: &'a Endpoint<'a>,
     budget: &'a Budget,
     pace: Pace,
+    /// Verdicts that were known before.
+    before: usize,
     state: Mutex<State>,
     next: AtomicUsize,
 }
@@ -67,6 +69,7 @@ impl<'a> Queue<'a> {
             endpoint,
             budget,
             pace: Pace::new(config),
+            before: 0,
             state: Mutex::new(state),
             next: AtomicUsize::new(0),
         }
@@ -76,7 +79,12 @@ impl<'a> Queue<'a> {
     ///
     /// # Errors
     /// As [`super::Judge::judge`].
-    pub fn run(self, open: &[&Question], (before, total): (usize, usize)) -> Result<BTreeMap<String, f64>> {
+    pub fn run(
+        mut self,
+        open: &[&Question],
+        (before, total): (usize, usize),
+    ) -> Result<BTreeMap<String, f64>> {
+        self.before = before;
         let activity = Activity::new("asking the judge", open.len() as u64);
         thread::scope(|scope| {
             for _ in 0..self.config.concurrency.min(open.len()) {
@@ -186,7 +194,7 @@ impl<'a> Queue<'a> {
         let mut state = held(&self.state);
         state.unreadable += 1;
         state.reason = problem.to_string();
-        if state.unreadable >= HOPELESS && state.verdicts.is_empty() {
+        if self.before == 0 && state.unreadable >= HOPELESS && state.verdicts.is_empty() {
             let reason = format!(
                 "none of the first {} questions got an answer that can be read: {}; see the transcript, and change prompt, \
                  max_tokens or model",

@@ -11,6 +11,7 @@ use ureq::http::Uri;
 
 use super::tracker::{Described, Ended, Tracker};
 use crate::error::{Error, Result};
+use crate::http::connections;
 
 /// Parameters and figures of one request: the limits of `log-batch`.
 const MOST_PARAMETERS: usize = 100;
@@ -70,12 +71,11 @@ impl Server {
                 "MLFLOW_TRACKING_TOKEN holds a line break or another control character".into(),
             ));
         }
-        let config = Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            // A redirect would carry the key to another host.
-            .max_redirects(0)
-            .build();
+        let address: Uri = uri.parse().map_err(|error| {
+            Error::Config(format!("the tracking server {uri:?} is not an address: {error}"))
+        })?;
+        // No redirect is followed: it would carry the key to another host.
+        let config = connections(&address, TIMEOUT, None)?.timeout_global(Some(TIMEOUT)).build();
         let uri = uri.trim_end_matches('/').to_string();
         Ok(Self { agent: config.into(), uri, authorization, experiment, run: None })
     }

@@ -46,7 +46,7 @@ impl TrackerName {
             "trackio" => Err("trackio is not written; it imports TensorBoard's files of a run: \
                               `trackio.import_tf_events(RUN, project=...)` in Python"
                 .into()),
-            other => Err(format!("{other:?} is no tracker that is known; there is mlflow")),
+            other => Err(format!("{other:?} is not a known tracker; the only one is mlflow")),
         }
     }
 }

@@ -94,7 +94,14 @@ impl RolloutConfig {
             None => Vec::new(),
         };
         if specs.is_empty() && own.is_none() {
-            return Ok(None);
+            return match *self == Self::default() {
+                true => Ok(None),
+                false => Err(Error::Config(
+                    "rollout is set, but rollout.reward names no reward and objective.loss_type draws nothing; name a reward, \
+                     or remove the section"
+                        .into(),
+                )),
+            };
         }
         let mut problems = Problems::default();
         problems.require(!specs.is_empty(), || {

@@ -90,6 +90,7 @@ impl Drawer {
     pub fn draw(&mut self, by: Drawn, prompts: &[Prompt], how: &Drawing) -> Result<Vec<Vec<Kept>>> {
         let identity = identity(by)?;
         let adapted = by.adapted;
+        adapted.policy.trained.refuse_score("drawing completions")?;
         let limits = Limits {
             max_new_tokens: how.max_new_tokens,
             eos: adapted.base.eos(&adapted.tokenizer),

@@ -29,7 +29,7 @@ use crate::train::course::Course;
 use crate::train::plan::Memory;
 use crate::train::reference::{self, ReferenceCache};
 use crate::train::run_dir::RunDir;
-use crate::train::samples::Samples;
+use crate::train::samples::{SamplePrompts, Samples};
 use crate::train::trainer::{Identity, Setup, Trainer};
 use crate::trainable::Policy;
 
@@ -210,7 +210,12 @@ impl<'a> Run<'a> {
         let companions = companions::tokenizer_files(base, &tokenizer, &config)?;
         let eos = base.eos(&tokenizer);
         let tokenizer = Arc::new(tokenizer);
-        let samples = Samples::new(&config.train.sample_prompts, (&train, &eval), tokenizer.clone(), eos)?;
+        // A reward model writes no text.
+        let wanted = match objective.needs().rewards {
+            true => SamplePrompts::First(0),
+            false => config.train.sample_prompts.clone(),
+        };
+        let samples = Samples::new(&wanted, (&train, &eval), tokenizer.clone(), eos)?;
         let setup = Setup {
             decoder,
             policy,

@@ -145,6 +145,13 @@ pub fn alone(staged: &Staged, index: usize, config: &RunConfig, finished: bool) 
     let continues = |stage: &&Stage| stage.begins == Begins::Continue;
     let before = staged.stages[1..=index].iter().rev().take_while(continues).count();
     let begun_by = &staged.stages[index - before].config.lora;
+    if before > 0 {
+        let (to, from) = (&mut alone.lora, begun_by);
+        to.modules_to_save.clone_from(&from.modules_to_save);
+        to.trainable_token_indices.clone_from(&from.trainable_token_indices);
+        to.prefix_tuning.clone_from(&from.prefix_tuning);
+        to.adapter_layers.clone_from(&from.adapter_layers);
+    }
     if before > 0 && matches!(begun_by.init_lora_weights, InitLoraWeights::Pissa(_)) {
         // A finished PiSSA is a LoRA of twice the rank.
         alone.lora.r *= 2;

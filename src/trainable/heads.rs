@@ -1,6 +1,6 @@
 //! How PEFT names modules that are trained whole, and the scalar heads of its sequence classifiers.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Path of the scalar head in an adapter file, without `base_model.model.`.
 pub const SCORE: &str = "score";
@@ -23,8 +23,14 @@ pub(super) fn save(config: &mut Value, mut whole: Vec<Value>) {
     }
 }
 
-/// Whether `modules_to_save` names nothing but such heads.
-pub fn are_heads(names: &Value) -> bool {
-    let is_head = |name: &Value| name == SCORE || name == OTHER;
-    names.as_array().is_some_and(|names| !names.is_empty() && names.iter().all(is_head))
+/// Removes such heads from a configuration's `modules_to_save`, and the key if nothing is left. Returns whether there were any.
+pub fn take_heads(config: &mut Map<String, Value>) -> bool {
+    let Some(Value::Array(names)) = config.get_mut("modules_to_save") else { return false };
+    let all = names.len();
+    names.retain(|name| name != SCORE && name != OTHER);
+    let (found, is_empty) = (names.len() < all, names.is_empty());
+    if found && is_empty {
+        config.remove("modules_to_save");
+    }
+    found
 }

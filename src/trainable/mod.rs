@@ -34,7 +34,7 @@ pub use applied::Applied;
 pub use bottleneck::Bottleneck;
 pub use dora::Dora;
 pub use dropout::Dropout;
-pub use heads::{SCORE, TASK, are_heads};
+pub use heads::{SCORE, TASK, take_heads};
 pub use kind::{Delta, Kept, Module, Numbers, PeftCommon};
 pub use lora::Lora;
 pub use pissa::Pissa;

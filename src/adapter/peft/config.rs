@@ -11,7 +11,7 @@ use super::CONFIG;
 use super::keys;
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules, TokenIndices};
-use crate::trainable::{TASK, are_heads};
+use crate::trainable::{TASK, take_heads};
 
 /// `peft_type` of low-rank matrices.
 pub(super) const LORA: &str = "LORA";
@@ -171,11 +171,8 @@ impl PeftConfig {
         let mut values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
         let is_classifier = values.get("task_type").is_some_and(|task| task == TASK);
         let is_reward = accepted.score && is_classifier;
-        if is_classifier && values.get("modules_to_save").is_some_and(are_heads) {
-            if !accepted.score {
-                return Err(Error::Adapter(NO_CLASSIFIER.into()));
-            }
-            values.remove("modules_to_save");
+        if is_classifier && take_heads(&mut values) && !accepted.score {
+            return Err(Error::Adapter(NO_CLASSIFIER.into()));
         }
         let random_init = keys::init_is_random(&values);
         let (mut notes, mut problems) = (Vec::new(), Problems::default());

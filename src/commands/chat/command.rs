@@ -102,7 +102,7 @@ impl Command {
             if rest.is_empty() {
                 Ok(command)
             } else {
-                Err(format!("/{name} takes nothing behind it, not {rest:?}"))
+                Err(format!("/{name} takes no argument (got {rest:?})"))
             }
         };
         match name {
@@ -123,7 +123,9 @@ impl Command {
                 }
                 Ok(Self::Save(choice))
             }
-            _ => Err(format!("/{name} is no command; /help lists them, and //{name} sends it as a message")),
+            _ => Err(format!(
+                "/{name} is not a command; /help lists the commands, and //{name} sends it as a message"
+            )),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Conversation {
         let (better, worse) = (&self.answers[chosen].text, &self.answers[rejected].text);
         if better.trim().is_empty() || worse.trim().is_empty() || better.trim() == worse.trim() {
             return Err(Error::Config(format!(
-                "answers {} and {} are equal or empty, which is no pair; /retry writes another one",
+                "answers {} and {} are equal or empty, so they do not make a pair; /retry writes another one",
                 chosen + 1,
                 rejected + 1
             )));

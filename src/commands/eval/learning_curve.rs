@@ -125,8 +125,8 @@ fn of_run(
     };
     let base = Base::open_with(&config.model.base, &options)?;
     let trained = TrainedWith::of(run)?;
-    let objective = trained.objective.clone().unwrap_or_default();
     let adapted = base.with_adapters(&[run], trained, args.force)?;
+    let objective = adapted.trained.objective.clone().unwrap_or_default();
     let data = adapted.pairs(args.data.as_deref().unwrap_or_default())?;
     let by = Drawn { adapted: &adapted, pass: crate::model::pass::Pass::Policy, name: "" };
     let described = format!(

@@ -129,7 +129,10 @@ impl<'a> Against<'a> {
 fn chosen(policy: &Adapted, prompts: &[Prompt]) -> Result<Vec<Vec<Kept>>> {
     let kept = |prompt: &Prompt| {
         let text = prompt.chosen.clone().unwrap_or_default();
-        Ok(vec![Kept { tokens: policy.tokenizer.encode(&text, false)?, text, logp: 0.0 }])
+        // Answers that are drawn end with this token too.
+        let mut tokens = policy.tokenizer.encode(&text, false)?;
+        tokens.extend(policy.tokenizer.eos_id().filter(|end| tokens.last() != Some(end)));
+        Ok(vec![Kept { tokens, text, logp: 0.0 }])
     };
     prompts.iter().map(kept).collect()
 }

@@ -217,6 +217,15 @@ pub(super) fn policy(
     let objective = config.objective.resolve()?;
     let rewards = objective.needs().rewards;
     let has_values = matches!(objective.on_policy(), Some(OnPolicy::Proximal(_)));
+    let is_beside = |adapter: &Kind| matches!(adapter, Kind::Prefix(_) | Kind::Bottleneck(_));
+    if (rewards || has_values) && policy.trained.iter().any(is_beside) {
+        return Err(Error::Config(
+            "objective.loss_type trains a scalar head (reward, ppo), which stands beside LoRA only; remove \
+             lora.prefix_tuning or lora.adapter_layers, or start from another adapter"
+                .into(),
+        ));
+    }
+    check_replaced(&policy)?;
     if (rewards || has_values) && policy.trained.score().is_none() {
         policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
     }
@@ -226,6 +235,24 @@ pub(super) fn policy(
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
     Ok((policy, note))
+}
+
+/// Refuses a trained copy, or trained rows, of a table that a frozen adapter replaces already: it would begin as the base's
+/// and undo the frozen one in the policy alone.
+fn check_replaced(policy: &Policy) -> Result<()> {
+    let replaces = |adapter: &&Kind| matches!(adapter, Kind::Whole(_) | Kind::TokenRows(_));
+    for own in policy.trained.iter().filter(replaces) {
+        let module = own.module();
+        let is_replaced =
+            |frozen: &Frozen| frozen.adapters.find(module).is_some_and(|adapter| replaces(&adapter));
+        if policy.frozen.iter().any(is_replaced) {
+            return Err(Error::Config(format!(
+                "model.adapter has {module} of its own, which this run would train from the base's; continue that adapter \
+                 with lora.init_from, or leave {module} out"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a prefix behind which the longest sequence has no positions left.

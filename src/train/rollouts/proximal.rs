@@ -55,7 +55,7 @@ pub fn step(
     metrics.note(Figure::Kl, divergence, rollout.len() as u64);
     metrics.note(Figure::KlCoef, coefficient.0, 1);
     let mut last = None;
-    for epoch in 0..ppo.num_ppo_epochs {
+    'epochs: for epoch in 0..ppo.num_ppo_epochs {
         let order = shuffled(items.len(), settings.stream.named("ppo").child(epoch as u64));
         for (number, part) in order.chunks(items.len().div_ceil(ppo.num_mini_batches).max(1)).enumerate() {
             let stream = settings.stream.child((epoch * ppo.num_mini_batches + number) as u64);
@@ -68,7 +68,7 @@ pub fn step(
             let is_usable = outcome.is_usable() && outcome.finite;
             last = Some(outcome);
             if !is_usable {
-                break;
+                break 'epochs;
             }
         }
     }
