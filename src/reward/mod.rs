@@ -76,8 +76,15 @@ pub fn score<'a>(
         let (prompt, prompt_tokens) = prompts(completion.prompt);
         Sample { prompt, completion: &completion.text, prompt_tokens, tokens }
     });
-    let samples: Vec<Sample> = samples.collect();
-    let rewards = reward.rewards(&samples)?;
+    checked(reward, &samples.collect::<Vec<_>>())
+}
+
+/// Rewards samples.
+///
+/// # Errors
+/// As [`score`].
+pub fn checked(reward: &mut dyn Reward, samples: &[Sample]) -> Result<Vec<f64>> {
+    let rewards = reward.rewards(samples)?;
     if rewards.len() != samples.len() {
         return Err(Error::Data(format!(
             "the reward {} gave {} scores for {} completions",

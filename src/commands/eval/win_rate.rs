@@ -17,7 +17,7 @@ use crate::judge::{Comparison, Judge, JudgeConfig, Position};
 use crate::model::pass::Pass;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
-use crate::reward::{Reward, Sample};
+use crate::reward::{Reward, Sample, checked};
 use crate::toolkit::drawn::{Drawer, Drawing, Drawn, Kept};
 use crate::toolkit::prompts::Prompt;
 use crate::toolkit::{Adapted, Base, TrainedWith};
@@ -242,15 +242,7 @@ fn by_rewards(reward: &mut dyn Reward, prompts: &[Prompt], pairs: &[Pair]) -> Re
             tokens,
         })
         .collect();
-    let rewards = reward.rewards(&samples)?;
-    if rewards.len() != samples.len() {
-        return Err(Error::Data(format!(
-            "the reward {} gave {} scores for {} completions",
-            reward.name(),
-            rewards.len(),
-            samples.len()
-        )));
-    }
+    let rewards = checked(reward, &samples)?;
     Ok(rewards.chunks_exact(2).map(|pair| Some(by_reward(pair[0], pair[1]))).collect())
 }
 

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
+use crate::rollout::Drawing;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::memory;
@@ -124,8 +125,26 @@ pub(super) fn course(config: &RunConfig, pairs: &Examples) -> Result<Course> {
 /// The tokens of the data and the memory that a run of so many trained parameters will take.
 fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) -> (Tokens, Memory) {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
-    let tokens = Tokens::of(&pairs.train, batch, most);
+    let tokens = match config.drawing() {
+        Ok(Some(drawing)) => Tokens::counted(drawn(config, &drawing, pairs), batch, most),
+        // An invalid section is refused elsewhere.
+        Ok(None) | Err(_) => Tokens::of(&pairs.train, batch, most),
+    };
     (tokens, memory_of(config, base, parameters, &tokens))
+}
+
+/// The sizes of records with the longest completions that rollouts may draw: of one completion, or of two for a loss of pairs.
+fn drawn<'a>(
+    config: &RunConfig,
+    drawing: &Drawing,
+    pairs: &'a Examples,
+) -> impl Iterator<Item = (usize, usize, usize)> + use<'a> {
+    let is_pair = config.objective.resolve().is_ok_and(|objective| objective.on_policy().is_none());
+    let (count, longest) = (if is_pair { 2 } else { 1 }, drawing.max_completion_length);
+    pairs.train.entries().map(move |entry| {
+        let prompt = entry.packed();
+        (prompt + count * longest, count * (prompt + longest), count * longest)
+    })
 }
 
 fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens) -> Memory {
