@@ -16,9 +16,9 @@ mod circles;
 const RANKS: &[(&str, u8)] = &[
     ("error", 0),
     ("files", 0),
+    ("http", 0),
     ("random", 0),
     ("device", 1),
-    ("http", 1),
     ("report", 1),
     ("hub", 2),
     ("objective", 2),
@@ -44,8 +44,8 @@ const RANKS: &[(&str, u8)] = &[
 /// The rank of the program itself, whose rooms may import each other and everything else.
 const TOP: u8 = 11;
 
-/// Allowed imports within a rank: every room uses `error`, and `files` writes with it.
-const WITHIN_RANK: &[(&str, &str)] = &[("files", "error")];
+/// Allowed imports within a rank: every room uses `error`.
+const WITHIN_RANK: &[(&str, &str)] = &[("files", "error"), ("http", "error")];
 
 /// The files that may contain `unsafe`: memory maps, the allocator, vector and tile instructions, and NVIDIA's libraries.
 const UNSAFE: &[&str] = &[

@@ -309,11 +309,11 @@ mod tests {
         assert_eq!(note, "the note");
         for set in [examples().into(), opened.clone()] {
             assert_eq!(set.iter().collect::<Result<Vec<_>>>().unwrap(), examples());
-            assert_eq!((set.len(), set.longest()), (5, 5));
+            assert_eq!((set.len(), set.longest()), (6, 5));
         }
         assert_eq!(opened.fingerprint(), Dataset::from(examples()).fingerprint());
         assert_eq!(opened.entry(3).unwrap().record, 3);
-        let entry = *opened.entry(1).unwrap();
+        let entry = *opened.entry(2).unwrap();
         assert_eq!((entry.packed(), entry.unpacked(), entry.scored()), (2, 7, 4));
         assert_eq!(opened.entry(0).unwrap().scored(), 1, "nothing predicts the first token");
     }

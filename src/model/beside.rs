@@ -114,6 +114,8 @@ pub(super) struct Beside<'a> {
     pub use_dora: bool,
     pub init_lora_weights: InitLoraWeights,
     pub lora_dropout: f64,
+    /// Keys of LoRA that are set, and that neither takes the place of.
+    pub set: Vec<&'static str>,
 }
 
 /// Checks these keys by themselves and beside the others.
@@ -140,6 +142,7 @@ pub(super) fn check(lora: &Beside) -> Result<()> {
             ("init_lora_weights", lora.init_lora_weights != InitLoraWeights::Kaiming),
         ];
         others.extend(set.iter().filter(|(other, _)| other != key).map(|(other, set)| (*other, *set)));
+        others.extend(lora.set.iter().map(|key| (*key, true)));
         for (other, _) in others.iter().filter(|(_, set)| *set) {
             problems.add(format!("lora.{key} is set, and it takes the place of LoRA: remove lora.{other}"));
         }

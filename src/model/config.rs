@@ -292,6 +292,15 @@ impl LoraConfig {
             use_dora: self.use_dora,
             init_lora_weights: self.init_lora_weights,
             lora_dropout: self.lora_dropout,
+            set: [
+                ("exclude_modules", self.exclude_modules.is_some()),
+                ("rank_pattern", !self.rank_pattern.is_empty()),
+                ("alpha_pattern", !self.alpha_pattern.is_empty()),
+                ("use_rslora", self.use_rslora),
+            ]
+            .into_iter()
+            .filter_map(|(key, is_set)| is_set.then_some(key))
+            .collect(),
         }));
         self.check_targets(&mut problems);
         problems.absorb(self.check_expressions());

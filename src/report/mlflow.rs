@@ -200,7 +200,11 @@ impl Tracker for Server {
         crate::files::write_bytes(&run.directory.join(REMEMBERED), remembered.as_bytes())?;
         self.run = Some(id);
         for part in run.settings.chunks(MOST_PARAMETERS) {
-            let parameter = |(key, value): &(String, String)| json!({"key": key, "value": value.chars().take(MOST_CHARACTERS).collect::<String>()});
+            // Names have letters, digits and a few signs; patterns of modules have others.
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-. :/".contains(c);
+            let named =
+                |key: &str| key.chars().map(|c| if is_plain(c) { c } else { '_' }).collect::<String>();
+            let parameter = |(key, value): &(String, String)| json!({"key": named(key), "value": value.chars().take(MOST_CHARACTERS).collect::<String>()});
             let params: Vec<Value> = part.iter().map(parameter).collect();
             self.post("runs/log-batch", &json!({"run_id": self.id(), "params": params}))?;
         }

@@ -31,7 +31,7 @@ fn keys_and_values() {
     );
     with_setting("train.threads", json!(100_000), &["train.threads is 100000", "1024"]);
     with_setting("objective.beta", json!(0), &["objective.beta is 0"]);
-    with_setting("objective.loss_type", json!("ppo"), &["objective.loss_type is ppo", "sigmoid"]);
+    with_setting("objective.loss_type", json!("rrhf"), &["objective.loss_type is rrhf", "sigmoid"]);
     with_setting("model.dtype", json!("int4"), &["model.dtype", "int4", "bf16"]);
     if !dpo_lora::device::cuda::has_driver() {
         with_setting("model.device", json!("cuda"), &["no NVIDIA driver", "driver 550", "--device cpu"]);

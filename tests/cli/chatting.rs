@@ -66,9 +66,12 @@ fn a_conversation_goes_on_through_the_template_and_starts_over() {
                  /adapter on\n/save\n/help\n";
     let ran = chat(&place, &[&args[..], &["--save", "pairs.jsonl"]].concat(), lines);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    for words in
-        ["/nonsense is no command", "there is no adapter", "a pair needs two answers", "/adapter on|off|both"]
-    {
+    for words in [
+        "/nonsense is not a command",
+        "there is no adapter",
+        "a pair needs two answers",
+        "/adapter on|off|both",
+    ] {
         assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr);
     }
     let found = pairs(&place, "pairs.jsonl");

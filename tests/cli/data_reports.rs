@@ -6,8 +6,8 @@ use crate::common::fixture;
 use crate::common::program::Place;
 
 /// A template that shows roles, contents and a system prompt.
-const PLAIN: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}\
-                     {% if add_generation_prompt %}<assistant>{% endif %}";
+const PLAIN: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\
+                     {% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
 /// Like the templates of some models, this one writes the system prompt into the last message if that is the user's.
 const VANISHING: &str = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>\
                          {% if loop.last and m.role == 'user' %}{{ messages[0].content }} {% endif %}{{ m.content }}\n\

@@ -12,7 +12,7 @@ use crate::common::program::Place;
 /// Parameters of the losses, where their defaults are not for so few steps.
 fn objective(name: &str) -> Value {
     let mut section = match name {
-        "sft" | "unlikelihood" => json!({}),
+        "sft" | "unlikelihood" | "reward" => json!({}),
         "exo_pair" => json!({"beta": 0.5, "label_smoothing": 1e-3}),
         "robust" => json!({"beta": 0.5, "label_smoothing": 0.1}),
         "sppo_hard" => json!({"beta": 0.1}),

@@ -20,6 +20,7 @@ fn place(objective: Value, more: &[(&str, Value)]) -> Place {
         ("train.save_steps", json!(1)),
         ("train.save_total_limit", Value::Null),
         ("train.warmup_steps", json!(0)),
+        ("lora.lora_dropout", json!(0.0)),
     ];
     settings.extend_from_slice(more);
     place.recipe(&fixture("models/llama"), &place.path("prompts.jsonl"), &settings);

@@ -106,7 +106,7 @@ fn a_server_that_refuses_ends_no_run_and_what_is_not_supported_is_named() {
     for (set, words) in [
         ("train.report_to=wandb", "wandb sync"),
         ("train.report_to=[mlflow, trackio]", "import_tf_events"),
-        ("train.report_to=comet", "is no tracker that is known"),
+        ("train.report_to=comet", "is not a known tracker"),
         ("train.report_to=tensorboard", "anyway"),
     ] {
         let ran = place.run(&["train", "-c", "run.yaml", "--overwrite", "--set", set]);

@@ -53,7 +53,7 @@ fn a_reward_model_is_trained_evaluated_and_scored_with() {
 
 #[test]
 fn what_needs_log_probs_refuses_a_reward_model() {
-    let place = place(&[]);
+    let place = place(&[("objective", json!({"loss_type": "reward"}))]);
     place.run(&TRAIN).ok();
     for args in [
         &["generate", "--base", "model", "--adapter", "run", "--prompt", "a"][..],
@@ -64,7 +64,7 @@ fn what_needs_log_probs_refuses_a_reward_model() {
             "-c",
             "run.yaml",
             "--set",
-            "objective={loss_type: sigmoid}",
+            "objective.loss_type=sigmoid",
             "--set",
             "lora.init_from=run",
             "--set",
@@ -88,7 +88,8 @@ fn a_resumed_run_ends_with_the_same_bytes() {
     }
     std::fs::remove_dir_all(part.path("run/adapter")).unwrap();
     part.run(&["train", "-c", "run.yaml", "--resume"]).ok();
-    assert_eq!(part.adapter("run"), whole.adapter("run"));
+    // The configurations name bases in different directories.
+    assert_eq!(part.adapter("run")[1], whole.adapter("run")[1]);
     assert_eq!(part.metrics("run").last(), whole.metrics("run").last());
 }
 

@@ -108,7 +108,7 @@ fn the_second_press_stops_before_the_step_is_over() {
 #[test]
 fn every_long_command_stops_at_once_and_leaves_nothing() {
     let data = ["--base", "tiny-reviews", "--data", "tiny-reviews/train.jsonl"];
-    let long = ["--prompts", "tiny-reviews/prompts.jsonl", "--max-new-tokens", "500"];
+    let long = ["--prompts", "tiny-reviews/prompts.jsonl", "--max-new-tokens", "500", "--n", "64"];
     let commands = [
         [&["eval"], &data[..]].concat(),
         [&["score", "--output", "out/scores.jsonl"], &data[..]].concat(),

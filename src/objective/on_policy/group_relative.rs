@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn invalid_parameters_are_named() {
         let mut problems = Problems::default();
-        GroupRelative { delta: Some(1.1), epsilon: -1.0, num_iterations: 0, ..GroupRelative::default() }
+        GroupRelative { delta: Some(-1.0), epsilon: -1.0, num_iterations: 0, ..GroupRelative::default() }
             .check(&mut problems);
         let said = problems.finish().unwrap_err().to_string();
         for key in ["delta", "epsilon", "num_iterations"] {

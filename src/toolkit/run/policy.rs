@@ -14,6 +14,7 @@ use crate::objective::OnPolicy;
 use crate::ops::svd::Iterations;
 use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
+use crate::train::optimizer::OptimizerKind;
 use crate::trainable::{
     Adapter as Kind, Adapters, Bottleneck, Dora, Frozen, Lora, Pissa, Policy, TokenRows, Whole,
 };
@@ -226,6 +227,14 @@ pub(super) fn policy(
         ));
     }
     check_replaced(&policy)?;
+    let is_table = |adapter: &Kind| matches!(adapter, Kind::Whole(_) | Kind::TokenRows(_));
+    if config.train.optim == OptimizerKind::Muon
+        && (rewards || has_values || policy.trained.iter().any(is_table))
+    {
+        return Err(Error::Config(
+            "train.optim is muon, which is not made for embeddings and heads, and one is trained; write optim: adamw".into(),
+        ));
+    }
     if (rewards || has_values) && policy.trained.score().is_none() {
         policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
     }
