@@ -24,6 +24,8 @@ pub enum About {
     ToolCalls,
     /// Documents, which the template did not write.
     Documents,
+    /// A list of text parts that the template wrote as a list.
+    Parts,
     /// Reasoning, which the template did not write.
     Reasoning,
     /// Another message, which the template did not write.
@@ -55,6 +57,10 @@ impl About {
             Self::Tools => ("the chat template does not write the tools", TEMPLATE),
             Self::ToolCalls => ("the chat template does not write a call of a tool", TEMPLATE),
             Self::Documents => ("the chat template does not write the documents", TEMPLATE),
+            Self::Parts => (
+                "the chat template does not know text parts and writes the content of a message as a list",
+                "write content as a string, or use another chat template (data.chat_template)",
+            ),
             Self::Reasoning => ("the chat template does not write the reasoning", TEMPLATE),
             Self::Message => ("the chat template does not write the text of a message", TEMPLATE),
             Self::End => (

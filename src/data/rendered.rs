@@ -61,13 +61,13 @@ fn letters(text: &str) -> String {
 /// Compares a conversation with `texts`, one for each answer.
 ///
 /// # Errors
-/// If nothing of an answer was written, or a list of text parts was written as a list.
+/// If nothing of an answer was written.
 pub(super) fn doubts(content: &Content, kind: Kind, texts: &[String]) -> Result<Vec<Doubt>, String> {
     let Content::Chat { prompt, answers, tools, kwargs } = content else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for (index, (answer, text)) in answers.iter().zip(texts).enumerate() {
         let rendered = Rendered::new(text);
-        refuse_lists(prompt.iter().chain(answer), &rendered)?;
+        of_lists(prompt.iter().chain(answer), &rendered, &mut found);
         if index == 0 {
             prompt.iter().for_each(|message| of_message(message, &rendered, &mut found));
             of_tools(tools.as_ref(), kwargs.as_ref(), &rendered, &mut found);
@@ -190,19 +190,16 @@ fn of_tools(tools: Option<&Json>, kwargs: Option<&Fields>, rendered: &Rendered, 
     }
 }
 
-/// Refuses a list of text parts that the template wrote as Python or JSON prints a list.
-fn refuse_lists<'a>(messages: impl Iterator<Item = &'a Message>, rendered: &Rendered) -> Result<(), String> {
-    let Some(list) = LIST.iter().find(|list| rendered.text.contains(**list)) else { return Ok(()) };
-    for message in messages {
-        if message.fields().get("content").is_some_and(Json::is_array) && !message.says(list) {
-            return Err(format!(
-                "the chat template writes the content of a message of {} as a list ({list}...): it does not know text parts; \
-                 write content as a string, or use another chat template (data.chat_template)",
-                message.role()
-            ));
-        }
-    }
-    Ok(())
+/// Finds a list of text parts that the template wrote as Python or JSON prints a list. It is what transformers does, too.
+fn of_lists<'a>(messages: impl Iterator<Item = &'a Message>, rendered: &Rendered, found: &mut Vec<Doubt>) {
+    let Some(list) = LIST.iter().find(|list| rendered.text.contains(**list)) else { return };
+    let is_list = |message: &&Message| {
+        message.fields().get("content").is_some_and(Json::is_array) && !message.says(list)
+    };
+    let written = messages
+        .filter(is_list)
+        .map(|message| Doubt::new(About::Parts, format!("{list}... of {}", message.role())));
+    found.extend(written);
 }
 
 #[cfg(test)]
@@ -254,7 +251,7 @@ mod tests {
         assert_eq!(find("Which? So: look_up {\"a\": 1}"), Ok(vec![]));
         assert_eq!(find("Which? So: "), Ok(vec![About::ToolCalls]));
         assert_eq!(find("Which? So: look_up \"{\\\"a\\\": 1}\""), Ok(vec![About::Arguments]));
-        let error = find("[{'type': 'text', 'text': 'Which?'}] So: look_up").unwrap_err();
-        assert!(error.contains("does not know text parts"), "{error}");
+        let listed = find("[{'type': 'text', 'text': 'Which?'}] So: look_up");
+        assert!(listed.as_ref().is_ok_and(|found| found.contains(&About::Parts)), "{listed:?}");
     }
 }

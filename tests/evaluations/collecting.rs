@@ -37,7 +37,11 @@ fn votes_are_kept_and_the_same_command_goes_on() {
     prompts(&place, 6);
     // Two votes, an answer that is none, and the end of the input.
     let first = collect(&place, "1\nx\n2\n", &[]);
-    assert!(first.stderr.contains("`x` is not one of the choices") && first.stderr.contains("[1]"), "{}", first.stderr);
+    assert!(
+        first.stderr.contains("`x` is not one of the choices") && first.stderr.contains("[1]"),
+        "{}",
+        first.stderr
+    );
     assert!(first.ok().contains("2 pairs of 2 votes"));
     assert_eq!((pairs(&place).len(), votes(&place).len()), (2, 2));
     let samples = place.read("pairs.jsonl.samples.jsonl");
