@@ -68,7 +68,7 @@ impl Card {
         let base = self.shown_base();
         let _ = write!(
             text,
-            "\n# {} for {base}\n\nTrained on {} records with {} by [dpo-lora](https://crates.io/crates/dpo-lora) {}, in {} \
+            "\n# {} for {base}\n\nTrained on {} records with {} by dpo-lora {}, in {} \
              steps.\n",
             self.kind.names().0,
             self.records,
