@@ -11,7 +11,7 @@ mod summary;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use self::parts::{describe, form, open, profiled, reporter};
+use self::parts::{check_trackers, describe, form, open, profiled, reporter};
 use self::resumed::{is_resuming, opening};
 use super::output::{print, say};
 use super::samples::{Drawn, Samples};
@@ -48,6 +48,7 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
         )));
     }
     set_threads(config.train.threads)?;
+    check_trackers(&config)?;
     let base = open(&config, args)?;
     let run = Run::read(config, &base, resuming)?;
     let first = run.first_record(form())?.filter(|_| !quiet);

@@ -27,7 +27,7 @@ pub use samples::{Progressed, SampleLog, samples};
 pub use sparkline::sparkline;
 pub use tensorboard::TensorBoard;
 pub use tracker::Described;
-pub use trackers::{TrackerName, open_tracker};
+pub use trackers::{TrackerName, check_tracker, open_tracker};
 
 use crate::error::Result;
 

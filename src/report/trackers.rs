@@ -56,11 +56,22 @@ impl TrackerName {
 /// # Errors
 /// [`Error::Config`] if the environment names a place that is not supported.
 pub fn open_tracker(name: TrackerName, run: Described) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(Background::new("mlflow", made(name)?, run)))
+}
+
+/// Checks the settings of a tracker, before a run has a directory.
+///
+/// # Errors
+/// As [`open_tracker`].
+pub fn check_tracker(name: TrackerName) -> Result<()> {
+    made(name).map(drop)
+}
+
+fn made(name: TrackerName) -> Result<Box<dyn Tracker>> {
     let lookup = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
-    let tracker: Box<dyn Tracker> = match name {
-        TrackerName::Mlflow => mlflow(&lookup)?,
-    };
-    Ok(Box::new(Background::new("mlflow", tracker, run)))
+    match name {
+        TrackerName::Mlflow => mlflow(&lookup),
+    }
 }
 
 /// MLflow at `MLFLOW_TRACKING_URI`: a server, or a directory, which is `mlruns` if nothing is named.

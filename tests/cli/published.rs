@@ -95,6 +95,10 @@ fn a_run_is_sent_to_mlflow_and_goes_on_there() {
 fn a_server_that_refuses_ends_no_run_and_what_is_not_supported_is_named() {
     let place = Place::new();
     place.llama_recipe(&[("train.report_to", json!(["mlflow"])), ("train.max_steps", json!(2))]);
+    let mut command = place.command(&["train", "-c", "run.yaml"]);
+    let ran = finish(command.env("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db").spawn().unwrap());
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(!place.path("run").exists(), "the corrected command begins the run");
     let server = Server::start(|_, _| (403, json!({"message": "not you"})));
     let mut command = place.command(&["train", "-c", "run.yaml"]);
     let ran = finish(command.env("MLFLOW_TRACKING_URI", server.url()).spawn().unwrap());

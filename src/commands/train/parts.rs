@@ -12,7 +12,8 @@ use crate::device;
 use crate::error::Result;
 use crate::ops::profile;
 use crate::report::{
-    Console, Described, Journal, Jsonl, Reporter, SampleLog, TensorBoard, Verbosity, open_tracker, screen,
+    Console, Described, Journal, Jsonl, Reporter, SampleLog, TensorBoard, Verbosity, check_tracker,
+    open_tracker, screen,
 };
 use crate::toolkit::{Base, OpenOptions, announce};
 use crate::train::course::Course;
@@ -75,6 +76,11 @@ pub(super) fn reporter(
     let samples = SampleLog::open(&run.path().join("samples.jsonl"), step)?;
     let reporter = reporter.with(jsonl).with(journal).with(samples).with(TensorBoard::create(run.path())?);
     trackers(reporter, (run, config), step)
+}
+
+/// Checks the trackers that the configuration names, before the run has a directory.
+pub(super) fn check_trackers(config: &RunConfig) -> Result<()> {
+    config.train.report_to.iter().try_for_each(|name| check_tracker(*name))
 }
 
 /// Adds the trackers that the configuration names.

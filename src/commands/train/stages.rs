@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::parts::{describe, form, open, profiled, reporter};
+use super::parts::{check_trackers, describe, form, open, profiled, reporter};
 use super::resumed::{is_resuming, opening};
 use super::summary;
 use crate::cli::TrainArgs;
@@ -23,6 +23,7 @@ pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Re
     let quiet = verbosity == Verbosity::Quiet;
     let Some(first) = staged.stages.first() else { return Ok(()) };
     set_threads(first.config.train.threads)?;
+    staged.stages.iter().try_for_each(|stage| check_trackers(&stage.config))?;
     let base = open(&first.config, args)?;
     let planned = planned(staged, &base, is_resuming(args))?;
     if args.dry_run {
@@ -35,9 +36,9 @@ pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Re
     let directory = RunDir::open(&staged.output_dir, opening(args))?;
     let stop = Arc::new(AtomicU8::new(0));
     signals::let_finish(&stop, directory.path());
-    files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
     let directories = staged.stages.iter().map(|stage| stage.config.output_dir.clone()).collect();
     args.serve.map(|at| serve::start(at, directories)).transpose()?;
+    files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
     for (index, stage) in planned.into_iter().enumerate() {
         say_stage(staged, index, quiet);
         match stage.inputs {
