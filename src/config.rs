@@ -146,6 +146,15 @@ impl RunConfig {
         problems.finish()
     }
 
+    /// Whether the reference has an adapter of its own, a copy of the trained one's start.
+    pub fn reference_is_a_copy(&self) -> bool {
+        match self.lora.init_from {
+            Some(_) => self.lora.reference == Reference::Init,
+            // With B = 0 a copy is the base itself, until it moves.
+            None => self.train.sync_ref_model,
+        }
+    }
+
     /// Returns how completions are drawn; `None` if nothing is drawn.
     ///
     /// # Errors

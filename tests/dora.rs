@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Model, adapt, decoder, fixture, json, load, pack};
+use common::{adapt, assert_near, decoder, fixture, ids, json, load, logps, numbers, pack};
 use dpo_lora::adapter::merge::{self, MergeOptions};
 use dpo_lora::adapter::peft::{self, Origin};
 use dpo_lora::data::{Example, Kind};
@@ -14,33 +14,6 @@ use dpo_lora::model::pass::Pass;
 use dpo_lora::random::Stream;
 use dpo_lora::trainable::{Adapter, Adapters, Dora, Lora};
 use dpo_lora::weights::{DType, SafetensorsSource};
-use serde_json::Value;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
-
-fn ids(case: &Value) -> Vec<u32> {
-    numbers(case).iter().map(|x| *x as u32).collect()
-}
-
-/// Returns the log-prob of every token but the first.
-fn logps(model: &Model, ids: &[u32], pass: Pass) -> Vec<f64> {
-    let mut cache = model.new_cache();
-    let of = |pair: &[u32]| {
-        let logits = model.step(&pair[..1], &mut cache, pass).unwrap();
-        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
-        f64::from(logits[pair[1] as usize]) - sum.ln()
-    };
-    ids.windows(2).map(of).collect()
-}
-
-fn assert_near(found: &[f64], want: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), want.len());
-    for (found, want) in found.iter().zip(want) {
-        assert!((found - want).abs() <= tolerance, "{what}: {found} against {want}");
-    }
-}
 
 #[test]
 fn adapters_of_peft_have_its_log_probs_and_its_gradients() {

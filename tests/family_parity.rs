@@ -3,14 +3,10 @@
 
 mod common;
 
-use common::{Model, adapt, decoder, examples, fixture, json, models, pack};
+use common::{Model, adapt, decoder, examples, fixture, json, models, numbers, pack};
 use dpo_lora::model::families::{self, ConfigJson};
 use dpo_lora::model::pass::Pass;
 use serde_json::Value;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
 
 /// Returns the adapters of a fixture, `none` first.
 fn cases(expected: &Value) -> Vec<String> {

@@ -10,18 +10,9 @@ mod loraplus;
 #[path = "modules/pissa.rs"]
 mod pissa;
 
-use common::Model;
+use common::{Model, assert_near, ids, numbers};
 use dpo_lora::data::{Example, Kind, PackedBatch};
 use dpo_lora::model::pass::Pass;
-use serde_json::Value;
-
-pub fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
-
-pub fn ids(case: &Value) -> Vec<u32> {
-    numbers(case).iter().map(|x| *x as u32).collect()
-}
 
 /// The log-prob of every token but the first.
 pub fn logps(model: &Model, ids: &[u32], pass: Pass) -> Vec<f64> {
@@ -41,11 +32,4 @@ pub fn text(ids: &[u32]) -> PackedBatch {
     let example = common::examples("pairs.jsonl", &common::fixture("models/llama"))[0].clone();
     let completions = vec![ids[1..].to_vec(), vec![3, 4]];
     common::pack(&[Example { prompt: ids[..1].to_vec(), completions, kind: Kind::PAIR, ..example }])
-}
-
-pub fn assert_near(found: &[f64], want: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), want.len(), "{what}");
-    for (found, want) in found.iter().zip(want) {
-        assert!((found - want).abs() <= tolerance, "{what}: {found} against {want}");
-    }
 }

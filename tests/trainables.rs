@@ -9,7 +9,9 @@ mod program;
 
 use std::path::Path;
 
-use common::{Model, adapt, decoder, examples, fixture, json, load, pack, random_lora};
+use common::{
+    Model, adapt, assert_near, decoder, examples, fixture, ids, json, load, logps, numbers, pack, random_lora,
+};
 use dpo_lora::adapter::merge::{self, MergeOptions};
 use dpo_lora::adapter::peft::{self, Origin};
 use dpo_lora::adapter::{gguf, mlx};
@@ -21,32 +23,6 @@ use dpo_lora::random::Stream;
 use dpo_lora::trainable::{Adapter, Adapters, Bottleneck, Dropout, Lora, TokenRows, Whole};
 use dpo_lora::weights::{DType, SafetensorsSource};
 use serde_json::Value;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
-
-fn ids(case: &Value) -> Vec<u32> {
-    numbers(case).iter().map(|x| *x as u32).collect()
-}
-
-/// Returns the log-prob of every token but the first.
-fn logps(model: &Model, ids: &[u32], pass: Pass) -> Vec<f64> {
-    let mut cache = model.new_cache();
-    let of = |pair: &[u32]| {
-        let logits = model.step(&pair[..1], &mut cache, pass).unwrap();
-        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
-        f64::from(logits[pair[1] as usize]) - sum.ln()
-    };
-    ids.windows(2).map(of).collect()
-}
-
-fn assert_near(found: &[f64], want: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), want.len());
-    for (found, want) in found.iter().zip(want) {
-        assert!((found - want).abs() <= tolerance, "{what}: {found} against {want}");
-    }
-}
 
 /// An example with the log-probs of all tokens but the first, and a sibling.
 fn example(model: &Path, ids: &[u32]) -> Example {

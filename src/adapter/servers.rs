@@ -229,7 +229,7 @@ impl<'a> Facts<'a> {
         let filled = |key: &str| config[key].as_object().is_some_and(|map| !map.is_empty());
         let loras: Vec<&Lora> = adapters.iter().filter_map(Adapter::low_rank).collect();
         let other = adapters.iter().find(|adapter| adapter.low_rank().is_none());
-        let merged = matches!(other, Some(Adapter::Whole(_) | Adapter::TokenRows(_)));
+        let merged = other.is_some_and(Adapter::replaces_table);
         let remedy =
             if merged { "; merge the adapter (dpo-lora merge) and serve the whole model" } else { "" };
         let kind = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();

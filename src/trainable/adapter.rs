@@ -123,6 +123,11 @@ impl Adapter {
         }
     }
 
+    /// Whether it replaces the embedding, the head or rows of them, instead of adding to a product.
+    pub fn replaces_table(&self) -> bool {
+        matches!(self, Self::Whole(_) | Self::TokenRows(_))
+    }
+
     /// Returns its low-rank matrices, whatever else it has; `None` if it has none.
     pub fn low_rank(&self) -> Option<&Lora> {
         match self {

@@ -34,6 +34,34 @@ pub fn json(path: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(fixture(path)).unwrap()).unwrap()
 }
 
+/// Returns the numbers of a JSON array.
+pub fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// Returns the token ids of a JSON array.
+pub fn ids(case: &Value) -> Vec<u32> {
+    numbers(case).iter().map(|x| *x as u32).collect()
+}
+
+/// Returns the log-prob of every token but the first, computed token by token.
+pub fn logps(model: &Model, ids: &[u32], pass: Pass) -> Vec<f64> {
+    let mut cache = model.new_cache();
+    let of = |pair: &[u32]| {
+        let logits = model.step(&pair[..1], &mut cache, pass).unwrap();
+        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        f64::from(logits[pair[1] as usize]) - sum.ln()
+    };
+    ids.windows(2).map(of).collect()
+}
+
+pub fn assert_near(found: &[f64], want: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), want.len(), "{what}");
+    for (found, want) in found.iter().zip(want) {
+        assert!((found - want).abs() <= tolerance, "{what}: {found} against {want}");
+    }
+}
+
 /// Returns the names of the model fixtures, sorted.
 pub fn models() -> Vec<String> {
     let entries = std::fs::read_dir(fixture("models")).unwrap();

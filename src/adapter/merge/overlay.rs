@@ -27,14 +27,14 @@ impl<'a> Overlay<'a> {
     /// problems are named.
     pub(super) fn new(base: &Base<'a>, adapters: &[(&Adapters, f64)]) -> Result<Option<Self>> {
         check_kinds(adapters)?;
-        if adapters.iter().flat_map(|(set, _)| set.iter()).all(|adapter| !replaces(adapter)) {
+        if adapters.iter().flat_map(|(set, _)| set.iter()).all(|adapter| !adapter.replaces_table()) {
             return Ok(None);
         }
         let mut source = Replaced { source: base.source, tensors: BTreeMap::new() };
         let mut spec = base.spec.clone();
         let mut problems = Problems::default();
         for (set, weight) in adapters {
-            for adapter in set.iter().filter(|adapter| replaces(adapter)) {
+            for adapter in set.iter().filter(|adapter| adapter.replaces_table()) {
                 problems.require(*weight == 1.0, || {
                     format!(
                         "{} has {}, which replaces the base's and cannot be weighted by {weight} or removed again",
@@ -46,8 +46,9 @@ impl<'a> Overlay<'a> {
             }
         }
         problems.finish().map_err(|error| Error::Adapter(error.to_string()))?;
-        let rest =
-            adapters.iter().map(|(set, weight)| (set.of_adapters(|adapter| !replaces(adapter)), *weight));
+        let rest = adapters
+            .iter()
+            .map(|(set, weight)| (set.of_adapters(|adapter| !adapter.replaces_table()), *weight));
         let parts = rest.filter(|(set, _)| !set.is_empty()).collect();
         Ok(Some(Self { source, spec, parts }))
     }
@@ -66,10 +67,6 @@ impl<'a> Overlay<'a> {
             ),
         }
     }
-}
-
-fn replaces(adapter: &Adapter) -> bool {
-    matches!(adapter, Adapter::Whole(_) | Adapter::TokenRows(_))
 }
 
 /// Refuses adapters that no weight of the base can hold.

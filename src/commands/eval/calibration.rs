@@ -20,7 +20,7 @@ use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
 use crate::toolkit::records::sources_of;
 
-/// A pair with all that is told of it.
+/// A pair and its figures.
 struct Pair {
     logps: PairLogps,
     prediction: Prediction,

@@ -18,7 +18,7 @@ use crate::weights::FrozenWeight;
 
 /// Whether an adapter replaces a table or rows of it.
 fn replaces(applied: &Applied) -> bool {
-    matches!(applied.adapter(), Adapter::Whole(_) | Adapter::TokenRows(_))
+    applied.adapter().replaces_table()
 }
 
 impl Decoder {

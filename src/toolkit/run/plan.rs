@@ -5,7 +5,6 @@ use super::examples::Examples;
 use super::on_device;
 use crate::config::RunConfig;
 use crate::error::Result;
-use crate::model::config::Reference;
 use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
 use crate::rollout::Drawing;
@@ -161,11 +160,7 @@ fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens
         // The matrices that it starts from, in f32.
         memory.adapter += 4 * parameters;
     }
-    let has_copy = match config.lora.init_from {
-        Some(_) => config.lora.reference == Reference::Init,
-        None => config.train.sync_ref_model,
-    };
-    if has_copy {
+    if config.reference_is_a_copy() {
         // The reference's own adapter, in f32.
         memory.adapter += 4 * parameters;
     }

@@ -5,7 +5,7 @@ use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::model::beside::{PrefixConfig, PrefixInit};
-use crate::model::config::{LoraConfig, Reference, TargetModules, TokenIndices};
+use crate::model::config::{LoraConfig, TargetModules, TokenIndices};
 use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
 use crate::model::spec::{LayerSpec, LinearSpec};
@@ -206,13 +206,9 @@ pub(super) fn policy(
     for path in &config.model.adapter {
         policy.frozen.push(Frozen { adapters: base.adapter(path, false)?, reference_only: false });
     }
-    let (trained, note, is_own) = match start {
-        Start::Continued(adapters) => (adapters, None, config.lora.reference == Reference::Init),
-        Start::New(adapters) => {
-            let (new, note) = initialised(config, (decoder, &policy), examples, adapters)?;
-            // With B = 0 a copy is the base itself, until it moves.
-            (new, note, config.train.sync_ref_model)
-        }
+    let (trained, note) = match start {
+        Start::Continued(adapters) => (adapters, None),
+        Start::New(adapters) => initialised(config, (decoder, &policy), examples, adapters)?,
     };
     policy.trained = trained;
     let objective = config.objective.resolve()?;
@@ -227,9 +223,8 @@ pub(super) fn policy(
         ));
     }
     check_replaced(&policy)?;
-    let is_table = |adapter: &Kind| matches!(adapter, Kind::Whole(_) | Kind::TokenRows(_));
     if config.train.optim == OptimizerKind::Muon
-        && (rewards || has_values || policy.trained.iter().any(is_table))
+        && (rewards || has_values || policy.trained.iter().any(Kind::replaces_table))
     {
         return Err(Error::Config(
             "train.optim is muon, which is not made for embeddings and heads, and one is trained; write optim: adamw".into(),
@@ -240,7 +235,7 @@ pub(super) fn policy(
     }
     check_positions(&policy, base, examples)?;
     // A reward model has no reference.
-    if is_own && !rewards {
+    if config.reference_is_a_copy() && !rewards {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
     }
     Ok((policy, note))
@@ -249,11 +244,9 @@ pub(super) fn policy(
 /// Refuses a trained copy, or trained rows, of a table that a frozen adapter replaces already: it would begin as the base's
 /// and undo the frozen one in the policy alone.
 fn check_replaced(policy: &Policy) -> Result<()> {
-    let replaces = |adapter: &&Kind| matches!(adapter, Kind::Whole(_) | Kind::TokenRows(_));
-    for own in policy.trained.iter().filter(replaces) {
+    for own in policy.trained.iter().filter(|adapter| adapter.replaces_table()) {
         let module = own.module();
-        let is_replaced =
-            |frozen: &Frozen| frozen.adapters.find(module).is_some_and(|adapter| replaces(&adapter));
+        let is_replaced = |frozen: &Frozen| frozen.adapters.find(module).is_some_and(Kind::replaces_table);
         if policy.frozen.iter().any(is_replaced) {
             return Err(Error::Config(format!(
                 "model.adapter has {module} of its own, which this run would train from the base's; continue that adapter \
