@@ -130,12 +130,13 @@ impl TemporaryDirectory {
         let _ = self.directory.keep();
     }
 
-    /// Renames it.
+    /// Renames it. A signal that is removing it at that moment is waited for: removal follows a directory to its new
+    /// name, and would take files from it there.
     ///
     /// # Errors
     /// If it cannot be renamed; it is then removed.
     pub fn rename(self, path: &Path) -> Result<()> {
-        std::fs::rename(self.path(), path).map_err(Error::write(path))?;
+        undisturbed(|| std::fs::rename(self.path(), path)).map_err(Error::write(path))?;
         self.renamed();
         Ok(())
     }
@@ -171,6 +172,22 @@ fn remove(paths: &[PathBuf]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_directory_is_renamed_while_a_signal_removes_it() {
+        let place = tempfile::tempdir().unwrap();
+        let new = TemporaryDirectory::new(place.path()).unwrap();
+        let named = place.path().join("named");
+        let removing = listed();
+        std::thread::scope(|scope| {
+            let renaming = scope.spawn(|| new.rename(&named));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!named.exists());
+            drop(removing);
+            renaming.join().unwrap().unwrap();
+        });
+        assert!(named.exists());
+    }
 
     #[test]
     fn what_is_listed_is_removed_and_nothing_else() {
