@@ -76,6 +76,9 @@ pub enum Error {
     /// Training that cannot continue.
     #[error("{0}")]
     Train(String),
+    /// A rank that died, hangs or differs from the others; the message names it.
+    #[error("{0}")]
+    Ranks(String),
     /// Training whose adapter became unusable: a number that is not finite.
     #[error("{message}")]
     Diverged {

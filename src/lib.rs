@@ -45,6 +45,7 @@
 //! | 0 | [`error`], [`files`], [`random`] | errors with remedies; files that appear whole; named random streams |
 //! | 1 | [`report`] | events of a run and where they go: console, JSON lines, TensorBoard |
 //! | 1 | [`device`] | buffers, kernels and products of an NVIDIA GPU, behind one trait |
+//! | 1 | [`ranks`] | processes that train together, over MPI or TCP |
 //! | 1 | [`http`] | connections, and tokens that are never shown |
 //! | 2 | [`hub`] | files of the Hugging Face Hub, and the cache shared with Python |
 //! | 2 | [`weights`] | frozen weights, mapped from safetensors |
@@ -153,6 +154,7 @@ pub mod model;
 pub mod objective;
 pub mod ops;
 pub mod random;
+pub mod ranks;
 pub mod report;
 pub mod reward;
 pub mod rollout;

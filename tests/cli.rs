@@ -41,6 +41,8 @@ mod on_policy;
 mod prepared;
 #[path = "cli/published.rs"]
 mod published;
+#[path = "cli/ranks.rs"]
+mod ranks;
 #[path = "cli/reported.rs"]
 mod reported;
 #[path = "cli/resumed.rs"]

@@ -12,6 +12,7 @@ use dpo_lora::model::pass::Pass;
 use dpo_lora::objective::Objective;
 use dpo_lora::ops::Tensor;
 use dpo_lora::random::Stream;
+use dpo_lora::ranks::ALONE;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::{Optimizer, OptimizerKind};
 use dpo_lora::train::reference::ReferenceCache;
@@ -62,6 +63,7 @@ fn one_step(
         stream: Stream::new(0, "unused"),
         recompute: false,
         noise: None,
+        ranks: &ALONE,
     };
     let batches: Vec<PackedBatch> = batches.iter().map(|examples| pack(examples)).collect();
     let outcome = step::run(decoder, policy, &mut optimizer, reference, &batches, &settings).unwrap();

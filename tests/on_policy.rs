@@ -12,6 +12,7 @@ use dpo_lora::model::pass::Pass;
 use dpo_lora::objective::on_policy::{AdaptiveKl, GroupRelative, Normalisation, Sampled, StepSize};
 use dpo_lora::objective::{Dapo, Metrics, Objective, ObjectiveConfig, OnPolicy, Ppo};
 use dpo_lora::random::Stream;
+use dpo_lora::ranks::ALONE;
 use dpo_lora::rollout::{Generation, RolloutConfig};
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
@@ -108,6 +109,7 @@ fn settings(objective: &Objective) -> Settings<'_> {
         stream: Stream::new(3, "step"),
         recompute: false,
         noise: None,
+        ranks: &ALONE,
     }
 }
 

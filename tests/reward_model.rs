@@ -13,6 +13,7 @@ use dpo_lora::model::decoder::Training;
 use dpo_lora::model::pass::Pass;
 use dpo_lora::objective::{Objective, ObjectiveConfig, Reward};
 use dpo_lora::random::Stream;
+use dpo_lora::ranks::ALONE;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
 use dpo_lora::train::reference::ReferenceCache;
@@ -91,6 +92,7 @@ fn follow(run: &str) {
             stream: Stream::new(0, "unused"),
             recompute: i % 2 == 1,
             noise: None,
+            ranks: &ALONE,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();

@@ -13,6 +13,7 @@ use dpo_lora::data::{PackedBatch, Truncation};
 use dpo_lora::device::Backend;
 use dpo_lora::objective::{Objective, ObjectiveConfig, Sigmoid};
 use dpo_lora::random::Stream;
+use dpo_lora::ranks::ALONE;
 use dpo_lora::train::config::TrainConfig;
 use dpo_lora::train::optimizer::Optimizer;
 use dpo_lora::train::reference::ReferenceCache;
@@ -74,6 +75,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
             stream: Stream::new(0, "unused"),
             recompute,
             noise: None,
+            ranks: &ALONE,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
@@ -156,6 +158,7 @@ fn follow_objective(run: &str) -> ReferenceCache {
             stream: Stream::new(0, "unused"),
             recompute: false,
             noise: None,
+            ranks: &ALONE,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();

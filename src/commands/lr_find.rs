@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU8;
 use serde::Serialize;
 
 use super::output::{print, print_json, say};
-use super::train::{configure, parts};
+use super::train::{configure, parts, together};
 use crate::cli::{LrFindArgs, TrainArgs};
 use crate::config::{Recipe, RunConfig};
 use crate::data::EvalSource;
@@ -47,6 +47,7 @@ struct Found<'a> {
 }
 
 pub(super) fn run(args: &LrFindArgs) -> Result<()> {
+    together::refuse("lr-find")?;
     let train = as_train(args)?;
     let Recipe::Single(mut config) = configure::recipe(&train)? else {
         return Err(Error::Config(

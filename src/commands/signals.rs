@@ -20,6 +20,9 @@ enum Interrupted {
     Run(Training),
     /// A conversation.
     Chat(Arc<Chat>),
+    /// A rank of a training run that writes nothing. The first signal, which becomes the exit code of all ranks, lets the step
+    /// finish.
+    Rank(Arc<AtomicU8>),
 }
 
 /// What a conversation is doing.
@@ -120,6 +123,11 @@ pub(super) fn let_finish(stop: &Arc<AtomicU8>, directory: &Path) -> Whereabouts 
     Whereabouts
 }
 
+/// As [`let_finish`], of a rank that writes nothing and does not answer.
+pub(super) fn let_all_finish(stop: &Arc<AtomicU8>) {
+    *interrupted() = Interrupted::Rank(stop.clone());
+}
+
 /// Follows a run, so that a signal can be answered with what it is doing.
 pub(super) struct Whereabouts;
 
@@ -213,6 +221,12 @@ fn received(signal: i32) {
             }
             None => "left".into(),
         },
+        Interrupted::Rank(stop) => {
+            if stop.swap(code, Ordering::Relaxed) == 0 {
+                return;
+            }
+            "stopped".into()
+        }
         Interrupted::Run(run) => {
             let again = run.stop.load(Ordering::Relaxed) != 0;
             match run.finishing().filter(|_| !again) {
@@ -232,12 +246,14 @@ fn received(signal: i32) {
     exit(code);
 }
 
+/// Ends the process at once.
 #[cfg(unix)]
-fn exit(code: u8) {
+pub(super) fn exit(code: u8) {
     signal_hook::low_level::exit(i32::from(code));
 }
 
+/// Ends the process at once.
 #[cfg(not(unix))]
-fn exit(code: u8) {
+pub(super) fn exit(code: u8) {
     std::process::exit(i32::from(code));
 }

@@ -7,6 +7,7 @@ pub(super) mod parts;
 mod resumed;
 mod stages;
 mod summary;
+pub(super) mod together;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -21,7 +22,8 @@ use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
 use crate::error::{Error, Result};
 use crate::model::pass::Pass;
-use crate::report::Verbosity;
+use crate::ranks::Ranks;
+use crate::report::{Reporter, Verbosity};
 use crate::toolkit::{Ready, Run, set_threads};
 use crate::train::run_dir::{self, RunDir};
 use crate::train::trainer::Trainer;
@@ -31,15 +33,22 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
-    match configure::recipe(args)? {
-        Recipe::Single(config) => single(*config, args, verbosity),
-        Recipe::Staged(staged) => stages::run(&staged, args, verbosity),
+    let ranks = together::join()?;
+    if ranks.is_alone() {
+        return match configure::recipe(args)? {
+            Recipe::Single(mut config) => {
+                together::share_out(&mut config, args, 1)?;
+                single(*config, &ranks, args, verbosity)
+            }
+            Recipe::Staged(staged) => stages::run(&staged, args, verbosity),
+        };
     }
+    together::all(&ranks, || single(together::agreed(args, &ranks)?, &ranks, args, verbosity))
 }
 
 /// One run.
-fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
-    let (quiet, resuming) = (verbosity == Verbosity::Quiet, is_resuming(args));
+fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
+    let (quiet, resuming) = (verbosity == Verbosity::Quiet || !ranks.is_first(), is_resuming(args));
     if resuming && !run_dir::stages(&config.output_dir).is_empty() {
         return Err(Error::Config(format!(
             "{} holds a run with stages, and the configuration has none; choose another output_dir, or use --overwrite to \
@@ -47,26 +56,40 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
             config.output_dir.display()
         )));
     }
-    set_threads(config.train.threads)?;
+    set_threads(together::threads(&config, ranks))?;
     check_trackers(&config)?;
-    let base = open(&config, args)?;
-    let run = Run::read(config, &base, resuming)?;
+    let base = ranks.once_per_machine(|| open(&config, args))?;
+    let run = ranks.once_per_machine(|| Run::read(config, &base, resuming))?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say(first));
-        say(&run.described()?);
+        if ranks.is_first() {
+            say(&run.described()?);
+        }
         return Ok(());
     }
-    let directory = RunDir::open(&run.config.output_dir, opening(args))?;
+    let directory = match ranks.is_first() {
+        true => RunDir::open(&run.config.output_dir, opening(args))?,
+        false => RunDir::of_another(&run.config.output_dir),
+    };
     first.iter().for_each(|first| say(first));
     let stop = Arc::new(AtomicU8::new(0));
     let whereabouts = signals::let_finish(&stop, directory.path());
-    args.serve.map(|at| serve::start(at, vec![directory.path().to_path_buf()])).transpose()?;
+    args.serve
+        .filter(|_| ranks.is_first())
+        .map(|at| serve::start(at, vec![directory.path().to_path_buf()]))
+        .transpose()?;
     let course = run.course()?;
-    let Ready { mut trainer, tokenizer, notes, config } = run.ready(&directory, stop, resuming)?;
+    let Ready { mut trainer, tokenizer, notes, config } =
+        run.ready_on(ranks, &directory, stop.clone(), resuming)?;
+    if !ranks.is_first() {
+        signals::let_all_finish(&stop);
+        return trainer.run(&mut Reporter::new());
+    }
     let mut reporter = reporter((&directory, &config), trainer.step(), verbosity, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
+    together::describe(&trainer, ranks, &mut reporter);
 
     let samples = configure::is_quickstart(args)
         .then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer)))
@@ -86,6 +109,7 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
     let told = summary::Told { quiet, samples: samples.is_some() };
     summary::conclude(&mut trainer, directory.path(), (seconds, told))?;
     if !quiet {
+        together::conclude(ranks, seconds);
         let adapter = directory.path().join("adapter");
         say(&summary::next(&config, &config.model.adapter, &base, &adapter));
     }

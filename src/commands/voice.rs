@@ -27,6 +27,12 @@ impl Log for Voice {
     fn flush(&self) {}
 }
 
+/// From now on prints nothing: another rank says it.
+pub(super) fn hush() {
+    log::set_max_level(LevelFilter::Off);
+    report::hide_activities();
+}
+
 /// From now on prints notices: only warnings if `quiet`, and more of them with each level of `verbose`.
 pub(super) fn install(quiet: bool, verbose: u8) {
     log::set_max_level(match (quiet, verbose) {

@@ -20,6 +20,7 @@ const FREE: &[&str] = &[
     "train.gradient_checkpointing",
     "train.reference_cache",
     "train.threads",
+    "train.rank_timeout",
     "train.logging_steps",
     "train.eval_steps",
     "train.save_steps",

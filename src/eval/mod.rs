@@ -1,11 +1,13 @@
 //! Evaluation of a policy on pairs it was not trained on, and on its own samples.
 //!
-//! [`preference`] needs a decoder; all others are pure functions of what was scored, drawn or judged.
+//! [`preference`] and [`together`] need a decoder; all others are pure functions of what was scored, drawn or judged.
 
 pub mod bootstrap;
 pub mod calibration;
 pub mod displacement;
+pub mod figures;
 pub mod frontier;
 pub mod learning_curve;
 pub mod preference;
+pub mod together;
 pub mod win_rate;

@@ -3,11 +3,12 @@
 use serde::Serialize;
 
 use super::calibration::{Bin, Calibration, Prediction};
+use super::figures::Figures;
 use crate::data::{Dataset, Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Metrics, Needs, Objective, Role, Scored};
+use crate::objective::{Metrics, Needs, Objective, Role, Scored, Weighed};
 use crate::report::Activity;
 use crate::trainable::Policy;
 
@@ -164,7 +165,30 @@ fn score_for(
     let batch = batch.max(1);
     let longest = examples.longest();
     let activity = Activity::new("scoring records", examples.len() as u64);
-    let mut scored_batch = |packed: &PackedBatch| -> Result<(Vec<Scored>, Vec<f64>)> {
+    for first in (0..examples.len()).step_by(batch) {
+        let indices: Vec<usize> = (first..examples.len().min(first + batch)).collect();
+        let examples = examples.gather(&indices)?;
+        let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
+        let figures = figures((decoder, policy), &packed, needs, &mut reference)?;
+        let scored = figures.scored(&packed)?;
+        check_finite(&examples, &scored)?;
+        each(first, &scored, figures.aligned.as_deref().unwrap_or_default())?;
+        activity.advance(indices.len() as u64);
+    }
+    Ok(())
+}
+
+/// Scores a batch and its mismatched completions, as an objective with these needs does.
+///
+/// # Errors
+/// If an example does not fit the model.
+pub(super) fn figures(
+    (decoder, policy): (&Decoder, &Policy),
+    packed: &PackedBatch,
+    needs: Needs,
+    mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
+) -> Result<Figures> {
+    let mut one = |packed: &PackedBatch| -> Result<(Vec<f64>, Option<Vec<f64>>, Vec<f64>)> {
         let reference = reference(packed)?;
         let (logps, aligned) = match &reference {
             _ if needs.alignment => decoder.aligned_logps(packed, policy, Pass::Policy)?,
@@ -172,26 +196,27 @@ fn score_for(
             Some(reference) if !policy.is_adapted() => (reference.clone(), Vec::new()),
             _ => (decoder.logps(packed, policy, Pass::Policy)?, Vec::new()),
         };
-        Ok((packed.scored_completions(&logps, reference.as_deref())?, aligned))
+        Ok((logps, reference, aligned))
     };
-    for first in (0..examples.len()).step_by(batch) {
-        let indices: Vec<usize> = (first..examples.len().min(first + batch)).collect();
-        let examples = examples.gather(&indices)?;
-        let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
-        let (mut scored, aligned) = scored_batch(&packed)?;
-        if let Some(mismatched) = &packed.mismatched {
-            let behind = |scored: Scored| Scored { group: examples.len() + scored.group, ..scored };
-            scored.extend(scored_batch(mismatched)?.0.into_iter().map(behind));
-        }
-        if let Some(broken) = scored.iter().find(|completion| !completion.is_finite()) {
-            // A mismatched completion is reported under the record whose prompt it follows.
-            let example = &examples[broken.group % examples.len()];
-            return Err(not_finite(example, &scored, broken.group));
-        }
-        each(first, &scored, &aligned)?;
-        activity.advance(indices.len() as u64);
+    let (logps, ref_logps, aligned) = one(packed)?;
+    let estimates = packed.mismatched.as_deref().map(&mut one).transpose()?;
+    let (mismatched, ref_mismatched) = match estimates {
+        Some((logps, reference, _)) => (Some(logps), reference),
+        None => (None, None),
+    };
+    Ok(Figures { logps, ref_logps, mismatched, ref_mismatched, aligned: needs.alignment.then_some(aligned) })
+}
+
+/// Refuses log-probs that are not finite, in the name of their record. A mismatched completion is reported under the record
+/// whose prompt it follows.
+///
+/// # Errors
+/// If one is not.
+pub(super) fn check_finite(examples: &[Example], scored: &[Scored]) -> Result<()> {
+    match scored.iter().find(|completion| !completion.is_finite()) {
+        None => Ok(()),
+        Some(broken) => Err(not_finite(&examples[broken.group % examples.len()], scored, broken.group)),
     }
-    Ok(())
 }
 
 /// Creates the error for log-probs that are not finite, since no figure can be computed from them.
@@ -226,18 +251,42 @@ pub fn evaluate(
     if examples.is_empty() {
         return Err(Error::Data("there are no records to evaluate".into()));
     }
-    let (mut metrics, mut predictions) = (Metrics::default(), Vec::new());
+    let mut tally = Tally::new(objective);
     score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored, aligned| {
         let mut found = objective.weigh(scored)?;
         objective.weight(scored, aligned, &mut found);
-        objective.measure(scored, &found, &mut metrics);
-        if objective.needs().rewards {
-            predictions.extend(predicted(scored, objective));
-        }
+        tally.add(scored, &found);
         Ok(())
     })?;
-    let calibration = Calibration::of(&predictions);
-    Ok(Evaluation { metrics, adapted: policy.is_adapted(), calibration })
+    Ok(tally.finish(policy))
+}
+
+/// An evaluation of the batches so far.
+pub(super) struct Tally<'a> {
+    objective: &'a Objective,
+    metrics: Metrics,
+    predictions: Vec<Prediction>,
+}
+
+impl<'a> Tally<'a> {
+    /// Begins one.
+    pub fn new(objective: &'a Objective) -> Self {
+        Self { objective, metrics: Metrics::default(), predictions: Vec::new() }
+    }
+
+    /// Adds a batch.
+    pub fn add(&mut self, scored: &[Scored], found: &Weighed) {
+        self.objective.measure(scored, found, &mut self.metrics);
+        if self.objective.needs().rewards {
+            self.predictions.extend(predicted(scored, self.objective));
+        }
+    }
+
+    /// Returns the evaluation.
+    pub fn finish(self, policy: &Policy) -> Evaluation {
+        let calibration = Calibration::of(&self.predictions);
+        Evaluation { metrics: self.metrics, adapted: policy.is_adapted(), calibration }
+    }
 }
 
 /// What the rewards of the pairs of a batch predict.

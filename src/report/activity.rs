@@ -18,6 +18,11 @@ pub fn show_activities() {
     WANTED.store(true, Ordering::Relaxed);
 }
 
+/// From now on activities are not shown.
+pub fn hide_activities() {
+    WANTED.store(false, Ordering::Relaxed);
+}
+
 /// Work on `total` things, shown until it is dropped.
 pub struct Activity {
     what: String,

@@ -19,7 +19,7 @@ mod tensorboard;
 mod tracker;
 mod trackers;
 
-pub use activity::{Activity, show_activities};
+pub use activity::{Activity, hide_activities, show_activities};
 pub use console::{Console, Verbosity};
 pub use journal::{Journal, warnings};
 pub use jsonl::Jsonl;

@@ -5,6 +5,7 @@ mod inputs;
 mod on_device;
 mod plan;
 mod policy;
+mod resumed;
 mod rollout;
 
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use crate::data::{ChatTokenizer, show};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::decoder::Decoder;
+use crate::ranks::{ALONE, Ranks};
 use crate::report::Reporter;
-use crate::train::checkpoint;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::plan::Memory;
@@ -177,7 +178,21 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// If there is nothing to train, the objective does not take the records, or the checkpoint belongs to another run.
-    pub fn ready(mut self, directory: &RunDir, stop: Arc<AtomicU8>, resuming: bool) -> Result<Ready> {
+    pub fn ready(self, directory: &RunDir, stop: Arc<AtomicU8>, resuming: bool) -> Result<Ready> {
+        self.ready_on(&ALONE, directory, stop, resuming)
+    }
+
+    /// As [`Run::ready`], as one of several processes that train together. The first one writes.
+    ///
+    /// # Errors
+    /// As [`Run::ready`], or if a rank has failed.
+    pub fn ready_on(
+        mut self,
+        ranks: &Ranks,
+        directory: &RunDir,
+        stop: Arc<AtomicU8>,
+        resuming: bool,
+    ) -> Result<Ready> {
         let asked = self.config.train.gradient_checkpointing;
         if let Some(found) = &self.on_device {
             self.config.train.gradient_checkpointing =
@@ -235,12 +250,15 @@ impl<'a> Run<'a> {
             run: directory.path().to_path_buf(),
             identity: Identity { config: config.to_yaml()?, reference: reference_policy },
             stop,
+            ranks: ranks.clone(),
         };
         let mut trainer = Trainer::new(setup)?;
         if resuming {
-            notes.extend(resume(&mut trainer, &config, directory)?);
+            notes.extend(resumed::resume(&mut trainer, &config, directory, ranks)?);
         }
-        files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
+        if directory.is_ours() {
+            files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;
+        }
         Ok(Ready { trainer, config, tokenizer, notes })
     }
 }
@@ -272,6 +290,9 @@ fn origin(config: &RunConfig, base: &Base) -> Result<peft::Origin> {
 /// If the file cannot be written.
 fn list_skipped(directory: &RunDir, skipped: &[Skipped]) -> Result<Option<String>> {
     let path = directory.path().join("skipped.jsonl");
+    if !directory.is_ours() {
+        return Ok(None);
+    }
     if skipped.is_empty() {
         return match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::write(&path)(e)),
@@ -286,28 +307,6 @@ fn list_skipped(directory: &RunDir, skipped: &[Skipped]) -> Result<Option<String
     files::write_bytes(&path, lines.as_bytes())?;
     let all = if skipped.len() >= MOST_SKIPPED { "the first of them" } else { "all of them" };
     Ok(Some(format!("{} lists the skipped records ({all})", path.display())))
-}
-
-/// Continues from the newest valid checkpoint, if there is one; returns a notice.
-///
-/// # Errors
-/// If the checkpoint belongs to another run.
-fn resume(trainer: &mut Trainer, config: &RunConfig, directory: &RunDir) -> Result<Vec<String>> {
-    let (found, mut notes) = checkpoint::newest(directory.path());
-    let Some((path, state)) = found else {
-        notes.push("there is no valid checkpoint yet; the run starts at step 0".into());
-        return Ok(notes);
-    };
-    notes.extend(config.compare_for_resume(&state.config)?);
-    trainer.restore(&path, state)?;
-    notes.push(format!("resumed from {}", path.display()));
-    let (done, all) = (trainer.step(), trainer.total_steps());
-    if done >= all {
-        notes.push(format!(
-            "it is at step {done} of {all}: nothing is left to train; set train.max_steps above {done} to continue"
-        ));
-    }
-    Ok(notes)
 }
 
 /// Where reference log-probs are kept: nowhere on disk if the reference moves or the policy draws its completions.

@@ -73,6 +73,9 @@ pub struct State {
     pub data: String,
     /// Fingerprint of the reference policy.
     pub reference: String,
+    /// The number of ranks that the run was started on; 0 in checkpoints of versions without ranks.
+    #[serde(default)]
+    pub ranks: usize,
 }
 
 /// Writes `checkpoints/step-N` in a run directory and removes the oldest checkpoints beyond `limit`, but never the
@@ -131,14 +134,26 @@ fn moments(store: &Store) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
 }
 
-/// Returns the BLAKE3 hash of every file of a checkpoint except the manifest, by path within the checkpoint.
-fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
+/// Returns the paths within a checkpoint of all its files.
+pub fn files(checkpoint: &Path) -> Vec<String> {
+    let mut names = hashed(checkpoint);
+    names.push(MANIFEST.into());
+    names
+}
+
+/// The files of which the manifest has the hashes.
+fn hashed(checkpoint: &Path) -> Vec<String> {
     let mut names = vec![STATE.to_string(), OPTIMIZER.to_string()];
     let others = [REFERENCE, VALUE].into_iter().filter(|directory| checkpoint.join(directory).exists());
     for directory in std::iter::once(ADAPTER).chain(others) {
         names.extend([peft::CONFIG, peft::WEIGHTS].map(|file| format!("{directory}/{file}")));
     }
     names
+}
+
+/// Returns the BLAKE3 hash of every file of a checkpoint except the manifest, by path within the checkpoint.
+fn hashes(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
+    hashed(checkpoint)
         .into_iter()
         .map(|name| {
             let path = checkpoint.join(&name);

@@ -17,6 +17,9 @@ use crate::report::TrackerName;
 /// With more threads than this, a process spends its time starting them.
 pub const MOST_THREADS: usize = 1024;
 
+/// The default of `rank_timeout`, seconds. With the time to tell the others, all ranks end within 30 s.
+pub const RANK_TIMEOUT: f64 = 25.0;
+
 /// The training settings. Keys are those of transformers' `TrainingArguments` where it has an equivalent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -69,6 +72,8 @@ pub struct TrainConfig {
     pub reference_cache: CacheChoice,
     /// Number of threads; null: all cores.
     pub threads: Option<usize>,
+    /// Seconds without a sign of life after which another rank is given up and the run ends.
+    pub rank_timeout: f64,
     /// Steps between log lines.
     pub logging_steps: u64,
     /// Steps between evaluations; null: at the end only.
@@ -174,6 +179,7 @@ impl Default for TrainConfig {
             gradient_checkpointing: Recompute::Auto,
             reference_cache: CacheChoice::Auto,
             threads: None,
+            rank_timeout: RANK_TIMEOUT,
             logging_steps: 10,
             eval_steps: None,
             save_steps: None,
@@ -261,6 +267,12 @@ impl TrainConfig {
             problems.require(value.is_finite() && holds, || format!("train.{key} is {value}; {remedy}"));
         };
         let unit = 0.0..1.0;
+        check(
+            "rank_timeout",
+            self.rank_timeout,
+            (1.0..=86_400.0).contains(&self.rank_timeout),
+            "it is a number of seconds from 1 to 86400, such as 25",
+        );
         check(
             "num_train_epochs",
             self.num_train_epochs,

@@ -18,6 +18,7 @@ pub mod run_dir;
 pub mod samples;
 pub mod schedule;
 pub mod step;
+mod summands;
 pub mod trainer;
 pub mod usable;
 pub mod watch;

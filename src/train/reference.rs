@@ -99,6 +99,19 @@ impl ReferenceCache {
         Ok(batch.ids.iter().filter_map(|id| self.known.get(id)).flatten().copied().collect())
     }
 
+    /// Takes over the log-probs of a batch that another rank computed or found, unless they are known.
+    pub fn learn(&mut self, batch: &PackedBatch, logps: &[f64]) {
+        let mut given = logps.iter().copied();
+        for (id, tree) in batch.ids.iter().zip(&batch.trees) {
+            let values: Vec<f64> = given.by_ref().take(tree.completions.len()).collect();
+            if !self.known.contains_key(id) {
+                self.known.insert(*id, values);
+                self.computed += 1;
+                self.unsaved = true;
+            }
+        }
+    }
+
     /// Forgets all log-probs, because the reference is another one now.
     pub fn forget(&mut self) {
         self.known.clear();

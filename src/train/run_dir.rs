@@ -12,12 +12,12 @@ use super::checkpoint;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A run directory, locked by this process until it is dropped.
+/// A run directory, locked by this process until it is dropped, or that of a run whose files another process writes.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    // Held but never read: closing the file releases the lock, even if the process is killed.
-    _lock: File,
+    // Closing the file releases the lock, even if the process is killed.
+    lock: Option<File>,
 }
 
 /// What is done with a directory that is already used.
@@ -56,13 +56,23 @@ impl RunDir {
             check_begun(path)?;
         }
         fs::create_dir_all(path).map_err(Error::write(path))?;
-        let run = Self { path: path.to_path_buf(), _lock: lock(path)? };
+        let run = Self { path: path.to_path_buf(), lock: Some(lock(path)?) };
         run.sweep()?;
         match opening {
             Opening::Fresh => check_unused(&run.path).map(|()| run),
             Opening::Overwrite => run.clear().map(|()| run),
             Opening::Resume | Opening::ResumeOrStart => Ok(run),
         }
+    }
+
+    /// The directory of a run that another process writes, which need not exist here.
+    pub fn of_another(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), lock: None }
+    }
+
+    /// Whether this process writes it.
+    pub fn is_ours(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Returns the directory's path.

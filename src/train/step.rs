@@ -5,13 +5,16 @@ use std::time::Instant;
 use super::descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
+use super::summands::Summands;
 use crate::data::{PackedBatch, Tree};
 use crate::error::Result;
-use crate::model::decoder::{Decoder, Training};
+use crate::eval::figures::{Figures, exchanged};
+use crate::model::decoder::{Decoder, Tape, Training};
 use crate::model::noise::Noise;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, Objective, Records, Scored, Weighed};
 use crate::random::Stream;
+use crate::ranks::{Ranks, shares};
 use crate::trainable::{Dropout, Policy};
 
 /// The settings of a step.
@@ -31,6 +34,8 @@ pub struct Settings<'a> {
     pub recompute: bool,
     /// Noise on the embeddings, with the step's stream.
     pub noise: Option<Noise>,
+    /// The processes that share the micro-batches of the step.
+    pub ranks: &'a Ranks,
 }
 
 /// The outcome of a step.
@@ -57,10 +62,11 @@ impl Outcome {
     }
 }
 
-/// Runs one step over `batches`. Their gradients are summed and divided by the total number of records.
+/// Runs one step over `batches`. Their gradients are summed in order and divided by the total number of records. With several
+/// ranks each computes some of them, and all have the same sum, metrics and parameters after it.
 ///
 /// # Errors
-/// If a batch does not fit the model.
+/// If a batch does not fit the model, or a rank has failed.
 pub fn run(
     decoder: &Decoder,
     policy: &mut Policy,
@@ -89,36 +95,29 @@ fn begun(
     let mut skipped = None;
     let groups: usize = batches.iter().map(|batch| batch.kinds.len()).sum();
     let tokens_per_record = tokens_per_record(batches, settings.objective);
-    for (i, batch) in batches.iter().enumerate() {
-        let dropout = (settings.dropout > 0.0).then(|| Dropout {
-            probability: settings.dropout as f32,
-            stream: settings.stream.child(i as u64),
-        });
-        let noise = settings.noise.map(|noise| Noise { stream: noise.stream.child(i as u64), ..noise });
-        let align = settings.objective.needs().alignment;
-        let training = Training { dropout, recompute: settings.recompute, noise, align };
-        let ref_logps = match settings.objective.needs().reference {
-            true => Some(reference.logps(decoder, policy, batch)?),
-            false => None,
-        };
-        let estimates = estimates((decoder, policy), reference, batch, settings.objective)?;
-        let (logps, tape) = decoder.forward(batch, policy, training)?;
-        let mut scored = batch.scored_completions(&logps, ref_logps.as_deref())?;
-        scored.extend(estimates);
-        let mut found = match tokens_per_record {
-            Some(tokens) => settings.objective.weigh_part(&scored, tokens)?,
-            None => settings.objective.weigh(&scored)?,
-        };
-        if let Some(aligned) = tape.aligned() {
-            settings.objective.weight(&scored, aligned, &mut found);
+    let mut summands = Summands::new(policy, settings.ranks, batches.len());
+    let (mut own, mut is_broken) = (Vec::new(), false);
+    for i in share(batches, settings.ranks) {
+        let batch = &batches[i];
+        let (figures, tape) = pass((decoder, policy), reference, (batch, i), settings)?;
+        let (scored, found) = figures.judged(batch, settings.objective, tokens_per_record)?;
+        is_broken |= broken(batch, &scored, &found).is_some();
+        if !is_broken {
+            let slopes = found.d_logps[..figures.logps.len()].iter();
+            let weights: Vec<f64> = slopes.map(|slope| slope / groups as f64).collect();
+            summands.add(decoder, policy, tape, batch, &weights)?;
         }
+        own.push(figures);
+    }
+    let all = exchanged(settings.ranks, own)?;
+    for (batch, figures) in batches.iter().zip(&all) {
+        figures.learned(batch, |batch, logps| reference.learn(batch, logps));
+        let (scored, found) = figures.judged(batch, settings.objective, tokens_per_record)?;
         settings.objective.measure(&scored, &found, &mut metrics);
         skipped = skipped.or_else(|| broken(batch, &scored, &found));
-        let weights: Vec<f64> =
-            found.d_logps[..logps.len()].iter().map(|slope| slope / groups as f64).collect();
-        if skipped.is_none() {
-            descent::add(decoder, policy, tape, batch, &weights)?;
-        }
+    }
+    if skipped.is_none() {
+        summands.finish(policy, settings.ranks)?;
     }
     let grad_norm = descent::norm(decoder, policy)?;
     if skipped.is_none() && !grad_norm.is_finite() {
@@ -157,21 +156,36 @@ fn tokens_per_record(batches: &[PackedBatch], objective: &Objective) -> Option<f
     Some(tokens.max(1) as f64 / records.max(1) as f64)
 }
 
-/// Scores the mismatched completions of a batch under policy and reference, without a gradient.
-fn estimates(
+/// The indices of the micro-batches that this rank computes.
+fn share(batches: &[PackedBatch], ranks: &Ranks) -> std::ops::Range<usize> {
+    let tokens: Vec<usize> = batches.iter().map(|batch| batch.tokens.len()).collect();
+    shares(&tokens, ranks.size()).get(ranks.rank()).cloned().unwrap_or_default()
+}
+
+/// Runs the forward passes of policy and reference over the micro-batch of this index. Mismatched completions are scored
+/// without a gradient.
+fn pass(
     (decoder, policy): (&Decoder, &Policy),
     reference: &mut ReferenceCache,
-    batch: &PackedBatch,
-    objective: &Objective,
-) -> Result<Vec<Scored>> {
-    let Some(mismatched) = &batch.mismatched else { return Ok(Vec::new()) };
-    let ref_logps =
-        objective.needs().reference.then(|| reference.logps(decoder, policy, mismatched)).transpose()?;
-    let logps = decoder.logps(mismatched, policy, Pass::Policy)?;
-    let scored = mismatched.scored_completions(&logps, ref_logps.as_deref())?;
-    // They form separate groups, numbered after those of the batch.
-    let behind = |scored: Scored| Scored { group: batch.kinds.len() + scored.group, ..scored };
-    Ok(scored.into_iter().map(behind).collect())
+    (batch, index): (&PackedBatch, usize),
+    settings: &Settings,
+) -> Result<(Figures, Tape)> {
+    let needs = settings.objective.needs();
+    let dropout = (settings.dropout > 0.0).then(|| Dropout {
+        probability: settings.dropout as f32,
+        stream: settings.stream.child(index as u64),
+    });
+    let noise = settings.noise.map(|noise| Noise { stream: noise.stream.child(index as u64), ..noise });
+    let training = Training { dropout, recompute: settings.recompute, noise, align: needs.alignment };
+    let mut of_reference =
+        |batch: &PackedBatch| needs.reference.then(|| reference.logps(decoder, policy, batch)).transpose();
+    let ref_logps = of_reference(batch)?;
+    let mismatched = batch.mismatched.as_deref();
+    let ref_mismatched = mismatched.map(&mut of_reference).transpose()?.flatten();
+    let mismatched = mismatched.map(|batch| decoder.logps(batch, policy, Pass::Policy)).transpose()?;
+    let (logps, tape) = decoder.forward(batch, policy, training)?;
+    let aligned = tape.aligned().map(<[f64]>::to_vec);
+    Ok((Figures { logps, ref_logps, mismatched, ref_mismatched, aligned }, tape))
 }
 
 /// Describes the records whose loss is not finite, if any.

@@ -5,12 +5,13 @@ mod evaluating;
 mod keeping;
 mod records;
 mod sampling;
+mod together;
 
 pub use records::check as check_records;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
 
 use super::batches;
 use super::card::Card;
@@ -28,12 +29,13 @@ use crate::adapter::peft;
 use crate::data::dataset::Entry;
 use crate::data::{Dataset, Example, PackedBatch, Sampler};
 use crate::error::{Error, Result};
-use crate::eval::preference::{self, Evaluation};
+use crate::eval::preference::Evaluation;
 use crate::model::decoder::Decoder;
 use crate::model::noise::Noise;
 use crate::objective::{Metrics, Needs, Objective, OnPolicy, Records};
 use crate::ops::profile;
 use crate::random::Stream;
+use crate::ranks::Ranks;
 use crate::report::{Event, Reporter};
 use crate::trainable::Policy;
 
@@ -78,6 +80,8 @@ pub struct Setup {
     pub identity: Identity,
     /// Set to the number of a signal when the run should stop.
     pub stop: Arc<AtomicU8>,
+    /// The processes that train together, of which the first writes and evaluates.
+    pub ranks: Ranks,
 }
 
 /// What a checkpoint must have in common with the run that resumes it.
@@ -124,6 +128,7 @@ impl Trainer {
                 ));
             }
         }
+        together::check(&setup)?;
         let needs = setup.objective.needs();
         let has_values = matches!(setup.objective.on_policy(), Some(OnPolicy::Proximal(_)));
         if (needs.rewards || has_values) && setup.policy.trained.score().is_none() {
@@ -147,7 +152,7 @@ impl Trainer {
         let optimizer = Optimizer::new(&optimizer, setup.policy.trained.store_mut());
         let data = setup.train.fingerprint();
         let Identity { config, reference } = setup.identity.clone();
-        let state = State { config, reference, data, ..State::default() };
+        let state = State { config, reference, data, ranks: setup.ranks.size(), ..State::default() };
         let (saved, probe, evaluated) = (None, None, None);
         let longest = setup.train.longest();
         Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, longest, saved, probe, evaluated })
@@ -207,29 +212,6 @@ impl Trainer {
         &self.setup.reference
     }
 
-    /// Evaluates the current policy on the held-out records. Returns `None` if there are none.
-    ///
-    /// # Errors
-    /// If a record does not fit the model.
-    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
-        let step = self.state.step;
-        if let Some((_, found)) = self.evaluated.as_ref().filter(|(at, _)| *at == step) {
-            return Ok(Some(found.clone()));
-        }
-        let Setup { decoder, policy, eval, config, objective, reference, .. } = &mut self.setup;
-        if eval.is_empty() {
-            return Ok(None);
-        }
-        let (decoder, policy): (&Decoder, &Policy) = (decoder, policy);
-        let needed = objective.needs().reference;
-        let both = (decoder, policy);
-        let found = preference::evaluate(both, eval, config.evaluation_batch(), objective, |packed| {
-            needed.then(|| reference.logps(decoder, policy, packed)).transpose()
-        })?;
-        self.evaluated = Some((step, found.clone()));
-        Ok(Some(found))
-    }
-
     /// Returns the share of held-out pairs whose chosen completion had the greater log-prob (or reward, by a reward model)
     /// when the run began, or `None` if there were no pairs.
     pub fn initial_accuracy(&self) -> Option<f64> {
@@ -242,6 +224,7 @@ impl Trainer {
     /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (after writing a
     /// checkpoint).
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
+        self.agree()?;
         reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
         self.evaluate_before(reporter)?;
         if self.state.step == 0 {
@@ -264,7 +247,8 @@ impl Trainer {
             if due(self.setup.config.eval_steps) || last {
                 stop_early = self.evaluation(reporter)? && !last;
             }
-            let signal = self.setup.stop.load(Ordering::Relaxed);
+            let signal;
+            (signal, stop_early) = self.agreed(stop_early)?;
             if due(self.setup.config.save_steps) || signal != 0 || stop_early || last {
                 self.save(reporter)?;
             }
@@ -288,7 +272,7 @@ impl Trainer {
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
         let Setup { config, objective, dropout, seed, .. } = &self.setup;
-        let step = self.state.step;
+        let (step, ranks) = (self.state.step, self.setup.ranks.clone());
         let learning_rate = self.schedule.lr(step);
         let objective = objective.at(step as f64 / (self.total_steps - 1).max(1) as f64)?.into_owned();
         let noise = config
@@ -302,6 +286,7 @@ impl Trainer {
             stream: Stream::new(*seed, "dropout").child(step),
             recompute: config.gradient_checkpointing == Recompute::On,
             noise,
+            ranks: &ranks,
         };
         let (outcome, probe) = match objective.on_policy() {
             Some(loss) => (self.drawn_step(loss, &settings)?, None),

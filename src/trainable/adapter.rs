@@ -123,6 +123,15 @@ impl Adapter {
         }
     }
 
+    /// Whether a backward pass adds to each number of the gradient once. Rows of tables and prefixes get a part from every
+    /// place where they are used.
+    pub fn adds_once(&self) -> bool {
+        match self {
+            Self::Lora(_) | Self::Dora(_) | Self::Pissa(_) | Self::Bottleneck(_) => true,
+            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) => false,
+        }
+    }
+
     /// Whether it replaces the embedding, the head or rows of them, instead of adding to a product.
     pub fn replaces_table(&self) -> bool {
         matches!(self, Self::Whole(_) | Self::TokenRows(_))

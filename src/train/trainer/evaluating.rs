@@ -1,19 +1,77 @@
 //! The evaluations of a run: before its first step, and those that decide which adapter is the best.
 
-use super::Trainer;
+use super::{Setup, Trainer};
+use crate::data::PackedBatch;
 use crate::error::{Error, Result};
-use crate::eval::preference::Evaluation;
+use crate::eval::preference::{self, Evaluation};
+use crate::eval::together::{self, KnownReference};
+use crate::model::decoder::Decoder;
+use crate::ranks::{ALONE, Ranks};
 use crate::report::{Event, Reporter};
 use crate::train::best::Best;
+use crate::train::reference::ReferenceCache;
+use crate::trainable::Policy;
+
+/// The cache of the reference's log-probs, if the objective needs them, and what computes them.
+struct Known<'a> {
+    both: (&'a Decoder, &'a Policy),
+    cache: Option<&'a mut ReferenceCache>,
+}
+
+impl KnownReference for Known<'_> {
+    fn logps(&mut self, batch: &PackedBatch) -> Result<Option<Vec<f64>>> {
+        let (decoder, policy) = self.both;
+        self.cache.as_mut().map(|cache| cache.logps(decoder, policy, batch)).transpose()
+    }
+
+    fn learn(&mut self, batch: &PackedBatch, logps: &[f64]) {
+        if let Some(cache) = &mut self.cache {
+            cache.learn(batch, logps);
+        }
+    }
+}
 
 impl Trainer {
+    /// Evaluates the current policy on the held-out records, by this process alone. Returns `None` if there are none.
+    ///
+    /// # Errors
+    /// If a record does not fit the model.
+    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        self.evaluate_on(&ALONE)
+    }
+
+    /// As [`Trainer::evaluate`], by all of `ranks`.
+    fn evaluate_on(&mut self, ranks: &Ranks) -> Result<Option<Evaluation>> {
+        let step = self.state.step;
+        if let Some((_, found)) = self.evaluated.as_ref().filter(|(at, _)| *at == step) {
+            return Ok(Some(found.clone()));
+        }
+        let Setup { decoder, policy, eval, config, objective, reference, .. } = &mut self.setup;
+        if eval.is_empty() {
+            return Ok(None);
+        }
+        let both: (&Decoder, &Policy) = (decoder, policy);
+        let mut known = Known { both, cache: objective.needs().reference.then_some(reference) };
+        let found = match ranks.is_alone() {
+            true => preference::evaluate(both, eval, config.evaluation_batch(), objective, |batch| {
+                known.logps(batch)
+            }),
+            false => {
+                together::evaluate(ranks, both, (eval, config.evaluation_batch()), objective, &mut known)
+            }
+        }?;
+        self.evaluated = Some((step, found.clone()));
+        Ok(Some(found))
+    }
+
     /// Evaluates the initial policy.
     pub(super) fn evaluate_before(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.state.step > 0 || self.setup.eval.is_empty() {
             return Ok(());
         }
         reporter.record(&Event::Evaluation { step: 0 });
-        if let Some(found) = self.evaluate()? {
+        let ranks = self.setup.ranks.clone();
+        if let Some(found) = self.evaluate_on(&ranks)? {
             self.check_criterion(&found)?;
             // A reward model has no log-probs.
             self.state.initial_accuracy = found.metrics().logp_accuracy().or_else(|| found.accuracy());
@@ -31,7 +89,8 @@ impl Trainer {
             return Ok(false);
         }
         reporter.record(&Event::Evaluation { step: self.state.step });
-        let Some(found) = self.evaluate()? else { return Ok(false) };
+        let ranks = self.setup.ranks.clone();
+        let Some(found) = self.evaluate_on(&ranks)? else { return Ok(false) };
         self.tell(&found, reporter);
         self.check_criterion(&found)?;
         let criterion = self.setup.config.criterion();

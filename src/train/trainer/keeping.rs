@@ -16,7 +16,7 @@ impl Trainer {
     /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
     /// only a convenience: failure to write it is reported and does not end the run.
     pub(super) fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
-        if self.saved == Some(self.state.step) {
+        if self.saved == Some(self.state.step) || !self.setup.ranks.is_first() {
             return Ok(());
         }
         let Setup { decoder, policy, .. } = &mut self.setup;
@@ -133,6 +133,9 @@ impl Trainer {
     pub(super) fn finish(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.state.skipped_in_a_row > 0 {
             return Err(self.nothing_learned());
+        }
+        if !self.setup.ranks.is_first() {
+            return Ok(());
         }
         let best = self.state.best.clone().filter(|best| best.step != self.state.step);
         let mut kept = self.state.step;

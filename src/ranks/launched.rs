@@ -1,0 +1,142 @@
+//! How this process was started: alone, or as one of several by a launcher.
+
+use super::tcp::Meeting;
+use crate::error::{Error, Result};
+
+/// How the ranks of a run are connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// There is one rank.
+    Alone,
+    /// They meet at an address of rank 0.
+    Tcp(Meeting),
+    /// By MPI.
+    #[cfg(feature = "mpi")]
+    Mpi,
+}
+
+/// Launchers of MPI programs, and the variables in which they tell the number of processes and of this one.
+const LAUNCHERS: &[(&str, &str, &str)] = &[
+    ("mpirun (Open MPI)", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpirun (MPICH, Intel MPI)", "PMI_SIZE", "PMI_RANK"),
+    ("mpirun (MVAPICH2)", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+];
+
+/// Port at which ranks meet if `MASTER_PORT` does not name one, as in PyTorch.
+const PORT: u16 = 29500;
+
+/// Reads the variables of the environment, which `variable` returns.
+///
+/// # Errors
+/// If it was started as one of several processes that this program cannot connect, or a variable is invalid.
+pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
+    let number = |name: &str| -> Result<Option<usize>> {
+        let Some(text) = variable(name) else { return Ok(None) };
+        let invalid =
+            |_| Error::Config(format!("the environment variable {name} is {text:?}; it must be a number"));
+        text.trim().parse().map(Some).map_err(invalid)
+    };
+    let mut launcher = None;
+    for (name, size, rank) in LAUNCHERS {
+        if let (Some(size), Some(rank)) = (number(size)?, number(rank)?)
+            && size > 1
+        {
+            launcher = Some((*name, size, rank));
+            break;
+        }
+    }
+    #[cfg(feature = "mpi")]
+    if launcher.is_some() {
+        return Ok(Launch::Mpi);
+    }
+    let named = match (number("WORLD_SIZE")?, number("RANK")?) {
+        (Some(size), Some(rank)) if size > 1 => Some(("WORLD_SIZE and RANK", size, rank)),
+        _ => None,
+    };
+    let Some((by, size, rank)) = launcher.or(named) else { return Ok(Launch::Alone) };
+    let Some(host) = variable("MASTER_ADDR").filter(|host| !host.trim().is_empty()) else {
+        return Err(unconnected(by, size));
+    };
+    if rank >= size {
+        return Err(Error::Config(format!("this is rank {rank} of {size}; ranks count from 0")));
+    }
+    let port = match variable("MASTER_PORT") {
+        None => PORT,
+        Some(text) => text.trim().parse().map_err(|_| {
+            Error::Config(format!(
+                "the environment variable MASTER_PORT is {text:?}; it must be a port, such as {PORT}"
+            ))
+        })?,
+    };
+    Ok(Launch::Tcp(Meeting { rank, size, host: host.trim().into(), port }))
+}
+
+/// The error for processes that would each train the whole run.
+fn unconnected(by: &str, size: usize) -> Error {
+    let mpi = match by {
+        "WORLD_SIZE and RANK" => "",
+        _ => {
+            "build the program with MPI, `cargo install dpo-lora --features mpi` with libopenmpi-dev or libmpich-dev installed, or "
+        }
+    };
+    Error::Config(format!(
+        "{by} started {size} processes, and this program cannot connect them: it has no MPI and MASTER_ADDR is not set. To train \
+         one adapter on all of them, {mpi}set MASTER_ADDR to the address of rank 0 (and MASTER_PORT) for all of them, to \
+         connect them by TCP. To train on one process, start one"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(set: &[(&str, &str)]) -> Result<Launch> {
+        launch(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into()))
+    }
+
+    #[test]
+    fn one_process_is_alone_and_a_batch_script_of_slurm_too() {
+        for set in [
+            &[][..],
+            &[("OMPI_COMM_WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_RANK", "0")],
+            &[("WORLD_SIZE", "1"), ("RANK", "0"), ("MASTER_ADDR", "a")],
+            &[("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0")],
+        ] {
+            assert_eq!(found(set).unwrap(), Launch::Alone, "{set:?}");
+        }
+    }
+
+    #[test]
+    fn torchrun_and_an_address_beside_a_launcher_meet_by_tcp() {
+        let meeting = |port| Launch::Tcp(Meeting { rank: 2, size: 4, host: "node-0".into(), port });
+        let torchrun =
+            [("WORLD_SIZE", "4"), ("RANK", "2"), ("MASTER_ADDR", "node-0"), ("MASTER_PORT", "7000")];
+        assert_eq!(found(&torchrun).unwrap(), meeting(7000));
+        let srun = [("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_PROCID", "2"), ("MASTER_ADDR", "node-0")];
+        #[cfg(not(feature = "mpi"))]
+        assert_eq!(found(&srun).unwrap(), meeting(PORT));
+        #[cfg(feature = "mpi")]
+        assert_eq!(found(&srun).unwrap(), Launch::Mpi);
+    }
+
+    #[test]
+    fn several_processes_that_cannot_be_connected_are_refused() {
+        let error = |set: &[(&str, &str)]| {
+            let error = found(set).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        #[cfg(not(feature = "mpi"))]
+        for (launcher, size, rank) in LAUNCHERS {
+            let text = error(&[(size, "3"), (rank, "0")]);
+            assert!(text.starts_with(&format!("{launcher} started 3 processes")), "{text}");
+            assert!(text.contains("--features mpi") && text.contains("MASTER_ADDR"), "{text}");
+        }
+        assert!(error(&[("WORLD_SIZE", "2"), ("RANK", "0")]).contains("set MASTER_ADDR"));
+        assert!(error(&[("WORLD_SIZE", "two"), ("RANK", "0")]).contains("WORLD_SIZE is \"two\""));
+        let base = [("WORLD_SIZE", "2"), ("RANK", "2"), ("MASTER_ADDR", "a")];
+        assert!(error(&base).contains("rank 2 of 2"));
+        assert!(error(&[base[0], ("RANK", "1"), base[2], ("MASTER_PORT", "x")]).contains("MASTER_PORT"));
+    }
+}

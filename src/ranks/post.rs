@@ -1,0 +1,393 @@
+//! The thread of a rank that sends, receives and watches whether the others live, while the main thread computes.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::wire::{Frame, Lost, Wire};
+use crate::error::{Error, Result};
+
+/// Time that the main thread has to notice a failure before the process ends without it.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Time that the last frames of a rank have to leave.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What ends a process whose main thread does not notice that a rank has failed.
+pub type OnFailure = Box<dyn FnOnce(&str) + Send>;
+
+/// A rank's wire, its number and the number of ranks.
+pub(super) type Joined = (Box<dyn Wire>, usize, usize);
+
+enum Order {
+    Send(usize, Vec<u8>),
+    Fail(String),
+    Leave,
+}
+
+#[derive(Default)]
+struct State {
+    /// Topic and bytes of what has arrived, by sender.
+    inbox: Vec<VecDeque<(u8, Vec<u8>)>>,
+    failure: Option<String>,
+    /// Where each rank runs, once it is known.
+    places: Vec<String>,
+    on_failure: Option<OnFailure>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    arrived: Condvar,
+    /// Milliseconds without a sign of life after which a rank is given up.
+    patience: AtomicU64,
+    /// Nanoseconds that the main thread has waited for others.
+    waited: AtomicU64,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+    }
+
+    /// Names a rank and where it runs.
+    fn named(&self, rank: usize) -> String {
+        let state = self.state();
+        match state.places.get(rank) {
+            Some(place) => format!("rank {rank} of {} ({place})", state.inbox.len()),
+            None => format!("rank {rank} of {}", state.inbox.len()),
+        }
+    }
+
+    /// Records the first failure; returns whether this is it.
+    fn fail(&self, message: &str) -> bool {
+        let mut state = self.state();
+        let first = state.failure.is_none();
+        state.failure.get_or_insert_with(|| message.to_string());
+        drop(state);
+        self.arrived.notify_all();
+        first
+    }
+}
+
+/// The connection of this rank's main thread with its thread.
+pub(super) struct Post {
+    pub rank: usize,
+    pub size: usize,
+    shared: Arc<Shared>,
+    orders: Sender<Order>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Post {
+    /// Starts the thread, which connects by `join`.
+    ///
+    /// # Errors
+    /// Those of `join`.
+    pub fn start(join: impl FnOnce() -> Result<Joined> + Send + 'static, patience: Duration) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            patience: AtomicU64::new(patience.as_millis() as u64),
+            waited: AtomicU64::new(0),
+        });
+        let (orders, received) = channel();
+        let (told, joined) = channel();
+        let of_thread = shared.clone();
+        let run = move || match join() {
+            Ok((wire, rank, size)) => {
+                of_thread.state().inbox.resize_with(size, VecDeque::new);
+                let _ = told.send(Ok((rank, size)));
+                Carrier::new(wire, (rank, size), of_thread).run(&received);
+            }
+            Err(error) => drop(told.send(Err(error))),
+        };
+        let thread = std::thread::Builder::new().name("ranks".into()).spawn(run);
+        let thread = thread.map_err(|e| Error::Ranks(format!("the thread of the ranks: {e}")))?;
+        let ended = |_| Error::Ranks("the thread of the ranks has ended".into());
+        let (rank, size) = joined.recv().map_err(ended)??;
+        Ok(Self { rank, size, shared, orders, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Gives up ranks that are silent for so long.
+    pub fn set_patience(&self, patience: Duration) {
+        self.shared.patience.store(patience.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Tells where the ranks run, for messages.
+    pub fn set_places(&self, places: Vec<String>) {
+        self.shared.state().places = places;
+    }
+
+    /// Names a rank and where it runs.
+    pub fn named(&self, rank: usize) -> String {
+        self.shared.named(rank)
+    }
+
+    /// From now on a failure ends the process by this, if the main thread has not ended it before.
+    pub fn on_failure(&self, end: OnFailure) {
+        self.shared.state().on_failure = Some(end);
+    }
+
+    /// Time that the main thread has waited for others.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.shared.waited.load(Ordering::Relaxed))
+    }
+
+    /// Sends bytes to a rank.
+    pub fn send(&self, to: usize, topic: u8, bytes: Vec<u8>) {
+        // The thread ends only after `Leave`.
+        let _ = self.orders.send(Order::Send(to, Frame::Data(topic, bytes).encoded()));
+    }
+
+    /// Waits for the next bytes of a rank.
+    ///
+    /// # Errors
+    /// If a rank has failed, or what arrives belongs to something else.
+    pub fn receive(&self, from: usize, topic: u8) -> Result<Vec<u8>> {
+        let start = Instant::now();
+        let mut state = self.shared.state();
+        loop {
+            if let Some(found) = self.next(&mut state, from, topic)? {
+                self.shared.waited.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                return Ok(found);
+            }
+            state = self.shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// As [`Post::receive`], but `None` if nothing has arrived yet.
+    ///
+    /// # Errors
+    /// As [`Post::receive`].
+    pub fn received(&self, from: usize, topic: u8) -> Result<Option<Vec<u8>>> {
+        self.next(&mut self.shared.state(), from, topic)
+    }
+
+    fn next(&self, state: &mut State, from: usize, topic: u8) -> Result<Option<Vec<u8>>> {
+        match (state.inbox.get_mut(from).and_then(VecDeque::pop_front), &state.failure) {
+            (Some((found, bytes)), _) if found == topic => Ok(Some(bytes)),
+            (Some((found, _)), _) => Err(Error::Ranks(format!(
+                "rank {from} is at another place of the run (it sends {found}, and {topic} is due)"
+            ))),
+            (None, Some(failure)) => Err(Error::Ranks(failure.clone())),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Tells all ranks that this one has failed.
+    pub fn fail(&self, why: &str) {
+        let _ = self.orders.send(Order::Fail(why.into()));
+    }
+
+    /// Says good-bye, and waits until it is sent.
+    pub fn leave(&self) {
+        let _ = self.orders.send(Order::Leave);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        // After `leave` nobody reads this.
+        let _ = self.orders.send(Order::Fail("it ended before the others".into()));
+        self.leave();
+    }
+}
+
+/// The state of the thread.
+struct Carrier {
+    wire: Box<dyn Wire>,
+    rank: usize,
+    size: usize,
+    shared: Arc<Shared>,
+    /// When each rank was last heard of; `None` if it has said good-bye or is lost.
+    heard: Vec<Option<Instant>>,
+    beaten: Instant,
+    failed: Option<Instant>,
+    active: Instant,
+}
+
+impl Carrier {
+    fn new(wire: Box<dyn Wire>, (rank, size): (usize, usize), shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            wire,
+            rank,
+            size,
+            shared,
+            heard: vec![Some(now); size],
+            beaten: now,
+            failed: None,
+            active: now,
+        }
+    }
+
+    fn run(mut self, orders: &Receiver<Order>) {
+        loop {
+            let order = match orders.recv_timeout(self.pause()) {
+                Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Order::Leave),
+            };
+            match order {
+                Some(Order::Send(to, frame)) => self.send(to, frame),
+                Some(Order::Fail(why)) => self.fail_here(&why),
+                Some(Order::Leave) => return self.leave(),
+                None => {}
+            }
+            self.receive();
+            self.beat();
+            self.watch();
+        }
+    }
+
+    /// Time to wait for the main thread: little while frames come and go.
+    fn pause(&self) -> Duration {
+        let idle = self.active.elapsed();
+        if !self.wire.is_flushed() || idle < Duration::from_millis(5) {
+            Duration::from_micros(50)
+        } else if idle < Duration::from_millis(200) {
+            Duration::from_micros(200)
+        } else {
+            Duration::from_millis(1)
+        }
+    }
+
+    fn send(&mut self, to: usize, frame: Vec<u8>) {
+        self.active = Instant::now();
+        if let Err(lost) = self.wire.send(to, frame) {
+            self.lost(&lost);
+        }
+    }
+
+    /// Takes everything that has arrived.
+    fn receive(&mut self) {
+        loop {
+            let (from, bytes) = match self.wire.poll() {
+                Ok(Some(arrived)) => arrived,
+                Ok(None) => return,
+                Err(lost) => {
+                    self.lost(&lost);
+                    continue;
+                }
+            };
+            let Some(heard) = self.heard.get_mut(from) else { continue };
+            *heard = Some(Instant::now());
+            match Frame::decoded(bytes) {
+                Some(Frame::Beat) => {}
+                Some(Frame::Data(topic, bytes)) => {
+                    self.active = Instant::now();
+                    self.shared.state().inbox[from].push_back((topic, bytes));
+                    self.shared.arrived.notify_all();
+                }
+                Some(Frame::Failed(message)) => self.fail(&message),
+                Some(Frame::Bye) => *heard = None,
+                None => self.lost(&Lost { rank: from, why: "it sends what is no message of a rank".into() }),
+            }
+        }
+    }
+
+    /// Ranks whose signs of life are watched: rank 0 watches all, and the others watch rank 0.
+    fn watched(&self) -> std::ops::Range<usize> {
+        if self.rank == 0 { 1..self.size } else { 0..1 }
+    }
+
+    fn beat(&mut self) {
+        if self.beaten.elapsed() < (self.shared.patience() / 5).min(Duration::from_secs(1)) {
+            return;
+        }
+        self.beaten = Instant::now();
+        for rank in self.watched() {
+            if self.heard[rank].is_some()
+                && let Err(lost) = self.wire.send(rank, Frame::Beat.encoded())
+            {
+                self.lost(&lost);
+            }
+        }
+    }
+
+    /// Gives up ranks that are silent, and ends the process if its main thread does not.
+    fn watch(&mut self) {
+        let patience = self.shared.patience();
+        let is_silent = |rank: &usize| self.heard[*rank].is_some_and(|heard| heard.elapsed() > patience);
+        let silent: Vec<usize> = self.watched().filter(is_silent).collect();
+        if let (Some(first), None) = (silent.first(), self.failed) {
+            let others = match silent.len() - 1 {
+                0 => String::new(),
+                others => format!(", as {others} more"),
+            };
+            self.fail(&format!(
+                "{} has given no sign of life for {} s{others}: it hangs, its machine is down, or the network between is cut",
+                self.shared.named(*first),
+                patience.as_secs_f64().round()
+            ));
+        }
+        if self.failed.is_some_and(|failed| failed.elapsed() > GRACE) {
+            let mut state = self.shared.state();
+            if let (Some(end), Some(failure)) = (state.on_failure.take(), state.failure.clone()) {
+                drop(state);
+                self.flush();
+                end(&failure);
+            }
+        }
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        // One that has said good-bye closes its connections.
+        if self.heard.get_mut(lost.rank).and_then(Option::take).is_some() {
+            self.fail(&format!("{} is lost: {}", self.shared.named(lost.rank), lost.why));
+        }
+    }
+
+    fn fail_here(&mut self, why: &str) {
+        self.fail(&format!("{} has failed: {why}", self.shared.named(self.rank)));
+    }
+
+    /// Records a failure and tells others: rank 0 tells all, the others tell rank 0 and their neighbours.
+    fn fail(&mut self, message: &str) {
+        if !self.shared.fail(message) {
+            return;
+        }
+        self.failed = Some(Instant::now());
+        // A neighbour would only see that a connection closes.
+        let told: Vec<usize> = match self.rank {
+            0 => (1..self.size).collect(),
+            own => [0, own - 1, own + 1].into_iter().filter(|rank| *rank < self.size).collect(),
+        };
+        for rank in told {
+            if self.heard[rank].is_some() {
+                // Who cannot be told notices the silence.
+                let _ = self.wire.send(rank, Frame::Failed(message.into()).encoded());
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let start = Instant::now();
+        while !self.wire.is_flushed() && start.elapsed() < LAST_WORDS {
+            let _ = self.wire.poll();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn leave(mut self) {
+        let clean = self.failed.is_none();
+        if clean {
+            for rank in (0..self.size).filter(|rank| *rank != self.rank) {
+                let _ = self.wire.send(rank, Frame::Bye.encoded());
+            }
+        }
+        self.flush();
+        self.wire.close(clean);
+    }
+}

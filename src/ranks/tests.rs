@@ -1,0 +1,248 @@
+//! What ranks do together, over channels between threads and over TCP.
+
+use std::time::{Duration, Instant};
+
+use super::channels::Channels;
+use super::post::Joined;
+use super::tcp::{self, Meeting};
+use super::*;
+use crate::random::Stream;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `work` on every rank, as threads; returns what each found.
+fn together<T: Send>(size: usize, work: impl Fn(&Ranks) -> T + Sync) -> Vec<T> {
+    let wires = Channels::connected(size);
+    std::thread::scope(|scope| {
+        let of = |(rank, wire): (usize, Channels)| {
+            let work = &work;
+            scope.spawn(move || {
+                let joined = move || Ok::<Joined, Error>((Box::new(wire), rank, size));
+                work(&Ranks::connected(Post::start(joined, PATIENCE).unwrap()).unwrap())
+            })
+        };
+        let threads: Vec<_> = wires.into_iter().enumerate().map(of).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn gradients(count: usize, len: usize) -> Vec<Vec<f32>> {
+    let of = |i: usize| {
+        let stream = Stream::new(i as u64, "gradient");
+        // Of very different sizes, so that another order gives other bits.
+        (0..len).map(|j| (stream.uniform(j as u64) - 0.5) * 10f32.powi((i % 7) as i32)).collect()
+    };
+    (0..count).map(of).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn the_sum_is_that_of_one_rank_to_the_bit() {
+    // Two whole pieces and a part of one.
+    for (count, len) in [(8, (2 << 16) + 77), (5, 3), (3, 0)] {
+        let all = gradients(count, len);
+        let mut alone = vec![0.0; len];
+        all.iter().for_each(|gradient| alone.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g));
+        if len > 1000 {
+            let mut other = vec![0.0; len];
+            all.iter()
+                .rev()
+                .for_each(|gradient| other.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g));
+            assert_ne!(bits(&other), bits(&alone), "the order does not matter here");
+        }
+        for size in 2..=6 {
+            let cuts = shares(&vec![1; count], size);
+            let sums = together(size, |ranks| {
+                let own = cuts[ranks.rank()].clone();
+                let mut sum = vec![0.0; len];
+                // Rank 0 has added what it has, as it does in training.
+                if ranks.is_first() {
+                    all[own]
+                        .iter()
+                        .for_each(|gradient| sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g));
+                    ranks.sum_in_order(&[], &mut sum).unwrap();
+                } else {
+                    ranks.sum_in_order(&all[own], &mut sum).unwrap();
+                }
+                ranks.leave().unwrap();
+                sum
+            });
+            assert!(sums.iter().all(|sum| bits(sum) == bits(&alone)), "{count} gradients on {size} ranks");
+        }
+    }
+}
+
+#[test]
+fn what_is_gathered_and_broadcast_arrives_everywhere() {
+    let large: Vec<u8> = (0..(PIECE * 2 + 5)).map(|i| (i % 251) as u8).collect();
+    let found = together(4, |ranks| {
+        let gathered = ranks.gather(vec![ranks.rank() as u8; ranks.rank()]).unwrap();
+        let told = ranks.broadcast(if ranks.is_first() { large.clone() } else { Vec::new() }).unwrap();
+        ranks.leave().unwrap();
+        (gathered, told == large, ranks.local())
+    });
+    for (rank, (gathered, same, local)) in found.into_iter().enumerate() {
+        assert_eq!(gathered, [vec![], vec![1], vec![2, 2], vec![3, 3, 3]]);
+        assert!(same && local == rank, "all are on one machine");
+    }
+}
+
+#[test]
+fn a_rank_that_differs_is_named_on_every_rank() {
+    let found = together(3, |ranks| {
+        let own = if ranks.rank() == 2 { "b: 1\nlora: 8" } else { "b: 1\nlora: 4" };
+        let agreed = ranks.agree(&[("its version", "1".into()), ("its settings", own.into())]);
+        let text = agreed.unwrap_err().to_string();
+        ranks.leave().unwrap();
+        text
+    });
+    for text in found {
+        assert!(text.starts_with("rank 2 of 3 (host "), "{text}");
+        assert!(text.contains("differs from rank 0 in its settings: lora: 8 instead of lora: 4"), "{text}");
+    }
+}
+
+#[test]
+fn a_rank_that_fails_ends_all_with_its_words() {
+    let found = together(3, |ranks| match ranks.rank() {
+        1 => {
+            ranks.fail(&Error::Data("pairs.jsonl is empty".into()));
+            String::new()
+        }
+        _ => ranks.meet().unwrap_err().to_string(),
+    });
+    for text in [&found[0], &found[2]] {
+        assert!(
+            text.starts_with("rank 1 of 3 (") && text.ends_with("has failed: pairs.jsonl is empty"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_rank_that_ends_early_is_named() {
+    let found = together(3, |ranks| match ranks.rank() {
+        2 => String::new(),
+        _ => ranks.meet().unwrap_err().to_string(),
+    });
+    for text in &found[..2] {
+        assert!(text.starts_with("rank 2 of 3 (") && text.ends_with("it ended before the others"), "{text}");
+    }
+}
+
+/// A wire that loses everything after a while, as a cut network or a stopped process does.
+struct Cut(Channels, Instant);
+
+impl wire::Wire for Cut {
+    fn send(&mut self, to: usize, frame: Vec<u8>) -> Result<(), wire::Lost> {
+        if Instant::now() < self.1 { self.0.send(to, frame) } else { Ok(()) }
+    }
+    fn poll(&mut self) -> Result<Option<(usize, Vec<u8>)>, wire::Lost> {
+        let found = self.0.poll()?;
+        Ok(found.filter(|_| Instant::now() < self.1))
+    }
+    fn is_flushed(&self) -> bool {
+        true
+    }
+    fn close(&mut self, _: bool) {}
+}
+
+#[test]
+fn a_silent_rank_is_given_up_after_the_patience_and_not_before() {
+    let patience = Duration::from_millis(600);
+    let start = Instant::now();
+    let cut = start + Duration::from_millis(300);
+    let wires = Channels::connected(3);
+    let found: Vec<(String, Duration)> = std::thread::scope(|scope| {
+        let of = |(rank, wire): (usize, Channels)| {
+            scope.spawn(move || {
+                let joined = move || {
+                    let wire: Box<dyn wire::Wire> =
+                        if rank == 2 { Box::new(Cut(wire, cut)) } else { Box::new(wire) };
+                    Ok((wire, rank, 3))
+                };
+                let post = Post::start(joined, patience).unwrap();
+                let ended = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+                let told = ended.clone();
+                post.on_failure(Box::new(move |why| *told.lock().unwrap() = why.to_string()));
+                // All are busy, as in a long step: nobody receives.
+                let text = post.receive(if rank == 0 { 1 } else { 0 }, 0).unwrap_err().to_string();
+                (text, start.elapsed())
+            })
+        };
+        let threads: Vec<_> = wires.into_iter().enumerate().map(of).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (text, after) in &found[..2] {
+        assert!(text.starts_with("rank 2 of 3 has given no sign of life"), "{text}");
+        assert!(*after > patience && *after < Duration::from_secs(10), "{after:?}");
+    }
+    assert!(found[2].0.starts_with("rank 0 of 3 has given no sign of life"), "{}", found[2].0);
+}
+
+#[test]
+fn a_busy_process_is_ended() {
+    let (told, ended) = std::sync::mpsc::channel();
+    let mut wires = Channels::connected(2).into_iter();
+    let (first, second) = (wires.next().unwrap(), wires.next().unwrap());
+    let post = Post::start(move || Ok((Box::new(first) as Box<dyn wire::Wire>, 0, 2)), PATIENCE).unwrap();
+    post.on_failure(Box::new(move |why| told.send(why.to_string()).unwrap()));
+    let other = Post::start(move || Ok((Box::new(second) as Box<dyn wire::Wire>, 1, 2)), PATIENCE).unwrap();
+    other.fail("no space left");
+    let text = ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(text, "rank 1 of 2 has failed: no space left");
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn ranks_meet_by_tcp_in_any_order_and_strangers_are_ignored() {
+    let (size, port) = (4, free_port());
+    let all = gradients(8, 100_000);
+    let found: Vec<Vec<f32>> = std::thread::scope(|scope| {
+        let of = |rank: usize| {
+            let all = &all;
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(40 * (size - rank) as u64));
+                let meeting = Meeting { rank, size, host: "localhost".into(), port };
+                let post = Post::start(move || tcp::join(&meeting, PATIENCE), PATIENCE).unwrap();
+                let ranks = Ranks::connected(post).unwrap();
+                let mut sum = vec![0.0; 100_000];
+                ranks.sum_in_order(&all[2 * rank..2 * rank + 2], &mut sum).unwrap();
+                ranks.leave().unwrap();
+                sum
+            })
+        };
+        let stranger = scope.spawn(move || {
+            for _ in 0..20 {
+                if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+                    let _ = std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n");
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let threads: Vec<_> = (0..size).map(of).collect();
+        stranger.join().unwrap();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(found.iter().all(|sum| bits(sum) == bits(&found[0])));
+}
+
+#[test]
+fn ranks_that_do_not_come_are_named() {
+    let port = free_port();
+    let meeting = move |rank| Meeting { rank, size: 3, host: "127.0.0.1".into(), port };
+    let wait = Duration::from_millis(400);
+    let first = std::thread::spawn(move || tcp::join(&meeting(0), wait).map(drop).unwrap_err().to_string());
+    let other = std::thread::spawn(move || tcp::join(&meeting(1), wait).map(drop));
+    let text = first.join().unwrap();
+    assert!(text.starts_with("of 3 ranks 2 did not come"), "{text}");
+    assert!(other.join().unwrap().is_err());
+}

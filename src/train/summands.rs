@@ -1,0 +1,82 @@
+//! The sum of the gradients of a step's micro-batches, in the order of the micro-batches.
+//!
+//! The order decides the bits of a sum of floating-point numbers, and it must not depend on which rank computes what. The rank
+//! that has the first micro-batches adds each to the sum as it comes; the others keep theirs until the sum arrives
+//! ([`Ranks::sum_in_order`]).
+
+use super::descent;
+use crate::data::PackedBatch;
+use crate::error::Result;
+use crate::model::decoder::{Decoder, Tape};
+use crate::ranks::Ranks;
+use crate::trainable::Policy;
+
+/// The gradients of this rank.
+pub(super) struct Summands {
+    way: Way,
+    kept: Vec<Vec<f32>>,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    /// The backward pass adds to the sum in the store.
+    InPlace,
+    /// Each gradient is computed by itself and added to the sum.
+    Added,
+    /// Each gradient is kept.
+    Kept,
+}
+
+impl Summands {
+    /// For a step of `all` micro-batches.
+    pub fn new(policy: &Policy, ranks: &Ranks, all: usize) -> Self {
+        // With one addition to each number in a backward pass, adding to the sum and adding the gradient to the sum are the
+        // same. Tables and prefixes have several.
+        let once = policy.trained.iter().all(|adapter| adapter.adds_once());
+        let way = match (ranks.is_first(), once || all < 2) {
+            (true, true) => Way::InPlace,
+            (true, false) => Way::Added,
+            (false, _) => Way::Kept,
+        };
+        Self { way, kept: Vec::new() }
+    }
+
+    /// Adds the gradient of `Σ_c weights[c]·logps[c]`.
+    ///
+    /// # Errors
+    /// If the tape does not belong to this batch.
+    pub fn add(
+        &mut self,
+        decoder: &Decoder,
+        policy: &mut Policy,
+        tape: Tape,
+        batch: &PackedBatch,
+        weights: &[f64],
+    ) -> Result<()> {
+        if matches!(self.way, Way::InPlace) || decoder.is_on_device() {
+            return descent::add(decoder, policy, tape, batch, weights);
+        }
+        let mut gradient = vec![0.0; policy.trained.values().len()];
+        decoder.backward(tape, batch, policy, weights, &mut gradient)?;
+        match self.way {
+            Way::Kept => self.kept.push(gradient),
+            Way::InPlace | Way::Added => policy.trained.store_mut().update_gradient(|sum| {
+                sum.iter_mut().zip(&gradient).for_each(|(sum, g)| *sum += g);
+            }),
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of the other ranks; the sum is then in the store of every rank.
+    ///
+    /// # Errors
+    /// If a rank has failed.
+    pub fn finish(self, policy: &mut Policy, ranks: &Ranks) -> Result<()> {
+        if ranks.is_alone() {
+            return Ok(());
+        }
+        let mut done = Ok(());
+        policy.trained.store_mut().update_gradient(|sum| done = ranks.sum_in_order(&self.kept, sum));
+        done
+    }
+}

@@ -1,0 +1,92 @@
+//! What ranks check and decide together.
+
+use std::sync::atomic::Ordering;
+
+use super::{Identity, Setup, Trainer};
+use crate::error::{Error, Result};
+use crate::ranks::Ranks;
+
+/// Refuses what several ranks cannot train.
+///
+/// # Errors
+/// [`Error::Config`] with the remedy.
+pub(super) fn check(setup: &Setup) -> Result<()> {
+    if setup.ranks.is_alone() {
+        return Ok(());
+    }
+    if setup.decoder.is_on_device() {
+        return Err(Error::Config(
+            "several ranks compute on the processor only; set model.device: cpu, or start one process".into(),
+        ));
+    }
+    if setup.rollouts.is_some() {
+        return Err(Error::Config(
+            "several ranks learn from given completions only, and this run draws its own; start one process"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Keys that say how a machine computes, or where it keeps files, and change no bit.
+const OF_THE_MACHINE: [&str; 4] = ["output_dir:", "gradient_checkpointing:", "threads:", "reference_cache:"];
+
+/// A configuration without them, as YAML.
+fn without_machine(config: &str) -> String {
+    let is_shared = |line: &&str| !OF_THE_MACHINE.iter().any(|key| line.trim_start().starts_with(key));
+    config.lines().filter(is_shared).collect::<Vec<_>>().join("\n")
+}
+
+impl Trainer {
+    /// Checks that all ranks train the same.
+    pub(super) fn agree(&self) -> Result<()> {
+        let Setup { ranks, policy, identity, .. } = &self.setup;
+        let Identity { config, reference } = identity;
+        let start = format!(
+            "step {}, {}",
+            self.state.step,
+            blake3::hash(bytemuck::cast_slice(policy.trained.values())).to_hex()
+        );
+        ranks.agree(&[
+            ("its version", env!("CARGO_PKG_VERSION").into()),
+            ("its configuration", without_machine(config)),
+            ("the training records (or how they are tokenized or truncated)", self.state.data.clone()),
+            (
+                "the base, its storage type, its frozen adapters, or the instruction set of its processor",
+                reference.clone(),
+            ),
+            ("the adapter that it begins with", start),
+        ])
+    }
+
+    /// Returns the signal that any rank has received, and whether rank 0 stops early. Checks that all ranks still have the same
+    /// parameters.
+    pub(super) fn agreed(&self, stop_early: bool) -> Result<(u8, bool)> {
+        let Setup { ranks, policy, stop, .. } = &self.setup;
+        let signal = stop.load(Ordering::Relaxed);
+        if ranks.is_alone() {
+            return Ok((signal, stop_early));
+        }
+        let hash = blake3::hash(bytemuck::cast_slice(policy.trained.values()));
+        let mut own = vec![signal, u8::from(stop_early)];
+        own.extend(hash.as_bytes());
+        let all = ranks.gather(own)?;
+        self.same_parameters(ranks, &all)?;
+        let signal = all.iter().filter_map(|rank| rank.first().copied()).max().unwrap_or(signal);
+        Ok((signal, all.first().and_then(|rank| rank.get(1)) == Some(&1)))
+    }
+
+    fn same_parameters(&self, ranks: &Ranks, all: &[Vec<u8>]) -> Result<()> {
+        let hash = |rank: &Vec<u8>| rank.get(2..).map(<[u8]>::to_vec);
+        let first = all.first().and_then(hash);
+        match all.iter().position(|rank| hash(rank) != first) {
+            None => Ok(()),
+            Some(rank) => Err(Error::Ranks(format!(
+                "{} has another adapter than rank 0 after step {}, although both made the same updates: its processor or memory \
+                 computes other numbers. Go on without that machine from the last checkpoint",
+                ranks.named(rank),
+                self.state.step
+            ))),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Several processes that train together, over TCP, end with the bytes of one process. `tests/mpi.rs` does the same over MPI.
+#![cfg(unix)]
+
+use std::net::TcpListener;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::program::{Place, Ran, finish};
+
+/// A short run with dropout, accumulation and checkpoints, whose last step of an epoch has fewer micro-batches.
+fn recipe(place: &Place, accumulation: usize, more: &[(&str, Value)]) {
+    let mut settings = vec![
+        ("data.eval", json!(0.3)),
+        ("train.max_steps", json!(7)),
+        ("train.eval_steps", json!(3)),
+        ("train.save_steps", json!(2)),
+        ("train.threads", json!(1)),
+        ("train.per_device_train_batch_size", json!(1)),
+        ("train.gradient_accumulation_steps", json!(accumulation)),
+        ("train.sample_prompts", json!(0)),
+    ];
+    settings.extend(more.iter().map(|(key, value)| (*key, value.clone())));
+    place.llama_recipe(&settings);
+}
+
+/// Starts the program as so many ranks, as `torchrun` does.
+fn start(place: &Place, size: usize, args: &[&str]) -> Vec<Child> {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let start = |rank: usize| {
+        let mut command = place.command(args);
+        command.env("RANK", rank.to_string()).env("WORLD_SIZE", size.to_string());
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port).spawn().unwrap()
+    };
+    (0..size).map(start).collect()
+}
+
+fn together(place: &Place, size: usize, args: &[&str]) -> Vec<Ran> {
+    let children = start(place, size, args);
+    let waiting: Vec<_> =
+        children.into_iter().map(|child| std::thread::spawn(move || finish(child))).collect();
+    waiting.into_iter().map(|waiting| waiting.join().unwrap()).collect()
+}
+
+fn train(place: &Place, size: usize, run: &str) {
+    let output = format!("output_dir={run}");
+    let ran = together(place, size, &["train", "-c", "run.yaml", "--set", &output]);
+    for (rank, ran) in ran.into_iter().enumerate() {
+        assert_eq!(ran.code, Some(0), "rank {rank}: {}", ran.stderr);
+        if rank > 0 {
+            assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()), "rank {rank} prints");
+        }
+    }
+}
+
+#[test]
+fn the_bytes_are_those_of_one_rank_with_the_accumulation() {
+    let place = Place::new();
+    recipe(&place, 12, &[]);
+    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
+    for size in [2, 3, 4] {
+        recipe(&place, 12 / size, &[]);
+        let run = format!("run-{size}");
+        train(&place, size, &run);
+        assert_eq!(place.adapter(&run), place.adapter("whole"), "{size} ranks");
+        assert_eq!(place.metrics(&run), place.metrics("whole"), "{size} ranks");
+    }
+}
+
+#[test]
+fn tables_prefixes_and_losses_of_whole_batches_too() {
+    for (name, more) in [
+        ("tables", vec![("lora.modules_to_save", json!(["embed_tokens"]))]),
+        ("rows", vec![("lora.trainable_token_indices", json!([3, 5, 7]))]),
+        ("prefix", vec![("lora.prefix_tuning", json!({"num_virtual_tokens": 4}))]),
+        ("texts", vec![("objective.loss_type", json!("sft"))]),
+        ("noise", vec![("train.neftune_noise_alpha", json!(5.0)), ("train.max_tokens_per_batch", json!(40))]),
+        ("moving", vec![("train.sync_ref_model", json!(true)), ("train.ref_model_sync_steps", json!(2))]),
+    ] {
+        let mut more = more;
+        if name == "prefix" {
+            more.push(("lora.lora_dropout", json!(0.0)));
+        }
+        if name != "texts" {
+            more.push(("objective.use_weighting", json!(name == "rows")));
+        }
+        more.push(("train.max_steps", json!(3)));
+        let place = Place::new();
+        recipe(&place, 4, &more);
+        let whole = place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]);
+        assert_eq!(whole.code, Some(0), "{name}: {}", whole.stderr);
+        recipe(&place, 2, &more);
+        train(&place, 2, "run");
+        assert_eq!(place.adapter("run"), place.adapter("whole"), "{name}");
+        assert_eq!(place.metrics("run"), place.metrics("whole"), "{name}");
+    }
+}
+
+fn lines(place: &Place) -> usize {
+    std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default().lines().count()
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits for all, and returns them with the seconds it took.
+fn ended(children: Vec<Child>) -> (Vec<Ran>, f64) {
+    let start = Instant::now();
+    let ran = children.into_iter().map(finish).collect();
+    (ran, start.elapsed().as_secs_f64())
+}
+
+const AUTO: [&str; 4] = ["train", "-c", "run.yaml", "--auto-resume"];
+
+#[test]
+fn a_rank_that_is_killed_ends_all_and_another_number_of_ranks_goes_on() {
+    let place = Place::new();
+    let long =
+        [("train.max_steps", json!(60)), ("train.logging_steps", json!(1)), ("train.eval_steps", json!(30))];
+    recipe(&place, 12, &long);
+    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
+    recipe(&place, 4, &long);
+    for killed in 0..3 {
+        let children = start(&place, 3, &AUTO);
+        let before = lines(&place);
+        let begun = Instant::now();
+        while lines(&place) < before + 4 && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        signal(&children[killed], "-KILL");
+        let (ran, seconds) = ended(children);
+        assert!(seconds < 30.0, "{seconds} s");
+        for (rank, ran) in ran.iter().enumerate().filter(|(rank, _)| *rank != killed) {
+            assert_eq!(ran.code, Some(1), "rank {rank}: {}", ran.stderr);
+            let named = format!("rank {killed} of 3 (host ");
+            assert!(ran.stderr.contains(&named) && ran.stderr.contains("--auto-resume"), "{}", ran.stderr);
+        }
+    }
+    // The rest on two ranks, by the directory, and on one.
+    let children = start(&place, 2, &["train", "--resume", "run", "--set", "train.max_steps=60"]);
+    let (ran, _) = ended(children);
+    assert_eq!(ran[0].code, Some(0), "{}", ran[0].stderr);
+    assert!(ran[0].stderr.contains("started on 3 rank(s) and goes on on 2"), "{}", ran[0].stderr);
+    assert_eq!(place.adapter("run"), place.adapter("whole"));
+    assert_eq!(place.metrics("run"), place.metrics("whole"));
+}
+
+#[test]
+fn a_rank_that_hangs_is_named_and_ends_all_in_time() {
+    let place = Place::new();
+    recipe(&place, 2, &[("train.max_steps", json!(100_000)), ("train.rank_timeout", json!(2))]);
+    let children = start(&place, 2, &AUTO);
+    while lines(&place) < 3 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&children[1], "-STOP");
+    let mut children = children.into_iter();
+    let (first, second) = (children.next().unwrap(), children.next().unwrap());
+    let (ran, seconds) = ended(vec![first]);
+    signal(&second, "-KILL");
+    finish(second);
+    assert!(seconds < 10.0, "{seconds} s");
+    assert_eq!(ran[0].code, Some(1));
+    assert!(ran[0].stderr.contains("rank 1 of 2 (host "), "{}", ran[0].stderr);
+    assert!(ran[0].stderr.contains("no sign of life for 2 s"), "{}", ran[0].stderr);
+}
+
+#[test]
+fn a_signal_to_one_rank_stops_all_after_the_same_step() {
+    let place = Place::new();
+    recipe(&place, 6, &[("train.max_steps", json!(400))]);
+    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole", "--set", "train.max_steps=400"]).ok();
+    recipe(&place, 3, &[("train.max_steps", json!(400))]);
+    let children = start(&place, 2, &AUTO);
+    while lines(&place) < 3 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&children[1], "-TERM");
+    let (ran, _) = ended(children);
+    assert_eq!([ran[0].code, ran[1].code], [Some(143), Some(143)], "{} {}", ran[0].stderr, ran[1].stderr);
+    assert!(ran[0].stderr.contains("interrupted after step"), "{}", ran[0].stderr);
+    recipe(&place, 6, &[("train.max_steps", json!(400))]);
+    place.run(&AUTO).ok();
+    assert_eq!(place.adapter("run"), place.adapter("whole"));
+}
+
+#[test]
+fn other_data_on_one_rank_are_refused_by_name() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    let pairs = std::fs::read_to_string(crate::common::fixture("pairs.jsonl")).unwrap();
+    let cut: Vec<&str> = pairs.lines().skip(1).collect();
+    for (rank, lines) in [(0, pairs.clone()), (1, cut.join("\n"))] {
+        std::fs::create_dir_all(place.path(&format!("rank-{rank}"))).unwrap();
+        place.write(&format!("rank-{rank}/pairs.jsonl"), lines);
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let start = |rank: usize| {
+        let mut command = place.command(&["train", "-c", "../run.yaml", "--set", "data.train=pairs.jsonl"]);
+        command.current_dir(place.path(&format!("rank-{rank}"))).env("RANK", rank.to_string());
+        command.env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
+        command.spawn().unwrap()
+    };
+    let (ran, _) = ended(vec![start(0), start(1)]);
+    for ran in ran {
+        assert_eq!(ran.code, Some(1));
+        assert!(ran.stderr.contains("rank 1 of 2 (host "), "{}", ran.stderr);
+        assert!(ran.stderr.contains("differs from rank 0 in the training records"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn an_error_of_rank_0_is_told_by_all_and_what_ranks_do_not_train_is_refused() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    let ran = together(&place, 2, &["train", "-c", "run.yaml", "--set", "lora.r=0"]);
+    assert_eq!(ran[0].code, Some(2));
+    assert!(ran[0].stderr.contains("lora.r is 0"), "{}", ran[0].stderr);
+    assert!(
+        ran[1].stderr.contains("rank 0 of 2") && ran[1].stderr.contains("lora.r is 0"),
+        "{}",
+        ran[1].stderr
+    );
+}
+
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn copies_that_mpirun_starts_are_refused() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    let mut command = place.command(&["train", "-c", "run.yaml"]);
+    command.env("OMPI_COMM_WORLD_SIZE", "2").env("OMPI_COMM_WORLD_RANK", "1");
+    let ran = finish(command.spawn().unwrap());
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("--features mpi") && ran.stderr.contains("MASTER_ADDR"), "{}", ran.stderr);
+    assert!(!place.path("run").exists());
+}
