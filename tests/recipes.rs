@@ -49,7 +49,7 @@ fn every_recipe_trains() {
             format!("data.train={data}"),
             "data.max_length=256".into(),
             "train.max_steps=2".into(),
-            "train.per_device_train_batch_size=4".into(),
+            "train.per_device_train_batch_size=8".into(),
             "train.gradient_accumulation_steps=2".into(),
             "train.logging_steps=1".into(),
             "train.sample_prompts=0".into(),
@@ -69,8 +69,8 @@ fn every_recipe_trains() {
         let ran = place.run(&args);
         let name = path.file_name().unwrap().to_string_lossy();
         assert_eq!(ran.code, Some(0), "{name}: {}", ran.stderr);
-        let run = if is_staged(&config) { "run/dpo" } else { "run" };
-        assert!(!place.adapter(run)[1].is_empty(), "{name}");
+        let run = if is_staged(&config) { "run/2-dpo" } else { "run" };
+        assert!(!place.adapter("run")[1].is_empty(), "{name}");
         let steps = place.metrics(run).iter().filter(|line| line["loss"].is_number()).count();
         assert_eq!(steps, 2, "{name}");
     }
