@@ -5,6 +5,8 @@ use super::sampler::{Drawn, Sampler, SamplingConfig};
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::trainable::Policy;
 
 /// A completion in progress.
 pub(super) struct Growing {
@@ -21,14 +23,20 @@ pub(super) struct Growing {
     most: usize,
 }
 
-/// Returns the number of new tokens that fit after a prompt.
-pub(super) fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
+/// Returns the number of new tokens that fit after a prompt, before which a policy may put virtual ones.
+pub(super) fn room(
+    decoder: &Decoder,
+    (policy, pass): (&Policy, Pass),
+    prompt: &[u32],
+    limits: &Limits,
+) -> Result<usize> {
     if prompt.is_empty() {
         return Err(Error::Data(
             "the prompt is empty, and the tokenizer adds no BOS token to begin with".into(),
         ));
     }
-    Ok(limits.max_new_tokens.min(decoder.spec().max_positions.saturating_sub(prompt.len())))
+    let before = decoder.virtual_tokens(policy, pass)? + prompt.len();
+    Ok(limits.max_new_tokens.min(decoder.spec().max_positions.saturating_sub(before)))
 }
 
 impl Growing {

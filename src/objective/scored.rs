@@ -11,6 +11,8 @@ pub enum Role {
     Rejected,
     /// An answer at this rank of a list; 0 is the best.
     Rank(usize),
+    /// A third answer of a pair, which is imitated (TPO; TRL's column `reference`).
+    Gold,
     /// A single answer that is desirable (KTO).
     Desirable,
     /// A single answer that is undesirable (KTO).
@@ -89,7 +91,7 @@ pub(super) fn groups(batch: &[Scored]) -> impl Iterator<Item = &[Scored]> {
     batch.chunk_by(|a, b| a.group == b.group)
 }
 
-/// Returns the group as a pair. Additional scored entries (the prompt, for example) may follow the pair.
+/// Returns the group as a pair. Additional scored entries (the prompt, or a gold answer) may follow the pair.
 ///
 /// # Errors
 /// Fails if the group has other completions.
@@ -99,7 +101,9 @@ pub(super) fn pair(group: &[Scored]) -> Result<Pair<'_>> {
             chosen @ Scored { role: Role::Chosen, .. },
             rejected @ Scored { role: Role::Rejected, .. },
             rest @ ..,
-        ] if rest.iter().all(|scored| scored.role == Role::Prompt) => Ok(Pair { chosen, rejected }),
+        ] if rest.iter().all(|scored| matches!(scored.role, Role::Prompt | Role::Gold)) => {
+            Ok(Pair { chosen, rejected })
+        }
         _ => Err(Error::Train("the objective compares pairs, and a record is not a pair".into())),
     }
 }
