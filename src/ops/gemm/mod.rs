@@ -42,6 +42,8 @@ mod one_row;
 mod operand;
 mod pack;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod panels;
 mod plan;
 mod quads;
 #[cfg(target_arch = "x86_64")]
