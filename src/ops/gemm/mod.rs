@@ -22,6 +22,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
+mod digits;
 mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
@@ -30,12 +31,21 @@ mod fixed_row;
 mod isa;
 mod kernel;
 mod lines;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_bf16;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 #[cfg(target_arch = "x86_64")]
 mod one_row;
 mod operand;
 mod pack;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod panels;
 mod plan;
+mod quads;
 #[cfg(target_arch = "x86_64")]
 mod split;
 mod strips;
