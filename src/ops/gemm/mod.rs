@@ -26,6 +26,8 @@ mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
 #[cfg(target_arch = "x86_64")]
+mod fixed_chunk;
+#[cfg(target_arch = "x86_64")]
 mod fixed_row;
 mod isa;
 mod kernel;
@@ -36,6 +38,8 @@ mod operand;
 mod pack;
 mod packed;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod quantised;
 #[cfg(target_arch = "x86_64")]
 mod split;
 mod strips;
