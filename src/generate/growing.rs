@@ -6,6 +6,7 @@ use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::ops::simd;
 use crate::trainable::Policy;
 
 /// A completion in progress.
@@ -67,7 +68,7 @@ impl Growing {
         if self.tokens.len() >= self.most {
             return self.finish(tokenizer, FinishReason::Length, None);
         }
-        if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
+        if let Some(logit) = not_finite(logits) {
             return Err(Error::Model(format!(
                 "after {} tokens the model gives {logit} for a token; an activation overflowed: compute with --dtype f32, or \
                  the adapter is damaged",
@@ -107,6 +108,11 @@ impl Growing {
         let end = self.end;
         Ok(Some(Completion { prompt, index, text, tokens, end, logps, sampling_logps, finish_reason }))
     }
+}
+
+/// The first logit that is infinite or NaN.
+fn not_finite(logits: &[f32]) -> Option<f32> {
+    if simd::are_finite(logits) { None } else { logits.iter().copied().find(|logit| !logit.is_finite()) }
 }
 
 /// Returns the length of the text before the first stop text.

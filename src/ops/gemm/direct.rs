@@ -30,6 +30,10 @@ pub(super) fn panel(
             super::split::panel(kernel, side, from, first, width, k, to);
         }
         (Elements::F32(x), Word::Digits) if contiguous => super::digits::panel(x, from, first, width, k, to),
+        #[cfg(target_arch = "x86_64")]
+        (Elements::Blocks(blocks), Word::Fixed) if super::quantised::fits(from) => {
+            super::fixed_chunk::panel(&blocks, from, first, width, k, to);
+        }
         (_, Word::Fixed | Word::SplitTiles | Word::Digits) => return false,
         (Elements::Blocks(_), _) if contiguous => return false,
         (_, Word::Quads) => super::quads::panel(from, first, width, k, to),

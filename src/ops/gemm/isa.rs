@@ -95,7 +95,7 @@ impl Isa {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("fma");
-        let integers = wide && is_x86_feature_detected!("avx512vnni");
+        let integers = wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vnni");
         let pairs = integers && is_x86_feature_detected!("avx512bf16");
         match self {
             Self::Portable => true,

@@ -27,6 +27,8 @@ mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
 #[cfg(target_arch = "x86_64")]
+mod fixed_chunk;
+#[cfg(target_arch = "x86_64")]
 mod fixed_row;
 mod isa;
 mod kernel;
@@ -46,6 +48,8 @@ mod packed;
 pub(crate) mod panels;
 mod plan;
 mod quads;
+#[cfg(target_arch = "x86_64")]
+mod quantised;
 #[cfg(target_arch = "x86_64")]
 mod split;
 mod strips;

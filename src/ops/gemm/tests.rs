@@ -256,8 +256,13 @@ fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
     let mut bytes: Vec<u8> =
         numbers(rows * k / count * size, seed).iter().map(|x| (x * 1e6) as i64 as u8).collect();
     for block in bytes.chunks_exact_mut(size) {
+        if kind == BlockKind::Nf4 {
+            let magnitude = f32::from(block[0]) / 256.0;
+            block[..4].copy_from_slice(&magnitude.to_le_bytes());
+        }
         // Offsets of the f16 scales.
         let scales: &[usize] = match kind {
+            BlockKind::Nf4 => &[],
             BlockKind::Q6K => &[208],
             BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[0],
             _ => &[0, 2],
@@ -273,8 +278,10 @@ fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
 /// Dequantising while packing gives the bits of the product with a weight dequantised (and rounded) beforehand.
 #[test]
 fn quantised_weights_multiply_as_their_numbers_do() {
-    for kind in BlockKind::ALL {
-        for (m, n, k) in [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize)] {
+    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
+        let sizes =
+            [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize), (1, 33, 608)];
+        for (m, n, k) in sizes {
             // `n` outputs of `k` inputs, and the same bytes transposed.
             let k = k.next_multiple_of(kind.block().0);
             let bytes = quantised(*kind, n, k, 5);
