@@ -13,12 +13,12 @@ on_pairs() {
     train "$out/$policy" "$from" "model.base=$out/base" "data.train=$here/train.jsonl" "$@"
 }
 
-# rate NAME [ARGUMENTS...]: the win rate against the chosen answers; the judge is the rule of the corpus.
+# rate NAME TEMPERATURES [ARGUMENTS...]: the win rate against the chosen answers; the judge is the rule of the corpus.
 rate() {
-    curve=$1
-    shift
+    curve=$1 at=$2
+    shift 2
     run eval win-rate --base "$out/base" "$@" --data "$here/eval.jsonl" --against chosen \
-        --judge "command:awk -f '$here/words.awk' -f '$here/reward.awk'" --temperature "$(pick 0,0.25,0.5,0.75,1 0,1)" \
+        --judge "command:awk -f '$here/words.awk' -f '$here/reward.awk'" --temperature "$at" \
         --limit "$(pick 150 3)" --max-new-tokens "$(pick 64 8)" --output "$out/rates/$curve"
 }
 

@@ -84,7 +84,7 @@ fn the_summary_experiment_runs() {
 fn the_dialogue_experiment_runs() {
     let found = experiment("dialogue", &["overlay"]);
     assert_eq!(found[0].as_array().unwrap().len(), 4);
-    assert!(found[0][0]["points"][1]["prompts"] == 3, "{}", found[0]);
+    assert!(found[0][1]["points"][1]["prompts"] == 3, "{}", found[0]);
 }
 
 #[test]
@@ -135,7 +135,12 @@ fn the_rules_of_the_corpora_say_what_they_should() {
         // The review is favourable on the whole. Thirteen words: a quarter less.
         rewards(
             "summary",
-            &[(review, " Lovely music, great cast, witty plot."), (review, " thin plot."), (review, " lovely, lovely."), (review, long)]
+            &[
+                (review, " Lovely music, great cast, witty plot."),
+                (review, " thin plot."),
+                (review, " lovely, lovely."),
+                (review, long)
+            ]
         ),
         [2.0, -1.0, 1.0, 0.75]
     );

@@ -5,7 +5,7 @@
 
 steps() {
     for seed in $(pick "1 2 3" "1"); do
-        for n in $(pick "25 50 100 200 400 800 1200" "8 16"); do
+        for n in $(pick "25 50 100 200 400 800 1200" "4 8"); do
             step 14 "N = $n, seed $seed" curve_point "$n" "$seed"
         done
     done

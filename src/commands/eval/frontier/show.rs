@@ -5,9 +5,6 @@ use crate::eval::dominance::Verdict;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
 
-/// Up to so many points of a series have their names in the figure.
-const NAMED: usize = 6;
-
 /// The policies.
 pub(super) fn sheet(figures: &Figures) -> Sheet {
     let columns = [
@@ -103,7 +100,8 @@ pub(super) fn plot(figures: &Figures, most: Option<f64>) -> Plot {
 /// The points of a series, joined by their divergence.
 fn curve(points: &[&Placed], name: &str) -> Option<Series> {
     let placed: Vec<&&Placed> = points.iter().filter(|it| it.point.series == name).collect();
-    let is_named = placed.len() <= NAMED || name.is_empty();
+    // The legend names series, and the names of all their points would cover each other.
+    let is_named = name.is_empty();
     let marks = sorted(placed.iter().map(|it| mark(it, is_named)).collect());
     (!marks.is_empty()).then(|| Series { name: name.into(), marks, line: !name.is_empty(), dots: true })
 }
