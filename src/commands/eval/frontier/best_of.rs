@@ -1,6 +1,7 @@
 //! Best-of-N of the reference as points of the plane.
 
-use super::{Measured, Measuring, REFERENCE};
+use super::figures::{Measured, REFERENCE};
+use super::measuring::Measuring;
 use crate::cli::FrontierArgs;
 use crate::commands::output::say;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Tables and figure of a frontier.
 
-use super::{Compared, Figures, Placed, REFERENCE};
+use super::figures::{Compared, Figures, Placed, REFERENCE};
 use crate::eval::dominance::Verdict;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
