@@ -5,6 +5,7 @@
 pub mod bootstrap;
 pub mod calibration;
 pub mod displacement;
+pub mod dominance;
 pub mod frontier;
 pub mod learning_curve;
 pub mod preference;

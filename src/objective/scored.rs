@@ -1,9 +1,12 @@
 //! The input of an objective: completions with their log-probs and their role in the comparison.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// The role of a completion in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The preferred answer of a pair.
     Chosen,
@@ -29,7 +32,8 @@ pub enum Role {
 }
 
 /// A completion of a batch after the model has scored it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scored {
     /// The record of the batch that the completion belongs to. The completions of a group are adjacent.
     pub group: usize,
