@@ -7,5 +7,6 @@ pub mod calibration;
 pub mod displacement;
 pub mod frontier;
 pub mod learning_curve;
+pub mod outcomes;
 pub mod preference;
 pub mod win_rate;
