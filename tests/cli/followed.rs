@@ -11,8 +11,9 @@ fn events_are_lines_of_json_and_nothing_else_is_on_standard_output() {
     place.llama_recipe(&[("data.eval", json!(0.3)), ("train.save_steps", json!(3))]);
     let lines = place.run(&["train", "-c", "run.yaml", "--json"]).json();
     let of = |kind: &str| lines.iter().filter(|line| line["event"] == kind).collect::<Vec<_>>();
-    assert_eq!(lines[0], json!({"event": "start", "step": 0, "total_steps": 6}));
-    assert_eq!((of("progress").len(), of("checkpoint").len(), of("sample").len()), (6, 2, 6));
+    assert_eq!(of("start"), [&json!({"event": "start", "step": 0, "total_steps": 6})]);
+    assert_eq!((of("progress").len(), of("checkpoint").len()), (6, 2));
+    assert!(!of("note").is_empty() && !of("sample").is_empty());
     let logged = String::from_utf8(place.read("run/metrics.jsonl")).unwrap();
     let logged: Vec<Value> = logged.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let metrics = of("metrics");
@@ -33,7 +34,15 @@ fn events_are_lines_of_json_and_nothing_else_is_on_standard_output() {
 #[test]
 fn the_pairs_that_are_most_wrong_are_those_of_score() {
     let place = Place::new();
-    place.write("eval.jsonl", std::fs::read(fixture("pairs.jsonl")).unwrap());
+    // What is learned is wrong on pairs whose answers are exchanged.
+    let pairs = std::fs::read_to_string(fixture("pairs.jsonl")).unwrap();
+    let exchanged = |line: &str| {
+        let mut pair: Value = serde_json::from_str(line).unwrap();
+        let chosen = pair["chosen"].take();
+        pair["chosen"] = std::mem::replace(&mut pair["rejected"], chosen);
+        format!("{pair}\n")
+    };
+    place.write("eval.jsonl", pairs.lines().map(exchanged).collect::<String>());
     place.llama_recipe(&[("data.eval", json!("eval.jsonl")), ("train.learning_rate", json!(0.01))]);
     place.run(&["train", "-c", "run.yaml"]).ok();
     let found: Value = serde_json::from_slice(&place.read("run/held_out.json")).unwrap();

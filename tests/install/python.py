@@ -48,7 +48,8 @@ class Module(unittest.TestCase):
         events = []
         run = dpo_lora.train(settings("runs/a"), log=events.append, progress=False)
         kinds = [event["event"] for event in events]
-        self.assertEqual((kinds[0], kinds[-1], run.step), ("start", "finished", 4))
+        self.assertIn("start", kinds)
+        self.assertEqual((kinds[-1], run.step), ("finished", 4))
         self.assertEqual(run.directory, pathlib.Path("runs/a"))
         self.assertTrue((run.adapter / "adapter_model.safetensors").is_file())
         logged = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
