@@ -54,7 +54,7 @@ else
     timed "$llama" "$tests/llama_cpp.py" mine.gguf --as tiny-reviews runs/quickstart
 fi
 seconds=$(echo "$(date +%s.%N) - $all" | bc)
-cat "$place/said"
+tail -n 1 "$place/said"
 printf '%7.1f s  for %s commands with dpo-lora %s, on %s threads; load of the machine: %s\n' \
     "$seconds" "$commands" "$(dpo-lora --version | cut -d' ' -f2)" "$(nproc)" "$(cut -d' ' -f1 /proc/loadavg)"
 [ "$(echo "$seconds <= $most" | bc)" = 1 ] || { echo "error: that is more than $most s" >&2; exit 1; }
