@@ -64,11 +64,11 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
     args.serve.map(|at| serve::start(at, vec![directory.path().to_path_buf()])).transpose()?;
     let course = run.course()?;
     let Ready { mut trainer, tokenizer, notes, config } = run.ready(&directory, stop, resuming)?;
-    let mut reporter = reporter((&directory, &config), trainer.step(), verbosity, whereabouts)?;
+    let mut reporter = reporter((&directory, &config), trainer.step(), (verbosity, args.json), whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
 
-    let samples = configure::is_quickstart(args)
+    let samples = (configure::is_quickstart(args) && !args.json)
         .then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer)))
         .transpose()?;
     let draw = |trainer: &Trainer, pass| {
@@ -83,7 +83,7 @@ fn single(config: RunConfig, args: &TrainArgs, verbosity: Verbosity) -> Result<(
     if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
         print(compare(samples, &before, &after).as_bytes())?;
     }
-    let told = summary::Told { quiet, samples: samples.is_some() };
+    let told = summary::Told { quiet, samples: samples.is_some(), json: args.json };
     summary::conclude(&mut trainer, directory.path(), (seconds, told))?;
     if !quiet {
         let adapter = directory.path().join("adapter");

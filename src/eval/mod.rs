@@ -8,5 +8,6 @@ pub mod displacement;
 pub mod dominance;
 pub mod frontier;
 pub mod learning_curve;
+pub mod outcomes;
 pub mod preference;
 pub mod win_rate;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::calibration::{Bin, Calibration, Prediction};
+use super::outcomes::{Outcome, Outcomes};
 use crate::data::{Dataset, Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
@@ -19,6 +20,8 @@ pub struct Evaluation {
     adapted: bool,
     /// How well σ(Δ) of the rewards agrees with the labels.
     calibration: Option<Calibration>,
+    /// Pairs one by one.
+    outcomes: Outcomes,
 }
 
 /// An evaluation as `eval --json` prints it, with means over pairs. A value that the records or the objective do not
@@ -81,6 +84,11 @@ impl Evaluation {
     /// The sums from which the figures are computed.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Pairs one by one; none if the records are no pairs.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     /// Share of comparisons in which the better completion has the greater reward. Without an adapter every reward is
@@ -227,17 +235,19 @@ pub fn evaluate(
         return Err(Error::Data("there are no records to evaluate".into()));
     }
     let (mut metrics, mut predictions) = (Metrics::default(), Vec::new());
-    score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored, aligned| {
+    let mut outcomes = Outcomes::default();
+    score_for((decoder, policy), examples, batch, objective.needs(), reference, |first, scored, aligned| {
         let mut found = objective.weigh(scored)?;
         objective.weight(scored, aligned, &mut found);
         objective.measure(scored, &found, &mut metrics);
+        outcomes.pairs.extend(Outcome::of(first, scored, objective));
         if objective.needs().rewards {
             predictions.extend(predicted(scored, objective));
         }
         Ok(())
     })?;
     let calibration = Calibration::of(&predictions);
-    Ok(Evaluation { metrics, adapted: policy.is_adapted(), calibration })
+    Ok(Evaluation { metrics, adapted: policy.is_adapted(), calibration, outcomes })
 }
 
 /// What the rewards of the pairs of a batch predict.
