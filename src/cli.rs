@@ -24,7 +24,7 @@ pub use collect::{CollectArgs, StrategyName};
 pub use data::{ConvertArgs, DataArgs, DataCheckArgs, DataCommand, ShowArgs};
 pub use eval::{
     CalibrationArgs, DrawArgs, EvalArgs, EvalCommand, EvalPairsArgs, FrontierArgs, HeldOut, JudgeSpec,
-    LearningCurveArgs, WinRateArgs,
+    LearningCurveArgs, OverlayArgs, WinRateArgs,
 };
 pub use people::{ChatArgs, InitArgs, LrFindArgs, PushArgs};
 pub use train::TrainArgs;

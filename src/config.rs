@@ -194,7 +194,8 @@ impl RunConfig {
             (
                 "data.eval",
                 self.data.eval.is_some(),
-                "rewards of drawn completions are in the metrics of every step",
+                "what is held out has no completions to score; rewards of drawn completions are in the metrics of every step, and \
+                 `dpo-lora eval frontier RUN/checkpoints/* --prompts FILE` measures reward and KL on held-out prompts",
             ),
             (
                 "train.max_tokens_per_batch",

@@ -3,6 +3,7 @@
 mod cache;
 mod draining;
 mod ledger;
+mod memo;
 mod remembered;
 mod temporary;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub use cache::CacheChoice;
 pub use draining::Draining;
 pub use ledger::Ledger;
+pub use memo::Memo;
 pub use remembered::{FileStamp, content_hash, remembered};
 pub use temporary::{TemporaryDirectory, TemporaryFile, remove_temporaries};
 

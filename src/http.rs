@@ -15,6 +15,10 @@ use crate::error::{Error, Result};
 
 /// What stands in a text in the place of a token.
 const HIDDEN: &str = "[hidden]";
+/// A shorter token is hidden where it stands alone: it may be a part of ordinary words.
+const LONG: usize = 8;
+/// A shorter one would be hidden in ordinary answers wherever it stands.
+const SHORTEST: usize = 4;
 
 /// An access token. It is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,7 +46,26 @@ impl Token {
 
     /// A text without the token: a server may repeat what it was sent.
     pub(crate) fn hidden_in(&self, text: &str) -> String {
-        text.replace(&self.0, HIDDEN)
+        if self.0.len() >= LONG {
+            return text.replace(&self.0, HIDDEN);
+        }
+        let is_inside = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+        let (mut shown, mut from) = (String::new(), 0);
+        for (at, _) in text.match_indices(&self.0) {
+            let end = at + self.0.len();
+            let stands_alone = !text[..at].ends_with(is_inside) && !text[end..].starts_with(is_inside);
+            if stands_alone {
+                shown.push_str(&text[from..at]);
+                shown.push_str(HIDDEN);
+                from = end;
+            }
+        }
+        shown + &text[from..]
+    }
+
+    /// Whether the token is too short to be hidden in what a server answers.
+    pub(crate) fn is_too_short(&self) -> bool {
+        self.0.len() < SHORTEST
     }
 }
 
@@ -117,6 +140,10 @@ mod tests {
         let token = Token::parse(" sk-1 \n", "KEY").unwrap().unwrap();
         assert_eq!((format!("{token:?}").as_str(), token.header().as_str()), ("Token(...)", "Bearer sk-1"));
         assert_eq!(token.hidden_in("sk-1 is wrong: sk-1"), "[hidden] is wrong: [hidden]");
+        assert_eq!(token.hidden_in("task-12, sk-1: \"sk-1\""), "task-12, [hidden]: \"[hidden]\"");
+        let long = Token::parse("sk-1234567", "KEY").unwrap().unwrap();
+        assert_eq!(long.hidden_in("asked with sk-1234567890"), "asked with [hidden]890");
+        assert!(Token::parse("abc", "KEY").unwrap().unwrap().is_too_short() && !token.is_too_short());
         assert_eq!(Token::parse("\n", "KEY").unwrap(), None);
         assert!(Token::parse("a b", "KEY").unwrap_err().to_string().contains("KEY"));
     }

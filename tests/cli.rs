@@ -21,6 +21,8 @@ mod data_reports;
 mod diverged;
 #[path = "cli/flags.rs"]
 mod flags;
+#[path = "cli/followed.rs"]
+mod followed;
 #[path = "cli/gguf.rs"]
 mod gguf;
 #[path = "cli/goals.rs"]

@@ -13,7 +13,7 @@ use serde_json::Value;
 struct Case {
     /// The `objective` section, without `loss_type`.
     settings: BTreeMap<String, Value>,
-    /// `pairs`, `judged` or `ranked`.
+    /// `pairs`, `triples`, `judged` or `ranked`.
     kind: String,
     /// Log-probs. For pairs, all chosen completions come first; for judged answers, the mismatched ones come last.
     policy: Vec<f64>,
@@ -21,6 +21,12 @@ struct Case {
     tokens: Vec<usize>,
     #[serde(default)]
     labels: Vec<bool>,
+    #[serde(default)]
+    gold: Vec<f64>,
+    #[serde(default)]
+    gold_tokens: Vec<usize>,
+    #[serde(default)]
+    gold_gradient: Vec<f64>,
     #[serde(default)]
     prompt: Vec<f64>,
     #[serde(default)]
@@ -67,11 +73,15 @@ impl Case {
                     (self.labels.len()..self.policy.len()).map(|at| (scored(at, Role::Mismatched, at), 0.0)),
                 );
             }
-            "pairs" => {
+            "pairs" | "triples" => {
                 let pairs = self.policy.len() / 2;
                 for i in 0..pairs {
                     all.push((scored(i, Role::Chosen, i), self.gradient[i]));
                     all.push((scored(i, Role::Rejected, pairs + i), self.gradient[pairs + i]));
+                    if let Some(logp) = self.gold.get(i) {
+                        let gold = Scored { tokens: self.gold_tokens[i], ..scored(i, Role::Gold, i) };
+                        all.push((Scored { logp: *logp, ..gold }, self.gold_gradient[i]));
+                    }
                     if let Some(logp) = self.prompt.get(i) {
                         let tokens = self.prompt_tokens[i];
                         let prompt = scored(i, Role::Prompt, i);

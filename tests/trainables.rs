@@ -15,13 +15,14 @@ use common::{
 use dpo_lora::adapter::merge::{self, MergeOptions};
 use dpo_lora::adapter::peft::{self, Origin};
 use dpo_lora::adapter::{gguf, mlx};
-use dpo_lora::data::{Example, Kind, PackedBatch};
+use dpo_lora::data::{ChatTokenizer, Example, Kind, PackedBatch};
+use dpo_lora::generate::{Limits, Request, SamplingConfig, complete, complete_all};
 use dpo_lora::model::decoder::{Decoder, Training};
 use dpo_lora::model::pass::Pass;
 use dpo_lora::ops::gated_act::Activation;
 use dpo_lora::random::Stream;
 use dpo_lora::trainable::{Adapter, Adapters, Bottleneck, Dropout, Lora, TokenRows, Whole};
-use dpo_lora::weights::{DType, SafetensorsSource};
+use dpo_lora::weights::{DType, SafetensorsSource, WeightSource};
 use serde_json::Value;
 
 /// An example with the log-probs of all tokens but the first, and a sibling.
@@ -60,7 +61,9 @@ fn adapters_of_peft_have_its_log_probs_gradients_and_texts() {
         assert!((sums[2] - want.iter().sum::<f64>()).abs() < 5e-5, "{name}: {}", sums[2]);
         let gradient = model.gradient(tape, &batch, &[0.0, 0.0, 1.0, 0.0]);
         let of_peft = case["gradient"].as_object().unwrap();
-        if name.starts_with("prefix") {
+        if name.starts_with("projected") {
+            // The file has keys and values, whose gradient PEFT does not give; the next test has that of the network.
+        } else if name.starts_with("prefix") {
             let want = of_peft["prompt_encoder.embedding.weight"].as_f64().unwrap();
             let found = norm(&gradient);
             assert!((found - want).abs() <= 1e-4 * want, "{name}: {found} against {want}");
@@ -86,8 +89,70 @@ fn adapters_of_peft_have_its_log_probs_gradients_and_texts() {
     }
 }
 
+/// The network that PEFT trained, in our store.
+fn network_of_peft(model: &Decoder, directory: &Path) -> Adapters {
+    let set = peft::projected_prefixes(model.spec(), 5, Some(6)).unwrap();
+    let mut set = Adapters::zeros(set).unwrap();
+    let source = SafetensorsSource::open_files(directory, &[directory.join("network.safetensors")]).unwrap();
+    let tensor = |name: &str| source.get(name).unwrap().elements().to_f32();
+    let layers: Vec<String> =
+        model.spec().layers.iter().map(|layer| format!("{}.", layer.attention.module())).collect();
+    let entries = set.store().entries().to_vec();
+    set.update(|values| {
+        for entry in &entries {
+            let whole = match layers.iter().position(|layer| entry.name.starts_with(layer)) {
+                None => tensor(&entry.name),
+                // A row of the last map for each number of a layer's key and value, in order of the layers.
+                Some(index) => {
+                    let all = tensor(&entry.name.replacen(&layers[index], "prompt_encoder.", 1));
+                    all[index * entry.range.len()..(index + 1) * entry.range.len()].to_vec()
+                }
+            };
+            values[entry.range.clone()].copy_from_slice(&whole);
+        }
+    });
+    set
+}
+
+#[test]
+fn the_network_in_front_of_a_prefix_has_the_log_probs_and_gradients_of_peft() {
+    let expected = json("trainables/expected.json");
+    let cases = expected.as_object().unwrap().iter().filter(|(name, _)| name.starts_with("projected"));
+    let mut seen = 0;
+    for (name, case) in cases {
+        let base = case["base"].as_str().unwrap();
+        let mut model = decoder(base);
+        let directory = fixture("trainables").join(name);
+        model.train(network_of_peft(&model, &directory));
+        let (ids, want) = (ids(&case["ids"]), numbers(&case["logps"]));
+        assert_near(&logps(&model, &ids, Pass::Policy), &want, 1e-5, name);
+        let batch = pack(&[example(&fixture("models").join(base), &ids)]);
+        let (_, tape) = model.forward(&batch, Training::default()).unwrap();
+        let gradient = model.gradient(tape, &batch, &[1.0, 0.0]);
+        for (of_peft, want) in case["gradient"].as_object().unwrap() {
+            let last = of_peft.trim_start_matches("prompt_encoder.");
+            let entries = model.trained().store().entries().iter();
+            let parts: Vec<f32> = entries
+                .filter(|entry| entry.name.ends_with(last))
+                .flat_map(|entry| gradient[entry.range.clone()].to_vec())
+                .collect();
+            let (found, want) = (norm(&parts), want.as_f64().unwrap());
+            assert!((found - want).abs() <= 1e-4 * want, "{name} {of_peft}: {found} against {want}");
+        }
+        // What is written is what PEFT wrote: keys and values.
+        let place = tempfile::tempdir().unwrap();
+        peft::write(place.path(), model.trained(), model.spec(), 0.0, &Origin::default()).unwrap();
+        let [ours, theirs] = [place.path(), &directory]
+            .map(|directory| peft::read(directory, model.spec()).unwrap().adapters.values().to_vec());
+        let apart = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(ours.len() == theirs.len() && apart < 1e-5, "{name}: {apart}");
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
+
 /// What can be trained, with the name that tests show.
-const KINDS: [&str; 4] = ["prefix", "layers", "whole", "rows"];
+const KINDS: [&str; 5] = ["prefix", "projected", "layers", "whole", "rows"];
 
 /// Adapters of a kind as they start.
 fn begun(decoder: &Decoder, kind: &str) -> Adapters {
@@ -101,6 +166,7 @@ fn begun_with(decoder: &Decoder, kind: &str, tokens: &[u32]) -> Adapters {
     let lora = |linear| Adapter::from(Lora::new(linear, 2, 5.0, 2.5));
     let adapters: Vec<Adapter> = match kind {
         "prefix" => peft::prefixes(spec, 4).unwrap().into_iter().map(Adapter::from).collect(),
+        "projected" => peft::projected_prefixes(spec, 4, Some(7)).unwrap(),
         "layers" => spec
             .layers
             .iter()
@@ -232,7 +298,7 @@ fn recomputation_and_threads_change_no_bit_also_with_dropout() {
             let with = pass(&model, &batch, Training { dropout: Some(dropout), ..Training::default() });
             assert_eq!(
                 with.0 == model.logps(&batch, Pass::Policy).unwrap(),
-                kind == "prefix",
+                ["prefix", "projected"].contains(&kind),
                 "{name} {kind}"
             );
         }
@@ -265,7 +331,11 @@ fn at_the_start_the_policy_is_the_reference_to_the_bit_except_with_a_prefix() {
                 let batch = pack(&pairs(name)[..4]);
                 let (policy, _) = model.forward(&batch, Training::default()).unwrap();
                 let reference = model.logps(&batch, Pass::Reference).unwrap();
-                assert_eq!(policy == reference, kind != "prefix", "{name} {kind} {dtype:?}");
+                assert_eq!(
+                    policy == reference,
+                    !["prefix", "projected"].contains(&kind),
+                    "{name} {kind} {dtype:?}"
+                );
             }
         }
     }
@@ -298,6 +368,13 @@ fn files_give_everything_back() {
             let place = tempfile::tempdir().unwrap();
             peft::write(place.path(), model.trained(), model.spec(), 0.1, &Origin::default()).unwrap();
             let found = peft::read(place.path(), model.spec()).unwrap();
+            if kind == "projected" {
+                // The file has the keys and values; a checkpoint has the network too.
+                let plain = model.trained().shared().unwrap().unwrap();
+                assert_eq!(found.adapters.values(), plain.values());
+                assert!(!begun(&model, kind).restore(&found.adapters).unwrap());
+                continue;
+            }
             assert!(found.notes.is_empty() || kind == "whole" || kind == "rows", "{:?}", found.notes);
             assert_eq!(found.adapters.values(), model.trained().values(), "{name} {kind}");
             let mut again = begun(&model, kind);
@@ -357,6 +434,46 @@ fn whole_tensors_and_rows_merge_into_the_base_and_ties_are_cut_where_they_must_b
     }
 }
 
+/// The positions of the model are those of the virtual tokens too.
+#[test]
+fn generation_ends_at_the_last_position_behind_a_prefix() {
+    let mut model = decoder("llama");
+    let tokenizer = ChatTokenizer::load(fixture("models/llama"), None).unwrap();
+    let most = model.spec().max_positions;
+    let sampling = SamplingConfig { temperature: 1.0, top_k: None, top_p: None, seed: 1 };
+    let request = Request { prompt: vec![1, 17, 45], sampling, completions: 1 };
+    let limits = Limits { max_new_tokens: 2 * most, eos: Vec::new(), stop: Vec::new() };
+    for (kind, before) in [("rows", 0), ("prefix", 4), ("projected", 4)] {
+        model.train(begun(&model, kind));
+        let side = (&model.policy, Pass::Policy);
+        let found = complete(&model.decoder, &tokenizer, &request, side, &limits).unwrap();
+        assert_eq!(found.tokens.len(), most - 3 - before, "{kind}");
+        let all = vec![request.clone()];
+        let together = complete_all(&model.decoder, &tokenizer, &all, side, &limits).unwrap();
+        assert_eq!(together[0].tokens, found.tokens, "{kind}");
+    }
+}
+
+#[test]
+fn two_adapters_do_not_replace_the_same_table() {
+    let model = decoder("llama");
+    let directory = fixture("models").join("llama");
+    let source = SafetensorsSource::open(&directory).unwrap();
+    let base = merge::Base { directory: &directory, source: &source, spec: model.spec() };
+    let place = tempfile::tempdir().unwrap();
+    let output = place.path().join("merged");
+    for (one, other) in [("whole", "whole"), ("whole", "rows"), ("rows", "rows")] {
+        let (one, other) = (moved(&model, one), moved(&model, other));
+        let error = merge::merge(&base, &[(&one, 1.0), (&other, 1.0)], &output, &MergeOptions::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("embed_tokens is replaced by adapter 1 and by adapter 2"), "{error}");
+        assert!(!output.exists());
+    }
+    let (one, other) = (moved(&model, "whole"), random_lora(&model, 1));
+    merge::merge(&base, &[(&one, 1.0), (&other, 0.5)], &output, &MergeOptions::default()).unwrap();
+}
+
 #[test]
 fn what_cannot_hold_a_kind_refuses_it_by_name() {
     let model = decoder("llama");
@@ -366,6 +483,7 @@ fn what_cannot_hold_a_kind_refuses_it_by_name() {
     let place = tempfile::tempdir().unwrap();
     for (kind, word) in [
         ("prefix", "a prefix"),
+        ("projected", "a prefix"),
         ("layers", "an adapter layer"),
         ("whole", "modules_to_save"),
         ("rows", "trainable_token"),
@@ -380,7 +498,7 @@ fn what_cannot_hold_a_kind_refuses_it_by_name() {
         assert!(error.contains(word), "{error}");
         let error = Adapters::stacked(&[set.copy(), random_lora(&model, 1)]).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
-        if ["prefix", "layers"].contains(&kind) {
+        if ["prefix", "projected", "layers"].contains(&kind) {
             let output = place.path().join("merged");
             let error = merge::merge(&base, &[(&set, 1.0)], &output, &MergeOptions::default())
                 .unwrap_err()

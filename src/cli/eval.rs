@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
 
-use super::{ModelArgs, RuntimeArgs, positive, probability, reward, seconds, temperature};
+use super::{ModelArgs, RuntimeArgs, finite, positive, probability, reward, seconds, temperature};
 use crate::reward::Spec;
 
 /// Arguments of `eval`.
@@ -76,6 +76,8 @@ pub struct EvalPairsArgs {
 pub enum EvalCommand {
     /// How often a judge prefers a policy's answers to another policy's, or to the chosen answers
     WinRate(WinRateArgs),
+    /// The win rates of several `eval win-rate` in one table and figure
+    Overlay(OverlayArgs),
     /// Expected reward against KL(policy || reference) of several runs, on their samples
     Frontier(FrontierArgs),
     /// Held-out error against the number of training pairs, and whether a + b/sqrt(N) fits
@@ -192,6 +194,14 @@ pub struct WinRateArgs {
     #[arg(long, value_name = "P", value_parser = probability)]
     pub top_p: Option<f64>,
 
+    /// Answer with the best of N samples by the reward of --best-of-by (at temperature 0 with the only one)
+    #[arg(long, value_name = "N", value_parser = positive, requires = "best_of_by")]
+    pub best_of: Option<usize>,
+
+    /// The reward by which --best-of chooses
+    #[arg(long, value_name = "REWARD", value_parser = reward, requires = "best_of")]
+    pub best_of_by: Option<Spec>,
+
     /// The prompts.
     #[command(flatten)]
     pub draw: DrawArgs,
@@ -203,6 +213,23 @@ pub struct WinRateArgs {
     /// How results are printed.
     #[command(flatten)]
     pub results: ResultArgs,
+}
+
+/// Arguments of `eval overlay`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  dpo-lora eval overlay rates/dpo rates/sft --output rates")]
+pub struct OverlayArgs {
+    /// Directories of `eval win-rate --output`; each is a curve, named as the directory
+    #[arg(value_name = "DIR", required = true)]
+    pub rates: Vec<PathBuf>,
+
+    /// Directory of results
+    #[arg(long, value_name = "DIR", default_value = "overlay")]
+    pub output: PathBuf,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A base and runs on it.
@@ -238,6 +265,18 @@ pub struct FrontierArgs {
     /// Reward of completions: length, regex:PATTERN, command:PROGRAM, adapter:DIR or tiny-reviews
     #[arg(long, value_name = "REWARD", value_parser = reward)]
     pub reward: Spec,
+
+    /// Place best-of-N of the reference, too: the best of N of its samples, for each N (with commas)
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = positive)]
+    pub best_of: Vec<usize>,
+
+    /// The reward by which the best is chosen; can be repeated [default: --reward]
+    #[arg(long, value_name = "REWARD", value_parser = reward, requires = "best_of")]
+    pub best_of_by: Vec<Spec>,
+
+    /// Leave runs beyond this divergence out of the figure (tables and comparisons keep them)
+    #[arg(long, value_name = "KL", value_parser = finite)]
+    pub figure_kl: Option<f64>,
 
     /// The prompts.
     #[command(flatten)]

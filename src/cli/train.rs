@@ -51,6 +51,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "[ADDRESS]:PORT", value_parser = address)]
     pub serve: Option<std::net::SocketAddr>,
 
+    /// Print what happens as JSON Lines to standard output, for a program that follows the run
+    #[arg(long, conflicts_with = "dry_run")]
+    pub json: bool,
+
     /// Print where the time of each step goes
     #[arg(long)]
     pub profile: bool,

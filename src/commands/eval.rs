@@ -3,9 +3,11 @@
 mod calibration;
 mod frontier;
 mod learning_curve;
+mod overlay;
 mod plain;
 mod questions;
 mod results;
+mod scored;
 mod win_rate;
 
 use crate::cli::{EvalArgs, EvalCommand};
@@ -15,6 +17,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
     match (&args.command, &args.pairs.0) {
         (Some(EvalCommand::WinRate(args)), _) => win_rate::run(args),
         (Some(EvalCommand::Frontier(args)), _) => frontier::run(args),
+        (Some(EvalCommand::Overlay(args)), _) => overlay::run(args),
         (Some(EvalCommand::LearningCurve(args)), _) => learning_curve::run(args),
         (Some(EvalCommand::Calibration(args)), _) => calibration::run(args),
         (None, Some(args)) => plain::run(args),

@@ -113,6 +113,7 @@ fn as_train(args: &LrFindArgs) -> Result<TrainArgs> {
         overwrite: false,
         force: args.force,
         serve: None,
+        json: false,
         profile: false,
         dry_run: false,
     })

@@ -33,7 +33,13 @@ pub(super) fn run(args: &PushArgs) -> Result<()> {
             directory.display()
         )));
     }
-    let mut files = files_of(&directory)?;
+    let (mut files, left_out) = files_of(&directory)?;
+    if !left_out.is_empty() {
+        say(&format!(
+            "not uploaded, because no program loads it as a part of an adapter: {}",
+            left_out.join(", ")
+        ));
+    }
     let log = [&args.adapter, &directory.join("..")].map(|run| run.join("metrics.jsonl"));
     if let Some(log) = log.iter().find(|log| log.is_file()) {
         with_curves(&mut files, log)?;

@@ -9,7 +9,7 @@ use crate::cli::ReportArgs;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::html::{Shown, page};
-use crate::report::{log, samples, warnings};
+use crate::report::{held_out, log, samples, warnings};
 use crate::train::run_dir;
 
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
@@ -65,6 +65,7 @@ pub(super) fn shown(run: &Path) -> Result<Shown> {
         settings: settings(&text),
         warnings: warnings(&run.join("warnings.jsonl")),
         samples: samples(&run.join("samples.jsonl")),
+        held_out: held_out(&run.join("held_out.json")),
     })
 }
 

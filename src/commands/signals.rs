@@ -153,7 +153,7 @@ impl Sink for Whereabouts {
                 }
             }
             Event::End { .. } => run.doing = Doing::Over,
-            Event::Note(_) | Event::Warning(_) | Event::Sample { .. } => {}
+            Event::Note(_) | Event::Warning(_) | Event::Sample { .. } | Event::HeldOut(_) => {}
         }
         Ok(())
     }

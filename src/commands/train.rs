@@ -86,12 +86,12 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
         signals::let_all_finish(&stop);
         return trainer.run(&mut Reporter::new());
     }
-    let mut reporter = reporter((&directory, &config), trainer.step(), verbosity, whereabouts)?;
+    let mut reporter = reporter((&directory, &config), trainer.step(), (verbosity, args.json), whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
     together::describe(&trainer, ranks, &mut reporter);
 
-    let samples = configure::is_quickstart(args)
+    let samples = (configure::is_quickstart(args) && !args.json)
         .then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer)))
         .transpose()?;
     let draw = |trainer: &Trainer, pass| {
@@ -106,7 +106,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
     if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
         print(compare(samples, &before, &after).as_bytes())?;
     }
-    let told = summary::Told { quiet, samples: samples.is_some() };
+    let told = summary::Told { quiet, samples: samples.is_some(), json: args.json };
     summary::conclude(&mut trainer, directory.path(), (seconds, told))?;
     if !quiet {
         together::conclude(ranks, seconds);

@@ -3,10 +3,11 @@
 use serde_json::{Map, Value as Json};
 
 use super::content::Content;
-use super::example::Kind;
+use super::example::{GOLD, Kind};
 use super::messages::Message;
-use super::records::Record;
+use super::records::{Record, RecordReader};
 use super::source::Row;
+use super::wanted::Wanted;
 use crate::error::Result;
 
 /// Returns the row of a record. Reading it gives the same record.
@@ -34,7 +35,9 @@ pub fn row(record: &Record) -> Result<Json> {
     }
     row.extend(record.source.as_deref().map(|source| ("source".into(), source.into())));
     let value = Json::Object(row);
-    let read = Record::parse(Row { origin: record.origin.clone(), value: value.clone() })?;
+    let reader = RecordReader::default().wanting(Wanted::Everything);
+    let read = reader.read(Row { origin: record.origin.clone(), value: value.clone() })?;
+    let Some(read) = read else { return Err(record.origin.error("the row was left out")) };
     // Another schema may have given the same record.
     if read == (Record { schema: read.schema, doubts: read.doubts.clone(), ..record.clone() }) {
         Ok(value)
@@ -46,14 +49,13 @@ pub fn row(record: &Record) -> Result<Json> {
 fn put_answers(row: &mut Map<String, Json>, record: &Record, answers: Vec<Json>, is_whole: bool) {
     let is_chat = matches!(record.content, Content::Chat { .. });
     match record.kind {
-        Kind::Pair { label, .. } => {
-            row.extend(["chosen".into(), "rejected".into()].into_iter().zip(answers));
+        Kind::Pair { label, margin } => {
+            row.extend(["chosen", "rejected", GOLD].map(String::from).into_iter().zip(answers));
             if record.labelled || label != 1.0 {
-                // As few digits as give the same f32.
-                row.insert(
-                    "label".into(),
-                    label.to_string().parse::<f64>().unwrap_or(f64::from(label)).into(),
-                );
+                row.insert("label".into(), shortest(label).into());
+            }
+            if margin != 0.0 {
+                row.insert("margin".into(), shortest(margin).into());
             }
         }
         Kind::Ranked => {
@@ -70,6 +72,11 @@ fn put_answers(row: &mut Map<String, Json>, record: &Record, answers: Vec<Json>,
             }
         }
     }
+}
+
+/// Returns the number with as few digits as give the same f32.
+fn shortest(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
 }
 
 fn turns(messages: &[Message]) -> Json {
@@ -89,6 +96,9 @@ mod tests {
         let lines = [
             r#"{"prompt": "a", "chosen": "b", "rejected": "c", "label": 0.1, "source": "s", "id": 4}"#.into(),
             r#"{"chosen": "x b", "rejected": "x c"}"#.into(),
+            r#"{"prompt": "a", "chosen": "b", "rejected": "c", "reference": "b"}"#.into(),
+            r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.1, "label": 0.7}"#.into(),
+            r#"{"chosen": "x b", "rejected": "x c", "reference": "x d"}"#.into(),
             r#"{"prompt": "", "chosen": "b", "rejected": "c"}"#.into(),
             format!(
                 r#"{{"chosen": [{user}, {yes}], "rejected": [{user}, {no}], "tools": "[{{\"a\": 1}}]"}}"#

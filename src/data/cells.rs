@@ -38,10 +38,11 @@ const SCALARS: [&str; 16] = [
 /// Columns whose meaning is a list.
 const LISTS: [&str; 7] = ["completions", "scores", "ranks", "ratings", "rating", "generations", "answers"];
 /// Columns whose meaning is a text, whatever is written in them.
-const TEXTS: [&str; 14] = [
+const TEXTS: [&str; 15] = [
     "prompt",
     "chosen",
     "rejected",
+    "reference",
     "completion",
     "text",
     "question",

@@ -5,7 +5,8 @@ use serde_json::Value as Json;
 use super::fields::Fields;
 use super::messages::Message;
 
-/// A prompt and its answers. For a pair, the chosen answer comes first, then the rejected one.
+/// A prompt and its answers. For a pair, the chosen answer comes first, then the rejected one, then the gold one if there
+/// is one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// Plain text. The chat template is not applied.
@@ -29,6 +30,14 @@ pub enum Content {
 }
 
 impl Content {
+    /// Leaves out all answers but the first `count`.
+    pub(super) fn keep_answers(&mut self, count: usize) {
+        match self {
+            Self::Text { answers, .. } => answers.truncate(count),
+            Self::Chat { answers, .. } => answers.truncate(count),
+        }
+    }
+
     /// The number of its answers.
     pub(super) fn answers(&self) -> usize {
         match self {

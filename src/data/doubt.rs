@@ -32,6 +32,8 @@ pub enum About {
     Message,
     /// No answer ends in a special token.
     End,
+    /// A gold answer, which nothing imitates.
+    Gold,
 }
 
 impl About {
@@ -66,6 +68,10 @@ impl About {
             Self::End => (
                 "no answer ends in a special token, so that the model does not learn where to stop",
                 "use a chat template that ends the assistant's turn with one (data.chat_template)",
+            ),
+            Self::Gold => (
+                "there is a gold answer and nothing imitates it",
+                "take a loss that does (objective.loss_type: tpo), or leave the column out (data.columns: {reference: null})",
             ),
         }
     }

@@ -33,10 +33,13 @@ impl fmt::Display for Origin {
     }
 }
 
+/// The column of a pair's gold answer, as in TRL's `TPOTrainer`.
+pub(super) const GOLD: &str = "reference";
+
 /// The kind of a record: how its completions are labelled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// A pair whose first completion is preferred to the second.
+    /// A pair whose first completion is preferred to the second. A third one, if there is one, is the gold answer.
     Pair {
         /// y in [0, 1]: the degree to which the first completion is preferred. 1 is plain DPO.
         label: f32,
@@ -71,7 +74,8 @@ impl Kind {
     pub fn role(self, index: usize) -> Role {
         match self {
             Self::Pair { .. } if index == 0 => Role::Chosen,
-            Self::Pair { .. } => Role::Rejected,
+            Self::Pair { .. } if index == 1 => Role::Rejected,
+            Self::Pair { .. } => Role::Gold,
             Self::Ranked => Role::Rank(index),
             Self::Judged { desirable: true } => Role::Desirable,
             Self::Judged { desirable: false } => Role::Undesirable,
@@ -100,7 +104,8 @@ impl Kind {
     pub fn field(self, index: usize) -> String {
         match self {
             Self::Pair { .. } if index == 0 => "chosen".into(),
-            Self::Pair { .. } => "rejected".into(),
+            Self::Pair { .. } if index == 1 => "rejected".into(),
+            Self::Pair { .. } => GOLD.into(),
             Self::Ranked => format!("completions[{index}]"),
             Self::Judged { .. } | Self::Text | Self::Mismatched | Self::Prompt => "completion".into(),
         }
@@ -112,7 +117,7 @@ impl Kind {
 pub struct Example {
     /// Tokens shared by all completions. They are not scored. May be empty.
     pub prompt: Vec<u32>,
-    /// The completions; `[chosen, rejected]` for a pair.
+    /// The completions; `[chosen, rejected]` for a pair, with its gold answer behind them if a loss imitates one.
     pub completions: Vec<Vec<u32>>,
     /// The kind of the record.
     pub kind: Kind,
@@ -157,9 +162,11 @@ impl Example {
         (0..self.completions.len()).map(|index| self.scored(index)).sum()
     }
 
-    /// Whether two completions are the same, so that there is nothing to prefer. Returns the first two such.
+    /// Whether two completions are the same, so that there is nothing to prefer. Returns the first two such. The gold
+    /// answer of a pair is not compared: it may be the chosen one.
     pub fn equal(&self) -> Option<(usize, usize)> {
-        let all = self.completions.iter().enumerate();
+        let compared = if matches!(self.kind, Kind::Pair { .. }) { 2 } else { usize::MAX };
+        let all = self.completions.iter().enumerate().take(compared);
         all.clone().find_map(|(i, worse)| {
             let better = self.completions[..i].iter().position(|better| better == worse)?;
             Some((better, i))

@@ -125,6 +125,7 @@ impl Ingest<'_> {
     }
 
     fn example(&self, mut record: Record) -> Result<Ingested> {
+        let unused = record.trim(self.wanted);
         let tokenized = tokenize(self.tokenizer, &record)?;
         let mut example = tokenized.example;
         let (bos, pad) = (self.tokenizer.bos_id(), self.tokenizer.padding());
@@ -134,7 +135,7 @@ impl Ingest<'_> {
             check_vocab(self.tokenizer, &example, self.vocab_size).map_err(|e| Error::Data(e.to_string()))?;
         }
         let mut doubts = std::mem::take(&mut record.doubts);
-        doubts.extend(tokenized.doubts);
+        doubts.extend(tokenized.doubts.into_iter().chain(unused));
         Ok(Ingested { record, example, lost: tokenized.lost, doubts, outcome })
     }
 }

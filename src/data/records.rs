@@ -9,8 +9,8 @@ use super::cells;
 use super::columns::Columns;
 use super::config::{DataConfig, MIXED};
 pub use super::content::Content;
-use super::doubt::Doubt;
-use super::example::{Kind, Origin};
+use super::doubt::{About, Doubt};
+use super::example::{GOLD, Kind, Origin};
 use super::fields::{Fields, described};
 use super::filter::Filter;
 use super::schema::{self, Draft, Schema};
@@ -141,17 +141,22 @@ impl RecordReader {
         if cells {
             cells::read(&mut fields);
         }
+        let gold = fields.get(GOLD).filter(|_| self.wanted == Wanted::Triples).cloned();
         let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
-        let margin = (self.wanted == Wanted::Rewarded).then(|| fields.remove("margin")).flatten();
+        let with_margins = matches!(self.wanted, Wanted::Rewarded | Wanted::Everything);
+        let margin = with_margins.then(|| fields.remove("margin")).flatten();
         let (schema, mut draft) = match self.wanted {
             Wanted::Prompts => schema::prompt(fields, self.format)?,
-            Wanted::Whole | Wanted::Preferred | Wanted::Rewarded => {
+            Wanted::Whole | Wanted::Triples | Wanted::Everything | Wanted::Preferred | Wanted::Rewarded => {
                 let filtered = |name: &str| self.filter.as_ref().is_some_and(|filter| filter.reads(name));
                 schema::read(&mut fields, self.format, &filtered)?
             }
         };
         if let Some(value) = margin.filter(|value| !value.is_null()) {
-            draft.kind = with_margin(draft.kind, &value)?;
+            draft.kind = with_margin(draft.kind, &value, self.wanted == Wanted::Everything)?;
+        }
+        if self.wanted == Wanted::Triples {
+            require_gold(schema, &draft, gold.as_ref())?;
         }
         Ok(Some((source, schema, draft)))
     }
@@ -178,8 +183,35 @@ impl RecordReader {
 
 type Parsed = (Option<Arc<str>>, Schema, Draft);
 
+/// Refuses a pair without the gold answer that the loss imitates. `found` is what the row has in its column.
+fn require_gold(schema: Schema, draft: &Draft, found: Option<&Json>) -> Result<(), String> {
+    if !matches!(draft.kind, Kind::Pair { .. }) || draft.content.answers() > 2 {
+        return Ok(());
+    }
+    const REMEDY: &str = "name its column (data.columns: {reference: NAME}), or set objective.tpo_alpha to 0, which needs none";
+    Err(match found {
+        None | Some(Json::Null) => {
+            format!("missing `{GOLD}`, the gold answer that objective.loss_type imitates; {REMEDY}")
+        }
+        Some(value) => {
+            let name = schema.name();
+            let read = if matches!(schema, Schema::Preference | Schema::ImplicitPrompt) {
+                String::new()
+            } else {
+                format!("; the format {name} has none, set data.format to triple-preference")
+            };
+            format!(
+                "{GOLD} must be an answer of the same form as chosen (a string, or a list of messages that ends with the \
+                 assistant's), found {}{read}; {REMEDY}",
+                described(value)
+            )
+        }
+    })
+}
+
 /// Returns a pair with the margin of its row, which TRL's `RewardTrainer` subtracts from the difference of the rewards.
-fn with_margin(kind: Kind, value: &Json) -> Result<Kind, String> {
+/// `beside_label` allows a soft label beside it, which no run takes.
+fn with_margin(kind: Kind, value: &Json, beside_label: bool) -> Result<Kind, String> {
     let margin = value.as_f64().map(|margin| margin as f32).filter(|margin| margin.is_finite()).ok_or_else(|| {
         format!(
             "margin must be a number, the least difference of the two rewards, found {}; if the column means something else, \
@@ -188,7 +220,7 @@ fn with_margin(kind: Kind, value: &Json) -> Result<Kind, String> {
         )
     })?;
     match kind {
-        Kind::Pair { label: 1.0, .. } => Ok(Kind::Pair { label: 1.0, margin }),
+        Kind::Pair { label, .. } if label == 1.0 || beside_label => Ok(Kind::Pair { label, margin }),
         Kind::Pair { label, .. } if margin == 0.0 => Ok(Kind::pair(label)),
         Kind::Pair { label, .. } => Err(format!(
             "label is {label} and margin {margin}; a pair has one of them: leave the other out (data.columns: {{margin: null}})"
@@ -242,6 +274,16 @@ pub fn load(inputs: &[Input]) -> Result<Vec<Record>> {
 }
 
 impl Record {
+    /// Leaves out the gold answer of a pair where none is wanted, before the answers are tokenized: the tokens of the others
+    /// do not depend on it. Returns the doubt about it.
+    pub(super) fn trim(&mut self, wanted: Wanted) -> Option<Doubt> {
+        if wanted.takes_gold() || !matches!(self.kind, Kind::Pair { .. }) || self.content.answers() < 3 {
+            return None;
+        }
+        self.content.keep_answers(2);
+        Some(Doubt::new(About::Gold, format!("`{GOLD}`")))
+    }
+
     /// Parses a row with the default settings of [`RecordReader`].
     ///
     /// # Errors

@@ -7,9 +7,13 @@ use crate::objective::{Needs, Records};
 /// What a run takes of its records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wanted {
-    /// All of it.
+    /// Prompt, answers and labels, without the gold answer of a pair.
     #[default]
     Whole,
+    /// Pairs with a gold answer (the column `reference`).
+    Triples,
+    /// Every column that some run reads: also the gold answer, and `margin`. To write rows again.
+    Everything,
     /// Only the chosen answer of a pair, as a text to imitate. A pair with a soft label stays a pair.
     Preferred,
     /// Pairs for a reward model: with the column `margin`, without what stands behind the token at which the reward is
@@ -25,6 +29,7 @@ impl Wanted {
         match (needs.records, needs.rewards) {
             (_, true) => Self::Rewarded,
             (Records::Texts, false) => Self::Preferred,
+            (Records::Triples, false) => Self::Triples,
             (Records::Prompts, false) => Self::Prompts,
             (Records::Pairs | Records::Ranked | Records::Judged, false) => Self::Whole,
         }
@@ -34,10 +39,17 @@ impl Wanted {
     pub fn tag(self) -> Option<&'static str> {
         match self {
             Self::Whole => None,
+            Self::Triples => Some("triples"),
+            Self::Everything => Some("everything"),
             Self::Preferred => Some("preferred"),
             Self::Rewarded => Some("rewarded"),
             Self::Prompts => Some("prompts"),
         }
+    }
+
+    /// Whether the gold answer of a pair is wanted.
+    pub(super) fn takes_gold(self) -> bool {
+        matches!(self, Self::Triples | Self::Everything)
     }
 
     /// Makes an example what is wanted, within the limits. `pad` is the token that a classifier of transformers takes

@@ -1,6 +1,6 @@
 //! Intervals of means by resampling (Efron 1979).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::random::Stream;
 
@@ -8,7 +8,7 @@ use crate::random::Stream;
 const RESAMPLES: usize = 2000;
 
 /// A mean and its 95 % interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The mean.
     pub mean: f64,

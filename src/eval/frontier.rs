@@ -1,11 +1,12 @@
 //! Expected reward against KL(π_θ ‖ π_ref), both on samples of the policy (Rafailov et al. 2023, arXiv 2305.18290, figure 2).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Interval, group_means};
 
 /// A sample of a policy at temperature 1: its reward, and its log-probs in nats, with the end-of-text token if it was drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Drawn {
     /// The reward.
     pub reward: f64,
@@ -30,11 +31,33 @@ impl Drawn {
     }
 }
 
+/// What each prompt says about a policy: means over its samples, one number a prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PerPrompt {
+    /// The mean reward.
+    pub rewards: Vec<f64>,
+    /// The mean of log π_θ − log π_ref.
+    pub kls: Vec<f64>,
+}
+
+impl PerPrompt {
+    /// Averages the samples of each prompt.
+    pub fn of(drawn: &[Vec<Drawn>]) -> Self {
+        let drawn: Vec<&Vec<Drawn>> = drawn.iter().filter(|group| !group.is_empty()).collect();
+        let means = |value: fn(&Drawn) -> f64| {
+            drawn.iter().map(|group| group.iter().map(value).sum::<f64>() / group.len() as f64).collect()
+        };
+        Self { rewards: means(|drawn| drawn.reward), kls: means(Drawn::log_ratio) }
+    }
+}
+
 /// A policy's place in the plane of divergence and reward.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Point {
     /// Its name.
     pub name: String,
+    /// The series that it belongs to, such as the runs of one loss; empty: none.
+    pub series: String,
     /// Prompts.
     pub prompts: usize,
     /// Samples.
@@ -43,26 +66,31 @@ pub struct Point {
     pub reward: Interval,
     /// KL(π_θ ‖ π_ref) in nats per completion: the mean of log π_θ − log π_ref.
     pub kl: Interval,
-    /// The same by k3, a check on the first where it is small.
-    pub kl_k3: Interval,
+    /// The same by k3, a check on the first where it is small; `None` of best-of-N, whose divergence is not that of samples.
+    pub kl_k3: Option<Interval>,
 }
 
 impl Point {
     /// Returns the point of samples, grouped by prompt; `None` without samples. Intervals come from resampling prompts.
     pub fn of(name: impl Into<String>, drawn: &[Vec<Drawn>], seed: u64) -> Option<Self> {
-        let means = |value: fn(&Drawn) -> f64| {
-            let groups: Vec<Vec<f64>> =
-                drawn.iter().map(|group| group.iter().map(value).collect::<Vec<_>>()).collect();
-            group_means(groups.iter().map(Vec::as_slice))
-        };
-        let rewards = means(|drawn| drawn.reward);
+        let groups: Vec<Vec<f64>> =
+            drawn.iter().map(|group| group.iter().map(Drawn::k3).collect::<Vec<_>>()).collect();
+        let k3 = group_means(groups.iter().map(Vec::as_slice));
+        let samples = drawn.iter().map(Vec::len).sum();
+        let point = Self::of_means(name, &PerPrompt::of(drawn), samples, seed)?;
+        Some(Self { kl_k3: Some(Interval::of_mean(&k3, seed)?), ..point })
+    }
+
+    /// Returns the point of means over `samples` samples in all; `None` without prompts.
+    pub fn of_means(name: impl Into<String>, means: &PerPrompt, samples: usize, seed: u64) -> Option<Self> {
         Some(Self {
             name: name.into(),
-            prompts: rewards.len(),
-            samples: drawn.iter().map(Vec::len).sum(),
-            reward: Interval::of_mean(&rewards, seed)?,
-            kl: Interval::of_mean(&means(Drawn::log_ratio), seed)?,
-            kl_k3: Interval::of_mean(&means(Drawn::k3), seed)?,
+            series: String::new(),
+            prompts: means.rewards.len(),
+            samples,
+            reward: Interval::of_mean(&means.rewards, seed)?,
+            kl: Interval::of_mean(&means.kls, seed)?,
+            kl_k3: None,
         })
     }
 }
@@ -145,13 +173,14 @@ mod tests {
         };
         let found = Point::of("p", &(0..2000).map(group).collect::<Vec<_>>(), 1).unwrap();
         assert_eq!((found.prompts, found.samples), (2000, 20_000));
-        for (interval, expected) in [(found.kl, exact), (found.kl_k3, exact), (found.reward, reward)] {
+        let k3 = found.kl_k3.unwrap();
+        for (interval, expected) in [(found.kl, exact), (k3, exact), (found.reward, reward)] {
             let half = (interval.high - interval.low) / 2.0;
             // Two half-widths are four standard errors.
             assert!((interval.mean - expected).abs() < 2.0 * half && half < 0.02, "{interval:?} {expected}");
         }
         // Near 0 the second estimate is the sharper one.
-        assert!(found.kl_k3.high - found.kl_k3.low < found.kl.high - found.kl.low);
+        assert!(k3.high - k3.low < found.kl.high - found.kl.low);
         assert!(exact > 0.1, "{exact}");
     }
 
@@ -176,11 +205,12 @@ mod tests {
             let one = |mean| Interval { mean, low: mean, high: mean };
             Point {
                 name: String::new(),
+                series: String::new(),
                 prompts: 1,
                 samples: 1,
                 reward: one(reward),
                 kl: one(kl),
-                kl_k3: one(kl),
+                kl_k3: None,
             }
         };
         let points = [at(0.0, 0.2), at(1.0, 0.5), at(2.0, 0.5), at(2.0, 0.9), at(1.0, 0.5)];

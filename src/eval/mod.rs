@@ -5,9 +5,11 @@
 pub mod bootstrap;
 pub mod calibration;
 pub mod displacement;
+pub mod dominance;
 pub mod figures;
 pub mod frontier;
 pub mod learning_curve;
+pub mod outcomes;
 pub mod preference;
 pub mod together;
 pub mod win_rate;

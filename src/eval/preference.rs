@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::calibration::{Bin, Calibration, Prediction};
 use super::figures::Figures;
+use super::outcomes::{Outcome, Outcomes};
 use crate::data::{Dataset, Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
@@ -20,6 +21,8 @@ pub struct Evaluation {
     adapted: bool,
     /// How well σ(Δ) of the rewards agrees with the labels.
     calibration: Option<Calibration>,
+    /// Pairs one by one.
+    outcomes: Outcomes,
 }
 
 /// An evaluation as `eval --json` prints it, with means over pairs. A value that the records or the objective do not
@@ -82,6 +85,11 @@ impl Evaluation {
     /// The sums from which the figures are computed.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Pairs one by one; none if the records are no pairs.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     /// Share of comparisons in which the better completion has the greater reward. Without an adapter every reward is
@@ -252,10 +260,10 @@ pub fn evaluate(
         return Err(Error::Data("there are no records to evaluate".into()));
     }
     let mut tally = Tally::new(objective);
-    score_for((decoder, policy), examples, batch, objective.needs(), reference, |_, scored, aligned| {
+    score_for((decoder, policy), examples, batch, objective.needs(), reference, |first, scored, aligned| {
         let mut found = objective.weigh(scored)?;
         objective.weight(scored, aligned, &mut found);
-        tally.add(scored, &found);
+        tally.add(first, scored, &found);
         Ok(())
     })?;
     Ok(tally.finish(policy))
@@ -266,17 +274,24 @@ pub(super) struct Tally<'a> {
     objective: &'a Objective,
     metrics: Metrics,
     predictions: Vec<Prediction>,
+    outcomes: Outcomes,
 }
 
 impl<'a> Tally<'a> {
     /// Begins one.
     pub fn new(objective: &'a Objective) -> Self {
-        Self { objective, metrics: Metrics::default(), predictions: Vec::new() }
+        Self {
+            objective,
+            metrics: Metrics::default(),
+            predictions: Vec::new(),
+            outcomes: Outcomes::default(),
+        }
     }
 
-    /// Adds a batch.
-    pub fn add(&mut self, scored: &[Scored], found: &Weighed) {
+    /// Adds a batch whose first record has the number `first`.
+    pub fn add(&mut self, first: usize, scored: &[Scored], found: &Weighed) {
         self.objective.measure(scored, found, &mut self.metrics);
+        self.outcomes.pairs.extend(Outcome::of(first, scored, self.objective));
         if self.objective.needs().rewards {
             self.predictions.extend(predicted(scored, self.objective));
         }
@@ -285,7 +300,12 @@ impl<'a> Tally<'a> {
     /// Returns the evaluation.
     pub fn finish(self, policy: &Policy) -> Evaluation {
         let calibration = Calibration::of(&self.predictions);
-        Evaluation { metrics: self.metrics, adapted: policy.is_adapted(), calibration }
+        Evaluation {
+            metrics: self.metrics,
+            adapted: policy.is_adapted(),
+            calibration,
+            outcomes: self.outcomes,
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub fn evaluate(
         let (_, packed) = packed(index)?;
         figures.learned(&packed, |batch, logps| reference.learn(batch, logps));
         let (scored, found) = figures.judged(&packed, objective, None)?;
-        tally.add(&scored, &found);
+        tally.add(index * batch, &scored, &found);
     }
     Ok(tally.finish(policy))
 }

@@ -1,12 +1,12 @@
 //! How often one policy's answers are preferred to another's, or to the answers of the data.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Interval, group_means};
 use super::preference::wilson;
 
 /// The outcome of comparisons, grouped by prompt.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WinRate {
     /// Prompts with at least one verdict.
     pub prompts: usize,
@@ -21,7 +21,7 @@ pub struct WinRate {
 }
 
 /// Counts of outcomes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcomes {
     /// Won.
     pub won: usize,

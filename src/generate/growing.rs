@@ -5,6 +5,9 @@ use super::sampler::{Drawn, Sampler, SamplingConfig};
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::ops::simd;
+use crate::trainable::Policy;
 
 /// A completion in progress.
 pub(super) struct Growing {
@@ -21,14 +24,20 @@ pub(super) struct Growing {
     most: usize,
 }
 
-/// Returns the number of new tokens that fit after a prompt.
-pub(super) fn room(decoder: &Decoder, prompt: &[u32], limits: &Limits) -> Result<usize> {
+/// Returns the number of new tokens that fit after a prompt, before which a policy may put virtual ones.
+pub(super) fn room(
+    decoder: &Decoder,
+    (policy, pass): (&Policy, Pass),
+    prompt: &[u32],
+    limits: &Limits,
+) -> Result<usize> {
     if prompt.is_empty() {
         return Err(Error::Data(
             "the prompt is empty, and the tokenizer adds no BOS token to begin with".into(),
         ));
     }
-    Ok(limits.max_new_tokens.min(decoder.spec().max_positions.saturating_sub(prompt.len())))
+    let before = decoder.virtual_tokens(policy, pass)? + prompt.len();
+    Ok(limits.max_new_tokens.min(decoder.spec().max_positions.saturating_sub(before)))
 }
 
 impl Growing {
@@ -59,7 +68,7 @@ impl Growing {
         if self.tokens.len() >= self.most {
             return self.finish(tokenizer, FinishReason::Length, None);
         }
-        if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
+        if let Some(logit) = not_finite(logits) {
             return Err(Error::Model(format!(
                 "after {} tokens the model gives {logit} for a token; an activation overflowed: compute with --dtype f32, or \
                  the adapter is damaged",
@@ -99,6 +108,11 @@ impl Growing {
         let end = self.end;
         Ok(Some(Completion { prompt, index, text, tokens, end, logps, sampling_logps, finish_reason }))
     }
+}
+
+/// The first logit that is infinite or NaN.
+fn not_finite(logits: &[f32]) -> Option<f32> {
+    if simd::are_finite(logits) { None } else { logits.iter().copied().find(|logit| !logit.is_finite()) }
 }
 
 /// Returns the length of the text before the first stop text.

@@ -76,7 +76,7 @@ impl<'a> Rollouts<'a> {
         limits: &Limits,
     ) -> Result<Self> {
         for request in &requests {
-            room(decoder, &request.prompt, limits)?;
+            room(decoder, (policy, pass), &request.prompt, limits)?;
         }
         Ok(Self {
             model: Model { decoder, policy, pass },
@@ -155,7 +155,8 @@ impl<'a> Rollouts<'a> {
                 self.waiting.push_front((number, request));
                 break;
             }
-            let most = room(self.model.decoder, &request.prompt, &self.limits)?;
+            let Model { decoder, policy, pass } = self.model;
+            let most = room(decoder, (policy, pass), &request.prompt, &self.limits)?;
             free = free.saturating_sub(request.completions);
             let place = self.sequences.open(self.model.decoder);
             entering.push(Prompt { number, request, place, logits: Vec::new(), begun: 0, most });
@@ -247,7 +248,7 @@ pub fn complete(
     (policy, pass): (&Policy, Pass),
     limits: &Limits,
 ) -> Result<Completion> {
-    let most = room(decoder, &request.prompt, limits)?;
+    let most = room(decoder, (policy, pass), &request.prompt, limits)?;
     let mut growing = Growing::new((0, 0), request.prompt.len(), &request.sampling, most);
     let mut cache = decoder.new_cache();
     let mut logits = decoder.step(&request.prompt, &mut cache, policy, pass)?;

@@ -6,6 +6,7 @@ use rand::distr::weighted::WeightedIndex;
 use rand::rngs::StdRng;
 
 use crate::error::{Error, Result};
+use crate::ops::simd::{self, vectorised};
 use crate::ops::token_logps;
 use crate::random::Stream;
 
@@ -95,7 +96,7 @@ impl Sampler {
 
     /// Returns a token, and its log-prob under the distribution that it was drawn from unless that is the model's.
     fn choose(&mut self, logits: &[f32]) -> Result<(u32, Option<f32>)> {
-        if logits.is_empty() || logits.iter().any(|logit| logit.is_nan()) {
+        if logits.is_empty() || simd::has_nan(logits) {
             return Err(Error::Model("the logits are not numbers: an activation overflowed".into()));
         }
         if self.config.is_greedy() {
@@ -149,19 +150,33 @@ impl Sampler {
 
 /// Returns the index of the largest logit, or the first of several.
 fn likeliest(logits: &[f32]) -> usize {
-    let better = |best: usize, next: usize| if logits[next] > logits[best] { next } else { best };
-    (0..logits.len()).reduce(better).unwrap_or(0)
+    simd::position(logits, simd::maximum(logits)).unwrap_or(0)
 }
 
 /// softmax(logits / temperature), `[vocab]`.
 fn softmax(logits: &[f32], temperature: f64) -> Vec<f32> {
-    let scale = 1.0 / temperature as f32;
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut weights: Vec<f32> = logits.iter().map(|logit| ((logit - most) * scale).exp()).collect();
-    let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    let mut weights = logits.to_vec();
+    let sum = weigh(&mut weights, simd::maximum(logits), 1.0 / temperature as f32);
     weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) / sum) as f32);
     weights
 }
+
+vectorised! {
+    /// Computes `x ← e^{scale·(x − most)}` and returns the sum.
+    fn weigh(x: &mut [f32], most: f32, scale: f32) -> f64 {
+        let mut sums = [0.0; LANES];
+        for chunk in x.chunks_mut(LANES) {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *x = simd::exp::<FMA>((*x - most) * scale);
+                *sum += f64::from(*x);
+            }
+        }
+        sums.iter().sum()
+    }
+}
+
+/// Running sums of the weights.
+const LANES: usize = 16;
 
 #[cfg(test)]
 mod tests {

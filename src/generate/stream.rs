@@ -22,7 +22,7 @@ pub fn complete_streaming(
     limits: &Limits,
     show: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Completion> {
-    let most = room(decoder, &request.prompt, limits)?;
+    let most = room(decoder, (policy, pass), &request.prompt, limits)?;
     let mut growing = Growing::new((0, 0), request.prompt.len(), &request.sampling, most);
     let (mut sequences, model) = (Sequences::new(decoder), Model { decoder, policy, pass });
     let place = sequences.open(decoder);

@@ -248,22 +248,77 @@ fn headers(value: &Value) -> Vec<(String, String)> {
     named.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_string()))).collect()
 }
 
-/// Files of a directory, by name: what an adapter is.
+/// Files of an adapter that programs load, and those that a repository has beside them.
+const OF_ADAPTER: &[&str] = &[
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "README.md",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    ".gitattributes",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// The directory of named chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
+
+/// Extensions of figures that a model card may show.
+const FIGURES: &[&str] = &["png", "svg", "jpg", "jpeg", "webp", "gif"];
+
+/// The files of a directory that belong to an adapter, by name, and the names of what does not: it stays here, for it may
+/// be anything.
 ///
 /// # Errors
 /// If the directory cannot be read.
-pub fn files_of(directory: &Path) -> Result<Vec<Upload>> {
-    let entries = std::fs::read_dir(directory).map_err(Error::read(directory))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::read(directory))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.is_file() && !name.starts_with('.') {
+pub fn files_of(directory: &Path) -> Result<(Vec<Upload>, Vec<String>)> {
+    let (mut files, mut left_out) = (Vec::new(), Vec::new());
+    for (name, path) in entries(directory)? {
+        if path.is_dir() && name == TEMPLATES {
+            for (inner, path) in entries(&path)? {
+                let name = format!("{name}/{inner}");
+                match inner.ends_with(".jinja") && path.is_file() {
+                    true => files.push(Upload { name, content: Content::File(path) }),
+                    false => left_out.push(name),
+                }
+            }
+        } else if path.is_file() && is_of_adapter(&name) {
             files.push(Upload { name, content: Content::File(path) });
+        } else {
+            left_out.push(if path.is_dir() { format!("{name}/") } else { name });
         }
     }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
+    Ok((files, left_out))
+}
+
+fn is_of_adapter(name: &str) -> bool {
+    let extension = Path::new(name).extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    let is_figure = extension.is_some_and(|extension| FIGURES.contains(&extension.as_str()));
+    OF_ADAPTER.contains(&name) || is_figure && !name.starts_with('.')
+}
+
+/// Names and paths of a directory, sorted.
+fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(Error::read(directory))? {
+        let path = entry.map_err(Error::read(directory))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        found.push((name, path));
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -277,5 +332,30 @@ mod tests {
         assert_eq!(found.oid, "41edece42d63e8d9bf515a9ba6932e1c20cbc9f5a5d134645adb5db1b9737ea3");
         assert_eq!((found.size, found.sample.len()), (1000, SAMPLE));
         assert_eq!(measured(&mut &b""[..]).unwrap().size, 0);
+    }
+
+    #[test]
+    fn only_what_belongs_to_an_adapter_is_uploaded() {
+        let place = tempfile::tempdir().unwrap();
+        let kept = ["adapter_config.json", "adapter_model.safetensors", "curves.PNG", "tokenizer.json"];
+        let not =
+            [".env", ".key.png", "adapter_model.bin", "notes.txt", "optimizer.safetensors", "pairs.jsonl"];
+        for name in kept.iter().chain(&not) {
+            std::fs::write(place.path().join(name), name).unwrap();
+        }
+        let templates = place.path().join(TEMPLATES);
+        std::fs::create_dir(&templates).unwrap();
+        std::fs::create_dir(place.path().join("checkpoints")).unwrap();
+        for name in ["tool_use.jinja", "secret"] {
+            std::fs::write(templates.join(name), name).unwrap();
+        }
+        let (files, left_out) = files_of(place.path()).unwrap();
+        let mut names: Vec<String> = files.into_iter().map(|file| file.name).collect();
+        names.retain(|name| name != "additional_chat_templates/tool_use.jinja");
+        assert_eq!(names, kept);
+        let expected =
+            [".env", ".key.png", "adapter_model.bin", "additional_chat_templates/secret", "checkpoints/"];
+        assert_eq!(left_out[..5], expected);
+        assert_eq!(left_out[5..], not[3..]);
     }
 }

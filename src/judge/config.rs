@@ -251,7 +251,15 @@ impl JudgeConfig {
             ));
         }
         let value = std::env::var(name).map_err(|_| missing())?;
-        Token::parse(&value, "the variable of api_key_env")?.map(Some).ok_or_else(missing)
+        let key = Token::parse(&value, "the variable of api_key_env")?.ok_or_else(missing)?;
+        if key.is_too_short() {
+            return Err(Error::Config(
+                "the key in the variable of api_key_env has fewer than four characters: hiding it would change what the judge \
+                 answers; set a longer key, or set api_key_env to null for a server without keys"
+                    .into(),
+            ));
+        }
+        Ok(Some(key))
     }
 
     /// What tokens cost.

@@ -1,6 +1,6 @@
 //! Verdicts on pairs, and how much the judge prefers a place.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The verdict on a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -12,7 +12,7 @@ pub struct Verdict {
 }
 
 /// What a judge prefers whatever the answers are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Pairs that were judged in both orders.
     pub pairs: usize,

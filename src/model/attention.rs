@@ -335,7 +335,9 @@ impl Attention {
         })?;
         let (dk, mut dv) = match &saved.prefix {
             None => (dk, dv),
-            Some(prefix) => prefix.gradients(&dk, &dv, rows.trees, gradients)?,
+            Some(prefix) => {
+                prefix.gradients(&dk, &dv, rows.trees, (context.policy.trained.values(), gradients))?
+            }
         };
         let (mut dq, mut dk) = self.unshape(dq, dk, saved, rows)?;
         if let Some([of_q, of_k, of_v]) = &saved.unclipped {

@@ -62,11 +62,27 @@ pub struct PrefixConfig {
     pub num_virtual_tokens: usize,
     /// What their keys and values start with.
     pub init_weights: PrefixInit,
+    /// Whether a network that all layers share makes them from embeddings of the virtual tokens, as in the paper.
+    pub prefix_projection: bool,
+    /// Features within that network; `None`: those of a token's key.
+    pub encoder_hidden_size: Option<usize>,
+}
+
+impl PrefixConfig {
+    /// Returns the features within the network in front of the prefix, if there is one; `Some(None)`: those of a key.
+    pub fn projection(self) -> Option<Option<usize>> {
+        self.prefix_projection.then_some(self.encoder_hidden_size)
+    }
 }
 
 impl Default for PrefixConfig {
     fn default() -> Self {
-        Self { num_virtual_tokens: 20, init_weights: PrefixInit::Normal }
+        Self {
+            num_virtual_tokens: 20,
+            init_weights: PrefixInit::Normal,
+            prefix_projection: false,
+            encoder_hidden_size: None,
+        }
     }
 }
 
@@ -153,7 +169,17 @@ pub(super) fn check(lora: &Beside) -> Result<()> {
             "lora.{key} is not supported with lora.init_lora_weights: eva; write true or pissa"
         ));
     }
-    if let Some(PrefixConfig { num_virtual_tokens: tokens, .. }) = prefix_tuning {
+    if let Some(PrefixConfig { num_virtual_tokens: tokens, encoder_hidden_size, .. }) = prefix_tuning {
+        if let Some(size) = encoder_hidden_size {
+            problems.require((1..=LARGEST).contains(size), || {
+                format!("lora.prefix_tuning.encoder_hidden_size is {size}; it must be from 1 to {LARGEST}, such as 512")
+            });
+            problems.require(prefix_tuning.is_some_and(|prefix| prefix.prefix_projection), || {
+                "lora.prefix_tuning.encoder_hidden_size is set, and prefix_projection is false, which has no network; write \
+                 prefix_projection: true, or remove it"
+                    .into()
+            });
+        }
         problems.require((1..=LARGEST).contains(tokens), || {
             format!("lora.prefix_tuning.num_virtual_tokens is {tokens}; it must be from 1 to {LARGEST}, such as 20")
         });
@@ -194,6 +220,10 @@ mod tests {
     fn what_excludes_another_is_named() {
         for (yaml, parts) in [
             ("{prefix_tuning: {num_virtual_tokens: 0}}", &["num_virtual_tokens is 0"][..]),
+            (
+                "{prefix_tuning: {encoder_hidden_size: 0}}",
+                &["encoder_hidden_size is 0", "prefix_projection: true"],
+            ),
             ("{prefix_tuning: {}, lora_dropout: 0.1}", &["no dropout"]),
             (
                 "{prefix_tuning: {}, adapter_layers: {}}",
@@ -212,6 +242,7 @@ mod tests {
         }
         for yaml in [
             "{prefix_tuning: {num_virtual_tokens: 4, init_weights: zero}}",
+            "{prefix_tuning: {prefix_projection: true, encoder_hidden_size: 8}}",
             "{adapter_layers: {}, lora_dropout: 0.1}",
             "{modules_to_save: [embed_tokens, lm_head]}",
             "{trainable_token_indices: {embed_tokens: [4]}, use_dora: true}",

@@ -189,9 +189,17 @@ impl Decoder {
         }
     }
 
+    /// The number of virtual tokens that a pass puts before every sequence (prefix tuning).
+    ///
+    /// # Errors
+    /// If the model counts the length of a sequence in a way that virtual tokens would change.
+    pub fn virtual_tokens(&self, policy: &Policy, pass: Pass) -> Result<usize> {
+        prefixed::length(&self.spec, policy, pass)
+    }
+
     /// The rows of a batch. The tokens' positions begin behind those of a prefix.
     fn layout(&self, batch: &PackedBatch, policy: &Policy, pass: Pass, unread: usize) -> Result<Layout> {
-        let prefix = prefixed::length(&self.spec, policy, pass)?;
+        let prefix = self.virtual_tokens(policy, pass)?;
         let trees = prefixed::spans(spans(batch), prefix);
         let positions: Vec<u32> = batch.positions.iter().map(|position| position + prefix as u32).collect();
         let rotations = self.rotations(&positions, &trees, unread);

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::ops::Tensor;
 use crate::ops::simd::add_scaled;
 use crate::ops::tree_attention::{Span, TreeSpans};
-use crate::trainable::{Adapter, Policy, Prefix};
+use crate::trainable::projected::ENCODER;
+use crate::trainable::{Adapter, Applied, Policy, Prefix, PrefixEncoder, ProjectedPrefix};
 
 /// The keys and values of one layer before those of the tokens.
 #[derive(Debug)]
@@ -17,7 +18,16 @@ pub(super) struct Prefixed {
     keys: Tensor,
     values: Tensor,
     /// The rows of the trained prefix, and it, if one is trained.
-    trained: Option<(Range<usize>, Prefix)>,
+    trained: Option<(Range<usize>, Trained)>,
+}
+
+/// A prefix that is trained.
+#[derive(Debug)]
+enum Trained {
+    /// Keys and values themselves.
+    Plain(Prefix),
+    /// What a network makes of embeddings.
+    Projected(ProjectedPrefix, PrefixEncoder),
 }
 
 /// Returns the number of virtual tokens of a pass.
@@ -27,13 +37,7 @@ pub(super) struct Prefixed {
 pub(super) fn length(spec: &DecoderSpec, policy: &Policy, pass: Pass) -> Result<usize> {
     let Some(layer) = spec.layers.first() else { return Ok(0) };
     let applied = policy.applied(layer.attention.module(), pass == Pass::Policy);
-    let length: usize = applied
-        .iter()
-        .map(|applied| match applied.adapter() {
-            Adapter::Prefix(prefix) => prefix.tokens,
-            _ => 0,
-        })
-        .sum();
+    let length: usize = applied.iter().map(|applied| applied.adapter().virtual_tokens()).sum();
     if length > 0 && spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
         return Err(Error::Model(format!(
             "{} rotates keys by the length of the sequence, which is not supported with prefix tuning; use LoRA",
@@ -60,6 +64,18 @@ pub(super) fn spans(trees: Vec<TreeSpans>, length: usize) -> Vec<TreeSpans> {
     trees.into_iter().enumerate().map(moved).collect()
 }
 
+/// The shared part of the projected prefix that `applied` belongs to.
+fn encoder<'a>(context: &Context<'a>, applied: &Applied) -> Result<&'a PrefixEncoder> {
+    let version = applied.numbers().version;
+    let same = |shared: &Applied<'a>| match shared.adapter() {
+        Adapter::PrefixEncoder(encoder) if shared.numbers().version == version => Some(encoder),
+        _ => None,
+    };
+    context.applied(ENCODER).iter().find_map(same).ok_or_else(|| {
+        Error::Model(format!("the projected prefix of {} lacks its {ENCODER}", applied.adapter().module()))
+    })
+}
+
 impl Prefixed {
     /// The prefix of an attention module in a pass, of `width` features; `None` if it has none.
     ///
@@ -71,20 +87,31 @@ impl Prefixed {
         }
         let (mut keys, mut values, mut trained, mut rows) = (Vec::new(), Vec::new(), None, 0);
         for applied in context.applied(module) {
-            let Adapter::Prefix(prefix) = applied.adapter() else { continue };
-            if prefix.width != width {
+            let all = applied.numbers().values;
+            let (own, [k, v], found) = match applied.adapter() {
+                Adapter::Prefix(prefix) => {
+                    let rows = [prefix.keys(), prefix.values()].map(|range| all[range].to_vec());
+                    (prefix.width, rows, Trained::Plain(prefix.clone()))
+                }
+                Adapter::Projected(part) => {
+                    let encoder = encoder(context, &applied)?;
+                    let rows = part.rows(all, &encoder.activation(all)?);
+                    (part.width, rows, Trained::Projected(part.clone(), encoder.clone()))
+                }
+                _ => continue,
+            };
+            if own != width {
                 return Err(Error::Model(format!(
-                    "the prefix of {module} has {} features, and its keys have {width}",
-                    prefix.width
+                    "the prefix of {module} has {own} features, and its keys have {width}"
                 )));
             }
-            let all = applied.numbers().values;
-            keys.extend_from_slice(&all[prefix.keys()]);
-            values.extend_from_slice(&all[prefix.values()]);
+            keys.extend(k);
+            values.extend(v);
+            let tokens = applied.adapter().virtual_tokens();
             if applied.trained {
-                trained = Some((rows..rows + prefix.tokens, prefix.clone()));
+                trained = Some((rows..rows + tokens, found));
             }
-            rows += prefix.tokens;
+            rows += tokens;
         }
         if rows != length {
             return Err(Error::Model(format!(
@@ -121,7 +148,7 @@ impl Prefixed {
     }
 
     /// The backward pass of [`Prefixed::before`]: the gradients of `k` and `v` `[T, width]`. Those of a trained prefix are
-    /// added to `gradients`, tree by tree.
+    /// added to `gradients`, tree by tree; `all` are the values of the trained set.
     ///
     /// # Errors
     /// If the shapes do not fit.
@@ -130,15 +157,29 @@ impl Prefixed {
         dk: &Tensor,
         dv: &Tensor,
         trees: &[TreeSpans],
-        gradients: &mut [f32],
+        (all, gradients): (&[f32], &mut [f32]),
     ) -> Result<(Tensor, Tensor)> {
         let (length, width) = self.keys.shape();
-        if let Some((rows, prefix)) = &self.trained {
-            for (index, tree) in trees.iter().enumerate() {
+        if let Some((rows, trained)) = &self.trained {
+            let ranges = trees.iter().enumerate().map(|(index, tree)| {
                 let start = tree.rows.start + index * length + rows.start;
-                let range = start * width..(start + prefix.tokens) * width;
-                add_scaled(&mut gradients[prefix.keys()], &dk.numbers()[range.clone()], 1.0);
-                add_scaled(&mut gradients[prefix.values()], &dv.numbers()[range], 1.0);
+                start * width..(start + rows.len()) * width
+            });
+            match trained {
+                Trained::Plain(prefix) => {
+                    for range in ranges {
+                        add_scaled(&mut gradients[prefix.keys()], &dk.numbers()[range.clone()], 1.0);
+                        add_scaled(&mut gradients[prefix.values()], &dv.numbers()[range], 1.0);
+                    }
+                }
+                Trained::Projected(part, encoder) => {
+                    let mut sums = [vec![0.0; rows.len() * width], vec![0.0; rows.len() * width]];
+                    for range in ranges {
+                        add_scaled(&mut sums[0], &dk.numbers()[range.clone()], 1.0);
+                        add_scaled(&mut sums[1], &dv.numbers()[range], 1.0);
+                    }
+                    part.backward(encoder, all, [&sums[0], &sums[1]], gradients)?;
+                }
             }
         }
         let tokens = |d: &Tensor| {
@@ -183,12 +224,12 @@ mod tests {
         let prefixed = Prefixed {
             keys: prefix(),
             values: prefix(),
-            trained: Some((0..3, Prefix::new("m".into(), 3, 1))),
+            trained: Some((0..3, Trained::Plain(Prefix::new("m".into(), 3, 1)))),
         };
         let (all, _) = prefixed.before(&k, &k, &trees).unwrap();
         assert_eq!(all.numbers(), [-1., -2., -3., 0., 1., 2., 3., 4., -1., -2., -3., 5., 6., 7.]);
         let mut gradients = vec![0.0; 6];
-        let (dk, _) = prefixed.gradients(&all, &all, &trees, &mut gradients).unwrap();
+        let (dk, _) = prefixed.gradients(&all, &all, &trees, (&[], &mut gradients)).unwrap();
         assert_eq!(dk, k);
         assert_eq!(gradients, [-2., -4., -6., -2., -4., -6.]);
     }

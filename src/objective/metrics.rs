@@ -159,9 +159,9 @@ impl Metrics {
                 }
                 Role::Rejected | Role::Undesirable => self.rejected.add(completion, measure),
                 Role::Rank(place) if place == last => self.rejected.add(completion, measure),
-                // Ranks between best and worst belong to neither side, and neither do completions that do not answer
-                // their prompt.
-                Role::Rank(_) | Role::Mismatched | Role::Prompt | Role::Tail(_) => {}
+                // Ranks between best and worst belong to neither side, and neither do gold answers or completions that do
+                // not answer their prompt.
+                Role::Rank(_) | Role::Gold | Role::Mismatched | Role::Prompt | Role::Tail(_) => {}
             }
         }
         for (i, better) in group.iter().enumerate() {

@@ -27,6 +27,8 @@
 //! | `simpo` | 2405.14734 | `simpo_gamma`, `cpo_alpha` (paper: 0), `label_smoothing`, `alpha` | no reference; β ≥ 2 |
 //! | `alphapo` | 2501.03884 | `alpha`, `simpo_gamma`, `cpo_alpha`, `label_smoothing` | SimPO, tunable reward |
 //! | `orpo` | 2403.07691 | | no reference; from a base model, instead of SFT and DPO |
+//! | `tpo`, `tpo_hinge`, `tpo_ipo` | TPO 2405.16681 | `tpo_alpha`, `label_smoothing` (`tpo`) | no reference; pairs with a gold answer to imitate |
+//! | `tpo_l` | TPO 2405.16681 | `tpo_l_gamma`, `tpo_alpha`, `label_smoothing` | the same by length, with a target margin |
 //! | `kto` | 2402.01306 | `desirable_weight`, `undesirable_weight` | thumbs up or down instead of pairs |
 //! | `apo_zero_unpaired` | 2408.06266 | `desirable_weight`, `undesirable_weight` | like `kto`, without its divergence |
 //! | `plackett_luce` | DPO 2305.18290, A.3 | | ranked lists |
@@ -47,6 +49,7 @@
 //! | `aot`, `aot_unpaired` | pairs | yes | rejected | yes |
 //! | `cpo`, `simpo`, `alphapo` | pairs | no | with `cpo_alpha: 0` | unless `cpo_alpha: 0` |
 //! | `orpo` | pairs | no | rejected | yes |
+//! | `tpo`, `tpo_hinge`, `tpo_ipo`, `tpo_l` | pairs with a gold answer (`reference`); pairs with `tpo_alpha: 0` | no | y·L(δ) + (1−y)·L(−δ) | unless `tpo_alpha: 0` |
 //! | `unlikelihood` | pairs | no | y·L + (1−y)·L swapped | no |
 //! | `kto` | judged answers | yes, also of mismatched answers | | yes, of 2 or more |
 //! | `apo_zero_unpaired` | judged answers | yes | | no |
@@ -92,7 +95,12 @@ mod sppo_hard;
 mod terms;
 #[cfg(test)]
 mod testing;
+mod tpo;
+mod tpo_hinge;
+mod tpo_ipo;
+mod tpo_l;
 mod transport;
+mod triples;
 mod unlikelihood;
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +136,10 @@ pub use sigmoid_norm::SigmoidNorm;
 pub use simpo::Simpo;
 pub use sppo_hard::SppoHard;
 pub use terms::{Needs, Records, Weighed};
+pub use tpo::Tpo;
+pub use tpo_hinge::TpoHinge;
+pub use tpo_ipo::TpoIpo;
+pub use tpo_l::TpoL;
 pub use unlikelihood::Unlikelihood;
 
 use crate::error::{Error, Problems, Result};
@@ -204,6 +216,14 @@ losses! {
     Alphapo,
     /// Odds ratio preference optimization (Hong et al. 2024, arXiv 2403.07691).
     Orpo,
+    /// Triple preference optimization (Saeidi et al. 2024, arXiv 2405.16681).
+    Tpo,
+    /// TPO with the hinge loss (same paper; SLiC, Zhao et al. 2023, arXiv 2305.10425).
+    TpoHinge,
+    /// TPO with the loss of IPO (same paper; Azar et al. 2023, arXiv 2310.12036).
+    TpoIpo,
+    /// TPO by length, with a target margin (same paper).
+    TpoL,
     /// Kahneman–Tversky optimization (Ethayarajh et al. 2024, arXiv 2402.01306).
     Kto,
     /// Anchored preference optimization, zero, for single completions (D'Oosterlinck et al. 2024, arXiv 2408.06266).
@@ -408,6 +428,11 @@ mod tests {
             Cpo { alpha: 0.05, ..Cpo::default() }.into(),
             Simpo { beta: 2.0, cpo_alpha: 0.0, simpo_gamma: 1.2, ..Simpo::default() }.into(),
             Alphapo { beta: 2.0, alpha: 0.25, label_smoothing: 0.1, ..Alphapo::default() }.into(),
+            Tpo { beta: 0.7, label_smoothing: 0.2, tpo_alpha: 0.4 }.into(),
+            Tpo { tpo_alpha: 0.0, ..Tpo::default() }.into(),
+            TpoHinge { beta: 0.7, tpo_alpha: 0.4 }.into(),
+            TpoIpo { beta: 0.7, tpo_alpha: 0.4 }.into(),
+            TpoL { beta: 2.0, label_smoothing: 0.2, tpo_alpha: 0.4, tpo_l_gamma: 1.2 }.into(),
             Unlikelihood { unlikelihood_alpha: 0.3 }.into(),
             Reward { center_rewards_coefficient: Some(0.05) }.into(),
             Kto { beta: 0.7, desirable_weight: 1.3, undesirable_weight: 0.6 }.into(),

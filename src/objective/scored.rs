@@ -1,9 +1,12 @@
 //! The input of an objective: completions with their log-probs and their role in the comparison.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// The role of a completion in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The preferred answer of a pair.
     Chosen,
@@ -11,6 +14,8 @@ pub enum Role {
     Rejected,
     /// An answer at this rank of a list; 0 is the best.
     Rank(usize),
+    /// A third answer of a pair, which is imitated (TPO; TRL's column `reference`).
+    Gold,
     /// A single answer that is desirable (KTO).
     Desirable,
     /// A single answer that is undesirable (KTO).
@@ -27,7 +32,8 @@ pub enum Role {
 }
 
 /// A completion of a batch after the model has scored it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scored {
     /// The record of the batch that the completion belongs to. The completions of a group are adjacent.
     pub group: usize,
@@ -89,7 +95,7 @@ pub(super) fn groups(batch: &[Scored]) -> impl Iterator<Item = &[Scored]> {
     batch.chunk_by(|a, b| a.group == b.group)
 }
 
-/// Returns the group as a pair. Additional scored entries (the prompt, for example) may follow the pair.
+/// Returns the group as a pair. Additional scored entries (the prompt, or a gold answer) may follow the pair.
 ///
 /// # Errors
 /// Fails if the group has other completions.
@@ -99,7 +105,9 @@ pub(super) fn pair(group: &[Scored]) -> Result<Pair<'_>> {
             chosen @ Scored { role: Role::Chosen, .. },
             rejected @ Scored { role: Role::Rejected, .. },
             rest @ ..,
-        ] if rest.iter().all(|scored| scored.role == Role::Prompt) => Ok(Pair { chosen, rejected }),
+        ] if rest.iter().all(|scored| matches!(scored.role, Role::Prompt | Role::Gold)) => {
+            Ok(Pair { chosen, rejected })
+        }
         _ => Err(Error::Train("the objective compares pairs, and a record is not a pair".into())),
     }
 }

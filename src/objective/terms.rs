@@ -35,6 +35,8 @@ pub struct Needs {
 pub enum Records {
     /// A chosen and a rejected completion.
     Pairs,
+    /// A chosen and a rejected completion, and a gold one to imitate.
+    Triples,
     /// A list from the best completion to the worst.
     Ranked,
     /// One completion, desirable or not.

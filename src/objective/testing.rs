@@ -61,7 +61,7 @@ pub(super) fn batch_for(loss: &dyn Terms, scale: f64, label: f64) -> Vec<Scored>
         }
         // Losses of rollouts have tests of their own.
         Records::Prompts => Vec::new(),
-        Records::Pairs => ratios
+        Records::Pairs | Records::Triples => ratios
             .into_iter()
             .enumerate()
             .flat_map(|(group, [chosen, rejected])| {
@@ -71,6 +71,9 @@ pub(super) fn batch_for(loss: &dyn Terms, scale: f64, label: f64) -> Vec<Scored>
                     scored(group, Role::Chosen, lower(chosen), -20.0, 4 + group),
                     scored(group, Role::Rejected, lower(rejected), -20.0, 3),
                 ];
+                if needs.records == Records::Triples {
+                    pair.push(scored(group, Role::Gold, -6.0 - ratios[group][0].abs(), -20.0, 2 + group));
+                }
                 if needs.prompt {
                     pair.push(scored(group, Role::Prompt, -7.0, -7.0, 5));
                 }

@@ -17,12 +17,11 @@ mod difference;
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use half::bf16;
-
 pub use self::backward::{Backward, input_gradient};
 use super::Tensor;
 use super::frozen_linear::Linear;
 use super::gemm::{Operand, Packed, Precision, Segment, sum_of_products};
+use super::simd::vectorised;
 use super::{host, profile};
 use crate::error::{Error, Result};
 use crate::weights::Elements;
@@ -260,9 +259,22 @@ fn split(numbers: &[f32], run: usize) -> Vec<f32> {
     for (from, to) in numbers.chunks_exact(run).zip(out.chunks_exact_mut(2 * run)) {
         let (high, low) = to.split_at_mut(run);
         high.copy_from_slice(from);
-        low.iter_mut().zip(from).for_each(|(low, x)| *low = x - bf16::from_f32(*x).to_f32());
+        remainders(from, low);
     }
     out
+}
+
+vectorised! {
+    /// Writes what rounding to bf16 takes from `x`.
+    fn remainders(x: &[f32], low: &mut [f32]) {
+        let _ = FMA;
+        for (x, low) in x.iter().zip(low) {
+            // To nearest, ties to even. What is not finite stays so, and so does its remainder.
+            let bits = x.to_bits();
+            let near = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+            *low = if x.is_nan() { *x } else { x - near };
+        }
+    }
 }
 
 /// Packs `s·z [T, r]` as a left operand; the scale is applied to the small factor.

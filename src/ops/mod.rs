@@ -5,6 +5,7 @@
 //! Activations are f32, `[T, features]`, with one row per token of the packed batch. An operation reads slices and
 //! returns an owned buffer.
 
+pub mod awake;
 pub mod clip;
 pub mod frozen_linear;
 pub mod gated_act;

@@ -100,6 +100,51 @@ vectorised! {
 }
 
 vectorised! {
+    /// Returns the greatest number, or NaN if there is one; −∞ of nothing.
+    pub fn maximum(x: &[f32]) -> f32 {
+        let _ = FMA;
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let chunks = x.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                // `f32::max` would drop a NaN.
+                *lane = if *x > *lane || x.is_nan() { *x } else { *lane };
+            }
+        }
+        lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m || x.is_nan() { *x } else { m })
+    }
+}
+
+vectorised! {
+    /// Returns the bits of the greatest magnitude, which order as the magnitudes do, with NaN above all.
+    fn magnitude(x: &[f32]) -> u32 {
+        let _ = FMA;
+        x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff))
+    }
+}
+
+/// Whether no number is infinite or NaN.
+pub fn are_finite(x: &[f32]) -> bool {
+    magnitude(x) < f32::INFINITY.to_bits()
+}
+
+/// Whether one of them is NaN.
+pub fn has_nan(x: &[f32]) -> bool {
+    magnitude(x) > f32::INFINITY.to_bits()
+}
+
+vectorised! {
+    /// Returns the index of the first number that equals `wanted`.
+    pub fn position(x: &[f32], wanted: f32) -> Option<usize> {
+        let _ = FMA;
+        let at = x.chunks(8 * LANES).position(|part| part.iter().fold(false, |found, x| found | (*x == wanted)))?;
+        let first = at * 8 * LANES;
+        x[first..].iter().position(|x| *x == wanted).map(|at| first + at)
+    }
+}
+
+vectorised! {
     /// Computes `y += factor·x`.
     pub fn add_scaled(y: &mut [f32], x: &[f32], factor: f32) {
         for (y, x) in y.iter_mut().zip(x) {
@@ -178,6 +223,34 @@ mod tests {
         exps(&mut special);
         assert_eq!(special[..3], [0.0, 0.0, 1.0]);
         assert!(special[3].is_nan() && special[4] > 1e38);
+    }
+
+    #[test]
+    fn what_is_no_number_is_found_anywhere() {
+        for n in [1, 15, 16, 40, 300] {
+            for at in [0, n / 2, n - 1] {
+                let mut x: Vec<f32> = (0..n).map(|i| -((i % 50) as f32)).collect();
+                assert!(are_finite(&x) && !has_nan(&x));
+                x[at] = f32::NEG_INFINITY;
+                assert!(!are_finite(&x) && !has_nan(&x));
+                x[at] = f32::NAN;
+                assert!(!are_finite(&x) && has_nan(&x) && maximum(&x).is_nan());
+            }
+        }
+        assert!(are_finite(&[]) && !has_nan(&[]));
+    }
+
+    #[test]
+    fn the_first_of_equals_is_found() {
+        for n in [1, 16, 127, 128, 129, 700] {
+            for at in [0, n / 3, n - 1] {
+                let mut x = vec![-1.0; n];
+                x[at] = 3.0;
+                x[n - 1] = 3.0;
+                assert_eq!((maximum(&x), position(&x, 3.0), position(&x, 4.0)), (3.0, Some(at), None));
+            }
+        }
+        assert_eq!(position(&[-0.0, 0.0], 0.0), Some(0));
     }
 
     #[test]

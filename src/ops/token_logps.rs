@@ -11,7 +11,7 @@ use super::Tensor;
 use super::frozen_linear::Linear;
 use super::gemm::{Elements, Operand, Precision, gemm, gemm_add};
 use super::host;
-use super::simd::vectorised;
+use super::simd::{maximum, vectorised};
 use crate::error::{Error, Result};
 
 pub use weights::{Scored, weight_gradient};
@@ -266,21 +266,6 @@ impl Row {
         self.sum = self.sum * f64::from(factor) + f64::from(sum);
         self.max = max;
         factor
-    }
-}
-
-vectorised! {
-    fn maximum(x: &[f32]) -> f32 {
-        let _ = FMA;
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        let chunks = x.chunks_exact(16);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane = if *x > *lane || x.is_nan() { *x } else { *lane };
-            }
-        }
-        lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m || x.is_nan() { *x } else { m })
     }
 }
 

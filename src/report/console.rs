@@ -91,6 +91,7 @@ impl Console {
                 Event::Start { .. }
                 | Event::Progress { .. }
                 | Event::Evaluation { .. }
+                | Event::HeldOut(_)
                 | Event::Sample { .. }
                 | Event::Checkpoint
                 | Event::Saved { .. }

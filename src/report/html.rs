@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::held_out::HeldOut;
 use super::log::Line;
 use super::samples::Progressed;
 
@@ -38,6 +39,8 @@ pub struct Shown {
     pub warnings: Vec<String>,
     /// What it made of its prompts.
     pub samples: Vec<Progressed>,
+    /// What its last evaluation says of single pairs.
+    pub held_out: Option<HeldOut>,
 }
 
 /// Returns the page of one run, or of several laid over each other.
@@ -84,6 +87,7 @@ fn run(shown: &Shown) -> Value {
         "settings": settings,
         "warnings": shown.warnings,
         "samples": shown.samples,
+        "held_out": shown.held_out,
     })
 }
 

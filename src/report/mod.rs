@@ -3,14 +3,17 @@
 mod activity;
 mod append;
 mod console;
+mod held_out;
 pub mod html;
 mod journal;
 mod jsonl;
+mod lines;
 mod live;
 pub mod log;
 mod mlflow;
 mod mlflow_files;
 pub mod plot;
+mod protobuf;
 mod samples;
 pub mod screen;
 pub mod sheet;
@@ -18,11 +21,14 @@ mod sparkline;
 mod tensorboard;
 mod tracker;
 mod trackers;
+mod wandb;
 
 pub use activity::{Activity, hide_activities, show_activities};
 pub use console::{Console, Verbosity};
+pub use held_out::{HeldOut, HeldOutFile, LengthGroup, WrongPair, held_out};
 pub use journal::{Journal, warnings};
 pub use jsonl::Jsonl;
+pub use lines::Lines;
 pub use samples::{Progressed, SampleLog, samples};
 pub use sparkline::sparkline;
 pub use tensorboard::TensorBoard;
@@ -70,6 +76,8 @@ pub enum Event<'a> {
         /// Steps done.
         step: u64,
     },
+    /// What an evaluation says of single pairs.
+    HeldOut(&'a HeldOut),
     /// A prompt was completed, to show what the run teaches.
     Sample {
         /// Steps after which the policy is this one.

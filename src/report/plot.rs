@@ -45,9 +45,15 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 420.0;
 /// Left, right, top and bottom of the area of the points.
 const AREA: (f64, f64, f64, f64) = (70.0, 620.0, 40.0, 360.0);
+/// A legend of more names stands beside the area, which is then this much narrower.
+const INSIDE: usize = 3;
+const BESIDE: f64 = 170.0;
 
-/// Colours that people with colour blindness tell apart (Okabe and Ito 2008).
-const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999"];
+/// Colours that people with colour blindness tell apart (Okabe and Ito 2008), and three more.
+const COLOURS: [&str; 10] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#7f3fbf", "#8c564b",
+    "#7fa02c",
+];
 
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#222}.axis{stroke:#888}.grid{stroke:#8883}\
      @media(prefers-color-scheme:dark){text{fill:#ddd}}";
@@ -70,10 +76,18 @@ impl Plot {
         out
     }
 
+    /// The right end of the area of the points.
+    fn right(&self) -> f64 {
+        let named = self.series.iter().filter(|series| !series.name.is_empty()).count();
+        if named > INSIDE { AREA.1 - BESIDE } else { AREA.1 }
+    }
+
     fn legend(&self, out: &mut String) {
         let named = self.series.iter().enumerate().filter(|(_, series)| !series.name.is_empty());
+        let right = self.right();
+        let x = if right < AREA.1 { right + 18.0 } else { right - 150.0 };
         for (row, (i, series)) in named.enumerate() {
-            let (x, y) = (AREA.1 - 150.0, AREA.2 + 12.0 + 18.0 * row as f64);
+            let y = AREA.2 + 12.0 + 18.0 * row as f64;
             let colour = COLOURS[i % COLOURS.len()];
             push(out, format_args!("<circle cx=\"{x}\" cy=\"{y}\" r=\"4\" fill=\"{colour}\"/>"));
             text(out, (x + 10.0, y + 4.0), "start", &series.name);
@@ -85,6 +99,7 @@ impl Plot {
 struct Frame {
     x: (f64, f64),
     y: (f64, f64),
+    right: f64,
 }
 
 impl Frame {
@@ -96,17 +111,17 @@ impl Frame {
         };
         let xs = marks().flat_map(|mark| with_ends(mark.at.0, mark.x));
         let ys = marks().flat_map(|mark| with_ends(mark.at.1, mark.y));
-        Self { x: range(xs), y: range(ys) }
+        Self { x: range(xs), y: range(ys), right: plot.right() }
     }
 
     fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
         let share = |value: f64, (low, high): (f64, f64)| (value - low) / (high - low);
-        let (left, right, top, bottom) = AREA;
+        let ((left, _, top, bottom), right) = (AREA, self.right);
         (left + share(x, self.x) * (right - left), bottom - share(y, self.y) * (bottom - top))
     }
 
     fn axes(&self, out: &mut String, plot: &Plot) {
-        let (left, right, top, bottom) = AREA;
+        let ((left, _, top, bottom), right) = (AREA, self.right);
         for tick in ticks(self.x) {
             let (x, _) = self.place((tick, self.y.0));
             line(out, "grid", (x, top), (x, bottom));

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::append::AppendFile;
+use super::protobuf::{message, varint};
 use super::{Event, Sink};
 use crate::error::{Error, Result};
 
@@ -82,23 +83,6 @@ fn event(wall_time: f64, step: u64, what: u64, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A length-delimited field: strings, bytes and messages.
-fn message(field: u64, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(payload.len() + 4);
-    varint(&mut bytes, field << 3 | 2);
-    varint(&mut bytes, payload.len() as u64);
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-fn varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let mut bytes = length.to_vec();
@@ -133,13 +117,6 @@ mod tests {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         // the framing of a length of 24, as in every TensorFlow event file's first record
         assert_eq!(record(&[0; 24])[..12], [24, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22]);
-    }
-
-    #[test]
-    fn varints_are_protobufs() {
-        let mut bytes = Vec::new();
-        varint(&mut bytes, 300);
-        assert_eq!(bytes, [0xac, 0x02]);
     }
 
     /// The data of every record; checks both sums.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::mlflow::Server;
 use super::mlflow_files::Store;
 use super::tracker::{Described, Ended, Tracker};
+use super::wandb::Offline;
 use super::{Event, Sink};
 use crate::error::{Error, Result};
 
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum TrackerName {
     /// An MLflow server, or MLflow's files.
     Mlflow,
+    /// The files of an offline run of Weights & Biases, for `wandb sync`.
+    Wandb,
 }
 
 impl TrackerName {
@@ -38,15 +41,11 @@ impl TrackerName {
         match name {
             "mlflow" => Ok(Self::Mlflow),
             "tensorboard" => Err("every run writes TensorBoard's files anyway; leave tensorboard out".into()),
-            "wandb" => Err(
-                "wandb is not written; its own program uploads TensorBoard's files of a run: `wandb sync \
-                            --sync-tensorboard RUN`"
-                    .into(),
-            ),
+            "wandb" => Ok(Self::Wandb),
             "trackio" => Err("trackio is not written; it imports TensorBoard's files of a run: \
                               `trackio.import_tf_events(RUN, project=...)` in Python"
                 .into()),
-            other => Err(format!("{other:?} is not a known tracker; the only one is mlflow")),
+            other => Err(format!("{other:?} is not a known tracker; there are mlflow and wandb")),
         }
     }
 }
@@ -56,7 +55,11 @@ impl TrackerName {
 /// # Errors
 /// [`Error::Config`] if the environment names a place that is not supported.
 pub fn open_tracker(name: TrackerName, run: Described) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(Background::new("mlflow", made(name)?, run)))
+    let shown = match name {
+        TrackerName::Mlflow => "mlflow",
+        TrackerName::Wandb => "wandb",
+    };
+    Ok(Box::new(Background::new(shown, made(name)?, run)))
 }
 
 /// Checks the settings of a tracker, before a run has a directory.
@@ -71,6 +74,7 @@ fn made(name: TrackerName) -> Result<Box<dyn Tracker>> {
     let lookup = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
     match name {
         TrackerName::Mlflow => mlflow(&lookup),
+        TrackerName::Wandb => Ok(Box::new(Offline::from_env(&lookup)?)),
     }
 }
 
@@ -234,7 +238,8 @@ mod tests {
         for uri in ["http://127.0.0.1:5000", "file:///tmp/mlruns", "mlruns"] {
             assert!(open(uri).is_ok(), "{uri}");
         }
-        assert!(TrackerName::parse("wandb").unwrap_err().contains("wandb sync"));
+        assert!(TrackerName::parse("trackio").unwrap_err().contains("import_tf_events"));
+        assert_eq!(TrackerName::parse("wandb"), Ok(TrackerName::Wandb));
         assert!(TrackerName::parse("x").is_err() && TrackerName::parse("mlflow").is_ok());
     }
 

@@ -35,9 +35,40 @@ pub fn expected_best(rewards: &[f64], n: usize) -> Option<f64> {
     Some(expected)
 }
 
+/// Returns where the policy that takes the best of `n` draws is, from samples of a prompt: its expected value, and its
+/// divergence KL(best of n ‖ policy) in nats. `scores` decide which draw is the best, and `values` are what it is worth; they
+/// are the same numbers unless the choice is by another reward. With p the probability of a score and q that of being the
+/// greatest of `n`, both from the samples, the divergence is Σ q log(q/p): draws with equal scores are chosen as often as they
+/// are drawn, so it is below [`kl_bound`] where scores repeat. q has no bias; the logarithm has little if there are several
+/// times `n` samples. `None` if there are fewer samples than `n`, `n` is 0, or the lists differ in length.
+pub fn best_of(scores: &[f64], values: &[f64], n: usize) -> Option<(f64, f64)> {
+    let total = scores.len();
+    if n == 0 || n > total || values.len() != total {
+        return None;
+    }
+    let mut order: Vec<usize> = (0..total).collect();
+    order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+    // The share of the subsets of size n that are within the `count` least: C(count, n) / C(total, n).
+    let within = |count: usize| -> f64 {
+        if count < n { 0.0 } else { (0..n).map(|i| (count - i) as f64 / (total - i) as f64).product() }
+    };
+    let (mut below, mut value, mut divergence) = (0, 0.0, 0.0);
+    for equal in order.chunk_by(|a, b| scores[*a] == scores[*b]) {
+        let p = equal.len() as f64 / total as f64;
+        let q = within(below + equal.len()) - within(below);
+        below += equal.len();
+        value += q * equal.iter().map(|i| values[*i]).sum::<f64>() / equal.len() as f64;
+        if q > 0.0 {
+            divergence += q * (q / p).ln();
+        }
+    }
+    Some((value, divergence.max(0.0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Stream;
 
     #[test]
     fn the_first_of_the_greatest_is_best() {
@@ -69,5 +100,42 @@ mod tests {
         }
         assert_eq!(expected_best(&rewards, 7), None);
         assert_eq!(expected_best(&rewards, 0), None);
+    }
+
+    #[test]
+    fn the_best_of_a_known_distribution_is_where_it_should_be() {
+        // Scores 0, 1 and 2 with probabilities ½, 0.3 and 0.2; of three draws the greatest is 0 with probability ⅛, and so on.
+        let (p, worth) = ([0.5, 0.3, 0.2f64], [5.0, -1.0, 2.0]);
+        let q = [0.125, 0.512 - 0.125, 1.0 - 0.512f64];
+        let stream = Stream::new(7, "scores");
+        let level = |i: usize| match f64::from(stream.uniform(i as u64)) {
+            u if u < 0.5 => 0,
+            u if u < 0.8 => 1,
+            _ => 2,
+        };
+        let levels: Vec<usize> = (0..20_000).map(level).collect();
+        let scores: Vec<f64> = levels.iter().map(|level| *level as f64).collect();
+        let values: Vec<f64> = levels.iter().map(|level| worth[*level]).collect();
+        let (value, divergence) = best_of(&scores, &values, 3).unwrap();
+        let expected: f64 = q.iter().zip(worth).map(|(q, w)| q * w).sum();
+        let exact: f64 = q.iter().zip(p).map(|(q, p)| q * (q / p).ln()).sum();
+        assert!((value - expected).abs() < 0.05 && (divergence - exact).abs() < 0.01, "{value} {divergence}");
+        assert!(exact < kl_bound(3));
+        assert_eq!(best_of(&scores, &values, 1).unwrap().1, 0.0);
+    }
+
+    #[test]
+    fn without_ties_the_divergence_is_nearly_the_bound_and_the_value_the_expected_best() {
+        let stream = Stream::new(3, "scores");
+        let scores: Vec<f64> = (0..512).map(|i| f64::from(stream.uniform(i))).collect();
+        for n in [2, 8, 64] {
+            let (value, divergence) = best_of(&scores, &scores, n).unwrap();
+            assert!((value - expected_best(&scores, n).unwrap()).abs() < 1e-12);
+            assert!((divergence - kl_bound(n)).abs() < 0.08, "{n}: {divergence} {}", kl_bound(n));
+        }
+        // All scores are equal: the best is any of them.
+        assert_eq!(best_of(&[1.0; 9], &scores[..9], 4).unwrap().1, 0.0);
+        assert_eq!(best_of(&scores[..3], &scores[..3], 4), None);
+        assert_eq!(best_of(&scores[..3], &scores[..2], 1), None);
     }
 }

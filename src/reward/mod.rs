@@ -14,7 +14,7 @@ mod tiny_reviews;
 use crate::error::{Error, Result};
 use crate::generate::Completion;
 
-pub use best_of::{best, expected_best, kl_bound};
+pub use best_of::{best, best_of, expected_best, kl_bound};
 pub use command::Command;
 pub use log_ratio::LogRatio;
 pub use model::RewardModel;

@@ -6,7 +6,9 @@ use super::{Base, Place};
 use crate::config::RunConfig;
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
+use crate::model::config::LoraConfig;
 use crate::train::card::{AdapterKind, Card};
+use crate::trainable::{Adapter, Adapters};
 
 /// Files of a tokenizer that are copied.
 const TOKENIZER: &[&str] = &[
@@ -56,26 +58,40 @@ fn copied(directory: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     paths.map(read).collect()
 }
 
+/// The kind of what is trained, and its settings: those of the adapter itself, which may be one that the run continues.
+fn kind_of(trained: &Adapters, lora: &LoraConfig) -> (AdapterKind, Vec<(&'static str, String)>) {
+    let mut ranks: Option<(usize, f64)> = None;
+    let mut is_uniform = true;
+    for adapter in trained.iter() {
+        match adapter {
+            Adapter::Prefix(_) | Adapter::Projected(_) => {
+                let tokens = adapter.virtual_tokens().to_string();
+                return (AdapterKind::Prefix, vec![("lora.prefix_tuning.num_virtual_tokens", tokens)]);
+            }
+            Adapter::Bottleneck(layer) => {
+                let size = layer.size.to_string();
+                return (AdapterKind::Layers, vec![("lora.adapter_layers.bottleneck_size", size)]);
+            }
+            other => {
+                if let Some(own) = other.low_rank().map(|lora| (lora.rank, lora.alpha)) {
+                    is_uniform &= ranks.is_none_or(|others| others == own);
+                    ranks = Some(own);
+                }
+            }
+        }
+    }
+    // Ranks that patterns or EVA move begin with those of the configuration.
+    let (r, alpha) = ranks.filter(|_| is_uniform).unwrap_or((lora.r, lora.lora_alpha));
+    (AdapterKind::Lora, vec![("lora.r", r.to_string()), ("lora.lora_alpha", alpha.to_string())])
+}
+
 /// What the model card of a run says.
 ///
 /// # Errors
 /// If the objective is invalid.
-pub(super) fn card(config: &RunConfig, base: &str, records: usize) -> Result<Card> {
-    let (train, lora) = (&config.train, &config.lora);
-    let (kind, of_kind) = match (&lora.prefix_tuning, &lora.adapter_layers) {
-        (Some(prefix), _) => (
-            AdapterKind::Prefix,
-            vec![("lora.prefix_tuning.num_virtual_tokens", prefix.num_virtual_tokens.to_string())],
-        ),
-        (None, Some(layers)) => (
-            AdapterKind::Layers,
-            vec![("lora.adapter_layers.bottleneck_size", layers.bottleneck_size.to_string())],
-        ),
-        (None, None) => (
-            AdapterKind::Lora,
-            vec![("lora.r", lora.r.to_string()), ("lora.lora_alpha", lora.lora_alpha.to_string())],
-        ),
-    };
+pub(super) fn card(config: &RunConfig, base: &str, trained: &Adapters, records: usize) -> Result<Card> {
+    let train = &config.train;
+    let (kind, of_kind) = kind_of(trained, &config.lora);
     let objective = vec![("objective", config.objective.resolve()?.to_json()?)];
     let of_training = vec![
         ("train.learning_rate", format!("{:e}", train.learning_rate)),

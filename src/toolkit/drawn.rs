@@ -163,7 +163,7 @@ fn key(identity: &str, request: &Request, limits: &Limits) -> String {
     blake3::hash(described.as_bytes()).to_hex()[..32].to_string()
 }
 
-/// Returns the log-prob of each completion under the reference, in nats.
+/// Returns the log-prob of each completion under the reference, in nats, and shows how far it is.
 ///
 /// # Errors
 /// If a completion does not fit the model.
@@ -173,6 +173,23 @@ pub fn reference_logps(
     completions: &[Vec<Kept>],
 ) -> Result<Vec<Vec<f64>>> {
     let activity = Activity::new("scoring completions by the reference", prompts.len() as u64);
+    let mut found = Vec::with_capacity(prompts.len());
+    for (prompts, completions) in prompts.chunks(BATCH).zip(completions.chunks(BATCH)) {
+        found.extend(logps_of_reference(adapted, prompts, completions)?);
+        activity.advance(prompts.len() as u64);
+    }
+    Ok(found)
+}
+
+/// As [`reference_logps`], without a display.
+///
+/// # Errors
+/// As [`reference_logps`].
+pub fn logps_of_reference(
+    adapted: &Adapted,
+    prompts: &[Prompt],
+    completions: &[Vec<Kept>],
+) -> Result<Vec<Vec<f64>>> {
     let mut found = Vec::with_capacity(prompts.len());
     for (prompts, completions) in prompts.chunks(BATCH).zip(completions.chunks(BATCH)) {
         let example = |(prompt, drawn): (&Prompt, &Vec<Kept>)| Example {
@@ -185,7 +202,6 @@ pub fn reference_logps(
         let packed = PackedBatch::new(&examples.iter().collect::<Vec<_>>());
         let mut logps = adapted.decoder.logps(&packed, &adapted.policy, Pass::Reference)?.into_iter();
         found.extend(completions.iter().map(|drawn| logps.by_ref().take(drawn.len()).collect::<Vec<f64>>()));
-        activity.advance(prompts.len() as u64);
     }
     Ok(found)
 }

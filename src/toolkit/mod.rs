@@ -24,6 +24,7 @@ pub use adapted::Adapted;
 pub use base::{AdapterUse, Base, OpenOptions, Place, is_gguf_file};
 pub use export::ExportTo;
 pub use records::Pairs;
+pub use rewards::reward_identity;
 pub use run::{Examples, Expected, Inputs, Ready, Run, announce, expected_memory};
 pub use threads::set_threads;
 pub use trained::{DataSettings, TrainedWith};

@@ -71,8 +71,8 @@ pub fn expected_memory(
     base: &Base,
     sizes: impl Iterator<Item = (usize, usize, usize)>,
 ) -> Result<Memory> {
-    let parameters = Start::of(config, base)?.parameters();
-    Ok(plan::memory_for(config, base, parameters, sizes))
+    let trained = Start::of(config, base)?.trained();
+    Ok(plan::memory_for(config, base, trained, sizes))
 }
 
 /// Checks for a later stage what [`Run::new`] checks when it begins: that the device trains it, and that it fits into
@@ -86,7 +86,7 @@ pub(super) fn foresee(mut config: RunConfig, base: &Base, examples: &Examples) -
     if base.backend.is_some() {
         return config.train.check_device().map(drop);
     }
-    plan::fit(&mut config, base, start.parameters(), examples).map(drop)
+    plan::fit(&mut config, base, start.trained(), examples).map(drop)
 }
 
 impl<'a> Run<'a> {
@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
         policy::check_device(&config, base)?;
         let start = Start::of(&config, base)?;
         if base.backend.is_none() {
-            let note = plan::fit(&mut config, base, start.parameters(), &examples)?;
+            let note = plan::fit(&mut config, base, start.trained(), &examples)?;
             examples.notes.extend(note);
         }
         let decoder = base.decoder()?;
@@ -169,7 +169,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the objective is invalid.
     pub fn course(&self) -> Result<Course> {
-        plan::course(&self.config, &self.examples)
+        plan::course(&self.config, &self.examples, &self.policy.trained)
     }
 
     /// Returns the trainer at its first step, or with `resuming` at that of the newest valid checkpoint, and the
@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
             notes.extend(what_is_cached(known, train.len() + eval.len()));
         }
         let origin = origin(&config, base)?;
-        let card = companions::card(&config, &origin.base, train.len())?;
+        let card = companions::card(&config, &origin.base, &policy.trained, train.len())?;
         let companions = companions::tokenizer_files(base, &tokenizer, &config)?;
         let eos = base.eos(&tokenizer);
         let tokenizer = Arc::new(tokenizer);

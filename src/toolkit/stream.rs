@@ -11,12 +11,12 @@ pub struct Stream(Vec<Feed>);
 
 impl Stream {
     /// Finds the files: of this machine, of the Hub or of the embedded data. Format, columns and filter of a source precede
-    /// those of `config`.
+    /// those of `config`. `wanted` says which columns are read.
     ///
     /// # Errors
     /// If a file is missing, or a setting is invalid.
-    pub fn open(config: &DataConfig, sources: &Sources) -> Result<Self> {
-        feeds(sources, config, Wanted::Whole).map(Self)
+    pub fn open(config: &DataConfig, sources: &Sources, wanted: Wanted) -> Result<Self> {
+        feeds(sources, config, wanted).map(Self)
     }
 
     /// Returns the files on disk.

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::eval::preference::Evaluation;
 use crate::model::config::LoraConfig;
 use crate::objective::{Loss, Objective, ObjectiveConfig, Sigmoid};
-use crate::report::{Jsonl, Reporter, SampleLog, Sink};
+use crate::report::{HeldOutFile, Jsonl, Reporter, SampleLog, Sink};
 use crate::train::config::TrainConfig;
 use crate::train::run_dir::{Opening, RunDir};
 
@@ -141,7 +141,8 @@ impl TrainerBuilder<'_> {
         let step = trainer.step();
         let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
         let samples = SampleLog::open(&directory.path().join("samples.jsonl"), step)?;
-        reporter = reporter.with(jsonl).with(samples);
+        let held_out = HeldOutFile::open(&directory.path().join("held_out.json"), step)?;
+        reporter = reporter.with(jsonl).with(samples).with(held_out);
         notes.iter().for_each(|note| reporter.note(note));
         announce(&course, step, &mut reporter);
         trainer.run(&mut reporter)?;

@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::spec::DecoderSpec;
 use crate::objective::on_policy::AdaptiveKl;
-use crate::trainable::store::{Moment, Numbers};
-use crate::trainable::{Adapters, Policy, Store};
+use crate::trainable::store::{Entry, Moment, Numbers};
+use crate::trainable::{Adapters, Policy, Store, projected};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
@@ -33,6 +33,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 pub const ADAPTER: &str = "adapter";
 /// The trained adapter with PPO's value head, a PEFT directory; only if there is one.
 pub const VALUE: &str = "value";
+/// The numbers of a trained adapter that cannot be had from [`ADAPTER`], by name; only of a projected prefix.
+pub const TRAINED: &str = "trained.safetensors";
 /// The reference's own adapter, a PEFT directory; only if the reference moves.
 pub const REFERENCE: &str = "reference";
 
@@ -95,6 +97,9 @@ pub fn save(
     let temporary = files::TemporaryDirectory::new(&all)?;
     write_adapters(temporary.path())?;
     files::write_bytes(&temporary.path().join(OPTIMIZER), &moments(store)?)?;
+    if store.entries().iter().any(|entry| entry.name.starts_with(projected::ENCODER)) {
+        files::write_bytes(&temporary.path().join(TRAINED), &numbers_of(store)?)?;
+    }
     files::write_bytes(&temporary.path().join(STATE), &json(state)?)?;
     files::write_bytes(&temporary.path().join(MANIFEST), &json(&hashes(temporary.path())?)?)?;
     let place = all.join(format!("step-{}", state.step));
@@ -134,6 +139,36 @@ fn moments(store: &Store) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
 }
 
+/// The values of a store, by name.
+fn numbers_of(store: &Store) -> Result<Vec<u8>> {
+    let view = |entry: &Entry| {
+        let bytes = bytemuck::cast_slice(&store.values()[entry.range.clone()]);
+        let view = TensorView::new(Dtype::F32, entry.shape.clone(), bytes);
+        Ok((entry.name.clone(), view.map_err(|e| Error::Train(format!("{}: {e}", entry.name)))?))
+    };
+    let tensors = store.entries().iter().map(view).collect::<Result<BTreeMap<_, _>>>()?;
+    safetensors::serialize(tensors, None).map_err(|e| Error::Train(e.to_string()))
+}
+
+/// Reads the values of a store of the same tensors.
+fn read_numbers(path: &Path, adapters: &mut Adapters) -> Result<()> {
+    let here = |what: String| Error::Train(format!("{}: {what}", path.display()));
+    let bytes = fs::read(path).map_err(Error::read(path))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| here(e.to_string()))?;
+    let mut values = adapters.values().to_vec();
+    for Entry { name, shape, range } in adapters.store().entries() {
+        let view = tensors.tensor(name).map_err(|e| here(format!("{name}: {e}")))?;
+        match numbers(&view).map_err(|e| here(format!("{name}: {e}")))? {
+            Numbers::F32(found) if view.shape() == shape.as_slice() => {
+                values[range.clone()].copy_from_slice(&found);
+            }
+            _ => return Err(here(format!("{name} does not match this configuration"))),
+        }
+    }
+    adapters.update(|all| all.copy_from_slice(&values));
+    Ok(())
+}
+
 /// Returns the paths within a checkpoint of all its files.
 pub fn files(checkpoint: &Path) -> Vec<String> {
     let mut names = hashed(checkpoint);
@@ -144,6 +179,7 @@ pub fn files(checkpoint: &Path) -> Vec<String> {
 /// The files of which the manifest has the hashes.
 fn hashed(checkpoint: &Path) -> Vec<String> {
     let mut names = vec![STATE.to_string(), OPTIMIZER.to_string()];
+    names.extend(checkpoint.join(TRAINED).exists().then(|| TRAINED.to_string()));
     let others = [REFERENCE, VALUE].into_iter().filter(|directory| checkpoint.join(directory).exists());
     for directory in std::iter::once(ADAPTER).chain(others) {
         names.extend([peft::CONFIG, peft::WEIGHTS].map(|file| format!("{directory}/{file}")));
@@ -245,7 +281,10 @@ pub fn restore(
 ) -> Result<()> {
     let valued = checkpoint.join(VALUE);
     let trained = if valued.exists() { valued } else { checkpoint.join(ADAPTER) };
-    restore_values(&trained, spec, &mut policy.trained)?;
+    match checkpoint.join(TRAINED) {
+        path if path.exists() => read_numbers(&path, &mut policy.trained)?,
+        _ => restore_values(&trained, spec, &mut policy.trained)?,
+    }
     if checkpoint.join(REFERENCE).exists() {
         let moving = policy.reference_only_mut();
         let none = || Error::Train(format!("{} has a reference that moves", checkpoint.display()));

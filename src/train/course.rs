@@ -89,6 +89,12 @@ impl Course {
         }
     }
 
+    /// Returns the same course for an adapter whose learning rates were not measured: nothing is said about them.
+    #[must_use]
+    pub fn of_unknown_strength(self) -> Self {
+        Self { strength: None, ..self }
+    }
+
     /// Returns the sum of the learning rates of all steps.
     fn reach(&self) -> f64 {
         let sampled = self.steps.clamp(1, SAMPLED);
@@ -167,6 +173,8 @@ impl Course {
         match (self.needs.records, count) {
             (Records::Pairs, 1) => "pair",
             (Records::Pairs, _) => "pairs",
+            (Records::Triples, 1) => "triple",
+            (Records::Triples, _) => "triples",
             (Records::Ranked, 1) => "ranked list",
             (Records::Ranked, _) => "ranked lists",
             (Records::Judged, 1) => "judged answer",

@@ -28,7 +28,7 @@ pub fn policy(base_fingerprint: &str, decoder: &Decoder, policy: &Policy) -> Str
     hasher.update(base_fingerprint.as_bytes());
     hasher.update(decoder.storage().as_bytes());
     match decoder.device_description() {
-        None => hasher.update(Isa::detected().name().as_bytes()),
+        None => hasher.update(Isa::detected().arithmetic().as_bytes()),
         Some((device, kind)) => {
             let kernels = crate::device::kernels_fingerprint();
             hasher.update(format!("{} {} {kind} {kernels}", device.name, device.versions).as_bytes())

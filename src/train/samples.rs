@@ -101,6 +101,14 @@ impl Samples {
         &self.prompts
     }
 
+    /// The text of tokens, without special ones.
+    ///
+    /// # Errors
+    /// If the tokenizer does not know one.
+    pub fn text(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens, true)
+    }
+
     /// Completes a prompt; `None` if `stop` was set meanwhile.
     ///
     /// # Errors

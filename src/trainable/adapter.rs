@@ -8,6 +8,7 @@ use super::kind::Delta;
 use super::lora::Lora;
 use super::pissa::Pissa;
 use super::prefix::Prefix;
+use super::projected::{ENCODER, PrefixEncoder, ProjectedPrefix};
 use super::store::Shape;
 use super::token_rows::TokenRows;
 use super::whole::Whole;
@@ -30,6 +31,10 @@ pub enum Adapter {
     TokenRows(TokenRows),
     /// Keys and values of virtual tokens before those of every sequence.
     Prefix(Prefix),
+    /// What all layers of a projected prefix share.
+    PrefixEncoder(PrefixEncoder),
+    /// The part of one layer of a projected prefix.
+    Projected(ProjectedPrefix),
     /// A bottleneck behind the module's output.
     Bottleneck(Bottleneck),
 }
@@ -70,6 +75,18 @@ impl From<Prefix> for Adapter {
     }
 }
 
+impl From<PrefixEncoder> for Adapter {
+    fn from(encoder: PrefixEncoder) -> Self {
+        Self::PrefixEncoder(encoder)
+    }
+}
+
+impl From<ProjectedPrefix> for Adapter {
+    fn from(part: ProjectedPrefix) -> Self {
+        Self::Projected(part)
+    }
+}
+
 impl From<Bottleneck> for Adapter {
     fn from(bottleneck: Bottleneck) -> Self {
         Self::Bottleneck(bottleneck)
@@ -85,6 +102,8 @@ impl Adapter {
             Self::Whole(whole) => &whole.module,
             Self::TokenRows(rows) => &rows.module,
             Self::Prefix(prefix) => &prefix.module,
+            Self::PrefixEncoder(_) => ENCODER,
+            Self::Projected(part) => &part.module,
             Self::Bottleneck(bottleneck) => &bottleneck.module,
         }
     }
@@ -98,6 +117,8 @@ impl Adapter {
             Self::Whole(whole) => (whole.rows, whole.columns),
             Self::TokenRows(rows) => (rows.tokens.len(), rows.hidden),
             Self::Prefix(prefix) => (prefix.tokens, prefix.width),
+            Self::PrefixEncoder(encoder) => (encoder.hidden, encoder.inputs),
+            Self::Projected(part) => (2 * part.width, part.hidden),
             Self::Bottleneck(bottleneck) => (bottleneck.features, bottleneck.size),
         }
     }
@@ -110,7 +131,7 @@ impl Adapter {
             Self::Pissa(_) => "PiSSA",
             Self::Whole(_) => "a trained copy (modules_to_save)",
             Self::TokenRows(_) => "trained rows (trainable_token_indices)",
-            Self::Prefix(_) => "a prefix (prefix tuning)",
+            Self::Prefix(_) | Self::PrefixEncoder(_) | Self::Projected(_) => "a prefix (prefix tuning)",
             Self::Bottleneck(_) => "an adapter layer",
         }
     }
@@ -128,8 +149,34 @@ impl Adapter {
     pub fn adds_once(&self) -> bool {
         match self {
             Self::Lora(_) | Self::Dora(_) | Self::Pissa(_) | Self::Bottleneck(_) => true,
-            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) => false,
+            Self::Whole(_)
+            | Self::TokenRows(_)
+            | Self::Prefix(_)
+            | Self::PrefixEncoder(_)
+            | Self::Projected(_) => false,
         }
+    }
+
+    /// Returns the part of a layer of a projected prefix, if this is one.
+    pub fn as_projected(&self) -> Option<&ProjectedPrefix> {
+        match self {
+            Self::Projected(part) => Some(part),
+            _ => None,
+        }
+    }
+
+    /// The number of virtual tokens that it puts before every sequence of its layer.
+    pub fn virtual_tokens(&self) -> usize {
+        match self {
+            Self::Prefix(prefix) => prefix.tokens,
+            Self::Projected(part) => part.tokens,
+            _ => 0,
+        }
+    }
+
+    /// Whether it stands beside the weights: no weight of the base can hold what it does.
+    pub fn is_beside(&self) -> bool {
+        matches!(self, Self::Prefix(_) | Self::PrefixEncoder(_) | Self::Projected(_) | Self::Bottleneck(_))
     }
 
     /// Whether it replaces the embedding, the head or rows of them, instead of adding to a product.
@@ -141,7 +188,12 @@ impl Adapter {
     pub fn low_rank(&self) -> Option<&Lora> {
         match self {
             Self::Lora(lora) | Self::Dora(Dora { lora, .. }) | Self::Pissa(Pissa { lora, .. }) => Some(lora),
-            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) | Self::Bottleneck(_) => None,
+            Self::Whole(_)
+            | Self::TokenRows(_)
+            | Self::Prefix(_)
+            | Self::PrefixEncoder(_)
+            | Self::Projected(_)
+            | Self::Bottleneck(_) => None,
         }
     }
 
@@ -159,6 +211,8 @@ impl Adapter {
             Self::Whole(whole) => whole.identity(),
             Self::TokenRows(rows) => rows.identity(),
             Self::Prefix(prefix) => prefix.identity(),
+            Self::PrefixEncoder(encoder) => encoder.identity(),
+            Self::Projected(part) => part.identity(),
             Self::Bottleneck(bottleneck) => bottleneck.identity(),
         }
     }
@@ -172,6 +226,8 @@ impl Adapter {
             Self::Whole(whole) => whole.tensors(),
             Self::TokenRows(rows) => rows.tensors(),
             Self::Prefix(prefix) => prefix.tensors(),
+            Self::PrefixEncoder(encoder) => encoder.tensors(),
+            Self::Projected(part) => part.tensors(),
             Self::Bottleneck(bottleneck) => bottleneck.tensors(),
         }
     }
@@ -188,6 +244,8 @@ impl Adapter {
             Self::Whole(whole) => whole.offset,
             Self::TokenRows(rows) => rows.offset,
             Self::Prefix(prefix) => prefix.offset,
+            Self::PrefixEncoder(encoder) => encoder.offset,
+            Self::Projected(part) => part.offset,
             Self::Bottleneck(bottleneck) => bottleneck.offset,
         };
         start..start + self.parameters()
@@ -202,6 +260,8 @@ impl Adapter {
             Self::Whole(whole) => whole.offset = offset,
             Self::TokenRows(rows) => rows.offset = offset,
             Self::Prefix(prefix) => prefix.offset = offset,
+            Self::PrefixEncoder(encoder) => encoder.offset = offset,
+            Self::Projected(part) => part.offset = offset,
             Self::Bottleneck(bottleneck) => bottleneck.offset = offset,
         }
     }
@@ -224,6 +284,14 @@ impl Adapter {
             Self::TokenRows(rows) => rows.initialise(values, weight),
             Self::Prefix(prefix) => {
                 prefix.initialise(seed, values);
+                Ok(())
+            }
+            Self::PrefixEncoder(encoder) => {
+                encoder.initialise(seed, values);
+                Ok(())
+            }
+            Self::Projected(part) => {
+                part.initialise(seed, values);
                 Ok(())
             }
             Self::Bottleneck(bottleneck) => {
@@ -251,14 +319,17 @@ impl Adapter {
                 "{} is a PiSSA in training; merge the adapter that the run wrote",
                 pissa.lora.module
             ))),
-            Self::Whole(_) | Self::TokenRows(_) | Self::Prefix(_) | Self::Bottleneck(_) => {
-                Err(Error::Adapter(format!(
-                    "{} has {}, which is not a change of a linear module's weight and cannot be merged; keep the adapter beside \
+            Self::Whole(_)
+            | Self::TokenRows(_)
+            | Self::Prefix(_)
+            | Self::PrefixEncoder(_)
+            | Self::Projected(_)
+            | Self::Bottleneck(_) => Err(Error::Adapter(format!(
+                "{} has {}, which is not a change of a linear module's weight and cannot be merged; keep the adapter beside \
                      its base",
-                    self.module(),
-                    self.kind()
-                )))
-            }
+                self.module(),
+                self.kind()
+            ))),
         }
     }
 }

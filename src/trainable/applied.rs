@@ -42,7 +42,11 @@ impl<'a> Applied<'a> {
             Adapter::Lora(lora) => lora.forward(self.numbers.values, product, dropout),
             Adapter::Dora(dora) => dora.forward(self.numbers, product, dropout),
             Adapter::Pissa(pissa) => pissa.forward(self.numbers.values, product, dropout),
-            Adapter::Whole(_) | Adapter::TokenRows(_) | Adapter::Prefix(_) => Err(self.elsewhere()),
+            Adapter::Whole(_)
+            | Adapter::TokenRows(_)
+            | Adapter::Prefix(_)
+            | Adapter::PrefixEncoder(_)
+            | Adapter::Projected(_) => Err(self.elsewhere()),
             // It acts on the output.
             Adapter::Bottleneck(_) => Ok(Kept::default()),
         }
@@ -66,7 +70,11 @@ impl<'a> Applied<'a> {
             Adapter::Lora(lora) => lora.backward(self.numbers.values, product, kept, x, gradients),
             Adapter::Dora(dora) => dora.backward(self.numbers, product, kept, x, gradients),
             Adapter::Pissa(pissa) => pissa.backward(self.numbers.values, product, kept, x, gradients),
-            Adapter::Whole(_) | Adapter::TokenRows(_) | Adapter::Prefix(_) => Err(self.elsewhere()),
+            Adapter::Whole(_)
+            | Adapter::TokenRows(_)
+            | Adapter::Prefix(_)
+            | Adapter::PrefixEncoder(_)
+            | Adapter::Projected(_) => Err(self.elsewhere()),
             // It acts on the output.
             Adapter::Bottleneck(_) => Ok(()),
         }

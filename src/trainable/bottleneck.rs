@@ -148,26 +148,26 @@ impl Bottleneck {
     }
 }
 
-fn product(a: Operand, b: Operand) -> Vec<f32> {
+pub(super) fn product(a: Operand, b: Operand) -> Vec<f32> {
     gemm(&a, &b, Precision::F32)
 }
 
-fn by_row(x: &Tensor) -> Operand<'_> {
+pub(super) fn by_row(x: &Tensor) -> Operand<'_> {
     let (rows, width) = x.shape();
     Operand::by_row(Elements::F32(x.numbers()), rows, width)
 }
 
-fn by_column(x: &Tensor) -> Operand<'_> {
+pub(super) fn by_column(x: &Tensor) -> Operand<'_> {
     let (rows, width) = x.shape();
     Operand::by_column(Elements::F32(x.numbers()), rows, width)
 }
 
-fn add(to: &mut [f32], x: &[f32]) {
+pub(super) fn add(to: &mut [f32], x: &[f32]) {
     to.iter_mut().zip(x).for_each(|(to, x)| *to += x);
 }
 
 /// The sums of the columns, row by row.
-fn sums(x: &Tensor) -> Vec<f32> {
+pub(super) fn sums(x: &Tensor) -> Vec<f32> {
     let mut all = vec![0.0; x.shape().1];
     (0..x.shape().0).for_each(|row| add(&mut all, x.row(row)));
     all

@@ -75,12 +75,15 @@ impl Adapters {
         Ok(set)
     }
 
-    /// Returns the adapters for the original base in the form that PEFT shares: a PiSSA becomes a LoRA of twice the rank.
-    /// `None` if all are in that form already.
+    /// Returns the adapters for the original base in the form that PEFT shares: a PiSSA becomes a LoRA of twice the rank, a
+    /// projected prefix the keys and values that it gives. `None` if all are in that form already.
     ///
     /// # Errors
     /// As [`Adapters::zeros`].
     pub fn shared(&self) -> Result<Option<Self>> {
+        if let Some(plain) = self.unprojected()? {
+            return Ok(Some(plain));
+        }
         if !self.all.iter().any(|adapter| matches!(adapter, Adapter::Pissa(_))) {
             return Ok(None);
         }
@@ -102,11 +105,14 @@ impl Adapters {
     }
 
     /// Takes the values of a set that was written in the form of [`Adapters::shared`]. Returns whether it has the same
-    /// modules, kinds, ranks and scales; if not, nothing changes.
+    /// modules, kinds, ranks and scales; if not, nothing changes. A projected prefix cannot be had from what it gives.
     ///
     /// # Errors
     /// As [`Adapters::zeros`].
     pub fn restore(&mut self, found: &Self) -> Result<bool> {
+        if self.prefix_encoder().is_some() {
+            return Ok(false);
+        }
         let Some(shared) = self.shared()? else {
             let fits = self.iter().eq(found.iter());
             if fits {
@@ -147,7 +153,12 @@ impl Adapters {
                 Adapter::Lora(lora) => lora.scale *= factor,
                 Adapter::Dora(dora) => dora.weight *= factor,
                 Adapter::Pissa(pissa) => pissa.lora.scale *= factor,
-                Adapter::Whole(_) | Adapter::TokenRows(_) | Adapter::Prefix(_) | Adapter::Bottleneck(_) => {}
+                Adapter::Whole(_)
+                | Adapter::TokenRows(_)
+                | Adapter::Prefix(_)
+                | Adapter::PrefixEncoder(_)
+                | Adapter::Projected(_)
+                | Adapter::Bottleneck(_) => {}
             }
         }
         copy

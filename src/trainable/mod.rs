@@ -22,6 +22,8 @@ mod low_rank;
 pub mod pissa;
 mod policy;
 pub mod prefix;
+pub mod projected;
+mod projections;
 mod score;
 pub mod store;
 pub mod token_rows;
@@ -40,6 +42,7 @@ pub use lora::Lora;
 pub use pissa::Pissa;
 pub use policy::{Frozen, Policy};
 pub use prefix::Prefix;
+pub use projected::{PrefixEncoder, ProjectedPrefix};
 pub use store::Store;
 pub use token_rows::TokenRows;
 pub use whole::Whole;
@@ -207,7 +210,10 @@ impl Adapters {
                     rows.insert(leaf(&named(&it.module)), it.tokens.clone().into());
                 }
                 Adapter::Lora(_) | Adapter::Dora(_) | Adapter::Pissa(_) => {}
-                Adapter::Prefix(_) | Adapter::Bottleneck(_) => {
+                Adapter::Prefix(_)
+                | Adapter::PrefixEncoder(_)
+                | Adapter::Projected(_)
+                | Adapter::Bottleneck(_) => {
                     return Err(Error::Adapter(format!(
                         "{} has {}, and other modules have LoRA; one PEFT directory holds one kind",
                         adapter.module(),

@@ -66,7 +66,7 @@ impl Prefix {
 }
 
 /// A number of the standard normal distribution (Box and Muller 1958).
-fn normal(stream: Stream, counter: u64) -> f32 {
+pub(super) fn normal(stream: Stream, counter: u64) -> f32 {
     // 1 − u is in (0, 1].
     let radius = (-2.0 * f64::from(1.0 - stream.uniform(2 * counter)).max(f64::MIN_POSITIVE).ln()).sqrt();
     let angle = std::f64::consts::TAU * f64::from(stream.uniform(2 * counter + 1));

@@ -9,7 +9,7 @@ use half::f16;
 pub const CHUNK: usize = 32;
 
 /// The numbers of NF4's codes: quantiles of the normal distribution.
-pub(super) const NF4_CODES: [f32; 16] = [
+pub const NF4_CODES: [f32; 16] = [
     -1.0,
     -0.696_192_8,
     -0.525_073_05,
@@ -113,6 +113,11 @@ impl<'a> Blocks<'a> {
     /// The whole blocks.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// The index of the first number, counted from the first of the whole blocks.
+    pub fn first(&self) -> usize {
+        self.start
     }
 
     /// The number of elements.
@@ -289,7 +294,7 @@ fn q8_0(block: &[u8], _: usize, out: &mut Chunk) {
 
 /// Scale and minimum `index` of eight, 6 bits each in 12 bytes (`get_scale_min_k4`).
 #[inline(always)]
-fn scale_and_minimum(packed: &[u8], index: usize) -> (u8, u8) {
+pub fn scale_and_minimum(packed: &[u8], index: usize) -> (u8, u8) {
     if index < 4 {
         return (packed[index] & 63, packed[index + 4] & 63);
     }

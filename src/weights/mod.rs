@@ -10,6 +10,7 @@ mod quantise;
 mod safetensors;
 
 pub use blocks::{BlockKind, Blocks, CHUNK};
+pub(crate) use blocks::{NF4_CODES, scale_and_minimum};
 pub use elements::{DType, Elements};
 pub use frozen::FrozenWeight;
 pub use quantise::quantise;

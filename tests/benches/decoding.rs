@@ -14,6 +14,10 @@ use dpo_lora::model::pass::Pass;
 use dpo_lora::random::Stream;
 use dpo_lora::toolkit::{Base, OpenOptions, TrainedWith};
 
+/// The program's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Tokens of a prompt and of a completion.
 const PROMPT: usize = 32;
 const NEW: usize = 48;
@@ -21,10 +25,15 @@ const NEW: usize = 48;
 const TIMES: usize = 3;
 
 fn main() {
+    let compared = std::env::args().any(|arg| arg == "--compared");
     let mut words = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
     let Some(model) = words.next() else {
         return println!("cargo bench --bench decoding -- MODEL [ADAPTER]");
     };
+    if compared {
+        let counts: Vec<usize> = words.map(|word| word.parse().unwrap()).collect();
+        return against(&model, counts.try_into().unwrap());
+    }
     let base = Base::open_with(&model, &OpenOptions::on_cpu()).unwrap();
     let adapters: Vec<PathBuf> = words.map(PathBuf::from).collect();
     let adapted = base.with_adapters(&adapters, TrainedWith::default(), true).unwrap();
@@ -64,4 +73,42 @@ fn main() {
         alone = if alone == 0.0 { best } else { alone };
         println!("{what:<18} {best:>8.1} tokens/s, {:>5.2} times one sequence", best / alone);
     }
+}
+
+/// Prints what `generate_against_llama.py` compares: greedy decoding without reading the prompt, and reading a prompt, in
+/// tokens per second.
+fn against(model: &str, [prompt, before, new, batch]: [usize; 4]) {
+    let base = Base::open_with(model, &OpenOptions::on_cpu()).unwrap();
+    let adapted = base.with_adapters(&[] as &[PathBuf], TrainedWith::default(), true).unwrap();
+    let vocab = adapted.decoder.spec().vocab_size;
+    let tokens = |sequence: usize, count: usize| -> Vec<u32> {
+        (0..count).map(|i| ((7919 * (i + 1) + 104_729 * sequence) % vocab) as u32).collect()
+    };
+    let seconds = |sequences: usize, new: usize| {
+        let sampling = SamplingConfig { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+        let request = |i| Request { prompt: tokens(i, before), sampling: sampling.clone(), completions: 1 };
+        let requests = (0..sequences).map(request).collect();
+        let limits = Limits { max_new_tokens: new, ..Limits::default() };
+        let begun = Instant::now();
+        let side = (&adapted.policy, Pass::Reference);
+        let rollouts = Rollouts::new(&adapted.decoder, &adapted.tokenizer, requests, side, &limits).unwrap();
+        for completion in rollouts {
+            assert_eq!(completion.unwrap().tokens.len(), new);
+        }
+        begun.elapsed().as_secs_f64()
+    };
+    let decoding = |sequences: usize| {
+        let first = seconds(sequences, 1);
+        (sequences * new) as f64 / (seconds(sequences, new + 1) - first)
+    };
+    let reading = || {
+        let (all, mut cache) = (tokens(0, prompt), adapted.decoder.new_cache());
+        let begun = Instant::now();
+        adapted.decoder.step(&all, &mut cache, &adapted.policy, Pass::Reference).unwrap();
+        prompt as f64 / begun.elapsed().as_secs_f64()
+    };
+    reading();
+    decoding(batch);
+    let (one, many, read) = (decoding(1), decoding(batch), reading());
+    println!(r#"{{"one sequence": {one}, "{batch} sequences": {many}, "prompt": {read}}}"#);
 }

@@ -17,6 +17,9 @@ import subprocess
 import sys
 import tempfile
 
+# Wrong pairs of a run that are shown, at most; short runs leave some.
+WRONG = 10
+
 SIZES = [(1280, 1600), (390, 1600)]
 
 # What is measured in the page itself. Nothing may be wider than the screen; every curve has a drawing; a pointer shows values.
@@ -39,7 +42,12 @@ addEventListener("load", () => setTimeout(() => {
     width: innerWidth, scroll: document.documentElement.scrollWidth, wide,
     charts: document.querySelectorAll("#charts figure").length,
     paths: document.querySelectorAll("#charts path").length,
-    samples: document.querySelectorAll(".sample").length,
+    samples: document.querySelectorAll("#samples .sample").length,
+    wrong: document.querySelectorAll("#wrong .sample").length,
+    facts: document.querySelectorAll("#wrong .sample .fact").length,
+    folded: [...document.querySelectorAll("#wrong details")].every(e => !e.open),
+    bars: [...document.querySelectorAll("#lengths .bar")].map(e => e.querySelector("i").getBoundingClientRect().width / e.getBoundingClientRect().width),
+    intervals: document.querySelectorAll("#charts .interval").length,
     rows: document.querySelectorAll("#settings tr").length,
     before, during, after: key(),
     page: style(document.body, "backgroundColor"), ink: style(document.body, "color"),
@@ -130,6 +138,12 @@ def check(name, found, width, dark):
     require("step" in found["during"] and found["during"] != found["before"] == found["after"], "a pointer shows nothing")
     require(contrast(found["page"], found["ink"]) >= 7, f"ink {found['ink']} on {found['page']}")
     require((luminance(found["page"]) < 0.2) == dark, f"the page is {found['page']}")
+    least, most = {"one": (1, WRONG), "two": (2, 2 * WRONG), "large": (0, 0)}[name]
+    require(least <= found["wrong"] <= most, f"{found['wrong']} wrong pairs")
+    require(found["facts"] == 3 * found["wrong"] and found["folded"], "a wrong pair lacks margins or origin, or all are open")
+    require(len(found["bars"]) >= {"one": 2, "two": 4, "large": 0}[name], f"{len(found['bars'])} bars")
+    require(all(0 <= bar <= 1 for bar in found["bars"]), f"bars of {found['bars']}")
+    require(found["intervals"] == {"one": 2, "two": 4, "large": 0}[name], f"{found['intervals']} intervals")
     print(f"{name} at {width} pixels: drawn after {found['milliseconds']} ms")
     return problems
 

@@ -154,6 +154,39 @@ fn convert_writes_what_reads_back_and_nothing_of_invalid_data() {
     assert_eq!(place.read("e.jsonl"), EVAL.as_bytes());
 }
 
+/// Gold answers and margins, which only some losses read, are shown, counted and kept.
+#[test]
+fn triples_and_margins_are_shown_counted_and_kept() {
+    let (place, base) = place();
+    let rows = "{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\", \"reference\": \" b c\"}\n\
+                {\"prompt\": \"a\", \"chosen\": \" d\", \"rejected\": \" e\", \"label\": 0.75, \"margin\": -0.5}\n";
+    place.write("triples.jsonl", rows);
+    place.run(&["data", "convert", "triples.jsonl", "-o", "again.jsonl"]).ok();
+    let written = String::from_utf8(place.read("again.jsonl")).unwrap();
+    let parsed =
+        |text: &str| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    assert_eq!(parsed(&written), parsed(rows));
+    for more in [&[][..], &["--base", &base]] {
+        let args = [&["data", "show", "triples.jsonl", "-n", "2"][..], more].concat();
+        let shown = place.run(&args).ok();
+        assert!(
+            shown.contains("triple") && shown.contains("reference") && shown.contains("pair, label 0.75"),
+            "{shown}"
+        );
+        let args = [&["data", "check", "triples.jsonl"][..], more].concat();
+        let found = place.run(&args).ok();
+        for part in ["triple (strings)", "pair (strings)", "reference"] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+    }
+    place.write(
+        "margin.jsonl",
+        "{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\", \"margin\": \"wide\"}\n",
+    );
+    let ran = place.run(&["data", "convert", "margin.jsonl", "-o", "none.jsonl"]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("{margin: null}"), "{}", ran.stderr);
+}
+
 #[test]
 fn show_marks_scored_and_special_tokens() {
     let (place, base) = place();

@@ -13,6 +13,7 @@ use crate::common::program::Place;
 fn objective(name: &str) -> Value {
     let mut section = match name {
         "sft" | "unlikelihood" | "reward" => json!({}),
+        "tpo_l" => json!({"beta": 2.0}),
         "exo_pair" => json!({"beta": 0.5, "label_smoothing": 1e-3}),
         "robust" => json!({"beta": 0.5, "label_smoothing": 0.1}),
         "sppo_hard" => json!({"beta": 0.1}),
@@ -45,6 +46,13 @@ fn write_data(place: &Place) {
         .iter()
         .map(|pair| json!({"prompt": pair["prompt"], "completions": [pair["chosen"], pair["rejected"]]}));
     lines("ranked.jsonl", ranked.collect());
+    // The gold answer is the chosen one of another pair, which is of the same kind.
+    let gold = pairs.iter().cycle().skip(1).map(|other| other["chosen"].clone());
+    let triples = pairs.iter().cloned().zip(gold).map(|(mut pair, gold)| {
+        pair["reference"] = gold;
+        pair
+    });
+    lines("triples.jsonl", triples.collect());
     lines("pairs.jsonl", pairs);
 }
 
@@ -81,6 +89,7 @@ fn every_loss_reaches_its_goal_on_the_quickstart() {
         let data = match records {
             Records::Judged => "judged.jsonl",
             Records::Ranked => "ranked.jsonl",
+            Records::Triples => "triples.jsonl",
             Records::Pairs | Records::Texts | Records::Prompts => "pairs.jsonl",
         };
         let batch = if records == Records::Judged { 16 } else { 8 };

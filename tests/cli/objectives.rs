@@ -35,6 +35,9 @@ fn every_kind_of_record_is_trained_on_and_evaluated() {
         ("train.jsonl", json!({"loss_type": "orpo"}), Some("log_odds_ratio")),
         ("train.jsonl", json!({"loss_type": "simpo", "beta": 2.0, "cpo_alpha": 0.0}), None),
         ("ranked.jsonl", json!({"loss_type": "plackett_luce"}), Some("rewards/accuracies")),
+        ("triples.jsonl", json!({"loss_type": "tpo", "beta": 0.3}), Some("nll_loss")),
+        ("triples.jsonl", json!({"loss_type": "tpo", "tpo_alpha": 0}), Some("rewards/accuracies")),
+        ("train.jsonl", json!({"loss_type": "tpo_l", "tpo_alpha": 0}), Some("rewards/accuracies")),
     ];
     for (data, objective, figure) in runs {
         recipe(&place, data, &objective);
@@ -52,6 +55,51 @@ fn every_kind_of_record_is_trained_on_and_evaluated() {
             place.run(&["eval", "--base", base, "--adapter", "run/adapter", "--data", set, "--json"]).json();
         assert!(found[0]["loss"].as_f64().unwrap().is_finite(), "{objective}");
     }
+}
+
+/// A gold answer that the loss does not imitate is left out with a note, and the run is that of the pairs; one that it
+/// needs is asked for.
+#[test]
+fn gold_answers_are_imitated_left_out_or_missing() {
+    let place = Place::new();
+    let objective = json!({"loss_type": "sigmoid"});
+    recipe(&place, "train.jsonl", &objective);
+    place.run(&TRAIN).ok();
+    let of_pairs = place.adapter("run");
+    recipe(&place, "triples.jsonl", &objective);
+    let ran = place.run(&[&TRAIN[..], &["--overwrite"]].concat());
+    let note = "in 50 of 50 records there is a gold answer and nothing imitates it: ";
+    assert!(ran.code == Some(0) && ran.stderr.contains(note), "{}", ran.stderr);
+    assert!(ran.stderr.contains("objective.loss_type: tpo"), "{}", ran.stderr);
+    assert_eq!(place.adapter("run")[1], of_pairs[1]);
+    let imitated = json!({"loss_type": "tpo", "beta": 0.3});
+    recipe(&place, "triples.jsonl", &imitated);
+    let ran = place.run(&[&TRAIN[..], &["--overwrite"]].concat());
+    assert!(ran.code == Some(0) && !ran.stderr.contains("gold answer"), "{}", ran.stderr);
+
+    let row = |reference: Value| {
+        json!({"prompt": "a", "chosen": " b", "rejected": " c", "reference": reference}).to_string()
+    };
+    for (name, row, message) in [
+        ("none.jsonl", row(Value::Null), "none.jsonl:1: missing `reference`"),
+        ("number.jsonl", row(json!(3)), "reference must be an answer of the same form as chosen"),
+        ("messages.jsonl", row(json!([{"role": "assistant", "content": "d"}])), "of the same form as chosen"),
+    ] {
+        place.write(name, [row.as_str(); 8].join("\n"));
+        recipe(&place, name, &imitated);
+        let ran = place.run(&[&TRAIN[..], &["--overwrite", "--set", "data.eval=null"]].concat());
+        assert!(ran.code != Some(0) && ran.stderr.contains(message), "{name}: {}", ran.stderr);
+        assert!(ran.stderr.contains("tpo_alpha to 0"), "{name}: {}", ran.stderr);
+        // Other losses read the pair.
+        recipe(&place, name, &objective);
+        place.run(&[&TRAIN[..], &["--overwrite", "--set", "data.eval=null"]].concat()).ok();
+    }
+    recipe(&place, "judged.jsonl", &imitated);
+    let ran = place.run(&[&TRAIN[..], &["--overwrite", "--set", "data.eval=null"]].concat());
+    assert!(ran.code != Some(0) && ran.stderr.contains("takes triples"), "{}", ran.stderr);
+    recipe(&place, "triples.jsonl", &json!({"loss_type": "tpo_hinge", "label_smoothing": 0.1}));
+    let ran = place.run(&[&TRAIN[..], &["--overwrite"]].concat());
+    assert!(ran.code == Some(2) && ran.stderr.contains("no such parameter"), "{}", ran.stderr);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn a_server_that_refuses_ends_no_run_and_what_is_not_supported_is_named() {
     }
     assert_eq!(ran.stderr.matches("answers 403").count(), 1, "{}", ran.stderr);
     for (set, words) in [
-        ("train.report_to=wandb", "wandb sync"),
+        ("train.report_to=trackio", "import_tf_events"),
         ("train.report_to=[mlflow, trackio]", "import_tf_events"),
         ("train.report_to=comet", "is not a known tracker"),
         ("train.report_to=tensorboard", "anyway"),
@@ -219,6 +219,7 @@ fn an_adapter_is_pushed_with_its_card_and_curves() {
     place.llama_recipe(&[("data.eval", json!(0.3)), ("model.base_name", json!("someone/base"))]);
     place.run(&["train", "-c", "run.yaml"]).ok();
     let server = hub();
+    place.write("run/adapter/.env", b"HF_TOKEN=hf_secret");
     let push = |args: &[&str], token: Option<&str>| {
         let mut command = place.command(&[&["push"], args].concat());
         command.env("HF_ENDPOINT", server.url()).env("HF_HOME", place.path("hf")).env_remove("HF_TOKEN");
@@ -234,7 +235,7 @@ fn an_adapter_is_pushed_with_its_card_and_curves() {
         "{}",
         ran.stderr
     );
-    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("warning") && ran.stderr.contains(": .env\n"), "{}", ran.stderr);
     let requests = server.requests();
     let find = |words: &str| requests.iter().find(|request| request.path.contains(words)).unwrap();
     let created = find("repos/create").json();
@@ -261,6 +262,7 @@ fn an_adapter_is_pushed_with_its_card_and_curves() {
             _ => files.insert(name, value["oid"].as_str().unwrap().as_bytes().to_vec()),
         };
     }
+    assert!(!files.contains_key(".env"));
     assert_eq!(files["adapter_model.safetensors"], oid.as_bytes());
     assert_eq!(files["adapter_config.json"], place.read("run/adapter/adapter_config.json"));
     let card = String::from_utf8(files["README.md"].clone()).unwrap();

@@ -21,6 +21,46 @@ fn table(rows: &[(&str, &[&str])]) {
 }
 
 #[test]
+fn triples() {
+    table(&[
+        (
+            r#"{"chosen": "The mill turns.", "rejected": "The mill sings.", "reference": "A mill stands."}"#,
+            &["reference (\"A mill stands.\") does not begin with the prompt", "a prompt of its own"],
+        ),
+        (
+            r#"{"prompt": "Where is it?", "chosen": "a", "rejected": "b", "reference": "Where is it? There."}"#,
+            &["reference repeats prompt"],
+        ),
+        (
+            r#"{"prompt": [@U], "chosen": [@A], "rejected": [@B], "reference": [@U, @A]}"#,
+            &["reference repeats the messages of prompt"],
+        ),
+        (
+            r#"{"prompt": [@U], "chosen": [@A], "rejected": [@B], "reference": [@A, @U]}"#,
+            &["reference ends with a message of user"],
+        ),
+        (
+            r#"{"prompt": "q", "chosen": "a", "rejected": "a", "reference": "c"}"#,
+            &["chosen and rejected are equal"],
+        ),
+    ]);
+    let forced = configured("format: triple-preference");
+    for (row, parts) in [
+        (r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#, "lacks `reference`"),
+        (
+            r#"{"prompt": "q", "chosen": "a", "rejected": "b", "reference": 3}"#,
+            "reference must be a string, found a number (3)",
+        ),
+        (
+            r#"{"prompt": "q", "chosen": "a", "rejected": "b", "reference": " "}"#,
+            "reference is empty (only white space)",
+        ),
+    ] {
+        refused_by(&forced, row, &[parts]);
+    }
+}
+
+#[test]
 fn pairs() {
     table(&[
         ("[1]", &["must be a JSON object", "a list ([1])"]),

@@ -55,6 +55,43 @@ fn training_follows_peft_and_starts_as_the_base_to_the_bit() {
     }
 }
 
+/// What is left of each weight behind the start: of `pissa` PEFT's, of `pissa_niter_N` no more than PEFT's, whose
+/// `svd_lowrank` iterates in as many dimensions as the rank.
+#[test]
+fn no_start_is_further_from_the_weight_than_pefts() {
+    let (starts, model) = (json("pissa/starts.json"), decoder("llama"));
+    for (init, modules) in starts.as_object().unwrap() {
+        let iterations = match init.strip_prefix("pissa_niter_") {
+            None => Iterations::UntilSettled,
+            Some(count) => Iterations::Fixed(count.parse().unwrap()),
+        };
+        let of = |linear| Pissa::new(Lora::new(linear, 4, 6.0, 1.5), iterations);
+        let set = model.spec().linears().map(of);
+        let set = Adapters::initialised_on(set, 1, |module| model.linear(module)).unwrap();
+        assert_eq!(set.len(), modules.as_object().unwrap().len());
+        for adapter in set.iter() {
+            let (lora, want) = (adapter.low_rank().unwrap(), modules[adapter.module()].as_f64().unwrap());
+            let weight = model.linear(&lora.module).unwrap();
+            let (a, b) = (&set.values()[lora.a()], &set.values()[lora.b()]);
+            let (mut row, mut squares) = (vec![0.0; lora.inputs], 0.0);
+            for (output, b) in b.chunks_exact(lora.rank).enumerate() {
+                weight.output_row(output, &mut row);
+                for (input, w) in row.iter().enumerate() {
+                    let rows = a.chunks_exact(lora.inputs).zip(b);
+                    let part: f64 = rows.map(|(a, b)| f64::from(a[input]) * f64::from(*b)).sum();
+                    squares += (f64::from(*w) - lora.scale * part).powi(2);
+                }
+            }
+            let (found, best) = (squares.sqrt(), starts["pissa"][&lora.module].as_f64().unwrap());
+            assert!(
+                found <= want * (1.0 + 1e-5) && found >= best * (1.0 - 1e-5),
+                "{init} {}: {found} {want}",
+                lora.module
+            );
+        }
+    }
+}
+
 /// With `PISSA_OUT=DIRECTORY` the adapter stays there, for `tests/parity/pissa.py tests/fixtures --check DIRECTORY`, whose
 /// output is `pissa/ours.json`.
 #[test]

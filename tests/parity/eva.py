@@ -25,7 +25,12 @@ class Exact(IncrementalPCA):
         super().__init__(n_components=n_components, copy=True)
 
 
-CASES = [dict(rho=2.0, use_label_mask=True), dict(rho=1.0, use_label_mask=False), dict(rho=2.0, use_label_mask=False, adjust_scaling_factors=False)]
+CASES = [
+    dict(rho=2.0, use_label_mask=True), dict(rho=1.0, use_label_mask=False), dict(rho=2.0, use_label_mask=False, adjust_scaling_factors=False),
+    dict(rho=2.0, use_label_mask=True, whiten=True), dict(rho=1.0, use_label_mask=False, whiten=True),
+]
+# PEFT whitens in place, and so several times where modules share an input: of these no two do.
+UNSHARED = ["q_proj", "o_proj", "gate_proj", "down_proj"]
 
 
 def examples():
@@ -60,7 +65,7 @@ def run(out, data, case, pca=Exact):
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(out / "models/llama", dtype=torch.float32, attn_implementation="eager").eval()
     eva = EvaConfig(**{**case, "use_label_mask": True})  # the labels say which rows count
-    config = LoraConfig(r=4, lora_alpha=6, init_lora_weights="eva", eva_config=eva, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=6, init_lora_weights="eva", eva_config=eva, target_modules=UNSHARED if case.get("whiten") else "all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     initialize_lora_eva_weights(model, batches(data, case["use_label_mask"]))
     modules = {}

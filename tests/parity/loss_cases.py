@@ -8,6 +8,7 @@ import torch
 from trl import DPOConfig, DPOTrainer, KTOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
+from trl.experimental.tpo import TPOTrainer
 
 from files import write_json
 
@@ -39,6 +40,15 @@ CPO = {
 KTO = {
     "kto": [dict(), dict(beta=0.5, desirable_weight=1.3, undesirable_weight=0.6)],
     "apo_zero_unpaired": [dict(), dict(beta=0.5, desirable_weight=1.3, undesirable_weight=0.6)],
+}
+
+# name → what TRL calls it
+TPO_TYPES = {"tpo": "sigmoid", "tpo_hinge": "hinge", "tpo_ipo": "ipo", "tpo_l": "tpo-l"}
+TPO = {
+    "tpo": [dict(), dict(beta=0.5, tpo_alpha=0.3, label_smoothing=0.1), dict(beta=0.2, tpo_alpha=0.0)],
+    "tpo_hinge": [dict(), dict(beta=0.5, tpo_alpha=0.3), dict(beta=0.2, tpo_alpha=0.0)],
+    "tpo_ipo": [dict(), dict(beta=0.5, tpo_alpha=0.3), dict(beta=0.2, tpo_alpha=0.0)],
+    "tpo_l": [dict(), dict(beta=2.0, tpo_l_gamma=1.0, label_smoothing=0.1), dict(beta=5.0, tpo_l_gamma=2.0, tpo_alpha=0.0)],
 }
 
 
@@ -184,6 +194,44 @@ def free_case(name, settings, rng):
     )
 
 
+class Logits(torch.nn.Module):
+    """A model of two tokens: with these log-probs of token 0, equal for each scored token of a sequence."""
+
+    def __init__(self, logps, mask):
+        super().__init__()
+        self.logps, self.mask = logps, mask
+
+    def forward(self, **_):
+        scored = self.mask[:, 1:].double()
+        each = self.logps[:, None] / scored.sum(1, keepdim=True) * scored + -1.0 * (1 - scored)
+        logits = torch.stack([each, torch.log(-torch.expm1(each))], -1)
+        return types.SimpleNamespace(logits=torch.cat([logits, logits[:, -1:]], 1))
+
+
+def tpo_case(name, settings, rng):
+    """TPO's own loss, from logits that give the wanted log-probs: chosen, rejected and gold completions in turn."""
+    batch = rng.choice([1, 2, 4, 5])
+    policy, reference, tokens = completions(rng, batch)
+    gold_tokens = [rng.randint(1, 12) for _ in range(batch)]
+    gold = [round(-n * rng.uniform(0.05, 3), 4) for n in gold_tokens]
+    alpha = settings.get("tpo_alpha", 1.0)
+    everything = (policy + gold, tokens + gold_tokens) if alpha else (policy, tokens)
+    logps, mask = tensor(everything[0], requires_grad=True), masks(everything[1])
+    model = Logits(logps, mask)
+    trainer = bare(
+        TPOTrainer, model=model, loss_type=TPO_TYPES[name], beta=settings.get("beta", 0.01), label_smoothing=settings.get("label_smoothing", 0.0), tpo_alpha=alpha,
+        tpo_l_gamma=settings.get("tpo_l_gamma", 0.5),
+    )
+    inputs = dict(input_ids=torch.zeros_like(mask), attention_mask=torch.ones_like(mask), completion_mask=mask)
+    loss = trainer._compute_loss(model, inputs, return_outputs=False)
+    loss.backward()
+    slopes = logps.grad.tolist()
+    return dict(
+        kind="triples" if alpha else "pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=slopes[: 2 * batch], metrics=metrics_of(trainer),
+        **(dict(gold=gold, gold_tokens=gold_tokens, gold_gradient=slopes[2 * batch :]) if alpha else {}),
+    )
+
+
 def kto_case(name, settings, rng):
     batch = rng.choice([2, 3, 4, 6])
     policy, reference, tokens = completions(rng, batch)
@@ -232,7 +280,7 @@ def unlikelihood_case(name, settings, rng):
 
 def make_losses(out):
     ours = [({"plackett_luce": [dict(), dict(beta=0.5)]}, plackett_luce_case), ({"unlikelihood": [dict(), dict(unlikelihood_alpha=0.3)]}, unlikelihood_case)]
-    families = [(DPO, dpo_case), (CPO, free_case), (KTO, kto_case), *ours]
+    families = [(DPO, dpo_case), (CPO, free_case), (TPO, tpo_case), (KTO, kto_case), *ours]
     losses = {}
     for names, case in families:
         for name, variants in names.items():
@@ -315,7 +363,7 @@ def rounded(case):
         # Every reward is 0, but for the rounding of TRL's sum over tokens.
         case["metrics"].pop("rewards/accuracies", None)
     case["loss"], case["metrics"] = short(case["loss"]), {key: short(value) for key, value in case["metrics"].items()}
-    for key in ("gradient", "prompt_gradient"):
+    for key in ("gradient", "prompt_gradient", "gold_gradient"):
         if key in case:
             case[key] = [short(value) for value in case[key]]
     return case

@@ -5,6 +5,7 @@
 
 `CASE/` is the adapter of `models/CASE` after the steps, converted by `save_pretrained(path_initial_model_for_weight_conversion=...)`. `expected.json`: `CASE = {init, ids, start, steps, logps}`: the
 log-probs of `ids[1:]` before the first step, their sum before each step of torch's AdamW, and the log-probs after the last.
+`starts.json`: by `init_lora_weights` and module of `models/llama`, the norm of what PEFT leaves in the base.
 """
 import json
 import sys
@@ -61,6 +62,16 @@ def check(out, adapter):
     print(json.dumps(dict(ids=IDS, logps=logps(model).tolist())))
 
 
+def residuals(out, name, init):
+    """How far PEFT's start `s·B₀·A₀` is from each weight: the Frobenius norm of what is left."""
+    torch.manual_seed(11)
+    config = LoraConfig(r=4, lora_alpha=6, init_lora_weights=init, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(base(out, name), config)
+    # PEFT leaves what is left in the base.
+    layers = ((key, module) for key, module in model.named_modules() if hasattr(module, "lora_A"))
+    return {key.removeprefix("base_model.model."): module.get_base_layer().weight.double().norm().item() for key, module in layers}
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1]).resolve()
     torch.set_num_threads(1)
@@ -68,4 +79,6 @@ if __name__ == "__main__":
         check(out, sys.argv[3])
     else:
         found = {name: make(out, name, init) for name, init in (("llama", "pissa"), ("gpt2", "pissa"))}
+        starts = {init: residuals(out, "llama", init) for init in ("pissa", "pissa_niter_1", "pissa_niter_4", "pissa_niter_16")}
+        (out / "pissa/starts.json").write_text(json.dumps(starts, indent=1) + "\n")
         (out / "pissa/expected.json").write_text(json.dumps(found, indent=1) + "\n")

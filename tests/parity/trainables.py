@@ -3,7 +3,7 @@
     python tests/parity/trainables.py tests/fixtures
     python tests/parity/trainables.py tests/fixtures --check BASE ADAPTER    # log-probs that PEFT has for an adapter of models/BASE that dpo-lora wrote
 
-`KIND-BASE/` is an adapter of `models/BASE`: `prefix` (PREFIX_TUNING), `rows` (LoRA with trainable_token_indices), `whole` (LoRA with modules_to_save: embedding and head).
+`KIND-BASE/` is an adapter of `models/BASE`: `prefix` (PREFIX_TUNING), `projected` (the same with prefix_projection; `network.safetensors` has what PEFT trains), `rows` (LoRA with trainable_token_indices), `whole` (LoRA with modules_to_save: embedding and head).
 `expected.json`: `KIND-BASE = {base, ids, logps, text, gradient}`; `logps[i]` is the log-prob of `ids[i + 1]`, in nats, `text` what follows the first tokens greedily (by passes
 without a cache: with transformers 5.24, PEFT's `generate` loses the prefix), and `gradient` the norm of the gradient of the sum of `logps` by each tensor, as torch computes it.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 IDS = [1, 17, 45, 101, 9, 60, 33, 210, 5, 71, 18, 90]
@@ -20,6 +21,7 @@ TOKENS = [45, 9, 300, 210]
 START, NEW = 4, 6
 CASES = [
     *(("prefix", base) for base in ("llama", "gpt2", "gemma2", "mistral")),
+    *(("projected", base) for base in ("llama", "gpt2")),
     *(("rows", base) for base in ("llama", "gpt2")),
     *(("whole", base) for base in ("llama", "gpt2", "gptj")),
 ]
@@ -39,6 +41,8 @@ def base(out, name):
 def config(kind, name):
     if kind == "prefix":
         return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    if kind == "projected":
+        return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=6)
     extra = dict(modules_to_save=NAMES[name]) if kind == "whole" else dict(trainable_token_indices={NAMES[name][0]: TOKENS})
     return LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **extra)
 
@@ -56,7 +60,7 @@ def make(out, kind, name):
         for key, parameter in trained:
             if "lora_B" in key:
                 parameter.uniform_(-0.2, 0.2)
-            elif "lora_A" not in key and kind != "prefix":
+            elif "lora_A" not in key and kind not in ("prefix", "projected"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     found = logps(model, IDS)
     found.sum().backward()
@@ -68,6 +72,8 @@ def make(out, kind, name):
     directory = out / "trainables" / f"{kind}-{name}"
     model.save_pretrained(directory)
     (directory / "README.md").unlink(missing_ok=True)
+    if kind == "projected":
+        save_file({short(key): parameter.detach().contiguous() for key, parameter in trained}, directory / "network.safetensors")
     # The base is found by the test, not by this machine's path.
     settings = json.loads((directory / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = name

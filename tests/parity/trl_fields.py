@@ -15,9 +15,10 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import transformers
 import trl
 from transformers import TrainingArguments
-from trl import DPOConfig, KTOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
 from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
+from trl.experimental.tpo import TPOConfig
 
 TARGET = Path(__file__).parents[1] / "fixtures" / "trl_fields.json"
 
@@ -29,6 +30,6 @@ def defaults(config):
 
 inherited = defaults(TrainingArguments)
 found = {"versions": {"trl": trl.__version__, "transformers": transformers.__version__}, "TrainingArguments": inherited}
-for config in (DPOConfig, KTOConfig, CPOConfig, ORPOConfig, SFTConfig):
+for config in (DPOConfig, KTOConfig, CPOConfig, ORPOConfig, TPOConfig, SFTConfig, RewardConfig, GRPOConfig, RLOOConfig):
     found[config.__name__] = {name: value for name, value in defaults(config).items() if name not in inherited or inherited[name] != value}
 TARGET.write_text(json.dumps(found, indent=1, default=str) + "\n")

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.experimental.tpo import TPOConfig, TPOTrainer
 
 from corpus import training_pairs
 from files import write_json, write_jsonl
@@ -29,6 +30,9 @@ RUNS = {
     "simpo": (CPOTrainer, CPOConfig, PAIRS, dict(loss_type="simpo", beta=2.0, simpo_gamma=1.0, cpo_alpha=0.0), None),
     "cpo-simpo": (CPOTrainer, CPOConfig, PAIRS, dict(loss_type="simpo", beta=2.0), None),
     "orpo": (ORPOTrainer, ORPOConfig, PAIRS, dict(loss_type="orpo", beta=0.3), dict(beta=0.3)),
+    "tpo": (TPOTrainer, TPOConfig, "trl/triples.jsonl", dict(loss_type="tpo", beta=0.3), dict(loss_type="sigmoid", beta=0.3)),
+    "tpo-l": (TPOTrainer, TPOConfig, "trl/triples.jsonl", dict(loss_type="tpo_l", beta=2.0, tpo_l_gamma=0.7, tpo_alpha=0.4), dict(loss_type="tpo-l", beta=2.0, tpo_l_gamma=0.7, tpo_alpha=0.4)),
+    "tpo-alone": (TPOTrainer, TPOConfig, "trl/triples.jsonl", dict(loss_type="tpo_hinge", beta=0.3, tpo_alpha=0.0), dict(loss_type="hinge", beta=0.3, tpo_alpha=0.0)),
     "kto": (KTOTrainer, KTOConfig, "trl/judged.jsonl", dict(loss_type="kto", beta=0.3, desirable_weight=1.2, undesirable_weight=0.8), None),
     "apo-zero-unpaired": (KTOTrainer, KTOConfig, "trl/judged.jsonl", dict(loss_type="apo_zero_unpaired", beta=0.3), None),
     "sft": (SFTTrainer, SFTConfig, "trl/texts.jsonl", dict(loss_type="sft"), dict(loss_type="nll")),
@@ -48,6 +52,9 @@ def rows(data):
         return [dict(text=row["prompt"] + row["chosen"]) for row in pairs]
     if data == "trl/messages.jsonl":
         return [dict(messages=[dict(role="user", content=row["prompt"]), dict(role="assistant", content=row["chosen"].strip())]) for row in pairs]
+    if data == "trl/triples.jsonl":
+        # The gold answer is the chosen one of another record.
+        return [dict(row, reference=other["chosen"]) for row, other in zip(pairs, pairs[1:] + pairs[:1])]
     judged = []
     for row in pairs:
         label = rng.random() < 0.6

@@ -8,11 +8,21 @@ use super::common::program::Place;
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 
 /// The keys of `lora` that switch a kind on, for `models/llama`.
-fn kinds() -> [(&'static str, Vec<(&'static str, Value)>); 4] {
+fn kinds() -> [(&'static str, Vec<(&'static str, Value)>); 5] {
     [
         (
             "prefix",
             vec![("lora.prefix_tuning", json!({"num_virtual_tokens": 3})), ("lora.lora_dropout", json!(0.0))],
+        ),
+        (
+            "projected",
+            vec![
+                (
+                    "lora.prefix_tuning",
+                    json!({"num_virtual_tokens": 3, "prefix_projection": true, "encoder_hidden_size": 5}),
+                ),
+                ("lora.lora_dropout", json!(0.0)),
+            ],
         ),
         ("layers", vec![("lora.adapter_layers", json!({"bottleneck_size": 4}))]),
         ("whole", vec![("lora.modules_to_save", json!(["embed_tokens", "lm_head"]))]),
@@ -51,6 +61,58 @@ fn a_resumed_run_ends_with_the_same_bytes_also_with_other_threads_and_recomputat
         let other = [("train.threads", json!(2)), ("train.gradient_checkpointing", json!(true))];
         let other = trained(&[&settings[..], &other].concat());
         assert_eq!(other.adapter("run"), adapter, "{kind}");
+    }
+}
+
+/// Bases in blocks of few bits: rounded to NF4 while they are loaded, and a GGUF file.
+#[test]
+fn quantised_bases_take_every_kind_but_copies_of_their_own_tensors_also_with_accumulated_gradients() {
+    let gguf = fixture("gguf/llama-k.gguf");
+    let bases = [
+        vec![
+            ("model.base", json!("tiny-reviews")),
+            ("model.load_in_4bit", json!("nf4")),
+            ("data.train", json!("tiny-reviews/train.jsonl")),
+        ],
+        vec![("model.base", json!(gguf.to_str().unwrap()))],
+    ];
+    let dora = ("dora", vec![("lora.use_dora", json!(true))]);
+    for base in bases {
+        for (kind, settings) in kinds().into_iter().chain([dora.clone()]) {
+            let run = |batch: usize, accumulation: usize| {
+                let place = Place::new();
+                let more = [
+                    ("train.max_steps", json!(3)),
+                    ("train.per_device_train_batch_size", json!(batch)),
+                    ("train.gradient_accumulation_steps", json!(accumulation)),
+                    ("lora.lora_dropout", json!(0.0)),
+                    ("train.shuffle", json!(false)),
+                ];
+                place.llama_recipe(&[&base[..], &settings, &more].concat());
+                let ran = place.run(&TRAIN);
+                (place, ran)
+            };
+            let (place, ran) = run(4, 1);
+            // Embedding and head of the GGUF file are in blocks; NF4 leaves them as they are.
+            if ["whole", "rows"].contains(&kind) && base.len() == 1 {
+                let said = ran.stderr.contains("quantised") && ran.stderr.contains("model.");
+                assert!(ran.code != Some(0) && said, "{kind}: {}", ran.stderr);
+                assert!(!place.path("run/adapter").exists());
+                continue;
+            }
+            ran.ok();
+            let (parts, ran) = run(2, 2);
+            ran.ok();
+            for (whole, part) in place.metrics("run").iter().zip(parts.metrics("run")) {
+                for key in ["loss", "grad_norm", "logps/chosen"] {
+                    let (Some(whole), Some(part)) = (whole[key].as_f64(), part[key].as_f64()) else {
+                        continue;
+                    };
+                    let near = (whole - part).abs() <= 1e-4 * whole.abs().max(1e-2);
+                    assert!(near, "{base:?} {kind} {key}: {whole} {part}");
+                }
+            }
+        }
     }
 }
 
@@ -116,8 +178,8 @@ fn merging_and_exporting_work_or_are_refused_by_name() {
         ]);
         assert_ne!(gguf.code, Some(0), "{kind}");
         match kind {
-            "prefix" | "layers" => {
-                let word = if kind == "prefix" { "prefix" } else { "adapter layer" };
+            "prefix" | "projected" | "layers" => {
+                let word = if kind == "layers" { "adapter layer" } else { "prefix" };
                 assert!(merged.code != Some(0) && merged.stderr.contains(word), "{kind}: {}", merged.stderr);
                 assert!(!place.path("merged").exists());
                 assert!(gguf.stderr.contains(word), "{kind}: {}", gguf.stderr);
@@ -138,6 +200,55 @@ fn merging_and_exporting_work_or_are_refused_by_name() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn adapters_of_different_kinds_are_merged_and_verified_together() {
+    let place = Place::new();
+    let model = fixture("models/llama");
+    let base = model.to_str().unwrap();
+    let kinds = [
+        ("lora", vec![]),
+        ("dora", vec![("lora.use_dora", json!(true))]),
+        ("rows", vec![("lora.trainable_token_indices", json!([17, 45, 9]))]),
+    ];
+    for (name, settings) in kinds {
+        place.llama_recipe(&[&settings[..], &[("output_dir", json!(name))]].concat());
+        place.run(&TRAIN).ok();
+    }
+    let merged = |adapters: [&str; 2], output: &str| {
+        let args = ["merge", "--base", base, "--adapter", adapters[0], "--adapter", adapters[1]];
+        place.run(&[&args[..], &["--device", "cpu", "--dtype", "f32", "--output", output]].concat())
+    };
+    for (adapters, output) in [(["lora", "dora"], "a"), (["dora", "rows"], "b"), (["rows", "lora"], "c")] {
+        let ran = merged(adapters, output);
+        assert!(ran.code == Some(0) && ran.stderr.contains("verified on"), "{adapters:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("100.0 % (±"), "{adapters:?}: {}", ran.stderr);
+    }
+    let ran = merged(["rows", "rows"], "d");
+    assert!(ran.code != Some(0) && ran.stderr.contains("replaced by adapter 1"), "{}", ran.stderr);
+    assert!(!place.path("d").exists());
+}
+
+#[test]
+fn the_card_of_a_continued_adapter_names_its_kind() {
+    for (kind, settings) in kinds() {
+        let place = trained(&settings);
+        let more = [
+            ("lora.init_from", json!("run")),
+            ("output_dir", json!("again")),
+            ("lora.lora_dropout", json!(0.0)),
+        ];
+        place.llama_recipe(&more);
+        place.run(&TRAIN).ok();
+        let title = |run: &str| {
+            let card = String::from_utf8(place.read(&format!("{run}/adapter/README.md"))).unwrap();
+            card.lines().find(|line| line.starts_with("# ")).unwrap_or_default().to_string()
+        };
+        assert_eq!(title("again"), title("run"), "{kind}");
+        let said = place.run(&[&TRAIN[..], &["--dry-run", "--overwrite"]].concat());
+        assert!(said.code == Some(0) && said.stderr.contains("parameters trained"), "{}", said.stderr);
     }
 }
 

@@ -33,7 +33,8 @@ impl<'a> Overlay<'a> {
         let mut source = Replaced { source: base.source, tensors: BTreeMap::new() };
         let mut spec = base.spec.clone();
         let mut problems = Problems::default();
-        for (set, weight) in adapters {
+        let mut replaced: BTreeMap<&str, usize> = BTreeMap::new();
+        for (place, (set, weight)) in adapters.iter().enumerate() {
             for adapter in set.iter().filter(|adapter| adapter.replaces_table()) {
                 problems.require(*weight == 1.0, || {
                     format!(
@@ -42,7 +43,15 @@ impl<'a> Overlay<'a> {
                         adapter.kind()
                     )
                 });
-                problems.absorb(source.put(adapter, set, base, &mut spec));
+                match replaced.insert(adapter.module(), place) {
+                    Some(other) => problems.add(format!(
+                        "{} is replaced by adapter {} and by adapter {}, and a merged model has it once; merge one of the two",
+                        adapter.module(),
+                        other + 1,
+                        place + 1
+                    )),
+                    None => problems.absorb(source.put(adapter, set, base, &mut spec)),
+                }
             }
         }
         problems.finish().map_err(|error| Error::Adapter(error.to_string()))?;
@@ -72,8 +81,7 @@ impl<'a> Overlay<'a> {
 /// Refuses adapters that no weight of the base can hold.
 fn check_kinds(adapters: &[(&Adapters, f64)]) -> Result<()> {
     let all = adapters.iter().flat_map(|(set, _)| set.iter());
-    let is_beside = |adapter: &&Adapter| matches!(adapter, Adapter::Prefix(_) | Adapter::Bottleneck(_));
-    match all.into_iter().find(is_beside) {
+    match all.into_iter().find(|adapter| adapter.is_beside()) {
         None => Ok(()),
         Some(adapter) => Err(Error::Adapter(format!(
             "{} has {}, which is not linear in the module's input, so no weight of the base can hold it; use the adapter \

@@ -15,7 +15,7 @@ mod whole;
 mod write;
 
 pub use config::{Accepted, PeftConfig};
-pub use prefix::of as prefixes;
+pub use prefix::{of as prefixes, projected as projected_prefixes};
 pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;
 pub use write::{FINGERPRINT_KEY, Origin, REVISION_KEY, config, write, write_named};

@@ -8,7 +8,7 @@ use super::PeftConfig;
 use super::config::PREFIX as KIND;
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::DecoderSpec;
-use crate::trainable::{Adapter, Adapters, Prefix};
+use crate::trainable::{Adapter, Adapters, Prefix, PrefixEncoder, ProjectedPrefix};
 use crate::weights::{SafetensorsSource, WeightSource};
 
 /// The tensor's name.
@@ -39,6 +39,18 @@ pub fn of(spec: &DecoderSpec, tokens: usize) -> Result<Vec<Prefix>> {
     let (width, _) = width(spec)?;
     let modules = spec.layers.iter().map(|layer| layer.attention.module().to_string());
     Ok(modules.map(|module| Prefix::new(module, tokens, width)).collect())
+}
+
+/// The layers' prefixes behind a network with `hidden` features, and what they share; `None`: those of a key, PEFT's default.
+///
+/// # Errors
+/// As `width`.
+pub fn projected(spec: &DecoderSpec, tokens: usize, hidden: Option<usize>) -> Result<Vec<Adapter>> {
+    let (width, _) = width(spec)?;
+    let hidden = hidden.unwrap_or(width);
+    let modules = spec.layers.iter().map(|layer| layer.attention.module().to_string());
+    let layers = modules.map(|module| ProjectedPrefix::new(module, tokens, width, hidden).into());
+    Ok(layers.chain([PrefixEncoder::new(tokens, width, hidden).into()]).collect())
 }
 
 /// Reads the tensor.

@@ -1,4 +1,6 @@
-//! Two answers side by side.
+//! Two answers side by side, measured in columns of the terminal: some characters take two, some none.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Columns between the two answers.
 const GAP: &str = "  |  ";
@@ -21,7 +23,7 @@ pub(super) fn side_by_side(left: &str, right: &str, columns: usize) -> String {
     let blank = String::new();
     let row = |i: usize| {
         let (l, r) = (left.get(i).unwrap_or(&blank), right.get(i).unwrap_or(&blank));
-        let padding = " ".repeat(width.saturating_sub(l.chars().count()));
+        let padding = " ".repeat(width.saturating_sub(l.width()));
         format!("{l}{padding}{GAP}{r}").trim_end().to_string() + "\n"
     };
     (0..left.len().max(right.len())).map(row).collect()
@@ -31,32 +33,38 @@ fn with_heading(heading: &str, lines: Vec<String>) -> Vec<String> {
     std::iter::once(heading.to_string()).chain(lines).collect()
 }
 
-/// Breaks a text into lines of at most `width` characters, at blanks where there are any. What would move the cursor is
-/// shown as `�`.
+/// What stands for a character: control characters, which would move the cursor or hide something, are escaped, and so are
+/// those that change the direction of the text.
+fn shown(c: char) -> String {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || turns { c.escape_default().to_string() } else { c.into() }
+}
+
+/// Breaks a text into lines of at most `width` columns, at blanks where there are any.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
-    let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     let mut lines = Vec::new();
     for paragraph in text.trim().replace('\t', "    ").lines() {
-        let mut line = String::new();
-        let mut length = 0;
+        let (mut line, mut length) = (String::new(), 0);
         for word in paragraph.split(' ') {
-            let mut word: Vec<char> = word.chars().map(shown).collect();
-            if length > 0 && length + 1 + word.len() > width {
+            let word: String = word.chars().map(shown).collect();
+            if length > 0 && length + 1 + word.width() > width {
                 lines.push(std::mem::take(&mut line));
                 length = 0;
-            }
-            while word.len() > width {
-                let rest = word.split_off(width);
-                lines.push(word.into_iter().collect());
-                word = rest;
             }
             if length > 0 {
                 line.push(' ');
                 length += 1;
             }
-            length += word.len();
-            line.extend(word);
+            for c in word.chars() {
+                let columns = c.width().unwrap_or(0);
+                if length > 0 && length + columns > width {
+                    lines.push(std::mem::take(&mut line));
+                    length = 0;
+                }
+                line.push(c);
+                length += columns;
+            }
         }
         lines.push(line);
     }
@@ -71,8 +79,17 @@ mod tests {
     fn lines_are_broken_at_blanks_and_long_words_anywhere() {
         assert_eq!(wrapped("one two three\n\nfour", 8), ["one two", "three", "", "four"]);
         assert_eq!(wrapped("abcdefghij k", 4), ["abcd", "efgh", "ij k"]);
-        assert_eq!(wrapped("a\u{1b}[2Jb", 20), ["a\u{fffd}[2Jb"]);
+        assert_eq!(wrapped("a\u{1b}[2Jb\u{202e}c", 20), ["a\\u{1b}[2Jb\\u{202e}c"]);
         assert!(wrapped("", 5).is_empty());
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns_and_accents_none() {
+        assert_eq!(wrapped("日本語の文", 4), ["日本", "語の", "文"]);
+        assert_eq!(wrapped("e\u{301}e\u{301}e\u{301} e\u{301}", 3), ["e\u{301}e\u{301}e\u{301}", "e\u{301}"]);
+        assert_eq!(wrapped("日", 1), ["日"]);
+        let rows = side_by_side("日本", "c", 61);
+        assert!(rows.ends_with(&format!("日本{}  |  c\n", " ".repeat(24))), "{rows}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::text;
 use crate::cli::DataCheckArgs;
 use crate::config::RunConfig;
 use crate::data::check::{Collected, Limits, Measure, Size, TokensOfData, collect};
-use crate::data::{EvalSource, Sources};
+use crate::data::{EvalSource, Sources, Wanted};
 use crate::error::{Error, Result};
 use crate::toolkit::stream::Stream;
 use crate::toolkit::{Base, expected_memory};
@@ -41,7 +41,7 @@ fn report(config: &RunConfig) -> Result<Report> {
         _ => Measure::characters(),
     };
     let read = |sources: &Sources, most: Option<usize>| -> Result<Collected> {
-        let stream = Stream::open(&config.data, sources)?;
+        let stream = Stream::open(&config.data, sources, Wanted::Whole)?;
         Ok(collect(stream.records().take(most.unwrap_or(usize::MAX)), &measure))
     };
     let found = read(&config.data.train, config.data.limit)?;

@@ -4,7 +4,7 @@ use std::io;
 
 use super::opened::named;
 use crate::cli::ConvertArgs;
-use crate::data::canonical;
+use crate::data::{Wanted, canonical};
 use crate::error::{Error, Problems, Result};
 use crate::files;
 use crate::toolkit::stream::Stream;
@@ -15,7 +15,7 @@ const MOST_INVALID: usize = 1000;
 pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     let config = named(&args.files, args.config.as_deref())?.data;
     config.validate()?;
-    let stream = Stream::open(&config, &config.train)?;
+    let stream = Stream::open(&config, &config.train, Wanted::Everything)?;
     check_output(args, &stream)?;
     let (mut problems, mut invalid, mut count) = (Problems::default(), 0, 0_usize);
     let written = files::write_atomically(&args.output, |out| {

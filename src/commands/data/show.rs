@@ -5,7 +5,7 @@ use super::opened::{base, configure, tokenizer};
 use crate::cli::ShowArgs;
 use crate::data::show::{Form, Shown, html};
 use crate::data::truncate::Outcome;
-use crate::data::{ChatTokenizer, Record, Truncation, tokenize};
+use crate::data::{ChatTokenizer, Record, Truncation, Wanted, tokenize};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::screen;
@@ -15,7 +15,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let config = configure(&args.data)?;
     let base = base(&config)?;
     let tokenizer = base.as_ref().map(|base| tokenizer(&config, base)).transpose()?;
-    let stream = Stream::open(&config.data, &config.data.train)?;
+    let stream = Stream::open(&config.data, &config.data.train, Wanted::Whole)?;
     let mut records = stream.records().skip(args.start - 1).take(args.number).peekable();
     if records.peek().is_none() {
         return Err(Error::Data(format!(

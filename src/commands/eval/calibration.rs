@@ -1,6 +1,7 @@
 //! `dpo-lora eval calibration`: whether σ(Δ) is a probability, what training did to the likelihoods, and where.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -9,20 +10,30 @@ use super::results::Results;
 use crate::cli::CalibrationArgs;
 use crate::commands::adapted::{adapted, base};
 use crate::commands::output::{print, say};
-use crate::data::Dataset;
+use crate::data::dataset::Entry;
+use crate::data::{Dataset, Kind};
 use crate::error::{Error, Result};
 use crate::eval::calibration::{Calibration, Prediction};
 use crate::eval::displacement::{Displacement, PairLogps};
 use crate::eval::preference::wilson;
-use crate::files;
+use crate::files::{self, Memo};
+use crate::model::pass::Pass;
 use crate::objective::{Objective, Role, Scored};
+use crate::report::Activity;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
+use crate::toolkit::Adapted;
+use crate::toolkit::drawn::{Drawn, identity};
 use crate::toolkit::records::sources_of;
+
+/// Pairs that are scored together: this much is lost where a command is stopped.
+const TOGETHER: usize = 64;
 
 /// A pair and its figures.
 struct Pair {
     logps: PairLogps,
+    /// Whether its figures are log-probs; a reward model has none.
+    has_logps: bool,
     prediction: Prediction,
     /// The reward margin.
     margin: f64,
@@ -41,7 +52,8 @@ struct Group {
     accuracy_high: f64,
     margin: f64,
     ece: Option<f64>,
-    displacement: Displacement,
+    /// What training did to the likelihoods; `None` of a reward model.
+    displacement: Option<Displacement>,
 }
 
 /// All figures.
@@ -60,7 +72,7 @@ pub(super) fn run(args: &CalibrationArgs) -> Result<()> {
     let objective = objective(adapted.trained.objective.clone(), args.pairs.beta)?;
     let data = adapted.pairs(&args.pairs.data)?;
     data.notes.iter().for_each(|note| say(note));
-    let scored = adapted.score(&data)?;
+    let scored = scored(&adapted, &data.examples, &args.output.join("scored.jsonl"))?;
     let sources = sources_of(&args.pairs.data)?;
     let pairs = pairs(&scored, &objective, &data.examples, &sources)?;
     let predictions: Vec<Prediction> = pairs.iter().map(|pair| pair.prediction).collect();
@@ -78,6 +90,30 @@ pub(super) fn run(args: &CalibrationArgs) -> Result<()> {
     results.publish(&args.output, args.pairs.json)
 }
 
+/// Scores the completions, and keeps what is scored in a file: the same command goes on there.
+fn scored(adapted: &Adapted, examples: &Dataset, kept: &Path) -> Result<Vec<Scored>> {
+    let mut memo = Memo::<Vec<Scored>>::open(kept)?;
+    let identity = identity(Drawn { adapted, pass: Pass::Policy, name: "" })?;
+    let activity = Activity::new("scoring pairs", examples.len() as u64);
+    let mut all = Vec::new();
+    for first in (0..examples.len()).step_by(TOGETHER) {
+        let part = examples.select(first..(first + TOGETHER).min(examples.len()));
+        let kinds: Vec<Kind> = part.entries().map(Entry::kind).collect();
+        let described = format!("{identity} {} {kinds:?}", part.fingerprint());
+        let found = memo.of(&described, || {
+            let mut found = Vec::new();
+            adapted.score_each(&part, |at, scored| {
+                found.extend(scored.iter().map(|it| Scored { group: at + it.group, ..*it }));
+                Ok(())
+            })?;
+            Ok(found)
+        })?;
+        all.extend(found.iter().map(|it| Scored { group: first + it.group, ..*it }));
+        activity.advance(part.len() as u64);
+    }
+    Ok(all)
+}
+
 /// Puts the completions of each record together.
 fn pairs(
     scored: &[Scored],
@@ -86,7 +122,7 @@ fn pairs(
     sources: &BTreeMap<u64, String>,
 ) -> Result<Vec<Pair>> {
     let groups = scored.chunk_by(|a, b| a.group == b.group);
-    let pair = |(entry, group): (&crate::data::dataset::Entry, &[Scored])| {
+    let pair = |(entry, group): (&Entry, &[Scored])| {
         let origin = examples.origin(entry);
         let [chosen, rejected] = group else {
             return Err(
@@ -106,6 +142,7 @@ fn pairs(
         let of_reference = |it: &Scored| it.ref_logp.unwrap_or(it.logp);
         let margin = better - worse;
         Ok(Pair {
+            has_logps: chosen.ref_logp.is_some(),
             logps: PairLogps {
                 chosen: (chosen.logp, of_reference(chosen)),
                 rejected: (rejected.logp, of_reference(rejected)),
@@ -157,7 +194,7 @@ fn group(by: &'static str, name: String, pairs: &[&Pair]) -> Group {
     let accuracy = pairs.iter().filter(|pair| pair.margin > 0.0).count() as f64 / n;
     let (accuracy_low, accuracy_high) = wilson(accuracy, n);
     let predictions: Vec<Prediction> = pairs.iter().map(|pair| pair.prediction).collect();
-    let logps: Vec<PairLogps> = pairs.iter().map(|pair| pair.logps).collect();
+    let logps: Vec<PairLogps> = pairs.iter().filter(|pair| pair.has_logps).map(|pair| pair.logps).collect();
     Group {
         by,
         name,
@@ -167,7 +204,7 @@ fn group(by: &'static str, name: String, pairs: &[&Pair]) -> Group {
         accuracy_high,
         margin: pairs.iter().map(|pair| pair.margin).sum::<f64>() / n,
         ece: Calibration::of(&predictions).map(|found| found.ece),
-        displacement: Displacement::of(&logps),
+        displacement: (!logps.is_empty()).then(|| Displacement::of(&logps)),
     }
 }
 
@@ -187,7 +224,7 @@ fn table(groups: &[Group]) -> Sheet {
     ];
     let mut sheet = Sheet::new(columns);
     for group in groups {
-        let moved = &group.displacement;
+        let moved = |of: fn(&Displacement) -> f64| group.displacement.as_ref().map(of);
         sheet.push([
             Cell::Text(group.name.clone()),
             Cell::count(group.pairs),
@@ -196,10 +233,10 @@ fn table(groups: &[Group]) -> Sheet {
             Cell::Share(group.accuracy_high),
             Cell::Number(group.margin, 4),
             Cell::number(group.ece, 4),
-            Cell::Number(moved.chosen, 2),
-            Cell::Number(moved.rejected, 2),
-            Cell::Share(moved.chosen_fell),
-            Cell::Share(moved.both_fell),
+            Cell::number(moved(|it| it.chosen), 2),
+            Cell::number(moved(|it| it.rejected), 2),
+            Cell::share(moved(|it| it.chosen_fell)),
+            Cell::share(moved(|it| it.both_fell)),
         ]);
     }
     sheet
@@ -256,8 +293,7 @@ fn remarks(figures: &Figures) -> Vec<String> {
         100.0 * found.confidence,
         100.0 * found.accuracy
     )];
-    remarks.extend(figures.groups.first().map(|all| {
-        let moved = &all.displacement;
+    remarks.extend(figures.groups.first().and_then(|all| all.displacement.as_ref()).map(|moved| {
         format!(
             "likelihood: chosen answers moved by {:+.2} nats ({:+.4} a token), rejected ones by {:+.2} ({:+.4} a token); the \
              chosen answer fell in {:.1} % of the pairs, both in {:.1} %",

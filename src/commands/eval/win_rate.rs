@@ -1,10 +1,13 @@
 //! `dpo-lora eval win-rate`: one policy's answers against another's, or against the chosen ones.
 
+mod best;
+
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use self::best::BestOf;
 use super::questions;
 use super::results::Results;
 use crate::cli::{JudgeSpec, WinRateArgs};
@@ -23,11 +26,11 @@ use crate::toolkit::prompts::Prompt;
 use crate::toolkit::{Adapted, Base, TrainedWith};
 
 /// The figures at one temperature.
-#[derive(Serialize)]
-struct Point {
-    temperature: f64,
+#[derive(Serialize, Deserialize)]
+pub(super) struct Point {
+    pub(super) temperature: f64,
     #[serde(flatten)]
-    found: WinRate,
+    pub(super) found: WinRate,
     /// Comparisons of equal texts, which count as ties and are not judged.
     equal: usize,
     /// What an endpoint prefers whatever the answers are.
@@ -38,13 +41,13 @@ struct Point {
 }
 
 /// All figures.
-#[derive(Serialize)]
-struct Figures<'a> {
-    policy: &'a str,
-    against: &'a str,
-    judge: String,
+#[derive(Serialize, Deserialize)]
+pub(super) struct Figures {
+    pub(super) policy: String,
+    pub(super) against: String,
+    pub(super) judge: String,
     samples: usize,
-    points: Vec<Point>,
+    pub(super) points: Vec<Point>,
 }
 
 pub(super) fn run(args: &WinRateArgs) -> Result<()> {
@@ -54,21 +57,45 @@ pub(super) fn run(args: &WinRateArgs) -> Result<()> {
     let other = Against::of(args, &base, &prompts)?;
     let mut judge = Judging::of(args, &base, &policy)?;
     let mut drawer = Drawer::open(&args.output.join("samples.jsonl"))?;
+    let mut best_of = BestOf::of(args, &base, &policy)?;
     let name = args.model.adapter.first().map_or("base".into(), |path| path.display().to_string());
     let mut points = Vec::new();
     for temperature in &args.temperature {
         let pass = if policy.policy.is_adapted() { Pass::Policy } else { Pass::Reference };
         let by = Drawn { adapted: &policy, pass, name: &name };
-        let ours = drawer.draw(by, &prompts, &drawing(args, *temperature))?;
+        let ours = answers(args, (by, &prompts), &mut drawer, best_of.as_mut(), *temperature)?;
         let theirs = other.answers(args, &policy, &mut drawer, &prompts, *temperature)?;
         points.push(judge.point(*temperature, &prompts, &ours, &theirs, args.draw.seed)?);
     }
-    let (policy, against, judge) = (name.as_str(), args.against.as_str(), judge.name());
-    let figures = Figures { policy, against, judge, samples: args.draw.samples, points };
+    let figures = Figures {
+        policy: best_of.map_or(name.clone(), |best_of| best_of.named(&name)),
+        against: args.against.clone(),
+        judge: judge.name(),
+        samples: args.draw.samples,
+        points,
+    };
     let (sheet, plot, remarks) = (sheet(&figures), plot(&figures), remarks(&figures));
     let results =
         Results { name: "win-rate", figures: &figures, sheet: &sheet, plot: &plot, remarks: &remarks };
     results.publish(&args.output, args.results.json)
+}
+
+/// The policy's answers: its samples, or the best of every N.
+fn answers(
+    args: &WinRateArgs,
+    (by, prompts): (Drawn, &[Prompt]),
+    drawer: &mut Drawer,
+    best_of: Option<&mut BestOf>,
+    temperature: f64,
+) -> Result<Vec<Vec<Kept>>> {
+    let how = drawing(args, temperature);
+    match best_of.filter(|_| temperature > 0.0) {
+        None => drawer.draw(by, prompts, &how),
+        Some(best_of) => {
+            let how = Drawing { completions: how.completions * best_of.n, ..how };
+            best_of.choose(prompts, &drawer.draw(by, prompts, &how)?)
+        }
+    }
 }
 
 /// Greedy completions of one prompt are all the same: one is enough.
@@ -278,6 +305,17 @@ fn sheet(figures: &Figures) -> Sheet {
 }
 
 fn plot(figures: &Figures) -> Plot {
+    let marks = marks(figures);
+    Plot {
+        title: format!("{} against {}", figures.policy, figures.against),
+        x: "sampling temperature".into(),
+        y: format!("win rate by {}", figures.judge),
+        series: vec![Series { name: String::new(), marks, line: true, dots: true }],
+    }
+}
+
+/// The win rates as points of a figure.
+pub(super) fn marks(figures: &Figures) -> Vec<Mark> {
     let mark = |point: &Point| {
         let found = point.found.win_rate?;
         Some(Mark {
@@ -286,13 +324,7 @@ fn plot(figures: &Figures) -> Plot {
             ..Mark::default()
         })
     };
-    let marks = figures.points.iter().filter_map(mark).collect();
-    Plot {
-        title: format!("{} against {}", figures.policy, figures.against),
-        x: "sampling temperature".into(),
-        y: format!("win rate by {}", figures.judge),
-        series: vec![Series { name: String::new(), marks, line: true, dots: true }],
-    }
+    figures.points.iter().filter_map(mark).collect()
 }
 
 fn remarks(figures: &Figures) -> Vec<String> {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::spec::DecoderSpec;
 use crate::toolkit::{Base, OpenOptions};
-use crate::trainable::{Adapters, Policy};
+use crate::trainable::{Adapters, Frozen, Policy};
 use crate::weights::WeightSource;
 
 /// Below this share of the adapters' effect a merge is warned of.
@@ -152,8 +152,17 @@ fn policy(base: &Base, parts: &[(&Adapters, f64)]) -> Result<(Decoder, Policy, O
         None => (plain()?, None),
     };
     let scaled = parts.iter().map(|(adapters, weight)| head::without(adapters, &base.spec).scaled(*weight));
-    let policy = Policy::of(Adapters::stacked(&scaled.collect::<Vec<_>>())?);
-    Ok((decoder, policy, bare))
+    let mut scaled: Vec<Adapters> = scaled.collect();
+    let are_loras = scaled.iter().flat_map(Adapters::iter).all(|adapter| adapter.as_lora().is_some());
+    if scaled.len() == 1 || are_loras {
+        return Ok((decoder, Policy::of(Adapters::stacked(&scaled)?), bare));
+    }
+    // Other kinds cannot be stacked: they act one after the other, and the base is another decoder, without them.
+    let trained = scaled.pop().unwrap_or_default();
+    let frozen =
+        scaled.into_iter().map(|adapters| Frozen { adapters, reference_only: false }).collect::<Vec<_>>();
+    let bare = bare.map_or_else(plain, Ok)?;
+    Ok((decoder, Policy { frozen, trained }, Some(bare)))
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use crate::device;
 use crate::error::Result;
 use crate::ops::profile;
 use crate::report::{
-    Console, Described, Journal, Jsonl, Reporter, SampleLog, TensorBoard, Verbosity, check_tracker,
-    open_tracker, screen,
+    Console, Described, HeldOutFile, Journal, Jsonl, Lines, Reporter, SampleLog, TensorBoard, Verbosity,
+    check_tracker, open_tracker, screen,
 };
 use crate::toolkit::{Base, OpenOptions, announce};
 use crate::train::course::Course;
@@ -58,23 +58,26 @@ pub(super) fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Rep
     Ok(seconds)
 }
 
-/// The sinks of a run.
+/// The sinks of a run; with `json`, standard output is one of them.
 ///
 /// # Errors
 /// If a file cannot be opened, or a tracker is not supported.
 pub(super) fn reporter(
     (run, config): (&RunDir, &RunConfig),
     step: u64,
-    verbosity: Verbosity,
+    (verbosity, json): (Verbosity, bool),
     whereabouts: Whereabouts,
 ) -> Result<Reporter> {
     let metrics = run.path().join("metrics.jsonl");
     let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
     // Where a signal would strike is known before the line that says so is printed.
     let reporter = Reporter::new().with(whereabouts).with(Console::stderr(verbosity));
+    let reporter = if json { reporter.with(Lines::new(std::io::stdout())) } else { reporter };
     let journal = Journal::open(&run.path().join("warnings.jsonl"), step)?;
     let samples = SampleLog::open(&run.path().join("samples.jsonl"), step)?;
-    let reporter = reporter.with(jsonl).with(journal).with(samples).with(TensorBoard::create(run.path())?);
+    let held_out = HeldOutFile::open(&run.path().join("held_out.json"), step)?;
+    let reporter = reporter.with(jsonl).with(journal).with(samples).with(held_out);
+    let reporter = reporter.with(TensorBoard::create(run.path())?);
     trackers(reporter, (run, config), step)
 }
 

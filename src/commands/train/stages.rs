@@ -90,11 +90,12 @@ fn train(
     let course = run.course()?;
     let Ready { mut trainer, notes, config, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
     let whereabouts = signals::let_finish(stop, directory.path());
-    let mut reporter = reporter((&directory, &config), trainer.step(), verbosity, whereabouts)?;
+    let mut reporter = reporter((&directory, &config), trainer.step(), (verbosity, args.json), whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
-    summary::conclude(&mut trainer, directory.path(), (seconds, summary::Told { quiet, samples: false }))
+    let told = summary::Told { quiet, samples: false, json: args.json };
+    summary::conclude(&mut trainer, directory.path(), (seconds, told))
 }
 
 /// What each stage would do.

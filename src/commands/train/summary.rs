@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::super::compared::compared;
-use super::super::output::{print, say};
+use super::super::output::{print, print_json, say};
 use super::super::report;
 use crate::config::RunConfig;
 use crate::data::EvalSource;
@@ -28,6 +30,8 @@ pub(super) struct Told {
     pub quiet: bool,
     /// Completions were shown already.
     pub samples: bool,
+    /// Standard output is for a program.
+    pub json: bool,
 }
 
 /// Prints the summary: to standard output the accuracy on held-out pairs, to standard error the rest.
@@ -46,7 +50,15 @@ pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told):
             say(&format!("{}\n", shown.join("\n")));
         }
     }
-    if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
+    if told.json {
+        print_json(&json!({
+            "event": "finished",
+            "step": trainer.step(),
+            "run": directory,
+            "adapter": directory.join("adapter"),
+            "evaluation": after.as_ref().map(Evaluation::summary),
+        }))?;
+    } else if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
         print(text.as_bytes())?;
     }
     if !quiet {

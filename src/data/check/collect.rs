@@ -10,6 +10,7 @@ use super::places::Files;
 use super::repeats::{Entry, Leaks, leaks};
 use super::special::Within;
 use crate::data::doubt::Doubts;
+use crate::data::example::GOLD;
 use crate::data::truncate::Outcome;
 use crate::data::{Kind, Record, Truncation, hold_out};
 use crate::error::Result;
@@ -109,13 +110,14 @@ impl Collected {
         }
         let longest = measured.answers.iter().max().copied().unwrap_or(0);
         self.longest.push(measured.prompt.saturating_add(longest));
-        if let (Kind::Pair { .. }, [chosen, rejected]) = (measured.kind, measured.answers.as_slice()) {
+        if let (Kind::Pair { .. }, [chosen, rejected, ..]) = (measured.kind, measured.answers.as_slice()) {
             self.differences.add(*chosen, *rejected);
         }
     }
 
     fn take_kind(&mut self, measured: &Measured) {
         let name = match measured.kind {
+            Kind::Pair { .. } if measured.answers.len() > 2 => "triple",
             Kind::Pair { .. } => "pair",
             Kind::Ranked => "ranked list",
             Kind::Judged { .. } => "judged answer",
@@ -179,7 +181,8 @@ impl Collected {
 fn field(kind: Kind, index: usize) -> &'static str {
     match kind {
         Kind::Pair { .. } if index == 0 => "chosen",
-        Kind::Pair { .. } => "rejected",
+        Kind::Pair { .. } if index == 1 => "rejected",
+        Kind::Pair { .. } => GOLD,
         Kind::Ranked | Kind::Judged { .. } | Kind::Text | Kind::Mismatched | Kind::Prompt => "completion",
     }
 }

@@ -67,7 +67,7 @@ fn kind(kind: Kind) -> &'static [u8] {
 fn order(kind: Kind, answers: &[u64]) -> u32 {
     match kind {
         Kind::Pair { label, .. } => {
-            let ascends = answers.first() < answers.last();
+            let ascends = answers.first() < answers.get(1);
             u32::from(if label < 0.5 { !ascends } else { ascends })
         }
         Kind::Ranked => finish(|hasher| {

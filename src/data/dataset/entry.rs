@@ -69,6 +69,11 @@ impl Entry {
         }
     }
 
+    /// Returns the number of completions.
+    pub fn completions(&self) -> usize {
+        self.completions as usize
+    }
+
     /// Returns [`Example::packed`].
     pub fn packed(&self) -> usize {
         self.packed as usize

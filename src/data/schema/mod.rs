@@ -18,6 +18,7 @@ mod rankings;
 mod sharegpt;
 mod table;
 mod transcripts;
+mod triples;
 
 pub use name::Schema;
 pub use table::required_columns;

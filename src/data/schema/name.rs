@@ -28,6 +28,7 @@ macro_rules! schemas {
 
 schemas! {
     Preference "preference" [] "TRL's pairs with an explicit prompt: strings or conversations.",
+    TriplePreference "triple-preference" ["tpo"] "TRL's pairs with a third, gold answer in `reference`.",
     ImplicitPrompt "implicit-prompt" ["dpo-mix-7k"] "TRL's pairs whose prompt is the common beginning of both answers.",
     Unpaired "unpaired-preference" ["kto"] "TRL's judged answers for KTO.",
     Ranked "ranked" [] "A prompt and answers from the best to the worst.",
@@ -94,8 +95,8 @@ impl Schema {
     /// Whether the rows of a file may mix this schema with others. These schemas name everything in columns of their own,
     /// so a missing column is an error and never another schema.
     pub fn mixes(self) -> bool {
-        use Schema::{Messages, Preference, PromptCompletion, Ranked, Text, Unpaired};
-        matches!(self, Preference | Unpaired | Ranked | PromptCompletion | Messages | Text)
+        use Schema::{Messages, Preference, PromptCompletion, Ranked, Text, TriplePreference, Unpaired};
+        matches!(self, Preference | TriplePreference | Unpaired | Ranked | PromptCompletion | Messages | Text)
     }
 }
 
@@ -115,6 +116,6 @@ mod tests {
             }
         }
         assert!(Schema::parse("hh-rlfh").unwrap_err().contains("did you mean `hh-rlhf`?"));
-        assert!(Schema::parse("zzzzzzzzz").unwrap_err().contains("mixed and preference, implicit-prompt"));
+        assert!(Schema::parse("zzzzzzzzz").unwrap_err().contains("mixed and preference, triple-preference"));
     }
 }

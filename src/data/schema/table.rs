@@ -8,7 +8,9 @@ use super::draft::Draft;
 use super::judgements::refuse_unread;
 use super::lost::refuse_lost;
 use super::name::Schema;
-use super::{answers, contradictions, dialogue, graded, preference, rankings, sharegpt, transcripts};
+use super::{
+    answers, contradictions, dialogue, graded, preference, rankings, sharegpt, transcripts, triples,
+};
 
 /// The columns of a schema, and how to read them. A schema may have several.
 struct Form {
@@ -103,6 +105,8 @@ static FORMS: &[Form] = {
         form(Distilabel, &["input", "chosen", "rejected"], &["system", "system_prompt"], no_prompt, dialogue::distilabel),
         form(SystemPrompt, &["system|system_prompt", "prompt", "chosen", "rejected"], &[], prompt_is_string, dialogue::system_prompt),
         form(HhRlhf, &["chosen", "rejected"], &[], transcripts::is_transcript, transcripts::hh_rlhf),
+        form(TriplePreference, &["prompt", "chosen", "rejected", "reference"], &[], triples::has_gold, triples::explicit),
+        form(ImplicitPrompt, &["chosen", "rejected", "reference"], &[], triples::has_gold, triples::implicit),
         form(UltrafeedbackBinarized, &["prompt", "chosen", "rejected"], &[], question_beside_lists, preference::explicit),
         form(Preference, &["prompt", "chosen", "rejected"], &[], any, preference::explicit),
         form(ImplicitPrompt, &["chosen", "rejected"], &[], any, preference::implicit),

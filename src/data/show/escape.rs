@@ -20,6 +20,19 @@ pub(super) fn plain(text: &str) -> String {
     escaped
 }
 
+/// For plain text that marks no tokens: as [`plain`] without the `\` before brackets and braces.
+pub(super) fn titled(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 /// For what is marked by colours: hidden characters as their picture (`␊`) or as `⟨U+202E⟩`.
 pub(super) fn pictured(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -43,5 +56,6 @@ mod tests {
         assert_eq!(plain("a[b]{c}\\n\n\t\x1b[0m"), "a\\[b\\]\\{c\\}\\\\n\\n\\t\\u{1b}\\[0m");
         assert_eq!(pictured("a\n\x1b[0m\x7f\u{9b}\u{202e}é"), "a␊␛[0m␡⟨U+009B⟩⟨U+202E⟩é");
         assert_eq!(plain("\u{202e}é"), "\\u{202e}é");
+        assert_eq!(titled("completions[0]\x1b[0m"), "completions[0]\\u{1b}[0m");
     }
 }

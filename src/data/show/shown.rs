@@ -68,7 +68,10 @@ impl Shown {
             let title = format!("{name}, {}, {scored} of them scored", counted(ids.len()));
             sections.push(part(title, ids, scored)?);
         }
-        Ok(Self { title: format!("{} ({})", example.origin, kind(example.kind)), sections })
+        Ok(Self {
+            title: format!("{} ({})", example.origin, kind(example.kind, example.completions.len())),
+            sections,
+        })
     }
 
     /// The text of a record that no tokenizer has seen: its answers are what will be scored.
@@ -99,7 +102,12 @@ impl Shown {
             sections.push(section(record.kind.field(index), spans));
         }
         Self {
-            title: format!("{} ({}, {})", record.origin, kind(record.kind), record.schema.name()),
+            title: format!(
+                "{} ({}, {})",
+                record.origin,
+                kind(record.kind, record.content.answers()),
+                record.schema.name()
+            ),
             sections,
         }
     }
@@ -125,11 +133,12 @@ pub(super) fn counted(tokens: usize) -> String {
     format!("{tokens} token{}", if tokens == 1 { "" } else { "s" })
 }
 
-/// The kind of a record in words.
-fn kind(kind: Kind) -> String {
+/// The kind of a record with this number of answers, in words.
+fn kind(kind: Kind, answers: usize) -> String {
+    let pair = if answers > 2 { "triple" } else { "pair" };
     match kind {
-        Kind::Pair { label, .. } if label < 1.0 => format!("pair, label {label}"),
-        Kind::Pair { .. } => "pair".into(),
+        Kind::Pair { label, .. } if label < 1.0 => format!("{pair}, label {label}"),
+        Kind::Pair { .. } => pair.into(),
         Kind::Ranked => "ranked list".into(),
         Kind::Judged { desirable: true } => "judged answer, desirable".into(),
         Kind::Judged { desirable: false } => "judged answer, undesirable".into(),

@@ -1,6 +1,6 @@
 //! For a file and for a terminal.
 
-use super::escape::{pictured, plain};
+use super::escape::{pictured, plain, titled};
 use super::shown::{Section, Shown, Span, counted};
 
 /// How text is marked.
@@ -25,12 +25,12 @@ impl Shown {
 
 fn written(shown: &Shown, form: Form) -> String {
     let mut text = match form {
-        Form::Plain => format!("{}\n", plain(&shown.title)),
+        Form::Plain => format!("{}\n", titled(&shown.title)),
         Form::Terminal => format!("\x1b[1m{}\x1b[0m\n", pictured(&shown.title)),
     };
     for section in &shown.sections {
         let title = match form {
-            Form::Plain => plain(&section.title),
+            Form::Plain => titled(&section.title),
             Form::Terminal => pictured(&section.title),
         };
         text.push_str(&format!("{title}:\n{}\n", body(section, form).trim_end_matches('\n')));

@@ -10,6 +10,7 @@ use crate::model::layer_cache::LayerCache;
 use crate::model::lengths;
 use crate::model::pass::{Context, Pass};
 use crate::model::prefixed;
+use crate::ops::awake::awake;
 use crate::ops::token_logps;
 use crate::ops::tree_attention::{Span, TreeSpans};
 use crate::trainable::Policy;
@@ -74,7 +75,7 @@ impl Decoder {
             all.push(self.prepared(cache, tokens));
         }
         if !self.is_on_device() {
-            return self.host_step(caches, &all, policy, pass);
+            return awake(|| self.host_step(caches, &all, policy, pass));
         }
         let mut logits = Vec::new();
         for (cache, tokens) in caches.iter_mut().zip(&all) {

@@ -52,7 +52,7 @@ fn keys_that_files_of_the_hub_have_are_accepted() {
         small(
             "llama",
             json!({"is_llama_config": true, "rope_interleaved": false, "pretraining_tp": 1, "rope_scaling": null,
-            "transformers.js_config": {"dtype": "q4"}, "unsloth_version": "2024.9", "attention_dropout": 0.0}),
+            "transformers.js_config": {"dtype": "q4"}, "unsloth_version": "2024.9", "_model_name_or_path": "Gemma 3 270m", "attention_dropout": 0.0}),
         ),
         small("qwen2", json!({"use_mrope": false, "sliding_window": 131072, "max_window_layers": 28})),
         small(

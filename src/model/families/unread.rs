@@ -107,6 +107,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
         &[
             "_class_name",
             "_from_model_config",
+            "_model_name_or_path",
             "_name_or_path",
             "architectures",
             "auto_map",

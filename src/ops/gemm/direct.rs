@@ -29,8 +29,14 @@ pub(super) fn panel(
         (Elements::F32(_), Word::SplitTiles) if contiguous => {
             super::split::panel(kernel, side, from, first, width, k, to);
         }
-        (_, Word::Fixed | Word::SplitTiles) => return false,
+        (Elements::F32(x), Word::Digits) if contiguous => super::digits::panel(x, from, first, width, k, to),
+        #[cfg(target_arch = "x86_64")]
+        (Elements::Blocks(blocks), Word::Fixed) if super::quantised::fits(from) => {
+            super::fixed_chunk::panel(&blocks, from, first, width, k, to);
+        }
+        (_, Word::Fixed | Word::SplitTiles | Word::Digits) => return false,
         (Elements::Blocks(_), _) if contiguous => return false,
+        (_, Word::Quads) => super::quads::panel(from, first, width, k, to),
         _ => words::panel(kernel, side, from, first, width, k, to),
     }
     true

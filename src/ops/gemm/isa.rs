@@ -11,7 +11,13 @@ use crate::error::{Error, Result};
 pub enum Isa {
     /// Plain Rust, vectorised by the compiler for the target's baseline.
     Portable,
-    /// The portable kernel compiled with 256-bit fused multiply-add.
+    /// 128-bit fused multiply-add of Arm, by lanes.
+    Neon,
+    /// Adds products of small matrices of 8-bit integers.
+    NeonI8mm,
+    /// Adds products of small matrices of bf16 (Armv8.6 brought both).
+    NeonBf16,
+    /// 256-bit fused multiply-add.
     Avx2,
     /// 512-bit fused multiply-add.
     Avx512,
@@ -27,8 +33,17 @@ pub enum Isa {
 pub const VARIABLE: &str = "DPO_LORA_ISA";
 
 impl Isa {
-    const ALL: [Self; 6] =
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16, Self::Amx];
+    const ALL: [Self; 9] = [
+        Self::Portable,
+        Self::Neon,
+        Self::NeonI8mm,
+        Self::NeonBf16,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::Amx,
+    ];
 
     /// Returns the set this process uses: the one `DPO_LORA_ISA` requests, else the processor's fastest. Decided once.
     pub fn detected() -> Self {
@@ -69,7 +84,7 @@ impl Isa {
 
     /// Returns all sets that this processor has.
     pub fn available() -> impl Iterator<Item = Self> {
-        static AVAILABLE: OnceLock<[bool; 6]> = OnceLock::new();
+        static AVAILABLE: OnceLock<[bool; 9]> = OnceLock::new();
         let has = AVAILABLE.get_or_init(|| Self::ALL.map(Self::present));
         Self::ALL.into_iter().zip(has).filter(|(_, has)| **has).map(|(isa, _)| isa)
     }
@@ -80,10 +95,11 @@ impl Isa {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("fma");
-        let integers = wide && is_x86_feature_detected!("avx512vnni");
+        let integers = wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vnni");
         let pairs = integers && is_x86_feature_detected!("avx512bf16");
         match self {
             Self::Portable => true,
+            Self::Neon | Self::NeonI8mm | Self::NeonBf16 => false,
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Self::Avx512 => wide,
             Self::Avx512Vnni => integers,
@@ -92,9 +108,32 @@ impl Isa {
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn present(self) -> bool {
+        use std::arch::is_aarch64_feature_detected;
+        let integers = is_aarch64_feature_detected!("i8mm");
+        match self {
+            Self::Portable => true,
+            Self::Neon => is_aarch64_feature_detected!("neon"),
+            Self::NeonI8mm => integers,
+            Self::NeonBf16 => integers && is_aarch64_feature_detected!("bf16"),
+            Self::Avx2 | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 | Self::Amx => false,
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn present(self) -> bool {
         self == Self::Portable
+    }
+
+    /// Whether bf16 weights are multiplied as bf16, by inputs that are rounded to bf16.
+    pub fn has_bf16(self) -> bool {
+        matches!(self, Self::NeonBf16 | Self::Avx512Bf16 | Self::Amx)
+    }
+
+    /// Whether [`Precision::Fixed`](super::Precision::Fixed) is multiplied as integers.
+    pub fn has_fixed(self) -> bool {
+        matches!(self, Self::NeonI8mm | Self::NeonBf16) || self >= Self::Avx512Vnni
     }
 
     /// Describes the set to the user: its name, and how bf16 is multiplied.
@@ -102,15 +141,28 @@ impl Isa {
         let way = match self {
             Self::Amx => "bf16 multiplied in tiles",
             Self::Avx512Bf16 => "bf16 multiplied in pairs",
+            Self::NeonBf16 => "bf16 multiplied in blocks of four",
             _ => "bf16 widened and multiplied as f32",
         };
         format!("{}, {way}", self.name())
     }
 
-    /// Returns the name for cache keys and reports.
+    /// Returns the name for cache keys. It changes where the kernels of a set begin to round differently.
+    pub fn arithmetic(self) -> &'static str {
+        match self {
+            // Attention in tiles.
+            Self::Amx => "amx 2",
+            _ => self.name(),
+        }
+    }
+
+    /// Returns the name for reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::NeonI8mm => "neon-i8mm",
+            Self::NeonBf16 => "neon-bf16",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",

@@ -5,6 +5,8 @@ use super::operand::Precision;
 use super::tile::{Part, Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, fixed};
+#[cfg(target_arch = "aarch64")]
+use super::{neon, neon_bf16, neon_i8mm};
 
 /// A micro-kernel and the panels it takes: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
 pub(super) struct Kernel {
@@ -40,6 +42,16 @@ impl Kernel {
                 _ => (fixed::tile(mr, nv), 512),
             };
             return Self { mr, nr: 16 * nv, word, max_kc, wide: true, tile };
+        }
+        #[cfg(target_arch = "aarch64")]
+        if isa >= Isa::Neon {
+            let (mr, nr, tile) = match word {
+                Word::Quads => neon_bf16::tile(m),
+                Word::Digits => neon_i8mm::tile(m),
+                _ => neon::tile(m),
+            };
+            let max_kc = if word == Word::F32 { 256 } else { 512 };
+            return Self { mr, nr, word, max_kc, tile };
         }
         let _ = m;
         let (mr, tile): (usize, Tile) = match isa {
@@ -87,7 +99,9 @@ fn word_of(isa: Isa, precision: Precision) -> Word {
         Precision::Bf16 if isa == Isa::Amx => Word::Tiles,
         Precision::Split if isa == Isa::Amx => Word::SplitTiles,
         Precision::Bf16 if isa == Isa::Avx512Bf16 => Word::Bf16,
+        Precision::Bf16 if isa == Isa::NeonBf16 => Word::Quads,
         Precision::Fixed if isa >= Isa::Avx512Vnni => Word::Fixed,
+        Precision::Fixed if isa.has_fixed() => Word::Digits,
         _ => Word::F32,
     }
 }

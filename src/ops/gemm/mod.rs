@@ -22,20 +22,34 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
+mod digits;
 mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
+#[cfg(target_arch = "x86_64")]
+mod fixed_chunk;
 #[cfg(target_arch = "x86_64")]
 mod fixed_row;
 mod isa;
 mod kernel;
 mod lines;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_bf16;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 #[cfg(target_arch = "x86_64")]
 mod one_row;
 mod operand;
 mod pack;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod panels;
 mod plan;
+mod quads;
+#[cfg(target_arch = "x86_64")]
+mod quantised;
 #[cfg(target_arch = "x86_64")]
 mod split;
 mod strips;

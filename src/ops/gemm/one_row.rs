@@ -7,7 +7,7 @@ use super::kernel::Kernel;
 use super::operand::Operand;
 use super::packed::Packed;
 use super::tile::Word;
-use super::{amx_row, amx_rows, fixed_row};
+use super::{amx_row, amx_rows, fixed_row, quantised};
 use crate::weights::Elements;
 
 /// Outputs that are computed together.
@@ -24,7 +24,7 @@ pub(super) fn fits(kernel: &Kernel, a: &Packed, b: &Operand) -> bool {
         (Word::Tiles, Elements::Bf16(_)) => {
             rows && a.lanes <= amx_rows::MOST && b.lanes.is_multiple_of(GROUP) && b.k.is_multiple_of(32)
         }
-        (Word::Fixed, Elements::Blocks(_)) => rows && a.lanes == 1,
+        (Word::Fixed, Elements::Blocks(_)) => a.lanes == 1 && quantised::fits(b),
         _ => false,
     }
 }

@@ -42,6 +42,11 @@ impl<'a> Operand<'a> {
         }
         Self { data, lanes, k, lane_stride, k_stride }
     }
+
+    /// Returns the number of lanes, and the length of each.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.lanes, self.k)
+    }
 }
 
 /// The precision to which operands are rounded for the kernel. Sums are always f32.
@@ -69,7 +74,7 @@ impl Precision {
     pub fn of(weight: &Elements) -> Self {
         match weight {
             Elements::Bf16(_) => Self::Bf16,
-            Elements::Blocks(_) if Isa::detected() >= Isa::Avx512Vnni => Self::Fixed,
+            Elements::Blocks(_) if Isa::detected().has_fixed() => Self::Fixed,
             _ => Self::F32,
         }
     }

@@ -91,7 +91,7 @@ impl Packed {
 
     /// Whether packing rounded to bf16.
     pub fn rounded(&self) -> bool {
-        matches!(self.cut.word, Word::Bf16 | Word::Tiles)
+        matches!(self.cut.word, Word::Bf16 | Word::Tiles | Word::Quads)
     }
 
     /// Returns panel `row` of a block of `k`.

@@ -30,7 +30,8 @@ impl Cut {
     pub(super) fn new(kernel: &Kernel, m: usize, k: usize) -> Self {
         let blocks = k.div_ceil(kernel.max_kc).max(1);
         // A multiple of 32 keeps the vectorised packing on whole vectors; a multiple of a chunk splits no chunk.
-        let whole = if matches!(kernel.word, Word::Fixed | Word::SplitTiles) { CHUNK } else { 32 };
+        let whole =
+            if matches!(kernel.word, Word::Fixed | Word::SplitTiles | Word::Digits) { CHUNK } else { 32 };
         let kc = k.div_ceil(blocks).next_multiple_of(whole).max(whole);
         Self { k, kc, word: kernel.word, mr: kernel.mr, panels: m.div_ceil(kernel.mr) }
     }

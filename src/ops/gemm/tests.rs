@@ -256,8 +256,13 @@ fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
     let mut bytes: Vec<u8> =
         numbers(rows * k / count * size, seed).iter().map(|x| (x * 1e6) as i64 as u8).collect();
     for block in bytes.chunks_exact_mut(size) {
+        if kind == BlockKind::Nf4 {
+            let magnitude = f32::from(block[0]) / 256.0;
+            block[..4].copy_from_slice(&magnitude.to_le_bytes());
+        }
         // Offsets of the f16 scales.
         let scales: &[usize] = match kind {
+            BlockKind::Nf4 => &[],
             BlockKind::Q6K => &[208],
             BlockKind::Q4_0 | BlockKind::Q5_0 | BlockKind::Q8_0 => &[0],
             _ => &[0, 2],
@@ -273,8 +278,10 @@ fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
 /// Dequantising while packing gives the bits of the product with a weight dequantised (and rounded) beforehand.
 #[test]
 fn quantised_weights_multiply_as_their_numbers_do() {
-    for kind in BlockKind::ALL {
-        for (m, n, k) in [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize)] {
+    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
+        let sizes =
+            [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize), (1, 33, 608)];
+        for (m, n, k) in sizes {
             // `n` outputs of `k` inputs, and the same bytes transposed.
             let k = k.next_multiple_of(kind.block().0);
             let bytes = quantised(*kind, n, k, 5);
@@ -293,7 +300,7 @@ fn quantised_weights_multiply_as_their_numbers_do() {
                     (Precision::Split, Elements::F32(&wide)),
                 ] {
                     // Without bf16 instructions the weight is not rounded.
-                    let plain = if isa >= Isa::Avx512Bf16 { plain } else { Elements::F32(&wide) };
+                    let plain = if isa.has_bf16() { plain } else { Elements::F32(&wide) };
                     let forward = |w| product(isa, &x, &Operand::by_row(w, n, k), precision);
                     let backward = |w| product(isa, &dy, &Operand::by_column(w, n, k), precision);
                     assert_eq!(
@@ -471,6 +478,34 @@ fn fixed_point_of_every_layout() {
     }
 }
 
+/// Every set with integers has the bits of the definition: rounded integers, exact sums over 64 of them, and one fused
+/// multiply-add per chunk with both scales.
+#[test]
+fn fixed_point_has_the_bits_of_its_definition() {
+    for isa in Isa::available().filter(|isa| isa.has_fixed()) {
+        for (m, n, k) in [(1, 40, 64), (5, 7, 130), (25, 30, 500), (16, 24, 448)] {
+            let (a, b) = (gaussian(m * k, 3), gaussian(n * k, 4));
+            let chunk = |x: &[f32]| {
+                let greatest = x.iter().fold(0f32, |greatest, x| greatest.max(x.abs()));
+                let integer = |x: &f32| (x * (5792.0 / greatest)).round_ties_even() as i64;
+                (x.iter().map(integer).collect::<Vec<_>>(), greatest * (1.0 / 5792.0))
+            };
+            let want: Vec<f32> = (0..m * n)
+                .map(|i| {
+                    let pairs = a[i / n * k..][..k].chunks(64).zip(b[i % n * k..][..k].chunks(64));
+                    pairs.fold(0.0, |sum: f32, (a, b)| {
+                        let ((a, of_a), (b, of_b)) = (chunk(a), chunk(b));
+                        let total: i64 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+                        (total as f32 * of_b).mul_add(of_a, sum)
+                    })
+                })
+                .collect();
+            let (a, b) = (Operand::by_row(Elements::F32(&a), m, k), Operand::by_row(Elements::F32(&b), n, k));
+            assert_eq!(product(isa, &a, &b, Precision::Fixed), want, "{isa:?} {m} {n} {k}");
+        }
+    }
+}
+
 #[test]
 fn fixed_point_keeps_what_is_no_number() {
     let (m, n, k) = (15, 37, 200);
@@ -491,10 +526,7 @@ fn fixed_point_keeps_what_is_no_number() {
             let a: Vec<f32> = gaussian(m * k, 3).iter().map(|x| x * factor).collect();
             let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
             assert!(got.iter().all(|x| x.abs() <= most), "{isa:?} {factor}");
-            assert_eq!(
-                got.iter().any(|x| *x != 0.0),
-                factor > 1e-30 || isa < Isa::Avx512Vnni && factor > 0.0
-            );
+            assert_eq!(got.iter().any(|x| *x != 0.0), factor > 1e-30 || !isa.has_fixed() && factor > 0.0);
         }
     }
 }

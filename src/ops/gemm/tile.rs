@@ -49,6 +49,11 @@ pub(super) enum Word {
     Tiles,
     /// Like `Tiles`, for numbers split into two bf16 terms; each number takes the words of three.
     SplitTiles,
+    /// Four bf16 that are neighbours in `k`, in two words of a lane: two steps, in each half of which lanes alternate with
+    /// words (`quads`).
+    Quads,
+    /// 16-bit integers as two digits of eight bits, with the scales of `Fixed` (`digits`).
+    Digits,
 }
 
 /// Number of elements that share a scale in fixed point, or are split together.
@@ -62,6 +67,8 @@ impl Word {
             Self::Bf16 => k.div_ceil(2),
             Self::Fixed => k.div_ceil(2) + k.div_ceil(CHUNK),
             Self::Tiles => k.div_ceil(32) * 16,
+            Self::Quads => k.div_ceil(4) * 2,
+            Self::Digits => k.div_ceil(8) * 4 + k.div_ceil(CHUNK),
             Self::SplitTiles => k / CHUNK * Self::Tiles.steps(3 * CHUNK) + Self::Tiles.steps(3 * (k % CHUNK)),
         }
     }

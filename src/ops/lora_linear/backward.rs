@@ -118,10 +118,10 @@ impl<'a> Backward<'a> {
         Ok(profile::timed("low-rank gradients", flop, || {
             let (a, db_transposed) = (across(dz, x), across(z, dy));
             let outputs = dy.len() / rows.max(1);
-            let mut b = vec![0.0; outputs * rank];
-            for (r, row) in db_transposed.chunks_exact(outputs.max(1)).enumerate() {
-                row.iter().enumerate().for_each(|(o, value)| b[o * rank + r] = value * path.scale);
-            }
+            let b = host::build_rows(outputs, rank, |o, out| {
+                let of_output = db_transposed[o..].iter().step_by(outputs);
+                out.iter_mut().zip(of_output).for_each(|(out, value)| *out = value * path.scale);
+            });
             LowRankGradients { a, b }
         }))
     }

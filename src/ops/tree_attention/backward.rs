@@ -1,12 +1,9 @@
 //! The backward pass, with one task per run of query blocks and key head. The parts of the runs are added in row order,
 //! so that the order of sums is fixed.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
-
 use super::group::Inputs;
-use super::{Attended, Block, Heads, Saved, Span, blocks};
+use super::runs::{Part, Pass, Run, gradients, runs};
+use super::{Attended, Block, Heads, Saved, blocks};
 use crate::error::Result;
 use crate::ops::Tensor;
 use crate::ops::gemm::{Elements, Operand, Packed, Segment, serial};
@@ -16,24 +13,30 @@ use crate::ops::simd::{add_scaled, dot, vectorised};
 /// Approximate number of query rows per run; a constant, so that the order of sums is fixed.
 const RUN: usize = 192;
 
+/// Returns the runs of a batch, and for each of them and each key head its gradients.
+fn parts<'a>(pass: &Pass, attended: &Attended<'a>) -> (Vec<Run<'a>>, Vec<Part>) {
+    #[cfg(target_arch = "x86_64")]
+    if super::tiles::fits(attended) {
+        return super::tiles::parts(pass, attended);
+    }
+    let heads = attended.heads;
+    let runs = runs(attended.trees, RUN, |span| blocks(span, heads));
+    let parts = gradients(&runs, heads, |run, kv_head| pass.run(run, kv_head));
+    (runs, parts)
+}
+
 /// Returns the gradients of `q`, `k` and `v` of a packed batch. There may be more rows of keys than of queries.
 ///
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result<(Tensor, Tensor, Tensor)> {
-    let Attended { q, k, v, heads, precision, trees } = *attended;
+    let Attended { q, k, v, heads, precision, .. } = *attended;
     let (rows, keys) = (q.shape().0, k.shape().0);
     let (d_output, output) = (d_output.numbers(), saved.output.numbers());
     let (q, k, v) = (q.numbers(), k.numbers(), v.numbers());
     let pass = Pass { inputs: Inputs { q, k, v, heads, precision }, d_output, output, lse: &saved.lse };
     let Heads { n_head, n_kv_head, head_dim, .. } = *heads;
-    let runs: Vec<Run> =
-        trees.iter().flat_map(|tree| &tree.spans).flat_map(|span| runs(span, heads)).collect();
-    let parts: Vec<Part> = (0..runs.len() * n_kv_head)
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|task| pass.run(&runs[task / n_kv_head], task % n_kv_head))
-        .collect();
+    let (runs, parts) = parts(&pass, attended);
 
     let places = Places::of(&runs, rows, keys);
     let group = heads.group();
@@ -62,46 +65,6 @@ pub fn backward(d_output: &Tensor, attended: &Attended, saved: &Saved) -> Result
     ))
 }
 
-/// A run of consecutive query blocks of a span.
-struct Run {
-    /// Rows of `q`.
-    queries: Range<usize>,
-    /// Rows of `k` that the span sees before its own rows.
-    prefix: Range<usize>,
-    /// The span's own rows of `k`, up to the run's last query.
-    own: Range<usize>,
-    blocks: Vec<Block>,
-}
-
-/// Splits a span into runs.
-fn runs(span: &Span, heads: &Heads) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for block in blocks(span, heads) {
-        let rows = span.queries.start + block.first..span.queries.start + block.first + block.rows;
-        let own = span.own.start..span.own.start + block.first + block.rows;
-        match runs.last_mut().filter(|run| run.queries.len() < RUN) {
-            Some(run) => {
-                run.queries.end = rows.end;
-                run.own.end = own.end;
-                run.blocks.push(block);
-            }
-            None => runs.push(Run { queries: rows, prefix: span.prefix.clone(), own, blocks: vec![block] }),
-        }
-    }
-    runs
-}
-
-impl Run {
-    /// Returns the index of a row of `k` among the run's keys.
-    fn key(&self, row: usize) -> usize {
-        if self.prefix.contains(&row) {
-            row - self.prefix.start
-        } else {
-            self.prefix.len() + row - self.own.start
-        }
-    }
-}
-
 /// The runs that contain a row, as a query and as a key, in order.
 struct Places {
     queries: Vec<Option<usize>>,
@@ -113,19 +76,12 @@ impl Places {
         let mut places = Self { queries: vec![None; rows], keys: vec![Vec::new(); keys] };
         for (r, run) in runs.iter().enumerate() {
             places.queries[run.queries.clone()].fill(Some(r));
-            for row in run.prefix.clone().chain(run.own.clone()) {
+            for row in run.span.prefix.clone().chain(run.own.clone()) {
                 places.keys[row].push(r);
             }
         }
         places
     }
-}
-
-struct Pass<'a> {
-    inputs: Inputs<'a>,
-    d_output: &'a [f32],
-    output: &'a [f32],
-    lse: &'a [f32],
 }
 
 /// A block of queries and a key head.
@@ -137,22 +93,10 @@ struct Place<'a> {
     kv_head: usize,
 }
 
-/// The gradients of one run and key head: `dq [group, queries, head_dim]`, `dk` and `dv [keys, head_dim]`.
-struct Part {
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
-}
-
 impl Pass<'_> {
     fn run(&self, run: &Run, kv_head: usize) -> Part {
-        let Heads { head_dim, .. } = *self.inputs.heads;
-        let (group, keys) = (self.inputs.heads.group(), run.prefix.len() + run.own.len());
-        let mut part = Part {
-            dq: vec![0.0; group * run.queries.len() * head_dim],
-            dk: vec![0.0; keys * head_dim],
-            dv: vec![0.0; keys * head_dim],
-        };
+        let group = self.inputs.heads.group();
+        let mut part = Part::zeros(run, self.inputs.heads);
         let mut first_row = run.queries.start;
         let (mut p, mut ds) = (Vec::new(), Vec::new());
         for block in &run.blocks {

@@ -14,6 +14,10 @@ use crate::ops::simd::{exp_shifted, scale_into};
 /// # Errors
 /// Returns an error if the shapes do not fit.
 pub fn forward(attended: &Attended) -> Result<Saved> {
+    #[cfg(target_arch = "x86_64")]
+    if super::tiles::fits(attended) {
+        return super::tiles::forward(attended);
+    }
     let together = Seen { k: attended.k.numbers(), v: attended.v.numbers() };
     compute(attended, |_| together)
 }

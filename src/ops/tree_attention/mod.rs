@@ -13,8 +13,10 @@ mod backward;
 mod forward;
 mod group;
 #[cfg(test)]
-#[cfg(test)]
 mod plain;
+mod runs;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::ops::Range;
 
@@ -157,9 +159,13 @@ impl Block {
 }
 
 /// Splits a span into blocks.
-fn blocks(span: &Span, heads: &Heads) -> impl Iterator<Item = Block> {
+fn blocks(span: &Span, heads: &Heads) -> impl Iterator<Item = Block> + use<> {
+    blocks_of(span, heads.block(), heads.window)
+}
+
+/// Splits a span into blocks of `size` queries.
+fn blocks_of(span: &Span, size: usize, window: Option<usize>) -> impl Iterator<Item = Block> + use<> {
     let (prefix, own, count) = (span.prefix.clone(), span.own.clone(), span.queries.len());
-    let (size, window) = (heads.block(), heads.window);
     (0..count).step_by(size).map(move |first| {
         let rows = size.min(count - first);
         let position = prefix.len() + first;

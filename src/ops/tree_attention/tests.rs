@@ -84,22 +84,75 @@ fn forward_and_backward_match_the_plain_form() {
     }
 }
 
+/// Heads and trees that fill tiles of 32 in different ways: whole ones, halves, remainders, windows, and prefixes that end
+/// within a tile.
+fn tiled_cases() -> Vec<(Heads, Shape)> {
+    let heads = Heads { n_head: 6, n_kv_head: 2, head_dim: 64, scale: 0.125, softcap: None, window: None };
+    vec![
+        (heads, vec![(130, &[48, 20]), (64, &[32, 64, 16]), (1, &[2])]),
+        (Heads { head_dim: 80, n_head: 2, ..heads }, vec![(250, &[47]), (0, &[33])]),
+        (Heads { window: Some(40), ..heads }, vec![(100, &[70, 9])]),
+        (Heads { window: Some(3), head_dim: 16, ..heads }, vec![(31, &[1, 65])]),
+        (Heads { n_head: 14, head_dim: 32, ..heads }, vec![(200, &[31])]),
+    ]
+}
+
 #[test]
-fn a_trees_bits_do_not_depend_on_the_batch() {
-    for (heads, _) in cases() {
-        let (t, trees) = pack(&[(70, &[9, 51]), (30, &[60, 8])]);
-        let inputs = [heads.n_head, heads.n_kv_head, heads.n_kv_head]
+fn tiles_agree_with_the_products_of_rounded_operands() {
+    for (heads, shape) in cases().into_iter().chain(tiled_cases()) {
+        let (t, trees) = pack(&shape);
+        let width = |n| n * heads.head_dim;
+        let q = noise(&[t, width(heads.n_head)], 1);
+        let (k, v) = (noise(&[t, width(heads.n_kv_head)], 2), noise(&[t, width(heads.n_kv_head)], 3));
+        let d_output = noise(&[t, width(heads.n_head)], 4);
+        let attended = |precision| Attended { q: &q, k: &k, v: &v, heads: &heads, precision, trees: &trees };
+        let what = format!("{heads:?} {shape:?}");
+        let got = super::forward(&attended(Precision::Bf16)).unwrap();
+        // With keys of its own for each tree, the pass uses general products.
+        let seen = vec![Seen { k: k.numbers(), v: v.numbers() }; trees.len()];
+        let want = forward_after(&attended(Precision::Bf16), &seen).unwrap();
+        assert_same(&got.output, &want.output, 4e-3, &what);
+        assert!(got.lse.iter().zip(&want.lse).all(|(a, b)| (a - b).abs() < 1e-4), "{what}");
+        // The gradients of products that are not rounded.
+        let exact = super::forward(&attended(Precision::F32)).unwrap();
+        let found = backward(&d_output, &attended(Precision::Bf16), &got).unwrap();
+        let plain = backward(&d_output, &attended(Precision::F32), &exact).unwrap();
+        for (found, plain) in [(found.0, plain.0), (found.1, plain.1), (found.2, plain.2)] {
+            assert_same(&found, &plain, 2e-2, &what);
+        }
+    }
+}
+
+#[test]
+fn a_trees_bits_do_not_depend_on_the_batch_or_the_threads() {
+    let pools: Vec<_> =
+        [1, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
+    for ((heads, _), precision) in cases()
+        .into_iter()
+        .chain(tiled_cases())
+        .flat_map(|case| [Precision::F32, Precision::Bf16].map(|precision| (case.clone(), precision)))
+    {
+        let (t, trees) = pack(&[(70, &[9, 51]), (130, &[60, 8])]);
+        let inputs = [heads.n_head, heads.n_kv_head, heads.n_kv_head, heads.n_head]
             .map(|n| noise(&[t, n * heads.head_dim], n as u64));
-        let whole = forward(&inputs[0], &inputs[1], &inputs[2], &heads, Precision::F32, &trees).unwrap();
-        let (alone, lone) = pack(&[(30, &[60, 8])]);
+        let all = |[q, k, v, d]: &[Tensor; 4], trees: &[TreeSpans]| {
+            let attended = Attended { q, k, v, heads: &heads, precision, trees };
+            let saved = super::forward(&attended).unwrap();
+            let (dq, dk, dv) = backward(d, &attended, &saved).unwrap();
+            [saved.output, dq, dk, dv]
+        };
+        let whole = pools[0].install(|| all(&inputs, &trees));
+        let (alone, lone) = pack(&[(130, &[60, 8])]);
         let last = |x: &Tensor| {
             let columns = x.shape().1;
             Tensor::new(x.numbers()[(t - alone) * columns..].to_vec(), (alone, columns)).unwrap()
         };
-        let cut = inputs.map(|x| last(&x));
-        let part = forward(&cut[0], &cut[1], &cut[2], &heads, Precision::F32, &lone).unwrap();
+        let cut = inputs.each_ref().map(last);
+        let part = pools[1].install(|| all(&cut, &lone));
         let bits = |x: &Tensor| x.numbers().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&part.output), bits(&last(&whole.output)), "{heads:?}");
+        for (part, whole) in part.iter().zip(&whole) {
+            assert_eq!(bits(part), bits(&last(whole)), "{heads:?} {precision:?}");
+        }
     }
 }
 

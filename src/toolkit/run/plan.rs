@@ -6,14 +6,13 @@ use super::on_device;
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::model::decoder::Decoder;
-use crate::model::initialisation::InitLoraWeights;
 use crate::rollout::Drawing;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::memory;
 use crate::train::plan::{Memory, Tokens};
 use crate::train::rollouts::paced;
-use crate::trainable::Policy;
+use crate::trainable::{Adapter, Adapters, Policy};
 
 /// What a run will take, as numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +33,30 @@ pub struct Expected {
     pub is_on_gpu: bool,
 }
 
+/// What a run trains, as far as its memory depends on it. An adapter that is continued has a kind of its own, whatever the
+/// keys of `lora` say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trained {
+    parameters: usize,
+    /// Embeddings and heads that are trained, whole or in rows.
+    tables: usize,
+    is_dora: bool,
+    is_pissa: bool,
+}
+
+impl Trained {
+    pub(super) fn of<'a>(adapters: impl Iterator<Item = &'a Adapter>) -> Self {
+        let mut all = Self::default();
+        for adapter in adapters {
+            all.parameters += adapter.parameters();
+            all.tables += usize::from(adapter.replaces_table());
+            all.is_dora |= matches!(adapter, Adapter::Dora(_));
+            all.is_pissa |= matches!(adapter, Adapter::Pissa(_));
+        }
+        all
+    }
+}
+
 /// Returns what a run will take.
 ///
 /// # Errors
@@ -45,9 +68,9 @@ pub(super) fn expected(
     pairs: &Examples,
     on_device: Option<&on_device::Fit>,
 ) -> Result<Expected> {
-    let Course { steps, epochs, .. } = course(config, pairs)?;
-    let parameters = policy.trained.values().len();
-    let (tokens, memory) = expect(config, base, parameters, pairs);
+    let Course { steps, epochs, .. } = course(config, pairs, &policy.trained)?;
+    let trained = Trained::of(policy.trained.iter());
+    let (parameters, (tokens, memory)) = (trained.parameters, expect(config, base, trained, pairs));
     Ok(Expected {
         steps,
         epochs,
@@ -83,14 +106,14 @@ pub(super) fn described(
         text.push('\n');
         text.push_str(note);
     }
-    let course = course(config, pairs)?;
+    let course = course(config, pairs, &policy.trained)?;
     text.push_str(&format!("\n{course}"));
     for warning in course.warnings() {
         text.push_str(&format!("\nwarning: {warning}"));
     }
     let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
         config.train;
-    let (tokens, memory) = expect(config, base, parameters, pairs);
+    let (tokens, memory) = expect(config, base, Trained::of(policy.trained.iter()), pairs);
     let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     text.push_str(&format!(
@@ -115,21 +138,23 @@ pub(super) fn described(
 }
 
 /// The steps and learning rates of a run.
-pub(super) fn course(config: &RunConfig, pairs: &Examples) -> Result<Course> {
+pub(super) fn course(config: &RunConfig, pairs: &Examples, trained: &Adapters) -> Result<Course> {
     let objective = config.objective.resolve()?;
     let pace = paced(&config.train, config.drawing()?.as_ref(), &objective)?;
-    Ok(Course::new(&pace, &config.lora, pairs.train.len(), objective.needs()))
+    let course = Course::new(&pace, &config.lora, pairs.train.len(), objective.needs());
+    // An adapter that is continued has a kind of its own, whatever the keys of `lora` say.
+    Ok(if trained.iter().any(Adapter::is_beside) { course.of_unknown_strength() } else { course })
 }
 
-/// The tokens of the data and the memory that a run of so many trained parameters will take.
-fn expect(config: &RunConfig, base: &Base, parameters: usize, pairs: &Examples) -> (Tokens, Memory) {
+/// The tokens of the data and the memory that a run will take.
+fn expect(config: &RunConfig, base: &Base, trained: Trained, pairs: &Examples) -> (Tokens, Memory) {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
     let tokens = match config.drawing() {
         Ok(Some(drawing)) => Tokens::counted(drawn(config, &drawing, pairs), batch, most),
         // An invalid section is refused elsewhere.
         Ok(None) | Err(_) => Tokens::of(&pairs.train, batch, most),
     };
-    (tokens, memory_of(config, base, parameters, &tokens))
+    (tokens, memory_of(config, base, trained, &tokens))
 }
 
 /// The sizes of records with the longest completions that rollouts may draw: of one completion, or of two for a loss of pairs.
@@ -146,7 +171,8 @@ fn drawn<'a>(
     })
 }
 
-fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens) -> Memory {
+fn memory_of(config: &RunConfig, base: &Base, trained: Trained, tokens: &Tokens) -> Memory {
+    let parameters = trained.parameters;
     let recompute = config.train.gradient_checkpointing == Recompute::On;
     let mut memory = Memory::expect(
         &base.spec,
@@ -156,7 +182,7 @@ fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens
         tokens.largest_scored,
         recompute,
     );
-    if let InitLoraWeights::Pissa(_) = config.lora.init_lora_weights {
+    if trained.is_pissa {
         // The matrices that it starts from, in f32.
         memory.adapter += 4 * parameters;
     }
@@ -165,10 +191,8 @@ fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens
         memory.adapter += 4 * parameters;
     }
     // The tables that are computed with, beside the trained numbers.
-    let tables = config.lora.modules_to_save.as_ref().map_or(0, Vec::len)
-        + usize::from(config.lora.trainable_token_indices.is_some());
-    memory.adapter += 4 * tables * base.spec.vocab_size * base.spec.hidden;
-    if config.lora.use_dora {
+    memory.adapter += 4 * trained.tables * base.spec.vocab_size * base.spec.hidden;
+    if trained.is_dora {
         // The product of each module with the weight and the low-rank matrices.
         let outputs = base.spec.linears().map(|linear| linear.outputs);
         let layers = base.spec.layers.len().max(1);
@@ -182,11 +206,11 @@ fn memory_of(config: &RunConfig, base: &Base, parameters: usize, tokens: &Tokens
 pub(super) fn memory_for(
     config: &RunConfig,
     base: &Base,
-    parameters: usize,
+    trained: Trained,
     sizes: impl Iterator<Item = (usize, usize, usize)>,
 ) -> Memory {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
-    memory_of(config, base, parameters, &Tokens::counted(sizes, batch, most))
+    memory_of(config, base, trained, &Tokens::counted(sizes, batch, most))
 }
 
 /// Refuses what will not fit into memory; a note if it is close. Where the configuration leaves it open, blocks are computed
@@ -194,20 +218,16 @@ pub(super) fn memory_for(
 pub(super) fn fit(
     config: &mut RunConfig,
     base: &Base,
-    parameters: usize,
+    trained: Trained,
     pairs: &Examples,
 ) -> Result<Option<String>> {
     let Some(available) = memory::available() else { return Ok(None) };
     if base.forced {
-        return Ok(memory::check(
-            &expect(config, base, parameters, pairs).1,
-            base.converted_bytes(),
-            available,
-        )
-        .unwrap_or_else(|error| Some(format!("{error}; it is begun because of --force"))));
+        return Ok(memory::check(&expect(config, base, trained, pairs).1, base.converted_bytes(), available)
+            .unwrap_or_else(|error| Some(format!("{error}; it is begun because of --force"))));
     }
     let check = |config: &RunConfig| {
-        memory::check(&expect(config, base, parameters, pairs).1, base.converted_bytes(), available)
+        memory::check(&expect(config, base, trained, pairs).1, base.converted_bytes(), available)
     };
     if config.train.gradient_checkpointing != Recompute::Auto {
         return check(config);

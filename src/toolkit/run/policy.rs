@@ -1,6 +1,7 @@
 //! The adapters of a run: those that are frozen, and the one to train.
 
 use super::Examples;
+use super::plan::Trained;
 use crate::adapter::peft;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
@@ -42,19 +43,23 @@ impl Start {
         }
     }
 
-    /// Returns the number of trained parameters.
-    pub(super) fn parameters(&self) -> usize {
+    /// Returns what is trained, as far as memory depends on it.
+    pub(super) fn trained(&self) -> Trained {
         match self {
-            Self::New(adapters) => adapters.iter().map(Kind::parameters).sum(),
-            Self::Continued(adapters) => adapters.values().len(),
+            Self::New(adapters) => Trained::of(adapters.iter()),
+            Self::Continued(adapters) => Trained::of(adapters.iter()),
         }
     }
 }
 
 /// The modules to train.
 fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
-    if let Some(PrefixConfig { num_virtual_tokens, .. }) = config.lora.prefix_tuning {
-        return Ok(peft::prefixes(&base.spec, num_virtual_tokens)?.into_iter().map(Kind::from).collect());
+    if let Some(PrefixConfig { num_virtual_tokens: tokens, .. }) = config.lora.prefix_tuning {
+        let hidden = config.lora.prefix_tuning.and_then(PrefixConfig::projection);
+        return match hidden {
+            Some(hidden) => peft::projected_prefixes(&base.spec, tokens, hidden),
+            None => Ok(peft::prefixes(&base.spec, tokens)?.into_iter().map(Kind::from).collect()),
+        };
     }
     if let Some(layers) = &config.lora.adapter_layers {
         let act = layers.activation()?;
@@ -214,8 +219,7 @@ pub(super) fn policy(
     let objective = config.objective.resolve()?;
     let rewards = objective.needs().rewards;
     let has_values = matches!(objective.on_policy(), Some(OnPolicy::Proximal(_)));
-    let is_beside = |adapter: &Kind| matches!(adapter, Kind::Prefix(_) | Kind::Bottleneck(_));
-    if (rewards || has_values) && policy.trained.iter().any(is_beside) {
+    if (rewards || has_values) && policy.trained.iter().any(Kind::is_beside) {
         return Err(Error::Config(
             "objective.loss_type trains a scalar head (reward, ppo), which stands beside LoRA only; remove \
              lora.prefix_tuning or lora.adapter_layers, or start from another adapter"
@@ -259,11 +263,8 @@ fn check_replaced(policy: &Policy) -> Result<()> {
 
 /// Refuses a prefix behind which the longest sequence has no positions left.
 fn check_positions(policy: &Policy, base: &Base, examples: &Examples) -> Result<()> {
-    let prefixes = policy.trained.iter().filter_map(|adapter| match adapter {
-        Kind::Prefix(prefix) => Some(prefix.tokens),
-        _ => None,
-    });
-    let (tokens, most) = (prefixes.max().unwrap_or(0), base.spec.max_positions);
+    let tokens = policy.trained.iter().map(Kind::virtual_tokens).max().unwrap_or(0);
+    let most = base.spec.max_positions;
     let longest = examples.train.longest().max(examples.eval.longest());
     if tokens > 0 && tokens + longest > most {
         return Err(Error::Config(format!(
@@ -283,7 +284,14 @@ fn initialised(
     adapters: Vec<Kind>,
 ) -> Result<(Adapters, Option<String>)> {
     if let Some(PrefixConfig { init_weights: PrefixInit::Zero, .. }) = config.lora.prefix_tuning {
-        return Ok((Adapters::zeros(adapters)?, None));
+        let mut zeros = Adapters::initialised(adapters, config.seed)?;
+        if zeros.prefix_encoder().is_some() {
+            // As in PEFT only the last map is zero; the gradient of the whole network would be zero otherwise.
+            zeros.clear_projections();
+        } else {
+            zeros.update(|values| values.fill(0.0));
+        }
+        return Ok((zeros, None));
     }
     if config.lora.init_lora_weights != InitLoraWeights::Eva {
         let linear = |module: &str| decoder.linear(module);

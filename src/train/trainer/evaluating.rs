@@ -1,13 +1,15 @@
-//! The evaluations of a run: before its first step, and those that decide which adapter is the best.
+//! The evaluations of a run: before its first step, and those that decide which adapter is the best; and what they say of
+//! single pairs.
 
 use super::{Setup, Trainer};
 use crate::data::PackedBatch;
 use crate::error::{Error, Result};
+use crate::eval::outcomes::Outcome;
 use crate::eval::preference::{self, Evaluation};
 use crate::eval::together::{self, KnownReference};
 use crate::model::decoder::Decoder;
 use crate::ranks::{ALONE, Ranks};
-use crate::report::{Event, Reporter};
+use crate::report::{Event, HeldOut, LengthGroup, Reporter, WrongPair};
 use crate::train::best::Best;
 use crate::train::reference::ReferenceCache;
 use crate::trainable::Policy;
@@ -28,6 +30,18 @@ impl KnownReference for Known<'_> {
         if let Some(cache) = &mut self.cache {
             cache.learn(batch, logps);
         }
+    }
+}
+
+/// Pairs of which the report shows the texts, and characters of a text.
+const MOST_WRONG: usize = 10;
+const MOST_CHARACTERS: usize = 2000;
+
+/// A text without what is beyond [`MOST_CHARACTERS`].
+fn cut(text: String) -> String {
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }
 
@@ -78,7 +92,7 @@ impl Trainer {
             // JSON, in which a checkpoint holds them, has no other numbers.
             let finite = found.values().into_iter().filter(|(_, value)| value.is_finite());
             self.state.initial = finite.map(|(name, value)| (name.to_string(), value)).collect();
-            self.tell(&found, reporter);
+            self.tell(&found, reporter)?;
         }
         Ok(())
     }
@@ -91,7 +105,7 @@ impl Trainer {
         reporter.record(&Event::Evaluation { step: self.state.step });
         let ranks = self.setup.ranks.clone();
         let Some(found) = self.evaluate_on(&ranks)? else { return Ok(false) };
-        self.tell(&found, reporter);
+        self.tell(&found, reporter)?;
         self.check_criterion(&found)?;
         let criterion = self.setup.config.criterion();
         let value = criterion.value(&found).unwrap_or(f64::NAN);
@@ -126,8 +140,59 @@ impl Trainer {
         )))
     }
 
-    fn tell(&self, found: &Evaluation, reporter: &mut Reporter) {
+    fn tell(&self, found: &Evaluation, reporter: &mut Reporter) -> Result<()> {
         let (step, epoch) = (self.state.step, self.sampler.epoch());
         reporter.record(&Event::Metrics { step, epoch, values: &found.values() });
+        self.tell_pairs(step, found, reporter)
+    }
+
+    /// Tells what an evaluation of the policy of `step` says of single pairs.
+    ///
+    /// # Errors
+    /// If a record cannot be read.
+    pub(super) fn tell_pairs(&self, step: u64, found: &Evaluation, reporter: &mut Reporter) -> Result<()> {
+        let outcomes = found.outcomes();
+        if outcomes.pairs.is_empty() {
+            return Ok(());
+        }
+        let wrong =
+            outcomes.wrong(MOST_WRONG).iter().map(|pair| self.wrong(pair)).collect::<Result<Vec<_>>>()?;
+        let group = |(low, high, pairs, right): (i64, i64, usize, usize)| LengthGroup {
+            low,
+            high,
+            pairs: pairs as u64,
+            right: right as u64,
+        };
+        let held_out = HeldOut {
+            step,
+            pairs: outcomes.pairs.len() as u64,
+            right: outcomes.right() as u64,
+            by_reward: outcomes.by_reward(),
+            wrong: wrong.into_iter().flatten().collect(),
+            lengths: outcomes.by_length().into_iter().map(group).collect(),
+        };
+        reporter.record(&Event::HeldOut(&held_out));
+        Ok(())
+    }
+
+    /// A pair that is wrong, with its texts.
+    fn wrong(&self, pair: &Outcome) -> Result<Option<WrongPair>> {
+        let Some(example) = self.setup.eval.get(pair.index)? else { return Ok(None) };
+        let text = |tokens: Option<&Vec<u32>>| -> Result<String> {
+            match (&self.setup.samples, tokens) {
+                (Some(samples), Some(tokens)) => Ok(cut(samples.text(tokens)?)),
+                _ => Ok(String::new()),
+            }
+        };
+        Ok(Some(WrongPair {
+            origin: example.origin.to_string(),
+            prompt: text(Some(&example.prompt))?,
+            chosen: text(example.completions.first())?,
+            rejected: text(example.completions.get(1))?,
+            reward_margin: pair.reward_margin,
+            logp_margin: (!self.setup.objective.needs().rewards).then_some(pair.logp_margin),
+            chosen_tokens: pair.chosen_tokens,
+            rejected_tokens: pair.rejected_tokens,
+        }))
     }
 }

@@ -156,6 +156,9 @@ impl Trainer {
         let Setup { decoder, policy, .. } = &mut self.setup;
         decoder.fetch(policy)?;
         let after = self.evaluate()?;
+        if let (Some(found), true) = (&after, kept != self.state.step) {
+            self.tell_pairs(kept, found, reporter)?;
+        }
         let State { step, initial_accuracy, initial, .. } = &self.state;
         let results = Results { step: *step, before: *initial_accuracy, initial, after: after.as_ref() };
         let card = self.setup.card.text(results);

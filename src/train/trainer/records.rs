@@ -10,13 +10,19 @@ use crate::objective::{Needs, Records};
 /// [`crate::error::Error::Record`], which names the record.
 pub fn check(examples: &Dataset, needs: Needs) -> Result<()> {
     let mut entries = examples.entries();
-    let found = entries.find_map(|entry| Some((examples.origin(entry), problem(entry.kind(), needs)?)));
+    let found = entries
+        .find_map(|entry| Some((examples.origin(entry), problem(entry.kind(), entry.completions(), needs)?)));
     found.map_or(Ok(()), |(origin, problem)| Err(origin.error(problem)))
 }
 
-fn problem(kind: Kind, needs: Needs) -> Option<String> {
+fn problem(kind: Kind, completions: usize, needs: Needs) -> Option<String> {
+    let is_pair = matches!(kind, Kind::Pair { .. });
     let (fits, wanted) = match needs.records {
-        Records::Pairs => (matches!(kind, Kind::Pair { .. }), "pairs: `chosen` and `rejected`"),
+        Records::Pairs => (is_pair && completions == 2, "pairs: `chosen` and `rejected`"),
+        Records::Triples => (
+            is_pair && completions == 3,
+            "triples: `chosen`, `rejected` and `reference`, a gold answer to imitate (none with tpo_alpha: 0)",
+        ),
         Records::Ranked => {
             (matches!(kind, Kind::Ranked), "ranked lists: `completions` from the best to the worst")
         }

@@ -1,0 +1,218 @@
+"""dpo-lora from Python: ``train``, ``evaluate``, ``score`` and ``generate``.
+
+The functions run the program ``dpo-lora`` of the same wheel in a process of its own and read the JSON that it prints. There is
+no other dependency, and nothing is loaded into this process: a run that needs more memory than there is ends with an exception,
+not with the end of a notebook's kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Union
+
+from ._progress import Progress
+
+__all__ = ["Error", "Run", "evaluate", "generate", "program", "score", "train"]
+
+Config = Union[Mapping[str, Any], str, "os.PathLike[str]"]
+Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+
+
+class Error(RuntimeError):
+    """The program failed. ``code`` is its exit code: 1 failed, 2 a wrong argument or configuration, 130 interrupted."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    directory: Path
+    """The run directory, with ``report.html``."""
+    adapter: Path
+    """The adapter, a PEFT directory."""
+    step: int
+    """Optimizer steps done."""
+    evaluation: Optional[Dict[str, Any]]
+    """The last evaluation of the held-out pairs, as `evaluate` returns it; None if there are none."""
+    metrics: List[Dict[str, Any]] = field(default_factory=list)
+    """The figures in the order in which they were logged, each with ``step`` and ``epoch``."""
+    warnings: List[str] = field(default_factory=list)
+    """What the run warned of."""
+
+
+def program() -> str:
+    """The path of the program: that of ``DPO_LORA``, that of this environment, or that of ``PATH``."""
+    name = "dpo-lora.exe" if os.name == "nt" else "dpo-lora"
+    schemes = [sysconfig.get_path("scripts")]
+    user = {"posix": "posix_user", "nt": "nt_user"}.get(os.name)
+    if user in sysconfig.get_scheme_names():
+        schemes.append(sysconfig.get_path("scripts", user))
+    named = os.environ.get("DPO_LORA")
+    for path in [named, *[os.path.join(scheme, name) for scheme in schemes if scheme]]:
+        if path and os.path.isfile(path):
+            return path
+    found = shutil.which(name)
+    if found is None:
+        raise FileNotFoundError("the program dpo-lora is not installed; `pip install dpo-lora`, or set DPO_LORA to its path")
+    return found
+
+
+def train(
+    config: Optional[Config] = None,
+    *,
+    log: Optional[Callable[[Dict[str, Any]], None]] = None,
+    progress: Optional[bool] = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    arguments: Sequence[str] = (),
+) -> Run:
+    """Train an adapter.
+
+    ``config`` is a dictionary with the keys of a configuration file, the path of such a file, or None for the quickstart.
+    ``log`` is called in this thread with every event as a dictionary, whose ``event`` is ``start``, ``progress``,
+    ``metrics``, ``note``, ``warning``, ``sample``, ``checkpoint`` or ``finished``. ``progress`` shows a line that moves: in a
+    notebook and on a terminal unless it is False. ``resume`` continues from the last checkpoint, ``overwrite`` starts again in
+    a used directory, and ``arguments`` are further ones of ``dpo-lora train``.
+
+    An interrupt lets the step finish and a checkpoint be written; a second one stops at once. An exception of ``log`` stops the
+    run in the same way.
+    """
+    command = ["train", "--json", "-q", *(["--resume"] if resume else []), *(["--overwrite"] if overwrite else []), *arguments]
+    with tempfile.TemporaryDirectory() as place:
+        if isinstance(config, Mapping):
+            path = Path(place) / "config.yaml"
+            # JSON is YAML. Relative paths in it are relative to the working directory, as in every configuration.
+            path.write_text(json.dumps(config, default=os.fspath, allow_nan=False), encoding="utf-8")
+            command += ["-c", str(path)]
+        elif config is not None:
+            command += ["-c", os.fspath(config)]
+        metrics: List[Dict[str, Any]] = []
+        warnings: List[str] = []
+        finished: Dict[str, Any] = {}
+        with Progress.chosen(progress) as shown, closing(_process(command)) as lines:
+            for line in lines:
+                event = json.loads(line)
+                kind = event["event"]
+                if kind == "metrics":
+                    metrics.append({"step": event["step"], "epoch": event["epoch"], **event["values"]})
+                elif kind == "warning":
+                    warnings.append(event["text"])
+                elif kind == "finished":
+                    finished = event
+                shown.update(event)
+                if log is not None:
+                    log(event)
+    directory, adapter = Path(finished["run"]), Path(finished["adapter"])
+    return Run(directory, adapter, finished["step"], finished["evaluation"], metrics, warnings)
+
+
+def evaluate(base: Union[str, "os.PathLike[str]"], data: Paths, adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()) -> Dict[str, Any]:
+    """Accuracy with its interval, margins, rewards, divergence and perplexity: what ``dpo-lora eval --json`` prints."""
+    return json.loads(_output(["eval", "--json", *_common(base, data, adapter), *arguments]))
+
+
+def score(base: Union[str, "os.PathLike[str]"], data: Paths, adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()) -> List[Dict[str, Any]]:
+    """The log-probs of each record in nats, in input order, under policy and reference: what ``dpo-lora score`` prints."""
+    return _lines(_output(["score", *_common(base, data, adapter), *arguments]))
+
+
+def generate(
+    base: Union[str, "os.PathLike[str]"], prompts: Union[str, Sequence[str]], adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()
+) -> List[Dict[str, Any]]:
+    """Completions of prompts: what ``dpo-lora generate --json`` prints. ``arguments`` are further ones, such as
+    ``["--temperature", "0"]``."""
+    asked = [prompts] if isinstance(prompts, str) else list(prompts)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "prompts.jsonl"
+        path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked), encoding="utf-8")
+        return _lines(_output(["generate", "--json", *_common(base, None, adapter), "--prompts", str(path), *arguments]))
+
+
+def _common(base: Any, data: Optional[Paths], adapter: Optional[Paths]) -> List[str]:
+    command = ["--base", os.fspath(base)]
+    for flag, paths in (("--data", data), ("--adapter", adapter)):
+        if paths is not None:
+            many = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+            command += [part for path in many for part in (flag, os.fspath(path))]
+    return command
+
+
+def _lines(text: str) -> List[Dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def _output(command: Sequence[str]) -> str:
+    """The standard output of a command."""
+    with closing(_process(command)) as lines:
+        return "".join(lines)
+
+
+def _process(command: Sequence[str]) -> Iterator[str]:
+    """Runs the program and yields the lines of its standard output.
+
+    It has a process group of its own, so that an interrupt of this process reaches it once, and from here.
+    """
+    options: Dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+    child = subprocess.Popen(
+        [program(), *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", **options
+    )
+    said: List[str] = []
+
+    def listen() -> None:
+        for line in child.stderr:
+            said.append(line)
+
+    # A full pipe of messages would stop the program.
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    ended = False
+    try:
+        # Not `yield from`: it would close the pipe before the program is asked to stop.
+        for line in child.stdout:
+            yield line
+        ended = True
+    finally:
+        if not ended:
+            _stop(child)
+        child.wait()
+        listener.join()
+        child.stdout.close()
+        child.stderr.close()
+    if child.returncode != 0:
+        raise Error(_message("".join(said), child.returncode), child.returncode)
+
+
+def _stop(child: "subprocess.Popen[str]") -> None:
+    """Asks the program to stop, and reads on until it does: it waits for nobody. A second interrupt is passed on."""
+    for _ in range(3):
+        try:
+            child.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+            while child.stdout.read(1 << 16):
+                pass
+            return
+        except KeyboardInterrupt:
+            continue
+    child.kill()
+
+
+def _message(said: str, code: int) -> str:
+    """What the program said, from its last error on."""
+    at = max(said.rfind("\nerror: ") + 1, 0)
+    text = said[at:].strip()
+    text = text[len("error: "):] if text.startswith("error: ") else text
+    return text or f"dpo-lora ended with exit code {code}"

@@ -1,0 +1,54 @@
+//! The policy that answers with the best of N samples.
+
+use std::time::Duration;
+
+use crate::cli::WinRateArgs;
+use crate::commands::eval::scored::Scorer;
+use crate::error::Result;
+use crate::reward::{self, Reward};
+use crate::toolkit::drawn::Kept;
+use crate::toolkit::prompts::Prompt;
+use crate::toolkit::{Adapted, Base, reward_identity};
+
+/// How many samples, and by which reward the best is chosen.
+pub(super) struct BestOf<'a> {
+    pub(super) n: usize,
+    reward: Box<dyn Reward + 'a>,
+    identity: String,
+    scorer: Scorer,
+}
+
+impl<'a> BestOf<'a> {
+    /// What the arguments ask for, if anything.
+    ///
+    /// # Errors
+    /// As [`Base::reward`], or if the file of scores cannot be opened.
+    pub(super) fn of(args: &WinRateArgs, base: &Base, policy: &'a Adapted) -> Result<Option<Self>> {
+        let (Some(n), Some(spec)) = (args.best_of, &args.best_of_by) else { return Ok(None) };
+        Ok(Some(Self {
+            n,
+            reward: base.reward(&policy.decoder, spec, Duration::from_secs(args.results.reward_timeout))?,
+            identity: reward_identity(spec)?,
+            scorer: Scorer::open(&args.output.join("scores.jsonl"))?,
+        }))
+    }
+
+    /// The name of the policy.
+    pub(super) fn named(&self, policy: &str) -> String {
+        format!("{policy}, best of {} by {}", self.n, self.reward.name())
+    }
+
+    /// Takes the best of every N samples of a prompt.
+    ///
+    /// # Errors
+    /// As [`Scorer::rewards`].
+    pub(super) fn choose(&mut self, prompts: &[Prompt], drawn: &[Vec<Kept>]) -> Result<Vec<Vec<Kept>>> {
+        let rewards = self.scorer.rewards((&mut *self.reward, &self.identity), prompts, drawn)?;
+        let best =
+            |(kept, rewards): (&[Kept], &[f64])| reward::best(rewards).and_then(|at| kept.get(at).cloned());
+        let of_prompt = |(drawn, rewards): (&Vec<Kept>, &Vec<f64>)| {
+            drawn.chunks(self.n).zip(rewards.chunks(self.n)).filter_map(best).collect::<Vec<Kept>>()
+        };
+        Ok(drawn.iter().zip(&rewards).map(of_prompt).collect())
+    }
+}
