@@ -5,7 +5,8 @@ mod meeting;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 pub use self::meeting::Meeting;
 pub(super) use self::meeting::join;
@@ -13,6 +14,9 @@ use super::wire::{Lost, Wire};
 
 /// The largest frame: a piece of a broadcast or of the gradient, or what all ranks gathered.
 const LARGEST: usize = 1 << 30;
+
+/// Time in which the others close their connections, too.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Bytes that are read at once.
 const READ: usize = 1 << 18;
@@ -119,7 +123,9 @@ impl Wire for Tcp {
             });
         };
         peer.queue.extend([length.to_le_bytes().to_vec(), frame]);
-        peer.write().map_err(|error| self.lost(to, &error))
+        // `poll` reports a failure, once it has read what came before.
+        let _ = peer.write();
+        Ok(())
     }
 
     fn poll(&mut self) -> Result<Option<(usize, Vec<u8>)>, Lost> {
@@ -130,7 +136,8 @@ impl Wire for Tcp {
             if let Some(frame) = peer.frames.pop_front() {
                 return Ok(Some((rank, frame)));
             }
-            let moved = peer.write().and_then(|()| peer.read(&mut self.buffer));
+            // First what has arrived: the last words of a rank come before its end.
+            let moved = peer.read(&mut self.buffer).and_then(|()| peer.write());
             if let Some(frame) = peer.frames.pop_front() {
                 return Ok(Some((rank, frame)));
             }
@@ -144,6 +151,22 @@ impl Wire for Tcp {
     }
 
     fn close(&mut self, _: bool) {
+        // A connection that is closed with unread bytes is reset, and what was sent last may be lost.
+        for peer in self.peers.iter().flatten() {
+            let _ = peer.stream.shutdown(Shutdown::Write);
+        }
+        let start = Instant::now();
+        while start.elapsed() < DRAIN && self.peers.iter().any(Option::is_some) {
+            for peer in &mut self.peers {
+                let read = peer.as_mut().map(|peer| peer.stream.read(&mut self.buffer));
+                let is_open =
+                    |e: &std::io::Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
+                if matches!(&read, Some(Ok(0))) || matches!(&read, Some(Err(e)) if !is_open(e)) {
+                    *peer = None;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.peers.clear();
     }
 }
