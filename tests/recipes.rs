@@ -37,7 +37,7 @@ fn every_recipe_trains() {
     write_data(&place);
     // The adapter that a recipe stands on.
     let first = ["train", "-q", "--base", "tiny-reviews", "--data", "pairs.jsonl", "--output", "sft"];
-    place.run(&[&first[..], &["--set", "train.max_steps=1", "--device", "cpu"]].concat()).ok();
+    place.run(&[&first[..], &["--set", "train.max_steps=1", "--set", "model.device=cpu"]].concat()).ok();
     assert!(configs().len() >= 20);
     for path in configs() {
         let text = std::fs::read_to_string(&path).unwrap();

@@ -83,7 +83,7 @@ fn gold_answers_are_imitated_left_out_or_missing() {
     for (name, row, message) in [
         ("none.jsonl", row(Value::Null), "none.jsonl:1: missing `reference`"),
         ("number.jsonl", row(json!(3)), "reference must be an answer of the same form as chosen"),
-        ("messages.jsonl", row(json!([{"role": "assistant", "content": "d"}])), "of the same form as chosen"),
+        ("turns.jsonl", row(json!([{"role": "assistant", "content": "d"}])), "of the same form as chosen"),
     ] {
         place.write(name, [row.as_str(); 8].join("\n"));
         recipe(&place, name, &imitated);

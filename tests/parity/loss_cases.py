@@ -226,8 +226,14 @@ def tpo_case(name, settings, rng):
     loss = trainer._compute_loss(model, inputs, return_outputs=False)
     loss.backward()
     slopes = logps.grad.tolist()
+    metrics = metrics_of(trainer)
+    # A share of the pairs, which TPOTrainer computes in f32.
+    metrics["rewards/accuracies"] = round(metrics["rewards/accuracies"] * batch) / batch
+    if any(policy[at] == policy[batch + at] for at in range(batch)):
+        # Two equal rewards, but for the rounding of TRL's sum over tokens.
+        del metrics["rewards/accuracies"]
     return dict(
-        kind="triples" if alpha else "pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=slopes[: 2 * batch], metrics=metrics_of(trainer),
+        kind="triples" if alpha else "pairs", policy=policy, reference=reference, tokens=tokens, loss=loss.item(), gradient=slopes[: 2 * batch], metrics=metrics,
         **(dict(gold=gold, gold_tokens=gold_tokens, gold_gradient=slopes[2 * batch :]) if alpha else {}),
     )
 
