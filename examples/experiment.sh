@@ -25,6 +25,18 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+# The sizes have directories of their own, since models of one are no models of the other.
+[ -z "$quick" ] || [ "$out" != "runs/$name" ] || out=runs/$name-quick
+size=${quick:+quick}
+if [ -e "$out/size" ] && [ "$(cat "$out/size")" != "${size:-full}" ]; then
+    echo "error: $out is of the size $(cat "$out/size"); name another directory with --output" >&2
+    exit 2
+fi
+mkdir -p "$out"
+echo "${size:-full}" > "$out/size"
+# What the steps depend on besides their words.
+settings=$(cat "$here"/*.yaml | cksum)
+
 # pick FULL QUICK: the value for this size.
 pick() {
     if [ -n "$quick" ]; then echo "$2"; else echo "$1"; fi
@@ -63,7 +75,7 @@ step() {
     fi
     number=$((number + 1))
     mark="$out/done/$(echo "$title" | tr -c 'a-zA-Z0-9.\n' '-')"
-    if [ -e "$mark" ] && [ "$(cat "$mark")" = "$*" ]; then
+    if [ -e "$mark" ] && [ "$(cat "$mark")" = "$settings $*" ]; then
         echo "[$number of $count] $title: done before" >&2
         total=$((total - seconds))
         return
@@ -74,7 +86,7 @@ step() {
     "$@"
     spent=$((spent + seconds))
     mkdir -p "$out/done"
-    echo "$*" > "$mark.new"
+    echo "$settings $*" > "$mark.new"
     mv "$mark.new" "$mark"
 }
 

@@ -13,7 +13,8 @@ steps() {
     step 1 "held-out loss" measure loss
 }
 
-# curve_point N SEED: trains on N of the first 1,200 pairs, other ones for each seed.
+# curve_point N SEED: trains on N of the first 1,200 pairs. The seeds have other pairs up to N = 400; beyond that they share some,
+# and at 1,200 all.
 curve_point() {
     mkdir -p "$out/data"
     part="$out/data/n$1-seed$2.jsonl"

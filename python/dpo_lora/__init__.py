@@ -89,15 +89,16 @@ def train(
     notebook and on a terminal unless it is False. ``resume`` continues from the last checkpoint, ``overwrite`` starts again in
     a used directory, and ``arguments`` are further ones of ``dpo-lora train``.
 
-    An interrupt lets the step finish and a checkpoint be written; a second one stops at once. An exception of ``log`` stops the
-    run in the same way.
+    An interrupt lets the step finish and a checkpoint be written (on Windows it stops the run at once, and the last checkpoint
+    stays); a second one stops at once. An exception of ``log`` stops the run in the same way. A run goes on to its end if this
+    process is killed.
     """
     command = ["train", "--json", "-q", *(["--resume"] if resume else []), *(["--overwrite"] if overwrite else []), *arguments]
     with tempfile.TemporaryDirectory() as place:
         if isinstance(config, Mapping):
             path = Path(place) / "config.yaml"
             # JSON is YAML. Relative paths in it are relative to the working directory, as in every configuration.
-            path.write_text(json.dumps(config, default=os.fspath, allow_nan=False), encoding="utf-8")
+            path.write_text(json.dumps(config, default=os.fspath, allow_nan=False, ensure_ascii=False), encoding="utf-8")
             command += ["-c", str(path)]
         elif config is not None:
             command += ["-c", os.fspath(config)]
@@ -153,7 +154,8 @@ def _common(base: Any, data: Optional[Paths], adapter: Optional[Paths]) -> List[
 
 
 def _lines(text: str) -> List[Dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line]
+    # Not `splitlines`, which also splits at characters that stand in texts, such as U+2028.
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def _output(command: Sequence[str]) -> str:

@@ -36,9 +36,15 @@ pub(super) fn run(args: &PushArgs) -> Result<()> {
     let (mut files, left_out) = files_of(&directory)?;
     if !left_out.is_empty() {
         say(&format!(
-            "not uploaded, because no program loads it as a part of an adapter: {}",
+            "not uploaded, because it is not known as a part of an adapter: {}",
             left_out.join(", ")
         ));
+    }
+    if !files.iter().any(|file| file.name.starts_with("adapter_model.")) {
+        return Err(Error::Config(format!(
+            "{} has no weights: neither adapter_model.safetensors nor adapter_model.bin",
+            directory.display()
+        )));
     }
     let log = [&args.adapter, &directory.join("..")].map(|run| run.join("metrics.jsonl"));
     if let Some(log) = log.iter().find(|log| log.is_file()) {

@@ -36,7 +36,7 @@ struct Logps {
 impl Line {
     /// The line of a pair in a batch whose records have these indices.
     fn new(indices: &[usize], pair: &[Scored], is_reward: bool) -> Option<Self> {
-        let [chosen, rejected] = pair else { return None };
+        let [chosen, rejected, ..] = pair else { return None };
         let index = *indices.get(chosen.group)?;
         if is_reward {
             return Some(Self::Rewards { index, chosen_reward: chosen.logp, rejected_reward: rejected.logp });

@@ -145,11 +145,23 @@ impl RecordReader {
         let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
         let with_margins = matches!(self.wanted, Wanted::Rewarded | Wanted::Everything);
         let margin = with_margins.then(|| fields.remove("margin")).flatten();
+        // Rows that are written again keep a margin only if it is one.
+        let margin = margin.filter(|margin| self.wanted != Wanted::Everything || is_margin(margin));
+        // Where nothing imitates it, a column of this name that is no gold answer must not decide about the pair.
+        let is_free = self.wanted != Wanted::Triples && self.format.is_none() && fields.contains_key(GOLD);
+        let plain = is_free.then(|| {
+            let mut plain = fields.clone();
+            plain.remove(GOLD);
+            plain
+        });
         let (schema, mut draft) = match self.wanted {
             Wanted::Prompts => schema::prompt(fields, self.format)?,
             Wanted::Whole | Wanted::Triples | Wanted::Everything | Wanted::Preferred | Wanted::Rewarded => {
                 let filtered = |name: &str| self.filter.as_ref().is_some_and(|filter| filter.reads(name));
-                schema::read(&mut fields, self.format, &filtered)?
+                match (schema::read(&mut fields, self.format, &filtered), plain) {
+                    (Err(_), Some(mut plain)) => schema::read(&mut plain, self.format, &filtered)?,
+                    (read, _) => read?,
+                }
             }
         };
         if let Some(value) = margin.filter(|value| !value.is_null()) {
@@ -163,13 +175,16 @@ impl RecordReader {
 
     /// Refuses a row whose schema is not that of the rows before it in its file.
     fn same_schema(&self, origin: &Origin, found: Option<Parsed>) -> Result<Option<Parsed>, String> {
-        let Some((_, schema, _)) = &found else { return Ok(None) };
+        let Some((_, schema, draft)) = &found else { return Ok(None) };
         if self.mixed || self.format.is_some() {
             return Ok(found);
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (first, line) = *seen.entry(origin.file.clone()).or_insert((*schema, origin.line));
-        if first == *schema || first.mixes() && schema.mixes() {
+        // Where nothing imitates it, a gold answer that some rows lack makes no other format of them.
+        let is_triple = first == Schema::TriplePreference || *schema == Schema::TriplePreference;
+        let is_pair = matches!(draft.kind, Kind::Pair { .. }) && self.wanted != Wanted::Triples;
+        if first == *schema || first.mixes() && schema.mixes() || is_triple && is_pair {
             return Ok(found);
         }
         Err(format!(
@@ -207,6 +222,10 @@ fn require_gold(schema: Schema, draft: &Draft, found: Option<&Json>) -> Result<(
             )
         }
     })
+}
+
+fn is_margin(value: &Json) -> bool {
+    value.as_f64().is_some_and(|margin| (margin as f32).is_finite())
 }
 
 /// Returns a pair with the margin of its row, which TRL's `RewardTrainer` subtracts from the difference of the rewards.

@@ -196,7 +196,8 @@ pub(super) fn figures(
     needs: Needs,
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
 ) -> Result<Figures> {
-    let mut one = |packed: &PackedBatch| -> Result<(Vec<f64>, Option<Vec<f64>>, Vec<f64>)> {
+    type Passes = (Vec<f64>, Option<Vec<f64>>, Vec<f64>);
+    let mut one = |packed: &PackedBatch| -> Result<Passes> {
         let reference = reference(packed)?;
         let (logps, aligned) = match &reference {
             _ if needs.alignment => decoder.aligned_logps(packed, policy, Pass::Policy)?,

@@ -20,6 +20,9 @@ pub struct Metrics {
     rejected: Side,
     /// Additional figures logged by the losses: sum and count of each.
     figures: BTreeMap<Figure, (f64, u64)>,
+    /// Whether groups lacked completions that the loss needs, so that its value means nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
 }
 
 /// A figure that a loss logs in addition to its value.
@@ -198,6 +201,7 @@ impl Metrics {
         self.correct_by_logp += other.correct_by_logp;
         self.chosen.merge(&other.chosen);
         self.rejected.merge(&other.rejected);
+        self.incomplete |= other.incomplete;
         for (figure, (sum, count)) in &other.figures {
             self.note(*figure, *sum, *count);
         }
@@ -213,9 +217,14 @@ impl Metrics {
         self.comparisons
     }
 
-    /// Returns the mean loss per group, nats.
+    /// Returns the mean loss per group, nats; `None` also if groups lacked completions that the loss needs.
     pub fn loss(&self) -> Option<f64> {
-        mean(self.loss, self.groups)
+        mean(self.loss, self.groups).filter(|_| !self.incomplete)
+    }
+
+    /// States that a group lacked completions that the loss needs.
+    pub(super) fn lack(&mut self) {
+        self.incomplete = true;
     }
 
     /// Returns the share of comparisons in which the better completion has the strictly greater reward.

@@ -371,6 +371,9 @@ impl Objective {
         let batch = folded.as_deref().unwrap_or(batch);
         for (group, loss) in groups(batch).zip(&found.losses).filter(|(group, _)| !is_estimate(group)) {
             metrics.add(group, *loss, self);
+            if self.needs().records == Records::Triples && !group.iter().any(|it| it.role == Role::Gold) {
+                metrics.lack();
+            }
         }
         for (figure, sum, count) in &found.figures {
             metrics.note(*figure, *sum, *count);

@@ -10,7 +10,7 @@ use crate::eval::preference::{self, Evaluation};
 use crate::generate::{Completion, Limits, Request, SamplingConfig, complete_all};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Needs, Objective, Scored};
+use crate::objective::{Needs, Objective, Records, Scored};
 use crate::trainable::{Adapters, Policy};
 
 /// Records in a batch; no figure depends on it.
@@ -76,7 +76,13 @@ impl Adapted<'_> {
     pub fn pairs(&self, source: &str) -> Result<Pairs> {
         let sources = Sources::from(source);
         let config = self.trained.data.reading(sources.clone());
-        let wanted = if self.is_reward() { Wanted::Rewarded } else { Wanted::Whole };
+        let triples = |objective: &Objective| objective.needs().records == Records::Triples;
+        let wanted = match self.is_reward() {
+            true => Wanted::Rewarded,
+            // With the gold answers of the pairs that have one.
+            false if self.trained.objective.as_ref().is_some_and(triples) => Wanted::Everything,
+            false => Wanted::Whole,
+        };
         Reader { spec: self.decoder.spec(), tokenizer: &self.tokenizer }.read_as(&sources, &config, wanted)
     }
 

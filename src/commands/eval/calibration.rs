@@ -124,7 +124,7 @@ fn pairs(
     let groups = scored.chunk_by(|a, b| a.group == b.group);
     let pair = |(entry, group): (&Entry, &[Scored])| {
         let origin = examples.origin(entry);
-        let [chosen, rejected] = group else {
+        let [chosen, rejected, ..] = group else {
             return Err(
                 origin.error("this is not a pair; calibration is that of preferences between two answers")
             );

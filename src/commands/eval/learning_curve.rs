@@ -169,7 +169,7 @@ fn figures(
     let groups = scored.chunk_by(|a, b| a.group == b.group);
     let value = |(entry, group): (&crate::data::dataset::Entry, &[Scored])| {
         let not_a_pair = || data.examples.origin(entry).error("this is not a pair with rewards");
-        let [chosen, rejected] = group else { return Err(not_a_pair()) };
+        let [chosen, rejected, ..] = group else { return Err(not_a_pair()) };
         let (better, worse) = reward(chosen).zip(reward(rejected)).ok_or_else(not_a_pair)?;
         Ok(match measure {
             HeldOut::Error => f64::from(u8::from(better <= worse)),

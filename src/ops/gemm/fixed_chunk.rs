@@ -177,10 +177,11 @@ unsafe fn rows<R: Read>(blocks: &Blocks, strip: &Strip, at: usize, to: *mut u32)
             // SAFETY: `quantised::fits` holds.
             unsafe { chunk.read::<R>(blocks, at, lanes, length == CHUNK, 0) };
             let mut words = [[_mm512_setzero_si512(); LANES]; 2];
-            for lane in 0..lanes {
+            let [lows, highs] = &mut words;
+            for (lane, (to_low, to_high)) in lows.iter_mut().zip(highs).enumerate().take(lanes) {
                 let [low, high] = chunk.integers(lane);
-                words[0][lane] = permuted(&IN_ORDER, low);
-                words[1][lane] = permuted(&IN_ORDER, high);
+                *to_low = permuted(&IN_ORDER, low);
+                *to_high = permuted(&IN_ORDER, high);
             }
             for words in &words[..length / PART] {
                 for column in transpose(*words) {

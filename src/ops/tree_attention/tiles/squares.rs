@@ -171,7 +171,7 @@ mod tests {
 
     fn bf16_of(chunk: &Chunk, lane: usize, k: usize) -> f32 {
         let word = chunk.0[lane * LANE + k / 2];
-        f32::from_bits(if k % 2 == 0 { word << 16 } else { word & 0xffff_0000 })
+        f32::from_bits(if k.is_multiple_of(2) { word << 16 } else { word & 0xffff_0000 })
     }
 
     #[test]
