@@ -10,9 +10,9 @@ pub enum Launch {
     Alone,
     /// They meet at an address of rank 0.
     Tcp(Meeting),
-    /// By MPI.
+    /// By MPI, which must know of as many processes as the launcher started.
     #[cfg(feature = "mpi")]
-    Mpi,
+    Mpi(usize),
 }
 
 /// Launchers of MPI programs, and the variables in which they tell the number of processes and of this one.
@@ -26,34 +26,42 @@ const LAUNCHERS: &[(&str, &str, &str)] = &[
 /// Port at which ranks meet if `MASTER_PORT` does not name one, as in PyTorch.
 const PORT: u16 = 29500;
 
+/// Ranks, at most.
+const MOST_RANKS: usize = 1 << 16;
+
 /// Reads the variables of the environment, which `variable` returns.
 ///
 /// # Errors
 /// If it was started as one of several processes that this program cannot connect, or a variable is invalid.
 pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
     let number = |name: &str| -> Result<Option<usize>> {
-        let Some(text) = variable(name) else { return Ok(None) };
+        let Some(text) = variable(name).filter(|text| !text.trim().is_empty()) else { return Ok(None) };
         let invalid =
             |_| Error::Config(format!("the environment variable {name} is {text:?}; it must be a number"));
         text.trim().parse().map(Some).map_err(invalid)
     };
+    // What one process alone finds there may be about something else.
+    let several = |size: &str, rank: &str| -> Result<Option<(usize, usize)>> {
+        match number(size)? {
+            Some(size) if size > MOST_RANKS => Err(Error::Config(format!(
+                "there are {size} processes; at most {MOST_RANKS} can train together"
+            ))),
+            Some(size) if size > 1 => Ok(number(rank)?.map(|rank| (size, rank))),
+            Some(_) | None => Ok(None),
+        }
+    };
     let mut launcher = None;
     for (name, size, rank) in LAUNCHERS {
-        if let (Some(size), Some(rank)) = (number(size)?, number(rank)?)
-            && size > 1
-        {
+        if let Some((size, rank)) = several(size, rank)? {
             launcher = Some((*name, size, rank));
             break;
         }
     }
     #[cfg(feature = "mpi")]
-    if launcher.is_some() {
-        return Ok(Launch::Mpi);
+    if let Some((_, size, _)) = launcher {
+        return Ok(Launch::Mpi(size));
     }
-    let named = match (number("WORLD_SIZE")?, number("RANK")?) {
-        (Some(size), Some(rank)) if size > 1 => Some(("WORLD_SIZE and RANK", size, rank)),
-        _ => None,
-    };
+    let named = several("WORLD_SIZE", "RANK")?.map(|(size, rank)| ("WORLD_SIZE and RANK", size, rank));
     let Some((by, size, rank)) = launcher.or(named) else { return Ok(Launch::Alone) };
     let Some(host) = variable("MASTER_ADDR").filter(|host| !host.trim().is_empty()) else {
         return Err(unconnected(by, size));
@@ -102,6 +110,9 @@ mod tests {
             &[("OMPI_COMM_WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_RANK", "0")],
             &[("WORLD_SIZE", "1"), ("RANK", "0"), ("MASTER_ADDR", "a")],
             &[("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0")],
+            &[("RANK", "abc")],
+            &[("WORLD_SIZE", ""), ("RANK", " "), ("PMI_RANK", "x")],
+            &[("WORLD_SIZE", "1"), ("RANK", "first")],
         ] {
             assert_eq!(found(set).unwrap(), Launch::Alone, "{set:?}");
         }
@@ -117,7 +128,7 @@ mod tests {
         #[cfg(not(feature = "mpi"))]
         assert_eq!(found(&srun).unwrap(), meeting(PORT));
         #[cfg(feature = "mpi")]
-        assert_eq!(found(&srun).unwrap(), Launch::Mpi);
+        assert_eq!(found(&srun).unwrap(), Launch::Mpi(4));
     }
 
     #[test]
@@ -134,6 +145,7 @@ mod tests {
             assert!(text.contains("--features mpi") && text.contains("MASTER_ADDR"), "{text}");
         }
         assert!(error(&[("WORLD_SIZE", "2"), ("RANK", "0")]).contains("set MASTER_ADDR"));
+        assert!(error(&[("WORLD_SIZE", "99999999999"), ("RANK", "0")]).contains("at most 65536"));
         assert!(error(&[("WORLD_SIZE", "two"), ("RANK", "0")]).contains("WORLD_SIZE is \"two\""));
         let base = [("WORLD_SIZE", "2"), ("RANK", "2"), ("MASTER_ADDR", "a")];
         assert!(error(&base).contains("rank 2 of 2"));

@@ -86,7 +86,18 @@ impl Ranks {
                 Self::connected(Post::start(move || tcp::join(&meeting, 4 * patience), patience)?)
             }
             #[cfg(feature = "mpi")]
-            Launch::Mpi => Self::connected(Post::start(mpi::join, patience)?),
+            Launch::Mpi(started) => {
+                let post = Post::start(mpi::join, patience)?;
+                if post.size != started {
+                    let seen = post.size;
+                    post.leave();
+                    return Err(Error::Ranks(format!(
+                        "the launcher started {started} processes, and MPI sees {seen}; start them with the mpirun of the MPI that \
+                         the program was built with (with srun: --mpi=pmix or --mpi=pmi2)"
+                    )));
+                }
+                Self::connected(post)
+            }
         }
     }
 

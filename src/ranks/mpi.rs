@@ -66,10 +66,12 @@ impl Mpi {
     /// Forgets messages that were sent.
     fn progress(&mut self) -> Result<(), Lost> {
         let mut lost = None;
-        self.leaving.retain(|(to, started)| match test(started) {
+        self.leaving.retain_mut(|(to, started)| match test(started) {
             0 => true,
             1 => false,
             _ => {
+                // MPI may still read them.
+                std::mem::forget(std::mem::take(&mut started.bytes));
                 lost.get_or_insert_with(|| broken(*to, "send to"));
                 false
             }
@@ -128,10 +130,13 @@ impl Wire for Mpi {
             if done == 0 {
                 continue;
             }
-            let front = queue.pop_front().filter(|_| done == 1);
-            return front
-                .map(|started| Some((rank, started.bytes)))
-                .ok_or_else(|| broken(rank, "receive from"));
+            let Some(started) = queue.pop_front() else { continue };
+            if done != 1 {
+                // MPI may still write to them.
+                std::mem::forget(started.bytes);
+                return Err(broken(rank, "receive from"));
+            }
+            return Ok(Some((rank, started.bytes)));
         }
         Ok(None)
     }

@@ -278,7 +278,8 @@ impl Carrier {
                 Ok(None) => return,
                 Err(lost) => {
                     self.lost(&lost);
-                    continue;
+                    // An error that does not go away must not keep this thread from its other work.
+                    return;
                 }
             };
             let Some(heard) = self.heard.get_mut(from) else { continue };

@@ -358,6 +358,8 @@ impl Trainer {
                 reporter.warn(&format!("step {step} is skipped: {why}"));
                 if self.state.skipped_in_a_row >= MOST_SKIPPED {
                     self.save(reporter)?;
+                    // Not before rank 0 has written it: the error ends all ranks.
+                    self.setup.ranks.meet()?;
                     return Err(self.nothing_learned());
                 }
             }

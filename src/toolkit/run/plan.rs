@@ -42,6 +42,9 @@ pub(super) struct Trained {
     tables: usize,
     is_dora: bool,
     is_pissa: bool,
+    /// Parts of which a backward pass adds to the gradient more than once: with accumulation, a micro-batch has a gradient of
+    /// its own.
+    is_added: bool,
 }
 
 impl Trained {
@@ -51,6 +54,7 @@ impl Trained {
             all.parameters += adapter.parameters();
             all.tables += usize::from(adapter.replaces_table());
             all.is_dora |= matches!(adapter, Adapter::Dora(_));
+            all.is_added |= !adapter.adds_once();
             all.is_pissa |= matches!(adapter, Adapter::Pissa(_));
         }
         all
@@ -184,6 +188,11 @@ fn memory_of(config: &RunConfig, base: &Base, trained: Trained, tokens: &Tokens)
     );
     if trained.is_pissa {
         // The matrices that it starts from, in f32.
+        memory.adapter += 4 * parameters;
+    }
+    let accumulates =
+        config.train.gradient_accumulation_steps > 1 || config.train.max_tokens_per_batch.is_some();
+    if trained.is_added && accumulates {
         memory.adapter += 4 * parameters;
     }
     if config.reference_is_a_copy() {

@@ -132,6 +132,8 @@ impl Trainer {
     /// Loads the best checkpoint if configured, and writes `adapter/`.
     pub(super) fn finish(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.state.skipped_in_a_row > 0 {
+            // Not before rank 0 has written the checkpoint: the error ends all ranks.
+            self.setup.ranks.meet()?;
             return Err(self.nothing_learned());
         }
         if !self.setup.ranks.is_first() {
