@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dpo_lora::data::records::Content;
 use dpo_lora::data::schema::required_columns;
-use dpo_lora::data::{DataConfig, Input, Kind, Message, Record, RecordReader, Schema, records};
+use dpo_lora::data::{DataConfig, Input, Kind, Message, Record, RecordReader, Schema, Wanted, records};
 use serde_json::{Value as Json, json};
 
 #[path = "data_schemas/config.rs"]
@@ -32,8 +32,12 @@ fn lines(name: &str) -> Vec<Json> {
 
 /// Reads a row on line 2, so that a wrong line number is detected.
 fn read(row: &str, config: &DataConfig) -> Result<Option<Record>, String> {
+    read_as(row, config, Wanted::Whole)
+}
+
+fn read_as(row: &str, config: &DataConfig, wanted: Wanted) -> Result<Option<Record>, String> {
     let input = Input::text("t.jsonl", format!("\n{row}\n"));
-    let reader = RecordReader::new(config).map_err(|error| error.to_string())?;
+    let reader = RecordReader::new(config).map_err(|error| error.to_string())?.wanting(wanted);
     let row = input.rows().unwrap().next().unwrap().unwrap();
     reader.read(row).map_err(|error| error.to_string())
 }

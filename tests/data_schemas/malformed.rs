@@ -1,6 +1,9 @@
 //! Malformed rows of each schema.
 
-use super::{configured, refused, refused_by};
+use dpo_lora::data::records::Content;
+use dpo_lora::data::{Input, RecordReader, Schema, Wanted};
+
+use super::{configured, read_as, refused, refused_by};
 
 #[path = "malformed/conversations.rs"]
 mod conversations;
@@ -22,28 +25,50 @@ fn table(rows: &[(&str, &[&str])]) {
 
 #[test]
 fn triples() {
-    table(&[
+    let rows = [
         (
             r#"{"chosen": "The mill turns.", "rejected": "The mill sings.", "reference": "A mill stands."}"#,
-            &["reference (\"A mill stands.\") does not begin with the prompt", "a prompt of its own"],
+            "reference (\"A mill stands.\") does not begin with the prompt",
         ),
         (
             r#"{"prompt": "Where is it?", "chosen": "a", "rejected": "b", "reference": "Where is it? There."}"#,
-            &["reference repeats prompt"],
+            "reference repeats prompt",
         ),
         (
             r#"{"prompt": [@U], "chosen": [@A], "rejected": [@B], "reference": [@U, @A]}"#,
-            &["reference repeats the messages of prompt"],
+            "reference repeats the messages of prompt",
         ),
         (
             r#"{"prompt": [@U], "chosen": [@A], "rejected": [@B], "reference": [@A, @U]}"#,
-            &["reference ends with a message of user"],
+            "reference ends with a message of user",
         ),
-        (
-            r#"{"prompt": "q", "chosen": "a", "rejected": "a", "reference": "c"}"#,
-            &["chosen and rejected are equal"],
-        ),
-    ]);
+    ];
+    for (row, part) in rows {
+        let row = row.replace("@U", U).replace("@A", A).replace("@B", B);
+        let message = read_as(&row, &configured(""), Wanted::Triples).unwrap_err();
+        assert!(message.starts_with("t.jsonl:2: ") && message.contains(part), "{row}: {message}");
+        // Where nothing imitates it, the column says nothing about the pair.
+        for wanted in [Wanted::Whole, Wanted::Everything, Wanted::Preferred] {
+            let record = read_as(&row, &configured(""), wanted).unwrap().unwrap();
+            let answers = match record.content {
+                Content::Text { answers, .. } => answers.len(),
+                Content::Chat { answers, .. } => answers.len(),
+            };
+            assert!(record.schema != Schema::TriplePreference && answers == 2, "{row}");
+        }
+    }
+    table(&[(
+        r#"{"prompt": "q", "chosen": "a", "rejected": "a", "reference": "c"}"#,
+        &["chosen and rejected are equal"],
+    )]);
+    let input = [r#""c""#, "null", r#""d""#].map(|reference| {
+        format!(r#"{{"prompt": "q", "chosen": [{U}, {A}], "rejected": [{U}, {B}], "score_chosen": 2, "score_rejected": 1, "reference": [{{"role": "assistant", "content": {reference}}}]}}"#)
+            .replace(r#"[{"role": "assistant", "content": null}]"#, "null")
+    });
+    let reader = RecordReader::new(&configured("")).unwrap();
+    for row in Input::text("t.jsonl", input.join("\n")).rows().unwrap() {
+        assert!(reader.read(row.unwrap()).unwrap().is_some());
+    }
     let forced = configured("format: triple-preference");
     for (row, parts) in [
         (r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#, "lacks `reference`"),
