@@ -343,9 +343,15 @@ mod tests {
     #[test]
     fn only_what_belongs_to_an_adapter_is_uploaded() {
         let place = tempfile::tempdir().unwrap();
-        let kept = ["adapter_config.json", "adapter_model.safetensors", "curves.PNG", "tokenizer.json"];
-        let not =
-            [".env", ".key.png", "adapter_model.bin", "notes.txt", "optimizer.safetensors", "pairs.jsonl"];
+        let kept = [
+            "LICENCE",
+            "adapter_config.json",
+            "adapter_model.bin",
+            "adapter_model.safetensors",
+            "curves.PNG",
+            "tokenizer.json",
+        ];
+        let not = [".env", ".key.png", "notes.txt", "optimizer.safetensors", "pairs.jsonl"];
         for name in kept.iter().chain(&not) {
             std::fs::write(place.path().join(name), name).unwrap();
         }
@@ -359,9 +365,7 @@ mod tests {
         let mut names: Vec<String> = files.into_iter().map(|file| file.name).collect();
         names.retain(|name| name != "additional_chat_templates/tool_use.jinja");
         assert_eq!(names, kept);
-        let expected =
-            [".env", ".key.png", "adapter_model.bin", "additional_chat_templates/secret", "checkpoints/"];
-        assert_eq!(left_out[..5], expected);
-        assert_eq!(left_out[5..], not[3..]);
+        assert_eq!(left_out[..4], [".env", ".key.png", "additional_chat_templates/secret", "checkpoints/"]);
+        assert_eq!(left_out[4..], not[2..]);
     }
 }

@@ -17,6 +17,7 @@ mod post;
 mod shares;
 mod sum;
 mod tcp;
+mod topic;
 mod wire;
 
 use std::sync::Arc;
@@ -26,18 +27,8 @@ pub use self::launched::{Launch, launch};
 pub use self::post::OnFailure;
 use self::post::Post;
 pub use self::shares::shares;
+use self::topic::Topic;
 use crate::error::{Error, Result};
-
-/// What bytes belong to: a rank that is at another place of the run is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Topic {
-    Gather,
-    Gathered,
-    Broadcast,
-    Onward,
-    Back,
-}
 
 /// Bytes of a broadcast that are sent at once.
 const PIECE: usize = 1 << 20;

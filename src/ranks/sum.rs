@@ -5,7 +5,8 @@
 //! sends the total back the same way. Both directions are cut into pieces and overlap: with n ranks, a gradient of b bytes
 //! and links of w bytes per second, a step takes b/w and 2n pieces, and no link carries more than b bytes each way.
 
-use super::{Post, Topic};
+use super::post::Post;
+use super::topic::Topic;
 use crate::error::{Error, Result};
 
 /// Numbers of a piece: 256 KiB.

@@ -128,7 +128,7 @@ impl Trainer {
                 ));
             }
         }
-        together::check(&setup)?;
+        setup.check_ranks()?;
         let needs = setup.objective.needs();
         let has_values = matches!(setup.objective.on_policy(), Some(OnPolicy::Proximal(_)));
         if (needs.rewards || has_values) && setup.policy.trained.score().is_none() {

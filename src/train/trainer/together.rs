@@ -6,26 +6,29 @@ use super::{Identity, Setup, Trainer};
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
 
-/// Refuses what several ranks cannot train.
-///
-/// # Errors
-/// [`Error::Config`] with the remedy.
-pub(super) fn check(setup: &Setup) -> Result<()> {
-    if setup.ranks.is_alone() {
-        return Ok(());
+impl Setup {
+    /// Refuses what several ranks cannot train.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the remedy.
+    pub(super) fn check_ranks(&self) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        if self.decoder.is_on_device() {
+            return Err(Error::Config(
+                "several ranks compute on the processor only; set model.device: cpu, or start one process"
+                    .into(),
+            ));
+        }
+        if self.rollouts.is_some() {
+            return Err(Error::Config(
+                "several ranks learn from given completions only, and this run draws its own; start one process"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
-    if setup.decoder.is_on_device() {
-        return Err(Error::Config(
-            "several ranks compute on the processor only; set model.device: cpu, or start one process".into(),
-        ));
-    }
-    if setup.rollouts.is_some() {
-        return Err(Error::Config(
-            "several ranks learn from given completions only, and this run draws its own; start one process"
-                .into(),
-        ));
-    }
-    Ok(())
 }
 
 /// Keys that say how a machine computes, or where it keeps files, and change no bit.

@@ -1,0 +1,17 @@
+//! What the bytes of a frame belong to.
+
+/// What bytes belong to: a rank that is at another place of the run is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Topic {
+    /// Of a rank, for rank 0.
+    Gather,
+    /// Of all ranks, from rank 0.
+    Gathered,
+    /// Of rank 0, for all.
+    Broadcast,
+    /// A piece of the running sum.
+    Onward,
+    /// A piece of the total.
+    Back,
+}
