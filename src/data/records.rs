@@ -146,7 +146,7 @@ impl RecordReader {
         let with_margins = matches!(self.wanted, Wanted::Rewarded | Wanted::Everything);
         let margin = with_margins.then(|| fields.remove("margin")).flatten();
         // Rows that are written again keep a margin only if it is one.
-        let margin = margin.filter(|margin| self.wanted != Wanted::Everything || is_margin(margin));
+        let margin = margin.filter(|margin| self.wanted != Wanted::Everything || margin_of(margin).is_some());
         // Where nothing imitates it, a column of this name that is no gold answer must not decide about the pair.
         let is_free = self.wanted != Wanted::Triples && self.format.is_none() && fields.contains_key(GOLD);
         let plain = is_free.then(|| {
@@ -224,14 +224,15 @@ fn require_gold(schema: Schema, draft: &Draft, found: Option<&Json>) -> Result<(
     })
 }
 
-fn is_margin(value: &Json) -> bool {
-    value.as_f64().is_some_and(|margin| (margin as f32).is_finite())
+/// A cell as a margin, if it is one.
+fn margin_of(value: &Json) -> Option<f32> {
+    value.as_f64().map(|margin| margin as f32).filter(|margin| margin.is_finite())
 }
 
 /// Returns a pair with the margin of its row, which TRL's `RewardTrainer` subtracts from the difference of the rewards.
 /// `beside_label` allows a soft label beside it, which no run takes.
 fn with_margin(kind: Kind, value: &Json, beside_label: bool) -> Result<Kind, String> {
-    let margin = value.as_f64().map(|margin| margin as f32).filter(|margin| margin.is_finite()).ok_or_else(|| {
+    let margin = margin_of(value).ok_or_else(|| {
         format!(
             "margin must be a number, the least difference of the two rewards, found {}; if the column means something else, \
              leave it out (data.columns: {{margin: null}})",

@@ -369,9 +369,10 @@ impl Objective {
     pub fn measure(&self, batch: &[Scored], found: &Weighed, metrics: &mut Metrics) {
         let folded = self.modifiers.ld_alpha.map(|alpha| modifiers::folded(batch, alpha));
         let batch = folded.as_deref().unwrap_or(batch);
+        let takes_gold = self.needs().records == Records::Triples;
         for (group, loss) in groups(batch).zip(&found.losses).filter(|(group, _)| !is_estimate(group)) {
             metrics.add(group, *loss, self);
-            if self.needs().records == Records::Triples && !group.iter().any(|it| it.role == Role::Gold) {
+            if takes_gold && !group.iter().any(|it| it.role == Role::Gold) {
                 metrics.lack();
             }
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::results::Results;
-use super::win_rate::{Figures, marks};
+use super::win_rate::{Figures, cells, marks};
 use crate::cli::OverlayArgs;
 use crate::error::{Error, Result};
 use crate::report::plot::{Plot, Series};
@@ -60,19 +60,7 @@ fn sheet(curves: &[Curve]) -> Sheet {
     let mut sheet = Sheet::new(columns);
     for Curve { name, figures } in curves {
         for point in &figures.points {
-            let found = &point.found;
-            sheet.push([
-                Cell::Text(name.clone()),
-                Cell::Number(point.temperature, 2),
-                Cell::share(found.win_rate.map(|it| it.mean)),
-                Cell::share(found.win_rate.map(|it| it.low)),
-                Cell::share(found.win_rate.map(|it| it.high)),
-                Cell::count(found.prompts),
-                Cell::count(found.outcomes.won),
-                Cell::count(found.outcomes.tied),
-                Cell::count(found.outcomes.lost),
-                Cell::count(found.unjudged),
-            ]);
+            sheet.push([Cell::Text(name.clone())].into_iter().chain(cells(point)));
         }
     }
     sheet

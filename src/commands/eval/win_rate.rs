@@ -287,19 +287,8 @@ fn sheet(figures: &Figures) -> Sheet {
         "shown first wins",
     ]);
     for point in &figures.points {
-        let found = &point.found;
-        sheet.push([
-            Cell::Number(point.temperature, 2),
-            Cell::share(found.win_rate.map(|it| it.mean)),
-            Cell::share(found.win_rate.map(|it| it.low)),
-            Cell::share(found.win_rate.map(|it| it.high)),
-            Cell::count(found.prompts),
-            Cell::count(found.outcomes.won),
-            Cell::count(found.outcomes.tied),
-            Cell::count(found.outcomes.lost),
-            Cell::count(found.unjudged),
-            Cell::share(point.position.map(|it| it.first_shown_wins)),
-        ]);
+        let position = Cell::share(point.position.map(|it| it.first_shown_wins));
+        sheet.push(cells(point).into_iter().chain([position]));
     }
     sheet
 }
@@ -312,6 +301,22 @@ fn plot(figures: &Figures) -> Plot {
         y: format!("win rate by {}", figures.judge),
         series: vec![Series { name: String::new(), marks, line: true, dots: true }],
     }
+}
+
+/// Temperature, win rate with its interval, and counts.
+pub(super) fn cells(point: &Point) -> [Cell; 9] {
+    let found = &point.found;
+    [
+        Cell::Number(point.temperature, 2),
+        Cell::share(found.win_rate.map(|it| it.mean)),
+        Cell::share(found.win_rate.map(|it| it.low)),
+        Cell::share(found.win_rate.map(|it| it.high)),
+        Cell::count(found.prompts),
+        Cell::count(found.outcomes.won),
+        Cell::count(found.outcomes.tied),
+        Cell::count(found.outcomes.lost),
+        Cell::count(found.unjudged),
+    ]
 }
 
 /// The win rates as points of a figure.
