@@ -294,7 +294,7 @@ fn q8_0(block: &[u8], _: usize, out: &mut Chunk) {
 
 /// Scale and minimum `index` of eight, 6 bits each in 12 bytes (`get_scale_min_k4`).
 #[inline(always)]
-pub fn scale_and_minimum(packed: &[u8], index: usize) -> (u8, u8) {
+fn scale_and_minimum(packed: &[u8], index: usize) -> (u8, u8) {
     if index < 4 {
         return (packed[index] & 63, packed[index + 4] & 63);
     }

@@ -9,8 +9,8 @@ pub mod nf4;
 mod quantise;
 mod safetensors;
 
+pub(crate) use blocks::NF4_CODES;
 pub use blocks::{BlockKind, Blocks, CHUNK};
-pub(crate) use blocks::{NF4_CODES, scale_and_minimum};
 pub use elements::{DType, Elements};
 pub use frozen::FrozenWeight;
 pub use quantise::quantise;

@@ -1,5 +1,5 @@
 //! Packing of fixed point as two digits of eight bits, for Arm's 8-bit matrix instruction. The integers and scales are
-//! those of AVX-512 VNNI: in each lane, [`CHUNK`] neighbours in `k` become integers of at most 5792 times one f32 scale.
+//! those of numbers on AVX-512 VNNI: in each lane, [`CHUNK`] neighbours in `k` become integers of at most 5792 times one f32 scale.
 //!
 //! For each eight neighbours in `k`, the high digits of all lanes follow each other, each with two words, and then the low
 //! digits. A step with the lanes' scales ends a chunk.

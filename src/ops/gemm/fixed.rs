@@ -6,7 +6,8 @@
 //! point (Wilkinson, "Rounding Errors in Algebraic Processes", 1963, I.26). If the numbers of a chunk have the root
 //! mean square `s` and the greatest magnitude `g`, the rounding error is `g / (5792·√12)`. Relative to `s` that is
 //! 1.3e-4 for Gaussian numbers (g ≈ 2.6 s) and 4e-4 for one number beside 63 small ones; no chunk moves by more than
-//! √64 / (2·5792) of its norm. The error of rounding to bf16 is 1.7e-3.
+//! √64 / (2·5792) of its norm. The error of rounding to bf16 is 1.7e-3. The integers of quantised weights are made of the stored
+//! ones (`fixed_chunk`).
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -68,16 +69,16 @@ pub(super) fn magnitude(x: __m512) -> __m512i {
     _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff))
 }
 
-/// Returns the scales of 16 chunks, given their greatest magnitudes, and the inverses. An infinity or a NaN makes the
-/// scale infinite or NaN, and with it everything the chunk is multiplied into.
+/// Returns the scales of 16 chunks, given their greatest magnitudes and the integer that these become, and the inverses. An
+/// infinity or a NaN makes the scale infinite or NaN, and with it everything the chunk is multiplied into.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn scales(greatest: __m512i) -> (__m512, __m512) {
+pub(super) fn scales(greatest: __m512i, integer: f32) -> (__m512, __m512) {
     let greatest = _mm512_castsi512_ps(greatest);
     let live = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(greatest, _mm512_set1_ps(TINY));
     (
-        _mm512_maskz_mul_ps(live, greatest, _mm512_set1_ps(1.0 / GREATEST)),
-        _mm512_maskz_div_ps(live, _mm512_set1_ps(GREATEST), greatest),
+        _mm512_maskz_mul_ps(live, greatest, _mm512_set1_ps(1.0 / integer)),
+        _mm512_maskz_div_ps(live, _mm512_set1_ps(integer), greatest),
     )
 }
 
@@ -124,7 +125,7 @@ unsafe fn rows(strip: &Strip, from: *const f32, to: *mut u32) {
                 }
             }
             let all = transpose(greatest).into_iter().reduce(|a, b| _mm512_max_epi32(a, b));
-            let (scale, inverse) = scales(all.unwrap_or(_mm512_setzero_si512()));
+            let (scale, inverse) = scales(all.unwrap_or(_mm512_setzero_si512()), GREATEST);
             let mut inverses = [0f32; 16];
             // SAFETY: `inverses` holds the 16 words.
             unsafe { _mm512_storeu_ps(inverses.as_mut_ptr(), inverse) };
@@ -173,7 +174,7 @@ unsafe fn columns(strip: &Strip, from: *const f32, to: *mut u32) {
             for k in start..end {
                 greatest = _mm512_max_epi32(greatest, magnitude(row(k)));
             }
-            let (scale, inverse) = scales(greatest);
+            let (scale, inverse) = scales(greatest, GREATEST);
             let integers = |k| _mm512_cvtps_epi32(_mm512_mul_ps(row(k), inverse));
             for k in (start..end).step_by(2) {
                 let odd = _mm512_slli_epi32::<16>(integers(k + 1));

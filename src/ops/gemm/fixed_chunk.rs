@@ -1,5 +1,10 @@
-//! Quantised weights in fixed point: the integers that `fixed` makes of their f32 numbers, with everything in registers
-//! and the first-level cache.
+//! Quantised weights in fixed point: chunks of 64 numbers as 16-bit integers times a scale, like those of `fixed`, but made
+//! of the stored integers without numbers in f32.
+//!
+//! With `s` and `m` the scales and minima of a chunk's parts, and `q` up to `Q`, the scale of the chunk is `g / 5780`, where
+//! `g` is the greatest of `|s|·Q` (with minima, of `|m|` and `|s·Q + m|`). An integer is `q` times `s` in units of that scale,
+//! rounded to 13 bits or more, plus `m` in these units. Its error is at most one unit (with minima, two); both the
+//! rounding of integers and that of scales have a root mean square of less than a third of a unit.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -7,38 +12,57 @@ use std::ops::Range;
 
 use super::avx512::mask;
 use super::avx512_pack::{Strip, transpose};
-use super::fixed::scales;
+use super::fixed::{magnitude, scales};
 use super::operand::Operand;
-use super::quantised::{PART, Read, of_kind};
+pub(super) use super::quantised::LANES;
+use super::quantised::{Column, PART, Read, Scales, of_kind};
 use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
 
-/// Lanes that share vectors.
-pub(super) const LANES: usize = 16;
+/// The greatest integer before it is rounded: two units less than the greatest of activations, so that the sum of a
+/// chunk fits an i32.
+const GREATEST: f32 = 5780.0;
+const _: () = assert!(CHUNK as f64 * (GREATEST as f64 + 3.0) * 5793.0 < 2147483648.0);
 
 /// A chunk of `k` of 16 lanes.
+#[derive(Clone, Copy)]
 pub(super) struct Chunk {
-    numbers: [[__m512; 4]; LANES],
-    inverses: [f32; LANES],
+    /// Factors of each 16 numbers, twice in a word.
+    factors: [[u32; LANES]; CHUNK / 16],
+    /// Minima of each part, twice in a word.
+    minima: [[u32; LANES]; CHUNK / PART],
+    /// The block of the first lane that has each part, and the part's index in it.
+    parts: [(*const u8, usize); CHUNK / PART],
+    /// About where the first lane has each part.
+    near: [*const u8; CHUNK / PART],
+    /// Bytes from a block to that of the next lane.
+    pitch: usize,
+    whole: bool,
     /// The scales of the lanes.
     pub(super) scales: __m512,
 }
 
 impl Chunk {
-    /// A chunk of zeros.
+    /// A chunk of no lanes.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn zero() -> Self {
-        let zero = _mm512_setzero_ps();
-        Self { numbers: [[zero; 4]; LANES], inverses: [0.0; LANES], scales: zero }
+        Self {
+            factors: [[0; LANES]; CHUNK / 16],
+            minima: [[0; LANES]; CHUNK / PART],
+            parts: [(std::ptr::null(), 0); CHUNK / PART],
+            near: [std::ptr::null(); CHUNK / PART],
+            pitch: 0,
+            whole: false,
+            scales: _mm512_setzero_ps(),
+        }
     }
 
-    /// Reads `count` lanes, `stride` numbers apart, from number `at` on; half a chunk if not `whole`. Bytes that are
-    /// `ahead` are brought into the cache.
+    /// Reads the scales of `count` lanes, `stride` numbers apart, from number `at` on; of half a chunk if not `whole`.
     ///
     /// # Safety
-    /// The processor must have AVX-512F, BW, DQ and VL. `at` must consist of whole
-    /// parts, and `stride` of whole blocks.
+    /// The processor must have AVX-512F, BW, DQ and VL. `at` must consist of whole parts, and `stride` of whole blocks of at
+    /// most `i32::MAX / 16` bytes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     pub(super) unsafe fn read<R: Read>(
@@ -47,83 +71,103 @@ impl Chunk {
         (at, stride): (usize, usize),
         count: usize,
         whole: bool,
-        ahead: usize,
     ) {
         let (bytes, (numbers, size)) = (blocks.bytes(), const { R::KIND.block() });
-        // Where the first lane has each part, and the part's index in its block. `stride` consists of whole blocks.
+        // Where the first lane has each part, and the part's index in its block.
         let place = |index: usize| {
             let at = blocks.first() + at + index * PART;
             (at / numbers * size, at % numbers / PART)
         };
-        let (places, pitch) = ([place(0), place(usize::from(whole))], stride / numbers * size);
-        let end = places[1].0 + count.saturating_sub(1) * pitch + size;
+        let (first, second) = (place(0), place(usize::from(whole)));
+        self.pitch = stride / numbers * size;
+        self.whole = whole;
+        let end = second.0 + count.saturating_sub(1) * self.pitch + size;
         assert!(count == 0 || count <= LANES && end <= bytes.len(), "lanes of a quantised weight");
-        let block =
-            |lane: usize, (start, _): (usize, usize)| bytes.as_ptr().wrapping_add(start + lane * pitch);
-        let mut of_blocks = [[0f32; LANES]; 2];
-        for (place, d) in places.iter().zip(&mut of_blocks) {
-            let mut halves = [0u16; LANES];
-            for (lane, half) in halves.iter_mut().enumerate().take(count) {
-                let block = block(lane, *place);
-                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(ahead).cast());
-                // SAFETY: a block has its scale there.
-                *half = unsafe { block.add(R::SCALE).cast::<u16>().read_unaligned() };
-            }
-            // SAFETY: both arrays have 16 lanes.
-            unsafe {
-                let halves = _mm256_loadu_si256(halves.as_ptr().cast());
-                _mm512_storeu_ps(d.as_mut_ptr(), _mm512_cvtph_ps(halves));
-            }
-        }
-        let mut greatest = [_mm512_setzero_si512(); LANES];
-        let lanes = self.numbers.iter_mut().zip(&mut greatest).take(count).enumerate();
-        for (lane, (numbers, greatest)) in lanes {
-            // SAFETY: the blocks are whole, and have `numbers / PART` parts.
-            let [a, b] = unsafe { R::part(block(lane, places[0]), places[0].1, of_blocks[0][lane]) };
-            let [c, d] = if whole {
-                // SAFETY: as above.
-                unsafe { R::part(block(lane, places[1]), places[1].1, of_blocks[1][lane]) }
-            } else {
-                [_mm512_setzero_ps(); 2]
-            };
-            // The greater magnitude of the two. All numbers of a part are NaN if its scale is, so that none is dropped.
-            let most = |x, y| _mm512_castps_si512(_mm512_range_ps::<0b1011>(x, y));
-            *greatest = _mm512_max_epi32(most(a, b), most(c, d));
-            *numbers = [a, b, c, d];
-        }
-        let (scales, inverse) = scales(folded(greatest, |x, y| _mm512_max_epi32(x, y)));
+        let block = |(start, _): (usize, usize)| bytes.as_ptr().wrapping_add(start);
+        self.parts = [(block(first), first.1), (block(second), second.1)];
+        let near = |(first, index): (*const u8, usize)| first.wrapping_add(index * PART * size / numbers);
+        self.near = [near(self.parts[0]), near(self.parts[1])];
+        let lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        let pitches = _mm512_mullo_epi32(lane, _mm512_set1_epi32(self.pitch as i32));
+        let lanes = mask(count);
+        let scales_of = |(first, index): (*const u8, usize)| {
+            // SAFETY: the blocks are whole, inside the weight, and have `numbers / PART` parts.
+            unsafe { R::scales(&Column { first, pitches, lanes }, index) }
+        };
+        let parts = [scales_of(self.parts[0]), scales_of(self.parts[1])];
+        let greatest = _mm512_max_epi32(greatest::<R>(&parts[0]), greatest::<R>(&parts[1]));
+        let (scales, inverse) = scales(greatest, GREATEST);
         self.scales = scales;
-        // SAFETY: `inverses` holds the 16 numbers.
-        unsafe { _mm512_storeu_ps(self.inverses.as_mut_ptr(), inverse) };
+        let by = _mm512_mul_ps(inverse, _mm512_set1_ps(const { (1 << (15 - R::SHIFT)) as f32 }));
+        for (i, of) in parts.iter().enumerate() {
+            store(&mut self.factors[2 * i], doubled(_mm512_mul_ps(of.first, by)));
+            if R::HALVES {
+                store(&mut self.factors[2 * i + 1], doubled(_mm512_mul_ps(of.last, by)));
+            }
+            if R::MINIMA {
+                store(&mut self.minima[i], doubled(_mm512_mul_ps(of.minimum, inverse)));
+            }
+        }
     }
 
-    /// The integers of a lane as pairs, in the order of [`PACKED`].
+    /// The integers of a lane as pairs, in order. Bytes that are `ahead` of them are brought into the cache.
+    ///
+    /// # Safety
+    /// The lane must be one of those that were read with the same `R`, and the processor must have AVX-512F, BW, DQ and VL.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn integers(&self, lane: usize) -> [__m512i; 2] {
-        let by = _mm512_set1_ps(self.inverses[lane]);
-        let [a, b, c, d] = self.numbers[lane].map(|x| _mm512_cvtps_epi32(_mm512_mul_ps(x, by)));
-        [_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) unsafe fn integers<R: Read>(&self, lane: usize, ahead: usize) -> [__m512i; 2] {
+        let part = |i: usize| {
+            let (first, index) = self.parts[i];
+            let block = first.wrapping_add(lane * self.pitch);
+            _mm_prefetch::<_MM_HINT_T0>(self.near[i].wrapping_add(lane * self.pitch + ahead).cast());
+            // SAFETY: the caller guarantees this.
+            let q = unsafe { R::integers(block, index) };
+            let mut factor = broadcast(self.factors[2 * i][lane]);
+            if R::HALVES {
+                factor = _mm512_mask_blend_epi64(0xf0, factor, broadcast(self.factors[2 * i + 1][lane]));
+            }
+            let product = _mm512_mulhrs_epi16(q, factor);
+            if R::MINIMA { _mm512_add_epi16(product, broadcast(self.minima[i][lane])) } else { product }
+        };
+        [part(0), if self.whole { part(1) } else { _mm512_setzero_si512() }]
     }
 }
 
-/// Where the pairs of 32 numbers are after two vectors of 16 were narrowed into one.
-const PACKED: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
-/// The inverse of [`PACKED`].
-const IN_ORDER: [u64; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
-
-/// Brings 16 pairs into the order of [`Chunk::integers`].
+/// The greatest magnitude that a part can have, as bits.
 #[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn packed(pairs: __m512i) -> __m512i {
-    permuted(&PACKED, pairs)
+#[target_feature(enable = "avx512f,avx512dq")]
+fn greatest<R: Read>(of: &Scales) -> __m512i {
+    let most = _mm512_set1_ps(R::MOST);
+    if R::MINIMA {
+        return _mm512_max_epi32(
+            magnitude(of.minimum),
+            magnitude(_mm512_fmadd_ps(of.first, most, of.minimum)),
+        );
+    }
+    let first = magnitude(_mm512_mul_ps(of.first, most));
+    if R::HALVES { _mm512_max_epi32(first, magnitude(_mm512_mul_ps(of.last, most))) } else { first }
+}
+
+/// Rounded numbers of 16 bits, twice in a word.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn doubled(x: __m512) -> __m512i {
+    let integers = _mm512_cvtps_epi32(x);
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, integers, _mm512_slli_epi32::<16>(integers))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn permuted(order: &[u64; 8], pairs: __m512i) -> __m512i {
-    // SAFETY: the order is one vector.
-    _mm512_permutexvar_epi64(unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }, pairs)
+fn broadcast(word: u32) -> __m512i {
+    _mm512_set1_epi32(word.cast_signed())
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(to: &mut [u32; LANES], words: __m512i) {
+    // SAFETY: the array is one vector.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), words) };
 }
 
 /// Reduces each of 16 rows to one word, with fewer shuffles than a whole transposition. The order of the operations is
@@ -175,13 +219,12 @@ unsafe fn rows<R: Read>(blocks: &Blocks, strip: &Strip, at: usize, to: *mut u32)
             let length = (strip.k - start).min(CHUNK);
             let at = (at + lane * strip.lane_stride + start, strip.lane_stride);
             // SAFETY: `quantised::fits` holds.
-            unsafe { chunk.read::<R>(blocks, at, lanes, length == CHUNK, 0) };
+            unsafe { chunk.read::<R>(blocks, at, lanes, length == CHUNK) };
             let mut words = [[_mm512_setzero_si512(); LANES]; 2];
             let [lows, highs] = &mut words;
             for (lane, (to_low, to_high)) in lows.iter_mut().zip(highs).enumerate().take(lanes) {
-                let [low, high] = chunk.integers(lane);
-                *to_low = permuted(&IN_ORDER, low);
-                *to_high = permuted(&IN_ORDER, high);
+                // SAFETY: the lane was read.
+                [*to_low, *to_high] = unsafe { chunk.integers::<R>(lane, 0) };
             }
             for words in &words[..length / PART] {
                 for column in transpose(*words) {

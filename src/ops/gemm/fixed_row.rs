@@ -1,16 +1,18 @@
-//! One row times quantised weights in fixed point: `fixed`'s products, with the weights dequantised and scaled in
-//! registers and the first-level cache.
+//! One row times quantised weights in fixed point: `fixed`'s products, with the integers of `fixed_chunk` made in registers.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx512::mask;
-use super::fixed_chunk::{Chunk, LANES, folded, packed};
+use super::fixed_chunk::{Chunk, LANES, folded};
 use super::operand::Operand;
 use super::packed::Packed;
 use super::quantised::{Read, of_kind};
 use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
+
+/// Most chunks of a block of `k` (`Kernel::select`).
+const CHUNKS: usize = 8;
 
 /// Computes the outputs `lanes`.
 ///
@@ -59,23 +61,32 @@ unsafe fn sums<R: Read>(
 ) {
     // The same rows of the next outputs.
     let (numbers, size) = R::KIND.block();
-    let ahead = LANES * stride / numbers * size;
-    let mut chunk = Chunk::zero();
-    let mut sums = _mm512_setzero_ps();
-    let mut words = panel;
-    for start in k.clone().step_by(CHUNK) {
-        let length = (k.end - start).min(CHUNK);
+    let (ahead, count) = (LANES * stride / numbers * size, lanes.len());
+    assert!(k.len() <= CHUNKS * CHUNK, "a block of {k:?}");
+    // All scales first: each has a long chain of operations, and those of several chunks overlap.
+    let mut chunks = [Chunk::zero(); CHUNKS];
+    for (chunk, start) in chunks.iter_mut().zip(k.clone().step_by(CHUNK)) {
         let at = (lanes.start * stride + start, stride);
         // SAFETY: the caller guarantees this.
-        unsafe { chunk.read::<R>(blocks, at, lanes.len(), length == CHUNK, ahead) };
-        let (pairs, rest) = words.split_at(length / 2);
+        unsafe { chunk.read::<R>(blocks, at, count, k.end - start >= CHUNK) };
+    }
+    let mut sums = _mm512_setzero_ps();
+    let mut words = panel;
+    for (chunk, start) in chunks.iter().zip(k.clone().step_by(CHUNK)) {
+        let (pairs, rest) = words.split_at((k.end - start).min(CHUNK) / 2);
         let (a, of_a) = (halves(pairs), f32::from_bits(rest[0]));
         words = &rest[1..];
-        let mut totals = [_mm512_setzero_si512(); LANES];
-        for (lane, total) in totals.iter_mut().enumerate().take(lanes.len()) {
-            let [low, high] = chunk.integers(lane);
-            *total = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(*total, a[0], low), a[1], high);
-        }
+        let total = |lane: usize| {
+            // SAFETY: the lane was read.
+            let [low, high] = unsafe { chunk.integers::<R>(lane, ahead) };
+            _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(_mm512_setzero_si512(), a[0], low), a[1], high)
+        };
+        // Unrolled, so that the sums stay in registers.
+        let totals: [__m512i; LANES] = if count == LANES {
+            std::array::from_fn(total)
+        } else {
+            std::array::from_fn(|lane| if lane < count { total(lane) } else { _mm512_setzero_si512() })
+        };
         let total = _mm512_cvtepi32_ps(folded(totals, |x, y| _mm512_add_epi32(x, y)));
         sums = _mm512_fmadd_ps(_mm512_mul_ps(total, chunk.scales), _mm512_set1_ps(of_a), sums);
     }
@@ -89,14 +100,15 @@ unsafe fn sums<R: Read>(
     }
 }
 
-/// Up to 32 words as two vectors, in the order of a chunk's integers; missing ones are zero.
+/// Up to 32 words as two vectors; missing ones are zero.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn halves(words: &[u32]) -> [__m512i; 2] {
     let count = words.len();
-    [0, 16].map(|at: usize| {
+    let half = |at: usize| {
         let mask = mask(count.saturating_sub(at).min(16));
         // SAFETY: the load is masked to the words.
-        packed(unsafe { _mm512_maskz_loadu_epi32(mask, words.as_ptr().wrapping_add(at).cast()) })
-    })
+        unsafe { _mm512_maskz_loadu_epi32(mask, words.as_ptr().wrapping_add(at).cast()) }
+    };
+    [half(0), half(16)]
 }

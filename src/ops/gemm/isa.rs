@@ -155,8 +155,11 @@ impl Isa {
     /// Returns the name for cache keys. It changes where the kernels of a set begin to round differently.
     pub fn arithmetic(self) -> &'static str {
         match self {
-            // Attention in tiles.
-            Self::Amx => "amx 2",
+            // Attention in tiles, and the stored integers of quantised weights.
+            Self::Amx => "amx 3",
+            // The stored integers of quantised weights.
+            Self::Avx512Vnni => "avx512-vnni 2",
+            Self::Avx512Bf16 => "avx512-bf16 2",
             _ => self.name(),
         }
     }

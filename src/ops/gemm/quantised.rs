@@ -1,37 +1,95 @@
-//! Quantised weights read into vectors, 32 numbers at a time. The numbers have the bits of [`Blocks::read`].
+//! Quantised weights read as 16-bit integers, 32 numbers of 16 lanes at a time.
 //!
-//! A product with its own scale is exact in f32 (at most 22 bits), so that adding the minimum rounds once either way and
-//! may be fused with it. Only Q6_K's product may need more bits; it is rounded as there.
+//! A number of a part is `s·q + m`, with an integer `q` of at most eight bits. `q` is read shifted to the left, so that one
+//! instruction multiplies it by a 16-bit factor and rounds: `⌊(q·2^SHIFT · f + 2^14) / 2^15⌋`, where `f` is `s` in units of
+//! the chunk's scale times `2^(15 − SHIFT)`. Nothing passes through f32 but scales and minima (`fixed_chunk`).
 
 use std::arch::x86_64::*;
 
 use super::operand::Operand;
-use crate::weights::{BlockKind, Elements, NF4_CODES, scale_and_minimum};
+use crate::weights::{BlockKind, Elements, NF4_CODES};
 
 /// Numbers that are read at once.
 pub(super) const PART: usize = 32;
+
+/// Lanes that share vectors.
+pub(super) const LANES: usize = 16;
+
+/// The blocks in which up to 16 lanes have a part.
+#[derive(Clone, Copy)]
+pub(super) struct Column {
+    /// The block of the first lane.
+    pub(super) first: *const u8,
+    /// Bytes from it to the block of each lane.
+    pub(super) pitches: __m512i,
+    /// The lanes that there are.
+    pub(super) lanes: __mmask16,
+}
+
+impl Column {
+    /// Four bytes of each block; zero for lanes that are missing.
+    ///
+    /// # Safety
+    /// The blocks must have the bytes, and the processor must have AVX-512F.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn words(&self, at: usize) -> __m512i {
+        let zero = _mm512_setzero_si512();
+        // SAFETY: the caller guarantees this.
+        unsafe {
+            _mm512_mask_i32gather_epi32::<1>(
+                zero,
+                self.lanes,
+                self.pitches,
+                self.first.wrapping_add(at).cast(),
+            )
+        }
+    }
+}
+
+/// The scales of a part's first and last 16 numbers, and its minimum, of 16 lanes.
+#[derive(Clone, Copy)]
+pub(super) struct Scales {
+    pub(super) first: __m512,
+    pub(super) last: __m512,
+    pub(super) minimum: __m512,
+}
 
 /// How a type of quantisation is read.
 pub(super) trait Read {
     /// The type.
     const KIND: BlockKind;
-    /// Where a block has its scale, a half.
-    const SCALE: usize;
+    /// The greatest magnitude of `q`.
+    const MOST: f32;
+    /// Bits by which `q` is shifted to the left.
+    const SHIFT: u32;
+    /// Whether there are minima; if so, no `q` is negative.
+    const MINIMA: bool;
+    /// Whether the last 16 numbers of a part have a scale of their own.
+    const HALVES: bool;
 
-    /// Reads part `index` of a block with the scale `d`.
+    /// The scales of part `index` of the blocks.
     ///
     /// # Safety
-    /// `block` must point at a whole block that has this part, and the processor must have AVX-512F, BW and VL.
-    unsafe fn part(block: *const u8, index: usize, d: f32) -> [__m512; 2];
+    /// The blocks must be whole and have this part. The processor must have AVX-512F, BW, DQ and VL.
+    unsafe fn scales(column: &Column, index: usize) -> Scales;
+
+    /// The integers of part `index` of a block, shifted.
+    ///
+    /// # Safety
+    /// Same as [`Read::scales`].
+    unsafe fn integers(block: *const u8, index: usize) -> __m512i;
 }
 
 /// Whether the numbers of an operand are contiguous along `k` and consist of whole parts, and its lanes of whole blocks.
 pub(super) fn fits(from: &Operand) -> bool {
     let Elements::Blocks(blocks) = from.data else { return false };
-    let numbers = blocks.kind().block().0;
+    let (numbers, size) = blocks.kind().block();
     from.k_stride == 1
         && from.k.is_multiple_of(PART)
         && [blocks.first(), from.lane_stride].into_iter().all(|at| at.is_multiple_of(numbers))
+        // `Column` counts bytes between lanes in 32 bits.
+        && from.lane_stride / numbers * size <= i32::MAX as usize / LANES
 }
 
 /// Calls `$function::<R>($arguments)` for the reader of a type.
@@ -54,125 +112,162 @@ macro_rules! of_kind {
 pub(super) use of_kind;
 
 macro_rules! reader {
-    ($name:ident, $kind:ident, $scale:literal, $block:ident, $index:ident, $d:ident, $body:block) => {
+    (
+        $name:ident, $kind:ident, $most:literal << $shift:literal, minima: $minima:literal, halves: $halves:literal,
+        scales: |$column:ident, $of:ident| $scales:block
+        integers: |$block:ident, $index:ident| $integers:block
+    ) => {
         pub(super) struct $name;
 
         impl Read for $name {
             const KIND: BlockKind = BlockKind::$kind;
-            const SCALE: usize = $scale;
+            const MOST: f32 = $most;
+            const SHIFT: u32 = $shift;
+            const MINIMA: bool = $minima;
+            const HALVES: bool = $halves;
 
             #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,fma")]
-            unsafe fn part($block: *const u8, $index: usize, $d: f32) -> [__m512; 2] {
-                let (_, $d) = ($index, _mm512_set1_ps($d));
-                // SAFETY: all bytes that are read belong to the block, whose layout `weights/blocks.rs` has.
-                unsafe { $body }
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            unsafe fn scales($column: &Column, $of: usize) -> Scales {
+                let _ = $of;
+                // SAFETY: all bytes that are read belong to the blocks, whose layout `weights/blocks.rs` has.
+                unsafe { $scales }
+            }
+
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            unsafe fn integers($block: *const u8, $index: usize) -> __m512i {
+                let _ = $index;
+                // SAFETY: as above.
+                unsafe { $integers }
             }
         }
     };
 }
 
-reader!(Q40, Q4_0, 0, block, index, d, {
-    let eight = _mm512_set1_epi32(8);
-    nibbles(block.add(2)).map(|q| _mm512_mul_ps(floats(_mm512_sub_epi32(q, eight)), d))
-});
-
-reader!(Q41, Q4_1, 0, block, index, d, {
-    let m = half(block.add(2));
-    nibbles(block.add(4)).map(|q| _mm512_fmadd_ps(floats(q), d, m))
-});
-
-reader!(Q50, Q5_0, 0, block, index, d, {
-    let sixteen = _mm512_set1_epi32(16);
-    let [low, high] = nibbles(block.add(6));
-    let fifth = !word(block.add(2));
-    // Nibble + 16·bit − 16.
-    let low = _mm512_mask_sub_epi32(low, fifth as __mmask16, low, sixteen);
-    let high = _mm512_mask_sub_epi32(high, (fifth >> 16) as __mmask16, high, sixteen);
-    [low, high].map(|q| _mm512_mul_ps(floats(q), d))
-});
-
-reader!(Q51, Q5_1, 0, block, index, d, {
-    let (m, sixteen) = (half(block.add(2)), _mm512_set1_epi32(16));
-    let [low, high] = nibbles(block.add(8));
-    let fifth = word(block.add(4));
-    let low = _mm512_mask_or_epi32(low, fifth as __mmask16, low, sixteen);
-    let high = _mm512_mask_or_epi32(high, (fifth >> 16) as __mmask16, high, sixteen);
-    [low, high].map(|q| _mm512_fmadd_ps(floats(q), d, m))
-});
-
-reader!(Q80, Q8_0, 0, block, index, d, {
-    [2, 18].map(|at| {
-        let bytes = _mm_loadu_si128(block.add(at).cast());
-        _mm512_mul_ps(floats(_mm512_cvtepi8_epi32(bytes)), d)
-    })
-});
-
-reader!(Q4K, Q4K, 0, block, index, d, {
-    let (d, m) = scaled(block, index, d);
-    four_bits(block.add(16), index).map(|q| _mm512_fmsub_ps(floats(q), d, m))
-});
-
-reader!(Q5K, Q5K, 0, block, index, d, {
-    let (d, m) = scaled(block, index, d);
-    let (bit, sixteen) = (_mm512_set1_epi32(1 << index), _mm512_set1_epi32(16));
-    let high = [bytes(block.add(16)), bytes(block.add(32))];
-    let mut q = four_bits(block.add(48), index);
-    for (q, high) in q.iter_mut().zip(high) {
-        *q = _mm512_mask_or_epi32(*q, _mm512_test_epi32_mask(high, bit), *q, sixteen);
+reader!(Q40, Q4_0, 8.0 << 12, minima: false, halves: false,
+    scales: |column, of| { one(low_halves(column.words(0))) }
+    integers: |block, index| {
+        // Nibble − 8, in the high bits.
+        flipped(_mm512_and_si512(nibbles(block.add(2), 12), words(0xf000)))
     }
-    q.map(|q| _mm512_fmsub_ps(floats(q), d, m))
-});
+);
 
-reader!(Q6K, Q6K, 208, block, index, d, {
-    // Two halves of 128 numbers, four parts each: 64 bytes of low nibbles, 32 of high pairs, 8 scales.
-    let (part, quarter) = (index / 4, index % 4);
-    let low = block.add(part * 64 + quarter % 2 * PART);
-    let high = block.add(128 + part * PART);
-    let scales = block.add(192 + part * 8 + quarter * 2);
-    let [three, fifteen, thirty_two] = [3, 15, 32].map(|x| _mm512_set1_epi32(x));
-    let (low_shift, high_shift) =
-        (_mm512_set1_epi32(quarter as i32 / 2 * 4), _mm512_set1_epi32(quarter as i32 * 2));
-    let q = |i: usize| {
-        let low = _mm512_srlv_epi32(bytes(low.add(16 * i)), low_shift);
-        let high = _mm512_srlv_epi32(bytes(high.add(16 * i)), high_shift);
-        let q = _mm512_or_si512(
-            _mm512_and_si512(low, fifteen),
-            _mm512_slli_epi32::<4>(_mm512_and_si512(high, three)),
-        );
-        let scale = _mm512_set1_ps(f32::from(scales.add(i).cast::<i8>().read()));
-        _mm512_mul_ps(_mm512_mul_ps(d, scale), floats(_mm512_sub_epi32(q, thirty_two)))
-    };
-    [q(0), q(1)]
-});
+reader!(Q41, Q4_1, 15.0 << 11, minima: true, halves: false,
+    scales: |column, of| { with_minimum(column.words(0)) }
+    integers: |block, index| { _mm512_and_si512(nibbles(block.add(4), 11), words(0x7800)) }
+);
 
-reader!(Nf4, Nf4, 0, block, index, d, {
-    let _ = d;
-    let magnitude = _mm512_set1_ps(f32::from_bits(word(block)));
-    let codes = _mm512_loadu_ps(NF4_CODES.as_ptr());
-    let bytes = _mm_loadu_si128(block.add(4 + index * PART / 2).cast());
-    // The first of two is in the high bits.
-    let fifteen = _mm_set1_epi8(15);
-    let (first, second) = (_mm_and_si128(_mm_srli_epi16::<4>(bytes), fifteen), _mm_and_si128(bytes, fifteen));
-    [_mm_unpacklo_epi8(first, second), _mm_unpackhi_epi8(first, second)]
-        .map(|q| _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(q), codes), magnitude))
-});
+reader!(Q50, Q5_0, 16.0 << 11, minima: false, halves: false,
+    scales: |column, of| { one(low_halves(column.words(0))) }
+    integers: |block, index| {
+        // Nibble + 16·bit − 16: the sign is changed where the bit is set.
+        let q = flipped(_mm512_and_si512(nibbles(block.add(6), 11), words(0x7800)));
+        with_bits(q, word(block.add(2)), 0x8000)
+    }
+);
 
+reader!(Q51, Q5_1, 31.0 << 10, minima: true, halves: false,
+    scales: |column, of| { with_minimum(column.words(0)) }
+    integers: |block, index| {
+        let q = _mm512_and_si512(nibbles(block.add(8), 10), words(0x3c00));
+        with_bits(q, word(block.add(4)), 0x4000)
+    }
+);
+
+reader!(Q80, Q8_0, 128.0 << 8, minima: false, halves: false,
+    scales: |column, of| { one(low_halves(column.words(0))) }
+    integers: |block, index| {
+        _mm512_slli_epi16::<8>(_mm512_cvtepu8_epi16(_mm256_loadu_si256(block.add(2).cast())))
+    }
+);
+
+reader!(Q4K, Q4K, 15.0 << 11, minima: true, halves: false,
+    scales: |column, of| { of_super_block(column, of) }
+    integers: |block, index| {
+        let both = bytes(block.add(16 + index / 2 * PART));
+        _mm512_and_si512(_mm512_sllv_epi16(both, words(11 - index as u16 % 2 * 4)), words(0x7800))
+    }
+);
+
+reader!(Q5K, Q5K, 31.0 << 10, minima: true, halves: false,
+    scales: |column, of| { of_super_block(column, of) }
+    integers: |block, index| {
+        let both = bytes(block.add(48 + index / 2 * PART));
+        let q = _mm512_and_si512(_mm512_sllv_epi16(both, words(10 - index as u16 % 2 * 4)), words(0x3c00));
+        let high = _mm256_loadu_si256(block.add(16).cast());
+        with_bits(q, _mm256_test_epi8_mask(high, _mm256_set1_epi8(1 << index)), 0x4000)
+    }
+);
+
+reader!(Q6K, Q6K, 32.0 << 10, minima: false, halves: true,
+    scales: |column, of| {
+        // The scale of the block is in the last two bytes. The 16 of its parts are eight-bit integers.
+        let d = high_halves(column.words(206));
+        let scales = column.words(192 + of / 2 * 4);
+        let of_part = |at: u32| {
+            let up = _mm512_sllv_epi32(scales, _mm512_set1_epi32((24 - 8 * at).cast_signed()));
+            _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(up)))
+        };
+        let at = of as u32 % 2 * 2;
+        Scales { first: of_part(at), last: of_part(at + 1), minimum: _mm512_setzero_ps() }
+    }
+    integers: |block, index| {
+        // Two halves of 128 numbers, four parts each: 64 bytes of low nibbles, 32 of high pairs.
+        let (part, quarter) = (index / 4, index as u16 % 4);
+        let low = bytes(block.add(part * 64 + index % 2 * PART));
+        let high = bytes(block.add(128 + part * PART));
+        let low = _mm512_sllv_epi16(low, words(10 - quarter / 2 * 4));
+        let high = _mm512_sllv_epi16(high, words(14 - 2 * quarter));
+        let (low, high) = (_mm512_and_si512(low, words(0x3c00)), _mm512_and_si512(high, words(0xc000)));
+        flipped(_mm512_or_si512(low, high))
+    }
+);
+
+reader!(Nf4, Nf4, 1.0 << 15, minima: false, halves: false,
+    scales: |column, of| { one(_mm512_castsi512_ps(column.words(0))) }
+    integers: |block, index| {
+        // The first of two is in the high bits.
+        let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(block.add(4 + index * PART / 2).cast()));
+        let both = _mm512_or_si512(_mm512_srli_epi32::<4>(both), _mm512_slli_epi32::<16>(both));
+        let codes = _mm256_loadu_si256(NF4.as_ptr().cast());
+        let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(codes), codes);
+        // The instruction reads five bits of each index, and the table holds the codes twice.
+        _mm512_permutexvar_epi16(both, codes)
+    }
+);
+
+/// The numbers of NF4's codes times 2¹⁵; 1 is 2¹⁵ − 1.
+const NF4: [i16; 16] = {
+    let (mut all, mut i) = ([0; 16], 0);
+    while i < 16 {
+        let x = NF4_CODES[i] * 32768.0;
+        // Rounds away from zero, and to the greatest integer.
+        all[i] = (if x < 0.0 { x - 0.5 } else { x + 0.5 }) as i16;
+        i += 1;
+    }
+    all
+};
+
+/// The same word everywhere.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn floats(x: __m512i) -> __m512 {
-    _mm512_cvtepi32_ps(x)
+#[target_feature(enable = "avx512f,avx512bw")]
+fn words(x: u16) -> __m512i {
+    _mm512_set1_epi16(x.cast_signed())
 }
 
-/// A half, in all lanes.
-///
-/// # Safety
-/// It must be readable.
+/// Changes the sign bits.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn half(at: *const u8) -> __m512 {
-    // SAFETY: the caller guarantees this.
-    _mm512_cvtph_ps(_mm256_set1_epi16(unsafe { at.cast::<i16>().read_unaligned() }))
+#[target_feature(enable = "avx512f,avx512bw")]
+fn flipped(x: __m512i) -> __m512i {
+    _mm512_xor_si512(x, words(0x8000))
+}
+
+/// Adds to the words that a mask names.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn with_bits(x: __m512i, mask: u32, bit: u16) -> __m512i {
+    _mm512_mask_add_epi16(x, mask, x, words(bit))
 }
 
 /// A word.
@@ -185,54 +280,88 @@ unsafe fn word(at: *const u8) -> u32 {
     u32::from_le(unsafe { at.cast::<u32>().read_unaligned() })
 }
 
-/// 16 bytes as words.
+/// 32 bytes as words of 16 bits.
 ///
 /// # Safety
 /// They must be readable.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn bytes(at: *const u8) -> __m512i {
     // SAFETY: the caller guarantees this.
-    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) })
+    _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
-/// The nibbles of 16 bytes: the low ones, then the high ones.
+/// The nibbles of 16 bytes, the low ones, then the high ones, with their lowest bit at `shift`. The other bits of the bytes
+/// are beside them.
 ///
 /// # Safety
 /// The bytes must be readable.
 #[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn nibbles(at: *const u8) -> [__m512i; 2] {
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn nibbles(at: *const u8, shift: u16) -> __m512i {
     // SAFETY: the caller guarantees this.
-    let both = unsafe { bytes(at) };
-    [_mm512_and_si512(both, _mm512_set1_epi32(15)), _mm512_srli_epi32::<4>(both)]
+    let four_times = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(at.cast()) });
+    // The first eight bytes as words in one quarter, the last eight in the next.
+    let [first, last] = [0x8003_8002_8001_8000u64, 0x8007_8006_8005_8004].map(u64::cast_signed);
+    let by = 0x0008_0008_0008_0008;
+    let places = _mm512_set_epi64(last + by, first + by, last, first, last + by, first + by, last, first);
+    let both = _mm512_shuffle_epi8(four_times, places);
+    _mm512_sllv_epi16(both, _mm512_mask_blend_epi64(0xf0, words(shift), words(shift - 4)))
 }
 
-/// Part `index` of nibbles that lie as in Q4_K: 32 bytes have the low ones of a part, then the high ones of the next.
-///
-/// # Safety
-/// The bytes must be readable.
+/// The same scale for all numbers, and no minimum.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn four_bits(at: *const u8, index: usize) -> [__m512i; 2] {
-    let shift = _mm512_set1_epi32(index as i32 % 2 * 4);
-    [0, 16].map(|i| {
-        // SAFETY: the caller guarantees this.
-        let both = unsafe { bytes(at.add(index / 2 * PART + i)) };
-        _mm512_and_si512(_mm512_srlv_epi32(both, shift), _mm512_set1_epi32(15))
-    })
+fn one(scale: __m512) -> Scales {
+    Scales { first: scale, last: scale, minimum: _mm512_setzero_ps() }
 }
 
-/// Scale and minimum of part `index` of a super-block, in all lanes.
+/// The halves in the low parts of words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn low_halves(words: __m512i) -> __m512 {
+    _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words))
+}
+
+/// The halves in the high parts of words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn high_halves(words: __m512i) -> __m512 {
+    low_halves(_mm512_srli_epi32::<16>(words))
+}
+
+/// The scale in the low half of a word and the minimum in the high one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn with_minimum(words: __m512i) -> Scales {
+    let scale = low_halves(words);
+    Scales { first: scale, last: scale, minimum: high_halves(words) }
+}
+
+/// Scale and minimum of part `index` of super-blocks: six bits each in twelve bytes (`scale_and_minimum`), times those of
+/// the block. The minimum is subtracted.
 ///
 /// # Safety
-/// The 16 bytes before its numbers must be readable.
+/// Same as [`Read::scales`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn scaled(block: *const u8, index: usize, d: __m512) -> (__m512, __m512) {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn of_super_block(column: &Column, index: usize) -> Scales {
     // SAFETY: the caller guarantees this.
-    let (m, packed) = unsafe { (half(block.add(2)), std::slice::from_raw_parts(block.add(4), 12)) };
-    let (scale, minimum) = scale_and_minimum(packed, index);
-    let times = |x, by: u8| _mm512_mul_ps(x, _mm512_set1_ps(f32::from(by)));
-    (times(d, scale), times(m, minimum))
+    let [of_block, first, second, third] = unsafe { [0, 4, 8, 12].map(|at| column.words(at)) };
+    let byte = _mm512_set1_epi32((index % 4 * 8) as i32);
+    let [first, second, third] = [first, second, third].map(|x| _mm512_srlv_epi32(x, byte));
+    let bits = |x, mask: i32| _mm512_and_si512(x, _mm512_set1_epi32(mask));
+    let (scale, minimum) = if index < 4 {
+        (bits(first, 63), bits(second, 63))
+    } else {
+        // The low four bits of both are in the third word, the high two above those of the first parts.
+        let high = |x| bits(_mm512_srli_epi32::<2>(x), 0x30);
+        (
+            _mm512_or_si512(bits(third, 15), high(first)),
+            _mm512_or_si512(bits(_mm512_srli_epi32::<4>(third), 15), high(second)),
+        )
+    };
+    let scale = _mm512_mul_ps(low_halves(of_block), _mm512_cvtepi32_ps(scale));
+    let minimum = _mm512_mul_ps(high_halves(of_block), _mm512_cvtepi32_ps(minimum));
+    Scales { first: scale, last: scale, minimum: _mm512_sub_ps(_mm512_setzero_ps(), minimum) }
 }

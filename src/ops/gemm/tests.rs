@@ -303,11 +303,14 @@ fn quantised_weights_multiply_as_their_numbers_do() {
                     let plain = if isa.has_bf16() { plain } else { Elements::F32(&wide) };
                     let forward = |w| product(isa, &x, &Operand::by_row(w, n, k), precision);
                     let backward = |w| product(isa, &dy, &Operand::by_column(w, n, k), precision);
-                    assert_eq!(
-                        forward(Elements::Blocks(blocks)),
-                        forward(plain),
-                        "{kind:?} {isa:?} {m} {n} {k}"
-                    );
+                    // VNNI multiplies the stored integers.
+                    if precision != Precision::Fixed || isa < Isa::Avx512Vnni {
+                        assert_eq!(
+                            forward(Elements::Blocks(blocks)),
+                            forward(plain),
+                            "{kind:?} {isa:?} {m} {n} {k}"
+                        );
+                    }
                     assert_eq!(
                         backward(Elements::Blocks(blocks)),
                         backward(plain),
@@ -389,6 +392,63 @@ fn quantised_products_are_a_thousandth_off_at_most() {
     }
 }
 
+/// The integers of quantised weights by the definition of `fixed_chunk`, from the stored ones: Q8_0, which has only scales, and
+/// Q4_1, which has minima.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn stored_integers_have_the_bits_of_their_definition() {
+    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+    // Scale, minimum and stored integers of a block.
+    let parts = |kind: BlockKind, block: &[u8]| match kind {
+        BlockKind::Q8_0 => {
+            (half(block), 0.0, block[2..].iter().map(|q| i32::from(q.cast_signed())).collect::<Vec<_>>())
+        }
+        _ => {
+            let nibble = |i: usize| i32::from(block[4 + i % 16] >> (i / 16 * 4) & 15);
+            (half(block), half(&block[2..]), (0..32).map(nibble).collect())
+        }
+    };
+    for (kind, most, shift) in [(BlockKind::Q8_0, 128.0, 8), (BlockKind::Q4_1, 15.0, 11)] {
+        let (size, chunk) = (kind.block().1, 64);
+        for (n, k) in [(5, 64), (37, 480)] {
+            let bytes = quantised(kind, n, k, 9);
+            let of_lane = |lane: usize| -> Vec<(Vec<i64>, f32)> {
+                let all: Vec<_> = bytes[lane * k / 32 * size..][..k / 32 * size].chunks(size).collect();
+                let chunks = all.chunks(chunk / 32).map(|blocks| {
+                    let parts: Vec<_> = blocks.iter().map(|block| parts(kind, block)).collect();
+                    let bound = |(s, m, _): &(f32, f32, Vec<i32>)| s.mul_add(most, *m).abs().max(m.abs());
+                    let greatest = parts.iter().map(bound).fold(0.0, f32::max);
+                    let inverse = 5780.0 / greatest;
+                    let integers = parts.iter().flat_map(|(s, m, q)| {
+                        let factor = (s * (inverse * (1 << (15 - shift)) as f32)).round_ties_even() as i64;
+                        let minimum = (m * inverse).round_ties_even() as i64;
+                        q.iter().map(move |q| ((i64::from(*q) << shift) * factor + (1 << 14) >> 15) + minimum)
+                    });
+                    (integers.collect(), greatest * (1.0 / 5780.0))
+                });
+                chunks.collect()
+            };
+            let x = gaussian(k, 3);
+            let greatest = |x: &[f32]| x.iter().fold(0f32, |greatest, x| greatest.max(x.abs()));
+            let want: Vec<f32> = (0..n)
+                .map(|lane| {
+                    of_lane(lane).iter().zip(x.chunks(chunk)).fold(0.0, |sum: f32, ((b, of_b), a)| {
+                        let (by, of_a) = (5792.0 / greatest(a), greatest(a) * (1.0 / 5792.0));
+                        let integer = |x: &f32| (x * by).round_ties_even() as i64;
+                        let total: i64 = a.iter().map(integer).zip(b).map(|(a, b)| a * b).sum();
+                        (total as f32 * of_b).mul_add(of_a, sum)
+                    })
+                })
+                .collect();
+            for isa in Isa::available().filter(|isa| *isa >= Isa::Avx512Vnni) {
+                let a = Operand::by_row(Elements::F32(&x), 1, k);
+                let b = Operand::by_row(Elements::Blocks(Blocks::new(kind, &bytes)), n, k);
+                assert_eq!(product(isa, &a, &b, Precision::Fixed), want, "{kind:?} {isa:?} {n} {k}");
+            }
+        }
+    }
+}
+
 #[test]
 fn quantised_products_depend_on_neither_rows_nor_threads() {
     let pools: Vec<_> =
@@ -426,10 +486,14 @@ fn a_few_rows_have_the_bits_they_have_among_others() {
     let (n, k) = (608, 2592);
     let (x, onto) = (gaussian(90 * k, 1), gaussian(90 * n, 2));
     let weight: Vec<bf16> = gaussian(n * k, 3).into_iter().map(bf16::from_f32).collect();
-    let bytes = quantised(BlockKind::Q4_0, n, k, 3);
-    let blocks = Elements::Blocks(Blocks::new(BlockKind::Q4_0, &bytes));
+    let kinds = [BlockKind::Q4_0, BlockKind::Q4_1, BlockKind::Q5_0, BlockKind::Q5_1, BlockKind::Q8_0];
+    let bytes = kinds.map(|kind| quantised(kind, n, k, 3));
+    let blocks = kinds.iter().zip(&bytes).map(|(kind, bytes)| Elements::Blocks(Blocks::new(*kind, bytes)));
+    let quantised: Vec<_> = blocks.map(|blocks| (blocks, Precision::Fixed)).collect();
     for isa in Isa::available() {
-        for (weight, precision) in [(Elements::Bf16(&weight), Precision::Bf16), (blocks, Precision::Fixed)] {
+        for (weight, precision) in
+            [(Elements::Bf16(&weight), Precision::Bf16)].into_iter().chain(quantised.clone())
+        {
             let b = Operand::by_row(weight, n, k);
             // Added to numbers, and written.
             let sums = |first: usize, rows: usize| {
