@@ -10,6 +10,8 @@ mod quantise;
 mod safetensors;
 
 pub use blocks::{BlockKind, Blocks, CHUNK};
+// For the kernels that dequantise in registers.
+#[cfg(target_arch = "x86_64")]
 pub(crate) use blocks::{NF4_CODES, scale_and_minimum};
 pub use elements::{DType, Elements};
 pub use frozen::FrozenWeight;
