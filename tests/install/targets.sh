@@ -13,6 +13,9 @@ targets=("$@")
 cargo=${CARGO:-cargo}
 profile=${PROFILE---release}
 
+# What a dependency's build script made with the stand-in must not meet a real build: a directory of its own.
+places=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+export CARGO_TARGET_DIR=$places/targets
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 # Makes the file that it is asked for, empty.
