@@ -9,6 +9,8 @@ pub mod nf4;
 mod quantise;
 mod safetensors;
 
+// For the kernels that dequantise in registers.
+#[cfg(target_arch = "x86_64")]
 pub(crate) use blocks::NF4_CODES;
 pub use blocks::{BlockKind, Blocks, CHUNK};
 pub use elements::{DType, Elements};

@@ -19,7 +19,7 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-#if !defined(__x86_64__) && !defined(SHIM_UCONTEXT)
+#if !(defined(__x86_64__) || defined(__aarch64__) && defined(__ELF__)) && !defined(SHIM_UCONTEXT)
 #define SHIM_UCONTEXT   // slower, on any processor
 #endif
 #ifdef SHIM_UCONTEXT
@@ -91,6 +91,8 @@ inline float flush(float x) { return std::fabs(x) < 1.17549435e-38f ? std::copys
 #ifndef SHIM_UCONTEXT
 // Saves the registers that a callee keeps, stores the stack pointer in *from and continues at stack pointer `to`.
 extern "C" void shim_switch(void** from, void* to);
+#ifdef __x86_64__
+constexpr size_t WORDS = 8, RETURN = 6;   // what a switch finds on a new stack, and which of it is where to continue
 asm(R"(
 .pushsection .text
 .weak shim_switch
@@ -115,14 +117,50 @@ shim_switch:
 .size shim_switch, .-shim_switch
 .popsection
 )");
+#else
+constexpr size_t WORDS = 20, RETURN = 1;
+asm(R"(
+.pushsection .text
+.weak shim_switch
+.hidden shim_switch
+.type shim_switch, %function
+shim_switch:
+    stp x29, x30, [sp, #-160]!
+    stp x19, x20, [sp, #16]
+    stp x21, x22, [sp, #32]
+    stp x23, x24, [sp, #48]
+    stp x25, x26, [sp, #64]
+    stp x27, x28, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #16]
+    ldp x21, x22, [sp, #32]
+    ldp x23, x24, [sp, #48]
+    ldp x25, x26, [sp, #64]
+    ldp x27, x28, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    ldp x29, x30, [sp], #160
+    ret
+.size shim_switch, .-shim_switch
+.popsection
+)");
+#endif
 
 struct Context {
     void* sp = nullptr;
     void start(void* stack, size_t size, void (*entry)()) {
-        auto** top = reinterpret_cast<void**>(static_cast<char*>(stack) + size);
-        *--top = nullptr;                          // as if `entry` had been called: the stack is 8 off a multiple of 16
-        *--top = reinterpret_cast<void*>(entry);   // where the first switch returns to
-        for (int i = 0; i < 6; ++i) *--top = nullptr;
+        // As if `entry` had been called: on x86-64 the stack is then 8 off a multiple of 16.
+        auto** top = reinterpret_cast<void**>(static_cast<char*>(stack) + size) - WORDS;
+        std::fill_n(top, WORDS, nullptr);
+        top[RETURN] = reinterpret_cast<void*>(entry);   // where the first switch returns to
         sp = top;
     }
     void go(Context& to) { shim_switch(&sp, to.sp); }

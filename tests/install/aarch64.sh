@@ -1,42 +1,71 @@
 #!/usr/bin/env bash
-# Runs the tests of the operations and the quickstart as an Arm program, under QEMU's processor with every extension, and
-# again without the matrix instructions.
+# Runs the tests of the operations and of the GPU's kernels, and the quickstart, as an Arm program under QEMU: with every
+# extension, and on a Cortex-A72, which has no bf16, no matrices and no dot products.
 #
-#     bash tests/install/aarch64.sh             # tests and quickstart
-#     bash tests/install/aarch64.sh counts      # only the instructions of the inner loops, from the disassembly
+#     bash tests/install/aarch64.sh                        # all of it
+#     bash tests/install/aarch64.sh ops|kernels|quickstart # a part of it
+#     bash tests/install/aarch64.sh counts                 # only the instructions of the inner loops, from the disassembly
 #
 # It needs the Rust target aarch64-unknown-linux-gnu and, from Debian, gcc-aarch64-linux-gnu, g++-aarch64-linux-gnu and
-# qemu-user. CARGO and PROFILE ("--release" if unset) choose how to build. The tests of QEMU take minutes.
+# qemu-user. CARGO and PROFILE ("--release" if unset) choose how to build, CPUS the processors. ORDINARY names a program of
+# this machine: the adapters of its sets of instructions are compared with those of Arm's.
 set -euo pipefail
+ordinary=${ORDINARY:+$(realpath "$ORDINARY")}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+part=${1:-all}
 target=aarch64-unknown-linux-gnu
 cargo=${CARGO:-cargo}
 profile=${PROFILE---release}
+read -ra cpus <<<"${CPUS:-max cortex-a72}"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++
 emulator() { printf 'qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu %s' "$1"; }
-places=$($cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+places=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 built=$places/$target/$([ "$profile" = --release ] && echo release || echo debug)
-
-$cargo build $profile --target "$target"
-
-if [ "${1:-}" = counts ]; then
-    aarch64-linux-gnu-objdump -d --no-show-raw-insn -C "$built/dpo-lora" | python3 tests/install/inner_loops.py
-    exit
-fi
-
-# cortex-a72 has neither dot products nor matrix instructions.
-for cpu in max cortex-a72; do
-    run=$(emulator "$cpu")
-    echo "== $cpu: $($run "$built/dpo-lora" devices | head -1)"
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$run $cargo test $profile --target "$target" --lib -- ops::
-done
-
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-for cpu in max cortex-a72; do
-    echo "== quickstart, $cpu"
-    (mkdir "$place/$cpu" && cd "$place/$cpu" && XDG_CACHE_HOME="$place/$cpu" $(emulator "$cpu") "$built/dpo-lora" train)
-    test -s "$place/$cpu/runs/quickstart/adapter/adapter_model.safetensors"
-done
+asked() { [ "$part" = "$1" ] || [ "$part" = all ]; }
+
+if asked counts || asked quickstart; then
+    $cargo build $profile --target "$target"
+fi
+if asked counts; then
+    aarch64-linux-gnu-objdump -d --no-show-raw-insn -C "$built/dpo-lora" | python3 tests/install/inner_loops.py
+fi
+
+tests() {
+    local cpu
+    for cpu in "${cpus[@]}"; do
+        echo "== $cpu: $*"
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$(emulator "$cpu") $cargo test $profile --target "$target" "$@"
+    done
+}
+if asked ops; then
+    tests --lib -- ops::
+fi
+if asked kernels; then
+    CXX=aarch64-linux-gnu-g++ sh tests/device/build_host.sh "$place/kernels.so"
+    DPO_LORA_HOST_KERNELS=$place/kernels.so tests --test kernels
+fi
+
+# Prints the hash of the adapter that a program's quickstart makes.
+quickstart() {
+    local name=$1
+    shift
+    mkdir "$place/$name"
+    (cd "$place/$name" && XDG_CACHE_HOME="$place/$name" "$@" train >said 2>&1) || { tail "$place/$name/said"; exit 1; }
+    printf '%s  %s: %s\n' "$(sha256sum "$place/$name/runs/quickstart/adapter/adapter_model.safetensors" | cut -c1-16)" "$name" \
+        "$(tail -n 40 "$place/$name/said" | grep '^held-out accuracy')"
+}
+if asked quickstart; then
+    for cpu in "${cpus[@]}"; do
+        echo "== quickstart, $cpu: $($(emulator "$cpu") "$built/dpo-lora" devices | head -1)"
+        quickstart "arm-$cpu" $(emulator "$cpu") "$built/dpo-lora"
+    done
+    if [ -n "$ordinary" ]; then
+        for isa in portable avx2 avx512; do
+            DPO_LORA_ISA=$isa "$ordinary" devices >/dev/null && DPO_LORA_ISA=$isa quickstart "here-$isa" "$ordinary"
+        done
+    fi
+fi
