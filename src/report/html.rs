@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::held_out::HeldOut;
-use super::log::Line;
+use super::jsonl;
+use super::log::{self, Line};
 use super::samples::Progressed;
 
 /// The page, with `DATA` where the figures go.
@@ -23,8 +24,9 @@ setInterval(async () => {
 }, 2000);
 "#;
 
-/// Parts of a curve; each is drawn by its least and its greatest value, so that no spike is lost.
-const PARTS: usize = 500;
+/// Parts of a curve; each is kept by its least and its greatest value, so that no spike is lost. More than a screen shows, so
+/// that a part of it can be looked at more closely; a page of 100,000 lines then takes 2 MB.
+const PARTS: usize = 2000;
 
 /// A run to show.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +71,11 @@ fn filled(runs: &[Shown], more: &str) -> String {
 
 fn run(shown: &Shown) -> Value {
     let mut curves: Map<String, Value> = Map::new();
-    let names = shown.lines.iter().flat_map(|line| line.values.keys()).filter(|name| *name != "step");
+    let names = shown
+        .lines
+        .iter()
+        .flat_map(|line| line.values.keys())
+        .filter(|name| *name != log::STEP && *name != jsonl::TIME);
     let names: std::collections::BTreeSet<&String> = names.collect();
     for name in names {
         let points: Vec<(u64, f64)> =

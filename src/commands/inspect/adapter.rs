@@ -143,7 +143,7 @@ impl Found {
         line("adapter", self.path.clone());
         line("format", format!("{:?}", self.format).to_lowercase());
         line("base", or_none(&self.base));
-        line("base_fingerprint", or_none(&self.base_fingerprint));
+        line("base_fingerprint", self.base_fingerprint.as_deref().map_or("-".into(), super::shortened));
         if !self.module.is_empty() {
             line("r", self.r.to_string());
             line(
