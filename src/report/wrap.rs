@@ -5,6 +5,9 @@ use super::screen::width;
 /// A second column begins within so many characters, or it is none.
 const LABEL: usize = 24;
 
+/// How a command begins.
+const COMMAND: &str = "dpo-lora ";
+
 /// Breaks lines that have more than `columns` columns between two words. What follows is indented as the text of its line is. A
 /// command at the end of a line stays whole, so that it can be copied.
 pub(super) fn wrapped(text: &str, columns: usize) -> String {
@@ -13,33 +16,43 @@ pub(super) fn wrapped(text: &str, columns: usize) -> String {
 
 fn wrapped_line(line: &str, columns: usize) -> String {
     // Escape sequences take no columns, and text with colours is laid out already.
-    if taken(line) <= columns || line.contains('\x1b') {
+    if taken(line) <= columns || line.contains('\x1b') || line.trim_start().starts_with(COMMAND) {
         return line.to_string();
     }
     let (prose, command) = line.split_at(command_at(line).unwrap_or(line.len()));
     let indent = indentation(line).min(columns / 2);
-    let mut lines = vec![String::new()];
-    let words = prose.trim_end_matches(' ').split(' ').chain((!command.is_empty()).then_some(command));
-    for (i, word) in words.enumerate() {
-        let Some(last) = lines.last_mut() else { continue };
+    let mut words = words(prose);
+    words.extend((!command.is_empty()).then(|| command.to_string()));
+    let (mut lines, mut last) = (Vec::new(), words.remove(0));
+    for word in words {
         let begins = last.chars().all(|letter| letter == ' ');
-        if !begins && taken(last) + 1 + taken(word) > columns {
-            lines.push(" ".repeat(indent) + word);
-        } else {
-            last.push_str(if i == 0 { "" } else { " " });
-            last.push_str(word);
+        if begins || taken(&last) + 1 + taken(&word) <= columns {
+            last = format!("{last} {word}");
+        } else if !word.is_empty() {
+            // Blanks at the end of a line are left out.
+            lines.push(last);
+            last = " ".repeat(indent) + &word;
         }
     }
+    lines.push(last);
     lines.join("\n")
+}
+
+/// The words of a text, at least one, and empty ones between two blanks. A percent sign stays with its number.
+fn words(text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for word in text.trim_end_matches(' ').split(' ') {
+        match found.last_mut() {
+            Some(number) if word.starts_with('%') => *number = format!("{number} {word}"),
+            _ => found.push(word.to_string()),
+        }
+    }
+    found
 }
 
 /// Where the command begins with which a line ends: `continue with: dpo-lora train ...`.
 fn command_at(line: &str) -> Option<usize> {
-    let start = "dpo-lora ";
-    if line.trim_start().starts_with(start) {
-        return Some(line.len() - line.trim_start().len());
-    }
-    line.rfind(": dpo-lora ").map(|at| at + 2)
+    line.rfind(&format!(": {COMMAND}")).map(|at| at + 2)
 }
 
 /// The columns before the text of a line: blanks, a name in a table, or `before:` after blanks.
@@ -67,16 +80,17 @@ mod tests {
 
     #[test]
     fn lines_break_between_words_under_their_text() {
-        for (line, expected) in [
-            ("short", "short"),
-            ("one two three four five", "one two three\nfour five"),
-            ("  before: one two three four", "  before: one\n          two\n          three\n          four"),
-            ("/save   one two three", "/save   one\n        two\n        three"),
-            ("a\nbb cc dd ee ff gg hh ii", "a\nbb cc dd ee ff\ngg hh ii"),
-            ("映画は 最高 でした ね", "映画は 最高\nでした ね"),
-            ("averyverylongwordthatnobodyknows here", "averyverylongwordthatnobodyknows\nhere"),
+        for (columns, line, expected) in [
+            (15, "short", "short"),
+            (15, "one two three four five", "one two three\nfour five"),
+            (20, "  before: one two three four", "  before: one two\n          three four"),
+            (20, "/save   one two three four", "/save   one two\n        three four"),
+            (15, "a\nbb cc dd ee ff gg hh ii", "a\nbb cc dd ee ff\ngg hh ii"),
+            (15, "before 72 %, after 5 %", "before 72 %,\nafter 5 %"),
+            (15, "映画は 最高 でした ね", "映画は 最高\nでした ね"),
+            (15, "averyverylongwordthatnobodyknows here", "averyverylongwordthatnobodyknows\nhere"),
         ] {
-            assert_eq!(wrapped(line, 15), expected);
+            assert_eq!(wrapped(line, columns), expected);
         }
     }
 
