@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::output::{print, print_json};
+use crate::adapter::fingerprint::shortened;
 use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
@@ -131,12 +132,6 @@ fn text(found: &Found) -> Result<String> {
         }
     }
     Ok(text)
-}
-
-/// As much of a hash as people compare; `--json` has all of it.
-fn shortened(hash: &str) -> String {
-    const SHOWN: usize = 32;
-    if hash.len() <= SHOWN { hash.into() } else { hash.chars().take(SHOWN).chain(['…']).collect() }
 }
 
 fn plain(value: &serde_json::Value) -> String {

@@ -9,7 +9,8 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use super::wrap;
+pub use super::wrap::width;
+use super::wrap::wrapped;
 
 /// Columns where the terminal does not say.
 const COLUMNS: usize = 80;
@@ -30,7 +31,7 @@ pub fn line(text: &str) -> std::io::Result<()> {
 /// A text in lines of whole words that fit the terminal.
 pub fn fitted(text: &str) -> String {
     // A character in the last column may move the cursor on.
-    wrap::wrapped(text, columns() - 1)
+    wrapped(text, columns() - 1)
 }
 
 /// As [`line()`], without other line breaks than those of the text.
@@ -80,11 +81,6 @@ pub fn shows_colours(stream: &impl IsTerminal) -> bool {
 pub fn columns() -> usize {
     let size = terminal_size::terminal_size_of(std::io::stderr());
     size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
-}
-
-/// Columns that a character takes.
-pub fn width(character: char) -> usize {
-    unicode_width::UnicodeWidthChar::width(character).unwrap_or(0)
 }
 
 /// Rows of the terminal.

@@ -1,12 +1,15 @@
 //! Text for people in lines of whole words that fit a terminal. A terminal itself breaks lines within words.
 
-use super::screen::width;
-
 /// A second column begins within so many characters, or it is none.
 const LABEL: usize = 24;
 
 /// How a command begins.
 const COMMAND: &str = "dpo-lora ";
+
+/// Columns that a character takes.
+pub fn width(character: char) -> usize {
+    unicode_width::UnicodeWidthChar::width(character).unwrap_or(0)
+}
 
 /// Breaks lines that have more than `columns` columns between two words. What follows is indented as the text of its line is. A
 /// command at the end of a line stays whole, so that it can be copied.
