@@ -21,7 +21,8 @@ pub use temporary::{TemporaryDirectory, TemporaryFile, remove_temporaries};
 use crate::error::{Error, Result};
 use temporary::{TEMPORARY, undisturbed};
 
-/// Writes a file through `fill`, under a temporary name in the same directory until it is complete.
+/// Writes a file through `fill`, under a temporary name in the same directory until it is complete. What is no file
+/// (`/dev/null`, `/dev/stdout`, a named pipe) is written to as it is: a rename would put a file in its place.
 ///
 /// # Errors
 /// If the directory is not writable or the disk is full; an existing file is then unchanged.
@@ -29,18 +30,40 @@ pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
 ) -> Result<()> {
-    write_checked(path, fill, |_| Ok(()))
+    if !is_special(path) {
+        return write_checked(path, fill, |_| Ok(()));
+    }
+    let write = || -> std::io::Result<()> {
+        let mut buffered = BufWriter::new(File::options().write(true).open(path)?);
+        fill(&mut buffered)?;
+        buffered.flush()
+    };
+    write().map_err(Error::write(path))
+}
+
+/// Whether something is there that is neither a file nor a directory.
+fn is_special(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// As [`write_atomically`]; `check` sees the complete file under its temporary name, and a file that it refuses is removed.
 ///
 /// # Errors
-/// As [`write_atomically`], and the error of `check`.
+/// As [`write_atomically`], and the error of `check`; or if `path` is a device or a pipe, which cannot be checked.
 pub fn write_checked(
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>,
     check: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
+    if is_special(path) {
+        return Err(Error::Config(format!(
+            "{} is a device or a pipe, and the output is read again before it gets its name; name a file",
+            path.display()
+        )));
+    }
+    // The file itself, not a link to it: a rename would replace the link.
+    let target = std::fs::canonicalize(path).ok().filter(|_| path.is_symlink());
+    let path = target.as_deref().unwrap_or(path);
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
     let file = TemporaryFile::new(directory)?;
@@ -74,6 +97,9 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_directory<T>(path: &Path, replace: bool, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     // The directory itself, not a link to it: a rename would replace the link.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    if path.exists() && !path.is_dir() {
+        return Err(Error::Config(format!("{} exists and is not a directory", path.display())));
+    }
     let within = parent(&path);
     std::fs::create_dir_all(within).map_err(Error::write(within))?;
     let new = TemporaryDirectory::new(within)?;
@@ -216,6 +242,39 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_file_is_written_to_and_stays_what_it_is() {
+        use std::io::Read;
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let place = tempfile::tempdir().unwrap();
+        let pipe = place.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let link = place.path().join("link");
+        symlink(&pipe, &link).unwrap();
+        for path in [&pipe, &link] {
+            let from = pipe.clone();
+            let read = std::thread::spawn(move || {
+                let mut text = String::new();
+                File::open(from).unwrap().read_to_string(&mut text).map(|_| text)
+            });
+            write_bytes(path, b"through").unwrap();
+            assert_eq!(read.join().unwrap().unwrap(), "through");
+        }
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo() && link.is_symlink());
+        let checked = write_checked(&pipe, |_| Ok(()), |_| Ok(())).unwrap_err();
+        assert!(checked.exit_code() == 2 && checked.to_string().contains("name a file"), "{checked}");
+        let replaced = write_directory(&pipe, true, |_| Ok(())).unwrap_err();
+        assert!(replaced.to_string().contains("is not a directory"), "{replaced}");
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        // A link to a file stays a link.
+        let (file, named) = (place.path().join("file"), place.path().join("named"));
+        write_bytes(&file, b"old").unwrap();
+        symlink(&file, &named).unwrap();
+        write_bytes(&named, b"new").unwrap();
+        assert!(named.is_symlink() && std::fs::read(&file).unwrap() == b"new");
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
 use std::process::ExitCode;
 
+use dpo_lora::Error;
+use dpo_lora::report::screen;
 use mimalloc::MiMalloc;
 
 /// Large buffers come and go with every operation; glibc would map and fault them in each time, mimalloc keeps them.
@@ -67,7 +69,9 @@ fn main() -> ExitCode {
     match dpo_lora::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = format!("error: {error}");
+            // Who interrupts a run knows that it did not fail.
+            let is_error = !matches!(error, Error::Interrupted { .. });
+            let mut text = format!("{}{error}", if is_error { "error: " } else { "" });
             let mut source = std::error::Error::source(&error);
             while let Some(cause) = source {
                 // Causes that a message already quotes are not repeated.
@@ -78,7 +82,7 @@ fn main() -> ExitCode {
                 source = cause.source();
             }
             // Standard error may be closed; the exit code still reports the failure.
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            let _ = screen::line(&text);
             ExitCode::from(error.exit_code())
         }
     }

@@ -213,8 +213,9 @@ def _stop(child: "subprocess.Popen[str]") -> None:
 
 
 def _message(said: str, code: int) -> str:
-    """What the program said, from its last error on."""
-    at = max(said.rfind("\nerror: ") + 1, 0)
+    """What the program said, from its last error on; of an interrupted run its last line."""
+    interrupted = code in (130, 143)
+    at = said.rstrip().rfind("\n") + 1 if interrupted else max(said.rfind("\nerror: ") + 1, 0)
     text = said[at:].strip()
     text = text[len("error: "):] if text.startswith("error: ") else text
     return text or f"dpo-lora ended with exit code {code}"

@@ -29,6 +29,15 @@ pub fn fingerprint_with(source: &dyn WeightSource, cache: Option<&Path>) -> Resu
     files::remembered(source.files(), cache, || compute(source))
 }
 
+/// As much of a fingerprint as people compare.
+pub fn shortened(fingerprint: &str) -> String {
+    const SHOWN: usize = 32;
+    if fingerprint.len() <= SHOWN {
+        return fingerprint.into();
+    }
+    fingerprint.chars().take(SHOWN).chain(['…']).collect()
+}
+
 fn compute(source: &dyn WeightSource) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(DOMAIN);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::output::{print, print_json, say};
+use super::output::{print_json, print_text, say};
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::error::{Error, Result};
 use crate::files;
@@ -49,7 +49,7 @@ pub(super) fn run(args: &CacheArgs) -> Result<()> {
         )),
         Some(CacheCommand::Clear { parts }) => clear(&found, parts),
         None if args.json => print_json(&found),
-        None => print(table(&found).as_bytes()),
+        None => print_text(&table(&found)),
     }
 }
 

@@ -143,7 +143,11 @@ impl Chatting<'_> {
             Some(mode) => self.mode = mode,
             None => {}
         }
-        say(&format!("the adapter is {}", self.mode.name()));
+        say(match self.mode {
+            Mode::On => "the adapter is on",
+            Mode::Off => "the adapter is off",
+            Mode::Both => "both answer: first with the adapter off, then on",
+        });
     }
 
     /// Writes the answers to the last message: one, or one of each side.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::output::{print, print_json};
+use super::output::{print_json, print_text};
 use crate::cli::DevicesArgs;
 use crate::device::cuda::{self, Survey};
 use crate::error::Result;
@@ -36,7 +36,7 @@ struct Card {
 
 pub(super) fn run(args: &DevicesArgs) -> Result<()> {
     let found = found(cuda::survey());
-    if args.json { print_json(&found) } else { print(described(&found).as_bytes()) }
+    if args.json { print_json(&found) } else { print_text(&described(&found)) }
 }
 
 fn found(survey: Survey) -> Found {

@@ -4,7 +4,7 @@ mod serving;
 
 use serde_json::{Value, json};
 
-use super::output::{print, print_json, say};
+use super::output::{print_json, print_text, say};
 use crate::adapter::gguf::{self, GgufType};
 use crate::adapter::layout::{self, Naming};
 use crate::adapter::servers::{self, Serves, Verdict, Written};
@@ -62,7 +62,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         return print_json(&json!({ "output": output, "modules": adapters.len(), "servers": verdicts }));
     }
     say(&format!("{}: {told}", args.output.display()));
-    print(table(&verdicts).as_bytes())?;
+    print_text(&table(&verdicts))?;
     served.iter().for_each(|served| say(served));
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::output::{print, print_json};
+use crate::adapter::fingerprint::shortened;
 use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ enum Found {
         path: String,
         runs: Vec<run::Run>,
     },
-    Checkpoint(run::Checkpoint),
+    Checkpoint(Box<run::Checkpoint>),
 }
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -57,7 +58,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     } else if run_dir::is_run(&path) || path.join("config.yaml").exists() {
         Found::Run(Box::new(run::Run::read(&path)))
     } else if run::is_checkpoint(&path) {
-        Found::Checkpoint(run::read_checkpoint(&path)?)
+        Found::Checkpoint(Box::new(run::read_checkpoint(&path)?))
     } else {
         let runs = run::runs_in(&path);
         if runs.is_empty() {
@@ -69,6 +70,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         found if args.json => print_json(found),
         Found::Adapter(found) => print(found.table().as_bytes()),
         Found::Run(found) => print(found.table().as_bytes()),
+        Found::Checkpoint(found) => print(found.table().as_bytes()),
         Found::Runs { runs, .. } => print(run::comparison(runs).as_bytes()),
         found => print(text(found)?.as_bytes()),
     }
@@ -122,6 +124,9 @@ fn text(found: &Found) -> Result<String> {
             serde_json::Value::Array(items) if !items.is_empty() => {
                 text.push_str(&format!("{key}\n"));
                 items.iter().for_each(|item| text.push_str(&format!("  {}\n", plain(item))));
+            }
+            serde_json::Value::String(hash) if key == "fingerprint" => {
+                text.push_str(&format!("{key:18} {}\n", shortened(hash)));
             }
             value => text.push_str(&format!("{key:18} {}\n", plain(value))),
         }

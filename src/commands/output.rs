@@ -25,6 +25,18 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&line)
 }
 
+/// Prints a text for people to standard output; on a terminal, as lines of whole words that fit it.
+pub(super) fn print_text(text: &str) -> Result<()> {
+    let fitted = std::io::stdout().is_terminal().then(|| screen::fitted(text));
+    print(fitted.as_deref().unwrap_or(text).as_bytes())
+}
+
+/// Prints a text to standard error with its own line breaks alone.
+pub(super) fn say_as_it_is(text: &str) {
+    // As in `say`.
+    let _ = screen::unbroken(text);
+}
+
 /// Prints a message for people.
 pub(super) fn say(text: &str) {
     // Standard error may be closed; there is nowhere left to report that.

@@ -100,15 +100,33 @@ fn interrupted() -> MutexGuard<'static, Interrupted> {
 /// If the handlers cannot be installed.
 pub(super) fn watch(words: &'static str) -> Result<()> {
     *interrupted() = Interrupted::Command(words);
-    #[cfg(unix)]
-    {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        let failed = |e: std::io::Error| Error::Config(format!("a signal handler cannot be installed: {e}"));
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-        std::thread::spawn(move || signals.forever().for_each(received));
-    }
-    #[cfg(not(unix))]
-    let _ = (received as fn(i32), Error::Config(String::new()));
+    listen().map_err(|e| Error::Config(format!("a signal handler cannot be installed: {e}")))
+}
+
+/// Answers signals in a thread of its own.
+#[cfg(unix)]
+fn listen() -> std::io::Result<()> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    std::thread::spawn(move || signals.forever().for_each(received));
+    Ok(())
+}
+
+/// Answers Ctrl-C in a thread of its own. Windows has no pipe that a handler may write to, so the thread looks at a flag.
+#[cfg(not(unix))]
+fn listen() -> std::io::Result<()> {
+    use signal_hook::consts::SIGINT;
+    const PACE: std::time::Duration = std::time::Duration::from_millis(50);
+    let pressed = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGINT, pressed.clone())?;
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(PACE);
+            if pressed.swap(false, Ordering::Relaxed) {
+                received(SIGINT);
+            }
+        }
+    });
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU8;
 
 use self::parts::{check_trackers, describe, form, open, profiled, reporter};
 use self::resumed::{is_resuming, opening};
-use super::output::{print, say};
+use super::output::{print_text, say, say_as_it_is};
 use super::samples::{Drawn, Samples};
 use super::serve;
 use super::signals;
@@ -62,7 +62,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
     let run = ranks.once_per_machine(|| Run::read(config, &base, resuming))?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
-        first.iter().for_each(|first| say(first));
+        first.iter().for_each(|first| say_as_it_is(first));
         if ranks.is_first() {
             say(&run.described()?);
         }
@@ -72,7 +72,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
         true => RunDir::open(&run.config.output_dir, opening(args))?,
         false => RunDir::of_another(&run.config.output_dir),
     };
-    first.iter().for_each(|first| say(first));
+    first.iter().for_each(|first| say_as_it_is(first));
     let stop = Arc::new(AtomicU8::new(0));
     let whereabouts = signals::let_finish(&stop, directory.path());
     args.serve
@@ -104,7 +104,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
     let after = draw(&trainer, Pass::Policy)?;
     if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
-        print(compare(samples, &before, &after).as_bytes())?;
+        print_text(&compare(samples, &before, &after))?;
     }
     let told = summary::Told { quiet, samples: samples.is_some(), json: args.json };
     summary::conclude(&mut trainer, directory.path(), (seconds, told))?;

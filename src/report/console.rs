@@ -74,7 +74,11 @@ impl Console {
     fn text(&self, event: &Event) -> Option<String> {
         let coloured = matches!(self.output, Output::Terminal { coloured: true, .. });
         match (event, self.verbosity) {
-            (Event::Warning(text), _) if coloured => Some(format!("\x1b[33mwarning:\x1b[0m {text}")),
+            (Event::Warning(text), _) if coloured => {
+                // Colours hide how wide a line is.
+                let fitted = screen::fitted(&format!("warning: {text}"));
+                Some(fitted.replacen("warning:", "\x1b[33mwarning:\x1b[0m", 1))
+            }
             (Event::Warning(text), _) => Some(format!("warning: {text}")),
             (_, Verbosity::Quiet) => None,
             (Event::Note(text), _) => Some((*text).to_string()),
@@ -199,7 +203,10 @@ fn metrics(step: u64, epoch: f64, values: &[(&str, f64)]) -> String {
 /// Four significant digits.
 fn number(value: f64) -> String {
     let size = value.abs();
-    if value == 0.0 || !value.is_finite() {
+    if value == 0.0 {
+        // Not -0, which a divergence of nothing is.
+        "0".into()
+    } else if !value.is_finite() {
         format!("{value}")
     } else if size < 1e-3 {
         format!("{value:.3e}")
@@ -301,7 +308,7 @@ mod tests {
         assert_eq!(narrow, "step   7  loss 0.6123  margin 0.5801  accuracy 0.6250  lr 5.000e-5  grad 1.2345");
         let wide = short((7, 400), &values, 140);
         assert!(wide.contains("rejected -0.4567") && wide.chars().count() < 140, "{wide}");
-        let held_out = short((7, 7), &[("eval_loss", 0.5), ("eval_kl", 0.25)], 80);
-        assert_eq!(held_out, "step 7  held out:  loss 0.5000  kl 0.2500");
+        let held_out = short((7, 7), &[("eval_loss", 0.5), ("eval_kl", -0.0)], 80);
+        assert_eq!(held_out, "step 7  held out:  loss 0.5000  kl 0");
     }
 }

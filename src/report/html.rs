@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::held_out::HeldOut;
-use super::log::Line;
+use super::jsonl;
+use super::log::{self, Line};
 use super::samples::Progressed;
 
 /// The page, with `DATA` where the figures go.
@@ -23,8 +24,9 @@ setInterval(async () => {
 }, 2000);
 "#;
 
-/// Parts of a curve; each is drawn by its least and its greatest value, so that no spike is lost.
-const PARTS: usize = 500;
+/// Parts of a curve; each is kept by its least and its greatest value, so that no spike is lost. More than a screen shows, so
+/// that a part of it can be looked at more closely; a page of 100,000 lines then takes 2 MB.
+const PARTS: usize = 2000;
 
 /// A run to show.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +71,11 @@ fn filled(runs: &[Shown], more: &str) -> String {
 
 fn run(shown: &Shown) -> Value {
     let mut curves: Map<String, Value> = Map::new();
-    let names = shown.lines.iter().flat_map(|line| line.values.keys()).filter(|name| *name != "step");
+    let names = shown
+        .lines
+        .iter()
+        .flat_map(|line| line.values.keys())
+        .filter(|name| *name != log::STEP && *name != jsonl::TIME);
     let names: std::collections::BTreeSet<&String> = names.collect();
     for name in names {
         let points: Vec<(u64, f64)> =
@@ -91,12 +97,13 @@ fn run(shown: &Shown) -> Value {
     })
 }
 
-/// At most two points of each of `parts` parts, and the last point.
+/// At most two points of each of `parts` parts, and the first and the last point.
 fn thinned(points: &[(u64, f64)], parts: usize) -> Vec<(u64, f64)> {
     if points.len() <= 2 * parts {
         return points.to_vec();
     }
-    let mut kept = Vec::with_capacity(2 * parts + 1);
+    let mut kept = Vec::with_capacity(2 * parts + 2);
+    kept.extend(points.first());
     for i in 0..parts {
         let part = &points[i * points.len() / parts..(i + 1) * points.len() / parts];
         let by_value = |a: &&(u64, f64), b: &&(u64, f64)| a.1.total_cmp(&b.1);
@@ -119,9 +126,9 @@ mod tests {
         let points: Vec<(u64, f64)> =
             (0..100_000).map(|i| (i, if i == 54_321 { 99.0 } else { (i % 7) as f64 })).collect();
         let kept = thinned(&points, PARTS);
-        assert!(kept.len() <= 2 * PARTS + 1 && kept.is_sorted_by_key(|point| point.0));
+        assert!(kept.len() <= 2 * PARTS + 2 && kept.is_sorted_by_key(|point| point.0));
         assert!(kept.contains(&(54_321, 99.0)));
-        assert_eq!(kept.last(), points.last());
+        assert_eq!((kept.first(), kept.last()), (points.first(), points.last()));
         assert_eq!(thinned(&points[..10], PARTS), points[..10]);
     }
 

@@ -1,17 +1,32 @@
-//! `metrics.jsonl`: one JSON object per line, `step` and `epoch` first.
+//! `metrics.jsonl`: one JSON object per line, `step` and `epoch` first, the time last.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
 use super::append::AppendFile;
-use super::{Event, Sink};
+use super::{Event, Sink, log};
 use crate::error::{Error, Result};
+
+/// The name under which a line has the time at which it was written, in seconds since 1970. Trackers need it of steps that
+/// an earlier process logged.
+pub(super) const TIME: &str = "time";
+
+/// The name of the epochs.
+pub(super) const EPOCH: &str = "epoch";
 
 /// Writes every [`Event::Metrics`] as a line, in one unbuffered write. Numbers that are not finite become `null`, since
 /// JSON has none.
 pub struct Jsonl {
     file: AppendFile,
+    /// Seconds since 1970.
+    clock: fn() -> f64,
+}
+
+/// The time to a millisecond.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_millis() as f64 / 1000.0)
 }
 
 impl Jsonl {
@@ -20,7 +35,7 @@ impl Jsonl {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self { file: AppendFile::open(path.as_ref(), 0)? })
+        Ok(Self { file: AppendFile::open(path.as_ref(), 0)?, clock: now })
     }
 
     /// Continues the file of a run that resumes after optimizer step `step`: keeps the lines up to that step, and removes
@@ -35,7 +50,7 @@ impl Jsonl {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(Error::read(path)(error)),
         };
-        Ok(Self { file: AppendFile::open(path, kept(&text, step) as u64)? })
+        Ok(Self { file: AppendFile::open(path, kept(&text, step) as u64)?, clock: now })
     }
 }
 
@@ -48,7 +63,7 @@ pub(super) fn kept(text: &[u8], step: u64) -> usize {
 }
 
 fn step_of(line: &[u8]) -> Option<u64> {
-    serde_json::from_slice::<Value>(line).ok()?.get("step")?.as_u64()
+    serde_json::from_slice::<Value>(line).ok()?.get(log::STEP)?.as_u64()
 }
 
 impl Sink for Jsonl {
@@ -62,9 +77,10 @@ impl Sink for Jsonl {
         }
         let Event::Metrics { step, epoch, values } = event else { return Ok(()) };
         let mut line = Map::new();
-        line.insert("step".into(), Value::from(*step));
-        line.insert("epoch".into(), Value::from(*epoch));
+        line.insert(log::STEP.into(), Value::from(*step));
+        line.insert(EPOCH.into(), Value::from(*epoch));
         line.extend(values.iter().map(|(name, value)| ((*name).into(), Value::from(*value))));
+        line.insert(TIME.into(), Value::from((self.clock)()));
         let mut text = Value::Object(line).to_string();
         text.push('\n');
         self.file.append(text.as_bytes())
@@ -77,6 +93,7 @@ mod tests {
 
     fn record(sink: &mut Jsonl, step: u64) {
         let values = [("loss", 0.5 + step as f64), ("rewards/chosen", f64::NAN)];
+        sink.clock = || 1234.5;
         sink.record(&Event::Metrics { step, epoch: 0.25, values: &values }).unwrap();
     }
 
@@ -89,7 +106,7 @@ mod tests {
         record(&mut sink, 1);
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
-            "{\"step\":1,\"epoch\":0.25,\"loss\":1.5,\"rewards/chosen\":null}\n"
+            "{\"step\":1,\"epoch\":0.25,\"loss\":1.5,\"rewards/chosen\":null,\"time\":1234.5}\n"
         );
     }
 
@@ -107,6 +124,12 @@ mod tests {
         let mut sink = Jsonl::resume(&torn, 3).unwrap();
         (4..=6).for_each(|step| record(&mut sink, step));
         assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&torn).unwrap());
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_clock() {
+        let since = |then: f64| now() - then;
+        assert!(now() > 1.7e9 && (0.0..60.0).contains(&since(now())));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
+/// The name under which a line has its step.
+pub(super) const STEP: &str = "step";
+
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
@@ -34,7 +37,7 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
     for (i, text) in BufReader::new(file).split(b'\n').enumerate() {
         let text = text.map_err(Error::read(path))?;
         let parsed = serde_json::from_slice::<Map<String, Value>>(&text);
-        let step = parsed.as_ref().ok().and_then(|values| values.get("step")?.as_u64());
+        let step = parsed.as_ref().ok().and_then(|values| values.get(STEP)?.as_u64());
         match (parsed, step) {
             (Ok(values), Some(step)) => lines.push((i, Ok(Line { step, values }))),
             (parsed, _) => {

@@ -21,7 +21,9 @@ mod sparkline;
 mod tensorboard;
 mod tracker;
 mod trackers;
+mod trackio;
 mod wandb;
+mod wrap;
 
 pub use activity::{Activity, hide_activities, show_activities};
 pub use console::{Console, Verbosity};

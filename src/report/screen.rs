@@ -9,6 +9,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
+pub use super::wrap::width;
+use super::wrap::wrapped;
+
 /// Columns where the terminal does not say.
 const COLUMNS: usize = 80;
 
@@ -17,11 +20,25 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw
 /// Bars on the screen.
 static SHOWN: AtomicUsize = AtomicUsize::new(0);
 
-/// Prints a line above the bars.
+/// Prints a line above the bars; on a terminal, as lines of whole words that fit it.
 ///
 /// # Errors
 /// If standard error is closed or its disk is full.
 pub fn line(text: &str) -> std::io::Result<()> {
+    if is_terminal() { unbroken(&fitted(text)) } else { unbroken(text) }
+}
+
+/// A text in lines of whole words that fit the terminal.
+pub fn fitted(text: &str) -> String {
+    // A character in the last column may move the cursor on.
+    wrapped(text, columns() - 1)
+}
+
+/// As [`line()`], without other line breaks than those of the text.
+///
+/// # Errors
+/// As [`line()`].
+pub fn unbroken(text: &str) -> std::io::Result<()> {
     let write = || {
         let mut out = std::io::stderr().lock();
         writeln!(out, "{text}").and_then(|()| out.flush())
@@ -64,11 +81,6 @@ pub fn shows_colours(stream: &impl IsTerminal) -> bool {
 pub fn columns() -> usize {
     let size = terminal_size::terminal_size_of(std::io::stderr());
     size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
-}
-
-/// Columns that a character takes.
-pub fn width(character: char) -> usize {
-    unicode_width::UnicodeWidthChar::width(character).unwrap_or(0)
 }
 
 /// Rows of the terminal.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::mlflow::Server;
 use super::mlflow_files::Store;
 use super::tracker::{Described, Ended, Tracker};
+use super::trackio::Inbox;
 use super::wandb::Offline;
 use super::{Event, Sink};
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub enum TrackerName {
     Mlflow,
     /// The files of an offline run of Weights & Biases, for `wandb sync`.
     Wandb,
+    /// The files that trackio's dashboard takes in.
+    Trackio,
 }
 
 impl TrackerName {
@@ -42,10 +45,8 @@ impl TrackerName {
             "mlflow" => Ok(Self::Mlflow),
             "tensorboard" => Err("every run writes TensorBoard's files anyway; leave tensorboard out".into()),
             "wandb" => Ok(Self::Wandb),
-            "trackio" => Err("trackio is not written; it imports TensorBoard's files of a run: \
-                              `trackio.import_tf_events(RUN, project=...)` in Python"
-                .into()),
-            other => Err(format!("{other:?} is not a known tracker; there are mlflow and wandb")),
+            "trackio" => Ok(Self::Trackio),
+            other => Err(format!("{other:?} is not a known tracker; there are mlflow, trackio and wandb")),
         }
     }
 }
@@ -58,6 +59,7 @@ pub fn open_tracker(name: TrackerName, run: Described) -> Result<Box<dyn Sink>> 
     let shown = match name {
         TrackerName::Mlflow => "mlflow",
         TrackerName::Wandb => "wandb",
+        TrackerName::Trackio => "trackio",
     };
     Ok(Box::new(Background::new(shown, made(name)?, run)))
 }
@@ -75,6 +77,7 @@ fn made(name: TrackerName) -> Result<Box<dyn Tracker>> {
     match name {
         TrackerName::Mlflow => mlflow(&lookup),
         TrackerName::Wandb => Ok(Box::new(Offline::from_env(&lookup)?)),
+        TrackerName::Trackio => Ok(Box::new(Inbox::from_env(&lookup, std::env::home_dir())?)),
     }
 }
 
@@ -238,7 +241,7 @@ mod tests {
         for uri in ["http://127.0.0.1:5000", "file:///tmp/mlruns", "mlruns"] {
             assert!(open(uri).is_ok(), "{uri}");
         }
-        assert!(TrackerName::parse("trackio").unwrap_err().contains("import_tf_events"));
+        assert_eq!(TrackerName::parse("trackio"), Ok(TrackerName::Trackio));
         assert_eq!(TrackerName::parse("wandb"), Ok(TrackerName::Wandb));
         assert!(TrackerName::parse("x").is_err() && TrackerName::parse("mlflow").is_ok());
     }

@@ -13,11 +13,9 @@ use chrono::{Local, TimeZone};
 use flate2::Crc;
 use serde_json::{Value, json};
 
-use super::log;
 use super::protobuf::{integer, message};
-use super::tracker::{Described, Ended, Tracker};
+use super::tracker::{Described, Ended, Tracker, typed};
 use crate::error::{Error, Result};
-use crate::files;
 
 /// Identifier, magic number and version.
 const HEADER: &[u8; 7] = b":W&B\xe1\xbe\x00";
@@ -71,24 +69,11 @@ impl Offline {
     }
 }
 
-/// The identifier of a run: that of its directory if it goes on, else a new one of eight characters.
-fn identifier(run: &Described, time: u64) -> Result<String> {
-    let path = run.directory.join(REMEMBERED);
-    let remembered = fs::read_to_string(&path).ok().filter(|_| run.resumed);
-    let found = remembered.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let is_plain = |id: &str| id.len() == 8 && id.bytes().all(|b| b.is_ascii_alphanumeric());
-    if let Some(id) = found.as_ref().and_then(|found| found["run_id"].as_str()).filter(|id| is_plain(id)) {
-        return Ok(id.to_string());
-    }
-    let place = fs::canonicalize(&run.directory).unwrap_or_else(|_| run.directory.clone());
-    let id = blake3::hash(format!("{time} {}", place.display()).as_bytes()).to_hex()[..8].to_string();
-    files::write_bytes(&path, json!({"run_id": id}).to_string().as_bytes())?;
-    Ok(id)
-}
-
 impl Tracker for Offline {
     fn begin(&mut self, run: &Described, time: u64) -> Result<()> {
-        let id = identifier(run, time)?;
+        let id = run.identifier(REMEMBERED, time)?;
+        let recorded = run.recorded(time)?;
+        let begun = recorded.first().map_or(time, |first| first.time);
         let milliseconds = i64::try_from(time).unwrap_or_default();
         let named =
             Local.timestamp_millis_opt(milliseconds).single().unwrap_or_default().format("%Y%m%d_%H%M%S");
@@ -98,7 +83,7 @@ impl Tracker for Offline {
         let file = File::create(&path).map_err(Error::write(&path))?;
         let log = Log::new(file).map_err(Error::write(&path))?;
         let (step, last) = (None, BTreeMap::new());
-        let mut open = Open { log, path, records: 0, begun: time, step, last };
+        let mut open = Open { log, path, records: 0, begun, step, last };
         let version = message(1, env!("CARGO_PKG_VERSION").as_bytes());
         open.record(21, &message(1, &version))?;
         let name = self.name.as_ref().unwrap_or(&run.name);
@@ -106,20 +91,13 @@ impl Tracker for Offline {
             [(1, &id), (3, &self.project), (8, name)].into_iter().chain(self.entity.iter().map(|e| (2, e)));
         let mut described: Vec<u8> =
             texts.flat_map(|(field, text)| message(field, text.as_bytes())).collect();
-        let settings = run.settings.iter().flat_map(|(key, text)| message(1, &item(key, &value(text))));
+        let settings = run.settings.iter().flat_map(|(key, text)| message(1, &item(key, &typed(text))));
         described.extend(message(4, &settings.collect::<Vec<u8>>()));
-        let start = [integer(1, time / 1000), integer(2, time % 1000 * 1_000_000)].concat();
+        let start = [integer(1, begun / 1000), integer(2, begun % 1000 * 1_000_000)].concat();
         described.extend(message(17, &start));
         open.record(17, &described)?;
-        if run.resumed {
-            // Each file is the whole run: what an earlier one has, a sync writes over.
-            for line in log::read(&run.directory.join("metrics.jsonl"))? {
-                let names = line.values.keys().filter(|name| *name != "step");
-                let values: Vec<(String, f64)> =
-                    names.filter_map(|name| Some((name.clone(), line.value(name)?))).collect();
-                open.add(line.step, &values, time)?;
-            }
-        }
+        // Each file is the whole run: what an earlier one has, a sync writes over.
+        recorded.iter().try_for_each(|line| open.add(line.step, &line.values, line.time))?;
         self.run = Some(open);
         Ok(())
     }
@@ -184,13 +162,6 @@ impl Open {
 /// `ConfigItem`, `HistoryItem` and `SummaryItem`: `key` = 1, `value_json` = 16.
 fn item(key: &str, value: &Value) -> Vec<u8> {
     [message(1, key.as_bytes()), message(16, value.to_string().as_bytes())].concat()
-}
-
-/// A setting: a number, a truth value or nothing, if its text is one.
-fn value(text: &str) -> Value {
-    let read = serde_yaml::from_str::<Value>(text).ok();
-    read.filter(|value| value.is_number() || value.is_boolean() || value.is_null())
-        .unwrap_or_else(|| text.into())
 }
 
 /// A log of LevelDB.
@@ -317,12 +288,25 @@ mod tests {
         }
         assert_eq!(found[5][2..], [0x92, 0x01, 5, 8, 0x82, 0x01, 16, 4]);
         // The log was cut behind the checkpoint's step.
-        fs::write(directory.join("metrics.jsonl"), "{\"step\": 1, \"loss\": 0.5}\n").unwrap();
+        let line = "{\"step\": 1, \"loss\": 0.5, \"time\": 1001.5}\n";
+        fs::write(directory.join("metrics.jsonl"), line).unwrap();
         let mut again = open();
         again.begin(&described(&directory, true), 2_000_000).unwrap();
         again.log(2, &figures("loss", 0.125), 2_001_000).unwrap();
         again.end(Ended::Finished, 2_002_000).unwrap();
-        assert_eq!(read(&again).len(), 7);
+        let found = read(&again);
+        assert_eq!(found.len(), 7);
+        // The replayed step keeps its time; the run began with it.
+        for (step, key, value) in [
+            (2, "_timestamp", 1001.5),
+            (2, "_runtime", 0.0),
+            (3, "_timestamp", 2001.0),
+            (3, "_runtime", 999.5),
+        ] {
+            let bytes = item(key, &json!(value));
+            assert!(found[step].windows(bytes.len()).any(|window| window == bytes), "{key} of {step}");
+        }
+        assert!(!found[2].windows(6).any(|window| window == message(1, b"time")));
         let name = |run: &Offline| run.run.as_ref().unwrap().path.file_name().unwrap().to_owned();
         assert_eq!(name(&run), name(&again));
         let mut other = open();

@@ -1,4 +1,4 @@
-//! Checks whether a run fits into memory before anything is allocated.
+//! Checks whether a run fits into memory before anything is allocated, and says what it takes.
 
 use super::plan::Memory;
 use crate::error::{Error, Result};
@@ -16,11 +16,21 @@ pub fn available() -> Option<usize> {
 }
 
 fn machine_available(meminfo: &str) -> Option<usize> {
-    let field = |name: &str| -> Option<usize> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
-    };
-    Some(field("MemAvailable")?.saturating_add(field("SwapFree").unwrap_or(0)))
+    Some(field(meminfo, "MemAvailable")?.saturating_add(field(meminfo, "SwapFree").unwrap_or(0)))
+}
+
+/// The bytes of a field of a file of `/proc` that counts kB.
+fn field(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
+
+/// The resident memory of this process in GB, under the names of the log: now, and at its peak. Mapped weights that were
+/// read count, a GPU's memory does not. Empty where the system has no `/proc/self/status`.
+pub fn in_use() -> Vec<(&'static str, f64)> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let figures = [("memory_gb", "VmRSS"), ("peak_memory_gb", "VmHWM")];
+    figures.into_iter().filter_map(|(name, key)| Some((name, field(&status, key)? as f64 / 1e9))).collect()
 }
 
 fn group_available() -> Option<usize> {
@@ -104,6 +114,16 @@ mod tests {
         assert!(told.contains("may be slow"), "{told}");
         assert_eq!(check(&memory(1_000_000, 1_000_000_000), 0, 8_000_000_000).unwrap(), None);
         check(&memory(1_000_000, 100_000_000), 0, 1_000_000_000).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_memory_of_this_process_is_known() {
+        let touched = std::hint::black_box(vec![1u8; 300 << 20]);
+        let [(now, resident), (peak, most)] = in_use()[..] else { panic!("{:?}", in_use()) };
+        assert_eq!((now, peak), ("memory_gb", "peak_memory_gb"));
+        assert!(resident > 0.3 && most >= resident && most < 100.0, "{resident} {most}");
+        drop(touched);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::batches;
 use super::card::Card;
 use super::checkpoint::{self, State};
 use super::config::{Recompute, TrainConfig};
+use super::memory;
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::reference::ReferenceCache;
 use super::rollouts::{self, RolloutSource};
@@ -372,7 +373,8 @@ impl Trainer {
         });
         let every = self.setup.config.logging_steps.max(1);
         if (step.is_multiple_of(every) || step == self.total_steps) && !self.state.window.is_empty() {
-            let values = std::mem::take(&mut self.state.window).values(learning_rate);
+            let mut values = std::mem::take(&mut self.state.window).values(learning_rate);
+            values.extend(memory::in_use());
             reporter.record(&Event::Metrics { step, epoch: self.sampler.epoch(), values: &values });
         }
         Ok(())

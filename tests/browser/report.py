@@ -4,7 +4,9 @@
     python3 tests/browser/report.py target/release/dpo-lora --keep DIR # the screenshots, to look at
 
 It needs only a `chromium` in the path (or CHROMIUM=PATH) and Python: a page that is measured prints what it finds into its
-own title, through a script that this test adds, and `--dump-dom` shows it.
+own title, through a script that this test adds, and `--dump-dom` shows it. How fast a page is drawn is measured by the clock,
+with the browser's own tools (its DevTools protocol through a pipe): the time to the first paint, and from one frame to the next
+while a pointer moves over a chart and while every chart is zoomed.
 """
 
 import argparse
@@ -21,6 +23,13 @@ import tempfile
 WRONG = 10
 
 SIZES = [(1280, 1600), (390, 1600)]
+
+# Log lines of the long run, and its bounds in milliseconds: to the first paint, between two frames (the 95th of 100) while a
+# pointer moves, and while all charts are zoomed. Where other programs take the processor they are longer, by the time of a loop
+# that takes LOOP milliseconds on an idle one.
+LINES = 100_000
+PAINT, HOVER, ZOOM = 3000, 50, 150
+LOOP = 12
 
 # What is measured in the page itself. Nothing may be wider than the screen; every curve has a drawing; a pointer shows values.
 PROBE = """
@@ -57,6 +66,138 @@ addEventListener("load", () => setTimeout(() => {
 }, 50));
 </script>
 """
+
+
+# Frames of a page: the milliseconds between two of them while `work(i)` is done in each.
+FRAMES = """
+(async () => {
+  const frames = (n, work) => new Promise(done => {
+    const took = [];
+    let last;
+    const tick = now => {
+      if (last !== undefined) took.push(now - last);
+      last = now;
+      if (took.length === n) return done(took.sort((a, b) => a - b));
+      work(took.length / n);
+      requestAnimationFrame(tick);
+    };
+    requestAnimationFrame(tick);
+  });
+  const loops = [1, 2, 3, 4, 5].map(() => {
+    const since = performance.now();
+    let sum = 0;
+    for (let i = 0; i < 1e7; i++) sum += i;
+    return sum > 0 ? performance.now() - since : 0;
+  });
+  const svg = document.querySelector("#charts svg"), box = svg.getBoundingClientRect();
+  const hover = await frames(100, share =>
+    svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width * share, clientY: box.top + 20})));
+  const zoomed = await frames(60, share => zoom([1e5 * share / 2, 1e5 * (1 - share / 2.1)]));
+  const points = document.querySelector("#charts path").getAttribute("d").split("L").length;
+  zoom(null);
+  const most = Math.max(...[...document.querySelectorAll("#charts path")].map(e => e.getAttribute("d").split("L").length));
+  return {
+    paint: performance.getEntriesByName("first-contentful-paint")[0].startTime, hover, zoomed, points, most,
+    loop: loops.sort((a, b) => a - b)[2], width: box.width, top: box.top, left: box.left,
+  };
+})()
+"""
+
+
+class Browser:
+    """A Chromium that is driven through a pipe: https://chromedevtools.github.io/devtools-protocol."""
+
+    def __init__(self, browser, place):
+        (read, self.to), (self.back, write) = os.pipe(), os.pipe()
+        arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place}/driven", "--remote-debugging-pipe"]
+        command = ["sh", "-c", f'exec "$0" "$@" 3<&{read} 4>&{write}', browser, *arguments, "about:blank"]
+        self.process = subprocess.Popen(command, pass_fds=(read, write), stderr=subprocess.DEVNULL)
+        os.close(read)
+        os.close(write)
+        self.rest, self.number, self.session, self.events = b"", 0, None, []
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.ask("Page.enable")
+
+    def message(self):
+        while b"\0" not in self.rest:
+            found = os.read(self.back, 1 << 20)
+            if not found:
+                raise RuntimeError("the browser has ended")
+            self.rest += found
+        first, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(first)
+
+    def ask(self, method, **parameters):
+        self.number += 1
+        asked = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            asked["sessionId"] = self.session
+        os.write(self.to, json.dumps(asked).encode() + b"\0")
+        while True:
+            found = self.message()
+            if found.get("id") == self.number:
+                if "error" in found:
+                    raise RuntimeError(f"{method}: {found['error']}")
+                return found["result"]
+            self.events.append(found.get("method"))
+
+    def open(self, page, size):
+        self.ask("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False)
+        self.events.clear()
+        self.ask("Page.navigate", url=page.as_uri())
+        while "Page.loadEventFired" not in self.events:
+            self.events.append(self.message().get("method"))
+
+    def evaluate(self, script):
+        result = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(result["exceptionDetails"])
+        return result["result"].get("value")
+
+    def mouse(self, kind, x, y):
+        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def close(self):
+        os.close(self.to)
+        os.close(self.back)
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def smooth(browser, place, page):
+    """What is wrong with how fast the page of a long run is drawn, and with how a pointer zooms it."""
+    driven = Browser(browser, place)
+    try:
+        driven.open(page, (1280, 900))
+        found = driven.evaluate(FRAMES)
+        slow = max(1, found["loop"] / LOOP)
+        middle, late = (lambda times: times[len(times) // 2]), (lambda times: times[len(times) * 95 // 100])
+        print(f"{LINES} log lines, a page of {page.stat().st_size / 1e6:.1f} MB: first paint after {found['paint']:.0f} ms; "
+              f"a frame takes {middle(found['hover']):.0f} ms ({late(found['hover']):.0f} ms for 95 of 100) while a pointer moves, "
+              f"{middle(found['zoomed']):.0f} ms ({late(found['zoomed']):.0f} ms) while all charts are zoomed; "
+              f"{found['most']} points in the longest curve; the processor is {slow:.1f} times as slow as an idle one")
+        problems = [
+            f"{what} takes {took:.0f} ms, more than {slow * bound:.0f}"
+            for what, took, bound in [("the first paint", found["paint"], PAINT), ("a frame under a pointer", late(found["hover"]), HOVER),
+                                      ("a frame of a zoom", late(found["zoomed"]), ZOOM)]
+            if took > slow * bound
+        ]
+        if found["most"] > 4 * found["width"] or found["points"] < 50:
+            problems.append(f"{found['most']} points on {found['width']} pixels, {found['points']} when zoomed")
+        y = found["top"] + 60
+        left, right = (found["left"] + share * found["width"] for share in (.4, .6))
+        for kind, x in [("mousePressed", left), ("mouseMoved", (left + right) / 2), ("mouseReleased", right)]:
+            driven.mouse(kind, x, y)
+        shown = driven.evaluate('document.getElementById("shown").textContent')
+        if not re.search(r"steps \d+ to \d+all steps", shown):
+            problems.append(f"a drag shows {shown!r}")
+        driven.evaluate('document.querySelector("#shown button").click()')
+        if "Drag over" not in driven.evaluate('document.getElementById("shown").textContent'):
+            problems.append("the button does not show all steps again")
+        return problems
+    finally:
+        driven.close()
 
 
 def chromium():
@@ -114,7 +255,12 @@ def trained(program, place):
             "--set", f"output_dir=runs/rate-{rate}", "--set", f"train.learning_rate={rate}", *settings)
     large = place / "runs/large"
     large.mkdir()
-    lines = ({"step": i, "loss": 0.7 / (1 + i / 1e4), "rewards/margins": i / 1e5, "grad_norm": 1 + i % 7} for i in range(1, 100_001))
+    names = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected", "learning_rate", "kl",
+             "tokens_per_second", "memory_gb", "peak_memory_gb"]
+    def line(i):
+        noise = {name: (i * 7919 * (n + 1) % 10_007) / 10_007 for n, name in enumerate(names)}
+        return {"step": i, "loss": 0.7 / (1 + i / 1e4), "rewards/margins": i / 1e5, "grad_norm": 1 + i % 7, **noise, "time": 1.7e9 + i}
+    lines = (line(i) for i in range(1, LINES + 1))
     (large / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pages = {}
     for name, runs in [("one", ["rate-1e-3"]), ("two", ["rate-1e-3", "rate-3e-4"]), ("large", ["large"])]:
@@ -164,6 +310,7 @@ def main():
             print("this chromium does not show an empty page within a minute; nothing was checked")
             return 77
         pages = trained(arguments.program.resolve(), place)
+        problems += smooth(browser, place, pages["large"])
         for name, page in pages.items():
             probed = place / f"{name}-probed.html"
             probed.write_text(page.read_text() + PROBE)

@@ -43,7 +43,7 @@ fn answers_are_those_of_generate_and_a_preferred_one_is_saved() {
     for words in [
         "no chat template",
         "there is no answer 7",
-        "the adapter is both",
+        "both answer: first with the adapter off, then on",
         "answer 2 is preferred to answer 1",
     ] {
         assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr);

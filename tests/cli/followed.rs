@@ -105,3 +105,32 @@ fn an_offline_run_of_wandb_is_beside_the_working_directory() {
     );
     assert!(!place.path("other").exists());
 }
+
+#[test]
+fn what_trackio_takes_in_is_in_its_inbox() {
+    let place = Place::new();
+    place.llama_recipe(&[("train.report_to", json!(["trackio"]))]);
+    let train = |more: &[&str], variable: (&str, &str)| {
+        let mut command = place.command(&[&["train", "-c", "run.yaml"], more].concat());
+        command.env_remove("TRACKIO_DIR").env_remove("HF_HOME").env(variable.0, variable.1);
+        crate::common::program::finish(command.spawn().unwrap())
+    };
+    train(&[], ("TRACKIO_PROJECT", "mine")).ok();
+    // The place is that of the Hub's cache, which XDG_CACHE_HOME moves.
+    let inbox = place.path("cache/huggingface/trackio/inbox");
+    let writer = std::fs::read_dir(inbox).unwrap().next().unwrap().unwrap().path();
+    let mut files: Vec<_> = std::fs::read_dir(writer).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let logged = place.metrics("run");
+    assert_eq!(lines.len(), logged.len());
+    for (line, logged) in lines.iter().zip(&logged) {
+        assert_eq!((&line["step"], &line["project"]), (&logged["step"], &json!("mine")));
+        assert_eq!(line["metrics"]["loss"], logged["loss"]);
+    }
+    assert_eq!(lines[0]["config"]["lora.r"], 3);
+    let refused = train(&["--set", "output_dir=other"], ("TRACKIO_SPACE_ID", "me/space"));
+    assert!(refused.code == Some(2) && refused.stderr.contains("trackio sync"), "{}", refused.stderr);
+    assert!(!place.path("other").exists());
+}

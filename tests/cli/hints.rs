@@ -1,6 +1,6 @@
 //! Slips of a person, and what the program makes of them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::fixture;
 use crate::common::program::Place;
@@ -114,6 +114,18 @@ fn inspect_shows_a_run_its_checkpoint_and_a_folder_of_runs() {
     assert!(rows.len() == 3 && rows[1].starts_with("a ") && rows[2].contains("0.002"), "{both}");
     let checkpoint = place.run(&["inspect", "runs/a/checkpoints/step-4", "--json"]).json().remove(0);
     assert_eq!((&checkpoint["kind"], &checkpoint["step"]), (&json!("checkpoint"), &json!(4)));
+    assert_eq!((&checkpoint["logged_step"], &checkpoint["settings"]["lora.r"]), (&json!(4), &json!(3)));
+    // What came after a checkpoint is not the checkpoint's.
+    let set = "output_dir=runs/c train.max_steps=6 train.save_steps=3 train.save_total_limit=null train.sample_steps=1";
+    let more = set.split(' ').flat_map(|set| ["--set", set]);
+    place.run(&["train", "-c", "run.yaml"].into_iter().chain(more).collect::<Vec<_>>()).ok();
+    let third = place.run(&["inspect", "runs/c/checkpoints/step-3", "--json"]).json().remove(0);
+    let last = |sample: &Value| sample["completions"].as_array().unwrap().last().unwrap()[0].clone();
+    assert_eq!((&third["logged_step"], last(&third["samples"][0])), (&json!(3), json!(3)));
+    let text = place.run(&["inspect", "runs/c/checkpoints/step-3"]).ok();
+    for words in ["loss  ", "0.6931 → ", "train.learning_rate", "\n> "] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
 }
 
 #[test]

@@ -108,8 +108,7 @@ fn a_server_that_refuses_ends_no_run_and_what_is_not_supported_is_named() {
     }
     assert_eq!(ran.stderr.matches("answers 403").count(), 1, "{}", ran.stderr);
     for (set, words) in [
-        ("train.report_to=trackio", "import_tf_events"),
-        ("train.report_to=[mlflow, trackio]", "import_tf_events"),
+        ("train.report_to=[mlflow, comet]", "is not a known tracker"),
         ("train.report_to=comet", "is not a known tracker"),
         ("train.report_to=tensorboard", "anyway"),
     ] {

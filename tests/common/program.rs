@@ -98,14 +98,15 @@ impl Place {
         self.recipe(&fixture("models/llama"), &fixture("pairs.jsonl"), more);
     }
 
-    /// Returns the `metrics.jsonl` of a run without times.
+    /// Returns the `metrics.jsonl` of a run without times and memory.
     pub fn metrics(&self, run: &str) -> Vec<Value> {
         let text = String::from_utf8(self.read(&format!("{run}/metrics.jsonl"))).unwrap();
         let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         for line in &mut lines {
             let line = line.as_object_mut().unwrap();
-            line.shift_remove("step_seconds");
-            line.shift_remove("tokens_per_second");
+            for name in ["step_seconds", "tokens_per_second", "memory_gb", "peak_memory_gb", "time"] {
+                line.shift_remove(name);
+            }
         }
         lines
     }

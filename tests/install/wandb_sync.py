@@ -110,14 +110,19 @@ def main():
         logged = {}
         for line in pathlib.Path(place, "run/metrics.jsonl").read_text().splitlines():
             line = json.loads(line)
-            logged.setdefault(line.pop("step"), {}).update(line)
+            # A step has the time of its first line.
+            step, time = line.pop("step"), line.pop("time")
+            logged.setdefault(step, {"time": time}).update(line)
     arrived = {line["_step"]: line for line in lines("wandb-history.jsonl")}
     assert sorted(arrived) == sorted(logged), (sorted(arrived), sorted(logged))
     values = 0
     for step, figures in logged.items():
+        # Steps of the first process keep its times.
+        assert abs(arrived[step]["_timestamp"] - figures["time"]) < 1, (step, figures["time"], arrived[step])
         for name, value in figures.items():
-            assert name == "epoch" or arrived[step][name] == value, (step, name, value, arrived[step])
-            values += name != "epoch"
+            if name not in ("epoch", "time"):
+                assert arrived[step][name] == value, (step, name, value, arrived[step])
+                values += 1
     summary = lines("wandb-summary.json")[-1]
     assert summary["loss"] == logged[max(logged)]["loss"], summary
     config = json.loads(Server.runs[-1]["config"])

@@ -1,9 +1,11 @@
 //! `dpo-lora eval`: preference accuracy, margins, rewards.
 
+use serde_json::{Map, Value};
+
 use crate::cli::EvalPairsArgs;
 use crate::commands::adapted::{adapted, base};
-use crate::commands::output::{print, print_json, say};
-use crate::error::Result;
+use crate::commands::output::{print_json, print_text, say};
+use crate::error::{Error, Result};
 use crate::eval::preference::Summary;
 use crate::objective::{Objective, ObjectiveConfig};
 
@@ -17,7 +19,7 @@ pub(super) fn run(args: &EvalPairsArgs) -> Result<()> {
     if args.json {
         return print_json(&found);
     }
-    print(table(&found, &objective, adapted.policy.is_adapted())?.as_bytes())
+    print_text(&table(&found, &objective, adapted.policy.is_adapted())?)
 }
 
 /// Returns the objective that the adapter was trained with, or DPO; with another β if one is given.
@@ -45,7 +47,7 @@ fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String
         lines.push(("log-prob accuracy", percent(share)));
     }
     if let Some(loss) = found.loss {
-        lines.push(("loss", format!("{loss:.4}  ({})", objective.to_json()?)));
+        lines.push(("loss", format!("{loss:.4}  ({})", named(objective)?)));
     }
     if let (Some(margin), Some(chosen), Some(rejected)) =
         (found.reward_margin, found.reward_chosen, found.reward_rejected)
@@ -54,8 +56,7 @@ fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String
             .push(("reward margin", format!("{margin:+.4}  (chosen {chosen:+.4}, rejected {rejected:+.4})")));
     }
     if let (Some(kl), Some(per_token)) = (found.kl, found.kl_per_token) {
-        let what = "mean log π_ref − log π_θ over the completions";
-        lines.push(("KL", format!("{kl:+.4} nats per completion, {per_token:+.5} per token  ({what})")));
+        lines.push(("KL", format!("{kl:+.4} nats per completion, {per_token:+.5} per token")));
     }
     if let (Some(brier), Some(error)) = (found.brier, found.calibration_error) {
         lines.push((
@@ -71,10 +72,45 @@ fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String
     Ok(lines.into_iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect())
 }
 
+/// `sigmoid, beta 0.5`: a loss, its β and what else differs from the defaults.
+fn named(objective: &Objective) -> Result<String> {
+    let usual = keys(&Objective::default())?;
+    let mut found = keys(objective)?;
+    let loss = found.remove("loss_type").unwrap_or_default();
+    let mut named = vec![loss.as_str().map_or_else(|| loss.to_string(), String::from)];
+    let told = found.iter().filter(|(key, value)| {
+        !value.is_null() && (*key == "beta" || usual.get(key.as_str()) != Some(*value))
+    });
+    named.extend(told.map(|(key, value)| format!("{key} {value}")));
+    Ok(named.join(", "))
+}
+
+fn keys(objective: &Objective) -> Result<Map<String, Value>> {
+    serde_json::from_str(&objective.to_json()?)
+        .map_err(|e| Error::Data(format!("the objective is no object: {e}")))
+}
+
 /// `chosen 1.00, rejected 2.00`, or the one side that exists.
 fn sides(chosen: Option<f64>, rejected: Option<f64>, digits: usize) -> String {
     let side = |name: &str, value: Option<f64>| value.map(|value| format!("{name} {value:.digits$}"));
     let both: Vec<String> =
         [side("chosen", chosen), side("rejected", rejected)].into_iter().flatten().collect();
     both.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_named_by_what_differs() {
+        assert_eq!(named(&Objective::default()).unwrap(), "sigmoid, beta 0.1");
+        let of = |json: &str| {
+            let config: ObjectiveConfig = serde_json::from_str(json).unwrap();
+            named(&config.resolve().unwrap()).unwrap()
+        };
+        let told = of(r#"{"loss_type": "sigmoid", "beta": 0.5, "label_smoothing": 0.25}"#);
+        assert_eq!(told, "sigmoid, beta 0.5, label_smoothing 0.25");
+        assert_eq!(of(r#"{"loss_type": "ipo"}"#), "ipo, beta 0.1");
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::output::say;
+use crate::adapter::fingerprint;
 use crate::adapter::inspect::{self, ModuleReport, OtherReport};
 use crate::adapter::peft;
 use crate::adapter::read::{self, Adapter, Format, Reading};
@@ -143,7 +144,7 @@ impl Found {
         line("adapter", self.path.clone());
         line("format", format!("{:?}", self.format).to_lowercase());
         line("base", or_none(&self.base));
-        line("base_fingerprint", or_none(&self.base_fingerprint));
+        line("base_fingerprint", self.base_fingerprint.as_deref().map_or("-".into(), fingerprint::shortened));
         if !self.module.is_empty() {
             line("r", self.r.to_string());
             line(

@@ -38,6 +38,18 @@ pub(super) struct Run {
     step: Option<u64>,
     checkpoint: Option<String>,
     adapter: bool,
+    #[serde(flatten)]
+    progress: Progress,
+    /// The directories of its stages, if it has any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stages: Vec<String>,
+    bytes: u64,
+    damage: Vec<String>,
+}
+
+/// What a run did, as far as its directory tells.
+#[derive(Serialize)]
+struct Progress {
     /// The last line of the log.
     logged_step: Option<u64>,
     loss: Curve,
@@ -48,11 +60,65 @@ pub(super) struct Run {
     /// Completions before, during and after the run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     samples: Vec<Progressed>,
-    /// The directories of its stages, if it has any.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    stages: Vec<String>,
-    bytes: u64,
-    damage: Vec<String>,
+}
+
+impl Progress {
+    /// Reads what a run directory holds of the steps up to `last`. What is missing is left out; damage is added.
+    fn read(path: &Path, last: u64, damage: &mut Vec<String>) -> Self {
+        let mut lines = log::read(&path.join("metrics.jsonl")).unwrap_or_else(|error| {
+            damage.push(error.to_string());
+            Vec::new()
+        });
+        lines.retain(|line| line.step <= last);
+        let mut samples = samples(&path.join("samples.jsonl"));
+        samples.iter_mut().for_each(|sample| sample.completions.retain(|(step, _)| *step <= last));
+        let config = std::fs::read_to_string(path.join("config.yaml")).unwrap_or_default();
+        let config: Yaml = serde_yaml::from_str(&config).unwrap_or_default();
+        let setting = |name: &&str| {
+            let value = name.split('.').try_fold(&config, |section, key| section.get(key))?;
+            Some((name.to_string(), serde_json::to_value(value).ok()?))
+        };
+        Self {
+            logged_step: lines.last().map(|line| line.step),
+            loss: Curve::of(&lines, "loss"),
+            margin: Curve::of(&lines, "rewards/margins"),
+            held_out_accuracy: Curve::of(&lines, "eval_logps/accuracies"),
+            settings: SETTINGS.iter().filter_map(setting).collect(),
+            samples,
+        }
+    }
+
+    /// Curves and settings, line by line.
+    fn figures(&self) -> Vec<(&str, String)> {
+        let figure = |value: f64| format!("{value:.4}");
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let curves = [
+            ("loss", self.loss.described(figure)),
+            ("margin", self.margin.described(figure)),
+            ("held-out accuracy by log-prob", self.held_out_accuracy.described(percent)),
+        ];
+        let mut lines =
+            vec![("last logged step", self.logged_step.map_or("-".into(), |step| step.to_string()))];
+        lines.extend(curves.into_iter().filter_map(|(key, value)| Some((key, value?))));
+        lines.extend(self.settings.iter().map(|(key, value)| {
+            (key.as_str(), value.as_str().map_or_else(|| value.to_string(), String::from))
+        }));
+        lines
+    }
+
+    /// Some prompts with their completions.
+    fn compared(&self) -> String {
+        self.samples.iter().take(SHOWN).filter_map(compared).map(|sample| sample + "\n").collect()
+    }
+}
+
+/// A line of a table.
+fn row(key: &str, value: &str) -> String {
+    format!("{key:34} {value}\n")
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// A figure of the log.
@@ -80,30 +146,13 @@ impl Run {
     /// Reads what a run directory holds. What is missing or damaged is left out and reported.
     pub(super) fn read(path: &Path) -> Self {
         let (newest, mut damage) = checkpoint::newest(path);
-        let lines = match log::read(&path.join("metrics.jsonl")) {
-            Ok(lines) => lines,
-            Err(error) => {
-                damage.push(error.to_string());
-                Vec::new()
-            }
-        };
-        let config = std::fs::read_to_string(path.join("config.yaml")).unwrap_or_default();
-        let config: Yaml = serde_yaml::from_str(&config).unwrap_or_default();
-        let setting = |name: &&str| {
-            let value = name.split('.').try_fold(&config, |section, key| section.get(key))?;
-            Some((name.to_string(), serde_json::to_value(value).ok()?))
-        };
+        let progress = Progress::read(path, u64::MAX, &mut damage);
         Self {
             path: path.display().to_string(),
             step: newest.as_ref().map(|(_, state)| state.step),
             checkpoint: newest.map(|(path, _)| path.display().to_string()),
             adapter: path.join("adapter").join(peft::CONFIG).exists(),
-            logged_step: lines.last().map(|line| line.step),
-            loss: Curve::of(&lines, "loss"),
-            margin: Curve::of(&lines, "rewards/margins"),
-            held_out_accuracy: Curve::of(&lines, "eval_logps/accuracies"),
-            settings: SETTINGS.iter().filter_map(setting).collect(),
-            samples: samples(&path.join("samples.jsonl")),
+            progress,
             stages: run_dir::stages(path).iter().map(|stage| stage.display().to_string()).collect(),
             bytes: files::size(path),
             damage,
@@ -112,33 +161,14 @@ impl Run {
 
     /// For people.
     pub(super) fn table(&self) -> String {
-        let mut text = String::new();
-        let mut line = |key: &str, value: String| {
-            // Writing to a String does not fail.
-            let _ = writeln!(text, "{key:34} {value}");
-        };
-        line("run", format!("{} ({:.1} MB)", self.path, self.bytes as f64 / 1e6));
-        line("adapter", if self.adapter { format!("{}/adapter", self.path) } else { "none yet".into() });
-        line("checkpoint", self.checkpoint.clone().unwrap_or_else(|| "none".into()));
-        self.stages.iter().for_each(|stage| line("stage", stage.clone()));
-        line("last logged step", self.logged_step.map_or("-".into(), |step| step.to_string()));
-        let figure = |value: f64| format!("{value:.4}");
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-        let curves = [
-            ("loss", self.loss.described(figure)),
-            ("margin", self.margin.described(figure)),
-            ("held-out accuracy by log-prob", self.held_out_accuracy.described(percent)),
-        ];
-        curves.into_iter().filter_map(|(key, value)| Some((key, value?))).for_each(|(k, v)| line(k, v));
-        for (key, value) in &self.settings {
-            line(key, value.as_str().map_or_else(|| value.to_string(), String::from));
-        }
-        self.damage.iter().for_each(|damage| line("damage", damage.clone()));
-        for sample in self.samples.iter().take(SHOWN).filter_map(compared) {
-            text.push_str(&sample);
-            text.push('\n');
-        }
-        text
+        let mut text = row("run", &format!("{} ({})", self.path, megabytes(self.bytes)));
+        let adapter = if self.adapter { format!("{}/adapter", self.path) } else { "none yet".into() };
+        text.push_str(&row("adapter", &adapter));
+        text.push_str(&row("checkpoint", self.checkpoint.as_deref().unwrap_or("none")));
+        text.extend(self.stages.iter().map(|stage| row("stage", stage)));
+        text.extend(self.progress.figures().iter().map(|(key, value)| row(key, value)));
+        text.extend(self.damage.iter().map(|damage| row("damage", damage)));
+        text + &self.progress.compared()
     }
 }
 
@@ -162,16 +192,17 @@ pub(super) fn comparison(runs: &[Run]) -> String {
     );
     for run in runs {
         let cell = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
-        let setting = |key: &str| run.settings.get(key).map_or("-".into(), ToString::to_string);
-        let held_out = run.held_out_accuracy.last.map_or("-".into(), |v| format!("{:.1} %", 100.0 * v));
+        let setting = |key: &str| run.progress.settings.get(key).map_or("-".into(), ToString::to_string);
+        let held_out =
+            run.progress.held_out_accuracy.last.map_or("-".into(), |v| format!("{:.1} %", 100.0 * v));
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
             "{:width$} {:>7} {:>8} {:>8} {held_out:>9} {:>10} {:>5} {:>4}",
             name(run),
-            run.logged_step.map_or("-".into(), |step| step.to_string()),
-            cell(run.loss.last, 4),
-            cell(run.margin.last, 3),
+            run.progress.logged_step.map_or("-".into(), |step| step.to_string()),
+            cell(run.progress.loss.last, 4),
+            cell(run.progress.margin.last, 3),
             setting("train.learning_rate"),
             setting("objective.beta"),
             setting("lora.r"),
@@ -189,6 +220,24 @@ pub(super) struct Checkpoint {
     epoch: u64,
     adapter: String,
     bytes: u64,
+    /// What the run had done by then; nothing if the checkpoint is not in the directory of a run.
+    #[serde(flatten)]
+    progress: Option<Progress>,
+}
+
+impl Checkpoint {
+    /// For people.
+    pub(super) fn table(&self) -> String {
+        let mut text = row("checkpoint", &format!("{} ({})", self.path, megabytes(self.bytes)));
+        text.push_str(&row("adapter", &self.adapter));
+        text.push_str(&row("step", &self.step.to_string()));
+        text.push_str(&row("finished epochs", &self.epoch.to_string()));
+        if let Some(progress) = &self.progress {
+            text.extend(progress.figures().iter().map(|(key, value)| row(key, value)));
+            text.push_str(&progress.compared());
+        }
+        text
+    }
 }
 
 /// Whether a directory is a checkpoint.
@@ -203,7 +252,13 @@ pub(super) fn is_checkpoint(path: &Path) -> bool {
 pub(super) fn read_checkpoint(path: &Path) -> Result<Checkpoint> {
     let state = checkpoint::open(path)
         .map_err(|error| Error::Train(format!("{} is damaged: {error}", path.display())))?;
+    // `RUN/checkpoints/step-N`; `.` and links lead there too.
+    let whole = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let run = whole.parent().and_then(Path::parent).filter(|run| run_dir::is_run(run));
+    // Damage of the log is told where the run is described.
+    let progress = run.map(|run| Progress::read(run, state.step, &mut Vec::new()));
     Ok(Checkpoint {
+        progress,
         path: path.display().to_string(),
         step: state.step,
         optimizer_steps: state.optimizer_steps,

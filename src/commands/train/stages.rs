@@ -8,7 +8,7 @@ use super::parts::{check_trackers, describe, form, open, profiled, reporter};
 use super::resumed::{is_resuming, opening};
 use super::summary;
 use crate::cli::TrainArgs;
-use crate::commands::output::say;
+use crate::commands::output::{say, say_as_it_is};
 use crate::commands::serve;
 use crate::commands::signals;
 use crate::config::{Begins, Staged};
@@ -86,7 +86,7 @@ fn train(
     // The directory of the whole run may be resumed, and this stage not have begun.
     let opening = if is_resuming(args) { Opening::ResumeOrStart } else { opening(args) };
     let directory = RunDir::open(&run.config.output_dir, opening)?;
-    first.iter().for_each(|first| say(first));
+    first.iter().for_each(|first| say_as_it_is(first));
     let course = run.course()?;
     let Ready { mut trainer, notes, config, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
     let whereabouts = signals::let_finish(stop, directory.path());
@@ -114,7 +114,7 @@ fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool
         inputs.config.model.adapter = alone.model.adapter;
         let run = Run::of(inputs, base)?;
         if let (Some(first), false) = (run.first_record(form())?, quiet) {
-            say(&first);
+            say_as_it_is(&first);
         }
         say(&run.described()?);
     }

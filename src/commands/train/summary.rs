@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::compared::compared;
-use super::super::output::{print, print_json, say};
+use super::super::output::{print_json, print_text, say};
 use super::super::report;
 use crate::config::RunConfig;
 use crate::data::EvalSource;
@@ -59,7 +59,7 @@ pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told):
             "evaluation": after.as_ref().map(Evaluation::summary),
         }))?;
     } else if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
-        print(text.as_bytes())?;
+        print_text(&text)?;
     }
     if !quiet {
         let adapter = directory.join("adapter");
