@@ -23,10 +23,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
             together::refuse("eval learning-curve")?;
             learning_curve::run(args)
         }
-        (Some(EvalCommand::Calibration(args)), _) => {
-            together::refuse("eval calibration")?;
-            calibration::run(args)
-        }
+        (Some(EvalCommand::Calibration(args)), _) => calibration::run(args),
         (None, Some(args)) => plain::run(args),
         (None, None) => Err(Error::Config(
             "eval needs --base and --data, or a subcommand; see dpo-lora eval --help".into(),

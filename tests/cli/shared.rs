@@ -46,6 +46,15 @@ fn pairs_are_scored_and_evaluated_to_the_byte() {
     assert_eq!(same(&place, &args("score"), &[2, 3, 5]).lines().count(), 9);
     same(&place, &[&args("eval")[..], &["--json"]].concat(), &[2, 4]);
     same(&place, &args("eval"), &[3]);
+    // What is kept was scored by one or by several.
+    let calibrated = |output: &'static str| {
+        [&["eval", "calibration"], &args("score")[1..], &["--json", "--output", output]].concat()
+    };
+    let alone = place.run(&calibrated("alone")).ok();
+    for _ in 0..2 {
+        assert_eq!(output(together(&place, 2, &calibrated("shared"))), alone);
+        assert_eq!(place.read("shared/scored.jsonl"), place.read("alone/scored.jsonl"));
+    }
     let file = [&args("score")[..], &["--output", "scores.jsonl"]].concat();
     place.run(&file).ok();
     let alone = place.read("scores.jsonl");
