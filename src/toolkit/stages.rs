@@ -130,7 +130,7 @@ pub fn hand_over(ranks: &Ranks, staged: &Staged, config: &RunConfig) -> Result<(
             false => Vec::new(),
         };
         let bytes = ranks.broadcast(own)?;
-        if ranks.local() == 0 && !ranks.is_first() {
+        if !ranks.is_first() {
             unpack(&bytes, path)?;
         }
     }

@@ -1,6 +1,7 @@
 //! Scoring, evaluation, sampling, stages and rollouts by several ranks: the bytes of one, and how they fail.
 #![cfg(unix)]
 
+use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -192,8 +193,9 @@ fn a_rank_that_is_killed_while_prompts_are_completed_ends_all() {
         "1",
     ];
     for killed in 0..2 {
-        let children = start(&place, 2, &args);
-        std::thread::sleep(Duration::from_millis(1500));
+        let mut children = start(&place, 2, &args);
+        let mut line = String::new();
+        BufReader::new(children[0].stdout.take().unwrap()).read_line(&mut line).unwrap();
         let begun = Instant::now();
         signal(&children[killed], "-KILL");
         let (ran, _) = ended(children);
@@ -297,6 +299,7 @@ fn drawing(place: &Place, accumulation: usize, objective: &Value, more: &[(&str,
         ("train.max_steps", json!(5)),
         ("train.threads", json!(1)),
         ("train.warmup_steps", json!(0)),
+        ("lora.lora_dropout", json!(0.0)),
         ("train.per_device_train_batch_size", json!(2)),
         ("train.gradient_accumulation_steps", json!(accumulation)),
     ];
@@ -306,8 +309,7 @@ fn drawing(place: &Place, accumulation: usize, objective: &Value, more: &[(&str,
 
 #[test]
 fn rollouts_have_the_bytes_of_one_rank() {
-    let prefix =
-        [("lora.prefix_tuning", json!({"num_virtual_tokens": 4})), ("lora.lora_dropout", json!(0.0))];
+    let prefix = [("lora.prefix_tuning", json!({"num_virtual_tokens": 4}))];
     let command = [("rollout.reward", json!("command:awk '{print length($0) % 7}'"))];
     for (objective, more) in [
         (json!({"loss_type": "grpo", "num_iterations": 2, "beta": 0.1}), &[][..]),
