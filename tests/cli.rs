@@ -55,6 +55,8 @@ mod reward;
 mod runs;
 #[path = "cli/samples.rs"]
 mod samples;
+#[path = "cli/shared.rs"]
+mod shared;
 #[path = "cli/staged.rs"]
 mod staged;
 #[path = "cli/stopped.rs"]

@@ -177,7 +177,8 @@ fn an_update_of_grpo_has_the_gradient_of_its_definition() {
     let objective = Objective::new(Dapo(loss.clone()));
     let source = source(&objective, "{reward: length, num_generations: 2, temperature: 0.8}");
     let own = OnPolicy::Grouped(&loss, Normalisation::Step);
-    let held = Held::new((&model.decoder, &model.policy), (&drawn, vec![0, 1]), own, (&source, 3)).unwrap();
+    let held =
+        Held::new(&ALONE, (&model.decoder, &model.policy), (&drawn, vec![0, 1]), own, (&source, 3)).unwrap();
     // A policy that has moved since: ratios differ from 1.
     model.policy.trained.update(|values| {
         values.iter_mut().enumerate().for_each(|(i, x)| {

@@ -1,9 +1,11 @@
 //! The adapted model that the arguments of score, eval and generate ask for.
 
+use super::together::threads;
 use crate::cli::{ModelArgs, RuntimeArgs};
 use crate::config::Recipe;
 use crate::data::template;
 use crate::error::Result;
+use crate::ranks::{ALONE, Ranks};
 use crate::toolkit::{Adapted, Base, OpenOptions, TrainedWith, set_threads};
 
 /// Opens the base.
@@ -11,9 +13,18 @@ use crate::toolkit::{Adapted, Base, OpenOptions, TrainedWith, set_threads};
 /// # Errors
 /// As [`Base::open_with`].
 pub(super) fn base(args: &ModelArgs) -> Result<Base> {
-    let RuntimeArgs { dtype, load_in_4bit, device, threads } = args.runtime;
-    set_threads(threads)?;
-    Base::open_with(&args.base, &OpenOptions { dtype, device, load_in_4bit, force: args.force })
+    base_on(&ALONE, args)
+}
+
+/// As [`base`], on one of several ranks.
+///
+/// # Errors
+/// As [`base`], or if a rank has failed.
+pub(super) fn base_on(ranks: &Ranks, args: &ModelArgs) -> Result<Base> {
+    let RuntimeArgs { dtype, load_in_4bit, device, threads: asked } = args.runtime;
+    set_threads(threads(asked, ranks))?;
+    let options = OpenOptions { dtype, device, load_in_4bit, force: args.force };
+    ranks.once_per_machine(|| Base::open_with(&args.base, &options))
 }
 
 /// Reads the adapters.

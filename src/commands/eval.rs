@@ -10,6 +10,7 @@ mod results;
 mod scored;
 mod win_rate;
 
+use super::together;
 use crate::cli::{EvalArgs, EvalCommand};
 use crate::error::{Error, Result};
 
@@ -18,7 +19,10 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         (Some(EvalCommand::WinRate(args)), _) => win_rate::run(args),
         (Some(EvalCommand::Frontier(args)), _) => frontier::run(args),
         (Some(EvalCommand::Overlay(args)), _) => overlay::run(args),
-        (Some(EvalCommand::LearningCurve(args)), _) => learning_curve::run(args),
+        (Some(EvalCommand::LearningCurve(args)), _) => {
+            together::refuse("eval learning-curve")?;
+            learning_curve::run(args)
+        }
         (Some(EvalCommand::Calibration(args)), _) => calibration::run(args),
         (None, Some(args)) => plain::run(args),
         (None, None) => Err(Error::Config(

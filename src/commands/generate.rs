@@ -5,57 +5,109 @@ mod reward;
 mod show;
 
 use std::io::IsTerminal;
+use std::ops::Range;
 
-use self::reward::{Group, Rewarded};
+use serde::{Deserialize, Serialize};
+
+use self::reward::{Group, OfGroup, Rewarded, Sums};
 use self::show::{heading, show};
-use super::adapted::{adapted, base};
+use super::adapted::{adapted, base_on};
 use super::output::{print, say};
+use super::together;
 use crate::cli::GenerateArgs;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::Result;
 use crate::generate::{Groups, Limits, Request, Rollouts, SamplingConfig, complete_streaming};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
+use crate::ranks::Ranks;
 use crate::report::Activity;
 use crate::toolkit::{Adapted, Base};
 use crate::trainable::Policy;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
+    together::shared(together::FROM_THE_START, |ranks| generate(args, ranks))
+}
+
+fn generate(args: &GenerateArgs, ranks: &Ranks) -> Result<()> {
     let sampling = args.sampling()?;
-    let base = base(&args.model)?;
-    let Adapted { tokenizer, decoder, policy, .. } = adapted(&base, &args.model)?;
+    let base = base_on(ranks, &args.model)?;
+    let adapted = ranks.once_per_machine(|| adapted(&base, &args.model))?;
+    let Adapted { tokenizer, decoder, policy, .. } = &adapted;
     policy.trained.refuse_score("generate")?;
     let prompts = prompts::read(args)?;
+    together::agree(ranks, &adapted, blake3::hash(prompts.join("\0").as_bytes()).to_hex().to_string())?;
     warn(&base);
-    let mut rewarded = Rewarded::new(args, &base, &decoder)?;
-    let requests = requests(args, &tokenizer, &prompts, &sampling)?;
+    let mut rewarded = ranks.once_per_machine(|| Rewarded::new(args, &base, decoder))?;
+    let requests = requests(args, tokenizer, &prompts, &sampling)?;
     let limits =
-        Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(&tokenizer), stop: args.stop.clone() };
+        Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(tokenizer), stop: args.stop.clone() };
     let on = if policy.is_adapted() { (Pass::Policy, "on") } else { (Pass::Reference, "off") };
     let sides = if args.compare { vec![(Pass::Reference, "off"), on] } else { vec![on] };
-    let plain = !args.json && args.reward.is_none() && args.completions() == 1;
+    let plain = !args.json && args.reward.is_none() && args.completions() == 1 && ranks.is_alone();
     if plain && requests.len() == 1 && std::io::stdout().is_terminal() {
-        let side = |pass| (&decoder, &tokenizer, (&policy, pass));
+        let side = |pass| (decoder, tokenizer, (policy, pass));
         return streamed(args, side, (&prompts[0], &requests[0]), &sides, &limits);
     }
+    // Each rank completes some windows of prompts.
+    let window = rewarded.prompts_together(args.completions()).min(requests.len().div_ceil(ranks.size()));
+    let windows = Windows { prompts: requests.len(), size: window.max(1) };
+    let own: Vec<usize> = ranks.items(windows.count()).flat_map(|item| windows.range(item)).collect();
     let mut groups = Vec::new();
     for (pass, _) in &sides {
-        let all = Rollouts::new(&decoder, &tokenizer, requests.clone(), (&policy, *pass), &limits)?;
+        let requests = own.iter().map(|prompt| requests[*prompt].clone()).collect();
+        let all = Rollouts::new(decoder, tokenizer, requests, (policy, *pass), &limits)?;
         groups.push(all.by_request());
     }
     let activity = Activity::new("completing prompts", requests.len() as u64);
-    let mut first = 0;
-    while first < requests.len() {
-        let end = (first + rewarded.prompts_together(args.completions())).min(requests.len());
-        for group in rewarded.score(drawn(&mut groups, &sides, first..end)?, &prompts, &requests)? {
-            show(args, &prompts[group.prompt], &group)?;
-        }
-        activity.advance((end - first) as u64);
-        first = end;
-    }
+    let mut sums = Sums::default();
+    let work = |item| {
+        let groups = drawn(&mut groups, &sides, windows.range(item))?;
+        Shown::of(args, &prompts, rewarded.score(groups, &prompts, &requests)?)
+    };
+    ranks.in_turn(windows.count(), work, |item, shown: Shown| {
+        print(shown.text.as_bytes())?;
+        sums.add(&shown.rewards);
+        activity.advance(windows.range(item).len() as u64);
+        Ok(())
+    })?;
     drop(activity);
-    rewarded.summary().iter().for_each(|line| say(line));
+    rewarded.summary(&sums).iter().for_each(|line| say(line));
     Ok(())
+}
+
+/// Prompts that are completed and scored together.
+struct Windows {
+    prompts: usize,
+    size: usize,
+}
+
+impl Windows {
+    fn count(&self) -> usize {
+        self.prompts.div_ceil(self.size)
+    }
+
+    fn range(&self, index: usize) -> Range<usize> {
+        let first = index * self.size;
+        first..self.prompts.min(first + self.size)
+    }
+}
+
+/// What is printed of a window of prompts, and the rewards of each of its groups.
+#[derive(Serialize, Deserialize)]
+struct Shown {
+    text: String,
+    rewards: Vec<OfGroup>,
+}
+
+impl Shown {
+    fn of(args: &GenerateArgs, prompts: &[String], groups: Vec<Group>) -> Result<Self> {
+        let mut text = String::new();
+        for group in &groups {
+            text.push_str(&show(args, &prompts[group.prompt], group)?);
+        }
+        Ok(Self { text, rewards: groups.iter().filter_map(Group::rewarded).collect() })
+    }
 }
 
 /// Says which settings of the model are not applied.
@@ -88,12 +140,14 @@ fn requests(
 fn drawn(
     groups: &mut [Groups<Rollouts>],
     sides: &[(Pass, &'static str)],
-    prompts: std::ops::Range<usize>,
+    prompts: Range<usize>,
 ) -> Result<Vec<Group>> {
     let mut drawn = Vec::new();
     for prompt in prompts {
         for (groups, (_, adapter)) in groups.iter_mut().zip(sides) {
-            let completions = groups.next().transpose()?.unwrap_or_default();
+            let mut completions = groups.next().transpose()?.unwrap_or_default();
+            // The requests of a rank have numbers of their own.
+            completions.iter_mut().for_each(|completion| completion.prompt = prompt);
             drawn.push(Group { prompt, adapter, completions, rewards: None });
         }
     }

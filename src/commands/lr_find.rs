@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU8;
 use serde::Serialize;
 
 use super::output::{print, print_json, say};
-use super::train::{configure, parts, together};
+use super::together;
+use super::train::{configure, parts};
 use crate::cli::{LrFindArgs, TrainArgs};
 use crate::config::{Recipe, RunConfig};
 use crate::data::EvalSource;

@@ -21,6 +21,7 @@ mod samples;
 mod score;
 mod serve;
 mod signals;
+mod together;
 mod train;
 mod voice;
 

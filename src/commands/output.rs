@@ -1,9 +1,22 @@
 //! Standard output and standard error.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 use crate::report::screen;
+
+/// Whether another process prints what this one would.
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is printed here: rank 0 does it.
+pub(super) fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
+}
+
+fn is_hushed() -> bool {
+    HUSHED.load(Ordering::Relaxed)
+}
 
 /// Writes to standard output. A closed pipe (`| head`) is not an error.
 pub(super) fn print(bytes: &[u8]) -> Result<()> {
@@ -11,6 +24,9 @@ pub(super) fn print(bytes: &[u8]) -> Result<()> {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush())
     };
+    if is_hushed() {
+        return Ok(());
+    }
     let is_terminal = std::io::stdout().is_terminal();
     match if is_terminal { screen::without_bars(write) } else { write() } {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::write("standard output")(e)),
@@ -39,6 +55,9 @@ pub(super) fn say_as_it_is(text: &str) {
 
 /// Prints a message for people.
 pub(super) fn say(text: &str) {
+    if is_hushed() {
+        return;
+    }
     // Standard error may be closed; there is nowhere left to report that.
     let _ = screen::line(text);
 }

@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
-use super::adapted::{adapted, base};
+use super::adapted::{adapted, base_on};
 use super::output::{print, say};
+use super::together;
 use crate::cli::ScoreArgs;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::objective::Scored;
+use crate::ranks::Ranks;
 
 /// One line of output.
 #[derive(Serialize)]
@@ -54,14 +56,19 @@ impl Line {
 }
 
 pub(super) fn run(args: &ScoreArgs) -> Result<()> {
-    let base = base(&args.model)?;
-    let adapted = adapted(&base, &args.model)?;
-    let pairs = adapted.pairs(&args.data)?;
+    together::shared(together::FROM_THE_START, |ranks| score(args, ranks))
+}
+
+fn score(args: &ScoreArgs, ranks: &Ranks) -> Result<()> {
+    let base = base_on(ranks, &args.model)?;
+    let adapted = ranks.once_per_machine(|| adapted(&base, &args.model))?;
+    let pairs = together::read(ranks, || adapted.pairs(&args.data))?;
     pairs.notes.iter().for_each(|note| say(note));
+    together::agree(ranks, &adapted, pairs.examples.fingerprint())?;
     // Some records may have been left out.
     let indices: Vec<usize> = pairs.examples.entries().map(|entry| entry.record as usize).collect();
     let mut lines = Vec::new();
-    adapted.score_each(&pairs.examples, |first, scored| {
+    adapted.score_on(ranks, &pairs.examples, |first, scored| {
         let mut text = Vec::new();
         for pair in scored.chunk_by(|a, b| a.group == b.group) {
             let line = Line::new(&indices[first..], pair, adapted.is_reward())
@@ -77,7 +84,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
             }
         }
     })?;
-    match &args.output {
+    match args.output.as_ref().filter(|_| ranks.is_first()) {
         Some(path) => files::write_bytes(path, &lines),
         None => Ok(()),
     }

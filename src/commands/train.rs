@@ -18,13 +18,14 @@ use super::output::{print_text, say, say_as_it_is};
 use super::samples::{Drawn, Samples};
 use super::serve;
 use super::signals;
+use super::together as shared;
 use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
 use crate::error::{Error, Result};
 use crate::model::pass::Pass;
 use crate::ranks::Ranks;
 use crate::report::{Reporter, Verbosity};
-use crate::toolkit::{Ready, Run, set_threads};
+use crate::toolkit::{Inputs, Ready, Run, set_threads};
 use crate::train::run_dir::{self, RunDir};
 use crate::train::trainer::Trainer;
 
@@ -33,17 +34,11 @@ const SAMPLED: usize = 40;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
-    let ranks = together::join()?;
-    if ranks.is_alone() {
-        return match configure::recipe(args)? {
-            Recipe::Single(mut config) => {
-                together::share_out(&mut config, args, 1)?;
-                single(*config, &ranks, args, verbosity)
-            }
-            Recipe::Staged(staged) => stages::run(&staged, args, verbosity),
-        };
-    }
-    together::all(&ranks, || single(together::agreed(args, &ranks)?, &ranks, args, verbosity))
+    let ranks = shared::join()?;
+    shared::all(&ranks, together::AGAIN, || match together::agreed(args, &ranks)? {
+        Recipe::Single(config) => single(*config, &ranks, args, verbosity),
+        Recipe::Staged(staged) => stages::run(&staged, &ranks, args, verbosity),
+    })
 }
 
 /// One run.
@@ -56,10 +51,12 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
             config.output_dir.display()
         )));
     }
-    set_threads(together::threads(&config, ranks))?;
+    together::set_patience(&config, ranks);
+    set_threads(shared::threads(config.train.threads, ranks))?;
     check_trackers(&config)?;
     let base = ranks.once_per_machine(|| open(&config, args))?;
-    let run = ranks.once_per_machine(|| Run::read(config, &base, resuming))?;
+    let inputs = shared::read(ranks, || Inputs::read(config, &base, resuming))?;
+    let run = ranks.once_per_machine(|| Run::on(ranks, inputs, &base))?;
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say_as_it_is(first));
@@ -80,8 +77,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
         .map(|at| serve::start(at, vec![directory.path().to_path_buf()]))
         .transpose()?;
     let course = run.course()?;
-    let Ready { mut trainer, tokenizer, notes, config } =
-        run.ready_on(ranks, &directory, stop.clone(), resuming)?;
+    let Ready { mut trainer, tokenizer, notes, config } = run.ready(&directory, stop.clone(), resuming)?;
     if !ranks.is_first() {
         signals::let_all_finish(&stop);
         return trainer.run(&mut Reporter::new());

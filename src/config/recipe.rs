@@ -48,6 +48,14 @@ impl Recipe {
         }
     }
 
+    /// The configuration of the run, or of each stage.
+    pub fn configs_mut(&mut self) -> Vec<&mut RunConfig> {
+        match self {
+            Self::Single(config) => vec![config],
+            Self::Staged(staged) => staged.stages.iter_mut().map(|stage| &mut stage.config).collect(),
+        }
+    }
+
     /// Reads a YAML file as [`RunConfig::from_file`] does, with or without `stages`.
     ///
     /// # Errors

@@ -112,6 +112,18 @@ impl Sampler {
         Ok(self)
     }
 
+    /// Returns the batches of the next step: `count` of them, fewer at the end of an epoch, which a step does not cross.
+    pub fn next_step(&mut self, count: usize) -> Vec<Vec<usize>> {
+        let mut batches = Vec::new();
+        for _ in 0..count.max(1) {
+            batches.push(self.next_batch());
+            if self.at_epoch_border() {
+                break;
+            }
+        }
+        batches
+    }
+
     /// Returns the next indices of this rank. There are fewer than `batch` only at the end of an epoch; with several
     /// ranks there may be none.
     pub fn next_batch(&mut self) -> Vec<usize> {

@@ -1,5 +1,7 @@
 //! What a rank computed of a micro-batch, as far as loss and metrics follow from it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::PackedBatch;
 use crate::error::{Error, Result};
 use crate::objective::{Objective, Scored, Weighed};
@@ -7,7 +9,7 @@ use crate::ranks::Ranks;
 
 /// Log-probs of the completions of a micro-batch, in their order, nats (of a reward model, rewards). Every rank derives the
 /// same losses and metrics from those of all micro-batches, in the order of the micro-batches.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// Under the policy.
     pub logps: Vec<f64>,

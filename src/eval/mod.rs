@@ -2,6 +2,7 @@
 //!
 //! [`preference`] and [`together`] need a decoder; all others are pure functions of what was scored, drawn or judged.
 
+pub(crate) mod batches;
 pub mod bootstrap;
 pub mod calibration;
 pub mod displacement;

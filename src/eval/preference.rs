@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::batches::Batches;
 use super::calibration::{Bin, Calibration, Prediction};
 use super::figures::Figures;
 use super::outcomes::{Outcome, Outcomes};
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Metrics, Needs, Objective, Role, Scored, Weighed};
+use crate::ranks::{ALONE, Ranks};
 use crate::report::Activity;
 use crate::trainable::Policy;
 
@@ -143,47 +145,47 @@ impl Evaluation {
     }
 }
 
-/// Scores every example, in order, in batches of `batch`, as an objective with these needs does. `reference` returns the reference log-probs of a batch's
-/// completions, or `None` where they are not needed. `each` receives the completions of a batch and the index of its
-/// first example.
+/// Scores every example, in order, in batches of `batch`, as an objective with these needs does. Of several ranks each scores
+/// some of the batches. `reference` returns the reference log-probs of a batch's completions, or `None` where they are not
+/// needed. On rank 0 `each` receives the completions of a batch and the index of its first example.
 ///
 /// # Errors
-/// Returns an error if an example does not fit the model or a log-prob is not finite.
+/// Returns an error if an example does not fit the model, a log-prob is not finite, or a rank has failed.
 pub fn score(
-    (decoder, policy): (&Decoder, &Policy),
+    ranks: &Ranks,
+    both: (&Decoder, &Policy),
     examples: &Dataset,
     (batch, needs): (usize, Needs),
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
     let each = |first, scored: &[Scored], _: &[f64]| each(first, scored);
-    score_for((decoder, policy), examples, batch, needs, reference, each)
+    score_for(ranks, both, (examples, batch, needs), reference, each)
 }
 
 /// Like [`score`], and also scores what an objective needs: the mismatched completions follow the completions of a
 /// batch. `each` also receives Σ_t (log π_θ − log Σ π_θ²) of each completion, if it is needed.
 fn score_for(
-    (decoder, policy): (&Decoder, &Policy),
-    examples: &Dataset,
-    batch: usize,
-    needs: Needs,
+    ranks: &Ranks,
+    both: (&Decoder, &Policy),
+    (examples, batch, needs): (&Dataset, usize, Needs),
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     mut each: impl FnMut(usize, &[Scored], &[f64]) -> Result<()>,
 ) -> Result<()> {
-    let batch = batch.max(1);
-    let longest = examples.longest();
+    let cut = Batches::new(examples, batch, needs);
     let activity = Activity::new("scoring records", examples.len() as u64);
-    for first in (0..examples.len()).step_by(batch) {
-        let indices: Vec<usize> = (first..examples.len().min(first + batch)).collect();
-        let examples = examples.gather(&indices)?;
-        let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
-        let figures = figures((decoder, policy), &packed, needs, &mut reference)?;
-        let scored = figures.scored(&packed)?;
-        check_finite(&examples, &scored)?;
-        each(first, &scored, figures.aligned.as_deref().unwrap_or_default())?;
-        activity.advance(indices.len() as u64);
-    }
-    Ok(())
+    let work = |index| {
+        let (examples, packed) = cut.batch(index)?;
+        let figures = figures(both, &packed, needs, &mut reference)?;
+        check_finite(&examples, &figures.scored(&packed)?)?;
+        Ok(figures)
+    };
+    ranks.in_turn(cut.count(), work, |index, figures: Figures| {
+        let (examples, packed) = cut.batch(index)?;
+        each(cut.first(index), &figures.scored(&packed)?, figures.aligned.as_deref().unwrap_or_default())?;
+        activity.advance(examples.len() as u64);
+        Ok(())
+    })
 }
 
 /// Scores a batch and its mismatched completions, as an objective with these needs does.
@@ -246,28 +248,54 @@ fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
     ))
 }
 
-/// Evaluates the policy on `examples`.
+/// Evaluates the policy on `examples`, in batches of `batch`.
 ///
 /// # Errors
 /// Same as [`score`]; also if there are no examples.
 pub fn evaluate(
-    (decoder, policy): (&Decoder, &Policy),
+    both: (&Decoder, &Policy),
     examples: &Dataset,
     batch: usize,
     objective: &Objective,
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
 ) -> Result<Evaluation> {
+    Ok(tally(&ALONE, both, (examples, batch), objective, reference)?.finish(both.1))
+}
+
+/// As [`evaluate`], by several ranks; only rank 0 has the figures.
+///
+/// # Errors
+/// As [`evaluate`], or if a rank has failed.
+pub fn evaluate_on(
+    ranks: &Ranks,
+    both: (&Decoder, &Policy),
+    examples: (&Dataset, usize),
+    objective: &Objective,
+    reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
+) -> Result<Option<Evaluation>> {
+    let tally = tally(ranks, both, examples, objective, reference)?;
+    Ok(ranks.is_first().then(|| tally.finish(both.1)))
+}
+
+fn tally<'a>(
+    ranks: &Ranks,
+    both: (&Decoder, &Policy),
+    (examples, batch): (&Dataset, usize),
+    objective: &'a Objective,
+    reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
+) -> Result<Tally<'a>> {
     if examples.is_empty() {
         return Err(Error::Data("there are no records to evaluate".into()));
     }
     let mut tally = Tally::new(objective);
-    score_for((decoder, policy), examples, batch, objective.needs(), reference, |first, scored, aligned| {
+    let cut = (examples, batch, objective.needs());
+    score_for(ranks, both, cut, reference, |first, scored, aligned| {
         let mut found = objective.weigh(scored)?;
         objective.weight(scored, aligned, &mut found);
         tally.add(first, scored, &found);
         Ok(())
     })?;
-    Ok(tally.finish(policy))
+    Ok(tally)
 }
 
 /// An evaluation of the batches so far.

@@ -1,8 +1,9 @@
 //! An evaluation that several ranks share: each scores some of the batches, and all derive the same figures.
 
+use super::batches::Batches;
 use super::figures::exchanged;
 use super::preference::{Evaluation, Tally, check_finite, figures};
-use crate::data::{Dataset, Example, PackedBatch};
+use crate::data::{Dataset, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::objective::Objective;
@@ -35,30 +36,22 @@ pub fn evaluate(
     if examples.is_empty() {
         return Err(Error::Data("there are no records to evaluate".into()));
     }
-    let (batch, longest, needs) = (batch.max(1), examples.longest(), objective.needs());
-    let sizes: Vec<usize> = examples.entries().map(|entry| entry.packed()).collect();
-    let tokens: Vec<usize> = sizes.chunks(batch).map(|sizes| sizes.iter().sum()).collect();
-    let packed = |index: usize| -> Result<(Vec<Example>, PackedBatch)> {
-        let first = index * batch;
-        let indices: Vec<usize> = (first..examples.len().min(first + batch)).collect();
-        let examples = examples.gather(&indices)?;
-        let packed = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, longest);
-        Ok((examples, packed))
-    };
-    let share = shares(&tokens, ranks.size()).get(ranks.rank()).cloned().unwrap_or_default();
+    let needs = objective.needs();
+    let cut = Batches::new(examples, batch, needs);
+    let share = shares(&cut.tokens(), ranks.size()).get(ranks.rank()).cloned().unwrap_or_default();
     let mut own = Vec::with_capacity(share.len());
     for index in share {
-        let (examples, packed) = packed(index)?;
+        let (examples, packed) = cut.batch(index)?;
         let found = figures((decoder, policy), &packed, needs, |packed| reference.logps(packed))?;
         check_finite(&examples, &found.scored(&packed)?)?;
         own.push(found);
     }
     let mut tally = Tally::new(objective);
     for (index, figures) in exchanged(ranks, own)?.iter().enumerate() {
-        let (_, packed) = packed(index)?;
+        let (_, packed) = cut.batch(index)?;
         figures.learned(&packed, |batch, logps| reference.learn(batch, logps));
         let (scored, found) = figures.judged(&packed, objective, None)?;
-        tally.add(index * batch, &scored, &found);
+        tally.add(cut.first(index), &scored, &found);
     }
     Ok(tally.finish(policy))
 }

@@ -35,12 +35,17 @@ impl<T: Clone + Serialize + DeserializeOwned> Memo<T> {
         Ok(Self { ledger, known: lines.into_iter().map(|line| (line.key, line.result)).collect() })
     }
 
+    /// Whether the result of `described` is known.
+    pub fn knows(&self, described: &str) -> bool {
+        self.known.contains_key(&key(described))
+    }
+
     /// Returns the result of `described`, all that it depends on as text; if it is not known, `compute` gives it.
     ///
     /// # Errors
     /// Those of `compute`, or if the file cannot be written.
     pub fn of(&mut self, described: &str, compute: impl FnOnce() -> Result<T>) -> Result<T> {
-        let key = blake3::hash(described.as_bytes()).to_hex()[..32].to_string();
+        let key = key(described);
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone());
         }
@@ -49,6 +54,10 @@ impl<T: Clone + Serialize + DeserializeOwned> Memo<T> {
         self.known.insert(line.key, line.result.clone());
         Ok(line.result)
     }
+}
+
+fn key(described: &str) -> String {
+    blake3::hash(described.as_bytes()).to_hex()[..32].to_string()
 }
 
 #[cfg(test)]
@@ -65,6 +74,7 @@ mod tests {
         assert!(memo.of("b", || Err(Error::Data("no".into()))).is_err());
         drop(memo);
         let mut memo = Memo::<Vec<f64>>::open(&path).unwrap();
+        assert!(memo.knows("a") && !memo.knows("b"));
         assert_eq!(memo.of("a", || panic!("it is known")).unwrap(), [0.1, 1e300]);
         assert_eq!(memo.of("b", || Ok(vec![])).unwrap(), [0.0; 0]);
     }

@@ -1,6 +1,6 @@
 //! What is asked for, and what was drawn.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::SamplingConfig;
 
@@ -34,7 +34,7 @@ pub struct Limits {
 }
 
 /// The reason a completion ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     /// An end-of-text token or a stop text was sampled.
@@ -44,7 +44,7 @@ pub enum FinishReason {
 }
 
 /// A completion of a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Index of the request that it completes.
     pub prompt: usize,

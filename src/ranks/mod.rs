@@ -19,6 +19,7 @@ mod sum;
 mod tcp;
 mod topic;
 mod wire;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +41,14 @@ pub struct Ranks {
     post: Option<Arc<Post>>,
     /// Its number among the ranks of its machine.
     local: usize,
+    /// How many ranks its machine has.
+    neighbours: usize,
     /// How many ranks share the processors that it may use.
     sharing: usize,
 }
 
 /// A process that trains alone.
-pub static ALONE: Ranks = Ranks { post: None, local: 0, sharing: 1 };
+pub static ALONE: Ranks = Ranks { post: None, local: 0, neighbours: 1, sharing: 1 };
 
 impl Default for Ranks {
     fn default() -> Self {
@@ -107,6 +110,7 @@ impl Ranks {
             .map(|parts| Ok(split(parts, own.len())?.into_iter().map(text).collect()))
             .collect::<Result<_>>()?;
         ranks.local = all.iter().take(ranks.rank()).filter(|other| other[0] == own[0]).count();
+        ranks.neighbours = all.iter().filter(|other| other[0] == own[0]).count();
         ranks.sharing = all.iter().filter(|other| other[..2] == own[..2]).count();
         if let Some(post) = &ranks.post {
             post.set_places(all.iter().map(|of| format!("host {}, process {}", of[0], of[2])).collect());
@@ -127,6 +131,11 @@ impl Ranks {
     /// Its number among the ranks of its machine, from 0.
     pub fn local(&self) -> usize {
         self.local
+    }
+
+    /// How many ranks, this one included, its machine has.
+    pub fn neighbours(&self) -> usize {
+        self.neighbours
     }
 
     /// How many ranks, this one included, share the processors that it may use.

@@ -91,6 +91,85 @@ fn what_is_gathered_and_broadcast_arrives_everywhere() {
 }
 
 #[test]
+fn work_is_done_once_and_comes_in_order() {
+    for (size, count) in [(1, 3), (2, 7), (3, 2), (4, 0), (4, 13)] {
+        let found = together(size, |ranks| {
+            let (mut done, mut taken) = (Vec::new(), Vec::new());
+            let work = |item: usize| {
+                done.push(item);
+                // The ranks do not finish in the order of the items.
+                std::thread::sleep(Duration::from_millis(((item * 7) % 3) as u64));
+                Ok(item * item)
+            };
+            ranks
+                .in_turn(count, work, |item, result: usize| {
+                    taken.push((item, result));
+                    Ok(())
+                })
+                .unwrap();
+            let all = ranks.all(count, |item| Ok(format!("{item}"))).unwrap();
+            let joined = ranks.joined(vec![ranks.rank(); ranks.rank()]).unwrap();
+            let told = ranks.told(|| Ok(vec![0.1, -0.0])).unwrap();
+            ranks.leave().unwrap();
+            (done, taken, all, joined, told)
+        });
+        let mut done: Vec<usize> = found.iter().flat_map(|rank| rank.0.clone()).collect();
+        done.sort_unstable();
+        assert_eq!(done, (0..count).collect::<Vec<_>>(), "{size} ranks");
+        assert_eq!(found[0].1, (0..count).map(|item| (item, item * item)).collect::<Vec<_>>());
+        assert!(found[1..].iter().all(|rank| rank.1.is_empty()), "only rank 0 receives");
+        for (_, _, all, joined, told) in &found {
+            assert_eq!(*all, (0..count).map(|item| format!("{item}")).collect::<Vec<_>>());
+            assert_eq!(*joined, (0..size).flat_map(|rank| vec![rank; rank]).collect::<Vec<_>>());
+            assert!(told[0] == 0.1 && told[1] == 0.0 && f64::is_sign_negative(told[1]));
+        }
+    }
+}
+
+#[test]
+fn work_that_fails_on_one_rank_ends_all() {
+    for failing in 0..3 {
+        let found = together(3, |ranks| {
+            let work = |item: usize| match item == 3 + failing {
+                true => Err(Error::Data(format!("record {item} is empty"))),
+                false => Ok(item),
+            };
+            let error = ranks.in_turn(9, work, |_, _: usize| Ok(())).and_then(|()| ranks.meet()).unwrap_err();
+            if ranks.rank() == failing {
+                ranks.fail(&error);
+            }
+            error.to_string()
+        });
+        for (rank, text) in found.iter().enumerate() {
+            assert!(text.ends_with(&format!("record {} is empty", 3 + failing)), "rank {rank}: {text}");
+            assert_eq!(text.starts_with(&format!("rank {failing} of 3 (")), rank != failing, "{text}");
+        }
+    }
+}
+
+#[test]
+fn four_ranks_see_each_of_a_million_pairs_once_in_an_epoch() {
+    // Every rank cuts the same batches of a step among all by their tokens.
+    let (pairs, ranks, accumulation) = (1_000_000, 4, 16);
+    let tokens = |pair: usize| 20 + pair * 7919 % 61;
+    let mut samplers = vec![crate::data::Sampler::new(pairs, 2, Some(5)).unwrap(); ranks];
+    let (mut seen, mut most) = (vec![0u8; pairs], [0usize; 2]);
+    while samplers[0].state().epoch == 0 {
+        for (rank, sampler) in samplers.iter_mut().enumerate() {
+            let batches = sampler.next_step(accumulation);
+            let sizes: Vec<usize> =
+                batches.iter().map(|batch| batch.iter().map(|pair| tokens(*pair)).sum()).collect();
+            let own = shares(&sizes, ranks)[rank].clone();
+            most[0] = most[0].max(batches[own.clone()].iter().map(Vec::len).sum());
+            most[1] = most[1].max(own.len());
+            batches[own].iter().flatten().for_each(|pair| seen[*pair] += 1);
+        }
+    }
+    assert!(seen.iter().all(|times| *times == 1));
+    assert!(most[0] < 16 && most[1] < 8, "a rank has {most:?} pairs and micro-batches of a step");
+}
+
+#[test]
 fn a_rank_that_differs_is_named_on_every_rank() {
     let found = together(3, |ranks| {
         let own = if ranks.rank() == 2 { "b: 1\nlora: 8" } else { "b: 1\nlora: 4" };

@@ -14,4 +14,6 @@ pub(super) enum Topic {
     Onward,
     /// A piece of the total.
     Back,
+    /// The result of an item of work, for rank 0.
+    Item,
 }

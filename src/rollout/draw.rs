@@ -25,32 +25,43 @@ impl Generation {
     }
 }
 
-/// Draws completions of prompts from the policy. Each has a seed named by `stream`, the number of its prompt and its own, so
-/// that it depends on nothing else that is drawn.
+/// A prompt to be completed, and the seed of its completions.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The prompt.
+    pub prompt: &'a Example,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// Names prompts that are drawn for together: each has a seed named by `stream` and its number.
+pub fn asked(prompts: &[Example], stream: Stream) -> impl Iterator<Item = Asked<'_>> {
+    prompts.iter().enumerate().map(move |(i, prompt)| Asked { prompt, seed: stream.child(i as u64).key() })
+}
+
+/// Draws completions of prompts from the policy: those of the first prompt, then of the second, and so on. They depend on
+/// prompt and seed, and on nothing else that is drawn.
 ///
 /// # Errors
 /// As [`Rollouts::in_order`].
 pub fn draw(
     (decoder, policy): (&Decoder, &Policy),
     (tokenizer, eos): (&ChatTokenizer, &[u32]),
-    prompts: Vec<Example>,
+    prompts: &[Asked],
     drawing: &Drawing,
-    stream: Stream,
-) -> Result<Generation> {
-    let request = |(i, example): (usize, &Example)| Request {
-        prompt: example.prompt.clone(),
+) -> Result<Vec<Completion>> {
+    let request = |asked: &Asked| Request {
+        prompt: asked.prompt.prompt.clone(),
         sampling: SamplingConfig {
             temperature: drawing.temperature,
             top_k: drawing.top_k,
             top_p: drawing.top_p,
-            seed: stream.child(i as u64).key(),
+            seed: asked.seed,
         },
         completions: drawing.generations,
     };
-    let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+    let requests: Vec<Request> = prompts.iter().map(request).collect();
     let limits =
         Limits { max_new_tokens: drawing.max_completion_length, eos: eos.to_vec(), stop: Vec::new() };
-    let completions =
-        Rollouts::new(decoder, tokenizer, requests, (policy, Pass::Policy), &limits)?.in_order()?;
-    Ok(Generation { prompts, completions })
+    Rollouts::new(decoder, tokenizer, requests, (policy, Pass::Policy), &limits)?.in_order()
 }

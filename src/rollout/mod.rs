@@ -4,4 +4,4 @@ mod config;
 mod draw;
 
 pub use config::{Drawing, RolloutConfig};
-pub use draw::{Generation, draw};
+pub use draw::{Asked, Generation, asked, draw};

@@ -11,6 +11,7 @@ use crate::generate::{Completion, Limits, Request, SamplingConfig, complete_all}
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Needs, Objective, Records, Scored};
+use crate::ranks::{ALONE, Ranks};
 use crate::trainable::{Adapters, Policy};
 
 /// Records in a batch; no figure depends on it.
@@ -109,13 +110,27 @@ impl Adapted<'_> {
         examples: &Dataset,
         each: impl FnMut(usize, &[Scored]) -> Result<()>,
     ) -> Result<()> {
+        self.score_on(&ALONE, examples, each)
+    }
+
+    /// As [`Adapted::score_each`], by several ranks: each scores some of the batches, and `each` is called on rank 0.
+    ///
+    /// # Errors
+    /// As [`Adapted::score_each`], or if a rank has failed.
+    pub fn score_on(
+        &self,
+        ranks: &Ranks,
+        examples: &Dataset,
+        each: impl FnMut(usize, &[Scored]) -> Result<()>,
+    ) -> Result<()> {
         let (rewards, reference) = (self.is_reward(), !self.is_reward());
         let needs = Needs { rewards, reference, ..Needs::PAIRS };
         let of_reference = |packed: &_| {
             let logps = || self.decoder.logps(packed, &self.policy, Pass::Reference);
             reference.then(logps).transpose()
         };
-        preference::score((&self.decoder, &self.policy), examples, (BATCH, needs), of_reference, each)
+        let both = (&self.decoder, &self.policy);
+        preference::score(ranks, both, examples, (BATCH, needs), of_reference, each)
     }
 
     /// Accuracy, margins and rewards, by the loss that the adapter was trained with (DPO if it is not known).
@@ -131,6 +146,20 @@ impl Adapted<'_> {
     /// # Errors
     /// As [`Adapted::score`].
     pub fn evaluate_by(&self, objective: &Objective, pairs: &Pairs) -> Result<Evaluation> {
+        let none = || Error::Data("nothing was evaluated".into());
+        self.evaluate_on(&ALONE, objective, pairs)?.ok_or_else(none)
+    }
+
+    /// As [`Adapted::evaluate_by`], by several ranks; only rank 0 has the figures.
+    ///
+    /// # Errors
+    /// As [`Adapted::score`], or if a rank has failed.
+    pub fn evaluate_on(
+        &self,
+        ranks: &Ranks,
+        objective: &Objective,
+        pairs: &Pairs,
+    ) -> Result<Option<Evaluation>> {
         let rewards = objective.needs().rewards;
         if rewards != self.is_reward() {
             return Err(Error::Config(if rewards {
@@ -143,7 +172,8 @@ impl Adapted<'_> {
             let logps = || self.decoder.logps(packed, &self.policy, Pass::Reference);
             (!rewards).then(logps).transpose()
         };
-        preference::evaluate((&self.decoder, &self.policy), &pairs.examples, BATCH, objective, reference)
+        let both = (&self.decoder, &self.policy);
+        preference::evaluate_on(ranks, both, (&pairs.examples, BATCH), objective, reference)
     }
 
     /// Completes a prompt: as the user's message if there is a chat template, else as it is.

@@ -18,14 +18,21 @@ pub(super) fn tokenizer(
     resume: bool,
 ) -> Result<ChatTokenizer> {
     let asks = tokenizer.template().is_some_and(|template| template.date().is_some());
-    if config.data.chat_template_date.is_none() && resume && asks {
-        config.data.chat_template_date = of_run(config);
+    if resume && asks {
+        date_of_run(config);
     }
     let tokenizer = tokenizer.on(config.data.chat_template_date.as_deref())?;
     if config.data.chat_template_date.is_none() {
         config.data.chat_template_date = tokenizer.template().and_then(|template| template.date());
     }
     Ok(tokenizer)
+}
+
+/// Adds the date of the run that a run directory holds, if it has one and the configuration does not.
+pub fn date_of_run(config: &mut RunConfig) {
+    if config.data.chat_template_date.is_none() {
+        config.data.chat_template_date = of_run(config);
+    }
 }
 
 /// Returns the date in the run directory's configuration, or else in its newest checkpoint.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::Ledger;
 use crate::generate::{Completion, Limits, Request, Rollouts, SamplingConfig};
 use crate::model::pass::Pass;
+use crate::ranks::{ALONE, Ranks};
 use crate::report::Activity;
 use crate::train::reference;
 
@@ -46,7 +47,9 @@ struct Line {
 /// The kept completions of a file.
 #[derive(Debug)]
 pub struct Drawer {
-    ledger: Ledger<Line>,
+    /// Of rank 0.
+    ledger: Option<Ledger<Line>>,
+    ranks: Ranks,
     known: BTreeMap<String, Vec<Kept>>,
 }
 
@@ -78,15 +81,28 @@ impl Drawer {
     /// # Errors
     /// As [`Ledger::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let (ledger, lines) = Ledger::<Line>::open(path)?;
-        let known = lines.into_iter().map(|line| (line.key, line.completions)).collect();
-        Ok(Self { ledger, known })
+        Self::open_on(&ALONE, path)
     }
 
-    /// Returns the completions of each prompt, of which those that are kept are not drawn again.
+    /// As [`Drawer::open`], for several ranks that draw together. Rank 0 alone reads and writes the file.
     ///
     /// # Errors
-    /// If a prompt does not fit the model, or the file cannot be written; what was drawn before is kept.
+    /// As [`Ledger::open`].
+    pub fn open_on(ranks: &Ranks, path: &Path) -> Result<Self> {
+        let ranks = ranks.clone();
+        if !ranks.is_first() {
+            return Ok(Self { ledger: None, ranks, known: BTreeMap::new() });
+        }
+        let (ledger, lines) = Ledger::<Line>::open(path)?;
+        let known = lines.into_iter().map(|line| (line.key, line.completions)).collect();
+        Ok(Self { ledger: Some(ledger), ranks, known })
+    }
+
+    /// Returns the completions of each prompt, of which those that are kept are not drawn again. Of several ranks each draws
+    /// for some of the prompts, and all have the same in the end.
+    ///
+    /// # Errors
+    /// If a prompt does not fit the model, the file cannot be written, or a rank has failed; what was drawn before is kept.
     pub fn draw(&mut self, by: Drawn, prompts: &[Prompt], how: &Drawing) -> Result<Vec<Vec<Kept>>> {
         let identity = identity(by)?;
         let adapted = by.adapted;
@@ -103,36 +119,46 @@ impl Drawer {
         };
         let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
         let keys: Vec<String> = requests.iter().map(|request| key(&identity, request, &limits)).collect();
-        // Of equal requests one is drawn.
+        let open = self.ranks.told(|| Ok(self.open_among(&keys)))?;
+        if !open.is_empty() {
+            let what = format!("completing prompts ({}, temperature {})", by.name, how.sampling.temperature);
+            let activity = Activity::new(what, open.len() as u64);
+            let side = (&adapted.policy, by.pass);
+            let own = self.ranks.items(open.len()).map(|item| requests[open[item]].clone()).collect();
+            let mut groups =
+                Rollouts::new(&adapted.decoder, &adapted.tokenizer, own, side, &limits)?.by_request();
+            let work = |_| Ok(groups.next().transpose()?.unwrap_or_default().iter().map(kept).collect());
+            let Self { ledger, ranks, known } = self;
+            ranks.in_turn(open.len(), work, |item, completions: Vec<Kept>| {
+                let line = Line {
+                    key: keys[open[item]].clone(),
+                    policy: by.name.into(),
+                    temperature: how.sampling.temperature,
+                    prompt: prompts[open[item]].text.clone(),
+                    completions,
+                };
+                ledger.as_mut().map(|ledger| ledger.push(&line)).transpose()?;
+                known.insert(line.key, line.completions);
+                activity.advance(1);
+                Ok(())
+            })?;
+        }
+        self.ranks.told(|| {
+            let found = keys.iter().map(|key| self.known.get(key).cloned());
+            let none = || Error::Model("a prompt was not completed".into());
+            found.collect::<Option<Vec<_>>>().ok_or_else(none)
+        })
+    }
+
+    /// The requests that are not known, in order. Of equal ones there is the first.
+    fn open_among(&self, keys: &[String]) -> Vec<usize> {
         let mut open: BTreeMap<&str, usize> = BTreeMap::new();
         for (i, key) in keys.iter().enumerate().filter(|(_, key)| !self.known.contains_key(*key)) {
             open.entry(key).or_insert(i);
         }
         let mut open: Vec<usize> = open.into_values().collect();
         open.sort_unstable();
-        if !open.is_empty() {
-            let what = format!("completing prompts ({}, temperature {})", by.name, how.sampling.temperature);
-            let activity = Activity::new(what, open.len() as u64);
-            let side = (&adapted.policy, by.pass);
-            let wanted = open.iter().map(|i| requests[*i].clone()).collect();
-            let groups =
-                Rollouts::new(&adapted.decoder, &adapted.tokenizer, wanted, side, &limits)?.by_request();
-            for (group, i) in groups.zip(open) {
-                let completions: Vec<Kept> = group?.iter().map(kept).collect();
-                let line = Line {
-                    key: keys[i].clone(),
-                    policy: by.name.into(),
-                    temperature: how.sampling.temperature,
-                    prompt: prompts[i].text.clone(),
-                    completions,
-                };
-                self.ledger.push(&line)?;
-                self.known.insert(line.key, line.completions);
-                activity.advance(1);
-            }
-        }
-        let found = keys.iter().map(|key| self.known.get(key).cloned());
-        found.collect::<Option<Vec<_>>>().ok_or_else(|| Error::Model("a prompt was not completed".into()))
+        open
     }
 }
 

@@ -47,6 +47,7 @@ pub struct Run<'a> {
     decoder: Decoder,
     policy: Policy,
     on_device: Option<on_device::Fit>,
+    ranks: Ranks,
 }
 
 /// A run before its next step.
@@ -80,13 +81,13 @@ pub fn expected_memory(
 ///
 /// # Errors
 /// If the device does not train it, the adapter does not fit the base, or memory does not suffice.
-pub(super) fn foresee(mut config: RunConfig, base: &Base, examples: &Examples) -> Result<()> {
+pub(super) fn foresee(ranks: &Ranks, mut config: RunConfig, base: &Base, examples: &Examples) -> Result<()> {
     policy::check_device(&config, base)?;
     let start = Start::of(&config, base)?;
     if base.backend.is_some() {
         return config.train.check_device().map(drop);
     }
-    plan::fit(&mut config, base, start.trained(), examples).map(drop)
+    plan::fit(&mut config, base, (start.trained(), ranks), examples).map(drop)
 }
 
 impl<'a> Run<'a> {
@@ -103,7 +104,29 @@ impl<'a> Run<'a> {
     /// # Errors
     /// As [`Run::new`].
     pub fn of(inputs: Inputs, base: &'a Base) -> Result<Self> {
-        Self::new(inputs.config, base, inputs.tokenizer, inputs.examples)
+        Self::on(&ALONE, inputs, base)
+    }
+
+    /// With data that are read already, as one of several processes that train together. The first one writes.
+    ///
+    /// # Errors
+    /// As [`Run::new`].
+    pub fn on(ranks: &Ranks, inputs: Inputs, base: &'a Base) -> Result<Self> {
+        let Inputs { mut config, tokenizer, mut examples } = inputs;
+        policy::check_device(&config, base)?;
+        let start = Start::of(&config, base)?;
+        if base.backend.is_none() {
+            let note = plan::fit(&mut config, base, (start.trained(), ranks), &examples)?;
+            examples.notes.extend(note);
+        }
+        let decoder = base.decoder()?;
+        let (policy, note) = policy::policy(&config, base, (&decoder, &examples), start)?;
+        examples.notes.extend(note);
+        let on_device = decoder
+            .is_on_device()
+            .then(|| on_device::fit(&config, &decoder, &policy, &examples))
+            .transpose()?;
+        Ok(Self { config, base, tokenizer, examples, decoder, policy, on_device, ranks: ranks.clone() })
     }
 
     /// Returns the first training record as the model sees it, shortened; `None` if there is none.
@@ -121,25 +144,12 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the adapter does not fit the base, or the run does not fit into memory.
     pub fn new(
-        mut config: RunConfig,
+        config: RunConfig,
         base: &'a Base,
         tokenizer: ChatTokenizer,
-        mut examples: Examples,
+        examples: Examples,
     ) -> Result<Self> {
-        policy::check_device(&config, base)?;
-        let start = Start::of(&config, base)?;
-        if base.backend.is_none() {
-            let note = plan::fit(&mut config, base, start.trained(), &examples)?;
-            examples.notes.extend(note);
-        }
-        let decoder = base.decoder()?;
-        let (policy, note) = policy::policy(&config, base, (&decoder, &examples), start)?;
-        examples.notes.extend(note);
-        let on_device = decoder
-            .is_on_device()
-            .then(|| on_device::fit(&config, &decoder, &policy, &examples))
-            .transpose()?;
-        Ok(Self { config, base, tokenizer, examples, decoder, policy, on_device })
+        Self::of(Inputs { config, tokenizer, examples }, base)
     }
 
     /// What it would do, in words: `--dry-run`.
@@ -148,7 +158,7 @@ impl<'a> Run<'a> {
     /// If the objective is invalid.
     pub fn described(&self) -> Result<String> {
         plan::described(
-            &self.config,
+            (&self.config, &self.ranks),
             self.base,
             (&self.decoder, &self.policy),
             &self.examples,
@@ -177,22 +187,9 @@ impl<'a> Run<'a> {
     /// stop.
     ///
     /// # Errors
-    /// If there is nothing to train, the objective does not take the records, or the checkpoint belongs to another run.
-    pub fn ready(self, directory: &RunDir, stop: Arc<AtomicU8>, resuming: bool) -> Result<Ready> {
-        self.ready_on(&ALONE, directory, stop, resuming)
-    }
-
-    /// As [`Run::ready`], as one of several processes that train together. The first one writes.
-    ///
-    /// # Errors
-    /// As [`Run::ready`], or if a rank has failed.
-    pub fn ready_on(
-        mut self,
-        ranks: &Ranks,
-        directory: &RunDir,
-        stop: Arc<AtomicU8>,
-        resuming: bool,
-    ) -> Result<Ready> {
+    /// If there is nothing to train, the objective does not take the records, the checkpoint belongs to another run, or a rank
+    /// has failed.
+    pub fn ready(mut self, directory: &RunDir, stop: Arc<AtomicU8>, resuming: bool) -> Result<Ready> {
         let asked = self.config.train.gradient_checkpointing;
         if let Some(found) = &self.on_device {
             self.config.train.gradient_checkpointing =
@@ -204,7 +201,7 @@ impl<'a> Run<'a> {
                 );
             }
         }
-        let Self { config, base, tokenizer, examples, decoder, policy, .. } = self;
+        let Self { config, base, tokenizer, examples, decoder, policy, ranks, .. } = self;
         let Examples { train, eval, mut notes, skipped } = examples;
         notes.extend(list_skipped(directory, &skipped)?);
         let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
@@ -254,7 +251,7 @@ impl<'a> Run<'a> {
         };
         let mut trainer = Trainer::new(setup)?;
         if resuming {
-            notes.extend(resumed::resume(&mut trainer, &config, directory, ranks)?);
+            notes.extend(resumed::resume(&mut trainer, &config, directory, &ranks)?);
         }
         if directory.is_ours() {
             files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+use super::parcel::{packed, unpack};
 use super::run::{self, Inputs};
 use super::{Base, TrainedWith};
 use crate::adapter::peft;
@@ -11,6 +14,7 @@ use crate::config::{Begins, RunConfig, Stage, Staged};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::initialisation::InitLoraWeights;
+use crate::ranks::Ranks;
 use crate::train::run_dir;
 use crate::trainable::Adapters;
 
@@ -24,25 +28,71 @@ pub struct Planned {
     pub inputs: Option<Inputs>,
 }
 
+/// What an earlier process did of a run that is continued: for each stage that is finished, the date that its template prints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    finished: Vec<Option<Finished>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Finished {
+    date: Option<String>,
+}
+
+impl Before {
+    /// Looks into the directories of the stages; with `resume`, a stage that was finished is left as it is.
+    ///
+    /// # Errors
+    /// If a finished stage had other settings.
+    pub fn of(staged: &Staged, resume: bool) -> Result<Self> {
+        if !resume {
+            return Ok(Self { finished: vec![None; staged.stages.len()] });
+        }
+        check_directories(staged)?;
+        let of_stage = |(index, stage): (usize, &Stage)| {
+            let last = index + 1 == staged.stages.len();
+            if last || !stage.config.output_dir.join("adapter").join(peft::CONFIG).is_file() {
+                return Ok(None);
+            }
+            Ok(Some(Finished { date: finished(stage)?.data.chat_template_date }))
+        };
+        let finished = staged.stages.iter().enumerate().map(of_stage).collect::<Result<_>>()?;
+        Ok(Self { finished })
+    }
+
+    /// The index of the first stage that is not finished.
+    pub fn next(&self) -> usize {
+        self.finished.iter().take_while(|finished| finished.is_some()).count()
+    }
+
+    /// What rank 0 finds, on every rank.
+    ///
+    /// # Errors
+    /// As [`Before::of`], or if a rank has failed.
+    pub fn on(ranks: &Ranks, staged: &Staged, resume: bool) -> Result<Self> {
+        ranks.told(|| Self::of(staged, resume))
+    }
+}
+
 /// Reads the data of every stage that is not finished, and checks that its loss takes them, so that nothing is trained if a
-/// later stage cannot begin. With `resume`, a stage that was finished is left as it is.
+/// later stage cannot begin.
 ///
 /// # Errors
-/// If something is missing or invalid; or if a finished stage had other settings.
-pub fn planned(staged: &Staged, base: &Base, resume: bool) -> Result<Vec<Planned>> {
-    if resume {
-        check_directories(staged)?;
-    }
+/// If something is missing or invalid.
+pub fn planned(
+    ranks: &Ranks,
+    staged: &Staged,
+    base: &Base,
+    (before, resume): (&Before, bool),
+) -> Result<Vec<Planned>> {
     check_stackable(staged, base)?;
     let mut planned: Vec<Planned> = Vec::new();
     let mut date = None;
     for (index, stage) in staged.stages.iter().enumerate() {
         let mut config = stage.config.clone();
         let (name, directory) = (stage.name.clone(), config.output_dir.clone());
-        let last = index + 1 == staged.stages.len();
-        if resume && !last && directory.join("adapter").join(peft::CONFIG).is_file() {
-            let written = finished(stage)?;
-            date = date.or(written.data.chat_template_date);
+        if let Some(finished) = before.finished.get(index).cloned().flatten() {
+            date = date.or(finished.date);
             planned.push(Planned { name, directory, inputs: None });
             continue;
         }
@@ -56,12 +106,48 @@ pub fn planned(staged: &Staged, base: &Base, resume: bool) -> Result<Vec<Planned
         if index > 0 {
             let finished = planned.last().is_some_and(|before| before.inputs.is_none());
             let alone = alone(staged, index, &inputs.config, finished);
-            run::foresee(alone, base, &inputs.examples).map_err(place)?;
+            run::foresee(ranks, alone, base, &inputs.examples).map_err(place)?;
         }
         date = date.or_else(|| inputs.config.data.chat_template_date.clone());
         planned.push(Planned { name, directory, inputs: Some(inputs) });
     }
     Ok(planned)
+}
+
+/// Writes the adapters of earlier stages that a stage begins with on the machines that do not see the run directory, at the
+/// same paths. They were finished by rank 0.
+///
+/// # Errors
+/// If an adapter cannot be read or written, or a rank has failed.
+pub fn hand_over(ranks: &Ranks, staged: &Staged, config: &RunConfig) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let named = config.lora.init_from.iter().chain(&config.model.adapter);
+    for path in named.filter(|path| path.starts_with(&staged.output_dir)) {
+        let own = match ranks.is_first() {
+            true => packed(path, &names(path)?)?,
+            false => Vec::new(),
+        };
+        let bytes = ranks.broadcast(own)?;
+        if !ranks.is_first() {
+            unpack(&bytes, path)?;
+        }
+    }
+    ranks.meet()
+}
+
+/// The names of the files of an adapter, sorted.
+fn names(adapter: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(adapter).map_err(Error::read(adapter))? {
+        let path = entry.map_err(Error::read(adapter))?.path();
+        if path.is_file() {
+            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Names the stage of an error about data, if the message does not name a file anyway.

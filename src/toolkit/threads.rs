@@ -15,3 +15,12 @@ pub fn set_threads(threads: Option<usize>) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+/// Does `work` with so many threads of its own.
+///
+/// # Errors
+/// Those of `work`, or if the threads cannot be started.
+pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::Config(format!("{threads} threads cannot be started: {e}")))?.install(work)
+}

@@ -19,7 +19,7 @@ pub fn clear(decoder: &Decoder, policy: &mut Policy) -> Result<()> {
     Ok(())
 }
 
-/// Adds the gradient of `Σ_c weights[c]·logps[c]`.
+/// Adds the gradient of `Σ_c weights[c]·logps[c]` on the device.
 ///
 /// # Errors
 /// If the tape does not belong to this batch.
@@ -30,10 +30,7 @@ pub fn add(
     batch: &PackedBatch,
     weights: &[f64],
 ) -> Result<()> {
-    if decoder.is_on_device() {
-        return decoder.add_device_gradient(tape, batch, policy, weights);
-    }
-    policy.accumulate(|policy, gradient| decoder.backward(tape, batch, policy, weights, gradient))
+    decoder.add_device_gradient(tape, batch, policy, weights)
 }
 
 /// Returns the gradient's Euclidean norm, which is not finite if any element is not.

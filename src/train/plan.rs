@@ -15,6 +15,8 @@ pub struct Tokens {
     pub largest_batch: usize,
     /// Scored tokens of the longest examples, as many as a micro-batch holds.
     pub largest_scored: usize,
+    /// Micro-batches into which the batch of the longest examples is cut.
+    pub parts: usize,
 }
 
 impl Tokens {
@@ -45,6 +47,7 @@ impl Tokens {
             unpacked,
             largest_batch: most.map_or(together, |most| together.min(most.max(longest))),
             largest_scored: scored.iter().take(batch).sum(),
+            parts: most.map_or(1, |most| together.div_ceil(most.max(1)).clamp(1, batch.max(1))),
         }
     }
 
@@ -123,6 +126,7 @@ mod tests {
         assert_eq!((tokens.packed, tokens.unpacked, tokens.largest_batch), (52, 102, 46));
         assert_eq!(Tokens::of(&all, 2, Some(20)).largest_batch, 30);
         assert_eq!(Tokens::of(&all, 2, Some(40)).largest_batch, 40);
+        assert_eq!([None, Some(20), Some(40)].map(|most| Tokens::of(&all, 2, most).parts), [1, 2, 2]);
         assert!((tokens.saved() - (1.0 - 52.0 / 102.0)).abs() < 1e-12);
     }
 }

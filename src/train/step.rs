@@ -105,7 +105,12 @@ fn begun(
         if !is_broken {
             let slopes = found.d_logps[..figures.logps.len()].iter();
             let weights: Vec<f64> = slopes.map(|slope| slope / groups as f64).collect();
-            summands.add(decoder, policy, tape, batch, &weights)?;
+            match decoder.is_on_device() {
+                true => descent::add(decoder, policy, tape, batch, &weights)?,
+                false => summands.add(policy, |policy, gradient| {
+                    decoder.backward(tape, batch, policy, &weights, gradient)
+                })?,
+            }
         }
         own.push(figures);
     }
@@ -157,7 +162,7 @@ fn tokens_per_record(batches: &[PackedBatch], objective: &Objective) -> Option<f
 }
 
 /// The indices of the micro-batches that this rank computes.
-fn share(batches: &[PackedBatch], ranks: &Ranks) -> std::ops::Range<usize> {
+pub(super) fn share(batches: &[PackedBatch], ranks: &Ranks) -> std::ops::Range<usize> {
     let tokens: Vec<usize> = batches.iter().map(|batch| batch.tokens.len()).collect();
     shares(&tokens, ranks.size()).get(ranks.rank()).cloned().unwrap_or_default()
 }

@@ -4,10 +4,7 @@
 //! that has the first micro-batches adds each to the sum as it comes; the others keep theirs until the sum arrives
 //! ([`Ranks::sum_in_order`]).
 
-use super::descent;
-use crate::data::PackedBatch;
 use crate::error::Result;
-use crate::model::decoder::{Decoder, Tape};
 use crate::ranks::Ranks;
 use crate::trainable::Policy;
 
@@ -41,23 +38,20 @@ impl Summands {
         Self { way, kept: Vec::new() }
     }
 
-    /// Adds the gradient of `Σ_c weights[c]·logps[c]`.
+    /// Adds the gradient of a micro-batch, which `backward` adds to what it is given.
     ///
     /// # Errors
-    /// If the tape does not belong to this batch.
+    /// Those of `backward`.
     pub fn add(
         &mut self,
-        decoder: &Decoder,
         policy: &mut Policy,
-        tape: Tape,
-        batch: &PackedBatch,
-        weights: &[f64],
+        backward: impl FnOnce(&Policy, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
-        if matches!(self.way, Way::InPlace) || decoder.is_on_device() {
-            return descent::add(decoder, policy, tape, batch, weights);
+        if matches!(self.way, Way::InPlace) {
+            return policy.accumulate(backward);
         }
         let mut gradient = vec![0.0; policy.trained.values().len()];
-        decoder.backward(tape, batch, policy, weights, &mut gradient)?;
+        backward(policy, &mut gradient)?;
         match self.way {
             Way::Kept => self.kept.push(gradient),
             Way::InPlace | Way::Added => policy.trained.store_mut().update_gradient(|sum| {

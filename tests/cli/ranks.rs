@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -26,21 +27,29 @@ fn recipe(place: &Place, accumulation: usize, more: &[(&str, Value)]) {
 }
 
 /// Starts the program as so many ranks, as `torchrun` does.
-fn start(place: &Place, size: usize, args: &[&str]) -> Vec<Child> {
+pub fn start(place: &Place, size: usize, args: &[&str]) -> Vec<Child> {
+    start_in(place, size, |_| place.path("."), |_| args.to_vec())
+}
+
+/// Starts the program as so many ranks, each in a directory and with arguments of its own.
+pub fn start_in<'a>(
+    place: &Place,
+    size: usize,
+    directory: impl Fn(usize) -> PathBuf,
+    args: impl Fn(usize) -> Vec<&'a str>,
+) -> Vec<Child> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let start = |rank: usize| {
-        let mut command = place.command(args);
+        let mut command = place.command(&args(rank));
+        command.current_dir(directory(rank));
         command.env("RANK", rank.to_string()).env("WORLD_SIZE", size.to_string());
         command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port).spawn().unwrap()
     };
     (0..size).map(start).collect()
 }
 
-fn together(place: &Place, size: usize, args: &[&str]) -> Vec<Ran> {
-    let children = start(place, size, args);
-    let waiting: Vec<_> =
-        children.into_iter().map(|child| std::thread::spawn(move || finish(child))).collect();
-    waiting.into_iter().map(|waiting| waiting.join().unwrap()).collect()
+pub fn together(place: &Place, size: usize, args: &[&str]) -> Vec<Ran> {
+    ended(start(place, size, args)).0
 }
 
 fn train(place: &Place, size: usize, run: &str) {
@@ -101,14 +110,17 @@ fn lines(place: &Place) -> usize {
     std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap_or_default().lines().count()
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
 /// Waits for all, and returns them with the seconds it took.
-fn ended(children: Vec<Child>) -> (Vec<Ran>, f64) {
+pub fn ended(children: Vec<Child>) -> (Vec<Ran>, f64) {
     let start = Instant::now();
-    let ran = children.into_iter().map(finish).collect();
+    // One that nobody reads would wait with a full pipe.
+    let waiting: Vec<_> =
+        children.into_iter().map(|child| std::thread::spawn(move || finish(child))).collect();
+    let ran = waiting.into_iter().map(|waiting| waiting.join().unwrap()).collect();
     (ran, start.elapsed().as_secs_f64())
 }
 
@@ -196,14 +208,8 @@ fn other_data_on_one_rank_are_refused_by_name() {
         std::fs::create_dir_all(place.path(&format!("rank-{rank}"))).unwrap();
         place.write(&format!("rank-{rank}/pairs.jsonl"), lines);
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let start = |rank: usize| {
-        let mut command = place.command(&["train", "-c", "../run.yaml", "--set", "data.train=pairs.jsonl"]);
-        command.current_dir(place.path(&format!("rank-{rank}"))).env("RANK", rank.to_string());
-        command.env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
-        command.spawn().unwrap()
-    };
-    let (ran, _) = ended(vec![start(0), start(1)]);
+    let args = vec!["train", "-c", "../run.yaml", "--set", "data.train=pairs.jsonl"];
+    let (ran, _) = ended(start_in(&place, 2, |rank| place.path(&format!("rank-{rank}")), |_| args.clone()));
     for ran in ran {
         assert_eq!(ran.code, Some(1));
         assert!(ran.stderr.contains("rank 1 of 2 (host "), "{}", ran.stderr);

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::plain::objective;
 use super::results::Results;
 use crate::cli::CalibrationArgs;
-use crate::commands::adapted::{adapted, base};
+use crate::commands::adapted::{adapted, base_on};
 use crate::commands::output::{print, say};
+use crate::commands::together;
 use crate::data::dataset::Entry;
 use crate::data::{Dataset, Kind};
 use crate::error::{Error, Result};
@@ -19,6 +20,7 @@ use crate::eval::preference::wilson;
 use crate::files::{self, Memo};
 use crate::model::pass::Pass;
 use crate::objective::{Objective, Role, Scored};
+use crate::ranks::Ranks;
 use crate::report::Activity;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
@@ -64,15 +66,23 @@ struct Figures {
 }
 
 pub(super) fn run(args: &CalibrationArgs) -> Result<()> {
-    let base = base(&args.pairs.model)?;
-    let adapted = adapted(&base, &args.pairs.model)?;
+    together::shared(together::FROM_WHAT_IS_KEPT, |ranks| measure(args, ranks))
+}
+
+fn measure(args: &CalibrationArgs, ranks: &Ranks) -> Result<()> {
+    let base = base_on(ranks, &args.pairs.model)?;
+    let adapted = ranks.once_per_machine(|| adapted(&base, &args.pairs.model))?;
     if !adapted.policy.is_adapted() {
         return Err(Error::Config("without an adapter every reward is 0; name one with --adapter".into()));
     }
     let objective = objective(adapted.trained.objective.clone(), args.pairs.beta)?;
-    let data = adapted.pairs(&args.pairs.data)?;
+    let data = together::read(ranks, || adapted.pairs(&args.pairs.data))?;
     data.notes.iter().for_each(|note| say(note));
-    let scored = scored(&adapted, &data.examples, &args.output.join("scored.jsonl"))?;
+    together::agree(ranks, &adapted, data.examples.fingerprint())?;
+    let scored = scored(ranks, &adapted, &data.examples, &args.output.join("scored.jsonl"))?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let sources = sources_of(&args.pairs.data)?;
     let pairs = pairs(&scored, &objective, &data.examples, &sources)?;
     let predictions: Vec<Prediction> = pairs.iter().map(|pair| pair.prediction).collect();
@@ -90,9 +100,10 @@ pub(super) fn run(args: &CalibrationArgs) -> Result<()> {
     results.publish(&args.output, args.pairs.json)
 }
 
-/// Scores the completions, and keeps what is scored in a file: the same command goes on there.
-fn scored(adapted: &Adapted, examples: &Dataset, kept: &Path) -> Result<Vec<Scored>> {
-    let mut memo = Memo::<Vec<Scored>>::open(kept)?;
+/// Scores the completions, and keeps what is scored in a file: the same command goes on there. Only rank 0 has the file, and all
+/// figures.
+fn scored(ranks: &Ranks, adapted: &Adapted, examples: &Dataset, kept: &Path) -> Result<Vec<Scored>> {
+    let mut memo = ranks.is_first().then(|| Memo::<Vec<Scored>>::open(kept)).transpose()?;
     let identity = identity(Drawn { adapted, pass: Pass::Policy, name: "" })?;
     let activity = Activity::new("scoring pairs", examples.len() as u64);
     let mut all = Vec::new();
@@ -100,14 +111,20 @@ fn scored(adapted: &Adapted, examples: &Dataset, kept: &Path) -> Result<Vec<Scor
         let part = examples.select(first..(first + TOGETHER).min(examples.len()));
         let kinds: Vec<Kind> = part.entries().map(Entry::kind).collect();
         let described = format!("{identity} {} {kinds:?}", part.fingerprint());
-        let found = memo.of(&described, || {
+        let compute = || -> Result<Vec<Scored>> {
             let mut found = Vec::new();
-            adapted.score_each(&part, |at, scored| {
+            adapted.score_on(ranks, &part, |at, scored| {
                 found.extend(scored.iter().map(|it| Scored { group: at + it.group, ..*it }));
                 Ok(())
             })?;
             Ok(found)
-        })?;
+        };
+        let is_known = ranks.told(|| Ok(memo.as_ref().is_some_and(|memo| memo.knows(&described))))?;
+        let found = match &mut memo {
+            Some(memo) => memo.of(&described, compute)?,
+            None if is_known => Vec::new(),
+            None => compute()?,
+        };
         all.extend(found.iter().map(|it| Scored { group: first + it.group, ..*it }));
         activity.advance(part.len() as u64);
     }

@@ -13,29 +13,37 @@ use super::questions;
 use super::results::Results;
 use crate::cli::FrontierArgs;
 use crate::commands::output::print;
+use crate::commands::together;
 use crate::error::Result;
 use crate::eval::dominance;
 use crate::eval::frontier::{PerPrompt, Point, efficient};
 use crate::files;
 use crate::model::pass::Pass;
+use crate::ranks::Ranks;
 use crate::toolkit::{Base, OpenOptions, TrainedWith, set_threads};
 
 pub(super) fn run(args: &FrontierArgs) -> Result<()> {
+    together::shared(together::FROM_WHAT_IS_KEPT, |ranks| measure(args, ranks))
+}
+
+fn measure(args: &FrontierArgs, ranks: &Ranks) -> Result<()> {
     let runtime = args.set.runtime;
-    set_threads(runtime.threads)?;
+    set_threads(together::threads(runtime.threads, ranks))?;
     let options = OpenOptions {
         dtype: runtime.dtype,
         device: runtime.device,
         load_in_4bit: runtime.load_in_4bit,
         force: args.set.force,
     };
-    let base = Base::open_with(&args.set.base, &options)?;
-    let mut measuring = Measuring::open(args, &base)?;
+    let base = ranks.once_per_machine(|| Base::open_with(&args.set.base, &options))?;
+    let mut measuring = Measuring::open(ranks, args, &base)?;
     let names = names::of(&args.set.runs);
     let mut found = Vec::new();
     for (run, (series, name)) in args.set.runs.iter().zip(&names) {
-        let adapted = base.with_adapters(&[run], TrainedWith::of(run)?, args.set.force)?;
+        let open = || base.with_adapters(&[run], TrainedWith::of(run)?, args.set.force);
+        let adapted = ranks.once_per_machine(open)?;
         let prompts = questions::read(&args.draw, &adapted.tokenizer)?;
+        together::agree(ranks, &adapted, questions::fingerprint(&prompts))?;
         if found.is_empty() {
             found.push(measuring.policy((&adapted, Pass::Reference), REFERENCE, "", &prompts)?);
             if let Some(best_of) = BestOf::of(args) {
@@ -44,7 +52,7 @@ pub(super) fn run(args: &FrontierArgs) -> Result<()> {
         }
         found.push(measuring.policy((&adapted, Pass::Policy), name, series, &prompts)?);
     }
-    publish(args, found)
+    if ranks.is_first() { publish(args, found) } else { Ok(()) }
 }
 
 /// Compares the policies and writes what was found.

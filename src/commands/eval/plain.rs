@@ -3,19 +3,27 @@
 use serde_json::{Map, Value};
 
 use crate::cli::EvalPairsArgs;
-use crate::commands::adapted::{adapted, base};
+use crate::commands::adapted::{adapted, base_on};
 use crate::commands::output::{print_json, print_text, say};
+use crate::commands::together;
 use crate::error::{Error, Result};
 use crate::eval::preference::Summary;
 use crate::objective::{Objective, ObjectiveConfig};
+use crate::ranks::Ranks;
 
 pub(super) fn run(args: &EvalPairsArgs) -> Result<()> {
-    let base = base(&args.model)?;
-    let adapted = adapted(&base, &args.model)?;
+    together::shared(together::FROM_THE_START, |ranks| evaluate(args, ranks))
+}
+
+fn evaluate(args: &EvalPairsArgs, ranks: &Ranks) -> Result<()> {
+    let base = base_on(ranks, &args.model)?;
+    let adapted = ranks.once_per_machine(|| adapted(&base, &args.model))?;
     let objective = objective(adapted.trained.objective.clone(), args.beta)?;
-    let pairs = adapted.pairs(&args.data)?;
+    let pairs = together::read(ranks, || adapted.pairs(&args.data))?;
     pairs.notes.iter().for_each(|note| say(note));
-    let found = adapted.evaluate_by(&objective, &pairs)?.summary();
+    together::agree(ranks, &adapted, pairs.examples.fingerprint())?;
+    let Some(found) = adapted.evaluate_on(ranks, &objective, &pairs)? else { return Ok(()) };
+    let found = found.summary();
     if args.json {
         return print_json(&found);
     }

@@ -17,3 +17,12 @@ pub(super) fn read(args: &DrawArgs, tokenizer: &ChatTokenizer) -> Result<Vec<Pro
     found.truncate(args.limit.unwrap_or(usize::MAX));
     Ok(found)
 }
+
+/// Returns a text that differs for other prompts.
+pub(super) fn fingerprint(prompts: &[Prompt]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for prompt in prompts {
+        hasher.update(format!("{prompt:?}\n").as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::files::Memo;
 use crate::model::pass::Pass;
+use crate::ranks::Ranks;
 use crate::report::Activity;
 use crate::reward::{Reward, Sample, checked};
 use crate::toolkit::Adapted;
@@ -16,7 +17,9 @@ const TOGETHER: usize = 512;
 
 /// Numbers of completions, one for each, in a file.
 pub(super) struct Scorer {
-    memo: Memo<Vec<Vec<f64>>>,
+    /// Of rank 0, which computes; the other ranks are told.
+    memo: Option<Memo<Vec<Vec<f64>>>>,
+    ranks: Ranks,
 }
 
 impl Scorer {
@@ -24,8 +27,9 @@ impl Scorer {
     ///
     /// # Errors
     /// As [`Memo::open`].
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { memo: Memo::open(path)? })
+    pub(super) fn open(ranks: &Ranks, path: &Path) -> Result<Self> {
+        let memo = ranks.is_first().then(|| Memo::open(path)).transpose()?;
+        Ok(Self { memo, ranks: ranks.clone() })
     }
 
     /// The reward of each completion of each prompt; `identity` says what the reward is.
@@ -73,13 +77,19 @@ impl Scorer {
         let most = drawn.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let together = TOGETHER.div_ceil(most);
         let activity = Activity::new(what, prompts.len() as u64);
-        let mut found = Vec::with_capacity(prompts.len());
-        for (prompts, drawn) in prompts.chunks(together).zip(drawn.chunks(together)) {
-            let described = described(identity, prompts, drawn);
-            found.extend(self.memo.of(&described, || compute(prompts, drawn))?);
-            activity.advance(prompts.len() as u64);
-        }
-        Ok(found)
+        let Self { memo, ranks } = self;
+        ranks.told(|| {
+            let mut found = Vec::with_capacity(prompts.len());
+            for (prompts, drawn) in prompts.chunks(together).zip(drawn.chunks(together)) {
+                let described = described(identity, prompts, drawn);
+                found.extend(match memo {
+                    Some(memo) => memo.of(&described, || compute(prompts, drawn))?,
+                    None => compute(prompts, drawn)?,
+                });
+                activity.advance(prompts.len() as u64);
+            }
+            Ok(found)
+        })
     }
 }
 

@@ -11,13 +11,15 @@ use self::best::BestOf;
 use super::questions;
 use super::results::Results;
 use crate::cli::{JudgeSpec, WinRateArgs};
-use crate::commands::adapted::{adapted, base};
+use crate::commands::adapted::{adapted, base_on};
 use crate::commands::output::say;
+use crate::commands::together;
 use crate::error::{Error, Result};
 use crate::eval::win_rate::{WinRate, by_reward};
 use crate::generate::SamplingConfig;
 use crate::judge::{Comparison, Judge, JudgeConfig, Position};
 use crate::model::pass::Pass;
+use crate::ranks::Ranks;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
 use crate::reward::{Reward, Sample, checked};
@@ -51,13 +53,22 @@ pub(super) struct Figures {
 }
 
 pub(super) fn run(args: &WinRateArgs) -> Result<()> {
-    let base = base(&args.model)?;
-    let policy = adapted(&base, &args.model)?;
+    together::shared(together::FROM_WHAT_IS_KEPT, |ranks| measure(args, ranks))
+}
+
+fn measure(args: &WinRateArgs, ranks: &Ranks) -> Result<()> {
+    let base = base_on(ranks, &args.model)?;
+    let policy = ranks.once_per_machine(|| adapted(&base, &args.model))?;
     let prompts = questions::read(&args.draw, &policy.tokenizer)?;
-    let other = Against::of(args, &base, &prompts)?;
-    let mut judge = Judging::of(args, &base, &policy)?;
-    let mut drawer = Drawer::open(&args.output.join("samples.jsonl"))?;
-    let mut best_of = BestOf::of(args, &base, &policy)?;
+    together::agree(ranks, &policy, questions::fingerprint(&prompts))?;
+    let other = ranks.once_per_machine(|| Against::of(args, &base, &prompts))?;
+    if let Against::Other(other) = &other {
+        together::agree(ranks, other, String::new())?;
+    }
+    // Rank 0 judges what all have drawn.
+    let mut judge = ranks.is_first().then(|| Judging::of(args, &base, &policy)).transpose()?;
+    let mut drawer = Drawer::open_on(ranks, &args.output.join("samples.jsonl"))?;
+    let mut best_of = BestOf::of(ranks, args, &base, &policy)?;
     let name = args.model.adapter.first().map_or("base".into(), |path| path.display().to_string());
     let mut points = Vec::new();
     for temperature in &args.temperature {
@@ -65,8 +76,11 @@ pub(super) fn run(args: &WinRateArgs) -> Result<()> {
         let by = Drawn { adapted: &policy, pass, name: &name };
         let ours = answers(args, (by, &prompts), &mut drawer, best_of.as_mut(), *temperature)?;
         let theirs = other.answers(args, &policy, &mut drawer, &prompts, *temperature)?;
-        points.push(judge.point(*temperature, &prompts, &ours, &theirs, args.draw.seed)?);
+        if let Some(judge) = &mut judge {
+            points.push(judge.point(*temperature, &prompts, &ours, &theirs, args.draw.seed)?);
+        }
     }
+    let Some(judge) = judge else { return Ok(()) };
     let figures = Figures {
         policy: best_of.map_or(name.clone(), |best_of| best_of.named(&name)),
         against: args.against.clone(),

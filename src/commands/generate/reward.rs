@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::GenerateArgs;
 use crate::error::Result;
 use crate::generate::{Completion, Request};
@@ -29,15 +31,47 @@ impl Group {
     pub(super) fn best(&self) -> Option<usize> {
         self.rewards.as_deref().and_then(best)
     }
+
+    /// Its rewards in short, if a reward was asked for.
+    pub(super) fn rewarded(&self) -> Option<OfGroup> {
+        let rewards = self.rewards.as_deref()?;
+        Some(OfGroup {
+            adapter: self.adapter.into(),
+            greatest: best(rewards).map_or(0.0, |best| rewards[best]),
+            mean: rewards.iter().sum::<f64>() / rewards.len().max(1) as f64,
+        })
+    }
 }
 
-/// The reward that was asked for, and the sums of what it gave.
+/// The rewards of the completions of a prompt on one side.
+#[derive(Serialize, Deserialize)]
+pub(super) struct OfGroup {
+    adapter: String,
+    greatest: f64,
+    mean: f64,
+}
+
+/// By side: the number of prompts, the sum of the best rewards and that of the mean rewards.
+#[derive(Default)]
+pub(super) struct Sums(BTreeMap<String, (usize, f64, f64)>);
+
+impl Sums {
+    /// Adds groups.
+    pub(super) fn add(&mut self, groups: &[OfGroup]) {
+        for group in groups {
+            let (prompts, greatest, means) = self.0.entry(group.adapter.clone()).or_default();
+            *prompts += 1;
+            *greatest += group.greatest;
+            *means += group.mean;
+        }
+    }
+}
+
+/// The reward that was asked for.
 pub(super) struct Rewarded<'a> {
     reward: Option<Box<dyn Reward + 'a>>,
     best_of: Option<usize>,
     compare: bool,
-    /// By side: the number of prompts, the sum of the best rewards and that of the mean rewards.
-    sums: BTreeMap<&'static str, (usize, f64, f64)>,
 }
 
 impl<'a> Rewarded<'a> {
@@ -48,7 +82,7 @@ impl<'a> Rewarded<'a> {
     pub(super) fn new(args: &GenerateArgs, base: &Base, decoder: &'a Decoder) -> Result<Self> {
         let timeout = Duration::from_secs(args.reward_timeout);
         let reward = args.reward.as_ref().map(|spec| base.reward(decoder, spec, timeout)).transpose()?;
-        Ok(Self { reward, best_of: args.best_of, compare: args.compare, sums: BTreeMap::new() })
+        Ok(Self { reward, best_of: args.best_of, compare: args.compare })
     }
 
     /// The number of prompts that are scored together. Without a reward each is shown when it is done.
@@ -72,21 +106,15 @@ impl<'a> Rewarded<'a> {
         let prompt = |i: usize| (prompts[i].as_str(), &requests[i].prompt[..]);
         let mut rewards = score(&mut **reward, &completions, prompt)?.into_iter();
         for group in &mut groups {
-            let of_group: Vec<f64> = rewards.by_ref().take(group.completions.len()).collect();
-            let mean = of_group.iter().sum::<f64>() / of_group.len().max(1) as f64;
-            let (prompts, greatest, means) = self.sums.entry(group.adapter).or_default();
-            *prompts += 1;
-            *greatest += best(&of_group).map_or(0.0, |best| of_group[best]);
-            *means += mean;
-            group.rewards = Some(of_group);
+            group.rewards = Some(rewards.by_ref().take(group.completions.len()).collect());
         }
         Ok(groups)
     }
 
     /// What is said at the end, a line for each side.
-    pub(super) fn summary(&self) -> Vec<String> {
+    pub(super) fn summary(&self, sums: &Sums) -> Vec<String> {
         let Some(reward) = &self.reward else { return Vec::new() };
-        let line = |(adapter, (prompts, greatest, means)): (&&'static str, &(usize, f64, f64))| {
+        let line = |(adapter, (prompts, greatest, means)): (&String, &(usize, f64, f64))| {
             let side = if self.compare { format!("adapter {adapter}: ") } else { String::new() };
             let (greatest, mean) = (greatest / *prompts as f64, means / *prompts as f64);
             match self.best_of {
@@ -99,6 +127,6 @@ impl<'a> Rewarded<'a> {
                 ),
             }
         };
-        self.sums.iter().map(line).collect()
+        sums.0.iter().map(line).collect()
     }
 }

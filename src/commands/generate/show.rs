@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use super::reward::Group;
 use crate::cli::GenerateArgs;
-use crate::commands::output::{print, print_json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{Completion, FinishReason};
 use crate::reward::kl_bound;
 
@@ -38,15 +37,17 @@ struct Line<'a> {
     kl_bound: Option<f64>,
 }
 
-/// Prints the completions of a prompt: all of them as JSON, the best of them as text with `--best-of`.
-pub(super) fn show(args: &GenerateArgs, prompt: &str, group: &Group) -> Result<()> {
+/// Returns the completions of a prompt as they are printed: all of them as JSON, the best of them as text with `--best-of`.
+pub(super) fn show(args: &GenerateArgs, prompt: &str, group: &Group) -> Result<String> {
     let best = args.best_of.and(group.best());
+    let mut text = String::new();
     for (i, completion) in group.completions.iter().enumerate() {
         let reward = group.rewards.as_ref().and_then(|rewards| rewards.get(i)).copied();
         if args.json {
-            print_json(&line(args, (prompt, group.adapter), completion, reward, best))?;
+            let line = line(args, (prompt, group.adapter), completion, reward, best);
+            text.push_str(&serde_json::to_string(&line).map_err(|e| Error::Data(e.to_string()))?);
+            text.push('\n');
         } else if best.is_none_or(|best| best == i) {
-            let mut text = String::new();
             if i == 0 || best.is_some() {
                 text.push_str(&heading(args, prompt, group.adapter, group.prompt > 0));
             } else if args.compare {
@@ -55,10 +56,9 @@ pub(super) fn show(args: &GenerateArgs, prompt: &str, group: &Group) -> Result<(
             text.push_str(&label(args, i, reward));
             text.push_str(&completion.text);
             text.push('\n');
-            print(text.as_bytes())?;
         }
     }
-    Ok(())
+    Ok(text)
 }
 
 fn line<'a>(

@@ -2,57 +2,68 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
 
 use super::parts::{check_trackers, describe, form, open, profiled, reporter};
 use super::resumed::{is_resuming, opening};
-use super::summary;
+use super::{summary, together};
 use crate::cli::TrainArgs;
 use crate::commands::output::{say, say_as_it_is};
 use crate::commands::serve;
 use crate::commands::signals;
+use crate::commands::together as shared;
 use crate::config::{Begins, Staged};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::Verbosity;
-use crate::toolkit::stages::{Planned, alone, conclude as write_result, planned};
+use crate::ranks::Ranks;
+use crate::report::{Reporter, Verbosity};
+use crate::toolkit::stages::{Before, Planned, alone, conclude as write_result, hand_over, planned};
 use crate::toolkit::{Base, Inputs, Ready, Run, set_threads};
 use crate::train::run_dir::{self, Opening, RunDir};
 
-pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
-    let quiet = verbosity == Verbosity::Quiet;
+pub(super) fn run(staged: &Staged, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosity) -> Result<()> {
+    let (quiet, resuming) = (verbosity == Verbosity::Quiet, is_resuming(args));
     let Some(first) = staged.stages.first() else { return Ok(()) };
-    set_threads(first.config.train.threads)?;
+    together::set_patience(&first.config, ranks);
+    set_threads(shared::threads(first.config.train.threads, ranks))?;
     staged.stages.iter().try_for_each(|stage| check_trackers(&stage.config))?;
-    let base = open(&first.config, args)?;
-    let planned = planned(staged, &base, is_resuming(args))?;
+    let base = ranks.once_per_machine(|| open(&first.config, args))?;
+    let before = Before::on(ranks, staged, resuming)?;
+    if let Some(next) = staged.stages.get(before.next()).filter(|_| before.next() > 0) {
+        hand_over(ranks, staged, &next.config)?;
+    }
+    let planned = shared::read(ranks, || planned(ranks, staged, &base, (&before, resuming)))?;
     if args.dry_run {
-        return describe_all(staged, planned, &base, quiet);
+        return match ranks.is_first() {
+            true => describe_all(ranks, staged, planned, &base, quiet),
+            false => Ok(()),
+        };
     }
-    if opening(args) == Opening::Fresh {
-        let stages = staged.stages.iter().map(|stage| &stage.config.output_dir);
-        std::iter::once(&staged.output_dir).chain(stages).try_for_each(|path| run_dir::check_unused(path))?;
-    }
-    let directory = RunDir::open(&staged.output_dir, opening(args))?;
     let stop = Arc::new(AtomicU8::new(0));
-    signals::let_finish(&stop, directory.path());
-    let directories = staged.stages.iter().map(|stage| stage.config.output_dir.clone()).collect();
-    args.serve.map(|at| serve::start(at, directories)).transpose()?;
-    files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
+    let directory = match ranks.is_first() {
+        true => begun(staged, args, &stop)?,
+        false => RunDir::of_another(&staged.output_dir),
+    };
     for (index, stage) in planned.into_iter().enumerate() {
         say_stage(staged, index, quiet);
         match stage.inputs {
-            Some(inputs) => train(inputs, &base, (args, verbosity), &stop)
-                .map_err(|error| of_all(error, directory.path()))?,
+            Some(inputs) => {
+                hand_over(ranks, staged, &staged.stages[index].config)?;
+                train(inputs, &base, ranks, (args, verbosity), &stop)
+                    .map_err(|error| of_all(error, directory.path()))?;
+            }
             None if !quiet => say(&format!("finished before; {}", stage.directory.join("adapter").display())),
             None => {}
         }
-        let signal = stop.load(Ordering::Relaxed);
+        let signal = together::signalled(ranks, &stop)?;
         if signal != 0 && index + 1 < staged.stages.len() {
             let kept = format!("interrupted after stage {}", staged.stages[index].name);
             let run = files::shell_word(directory.path());
             return Err(Error::Interrupted { code: signal, kept, run });
         }
+    }
+    if !ranks.is_first() {
+        return Ok(());
     }
     let adapter = write_result(staged, &base)?;
     if !quiet {
@@ -61,6 +72,20 @@ pub(super) fn run(staged: &Staged, args: &TrainArgs, verbosity: Verbosity) -> Re
         say(&summary::next(&last.config, &first.config.model.adapter, &base, &adapter));
     }
     Ok(())
+}
+
+/// Opens the directory of the whole run, and writes what is asked for.
+fn begun(staged: &Staged, args: &TrainArgs, stop: &Arc<AtomicU8>) -> Result<RunDir> {
+    if opening(args) == Opening::Fresh {
+        let stages = staged.stages.iter().map(|stage| &stage.config.output_dir);
+        std::iter::once(&staged.output_dir).chain(stages).try_for_each(|path| run_dir::check_unused(path))?;
+    }
+    let directory = RunDir::open(&staged.output_dir, opening(args))?;
+    signals::let_finish(stop, directory.path());
+    let directories = staged.stages.iter().map(|stage| stage.config.output_dir.clone()).collect();
+    args.serve.map(|at| serve::start(at, directories)).transpose()?;
+    files::write_bytes(&directory.path().join("config.yaml"), staged.to_yaml()?.as_bytes())?;
+    Ok(directory)
 }
 
 /// An interrupted stage continues with the whole run.
@@ -77,11 +102,19 @@ fn of_all(error: Error, directory: &Path) -> Error {
 fn train(
     inputs: Inputs,
     base: &Base,
+    ranks: &Ranks,
     (args, verbosity): (&TrainArgs, Verbosity),
     stop: &Arc<AtomicU8>,
 ) -> Result<()> {
     let quiet = verbosity == Verbosity::Quiet;
-    let run = Run::of(inputs, base)?;
+    together::set_patience(&inputs.config, ranks);
+    let run = ranks.once_per_machine(|| Run::on(ranks, inputs, base))?;
+    if !ranks.is_first() {
+        let directory = RunDir::of_another(&run.config.output_dir);
+        let Ready { mut trainer, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
+        signals::let_all_finish(stop);
+        return trainer.run(&mut Reporter::new());
+    }
     let first = run.first_record(form())?.filter(|_| !quiet);
     // The directory of the whole run may be resumed, and this stage not have begun.
     let opening = if is_resuming(args) { Opening::ResumeOrStart } else { opening(args) };
@@ -93,13 +126,20 @@ fn train(
     let mut reporter = reporter((&directory, &config), trainer.step(), (verbosity, args.json), whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
+    together::describe(&trainer, ranks, &mut reporter);
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
     let told = summary::Told { quiet, samples: false, json: args.json };
     summary::conclude(&mut trainer, directory.path(), (seconds, told))
 }
 
 /// What each stage would do.
-fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool) -> Result<()> {
+fn describe_all(
+    ranks: &Ranks,
+    staged: &Staged,
+    planned: Vec<Planned>,
+    base: &Base,
+    quiet: bool,
+) -> Result<()> {
     let mut finished = true;
     for (index, stage) in planned.into_iter().enumerate() {
         say_stage(staged, index, false);
@@ -112,7 +152,7 @@ fn describe_all(staged: &Staged, planned: Vec<Planned>, base: &Base, quiet: bool
         finished = false;
         inputs.config.lora = alone.lora;
         inputs.config.model.adapter = alone.model.adapter;
-        let run = Run::of(inputs, base)?;
+        let run = Run::on(ranks, inputs, base)?;
         if let (Some(first), false) = (run.first_record(form())?, quiet) {
             say_as_it_is(&first);
         }

@@ -6,6 +6,7 @@ use super::on_device;
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::model::decoder::Decoder;
+use crate::ranks::{ALONE, Ranks};
 use crate::rollout::Drawing;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
@@ -74,7 +75,7 @@ pub(super) fn expected(
 ) -> Result<Expected> {
     let Course { steps, epochs, .. } = course(config, pairs, &policy.trained)?;
     let trained = Trained::of(policy.trained.iter());
-    let (parameters, (tokens, memory)) = (trained.parameters, expect(config, base, trained, pairs));
+    let (parameters, (tokens, memory)) = (trained.parameters, expect(config, base, (trained, &ALONE), pairs));
     Ok(Expected {
         steps,
         epochs,
@@ -88,7 +89,7 @@ pub(super) fn expected(
 
 /// What a run would work on; all of it was checked to get this far.
 pub(super) fn described(
-    config: &RunConfig,
+    (config, ranks): (&RunConfig, &Ranks),
     base: &Base,
     (decoder, policy): (&Decoder, &Policy),
     pairs: &Examples,
@@ -117,7 +118,7 @@ pub(super) fn described(
     }
     let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
         config.train;
-    let (tokens, memory) = expect(config, base, Trained::of(policy.trained.iter()), pairs);
+    let (tokens, memory) = expect(config, base, (Trained::of(policy.trained.iter()), ranks), pairs);
     let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     text.push_str(&format!(
@@ -137,6 +138,16 @@ pub(super) fn described(
         )),
         Some(fit) => text.push_str(&fit.described()),
     }
+    if !ranks.is_alone() {
+        let kept = kept(config, &tokens, ranks.size());
+        text.push_str(&format!(
+            "\n{} ranks, {} of them on this machine; each but the first keeps the gradients of about {kept} micro-batches, {:.0} \
+             MB more",
+            ranks.size(),
+            ranks.neighbours(),
+            mb(4 * parameters * kept),
+        ));
+    }
     text.push_str("\nnothing was written");
     Ok(text)
 }
@@ -150,8 +161,8 @@ pub(super) fn course(config: &RunConfig, pairs: &Examples, trained: &Adapters) -
     Ok(if trained.iter().any(Adapter::is_beside) { course.of_unknown_strength() } else { course })
 }
 
-/// The tokens of the data and the memory that a run will take.
-fn expect(config: &RunConfig, base: &Base, trained: Trained, pairs: &Examples) -> (Tokens, Memory) {
+/// The tokens of the data and the memory that this rank will take.
+fn expect(config: &RunConfig, base: &Base, trained: (Trained, &Ranks), pairs: &Examples) -> (Tokens, Memory) {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
     let tokens = match config.drawing() {
         Ok(Some(drawing)) => Tokens::counted(drawn(config, &drawing, pairs), batch, most),
@@ -175,7 +186,17 @@ fn drawn<'a>(
     })
 }
 
-fn memory_of(config: &RunConfig, base: &Base, trained: Trained, tokens: &Tokens) -> Memory {
+/// The micro-batches of a step that one of so many ranks computes, about.
+fn kept(config: &RunConfig, tokens: &Tokens, ranks: usize) -> usize {
+    (config.train.gradient_accumulation_steps.max(1) * tokens.parts).div_ceil(ranks)
+}
+
+fn memory_of(
+    config: &RunConfig,
+    base: &Base,
+    (trained, ranks): (Trained, &Ranks),
+    tokens: &Tokens,
+) -> Memory {
     let parameters = trained.parameters;
     let recompute = config.train.gradient_checkpointing == Recompute::On;
     let mut memory = Memory::expect(
@@ -192,7 +213,10 @@ fn memory_of(config: &RunConfig, base: &Base, trained: Trained, tokens: &Tokens)
     }
     let accumulates =
         config.train.gradient_accumulation_steps > 1 || config.train.max_tokens_per_batch.is_some();
-    if trained.is_added && accumulates {
+    if !ranks.is_first() {
+        // Until the running sum arrives.
+        memory.adapter += 4 * parameters * kept(config, tokens, ranks.size());
+    } else if trained.is_added && accumulates {
         memory.adapter += 4 * parameters;
     }
     if config.reference_is_a_copy() {
@@ -219,25 +243,28 @@ pub(super) fn memory_for(
     sizes: impl Iterator<Item = (usize, usize, usize)>,
 ) -> Memory {
     let TrainConfig { per_device_train_batch_size: batch, max_tokens_per_batch: most, .. } = config.train;
-    memory_of(config, base, trained, &Tokens::counted(sizes, batch, most))
+    memory_of(config, base, (trained, &ALONE), &Tokens::counted(sizes, batch, most))
 }
 
 /// Refuses what will not fit into memory; a note if it is close. Where the configuration leaves it open, blocks are computed
-/// again if the run does not fit otherwise.
+/// again if the run does not fit otherwise. The ranks of a machine share its memory.
 pub(super) fn fit(
     config: &mut RunConfig,
     base: &Base,
-    trained: Trained,
+    (trained, ranks): (Trained, &Ranks),
     pairs: &Examples,
 ) -> Result<Option<String>> {
     let Some(available) = memory::available() else { return Ok(None) };
-    if base.forced {
-        return Ok(memory::check(&expect(config, base, trained, pairs).1, base.converted_bytes(), available)
-            .unwrap_or_else(|error| Some(format!("{error}; it is begun because of --force"))));
-    }
+    let available = available / ranks.neighbours().max(1);
     let check = |config: &RunConfig| {
-        memory::check(&expect(config, base, trained, pairs).1, base.converted_bytes(), available)
+        let memory = expect(config, base, (trained, ranks), pairs).1;
+        memory::check(&memory, base.converted_bytes(), available)
     };
+    if base.forced {
+        return Ok(
+            check(config).unwrap_or_else(|error| Some(format!("{error}; it is begun because of --force")))
+        );
+    }
     if config.train.gradient_checkpointing != Recompute::Auto {
         return check(config);
     }

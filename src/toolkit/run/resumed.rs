@@ -1,10 +1,8 @@
 //! Going on from the newest checkpoint of a run.
 
-use std::path::Path;
-
+use super::super::parcel::{packed, unpack};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::ranks::Ranks;
 use crate::train::checkpoint::{self, State};
 use crate::train::run_dir::RunDir;
@@ -32,7 +30,7 @@ pub(super) fn resume(
     };
     notes.extend(config.compare_for_resume(&state.config)?);
     if !ranks.is_alone() {
-        ranks.broadcast(packed(&path)?)?;
+        ranks.broadcast(packed(&path, &checkpoint::files(&path))?)?;
     }
     notes.extend(other_ranks(&state, ranks.size()));
     trainer.restore(&path, state)?;
@@ -53,20 +51,6 @@ fn other_ranks(state: &State, now: usize) -> Option<String> {
     })
 }
 
-/// The files of a checkpoint: for each its path in it and its bytes, behind their lengths.
-fn packed(checkpoint: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for name in checkpoint::files(checkpoint) {
-        let path = checkpoint.join(&name);
-        let content = std::fs::read(&path).map_err(Error::read(&path))?;
-        bytes.extend((name.len() as u64).to_le_bytes());
-        bytes.extend(name.as_bytes());
-        bytes.extend((content.len() as u64).to_le_bytes());
-        bytes.extend(content);
-    }
-    Ok(bytes)
-}
-
 /// Restores the checkpoint that rank 0 sends, if there is one.
 fn restore_sent(trainer: &mut Trainer, ranks: &Ranks) -> Result<()> {
     let bytes = ranks.broadcast(Vec::new())?;
@@ -74,31 +58,7 @@ fn restore_sent(trainer: &mut Trainer, ranks: &Ranks) -> Result<()> {
         return Ok(());
     }
     let place = tempfile::tempdir().map_err(Error::write(std::env::temp_dir()))?;
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        let damaged = || Error::Ranks("the checkpoint that rank 0 sent is damaged".into());
-        let (name, content, behind) = part(rest).ok_or_else(damaged)?;
-        // Names of a checkpoint: a file, or one in a directory.
-        if name.starts_with(['/', '.']) || name.contains("..") || name.contains('\\') {
-            return Err(damaged());
-        }
-        let path = place.path().join(name);
-        std::fs::create_dir_all(files::parent(&path)).map_err(Error::write(&path))?;
-        std::fs::write(&path, content).map_err(Error::write(&path))?;
-        rest = behind;
-    }
+    unpack(&bytes, place.path())?;
     let state = checkpoint::open(place.path())?;
     trainer.restore(place.path(), state)
-}
-
-/// A name, its content, and what is behind.
-fn part(bytes: &[u8]) -> Option<(&str, &[u8], &[u8])> {
-    let (name, rest) = sized(bytes)?;
-    let (content, rest) = sized(rest)?;
-    Some((std::str::from_utf8(name).ok()?, content, rest))
-}
-
-fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<8>()?;
-    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)
 }

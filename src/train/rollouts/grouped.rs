@@ -6,17 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::micro::{self, Item, by_completion, by_row, pack};
 use super::{Rewarded, RolloutSource};
-use crate::data::Example;
+use crate::data::{Example, PackedBatch};
 use crate::error::{Error, Result};
-use crate::model::decoder::{Decoder, Read, Readout, Training};
+use crate::model::decoder::{Decoder, Read, Readout};
 use crate::model::pass::Pass;
 use crate::objective::on_policy::{Sampled, StepSize, TokensWeighed, advantages};
 use crate::objective::{Figure, Metrics, OnPolicy};
+use crate::ranks::Ranks;
 use crate::rollout::Generation;
 use crate::train::descent;
 use crate::train::optimizer::Optimizer;
 use crate::train::step::{Outcome, Settings};
-use crate::trainable::{Dropout, Policy};
+use crate::trainable::Policy;
 
 /// Completions that several updates learn from, as a checkpoint keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,8 +53,9 @@ impl Held {
     /// Returns what is learned from a generation.
     ///
     /// # Errors
-    /// If a completion does not fit the model, or the loss is not one of groups.
+    /// If a completion does not fit the model, the loss is not one of groups, or a rank has failed.
     pub fn new(
+        ranks: &Ranks,
         (decoder, policy): (&Decoder, &Policy),
         (drawn, indices): (&Rewarded, Vec<usize>),
         loss: OnPolicy,
@@ -63,7 +65,7 @@ impl Held {
         let tokens: Vec<Vec<u32>> = drawn.generation.completions.iter().map(|it| it.drawn()).collect();
         let items = items(drawn, &tokens);
         let readout = Readout { logps: true, values: false, temperature: source.drawing.temperature };
-        let read = |pass| micro::read((decoder, policy, pass), prompts, &items, size, readout);
+        let read = |pass| micro::read(ranks, (decoder, policy, pass), (prompts, &items), size, readout);
         let old = read(Pass::Policy)?;
         let (beta, masks) = match loss {
             OnPolicy::Grouped(loss, _) => (loss.beta, loss.mask_truncated_completions),
@@ -157,32 +159,30 @@ fn begun(
         max_completion_length: update.max_completion_length,
     };
     let readout = Readout { logps: true, values: false, temperature: update.temperature };
-    let (mut total, mut packed) = (TokensWeighed::default(), 0);
-    for (i, part) in all.chunks(update.size.max(1)).enumerate() {
-        let items: Vec<Item> =
-            part.iter().map(|held| Item { prompt: held.prompt, tokens: &held.tokens }).collect();
-        let batch = pack(update.prompts, &items);
-        packed += batch.tokens.len();
-        let dropout = (settings.dropout > 0.0).then(|| Dropout {
-            probability: settings.dropout as f32,
-            stream: settings.stream.child(i as u64),
-        });
-        let training = Training { dropout, recompute: settings.recompute, ..Training::default() };
-        let (read, tape) = decoder.forward_rows(&batch, policy, training, readout)?;
-        let found = weigh(loss, &sampled(part, by_completion(&batch, &read.logps)), step);
-        let slopes = Read { logps: by_row(&found.d_logps), values: Vec::new() };
-        total.loss += found.loss;
-        total.kl += found.kl;
-        total.clipped += found.clipped;
-        total.clippable += found.clippable;
-        policy.accumulate(|policy, gradient| decoder.backward_rows(tape, policy, &slopes, gradient))?;
-    }
-    metrics.add_loss(total.loss, all.len() as u64);
-    metrics.note(Figure::ClipRatio, total.clipped as f64, total.clippable as u64);
+    let parts: Vec<&[HeldCompletion]> = all.chunks(update.size.max(1)).collect();
+    let batches: Vec<PackedBatch> = parts.iter().map(|part| packed_of(update.prompts, part)).collect();
+    let [loss_sum, kl, clipped, clippable] =
+        micro::descend((decoder, policy), &batches, settings.ranks, |i, batch, policy| {
+            let training = micro::training(settings, i);
+            let (read, tape) = decoder.forward_rows(batch, policy, training, readout)?;
+            let found = weigh(loss, &sampled(parts[i], by_completion(batch, &read.logps)), step);
+            let slopes = Read { logps: by_row(&found.d_logps), values: Vec::new() };
+            let own = [found.loss, found.kl, found.clipped as f64, found.clippable as f64];
+            Ok((own, tape, slopes))
+        })?;
+    metrics.add_loss(loss_sum, all.len() as u64);
+    metrics.note(Figure::ClipRatio, clipped, clippable as u64);
     if all.iter().any(|held| held.ref_logps.is_some()) {
-        metrics.note(Figure::Kl, total.kl, step.tokens as u64);
+        metrics.note(Figure::Kl, kl, step.tokens as u64);
     }
+    let packed = batches.iter().map(|batch| batch.tokens.len()).sum();
     finish(decoder, policy, optimizer, settings, (metrics, packed, start))
+}
+
+fn packed_of(prompts: &[Example], part: &[HeldCompletion]) -> PackedBatch {
+    let items: Vec<Item> =
+        part.iter().map(|held| Item { prompt: held.prompt, tokens: &held.tokens }).collect();
+    pack(prompts, &items)
 }
 
 /// Clips the gradient and moves the adapter, unless the gradient is not finite.

@@ -12,14 +12,15 @@ pub use proximal::step as proximal_step;
 pub use rewards::RewardSource;
 
 use crate::data::{ChatTokenizer, Example};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::Completion;
 use crate::model::decoder::Decoder;
 use crate::objective::on_policy::advantages::{deviation, mean};
 use crate::objective::{Figure, Metrics, Objective};
 use crate::random::Stream;
+use crate::ranks::Ranks;
 use crate::reward;
-use crate::rollout::{Drawing, Generation, draw};
+use crate::rollout::{Asked, Drawing, Generation, asked, draw};
 use crate::train::config::TrainConfig;
 use crate::trainable::Policy;
 
@@ -60,35 +61,73 @@ pub struct Rewarded {
     pub rewards: Vec<f64>,
 }
 
+/// Prompts that are learned from together, and the stream that names the seeds of their completions.
+pub struct Prompts {
+    /// The prompts, without completions.
+    pub examples: Vec<Example>,
+    /// The stream.
+    pub stream: Stream,
+}
+
 impl RolloutSource {
-    /// Draws completions of prompts and scores them.
+    /// Draws completions of lists of prompts and scores them. Of several ranks each draws for some of the prompts, and all
+    /// have the same in the end.
     ///
     /// # Errors
-    /// If a prompt does not fit the model, or a reward fails.
+    /// If a prompt does not fit the model, a reward fails, or a rank has failed.
     pub fn draw(
         &mut self,
-        (decoder, policy): (&Decoder, &Policy),
-        prompts: Vec<Example>,
-        stream: Stream,
-    ) -> Result<Rewarded> {
-        let Self { drawing, tokenizer, eos, rewards: sources } = self;
-        let generation = draw((decoder, policy), (tokenizer, eos), prompts, drawing, stream)?;
-        let texts = generation
-            .prompts
+        ranks: &Ranks,
+        both: (&Decoder, &Policy),
+        lists: Vec<Prompts>,
+    ) -> Result<Vec<Rewarded>> {
+        let all: Vec<Asked> = lists.iter().flat_map(|list| asked(&list.examples, list.stream)).collect();
+        let own: Vec<Asked> = ranks.items(all.len()).map(|i| all[i]).collect();
+        let completions = draw(both, (&self.tokenizer, &self.eos), &own, &self.drawing)?;
+        let rewards = self.rewards(both.0, &own, &completions)?;
+        let size = self.drawing.generations.max(1);
+        let mut groups = completions.chunks(size).zip(rewards.chunks(size));
+        let none = || Error::Train("a prompt was not completed".into());
+        let mut drawn = ranks
+            .all(all.len(), |_| {
+                let (completions, rewards) = groups.next().ok_or_else(none)?;
+                Ok((completions.to_vec(), rewards.to_vec()))
+            })?
+            .into_iter();
+        let rewarded = |list: Prompts| {
+            let mut rewarded = Rewarded::default();
+            for (prompt, (completions, rewards)) in drawn.by_ref().take(list.examples.len()).enumerate() {
+                let numbered = completions.into_iter().map(|it| Completion { prompt, ..it });
+                rewarded.generation.completions.extend(numbered);
+                rewarded.rewards.extend(rewards);
+            }
+            rewarded.generation.prompts = list.examples;
+            rewarded
+        };
+        Ok(lists.into_iter().map(rewarded).collect())
+    }
+
+    /// The reward of each completion of these prompts.
+    fn rewards(&mut self, decoder: &Decoder, of: &[Asked], completions: &[Completion]) -> Result<Vec<f64>> {
+        let Self { drawing, tokenizer, rewards: sources, .. } = self;
+        let mut rewards = vec![0.0; completions.len()];
+        if completions.is_empty() {
+            return Ok(rewards);
+        }
+        let texts = of
             .iter()
-            .map(|example| tokenizer.decode(&example.prompt, true))
+            .map(|asked| tokenizer.decode(&asked.prompt.prompt, true))
             .collect::<Result<Vec<_>>>()?;
-        let prompt = |i: usize| (texts[i].as_str(), generation.prompts[i].prompt.as_slice());
-        let mut rewards = vec![0.0; generation.completions.len()];
+        let prompt = |i: usize| (texts[i].as_str(), of[i].prompt.prompt.as_slice());
         for (source, weight) in sources {
-            let found = source.with(decoder, |own| reward::score(own, &generation.completions, prompt))?;
+            let found = source.with(decoder, |own| reward::score(own, completions, prompt))?;
             rewards.iter_mut().zip(found).for_each(|(sum, reward)| *sum += *weight * reward);
         }
         let is_cut = |completion: &Completion| !Generation::is_whole(completion);
-        for (reward, completion) in rewards.iter_mut().zip(&generation.completions) {
+        for (reward, completion) in rewards.iter_mut().zip(completions) {
             *reward -= if is_cut(completion) { drawing.missing_eos_penalty } else { 0.0 };
         }
-        Ok(Rewarded { generation, rewards })
+        Ok(rewards)
     }
 }
 

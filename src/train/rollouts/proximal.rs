@@ -5,9 +5,9 @@ use std::time::Instant;
 use super::grouped::finish;
 use super::micro::{self, Item, by_completion, by_row, pack};
 use super::{Rewarded, RolloutSource};
-use crate::data::Example;
+use crate::data::{Example, PackedBatch};
 use crate::error::Result;
-use crate::model::decoder::{Decoder, Read, Readout, Training};
+use crate::model::decoder::{Decoder, Read, Readout};
 use crate::model::pass::Pass;
 use crate::objective::on_policy::{AdaptiveKl, Drawn, Ppo, ProximalInputs, StepSize};
 use crate::objective::{Figure, Metrics};
@@ -15,7 +15,7 @@ use crate::random::Stream;
 use crate::train::descent;
 use crate::train::optimizer::Optimizer;
 use crate::train::step::{Outcome, Settings};
-use crate::trainable::{Dropout, Policy};
+use crate::trainable::Policy;
 
 /// Draws nothing itself: learns from a rollout in `num_ppo_epochs` passes of `num_mini_batches` updates each, with
 /// micro-batches of `size` completions. Updates `coefficient`.
@@ -34,9 +34,11 @@ pub fn step(
     let both = drawn.generation.completions.iter().zip(&tokens);
     let items: Vec<Item> = both.map(|(it, tokens)| Item { prompt: it.prompt, tokens }).collect();
     let readout = Readout { logps: true, values: true, temperature: source.drawing.temperature };
-    let of_policy = micro::read((decoder, policy, Pass::Policy), prompts, &items, size, readout)?;
-    let plain = Readout { values: false, ..readout };
-    let of_reference = micro::read((decoder, policy, Pass::Reference), prompts, &items, size, plain)?;
+    let read = |pass, readout| {
+        micro::read(settings.ranks, (decoder, policy, pass), (prompts, &items), size, readout)
+    };
+    let of_policy = read(Pass::Policy, readout)?;
+    let of_reference = read(Pass::Reference, Readout { values: false, ..readout })?;
     let rollout: Vec<Drawn> = of_policy
         .into_iter()
         .zip(of_reference)
@@ -119,35 +121,35 @@ impl Update<'_> {
         let tokens = self.part.iter().map(|i| self.items[*i].tokens.len()).sum();
         let step =
             StepSize { completions: self.part.len(), micro_batches: 1, tokens, max_completion_length: 0 };
-        let (mut own, mut packed) = (Metrics::default(), 0);
-        let (mut loss, mut clipped, mut parts) = (0.0, 0, (0.0, 0.0));
-        for (i, part) in self.part.chunks(self.size.max(1)).enumerate() {
-            let items: Vec<Item> = part.iter().map(|i| self.items[*i]).collect();
-            let batch = pack(self.prompts, &items);
-            packed += batch.tokens.len();
-            let dropout = (settings.dropout > 0.0).then(|| Dropout {
-                probability: settings.dropout as f32,
-                stream: settings.stream.child(i as u64),
-            });
-            let training = Training { dropout, recompute: settings.recompute, ..Training::default() };
-            let (read, tape) = decoder.forward_rows(&batch, policy, training, self.readout)?;
-            let new = by_completion(&batch, &read.logps).into_iter().zip(by_completion(&batch, &read.values));
-            let inputs: Vec<ProximalInputs> = part
-                .iter()
-                .zip(new)
-                .map(|(i, (logps, values))| ProximalInputs { logps, values, ..self.learned[*i].clone() })
-                .collect();
-            let found = ppo.weigh(&inputs, step);
-            (loss, clipped) = (loss + found.loss, clipped + found.clipped);
-            parts = (parts.0 + found.policy_loss, parts.1 + found.value_loss);
-            let slopes = Read { logps: by_row(&found.d_logps), values: by_row(&found.d_values) };
-            policy.accumulate(|policy, gradient| decoder.backward_rows(tape, policy, &slopes, gradient))?;
-        }
+        let parts: Vec<&[usize]> = self.part.chunks(self.size.max(1)).collect();
+        let batches: Vec<PackedBatch> = parts.iter().map(|part| self.packed(part)).collect();
+        let [loss, clipped, policy_loss, value_loss] =
+            micro::descend((decoder, policy), &batches, settings.ranks, |i, batch, policy| {
+                let training = micro::training(settings, i);
+                let (read, tape) = decoder.forward_rows(batch, policy, training, self.readout)?;
+                let new = by_completion(batch, &read.logps).into_iter();
+                let inputs: Vec<ProximalInputs> = parts[i]
+                    .iter()
+                    .zip(new.zip(by_completion(batch, &read.values)))
+                    .map(|(i, (logps, values))| ProximalInputs { logps, values, ..self.learned[*i].clone() })
+                    .collect();
+                let found = ppo.weigh(&inputs, step);
+                let slopes = Read { logps: by_row(&found.d_logps), values: by_row(&found.d_values) };
+                let own = [found.loss, found.clipped as f64, found.policy_loss, found.value_loss];
+                Ok((own, tape, slopes))
+            })?;
+        let mut own = Metrics::default();
         own.add_loss(loss, self.part.len() as u64);
-        own.note(Figure::ClipRatio, clipped as f64, tokens as u64);
-        own.note(Figure::PolicyLoss, parts.0, 1);
-        own.note(Figure::ValueLoss, parts.1, 1);
+        own.note(Figure::ClipRatio, clipped, tokens as u64);
+        own.note(Figure::PolicyLoss, policy_loss, 1);
+        own.note(Figure::ValueLoss, value_loss, 1);
         metrics.merge(&own);
+        let packed = batches.iter().map(|batch| batch.tokens.len()).sum();
         finish(decoder, policy, optimizer, settings, (own, packed, start))
+    }
+
+    fn packed(&self, part: &[usize]) -> PackedBatch {
+        let items: Vec<Item> = part.iter().map(|i| self.items[*i]).collect();
+        pack(self.prompts, &items)
     }
 }

@@ -7,7 +7,7 @@ use crate::objective::on_policy::{AdaptiveKl, Ppo};
 use crate::objective::{Metrics, OnPolicy};
 use crate::ops::profile;
 use crate::random::Stream;
-use crate::train::rollouts::{self, Held, Rewarded, Update};
+use crate::train::rollouts::{self, Held, Prompts, Rewarded, Update};
 use crate::train::step::{Outcome, Settings};
 
 impl Trainer {
@@ -25,12 +25,12 @@ impl Trainer {
         let mut held = match self.state.held.take() {
             Some(held) => held,
             None => {
-                let (indices, drawn) = self.generation(0)?;
+                let (indices, drawn) = self.one_generation()?;
                 let setup = &self.setup;
                 let source = setup.rollouts.as_ref().ok_or_else(no_rewards)?;
                 drawn.measure(source.drawing.generations, &mut metrics);
                 let both = (&setup.decoder, &setup.policy);
-                Held::new(both, (&drawn, indices), loss, (source, size))?
+                Held::new(&setup.ranks, both, (&drawn, indices), loss, (source, size))?
             }
         };
         let prompts = self.setup.train.gather(&held.prompts)?;
@@ -53,7 +53,7 @@ impl Trainer {
     }
 
     fn proximal_step(&mut self, ppo: &Ppo, settings: &Settings) -> Result<Outcome> {
-        let (_, drawn) = self.generation(0)?;
+        let (_, drawn) = self.one_generation()?;
         let mut coefficient = self.state.kl_coef.unwrap_or(AdaptiveKl(ppo.kl_coef));
         let (setup, optimizer) = (&mut self.setup, &mut self.optimizer);
         let size = setup.config.per_device_train_batch_size;
@@ -66,26 +66,38 @@ impl Trainer {
         Ok(outcome)
     }
 
-    /// Draws completions of the next prompts, and returns the indices of the prompts, too. `part` numbers the draws of a
-    /// step.
-    pub(super) fn generation(&mut self, part: u64) -> Result<(Vec<usize>, Rewarded)> {
+    /// Draws completions of the next prompts, and returns the indices of the prompts, too.
+    fn one_generation(&mut self) -> Result<(Vec<usize>, Rewarded)> {
         let indices = self.sampler.next_batch();
-        let stream = Stream::new(self.setup.seed, "rollout").child(self.state.step).child(part);
-        let prompts = self.setup.train.gather(&indices)?;
-        let setup = &mut self.setup;
-        let source = setup.rollouts.as_mut().ok_or_else(no_rewards)?;
-        let drawn = source.draw((&setup.decoder, &setup.policy), prompts, stream)?;
+        let drawn = self.generations(std::slice::from_ref(&indices))?.pop().ok_or_else(no_rewards)?;
         Ok((indices, drawn))
     }
 
-    /// Draws completions of the next prompts as pairs, and adds their figures to `metrics`.
-    pub(super) fn drawn_pairs(&mut self, part: u64, metrics: &mut Metrics) -> Result<Vec<Example>> {
-        let (_, drawn) = self.generation(part)?;
+    /// Draws completions of lists of prompts.
+    fn generations(&mut self, lists: &[Vec<usize>]) -> Result<Vec<Rewarded>> {
+        let stream = Stream::new(self.setup.seed, "rollout").child(self.state.step);
+        let prompts = |(part, indices): (usize, &Vec<usize>)| -> Result<Prompts> {
+            Ok(Prompts { examples: self.setup.train.gather(indices)?, stream: stream.child(part as u64) })
+        };
+        let lists = lists.iter().enumerate().map(prompts).collect::<Result<_>>()?;
+        let setup = &mut self.setup;
+        let source = setup.rollouts.as_mut().ok_or_else(no_rewards)?;
+        source.draw(&setup.ranks, (&setup.decoder, &setup.policy), lists)
+    }
+
+    /// Draws completions of the prompts of a step as pairs, and adds their figures to `metrics`.
+    pub(super) fn drawn_pairs(
+        &mut self,
+        lists: &[Vec<usize>],
+        metrics: &mut Metrics,
+    ) -> Result<Vec<Vec<Example>>> {
+        let drawn = self.generations(lists)?;
         let source = self.setup.rollouts.as_ref().ok_or_else(no_rewards)?;
-        drawn.measure(source.drawing.generations, metrics);
+        let generations = source.drawing.generations;
+        drawn.iter().for_each(|drawn| drawn.measure(generations, metrics));
         // Log-probs of the reference for completions that will not come again are not kept.
         self.setup.reference.forget();
-        Ok(rollouts::pairs(&drawn, source.drawing.generations))
+        Ok(drawn.iter().map(|drawn| rollouts::pairs(drawn, generations)).collect())
     }
 }
 

@@ -21,12 +21,6 @@ impl Setup {
                     .into(),
             ));
         }
-        if self.rollouts.is_some() {
-            return Err(Error::Config(
-                "several ranks learn from given completions only, and this run draws its own; start one process"
-                    .into(),
-            ));
-        }
         Ok(())
     }
 }

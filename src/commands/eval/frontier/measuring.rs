@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::eval::frontier::{self, PerPrompt, Point};
 use crate::generate::SamplingConfig;
 use crate::model::pass::Pass;
+use crate::ranks::Ranks;
 use crate::toolkit::drawn::{Drawer, Drawing, Drawn, Kept};
 use crate::toolkit::prompts::Prompt;
 use crate::toolkit::{Adapted, Base, reward_identity};
@@ -23,12 +24,12 @@ pub(super) struct Measuring<'a> {
 }
 
 impl<'a> Measuring<'a> {
-    pub(super) fn open(args: &'a FrontierArgs, base: &'a Base) -> Result<Self> {
+    pub(super) fn open(ranks: &Ranks, args: &'a FrontierArgs, base: &'a Base) -> Result<Self> {
         Ok(Self {
             args,
             base,
-            drawer: Drawer::open(&args.output.join("samples.jsonl"))?,
-            scorer: Scorer::open(&args.output.join("scores.jsonl"))?,
+            drawer: Drawer::open_on(ranks, &args.output.join("samples.jsonl"))?,
+            scorer: Scorer::open(ranks, &args.output.join("scores.jsonl"))?,
         })
     }
 

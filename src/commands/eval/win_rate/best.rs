@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cli::WinRateArgs;
 use crate::commands::eval::scored::Scorer;
 use crate::error::Result;
+use crate::ranks::Ranks;
 use crate::reward::{self, Reward};
 use crate::toolkit::drawn::Kept;
 use crate::toolkit::prompts::Prompt;
@@ -23,13 +24,18 @@ impl<'a> BestOf<'a> {
     ///
     /// # Errors
     /// As [`Base::reward`], or if the file of scores cannot be opened.
-    pub(super) fn of(args: &WinRateArgs, base: &Base, policy: &'a Adapted) -> Result<Option<Self>> {
+    pub(super) fn of(
+        ranks: &Ranks,
+        args: &WinRateArgs,
+        base: &Base,
+        policy: &'a Adapted,
+    ) -> Result<Option<Self>> {
         let (Some(n), Some(spec)) = (args.best_of, &args.best_of_by) else { return Ok(None) };
         Ok(Some(Self {
             n,
             reward: base.reward(&policy.decoder, spec, Duration::from_secs(args.results.reward_timeout))?,
             identity: reward_identity(spec)?,
-            scorer: Scorer::open(&args.output.join("scores.jsonl"))?,
+            scorer: Scorer::open(ranks, &args.output.join("scores.jsonl"))?,
         }))
     }
 

@@ -1,0 +1,134 @@
+//! Commands that several processes share: joining, agreeing, and ending together.
+
+use std::time::Duration;
+
+use super::output::hush;
+use super::signals;
+use super::voice;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::pass::Pass;
+use crate::ranks::{Launch, Ranks, launch};
+use crate::report::screen;
+use crate::toolkit::drawn::{Drawn, identity};
+use crate::toolkit::{Adapted, with_threads};
+use crate::train::config::RANK_TIMEOUT;
+
+/// What to do after a failure of a command that keeps nothing.
+pub(super) const FROM_THE_START: &str = ". Start all ranks again";
+
+/// What to do after a failure of a command that keeps what it has drawn.
+pub(super) const FROM_WHAT_IS_KEPT: &str =
+    ". What was drawn is kept; the same command goes on with it, also on another number of ranks";
+
+/// Connects this process with those that were started with it. All but the first print nothing.
+///
+/// # Errors
+/// If it was started as one of several that cannot be connected.
+pub(super) fn join() -> Result<Ranks> {
+    let launched = launch(|name| std::env::var(name).ok())?;
+    let ranks = Ranks::join(launched, Duration::from_secs_f64(RANK_TIMEOUT))?;
+    if !ranks.is_first() {
+        voice::hush();
+        hush();
+    }
+    Ok(ranks)
+}
+
+/// Joins the other ranks and runs `work` on each. `again` says what to do if a rank is lost.
+///
+/// # Errors
+/// As [`join`] and [`all`].
+pub(super) fn shared(again: &'static str, work: impl FnOnce(&Ranks) -> Result<()>) -> Result<()> {
+    let ranks = join()?;
+    all(&ranks, again, || work(&ranks))
+}
+
+/// Runs `work` on every rank. If it fails on one, all end with its message.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) fn all(ranks: &Ranks, again: &'static str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if ranks.is_alone() {
+        return work();
+    }
+    ranks.on_failure(Box::new(move |why| {
+        files::remove_temporaries();
+        let _ = screen::line_after_key(&format!("error: {why}{again}"));
+        signals::exit(1);
+    }));
+    match work() {
+        Ok(()) => ranks.leave(),
+        // All have stopped after the same step, and rank 0 has written the checkpoint.
+        Err(Error::Interrupted { code, kept, run }) => {
+            ranks.leave()?;
+            if !ranks.is_first() {
+                signals::exit(code);
+            }
+            Err(Error::Interrupted { code, kept, run })
+        }
+        Err(Error::Ranks(why)) => {
+            ranks.fail(&Error::Ranks(why.clone()));
+            Err(Error::Ranks(why + again))
+        }
+        Err(error) => {
+            ranks.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+/// The threads of this rank: as many as were asked for, else its share of the processors.
+pub(super) fn threads(asked: Option<usize>, ranks: &Ranks) -> Option<usize> {
+    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = (!ranks.is_alone()).then(|| (all() / ranks.sharing().max(1)).max(1));
+    asked.or(share)
+}
+
+/// Reads data on one rank of each machine first, with the threads of all that wait for it, and then on the others.
+///
+/// # Errors
+/// Those of `read`, or if a rank has failed.
+pub(super) fn read<T: Send>(ranks: &Ranks, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    if ranks.sharing() == 1 {
+        return ranks.once_per_machine(read);
+    }
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    ranks.once_per_machine(|| if ranks.local() == 0 { with_threads(all, read) } else { read() })
+}
+
+/// Checks that all ranks compute the same with the same model. `records` is a fingerprint of what they compute it of.
+///
+/// # Errors
+/// If a rank differs, or computes on a device.
+pub(super) fn agree(ranks: &Ranks, adapted: &Adapted, records: String) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    if adapted.decoder.is_on_device() {
+        return Err(Error::Config(
+            "several ranks compute on the processor only; write --device cpu, or start one process".into(),
+        ));
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let computes = identity(Drawn { adapted, pass: Pass::Policy, name: "" })?;
+    ranks.agree(&[
+        ("its version", env!("CARGO_PKG_VERSION").into()),
+        ("its arguments", arguments.join(" ")),
+        ("the base, its storage type, its adapters, or the instruction set of its processor", computes),
+        ("what it reads: the records or prompts, or how they are tokenized or truncated", records),
+    ])
+}
+
+/// Refuses a launch of several processes, of a command that one process runs.
+///
+/// # Errors
+/// If it is one.
+pub(super) fn refuse(command: &str) -> Result<()> {
+    match launch(|name| std::env::var(name).ok())? {
+        Launch::Alone => Ok(()),
+        _ => Err(Error::Config(format!(
+            "`{command}` runs as one process, and several were started; start one"
+        ))),
+    }
+}
