@@ -1,6 +1,6 @@
 //! How this process was started: alone, or as one of several by a launcher.
 
-use super::tcp::Meeting;
+use super::tcp::{Meeting, parsed};
 use crate::error::{Error, Result};
 
 /// How the ranks of a run are connected.
@@ -21,6 +21,18 @@ const LAUNCHERS: &[(&str, &str, &str)] = &[
     ("mpirun (MPICH, Intel MPI)", "PMI_SIZE", "PMI_RANK"),
     ("mpirun (MVAPICH2)", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+];
+
+/// Variables in which launchers tell a process its number among those of its machine: Open MPI, MPICH and Intel MPI, Cray,
+/// MVAPICH2, PALS, Slurm, `torchrun`.
+const LOCAL: &[&str] = &[
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "PMI_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "SLURM_LOCALID",
+    "LOCAL_RANK",
 ];
 
 /// Port at which ranks meet if `MASTER_PORT` does not name one, as in PyTorch.
@@ -69,15 +81,36 @@ pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
     if rank >= size {
         return Err(Error::Config(format!("this is rank {rank} of {size}; ranks count from 0")));
     }
-    let port = match variable("MASTER_PORT") {
-        None => PORT,
-        Some(text) => text.trim().parse().map_err(|_| {
-            Error::Config(format!(
-                "the environment variable MASTER_PORT is {text:?}; it must be a port, such as {PORT}"
-            ))
-        })?,
+    let (host, beside) = parsed(&host, "MASTER_ADDR")?;
+    let named = match variable("MASTER_PORT").filter(|text| !text.trim().is_empty()) {
+        None => None,
+        Some(text) => match text.trim().parse() {
+            Ok(0) | Err(_) => {
+                return Err(Error::Config(format!(
+                    "the environment variable MASTER_PORT is {text:?}; it must be a port, such as {PORT}"
+                )));
+            }
+            Ok(port) => Some(port),
+        },
     };
-    Ok(Launch::Tcp(Meeting { rank, size, host: host.trim().into(), port }))
+    if let (Some(port), Some(beside)) = (named, beside)
+        && port != beside
+    {
+        return Err(Error::Config(format!(
+            "MASTER_PORT is {port}, and MASTER_ADDR names port {beside}; leave one of them out"
+        )));
+    }
+    let port = named.or(beside).unwrap_or(PORT);
+    Ok(Launch::Tcp(Meeting { rank, size, host, port }))
+}
+
+/// The number of this process among those of its machine, which decides about its card; 0 if it is alone, or no launcher says.
+pub fn local_rank(variable: impl Fn(&str) -> Option<String>) -> usize {
+    match launch(&variable) {
+        // An error is told where the ranks join.
+        Ok(Launch::Alone) | Err(_) => 0,
+        Ok(_) => LOCAL.iter().find_map(|name| variable(name)?.trim().parse().ok()).unwrap_or(0),
+    }
 }
 
 /// The error for processes that would each train the whole run.
@@ -124,11 +157,41 @@ mod tests {
         let torchrun =
             [("WORLD_SIZE", "4"), ("RANK", "2"), ("MASTER_ADDR", "node-0"), ("MASTER_PORT", "7000")];
         assert_eq!(found(&torchrun).unwrap(), meeting(7000));
+        for (address, port) in [("[fd00::1]:7000", 7000), ("fd00::1", PORT)] {
+            let ranks = [("WORLD_SIZE", "4"), ("RANK", "2"), ("MASTER_ADDR", address)];
+            let meeting = Meeting { rank: 2, size: 4, host: "fd00::1".into(), port };
+            assert_eq!(found(&ranks).unwrap(), Launch::Tcp(meeting));
+        }
         let srun = [("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_PROCID", "2"), ("MASTER_ADDR", "node-0")];
         #[cfg(not(feature = "mpi"))]
         assert_eq!(found(&srun).unwrap(), meeting(PORT));
         #[cfg(feature = "mpi")]
         assert_eq!(found(&srun).unwrap(), Launch::Mpi(4));
+    }
+
+    #[test]
+    fn every_launcher_tells_the_number_on_the_machine() {
+        let local = |set: &[(&str, &str)]| {
+            local_rank(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into()))
+        };
+        let torchrun = [("WORLD_SIZE", "4"), ("RANK", "2"), ("MASTER_ADDR", "node-0")];
+        assert_eq!(local(&torchrun), 0);
+        for name in LOCAL {
+            let set = [torchrun[0], torchrun[1], torchrun[2], (name, "1")];
+            assert_eq!(local(&set), 1, "{name}");
+        }
+        // mpirun inside a job of Slurm, whose own numbers are those of mpirun's daemons.
+        let both = [
+            torchrun[0],
+            torchrun[1],
+            torchrun[2],
+            ("SLURM_LOCALID", "0"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "3"),
+        ];
+        assert_eq!(local(&both), 3);
+        // One process of its own, and what is no number.
+        assert_eq!(local(&[("LOCAL_RANK", "3")]), 0);
+        assert_eq!(local(&[torchrun[0], torchrun[1], torchrun[2], ("LOCAL_RANK", "x")]), 0);
     }
 
     #[test]
@@ -148,6 +211,10 @@ mod tests {
         assert!(error(&[("WORLD_SIZE", "99999999999"), ("RANK", "0")]).contains("at most 65536"));
         assert!(error(&[("WORLD_SIZE", "two"), ("RANK", "0")]).contains("WORLD_SIZE is \"two\""));
         let base = [("WORLD_SIZE", "2"), ("RANK", "2"), ("MASTER_ADDR", "a")];
+        let placed = |more: (&'static str, &'static str)| error(&[base[0], ("RANK", "1"), base[2], more]);
+        assert!(placed(("MASTER_PORT", "0")).contains("MASTER_PORT is \"0\""));
+        let two = [base[0], ("RANK", "1"), ("MASTER_ADDR", "[::1]:7000"), ("MASTER_PORT", "7001")];
+        assert!(error(&two).contains("MASTER_PORT is 7001, and MASTER_ADDR names port 7000"));
         assert!(error(&base).contains("rank 2 of 2"));
         assert!(error(&[base[0], ("RANK", "1"), base[2], ("MASTER_PORT", "x")]).contains("MASTER_PORT"));
     }

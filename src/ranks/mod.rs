@@ -5,8 +5,8 @@
 //! of the others. The ranks are connected by MPI (cargo feature `mpi`) or by TCP; everything they do together is made of
 //! frames from one to another and is the same over both, and over the channels between threads that tests use.
 //!
-//! A thread of its own sends, receives, and watches whether the others live: rank 0 all others, and the others rank 0. A rank
-//! that ends, is silent for too long or fails ends them all, with a message that names it.
+//! A thread of its own sends, receives, and watches whether the others live: rank 0 all others, and the others rank 0 and those
+//! beside them. A rank that ends, is silent for too long or fails ends them all, with a message that names it.
 
 #[cfg(test)]
 mod channels;
@@ -24,12 +24,15 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::launched::{Launch, launch};
+pub use self::launched::{Launch, launch, local_rank};
 pub use self::post::OnFailure;
 use self::post::Post;
 pub use self::shares::shares;
 use self::topic::Topic;
 use crate::error::{Error, Result};
+
+/// The version of the program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Bytes of a broadcast that are sent at once.
 const PIECE: usize = 1 << 20;
@@ -77,7 +80,7 @@ impl Ranks {
         match launch {
             Launch::Alone => Ok(Self::alone()),
             Launch::Tcp(meeting) => {
-                Self::connected(Post::start(move || tcp::join(&meeting, 4 * patience), patience)?)
+                Self::connected(Post::start(move || tcp::join(&meeting, 4 * patience), patience)?, VERSION)
             }
             #[cfg(feature = "mpi")]
             Launch::Mpi(started) => {
@@ -90,19 +93,20 @@ impl Ranks {
                          the program was built with (with srun: --mpi=pmix or --mpi=pmi2)"
                     )));
                 }
-                Self::connected(post)
+                Self::connected(post, VERSION)
             }
         }
     }
 
-    /// Makes the ranks known to each other.
-    fn connected(post: Post) -> Result<Self> {
+    /// Makes the ranks known to each other, and checks that they are of the same version of the program: others may not even
+    /// read what rank 0 sends next.
+    fn connected(post: Post, version: &str) -> Result<Self> {
         if post.size == 1 {
             post.leave();
             return Ok(Self::alone());
         }
         let mut ranks = Self { post: Some(Arc::new(post)), ..Self::alone() };
-        let own = [host(), processors(), std::process::id().to_string()];
+        let own = [host(), processors(), std::process::id().to_string(), version.to_string()];
         let all = ranks.gather(joined(&own.clone().map(String::into_bytes)))?;
         let text = |part: Vec<u8>| String::from_utf8_lossy(&part).into_owned();
         let all: Vec<Vec<String>> = all
@@ -115,7 +119,15 @@ impl Ranks {
         if let Some(post) = &ranks.post {
             post.set_places(all.iter().map(|of| format!("host {}, process {}", of[0], of[2])).collect());
         }
-        Ok(ranks)
+        match all.iter().position(|of| of[3] != all[0][3]) {
+            None => Ok(ranks),
+            Some(other) => Err(Error::Ranks(format!(
+                "{} is version {} of the program, and rank 0 is version {}; start every rank with the same",
+                ranks.named(other),
+                all[other][3],
+                all[0][3]
+            ))),
+        }
     }
 
     /// Its number, from 0.
@@ -291,6 +303,16 @@ impl Ranks {
             }
         }
         Ok(())
+    }
+
+    /// Names the ranks on which `is` holds; every rank gets the same names.
+    ///
+    /// # Errors
+    /// If a rank has failed.
+    pub fn named_where(&self, is: bool) -> Result<Vec<String>> {
+        let all = self.gather(vec![u8::from(is)])?;
+        let those = all.iter().enumerate().filter(|(_, is)| is.first() == Some(&1));
+        Ok(those.map(|(rank, _)| self.named(rank)).collect())
     }
 
     /// Tells the other ranks that this one has failed: they end with this message.

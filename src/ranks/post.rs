@@ -212,6 +212,9 @@ struct Carrier {
     shared: Arc<Shared>,
     /// When each rank was last heard of; `None` if it has said good-bye or is lost.
     heard: Vec<Option<Instant>>,
+    /// Ranks with which it exchanges signs of life: rank 0 with all, the others with rank 0 and those beside them, from which
+    /// gradients come. A link between two others may be cut while rank 0 reaches both.
+    watched: Vec<usize>,
     beaten: Instant,
     failed: Option<Instant>,
     active: Instant,
@@ -220,7 +223,10 @@ struct Carrier {
 impl Carrier {
     fn new(wire: Box<dyn Wire>, (rank, size): (usize, usize), shared: Arc<Shared>) -> Self {
         let now = Instant::now();
+        let is_watched =
+            |other: &usize| *other != rank && (rank == 0 || *other == 0 || rank.abs_diff(*other) == 1);
         Self {
+            watched: (0..size).filter(is_watched).collect(),
             wire,
             rank,
             size,
@@ -298,17 +304,12 @@ impl Carrier {
         }
     }
 
-    /// Ranks whose signs of life are watched: rank 0 watches all, and the others watch rank 0.
-    fn watched(&self) -> std::ops::Range<usize> {
-        if self.rank == 0 { 1..self.size } else { 0..1 }
-    }
-
     fn beat(&mut self) {
         if self.beaten.elapsed() < (self.shared.patience() / 5).min(Duration::from_secs(1)) {
             return;
         }
         self.beaten = Instant::now();
-        for rank in self.watched() {
+        for rank in self.watched.clone() {
             if self.heard[rank].is_some()
                 && let Err(lost) = self.wire.send(rank, Frame::Beat.encoded())
             {
@@ -321,7 +322,7 @@ impl Carrier {
     fn watch(&mut self) {
         let patience = self.shared.patience();
         let is_silent = |rank: &usize| self.heard[*rank].is_some_and(|heard| heard.elapsed() > patience);
-        let silent: Vec<usize> = self.watched().filter(is_silent).collect();
+        let silent: Vec<usize> = self.watched.iter().copied().filter(is_silent).collect();
         if let (Some(first), None) = (silent.first(), self.failed) {
             let others = match silent.len() - 1 {
                 0 => String::new(),
@@ -354,18 +355,14 @@ impl Carrier {
         self.fail(&format!("{} has failed: {why}", self.shared.named(self.rank)));
     }
 
-    /// Records a failure and tells others: rank 0 tells all, the others tell rank 0 and their neighbours.
+    /// Records a failure and tells others: rank 0 tells all, the others tell rank 0 and their neighbours, which would only see
+    /// that a connection closes.
     fn fail(&mut self, message: &str) {
         if !self.shared.fail(message) {
             return;
         }
         self.failed = Some(Instant::now());
-        // A neighbour would only see that a connection closes.
-        let told: Vec<usize> = match self.rank {
-            0 => (1..self.size).collect(),
-            own => [0, own - 1, own + 1].into_iter().filter(|rank| *rank < self.size).collect(),
-        };
-        for rank in told {
+        for rank in self.watched.clone() {
             if self.heard[rank].is_some() {
                 // Who cannot be told notices the silence.
                 let _ = self.wire.send(rank, Frame::Failed(message.into()).encoded());

@@ -1,6 +1,7 @@
 //! Ranks connected by TCP. Rank 0 listens at an address that all know, as with PyTorch's `torchrun`; each rank also has a
-//! connection with the one before it. There is neither encryption nor a password: the network must be trusted.
+//! connection with the one before it. Addresses are of IPv4 or IPv6. There is neither encryption nor a password: the network must be trusted.
 
+mod address;
 mod meeting;
 
 use std::collections::VecDeque;
@@ -8,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+pub(super) use self::address::parsed;
 pub use self::meeting::Meeting;
 pub(super) use self::meeting::join;
 use super::wire::{Lost, Wire};

@@ -7,6 +7,9 @@
 The model is that of src/ranks/: a step has one exchange of figures (rank 0 receives from all and sends to all), one sum of the
 gradient (in pieces of 256 KiB from rank to rank and back, both ways at once), and one exchange of a hash. tests/cluster/network.py
 compares it with measured steps. Needs no packages.
+
+The last table is what would be saved at most if the sum began before the last backward pass has ended: its gradients are finished
+block by block, from the last block to the first, so that the sum can hide behind that pass at best.
 """
 import argparse
 import math
@@ -16,7 +19,9 @@ PIECE = 1 << 18  # bytes of a piece of the gradient
 FRAME = 42       # bytes of a hash and its lengths
 FIGURES = 5 * 8 + 8 * 8  # bytes of the figures of a micro-batch of four pairs with a reference, about
 WAKE = 1.5e-4    # seconds until a rank notices what has arrived (its thread sleeps between)
-EFFICIENCY = 0.95  # of the link's bits that are payload (headers of Ethernet, IP and TCP)
+EFFICIENCY = 1448 / 1538  # of the link's bits that are payload (headers of Ethernet, IP and TCP)
+WINDOW = 10 * 1448  # bytes that TCP sends at first, and again after a pause
+BACKWARD = 0.5   # of a pass that is the backward pass (without gradients of the base's weights)
 ADD = 4e9        # bytes per second at which a rank reads, adds and writes a piece
 
 # name: (trained parameters at r = 16 on all linear modules, parameters of the base)
@@ -32,12 +37,17 @@ def exchange(ranks, each, rate, latency):
     return received + sent + 2 * (latency + WAKE)
 
 
+def slow_start(rate, latency):
+    """Seconds that TCP loses while its window grows, after it was idle during the computation."""
+    return 2 * latency * math.log2(max(1.0, 2 * latency * rate / WINDOW))
+
+
 def total(ranks, size, rate, latency):
     """Seconds of the sum of a gradient of `size` bytes: the last piece leaves after all others, and passes every link twice."""
     pieces = max(1, math.ceil(size / PIECE))
     piece = min(size, PIECE)
     hop = piece / rate + latency + WAKE + piece / ADD
-    return (pieces - 1) * max(piece / rate, piece / ADD) + 2 * (ranks - 1) * hop
+    return (pieces - 1) * max(piece / rate, piece / ADD) + 2 * (ranks - 1) * hop + slow_start(rate, latency)
 
 
 def lossy(rate, latency, loss):
@@ -57,6 +67,12 @@ def communication(ranks, size, gbit, latency, loss=0.0, micro_batches=None):
     # The last packet of a message that is lost is sent again after 200 ms.
     tail = 0.2 * loss * 6
     return exchange(ranks, figures, rate, latency) + total(ranks, size, rate, latency) + exchange(ranks, FRAME, rate, latency) + tail
+
+
+def hidden(ranks, size, compute, gbit, latency, each=1):
+    """Seconds of communication that an overlap with the last backward pass would hide at most, if a rank has `each` micro-batches."""
+    rate = gbit * 1e9 / 8 * EFFICIENCY
+    return min(total(ranks, size, rate, latency), BACKWARD * compute / each) if ranks > 1 else 0.0
 
 
 def slowest(ranks, each, spread, seed=1):
@@ -101,6 +117,18 @@ def tables(flops, tokens, spread):
         for variation in (0.1, 0.3):
             cells = [f"{100 / slowest(ranks, each, variation):.0f} %" for ranks in RANKS]
             print(f"| {each} | {variation:.0%} | " + " | ".join(cells) + " |")
+    print("\nWhat an overlap with the last backward pass would save of a step at most:\n")
+    print(f"| base | micro-batches of a rank | ranks | {heads} |\n|---|---|---|" + "---|" * len(GBIT))
+    for name, (trained, base) in MODELS.items():
+        compute = 4 * base * tokens / flops
+        for each in (1, 4):
+            for ranks in (2, 64):
+                cells = []
+                for gbit in GBIT:
+                    latency = 1e-4 if gbit <= 10 else 2e-5
+                    time, _ = step(ranks, 4 * trained, compute, gbit, latency, each=each)
+                    cells.append(f"{100 * hidden(ranks, 4 * trained, compute, gbit, latency, each) / time:.1f} %")
+                print(f"| {name} | {each} | {ranks} | " + " | ".join(cells) + " |")
 
 
 def main():

@@ -161,22 +161,23 @@ fn a_rank_that_is_killed_ends_all_and_another_number_of_ranks_goes_on() {
 
 #[test]
 fn a_rank_that_hangs_is_named_and_ends_all_in_time() {
-    let place = Place::new();
-    recipe(&place, 2, &[("train.max_steps", json!(100_000)), ("train.rank_timeout", json!(2))]);
-    let children = start(&place, 2, &AUTO);
-    while lines(&place) < 3 {
-        std::thread::sleep(Duration::from_millis(2));
+    for hanging in [1, 0] {
+        let place = Place::new();
+        recipe(&place, 2, &[("train.max_steps", json!(100_000)), ("train.rank_timeout", json!(2))]);
+        let mut children = start(&place, 2, &AUTO);
+        while lines(&place) < 3 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        signal(&children[hanging], "-STOP");
+        let stopped = children.remove(hanging);
+        let (ran, seconds) = ended(children);
+        signal(&stopped, "-KILL");
+        finish(stopped);
+        assert!(seconds < 10.0, "{seconds} s");
+        assert_eq!(ran[0].code, Some(1));
+        assert!(ran[0].stderr.contains(&format!("rank {hanging} of 2 (host ")), "{}", ran[0].stderr);
+        assert!(ran[0].stderr.contains("no sign of life for 2 s"), "{}", ran[0].stderr);
     }
-    signal(&children[1], "-STOP");
-    let mut children = children.into_iter();
-    let (first, second) = (children.next().unwrap(), children.next().unwrap());
-    let (ran, seconds) = ended(vec![first]);
-    signal(&second, "-KILL");
-    finish(second);
-    assert!(seconds < 10.0, "{seconds} s");
-    assert_eq!(ran[0].code, Some(1));
-    assert!(ran[0].stderr.contains("rank 1 of 2 (host "), "{}", ran[0].stderr);
-    assert!(ran[0].stderr.contains("no sign of life for 2 s"), "{}", ran[0].stderr);
 }
 
 #[test]
@@ -215,6 +216,67 @@ fn other_data_on_one_rank_are_refused_by_name() {
         assert!(ran.stderr.contains("rank 1 of 2 (host "), "{}", ran.stderr);
         assert!(ran.stderr.contains("differs from rank 0 in the training records"), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn another_base_on_one_rank_is_refused_by_name() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    for (rank, model) in [(0, "llama"), (1, "llama"), (2, "mistral")] {
+        let from = crate::common::fixture("models").join(model);
+        crate::common::program::copy(&from, &place.path(&format!("rank-{rank}/model")));
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let start = |rank: usize| {
+        let mut command = place.command(&["train", "-c", "../run.yaml", "--set", "model.base=model"]);
+        command.current_dir(place.path(&format!("rank-{rank}"))).env("RANK", rank.to_string());
+        command.env("WORLD_SIZE", "3").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
+        command.spawn().unwrap()
+    };
+    let (ran, seconds) = ended((0..3).map(start).collect());
+    assert!(seconds < 30.0, "{seconds} s");
+    for ran in ran {
+        assert_eq!(ran.code, Some(1));
+        assert!(ran.stderr.contains("rank 2 of 3 (host "), "{}", ran.stderr);
+        assert!(ran.stderr.contains("differs from rank 0 in "), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_run_that_diverges_ends_all_ranks() {
+    let place = Place::new();
+    let wild = [("train.learning_rate", json!(1e39)), ("train.lr_scheduler_type", json!("constant"))];
+    recipe(&place, 2, &wild);
+    let (ran, seconds) =
+        ended(start(&place, 2, &["train", "-c", "run.yaml", "--set", "train.warmup_steps=0"]));
+    assert!(seconds < 30.0, "{seconds} s");
+    for ran in ran {
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("the adapter cannot be used after step 1"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_configuration_is_that_of_rank_0_and_ipv6_connects() {
+    if let Err(e) = TcpListener::bind("[::1]:0") {
+        eprintln!("this machine has no ::1 ({e}): IPv6 is not tested");
+        return;
+    }
+    let place = Place::new();
+    recipe(&place, 4, &[]);
+    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
+    recipe(&place, 2, &[]);
+    let port = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap().port();
+    let start = |rank: usize| {
+        // Rank 1 has another learning rate, which does not count.
+        let rate = if rank == 1 { "train.learning_rate=0.5" } else { "train.learning_rate=0.001" };
+        let mut command = place.command(&["train", "-c", "run.yaml", "--set", rate]);
+        command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2");
+        command.env("MASTER_ADDR", format!("[::1]:{port}")).spawn().unwrap()
+    };
+    let (ran, _) = ended(vec![start(0), start(1)]);
+    assert_eq!([ran[0].code, ran[1].code], [Some(0), Some(0)], "{} {}", ran[0].stderr, ran[1].stderr);
+    assert_eq!(place.adapter("run"), place.adapter("whole"));
 }
 
 #[test]

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Two ranks in two network namespaces, with a slow or broken link between them. Needs root, `ip` and `tc` on Linux.
 
-    python3 tests/cluster/network.py PROGRAM [--base BASE --data DATA --steps N]
+    python3 tests/cluster/network.py PROGRAM [--base BASE --data DATA --steps N --batch PAIRS] [--only links|cuts]
 
 For each link it prints the seconds of a step and the share of communication, as measured and as the simulator has it
 (tests/benches/scaling_simulator.py), and checks that the adapter has the bytes of one rank. Then it cuts the link for 10 s, which a
 run must survive, and for good, after which both ranks must end within 30 s with an error that names the other.
-A kernel without netem has no delays; losses are then made by a filter (BPF).
+
+The link is the kernel's (netem). A kernel without netem gets one in userspace (link.c, compiled here): it carries IP packets from one
+namespace to the other and delays, limits and loses them, so that the TCP of both ends is the kernel's in either case.
+Both namespaces use cubic, the default of most distributions.
 """
 import argparse
 import json
@@ -19,26 +22,100 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benches"))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "benches"))
 import scaling_simulator as simulator  # noqa: E402
 
 SPACES = ["dpo-rank-0", "dpo-rank-1"]
 ADDRESSES = ["10.213.0.1", "10.213.0.2"]
+# Name, Gbit/s (0: no limit), delay one way in s, share of lost packets.
+LINKS = [("no limit", 0, 0.0, 0.0), ("1 Gbit/s, 1 ms", 1, 1e-3, 0.0), ("100 Mbit/s, 1 ms, 1 % loss", 0.1, 1e-3, 0.01)]
 
 
 def call(*words, check=True):
     return subprocess.run(words, check=check, capture_output=True, text=True)
 
 
-def connect():
-    disconnect()
+class Kernel:
+    """A pair of veth devices with netem."""
+
+    name = "netem"
+
+    def __init__(self):
+        call("ip", "link", "add", "dpo0", "netns", SPACES[0], "type", "veth", "peer", "name", "dpo1", "netns", SPACES[1])
+        self.set(1, 0, 0)
+
+    def set(self, gbit, delay, loss):
+        for i in range(2):
+            words = ["delay", f"{delay}s", "loss", f"{100 * loss}%", "limit", "20000"] + (["rate", f"{gbit}gbit"] if gbit else [])
+            call("ip", "netns", "exec", SPACES[i], "tc", "qdisc", "replace", "dev", f"dpo{i}", "root", "netem", *words)
+
+    def cut(self):
+        for i in range(2):
+            call("ip", "netns", "exec", SPACES[i], "tc", "qdisc", "replace", "dev", f"dpo{i}", "root", "netem", "loss", "100%")
+
+    def join(self):
+        self.set(1, 0, 0)
+
+    def close(self):
+        pass
+
+
+class Userspace:
+    """link.c."""
+
+    name = "link.c"
+
+    def __init__(self, directory):
+        program = directory / "link"
+        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-o", program, HERE / "link.c"], check=True)
+        self.process = subprocess.Popen([program, SPACES[0], "dpo0", SPACES[1], "dpo1", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline() != "ready\n":
+            sys.exit("the link does not start")
+
+    def say(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().split()
+
+    def set(self, gbit, delay, loss):
+        self.say(f"set {gbit * 1e9} {delay} {loss}")
+
+    def cut(self):
+        self.say("cut")
+
+    def join(self):
+        self.say("join")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+ALLOWED = "net.ipv4.tcp_allowed_congestion_control"
+
+
+def allow(names):
+    """Lets namespaces use these algorithms of congestion control; returns those that they could use before."""
+    before = call("sysctl", "-n", ALLOWED).stdout.strip()
+    call("sysctl", "-q", "-w", f"{ALLOWED}={names}", check=False)
+    return before
+
+
+def connect(directory):
     for space in SPACES:
         call("ip", "netns", "add", space)
         call("ip", "-n", space, "link", "set", "lo", "up")
-    call("ip", "link", "add", "dpo0", "netns", SPACES[0], "type", "veth", "peer", "name", "dpo1", "netns", SPACES[1])
+    try:
+        link = Kernel()
+    except subprocess.CalledProcessError:
+        call("ip", "-n", SPACES[0], "link", "del", "dpo0", check=False)
+        link = Userspace(directory)
     for i, space in enumerate(SPACES):
         call("ip", "-n", space, "addr", "add", f"{ADDRESSES[i]}/24", "dev", f"dpo{i}")
-        call("ip", "-n", space, "link", "set", f"dpo{i}", "up")
+        call("ip", "-n", space, "link", "set", f"dpo{i}", "txqueuelen", "5000", "up")
+        call("ip", "netns", "exec", space, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=cubic")
+    return link
 
 
 def disconnect():
@@ -46,38 +123,14 @@ def disconnect():
         call("ip", "netns", "del", space, check=False)
 
 
-def tc(i, *words, check=True):
-    return call("ip", "netns", "exec", SPACES[i], "tc", *words, check=check)
-
-
-def shape(gbit, delay, loss):
-    """Limits both directions; returns the delay that the kernel could make."""
-    for i in range(2):
-        tc(i, "qdisc", "del", "dev", f"dpo{i}", "root", check=False)
-        tc(i, "qdisc", "del", "dev", f"dpo{i}", "clsact", check=False)
-    made = delay
-    for i in range(2):
-        device = f"dpo{i}"
-        words = ["qdisc", "add", "dev", device, "root", "netem", "delay", f"{delay}s", "loss", f"{100 * loss}%", "rate", f"{gbit}gbit"]
-        if tc(i, *words, "limit", "20000", check=False).returncode == 0:
-            continue
-        made = 0.0
-        tc(i, "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{int(gbit * 1e9)}bit", "burst", "256kb", "latency", "50ms")
-        if loss:
-            # ld [rand]; jge 1-loss drop: a packet in so many is dropped.
-            program = f"4,32 0 0 4294963256,53 1 0 {int(loss * 2**32)},6 0 0 2,6 0 0 0"
-            tc(i, "qdisc", "add", "dev", device, "clsact")
-            tc(i, "filter", "add", "dev", device, "egress", "bpf", "da", "bytecode", program)
-    return made
-
-
-def start(program, rank, directory, words):
+def start(args, rank, directory, words):
     environment = dict(
         os.environ, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR=ADDRESSES[0], MASTER_PORT="29511", RAYON_NUM_THREADS="1",
         XDG_CACHE_HOME=str(directory / f"cache-{rank}"),
     )
     log = open(directory / f"rank-{rank}.log", "w")
-    return subprocess.Popen(["ip", "netns", "exec", SPACES[rank], program, "train", *words], env=environment, stderr=log, stdout=log, cwd=directory)
+    command = ["ip", "netns", "exec", SPACES[rank], args.program, "train", *words]
+    return subprocess.Popen(command, env=environment, stderr=log, stdout=log, cwd=directory)
 
 
 def settings(args, run, steps, accumulation):
@@ -93,10 +146,9 @@ def settings(args, run, steps, accumulation):
 
 
 def seconds(directory, run):
+    """The seconds of all steps but the first two, which read the weights and touch memory for the first time."""
     lines = [json.loads(line) for line in (directory / run / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step_seconds"] for line in lines if "step_seconds" in line]
-    # The first steps compute the reference and touch the weights for the first time.
-    return steps[2:]
+    return [line["step_seconds"] for line in lines if "step_seconds" in line][2:]
 
 
 def adapter(directory, run):
@@ -105,7 +157,7 @@ def adapter(directory, run):
 
 def both(args, directory, run, steps, meanwhile=None):
     words = settings(args, run, steps, 1)
-    ranks = [start(args.program, rank, directory, words) for rank in range(2)]
+    ranks = [start(args, rank, directory, words) for rank in range(2)]
     if meanwhile:
         meanwhile(ranks)
     codes = [rank.wait() for rank in ranks]
@@ -118,88 +170,72 @@ def wait_for_steps(directory, run, count):
         time.sleep(0.05)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program")
-    parser.add_argument("--base", default="tiny-reviews")
-    parser.add_argument("--data", default="tiny-reviews/train.jsonl")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rank", type=int, default=16)
-    args = parser.parse_args()
-    args.program = str(pathlib.Path(args.program).resolve())
-    for name in ("base", "data"):
-        if os.path.exists(getattr(args, name)):
-            setattr(args, name, str(pathlib.Path(getattr(args, name)).resolve()))
-    directory = pathlib.Path(tempfile.mkdtemp())
+def links(args, link, directory, size, alone):
+    """Measures the links and compares them with the simulator; returns what failed."""
+    failed, free = [], None
+    for i, (name, gbit, delay, loss) in enumerate(LINKS):
+        link.set(gbit, delay, loss)
+        codes, logs = both(args, directory, f"run-{i}", args.steps)
+        if codes != [0, 0]:
+            failed.append(f"{name}: {codes}\n{logs[0]}\n{logs[1]}")
+            continue
+        if adapter(directory, f"run-{i}") != adapter(directory, "whole"):
+            failed.append(f"{name}: the bytes are not those of one rank")
+        steps = seconds(directory, f"run-{i}")
+        if free is None:
+            free = steps
+            print(f"{name}: step {statistics.mean(steps):.3f} s; one rank alone computes {alone:.3f} s of it", flush=True)
+            continue
+        # Both runs have the same steps, so that a difference is the link's. What passes without a limit costs nearly nothing.
+        waits = statistics.median(limited - unlimited for limited, unlimited in zip(steps, free))
+        compute = statistics.mean(free)
+        found = compute + waits
+        expected, simulated = simulator.step(2, size, compute, gbit, delay, loss)
+        apart, share = found / expected - 1, (waits / found) / (simulated / expected) - 1
+        print(
+            f"{name}: step {found:.3f} s, simulated {expected:.3f} s ({100 * apart:+.0f} %); communication {waits:.3f} s "
+            f"({100 * waits / found:.0f} %), simulated {simulated:.3f} s ({100 * simulated / expected:.0f} %; share {100 * share:+.0f} %)",
+            flush=True,
+        )
+        if max(abs(apart), abs(share)) > 0.15:
+            failed.append(f"{name}: the simulator is more than 15 % off")
+    return failed
+
+
+def cuts(args, link, directory):
+    """Cuts the link for 10 s and for good; returns what failed."""
     failed = []
-    try:
-        connect()
-        environment = dict(os.environ, XDG_CACHE_HOME=str(directory / "cache-0"))
-        words = settings(args, "whole", args.steps, 2)
-        subprocess.run([args.program, "train", *words], check=True, cwd=directory, env=environment, capture_output=True)
-        size = 4 * trained(directory)
-        print(f"gradient {size / 1e6:.1f} MB")
-        unlimited = None
-        for name, gbit, delay, loss in [
-            ("not limited", 100, 0, 0), ("1 Gbit/s, 1 ms", 1, 1e-3, 0), ("100 Mbit/s, 1 % loss", 0.1, 0, 0.01),
-        ]:
-            made = shape(gbit, delay, loss) if gbit < 100 else 0
-            run = f"run-{gbit}"
-            codes, logs = both(args, directory, run, args.steps)
-            if codes != [0, 0]:
-                failed.append(f"{name}: {codes}\n{logs[0]}\n{logs[1]}")
-                continue
-            if adapter(directory, run) != adapter(directory, "whole"):
-                failed.append(f"{name}: the bytes are not those of one rank")
-            found = statistics.median(seconds(directory, run))
-            if unlimited is None:
-                unlimited = found
-                print(f"{name}: step {found:.3f} s")
-                continue
-            # What the ranks compute is measured on the link without a limit, whose communication the simulator knows.
-            compute = unlimited - simulator.communication(2, size, 100, 0)
-            expected, waits = simulator.step(2, size, compute, gbit, made, loss)
-            print(
-                f"{name} (delay {1e3 * made:g} ms): step {found:.3f} s, simulated {expected:.3f} s ({100 * (found / expected - 1):+.0f} %); "
-                f"communication {100 * (1 - compute / found):.0f} %, simulated {100 * waits / expected:.0f} %"
-            )
-        shape(1, 0, 0)
+    link.set(1, 0, 0)
 
-        def cut(seconds):
-            def act(_):
-                wait_for_steps(directory, "cut", 3)
-                call("ip", "-n", SPACES[1], "link", "set", "dpo1", "down")
-                time.sleep(seconds)
-                call("ip", "-n", SPACES[1], "link", "set", "dpo1", "up")
-            return act
+    def cut_for_a_while(_):
+        wait_for_steps(directory, "cut", 3)
+        link.cut()
+        time.sleep(10)
+        link.join()
 
-        codes, logs = both(args, directory, "cut", args.steps, cut(10))
-        print(f"cut for 10 s: exit codes {codes}")
-        if codes != [0, 0] or adapter(directory, "cut") != adapter(directory, "whole"):
-            failed.append(f"a cut of 10 s: {codes}\n{logs[0]}\n{logs[1]}")
-        shutil.rmtree(directory / "cut", ignore_errors=True)
+    begun = time.time()
+    codes, logs = both(args, directory, "cut", args.steps, cut_for_a_while)
+    print(f"cut for 10 s: exit codes {codes}, after {time.time() - begun:.0f} s; the longest step took {max(seconds(directory, 'cut')):.1f} s", flush=True)
+    if codes != [0, 0] or adapter(directory, "cut") != adapter(directory, "whole"):
+        failed.append(f"a cut of 10 s: {codes}\n{logs[0]}\n{logs[1]}")
+    shutil.rmtree(directory / "cut", ignore_errors=True)
 
-        def cut_for_good(ranks):
-            wait_for_steps(directory, "cut", 3)
-            call("ip", "-n", SPACES[1], "link", "set", "dpo1", "down")
-            begun = time.time()
-            for rank in ranks:
-                rank.wait()
-            print(f"cut for good: both have ended after {time.time() - begun:.1f} s")
-            if time.time() - begun > 30:
-                failed.append("a link that is cut for good ends the ranks too late")
+    def cut_for_good(ranks):
+        wait_for_steps(directory, "cut", 3)
+        link.cut()
+        begun = time.time()
+        for rank in ranks:
+            rank.wait()
+        print(f"cut for good: both have ended after {time.time() - begun:.1f} s", flush=True)
+        if time.time() - begun > 30:
+            failed.append("a link that is cut for good ends the ranks too late")
 
-        codes, logs = both(args, directory, "cut", 100000, cut_for_good)
-        for rank, other in [(0, 1), (1, 0)]:
-            if codes[rank] != 1 or f"rank {other} of 2 (host" not in logs[rank]:
-                failed.append(f"a link that is cut for good: rank {rank} ended with {codes[rank]}:\n{logs[rank]}")
-    finally:
-        disconnect()
-        shutil.rmtree(directory, ignore_errors=True)
-    for failure in failed:
-        print(f"error: {failure}")
-    sys.exit(1 if failed else 0)
+    codes, logs = both(args, directory, "cut", 100000, cut_for_good)
+    for rank, other in [(0, 1), (1, 0)]:
+        if codes[rank] != 1 or f"rank {other} of 2 (host" not in logs[rank]:
+            failed.append(f"a link that is cut for good: rank {rank} ended with {codes[rank]}:\n{logs[rank]}")
+        print(f"rank {rank} said: {logs[rank].strip().splitlines()[-1]}")
+    return failed
 
 
 def trained(directory):
@@ -214,6 +250,45 @@ def trained(directory):
                 size *= length
             count += size
     return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program")
+    parser.add_argument("--base", default="tiny-reviews")
+    parser.add_argument("--data", default="tiny-reviews/train.jsonl")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--only", choices=["links", "cuts"])
+    args = parser.parse_args()
+    args.program = str(pathlib.Path(args.program).resolve())
+    for name in ("base", "data"):
+        if os.path.exists(getattr(args, name)):
+            setattr(args, name, str(pathlib.Path(getattr(args, name)).resolve()))
+    directory = pathlib.Path(tempfile.mkdtemp())
+    failed, link, allowed = [], None, allow("reno cubic")
+    try:
+        disconnect()
+        link = connect(directory)
+        environment = dict(os.environ, XDG_CACHE_HOME=str(directory / "cache-0"))
+        words = settings(args, "whole", args.steps, 2)
+        subprocess.run([args.program, "train", *words], check=True, cwd=directory, env=environment, capture_output=True)
+        size, alone = 4 * trained(directory), statistics.mean(seconds(directory, "whole")) / 2
+        print(f"the link is made by {link.name}; gradient {size / 1e6:.1f} MB", flush=True)
+        if args.only != "cuts":
+            failed += links(args, link, directory, size, alone)
+        if args.only != "links":
+            failed += cuts(args, link, directory)
+    finally:
+        if link:
+            link.close()
+        disconnect()
+        allow(allowed)
+        shutil.rmtree(directory, ignore_errors=True)
+    for failure in failed:
+        print(f"error: {failure}")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-//! How ranks find each other: all connect to rank 0, which tells each where the one before it listens.
+//! How ranks find each other. All connect to rank 0, which tells each where the one before it listens. When each has that
+//! connection, too, it says so, and rank 0 lets all begin. Until then a rank that ends or fails is noticed by rank 0, which
+//! tells the others.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::super::post::Joined;
 use super::Tcp;
+use super::address::{Listeners, connected, is_later, seen_from_here};
 use crate::error::{Error, Result};
 
 /// Where ranks meet.
@@ -22,14 +25,30 @@ pub struct Meeting {
     pub port: u16,
 }
 
+impl Meeting {
+    /// Address and port of rank 0, for messages.
+    fn place(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// The first bytes of a connection; the digit is the version of the protocol.
-const MAGIC: &[u8; 8] = b"dporank1";
+const MAGIC: &[u8; 8] = b"dporank2";
 
 /// Bytes with which a rank introduces itself: [`MAGIC`], its number, the number of ranks, its port.
 const HELLO: usize = 8 + 4 + 4 + 2;
 
 /// Time for a stranger to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(5);
+
+/// The longest line that ranks tell each other while they meet.
+const LONGEST: usize = 4096;
+
+/// Begins a line that tells why the ranks cannot meet.
+const FAILED: char = '!';
 
 struct Hello {
     rank: usize,
@@ -48,14 +67,26 @@ impl Hello {
     }
 
     /// Reads who connects; `None` if it is no rank.
-    fn read(stream: &mut TcpStream) -> Option<Self> {
-        stream.set_nonblocking(false).ok()?;
-        stream.set_read_timeout(Some(INTRODUCTION)).ok()?;
+    ///
+    /// # Errors
+    /// If it is a rank of another version of this program.
+    fn read(stream: &mut TcpStream, from: &str) -> Result<Option<Self>> {
         let mut bytes = [0; HELLO];
-        stream.read_exact(&mut bytes).ok()?;
+        let read = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.set_read_timeout(Some(INTRODUCTION)))
+            .and_then(|()| stream.read_exact(&mut bytes));
+        if read.is_err() || bytes[..7] != MAGIC[..7] {
+            return Ok(None);
+        }
         let number = |at: usize| bytes[at..].first_chunk::<4>().map(|b| u32::from_le_bytes(*b) as usize);
-        let port = bytes[16..].first_chunk::<2>().map(|b| u16::from_le_bytes(*b))?;
-        (bytes[..8] == *MAGIC).then_some(Self { rank: number(8)?, size: number(12)?, port })
+        let (Some(rank), Some(size)) = (number(8), number(12)) else { return Ok(None) };
+        if bytes[7] != MAGIC[7] {
+            return Err(Error::Ranks(format!(
+                "rank {rank} of {size}, which came from {from}, is of another version of this program; start every rank with the same"
+            )));
+        }
+        Ok(bytes[16..].first_chunk::<2>().map(|b| Self { rank, size, port: u16::from_le_bytes(*b) }))
     }
 }
 
@@ -73,7 +104,14 @@ pub(in crate::ranks) fn join(meeting: &Meeting, wait: Duration) -> Result<Joined
     Ok((Box::new(wire), meeting.rank, meeting.size))
 }
 
-/// Accepts all others, and tells each the address of the one before it.
+/// Those that have come to rank 0.
+struct Guests {
+    streams: Vec<Option<TcpStream>>,
+    /// Where each listens.
+    places: Vec<Option<SocketAddr>>,
+}
+
+/// Accepts all others, tells each the address of the one before it, and waits until they have that connection.
 fn as_first(meeting: &Meeting, until: Instant) -> Result<Vec<Option<TcpStream>>> {
     let failed = |e: std::io::Error| {
         Error::Ranks(format!(
@@ -81,139 +119,218 @@ fn as_first(meeting: &Meeting, until: Instant) -> Result<Vec<Option<TcpStream>>>
             meeting.port
         ))
     };
-    let listener = TcpListener::bind(("0.0.0.0", meeting.port)).map_err(failed)?;
-    let mut streams: Vec<Option<TcpStream>> = (0..meeting.size).map(|_| None).collect();
-    let mut places: Vec<Option<SocketAddr>> = vec![None; meeting.size];
-    listener.set_nonblocking(true).map_err(failed)?;
-    while streams.iter().skip(1).any(Option::is_none) {
-        let Some((mut stream, address)) = accepted(&listener, until)? else {
-            let missing: Vec<String> = (1..meeting.size)
-                .filter(|rank| streams[*rank].is_none())
-                .map(|rank| rank.to_string())
-                .collect();
-            return Err(Error::Ranks(format!(
-                "of {} ranks {} did not come to port {} in time: were they started, and can they reach {}?",
-                meeting.size,
-                missing.join(", "),
-                meeting.port,
-                meeting.host
-            )));
-        };
-        // A stranger, such as a scan of ports, is ignored.
-        let Some(hello) = Hello::read(&mut stream) else { continue };
+    let listeners = Listeners::bind(meeting.port).map_err(failed)?;
+    let streams = (0..meeting.size).map(|_| None).collect();
+    let mut guests = Guests { streams, places: vec![None; meeting.size] };
+    let met = guests.come(meeting, &listeners, until).and_then(|()| guests.connect(until));
+    let last = match &met {
+        Ok(()) => "\n".to_string(),
+        Err(error) => failure(error),
+    };
+    for stream in guests.streams.iter_mut().flatten() {
+        // One that is gone is noticed later.
+        let _ = tell(stream, &last);
+    }
+    met.map(|()| guests.streams)
+}
+
+impl Guests {
+    /// Waits until all have come.
+    fn come(&mut self, meeting: &Meeting, listeners: &Listeners, until: Instant) -> Result<()> {
+        while self.streams.iter().skip(1).any(Option::is_none) {
+            if let Some((stream, from)) = listeners.accept()? {
+                self.welcome(meeting, stream, from)?;
+                continue;
+            }
+            for (rank, stream) in self.streams.iter().enumerate() {
+                if let Some(stream) = stream
+                    && has_ended(stream)
+                {
+                    return Err(gone(rank, self.places[rank]));
+                }
+            }
+            if Instant::now() >= until {
+                let missing = (1..meeting.size).filter(|rank| self.streams[*rank].is_none());
+                let missing: Vec<String> = missing.map(|rank| rank.to_string()).collect();
+                return Err(Error::Ranks(format!(
+                    "of {} ranks {} did not come to port {} in time: were they started, and can they reach {}?",
+                    meeting.size,
+                    missing.join(", "),
+                    meeting.port,
+                    meeting.host
+                )));
+            }
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Reads who has come. A stranger, such as a scan of ports, is ignored.
+    fn welcome(&mut self, meeting: &Meeting, mut stream: TcpStream, from: std::net::IpAddr) -> Result<()> {
+        let Some(hello) = Hello::read(&mut stream, &from.to_string())? else { return Ok(()) };
         if hello.size != meeting.size || hello.rank == 0 || hello.rank >= meeting.size {
             return Err(Error::Ranks(format!(
-                "rank {} of {} came from {}, and this is rank 0 of {}; two runs use port {}: set MASTER_PORT to another",
-                hello.rank,
-                hello.size,
-                address.ip(),
-                meeting.size,
-                meeting.port
+                "rank {} of {} came from {from}, and this is rank 0 of {}; two runs use port {}: set MASTER_PORT to another",
+                hello.rank, hello.size, meeting.size, meeting.port
             )));
         }
-        if streams[hello.rank].is_some() {
+        if self.streams[hello.rank].is_some() {
             return Err(Error::Ranks(format!("there are two processes with rank {}", hello.rank)));
         }
-        places[hello.rank] = Some(SocketAddr::new(address.ip(), hello.port));
-        streams[hello.rank] = Some(stream);
+        self.places[hello.rank] = Some(SocketAddr::new(from, hello.port));
+        self.streams[hello.rank] = Some(stream);
+        Ok(())
     }
-    for rank in 1..meeting.size {
-        let before = places[rank - 1].map_or_else(String::new, |place| place.to_string());
-        let mut line = before.into_bytes();
-        line.push(b'\n');
-        if let Some(stream) = &mut streams[rank] {
-            stream.write_all(&line).map_err(|e| Error::Ranks(format!("rank {rank} is gone already: {e}")))?;
+
+    /// Tells each the address of the one before it, and waits until all have that connection.
+    fn connect(&mut self, until: Instant) -> Result<()> {
+        for rank in 1..self.streams.len() {
+            let before = self.places[rank - 1].map_or_else(String::new, |place| place.to_string());
+            if let Some(stream) = &mut self.streams[rank] {
+                tell(stream, &format!("{before}\n")).map_err(|_| gone(rank, self.places[rank]))?;
+            }
         }
+        let mut waiting: Vec<usize> = (1..self.streams.len()).collect();
+        while !waiting.is_empty() {
+            let mut still = Vec::new();
+            for rank in waiting {
+                let Some(stream) = &mut self.streams[rank] else { continue };
+                if !has_word(stream) {
+                    still.push(rank);
+                    continue;
+                }
+                let word = hear(stream, Instant::now() + INTRODUCTION);
+                let word = word.map_err(|_| gone(rank, self.places[rank]))?;
+                if let Some(why) = word.strip_prefix(FAILED) {
+                    return Err(Error::Ranks(format!("rank {rank}: {why}")));
+                }
+            }
+            waiting = still;
+            if let (Some(rank), true) = (waiting.first(), Instant::now() >= until) {
+                return Err(Error::Ranks(format!(
+                    "rank {rank} was not connected with those beside it in time"
+                )));
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
-    Ok(streams)
+}
+
+fn gone(rank: usize, place: Option<SocketAddr>) -> Error {
+    let from = place.map_or_else(String::new, |place| format!(", which came from {},", place.ip()));
+    Error::Ranks(format!("rank {rank}{from} has ended before all ranks were connected"))
 }
 
 fn as_other(meeting: &Meeting, until: Instant) -> Result<Vec<Option<TcpStream>>> {
     let failed = |e: std::io::Error| Error::Ranks(format!("rank {} cannot listen: {e}", meeting.rank));
-    let listener = TcpListener::bind(("0.0.0.0", 0)).map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
-    let hello = Hello { rank: meeting.rank, size: meeting.size, port }.written();
-    let mut streams: Vec<Option<TcpStream>> = (0..meeting.size).map(|_| None).collect();
-    let mut first = connected(&(meeting.host.clone(), meeting.port), &meeting.host, until)?;
+    let listeners = Listeners::bind(0).map_err(failed)?;
+    let hello = Hello { rank: meeting.rank, size: meeting.size, port: listeners.port }.written();
+    let addresses =
+        || Ok((meeting.host.as_str(), meeting.port).to_socket_addrs()?.collect::<Vec<SocketAddr>>());
+    let name = format!("rank 0 at {}", meeting.place());
+    let mut first = connected(addresses, &name, until, || Ok(()))?;
     let lost = |e: std::io::Error| {
-        Error::Ranks(format!(
-            "rank 0 at {}:{} does not answer: {e}; did all ranks start?",
-            meeting.host, meeting.port
-        ))
+        Error::Ranks(format!("{name} does not answer ({e}): did all ranks start, with the same version?"))
     };
     first.write_all(&hello).map_err(lost)?;
-    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-    first.set_read_timeout(Some(left)).map_err(lost)?;
-    let before = line(&mut first).map_err(lost)?;
+    let before = told(hear(&mut first, until).map_err(lost)?)?;
+    let around = neighbours(meeting, &before, (&listeners, &first), &hello, until);
+    tell(&mut first, &around.as_ref().map_or_else(failure, |_| "\n".into())).map_err(lost)?;
+    // Rank 0 knows which rank has failed.
+    told(hear(&mut first, until).map_err(lost)?)?;
+    let mut streams = around?;
+    streams[0] = Some(first);
+    Ok(streams)
+}
+
+/// Connects with the rank before, which listens at `before`, and the one behind.
+fn neighbours(
+    meeting: &Meeting,
+    before: &str,
+    (listeners, first): (&Listeners, &TcpStream),
+    hello: &[u8],
+    until: Instant,
+) -> Result<Vec<Option<TcpStream>>> {
+    let mut streams: Vec<Option<TcpStream>> = (0..meeting.size).map(|_| None).collect();
+    // Rank 0 says nothing until all are connected, unless one has failed.
+    let check = || match has_word(first) {
+        true => Err(Error::Ranks("another rank has ended before all ranks were connected".into())),
+        false => Ok(()),
+    };
     if meeting.rank > 1 {
-        let mut place: SocketAddr = before.parse().map_err(|_| {
-            Error::Ranks(format!("rank 0 tells the address {before:?} of rank {}", meeting.rank - 1))
-        })?;
-        // One that came to rank 0 on the same machine is where rank 0 is.
-        if place.ip().is_loopback() {
-            place.set_ip(first.peer_addr().map_err(lost)?.ip());
-        }
+        let invalid =
+            || Error::Ranks(format!("rank 0 tells the address {before:?} of rank {}", meeting.rank - 1));
+        let place = seen_from_here(before.parse().map_err(|_| invalid())?, first).map_err(|_| invalid())?;
         let name = format!("rank {} at {place}", meeting.rank - 1);
-        let mut stream = connected(&place, &name, until)?;
-        stream.write_all(&hello).map_err(|e| Error::Ranks(format!("{name} is gone already: {e}")))?;
+        let mut stream = connected(|| Ok(vec![place]), &name, until, check)?;
+        stream.write_all(hello).map_err(|e| Error::Ranks(format!("{name} is gone already: {e}")))?;
         streams[meeting.rank - 1] = Some(stream);
     }
-    streams[0] = Some(first);
-    listener.set_nonblocking(true).map_err(failed)?;
-    while meeting.rank + 1 < meeting.size && streams[meeting.rank + 1].is_none() {
-        let Some((mut stream, _)) = accepted(&listener, until)? else {
+    let next = meeting.rank + 1;
+    while next < meeting.size && streams[next].is_none() {
+        if let Some((mut stream, from)) = listeners.accept()? {
+            let hello = Hello::read(&mut stream, &from.to_string())?.filter(|hello| hello.rank == next);
+            streams[next] = hello.map(|_| stream);
+            continue;
+        }
+        check()?;
+        if Instant::now() >= until {
             return Err(Error::Ranks(format!(
-                "rank {} did not come to rank {} at port {port} in time; ranks must reach each other",
-                meeting.rank + 1,
-                meeting.rank
+                "rank {next} did not come to rank {} at port {} in time; ranks must reach each other",
+                meeting.rank, listeners.port
             )));
-        };
-        let hello = Hello::read(&mut stream).filter(|hello| hello.rank == meeting.rank + 1);
-        streams[meeting.rank + 1] = hello.map(|_| stream);
+        }
+        sleep(Duration::from_millis(5));
     }
     Ok(streams)
 }
 
-/// Waits for a connection; `None` if there is none in time.
-fn accepted(listener: &TcpListener, until: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
-    while Instant::now() < until {
-        match listener.accept() {
-            Ok(found) => return Ok(Some(found)),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                sleep(Duration::from_millis(10));
-            }
-            Err(e) => return Err(Error::Ranks(format!("a rank cannot be accepted: {e}"))),
-        }
-    }
-    Ok(None)
+/// A line that tells others why the ranks cannot meet.
+fn failure(error: &Error) -> String {
+    let text: String = error.to_string().replace('\n', " ").chars().take(LONGEST / 4 - 2).collect();
+    format!("{FAILED}{text}\n")
 }
 
-/// Connects to a rank, which may start later.
-fn connected(to: &impl ToSocketAddrs, name: &str, until: Instant) -> Result<TcpStream> {
-    let mut why = String::from("no address");
-    loop {
-        match to.to_socket_addrs() {
-            Ok(addresses) => {
-                for address in addresses {
-                    match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
-                        Ok(stream) => return Ok(stream),
-                        Err(e) => why = e.to_string(),
-                    }
-                }
-            }
-            Err(e) => why = e.to_string(),
-        }
-        if Instant::now() >= until {
-            return Err(Error::Ranks(format!("{name} cannot be reached: {why}")));
-        }
-        sleep(Duration::from_millis(100));
+/// What another rank has told, unless it is why it failed.
+fn told(line: String) -> Result<String> {
+    match line.strip_prefix(FAILED) {
+        Some(why) => Err(Error::Ranks(why.into())),
+        None => Ok(line),
     }
 }
 
-/// Reads a short line.
-fn line(stream: &mut TcpStream) -> std::io::Result<String> {
+/// Whether the other end has closed the connection.
+fn has_ended(stream: &TcpStream) -> bool {
+    matches!(peek(stream), Ok(0)) || matches!(peek(stream), Err(e) if !is_later(&e))
+}
+
+/// Whether the other end has said something, or has closed the connection.
+fn has_word(stream: &TcpStream) -> bool {
+    has_ended(stream) || peek(stream).is_ok()
+}
+
+fn peek(stream: &TcpStream) -> std::io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    let found = stream.peek(&mut [0]);
+    stream.set_nonblocking(false)?;
+    found
+}
+
+/// Sends a line.
+fn tell(stream: &mut TcpStream, line: &str) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(INTRODUCTION))?;
+    stream.write_all(line.as_bytes())
+}
+
+/// Waits for a short line.
+fn hear(stream: &mut TcpStream, until: Instant) -> std::io::Result<String> {
+    stream.set_nonblocking(false)?;
     let mut text = Vec::new();
-    while text.len() < 64 {
+    while text.len() < LONGEST {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        stream.set_read_timeout(Some(left))?;
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
         if byte[0] == b'\n' {
@@ -221,5 +338,5 @@ fn line(stream: &mut TcpStream) -> std::io::Result<String> {
         }
         text.push(byte[0]);
     }
-    Err(std::io::Error::other("it sends no address"))
+    Err(std::io::Error::other("its line does not end"))
 }
