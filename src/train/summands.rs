@@ -8,6 +8,7 @@ use super::descent;
 use crate::data::PackedBatch;
 use crate::error::Result;
 use crate::model::decoder::{Decoder, Tape};
+use crate::ops::host;
 use crate::ranks::Ranks;
 use crate::trainable::Policy;
 
@@ -60,9 +61,9 @@ impl Summands {
         decoder.backward(tape, batch, policy, weights, &mut gradient)?;
         match self.way {
             Way::Kept => self.kept.push(gradient),
-            Way::InPlace | Way::Added => policy.trained.store_mut().update_gradient(|sum| {
-                sum.iter_mut().zip(&gradient).for_each(|(sum, g)| *sum += g);
-            }),
+            Way::InPlace | Way::Added => {
+                policy.trained.store_mut().update_gradient(|sum| host::add(sum, &gradient))
+            }
         }
         Ok(())
     }
