@@ -1,13 +1,16 @@
 //! Threads that stay awake between the parallel parts of a step.
 //!
-//! A step of decoding has some two hundred parallel parts of a few microseconds. A thread that finds nothing to do falls
-//! asleep, and waking it takes longer than most of them. Here it looks for work until the step ends.
+//! A step of decoding has some two hundred parallel parts of a few microseconds, one of training some thousand of up to a
+//! millisecond. A thread that finds nothing to do falls asleep, and waking it takes longer than many of them. Here it looks
+//! for work until the step ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rayon::Yield;
+
+use super::profile::Waiting;
 
 /// How long the work waits for the other threads before it begins without them.
 const PATIENCE: Duration = Duration::from_micros(200);
@@ -69,9 +72,13 @@ impl Watch {
             return;
         }
         self.ready.fetch_add(1, Ordering::AcqRel);
-        let mut idle = 0;
+        let (mut idle, mut waiting) = (0, Waiting::begin());
         while !self.done.load(Ordering::Acquire) {
+            waiting.count();
             let worked = self.begun.load(Ordering::Acquire) && rayon::yield_now() == Some(Yield::Executed);
+            if worked {
+                waiting = Waiting::begin();
+            }
             idle = if worked { 0 } else { idle + 1 };
             if idle > IDLE {
                 std::thread::yield_now();

@@ -245,12 +245,10 @@ fn narrow(x: &Packed, thin: &[f32], rank: usize, side: Side) -> Vec<f32> {
     }
     let run = if side == Side::Rows { thin.len() } else { rank }.max(1);
     let both = sum_of_products(&[Segment { a: x, b: operand(&split(thin, run), 2 * rank) }]);
-    let mut sums = Vec::with_capacity(both.len() / 2);
-    for row in both.chunks_exact(2 * rank.max(1)) {
-        let (high, low) = row.split_at(rank);
-        sums.extend(high.iter().zip(low).map(|(high, low)| high + low));
-    }
-    sums
+    host::build_rows(both.len() / (2 * rank.max(1)), rank, |row, out| {
+        let (high, low) = both[2 * rank * row..2 * rank * (row + 1)].split_at(rank);
+        out.iter_mut().zip(high.iter().zip(low)).for_each(|(out, (high, low))| *out = high + low);
+    })
 }
 
 /// Follows each `run` of numbers with the remainders of rounding them to bf16.
@@ -279,8 +277,10 @@ vectorised! {
 
 /// Packs `s·z [T, r]` as a left operand; the scale is applied to the small factor.
 fn scaled(z: &[f32], scale: f32, rank: usize, precision: Precision) -> Packed {
-    let scaled: Vec<f32> = z.iter().map(|z| z * scale).collect();
-    let rows = scaled.len() / rank.max(1);
+    let rows = z.len() / rank.max(1);
+    let scaled = host::build_rows(rows, rank, |row, out| {
+        super::simd::scale_into(out, &z[rank * row..rank * (row + 1)], scale);
+    });
     Packed::new(&Operand::by_row(Elements::F32(&scaled), rows, rank), precision)
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::gemm::{Elements, Isa, Operand, Precision, gemm};
@@ -24,7 +24,7 @@ pub struct Entry {
     pub calls: u64,
     /// Wall-clock time in seconds.
     pub seconds: f64,
-    /// Processor time of all threads in seconds; zero if the system does not tell.
+    /// Processor time of all threads in seconds, without that of threads that waited awake; zero if the system does not tell.
     pub processor: f64,
     /// Floating-point operations of its products (a multiply-add counts as two); elementwise work is not counted.
     pub flop: f64,
@@ -33,17 +33,54 @@ pub struct Entry {
 /// Seconds and processor seconds of all steps.
 static STEPS: Mutex<(f64, f64)> = Mutex::new((0.0, 0.0));
 
-/// Returns the processor time that all threads of this process have used, in seconds, or zero if the system does not
+/// Processor time in nanoseconds that threads have spent waiting for work.
+static WAITED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns the processor time that all threads of this process have worked, in seconds, or zero if the system does not
 /// tell.
 fn processor() -> f64 {
     #[cfg(unix)]
     {
-        use rustix::time::{ClockId, clock_gettime};
-        let now = clock_gettime(ClockId::ProcessCPUTime);
-        now.tv_sec as f64 + 1e-9 * now.tv_nsec as f64
+        let now = nanoseconds(rustix::time::ClockId::ProcessCPUTime);
+        1e-9 * now.saturating_sub(WAITED.load(Ordering::Relaxed)) as f64
     }
     #[cfg(not(unix))]
     0.0
+}
+
+#[cfg(unix)]
+fn nanoseconds(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// The time that a thread waits for work without sleeping. It is no work.
+pub(super) struct Waiting {
+    since: Option<u64>,
+}
+
+impl Waiting {
+    /// Begins to wait.
+    pub(super) fn begin() -> Self {
+        Self { since: Self::now() }
+    }
+
+    /// Counts the time until now, and goes on waiting.
+    pub(super) fn count(&mut self) {
+        let now = Self::now();
+        if let (Some(since), Some(now)) = (self.since, now) {
+            WAITED.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+        }
+        self.since = now;
+    }
+
+    /// The thread's own time, in a step that is profiled.
+    fn now() -> Option<u64> {
+        #[cfg(unix)]
+        return IN_STEP.load(Ordering::Relaxed).then(|| nanoseconds(rustix::time::ClockId::ThreadCPUTime));
+        #[cfg(not(unix))]
+        None
+    }
 }
 
 /// Enables or disables timing and clears the recorded times.
@@ -223,6 +260,22 @@ mod tests {
         assert!(inside.calls == 1 && 0.002 <= inside.seconds && inside.seconds <= total);
         restart();
         assert_eq!(seconds(), 0.0);
+        #[cfg(unix)]
+        step(waiting_is_no_work);
         enable(false);
+    }
+
+    /// In a step that is timed.
+    #[cfg(unix)]
+    fn waiting_is_no_work() {
+        let own = || nanoseconds(rustix::time::ClockId::ThreadCPUTime);
+        let (before, begun, start) = (WAITED.load(Ordering::Relaxed), own(), Instant::now());
+        let mut waiting = Waiting::begin();
+        while start.elapsed() < Duration::from_millis(20) {
+            waiting.count();
+        }
+        // Threads of other tests may wait, too.
+        let (waited, spent) = (WAITED.load(Ordering::Relaxed) - before, own() - begun);
+        assert!(waited > spent / 2, "{waited} of {spent} nanoseconds");
     }
 }

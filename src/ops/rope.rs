@@ -38,11 +38,14 @@ impl Rotation {
         half: usize,
         pairing: Pairing,
     ) -> Self {
-        let angle = |p: u32, f: &f32| f64::from(p as f32 * f);
-        let (cos, sin) = rows
-            .flat_map(|(p, frequencies, scale)| frequencies.iter().map(move |f| (angle(p, f), scale)))
-            .map(|(a, scale)| (a.cos() as f32 * scale, a.sin() as f32 * scale))
-            .unzip();
+        let rows: Vec<_> = rows.collect();
+        let (cos, sin) = host::build_two(rows.len(), half, |row, cos, sin| {
+            let (position, frequencies, scale) = rows[row];
+            for ((cos, sin), f) in cos.iter_mut().zip(sin).zip(frequencies) {
+                let angle = f64::from(position as f32 * f);
+                (*cos, *sin) = (angle.cos() as f32 * scale, angle.sin() as f32 * scale);
+            }
+        });
         Self { cos, sin, half, pairing }
     }
 

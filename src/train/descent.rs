@@ -5,6 +5,7 @@ use super::optimizer::Optimizer;
 use crate::data::PackedBatch;
 use crate::error::Result;
 use crate::model::decoder::{Decoder, Tape};
+use crate::ops::host;
 use crate::trainable::Policy;
 
 /// Resets the gradient to zero.
@@ -65,5 +66,5 @@ pub fn apply(
         store.update_gradient(|gradient| gradients::clip(gradient, norm, most));
     }
     optimizer.step(store, learning_rate)?;
-    Ok(store.values().iter().all(|x| x.is_finite()))
+    Ok(host::are_finite(store.values()))
 }

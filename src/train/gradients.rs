@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::ops::host;
+
 /// Elements summed by one task. The size is fixed and partial sums are added in order, so the norm's bits do not depend
 /// on the number of threads.
 const CHUNK: usize = 1 << 14;
@@ -37,7 +39,7 @@ pub fn factor(norm: f64, max_norm: f64) -> f32 {
 pub fn clip(gradients: &mut [f32], norm: f64, max_norm: f64) {
     let scale = factor(norm, max_norm);
     if scale < 1.0 {
-        gradients.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= scale));
+        host::scale(gradients, scale);
     }
 }
 

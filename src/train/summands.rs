@@ -5,6 +5,7 @@
 //! ([`Ranks::sum_in_order`]).
 
 use crate::error::Result;
+use crate::ops::host;
 use crate::ranks::Ranks;
 use crate::trainable::Policy;
 
@@ -54,9 +55,9 @@ impl Summands {
         backward(policy, &mut gradient)?;
         match self.way {
             Way::Kept => self.kept.push(gradient),
-            Way::InPlace | Way::Added => policy.trained.store_mut().update_gradient(|sum| {
-                sum.iter_mut().zip(&gradient).for_each(|(sum, g)| *sum += g);
-            }),
+            Way::InPlace | Way::Added => {
+                policy.trained.store_mut().update_gradient(|sum| host::add(sum, &gradient))
+            }
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ use crate::eval::preference::Evaluation;
 use crate::model::decoder::Decoder;
 use crate::model::noise::Noise;
 use crate::objective::{Metrics, Needs, Objective, OnPolicy, Records};
+use crate::ops::awake::awake;
 use crate::ops::profile;
 use crate::random::Stream;
 use crate::ranks::Ranks;
@@ -315,8 +316,10 @@ impl Trainer {
         let (batches, probe) = self.next_batches(&mut metrics)?;
         let Setup { decoder, policy, reference, .. } = &mut self.setup;
         let optimizer = &mut self.optimizer;
-        let mut outcome =
-            profile::step(|| step::run(decoder, policy, optimizer, reference, &batches, settings))?;
+        // A device computes by itself, and ranks wait for each other.
+        let asleep = decoder.is_on_device() || !settings.ranks.is_alone();
+        let mut work = || step::run(decoder, policy, optimizer, reference, &batches, settings);
+        let mut outcome = profile::step(|| if asleep { work() } else { awake(work) })?;
         outcome.metrics.merge(&metrics);
         Ok((outcome, probe))
     }

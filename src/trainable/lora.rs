@@ -14,6 +14,7 @@ use super::kind::{Delta, Kept, Module, PeftCommon};
 use super::store::Shape;
 use crate::error::{Error, Result};
 use crate::ops::Tensor;
+use crate::ops::host;
 use crate::ops::lora_linear::{Backward, Forward, LowRank, LowRankGradients};
 use crate::random::Stream;
 
@@ -130,7 +131,7 @@ impl Lora {
         let z = kept.hidden.first().ok_or_else(|| missing("its low-rank product"))?;
         let LowRankGradients { a, b } = product.gradients(path, (x, z), dz)?;
         for (part, range) in [(a, self.a()), (b, self.b())] {
-            gradients[range].iter_mut().zip(part).for_each(|(sum, g)| *sum += g);
+            host::add(&mut gradients[range], &part);
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::ops::host;
+
 /// Dimensions of a tensor, outermost first.
 pub type Shape = Vec<usize>;
 
@@ -176,8 +178,11 @@ impl Store {
 
     /// Sets the gradient to zeros.
     pub fn clear_gradient(&mut self) {
-        self.gradient.clear();
-        self.gradient.resize(self.values.len(), 0.0);
+        if self.gradient.len() == self.values.len() {
+            host::clear(&mut self.gradient);
+        } else {
+            self.gradient = host::zeros(self.values.len());
+        }
     }
 
     /// Changes the gradient.

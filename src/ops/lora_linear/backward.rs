@@ -75,7 +75,7 @@ impl<'a> Backward<'a> {
         let mut dz = profile::timed("low-rank backward", 2 * dy.rows() * rank * linear.outputs(), || {
             narrow(dy, b, rank, Side::Columns)
         });
-        dz.iter_mut().for_each(|dz| *dz *= scale);
+        host::scale(&mut dz, scale);
         Ok(dz)
     }
 
