@@ -28,8 +28,12 @@ import scaling_simulator as simulator  # noqa: E402
 
 SPACES = ["dpo-rank-0", "dpo-rank-1"]
 ADDRESSES = ["10.213.0.1", "10.213.0.2"]
-# Name, Gbit/s (0: no limit), delay one way in s, share of lost packets.
-LINKS = [("no limit", 0, 0.0, 0.0), ("1 Gbit/s, 1 ms", 1, 1e-3, 0.0), ("100 Mbit/s, 1 ms, 1 % loss", 0.1, 1e-3, 0.01)]
+# Name, Gbit/s (0: no limit), delay one way in s, share of lost packets, bytes of a packet. The large packets are for link.c, which needs
+# a core for those of 1500 bytes at 1 Gbit/s both ways.
+LINKS = [
+    ("no limit", 0, 0.0, 0.0, 9000), ("1 Gbit/s, 1 ms", 1, 1e-3, 0.0, 9000),
+    ("100 Mbit/s, 1 ms", 0.1, 1e-3, 0.0, 1500), ("100 Mbit/s, 1 ms, 1 % loss", 0.1, 1e-3, 0.01, 1500),
+]
 
 
 def call(*words, check=True):
@@ -173,8 +177,10 @@ def wait_for_steps(directory, run, count):
 def links(args, link, directory, size, alone):
     """Measures the links and compares them with the simulator; returns what failed."""
     failed, free = [], None
-    for i, (name, gbit, delay, loss) in enumerate(LINKS):
+    for i, (name, gbit, delay, loss, packet) in enumerate(LINKS):
         link.set(gbit, delay, loss)
+        for end, space in enumerate(SPACES):
+            call("ip", "-n", space, "link", "set", f"dpo{end}", "mtu", str(packet))
         codes, logs = both(args, directory, f"run-{i}", args.steps)
         if codes != [0, 0]:
             failed.append(f"{name}: {codes}\n{logs[0]}\n{logs[1]}")
@@ -190,7 +196,7 @@ def links(args, link, directory, size, alone):
         waits = statistics.median(limited - unlimited for limited, unlimited in zip(steps, free))
         compute = statistics.mean(free)
         found = compute + waits
-        expected, simulated = simulator.step(2, size, compute, gbit, delay, loss)
+        expected, simulated = simulator.step(2, size, compute, gbit, delay, loss, packet=packet)
         apart, share = found / expected - 1, (waits / found) / (simulated / expected) - 1
         print(
             f"{name}: step {found:.3f} s, simulated {expected:.3f} s ({100 * apart:+.0f} %); communication {waits:.3f} s "
