@@ -57,6 +57,7 @@ const UNSAFE: &[&str] = &[
     "device/cuda.rs",
     "device/ffi.rs",
     "device/host.rs",
+    "device/linked.rs",
     "device/products/offers.rs",
     "device/products.rs",
     "main.rs",

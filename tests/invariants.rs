@@ -64,6 +64,7 @@ fn one_step(
         recompute: false,
         noise: None,
         ranks: &ALONE,
+        cards: None,
     };
     let batches: Vec<PackedBatch> = batches.iter().map(|examples| pack(examples)).collect();
     let outcome = step::run(decoder, policy, &mut optimizer, reference, &batches, &settings).unwrap();

@@ -110,6 +110,7 @@ fn settings(objective: &Objective) -> Settings<'_> {
         recompute: false,
         noise: None,
         ranks: &ALONE,
+        cards: None,
     }
 }
 

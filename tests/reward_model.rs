@@ -93,6 +93,7 @@ fn follow(run: &str) {
             recompute: i % 2 == 1,
             noise: None,
             ranks: &ALONE,
+            cards: None,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();

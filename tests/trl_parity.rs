@@ -76,6 +76,7 @@ fn follow_on(run: &str, recompute: bool, device: Option<Arc<dyn Backend>>) {
             recompute,
             noise: None,
             ranks: &ALONE,
+            cards: None,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();
@@ -163,6 +164,7 @@ fn follow_objective(run: &str) -> ReferenceCache {
             recompute: false,
             noise: None,
             ranks: &ALONE,
+            cards: None,
         };
         let got =
             step::run(&decoder, &mut policy, &mut optimizer, &mut reference, &batches, &settings).unwrap();

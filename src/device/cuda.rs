@@ -10,7 +10,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use self::survey::{Card, Survey, has_driver, survey};
+pub use self::survey::{Card, Survey, count, has_driver, survey};
 use self::survey::{blas_version, cards, check, started, version_of};
 use super::ffi::{Copy2d, Driver, Handle, Status};
 use super::kernels::MODULES;

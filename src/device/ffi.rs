@@ -133,6 +133,27 @@ library! {
     }
 }
 
+/// The name of a group of ranks (`ncclUniqueId`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct UniqueId(pub(super) [u8; 128]);
+
+/// `ncclFloat32`.
+pub(super) const NCCL_F32: c_int = 7;
+
+library! {
+    /// Messages between cards (`libnccl.so.2`, 2.7 or later).
+    Nccl {
+        version = "ncclGetVersion": fn(*mut c_int),
+        unique_id = "ncclGetUniqueId": fn(*mut UniqueId),
+        join = "ncclCommInitRank": fn(*mut Handle, c_int, UniqueId, c_int),
+        send = "ncclSend": fn(*const c_void, usize, c_int, c_int, Handle, Handle),
+        receive = "ncclRecv": fn(*mut c_void, usize, c_int, c_int, Handle, Handle),
+        broadcast = "ncclBroadcast": fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, Handle),
+        destroy = "ncclCommDestroy": fn(Handle),
+    }
+}
+
 /// cuBLASLt's version; its function returns it.
 pub(super) fn blas_version(path: &Path) -> Option<usize> {
     // SAFETY: as above; the function takes nothing and returns a size.

@@ -3,8 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ffi::{BlasLt, Driver};
+use super::ffi::{BlasLt, Driver, Nccl};
 use crate::error::{Error, Result};
+
+/// NCCL's names.
+const NCCL: &[&str] = &["libnccl.so.2", "libnccl.so"];
 
 /// Newest first.
 const BLAS: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
@@ -46,6 +49,27 @@ pub(super) fn blas() -> Result<(BlasLt, PathBuf)> {
     )))
 }
 
+/// Loads NCCL: the named file, or the one that is installed.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn nccl(named: Option<&Path>) -> Result<Nccl, String> {
+    if let Some(path) = named {
+        return Nccl::open(path);
+    }
+    let mut found: Vec<PathBuf> = NCCL.iter().map(PathBuf::from).collect();
+    let wheels = wheels(&["nccl"], "libnccl.so.2");
+    found.extend(wheels.iter().flat_map(|pattern| glob::glob(pattern)).flatten().flatten());
+    let mut why = String::from("libnccl.so.2 is not found");
+    for path in found {
+        match Nccl::open(&path) {
+            Ok(library) => return Ok(library),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
+}
+
 /// Names for the system's search, then files in the usual directories.
 fn candidates() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = BLAS.iter().map(PathBuf::from).collect();
@@ -57,14 +81,14 @@ fn candidates() -> Vec<PathBuf> {
             found.extend(BLAS.iter().map(|name| home.join(folder).join(name)));
         }
     }
-    for pattern in wheels() {
+    for pattern in wheels(&["cu13", "cublas"], "libcublasLt.so.1[23]") {
         found.extend(glob::glob(&pattern).into_iter().flatten().flatten());
     }
     found
 }
 
-/// Patterns of the `nvidia-cublas` wheel in the active environment and in the system's and the user's Python.
-fn wheels() -> Vec<String> {
+/// Patterns of a library in NVIDIA's wheels, in these of their folders, in the active environment and in the system's and the user's Python.
+fn wheels(folders: &[&str], library: &str) -> Vec<String> {
     let mut roots: Vec<PathBuf> =
         ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
     roots.extend(std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local")));
@@ -73,9 +97,8 @@ fn wheels() -> Vec<String> {
     for root in roots {
         let root = glob::Pattern::escape(&root.to_string_lossy());
         for packages in ["site-packages", "dist-packages"] {
-            for folder in ["cu13", "cublas"] {
-                patterns
-                    .push(format!("{root}/lib/python3*/{packages}/nvidia/{folder}/lib/libcublasLt.so.1[23]"));
+            for folder in folders {
+                patterns.push(format!("{root}/lib/python3*/{packages}/nvidia/{folder}/lib/{library}"));
             }
         }
     }

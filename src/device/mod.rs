@@ -14,6 +14,7 @@ mod ffi;
 pub mod host;
 mod kernels;
 mod libraries;
+pub mod linked;
 pub mod measure;
 mod products;
 pub mod profile;
@@ -232,6 +233,10 @@ pub struct Description {
     pub memory: (usize, usize),
 }
 
+/// A device's stream, as its libraries take it; null on the processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream(pub *mut std::ffi::c_void);
+
 /// A device that runs its operations in order.
 pub trait Backend: Send + Sync {
     /// Its description.
@@ -286,6 +291,14 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If the library cannot compute it.
     fn product(&self, product: &Product) -> Result<()>;
+
+    /// Lets a library queue work behind all operations called so far. The device is current on this thread meanwhile.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    fn on_stream(&self, work: &mut dyn FnMut(Stream) -> Result<()>) -> Result<()> {
+        work(Stream(std::ptr::null_mut()))
+    }
 
     /// Waits for all operations called so far.
     ///

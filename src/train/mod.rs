@@ -10,6 +10,7 @@ pub mod descent;
 pub mod eva;
 pub mod gradients;
 pub mod memory;
+pub mod nccl;
 pub mod optimizer;
 pub mod plan;
 pub mod reference;

@@ -5,8 +5,9 @@ use std::time::Instant;
 use super::descent;
 use super::optimizer::Optimizer;
 use super::reference::ReferenceCache;
-use super::summands::Summands;
+use super::summands::{Among, Summands};
 use crate::data::{PackedBatch, Tree};
+use crate::device::linked::Linked;
 use crate::error::Result;
 use crate::eval::figures::{Figures, exchanged};
 use crate::model::decoder::{Decoder, Tape, Training};
@@ -36,6 +37,8 @@ pub struct Settings<'a> {
     pub noise: Option<Noise>,
     /// The processes that share the micro-batches of the step.
     pub ranks: &'a Ranks,
+    /// Their cards, if NCCL connects them.
+    pub cards: Option<&'a Linked>,
 }
 
 /// The outcome of a step.
@@ -95,7 +98,8 @@ fn begun(
     let mut skipped = None;
     let groups: usize = batches.iter().map(|batch| batch.kinds.len()).sum();
     let tokens_per_record = tokens_per_record(batches, settings.objective);
-    let mut summands = Summands::new(policy, settings.ranks, batches.len());
+    let among = Among { ranks: settings.ranks, cards: settings.cards };
+    let mut summands = Summands::new(decoder, policy, among, batches.len());
     let (mut own, mut is_broken) = (Vec::new(), false);
     for i in share(batches, settings.ranks) {
         let batch = &batches[i];
@@ -106,7 +110,7 @@ fn begun(
             let slopes = found.d_logps[..figures.logps.len()].iter();
             let weights: Vec<f64> = slopes.map(|slope| slope / groups as f64).collect();
             match decoder.is_on_device() {
-                true => descent::add(decoder, policy, tape, batch, &weights)?,
+                true => summands.add_on_card(decoder, policy, tape, batch, &weights)?,
                 false => summands.add(policy, |policy, gradient| {
                     decoder.backward(tape, batch, policy, &weights, gradient)
                 })?,
@@ -122,12 +126,13 @@ fn begun(
         skipped = skipped.or_else(|| broken(batch, &scored, &found));
     }
     if skipped.is_none() {
-        summands.finish(policy, settings.ranks)?;
+        summands.finish(decoder, policy)?;
     }
     let grad_norm = descent::norm(decoder, policy)?;
     if skipped.is_none() && !grad_norm.is_finite() {
         let rows: Vec<String> = batches.iter().flat_map(|b| &b.origins).map(ToString::to_string).collect();
-        skipped = Some(format!("the gradient's norm is {grad_norm}; its pairs: {}", rows.join(", ")));
+        let origin = summands.origin()?;
+        skipped = Some(format!("the gradient's norm is {grad_norm}{origin}; its pairs: {}", rows.join(", ")));
     }
     let finite = match skipped {
         None => {

@@ -29,6 +29,7 @@ use super::watch::WatchConfig;
 use crate::adapter::peft;
 use crate::data::dataset::Entry;
 use crate::data::{Dataset, Example, PackedBatch, Sampler};
+use crate::device::linked::Linked;
 use crate::error::{Error, Result};
 use crate::eval::preference::Evaluation;
 use crate::model::decoder::Decoder;
@@ -111,6 +112,8 @@ pub struct Trainer {
     probe: Option<usize>,
     /// The last evaluation and the step after which it was made.
     evaluated: Option<(u64, Evaluation)>,
+    /// The cards of all ranks, if NCCL connects them.
+    cards: Option<Linked>,
 }
 
 impl Trainer {
@@ -130,7 +133,6 @@ impl Trainer {
                 ));
             }
         }
-        setup.check_ranks()?;
         let needs = setup.objective.needs();
         let has_values = matches!(setup.objective.on_policy(), Some(OnPolicy::Proximal(_)));
         if (needs.rewards || has_values) && setup.policy.trained.score().is_none() {
@@ -155,9 +157,21 @@ impl Trainer {
         let data = setup.train.fingerprint();
         let Identity { config, reference } = setup.identity.clone();
         let state = State { config, reference, data, ranks: setup.ranks.size(), ..State::default() };
-        let (saved, probe, evaluated) = (None, None, None);
+        let (saved, probe, evaluated, cards) = (None, None, None, None);
         let longest = setup.train.longest();
-        Ok(Self { setup, optimizer, schedule, sampler, state, total_steps, longest, saved, probe, evaluated })
+        Ok(Self {
+            setup,
+            optimizer,
+            schedule,
+            sampler,
+            state,
+            total_steps,
+            longest,
+            saved,
+            probe,
+            evaluated,
+            cards,
+        })
     }
 
     /// Continues from a checkpoint.
@@ -227,6 +241,7 @@ impl Trainer {
     /// checkpoint).
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
         self.agree()?;
+        self.link(reporter)?;
         reporter.record(&Event::Start { step: self.state.step, total_steps: self.total_steps });
         self.evaluate_before(reporter)?;
         if self.state.step == 0 {
@@ -273,6 +288,7 @@ impl Trainer {
     }
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
+        let cards = self.cards.take();
         let Setup { config, objective, dropout, seed, .. } = &self.setup;
         let (step, ranks) = (self.state.step, self.setup.ranks.clone());
         let learning_rate = self.schedule.lr(step);
@@ -289,11 +305,14 @@ impl Trainer {
             recompute: config.gradient_checkpointing == Recompute::On,
             noise,
             ranks: &ranks,
+            cards: cards.as_ref(),
         };
-        let (outcome, probe) = match objective.on_policy() {
-            Some(loss) => (self.drawn_step(loss, &settings)?, None),
-            None => self.given_step(&settings)?,
+        let made = match objective.on_policy() {
+            Some(loss) => self.drawn_step(loss, &settings).map(|outcome| (outcome, None)),
+            None => self.given_step(&settings),
         };
+        self.cards = cards;
+        let (outcome, probe) = made?;
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();

@@ -19,8 +19,10 @@ PIECE = 1 << 18  # bytes of a piece of the gradient
 FRAME = 42       # bytes of a hash and its lengths
 FIGURES = 5 * 8 + 8 * 8  # bytes of the figures of a micro-batch of four pairs with a reference, about
 WAKE = 1.5e-4    # seconds until a rank notices what has arrived (its thread sleeps between)
-EFFICIENCY = 1448 / 1538  # of the link's bits that are payload (headers of Ethernet, IP and TCP)
-WINDOW = 10 * 1448  # bytes that TCP sends at first, and again after a pause
+PACKET = 1500    # bytes of an IP packet
+HEADERS = 52     # bytes of it that are headers of IP and TCP
+ETHERNET = 38    # bytes that Ethernet adds to a packet
+WINDOW = 10      # packets that TCP sends at first, and again after a pause
 BACKWARD = 0.5   # of a pass that is the backward pass (without gradients of the base's weights)
 ADD = 4e9        # bytes per second at which a rank reads, adds and writes a piece
 
@@ -37,41 +39,50 @@ def exchange(ranks, each, rate, latency):
     return received + sent + 2 * (latency + WAKE)
 
 
-def slow_start(rate, latency):
+def slow_start(rate, latency, packet):
     """Seconds that TCP loses while its window grows, after it was idle during the computation."""
-    return 2 * latency * math.log2(max(1.0, 2 * latency * rate / WINDOW))
+    return 2 * latency * math.log2(max(1.0, 2 * latency * rate / (WINDOW * (packet - HEADERS))))
 
 
-def total(ranks, size, rate, latency):
+def payload(gbit, packet=PACKET):
+    """Bytes per second of a link that are payload."""
+    return gbit * 1e9 / 8 * (packet - HEADERS) / (packet + ETHERNET)
+
+
+def total(ranks, size, rate, latency, packet=PACKET):
     """Seconds of the sum of a gradient of `size` bytes: the last piece leaves after all others, and passes every link twice."""
     pieces = max(1, math.ceil(size / PIECE))
     piece = min(size, PIECE)
     hop = piece / rate + latency + WAKE + piece / ADD
-    return (pieces - 1) * max(piece / rate, piece / ADD) + 2 * (ranks - 1) * hop + slow_start(rate, latency)
+    return (pieces - 1) * max(piece / rate, piece / ADD) + 2 * (ranks - 1) * hop + slow_start(rate, latency, packet)
 
 
-def lossy(rate, latency, loss):
-    """The rate that TCP reaches on a link with losses (Mathis et al. 1997), at most that of the link."""
+def lossy(gbit, latency, loss, packet):
+    """The payload that TCP carries per second on a link with losses (Mathis et al. 1997), at most that of the link. The constant is that
+    of network.py's link; the formula's own is 0.87 with delayed acknowledgements. A packet and its acknowledgement, behind a packet of
+    the other direction, add to the round trip."""
+    rate = payload(gbit, packet)
     if loss == 0:
         return rate
-    round_trip = max(2 * latency, 2e-4)
-    return min(rate * (1 - loss), 1.22 * 1448 / (round_trip * math.sqrt(loss)))
+    round_trip = 2 * (latency + 8 * (packet + ETHERNET) / (gbit * 1e9))
+    return min(rate * (1 - loss), 0.8 * (packet - HEADERS) / (round_trip * math.sqrt(loss)))
 
 
-def communication(ranks, size, gbit, latency, loss=0.0, micro_batches=None):
+def communication(ranks, size, gbit, latency, loss=0.0, micro_batches=None, packet=PACKET):
     """Seconds of communication of a step."""
     if ranks == 1:
         return 0.0
-    rate = lossy(gbit * 1e9 / 8 * EFFICIENCY, latency, loss)
+    rate = lossy(gbit, latency, loss, packet)
     figures = FIGURES * (micro_batches or ranks) / ranks
     # The last packet of a message that is lost is sent again after 200 ms.
     tail = 0.2 * loss * 6
-    return exchange(ranks, figures, rate, latency) + total(ranks, size, rate, latency) + exchange(ranks, FRAME, rate, latency) + tail
+    exchanges = exchange(ranks, figures, rate, latency) + exchange(ranks, FRAME, rate, latency)
+    return exchanges + total(ranks, size, rate, latency, packet) + tail
 
 
 def hidden(ranks, size, compute, gbit, latency, each=1):
     """Seconds of communication that an overlap with the last backward pass would hide at most, if a rank has `each` micro-batches."""
-    rate = gbit * 1e9 / 8 * EFFICIENCY
+    rate = payload(gbit)
     return min(total(ranks, size, rate, latency), BACKWARD * compute / each) if ranks > 1 else 0.0
 
 
@@ -88,9 +99,9 @@ def slowest(ranks, each, spread, seed=1):
     return sum(found) / len(found)
 
 
-def step(ranks, size, compute, gbit, latency, loss=0.0, each=1, spread=0.0):
+def step(ranks, size, compute, gbit, latency, loss=0.0, each=1, spread=0.0, packet=PACKET):
     """Seconds of a step and its communication, if a rank computes `compute` seconds."""
-    waits = communication(ranks, size, gbit, latency, loss, ranks * each)
+    waits = communication(ranks, size, gbit, latency, loss, ranks * each, packet)
     return compute * slowest(ranks, each, spread) + waits, waits
 
 

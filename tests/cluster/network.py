@@ -28,8 +28,12 @@ import scaling_simulator as simulator  # noqa: E402
 
 SPACES = ["dpo-rank-0", "dpo-rank-1"]
 ADDRESSES = ["10.213.0.1", "10.213.0.2"]
-# Name, Gbit/s (0: no limit), delay one way in s, share of lost packets.
-LINKS = [("no limit", 0, 0.0, 0.0), ("1 Gbit/s, 1 ms", 1, 1e-3, 0.0), ("100 Mbit/s, 1 ms, 1 % loss", 0.1, 1e-3, 0.01)]
+# Name, Gbit/s, delay one way in s, share of lost packets, bytes of a packet. The large packets are for link.c, which needs
+# a core for those of 1500 bytes at 1 Gbit/s both ways.
+LINKS = [
+    ("1 Gbit/s, 1 ms", 1, 1e-3, 0.0, 9000),
+    ("100 Mbit/s, 1 ms", 0.1, 1e-3, 0.0, 1500), ("100 Mbit/s, 1 ms, 1 % loss", 0.1, 1e-3, 0.01, 1500),
+]
 
 
 def call(*words, check=True):
@@ -92,6 +96,8 @@ class Userspace:
         self.process.wait()
 
 
+IN_ONE_MACHINE = 20  # Gbit/s between two processes, about
+
 ALLOWED = "net.ipv4.tcp_allowed_congestion_control"
 
 
@@ -123,13 +129,13 @@ def disconnect():
         call("ip", "netns", "del", space, check=False)
 
 
-def start(args, rank, directory, words):
+def start(args, rank, directory, words, apart):
     environment = dict(
-        os.environ, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR=ADDRESSES[0], MASTER_PORT="29511", RAYON_NUM_THREADS="1",
+        os.environ, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR=ADDRESSES[0] if apart else "127.0.0.1", MASTER_PORT="29511", RAYON_NUM_THREADS="1",
         XDG_CACHE_HOME=str(directory / f"cache-{rank}"),
     )
     log = open(directory / f"rank-{rank}.log", "w")
-    command = ["ip", "netns", "exec", SPACES[rank], args.program, "train", *words]
+    command = ["ip", "netns", "exec", SPACES[rank if apart else 0], args.program, "train", *words]
     return subprocess.Popen(command, env=environment, stderr=log, stdout=log, cwd=directory)
 
 
@@ -155,9 +161,9 @@ def adapter(directory, run):
     return (directory / run / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def both(args, directory, run, steps, meanwhile=None):
+def both(args, directory, run, steps, meanwhile=None, apart=True):
     words = settings(args, run, steps, 1)
-    ranks = [start(args, rank, directory, words) for rank in range(2)]
+    ranks = [start(args, rank, directory, words, apart) for rank in range(2)]
     if meanwhile:
         meanwhile(ranks)
     codes = [rank.wait() for rank in ranks]
@@ -172,25 +178,30 @@ def wait_for_steps(directory, run, count):
 
 def links(args, link, directory, size, alone):
     """Measures the links and compares them with the simulator; returns what failed."""
-    failed, free = [], None
-    for i, (name, gbit, delay, loss) in enumerate(LINKS):
+    failed = []
+    codes, logs = both(args, directory, "free", args.steps, apart=False)
+    if codes != [0, 0]:
+        return [f"without a link: {codes}\n{logs[0]}\n{logs[1]}"]
+    free = seconds(directory, "free")
+    # What passes in one machine costs little.
+    beside = simulator.communication(2, size, IN_ONE_MACHINE, 0)
+    compute = statistics.mean(free) - beside
+    print(f"without a link: step {compute + beside:.3f} s, of which one rank alone computes {alone:.3f} s", flush=True)
+    for i, (name, gbit, delay, loss, packet) in enumerate(LINKS):
         link.set(gbit, delay, loss)
+        for end, space in enumerate(SPACES):
+            call("ip", "-n", space, "link", "set", f"dpo{end}", "mtu", str(packet))
         codes, logs = both(args, directory, f"run-{i}", args.steps)
         if codes != [0, 0]:
             failed.append(f"{name}: {codes}\n{logs[0]}\n{logs[1]}")
             continue
         if adapter(directory, f"run-{i}") != adapter(directory, "whole"):
             failed.append(f"{name}: the bytes are not those of one rank")
-        steps = seconds(directory, f"run-{i}")
-        if free is None:
-            free = steps
-            print(f"{name}: step {statistics.mean(steps):.3f} s; one rank alone computes {alone:.3f} s of it", flush=True)
-            continue
-        # Both runs have the same steps, so that a difference is the link's. What passes without a limit costs nearly nothing.
-        waits = statistics.median(limited - unlimited for limited, unlimited in zip(steps, free))
-        compute = statistics.mean(free)
+        # Both runs have the same steps, so that a difference is the link's.
+        pairs = zip(seconds(directory, f"run-{i}"), free)
+        waits = beside + statistics.median(limited - unlimited for limited, unlimited in pairs)
         found = compute + waits
-        expected, simulated = simulator.step(2, size, compute, gbit, delay, loss)
+        expected, simulated = simulator.step(2, size, compute, gbit, delay, loss, packet=packet)
         apart, share = found / expected - 1, (waits / found) / (simulated / expected) - 1
         print(
             f"{name}: step {found:.3f} s, simulated {expected:.3f} s ({100 * apart:+.0f} %); communication {waits:.3f} s "

@@ -6,7 +6,7 @@ use std::ptr;
 use super::super::ffi::{self, Copy2d};
 use super::super::products::WORKSPACE;
 use super::super::profile::{self, Entry};
-use super::super::{Address, Arg, Backend, Description, Form, Launch, Product};
+use super::super::{Address, Arg, Backend, Description, Form, Launch, Product, Stream};
 use super::{Cuda, OUT_OF_MEMORY, Timed};
 use crate::error::{Error, Result};
 
@@ -178,6 +178,11 @@ impl Backend for Cuda {
         self.timed(&mut state, (&name, product.bytes(), product.flop()), |state| {
             state.products.run(product, stream)
         })
+    }
+
+    fn on_stream(&self, work: &mut dyn FnMut(Stream) -> Result<()>) -> Result<()> {
+        let _state = self.enter()?;
+        work(Stream(self.stream))
     }
 
     fn synchronise(&self) -> Result<()> {

@@ -73,6 +73,15 @@ pub fn has_driver() -> bool {
     libraries::driver().is_ok()
 }
 
+/// The number of GPUs that this process may use; 0 if there is no driver.
+pub fn count() -> usize {
+    let found = libraries::driver().and_then(|driver| {
+        started(&driver)?;
+        cards(&driver)
+    });
+    found.map_or(0, |cards| cards.len())
+}
+
 pub(super) fn blas_version(path: &Path) -> String {
     ffi::blas_version(path).map_or_else(
         || "unknown".into(),

@@ -1,12 +1,13 @@
 //! The decoder's passes on a device. They take the same arguments, with the same checks, and return the same results.
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError};
 
 use super::layout::{per_token, spans, sums};
 use super::{Decoder, Tape, Training};
 use crate::data::PackedBatch;
 use crate::device::measure;
-use crate::device::{Backend, Description};
+use crate::device::{Backend, Buffer, Description};
 use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::engine::{self, Adapters, DeviceCache, DeviceTape, Engine, Next, Plan, Step, Update};
@@ -281,8 +282,39 @@ impl Decoder {
     ///
     /// # Errors
     /// If the device fails.
-    pub(super) fn device_gradient(&self, policy: &Policy) -> Result<Vec<f32>> {
+    pub fn device_gradient(&self, policy: &Policy) -> Result<Vec<f32>> {
         self.on_device(policy, |engine| engine.gradient_values())
+    }
+
+    /// Returns a copy of the gradient that stays on the device.
+    ///
+    /// # Errors
+    /// If the device fails or runs out of memory.
+    pub fn device_gradient_copy(&self, policy: &Policy) -> Result<Buffer> {
+        self.on_device(policy, |engine| engine.gradient_copy())
+    }
+
+    /// Replaces the gradient on the device by what `fill` makes of zeros, with the layout of the trained adapter's values.
+    ///
+    /// # Errors
+    /// If the device fails, or those of `fill`.
+    pub fn give_device_gradient(
+        &self,
+        policy: &Policy,
+        fill: impl FnOnce(&Buffer) -> Result<()>,
+    ) -> Result<()> {
+        self.on_device(policy, |engine| engine.give_gradient(fill))
+    }
+
+    /// Returns the trained adapter's values: those on the device, if there is one.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn newest_values<'a>(&self, policy: &'a Policy) -> Result<Cow<'a, [f32]>> {
+        if self.backend.is_none() || !policy.is_adapted() {
+            return Ok(Cow::Borrowed(policy.trained.values()));
+        }
+        self.on_device(policy, |engine| engine.trained_values()).map(Cow::Owned)
     }
 
     /// Plans the resources that a training step over `batch` would take on a device.

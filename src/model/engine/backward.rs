@@ -54,7 +54,7 @@ impl Engine {
                 self.keep.reset(kept)?;
             }
         }
-        self.fresh = false;
+        (self.fresh, self.given) = (false, false);
         self.tape += 1;
         self.keep.reset(Mark::default())?;
         self.temp.reset(Mark::default())

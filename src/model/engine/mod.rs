@@ -66,6 +66,8 @@ pub struct Engine {
     tape: u64,
     /// Whether no gradient has been added yet.
     fresh: bool,
+    /// Whether the gradient is one that was given, not what backward passes added.
+    given: bool,
     /// Whether the trained adapter has values that the host does not have.
     ahead: bool,
     /// The optimizer's moments.
@@ -108,6 +110,7 @@ impl Engine {
             temp: Arena::new(device),
             tape: 0,
             fresh: true,
+            given: false,
             ahead: false,
             moments: Vec::new(),
             device: device.clone(),

@@ -19,7 +19,7 @@ pub struct Update {
 impl Engine {
     /// Discards the gradient.
     pub(in crate::model) fn clear_gradient(&mut self) {
-        self.fresh = true;
+        (self.fresh, self.given) = (true, false);
     }
 
     fn parameters(&self) -> Result<(Address, usize)> {
@@ -30,6 +30,9 @@ impl Engine {
     }
 
     fn gradient(&self) -> Result<&Buffer> {
+        if let (true, Some(given)) = (self.given, self.matrices.gradient_buffer()) {
+            return Ok(given);
+        }
         let gradient = self.matrices.gradient(&self.kernels())?;
         let gradient =
             gradient.ok_or_else(|| Error::Model("there is no adapter to train on this device".into()))?;
@@ -42,6 +45,26 @@ impl Engine {
     /// Returns the gradient, with the layout of the trained adapter's values.
     pub(in crate::model) fn gradient_values(&self) -> Result<Vec<f32>> {
         self.gradient()?.read()
+    }
+
+    /// Returns a copy of the gradient on the device.
+    pub(in crate::model) fn gradient_copy(&self) -> Result<Buffer> {
+        let gradient = self.gradient()?;
+        let bytes = gradient.bytes();
+        let copy = Buffer::new(&self.device, bytes)?;
+        self.device.copy(copy.at(), gradient.at(), [bytes, bytes], bytes, 1)?;
+        Ok(copy)
+    }
+
+    /// Replaces the gradient by what `fill` makes of zeros.
+    pub(in crate::model) fn give_gradient(&mut self, fill: impl FnOnce(&Buffer) -> Result<()>) -> Result<()> {
+        let gradient = self.matrices.gradient_buffer();
+        let gradient =
+            gradient.ok_or_else(|| Error::Model("there is no adapter to train on this device".into()))?;
+        self.device.zero(gradient.at(), gradient.bytes(), gradient.bytes(), 1)?;
+        fill(gradient)?;
+        self.given = true;
+        Ok(())
     }
 
     /// Returns the norm of the gradient.

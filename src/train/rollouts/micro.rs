@@ -6,7 +6,7 @@ use crate::model::decoder::{Decoder, Read, Readout, Tape, Training};
 use crate::model::pass::Pass;
 use crate::ranks::Ranks;
 use crate::train::step::{Settings, share};
-use crate::train::summands::Summands;
+use crate::train::summands::{Among, Summands};
 use crate::trainable::{Dropout, Policy};
 
 /// A completion and its prompt: the index of the prompt, and the tokens with the end token.
@@ -95,7 +95,8 @@ pub(super) fn descend<const N: usize>(
     ranks: &Ranks,
     mut work: impl FnMut(usize, &PackedBatch, &Policy) -> Result<(Parts<N>, Tape, Read)>,
 ) -> Result<Parts<N>> {
-    let mut summands = Summands::new(policy, ranks, batches.len());
+    let among = Among { ranks, cards: None };
+    let mut summands = Summands::new(decoder, policy, among, batches.len());
     let mut own: Vec<Vec<u64>> = Vec::new();
     for i in share(batches, ranks) {
         let (parts, tape, slopes) = work(i, &batches[i], policy)?;
@@ -106,6 +107,6 @@ pub(super) fn descend<const N: usize>(
     for parts in ranks.joined(own)? {
         sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += f64::from_bits(part));
     }
-    summands.finish(policy, ranks)?;
+    summands.finish(decoder, policy)?;
     Ok(sums)
 }

@@ -5,25 +5,8 @@ use std::sync::atomic::Ordering;
 use super::{Identity, Setup, Trainer};
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
-
-impl Setup {
-    /// Refuses what several ranks cannot train.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the remedy.
-    pub(super) fn check_ranks(&self) -> Result<()> {
-        if self.ranks.is_alone() {
-            return Ok(());
-        }
-        if self.decoder.is_on_device() {
-            return Err(Error::Config(
-                "several ranks compute on the processor only; set model.device: cpu, or start one process"
-                    .into(),
-            ));
-        }
-        Ok(())
-    }
-}
+use crate::report::Reporter;
+use crate::train::nccl;
 
 /// Keys that say how a machine computes, or where it keeps files, and change no bit.
 const OF_THE_MACHINE: [&str; 4] = ["output_dir:", "gradient_checkpointing:", "threads:", "reference_cache:"];
@@ -45,7 +28,6 @@ impl Trainer {
             blake3::hash(bytemuck::cast_slice(policy.trained.values())).to_hex()
         );
         ranks.agree(&[
-            ("its version", env!("CARGO_PKG_VERSION").into()),
             ("its configuration", without_machine(config)),
             ("the training records (or how they are tokenized or truncated)", self.state.data.clone()),
             (
@@ -56,15 +38,25 @@ impl Trainer {
         ])
     }
 
+    /// Connects the cards of all ranks, if that is asked for.
+    pub(super) fn link(&mut self, reporter: &mut Reporter) -> Result<()> {
+        let Setup { ranks, decoder, .. } = &self.setup;
+        let asked = std::env::var(nccl::VARIABLE).ok();
+        let (linked, why) = nccl::linked(ranks, decoder.backend(), asked.as_deref())?;
+        self.cards = linked;
+        why.iter().for_each(|why| reporter.warn(why));
+        Ok(())
+    }
+
     /// Returns the signal that any rank has received, and whether rank 0 stops early. Checks that all ranks still have the same
     /// parameters.
     pub(super) fn agreed(&self, stop_early: bool) -> Result<(u8, bool)> {
-        let Setup { ranks, policy, stop, .. } = &self.setup;
+        let Setup { ranks, policy, decoder, stop, .. } = &self.setup;
         let signal = stop.load(Ordering::Relaxed);
         if ranks.is_alone() {
             return Ok((signal, stop_early));
         }
-        let hash = blake3::hash(bytemuck::cast_slice(policy.trained.values()));
+        let hash = blake3::hash(bytemuck::cast_slice(&decoder.newest_values(policy)?));
         let mut own = vec![signal, u8::from(stop_early)];
         own.extend(hash.as_bytes());
         let all = ranks.gather(own)?;
