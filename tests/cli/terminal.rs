@@ -79,3 +79,21 @@ fn completions_appear_piece_by_piece_and_are_those_of_a_pipe() {
     let shown = on_terminal(&place, 80, &format!("{quoted} --stop '{stopped}'")).unwrap();
     assert_eq!(shown.replace('\r', "").trim_end(), piped.trim_end());
 }
+
+#[test]
+fn long_commands_show_their_progress() {
+    let place = Place::new();
+    let prompts = (0..300).map(|i| format!("The film number {i} is about\n")).collect::<String>();
+    place.write("prompts.txt", prompts);
+    let data = "--base tiny-reviews --data tiny-reviews/train.jsonl --threads 1";
+    for (args, what) in [
+        (format!("score {data} --output scores.jsonl"), "scoring records"),
+        (
+            "generate --base tiny-reviews --prompts prompts.txt --max-new-tokens 64 --threads 1".into(),
+            "completing prompts",
+        ),
+    ] {
+        let Some(text) = on_terminal(&place, 80, &args) else { return };
+        assert!(text.contains(what), "{what:?} in {text}");
+    }
+}
