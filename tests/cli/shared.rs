@@ -128,7 +128,9 @@ fn what_an_evaluation_draws_is_shared_and_kept() {
         place.write("shared/samples.jsonl", &samples[..samples.len() / 2]);
         assert_eq!(output(together(&place, 2, &args("shared"))), alone, "{name}");
         assert_eq!(place.read("shared/samples.jsonl").len(), samples.len());
-        ["alone", "shared"].map(|run| std::fs::remove_dir_all(place.path(run)).unwrap());
+        for run in ["alone", "shared"] {
+            std::fs::remove_dir_all(place.path(run)).unwrap();
+        }
     }
 }
 
