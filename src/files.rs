@@ -22,7 +22,8 @@ use crate::error::{Error, Result};
 use temporary::{TEMPORARY, undisturbed};
 
 /// Writes a file through `fill`, under a temporary name in the same directory until it is complete. What is no file
-/// (`/dev/null`, `/dev/stdout`, a named pipe) is written to as it is: a rename would put a file in its place.
+/// (`/dev/null`, a named pipe) and what this process has open (`/dev/stdout`, also where it leads to a file) is written to as it is:
+/// a rename would put a file in its place. A closed pipe (`--output /dev/stdout | head`) is not an error.
 ///
 /// # Errors
 /// If the directory is not writable or the disk is full; an existing file is then unchanged.
@@ -34,16 +35,37 @@ pub fn write_atomically(
         return write_checked(path, fill, |_| Ok(()));
     }
     let write = || -> std::io::Result<()> {
-        let mut buffered = BufWriter::new(File::options().write(true).open(path)?);
+        // At the end of a file: what is before was not written by this command.
+        let mut buffered = BufWriter::new(File::options().append(true).open(path)?);
         fill(&mut buffered)?;
         buffered.flush()
     };
-    write().map_err(Error::write(path))
+    match write() {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Error::write(path)),
+    }
 }
 
-/// Whether something is there that is neither a file nor a directory.
+/// Whether something is there that is neither a file nor a directory, or is open in this process.
 fn is_special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+    let name = path.to_string_lossy();
+    let is_open = || {
+        ["/dev/stdin", "/dev/stdout", "/dev/stderr"].contains(&&*name)
+            || name.starts_with("/dev/fd/")
+            || name.starts_with("/proc/") && parent(path).ends_with("fd")
+    };
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir() || is_open())
+}
+
+/// The file that a path leads to: a rename to a link would replace the link.
+fn behind_links(path: &Path) -> PathBuf {
+    let mut path = path.to_path_buf();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Ok(next) = std::fs::read_link(&path) else { break };
+        path = parent(&path).join(next);
+    }
+    path
 }
 
 /// As [`write_atomically`]; `check` sees the complete file under its temporary name, and a file that it refuses is removed.
@@ -61,9 +83,7 @@ pub fn write_checked(
             path.display()
         )));
     }
-    // The file itself, not a link to it: a rename would replace the link.
-    let target = std::fs::canonicalize(path).ok().filter(|_| path.is_symlink());
-    let path = target.as_deref().unwrap_or(path);
+    let path = &behind_links(path);
     let directory = parent(path);
     std::fs::create_dir_all(directory).map_err(Error::write(directory))?;
     let file = TemporaryFile::new(directory)?;
@@ -275,6 +295,25 @@ mod tests {
         symlink(&file, &named).unwrap();
         write_bytes(&named, b"new").unwrap();
         assert!(named.is_symlink() && std::fs::read(&file).unwrap() == b"new");
+        // Also where the file is not there yet.
+        let later = place.path().join("later");
+        symlink("file-of-later", &later).unwrap();
+        write_bytes(&later, b"made").unwrap();
+        assert!(later.is_symlink() && std::fs::read(place.path().join("file-of-later")).unwrap() == b"made");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_is_open_as_output_is_added_to() {
+        use std::os::fd::AsRawFd;
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("of the shell");
+        std::fs::write(&path, "before\n").unwrap();
+        let open = File::options().append(true).open(&path).unwrap();
+        for name in ["/dev/fd", "/proc/self/fd"] {
+            write_bytes(&Path::new(name).join(open.as_raw_fd().to_string()), b"ours\n").unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nours\nours\n");
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod serving;
 
 use serde_json::{Value, json};
 
-use super::output::{print_json, print_text, say};
+use super::output::{print_json, print_text, say, say_as_it_is};
 use crate::adapter::gguf::{self, GgufType};
 use crate::adapter::layout::{self, Naming};
 use crate::adapter::servers::{self, Serves, Verdict, Written};
@@ -63,7 +63,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     say(&format!("{}: {told}", args.output.display()));
     print_text(&table(&verdicts))?;
-    served.iter().for_each(|served| say(served));
+    served.iter().for_each(|served| say_as_it_is(served));
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::output::{print, print_json};
+use super::output::{print, print_json, print_text};
 use crate::adapter::fingerprint::shortened;
 use crate::adapter::{peft, read};
 use crate::cli::InspectArgs;
@@ -68,11 +68,11 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     };
     match &found {
         found if args.json => print_json(found),
-        Found::Adapter(found) => print(found.table().as_bytes()),
-        Found::Run(found) => print(found.table().as_bytes()),
-        Found::Checkpoint(found) => print(found.table().as_bytes()),
+        Found::Adapter(found) => print_text(&found.table()),
+        Found::Run(found) => print_text(&found.table()),
+        Found::Checkpoint(found) => print_text(&found.table()),
         Found::Runs { runs, .. } => print(run::comparison(runs).as_bytes()),
-        found => print(text(found)?.as_bytes()),
+        found => print_text(&text(found)?),
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 
 /// Prints a text for people to standard output; on a terminal, as lines of whole words that fit it.
 pub(super) fn print_text(text: &str) -> Result<()> {
-    let fitted = std::io::stdout().is_terminal().then(|| screen::fitted(text));
+    let fitted = std::io::stdout().is_terminal().then(|| screen::fitted_to_output(text));
     print(fitted.as_deref().unwrap_or(text).as_bytes())
 }
 

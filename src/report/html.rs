@@ -15,7 +15,7 @@ const FOLLOW: &str = r#"let shown = "";
 setInterval(async () => {
   try {
     const text = await (await fetch("figures.json")).text();
-    if (text === shown) return;
+    if (text === shown || dragging) return;
     shown = text;
     const at = scrollY;
     render(JSON.parse(text));

@@ -167,7 +167,8 @@ impl Server {
 
     /// The run that a run directory was known as on this server.
     fn remembered(&self, run: &Described) -> Option<String> {
-        let text = std::fs::read_to_string(run.directory.join(REMEMBERED)).ok().filter(|_| run.resumed)?;
+        let text =
+            std::fs::read_to_string(run.directory.join(REMEMBERED)).ok().filter(|_| run.resumed.is_some())?;
         let found: Value = serde_json::from_str(&text).ok()?;
         (found["uri"] == self.uri.as_str()).then(|| found["run_id"].as_str().map(str::to_string)).flatten()
     }

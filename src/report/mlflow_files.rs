@@ -77,7 +77,7 @@ impl Tracker for Store {
         let place = place.to_string_lossy().into_owned();
         let mut id = identity(&[&place]);
         let earlier = experiment.join(&id);
-        if let (true, Ok(text)) = (run.resumed, fs::read_to_string(earlier.join("meta.yaml"))) {
+        if let (true, Ok(text)) = (run.resumed.is_some(), fs::read_to_string(earlier.join("meta.yaml"))) {
             let broken =
                 |e: serde_yaml::Error| Error::Data(format!("{}: {e}", earlier.join("meta.yaml").display()));
             self.run = Some((earlier.clone(), serde_yaml::from_str(&text).map_err(broken)?));
@@ -164,7 +164,7 @@ mod tests {
             name: "polite".into(),
             directory: place.path().to_path_buf(),
             settings: vec![("lora.r".into(), "16".into())],
-            resumed: false,
+            resumed: None,
         };
         let mut store = Store::new(&root, "mine".into());
         store.begin(&run, 1000).unwrap();
@@ -172,7 +172,7 @@ mod tests {
         store.end(Ended::Killed, 1002).unwrap();
         let path = store.run.as_ref().unwrap().0.clone();
         assert!(fs::read_to_string(path.join("meta.yaml")).unwrap().contains("status: 5"));
-        run.resumed = true;
+        run.resumed = Some(2);
         let mut again = Store::new(&root, "mine".into());
         again.begin(&run, 2000).unwrap();
         again.log(2, &[("rewards/chosen".into(), -1.5e-7)], 2001).unwrap();
@@ -186,7 +186,7 @@ mod tests {
         );
         assert_eq!(fs::read_to_string(path.join("params/lora.r")).unwrap(), "16");
         // Not resumed, it is another run of the same experiment.
-        run.resumed = false;
+        run.resumed = None;
         let mut other = Store::new(&root, "mine".into());
         other.begin(&run, 3000).unwrap();
         assert_ne!(other.run.unwrap().0, path);

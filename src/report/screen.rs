@@ -28,10 +28,15 @@ pub fn line(text: &str) -> std::io::Result<()> {
     if is_terminal() { unbroken(&fitted(text)) } else { unbroken(text) }
 }
 
-/// A text in lines of whole words that fit the terminal.
+/// A text in lines of whole words that fit the terminal of standard error.
 pub fn fitted(text: &str) -> String {
     // A character in the last column may move the cursor on.
     wrapped(text, columns() - 1)
+}
+
+/// As [`fitted()`], for the terminal of standard output.
+pub fn fitted_to_output(text: &str) -> String {
+    wrapped(text, at_least(terminal_size::terminal_size_of(std::io::stdout())) - 1)
 }
 
 /// As [`line()`], without other line breaks than those of the text.
@@ -79,7 +84,10 @@ pub fn shows_colours(stream: &impl IsTerminal) -> bool {
 
 /// Columns of the terminal.
 pub fn columns() -> usize {
-    let size = terminal_size::terminal_size_of(std::io::stderr());
+    at_least(terminal_size::terminal_size_of(std::io::stderr()))
+}
+
+fn at_least(size: Option<(terminal_size::Width, terminal_size::Height)>) -> usize {
     size.map_or(COLUMNS, |(width, _)| usize::from(width.0)).max(20)
 }
 

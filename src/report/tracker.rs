@@ -18,8 +18,8 @@ pub struct Described {
     pub directory: PathBuf,
     /// Settings by their keys.
     pub settings: Vec<(String, String)>,
-    /// Whether it goes on.
-    pub resumed: bool,
+    /// The step after which it goes on; nothing for a new run.
+    pub resumed: Option<u64>,
 }
 
 /// How a run ended.
@@ -55,11 +55,10 @@ impl Described {
     /// The figures that the run's log keeps of earlier processes. A line without a time, which older versions wrote, has the
     /// time `now`.
     pub(super) fn recorded(&self, now: u64) -> Result<Vec<Recorded>> {
-        if !self.resumed {
-            return Ok(Vec::new());
-        }
+        let Some(before) = self.resumed else { return Ok(Vec::new()) };
         let lines = log::read(&self.directory.join("metrics.jsonl"))?;
-        let recorded = lines.into_iter().map(|line| {
+        // This process adds lines meanwhile, and logs them itself.
+        let recorded = lines.into_iter().filter(|line| line.step <= before).map(|line| {
             let own = [log::STEP, jsonl::EPOCH, jsonl::TIME];
             let names = line.values.keys().filter(|name| !own.contains(&name.as_str()));
             let values = names.filter_map(|name| Some((name.clone(), line.value(name)?))).collect();
@@ -73,7 +72,7 @@ impl Described {
     /// characters.
     pub(super) fn identifier(&self, remembered: &str, time: u64) -> Result<String> {
         let path = self.directory.join(remembered);
-        let text = fs::read_to_string(&path).ok().filter(|_| self.resumed);
+        let text = fs::read_to_string(&path).ok().filter(|_| self.resumed.is_some());
         let found = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
         let is_plain = |id: &str| id.len() == 8 && id.bytes().all(|b| b.is_ascii_alphanumeric());
         if let Some(id) = found.as_ref().and_then(|found| found["run_id"].as_str()).filter(|id| is_plain(id))

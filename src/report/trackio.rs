@@ -167,7 +167,12 @@ mod tests {
 
     fn described(directory: &Path, resumed: bool) -> Described {
         let settings = vec![("lora.r".into(), "16".into()), ("model.base".into(), "a/b".into())];
-        Described { name: "mine".into(), directory: directory.into(), settings, resumed }
+        Described {
+            name: "mine".into(),
+            directory: directory.into(),
+            settings,
+            resumed: resumed.then_some(u64::MAX),
+        }
     }
 
     fn inbox(place: &Path) -> Inbox {

@@ -12,7 +12,7 @@ pub fn width(character: char) -> usize {
 }
 
 /// Breaks lines that have more than `columns` columns between two words. What follows is indented as the text of its line is. A
-/// command at the end of a line stays whole, so that it can be copied.
+/// command at the end of a line and what is between backticks stay whole, so that they can be copied.
 pub(super) fn wrapped(text: &str, columns: usize) -> String {
     text.split('\n').map(|line| wrapped_line(line, columns)).collect::<Vec<_>>().join("\n")
 }
@@ -41,12 +41,15 @@ fn wrapped_line(line: &str, columns: usize) -> String {
     lines.join("\n")
 }
 
-/// The words of a text, at least one, and empty ones between two blanks. A percent sign stays with its number.
+/// The words of a text, at least one, and empty ones between two blanks. A percent sign stays with its number, and what is between
+/// two backticks is one word.
 fn words(text: &str) -> Vec<String> {
+    let is_open =
+        |before: &str| before.matches('`').count() % 2 == 1 && text.matches('`').count().is_multiple_of(2);
     let mut found: Vec<String> = Vec::new();
     for word in text.trim_end_matches(' ').split(' ') {
         match found.last_mut() {
-            Some(number) if word.starts_with('%') => *number = format!("{number} {word}"),
+            Some(before) if word.starts_with('%') || is_open(before) => *before = format!("{before} {word}"),
             _ => found.push(word.to_string()),
         }
     }
@@ -105,7 +108,7 @@ mod tests {
             wrapped("it is kept; continue with: dpo-lora train --resume 'a b'", 30),
             "it is kept; continue with:\ndpo-lora train --resume 'a b'"
         );
-        assert_eq!(wrapped("one `dpo-lora eval` two three", 15), "one `dpo-lora\neval` two three");
+        assert_eq!(wrapped("one `dpo-lora eval` two three", 15), "one\n`dpo-lora eval`\ntwo three");
         let coloured = "\x1b[33mone two three\x1b[0m four five";
         assert_eq!(wrapped(coloured, 10), coloured);
     }

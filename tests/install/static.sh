@@ -10,6 +10,7 @@ ordinary=${1:+$(realpath "$1")}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 target=x86_64-unknown-linux-musl
+for tool in readelf rustup; do command -v $tool >/dev/null || { echo "error: $tool is missing" >&2; exit 1; }; done
 command -v musl-gcc >/dev/null || { echo "error: musl-gcc is missing; install musl-tools" >&2; exit 1; }
 rustup target add "$target" 2>/dev/null
 cargo build --release --locked --target "$target"
@@ -19,7 +20,13 @@ static=$places/$target/release/dpo-lora
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 # A static program has no interpreter and needs no library.
-if readelf -lW "$static" | grep -q INTERP || readelf -dW "$static" | grep -q NEEDED; then
+headers=$(readelf -lW "$static")
+needs=$(readelf -dW "$static")
+if [ "${headers/LOAD/}" = "$headers" ]; then
+    echo "error: readelf shows no program headers of $static" >&2
+    exit 1
+fi
+if [ "${headers/INTERP/}" != "$headers" ] || [ "${needs/NEEDED/}" != "$needs" ]; then
     echo "error: $static needs libraries" >&2
     exit 1
 fi
@@ -28,14 +35,16 @@ printf 'static: %s MB\n' "$(stat -c %s "$static" | awk '{ printf "%.1f", $1 / 1e
 if [ "$(id -u)" = 0 ]; then
     mkdir -p "$place/root/tmp"
     cp "$static" "$place/root/dpo-lora"
-    env -i HOME=/ chroot "$place/root" /dpo-lora train --output /run >"$place/said" 2>&1
+    env -i HOME=/ chroot "$place/root" /dpo-lora train --output /run >"$place/said" 2>&1 || { tail "$place/said" >&2; exit 1; }
     tail -n 1 "$place/said"
+else
+    echo "not root: the program was not tried in an empty root directory"
 fi
 
 quickstart() {
     local begun ended
     begun=$(date +%s%N)
-    (cd "$place" && XDG_CACHE_HOME="$place/cache-$2" "$1" train --output "$2" --overwrite >"$place/said-$2" 2>&1) || exit 1
+    (cd "$place" && XDG_CACHE_HOME="$place/cache-$2" "$1" train --output "$2" --overwrite >"$place/said-$2" 2>&1) || { tail "$place/said-$2" >&2; exit 1; }
     ended=$(date +%s%N)
     awk "BEGIN { print ($ended - $begun) / 1e9 }" >>"$place/times-$2"
 }

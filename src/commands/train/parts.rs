@@ -94,7 +94,7 @@ fn trackers(mut reporter: Reporter, (run, config): (&RunDir, &RunConfig), step: 
             name: config.train.run_name.clone().or(named).unwrap_or_else(|| "run".into()),
             directory: run.path().to_path_buf(),
             settings: settings(&config.to_yaml()?),
-            resumed: step > 0,
+            resumed: (step > 0).then_some(step),
         };
         reporter = reporter.with_boxed(open_tracker(*name, described)?);
     }

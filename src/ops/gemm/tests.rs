@@ -362,7 +362,7 @@ const QUANTISED: [(usize, usize, usize); 6] =
 
 #[test]
 fn quantised_products_are_a_thousandth_off_at_most() {
-    for kind in BlockKind::ALL {
+    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
         for (m, n, k) in QUANTISED {
             let k = k.next_multiple_of(kind.block().0);
             let bytes = quantised(*kind, n, k, 5);
@@ -453,7 +453,7 @@ fn stored_integers_have_the_bits_of_their_definition() {
 fn quantised_products_depend_on_neither_rows_nor_threads() {
     let pools: Vec<_> =
         [1, 2, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
-    for kind in BlockKind::ALL {
+    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
         let (n, k) = (577, 768);
         let bytes = quantised(*kind, n, k, 3);
         let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
