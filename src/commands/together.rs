@@ -57,11 +57,15 @@ pub(super) fn all(ranks: &Ranks, again: &'static str, work: impl FnOnce() -> Res
         let _ = screen::line_after_key(&format!("error: {why}{again}"));
         signals::exit(1);
     }));
-    match work() {
-        Ok(()) => ranks.leave(),
-        // All have stopped after the same step, and rank 0 has written the checkpoint.
+    let done = work();
+    let left = match &done {
+        // If it was interrupted, all have stopped after the same step, and rank 0 has written the checkpoint.
+        Ok(()) | Err(Error::Interrupted { .. }) => ranks.leave(),
+        Err(_) => Ok(()),
+    };
+    match left.and(done) {
+        Ok(()) => Ok(()),
         Err(Error::Interrupted { code, kept, run }) => {
-            ranks.leave()?;
             if !ranks.is_first() {
                 signals::exit(code);
             }
@@ -110,12 +114,15 @@ pub(super) fn agree(ranks: &Ranks, adapted: &Adapted, records: String) -> Result
             "several ranks compute on the processor only; write --device cpu, or start one process".into(),
         ));
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let computes = identity(Drawn { adapted, pass: Pass::Policy, name: "" })?;
+    let ends = adapted.base.eos(&adapted.tokenizer);
     ranks.agree(&[
         ("its version", env!("CARGO_PKG_VERSION").into()),
         ("its arguments", arguments.join(" ")),
         ("the base, its storage type, its adapters, or the instruction set of its processor", computes),
+        ("the tokens that end a completion (generation_config.json)", format!("{ends:?}")),
         ("what it reads: the records or prompts, or how they are tokenized or truncated", records),
     ])
 }

@@ -26,7 +26,7 @@ pub use base::{AdapterUse, Base, OpenOptions, Place, is_gguf_file};
 pub(crate) use dated::date_of_run;
 pub use export::ExportTo;
 pub use records::Pairs;
-pub use rewards::reward_identity;
+pub use rewards::{reward_identity, reward_in_short};
 pub use run::{Examples, Expected, Inputs, Ready, Run, announce, expected_memory};
 pub use threads::{set_threads, with_threads};
 pub use trained::{DataSettings, TrainedWith};
