@@ -11,8 +11,9 @@ use crate::model::pass::Pass;
 use crate::ranks::{Launch, Ranks, launch};
 use crate::report::screen;
 use crate::toolkit::drawn::{Drawn, identity};
-use crate::toolkit::{Adapted, with_threads};
+use crate::toolkit::{Adapted, current_threads, with_threads};
 use crate::train::config::RANK_TIMEOUT;
+use crate::train::memory;
 
 /// What to do after a failure of a command that keeps nothing.
 pub(super) const FROM_THE_START: &str = ". Start all ranks again";
@@ -27,7 +28,8 @@ pub(super) const FROM_WHAT_IS_KEPT: &str =
 /// If it was started as one of several that cannot be connected.
 pub(super) fn join() -> Result<Ranks> {
     let launched = launch(|name| std::env::var(name).ok())?;
-    let ranks = Ranks::join(launched, Duration::from_secs_f64(RANK_TIMEOUT))?;
+    let available = memory::available();
+    let ranks = Ranks::join(launched, Duration::from_secs_f64(RANK_TIMEOUT))?.with_available(available);
     if !ranks.is_first() {
         voice::hush();
         hush();
@@ -97,7 +99,7 @@ pub(super) fn read<T: Send>(ranks: &Ranks, read: impl FnOnce() -> Result<T> + Se
     if ranks.sharing() == 1 {
         return ranks.once_per_machine(read);
     }
-    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let all = current_threads() * ranks.sharing();
     ranks.once_per_machine(|| if ranks.local() == 0 { with_threads(all, read) } else { read() })
 }
 

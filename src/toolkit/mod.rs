@@ -28,6 +28,6 @@ pub use export::ExportTo;
 pub use records::Pairs;
 pub use rewards::{reward_identity, reward_in_short};
 pub use run::{Examples, Expected, Inputs, Ready, Run, announce, expected_memory};
-pub use threads::{set_threads, with_threads};
+pub use threads::{current_threads, set_threads, with_threads};
 pub use trained::{DataSettings, TrainedWith};
 pub use trainer::{Trained, Trainer, TrainerBuilder};
