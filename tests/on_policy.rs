@@ -97,6 +97,7 @@ fn source(objective: &Objective, yaml: &str) -> RolloutSource {
         tokenizer: ChatTokenizer::load(fixture("models/llama"), None).unwrap(),
         eos: vec![1],
         rewards: Vec::new(),
+        identities: Vec::new(),
     }
 }
 

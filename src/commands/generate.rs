@@ -22,7 +22,7 @@ use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::ranks::Ranks;
 use crate::report::Activity;
-use crate::toolkit::{Adapted, Base};
+use crate::toolkit::{Adapted, Base, reward_in_short};
 use crate::trainable::Policy;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<()> {
@@ -36,10 +36,12 @@ fn generate(args: &GenerateArgs, ranks: &Ranks) -> Result<()> {
     let Adapted { tokenizer, decoder, policy, .. } = &adapted;
     policy.trained.refuse_score("generate")?;
     let prompts = prompts::read(args)?;
-    together::agree(ranks, &adapted, blake3::hash(prompts.join("\0").as_bytes()).to_hex().to_string())?;
+    let requests = requests(args, tokenizer, &prompts, &sampling)?;
+    together::agree(ranks, &adapted, fingerprint(&prompts, &requests))?;
     warn(&base);
     let mut rewarded = ranks.once_per_machine(|| Rewarded::new(args, &base, decoder))?;
-    let requests = requests(args, tokenizer, &prompts, &sampling)?;
+    let reward = args.reward.as_ref().map(reward_in_short).transpose()?;
+    ranks.agree(&[("its reward (the files of its adapter)", reward.unwrap_or_default())])?;
     let limits =
         Limits { max_new_tokens: args.max_new_tokens, eos: base.eos(tokenizer), stop: args.stop.clone() };
     let on = if policy.is_adapted() { (Pass::Policy, "on") } else { (Pass::Reference, "off") };
@@ -74,6 +76,15 @@ fn generate(args: &GenerateArgs, ranks: &Ranks) -> Result<()> {
     drop(activity);
     rewarded.summary(&sums).iter().for_each(|line| say(line));
     Ok(())
+}
+
+/// Returns a text that differs for other prompts, and for others of their tokens.
+fn fingerprint(prompts: &[String], requests: &[Request]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (prompt, request) in prompts.iter().zip(requests) {
+        hasher.update(format!("{prompt:?} {:?}\n", request.prompt).as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Prompts that are completed and scored together.

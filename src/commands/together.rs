@@ -11,8 +11,9 @@ use crate::model::pass::Pass;
 use crate::ranks::{Launch, Ranks, launch};
 use crate::report::screen;
 use crate::toolkit::drawn::{Drawn, identity};
-use crate::toolkit::{Adapted, with_threads};
+use crate::toolkit::{Adapted, current_threads, with_threads};
 use crate::train::config::RANK_TIMEOUT;
+use crate::train::memory;
 
 /// What to do after a failure of a command that keeps nothing.
 pub(super) const FROM_THE_START: &str = ". Start all ranks again";
@@ -27,7 +28,8 @@ pub(super) const FROM_WHAT_IS_KEPT: &str =
 /// If it was started as one of several that cannot be connected.
 pub(super) fn join() -> Result<Ranks> {
     let launched = launch(|name| std::env::var(name).ok())?;
-    let ranks = Ranks::join(launched, Duration::from_secs_f64(RANK_TIMEOUT))?;
+    let available = memory::available();
+    let ranks = Ranks::join(launched, Duration::from_secs_f64(RANK_TIMEOUT))?.with_available(available);
     if !ranks.is_first() {
         voice::hush();
         hush();
@@ -57,11 +59,15 @@ pub(super) fn all(ranks: &Ranks, again: &'static str, work: impl FnOnce() -> Res
         let _ = screen::line_after_key(&format!("error: {why}{again}"));
         signals::exit(1);
     }));
-    match work() {
-        Ok(()) => ranks.leave(),
-        // All have stopped after the same step, and rank 0 has written the checkpoint.
+    let done = work();
+    let left = match &done {
+        // If it was interrupted, all have stopped after the same step, and rank 0 has written the checkpoint.
+        Ok(()) | Err(Error::Interrupted { .. }) => ranks.leave(),
+        Err(_) => Ok(()),
+    };
+    match left.and(done) {
+        Ok(()) => Ok(()),
         Err(Error::Interrupted { code, kept, run }) => {
-            ranks.leave()?;
             if !ranks.is_first() {
                 signals::exit(code);
             }
@@ -93,7 +99,7 @@ pub(super) fn read<T: Send>(ranks: &Ranks, read: impl FnOnce() -> Result<T> + Se
     if ranks.sharing() == 1 {
         return ranks.once_per_machine(read);
     }
-    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let all = current_threads() * ranks.sharing();
     ranks.once_per_machine(|| if ranks.local() == 0 { with_threads(all, read) } else { read() })
 }
 
@@ -110,12 +116,15 @@ pub(super) fn agree(ranks: &Ranks, adapted: &Adapted, records: String) -> Result
             "several ranks compute on the processor only; write --device cpu, or start one process".into(),
         ));
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let computes = identity(Drawn { adapted, pass: Pass::Policy, name: "" })?;
+    let ends = adapted.base.eos(&adapted.tokenizer);
     ranks.agree(&[
         ("its version", env!("CARGO_PKG_VERSION").into()),
         ("its arguments", arguments.join(" ")),
         ("the base, its storage type, its adapters, or the instruction set of its processor", computes),
+        ("the tokens that end a completion (generation_config.json)", format!("{ends:?}")),
         ("what it reads: the records or prompts, or how they are tokenized or truncated", records),
     ])
 }

@@ -13,6 +13,7 @@ mod channels;
 mod launched;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod pieces;
 mod post;
 mod shares;
 mod sum;
@@ -34,9 +35,6 @@ use crate::error::{Error, Result};
 /// The version of the program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Bytes of a broadcast that are sent at once.
-const PIECE: usize = 1 << 20;
-
 /// This process among those that train together. Clones are the same rank.
 #[derive(Clone)]
 pub struct Ranks {
@@ -48,10 +46,12 @@ pub struct Ranks {
     neighbours: usize,
     /// How many ranks share the processors that it may use.
     sharing: usize,
+    /// Bytes that its machine had left before a rank read anything.
+    available: Option<usize>,
 }
 
 /// A process that trains alone.
-pub static ALONE: Ranks = Ranks { post: None, local: 0, neighbours: 1, sharing: 1 };
+pub static ALONE: Ranks = Ranks { post: None, local: 0, neighbours: 1, sharing: 1, available: None };
 
 impl Default for Ranks {
     fn default() -> Self {
@@ -155,6 +155,17 @@ impl Ranks {
         self.sharing
     }
 
+    /// Keeps the bytes that its machine had left before the ranks met. Later the weights of one are missing in what others find.
+    #[must_use]
+    pub fn with_available(self, available: Option<usize>) -> Self {
+        Self { available: available.filter(|_| !self.is_alone()), ..self }
+    }
+
+    /// Bytes that its machine had left before the ranks met, if there are several and this is known.
+    pub fn available(&self) -> Option<usize> {
+        self.available
+    }
+
     /// Names a rank and where it runs, for messages.
     pub fn named(&self, rank: usize) -> String {
         self.post.as_ref().map_or_else(|| format!("rank {rank}"), |post| post.named(rank))
@@ -206,38 +217,6 @@ impl Ranks {
         let joined = joined(&all);
         (1..post.size).for_each(|rank| post.send(rank, Topic::Gathered as u8, joined.clone()));
         Ok(all)
-    }
-
-    /// Returns what rank 0 gave; the others give nothing.
-    ///
-    /// # Errors
-    /// If a rank has failed.
-    pub fn broadcast(&self, own: Vec<u8>) -> Result<Vec<u8>> {
-        let Some(post) = &self.post else { return Ok(own) };
-        let topic = Topic::Broadcast as u8;
-        let receive = || post.receive(post.rank - 1, topic);
-        let pass = |bytes: &[u8]| {
-            if post.rank + 1 < post.size {
-                post.send(post.rank + 1, topic, bytes.to_vec());
-            }
-        };
-        if post.rank == 0 {
-            pass(&(own.len() as u64).to_le_bytes());
-            own.chunks(PIECE).for_each(pass);
-            return Ok(own);
-        }
-        let length = receive()?;
-        let number = <[u8; 8]>::try_from(&length[..]);
-        let length_of =
-            number.map(u64::from_le_bytes).map_err(|_| Error::Ranks("a broadcast has no length".into()))?;
-        pass(&length);
-        let mut found = Vec::new();
-        while (found.len() as u64) < length_of {
-            let piece = receive()?;
-            pass(&piece);
-            found.extend(piece);
-        }
-        Ok(found)
     }
 
     /// Waits until all ranks are here.

@@ -326,7 +326,8 @@ impl Carrier {
         if let (Some(first), None) = (silent.first(), self.failed) {
             let others = match silent.len() - 1 {
                 0 => String::new(),
-                others => format!(", as {others} more"),
+                1 => ", and so has 1 other".into(),
+                others => format!(", and so have {others} others"),
             };
             self.fail(&format!(
                 "{} has given no sign of life for {} s{others}: it hangs, its machine is down, or the network between is cut",

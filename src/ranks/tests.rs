@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::channels::Channels;
+use super::pieces::PIECE;
 use super::post::Joined;
 use super::tcp::{self, Meeting};
 use super::*;
@@ -216,6 +217,21 @@ fn ranks_are_named_where_something_holds() {
     for names in found {
         assert_eq!(names.len(), 2);
         assert!(names[0].starts_with("rank 0 of 3 (") && names[1].starts_with("rank 2 of 3 ("), "{names:?}");
+    }
+}
+
+#[test]
+fn results_of_any_length_come_to_every_rank_in_order() {
+    // More than a piece of a rank, none of another.
+    let words = |item: usize| if item == 1 { "x".repeat(3_000_000) } else { item.to_string() };
+    for count in [0, 2, 7] {
+        let found = together(3, move |ranks| {
+            let all = ranks.all(count, |item| Ok(words(item))).unwrap();
+            ranks.leave().unwrap();
+            all
+        });
+        let expected: Vec<String> = (0..count).map(words).collect();
+        assert!(found.iter().all(|all| *all == expected), "{count}");
     }
 }
 

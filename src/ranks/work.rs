@@ -57,7 +57,7 @@ impl Ranks {
         if self.is_alone() {
             return Ok(own);
         }
-        let lists = self.gather(written(&own)?)?;
+        let lists = self.gather_long(written(&own)?)?;
         let mut lists =
             lists.iter().map(|list| Ok(read::<Vec<T>>(list)?.into_iter())).collect::<Result<Vec<_>>>()?;
         let ranks = self.size();
@@ -92,7 +92,7 @@ impl Ranks {
         if self.is_alone() {
             return Ok(own);
         }
-        let lists = self.gather(written(&own)?)?;
+        let lists = self.gather_long(written(&own)?)?;
         let lists = lists.iter().map(|list| read::<Vec<T>>(list)).collect::<Result<Vec<_>>>()?;
         Ok(lists.into_iter().flatten().collect())
     }

@@ -34,6 +34,18 @@ impl Base {
     }
 }
 
+/// Returns a text that is the same on machines where a reward gives the same: as [`reward_identity`], but of a command its words
+/// alone, since what it starts may be built otherwise on another machine.
+///
+/// # Errors
+/// As [`reward_identity`].
+pub fn reward_in_short(spec: &Spec) -> Result<String> {
+    match spec {
+        Spec::Adapter(_) => reward_identity(spec),
+        Spec::Command(_) | Spec::Length | Spec::Regex(_) | Spec::TinyReviews => Ok(spec.to_string()),
+    }
+}
+
 /// Returns a text that changes with what a reward gives: its spec, the files of its adapter, and those that a command names.
 ///
 /// # Errors

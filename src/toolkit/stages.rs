@@ -51,7 +51,9 @@ impl Before {
         check_directories(staged)?;
         let of_stage = |(index, stage): (usize, &Stage)| {
             let last = index + 1 == staged.stages.len();
-            if last || !stage.config.output_dir.join("adapter").join(peft::CONFIG).is_file() {
+            // On a machine where the run did not begin, an adapter was handed over, and there is no configuration.
+            let has = |file: &str| stage.config.output_dir.join(file).is_file();
+            if last || !has("config.yaml") || !has(&format!("adapter/{}", peft::CONFIG)) {
                 return Ok(None);
             }
             Ok(Some(Finished { date: finished(stage)?.data.chat_template_date }))
@@ -137,7 +139,7 @@ pub fn hand_over(ranks: &Ranks, staged: &Staged, config: &RunConfig) -> Result<(
     ranks.meet()
 }
 
-/// The names of the files of an adapter, sorted.
+/// The names of the files of an adapter, sorted. Hidden files are of the system.
 fn names(adapter: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(adapter).map_err(Error::read(adapter))? {
@@ -146,6 +148,7 @@ fn names(adapter: &Path) -> Result<Vec<String>> {
             names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
         }
     }
+    names.retain(|name| !name.starts_with('.'));
     names.sort();
     Ok(names)
 }

@@ -16,6 +16,11 @@ pub fn set_threads(threads: Option<usize>) -> Result<()> {
     }
 }
 
+/// The threads of all work of this process.
+pub fn current_threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// Does `work` with so many threads of its own.
 ///
 /// # Errors

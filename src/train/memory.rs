@@ -41,35 +41,47 @@ fn group_available() -> Option<usize> {
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }
 
+/// The memory that a process may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes that the machine has left for all of its ranks.
+    pub available: usize,
+    /// How many ranks share them.
+    pub ranks: usize,
+}
+
 /// Compares a run's needs with the available memory and returns a warning if it is close. `converted` is the size in
 /// bytes of the weights that are not a mapped file.
 ///
 /// # Errors
 /// [`Error::Config`] if it will not fit. Mapped weights do not count: the system can drop their pages and read them
-/// again.
-pub fn check(memory: &Memory, converted: usize, available: usize) -> Result<Option<String>> {
+/// again. Ranks share them, and nothing else.
+pub fn check(memory: &Memory, converted: usize, room: Room) -> Result<Option<String>> {
+    let Room { available, ranks } = Room { ranks: room.ranks.max(1), ..room };
     let mapped = memory.weights.saturating_sub(converted);
     let own = memory.total().saturating_sub(mapped);
     let gb = |bytes: usize| bytes as f64 / 1e9;
     let needs = format!(
-        "the run needs about {:.1} GB of memory (adapter, gradient and moments {:.1}, activations {:.1}, buffers {:.1}, \
-         converted weights {:.1}) beside {:.1} GB of mapped weights; {:.1} GB are available",
+        "{} about {:.1} GB of memory (adapter, gradient and moments {:.1}, activations {:.1}, buffers {:.1}, \
+         converted weights {:.1}) beside {:.1} GB of mapped weights; {:.1} GB are available{}",
+        if ranks > 1 { "this rank needs" } else { "the run needs" },
         gb(own),
         gb(memory.adapter),
         gb(memory.activations),
         gb(memory.working),
         gb(converted),
         gb(mapped),
-        gb(available)
+        gb(available),
+        if ranks > 1 { format!(" to the {ranks} ranks of this machine together") } else { String::new() }
     );
-    if own as f64 > MARGIN * available as f64 {
-        return Err(Error::Config(format!("{needs}. {}", remedy(memory, converted))));
+    let fewer = if ranks > 1 { ", or start fewer ranks on this machine" } else { "" };
+    let remedy = format!("{}{fewer}", remedy(memory, converted));
+    let of_all = own.saturating_mul(ranks);
+    if of_all as f64 > MARGIN * available as f64 {
+        return Err(Error::Config(format!("{needs}. {remedy}")));
     }
-    if memory.total() > available {
-        return Ok(Some(format!(
-            "{needs}; it may be slow or be killed by the system. {}",
-            remedy(memory, converted)
-        )));
+    if of_all.saturating_add(mapped) > available {
+        return Ok(Some(format!("{needs}; it may be slow or be killed by the system. {remedy}")));
     }
     Ok(None)
 }
@@ -95,25 +107,45 @@ mod tests {
         Memory { weights: 4_000_000_000, activations, working: 0, adapter }
     }
 
+    fn alone(available: usize) -> Room {
+        Room { available, ranks: 1 }
+    }
+
+    #[test]
+    fn ranks_share_mapped_weights_and_nothing_else() {
+        let room = |available| Room { available, ranks: 4 };
+        // 4 GB of weights once, and 1.05 GB of each rank.
+        assert_eq!(check(&memory(10_000_000, 1_000_000_000), 0, room(8_500_000_000)).unwrap(), None);
+        let told = check(&memory(10_000_000, 1_000_000_000), 0, room(8_000_000_000)).unwrap().unwrap();
+        assert!(
+            told.contains("this rank needs about 1.1 GB")
+                && told.contains("8.0 GB are available to the 4 ranks"),
+            "{told}"
+        );
+        let error =
+            check(&memory(10_000_000, 1_000_000_000), 0, room(3_000_000_000)).unwrap_err().to_string();
+        assert!(error.ends_with("or start fewer ranks on this machine"), "{error}");
+    }
+
     #[test]
     fn what_cannot_fit_is_refused_by_what_is_largest() {
         let free = 8_000_000_000;
-        let error = check(&memory(90_000_000_000, 1_000_000_000), 0, free).unwrap_err();
+        let error = check(&memory(90_000_000_000, 1_000_000_000), 0, alone(free)).unwrap_err();
         let text = error.to_string();
         assert!(
             error.exit_code() == 2 && text.contains("Lower lora.r") && text.contains("8.0 GB are"),
             "{text}"
         );
-        let text = check(&memory(1_000_000, 20_000_000_000), 0, free).unwrap_err().to_string();
+        let text = check(&memory(1_000_000, 20_000_000_000), 0, alone(free)).unwrap_err().to_string();
         assert!(text.contains("gradient_checkpointing"), "{text}");
     }
 
     #[test]
     fn what_is_close_is_told_and_mapped_weights_alone_refuse_nothing() {
-        let told = check(&memory(1_000_000, 5_000_000_000), 0, 8_000_000_000).unwrap().unwrap();
+        let told = check(&memory(1_000_000, 5_000_000_000), 0, alone(8_000_000_000)).unwrap().unwrap();
         assert!(told.contains("may be slow"), "{told}");
-        assert_eq!(check(&memory(1_000_000, 1_000_000_000), 0, 8_000_000_000).unwrap(), None);
-        check(&memory(1_000_000, 100_000_000), 0, 1_000_000_000).unwrap();
+        assert_eq!(check(&memory(1_000_000, 1_000_000_000), 0, alone(8_000_000_000)).unwrap(), None);
+        check(&memory(1_000_000, 100_000_000), 0, alone(1_000_000_000)).unwrap();
     }
 
     #[test]

@@ -21,11 +21,13 @@ def text(draw, words):
     return " ".join(draw.choice(WORDS) for _ in range(words))
 
 
-def write(path, pairs):
+def write(path, pairs, words=(30, 60, 50)):
+    """Pairs whose prompt, chosen and rejected completion have so many words."""
+    prompt, chosen, rejected = words
     draw = random.Random(1)
     with open(path, "w") as out:
         for i in range(pairs):
-            row = dict(prompt=f"Question {i}: {text(draw, 30)}?", chosen=f" {text(draw, 60)}.", rejected=f" {text(draw, 50)}.")
+            row = dict(prompt=f"Question {i}: {text(draw, prompt)}?", chosen=f" {text(draw, chosen)}.", rejected=f" {text(draw, rejected)}.")
             out.write(json.dumps(row) + "\n")
 
 

@@ -154,7 +154,7 @@ fn a_rank_that_is_killed_ends_all_and_another_number_of_ranks_goes_on() {
     let children = start(&place, 2, &["train", "--resume", "run", "--set", "train.max_steps=60"]);
     let (ran, _) = ended(children);
     assert_eq!(ran[0].code, Some(0), "{}", ran[0].stderr);
-    assert!(ran[0].stderr.contains("started on 3 rank(s) and goes on on 2"), "{}", ran[0].stderr);
+    assert!(ran[0].stderr.contains("started on 3 rank(s) and continues on 2"), "{}", ran[0].stderr);
     assert_eq!(place.adapter("run"), place.adapter("whole"));
     assert_eq!(place.metrics("run"), place.metrics("whole"));
 }

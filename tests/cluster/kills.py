@@ -32,6 +32,7 @@ MOST = 30.0  # seconds until all have ended
 class Run:
     def __init__(self, args, place):
         self.args, self.place = args, place
+        self.started = []
         self.mark = f"{os.getpid()}-{time.time_ns()}"
 
     def write(self, accumulation):
@@ -65,7 +66,20 @@ class Run:
             here = dict(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
             environments = [self.environment(RANK=str(rank), **here) for rank in range(ranks)]
         pipes = dict(cwd=self.place, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        return [subprocess.Popen(command, env=environment, **pipes) for environment in environments]
+        started = [subprocess.Popen(command, env=environment, **pipes) for environment in environments]
+        self.started += started
+        return started
+
+    def end(self):
+        """Ends what still runs."""
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
     def process_of(self, started, rank):
         """The process id of a rank, once its environment can be read."""
@@ -123,8 +137,8 @@ class Run:
 def outcome(place, run):
     lines = [json.loads(line) for line in (place / run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("step_seconds", None)
-        line.pop("tokens_per_second", None)
+        for name in ["step_seconds", "tokens_per_second", "memory_gb", "peak_memory_gb", "time"]:
+            line.pop(name, None)
     return (place / run / "adapter" / "adapter_model.safetensors").read_bytes(), lines
 
 
@@ -183,8 +197,8 @@ def main():
     args = parser.parse_args()
     args.program = str(pathlib.Path(args.program).resolve())
     place = pathlib.Path(tempfile.mkdtemp())
+    run = Run(args, place)
     try:
-        run = Run(args, place)
         run.write(ALL)
         whole = [args.program, "-q", "train", "-c", "run.yaml", "--set", "output_dir=whole"]
         reference = subprocess.Popen(whole, cwd=place, env=run.environment(), stdout=subprocess.DEVNULL)
@@ -204,6 +218,7 @@ def main():
                 else:
                     print(f"the {name} is that of the run of one process")
     finally:
+        run.end()
         shutil.rmtree(place, ignore_errors=True)
     for text in wrong:
         print(f"error: {text}")

@@ -180,9 +180,9 @@ int main(int count, char **words)
         }
         struct pollfd sources[3] = {{ends[0], POLLIN, 0}, {ends[1], POLLIN, 0}, {0, POLLIN, 0}};
         struct timespec pause = {(time_t)wait, (long)(1e9 * (wait - (time_t)wait))};
-        /* A shorter sleep would last longer than it should. */
+        /* A shorter sleep would last longer than it should. Commands are read nevertheless. */
         if (wait < 3e-5)
-            continue;
+            pause = (struct timespec){0, 0};
         if (ppoll(sources, 3, &pause, NULL) < 0 && errno != EINTR)
             fail("ppoll");
         if (sources[2].revents)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pathlib
-import random
 import shutil
 import socket
 import subprocess
@@ -21,20 +20,8 @@ import sys
 import tempfile
 import time
 
-WORDS = ("the river bends around an old mill where nobody has lived for many years and its wheel still turns slowly while "
-         "people from the village tell stories about light music winter bread markets letters and long journeys").split()
-
-
-def text(draw, words):
-    return " ".join(draw.choice(WORDS) for _ in range(words))
-
-
-def write(path, pairs):
-    draw = random.Random(1)
-    with open(path, "w") as out:
-        for i in range(pairs):
-            row = dict(prompt=f"Question {i}: {text(draw, 8)}?", chosen=f" {text(draw, 14)}.", rejected=f" {text(draw, 12)}.")
-            out.write(json.dumps(row) + "\n")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benches"))
+from million_pairs import write  # noqa: E402  of tests/benches
 
 
 def free_port():
@@ -100,7 +87,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.place) as place:
         data = pathlib.Path(place) / "pairs.jsonl"
-        write(data, options.pairs)
+        write(data, options.pairs, (8, 14, 12))
         print(f"{options.pairs} pairs, {data.stat().st_size / 1e6:.0f} MB; {os.cpu_count()} processors", flush=True)
         adapters = set()
         for ranks in options.ranks:

@@ -96,6 +96,7 @@ class Userspace:
         self.process.wait()
 
 
+MOST = 3600  # seconds that a run may take
 IN_ONE_MACHINE = 20  # Gbit/s between two processes, about
 
 ALLOWED = "net.ipv4.tcp_allowed_congestion_control"
@@ -164,15 +165,26 @@ def adapter(directory, run):
 def both(args, directory, run, steps, meanwhile=None, apart=True):
     words = settings(args, run, steps, 1)
     ranks = [start(args, rank, directory, words, apart) for rank in range(2)]
-    if meanwhile:
-        meanwhile(ranks)
-    codes = [rank.wait() for rank in ranks]
+    try:
+        if meanwhile:
+            meanwhile(ranks)
+        codes = [rank.wait(timeout=MOST) for rank in ranks]
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+                rank.wait()
     return codes, [(directory / f"rank-{rank}.log").read_text() for rank in range(2)]
 
 
-def wait_for_steps(directory, run, count):
-    path = directory / run / "metrics.jsonl"
+def wait_for_steps(directory, run, count, ranks):
+    """Waits until a run has made steps. If its ranks have ended, their exit codes tell what is wrong."""
+    path, begun = directory / run / "metrics.jsonl", time.time()
     while not path.exists() or len(path.read_text().splitlines()) < count:
+        if any(rank.poll() is not None for rank in ranks):
+            return
+        if time.time() - begun > MOST:
+            sys.exit("the run makes no progress")
         time.sleep(0.05)
 
 
@@ -218,8 +230,8 @@ def cuts(args, link, directory):
     failed = []
     link.set(1, 0, 0)
 
-    def cut_for_a_while(_):
-        wait_for_steps(directory, "cut", 3)
+    def cut_for_a_while(ranks):
+        wait_for_steps(directory, "cut", 3, ranks)
         link.cut()
         time.sleep(10)
         link.join()
@@ -232,11 +244,11 @@ def cuts(args, link, directory):
     shutil.rmtree(directory / "cut", ignore_errors=True)
 
     def cut_for_good(ranks):
-        wait_for_steps(directory, "cut", 3)
+        wait_for_steps(directory, "cut", 3, ranks)
         link.cut()
         begun = time.time()
         for rank in ranks:
-            rank.wait()
+            rank.wait(timeout=300)
         print(f"cut for good: both have ended after {time.time() - begun:.1f} s", flush=True)
         if time.time() - begun > 30:
             failed.append("a link that is cut for good ends the ranks too late")

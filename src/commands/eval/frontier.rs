@@ -42,7 +42,7 @@ fn measure(args: &FrontierArgs, ranks: &Ranks) -> Result<()> {
     for (run, (series, name)) in args.set.runs.iter().zip(&names) {
         let open = || base.with_adapters(&[run], TrainedWith::of(run)?, args.set.force);
         let adapted = ranks.once_per_machine(open)?;
-        let prompts = questions::read(&args.draw, &adapted.tokenizer)?;
+        let prompts = together::read(ranks, || questions::read(&args.draw, &adapted.tokenizer))?;
         together::agree(ranks, &adapted, questions::fingerprint(&prompts))?;
         if found.is_empty() {
             found.push(measuring.policy((&adapted, Pass::Reference), REFERENCE, "", &prompts)?);

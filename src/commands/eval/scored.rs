@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Memo;
 use crate::model::pass::Pass;
 use crate::ranks::Ranks;
@@ -32,22 +32,30 @@ impl Scorer {
         Ok(Self { memo, ranks: ranks.clone() })
     }
 
-    /// The reward of each completion of each prompt; `identity` says what the reward is.
+    /// Whether this rank computes, and needs the reward.
+    pub(super) fn computes(&self) -> bool {
+        self.ranks.is_first()
+    }
+
+    /// The reward of each completion of each prompt. A text beside the reward says what it is; ranks that do not compute need none.
     ///
     /// # Errors
     /// As [`checked`], or if the file cannot be written.
     pub(super) fn rewards(
         &mut self,
-        (reward, identity): (&mut dyn Reward, &str),
+        reward: Option<&mut (Box<dyn Reward + '_>, String)>,
         prompts: &[Prompt],
         drawn: &[Vec<Kept>],
     ) -> Result<Vec<Vec<f64>>> {
+        let Some((reward, identity)) = reward else {
+            return self.ranks.told(|| Err(Error::Ranks("rank 0 has no reward".into())));
+        };
         let what = format!("scoring completions by {}", reward.name());
-        self.of((what.as_str(), identity), prompts, drawn, |prompts, drawn| {
+        self.of((what.as_str(), identity.as_str()), prompts, drawn, |prompts, drawn| {
             let pairs = prompts.iter().zip(drawn);
             let samples: Vec<Sample> =
                 pairs.flat_map(|(prompt, of_prompt)| sampled(prompt, of_prompt)).collect();
-            let mut rewards = checked(&mut *reward, &samples)?.into_iter();
+            let mut rewards = checked(&mut **reward, &samples)?.into_iter();
             Ok(drawn.iter().map(|of_prompt| rewards.by_ref().take(of_prompt.len()).collect()).collect())
         })
     }

@@ -59,7 +59,7 @@ pub(super) fn run(args: &WinRateArgs) -> Result<()> {
 fn measure(args: &WinRateArgs, ranks: &Ranks) -> Result<()> {
     let base = base_on(ranks, &args.model)?;
     let policy = ranks.once_per_machine(|| adapted(&base, &args.model))?;
-    let prompts = questions::read(&args.draw, &policy.tokenizer)?;
+    let prompts = together::read(ranks, || questions::read(&args.draw, &policy.tokenizer))?;
     together::agree(ranks, &policy, questions::fingerprint(&prompts))?;
     let other = ranks.once_per_machine(|| Against::of(args, &base, &prompts))?;
     if let Against::Other(other) = &other {

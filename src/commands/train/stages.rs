@@ -28,8 +28,12 @@ pub(super) fn run(staged: &Staged, ranks: &Ranks, args: &TrainArgs, verbosity: V
     set_threads(shared::threads(first.config.train.threads, ranks))?;
     staged.stages.iter().try_for_each(|stage| check_trackers(&stage.config))?;
     let base = ranks.once_per_machine(|| open(&first.config, args))?;
-    let before = Before::on(ranks, staged, resuming)?;
-    if let Some(next) = staged.stages.get(before.next()).filter(|_| before.next() > 0) {
+    let mut before = Before::on(ranks, staged, resuming)?;
+    if args.dry_run && !ranks.is_first() {
+        // Nothing is written: the adapters of finished stages may not be here.
+        before = Before::of(staged, false)?;
+    }
+    if let Some(next) = staged.stages.get(before.next()).filter(|_| before.next() > 0 && !args.dry_run) {
         hand_over(ranks, staged, &next.config)?;
     }
     let planned = shared::read(ranks, || planned(ranks, staged, &base, (&before, resuming)))?;

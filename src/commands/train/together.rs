@@ -77,8 +77,15 @@ fn share_out(recipe: &mut Recipe, args: &TrainArgs, ranks: usize) -> Result<()> 
         };
         let before: Option<Value> = serde_yaml::from_str(&state.config).ok();
         let all = before.and_then(|before| before.get("train")?.get("gradient_accumulation_steps")?.as_u64());
+        // A stage that began after the run was resumed has the accumulation of the ranks that the run began on.
+        let is_of = |all: usize| {
+            [Some(state.ranks.max(1)), began]
+                .into_iter()
+                .flatten()
+                .any(|ranks| each.checked_mul(ranks) == Some(all))
+        };
         if let Some(all) = all.and_then(|all| usize::try_from(all).ok())
-            && (each.checked_mul(state.ranks.max(1)) == Some(all) || by_directory && each == all)
+            && (is_of(all) || by_directory && each == all)
         {
             config.train.gradient_accumulation_steps = all;
         }

@@ -188,7 +188,10 @@ fn drawn<'a>(
 
 /// The micro-batches of a step that one of so many ranks computes, about.
 fn kept(config: &RunConfig, tokens: &Tokens, ranks: usize) -> usize {
-    (config.train.gradient_accumulation_steps.max(1) * tokens.parts).div_ceil(ranks)
+    // The micro-batches of a loss of drawn completions are not cut.
+    let is_cut = config.objective.resolve().is_ok_and(|objective| objective.on_policy().is_none());
+    let parts = if is_cut { tokens.parts } else { 1 };
+    (config.train.gradient_accumulation_steps.max(1) * parts).div_ceil(ranks)
 }
 
 fn memory_of(
@@ -254,11 +257,11 @@ pub(super) fn fit(
     (trained, ranks): (Trained, &Ranks),
     pairs: &Examples,
 ) -> Result<Option<String>> {
-    let Some(available) = memory::available() else { return Ok(None) };
-    let available = available / ranks.neighbours().max(1);
+    let Some(available) = ranks.available().or_else(memory::available) else { return Ok(None) };
+    let room = memory::Room { available, ranks: ranks.neighbours() };
     let check = |config: &RunConfig| {
         let memory = expect(config, base, (trained, ranks), pairs).1;
-        memory::check(&memory, base.converted_bytes(), available)
+        memory::check(&memory, base.converted_bytes(), room)
     };
     if base.forced {
         return Ok(

@@ -47,7 +47,7 @@ pub(super) fn resume(
 fn other_ranks(state: &State, now: usize) -> Option<String> {
     let began = state.ranks.max(1);
     (began != now).then(|| {
-        format!("the run was started on {began} rank(s) and goes on on {now}: its steps have the same micro-batches, and its bytes do not change")
+        format!("the run was started on {began} rank(s) and continues on {now}: its steps have the same micro-batches, and its bytes do not change")
     })
 }
 

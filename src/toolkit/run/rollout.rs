@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::{AdapterUse, Base, TrainedWith};
+use super::super::{AdapterUse, Base, TrainedWith, reward_in_short};
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::reward::Spec;
@@ -19,6 +19,7 @@ pub(super) fn source(config: &RunConfig, base: &Base) -> Result<Option<RolloutSo
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     let timeout = Duration::from_secs(drawing.reward_timeout);
     let mut rewards = Vec::with_capacity(drawing.rewards.len());
+    let mut identities = Vec::with_capacity(drawing.rewards.len());
     for (spec, weight) in &drawing.rewards {
         let spec: Spec = spec.parse()?;
         let own = match &spec {
@@ -28,9 +29,10 @@ pub(super) fn source(config: &RunConfig, base: &Base) -> Result<Option<RolloutSo
             }
         };
         rewards.push((own, *weight));
+        identities.push(reward_in_short(&spec)?);
     }
     let eos = base.eos(&tokenizer);
-    Ok(Some(RolloutSource { drawing, tokenizer, eos, rewards }))
+    Ok(Some(RolloutSource { drawing, tokenizer, eos, rewards, identities }))
 }
 
 fn adapter(base: &Base, directory: &Path, name: String) -> Result<RewardSource> {

@@ -34,6 +34,8 @@ pub struct RolloutSource {
     pub eos: Vec<u32>,
     /// The rewards, each with its weight.
     pub rewards: Vec<(RewardSource, f64)>,
+    /// For each reward a text that differs if it gives others.
+    pub identities: Vec<String>,
 }
 
 /// Returns the settings by which steps, batches and the learning rate are counted: with a loss of drawn completions, a step

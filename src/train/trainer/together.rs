@@ -20,16 +20,22 @@ fn without_machine(config: &str) -> String {
 impl Trainer {
     /// Checks that all ranks train the same.
     pub(super) fn agree(&self) -> Result<()> {
-        let Setup { ranks, policy, identity, .. } = &self.setup;
+        let Setup { ranks, policy, identity, eval, rollouts, .. } = &self.setup;
         let Identity { config, reference } = identity;
         let start = format!(
             "step {}, {}",
             self.state.step,
             blake3::hash(bytemuck::cast_slice(policy.trained.values())).to_hex()
         );
+        let (ends, rewards) = rollouts.as_ref().map_or_else(Default::default, |source| {
+            (format!("{:?}", source.eos), source.identities.join(", "))
+        });
         ranks.agree(&[
             ("its configuration", without_machine(config)),
             ("the training records (or how they are tokenized or truncated)", self.state.data.clone()),
+            ("the held-out records (or how they are tokenized or truncated)", eval.fingerprint()),
+            ("the tokens that end a completion (generation_config.json)", ends),
+            ("the rewards (the files of their adapters)", rewards),
             (
                 "the base, its storage type, its frozen adapters, or the instruction set of its processor",
                 reference.clone(),

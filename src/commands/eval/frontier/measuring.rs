@@ -54,8 +54,11 @@ impl<'a> Measuring<'a> {
         drawn: &[Vec<Kept>],
     ) -> Result<Vec<Vec<f64>>> {
         let timeout = Duration::from_secs(self.args.results.reward_timeout);
-        let mut reward = self.base.reward(&adapted.decoder, spec, timeout)?;
-        self.scorer.rewards((&mut *reward, &reward_identity(spec)?), prompts, drawn)
+        let mut reward = match self.scorer.computes() {
+            true => Some((self.base.reward(&adapted.decoder, spec, timeout)?, reward_identity(spec)?)),
+            false => None,
+        };
+        self.scorer.rewards(reward.as_mut(), prompts, drawn)
     }
 
     /// Draws, scores and places one policy.

@@ -14,8 +14,8 @@ use crate::toolkit::{Adapted, Base, reward_identity};
 /// How many samples, and by which reward the best is chosen.
 pub(super) struct BestOf<'a> {
     pub(super) n: usize,
-    reward: Box<dyn Reward + 'a>,
-    identity: String,
+    /// The reward and what it is, on the rank that scores.
+    reward: Option<(Box<dyn Reward + 'a>, String)>,
     scorer: Scorer,
 }
 
@@ -31,17 +31,19 @@ impl<'a> BestOf<'a> {
         policy: &'a Adapted,
     ) -> Result<Option<Self>> {
         let (Some(n), Some(spec)) = (args.best_of, &args.best_of_by) else { return Ok(None) };
-        Ok(Some(Self {
-            n,
-            reward: base.reward(&policy.decoder, spec, Duration::from_secs(args.results.reward_timeout))?,
-            identity: reward_identity(spec)?,
-            scorer: Scorer::open(ranks, &args.output.join("scores.jsonl"))?,
-        }))
+        let scorer = Scorer::open(ranks, &args.output.join("scores.jsonl"))?;
+        let timeout = Duration::from_secs(args.results.reward_timeout);
+        let reward = match scorer.computes() {
+            true => Some((base.reward(&policy.decoder, spec, timeout)?, reward_identity(spec)?)),
+            false => None,
+        };
+        Ok(Some(Self { n, reward, scorer }))
     }
 
     /// The name of the policy.
     pub(super) fn named(&self, policy: &str) -> String {
-        format!("{policy}, best of {} by {}", self.n, self.reward.name())
+        let by = self.reward.as_ref().map_or_else(String::new, |(reward, _)| reward.name());
+        format!("{policy}, best of {} by {by}", self.n)
     }
 
     /// Takes the best of every N samples of a prompt.
@@ -49,7 +51,7 @@ impl<'a> BestOf<'a> {
     /// # Errors
     /// As [`Scorer::rewards`].
     pub(super) fn choose(&mut self, prompts: &[Prompt], drawn: &[Vec<Kept>]) -> Result<Vec<Vec<Kept>>> {
-        let rewards = self.scorer.rewards((&mut *self.reward, &self.identity), prompts, drawn)?;
+        let rewards = self.scorer.rewards(self.reward.as_mut(), prompts, drawn)?;
         let best =
             |(kept, rewards): (&[Kept], &[f64])| reward::best(rewards).and_then(|at| kept.get(at).cloned());
         let of_prompt = |(drawn, rewards): (&Vec<Kept>, &Vec<f64>)| {
