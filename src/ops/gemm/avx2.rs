@@ -17,31 +17,18 @@ unsafe fn body<const MR: usize>(work: Work) {
     let Work { parts, c, stride, rows, columns, accumulate } = work;
     let Part { steps, mut a, mut b } = parts[0];
     let mut sums = [[_mm256_setzero_ps(); 2]; MR];
-    /// Steps per turn of the loop.
-    const TURN: usize = 4;
-    macro_rules! step {
-        () => {
-            // SAFETY: the panels hold `steps` steps of `MR` and 16 words.
-            unsafe {
-                let y = [_mm256_loadu_ps(b.cast()), _mm256_loadu_ps(b.add(8).cast())];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_broadcast_ss(&*a.add(r).cast());
-                    sums[0] = _mm256_fmadd_ps(x, y[0], sums[0]);
-                    sums[1] = _mm256_fmadd_ps(x, y[1], sums[1]);
-                }
-                a = a.add(MR);
-                b = b.add(16);
+    for _ in 0..steps {
+        // SAFETY: the panels hold `steps` steps of `MR` and 16 words.
+        unsafe {
+            let y = [_mm256_loadu_ps(b.cast()), _mm256_loadu_ps(b.add(8).cast())];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = _mm256_broadcast_ss(&*a.add(r).cast());
+                sums[0] = _mm256_fmadd_ps(x, y[0], sums[0]);
+                sums[1] = _mm256_fmadd_ps(x, y[1], sums[1]);
             }
-        };
-    }
-    for _ in 0..steps / TURN {
-        step!();
-        step!();
-        step!();
-        step!();
-    }
-    for _ in 0..steps % TURN {
-        step!();
+            a = a.add(MR);
+            b = b.add(16);
+        }
     }
     for (row, sums) in sums.iter().enumerate().take(rows) {
         let mut line = [0f32; 16];

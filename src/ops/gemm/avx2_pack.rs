@@ -4,8 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::avx512_pack::{Strip, prefetch};
-use super::lines::LINE;
+use super::avx512_pack::Strip;
 use super::operand::Operand;
 use crate::weights::Elements;
 
@@ -129,9 +128,6 @@ macro_rules! by_row {
                     let lanes = strip.lanes.saturating_sub(lane).min(8);
                     let mut rows = [_mm256_setzero_si256(); 8];
                     for (r, row) in rows.iter_mut().enumerate().take(lanes) {
-                        if (step * size_of::<$type>()).is_multiple_of(4 * LINE) {
-                            prefetch(from.wrapping_add((lane + r + strip.width) * strip.lane_stride + step));
-                        }
                         // SAFETY: the lane and its elements are inside the operand.
                         *row = unsafe { $load(from.add((lane + r) * strip.lane_stride + step), count) };
                     }

@@ -60,14 +60,6 @@ impl Strip {
     }
 }
 
-/// Asks for the line of this element, which the next panel begins with, while this one is packed. Weights come from memory,
-/// and their rows are too short for the processor to notice a pattern.
-#[inline]
-pub(super) fn prefetch<T>(element: *const T) {
-    // SAFETY: a prefetch accesses nothing; addresses outside the operand are ignored.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(element.cast()) }
-}
-
 /// Loads `count` (0 to 16) elements as 16 words; the remaining words are zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -145,9 +137,6 @@ macro_rules! by_row {
                     let mut rows = [_mm512_setzero_si512(); 16];
                     for (r, row) in rows.iter_mut().enumerate() {
                         if r < lanes {
-                            prefetch(from.wrapping_add(
-                                (lane + r + strip.width) * strip.lane_stride + step * $per_word,
-                            ));
                             // SAFETY: the lane and its elements are inside the operand.
                             *row = unsafe {
                                 $load(from.add((lane + r) * strip.lane_stride + step * $per_word), count)

@@ -351,32 +351,33 @@ fn strip(
     }
 }
 
-/// Packs the columns of every block of the stages into `panels` and returns where each block's panels begin. All blocks of a
-/// panel's columns are packed one after another: the rows of a weight are contiguous in memory.
+/// Packs the columns of every block of the stages into `panels` and returns where each block's panels begin.
 fn pack_stages(stages: &[Vec<Block>], columns: Range<usize>, panels: &mut Vec<u32>) -> Vec<Vec<usize>> {
     let size = |block: &Block| block.steps * block.kernel.nr;
     let total = stages.iter().flatten().map(size).sum::<usize>() * columns.len();
     panels.clear();
     panels.reserve(total + LINE);
     let (before, spare) = aligned(panels.spare_capacity_mut());
-    let mut next = 0;
-    let mut begin = |block: &Block| {
-        let begin = next;
-        next += size(block) * columns.len();
-        begin
-    };
-    let begins: Vec<Vec<usize>> = stages.iter().map(|stage| stage.iter().map(&mut begin).collect()).collect();
-    for (slot, column) in columns.clone().enumerate() {
-        for (block, begin) in stages.iter().flatten().zip(begins.iter().flatten()) {
-            let to = &mut spare[begin + slot * size(block)..][..size(block)];
-            let (nr, k) = (block.kernel.nr, block.segment.a.cut.k_range(block.index));
-            pack::panel(block.kernel, Side::Right, &block.segment.b, column * nr, nr, k, to);
+    let mut rest = &mut spare[..total];
+    let mut offsets = Vec::with_capacity(stages.len());
+    for stage in stages {
+        let mut begins = Vec::with_capacity(stage.len());
+        for block in stage {
+            begins.push(before + total - rest.len());
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(size(block) * columns.len());
+            rest = others;
+            let k = block.segment.a.cut.k_range(block.index);
+            for (column, to) in columns.clone().zip(mine.chunks_exact_mut(size(block).max(1))) {
+                let nr = block.kernel.nr;
+                pack::panel(block.kernel, Side::Right, &block.segment.b, column * nr, nr, k.clone(), to);
+            }
         }
+        offsets.push(begins);
     }
-    // SAFETY: `aligned` wrote the words before the panels; the panels partition the others, and `pack::panel` writes all of
-    // each panel.
+    // SAFETY: `aligned` wrote the words before the panels; the blocks' panels partition the others, and `pack::panel`
+    // writes all of each panel.
     unsafe { panels.set_len(before + total) };
-    begins.into_iter().map(|stage| stage.into_iter().map(|begin| before + begin).collect()).collect()
+    offsets
 }
 
 #[cfg(test)]
