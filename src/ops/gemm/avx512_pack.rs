@@ -20,7 +20,7 @@ pub(super) fn panel(
     let (strip, at) = Strip::of(from, first, width, &k);
     let to = to.as_mut_ptr().cast::<u32>();
     let (by_row, by_column) = (from.k_stride == 1, from.lane_stride == 1);
-    // SAFETY: `Packing::Avx512` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index
+    // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index
     // of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
     unsafe {
         match (from.data, pairs) {
