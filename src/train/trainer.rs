@@ -1,5 +1,6 @@
 //! The training loop.
 
+mod batching;
 mod drawing;
 mod evaluating;
 mod keeping;
@@ -28,7 +29,7 @@ use super::usable;
 use super::watch::WatchConfig;
 use crate::adapter::peft;
 use crate::data::dataset::Entry;
-use crate::data::{Dataset, Example, PackedBatch, Sampler};
+use crate::data::{Dataset, Sampler};
 use crate::device::linked::Linked;
 use crate::error::{Error, Result};
 use crate::eval::preference::Evaluation;
@@ -341,29 +342,6 @@ impl Trainer {
         let mut outcome = profile::step(|| if asleep { work() } else { awake(work) })?;
         outcome.metrics.merge(&metrics);
         Ok((outcome, probe))
-    }
-
-    /// Returns the micro-batches of the next step and the index of their first pair. Accumulation does not cross the
-    /// end of an epoch.
-    fn next_batches(&mut self, metrics: &mut Metrics) -> Result<(Vec<PackedBatch>, Option<usize>)> {
-        let lists = self.sampler.next_step(self.setup.config.gradient_accumulation_steps);
-        // What is drawn does not come again.
-        let (parts, first) = match self.setup.rollouts.is_some() {
-            true => (self.drawn_pairs(&lists, metrics)?, None),
-            false => {
-                let parts = lists.iter().map(|indices| self.setup.train.gather(indices));
-                (parts.collect::<Result<_>>()?, lists.iter().flatten().next().copied())
-            }
-        };
-        let most = self.setup.config.max_tokens_per_batch;
-        let (needs, longest) = (self.setup.objective.needs(), self.longest);
-        let packed = |part: &[&Example]| PackedBatch::for_objective(part, needs, longest);
-        let mut batches = Vec::new();
-        for examples in &parts {
-            let examples: Vec<&Example> = examples.iter().collect();
-            batches.extend(batches::by_tokens(&examples, most).into_iter().map(packed));
-        }
-        Ok((batches, first))
     }
 
     fn account(&mut self, outcome: &Outcome, learning_rate: f64, reporter: &mut Reporter) -> Result<()> {

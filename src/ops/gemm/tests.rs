@@ -422,7 +422,8 @@ fn stored_integers_have_the_bits_of_their_definition() {
                     let integers = parts.iter().flat_map(|(s, m, q)| {
                         let factor = (s * (inverse * (1 << (15 - shift)) as f32)).round_ties_even() as i64;
                         let minimum = (m * inverse).round_ties_even() as i64;
-                        q.iter().map(move |q| ((i64::from(*q) << shift) * factor + (1 << 14) >> 15) + minimum)
+                        q.iter()
+                            .map(move |q| (((i64::from(*q) << shift) * factor + (1 << 14)) >> 15) + minimum)
                     });
                     (integers.collect(), greatest * (1.0 / 5780.0))
                 });
