@@ -151,6 +151,16 @@ fn with_nccl() {
 #[test]
 fn without_nccl_on_every_rank_host_memory_is_used() {
     if device().is_some() {
-        rerun("with_nccl", &[("DPO_LORA_NCCL", Path::new("/nowhere/libnccl.so.2"))]);
+        rerun("two_ranks", &[("DPO_LORA_NCCL", Path::new("/nowhere/libnccl.so.2"))]);
     }
+}
+
+#[test]
+#[ignore = "run by another test, with the variables of the environment that it needs"]
+fn two_ranks() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let alone = train(&path("alone"), (4, 8), &Ranks::alone()).unwrap();
+    let found: Result<Vec<_>> = together(&path("two"), (4, 8), 2).into_iter().collect();
+    assert!(found.unwrap()[0] == alone);
 }

@@ -83,12 +83,13 @@ fn table(found: &Summary, objective: &Objective, adapter: bool) -> Result<String
 /// `sigmoid, beta 0.5`: a loss, its β and what else differs from the defaults.
 fn named(objective: &Objective) -> Result<String> {
     let usual = keys(&Objective::default())?;
-    let mut found = keys(objective)?;
-    let loss = found.remove("loss_type").unwrap_or_default();
-    let mut named = vec![loss.as_str().map_or_else(|| loss.to_string(), String::from)];
-    let told = found.iter().filter(|(key, value)| {
-        !value.is_null() && (*key == "beta" || usual.get(key.as_str()) != Some(*value))
-    });
+    let found = keys(objective)?;
+    let text = |loss: &Value| loss.as_str().map_or_else(|| loss.to_string(), String::from);
+    let mut named = vec![found.get("loss_type").map(text).unwrap_or_default()];
+    let differs = |key: &str, value: &Value| key == "beta" || usual.get(key) != Some(value);
+    let told = found
+        .iter()
+        .filter(|(key, value)| *key != "loss_type" && !value.is_null() && differs(key.as_str(), value));
     named.extend(told.map(|(key, value)| format!("{key} {value}")));
     Ok(named.join(", "))
 }
