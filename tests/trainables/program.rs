@@ -103,13 +103,16 @@ fn quantised_bases_take_every_kind_but_copies_of_their_own_tensors_also_with_acc
             ran.ok();
             let (parts, ran) = run(2, 2);
             ran.ok();
-            for (whole, part) in place.metrics("run").iter().zip(parts.metrics("run")) {
+            for (step, (whole, part)) in place.metrics("run").iter().zip(parts.metrics("run")).enumerate() {
+                // The sums of the first gradients differ in their last digits; behind them, where activations are rounded to 16
+                // bits, a digit more or less is a ten-thousandth.
+                let most = if step == 0 { 1e-5 } else { 1e-3 };
                 for key in ["loss", "grad_norm", "logps/chosen"] {
                     let (Some(whole), Some(part)) = (whole[key].as_f64(), part[key].as_f64()) else {
                         continue;
                     };
-                    let near = (whole - part).abs() <= 1e-4 * whole.abs().max(1e-2);
-                    assert!(near, "{base:?} {kind} {key}: {whole} {part}");
+                    let near = (whole - part).abs() <= most * whole.abs().max(1e-2);
+                    assert!(near, "{base:?} {kind} step {step} {key}: {whole} {part}");
                 }
             }
         }
