@@ -1,5 +1,7 @@
 //! Accuracy, margins, rewards and divergence over a set of records.
 
+use std::cell::Cell;
+
 use serde::Serialize;
 
 use super::batches::Batches;
@@ -174,14 +176,17 @@ fn score_for(
 ) -> Result<()> {
     let cut = Batches::new(examples, batch, needs);
     let activity = Activity::new("scoring records", examples.len() as u64);
+    // The batch that rank 0 has just scored itself; it reads those of other ranks to name their completions.
+    let own = Cell::new(None);
     let work = |index| {
         let (examples, packed) = cut.batch(index)?;
         let figures = figures(both, &packed, needs, &mut reference)?;
         check_finite(&examples, &figures.scored(&packed)?)?;
+        own.set(Some((examples, packed)));
         Ok(figures)
     };
     ranks.in_turn(cut.count(), work, |index, figures: Figures| {
-        let (examples, packed) = cut.batch(index)?;
+        let (examples, packed) = own.take().map_or_else(|| cut.batch(index), Ok)?;
         each(cut.first(index), &figures.scored(&packed)?, figures.aligned.as_deref().unwrap_or_default())?;
         activity.advance(examples.len() as u64);
         Ok(())
