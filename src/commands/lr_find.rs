@@ -144,7 +144,8 @@ fn short(config: &RunConfig, rate: f64, steps: u64, directory: std::path::PathBu
     let train = &mut config.train;
     (train.learning_rate, train.max_steps) = (rate, Some(steps));
     train.warmup_steps = train.warmup_steps.min(steps / 10);
-    (train.eval_steps, train.save_steps, train.early_stopping_patience) = (None, None, None);
+    (train.eval_steps, train.early_stopping_patience) = (None, None);
+    (train.save_steps, train.save_minutes) = (None, None);
     train.load_best_model_at_end = false;
     train.sample_prompts = SamplePrompts::First(0);
     train.sample_steps = None;

@@ -24,6 +24,7 @@ const FREE: &[&str] = &[
     "train.logging_steps",
     "train.eval_steps",
     "train.save_steps",
+    "train.save_minutes",
     "train.save_total_limit",
     "train.early_stopping_patience",
     "train.load_best_model_at_end",

@@ -78,8 +78,10 @@ pub struct TrainConfig {
     pub logging_steps: u64,
     /// Steps between evaluations; null: at the end only.
     pub eval_steps: Option<u64>,
-    /// Steps between checkpoints; null: at the end only.
+    /// Steps between checkpoints; null: no checkpoints by steps.
     pub save_steps: Option<u64>,
+    /// Minutes since the last checkpoint after which a step is followed by one; null: no checkpoints by time.
+    pub save_minutes: Option<f64>,
     /// The maximum number of checkpoints to keep; null: all.
     pub save_total_limit: Option<usize>,
     /// Stop after this many evaluations without a better `metric_for_best_model`; null: never.
@@ -183,6 +185,7 @@ impl Default for TrainConfig {
             logging_steps: 10,
             eval_steps: None,
             save_steps: None,
+            save_minutes: Some(10.0),
             save_total_limit: Some(2),
             early_stopping_patience: None,
             load_best_model_at_end: false,
@@ -242,7 +245,7 @@ impl TrainConfig {
             ("threads", self.threads.map(|n| n as u64), "null for all cores"),
             ("logging_steps", Some(self.logging_steps), "1 for every step"),
             ("eval_steps", self.eval_steps, "null for the end only"),
-            ("save_steps", self.save_steps, "null for the end only"),
+            ("save_steps", self.save_steps, "null for none by steps"),
             ("sample_steps", self.sample_steps, "null for before and after only"),
             ("save_total_limit", self.save_total_limit.map(|n| n as u64), "null to keep all"),
             (
@@ -272,6 +275,12 @@ impl TrainConfig {
             self.rank_timeout,
             (1.0..=86_400.0).contains(&self.rank_timeout),
             "it is a number of seconds from 1 to 86400, such as 25",
+        );
+        check(
+            "save_minutes",
+            self.save_minutes.unwrap_or(1.0),
+            self.save_minutes.is_none_or(|minutes| minutes > 0.0),
+            "it must be above 0, such as 10, or null for no checkpoints by time",
         );
         check(
             "num_train_epochs",

@@ -13,6 +13,7 @@ pub use records::check as check_records;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::time::Instant;
 
 use super::batches;
 use super::card::Card;
@@ -109,6 +110,8 @@ pub struct Trainer {
     longest: usize,
     /// The step of the last checkpoint written.
     saved: Option<u64>,
+    /// When it was written, or the run began.
+    saved_at: Instant,
     /// A pair from the last step that had a usable gradient.
     probe: Option<usize>,
     /// The last evaluation and the step after which it was made.
@@ -169,6 +172,7 @@ impl Trainer {
             total_steps,
             longest,
             saved,
+            saved_at: Instant::now(),
             probe,
             evaluated,
             cards,
@@ -267,7 +271,7 @@ impl Trainer {
             }
             let signal;
             (signal, stop_early) = self.agreed(stop_early)?;
-            if due(self.setup.config.save_steps) || signal != 0 || stop_early || last {
+            if due(self.setup.config.save_steps) || self.is_save_due() || signal != 0 || stop_early || last {
                 self.save(reporter)?;
             }
             if due(self.setup.config.sample_steps) && signal == 0 && !last && !stop_early {

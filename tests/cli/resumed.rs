@@ -80,3 +80,24 @@ fn a_run_keeps_what_resume_needs_and_says_so() {
     place.run(&["train", "-c", "run.yaml", "--overwrite", "--set", "train.save_total_limit=null"]).ok();
     assert_eq!(std::fs::read_dir(place.path("run/checkpoints")).unwrap().count(), 6);
 }
+
+#[test]
+fn time_makes_checkpoints_that_change_no_byte() {
+    let place = place();
+    let checkpoints = |run: &str| {
+        let listed = std::fs::read_dir(place.path(run).join("checkpoints")).unwrap();
+        let mut names: Vec<String> =
+            listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // Ten minutes, the default, are not over.
+    assert_eq!(checkpoints("runs/first"), ["step-4"]);
+    let often = ["--set", "train.save_minutes=1.0e-9", "--set", "train.save_total_limit=null"];
+    let run = ["train", "-c", "run.yaml", "--set", "output_dir=runs/often"];
+    place.run(&[&run[..], &often[..]].concat()).ok();
+    assert_eq!(checkpoints("runs/often"), ["step-1", "step-2", "step-3", "step-4"]);
+    assert_eq!(place.adapter("runs/often"), place.adapter("runs/first"));
+    let never = place.run(&["train", "-c", "run.yaml", "--set", "train.save_minutes=0"]);
+    assert!(never.code == Some(2) && never.stderr.contains("train.save_minutes is 0"), "{}", never.stderr);
+}

@@ -1,6 +1,7 @@
 //! What a run keeps: checkpoints and the adapter, as long as they are usable.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::{Setup, Trainer};
 use crate::adapter::peft;
@@ -13,6 +14,12 @@ use crate::train::usable;
 use crate::trainable::SCORE;
 
 impl Trainer {
+    /// Whether `save_minutes` have passed since the last checkpoint. Only rank 0 writes any, so the others need not agree.
+    pub(super) fn is_save_due(&self) -> bool {
+        let seconds = self.saved_at.elapsed().as_secs_f64();
+        self.setup.config.save_minutes.is_some_and(|minutes| seconds >= 60.0 * minutes)
+    }
+
     /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
     /// only a convenience: failure to write it is reported and does not end the run.
     pub(super) fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
@@ -35,7 +42,7 @@ impl Trainer {
         if let Some(error) = left {
             reporter.warn(&format!("an old checkpoint cannot be removed: {error}"));
         }
-        self.saved = Some(self.state.step);
+        (self.saved, self.saved_at) = (Some(self.state.step), Instant::now());
         let step = self.state.step;
         reporter.record(&Event::Saved { step, bytes: files::size(&checkpoint::path(run, step)) });
         if let Err(error) = self.setup.reference.save() {
