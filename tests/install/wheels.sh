@@ -48,8 +48,10 @@ for target in "${targets[@]}"; do
     wheel=$(echo "$place"/wheel/*.whl)
     processor=${target%%-*}
     case $wheel in
+        # Two names of the same, in either order.
         *-py3-none-manylinux_2_17_"$processor".manylinux2014_"$processor".whl) ;;
-        *) fail "$wheel has other tags than py3-none-manylinux_2_17_$processor.manylinux2014_$processor" ;;
+        *-py3-none-manylinux2014_"$processor".manylinux_2_17_"$processor".whl) ;;
+        *) fail "$wheel has other tags than py3-none, manylinux_2_17_$processor and manylinux2014_$processor" ;;
     esac
     "$python" -m zipfile -e "$wheel" "$place/wheel/content"
     program=$(echo "$place"/wheel/content/dpo_lora-*.data/scripts/dpo-lora)
