@@ -1,4 +1,5 @@
-//! Buffers of f32 rows, built and changed on all threads.
+//! Buffers of f32 rows, built and changed on all threads. Every part can be taken by another thread (`with_max_len`): left to
+//! itself, rayon makes a few pieces, and one thread waits for the last piece of the other.
 
 use std::mem::MaybeUninit;
 
@@ -43,7 +44,7 @@ pub fn build_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) 
     if size <= TASK.0 {
         task(0, spare);
     } else {
-        spare.par_chunks_mut(chunk * columns).enumerate().for_each(|(c, part)| task(c, part));
+        spare.par_chunks_mut(chunk * columns).enumerate().with_max_len(1).for_each(|(c, part)| task(c, part));
     }
     // SAFETY: the rows partition the buffer, and `zeroed` initialised each.
     unsafe { out.set_len(size) };
@@ -61,7 +62,7 @@ pub fn build_two(
     let parts = first.spare_capacity_mut()[..size]
         .par_chunks_mut((chunk * columns).max(1))
         .zip(second.spare_capacity_mut()[..size].par_chunks_mut((chunk * columns).max(1)));
-    parts.enumerate().for_each(|(c, (a, b))| {
+    parts.enumerate().with_max_len(1).for_each(|(c, (a, b))| {
         let rows = a.chunks_exact_mut(columns.max(1)).zip(b.chunks_exact_mut(columns.max(1)));
         for (r, (a, b)) in rows.enumerate() {
             fill(c * chunk + r, zeroed(a), zeroed(b));
@@ -78,7 +79,7 @@ pub fn build_two(
 /// Returns `size` zeros.
 pub fn zeros(size: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(size);
-    out.spare_capacity_mut()[..size].par_chunks_mut(task(size)).for_each(|part| {
+    out.spare_capacity_mut()[..size].par_chunks_mut(task(size)).with_max_len(1).for_each(|part| {
         zeroed(part);
     });
     // SAFETY: the chunks partition the buffer, and `zeroed` initialised each.
@@ -90,7 +91,8 @@ pub fn zeros(size: usize) -> Vec<f32> {
 pub fn copy(from: &[f32]) -> Vec<f32> {
     let mut out: Vec<f32> = Vec::with_capacity(from.len());
     let task = task(from.len());
-    from.par_chunks(task).zip(out.spare_capacity_mut().par_chunks_mut(task)).for_each(|(from, to)| {
+    let parts = from.par_chunks(task).zip(out.spare_capacity_mut().par_chunks_mut(task));
+    parts.with_max_len(1).for_each(|(from, to)| {
         to.iter_mut().zip(from).for_each(|(to, from)| {
             to.write(*from);
         });
@@ -107,7 +109,7 @@ pub fn update_rows(out: &mut [f32], columns: usize, change: impl Fn(usize, &mut 
         out.chunks_exact_mut(columns.max(1)).enumerate().for_each(|(row, out)| change(row, out));
         return;
     }
-    out.par_chunks_mut(chunk * columns).enumerate().for_each(|(c, rows)| {
+    out.par_chunks_mut(chunk * columns).enumerate().with_max_len(1).for_each(|(c, rows)| {
         for (r, out) in rows.chunks_exact_mut(columns).enumerate() {
             change(c * chunk + r, out);
         }
@@ -120,7 +122,7 @@ fn update(out: &mut [f32], change: impl Fn(usize, &mut [f32]) + Sync) {
         return change(0, out);
     }
     let task = task(out.len());
-    out.par_chunks_mut(task).enumerate().for_each(|(part, out)| change(part * task, out));
+    out.par_chunks_mut(task).enumerate().with_max_len(1).for_each(|(part, out)| change(part * task, out));
 }
 
 /// Computes `sum += part` on all threads, for as many numbers.

@@ -191,6 +191,7 @@ impl<'a> Running<'a> {
             .par_chunks_exact_mut(end - first)
             .zip(self.rows.par_iter_mut())
             .enumerate()
+            .with_max_len(1)
             .map(|(r, (logits, row))| {
                 if let Some(bias) = bias {
                     logits.iter_mut().zip(bias).for_each(|(l, b)| *l += b);

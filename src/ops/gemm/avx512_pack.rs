@@ -20,7 +20,7 @@ pub(super) fn panel(
     let (strip, at) = Strip::of(from, first, width, &k);
     let to = to.as_mut_ptr().cast::<u32>();
     let (by_row, by_column) = (from.k_stride == 1, from.lane_stride == 1);
-    // SAFETY: `kernel.wide` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index
+    // SAFETY: `Packing::Avx512` promised AVX-512F/BW/VL (and BF16 for pairs); `Operand::strided` checked that every index
     // of the view is inside its slice, and `pack::panel` that `to` holds the whole panel.
     unsafe {
         match (from.data, pairs) {
@@ -59,6 +59,17 @@ impl Strip {
         (strip, first * lane_stride + k.start * k_stride)
     }
 }
+
+/// Asks for the line of this element, which is read soon. Weights come from memory, and their rows are too short, or too far
+/// apart, for the processor to notice a pattern.
+#[inline]
+pub(super) fn prefetch<T>(element: *const T) {
+    // SAFETY: a prefetch accesses nothing; addresses outside the operand are ignored.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(element.cast()) }
+}
+
+/// How many rows of contiguous lanes ahead to ask for.
+pub(super) const AHEAD: usize = 16;
 
 /// Loads `count` (0 to 16) elements as 16 words; the remaining words are zero.
 #[inline]
@@ -137,6 +148,8 @@ macro_rules! by_row {
                     let mut rows = [_mm512_setzero_si512(); 16];
                     for (r, row) in rows.iter_mut().enumerate() {
                         if r < lanes {
+                            let next = (lane + r + strip.width) * strip.lane_stride + step * $per_word;
+                            prefetch(from.wrapping_add(next));
                             // SAFETY: the lane and its elements are inside the operand.
                             *row = unsafe {
                                 $load(from.add((lane + r) * strip.lane_stride + step * $per_word), count)
@@ -175,6 +188,7 @@ macro_rules! by_column {
                 let lanes = strip.lanes.saturating_sub(lane).min(16);
                 let store = mask((strip.width - lane).min(16));
                 for step in 0..strip.k {
+                    prefetch(from.wrapping_add((step + AHEAD) * strip.k_stride + lane));
                     // SAFETY: the lane and its elements are inside the operand; the step and its lanes are inside the
                     // panel.
                     unsafe {
@@ -202,6 +216,8 @@ macro_rules! by_column_pairs {
                 let store = mask((strip.width - lane).min(16));
                 for step in 0..strip.k.div_ceil(2) {
                     let odd_lanes = if 2 * step + 1 < strip.k { lanes } else { 0 };
+                    prefetch(from.wrapping_add((2 * step + AHEAD) * strip.k_stride + lane));
+                    prefetch(from.wrapping_add((2 * step + 1 + AHEAD) * strip.k_stride + lane));
                     // SAFETY: as above; a missing odd row is masked out.
                     unsafe {
                         let even_row = from.wrapping_add(2 * step * strip.k_stride + lane);

@@ -15,10 +15,22 @@ pub(super) struct Kernel {
     pub(super) word: Word,
     /// Maximum number of elements of `k` in a block. Except for tiles, a panel of `B` fits the L1 cache.
     pub(super) max_kc: usize,
-    /// Whether the AVX-512 packing may be used.
+    /// The packing that may be used.
     #[cfg(target_arch = "x86_64")]
-    pub(super) wide: bool,
+    pub(super) packing: Packing,
     tile: Tile,
+}
+
+/// The vector code that packs an operand.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// Plain Rust.
+    Plain,
+    /// AVX2 and F16C.
+    Avx2,
+    /// AVX-512F/BW/VL, and BF16 for pairs.
+    Avx512,
 }
 
 impl Kernel {
@@ -31,7 +43,7 @@ impl Kernel {
             let (mr, nr) = (if m <= 16 { 16 } else { 32 }, if n <= 16 { 16 } else { 32 });
             // Panels come from the second-level cache; passing over the output less often is worth more.
             let max_kc = if word == Word::Tiles { 1280 } else { 384 };
-            return Self { mr, nr, word, max_kc, wide: true, tile: amx::tile(mr, nr) };
+            return Self { mr, nr, word, max_kc, packing: Packing::Avx512, tile: amx::tile(mr, nr) };
         }
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
@@ -41,7 +53,7 @@ impl Kernel {
                 Word::Bf16 => (avx512::bf16_tile(mr, nv), 512),
                 _ => (fixed::tile(mr, nv), 512),
             };
-            return Self { mr, nr: 16 * nv, word, max_kc, wide: true, tile };
+            return Self { mr, nr: 16 * nv, word, max_kc, packing: Packing::Avx512, tile };
         }
         #[cfg(target_arch = "aarch64")]
         if isa >= Isa::Neon {
@@ -68,7 +80,7 @@ impl Kernel {
             word,
             max_kc: 256,
             #[cfg(target_arch = "x86_64")]
-            wide: false,
+            packing: if isa == Isa::Avx2 { Packing::Avx2 } else { Packing::Plain },
             tile,
         }
     }

@@ -74,7 +74,8 @@ impl Packed {
             }
         };
         if parallel && size > ALONE {
-            (0..cut.panels).into_par_iter().for_each(pack);
+            let together = (ALONE / (size / cut.panels)).max(1);
+            (0..cut.panels).into_par_iter().with_max_len(together).for_each(pack);
         } else {
             (0..cut.panels).for_each(pack);
         }

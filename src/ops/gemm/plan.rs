@@ -85,6 +85,11 @@ impl Grid {
         Self { m, n, panels_m, panels_n, tasks_m: wanted.min(panels_m), tasks_n }
     }
 
+    /// Number of parts that the columns are cut into.
+    pub(super) fn tasks_n(&self) -> usize {
+        self.tasks_n
+    }
+
     pub(super) fn tasks(&self) -> usize {
         self.tasks_m * self.tasks_n
     }

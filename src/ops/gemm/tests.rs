@@ -1,3 +1,6 @@
+mod fixed;
+mod quantised;
+
 use half::{bf16, f16};
 
 use super::*;
@@ -275,57 +278,6 @@ fn quantised(kind: BlockKind, rows: usize, k: usize, seed: u32) -> Vec<u8> {
     bytes
 }
 
-/// Dequantising while packing gives the bits of the product with a weight dequantised (and rounded) beforehand.
-#[test]
-fn quantised_weights_multiply_as_their_numbers_do() {
-    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
-        let sizes =
-            [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (3, 33, 96usize), (1, 33, 608)];
-        for (m, n, k) in sizes {
-            // `n` outputs of `k` inputs, and the same bytes transposed.
-            let k = k.next_multiple_of(kind.block().0);
-            let bytes = quantised(*kind, n, k, 5);
-            let blocks = Blocks::new(*kind, &bytes);
-            let mut wide = vec![0.0; n * k];
-            blocks.read(0, &mut wide);
-            let rounded: Vec<bf16> = wide.iter().map(|x| bf16::from_f32(*x)).collect();
-            let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
-            let (x, dy) =
-                (Operand::by_row(Elements::F32(&x), m, k), Operand::by_row(Elements::F32(&dy), m, n));
-            for isa in Isa::available() {
-                for (precision, plain) in [
-                    (Precision::F32, Elements::F32(&wide)),
-                    (Precision::Bf16, Elements::Bf16(&rounded)),
-                    (Precision::Fixed, Elements::F32(&wide)),
-                    (Precision::Split, Elements::F32(&wide)),
-                ] {
-                    // Without bf16 instructions the weight is not rounded.
-                    let plain = if isa.has_bf16() { plain } else { Elements::F32(&wide) };
-                    let forward = |w| product(isa, &x, &Operand::by_row(w, n, k), precision);
-                    let backward = |w| product(isa, &dy, &Operand::by_column(w, n, k), precision);
-                    // VNNI multiplies the stored integers.
-                    if precision != Precision::Fixed || isa < Isa::Avx512Vnni {
-                        assert_eq!(
-                            forward(Elements::Blocks(blocks)),
-                            forward(plain),
-                            "{kind:?} {isa:?} {m} {n} {k}"
-                        );
-                    }
-                    assert_eq!(
-                        backward(Elements::Blocks(blocks)),
-                        backward(plain),
-                        "{kind:?} {isa:?} {m} {n} {k}"
-                    );
-                }
-            }
-            // A subset of the outputs, as the head reads them.
-            let part = Elements::Blocks(blocks).slice(k..n * k);
-            assert_eq!(part.to_f32(), wide[k..]);
-            assert_eq!(part.get(3).to_bits(), wide[k + 3].to_bits());
-        }
-    }
-}
-
 /// Returns Gaussian numbers, by the Box–Muller transform of the sequence.
 fn gaussian(count: usize, seed: u32) -> Vec<f32> {
     let mut state = u64::from(seed);
@@ -341,140 +293,10 @@ fn gaussian(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| number() as f32).collect()
 }
 
-/// The worst case for fixed point: one of 64 numbers is 1000 times the others.
-fn peaked(count: usize, seed: u32) -> Vec<f32> {
-    gaussian(count, seed)
-        .iter()
-        .enumerate()
-        .map(|(i, x)| if i % 64 == 17 { 1000.0 * x } else { *x })
-        .collect()
-}
-
 /// ‖got − want‖ / ‖want‖.
 fn distance(got: &[f32], want: &[f64]) -> f64 {
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - w)) / norm(&mut want.iter().copied())
-}
-
-/// One tile, only partial tiles, several blocks of `k` and of columns; `k` is rounded up to whole blocks.
-const QUANTISED: [(usize, usize, usize); 6] =
-    [(1, 40, 256), (5, 7, 512), (25, 70, 768), (13, 300, 1024), (37, 33, 96), (50, 577, 608)];
-
-#[test]
-fn quantised_products_are_a_thousandth_off_at_most() {
-    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
-        for (m, n, k) in QUANTISED {
-            let k = k.next_multiple_of(kind.block().0);
-            let bytes = quantised(*kind, n, k, 5);
-            let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
-            let wide = weight.to_f32();
-            // Two roundings of 1.3e-4 each; peaked activations have one of 4e-4. With few peaked rows the product may
-            // be small by chance, as it is a sum of few terms.
-            let peaked = (m > 12).then_some((peaked as fn(usize, u32) -> Vec<f32>, 1e-3));
-            for (numbers, most) in [(gaussian as fn(usize, u32) -> Vec<f32>, 3e-4)].into_iter().chain(peaked)
-            {
-                let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
-                let term = |x: f32| f64::from(x);
-                let forward = reference(&|i, l| term(x[i * k + l]), &|l, j| term(wide[j * k + l]), m, n, k);
-                let backward = reference(&|i, l| term(dy[i * n + l]), &|l, j| term(wide[l * k + j]), m, k, n);
-                let (x, dy) =
-                    (Operand::by_row(Elements::F32(&x), m, k), Operand::by_row(Elements::F32(&dy), m, n));
-                for isa in Isa::available() {
-                    let y = product(isa, &x, &Operand::by_row(weight, n, k), Precision::Fixed);
-                    let dx = product(isa, &dy, &Operand::by_column(weight, n, k), Precision::Fixed);
-                    for (got, want, way) in [(y, &forward, "forward"), (dx, &backward, "backward")] {
-                        let off = distance(&got, want);
-                        assert!(off <= most, "{kind:?} {isa:?} {way} {m} {n} {k}: {off:.1e}");
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The integers of quantised weights by the definition of `fixed_chunk`, from the stored ones: Q8_0, which has only scales, and
-/// Q4_1, which has minima.
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn stored_integers_have_the_bits_of_their_definition() {
-    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    // Scale, minimum and stored integers of a block.
-    let parts = |kind: BlockKind, block: &[u8]| match kind {
-        BlockKind::Q8_0 => {
-            (half(block), 0.0, block[2..].iter().map(|q| i32::from(q.cast_signed())).collect::<Vec<_>>())
-        }
-        _ => {
-            let nibble = |i: usize| i32::from(block[4 + i % 16] >> (i / 16 * 4) & 15);
-            (half(block), half(&block[2..]), (0..32).map(nibble).collect())
-        }
-    };
-    for (kind, most, shift) in [(BlockKind::Q8_0, 128.0, 8), (BlockKind::Q4_1, 15.0, 11)] {
-        let (size, chunk) = (kind.block().1, 64);
-        for (n, k) in [(5, 64), (37, 480)] {
-            let bytes = quantised(kind, n, k, 9);
-            let of_lane = |lane: usize| -> Vec<(Vec<i64>, f32)> {
-                let all: Vec<_> = bytes[lane * k / 32 * size..][..k / 32 * size].chunks(size).collect();
-                let chunks = all.chunks(chunk / 32).map(|blocks| {
-                    let parts: Vec<_> = blocks.iter().map(|block| parts(kind, block)).collect();
-                    let bound = |(s, m, _): &(f32, f32, Vec<i32>)| s.mul_add(most, *m).abs().max(m.abs());
-                    let greatest = parts.iter().map(bound).fold(0.0, f32::max);
-                    let inverse = 5780.0 / greatest;
-                    let integers = parts.iter().flat_map(|(s, m, q)| {
-                        let factor = (s * (inverse * (1 << (15 - shift)) as f32)).round_ties_even() as i64;
-                        let minimum = (m * inverse).round_ties_even() as i64;
-                        q.iter()
-                            .map(move |q| (((i64::from(*q) << shift) * factor + (1 << 14)) >> 15) + minimum)
-                    });
-                    (integers.collect(), greatest * (1.0 / 5780.0))
-                });
-                chunks.collect()
-            };
-            let x = gaussian(k, 3);
-            let greatest = |x: &[f32]| x.iter().fold(0f32, |greatest, x| greatest.max(x.abs()));
-            let want: Vec<f32> = (0..n)
-                .map(|lane| {
-                    of_lane(lane).iter().zip(x.chunks(chunk)).fold(0.0, |sum: f32, ((b, of_b), a)| {
-                        let (by, of_a) = (5792.0 / greatest(a), greatest(a) * (1.0 / 5792.0));
-                        let integer = |x: &f32| (x * by).round_ties_even() as i64;
-                        let total: i64 = a.iter().map(integer).zip(b).map(|(a, b)| a * b).sum();
-                        (total as f32 * of_b).mul_add(of_a, sum)
-                    })
-                })
-                .collect();
-            for isa in Isa::available().filter(|isa| *isa >= Isa::Avx512Vnni) {
-                let a = Operand::by_row(Elements::F32(&x), 1, k);
-                let b = Operand::by_row(Elements::Blocks(Blocks::new(kind, &bytes)), n, k);
-                assert_eq!(product(isa, &a, &b, Precision::Fixed), want, "{kind:?} {isa:?} {n} {k}");
-            }
-        }
-    }
-}
-
-#[test]
-fn quantised_products_depend_on_neither_rows_nor_threads() {
-    let pools: Vec<_> =
-        [1, 2, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
-    for kind in BlockKind::ALL.iter().chain([&BlockKind::Nf4]) {
-        let (n, k) = (577, 768);
-        let bytes = quantised(*kind, n, k, 3);
-        let weight = Elements::Blocks(Blocks::new(*kind, &bytes));
-        let (x, dy) = (gaussian(60 * k, 1), gaussian(60 * n, 2));
-        let products = |m: usize| {
-            let (x, dy) = (&x[..m * k], &dy[..m * n]);
-            let (x, dy) = (Operand::by_row(Elements::F32(x), m, k), Operand::by_row(Elements::F32(dy), m, n));
-            [
-                gemm(&x, &Operand::by_row(weight, n, k), Precision::of(&weight)),
-                gemm(&dy, &Operand::by_column(weight, n, k), Precision::of(&weight)),
-            ]
-        };
-        let whole = products(60);
-        for (m, pool) in [1, 3, 11, 14, 60].into_iter().flat_map(|m| pools.iter().map(move |p| (m, p))) {
-            for (part, whole) in pool.install(|| products(m)).iter().zip(&whole) {
-                let same = part.iter().zip(whole).all(|(x, y)| x.to_bits() == y.to_bits());
-                assert!(same, "{kind:?} {m} rows");
-            }
-        }
-    }
 }
 
 /// One row and a few take their own paths where their weights are whole groups of tiles, and one row also where they are
@@ -513,85 +335,6 @@ fn a_few_rows_have_the_bits_they_have_among_others() {
                     assert!(same, "{isa:?} {precision:?} {rows} rows");
                 }
             }
-        }
-    }
-}
-
-/// Every storage and layout gives the same fixed point as its f32 numbers packed from rows.
-#[test]
-fn fixed_point_of_every_layout() {
-    for isa in Isa::available() {
-        for &(m, n, k) in SIZES {
-            let a = numbers(m * k, 1);
-            let halves: Vec<bf16> = numbers(n * k * 3, 7).into_iter().map(bf16::from_f32).collect();
-            let f16s: Vec<f16> = halves.iter().map(|x| f16::from_f32(x.to_f32())).collect();
-            let a = Operand::by_row(Elements::F32(&a), m, k);
-            for (lane_stride, k_stride) in [(k, 1), (1, n), (3 * k, 3), (3, 3 * n)] {
-                for elements in [Elements::Bf16(&halves), Elements::F16(&f16s)] {
-                    let b = Operand::strided(elements, n, k, lane_stride, k_stride);
-                    let wide: Vec<f32> =
-                        (0..n * k).map(|i| elements.get(i / k * lane_stride + i % k * k_stride)).collect();
-                    let rows =
-                        product(isa, &a, &Operand::by_row(Elements::F32(&wide), n, k), Precision::Fixed);
-                    assert_eq!(product(isa, &a, &b, Precision::Fixed), rows, "{isa:?} {m} {n} {k}");
-                    let turned: Vec<f32> = (0..n * k).map(|i| wide[i % n * k + i / n]).collect();
-                    let b = Operand::by_column(Elements::F32(&turned), k, n);
-                    assert_eq!(product(isa, &a, &b, Precision::Fixed), rows, "{isa:?} {m} {n} {k} turned");
-                }
-            }
-        }
-    }
-}
-
-/// Every set with integers has the bits of the definition: rounded integers, exact sums over 64 of them, and one fused
-/// multiply-add per chunk with both scales.
-#[test]
-fn fixed_point_has_the_bits_of_its_definition() {
-    for isa in Isa::available().filter(|isa| isa.has_fixed()) {
-        for (m, n, k) in [(1, 40, 64), (5, 7, 130), (25, 30, 500), (16, 24, 448)] {
-            let (a, b) = (gaussian(m * k, 3), gaussian(n * k, 4));
-            let chunk = |x: &[f32]| {
-                let greatest = x.iter().fold(0f32, |greatest, x| greatest.max(x.abs()));
-                let integer = |x: &f32| (x * (5792.0 / greatest)).round_ties_even() as i64;
-                (x.iter().map(integer).collect::<Vec<_>>(), greatest * (1.0 / 5792.0))
-            };
-            let want: Vec<f32> = (0..m * n)
-                .map(|i| {
-                    let pairs = a[i / n * k..][..k].chunks(64).zip(b[i % n * k..][..k].chunks(64));
-                    pairs.fold(0.0, |sum: f32, (a, b)| {
-                        let ((a, of_a), (b, of_b)) = (chunk(a), chunk(b));
-                        let total: i64 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
-                        (total as f32 * of_b).mul_add(of_a, sum)
-                    })
-                })
-                .collect();
-            let (a, b) = (Operand::by_row(Elements::F32(&a), m, k), Operand::by_row(Elements::F32(&b), n, k));
-            assert_eq!(product(isa, &a, &b, Precision::Fixed), want, "{isa:?} {m} {n} {k}");
-        }
-    }
-}
-
-#[test]
-fn fixed_point_keeps_what_is_no_number() {
-    let (m, n, k) = (15, 37, 200);
-    let b = gaussian(n * k, 4);
-    let b = Operand::by_row(Elements::F32(&b), n, k);
-    for isa in Isa::available() {
-        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut a = gaussian(m * k, 3);
-            let plain = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
-            a[4 * k + 133] = odd;
-            let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
-            for (row, (got, plain)) in got.chunks(n).zip(plain.chunks(n)).enumerate() {
-                assert!(if row == 4 { got.iter().all(|x| !x.is_finite()) } else { got == plain }, "{isa:?}");
-            }
-        }
-        // Zeros, numbers that are almost zero, and the smallest and the greatest that are kept.
-        for (factor, most) in [(0.0, 0.0), (1e-36, 1e-34), (1e-28, 1e-26), (1e35, f32::MAX)] {
-            let a: Vec<f32> = gaussian(m * k, 3).iter().map(|x| x * factor).collect();
-            let got = product(isa, &Operand::by_row(Elements::F32(&a), m, k), &b, Precision::Fixed);
-            assert!(got.iter().all(|x| x.abs() <= most), "{isa:?} {factor}");
-            assert_eq!(got.iter().any(|x| *x != 0.0), factor > 1e-30 || !isa.has_fixed() && factor > 0.0);
         }
     }
 }

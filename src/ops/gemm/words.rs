@@ -29,8 +29,16 @@ pub(super) fn panel(
     rest.fill(MaybeUninit::new(0));
     let pairs = kernel.word == Word::Bf16 || kernel.word.tiled();
     #[cfg(target_arch = "x86_64")]
-    if kernel.wide && super::avx512_pack::panel(pairs, from, first, width, k.clone(), to) {
-        return;
+    {
+        use super::kernel::Packing;
+        let packed = match kernel.packing {
+            Packing::Avx512 => super::avx512_pack::panel(pairs, from, first, width, k.clone(), to),
+            Packing::Avx2 => !pairs && super::avx2_pack::panel(from, first, width, k.clone(), to),
+            Packing::Plain => false,
+        };
+        if packed {
+            return;
+        }
     }
     let lanes = width.min(from.lanes - first);
     if !pairs && (from.k_stride == 1 || from.lane_stride == 1) {

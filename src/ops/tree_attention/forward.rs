@@ -1,5 +1,7 @@
 //! The forward pass, with one task per block of queries.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::group::Inputs;
@@ -62,39 +64,61 @@ fn compute<'a>(attended: &Attended<'a>, seen: impl Fn(usize) -> Seen<'a>) -> Res
             let (mine_lse, rest) = rest.split_at_mut(block.rows * heads.n_head);
             lse_left = rest;
             at = first_row + block.rows;
-            let inputs = Inputs { q, k, v, heads, precision };
-            tasks.push((inputs, block, first_row, mine, mine_lse));
+            for (kv_head, rows) in of_key_heads(heads, mine, mine_lse).into_iter().enumerate() {
+                let inputs = Inputs { q, k, v, heads, precision };
+                tasks.push((inputs, block.clone(), (first_row, kv_head), rows));
+            }
         }
     }
-    tasks.into_par_iter().with_max_len(1).for_each(|(inputs, block, first_row, output, lse)| {
-        inputs.attend(&block, first_row, output, lse);
+    tasks.into_par_iter().with_max_len(1).for_each(|(inputs, block, place, rows)| {
+        inputs.attend(&block, place, rows);
     });
     Ok(Saved { output: Tensor::new(output, (rows, width))?, lse })
 }
 
+/// The outputs of one query of a block and one group of heads: `[group·head_dim]` numbers, and a log of sums per head.
+type Row<'a> = (&'a mut [f32], &'a mut [f32]);
+
+/// Splits the outputs of a block by key heads.
+fn of_key_heads<'a>(heads: &Heads, output: &'a mut [f32], lse: &'a mut [f32]) -> Vec<Vec<Row<'a>>> {
+    let mut all: Vec<Vec<Row>> = (0..heads.n_kv_head).map(|_| Vec::new()).collect();
+    let width = heads.n_head * heads.head_dim;
+    for (output, lse) in output.chunks_exact_mut(width).zip(lse.chunks_exact_mut(heads.n_head)) {
+        let groups = output.chunks_exact_mut(heads.group() * heads.head_dim);
+        let rows = groups.zip(lse.chunks_exact_mut(heads.group()));
+        all.iter_mut().zip(rows).for_each(|(all, row)| all.push(row));
+    }
+    all
+}
+
+thread_local! {
+    /// Buffer for scores, kept between blocks.
+    static SCORES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
 impl Inputs<'_> {
-    /// Computes all heads of a block of queries.
-    fn attend(&self, block: &Block, first_row: usize, output: &mut [f32], lse: &mut [f32]) {
-        let Heads { n_head, n_kv_head, head_dim, scale, window, .. } = *self.heads;
+    /// Computes the heads of one group for a block of queries.
+    fn attend(&self, block: &Block, (first_row, kv_head): (usize, usize), mut rows: Vec<Row>) {
+        let Heads { head_dim, scale, window, .. } = *self.heads;
         let lanes = self.heads.group() * block.rows;
-        let mut scores = vec![0.0; lanes * block.keys()];
+        let mut scores = SCORES.take();
+        scores.resize(lanes * block.keys(), 0.0);
         let (mut mixed, mut totals) = (vec![0.0; lanes * head_dim], vec![0.0; lanes]);
-        for kv_head in 0..n_kv_head {
-            let place = |i: usize| (i % block.rows) * n_head + kv_head * self.heads.group() + i / block.rows;
-            let q = self.packed(&self.gather(self.q, block, first_row, kv_head, scale), head_dim);
-            self.scores(block, kv_head, &q, &mut scores);
-            for (i, scores) in scores.chunks_exact_mut(block.keys()).enumerate() {
-                let visible = block.visible(i % block.rows, window);
-                let (max, total) = exp_shifted(&mut scores[visible.clone()]);
-                scores[..visible.start].fill(0.0);
-                scores[visible.end..].fill(0.0);
-                totals[i] = total;
-                lse[place(i)] = max + total.ln();
-            }
-            self.mix(self.v, block, kv_head, &scores, &mut mixed);
-            for (i, mixed) in mixed.chunks_exact(head_dim).enumerate() {
-                scale_into(&mut output[place(i) * head_dim..][..head_dim], mixed, 1.0 / totals[i]);
-            }
+        let q = self.packed(&self.gather(self.q, block, first_row, kv_head, scale), head_dim);
+        self.scores(block, kv_head, &q, &mut scores);
+        for (i, scores) in scores.chunks_exact_mut(block.keys()).enumerate() {
+            let visible = block.visible(i % block.rows, window);
+            let (max, total) = exp_shifted(&mut scores[visible.clone()]);
+            scores[..visible.start].fill(0.0);
+            scores[visible.end..].fill(0.0);
+            totals[i] = total;
+            rows[i % block.rows].1[i / block.rows] = max + total.ln();
         }
+        self.mix(self.v, block, kv_head, &scores, &mut mixed);
+        for (i, mixed) in mixed.chunks_exact(head_dim).enumerate() {
+            let output = &mut rows[i % block.rows].0[i / block.rows * head_dim..][..head_dim];
+            scale_into(output, mixed, 1.0 / totals[i]);
+        }
+        SCORES.set(scores);
     }
 }

@@ -124,6 +124,7 @@ pub struct Saved {
 }
 
 /// A block of a span's queries and the keys that any of them sees.
+#[derive(Clone)]
 struct Block {
     /// Offset of the first query in its span.
     first: usize,

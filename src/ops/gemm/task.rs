@@ -1,0 +1,199 @@
+//! The tasks of a product: packing the columns of a task, and multiplying them by all rows.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::kernel::Kernel;
+use super::lines::{LINE, aligned};
+use super::operand::{Operand, Side};
+use super::pack;
+use super::packed::Packed;
+use super::plan::{self, Grid};
+use super::tile::{Part, Work};
+
+/// The output of a product: a row-major window whose rows are `stride` apart.
+pub(super) struct Window {
+    pub(super) data: *mut f32,
+    pub(super) stride: usize,
+}
+
+// SAFETY: tasks write disjoint tiles of the window, see `tile`.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+/// One product `A·B` of a sum of products.
+#[derive(Clone, Copy)]
+pub struct Segment<'a> {
+    /// The left operand `[m, k]`.
+    pub a: &'a Packed,
+    /// The right operand `[k, n]`.
+    pub b: Operand<'a>,
+}
+
+thread_local! {
+    /// Buffer for the packed panels of `B`, kept between calls.
+    static PANELS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One block of `k` of a segment.
+pub(super) struct Block<'a> {
+    segment: &'a Segment<'a>,
+    pub(super) kernel: &'a Kernel,
+    index: usize,
+    pub(super) steps: usize,
+}
+
+/// Groups the blocks that pass over the output together. Thin blocks join the one before them, so that a tile is still
+/// in the nearest cache when they add to it. So do blocks of tiles while their panels fit the cache, because tiles stay in
+/// registers. The grouping depends on the `k`s alone.
+pub(super) fn stages<'a>(segments: &'a [Segment<'a>], kernels: &'a [Kernel]) -> Vec<Vec<Block<'a>>> {
+    let mut stages: Vec<Vec<Block>> = Vec::new();
+    for (segment, kernel) in segments.iter().zip(kernels) {
+        for index in 0..segment.a.cut.blocks() {
+            let steps = segment.a.cut.steps(index);
+            let block = Block { segment, kernel, index, steps };
+            let beside = |stage: &[Block]| {
+                let words = stage.iter().map(|block| block.steps * block.kernel.nr).sum::<usize>();
+                steps <= THIN || kernel.word.tiled() && words + steps * kernel.nr <= plan::PANEL_WORDS
+            };
+            match stages.last_mut() {
+                Some(stage) if beside(stage) => stage.push(block),
+                _ => stages.push(vec![block]),
+            }
+        }
+    }
+    stages
+}
+
+/// Maximum number of steps of a thin block.
+const THIN: usize = 64;
+
+/// Runs one task: a range of row panels times a range of column panels, over all of `k`. The rows are shared with threads
+/// that have nothing else to do, at least `least` panels at a time.
+pub(super) fn tile(
+    grid: &Grid,
+    stages: &[Vec<Block>],
+    out: &Window,
+    task: usize,
+    (accumulate, least): (bool, usize),
+) {
+    let (rows, columns) = grid.ranges(task);
+    let mut panels = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
+    let size = |stage: &[Block]| stage.iter().map(|block| block.steps * block.kernel.nr).sum::<usize>();
+    let (mut rest, mut add) = (stages, accumulate);
+    while !rest.is_empty() {
+        // As many stages as fit the cache with all columns pass over the rows together: a strip of the output stays in
+        // the cache until it is complete.
+        let mut words = 0;
+        let together = rest.iter().take_while(|stage| {
+            words += size(stage) * columns.len();
+            words <= plan::TASK_WORDS
+        });
+        let (group, others) = rest.split_at(together.count().max(1));
+        rest = others;
+        let offsets: Vec<Vec<usize>> = pack_stages(group, columns.clone(), &mut panels);
+        let packed = panels.as_slice();
+        halved(rows.clone(), least, &|rows| {
+            let _ready = group.iter().flatten().next().and_then(|block| block.kernel.ready());
+            for row in rows {
+                for (index, (stage, offsets)) in group.iter().zip(&offsets).enumerate() {
+                    strip(grid, stage, (row, columns.clone()), (packed, offsets), out, add || index > 0);
+                }
+            }
+        });
+        add = true;
+    }
+    PANELS.with(|cell| *cell.borrow_mut() = panels);
+}
+
+/// Does the work of a range, in halves that other threads may take, down to `least`.
+fn halved(range: Range<usize>, least: usize, work: &(impl Fn(Range<usize>) + Sync)) {
+    if range.len() / 2 < least {
+        return work(range);
+    }
+    let middle = range.start + range.len() / 2;
+    rayon::join(|| halved(range.start..middle, least, work), || halved(middle..range.end, least, work));
+}
+
+/// Computes one row panel times a range of column panels, over the blocks of a stage.
+fn strip(
+    grid: &Grid,
+    stage: &[Block],
+    (row, columns): (usize, Range<usize>),
+    (panels, offsets): (&[u32], &[usize]),
+    out: &Window,
+    accumulate: bool,
+) {
+    let m0 = row * stage[0].kernel.mr;
+    let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
+    let mut parts: Vec<Part> = stage
+        .iter()
+        .zip(offsets)
+        .map(|(block, offset)| Part {
+            steps: block.steps,
+            a: block.segment.a.panel(block.index, row).as_ptr(),
+            b: panels[*offset..][..columns.len() * block.steps * block.kernel.nr].as_ptr(),
+        })
+        .collect();
+    // Tiles keep their sums in registers over all parts.
+    let at_once = if stage[0].kernel.word.tiled() { parts.len() } else { 1 };
+    for column in columns {
+        let n0 = column * stage[0].kernel.nr;
+        let tile_columns = (grid.n - n0).min(stage[0].kernel.nr);
+        for (index, (block, parts)) in stage.iter().step_by(at_once).zip(parts.chunks(at_once)).enumerate() {
+            // SAFETY: both panels of a part hold its steps; the tile lies inside the window, and no other task writes
+            // it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
+            unsafe {
+                block.kernel.run(Work {
+                    parts,
+                    c: out.data.add(m0 * out.stride + n0),
+                    stride: out.stride,
+                    rows: tile_rows,
+                    columns: tile_columns,
+                    accumulate: accumulate || index > 0,
+                });
+            }
+        }
+        // To the panels of the next column.
+        for (part, block) in parts.iter_mut().zip(stage) {
+            part.b = part.b.wrapping_add(block.steps * block.kernel.nr);
+        }
+    }
+}
+
+/// Packs the columns of every block of the stages into `panels` and returns where each block's panels begin. The weight is
+/// read in the order in which it is stored: of rows, all blocks of a panel one after another, else all panels of a block.
+fn pack_stages(stages: &[Vec<Block>], columns: Range<usize>, panels: &mut Vec<u32>) -> Vec<Vec<usize>> {
+    let size = |block: &Block| block.steps * block.kernel.nr;
+    let total = stages.iter().flatten().map(size).sum::<usize>() * columns.len();
+    panels.clear();
+    panels.reserve(total + LINE);
+    let (before, spare) = aligned(panels.spare_capacity_mut());
+    let mut next = 0;
+    let mut begin = |block: &Block| {
+        let begin = next;
+        next += size(block) * columns.len();
+        begin
+    };
+    let begins: Vec<Vec<usize>> = stages.iter().map(|stage| stage.iter().map(&mut begin).collect()).collect();
+    let blocks: Vec<(&Block, usize)> =
+        stages.iter().flatten().zip(begins.iter().flatten().copied()).collect();
+    let mut pack = |(block, begin): (&Block, usize), slot: usize| {
+        let to = &mut spare[begin + slot * size(block)..][..size(block)];
+        let (nr, k) = (block.kernel.nr, block.segment.a.cut.k_range(block.index));
+        let first = (columns.start + slot) * nr;
+        pack::panel(block.kernel, Side::Right, &block.segment.b, first, nr, k, to);
+    };
+    for blocks in blocks.chunk_by(|(a, _), (b, _)| std::ptr::eq(a.segment, b.segment)) {
+        if blocks[0].0.segment.b.k_stride == 1 {
+            (0..columns.len()).for_each(|slot| blocks.iter().for_each(|block| pack(*block, slot)));
+        } else {
+            blocks.iter().for_each(|block| (0..columns.len()).for_each(|slot| pack(*block, slot)));
+        }
+    }
+    // SAFETY: `aligned` wrote the words before the panels; the panels partition the others, and `pack::panel` writes all of
+    // each panel.
+    unsafe { panels.set_len(before + total) };
+    begins.into_iter().map(|stage| stage.into_iter().map(|begin| before + begin).collect()).collect()
+}
