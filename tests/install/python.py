@@ -94,6 +94,9 @@ class Module(unittest.TestCase):
         def interrupt(event):
             if event["event"] == "progress" and event["step"] == 2:
                 os.kill(os.getpid(), signal.SIGINT)
+        # A shell that starts this in the background has it ignore interrupts.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         with self.assertRaises(KeyboardInterrupt):
             dpo_lora.train(settings("runs/c", steps=500), log=interrupt, progress=False)
         self.assertEqual(len(list(pathlib.Path("runs/c/checkpoints").iterdir())), 1)

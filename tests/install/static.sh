@@ -35,7 +35,7 @@ printf 'static: %s MB\n' "$(stat -c %s "$static" | awk '{ printf "%.1f", $1 / 1e
 if [ "$(id -u)" = 0 ]; then
     mkdir -p "$place/root/tmp"
     cp "$static" "$place/root/dpo-lora"
-    env -i HOME=/ chroot "$place/root" /dpo-lora train --output /run >"$place/said" 2>&1 || { tail "$place/said" >&2; exit 1; }
+    env -i HOME=/ "$(command -v chroot)" "$place/root" /dpo-lora train --output /run >"$place/said" 2>&1 || { tail "$place/said" >&2; exit 1; }
     tail -n 1 "$place/said"
 else
     echo "not root: the program was not tried in an empty root directory"
