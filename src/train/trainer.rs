@@ -271,8 +271,10 @@ impl Trainer {
             }
             let signal;
             (signal, stop_early) = self.agreed(stop_early)?;
-            if due(self.setup.config.save_steps) || self.is_save_due() || signal != 0 || stop_early || last {
+            if due(self.setup.config.save_steps) || signal != 0 || stop_early || last {
                 self.save(reporter)?;
+            } else {
+                self.save_by_time(reporter);
             }
             if due(self.setup.config.sample_steps) && signal == 0 && !last && !stop_early {
                 self.sample(done, reporter);

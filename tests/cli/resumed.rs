@@ -98,6 +98,23 @@ fn time_makes_checkpoints_that_change_no_byte() {
     place.run(&[&run[..], &often[..]].concat()).ok();
     assert_eq!(checkpoints("runs/often"), ["step-1", "step-2", "step-3", "step-4"]);
     assert_eq!(place.adapter("runs/often"), place.adapter("runs/first"));
-    let never = place.run(&["train", "-c", "run.yaml", "--set", "train.save_minutes=0"]);
-    assert!(never.code == Some(2) && never.stderr.contains("train.save_minutes is 0"), "{}", never.stderr);
+    // Steps come before time.
+    let by_steps = [
+        "--set",
+        "output_dir=runs/steps",
+        "--set",
+        "train.save_steps=2",
+        "--set",
+        "train.save_total_limit=null",
+    ];
+    place.run(&[&run[..3], &by_steps[..]].concat()).ok();
+    assert_eq!(checkpoints("runs/steps"), ["step-2", "step-4"]);
+    for (set, words) in [
+        (&["train.save_minutes=0"][..], "train.save_minutes is 0"),
+        (&["train.save_minutes=5", "train.save_steps=2"], "train.save_minutes is 5, but"),
+    ] {
+        let set: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+        let ran = place.run(&[&run[..3], &set[..]].concat());
+        assert!(ran.code == Some(2) && ran.stderr.contains(words), "{}", ran.stderr);
+    }
 }

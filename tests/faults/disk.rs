@@ -61,8 +61,9 @@ fn a_full_disk_of_every_size_ends_the_run_with_its_cause() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_that_is_full_for_a_while_costs_no_line_of_the_log() {
-    let place = whole(400, &[("train.save_steps", serde_json::Value::Null)]);
+fn a_disk_that_is_full_for_a_while_costs_no_line_of_the_log_and_only_checkpoints_by_time() {
+    let by_time = [("train.save_steps", serde_json::Value::Null), ("train.save_minutes", 0.001.into())];
+    let place = whole(400, &by_time);
     let mount = Mount::new(&place, 2048);
     let mut child = place.command(&RESUME).spawn().unwrap();
     logged(&mut child, &mount.path, 20);
@@ -78,6 +79,7 @@ fn a_disk_that_is_full_for_a_while_costs_no_line_of_the_log() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(during - before < 20, "the disk was not full: {before} to {during}");
     assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("warning: there is no checkpoint of step "), "{}", ran.stderr);
     assert_sound(&mount.path);
     assert_same(&place, "run");
 }

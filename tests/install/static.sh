@@ -10,6 +10,8 @@ ordinary=${1:+$(realpath "$1")}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 target=x86_64-unknown-linux-musl
+# Where chroot is; not every root's path has it.
+PATH=$PATH:/usr/sbin:/sbin
 for tool in readelf rustup; do command -v $tool >/dev/null || { echo "error: $tool is missing" >&2; exit 1; }; done
 command -v musl-gcc >/dev/null || { echo "error: musl-gcc is missing; install musl-tools" >&2; exit 1; }
 rustup target add "$target" 2>/dev/null

@@ -147,7 +147,8 @@ pub(super) fn text(config: &RunConfig, base: &str, facts: &Facts) -> Result<Stri
     ));
     add(line("  logging_steps", value(&train.logging_steps)?, ""));
     add("  # eval_steps: 50                     # evaluate in between; needs data.eval".into());
-    add("  # save_minutes: 10                   # checkpoints in between, for --resume".into());
+    add("  # save_steps: 100                    # checkpoints by steps; else there is one every ten minutes"
+        .into());
     Ok(text)
 }
 

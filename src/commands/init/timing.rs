@@ -48,6 +48,7 @@ fn measured(config: &RunConfig, base: &Base) -> Result<Option<f64>> {
     config.output_dir = place.path().join("run");
     train.max_steps = Some(STEPS);
     train.reference_cache = CacheChoice::Off;
+    train.save_minutes = None;
     train.sample_prompts = SamplePrompts::First(0);
     let run = Run::read(config, base, false)?;
     let directory = RunDir::open(&run.config.output_dir, Opening::Fresh)?;

@@ -23,16 +23,17 @@ pub(super) fn panel(
     if width == 1 || width > 8 && !width.is_multiple_of(8) {
         return false;
     }
-    // SAFETY: `Packing::Avx2` promised AVX2 and F16C; `Operand::strided` checked that every index of the view is inside
+    let halves = is_x86_feature_detected!("f16c");
+    // SAFETY: `Packing::Avx2` promised AVX2; `Operand::strided` checked that every index of the view is inside
     // its slice, and `pack::panel` that `to` holds the whole panel.
     unsafe {
         match from.data {
             Elements::F32(x) if by_row => rows_f32(&strip, x[at..].as_ptr(), to),
             Elements::Bf16(x) if by_row => rows_bf16(&strip, x[at..].as_ptr().cast(), to),
-            Elements::F16(x) if by_row => rows_f16(&strip, x[at..].as_ptr().cast(), to),
+            Elements::F16(x) if by_row && halves => rows_f16(&strip, x[at..].as_ptr().cast(), to),
             Elements::F32(x) if by_column => columns_f32(&strip, x[at..].as_ptr(), to),
             Elements::Bf16(x) if by_column => columns_bf16(&strip, x[at..].as_ptr().cast(), to),
-            Elements::F16(x) if by_column => columns_f16(&strip, x[at..].as_ptr().cast(), to),
+            Elements::F16(x) if by_column && halves => columns_f16(&strip, x[at..].as_ptr().cast(), to),
             Elements::F32(_) | Elements::Bf16(_) | Elements::F16(_) | Elements::Blocks(_) => return false,
         }
     }

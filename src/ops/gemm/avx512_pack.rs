@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::avx512::mask;
+use super::lines::LINE;
 use super::operand::Operand;
 use crate::weights::Elements;
 
@@ -150,6 +151,9 @@ macro_rules! by_row {
                         if r < lanes {
                             let next = (lane + r + strip.width) * strip.lane_stride + step * $per_word;
                             prefetch(from.wrapping_add(next));
+                            if 16 * $per_word * size_of::<$type>() > 4 * LINE {
+                                prefetch(from.wrapping_add(next + 16));
+                            }
                             // SAFETY: the lane and its elements are inside the operand.
                             *row = unsafe {
                                 $load(from.add((lane + r) * strip.lane_stride + step * $per_word), count)

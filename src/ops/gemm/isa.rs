@@ -100,12 +100,7 @@ impl Isa {
         match self {
             Self::Portable => true,
             Self::Neon | Self::NeonI8mm | Self::NeonBf16 => false,
-            // All processors with AVX2 have F16C.
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-            }
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Self::Avx512 => wide,
             Self::Avx512Vnni => integers,
             Self::Avx512Bf16 => pairs,

@@ -27,7 +27,7 @@ pub(super) struct Kernel {
 pub(super) enum Packing {
     /// Plain Rust.
     Plain,
-    /// AVX2 and F16C.
+    /// AVX2.
     Avx2,
     /// AVX-512F/BW/VL, and BF16 for pairs.
     Avx512,

@@ -222,7 +222,7 @@ fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate:
     }
 }
 
-/// Number of multiply-adds below which a task is not divided among threads.
+/// Fewest multiply-adds of the share of a task that another thread may take.
 const SHARE: usize = if cfg!(miri) { 1 << 9 } else { 1 << 19 };
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ pub struct Segment<'a> {
 }
 
 thread_local! {
-    /// Buffer for the packed panels of `B`, kept between calls.
-    static PANELS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    /// Buffers for the packed panels of `B`, kept between calls. A thread that waits for others may begin another task.
+    static PANELS: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// One block of `k` of a segment.
@@ -79,7 +79,10 @@ pub(super) fn tile(
     (accumulate, least): (bool, usize),
 ) {
     let (rows, columns) = grid.ranges(task);
-    let mut panels = PANELS.with(|cell| std::mem::take(&mut *cell.borrow_mut()));
+    if rows.len() <= FEW && !stages.iter().flatten().any(|block| block.kernel.word.tiled()) {
+        return few(grid, stages, out, (rows, columns), accumulate);
+    }
+    let mut panels = PANELS.with_borrow_mut(Vec::pop).unwrap_or_default();
     let size = |stage: &[Block]| stage.iter().map(|block| block.steps * block.kernel.nr).sum::<usize>();
     let (mut rest, mut add) = (stages, accumulate);
     while !rest.is_empty() {
@@ -104,7 +107,55 @@ pub(super) fn tile(
         });
         add = true;
     }
-    PANELS.with(|cell| *cell.borrow_mut() = panels);
+    PANELS.with_borrow_mut(|kept| kept.push(panels));
+}
+
+/// Maximum number of row panels of a task whose columns are multiplied as soon as they are packed.
+const FEW: usize = 6;
+
+/// Runs a task of few rows: each panel of columns is multiplied while it is in the nearest cache, so that the weights are read
+/// once and nothing larger than a panel is written.
+fn few(
+    grid: &Grid,
+    stages: &[Vec<Block>],
+    out: &Window,
+    (rows, columns): (Range<usize>, Range<usize>),
+    accumulate: bool,
+) {
+    let mut buffer = PANELS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    buffer.clear();
+    let largest = stages.iter().flatten().map(|block| block.steps * block.kernel.nr).max().unwrap_or(0);
+    buffer.reserve(largest + LINE);
+    let (_, panel) = aligned(buffer.spare_capacity_mut());
+    for column in columns {
+        for (index, block) in stages.iter().flatten().enumerate() {
+            let Block { kernel, steps, .. } = *block;
+            let (first, k) = (column * kernel.nr, block.segment.a.cut.k_range(block.index));
+            let to = &mut panel[..steps * kernel.nr];
+            pack::panel(kernel, Side::Right, &block.segment.b, first, kernel.nr, k, to);
+            for row in rows.clone() {
+                let m0 = row * kernel.mr;
+                let part = Part {
+                    steps,
+                    a: block.segment.a.panel(block.index, row).as_ptr(),
+                    b: to.as_ptr().cast(),
+                };
+                // SAFETY: both panels hold the steps; the tile lies inside the window, and no other task writes it. Only
+                // tiles need a ready state.
+                unsafe {
+                    kernel.run(Work {
+                        parts: &[part],
+                        c: out.data.add(m0 * out.stride + first),
+                        stride: out.stride,
+                        rows: (grid.m - m0).min(kernel.mr),
+                        columns: (grid.n - first).min(kernel.nr),
+                        accumulate: accumulate || index > 0,
+                    });
+                }
+            }
+        }
+    }
+    PANELS.with_borrow_mut(|kept| kept.push(buffer));
 }
 
 /// Does the work of a range, in halves that other threads may take, down to `least`.

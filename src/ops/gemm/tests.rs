@@ -309,14 +309,14 @@ fn a_few_rows_have_the_bits_they_have_among_others() {
     let (n, k) = (608, 2592);
     let (x, onto) = (gaussian(90 * k, 1), gaussian(90 * n, 2));
     let weight: Vec<bf16> = gaussian(n * k, 3).into_iter().map(bf16::from_f32).collect();
+    let wide = gaussian(n * k, 4);
     let kinds = [BlockKind::Q4_1, BlockKind::Q5_0, BlockKind::Q8_0];
     let bytes = kinds.map(|kind| quantised(kind, n, k, 3));
     let blocks = kinds.iter().zip(&bytes).map(|(kind, bytes)| Elements::Blocks(Blocks::new(*kind, bytes)));
     let quantised: Vec<_> = blocks.map(|blocks| (blocks, Precision::Fixed)).collect();
+    let plain = [(Elements::Bf16(&weight), Precision::Bf16), (Elements::F32(&wide), Precision::F32)];
     for isa in Isa::available() {
-        for (weight, precision) in
-            [(Elements::Bf16(&weight), Precision::Bf16)].into_iter().chain(quantised.clone())
-        {
+        for (weight, precision) in plain.into_iter().chain(quantised.clone()) {
             let b = Operand::by_row(weight, n, k);
             // Added to numbers, and written.
             let sums = |first: usize, rows: usize| {
@@ -334,6 +334,36 @@ fn a_few_rows_have_the_bits_they_have_among_others() {
                     let same = some.iter().zip(&whole[first * n..]).all(|(x, y)| x.to_bits() == y.to_bits());
                     assert!(same, "{isa:?} {precision:?} {rows} rows");
                 }
+            }
+        }
+    }
+}
+
+/// Large enough for several groups of stages, and for threads to share the rows of a task.
+#[test]
+#[cfg_attr(miri, ignore = "takes too many steps")]
+fn shared_rows_add_to_what_is_there() {
+    let pools: Vec<_> =
+        [1, 3].iter().map(|&t| rayon::ThreadPoolBuilder::new().num_threads(t).build().unwrap()).collect();
+    let (m, n, k) = (100, 200, 3000);
+    let (a, b, onto) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
+    let half: Vec<bf16> = b.iter().copied().map(bf16::from_f32).collect();
+    for isa in Isa::available() {
+        for (weight, precision) in [
+            (Elements::F32(&b), Precision::F32),
+            (Elements::Bf16(&half), Precision::Bf16),
+            (Elements::F32(&b), Precision::Fixed),
+        ] {
+            for b in [Operand::by_row(weight, n, k), Operand::by_column(weight, k, n)] {
+                let sums = || {
+                    let a = Packed::with(isa, &Operand::by_row(Elements::F32(&a), m, k), precision, true);
+                    let mut out = onto.clone();
+                    add_products(&mut out, &[Segment { a: &a, b }, Segment { a: &a, b }]);
+                    out
+                };
+                let [one, three] = [0, 1].map(|pool| pools[pool].install(sums));
+                let same = one.iter().zip(&three).all(|(x, y)| x.to_bits() == y.to_bits());
+                assert!(same, "{isa:?} {precision:?}");
             }
         }
     }

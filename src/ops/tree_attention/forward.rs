@@ -1,4 +1,4 @@
-//! The forward pass, with one task per block of queries.
+//! The forward pass, with one task per block of queries and key head.
 
 use std::cell::Cell;
 
@@ -81,7 +81,8 @@ type Row<'a> = (&'a mut [f32], &'a mut [f32]);
 
 /// Splits the outputs of a block by key heads.
 fn of_key_heads<'a>(heads: &Heads, output: &'a mut [f32], lse: &'a mut [f32]) -> Vec<Vec<Row<'a>>> {
-    let mut all: Vec<Vec<Row>> = (0..heads.n_kv_head).map(|_| Vec::new()).collect();
+    let mut all: Vec<Vec<Row>> =
+        (0..heads.n_kv_head).map(|_| Vec::with_capacity(lse.len() / heads.n_head)).collect();
     let width = heads.n_head * heads.head_dim;
     for (output, lse) in output.chunks_exact_mut(width).zip(lse.chunks_exact_mut(heads.n_head)) {
         let groups = output.chunks_exact_mut(heads.group() * heads.head_dim);
@@ -90,6 +91,9 @@ fn of_key_heads<'a>(heads: &Heads, output: &'a mut [f32], lse: &'a mut [f32]) ->
     }
     all
 }
+
+/// The most scores whose buffer a thread keeps.
+const KEPT: usize = 1 << 20;
 
 thread_local! {
     /// Buffer for scores, kept between blocks.
@@ -102,7 +106,9 @@ impl Inputs<'_> {
         let Heads { head_dim, scale, window, .. } = *self.heads;
         let lanes = self.heads.group() * block.rows;
         let mut scores = SCORES.take();
-        scores.resize(lanes * block.keys(), 0.0);
+        let size = lanes * block.keys();
+        scores.reserve_exact(size.saturating_sub(scores.len()));
+        scores.resize(size, 0.0);
         let (mut mixed, mut totals) = (vec![0.0; lanes * head_dim], vec![0.0; lanes]);
         let q = self.packed(&self.gather(self.q, block, first_row, kv_head, scale), head_dim);
         self.scores(block, kv_head, &q, &mut scores);
@@ -119,6 +125,8 @@ impl Inputs<'_> {
             let output = &mut rows[i % block.rows].0[i / block.rows * head_dim..][..head_dim];
             scale_into(output, mixed, 1.0 / totals[i]);
         }
-        SCORES.set(scores);
+        if scores.capacity() <= KEPT {
+            SCORES.set(scores);
+        }
     }
 }

@@ -14,10 +14,19 @@ use crate::train::usable;
 use crate::trainable::SCORE;
 
 impl Trainer {
-    /// Whether `save_minutes` have passed since the last checkpoint. Only rank 0 writes any, so the others need not agree.
-    pub(super) fn is_save_due(&self) -> bool {
-        let seconds = self.saved_at.elapsed().as_secs_f64();
-        self.setup.config.save_minutes.is_some_and(|minutes| seconds >= 60.0 * minutes)
+    /// Writes a checkpoint if there are none by steps and `save_minutes` have passed since the last one. What the clock has
+    /// begun does not end a run: a checkpoint that cannot be written is told, and tried again when as much time has passed.
+    /// Only rank 0 writes any, so the others need not agree.
+    pub(super) fn save_by_time(&mut self, reporter: &mut Reporter) {
+        let config = &self.setup.config;
+        let Some(minutes) = config.save_minutes.filter(|_| config.save_steps.is_none()) else { return };
+        if self.saved_at.elapsed().as_secs_f64() < 60.0 * minutes {
+            return;
+        }
+        if let Err(error) = self.save(reporter) {
+            reporter.warn(&format!("there is no checkpoint of step {}: {error}", self.state.step));
+        }
+        self.saved_at = Instant::now();
     }
 
     /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
