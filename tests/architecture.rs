@@ -133,7 +133,7 @@ fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
     walk(&root, &mut paths);
     paths.sort();
-    // A file named by `#[cfg(test)] mod tests;` consists of tests only.
+    // A file named by `#[cfg(test)] mod tests;` consists of tests only, and so do its modules.
     let test_modules: BTreeSet<PathBuf> = paths
         .iter()
         .flat_map(|path| {
@@ -152,7 +152,10 @@ fn sources() -> Vec<Source> {
         let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
         Source { name, code: without_comments(whole), lines: whole.lines().count() }
     };
-    paths.iter().filter(|path| !test_modules.contains(*path)).map(read).collect()
+    let is_test = |path: &Path| {
+        test_modules.iter().any(|file| path == file || path.starts_with(file.with_extension("")))
+    };
+    paths.iter().filter(|path| !is_test(path)).map(read).collect()
 }
 
 fn captures(pattern: &str, text: &str) -> Vec<String> {
