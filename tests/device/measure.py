@@ -18,11 +18,12 @@ import subprocess
 import sys
 import time
 
+import ranks
 from cases import CASES, GGUF, LARGE, LONG_1B, LONG_8B, MIDDLE, SMALL, gigabytes, tokens
 from processes import HERE, Failed, Missing, NoTime, Peer, execute, tail
 
 COLD = 2  # steps that are left out
-STEPS = ["equality", "timings", "generation", "plan", "profile"]
+STEPS = ["equality", "ranks", "timings", "generation", "plan", "profile"]
 
 
 class Bench:
@@ -110,7 +111,7 @@ class Bench:
         source = ["--from", self.args.data] if self.args.data else []
         subprocess.run([sys.executable, HERE / "make_data.py", self.work / "data", *source], check=True)
         needed = {"tiny"}
-        needed |= {SMALL} if "equality" in self.args.steps else set()
+        needed |= {SMALL} if {"equality", "ranks"} & set(self.args.steps) else set()
         needed |= {MIDDLE} if {"generation", "plan", "profile"} & set(self.args.steps) else set()
         needed |= {case.model for case in self.cases()}
         names = [name for name in ("tiny", SMALL, MIDDLE, LARGE) if name in needed and not self.has(name)]
@@ -162,6 +163,11 @@ class Bench:
         at = f"resumed at step {resumed[1]}" if resumed else "it began anew"
         checks = [("the same bytes", one == three), ("resumed", bool(resumed))]
         self.judge("killed and resumed", checks, f"adapters {one} and {three}, {at}")
+
+    def ranks(self):
+        """One process, two and four on the cards of this machine."""
+        self.need(SMALL)
+        ranks.compare(self)
 
     def timings(self):
         self.measure_context()

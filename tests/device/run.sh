@@ -8,8 +8,8 @@
 # `products` (cargo bench --no-run); OUT a folder for the results (default: device-results). A step that lacks something
 # is left out with a line that says what. The tests look for their fixtures under the path where they were compiled.
 #
-#     --only STEP,...       these steps only, of: devices tests equality timings generation plan profile racecheck
-#                           memcheck products
+#     --only STEP,...       these steps only, of: devices tests equality ranks timings generation plan profile
+#                           racecheck memcheck products
 #     --cases CASE,...      these timings only, such as 0.5b-short-4 or 8b-long-8-gc (cases.py has them)
 #     --peer CASE,...       run TRL beside these cases only (default: all that have a peer, if it can be imported)
 #     --no-peer             do not run TRL
@@ -24,8 +24,8 @@ set -u
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
-all=devices,tests,equality,timings,generation,plan,profile,racecheck,memcheck,products
-measured="equality timings generation plan profile"
+all=devices,tests,equality,ranks,timings,generation,plan,profile,racecheck,memcheck,products
+measured="equality ranks timings generation plan profile"
 export PYTHONUNBUFFERED=1
 
 usage() { sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$here/run.sh"; }
