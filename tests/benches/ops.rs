@@ -3,6 +3,8 @@
 //!
 //!     cargo bench --bench ops
 //!     cargo bench --bench ops -- quantised     # products with quantised weights alone
+//!     cargo bench --bench ops -- few           # a few rows times quantised weights, as in generation, by every set, or
+//!                                              # by that of DPO_LORA_ISA
 //!     cargo bench --bench ops -- sets          # products with bf16 weights by every instruction set against f32
 //!     RAYON_NUM_THREADS=1 cargo bench --bench ops -- adapted   # a step's products by the processor's time
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
@@ -37,6 +39,9 @@ fn best(mut work: impl FnMut()) -> f64 {
 fn main() {
     if std::env::args().any(|arg| arg == "quantised") {
         return quantised();
+    }
+    if std::env::args().any(|arg| arg == "few") {
+        return few();
     }
     if std::env::args().any(|arg| arg == "sets") {
         return sets();
@@ -219,6 +224,29 @@ fn quantised() {
                     offs[0],
                     offs[1],
                 );
+            }
+            println!("{text}");
+        }
+    }
+}
+
+/// One row and a few times quantised weights, as in generation: the GB/s at which the weights are read. The first weight of a
+/// type fits a cache of 1 MB, the second has 100 million numbers.
+fn few() {
+    let asked = Isa::asked().unwrap();
+    for isa in Isa::available().filter(|isa| asked.is_none_or(|asked| asked == *isa)) {
+        for kind in BlockKind::ALL {
+            let mut text = format!("{:12} {:5}", isa.name(), kind.name());
+            for (n, k) in [(768, 1024), (98_304, 1024)] {
+                let bytes = random_blocks(*kind, n * k);
+                let weight = Operand::by_row(Elements::Blocks(Blocks::new(*kind, &bytes)), n, k);
+                let precision = if isa.has_fixed() { Precision::Fixed } else { Precision::F32 };
+                for m in [1, 4, 16] {
+                    let x = gaussian(m * k);
+                    let x = Operand::by_row(Elements::F32(&x), m, k);
+                    let seconds = best(|| drop(std::hint::black_box(gemm_on(isa, &x, &weight, precision))));
+                    text += &format!("  {n} x {m}: {:5.1} GB/s", 1e-9 * bytes.len() as f64 / seconds);
+                }
             }
             println!("{text}");
         }

@@ -14,8 +14,7 @@ pub(super) fn tile(mr: usize) -> Tile {
 /// Same as `Kernel::run`; the processor must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn body<const MR: usize>(work: Work) {
-    let Work { parts, c, stride, rows, columns, accumulate } = work;
-    let Part { steps, mut a, mut b } = parts[0];
+    let Part { steps, mut a, mut b } = work.parts[0];
     let mut sums = [[_mm256_setzero_ps(); 2]; MR];
     for _ in 0..steps {
         // SAFETY: the panels hold `steps` steps of `MR` and 16 words.
@@ -30,6 +29,18 @@ unsafe fn body<const MR: usize>(work: Work) {
             b = b.add(16);
         }
     }
+    // SAFETY: the caller guarantees this.
+    unsafe { store(&sums, &work) };
+}
+
+/// Writes the sums of a tile, or adds them.
+///
+/// # Safety
+/// Same as `Kernel::run`; the processor must have AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn store<const MR: usize>(sums: &[[__m256; 2]; MR], work: &Work) {
+    let Work { c, stride, rows, columns, accumulate, .. } = *work;
     for (row, sums) in sums.iter().enumerate().take(rows) {
         let mut line = [0f32; 16];
         // SAFETY: `line` holds both vectors; the caller guarantees that the corner may be written.

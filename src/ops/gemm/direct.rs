@@ -4,6 +4,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::kernel::Kernel;
+#[cfg(target_arch = "x86_64")]
+use super::kernel::Packing;
 use super::operand::{Operand, Side};
 use super::tile::Word;
 use super::words;
@@ -24,6 +26,10 @@ pub(super) fn panel(
     let contiguous = from.k_stride == 1 || from.lane_stride == 1;
     match (from.data, kernel.word) {
         #[cfg(target_arch = "x86_64")]
+        (Elements::F32(x), Word::Fixed) if contiguous && kernel.packing == Packing::Avx2 => {
+            super::fixed_avx2::panel(x, from, first, width, k, to);
+        }
+        #[cfg(target_arch = "x86_64")]
         (Elements::F32(x), Word::Fixed) if contiguous => super::fixed::panel(x, from, first, width, k, to),
         #[cfg(target_arch = "x86_64")]
         (Elements::F32(_), Word::SplitTiles) if contiguous => {
@@ -31,8 +37,12 @@ pub(super) fn panel(
         }
         (Elements::F32(x), Word::Digits) if contiguous => super::digits::panel(x, from, first, width, k, to),
         #[cfg(target_arch = "x86_64")]
-        (Elements::Blocks(blocks), Word::Fixed) if super::quantised::fits(from) => {
-            super::fixed_chunk::panel(&blocks, from, first, width, k, to);
+        (Elements::Blocks(blocks), Word::Fixed) if super::quantised_rows::fits(from) => {
+            if kernel.packing == Packing::Avx2 {
+                super::fixed_chunk_avx2::panel(&blocks, from, first, width, k, to);
+            } else {
+                super::fixed_chunk::panel(&blocks, from, first, width, k, to);
+            }
         }
         (_, Word::Fixed | Word::SplitTiles | Word::Digits) => return false,
         (Elements::Blocks(_), _) if contiguous => return false,

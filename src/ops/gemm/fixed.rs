@@ -19,11 +19,11 @@ use super::operand::Operand;
 use super::tile::{CHUNK, Part, Tile, Work};
 
 /// The greatest integer. The sum of a chunk fits an i32, as 64·5792² < 2³¹.
-const GREATEST: f32 = 5792.0;
+pub(super) const GREATEST: f32 = 5792.0;
 const _: () = assert!(CHUNK as f64 * GREATEST as f64 * (GREATEST as f64) < 2147483648.0);
 
 /// A chunk whose greatest number is below this (2⁻¹⁰⁰) counts as zeros, as the inverse of its scale may not be finite.
-const TINY: f32 = f32::from_bits((127 - 100) << 23);
+pub(super) const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
 pub(super) fn tile(mr: usize, nv: usize) -> Tile {
     of_size!(body, mr, nv)

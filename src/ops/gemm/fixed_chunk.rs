@@ -11,17 +11,18 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::avx512::mask;
-use super::avx512_pack::{Strip, transpose};
+use super::avx512_pack::transpose;
 use super::fixed::{magnitude, scales};
 use super::operand::Operand;
 pub(super) use super::quantised::LANES;
-use super::quantised::{Column, PART, Read, Scales, of_kind};
+use super::quantised::{Column, Read, Scales, of_kind};
+use super::quantised_rows::{PART, Rows};
 use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
 
 /// The greatest integer before it is rounded: two units less than the greatest of activations, so that the sum of a
 /// chunk fits an i32.
-const GREATEST: f32 = 5780.0;
+pub(super) const GREATEST: f32 = 5780.0;
 const _: () = assert!(CHUNK as f64 * (GREATEST as f64 + 3.0) * 5793.0 < 2147483648.0);
 
 /// A chunk of `k` of 16 lanes.
@@ -31,13 +32,12 @@ pub(super) struct Chunk {
     factors: [[u32; LANES]; CHUNK / 16],
     /// Minima of each part, twice in a word.
     minima: [[u32; LANES]; CHUNK / PART],
-    /// The block of the first lane that has each part, and the part's index in it.
-    parts: [(*const u8, usize); CHUNK / PART],
-    /// About where the first lane has each part.
-    near: [*const u8; CHUNK / PART],
-    /// Bytes from a block to that of the next lane.
-    pitch: usize,
-    whole: bool,
+    /// Bytes from the beginning of a row to the block that has each part, and the part's index in it.
+    parts: [(usize, usize); CHUNK / PART],
+    /// Bytes from the beginning of a row to about the first number.
+    near: usize,
+    /// About the bytes of a lane.
+    bytes: usize,
     /// The scales of the lanes.
     pub(super) scales: __m512,
 }
@@ -50,51 +50,33 @@ impl Chunk {
         Self {
             factors: [[0; LANES]; CHUNK / 16],
             minima: [[0; LANES]; CHUNK / PART],
-            parts: [(std::ptr::null(), 0); CHUNK / PART],
-            near: [std::ptr::null(); CHUNK / PART],
-            pitch: 0,
-            whole: false,
+            parts: [(0, 0); CHUNK / PART],
+            near: 0,
+            bytes: 0,
             scales: _mm512_setzero_ps(),
         }
     }
 
-    /// Reads the scales of `count` lanes, `stride` numbers apart, from number `at` on; of half a chunk if not `whole`.
+    /// Reads the scales of the chunk that begins with number `at` of the rows, or of its first half if not `whole`.
     ///
     /// # Safety
-    /// The processor must have AVX-512F, BW, DQ and VL. `at` must consist of whole parts, and `stride` of whole blocks of at
-    /// most `i32::MAX / 16` bytes.
+    /// The rows must be of this type and have the numbers, `at` must consist of whole parts, and the processor must have
+    /// AVX-512F, BW, DQ and VL.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-    pub(super) unsafe fn read<R: Read>(
-        &mut self,
-        blocks: &Blocks,
-        (at, stride): (usize, usize),
-        count: usize,
-        whole: bool,
-    ) {
-        let (bytes, (numbers, size)) = (blocks.bytes(), const { R::KIND.block() });
-        // Where the first lane has each part, and the part's index in its block.
+    pub(super) unsafe fn read<R: Read>(&mut self, rows: &Rows<LANES>, at: usize, whole: bool) {
+        let (numbers, size) = const { R::KIND.block() };
         let place = |index: usize| {
-            let at = blocks.first() + at + index * PART;
+            let at = at + index * PART;
             (at / numbers * size, at % numbers / PART)
         };
-        let (first, second) = (place(0), place(usize::from(whole)));
-        self.pitch = stride / numbers * size;
-        self.whole = whole;
-        let end = second.0 + count.saturating_sub(1) * self.pitch + size;
-        assert!(count == 0 || count <= LANES && end <= bytes.len(), "lanes of a quantised weight");
-        let block = |(start, _): (usize, usize)| bytes.as_ptr().wrapping_add(start);
-        self.parts = [(block(first), first.1), (block(second), second.1)];
-        let near = |(first, index): (*const u8, usize)| first.wrapping_add(index * PART * size / numbers);
-        self.near = [near(self.parts[0]), near(self.parts[1])];
-        let lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        let pitches = _mm512_mullo_epi32(lane, _mm512_set1_epi32(self.pitch as i32));
-        let lanes = mask(count);
-        let scales_of = |(first, index): (*const u8, usize)| {
+        self.parts = [place(0), place(usize::from(whole))];
+        self.near = self.parts[0].0 + self.parts[0].1 * (PART * size / numbers);
+        self.bytes = CHUNK * size / numbers;
+        let parts = self.parts.map(|(block, index)| {
             // SAFETY: the blocks are whole, inside the weight, and have `numbers / PART` parts.
-            unsafe { R::scales(&Column { first, pitches, lanes }, index) }
-        };
-        let parts = [scales_of(self.parts[0]), scales_of(self.parts[1])];
+            unsafe { R::scales(&Column { rows, block }, index) }
+        });
         let greatest = _mm512_max_epi32(greatest::<R>(&parts[0]), greatest::<R>(&parts[1]));
         let (scales, inverse) = scales(greatest, GREATEST);
         self.scales = scales;
@@ -110,27 +92,31 @@ impl Chunk {
         }
     }
 
-    /// The integers of a lane as pairs, in order. Bytes that are `ahead` of them are brought into the cache.
+    /// The integers of a part of a lane as pairs, in order. `row` is where the lane's row begins.
     ///
     /// # Safety
-    /// The lane must be one of those that were read with the same `R`, and the processor must have AVX-512F, BW, DQ and VL.
+    /// The part must be one of those that were read with the same `R`, and the processor must have AVX-512F, BW, DQ and VL.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn integers<R: Read>(&self, lane: usize, ahead: usize) -> [__m512i; 2] {
-        let part = |i: usize| {
-            let (first, index) = self.parts[i];
-            let block = first.wrapping_add(lane * self.pitch);
-            _mm_prefetch::<_MM_HINT_T0>(self.near[i].wrapping_add(lane * self.pitch + ahead).cast());
-            // SAFETY: the caller guarantees this.
-            let q = unsafe { R::integers(block, index) };
-            let mut factor = broadcast(self.factors[2 * i][lane]);
-            if R::HALVES {
-                factor = _mm512_mask_blend_epi64(0xf0, factor, broadcast(self.factors[2 * i + 1][lane]));
-            }
-            let product = _mm512_mulhrs_epi16(q, factor);
-            if R::MINIMA { _mm512_add_epi16(product, broadcast(self.minima[i][lane])) } else { product }
-        };
-        [part(0), if self.whole { part(1) } else { _mm512_setzero_si512() }]
+    pub(super) unsafe fn part<R: Read>(&self, row: *const u8, lane: usize, part: usize) -> __m512i {
+        let (block, index) = self.parts[part];
+        // SAFETY: the caller guarantees this.
+        let q = unsafe { R::integers(row.wrapping_add(block), index) };
+        let mut factor = broadcast(self.factors[2 * part][lane]);
+        if R::HALVES {
+            factor = _mm512_mask_blend_epi64(0xf0, factor, broadcast(self.factors[2 * part + 1][lane]));
+        }
+        let product = _mm512_mulhrs_epi16(q, factor);
+        if R::MINIMA { _mm512_add_epi16(product, broadcast(self.minima[part][lane])) } else { product }
+    }
+
+    /// Brings bytes that are `ahead` of a row's beginning into the cache: of as many as the chunk has in all lanes, those of
+    /// the same place among the chunks of a row. They follow each other from `lane` to lane.
+    #[inline]
+    pub(super) fn prefetch(&self, row: *const u8, ahead: usize, lane: usize) {
+        let at = row.wrapping_add(ahead + LANES * self.near + lane * self.bytes);
+        // SAFETY: prefetching reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
 }
 
@@ -190,7 +176,7 @@ pub(super) fn folded(rows: [__m512i; 16], op: impl Fn(__m512i, __m512i) -> __m51
     lanes(lanes(quads[0], quads[1]), lanes(quads[2], quads[3]))
 }
 
-/// Packs like `pack::panel`, for an operand that `quantised::fits`.
+/// Packs like `pack::panel`, for an operand that `quantised_rows::fits`.
 pub(super) fn panel(
     blocks: &Blocks,
     from: &Operand,
@@ -199,43 +185,54 @@ pub(super) fn panel(
     k: Range<usize>,
     to: &mut [MaybeUninit<u32>],
 ) {
-    let (strip, at) = Strip::of(from, first, width, &k);
+    let lanes = first..from.lanes.min(first + width);
     let to = to.as_mut_ptr().cast();
     // SAFETY: fixed-point words are selected only where AVX-512F/BW/VL and VNNI are available; `direct::panel` checked the
     // size of the panel.
-    unsafe { of_kind!(blocks.kind(), rows(blocks, &strip, at, to)) }
+    unsafe { of_kind!(blocks.kind(), rows(blocks, from.lane_stride, lanes, width, k, to)) }
 }
 
 /// # Safety
-/// `to` must hold the strip's whole panel, and the processor must have AVX-512F, BW, DQ and VL.
+/// `to` must hold the whole panel, and the processor must have AVX-512F, BW, DQ and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-unsafe fn rows<R: Read>(blocks: &Blocks, strip: &Strip, at: usize, to: *mut u32) {
+unsafe fn rows<R: Read>(
+    blocks: &Blocks,
+    stride: usize,
+    lanes: Range<usize>,
+    width: usize,
+    k: Range<usize>,
+    to: *mut u32,
+) {
     let mut chunk = Chunk::zero();
-    for lane in (0..strip.width).step_by(LANES) {
-        let lanes = strip.lanes.saturating_sub(lane).min(LANES);
-        let stored = mask((strip.width - lane).min(LANES));
+    for lane in (0..width).step_by(LANES) {
+        let count = lanes.len().saturating_sub(lane).min(LANES);
+        let stored = mask((width - lane).min(LANES));
+        let rows = (count > 0).then(|| Rows::of(blocks, lanes.start + lane, stride, count, k.end));
         let mut to = to.wrapping_add(lane);
-        for start in (0..strip.k).step_by(CHUNK) {
-            let length = (strip.k - start).min(CHUNK);
-            let at = (at + lane * strip.lane_stride + start, strip.lane_stride);
-            // SAFETY: `quantised::fits` holds.
-            unsafe { chunk.read::<R>(blocks, at, lanes, length == CHUNK) };
-            let mut words = [[_mm512_setzero_si512(); LANES]; 2];
-            let [lows, highs] = &mut words;
-            for (lane, (to_low, to_high)) in lows.iter_mut().zip(highs).enumerate().take(lanes) {
-                // SAFETY: the lane was read.
-                [*to_low, *to_high] = unsafe { chunk.integers::<R>(lane, 0) };
+        for start in k.clone().step_by(CHUNK) {
+            let parts = (k.end - start).min(CHUNK) / PART;
+            let mut words = [[_mm512_setzero_si512(); LANES]; CHUNK / PART];
+            if let Some(rows) = &rows {
+                // SAFETY: `quantised_rows::fits` holds, and the rows have `k.end` numbers.
+                unsafe { chunk.read::<R>(rows, start, parts == CHUNK / PART) };
+                for (part, words) in words.iter_mut().enumerate().take(parts) {
+                    for (lane, words) in words.iter_mut().enumerate().take(count) {
+                        // SAFETY: the part was read.
+                        *words = unsafe { chunk.part::<R>(rows.start(lane), lane, part) };
+                    }
+                }
             }
-            for words in &words[..length / PART] {
+            for words in &words[..parts] {
                 for column in transpose(*words) {
                     // SAFETY: the step and its lanes are inside the panel.
                     unsafe { _mm512_mask_storeu_epi32(to.cast(), stored, column) };
-                    to = to.wrapping_add(strip.width);
+                    to = to.wrapping_add(width);
                 }
             }
+            let scales = _mm512_maskz_mov_ps(mask(count), chunk.scales);
             // SAFETY: as above.
-            unsafe { _mm512_mask_storeu_ps(to.cast(), stored, chunk.scales) };
-            to = to.wrapping_add(strip.width);
+            unsafe { _mm512_mask_storeu_ps(to.cast(), stored, scales) };
+            to = to.wrapping_add(width);
         }
     }
 }

@@ -8,18 +8,31 @@ use super::fixed_chunk::{Chunk, LANES, folded};
 use super::operand::Operand;
 use super::packed::Packed;
 use super::quantised::{Read, of_kind};
+use super::quantised_rows::{PART, Rows};
 use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
 
 /// Most chunks of a block of `k` (`Kernel::select`).
-const CHUNKS: usize = 8;
+pub(super) const CHUNKS: usize = 8;
+
+/// What the scales of a group's chunks are kept in, for one group after another.
+pub(super) struct Scratch([Chunk; CHUNKS]);
+
+impl Scratch {
+    /// # Safety
+    /// The processor must have AVX-512F.
+    pub(super) unsafe fn new() -> Self {
+        // SAFETY: the caller guarantees this.
+        Self([unsafe { Chunk::zero() }; CHUNKS])
+    }
+}
 
 /// Computes the outputs `lanes`.
 ///
 /// # Safety
 /// Same as `one_row::run`, for these outputs.
 pub(super) unsafe fn group(
-    blocks: Blocks,
+    (blocks, scratch): (Blocks, &mut Scratch),
     a: &Packed,
     b: &Operand,
     lanes: Range<usize>,
@@ -37,7 +50,7 @@ pub(super) unsafe fn group(
             unsafe {
                 of_kind!(
                     blocks.kind(),
-                    sums(&blocks, b.lane_stride, lanes.clone(), k, panel, out, accumulate)
+                    sums((&blocks, scratch), b.lane_stride, lanes.clone(), k, panel, out, accumulate)
                 );
             }
         }
@@ -47,11 +60,11 @@ pub(super) unsafe fn group(
 /// Computes up to 16 outputs over a block of `k`.
 ///
 /// # Safety
-/// `out` must have room for them, the operand must fit (`quantised::fits`), and the processor must have AVX-512F, BW, DQ,
+/// `out` must have room for them, the operand must fit (`quantised_rows::fits`), and the processor must have AVX-512F, BW, DQ,
 /// VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
 unsafe fn sums<R: Read>(
-    blocks: &Blocks,
+    (blocks, Scratch(chunks)): (&Blocks, &mut Scratch),
     stride: usize,
     lanes: Range<usize>,
     k: Range<usize>,
@@ -60,15 +73,14 @@ unsafe fn sums<R: Read>(
     accumulate: bool,
 ) {
     // The same rows of the next outputs.
-    let (numbers, size) = R::KIND.block();
+    let (numbers, size) = const { R::KIND.block() };
     let (ahead, count) = (LANES * stride / numbers * size, lanes.len());
     assert!(k.len() <= CHUNKS * CHUNK, "a block of {k:?}");
+    let rows = Rows::of(blocks, lanes.start, stride, count, k.end);
     // All scales first: each has a long chain of operations, and those of several chunks overlap.
-    let mut chunks = [Chunk::zero(); CHUNKS];
     for (chunk, start) in chunks.iter_mut().zip(k.clone().step_by(CHUNK)) {
-        let at = (lanes.start * stride + start, stride);
         // SAFETY: the caller guarantees this.
-        unsafe { chunk.read::<R>(blocks, at, count, k.end - start >= CHUNK) };
+        unsafe { chunk.read::<R>(&rows, start, k.end - start >= CHUNK) };
     }
     let mut sums = _mm512_setzero_ps();
     let mut words = panel;
@@ -76,17 +88,18 @@ unsafe fn sums<R: Read>(
         let (pairs, rest) = words.split_at((k.end - start).min(CHUNK) / 2);
         let (a, of_a) = (halves(pairs), f32::from_bits(rest[0]));
         words = &rest[1..];
-        let total = |lane: usize| {
-            // SAFETY: the lane was read.
-            let [low, high] = unsafe { chunk.integers::<R>(lane, ahead) };
-            _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(_mm512_setzero_si512(), a[0], low), a[1], high)
+        let part = |sum, lane: usize, part: usize| {
+            // SAFETY: the part was read.
+            _mm512_dpwssd_epi32(sum, a[part], unsafe { chunk.part::<R>(rows.start(lane), lane, part) })
         };
-        // Unrolled, so that the sums stay in registers.
-        let totals: [__m512i; LANES] = if count == LANES {
-            std::array::from_fn(total)
-        } else {
-            std::array::from_fn(|lane| if lane < count { total(lane) } else { _mm512_setzero_si512() })
-        };
+        // Unrolled, so that the sums stay in registers. Sums of lanes that are missing are not stored.
+        let mut totals: [__m512i; LANES] = std::array::from_fn(|lane| {
+            chunk.prefetch(rows.start(0), ahead, lane);
+            part(_mm512_setzero_si512(), lane, 0)
+        });
+        if pairs.len() > PART / 2 {
+            totals = std::array::from_fn(|lane| part(totals[lane], lane, 1));
+        }
         let total = _mm512_cvtepi32_ps(folded(totals, |x, y| _mm512_add_epi32(x, y)));
         sums = _mm512_fmadd_ps(_mm512_mul_ps(total, chunk.scales), _mm512_set1_ps(of_a), sums);
     }

@@ -91,16 +91,20 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn present(self) -> bool {
-        let wide = is_x86_feature_detected!("avx512f")
+        // Every processor with AVX2 has the others, too.
+        let narrow = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let wide = narrow
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("fma");
+            && is_x86_feature_detected!("avx512vl");
         let integers = wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vnni");
         let pairs = integers && is_x86_feature_detected!("avx512bf16");
         match self {
             Self::Portable => true,
             Self::Neon | Self::NeonI8mm | Self::NeonBf16 => false,
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => narrow,
             Self::Avx512 => wide,
             Self::Avx512Vnni => integers,
             Self::Avx512Bf16 => pairs,
@@ -133,7 +137,7 @@ impl Isa {
 
     /// Whether [`Precision::Fixed`](super::Precision::Fixed) is multiplied as integers.
     pub fn has_fixed(self) -> bool {
-        matches!(self, Self::NeonI8mm | Self::NeonBf16) || self >= Self::Avx512Vnni
+        matches!(self, Self::NeonI8mm | Self::NeonBf16) || self >= Self::Avx2
     }
 
     /// Describes the set to the user: its name, and how bf16 is multiplied.
@@ -155,6 +159,8 @@ impl Isa {
             // The stored integers of quantised weights.
             Self::Avx512Vnni => "avx512-vnni 2",
             Self::Avx512Bf16 => "avx512-bf16 2",
+            Self::Avx512 => "avx512 2",
+            Self::Avx2 => "avx2 2",
             _ => self.name(),
         }
     }

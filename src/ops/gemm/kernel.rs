@@ -4,7 +4,7 @@ use super::isa::Isa;
 use super::operand::Precision;
 use super::tile::{Part, Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512, fixed};
+use super::{amx, avx2, avx512, fixed, fixed_avx2};
 #[cfg(target_arch = "aarch64")]
 use super::{neon, neon_bf16, neon_i8mm};
 
@@ -44,6 +44,18 @@ impl Kernel {
             // Panels come from the second-level cache; passing over the output less often is worth more.
             let max_kc = if word == Word::Tiles { 1280 } else { 384 };
             return Self { mr, nr, word, max_kc, packing: Packing::Avx512, tile: amx::tile(mr, nr) };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if word == Word::Fixed && isa < Isa::Avx512Vnni {
+            let mr = if m == 1 { 1 } else { 6 };
+            return Self {
+                mr,
+                nr: 16,
+                word,
+                max_kc: 512,
+                packing: Packing::Avx2,
+                tile: fixed_avx2::tile(mr),
+            };
         }
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
@@ -112,7 +124,7 @@ fn word_of(isa: Isa, precision: Precision) -> Word {
         Precision::Split if isa == Isa::Amx => Word::SplitTiles,
         Precision::Bf16 if isa == Isa::Avx512Bf16 => Word::Bf16,
         Precision::Bf16 if isa == Isa::NeonBf16 => Word::Quads,
-        Precision::Fixed if isa >= Isa::Avx512Vnni => Word::Fixed,
+        Precision::Fixed if isa >= Isa::Avx2 => Word::Fixed,
         Precision::Fixed if isa.has_fixed() => Word::Digits,
         _ => Word::F32,
     }

@@ -29,9 +29,15 @@ mod direct;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
 #[cfg(target_arch = "x86_64")]
+mod fixed_avx2;
+#[cfg(target_arch = "x86_64")]
 mod fixed_chunk;
 #[cfg(target_arch = "x86_64")]
+mod fixed_chunk_avx2;
+#[cfg(target_arch = "x86_64")]
 mod fixed_row;
+#[cfg(target_arch = "x86_64")]
+mod fixed_row_avx2;
 mod isa;
 mod kernel;
 mod lines;
@@ -52,6 +58,10 @@ mod plan;
 mod quads;
 #[cfg(target_arch = "x86_64")]
 mod quantised;
+#[cfg(target_arch = "x86_64")]
+mod quantised_avx2;
+#[cfg(target_arch = "x86_64")]
+mod quantised_rows;
 #[cfg(target_arch = "x86_64")]
 mod split;
 mod strips;
@@ -175,7 +185,7 @@ fn run(out: &Window, segments: &[Segment], accumulate: bool, parallel: bool) {
             end += kernels[end..].iter().zip(&segments[end..]).take_while(alike).count();
             run_alike(out, &segments[begin..end], &kernels[begin..end], add, parallel);
         } else if segment.b.k > 0 {
-            one_row(out, segment, add, parallel);
+            one_row(kernel, out, segment, add, parallel);
         }
         add |= segments[begin..end].iter().any(|segment| segment.b.k > 0);
         begin = end;
@@ -194,14 +204,14 @@ fn alone(kernel: &Kernel, segment: &Segment) -> bool {
 }
 
 /// Computes a segment that is computed by itself.
-fn one_row(out: &Window, segment: &Segment, accumulate: bool, parallel: bool) {
+fn one_row(kernel: &Kernel, out: &Window, segment: &Segment, accumulate: bool, parallel: bool) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: `one_row::fits` holds, `run` checked `k`, and the window has a row for each of `A`.
     unsafe {
-        one_row::run((out.data, out.stride), segment.a, &segment.b, accumulate, parallel);
+        one_row::run(kernel, (out.data, out.stride), segment.a, &segment.b, accumulate, parallel);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (out, segment, accumulate, parallel);
+    let _ = (kernel, out, segment, accumulate, parallel);
 }
 
 fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate: bool, parallel: bool) {

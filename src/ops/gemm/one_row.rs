@@ -3,11 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Packing};
 use super::operand::Operand;
 use super::packed::Packed;
 use super::tile::Word;
-use super::{amx_row, amx_rows, fixed_row, quantised};
+use super::{amx_row, amx_rows, fixed_row, fixed_row_avx2, quantised_rows};
 use crate::weights::Elements;
 
 /// Outputs that are computed together.
@@ -24,9 +24,16 @@ pub(super) fn fits(kernel: &Kernel, a: &Packed, b: &Operand) -> bool {
         (Word::Tiles, Elements::Bf16(_)) => {
             rows && a.lanes <= amx_rows::MOST && b.lanes.is_multiple_of(GROUP) && b.k.is_multiple_of(32)
         }
-        (Word::Fixed, Elements::Blocks(_)) => a.lanes == 1 && quantised::fits(b),
+        (Word::Fixed, Elements::Blocks(_)) => a.lanes == 1 && quantised_rows::fits(b),
         _ => false,
     }
+}
+
+/// What a task keeps for its groups.
+enum Scratch {
+    None,
+    Avx2(Box<fixed_row_avx2::Scratch>),
+    Avx512(Box<fixed_row::Scratch>),
 }
 
 /// Where the tasks write, each to its own outputs.
@@ -48,6 +55,7 @@ impl Target {
 /// [`fits`] must hold, `a` and `b` must have the same `k`, and each of the `a.lanes` rows must have room for `b.lanes`
 /// numbers, which no other thread may use.
 pub(super) unsafe fn run(
+    kernel: &Kernel,
     (out, stride): (*mut f32, usize),
     a: &Packed,
     b: &Operand,
@@ -59,21 +67,36 @@ pub(super) unsafe fn run(
     let groups = b.lanes.div_ceil(GROUP);
     let together = TASK.div_ceil(GROUP * b.k.max(1));
     let work = |task: usize| {
+        let mut scratch = match (b.data, kernel.packing) {
+            (Elements::Blocks(_), Packing::Avx2) => {
+                // SAFETY: `fits` has found words of fixed point, which this kernel packs with what the processor has.
+                Scratch::Avx2(Box::new(unsafe { fixed_row_avx2::Scratch::new() }))
+            }
+            // SAFETY: as above.
+            (Elements::Blocks(_), _) => Scratch::Avx512(Box::new(unsafe { fixed_row::Scratch::new() })),
+            _ => Scratch::None,
+        };
         for group in task * together..((task + 1) * together).min(groups) {
             let lanes = group * GROUP..((group + 1) * GROUP).min(b.lanes);
             let out = target.group(group);
-            match b.data {
+            match (b.data, &mut scratch) {
                 // SAFETY: `fits` holds; the groups partition the outputs.
-                Elements::Bf16(weights) if a.lanes == 1 => unsafe {
+                (Elements::Bf16(weights), _) if a.lanes == 1 => unsafe {
                     amx_row::group(weights, a, b, lanes, out, accumulate);
                 },
                 // SAFETY: as above.
-                Elements::Bf16(weights) => unsafe {
+                (Elements::Bf16(weights), _) => unsafe {
                     amx_rows::group(weights, (a, &columns), b, lanes, (out, stride), accumulate);
                 },
                 // SAFETY: as above.
-                Elements::Blocks(blocks) => unsafe { fixed_row::group(blocks, a, b, lanes, out, accumulate) },
-                Elements::F32(_) | Elements::F16(_) => {}
+                (Elements::Blocks(blocks), Scratch::Avx512(scratch)) => unsafe {
+                    fixed_row::group((blocks, scratch), a, b, lanes, out, accumulate);
+                },
+                // SAFETY: as above.
+                (Elements::Blocks(blocks), Scratch::Avx2(scratch)) => unsafe {
+                    fixed_row_avx2::group((blocks, scratch), a, b, lanes, out, accumulate);
+                },
+                (Elements::F32(_) | Elements::F16(_) | Elements::Blocks(_), _) => {}
             }
         }
     };
