@@ -100,10 +100,13 @@ fn the_readme_is_short() {
 
 #[test]
 fn ci_runs_the_test_command_of_the_readme() {
+    let readme = read("README.md");
+    // A comment may follow a command.
+    let has = |command: &str| readme.lines().any(|line| line.split(" #").next().unwrap().trim() == command);
     let command = "cargo test --release";
-    assert!(read("README.md").lines().any(|line| line.split('#').next().unwrap().trim() == command));
+    assert!(has(command));
     assert!(read(".ci/run").lines().any(|line| line == command));
-    assert!(read("README.md").lines().any(|line| line.trim() == "cargo run --release -- train"));
+    assert!(has("cargo run --release -- train"));
 }
 
 #[test]
