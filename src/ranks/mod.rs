@@ -16,6 +16,7 @@ mod mpi;
 mod pieces;
 mod post;
 mod shares;
+mod state;
 mod sum;
 mod tcp;
 mod topic;
@@ -26,9 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::launched::{Launch, launch, local_rank};
-pub use self::post::OnFailure;
 use self::post::Post;
 pub use self::shares::shares;
+pub use self::state::OnFailure;
 use self::topic::Topic;
 use crate::error::{Error, Result};
 

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::state::{OnFailure, Shared, State};
 use super::wire::{Frame, Lost, Wire};
 use crate::error::{Error, Result};
 
@@ -16,9 +17,6 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Time that the last frames of a rank have to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// What ends a process whose main thread does not notice that a rank has failed.
-pub type OnFailure = Box<dyn FnOnce(&str) + Send>;
-
 /// A rank's wire, its number and the number of ranks.
 pub(super) type Joined = (Box<dyn Wire>, usize, usize);
 
@@ -26,54 +24,6 @@ enum Order {
     Send(usize, Vec<u8>),
     Fail(String),
     Leave,
-}
-
-#[derive(Default)]
-struct State {
-    /// Topic and bytes of what has arrived, by sender.
-    inbox: Vec<VecDeque<(u8, Vec<u8>)>>,
-    failure: Option<String>,
-    /// Where each rank runs, once it is known.
-    places: Vec<String>,
-    on_failure: Option<OnFailure>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    arrived: Condvar,
-    /// Milliseconds without a sign of life after which a rank is given up.
-    patience: AtomicU64,
-    /// Nanoseconds that the main thread has waited for others.
-    waited: AtomicU64,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn patience(&self) -> Duration {
-        Duration::from_millis(self.patience.load(Ordering::Relaxed))
-    }
-
-    /// Names a rank and where it runs.
-    fn named(&self, rank: usize) -> String {
-        let state = self.state();
-        match state.places.get(rank) {
-            Some(place) => format!("rank {rank} of {} ({place})", state.inbox.len()),
-            None => format!("rank {rank} of {}", state.inbox.len()),
-        }
-    }
-
-    /// Records the first failure; returns whether this is it.
-    fn fail(&self, message: &str) -> bool {
-        let mut state = self.state();
-        let first = state.failure.is_none();
-        state.failure.get_or_insert_with(|| message.to_string());
-        drop(state);
-        self.arrived.notify_all();
-        first
-    }
 }
 
 /// The connection of this rank's main thread with its thread.
@@ -288,19 +238,24 @@ impl Carrier {
                     return;
                 }
             };
-            let Some(heard) = self.heard.get_mut(from) else { continue };
-            *heard = Some(Instant::now());
-            match Frame::decoded(bytes) {
-                Some(Frame::Beat) => {}
-                Some(Frame::Data(topic, bytes)) => {
-                    self.active = Instant::now();
-                    self.shared.state().inbox[from].push_back((topic, bytes));
-                    self.shared.arrived.notify_all();
-                }
-                Some(Frame::Failed(message)) => self.fail(&message),
-                Some(Frame::Bye) => *heard = None,
-                None => self.lost(&Lost { rank: from, why: "it sends what is no message of a rank".into() }),
+            self.arrived(from, bytes);
+        }
+    }
+
+    /// Takes a frame of a rank.
+    fn arrived(&mut self, from: usize, bytes: Vec<u8>) {
+        let Some(heard) = self.heard.get_mut(from) else { return };
+        *heard = Some(Instant::now());
+        match Frame::decoded(bytes) {
+            Some(Frame::Beat) => {}
+            Some(Frame::Data(topic, bytes)) => {
+                self.active = Instant::now();
+                self.shared.state().inbox[from].push_back((topic, bytes));
+                self.shared.arrived.notify_all();
             }
+            Some(Frame::Failed(message)) => self.fail(&message),
+            Some(Frame::Bye) => *heard = None,
+            None => self.lost(&Lost { rank: from, why: "it sends what is no message of a rank".into() }),
         }
     }
 
@@ -346,8 +301,15 @@ impl Carrier {
     }
 
     fn lost(&mut self, lost: &Lost) {
+        if self.heard.get(lost.rank).is_none_or(Option::is_none) {
+            return;
+        }
+        // What it said before may not have been read yet: good-bye, or which rank has failed, for which it ends.
+        while let Ok(Some((from, bytes))) = self.wire.poll() {
+            self.arrived(from, bytes);
+        }
         // One that has said good-bye closes its connections.
-        if self.heard.get_mut(lost.rank).and_then(Option::take).is_some() {
+        if self.heard[lost.rank].take().is_some() {
             self.fail(&format!("{} is lost: {}", self.shared.named(lost.rank), lost.why));
         }
     }

@@ -284,11 +284,12 @@ impl wire::Wire for Cut {
 
 #[test]
 fn a_silent_rank_is_given_up_after_the_patience_and_not_before() {
-    let patience = Duration::from_millis(600);
+    // Long enough for threads that wait for a processor.
+    let patience = Duration::from_secs(4);
     let start = Instant::now();
-    let cut = start + Duration::from_millis(300);
+    let cut = start + Duration::from_secs(1);
     let wires = Channels::connected(3);
-    let found: Vec<(String, Duration)> = std::thread::scope(|scope| {
+    let found: Vec<(String, Duration, Post)> = std::thread::scope(|scope| {
         let of = |(rank, wire): (usize, Channels)| {
             scope.spawn(move || {
                 let joined = move || {
@@ -302,17 +303,21 @@ fn a_silent_rank_is_given_up_after_the_patience_and_not_before() {
                 post.on_failure(Box::new(move |why| *told.lock().unwrap() = why.to_string()));
                 // All are busy, as in a long step: nobody receives.
                 let text = post.receive(if rank == 0 { 1 } else { 0 }, 0).unwrap_err().to_string();
-                (text, start.elapsed())
+                // The thread stays, as that of a rank whose network is cut.
+                (text, start.elapsed(), post)
             })
         };
         let threads: Vec<_> = wires.into_iter().enumerate().map(of).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    for (text, after) in &found[..2] {
+    for (text, after, _) in &found[..2] {
         assert!(text.starts_with("rank 2 of 3 has given no sign of life"), "{text}");
-        assert!(*after > patience && *after < Duration::from_secs(10), "{after:?}");
+        assert!(*after > patience && *after < Duration::from_secs(20), "{after:?}");
     }
-    assert!(found[2].0.starts_with("rank 0 of 3 has given no sign of life"), "{}", found[2].0);
+    // Either of the others may have been heard of last.
+    let of_cut = &found[2].0;
+    assert!(["rank 0", "rank 1"].iter().any(|rank| of_cut.starts_with(rank)), "{of_cut}");
+    assert!(of_cut.contains("of 3 has given no sign of life"), "{of_cut}");
 }
 
 #[test]

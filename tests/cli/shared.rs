@@ -179,6 +179,47 @@ fn a_file_that_one_rank_lacks_and_other_arguments_end_all() {
 }
 
 #[test]
+fn another_reward_model_on_one_rank_is_refused_by_name() {
+    let place = Place::new();
+    let base = fixture("models/llama");
+    for (rank, rate) in [(0, 1e-3), (1, 2e-3)] {
+        let rewards = [
+            ("objective", json!({"loss_type": "reward"})),
+            ("train.max_steps", json!(2)),
+            ("train.learning_rate", json!(rate)),
+        ];
+        place.recipe(&base, &fixture("pairs.jsonl"), &rewards);
+        place.run(&["train", "-c", "run.yaml", "--set", &format!("output_dir=rank-{rank}/judge")]).ok();
+    }
+    let base = base.display().to_string();
+    let args = [
+        "generate",
+        "--base",
+        &base,
+        "--prompt",
+        "a",
+        "--n",
+        "2",
+        "--max-new-tokens",
+        "3",
+        "--reward",
+        "adapter:judge/adapter",
+    ];
+    let alike = |_| place.path("rank-0");
+    output(ended(start_in(&place, 2, alike, |_| args.to_vec())).0);
+    let (ran, _) = ended(start_in(&place, 2, |rank| place.path(&format!("rank-{rank}")), |_| args.to_vec()));
+    for ran in ran {
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
+        assert!(ran.stderr.contains("rank 1 of 2 (host "), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("differs from rank 0 in its reward (the files of its adapter)"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
 fn a_rank_that_is_killed_while_prompts_are_completed_ends_all() {
     let place = Place::new();
     let prompts: String = (0..4000).map(|i| format!("This film is number {i} and\n")).collect();
