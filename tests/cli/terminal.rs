@@ -83,7 +83,7 @@ fn completions_appear_piece_by_piece_and_are_those_of_a_pipe() {
 #[test]
 fn long_commands_show_their_progress() {
     let place = Place::new();
-    let prompts = (0..300).map(|i| format!("The film number {i} is about\n")).collect::<String>();
+    let prompts = (0..1500).map(|i| format!("The film number {i} is about\n")).collect::<String>();
     place.write("prompts.txt", prompts);
     let data = "--base tiny-reviews --data tiny-reviews/train.jsonl --threads 1";
     for (args, what) in [
