@@ -3,18 +3,20 @@
 
     cargo bench --no-run --bench decoding
     pip install xllamacpp numpy
-    python generate_against_llama.py --ours target/release/deps/decoding-... --model MODEL.gguf [--threads 2] [--rounds 5] [--library libllama.so]
+    python generate_against_llama.py --ours target/release/deps/decoding-... --model MODEL.gguf [--bf16] [--threads 2] [--rounds 5] [--library libllama.so]
 
 Prints tokens a second of one sequence, of 16 decoded together and of a prompt, and the ratio of each round (min/median/max). Reading the prompt is no part of the
 first two. llama.cpp is called through its C interface: no server, and no sampler but the index of the greatest logit. The wheel of xllamacpp is compiled for AVX2;
-a library compiled for this machine (`cmake -B build -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON`, target llama) is named with --library.
+a library compiled for this machine (`cmake -B build -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON`, target llama) is named with --library. With --bf16, both read a
+twin of the file whose weights are widened to bf16; the Python package gguf makes it.
 """
-import argparse, ctypes, json, os, statistics, subprocess, sys, time
+import argparse, ctypes, json, os, statistics, subprocess, sys, tempfile, time
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--ours")
 parser.add_argument("--model", required=True)
 parser.add_argument("--library")
+parser.add_argument("--bf16", action="store_true")
 parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
 for name, default in (("threads", 2), ("rounds", 5), ("prompt", 512), ("before", 32), ("new", 48), ("batch", 16)):
     parser.add_argument("--" + name, type=int, default=default)
@@ -135,6 +137,26 @@ def ours():
     return json.loads(subprocess.check_output([args.ours, "--compared", args.model, *counts], env=environment, text=True))
 
 
+def widen(source, target):
+    """Writes the file again with its weights as bf16."""
+    import gguf, numpy
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            element = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], element)
+    for tensor in reader.tensors:
+        numbers = gguf.dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
+        kind = gguf.GGMLQuantizationType.BF16 if numbers.ndim > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(tensor.name, gguf.quantize(numbers, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def processor():
     with open("/proc/cpuinfo") as file:
         fields = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
@@ -150,7 +172,12 @@ if args.peer:
 if not args.ours:
     parser.error("--ours is needed")
 print(f"{processor()}; {args.threads} threads; {os.path.basename(args.model)}; load {os.getloadavg()[0]:.1f}")
-again = [sys.executable, __file__, "--peer", *sys.argv[1:]]
+if args.bf16:
+    folder = tempfile.TemporaryDirectory()
+    twin = os.path.join(folder.name, "bf16.gguf")
+    widen(args.model, twin)
+    args.model = twin
+again = [sys.executable, __file__, "--peer", *sys.argv[1:], "--model", args.model]
 rounds = []
 for _ in range(args.rounds):
     rounds.append((ours(), json.loads(subprocess.check_output(again, text=True).splitlines()[-1])))

@@ -2,13 +2,13 @@
 """Whole training steps against TRL's DPOTrainer: the same machine, model, pairs, batch, rank and dtype, runs alternating.
 
     python step_against_trl.py --binary target/release/dpo-lora --python V/bin/python --model MODEL \
-        --data short --dtype bf16 [--steps 4] [--rounds 2] [--pairs FOLDER]
+        --data short --dtype bf16 [--trl-dtype f32] [--steps 4] [--rounds 2] [--pairs FOLDER]
 
 MODEL is a model directory, such as tests/device/make_models.py makes; V an environment with torch, trl and peft, in which
 trl_cpu.py runs. FOLDER has pairs_short.jsonl and pairs_long.jsonl; without it, tests/device/make_data.py makes them.
 Compares equal step indices (the same pairs), without the first of each run, which is cold; prints seconds, ratios
 (min/median/max) and peak resident sets. Our reference cache is off, so every step makes its reference pass. With
-TRL_ONEDNN=1, TRL computes f32 products with oneDNN.
+TRL_ONEDNN=1, TRL computes f32 products with oneDNN. --trl-dtype gives TRL another type: f32 where it is faster there.
 """
 import argparse, json, os, pathlib, statistics, subprocess, sys, tempfile
 
@@ -17,6 +17,7 @@ for name in ("binary", "python", "model"):
     parser.add_argument("--" + name, required=True)
 parser.add_argument("--data", choices=["short", "long"], default="short")
 parser.add_argument("--dtype", choices=["bf16", "f32"], default="bf16")
+parser.add_argument("--trl-dtype", choices=["bf16", "f32"])
 parser.add_argument("--steps", type=int, default=4)
 parser.add_argument("--rounds", type=int, default=2)
 parser.add_argument("--pairs", metavar="FOLDER")
@@ -59,7 +60,7 @@ def trl():
     env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
     if os.path.exists(args.tcmalloc):
         env["LD_PRELOAD"] = args.tcmalloc
-    command = [args.python, str(here / "trl_cpu.py"), "--model", model, "--data", data, "--dtype", args.dtype,
+    command = [args.python, str(here / "trl_cpu.py"), "--model", model, "--data", data, "--dtype", args.trl_dtype or args.dtype,
                "--steps", str(args.steps)]
     command += ["--onednn"] if os.environ.get("TRL_ONEDNN") else []
     out, peak = run(command, env)
@@ -75,6 +76,7 @@ for _ in range(args.rounds):
     peaks.append((a_peak, b_peak))
     print(f"ours {[round(x, 2) for x in a]}  TRL {[round(x, 2) for x in b]}  first losses {a_loss[0]:.5f} {b_loss[0]:.5f}", flush=True)
 spread = lambda x: f"min {min(x):.2f}  median {statistics.median(x):.2f}  max {max(x):.2f}"
-print(f"{os.path.basename(model)} {args.data} {args.dtype}: seconds a step: ours {spread(mine)} | TRL {spread(theirs)}")
+dtypes = args.dtype if args.trl_dtype in (None, args.dtype) else f"{args.dtype} against {args.trl_dtype}"
+print(f"{os.path.basename(model)} {args.data} {dtypes}: seconds a step: ours {spread(mine)} | TRL {spread(theirs)}")
 print(f"speed-up: {spread(ratios)}   peak RSS MB: ours {max(p[0] for p in peaks):.0f}, TRL {max(p[1] for p in peaks):.0f}, "
       f"share {max(p[0] for p in peaks) / max(p[1] for p in peaks):.2f}")

@@ -53,7 +53,7 @@ fn mask(count: usize) -> __m256i {
 /// The elements must be readable.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load_f32(from: *const f32, count: usize) -> __m256i {
+pub(super) unsafe fn load_f32(from: *const f32, count: usize) -> __m256i {
     // SAFETY: the load is masked to the elements the caller vouches for.
     unsafe {
         if count == 8 {
@@ -86,7 +86,7 @@ unsafe fn halves(from: *const u16, count: usize) -> __m128i {
 /// Same as [`load_f32`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load_bf16(from: *const u16, count: usize) -> __m256i {
+pub(super) unsafe fn load_bf16(from: *const u16, count: usize) -> __m256i {
     // SAFETY: as above.
     _mm256_slli_epi32(_mm256_cvtepu16_epi32(unsafe { halves(from, count) }), 16)
 }
@@ -104,7 +104,7 @@ unsafe fn load_f16(from: *const u16, count: usize) -> __m256i {
 /// the words too many are the next ones to be written.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(to: &mut [MaybeUninit<u32>], at: usize, count: usize, words: __m256i) {
+pub(super) fn store(to: &mut [MaybeUninit<u32>], at: usize, count: usize, words: __m256i) {
     let to = &mut to[at..];
     // SAFETY: the slice holds the words that are written.
     unsafe {
@@ -124,17 +124,44 @@ macro_rules! by_row {
         /// The strip must be inside the operand at `from`, and `to` must hold its whole panel.
         #[target_feature(enable = $features)]
         unsafe fn $name(strip: &Strip, from: *const $type, to: &mut [MaybeUninit<u32>]) {
-            for step in (0..strip.k).step_by(8) {
-                let count = (strip.k - step).min(8);
-                for lane in (0..strip.width).step_by(8) {
-                    let lanes = strip.lanes.saturating_sub(lane).min(8);
+            for lane in (0..strip.width).step_by(8) {
+                let lanes = strip.lanes.saturating_sub(lane).min(8);
+                let from = from.wrapping_add(lane * strip.lane_stride);
+                // Steps whose lanes can be stored as whole vectors.
+                let room = to.len().checked_sub(lane + 8).map_or(0, |room| room / strip.width + 1);
+                let fast = room.min(strip.k) / 8 * 8;
+                // Loops over a constant number of lanes are unrolled, without a branch for each.
+                for step in (0..fast).step_by(8) {
+                    let mut rows = [_mm256_setzero_si256(); 8];
+                    let mut read = |count: usize| {
+                        for (r, row) in rows.iter_mut().enumerate().take(count) {
+                            let at = from.wrapping_add(r * strip.lane_stride + step);
+                            if (step * size_of::<$type>()).is_multiple_of(4 * LINE) {
+                                prefetch(at.wrapping_add(strip.width * strip.lane_stride));
+                            }
+                            // SAFETY: the lane and its elements are inside the operand.
+                            *row = unsafe { $load(at, 8) };
+                        }
+                    };
+                    match lanes {
+                        8 => read(8),
+                        6 => read(6),
+                        _ => read(lanes),
+                    }
+                    for (s, column) in transpose(rows).into_iter().enumerate() {
+                        // SAFETY: there is room for a vector.
+                        unsafe {
+                            let to = to.as_mut_ptr().add((step + s) * strip.width + lane);
+                            _mm256_storeu_si256(to.cast(), column);
+                        }
+                    }
+                }
+                for step in (fast..strip.k).step_by(8) {
+                    let count = (strip.k - step).min(8);
                     let mut rows = [_mm256_setzero_si256(); 8];
                     for (r, row) in rows.iter_mut().enumerate().take(lanes) {
-                        if (step * size_of::<$type>()).is_multiple_of(4 * LINE) {
-                            prefetch(from.wrapping_add((lane + r + strip.width) * strip.lane_stride + step));
-                        }
-                        // SAFETY: the lane and its elements are inside the operand.
-                        *row = unsafe { $load(from.add((lane + r) * strip.lane_stride + step), count) };
+                        // SAFETY: as above.
+                        *row = unsafe { $load(from.wrapping_add(r * strip.lane_stride + step), count) };
                     }
                     for (s, column) in transpose(rows).into_iter().enumerate().take(count) {
                         store(to, (step + s) * strip.width + lane, (strip.width - lane).min(8), column);
@@ -174,7 +201,7 @@ by_column!(columns_f16, u16, load_f16, "avx2,f16c");
 /// Transposes an 8×8 matrix of 32-bit words held in 8 vectors.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
     let zero = _mm256_setzero_si256();
     let (mut pairs, mut quads, mut out) = ([zero; 8], [zero; 8], [zero; 8]);
     for i in 0..4 {

@@ -10,6 +10,8 @@ use super::operand::{Operand, Side};
 use super::tile::Word;
 use super::words;
 use crate::weights::Elements;
+#[cfg(target_arch = "x86_64")]
+use half::slice::HalfFloatSliceExt;
 
 /// Like `pack::panel`, for operands that are packed directly from storage. Returns `false`, with nothing packed, for
 /// others.
@@ -27,7 +29,11 @@ pub(super) fn panel(
     match (from.data, kernel.word) {
         #[cfg(target_arch = "x86_64")]
         (Elements::F32(x), Word::Fixed) if contiguous && kernel.packing == Packing::Avx2 => {
-            super::fixed_avx2::panel(x, from, first, width, k, to);
+            super::fixed_pack_avx2::panel(x, from, first, width, k, to);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Elements::Bf16(x), Word::Fixed) if contiguous && super::fixed_pack_avx2::fits(width) => {
+            super::fixed_pack_avx2::panel(x.reinterpret_cast(), from, first, width, k, to);
         }
         #[cfg(target_arch = "x86_64")]
         (Elements::F32(x), Word::Fixed) if contiguous => super::fixed::panel(x, from, first, width, k, to),

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::avx2_pack::transpose;
 use super::fixed_avx2::{magnitude, scales};
 use super::fixed_chunk::GREATEST;
 use super::operand::Operand;
@@ -184,7 +185,7 @@ unsafe fn rows<R: ReadAvx2>(
                     }
                 }
                 for half in 0..2 {
-                    transposed(lanes.map(|words| words[half])).into_iter().for_each(&mut write);
+                    transpose(lanes.map(|words| words[half])).into_iter().for_each(&mut write);
                 }
             }
             let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -192,27 +193,4 @@ unsafe fn rows<R: ReadAvx2>(
             write(_mm256_and_si256(there, _mm256_castps_si256(chunk.scales)));
         }
     }
-}
-
-/// Transposes eight rows of eight words.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
-    let zero = _mm256_setzero_si256();
-    let (mut pairs, mut quads) = ([zero; 8], [zero; 8]);
-    for i in 0..4 {
-        pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    for i in 0..2 {
-        for j in 0..2 {
-            let (x, y) = (pairs[4 * i + j], pairs[4 * i + 2 + j]);
-            quads[4 * i + 2 * j] = _mm256_unpacklo_epi64(x, y);
-            quads[4 * i + 2 * j + 1] = _mm256_unpackhi_epi64(x, y);
-        }
-    }
-    std::array::from_fn(|i| {
-        let (x, y) = (quads[i % 4], quads[4 + i % 4]);
-        if i < 4 { _mm256_permute2x128_si256::<0x20>(x, y) } else { _mm256_permute2x128_si256::<0x31>(x, y) }
-    })
 }

@@ -103,11 +103,22 @@ unsafe fn sums<R: ReadAvx2>(
         let total = _mm256_cvtepi32_ps(folded(totals));
         sums = _mm256_fmadd_ps(_mm256_mul_ps(total, chunk.scales), _mm256_set1_ps(of_a), sums);
     }
+    // SAFETY: the caller guarantees this.
+    unsafe { store(sums, out, lanes.len(), accumulate) };
+}
+
+/// Writes the first `count` of eight outputs, or adds them.
+///
+/// # Safety
+/// `out` must have room for them, and the processor must have AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn store(sums: __m256, out: *mut f32, count: usize, accumulate: bool) {
     let mut line = [0f32; LANES];
     // SAFETY: the array is one vector, and `out` has room for the outputs.
     unsafe {
         _mm256_storeu_ps(line.as_mut_ptr(), sums);
-        for (lane, sum) in line.iter().enumerate().take(lanes.len()) {
+        for (lane, sum) in line.iter().enumerate().take(count) {
             let to = out.add(lane);
             *to = if accumulate { *to + sum } else { *sum };
         }
@@ -117,7 +128,7 @@ unsafe fn sums<R: ReadAvx2>(
 /// Up to 32 words as four vectors; missing ones are zero.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn vectors(words: &[u32]) -> [__m256i; 4] {
+pub(super) fn vectors(words: &[u32]) -> [__m256i; 4] {
     let mut all = [0u32; CHUNK / 2];
     all[..words.len()].copy_from_slice(words);
     // SAFETY: the array is four vectors.
@@ -127,7 +138,7 @@ fn vectors(words: &[u32]) -> [__m256i; 4] {
 /// The sum of each of eight rows, in their order.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn folded(rows: [__m256i; 8]) -> __m256i {
+pub(super) fn folded(rows: [__m256i; 8]) -> __m256i {
     let pair = |i: usize| _mm256_hadd_epi32(rows[i], rows[i + 1]);
     let quad = |i: usize| _mm256_hadd_epi32(pair(i), pair(i + 2));
     let (low, high) = (quad(0), quad(4));

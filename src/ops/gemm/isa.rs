@@ -135,6 +135,12 @@ impl Isa {
         matches!(self, Self::NeonBf16 | Self::Avx512Bf16 | Self::Amx)
     }
 
+    /// Whether bf16 weights are multiplied as integers of 16 bits, which is faster than f32 and rounds less than bf16. On
+    /// AVX-512 without VNNI, f32 is faster.
+    pub fn fixes_bf16(self) -> bool {
+        matches!(self, Self::Avx2 | Self::Avx512Vnni)
+    }
+
     /// Whether [`Precision::Fixed`](super::Precision::Fixed) is multiplied as integers.
     pub fn has_fixed(self) -> bool {
         matches!(self, Self::NeonI8mm | Self::NeonBf16) || self >= Self::Avx2
@@ -146,6 +152,7 @@ impl Isa {
             Self::Amx => "bf16 multiplied in tiles",
             Self::Avx512Bf16 => "bf16 multiplied in pairs",
             Self::NeonBf16 => "bf16 multiplied in blocks of four",
+            Self::Avx2 | Self::Avx512Vnni => "bf16 multiplied as 16-bit integers",
             _ => "bf16 widened and multiplied as f32",
         };
         format!("{}, {way}", self.name())
@@ -157,10 +164,10 @@ impl Isa {
             // Attention in tiles, and the stored integers of quantised weights.
             Self::Amx => "amx 3",
             // The stored integers of quantised weights.
-            Self::Avx512Vnni => "avx512-vnni 2",
+            Self::Avx512Vnni => "avx512-vnni 3",
             Self::Avx512Bf16 => "avx512-bf16 2",
             Self::Avx512 => "avx512 2",
-            Self::Avx2 => "avx2 2",
+            Self::Avx2 => "avx2 3",
             _ => self.name(),
         }
     }

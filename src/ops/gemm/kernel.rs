@@ -124,6 +124,7 @@ fn word_of(isa: Isa, precision: Precision) -> Word {
         Precision::Split if isa == Isa::Amx => Word::SplitTiles,
         Precision::Bf16 if isa == Isa::Avx512Bf16 => Word::Bf16,
         Precision::Bf16 if isa == Isa::NeonBf16 => Word::Quads,
+        Precision::Bf16 if isa.fixes_bf16() => Word::Fixed,
         Precision::Fixed if isa >= Isa::Avx2 => Word::Fixed,
         Precision::Fixed if isa.has_fixed() => Word::Digits,
         _ => Word::F32,

@@ -35,9 +35,13 @@ mod fixed_chunk;
 #[cfg(target_arch = "x86_64")]
 mod fixed_chunk_avx2;
 #[cfg(target_arch = "x86_64")]
+mod fixed_pack_avx2;
+#[cfg(target_arch = "x86_64")]
 mod fixed_row;
 #[cfg(target_arch = "x86_64")]
 mod fixed_row_avx2;
+#[cfg(target_arch = "x86_64")]
+mod fixed_row_bf16;
 mod isa;
 mod kernel;
 mod lines;
@@ -75,7 +79,7 @@ pub use isa::Isa;
 use kernel::Kernel;
 pub use operand::{Operand, Precision};
 pub use packed::Packed;
-use plan::Grid;
+use plan::{Grid, SHARE};
 pub use task::Segment;
 use task::{Window, stages, tile};
 
@@ -231,9 +235,6 @@ fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate:
         (0..grid.tasks()).for_each(|task| work(task, usize::MAX));
     }
 }
-
-/// Fewest multiply-adds of the share of a task that another thread may take.
-const SHARE: usize = if cfg!(miri) { 1 << 9 } else { 1 << 19 };
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use super::kernel::{Kernel, Packing};
 use super::operand::Operand;
 use super::packed::Packed;
 use super::tile::Word;
-use super::{amx_row, amx_rows, fixed_row, fixed_row_avx2, quantised_rows};
+use super::{amx_row, amx_rows, fixed_row, fixed_row_avx2, fixed_row_bf16, quantised_rows};
 use crate::weights::Elements;
 
 /// Outputs that are computed together.
@@ -25,6 +25,7 @@ pub(super) fn fits(kernel: &Kernel, a: &Packed, b: &Operand) -> bool {
             rows && a.lanes <= amx_rows::MOST && b.lanes.is_multiple_of(GROUP) && b.k.is_multiple_of(32)
         }
         (Word::Fixed, Elements::Blocks(_)) => a.lanes == 1 && quantised_rows::fits(b),
+        (Word::Fixed, Elements::Bf16(_)) => rows && a.lanes == 1,
         _ => false,
     }
 }
@@ -81,6 +82,10 @@ pub(super) unsafe fn run(
             let out = target.group(group);
             match (b.data, &mut scratch) {
                 // SAFETY: `fits` holds; the groups partition the outputs.
+                (Elements::Bf16(weights), _) if kernel.word == Word::Fixed => unsafe {
+                    fixed_row_bf16::group(weights, a, b, lanes, out, accumulate);
+                },
+                // SAFETY: as above.
                 (Elements::Bf16(weights), _) if a.lanes == 1 => unsafe {
                     amx_row::group(weights, a, b, lanes, out, accumulate);
                 },

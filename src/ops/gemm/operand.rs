@@ -54,9 +54,9 @@ impl<'a> Operand<'a> {
 pub enum Precision {
     /// Multiplies f32.
     F32,
-    /// Multiplies bf16 where the processor supports it; elsewhere the same as [`Precision::F32`]. Rounding both
-    /// operands gives the product of Gaussian numbers an error of 2.4e-3 (‖error‖ / ‖product‖), rounding one of them
-    /// 1.7e-3.
+    /// Multiplies bf16 where the processor supports it; with AVX2 or VNNI alone the same as [`Precision::Fixed`], elsewhere
+    /// the same as [`Precision::F32`]. Rounding both operands to bf16 gives the product of Gaussian numbers an error of
+    /// 2.4e-3 (‖error‖ / ‖product‖), rounding one of them 1.7e-3.
     Bf16,
     /// Multiplies 16-bit fixed point, with one scale per 64 numbers of `k`, where the processor supports it, nearly as
     /// fast as bf16 pairs; elsewhere the same as [`Precision::F32`]. The product of Gaussian numbers has an error of

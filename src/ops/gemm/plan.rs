@@ -14,6 +14,12 @@ pub(super) const PANEL_WORDS: usize = TASK_WORDS / PANELS_PER_TASK.0;
 /// Fewest and most column panels of a task: few enough for the cache, enough to use a panel of `A` often.
 const PANELS_PER_TASK: (usize, usize) = (4, 8);
 
+/// Maximum number of row panels of a task whose columns are multiplied as soon as they are packed.
+pub(super) const FEW: usize = 6;
+
+/// Fewest multiply-adds of the share of a task that another thread may take.
+pub(super) const SHARE: usize = if cfg!(miri) { 1 << 9 } else { 1 << 19 };
+
 /// The partition of `A [m, k]` for one kernel. Its blocks of `k` depend only on `k` and the kernel (batch invariance).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
@@ -75,9 +81,14 @@ impl Grid {
     /// `words` is the size of a column panel over all of `k`.
     pub(super) fn new(kernel: &Kernel, words: usize, m: usize, n: usize, threads: usize) -> Self {
         let (panels_m, panels_n) = (m.div_ceil(kernel.mr), n.div_ceil(kernel.nr));
-        // Use as many column tasks as keep a task's panels in cache, in a multiple of the threads.
+        // Use as many column tasks as keep a task's panels in cache, in a multiple of the threads. Few rows keep no panels, and
+        // their tasks are only large enough to be worth one.
         let (fewest, most) = PANELS_PER_TASK;
-        let panels = (TASK_WORDS / words.max(1)).clamp(fewest, most);
+        let panels = if panels_m <= FEW && !kernel.word.tiled() {
+            (SHARE / (m * words).max(1)).clamp(1, most)
+        } else {
+            (TASK_WORDS / words.max(1)).clamp(fewest, most)
+        };
         let fit = panels_n.div_ceil(panels).next_multiple_of(threads);
         let tasks_n = fit.min(panels_n);
         // If there are too few columns for the threads (thin products), the rows are split as well.

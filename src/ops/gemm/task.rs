@@ -79,7 +79,7 @@ pub(super) fn tile(
     (accumulate, least): (bool, usize),
 ) {
     let (rows, columns) = grid.ranges(task);
-    if rows.len() <= FEW && !stages.iter().flatten().any(|block| block.kernel.word.tiled()) {
+    if rows.len() <= plan::FEW && !stages.iter().flatten().any(|block| block.kernel.word.tiled()) {
         return few(grid, stages, out, (rows, columns), accumulate);
     }
     let mut panels = PANELS.with_borrow_mut(Vec::pop).unwrap_or_default();
@@ -110,9 +110,6 @@ pub(super) fn tile(
     PANELS.with_borrow_mut(|kept| kept.push(panels));
 }
 
-/// Maximum number of row panels of a task whose columns are multiplied as soon as they are packed.
-const FEW: usize = 6;
-
 /// Runs a task of few rows: each panel of columns is multiplied while it is in the nearest cache, so that the weights are read
 /// once and nothing larger than a panel is written.
 fn few(
@@ -127,32 +124,38 @@ fn few(
     let largest = stages.iter().flatten().map(|block| block.steps * block.kernel.nr).max().unwrap_or(0);
     buffer.reserve(largest + LINE);
     let (_, panel) = aligned(buffer.spare_capacity_mut());
-    for column in columns {
-        for (index, block) in stages.iter().flatten().enumerate() {
-            let Block { kernel, steps, .. } = *block;
-            let (first, k) = (column * kernel.nr, block.segment.a.cut.k_range(block.index));
-            let to = &mut panel[..steps * kernel.nr];
-            pack::panel(kernel, Side::Right, &block.segment.b, first, kernel.nr, k, to);
-            for row in rows.clone() {
-                let m0 = row * kernel.mr;
-                let part = Part {
-                    steps,
-                    a: block.segment.a.panel(block.index, row).as_ptr(),
-                    b: to.as_ptr().cast(),
-                };
-                // SAFETY: both panels hold the steps; the tile lies inside the window, and no other task writes it. Only
-                // tiles need a ready state.
-                unsafe {
-                    kernel.run(Work {
-                        parts: &[part],
-                        c: out.data.add(m0 * out.stride + first),
-                        stride: out.stride,
-                        rows: (grid.m - m0).min(kernel.mr),
-                        columns: (grid.n - first).min(kernel.nr),
-                        accumulate: accumulate || index > 0,
-                    });
-                }
+    let mut multiply = |column: usize, index: usize, block: &Block| {
+        let Block { kernel, steps, .. } = *block;
+        let (first, k) = (column * kernel.nr, block.segment.a.cut.k_range(block.index));
+        let to = &mut panel[..steps * kernel.nr];
+        pack::panel(kernel, Side::Right, &block.segment.b, first, kernel.nr, k, to);
+        for row in rows.clone() {
+            let m0 = row * kernel.mr;
+            let part =
+                Part { steps, a: block.segment.a.panel(block.index, row).as_ptr(), b: to.as_ptr().cast() };
+            // SAFETY: both panels hold the steps; the tile lies inside the window, and no other task writes it. Only tiles
+            // need a ready state.
+            unsafe {
+                kernel.run(Work {
+                    parts: &[part],
+                    c: out.data.add(m0 * out.stride + first),
+                    stride: out.stride,
+                    rows: (grid.m - m0).min(kernel.mr),
+                    columns: (grid.n - first).min(kernel.nr),
+                    accumulate: accumulate || index > 0,
+                });
             }
+        }
+    };
+    // In the order in which the other operand is stored.
+    let blocks = || stages.iter().flatten().enumerate();
+    if blocks().any(|(_, block)| block.segment.b.k_stride == 1) {
+        for column in columns {
+            blocks().for_each(|(index, block)| multiply(column, index, block));
+        }
+    } else {
+        for (index, block) in blocks() {
+            columns.clone().for_each(|column| multiply(column, index, block));
         }
     }
     PANELS.with_borrow_mut(|kept| kept.push(buffer));
