@@ -3,6 +3,9 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use half::slice::HalfFloatSliceExt;
+
 use super::kernel::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::kernel::Packing;
@@ -10,8 +13,6 @@ use super::operand::{Operand, Side};
 use super::tile::Word;
 use super::words;
 use crate::weights::Elements;
-#[cfg(target_arch = "x86_64")]
-use half::slice::HalfFloatSliceExt;
 
 /// Like `pack::panel`, for operands that are packed directly from storage. Returns `false`, with nothing packed, for
 /// others.

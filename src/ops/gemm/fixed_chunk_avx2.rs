@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::avx2_pack::transpose;
 use super::fixed_avx2::{magnitude, scales};
 use super::fixed_chunk::GREATEST;
+use super::fixed_pack_avx2::paired;
 use super::operand::Operand;
 use super::quantised::of_kind;
 pub(super) use super::quantised_avx2::LANES;
@@ -111,7 +112,7 @@ fn greatest<R: ReadAvx2>(of: &Scales) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn doubled(x: __m256) -> __m256i {
     let integers = _mm256_cvtps_epi32(x);
-    _mm256_blend_epi16::<0b1010_1010>(integers, _mm256_slli_epi32::<16>(integers))
+    paired(integers, integers)
 }
 
 #[inline]

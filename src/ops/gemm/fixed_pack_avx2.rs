@@ -10,10 +10,8 @@ use super::fixed::GREATEST;
 use super::fixed_avx2::{magnitude, scales};
 use super::lines::LINE;
 use super::operand::Operand;
+pub(super) use super::quantised_avx2::LANES;
 use super::tile::CHUNK;
-
-/// Lanes that share vectors.
-pub(super) const LANES: usize = 8;
 
 /// Vectors of the pairs of a chunk.
 pub(super) const VECTORS: usize = CHUNK / 2 / LANES;
@@ -120,7 +118,7 @@ fn rounded(x: __m256, inverse: __m256) -> __m256i {
 /// Pairs of the low halves of words.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn paired(low: __m256i, high: __m256i) -> __m256i {
+pub(super) fn paired(low: __m256i, high: __m256i) -> __m256i {
     _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
 }
 
