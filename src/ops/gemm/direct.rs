@@ -48,7 +48,7 @@ pub(super) fn panel(
             if kernel.packing == Packing::Avx2 {
                 super::fixed_chunk_avx2::panel(&blocks, from, first, width, k, to);
             } else {
-                super::fixed_chunk::panel(&blocks, from, first, width, k, to);
+                super::fixed_chunk_avx512::panel(&blocks, from, first, width, k, to);
             }
         }
         (_, Word::Fixed | Word::SplitTiles | Word::Digits) => return false,

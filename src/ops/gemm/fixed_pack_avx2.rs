@@ -10,8 +10,10 @@ use super::fixed::GREATEST;
 use super::fixed_avx2::{magnitude, scales};
 use super::lines::LINE;
 use super::operand::Operand;
-pub(super) use super::quantised_avx2::LANES;
 use super::tile::CHUNK;
+
+/// Lanes that share vectors.
+pub(super) const LANES: usize = 8;
 
 /// Vectors of the pairs of a chunk.
 pub(super) const VECTORS: usize = CHUNK / 2 / LANES;

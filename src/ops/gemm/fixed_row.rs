@@ -1,127 +1,113 @@
-//! One row times quantised weights in fixed point: `fixed`'s products, with the integers of `fixed_chunk` made in registers.
+//! One row times quantised weights in fixed point: `fixed`'s products, with the integers of `fixed_chunk` made in registers. Each
+//! output is one row of the weight, read once. Vectors have 256 bits on every processor: memory is the limit, and Zen 4 takes as
+//! long for one vector of 512 bits as for two of these.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::mask;
-use super::fixed_chunk::{Chunk, LANES, folded};
+use super::fixed_chunk::{FOUR, Factors};
+use super::fixed_chunk_avx2::part;
+use super::fixed_pack_avx2::LANES;
 use super::operand::Operand;
-use super::packed::Packed;
-use super::quantised::{Read, of_kind};
+use super::quantised::{Parts, TOGETHER, of_kind};
+use super::quantised_avx2::ReadAvx2;
 use super::quantised_rows::{PART, Rows};
+use super::row_chunks::{Output, Pairs};
 use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
-
-/// Most chunks of a block of `k` (`Kernel::select`).
-pub(super) const CHUNKS: usize = 8;
-
-/// What the scales of a group's chunks are kept in, for one group after another.
-pub(super) struct Scratch([Chunk; CHUNKS]);
-
-impl Scratch {
-    /// # Safety
-    /// The processor must have AVX-512F.
-    pub(super) unsafe fn new() -> Self {
-        // SAFETY: the caller guarantees this.
-        Self([unsafe { Chunk::zero() }; CHUNKS])
-    }
-}
 
 /// Computes the outputs `lanes`.
 ///
 /// # Safety
 /// Same as `one_row::run`, for these outputs.
 pub(super) unsafe fn group(
-    (blocks, scratch): (Blocks, &mut Scratch),
-    a: &Packed,
+    blocks: &Blocks,
+    chunks: &[Pairs],
     b: &Operand,
     lanes: Range<usize>,
     out: *mut f32,
     accumulate: bool,
 ) {
-    for (part, first) in lanes.clone().step_by(LANES).enumerate() {
-        let lanes = first..lanes.end.min(first + LANES);
-        for block in 0..a.cut.blocks() {
-            let (k, panel) = (a.cut.k_range(block), a.panel(block, 0));
-            let out = out.wrapping_add(part * LANES);
-            let accumulate = accumulate || block > 0;
-            // SAFETY: fixed-point words are selected only where AVX-512F/BW/VL and VNNI are available; the caller
-            // vouches for the outputs.
-            unsafe {
-                of_kind!(
-                    blocks.kind(),
-                    sums((&blocks, scratch), b.lane_stride, lanes.clone(), k, panel, out, accumulate)
-                );
-            }
-        }
-    }
+    // SAFETY: fixed-point words are selected only where the processor has AVX2, FMA and F16C here; the caller vouches for the
+    // outputs.
+    unsafe { of_kind!(blocks.kind(), outputs(blocks, chunks, b.lane_stride, lanes, out, accumulate)) }
 }
 
-/// Computes up to 16 outputs over a block of `k`.
-///
 /// # Safety
-/// `out` must have room for them, the operand must fit (`quantised_rows::fits`), and the processor must have AVX-512F, BW, DQ,
-/// VL and VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-unsafe fn sums<R: Read>(
-    (blocks, Scratch(chunks)): (&Blocks, &mut Scratch),
+/// `out` must have room for the outputs, the operand must fit (`quantised_rows::fits`), and the processor must have AVX2, FMA and
+/// F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn outputs<R: ReadAvx2>(
+    blocks: &Blocks,
+    chunks: &[Pairs],
     stride: usize,
     lanes: Range<usize>,
-    k: Range<usize>,
-    panel: &[u32],
     out: *mut f32,
     accumulate: bool,
 ) {
-    // The same rows of the next outputs.
-    let (numbers, size) = const { R::KIND.block() };
-    let (ahead, count) = (LANES * stride / numbers * size, lanes.len());
-    assert!(k.len() <= CHUNKS * CHUNK, "a block of {k:?}");
-    let rows = Rows::of(blocks, lanes.start, stride, count, k.end);
-    // All scales first: each has a long chain of operations, and those of several chunks overlap.
-    for (chunk, start) in chunks.iter_mut().zip(k.clone().step_by(CHUNK)) {
-        // SAFETY: the caller guarantees this.
-        unsafe { chunk.read::<R>(&rows, start, k.end - start >= CHUNK) };
-    }
-    let mut sums = _mm512_setzero_ps();
-    let mut words = panel;
-    for (chunk, start) in chunks.iter().zip(k.clone().step_by(CHUNK)) {
-        let (pairs, rest) = words.split_at((k.end - start).min(CHUNK) / 2);
-        let (a, of_a) = (halves(pairs), f32::from_bits(rest[0]));
-        words = &rest[1..];
-        let part = |sum, lane: usize, part: usize| {
-            // SAFETY: the part was read.
-            _mm512_dpwssd_epi32(sum, a[part], unsafe { chunk.part::<R>(rows.start(lane), lane, part) })
-        };
-        // Unrolled, so that the sums stay in registers. Sums of lanes that are missing are not stored.
-        let mut totals: [__m512i; LANES] = std::array::from_fn(|lane| {
-            chunk.prefetch(rows.start(0), ahead, lane);
-            part(_mm512_setzero_si512(), lane, 0)
-        });
-        if pairs.len() > PART / 2 {
-            totals = std::array::from_fn(|lane| part(totals[lane], lane, 1));
+    let length = chunks.iter().map(|chunk| chunk.numbers).sum();
+    let (rows, parts) = (Rows::of(blocks, lanes.clone(), stride, length), length / PART);
+    let mut factors = Factors::ZERO;
+    for lane in 0..lanes.len() {
+        // SAFETY: there is room for the output.
+        let mut output = unsafe { Output::new(out.add(lane), accumulate) };
+        for (four, chunks) in chunks.chunks(FOUR).enumerate() {
+            let (row, first) = (rows.start(lane), four * TOGETHER);
+            // SAFETY: the row has the parts.
+            let products = unsafe {
+                factors.read::<R>(Parts { row, first, count: (parts - first).min(TOGETHER) });
+                products::<R>(row, first, &factors, chunks)
+            };
+            output.add(&products, chunks);
         }
-        let total = _mm512_cvtepi32_ps(folded(totals, |x, y| _mm512_add_epi32(x, y)));
-        sums = _mm512_fmadd_ps(_mm512_mul_ps(total, chunk.scales), _mm512_set1_ps(of_a), sums);
-    }
-    let mask = mask(lanes.len());
-    // SAFETY: the access is masked to the outputs.
-    unsafe {
-        if accumulate {
-            sums = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), sums);
-        }
-        _mm512_mask_storeu_ps(out, mask, sums);
+        output.finish();
     }
 }
 
-/// Up to 32 words as two vectors; missing ones are zero.
+/// The products of up to four chunks of a row, the first of which begins with part `first`.
+///
+/// # Safety
+/// The row must have the chunks and the factors be theirs. The processor must have AVX2 and FMA.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn halves(words: &[u32]) -> [__m512i; 2] {
-    let count = words.len();
-    let half = |at: usize| {
-        let mask = mask(count.saturating_sub(at).min(16));
-        // SAFETY: the load is masked to the words.
-        unsafe { _mm512_maskz_loadu_epi32(mask, words.as_ptr().wrapping_add(at).cast()) }
+#[target_feature(enable = "avx2,fma")]
+unsafe fn products<R: ReadAvx2>(
+    row: *const u8,
+    first: usize,
+    factors: &Factors,
+    chunks: &[Pairs],
+) -> [f32; FOUR] {
+    let of_part = |chunk: usize, half: usize| {
+        let index = chunk * (CHUNK / PART) + half;
+        let pairs = chunks[chunk].words.as_ptr().wrapping_add(half * PART / 2);
+        // SAFETY: the caller guarantees this.
+        unsafe {
+            let [low, high] = part::<R>(row, first + index, factors, index);
+            let a = [0, LANES].map(|at| _mm256_loadu_si256(pairs.wrapping_add(at).cast()));
+            _mm256_add_epi32(_mm256_madd_epi16(a[0], low), _mm256_madd_epi16(a[1], high))
+        }
     };
-    [half(0), half(16)]
+    let of_chunk = |chunk: usize| {
+        if chunk >= chunks.len() {
+            return _mm256_setzero_si256();
+        }
+        let sum = of_part(chunk, 0);
+        if chunks[chunk].numbers > PART { _mm256_add_epi32(sum, of_part(chunk, 1)) } else { sum }
+    };
+    let sums = folded([of_chunk(0), of_chunk(1), of_chunk(2), of_chunk(3)]);
+    let mut products = [0f32; FOUR];
+    // SAFETY: the arrays are one vector each.
+    unsafe {
+        let scaled = _mm_mul_ps(_mm_cvtepi32_ps(sums), _mm_loadu_ps(factors.scales.as_ptr()));
+        _mm_storeu_ps(products.as_mut_ptr(), scaled);
+    }
+    products
+}
+
+/// The sum of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn folded(rows: [__m256i; FOUR]) -> __m128i {
+    let pairs = [_mm256_hadd_epi32(rows[0], rows[1]), _mm256_hadd_epi32(rows[2], rows[3])];
+    let halves = _mm256_hadd_epi32(pairs[0], pairs[1]);
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
 }

@@ -1,17 +1,21 @@
-//! One row times bf16 weights in fixed point with AVX2, for eight outputs at a time: the integers of a chunk are made in
-//! registers and multiplied at once. The bits are those of `fixed`.
+//! One row times bf16 weights in fixed point with AVX2: the integers of a chunk are made in registers and multiplied at once. Each
+//! output is one row of the weight, whose chunks get their scales together. The bits are those of `fixed`.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 
-use super::avx512_pack::prefetch;
-use super::fixed_pack_avx2::{LANES, Numbers, scales_of};
-use super::fixed_row_avx2::{folded, store, vectors};
+use super::fixed_chunk::FOUR;
+use super::fixed_pack_avx2::{LANES, Numbers, VECTORS, scales_of};
+use super::fixed_row::folded;
 use super::operand::Operand;
-use super::packed::Packed;
+use super::row_chunks::{Output, Pairs};
 use super::tile::CHUNK;
+
+/// Chunks that get their scales together.
+const EIGHT: usize = 2 * FOUR;
 
 /// Computes the outputs `lanes`.
 ///
@@ -19,70 +23,71 @@ use super::tile::CHUNK;
 /// Same as `one_row::run`, for these outputs.
 pub(super) unsafe fn group(
     weights: &[bf16],
-    a: &Packed,
+    chunks: &[Pairs],
     b: &Operand,
     lanes: Range<usize>,
     out: *mut f32,
     accumulate: bool,
 ) {
-    for (part, first) in lanes.clone().step_by(LANES).enumerate() {
-        let count = (lanes.end - first).min(LANES);
-        // Rows that are missing are read as the last one, and their sums are not stored.
-        let starts = std::array::from_fn(|lane| {
-            weights[(first + lane.min(count - 1)) * b.lane_stride..].as_ptr().cast()
-        });
-        for block in 0..a.cut.blocks() {
-            let (k, panel) = (a.cut.k_range(block), a.panel(block, 0));
-            // SAFETY: fixed-point words are selected only where the processor has AVX2 and FMA here; `Operand::strided`
-            // checked that the rows are inside the weight, and the caller vouches for the outputs.
-            unsafe {
-                let sums = sums(&starts, LANES * b.lane_stride, k, panel);
-                store(sums, out.wrapping_add(part * LANES), count, accumulate || block > 0);
-            }
+    // SAFETY: fixed-point words are selected only where the processor has AVX2 and FMA here; the caller vouches for the outputs.
+    unsafe { outputs(weights.reinterpret_cast(), chunks, b, lanes, out, accumulate) }
+}
+
+/// # Safety
+/// `out` must have room for the outputs, and the processor must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn outputs(
+    weights: &[u16],
+    chunks: &[Pairs],
+    b: &Operand,
+    lanes: Range<usize>,
+    out: *mut f32,
+    accumulate: bool,
+) {
+    for (lane, row) in lanes.enumerate() {
+        let mut row = &weights[row * b.lane_stride..][..b.k];
+        // SAFETY: there is room for the output.
+        let mut output = unsafe { Output::new(out.add(lane), accumulate) };
+        for chunks in chunks.chunks(EIGHT) {
+            let (numbers, rest) = row.split_at(row.len().min(EIGHT * CHUNK));
+            row = rest;
+            output.add(&products(numbers, chunks), chunks);
         }
+        output.finish();
     }
 }
 
-/// Computes eight outputs over a block of `k`. The rows of the next outputs are `ahead` numbers further.
-///
-/// # Safety
-/// The rows must have the numbers `k`, and the processor must have AVX2 and FMA.
+/// The products of up to eight chunks of a row.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn sums(rows: &[*const u16; LANES], ahead: usize, k: Range<usize>, panel: &[u32]) -> __m256 {
-    let mut last = [[0u16; CHUNK]; LANES];
-    let mut sums = _mm256_setzero_ps();
-    let mut words = panel;
-    for start in k.clone().step_by(CHUNK) {
-        let length = (k.end - start).min(CHUNK);
-        let (pairs, rest) = words.split_at(length.div_ceil(2));
-        let (a, of_a) = (vectors(pairs), f32::from_bits(rest[0]));
-        words = &rest[1..];
-        let mut chunks = rows.map(|row| row.wrapping_add(start));
-        if length < CHUNK {
-            for (chunk, last) in chunks.iter_mut().zip(&mut last) {
-                // SAFETY: the caller guarantees this.
-                unsafe { std::ptr::copy_nonoverlapping(*chunk, last.as_mut_ptr(), length) };
-                *chunk = last.as_ptr();
-            }
-        }
-        let next = rows.map(|row| row.wrapping_add(start + ahead));
-        // Lines are asked for one at a time between other work: a processor waits for only so many at once.
-        let greatest = std::array::from_fn(|lane| {
-            prefetch(next[lane]);
-            // SAFETY: the chunk is whole.
-            unsafe { u16::greatest(chunks[lane]) }
-        });
-        let (scales, inverses) = scales_of(greatest);
-        let totals = std::array::from_fn(|lane| {
-            prefetch(next[lane].wrapping_add(CHUNK / 2));
-            // SAFETY: as above.
-            let integers = unsafe { u16::integers(chunks[lane], _mm256_set1_ps(inverses[lane])) };
-            let [first, second, third, fourth] =
-                std::array::from_fn(|i| _mm256_madd_epi16(a[i], integers[i]));
-            _mm256_add_epi32(_mm256_add_epi32(first, second), _mm256_add_epi32(third, fourth))
-        });
-        let total = _mm256_cvtepi32_ps(folded(totals));
-        sums = _mm256_fmadd_ps(_mm256_mul_ps(total, scales), _mm256_set1_ps(of_a), sums);
-    }
-    sums
+fn products(row: &[u16], chunks: &[Pairs]) -> [f32; EIGHT] {
+    // A last chunk that is not whole is filled up with zeros.
+    let (whole, rest) = row.as_chunks::<CHUNK>();
+    let mut last = [0u16; CHUNK];
+    last[..rest.len()].copy_from_slice(rest);
+    let numbers = |chunk: usize| whole.get(chunk).unwrap_or(&last).as_ptr();
+    let zero = _mm256_setzero_si256();
+    let greatest = |chunk: usize| {
+        // SAFETY: the chunk is whole.
+        if chunk < chunks.len() { unsafe { u16::greatest(numbers(chunk)) } } else { zero }
+    };
+    let (scales, inverses) = scales_of(std::array::from_fn(greatest));
+    let of_chunk = |chunk: usize| {
+        let Some(pairs) = chunks.get(chunk) else { return zero };
+        // SAFETY: as above, and so are its pairs.
+        let [first, second, third, fourth]: [__m256i; VECTORS] = unsafe {
+            let integers = u16::integers(numbers(chunk), _mm256_set1_ps(inverses[chunk]));
+            std::array::from_fn(|i| {
+                let a = _mm256_loadu_si256(pairs.words.as_ptr().wrapping_add(i * LANES).cast());
+                _mm256_madd_epi16(a, integers[i])
+            })
+        };
+        _mm256_add_epi32(_mm256_add_epi32(first, second), _mm256_add_epi32(third, fourth))
+    };
+    let four = |at: usize| folded([of_chunk(at), of_chunk(at + 1), of_chunk(at + 2), of_chunk(at + 3)]);
+    let sums = _mm256_set_m128i(four(FOUR), four(0));
+    let mut products = [0f32; EIGHT];
+    // SAFETY: the array is one vector.
+    unsafe { _mm256_storeu_ps(products.as_mut_ptr(), _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scales)) };
+    products
 }

@@ -35,11 +35,11 @@ mod fixed_chunk;
 #[cfg(target_arch = "x86_64")]
 mod fixed_chunk_avx2;
 #[cfg(target_arch = "x86_64")]
+mod fixed_chunk_avx512;
+#[cfg(target_arch = "x86_64")]
 mod fixed_pack_avx2;
 #[cfg(target_arch = "x86_64")]
 mod fixed_row;
-#[cfg(target_arch = "x86_64")]
-mod fixed_row_avx2;
 #[cfg(target_arch = "x86_64")]
 mod fixed_row_bf16;
 mod isa;
@@ -65,7 +65,11 @@ mod quantised;
 #[cfg(target_arch = "x86_64")]
 mod quantised_avx2;
 #[cfg(target_arch = "x86_64")]
+mod quantised_avx512;
+#[cfg(target_arch = "x86_64")]
 mod quantised_rows;
+#[cfg(target_arch = "x86_64")]
+mod row_chunks;
 #[cfg(target_arch = "x86_64")]
 mod split;
 mod strips;

@@ -3,11 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, Packing};
+use super::kernel::Kernel;
 use super::operand::Operand;
 use super::packed::Packed;
-use super::tile::Word;
-use super::{amx_row, amx_rows, fixed_row, fixed_row_avx2, fixed_row_bf16, quantised_rows};
+use super::tile::{CHUNK, Word};
+use super::{amx_row, amx_rows, fixed_row, fixed_row_bf16, quantised_rows, row_chunks};
 use crate::weights::Elements;
 
 /// Outputs that are computed together.
@@ -28,13 +28,6 @@ pub(super) fn fits(kernel: &Kernel, a: &Packed, b: &Operand) -> bool {
         (Word::Fixed, Elements::Bf16(_)) => rows && a.lanes == 1,
         _ => false,
     }
-}
-
-/// What a task keeps for its groups.
-enum Scratch {
-    None,
-    Avx2(Box<fixed_row_avx2::Scratch>),
-    Avx512(Box<fixed_row::Scratch>),
 }
 
 /// Where the tasks write, each to its own outputs.
@@ -65,43 +58,32 @@ pub(super) unsafe fn run(
 ) {
     let target = Target(out);
     let columns = if a.lanes > 1 { amx_rows::columns(a) } else { Vec::new() };
+    let mut last = [0; CHUNK / 2];
+    let chunks = if kernel.word == Word::Fixed { row_chunks::chunks(a, &mut last) } else { Vec::new() };
     let groups = b.lanes.div_ceil(GROUP);
     let together = TASK.div_ceil(GROUP * b.k.max(1));
     let work = |task: usize| {
-        let mut scratch = match (b.data, kernel.packing) {
-            (Elements::Blocks(_), Packing::Avx2) => {
-                // SAFETY: `fits` has found words of fixed point, which this kernel packs with what the processor has.
-                Scratch::Avx2(Box::new(unsafe { fixed_row_avx2::Scratch::new() }))
-            }
-            // SAFETY: as above.
-            (Elements::Blocks(_), _) => Scratch::Avx512(Box::new(unsafe { fixed_row::Scratch::new() })),
-            _ => Scratch::None,
-        };
         for group in task * together..((task + 1) * together).min(groups) {
             let lanes = group * GROUP..((group + 1) * GROUP).min(b.lanes);
             let out = target.group(group);
-            match (b.data, &mut scratch) {
+            match b.data {
                 // SAFETY: `fits` holds; the groups partition the outputs.
-                (Elements::Bf16(weights), _) if kernel.word == Word::Fixed => unsafe {
-                    fixed_row_bf16::group(weights, a, b, lanes, out, accumulate);
+                Elements::Bf16(weights) if kernel.word == Word::Fixed => unsafe {
+                    fixed_row_bf16::group(weights, &chunks, b, lanes, out, accumulate);
                 },
                 // SAFETY: as above.
-                (Elements::Bf16(weights), _) if a.lanes == 1 => unsafe {
+                Elements::Bf16(weights) if a.lanes == 1 => unsafe {
                     amx_row::group(weights, a, b, lanes, out, accumulate);
                 },
                 // SAFETY: as above.
-                (Elements::Bf16(weights), _) => unsafe {
+                Elements::Bf16(weights) => unsafe {
                     amx_rows::group(weights, (a, &columns), b, lanes, (out, stride), accumulate);
                 },
                 // SAFETY: as above.
-                (Elements::Blocks(blocks), Scratch::Avx512(scratch)) => unsafe {
-                    fixed_row::group((blocks, scratch), a, b, lanes, out, accumulate);
+                Elements::Blocks(blocks) => unsafe {
+                    fixed_row::group(&blocks, &chunks, b, lanes, out, accumulate);
                 },
-                // SAFETY: as above.
-                (Elements::Blocks(blocks), Scratch::Avx2(scratch)) => unsafe {
-                    fixed_row_avx2::group((blocks, scratch), a, b, lanes, out, accumulate);
-                },
-                (Elements::F32(_) | Elements::F16(_) | Elements::Blocks(_), _) => {}
+                Elements::F32(_) | Elements::F16(_) => {}
             }
         }
     };

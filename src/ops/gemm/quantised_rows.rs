@@ -1,5 +1,7 @@
 //! Rows of quantised weights, as the lanes of a product.
 
+use std::ops::Range;
+
 use super::operand::Operand;
 use crate::weights::{Blocks, Elements};
 
@@ -7,31 +9,31 @@ use crate::weights::{Blocks, Elements};
 pub(super) const PART: usize = 32;
 
 /// Rows of a quantised weight, one for each lane.
-pub(super) struct Rows<const N: usize> {
-    /// Where the rows begin; those that are missing begin where the last does.
-    starts: [*const u8; N],
+pub(super) struct Rows {
+    start: *const u8,
+    /// Bytes from one row to the next.
+    stride: usize,
 }
 
-impl<const N: usize> Rows<N> {
-    /// `count` rows of `stride` numbers from row `first` on, of which the first `length` numbers may be read.
+impl Rows {
+    /// The rows `lanes`, `stride` numbers apart, of which the first `length` numbers may be read.
     ///
     /// # Panics
-    /// If there are none, more than `N`, or they reach beyond the weight.
-    pub(super) fn of(blocks: &Blocks, first: usize, stride: usize, count: usize, length: usize) -> Self {
+    /// If they reach beyond the weight.
+    pub(super) fn of(blocks: &Blocks, lanes: Range<usize>, stride: usize, length: usize) -> Self {
         let (bytes, (numbers, size)) = (blocks.bytes(), blocks.kind().block());
         let place = |row: usize| (blocks.first() + row * stride) / numbers * size;
-        assert!((1..=N).contains(&count), "{count} rows of a quantised weight");
-        let last = first + count - 1;
-        assert!(place(last) + length.div_ceil(numbers) * size <= bytes.len(), "rows of a quantised weight");
-        Self {
-            starts: std::array::from_fn(|lane| bytes.as_ptr().wrapping_add(place(last.min(first + lane)))),
+        if let Some(last) = lanes.clone().last() {
+            let end = place(last) + length.div_ceil(numbers) * size;
+            assert!(end <= bytes.len(), "rows of a quantised weight");
         }
+        Self { start: bytes.as_ptr().wrapping_add(place(lanes.start)), stride: stride / numbers * size }
     }
 
-    /// Where the row of a lane begins.
+    /// Where a row begins.
     #[inline]
     pub(super) fn start(&self, lane: usize) -> *const u8 {
-        self.starts[lane]
+        self.start.wrapping_add(lane * self.stride)
     }
 }
 
