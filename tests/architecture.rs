@@ -90,6 +90,7 @@ const UNSAFE: &[&str] = &[
     "ops/gemm/quantised_avx512.rs",
     "ops/gemm/quantised_rows.rs",
     "ops/gemm/row_chunks.rs",
+    "ops/gemm/strip.rs",
     "ops/gemm/task.rs",
     "ops/gemm/tile.rs",
     "ops/host.rs",

@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::avx512_pack::{Strip, f32_halves, load_f32_pairs, transpose};
+use super::avx512_pack::{f32_halves, load_f32_pairs, transpose};
 use super::operand::{Operand, load};
+use super::strip::Strip;
 use super::tile::pair;
 use crate::weights::Elements;
 

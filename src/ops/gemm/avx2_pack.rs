@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::avx512_pack::{AHEAD, Strip, prefetch};
 use super::lines::LINE;
 use super::operand::Operand;
+use super::strip::{AHEAD, Strip, prefetch};
 use crate::weights::Elements;
 
 /// Packs like `pack::panel`, for the layouts that have a vector form. Returns `false` if this one has none.

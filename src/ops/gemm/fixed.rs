@@ -14,8 +14,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::avx512::{mask, of_size, step, store};
-use super::avx512_pack::{Strip, transpose};
+use super::avx512_pack::transpose;
 use super::operand::Operand;
+use super::strip::Strip;
 use super::tile::{CHUNK, Part, Tile, Work};
 
 /// The greatest integer. The sum of a chunk fits an i32, as 64·5792² < 2³¹.

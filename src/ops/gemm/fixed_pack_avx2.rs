@@ -5,11 +5,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::avx2_pack::{load_bf16, load_f32, store, transpose};
-use super::avx512_pack::{AHEAD, Strip, prefetch};
 use super::fixed::GREATEST;
 use super::fixed_avx2::{magnitude, scales};
 use super::lines::LINE;
 use super::operand::Operand;
+use super::strip::{AHEAD, Strip, prefetch};
 use super::tile::CHUNK;
 
 /// Lanes that share vectors.

@@ -72,6 +72,8 @@ mod quantised_rows;
 mod row_chunks;
 #[cfg(target_arch = "x86_64")]
 mod split;
+#[cfg(target_arch = "x86_64")]
+mod strip;
 mod strips;
 mod task;
 mod tile;
