@@ -76,6 +76,17 @@ impl Factors {
     }
 }
 
+/// The scales that a panel has behind part `index` of `parts`, if it is the last of its chunk. Missing lanes have zero.
+pub(super) fn scales_behind<const LANES: usize>(
+    lanes: &[Factors],
+    index: usize,
+    parts: usize,
+) -> Option<[f32; LANES]> {
+    let last = (index + 1).is_multiple_of(CHUNK / PART) || index + 1 == parts;
+    let scale = |lane: usize| lanes.get(lane).map_or(0.0, |of| of.scales[index / (CHUNK / PART)]);
+    last.then(|| std::array::from_fn(scale))
+}
+
 /// The greatest magnitude that a part can have, as bits.
 #[inline]
 #[target_feature(enable = "avx2,fma")]

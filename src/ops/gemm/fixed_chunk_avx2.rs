@@ -6,13 +6,12 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::avx2_pack::{store, transpose};
-use super::fixed_chunk::Factors;
+use super::fixed_chunk::{Factors, scales_behind};
 use super::fixed_pack_avx2::LANES;
 use super::operand::Operand;
 use super::quantised::{Parts, TOGETHER, of_kind, place};
 use super::quantised_avx2::ReadAvx2;
 use super::quantised_rows::{PART, Rows};
-use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
 
 /// The integers of part `part` of a row as pairs, in order. It is part `index` of those that have `factors`.
@@ -97,12 +96,7 @@ unsafe fn rows<R: ReadAvx2>(
                 for half in 0..2 {
                     transpose(lanes.map(|words| words[half])).into_iter().for_each(&mut write);
                 }
-                let per_chunk = CHUNK / PART;
-                if index % per_chunk == per_chunk - 1 || index + 1 == together {
-                    let mut scales = [0f32; LANES];
-                    for (scale, factors) in scales.iter_mut().zip(&factors).take(count) {
-                        *scale = factors.scales[index / per_chunk];
-                    }
+                if let Some(scales) = scales_behind::<LANES>(&factors[..count], index, together) {
                     // SAFETY: the array is one vector.
                     write(unsafe { _mm256_loadu_si256(scales.as_ptr().cast()) });
                 }

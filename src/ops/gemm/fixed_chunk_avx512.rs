@@ -6,12 +6,11 @@ use std::ops::Range;
 
 use super::avx512::mask;
 use super::avx512_pack::transpose;
-use super::fixed_chunk::Factors;
+use super::fixed_chunk::{Factors, scales_behind};
 use super::operand::Operand;
 use super::quantised::{Parts, TOGETHER, of_kind, place};
 use super::quantised_avx512::ReadAvx512;
 use super::quantised_rows::{PART, Rows};
-use super::tile::CHUNK;
 use crate::weights::{BlockKind, Blocks};
 
 /// Lanes of a vector.
@@ -23,12 +22,7 @@ const LANES: usize = 16;
 /// The factors must be those of the row and of type `R`, and the processor must have AVX-512F, BW, DQ and VL.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn part<R: ReadAvx512>(
-    row: *const u8,
-    part: usize,
-    factors: &Factors,
-    index: usize,
-) -> __m512i {
+unsafe fn part<R: ReadAvx512>(row: *const u8, part: usize, factors: &Factors, index: usize) -> __m512i {
     let (block, of_block) = place::<R>(part);
     // SAFETY: the caller guarantees this.
     let q = unsafe { R::integers(row.wrapping_add(block), of_block) };
@@ -99,12 +93,7 @@ unsafe fn rows<R: ReadAvx512>(
                     *words = unsafe { part::<R>(starts[lane], number, &factors[lane], index) };
                 }
                 transpose(words).into_iter().for_each(&mut write);
-                let per_chunk = CHUNK / PART;
-                if index % per_chunk == per_chunk - 1 || index + 1 == together {
-                    let mut scales = [0f32; LANES];
-                    for (scale, factors) in scales.iter_mut().zip(&factors).take(count) {
-                        *scale = factors.scales[index / per_chunk];
-                    }
+                if let Some(scales) = scales_behind::<LANES>(&factors[..count], index, together) {
                     // SAFETY: the array is one vector.
                     write(unsafe { _mm512_loadu_si512(scales.as_ptr().cast()) });
                 }

@@ -30,7 +30,7 @@ pub(super) unsafe fn group(
 ) {
     // SAFETY: fixed-point words are selected only where the processor has AVX2, FMA and F16C here; the caller vouches for the
     // outputs.
-    unsafe { of_kind!(blocks.kind(), outputs(blocks, chunks, b.lane_stride, lanes, out, accumulate)) }
+    unsafe { of_kind!(blocks.kind(), outputs(blocks, chunks, b, lanes, out, accumulate)) }
 }
 
 /// # Safety
@@ -40,13 +40,12 @@ pub(super) unsafe fn group(
 unsafe fn outputs<R: ReadAvx2>(
     blocks: &Blocks,
     chunks: &[Pairs],
-    stride: usize,
+    b: &Operand,
     lanes: Range<usize>,
     out: *mut f32,
     accumulate: bool,
 ) {
-    let length = chunks.iter().map(|chunk| chunk.numbers).sum();
-    let (rows, parts) = (Rows::of(blocks, lanes.clone(), stride, length), length / PART);
+    let (rows, parts) = (Rows::of(blocks, lanes.clone(), b.lane_stride, b.k), b.k / PART);
     let mut factors = Factors::ZERO;
     for lane in 0..lanes.len() {
         // SAFETY: there is room for the output.
@@ -60,7 +59,6 @@ unsafe fn outputs<R: ReadAvx2>(
             };
             output.add(&products, chunks);
         }
-        output.finish();
     }
 }
 

@@ -53,7 +53,6 @@ unsafe fn outputs(
             row = rest;
             output.add(&products(numbers, chunks), chunks);
         }
-        output.finish();
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::quantised_rows::word;
+use super::quantised_rows::{PART, word};
 use crate::weights::{BlockKind, NF4_CODES};
 
 /// Parts whose scales are read together.
@@ -117,7 +117,7 @@ pub(super) const NF4: [i16; 16] = {
 #[inline(always)]
 pub(super) fn place<R: Read>(part: usize) -> (usize, usize) {
     let (numbers, size) = const { R::KIND.block() };
-    let parts = numbers / super::quantised_rows::PART;
+    let parts = numbers / PART;
     (part / parts * size, part % parts)
 }
 

@@ -10,8 +10,8 @@ pub(super) struct Pairs<'a> {
     /// How many numbers it has.
     pub(super) numbers: usize,
     scale: f32,
-    /// Whether it is the first of a block of `k`, whose sum is by itself.
-    begins: bool,
+    /// Whether it is the last of a block of `k`, whose sum is by itself.
+    ends: bool,
 }
 
 /// Returns the chunks of a row. The pairs of a last one that is not whole are copied to `last`.
@@ -25,34 +25,35 @@ pub(super) fn chunks<'a>(a: &'a Packed, last: &'a mut [u32; CHUNK / 2]) -> Vec<P
     let last = &*last;
     let of_block = |block: usize| {
         // The scale of a chunk follows its pairs.
-        a.panel(block, 0).chunks(CHUNK / 2 + 1).enumerate().map(move |(index, steps)| {
+        let chunks = a.panel(block, 0).chunks(CHUNK / 2 + 1);
+        let count = chunks.len();
+        chunks.enumerate().map(move |(index, steps)| {
             let (scale, pairs) = steps.split_last().unwrap_or((&0, &[]));
             let whole = pairs.first_chunk();
             Pairs {
                 words: whole.unwrap_or(last),
                 numbers: if whole.is_some() { CHUNK } else { rest },
                 scale: f32::from_bits(*scale),
-                begins: index == 0,
+                ends: index + 1 == count,
             }
         })
     };
     (0..blocks).flat_map(of_block).collect()
 }
 
-/// An output, to which the products of chunks are added in their order.
+/// An output, to which the products of chunks are added in their order; it is written at the end of each block of `k`.
 pub(super) struct Output {
     to: *mut f32,
     sum: f32,
     accumulate: bool,
-    begun: bool,
 }
 
 impl Output {
     /// # Safety
-    /// The output must be valid for writing (and reading, to `accumulate`) until it is finished.
+    /// The output must be valid for writing (and reading, to `accumulate`) as long as chunks are added.
     #[inline(always)]
     pub(super) unsafe fn new(to: *mut f32, accumulate: bool) -> Self {
-        Self { to, sum: 0.0, accumulate, begun: false }
+        Self { to, sum: 0.0, accumulate }
     }
 
     /// Adds the products of chunks times the scales of the row on the left. For speed, the caller's code must be compiled for
@@ -60,27 +61,12 @@ impl Output {
     #[inline(always)]
     pub(super) fn add(&mut self, products: &[f32], chunks: &[Pairs]) {
         for (product, chunk) in products.iter().zip(chunks) {
-            if chunk.begins {
-                self.write();
-                self.begun = true;
-            }
             self.sum = product.mul_add(chunk.scale, self.sum);
+            if chunk.ends {
+                // SAFETY: the caller of `new` guarantees this.
+                unsafe { *self.to = if self.accumulate { *self.to + self.sum } else { self.sum } };
+                (self.accumulate, self.sum) = (true, 0.0);
+            }
         }
-    }
-
-    /// Writes the sum of a block of `k`, or adds it.
-    #[inline(always)]
-    fn write(&mut self) {
-        if self.begun {
-            // SAFETY: the caller of `new` guarantees this.
-            unsafe { *self.to = if self.accumulate { *self.to + self.sum } else { self.sum } };
-            (self.accumulate, self.sum) = (true, 0.0);
-        }
-    }
-
-    /// Writes what is left.
-    #[inline(always)]
-    pub(super) fn finish(mut self) {
-        self.write();
     }
 }
