@@ -7,6 +7,7 @@
 //!                                              # by that of DPO_LORA_ISA
 //!     cargo bench --bench ops -- sets          # products with bf16 weights by every instruction set against f32
 //!     RAYON_NUM_THREADS=1 cargo bench --bench ops -- adapted   # a step's products by the processor's time
+//!     cargo bench --bench ops -- attention     # attention alone
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::time::Instant;
@@ -50,6 +51,9 @@ fn main() {
         return adapted();
     }
     let peaks = [Precision::F32, Precision::Bf16].map(profile::peak);
+    if std::env::args().any(|arg| arg == "attention") {
+        return attention(peaks);
+    }
     println!("best matrix product (960 x 2048 x 2048): f32 {:.0}, bf16 {:.0} GFLOP/s", peaks[0], peaks[1]);
     products(peaks);
     attention(peaks);

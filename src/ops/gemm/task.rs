@@ -99,9 +99,16 @@ pub(super) fn tile(
         let packed = panels.as_slice();
         halved(rows.clone(), least, &|rows| {
             let _ready = group.iter().flatten().next().and_then(|block| block.kernel.ready());
+            let mut parts = Vec::new();
             for row in rows {
                 for (index, (stage, offsets)) in group.iter().zip(&offsets).enumerate() {
-                    strip(grid, stage, (row, columns.clone()), (packed, offsets), out, add || index > 0);
+                    parts.clear();
+                    parts.extend(stage.iter().zip(offsets).map(|(block, offset)| Part {
+                        steps: block.steps,
+                        a: block.segment.a.panel(block.index, row).as_ptr(),
+                        b: packed[*offset..][..columns.len() * block.steps * block.kernel.nr].as_ptr(),
+                    }));
+                    strip(grid, stage, (row, columns.clone()), &mut parts, out, add || index > 0);
                 }
             }
         });
@@ -170,26 +177,18 @@ fn halved(range: Range<usize>, least: usize, work: &(impl Fn(Range<usize>) + Syn
     rayon::join(|| halved(range.start..middle, least, work), || halved(middle..range.end, least, work));
 }
 
-/// Computes one row panel times a range of column panels, over the blocks of a stage.
+/// Computes one row panel times a range of column panels, over the blocks of a stage. `parts` are the panels of the row and
+/// of the first columns, block by block.
 fn strip(
     grid: &Grid,
     stage: &[Block],
     (row, columns): (usize, Range<usize>),
-    (panels, offsets): (&[u32], &[usize]),
+    parts: &mut [Part],
     out: &Window,
     accumulate: bool,
 ) {
     let m0 = row * stage[0].kernel.mr;
     let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
-    let mut parts: Vec<Part> = stage
-        .iter()
-        .zip(offsets)
-        .map(|(block, offset)| Part {
-            steps: block.steps,
-            a: block.segment.a.panel(block.index, row).as_ptr(),
-            b: panels[*offset..][..columns.len() * block.steps * block.kernel.nr].as_ptr(),
-        })
-        .collect();
     // Tiles keep their sums in registers over all parts.
     let at_once = if stage[0].kernel.word.tiled() { parts.len() } else { 1 };
     for column in columns {
