@@ -77,9 +77,10 @@ mod tests {
         fingerprint_with(&SafetensorsSource::open(directory).unwrap(), cache).unwrap()
     }
 
-    fn age(path: &Path, seconds: u64) {
-        let then = SystemTime::now() - Duration::from_secs(seconds);
+    fn age(path: &Path, then: SystemTime) {
         File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+        // The system's own time of the change cannot be set.
+        std::thread::sleep(Duration::from_millis(60));
     }
 
     #[test]
@@ -120,7 +121,8 @@ mod tests {
         make(1);
         let first = of(base.path(), Some(cache.path()));
         assert!(entries().is_empty(), "a file this young is not remembered");
-        age(&path, 60);
+        let then = SystemTime::now() - Duration::from_secs(60);
+        age(&path, then);
         assert_eq!(of(base.path(), Some(cache.path())), first);
         let [entry] = &entries()[..] else { panic!("one entry expected") };
 
@@ -134,9 +136,9 @@ mod tests {
             std::fs::write(entry, damaged).unwrap();
             assert_eq!(of(base.path(), Some(cache.path())), first);
         }
-        // ... or of other files.
+        // ... or of other files, also if they have the same size and claim the same age, as those of an archive do.
         make(2);
-        age(&path, 30);
+        age(&path, then);
         let second = of(base.path(), Some(cache.path()));
         assert_ne!(second, first);
         assert_eq!(of(base.path(), None), second);

@@ -106,8 +106,10 @@ pub(super) fn watch(words: &'static str) -> Result<()> {
 /// Answers signals in a thread of its own.
 #[cfg(unix)]
 fn listen() -> std::io::Result<()> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+    // A file that outgrows `ulimit -f` is then an error of the write, and not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || signals.forever().for_each(received));
     Ok(())
 }

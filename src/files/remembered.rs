@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// A file written this recently may be written again within one tick of its clock: its fingerprint is not cached.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// The same for the system's own time, which is finer: more than one tick of its clock.
+const UNCHANGED: Duration = Duration::from_millis(50);
+
 /// A file as it was when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
@@ -22,6 +25,9 @@ pub struct FileStamp {
     pub size: u64,
     /// When it was last written, nanoseconds since 1970.
     pub modified: u64,
+    /// What the system counts for itself and no program sets: when the file was last changed, nanoseconds since 1970, and its
+    /// number on its disk; 0 where there is no such count. Archives and `touch` restore times of writing.
+    pub changed: (u64, u64),
 }
 
 impl FileStamp {
@@ -33,8 +39,22 @@ impl FileStamp {
         let metadata = file.metadata()?;
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let modified = u64::try_from(modified).unwrap_or(u64::MAX);
-        Ok(Self { path: std::fs::canonicalize(path)?, size: metadata.len(), modified })
+        let (size, changed) = (metadata.len(), changed(&metadata));
+        Ok(Self { path: std::fs::canonicalize(path)?, size, modified, changed })
     }
+}
+
+#[cfg(unix)]
+fn changed(metadata: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let since = Duration::from_secs(metadata.ctime().unsigned_abs());
+    let nanoseconds = since.as_nanos() + u128::from(metadata.ctime_nsec().unsigned_abs());
+    (u64::try_from(nanoseconds).unwrap_or(u64::MAX), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn changed(_: &std::fs::Metadata) -> (u64, u64) {
+    (0, 0)
 }
 
 /// A hash, and the files it belongs to.
@@ -45,7 +65,7 @@ struct Remembered {
 }
 
 /// Returns what `compute` returns for the files of `stamps`: a hash in hexadecimal. It is kept in the directory `cache` as
-/// long as the files keep their sizes and modification times; without a directory or files nothing is kept.
+/// long as the files keep their stamps; without a directory or files nothing is kept.
 ///
 /// # Errors
 /// Those of `compute`. A cache that is damaged or not writable is not an error.
@@ -103,7 +123,12 @@ fn recall(path: &Path, stamps: &[FileStamp]) -> Option<String> {
 /// Whether the file is unchanged since it was opened, and old enough for its time to differ from that of a later
 /// version.
 fn is_settled(stamp: &FileStamp) -> bool {
-    let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(stamp.modified));
+    let is_older = |time: u64, than: Duration| {
+        let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(time));
+        age.is_ok_and(|age| age >= than)
+    };
     let now = std::fs::File::open(&stamp.path).and_then(|file| FileStamp::of(&stamp.path, &file));
-    age.is_ok_and(|age| age >= SETTLED) && now.is_ok_and(|now| now == *stamp)
+    is_older(stamp.modified, SETTLED)
+        && is_older(stamp.changed.0, UNCHANGED)
+        && now.is_ok_and(|now| now == *stamp)
 }
