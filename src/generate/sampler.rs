@@ -17,7 +17,8 @@ pub struct SamplingConfig {
     pub temperature: f64,
     /// Samples from the k most likely tokens.
     pub top_k: Option<usize>,
-    /// Samples from the most likely tokens with this total probability (Holtzman et al. 2019, arXiv 1904.09751).
+    /// Samples from the most likely tokens with this share of the probability (Holtzman et al. 2019, arXiv 1904.09751), after
+    /// `top_k`.
     pub top_p: Option<f64>,
     /// Seed of the random number generator.
     pub seed: u64,
@@ -121,8 +122,8 @@ impl Sampler {
         Ok(drawn.sample(&mut self.random))
     }
 
-    /// Returns the candidate tokens: the k most likely, then the most likely of these with total probability `top_p`;
-    /// `None` if all tokens are candidates.
+    /// Returns the candidate tokens: the k most likely, then the most likely of these that have the share `top_p` of their
+    /// probability, as in transformers and llama.cpp; `None` if all tokens are candidates.
     fn candidates(&self, probabilities: &[f32]) -> Option<Vec<usize>> {
         let top_k = self.config.top_k.filter(|k| *k < probabilities.len());
         let top_p = self.config.top_p.filter(|p| *p < 1.0);
@@ -136,10 +137,12 @@ impl Sampler {
         }
         let Some(p) = top_p else { return Some(tokens) };
         tokens.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
+        let of = |token: &usize| f64::from(probabilities[*token]);
+        let enough = p * tokens.iter().map(of).sum::<f64>();
         let mut sum = 0.0;
         let kept = tokens.iter().take_while(|token| {
-            let below = sum < p as f32;
-            sum += probabilities[**token];
+            let below = sum < enough;
+            sum += of(token);
             below
         });
         let kept = kept.count();
@@ -220,7 +223,9 @@ mod tests {
         near(&drawn(&config(1.0, Some(2), None), &LOGITS, 20_000), [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
         // 0.4 + 0.3 reach 0.65; of the two most likely, 0.4 alone reaches 0.4.
         near(&drawn(&config(1.0, None, Some(0.65)), &LOGITS, 20_000), [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
-        near(&drawn(&config(1.0, Some(2), Some(0.39)), &LOGITS, 20_000), [0.0, 1.0, 0.0, 0.0]);
+        // Of the two most likely, 0.4 has the share 4/7 = 0.57.
+        near(&drawn(&config(1.0, Some(2), Some(0.55)), &LOGITS, 20_000), [0.0, 1.0, 0.0, 0.0]);
+        near(&drawn(&config(1.0, Some(2), Some(0.6)), &LOGITS, 20_000), [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
         near(&drawn(&config(1.0, Some(9), Some(1.0)), &LOGITS, 20_000), [0.2, 0.4, 0.1, 0.3]);
     }
 
