@@ -253,6 +253,18 @@ impl GenerateArgs {
         self.best_of.or(self.n).unwrap_or(1)
     }
 
+    /// A warning of options of sampling that the default temperature makes idle.
+    pub fn idle(&self) -> Option<String> {
+        let options = [("--top-k", self.top_k.is_some()), ("--top-p", self.top_p.is_some())];
+        let given = options.into_iter().find(|(_, given)| *given)?.0;
+        (self.temperature.is_none() && self.completions() == 1).then(|| {
+            format!(
+                "{given} has no effect at the default temperature of 0, which always takes the most likely token; add \
+                 --temperature 1"
+            )
+        })
+    }
+
     /// How tokens are chosen.
     ///
     /// # Errors
@@ -456,6 +468,14 @@ mod tests {
         let several = generate("--prompt a --best-of 4 --reward length").unwrap();
         assert_eq!((several.completions(), several.sampling().unwrap().temperature), (4, 1.0));
         assert!(generate("--prompt a --n 3 --temperature 1e-9").unwrap().sampling().is_err());
+        for option in ["--top-k 5", "--top-p 0.5"] {
+            let idle = |more: &str| generate(&format!("--prompt a {option} {more}")).unwrap().idle();
+            assert!(idle("").unwrap().starts_with(option.split(' ').next().unwrap()));
+            for more in ["--temperature 1", "--temperature 0", "--n 2"] {
+                assert_eq!(idle(more), None, "{more}");
+            }
+        }
+        assert_eq!(generate("--prompt a --seed 3").unwrap().idle(), None);
         assert_eq!(generate("--prompt a --chat").unwrap().chat(), Some(true));
         assert_eq!(generate("--prompt a --chat --no-chat").unwrap().chat(), Some(false));
         let Command::Merge(merge) =

@@ -90,6 +90,33 @@ fn force_turns_keys_and_tensors_that_are_not_understood_into_warnings() {
 }
 
 #[test]
+fn damaged_folders_are_told_by_file_and_remedy() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    let changed = |name: &str, change: &dyn Fn(String) -> String, words: &[&str]| {
+        let place = Place::new();
+        place.model("llama");
+        let name = format!("model/{name}");
+        place.write(&name, change(String::from_utf8_lossy(&place.read(&name)).into()));
+        let pairs = fixture("pairs.jsonl");
+        let ran = place.run(&["score", "--base", "model", "--data", pairs.to_str().unwrap()]);
+        assert!([Some(1), Some(2)].contains(&ran.code) && ran.stdout.is_empty(), "{name}: {}", ran.stderr);
+        words.iter().for_each(|word| assert!(ran.stderr.contains(word), "{name}: {word} in {}", ran.stderr));
+    };
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        changed(name, &|_| pointer.into(), &[name, "is a Git LFS pointer", "git lfs pull"]);
+    }
+    for name in ["config.json", "tokenizer_config.json"] {
+        changed(name, &|text| format!("\u{feff}{text}"), &[name, "byte-order mark", "UTF-8 without one"]);
+    }
+    let set = |key: &'static str, value: &'static str| {
+        move |text: String| text.replacen('{', &format!("{{\n\"{key}\": {value},"), 1)
+    };
+    changed("config.json", &set("foo_limit", "Infinity"), &["config.json: foo_limit: is Infinity"]);
+    let negative = |text: String| text.replace("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1.0");
+    changed("config.json", &negative, &["config.json: rms_norm_eps: is -1", "0 or more"]);
+}
+
+#[test]
 fn a_base_with_an_adapter_in_its_directory_is_refused() {
     let place = Place::new();
     place.model("llama");

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::generate::{Limits, Request, SamplingConfig, complete_streaming};
 use crate::model::pass::Pass;
 use crate::toolkit::Adapted;
+use crate::toolkit::prompts::without_room;
 
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
     let base = base(&args.model)?;
@@ -152,7 +153,7 @@ impl Chatting<'_> {
 
     /// Writes the answers to the last message: one, or one of each side.
     fn answer(&mut self) -> Result<()> {
-        let prompt = match self.conversation.encoded(&self.adapted.tokenizer) {
+        let prompt = match self.prompt() {
             Ok(prompt) => prompt,
             Err(error) => {
                 self.conversation.take_back();
@@ -183,6 +184,24 @@ impl Chatting<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The tokens that an answer continues.
+    ///
+    /// # Errors
+    /// If the template refuses the messages, or they leave the model no position for an answer.
+    fn prompt(&self) -> Result<Vec<u32>> {
+        let Adapted { tokenizer, decoder, policy, .. } = self.adapted;
+        let prompt = self.conversation.encoded(tokenizer)?;
+        let (asked, remedy) = if tokenizer.template().is_some() {
+            ("the conversation", "/reset starts it over")
+        } else {
+            ("the message", "write a shorter one")
+        };
+        match without_room(prompt.len(), decoder, policy)? {
+            Some(clause) => Err(Error::Data(format!("{asked} has {clause}: {remedy}"))),
+            None => Ok(prompt),
+        }
     }
 
     /// Streams an answer; what was written until it was stopped is the answer. The inner error is the model's, in words.

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use self::prompts::Prompts;
 use self::reward::{Group, OfGroup, Rewarded, Sums};
 use self::show::{heading, show};
 use super::adapted::{adapted, base_on};
@@ -31,12 +32,17 @@ pub(super) fn run(args: &GenerateArgs) -> Result<()> {
 
 fn generate(args: &GenerateArgs, ranks: &Ranks) -> Result<()> {
     let sampling = args.sampling()?;
+    if let Some(idle) = args.idle() {
+        log::warn!("{idle}");
+    }
     let base = base_on(ranks, &args.model)?;
     let adapted = ranks.once_per_machine(|| adapted(&base, &args.model))?;
     let Adapted { tokenizer, decoder, policy, .. } = &adapted;
     policy.trained.refuse_score("generate")?;
-    let prompts = prompts::read(args)?;
-    let requests = requests(args, tokenizer, &prompts, &sampling)?;
+    let asked = Prompts::read(args)?;
+    let requests = requests(args, tokenizer, &asked.texts, &sampling)?;
+    asked.check(&requests, &adapted)?;
+    let prompts = asked.texts;
     together::agree(ranks, &adapted, fingerprint(&prompts, &requests))?;
     warn(&base);
     let mut rewarded = ranks.once_per_machine(|| Rewarded::new(args, &base, decoder))?;

@@ -9,7 +9,7 @@ mod verify;
 
 use std::path::Path;
 
-use super::output::say;
+use super::output::{check_file, say};
 use crate::adapter::merge::gguf::{FileType, GgufOptions};
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
@@ -27,6 +27,7 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
             say(text)
         }
     };
+    check_output(args)?;
     set_threads(args.threads)?;
     let options = OpenOptions {
         dtype: weight_dtype(args)?,
@@ -44,6 +45,20 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
         (Some(output), _) => into_model(&base, &parts, output, args, say),
         (None, Some(directory)) => compose::run(&base, &parts, directory, args, say),
         (None, None) => Err(Error::Config("name --output or --output-adapter".into())),
+    }
+}
+
+/// Refuses an output that cannot be written, before anything is read.
+fn check_output(args: &MergeArgs) -> Result<()> {
+    let named_gguf = |path: &Path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    match (&args.output, &args.output_adapter) {
+        (Some(output), _) if args.format == MergeFormat::Gguf => check_file(output),
+        (Some(output), _) if named_gguf(output) => Err(Error::Config(format!(
+            "the output {} would be a directory; add --format gguf for a GGUF file, or name a directory",
+            output.display()
+        ))),
+        (Some(directory), _) | (None, Some(directory)) => merge::check_directory(directory),
+        (None, None) => Ok(()),
     }
 }
 
@@ -96,21 +111,15 @@ fn into_model(
             merge::gguf::merge_checked(&from, parts, output, &options, check)?;
         }
         MergeFormat::Safetensors => {
-            let options = safetensors(base, output, args, &say)?;
+            let options = safetensors(base, args, &say)?;
             merge::merge_checked(&from, parts, output, &options, check)?;
         }
     }
     Ok(())
 }
 
-/// Writes a model directory.
-fn safetensors(base: &Base, output: &Path, args: &MergeArgs, say: &impl Fn(&str)) -> Result<MergeOptions> {
-    if output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
-        return Err(Error::Config(format!(
-            "the output {} would be a directory; add --format gguf for a GGUF file, or name a directory",
-            output.display()
-        )));
-    }
+/// Returns how a model directory is written.
+fn safetensors(base: &Base, args: &MergeArgs, say: &impl Fn(&str)) -> Result<MergeOptions> {
     let mut options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
     if matches!(base.place, Place::Gguf(_)) {
         let dtype = *options.dtype.get_or_insert(DType::Bf16);

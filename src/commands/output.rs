@@ -1,6 +1,7 @@
 //! Standard output and standard error.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -34,6 +35,14 @@ pub(super) fn print(bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Refuses a directory as the place of a file, before the work.
+pub(super) fn check_file(path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    Err(Error::Config(format!("the output {} is a directory; name a file", path.display())))
+}
+
 /// Prints a value as one line of JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(value).map_err(|e| Error::Data(e.to_string()))?;
@@ -60,4 +69,21 @@ pub(super) fn say(text: &str) {
     }
     // Standard error may be closed; there is nowhere left to report that.
     let _ = screen::line(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_no_place_for_a_file() {
+        let place = tempfile::tempdir().unwrap();
+        let error = check_file(place.path()).unwrap_err();
+        assert!(
+            error.exit_code() == 2 && error.to_string().contains("is a directory; name a file"),
+            "{error}"
+        );
+        check_file(&place.path().join("scores.jsonl")).unwrap();
+        check_file(Path::new("/dev/null")).unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::adapted::{adapted, base_on};
-use super::output::{print, say};
+use super::output::{check_file, print, say};
 use super::together;
 use crate::cli::ScoreArgs;
 use crate::error::{Error, Result};
@@ -60,6 +60,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<()> {
 }
 
 fn score(args: &ScoreArgs, ranks: &Ranks) -> Result<()> {
+    args.output.as_deref().map_or(Ok(()), check_file)?;
     let base = base_on(ranks, &args.model)?;
     let adapted = ranks.once_per_machine(|| adapted(&base, &args.model))?;
     let pairs = together::read(ranks, || adapted.pairs(&args.data))?;

@@ -1,9 +1,13 @@
 //! A configuration between text and types: what the user wrote, laid over the defaults key by key, so that every
 //! complaint can name its key, value and line.
 
+mod lines;
+
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
+pub(super) use self::lines::line_of;
+use self::lines::repeated;
 use super::typed::{self, Mismatch};
 use crate::error::{Error, Problems, Result, nearest};
 
@@ -63,7 +67,16 @@ impl<'a> Document<'a> {
                     keys(defaults).join(", ")
                 )));
             }
-            Err(error) => return Err(Error::Config(format!("{origin} is not valid YAML: {error}"))),
+            Err(error) => {
+                let error = error.to_string();
+                return Err(Error::Config(match repeated(text, &error) {
+                    Some((key, [first, line])) => format!(
+                        "{origin}:{line}: the key {key} stands twice, first in line {first}; keep one of them, with all that \
+                         belongs to it"
+                    ),
+                    None => format!("{origin} is not valid YAML: {error}"),
+                }));
+            }
         };
         Ok(Self::of(written, text, origin, defaults))
     }
@@ -103,7 +116,14 @@ impl<'a> Document<'a> {
             put(&mut probe, &path, value.clone());
             match typed::read::<T>(&probe) {
                 Ok(_) => put(&mut merged, &path, value),
-                Err(error) => problems.add(self.wrong_value(&path, &value, &error)),
+                Err(error) => {
+                    let mut problem = self.wrong_value(&path, &value, &error);
+                    put(&mut probe, &path, typed::unquoted(&value));
+                    if typed::read::<T>(&probe).is_ok() {
+                        problem.push_str("; remove the quotes");
+                    }
+                    problems.add(problem);
+                }
             }
         }
         merged
@@ -270,7 +290,9 @@ impl<'a> Document<'a> {
             let default = default.map_or(String::new(), |default| format!(", {}", show(default)));
             return format!("{place}: {name} is null; remove the line for the default{default}");
         }
-        format!("{place}: {name} is {}; {}", show(value), error)
+        let text = if typed::bare(value).is_some() { "the text " } else { "" };
+        let quoted = |text: &str| must_be_quoted(text) || typed::bare(&text.into()).is_some();
+        format!("{place}: {name} is {text}{}; {error}", shown(value, &quoted))
     }
 
     /// `file:line` of a key where the text shows one, else `file`.
@@ -280,23 +302,6 @@ impl<'a> Document<'a> {
             None => self.origin.to_string(),
         }
     }
-}
-
-/// Returns the 1-based line of `key` in block style. A value that came by `--set`, or is in flow style (`{a: 1}`), has
-/// none.
-pub(super) fn line_of(text: &str, section: Option<&str>, key: &str) -> Option<usize> {
-    let mut inside = section.is_none();
-    for (number, line) in text.lines().enumerate() {
-        let indented = line.starts_with([' ', '\t']);
-        let Some((found, _)) = line.trim().split_once(':') else { continue };
-        let found = found.trim_matches(['"', '\'', ' ']);
-        if !indented && section.is_some() {
-            inside = Some(found) == section;
-        } else if inside && indented == section.is_some() && found == key {
-            return Some(number + 1);
-        }
-    }
-    None
 }
 
 /// Sets `value` at `path`, creating mappings where there is nothing. A value in the way that is not a mapping is kept
@@ -337,11 +342,21 @@ fn text_of(key: &Value) -> String {
 
 /// A value on one line.
 pub(super) fn show(value: &Value) -> String {
+    shown(value, &must_be_quoted)
+}
+
+fn must_be_quoted(text: &str) -> bool {
+    text.is_empty() || text.contains('\n')
+}
+
+/// A value on one line, with quotes around the texts that are `quoted`.
+fn shown(value: &Value, quoted: &dyn Fn(&str) -> bool) -> String {
+    let show = |value: &Value| shown(value, quoted);
     match value {
         Value::Null => "null".into(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => number.to_string(),
-        Value::String(text) if text.is_empty() || text.contains('\n') => format!("{text:?}"),
+        Value::String(text) if quoted(text) => format!("{text:?}"),
         Value::String(text) => text.clone(),
         Value::Sequence(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", ")),
         Value::Mapping(mapping) => {
@@ -358,20 +373,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_found_in_their_section() {
-        let text = "seed: 1\n\"model\":\n  base: x\nlora:\n  # r: 3\n  r: 4\n  \"base\": 5\n";
-        assert_eq!(line_of(text, None, "seed"), Some(1));
-        assert_eq!(line_of(text, None, "lora"), Some(4));
-        assert_eq!(line_of(text, Some("lora"), "r"), Some(6));
-        assert_eq!(line_of(text, Some("lora"), "base"), Some(7));
-        assert_eq!(line_of(text, Some("model"), "base"), Some(3));
-        assert_eq!(line_of(text, Some("model"), "r"), None);
-        assert_eq!(line_of("lora: {r: 4}", Some("lora"), "r"), None);
-    }
-
-    #[test]
     fn values_show_on_one_line() {
         let value: Value = serde_yaml::from_str("{a: [1, x, null], b: \"p\\nq\"}").unwrap();
         assert_eq!(show(&value), "{a: [1, x, null], b: \"p\\nq\"}");
+    }
+
+    /// What is wrong with a document that may hold `x.n`, a number, and `x.list`, numbers.
+    fn problem(text: &str) -> String {
+        #[derive(serde::Deserialize)]
+        #[expect(dead_code, reason = "only whether it can be read")]
+        struct Section {
+            n: f64,
+            list: Vec<u64>,
+            on: bool,
+        }
+        #[derive(serde::Deserialize)]
+        #[expect(dead_code, reason = "only whether it can be read")]
+        struct All {
+            x: Section,
+        }
+        let defaults: Value = serde_yaml::from_str("x: {n: 1, list: [], on: true}").unwrap();
+        let document = Document::new(text, "t.yaml", &defaults);
+        document.and_then(|document| document.check::<All>()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn quotes_that_make_a_text_are_shown() {
+        assert_eq!(
+            problem("x:\n  n: \"1e-5\"\n"),
+            "t.yaml:2: x.n is the text \"1e-5\"; expected a number; remove the quotes"
+        );
+        let switch = problem("x:\n  on: 'false'\n");
+        assert!(
+            switch.contains("is the text \"false\"; expected true or false; remove the quotes"),
+            "{switch}"
+        );
+        let list = problem("x:\n  list: [\"3\", 4]\n");
+        assert!(list.contains("x.list is [\"3\", 4]; ") && list.ends_with("; remove the quotes"), "{list}");
+        assert_eq!(problem("x:\n  n: fast\n"), "t.yaml:2: x.n is fast; expected a number");
+        assert_eq!(problem("x:\n  n: \"true\"\n"), "t.yaml:2: x.n is the text \"true\"; expected a number");
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_has_its_lines() {
+        let error = problem("x:\n  n: 1\n# y\nx:\n  n: 2\n");
+        assert!(error.starts_with("t.yaml:4: the key x stands twice, first in line 1;"), "{error}");
+        let flow = problem("{x: {n: 1}, x: {n: 2}}");
+        assert!(flow.contains("not valid YAML: duplicate entry with key \"x\""), "{flow}");
     }
 }

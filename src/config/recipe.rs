@@ -5,6 +5,7 @@
 //! own, `OUTPUT_DIR/NUMBER-NAME`, and begins with the adapter of the stage before.
 
 mod addressed;
+mod agreed;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -168,7 +169,7 @@ impl Reading<'_> {
             }
         }
         problems.finish()?;
-        self.check_together(&stages)?;
+        agreed::check(self.origin, &stages)?;
         let output_dir = stages.first().and_then(|stage| stage.config.output_dir.parent());
         Ok(Staged { output_dir: output_dir.unwrap_or(Path::new("")).to_path_buf(), stages })
     }
@@ -236,6 +237,16 @@ impl Reading<'_> {
             .flat_map(|(stage, own)| ObjectiveConfig::keys_of(&self.losses(stage, &[global, own].concat())))
             .collect();
         let mut problems = Problems::default();
+        let has_own = |stage: &Written| stage.losses().is_some();
+        for key in ["loss_type", "loss_weights"].into_iter().filter(|_| written.iter().all(has_own)) {
+            problems.require(!self.objective().contains_key(key), || {
+                format!(
+                    "{}: objective.{key} is set, and every stage has a loss of its own, by its name or by its loss_type; \
+                     remove the line, or set it in a stage",
+                    self.origin
+                )
+            });
+        }
         for key in self.objective().keys().map(show).filter(|key| !used.contains(key)) {
             problems.add(format!(
                 "{}: objective.{key} is set, and the loss of no stage has such a parameter; remove the line",
@@ -307,56 +318,6 @@ impl Reading<'_> {
         // What a stage has from those before it is checked with the rest.
         stage.config = stage.config.checked(&place)?;
         Ok(stage)
-    }
-
-    /// Checks what the stages must agree on.
-    fn check_together(&self, stages: &[Stage]) -> Result<()> {
-        let mut problems = Problems::default();
-        let threads = |stage: &Stage| stage.config.train.threads;
-        problems.require(stages.windows(2).all(|two| threads(&two[0]) == threads(&two[1])), || {
-            format!("{}: train.threads is the same for all stages; move it out of stages", self.origin)
-        });
-        let stacked = stages.iter().skip(1).any(|stage| stage.begins == Begins::Stack);
-        problems.require(!stacked || stages.iter().all(|stage| !stage.config.lora.use_dora), || {
-            format!(
-                "{}: a stage is stacked, and lora.use_dora is true: only LoRA adapters are stacked into one; write adapter: \
-                 continue",
-                self.origin
-            )
-        });
-        for stage in stages.iter().filter(|_| stacked) {
-            let lora = &stage.config.lora;
-            let set = [
-                ("modules_to_save", lora.modules_to_save.is_some()),
-                ("trainable_token_indices", lora.trainable_token_indices.is_some()),
-                ("prefix_tuning", lora.prefix_tuning.is_some()),
-                ("adapter_layers", lora.adapter_layers.is_some()),
-            ];
-            for (key, _) in set.into_iter().filter(|(_, set)| *set) {
-                problems.add(format!(
-                    "{}: a stage is stacked, and lora.{key} is set in {}: only LoRA adapters are stacked into one; write \
-                     adapter: continue",
-                    self.origin, stage.name
-                ));
-            }
-        }
-        let rewards =
-            |stage: &Stage| stage.config.objective.resolve().is_ok_and(|objective| objective.needs().rewards);
-        for (before, stage) in stages.iter().zip(stages.iter().skip(1)) {
-            problems.require(!rewards(before) || rewards(stage), || {
-                format!(
-                    "{}: stage {} trains a reward model, and {} would begin with it; train the reward model in a run of its own",
-                    self.origin, before.name, stage.name
-                )
-            });
-            problems.require(!rewards(stage) || stage.begins == Begins::Continue, || {
-                format!(
-                    "{}: stage {} trains a reward model, which is not stacked on another adapter; write adapter: continue",
-                    self.origin, stage.name
-                )
-            });
-        }
-        problems.finish()
     }
 }
 

@@ -65,6 +65,23 @@ pub(super) fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Mismatch> {
     T::deserialize(Typed(value))
 }
 
+/// What a text would be without quotes, if it would be something else: `"1e-5"` is a number then.
+pub(super) fn bare(value: &Value) -> Option<Value> {
+    let text = value.as_str().filter(|text| !text.trim().is_empty())?;
+    serde_yaml::from_str(text).ok().filter(|value: &Value| !value.is_string())
+}
+
+/// A value without the quotes around its texts.
+pub(super) fn unquoted(value: &Value) -> Value {
+    match value {
+        Value::Sequence(items) => Value::Sequence(items.iter().map(unquoted).collect()),
+        Value::Mapping(entries) => {
+            Value::Mapping(entries.iter().map(|(key, value)| (key.clone(), unquoted(value))).collect())
+        }
+        other => bare(other).unwrap_or_else(|| other.clone()),
+    }
+}
+
 /// A value that is read.
 #[derive(Clone, Copy)]
 struct Typed<'a>(&'a Value);

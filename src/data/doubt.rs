@@ -34,6 +34,10 @@ pub enum About {
     End,
     /// A gold answer, which nothing imitates.
     Gold,
+    /// The beginning of the assistant's turn, which is scored.
+    Header,
+    /// The end of a prompt that shares a token with the beginning of an answer.
+    Border,
 }
 
 impl About {
@@ -68,6 +72,16 @@ impl About {
             Self::End => (
                 "no answer ends in a special token, so that the model does not learn where to stop",
                 "use a chat template that ends the assistant's turn with one (data.chat_template)",
+            ),
+            Self::Header => (
+                "the chat template begins the assistant's turn in the conversation and not in the prompt, so that this is scored as \
+                 a part of the answer",
+                "use a chat template that writes it if add_generation_prompt is true (data.chat_template)",
+            ),
+            Self::Border => (
+                "the end of the prompt and the beginning of an answer make one token, so that the model learns to answer a \
+                 shorter prompt than it will see",
+                "end prompts without white space, and begin answers with it",
             ),
             Self::Gold => (
                 "there is a gold answer and nothing imitates it",

@@ -2,6 +2,12 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::format::stands_for;
+
+/// Columns, and fields of messages, with what is not text.
+pub(super) const MEDIA: [&str; 8] =
+    ["image", "images", "video", "videos", "audio", "audios", "image_path", "image_url"];
+
 /// The fields of a JSON object, in file order.
 pub(super) type Fields = Map<String, Json>;
 
@@ -24,8 +30,24 @@ pub(super) fn equal(first: &str, second: &str, text: &str) -> String {
     )
 }
 
+/// Whether a value says nothing.
+pub(super) fn is_empty(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::String(text) => text.trim().is_empty() || text.trim() == "[]",
+        Json::Array(list) => list.is_empty(),
+        Json::Object(map) => map.values().all(Json::is_null),
+        Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
 /// Formats the type and value for an error message: `a number (3)`.
 pub(super) fn described(value: &Json) -> String {
+    if let Some((word, place)) = stands_for(value) {
+        // The message names the column; only a place within it is news.
+        let is_within = place.contains(['.', '[']);
+        return if is_within { format!("{word} in {}", shortened(place)) } else { word.to_owned() };
+    }
     let kind = match value {
         Json::Null => return "null".into(),
         Json::Bool(_) => "a boolean",
@@ -57,5 +79,19 @@ pub(super) fn shortened(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((byte, _)) => format!("{}…", &text[..byte]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_lacks_are_described_by_their_words() {
+        assert_eq!(described(&json!({"NaN": "label"})), "NaN");
+        assert_eq!(described(&json!({"-Infinity": "scores[1]"})), "-Infinity in scores[1]");
+        assert_eq!(described(&json!({"NaN": 3})), "an object ({\"NaN\":3})");
     }
 }

@@ -49,6 +49,9 @@ pub struct Findings {
     pub labelled: usize,
     /// The number of pairs whose label is below 0.5.
     pub inverted: usize,
+    /// The number of pairs whose label is 0.5.
+    #[serde(default)]
+    pub undecided: usize,
     /// Invalid records, each with its message.
     pub invalid: Cases,
     /// The same, up to [`MOST_SKIPPED`]: what a run with [`OnError::Skip`] leaves out.
@@ -79,6 +82,7 @@ impl Findings {
         if let Kind::Pair { label, .. } = kind {
             self.labelled += usize::from(label != 1.0);
             self.inverted += usize::from(label < 0.5);
+            self.undecided += usize::from(label == 0.5);
         }
     }
 
@@ -152,9 +156,17 @@ impl Findings {
         }
         if self.labelled > 0 {
             notes.push(format!(
-                "{} of {records} pairs have a label other than 1; {} are below 0.5, where rejected is preferred",
-                self.labelled, self.inverted
+                "{} of {records} pairs have a label other than 1; {} are below 0.5, where rejected is preferred{}",
+                self.labelled,
+                self.inverted,
+                if self.inverted > 0 { ", and accuracies still count how often chosen is ahead" } else { "" }
             ));
+        }
+        if self.undecided > 0 && self.undecided == records {
+            notes.push(
+                "warning: the label of every pair is 0.5, which prefers neither answer, so that nothing can be learned from them"
+                    .into(),
+            );
         }
         if let Some(first) = self.lost.described() {
             notes.push(format!(
@@ -222,5 +234,10 @@ mod tests {
             assert!(notes.contains(part), "{part}: {notes}");
         }
         assert!(Findings { records: 3, ..Findings::default() }.notes().is_empty());
+        let mut ties = Findings::default();
+        (0..2).for_each(|_| ties.record(schema("preference"), Kind::pair(0.5)));
+        assert!(ties.notes().join("\n").contains("the label of every pair is 0.5"), "{:?}", ties.notes());
+        ties.record(schema("preference"), Kind::pair(0.6));
+        assert!(!ties.notes().join("\n").contains("every pair"), "{:?}", ties.notes());
     }
 }

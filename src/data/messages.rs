@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::fields::{Fields, described};
+use super::fields::{Fields, MEDIA, described, is_empty};
 use super::speakers;
 use crate::error::nearest;
 
@@ -98,10 +98,26 @@ pub(super) fn message(place: &str, json: &Json) -> Result<Message, String> {
     let Json::Object(fields) = json else {
         return Err(format!("{place} must be a message {{role, content}}, found {}", described(json)));
     };
+    let media = |(name, value): &(&String, &Json)| MEDIA.contains(&name.as_str()) && !is_empty(value);
+    if let Some((name, _)) = fields.iter().find(media) {
+        return Err(format!(
+            "{place}.{name} is not read: models of texts have no place for it; remove the row, or the field if the text does \
+             without it"
+        ));
+    }
     if let (false, Some(from)) = (fields.contains_key("role"), fields.get("from")) {
         return speakers::message(place, from, fields).map(Message);
     }
-    let message = Message(fields.clone());
+    let mut fields = fields.clone();
+    speakers::read_function_call(place, &mut fields)?;
+    let message = Message(fields);
+    check(place, &message)?;
+    Ok(message)
+}
+
+/// Checks role and content of the message at `place`.
+fn check(place: &str, message: &Message) -> Result<(), String> {
+    let fields = message.fields();
     for name in ["role", "content"] {
         match fields.get(name) {
             Some(Json::String(_)) => {}
@@ -129,7 +145,7 @@ pub(super) fn message(place: &str, json: &Json) -> Result<Message, String> {
             "{place}.role is empty; use user, assistant, system or what the chat template knows"
         ));
     }
-    Ok(message)
+    speakers::refuse_other_name(place, message.role())
 }
 
 /// Checks that all parts of a structured content are texts.
@@ -212,5 +228,60 @@ mod tests {
             let error = read(&content).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused_in_messages_too() {
+        let with =
+            |images: Json| message("chosen[0]", &json!({"role": "user", "content": "a", "images": images}));
+        assert!(with(json!(["x.png"])).unwrap_err().starts_with("chosen[0].images is not read"));
+        assert!(with(json!([])).is_ok() && with(json!(null)).is_ok());
+        let sharegpt = message("c[1]", &json!({"from": "human", "value": "a", "audio": "x.wav"}));
+        assert!(sharegpt.unwrap_err().starts_with("c[1].audio is not read"));
+    }
+
+    #[test]
+    fn a_role_under_the_name_of_another_format_is_refused() {
+        let of = |role: &str| message("m[1]", &json!({"role": role, "content": "a"}));
+        for (role, right) in [
+            ("human", "user"),
+            ("gpt", "assistant"),
+            ("bot", "assistant"),
+            ("Assistant", "assistant"),
+            ("SYSTEM", "system"),
+            (" user", "user"),
+            ("ChatGPT", "assistant"),
+        ] {
+            let error = of(role).unwrap_err();
+            assert!(error.contains(&format!("m[1].role is {role:?}")), "{error}");
+            assert!(error.ends_with(&format!("write {right}")), "{error}");
+        }
+        for role in ["user", "tool", "developer", "ipython", "documents", "environment", "model", "narrator"]
+        {
+            assert!(of(role).is_ok(), "{role}");
+        }
+    }
+
+    #[test]
+    fn the_older_form_of_a_call_becomes_tool_calls() {
+        let call = json!({"name": "f", "arguments": "{\"x\": 1}"});
+        let old = |content: Json, call: &Json| {
+            message("m[0]", &json!({"role": "assistant", "content": content, "function_call": call}))
+        };
+        let found = old(json!(null), &call).unwrap();
+        let calls = json!([{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]);
+        assert_eq!(found.fields()["tool_calls"], calls);
+        assert!(found.calls_tools() && !found.fields().contains_key("function_call"));
+        for nothing in [json!(null), json!({}), json!("")] {
+            assert!(!old(json!("a"), &nothing).unwrap().calls_tools(), "{nothing}");
+        }
+        for (wrong, part) in [
+            (json!({"name": "f"}), "m[0].function_call must be an object {name, arguments}, found an object"),
+            (json!("f(1)"), "found a string (\"f(1)\")"),
+        ] {
+            assert!(old(json!("a"), &wrong).unwrap_err().contains(part), "{wrong}");
+        }
+        let both = json!({"role": "assistant", "content": "", "function_call": call, "tool_calls": calls});
+        assert!(message("m[0]", &both).unwrap_err().contains("both `function_call` and `tool_calls`"));
     }
 }

@@ -28,6 +28,9 @@ fn one() -> f64 {
     1.0
 }
 
+/// The largest weight of a source.
+const HEAVIEST: f64 = 1000.0;
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_one(weight: &f64) -> bool {
     *weight == 1.0
@@ -89,9 +92,10 @@ impl DataSource {
         if self.path.trim().is_empty() {
             wrong.push(format!("{place}.path is empty; name a file, glob or directory"));
         }
-        if !(self.weight.is_finite() && self.weight > 0.0) {
+        if !(self.weight > 0.0 && self.weight <= HEAVIEST) {
             wrong.push(format!(
-                "{place}.weight is {}; a weight is above 0 (leave the source out for 0)",
+                "{place}.weight is {}; a weight is above 0 (leave the source out for 0) and at most {HEAVIEST}: it is how often \
+                 each record counts",
                 self.weight
             ));
         }
@@ -317,6 +321,7 @@ mod tests {
             ("[{path: '', weight: 1}]", "s.path is empty"),
             ("[{path: a, weight: 0}]", "s.weight is 0; a weight is above 0"),
             ("[{path: a, weight: -1}]", "s.weight is -1"),
+            ("[{path: a, weight: 1e300}]", "at most 1000"),
             ("[{path: a, weight: .nan}]", "s.weight is NaN"),
             ("[{path: a.jsonl, split: test}]", "s.split is test, but a.jsonl is no data set of the Hub"),
             ("[{path: 'hub:o/n:train', split: test}]", "names a split too"),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::fields::{Fields, described};
+use super::fields::{Fields, described, is_empty, shortened};
 
 /// Speakers and their roles. A `function_call` is a message of the assistant as well; its value names the functions.
 const SPEAKERS: [(&str, &str); 8] = [
@@ -15,6 +15,43 @@ const SPEAKERS: [(&str, &str); 8] = [
     ("observation", "tool"),
     ("tool", "tool"),
 ];
+
+/// Roles of chat templates. There are others, which only a template knows.
+const ROLES: [&str; 9] =
+    ["user", "assistant", "system", "developer", "tool", "function", "observation", "ipython", "model"];
+
+/// Names of speakers in other formats, in lower case, and the roles that they have in a template.
+const OTHER_NAMES: [(&str, &str); 11] = [
+    ("human", "user"),
+    ("prompter", "user"),
+    ("gpt", "assistant"),
+    ("chatgpt", "assistant"),
+    ("bot", "assistant"),
+    ("chatbot", "assistant"),
+    ("ai", "assistant"),
+    ("bard", "assistant"),
+    ("bing", "assistant"),
+    ("claude", "assistant"),
+    ("function_call", "assistant, with the call in tool_calls"),
+];
+
+/// Refuses a role that is another name, or another spelling, of one that templates know: they would write it as it is, and
+/// the model would learn turns of a stranger.
+pub(super) fn refuse_other_name(place: &str, role: &str) -> Result<(), String> {
+    if ROLES.contains(&role) {
+        return Ok(());
+    }
+    let plain = role.trim().to_lowercase();
+    let known = ROLES.into_iter().find(|known| *known == plain);
+    let other = OTHER_NAMES.iter().find(|(name, _)| *name == plain).map(|(_, right)| *right);
+    match known.or(other) {
+        Some(right) => Err(format!(
+            "{place}.role is {:?}, which chat templates do not know under this name; write {right}",
+            shortened(role)
+        )),
+        None => Ok(()),
+    }
+}
 
 /// Returns the fields of the message with `role` and `content`.
 pub(super) fn message(place: &str, from: &Json, fields: &Fields) -> Result<Fields, String> {
@@ -55,6 +92,31 @@ pub(super) fn read_arguments(arguments: &mut Json) {
     }
 }
 
+/// Replaces OpenAI's older form of a call, `function_call`, by the `tool_calls` that chat templates read.
+pub(super) fn read_function_call(place: &str, message: &mut Fields) -> Result<(), String> {
+    let Some(found) = message.get("function_call").filter(|found| !is_empty(found)) else { return Ok(()) };
+    let Some(call) = call(found) else {
+        return Err(format!(
+            "{place}.function_call must be an object {{name, arguments}}, found {}",
+            described(found)
+        ));
+    };
+    if message.get("tool_calls").is_some_and(|calls| !is_empty(calls)) {
+        return Err(format!("{place} has both `function_call` and `tool_calls`; keep tool_calls alone"));
+    }
+    message.shift_remove("function_call");
+    message.insert("tool_calls".into(), Json::Array(vec![call]));
+    Ok(())
+}
+
+/// Reads `{"name": ..., "arguments": ...}` into a call that chat templates read.
+fn call(call: &Json) -> Option<Json> {
+    let name = call.get("name")?.as_str()?;
+    let mut arguments = call.get("arguments")?.clone();
+    read_arguments(&mut arguments);
+    Some(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
+}
+
 /// Reads `{"name": ..., "arguments": ...}`, or a list of these, into the calls that chat templates read.
 fn calls(place: &str, value: &str) -> Result<Json, String> {
     let wrong = || {
@@ -69,14 +131,8 @@ fn calls(place: &str, value: &str) -> Result<Json, String> {
         call @ Json::Object(_) => vec![call],
         _ => return Err(wrong()),
     };
-    let call = |call: Json| match (call.get("name"), call.get("arguments").cloned()) {
-        (Some(Json::String(name)), Some(mut arguments)) => {
-            read_arguments(&mut arguments);
-            Ok(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
-        }
-        _ => Err(wrong()),
-    };
-    Ok(Json::Array(list.into_iter().map(call).collect::<Result<_, _>>()?))
+    let calls = list.iter().map(|entry| call(entry).ok_or_else(wrong)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json::Array(calls))
 }
 
 #[cfg(test)]

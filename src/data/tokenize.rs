@@ -33,7 +33,8 @@ pub struct Tokenized {
 /// token, a completion has no token to score, or two completions have the same tokens.
 pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized> {
     let here = |e: Error| record.origin.error(e.to_string());
-    let Sequences { prompt, whole, lost, texts } = sequences(tokenizer, &record.content).map_err(here)?;
+    let Sequences { prompt, whole, lost, header, texts } =
+        sequences(tokenizer, &record.content).map_err(here)?;
     let border = whole.iter().map(|sequence| common(&prompt, sequence)).min().unwrap_or(prompt.len());
     let example = Example {
         prompt: prompt[..border].to_vec(),
@@ -65,6 +66,11 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized>
     let mut doubts =
         rendered::doubts(&record.content, record.kind, &texts).map_err(|what| record.origin.error(what))?;
     doubts.extend(endless(tokenizer, record, &example));
+    doubts.extend(header.map(|text| Doubt::new(About::Header, format!("{text:?} is scored"))));
+    if matches!(record.content, Content::Text { .. }) && border < prompt.len() {
+        let rest = tokenizer.decode(&prompt[border..], false).unwrap_or_default();
+        doubts.push(Doubt::new(About::Border, format!("the prompt ends in {rest:?}")));
+    }
     Ok(Tokenized { example, lost, doubts })
 }
 
@@ -73,6 +79,7 @@ struct Sequences {
     prompt: Vec<u32>,
     whole: Vec<Vec<u32>>,
     lost: Option<String>,
+    header: Option<String>,
     /// The rendered conversations; none of plain texts.
     texts: Vec<String>,
 }
@@ -84,7 +91,13 @@ fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<Sequences> 
                 encode_text(tokenizer, &format!("{prompt}{}", with_eos(tokenizer, answer)?))
             };
             let whole = answers.iter().map(whole).collect::<Result<_>>()?;
-            Ok(Sequences { prompt: encode_text(tokenizer, prompt)?, whole, lost: None, texts: Vec::new() })
+            Ok(Sequences {
+                prompt: encode_text(tokenizer, prompt)?,
+                whole,
+                lost: None,
+                header: None,
+                texts: Vec::new(),
+            })
         }
         Content::Chat { prompt, answers, tools, kwargs } => {
             let render = |answer: &[Message], add_generation_prompt| {
@@ -100,7 +113,8 @@ fn sequences(tokenizer: &ChatTokenizer, content: &Content) -> Result<Sequences> 
             let ids = if prompt.is_empty() { Vec::new() } else { encode(&prompt)? };
             let whole = texts.iter().map(encode).collect::<Result<_>>()?;
             let lost = texts.iter().find_map(|text| lost(&prompt, text));
-            Ok(Sequences { prompt: ids, whole, lost, texts })
+            let header = texts.iter().zip(answers).find_map(|(text, answer)| header(&prompt, text, answer));
+            Ok(Sequences { prompt: ids, whole, lost, header, texts })
         }
     }
 }
@@ -129,6 +143,16 @@ fn lost(prompt: &str, whole: &str) -> Option<String> {
     let border = border.map_or(prompt.len().min(whole.len()), |((at, _), _)| at);
     let rest = &prompt[border..];
     (!rest.trim().is_empty()).then(|| rest.to_owned())
+}
+
+/// Returns the text between the prompt and the answer if it names the speaker, as models of chat know it or as the record does:
+/// then it is the beginning of the assistant's turn.
+fn header(prompt: &str, whole: &str, answer: &[Message]) -> Option<String> {
+    let first = answer.first().filter(|_| !prompt.is_empty())?;
+    let said = first.content().trim();
+    let rest = whole.strip_prefix(prompt)?;
+    let before = &rest[..rest.find(said).filter(|_| !said.is_empty())?];
+    [first.role(), "assistant", "model"].iter().any(|name| before.contains(name)).then(|| before.to_owned())
 }
 
 /// Returns `answer` adjusted such that the encoded sequence ends with exactly one EOS. This is TRL's `add_eos`, except
@@ -241,7 +265,9 @@ mod tests {
 
     #[test]
     fn a_merge_moves_the_border_and_not_the_sequence() {
-        let example = tokenize(&tokenizer(true, CONFIG), &record("ca", "b", "c")).unwrap();
+        let found = super::tokenize(&tokenizer(true, CONFIG), &record("ca", "b", "c")).unwrap();
+        assert_eq!(found.doubts.iter().map(|doubt| doubt.about).collect::<Vec<_>>(), [About::Border]);
+        let example = found.example;
         // "cab" is c·ab, so only <s>·c is common; "cac" keeps its a, now as part of the completion.
         assert_eq!(example.prompt, [0, 4]);
         assert_eq!(example.completions, [vec![6, 1], vec![2, 4, 1]]);
@@ -257,6 +283,17 @@ mod tests {
         // sequence.
         assert_eq!(example.prompt, [2, 1]);
         assert_eq!(example.completions, [vec![3, 1], vec![4, 1]]);
+    }
+
+    #[test]
+    fn a_turn_that_the_prompt_does_not_begin_is_told_of() {
+        let answer = [Message::new("assistant", " Paris.")];
+        let turn = "<|user|>Hi<|assistant|>\nParis.";
+        assert_eq!(header("<|user|>Hi", turn, &answer), Some("<|assistant|>\n".into()));
+        assert_eq!(header("<|user|>Hi<|assistant|>\n", turn, &answer), None);
+        // No speaker is named, as in Mistral's templates; and reasoning is no speaker.
+        assert_eq!(header("[INST] Hi [/INST]", "[INST] Hi [/INST] Paris.", &answer), None);
+        assert_eq!(header("<|user|>Hi", "<|user|>Hi<think>\n</think>Paris.", &answer), None);
     }
 
     /// TRL's `SFTTrainer`: every token of a text except the first is scored.

@@ -26,7 +26,7 @@ pub(super) fn driver() -> Result<Driver> {
         }
     }
     Err(Error::Config(format!(
-        "there is no NVIDIA driver here (libcuda.so.1: {why}); install NVIDIA's driver 550 or later, or choose --device cpu"
+        "there is no NVIDIA driver here (libcuda.so.1: {why}); install NVIDIA's driver 550 or later, or choose the processor (--device cpu, or model.device: cpu)"
     )))
 }
 
@@ -45,7 +45,7 @@ pub(super) fn blas() -> Result<(BlasLt, PathBuf)> {
     }
     Err(Error::Config(format!(
         "cuBLASLt 12 or 13 is not found{why}: install CUDA's libcublas package, or `pip install nvidia-cublas-cu12` and set \
-         CUDA_HOME or LD_LIBRARY_PATH to its lib folder, or choose --device cpu"
+         CUDA_HOME or LD_LIBRARY_PATH to its lib folder, or choose the processor (--device cpu, or model.device: cpu)"
     )))
 }
 

@@ -172,7 +172,7 @@ impl Decoder {
         }
         if let Some(position) = positions.iter().find(|p| **p as usize >= self.spec.max_positions) {
             return Err(Error::Model(format!(
-                "position {position} is beyond the model's {} positions; shorten the text or lower max_length",
+                "position {position} is beyond the model's {} positions; shorten the text (in training, lower data.max_length)",
                 self.spec.max_positions
             )));
         }
@@ -192,7 +192,7 @@ impl Decoder {
     /// The number of virtual tokens that a pass puts before every sequence (prefix tuning).
     ///
     /// # Errors
-    /// If the model counts the length of a sequence in a way that virtual tokens would change.
+    /// As [`prefixed::check`], if there are any.
     pub fn virtual_tokens(&self, policy: &Policy, pass: Pass) -> Result<usize> {
         prefixed::length(&self.spec, policy, pass)
     }

@@ -23,7 +23,7 @@ pub mod noise;
 pub mod norm;
 mod one_or_many;
 pub mod pass;
-mod prefixed;
+pub mod prefixed;
 pub mod projection;
 mod selection;
 pub mod spec;

@@ -48,8 +48,8 @@ impl Norm {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub fn load(spec: &NormSpec, tensors: &Tensors) -> Result<Self> {
-        let shape: &[usize] = if spec.runs > 1 { &[spec.runs, spec.size] } else { &[spec.size] };
-        let read = |suffix: &str| tensors.numbers(&format!("{}.{suffix}", spec.module), shape);
+        let shape: Vec<usize> = spec.runs.into_iter().chain([spec.size]).collect();
+        let read = |suffix: &str| tensors.numbers(&format!("{}.{suffix}", spec.module), &shape);
         let (has_gain, has_bias) = spec.kind.stored();
         let mut gain = if has_gain { read("weight")? } else { vec![1.0; spec.size] };
         if matches!(spec.kind, NormKind::RmsPlusOne | NormKind::LayerPlusOne) {
@@ -61,8 +61,8 @@ impl Norm {
             _ => Some(vec![0.0f32; spec.size]),
         };
         let (gain, of_runs) = match spec.runs {
-            1 => (gain, None),
-            _ => (vec![1.0; spec.size], Some(gain)),
+            None | Some(1) => (gain, None),
+            Some(_) => (vec![1.0; spec.size], Some(gain)),
         };
         Ok(Self { gain, bias, of_runs, eps: spec.eps, size: spec.size })
     }
@@ -113,5 +113,33 @@ impl Norm {
         let mut dx = Gradient::zeros(rows, width);
         self.backward(&mut dx, dy, x)?;
         dx.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::families::{self, ConfigJson};
+    use super::*;
+    use crate::weights::SafetensorsSource;
+
+    #[test]
+    fn the_gains_of_a_single_run_are_a_matrix_too() {
+        let place = tempfile::tempdir().unwrap();
+        let header = r#"{"n.weight":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+        let numbers = [1.5f32, -2.0].map(f32::to_le_bytes).concat();
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &numbers].concat();
+        std::fs::write(place.path().join("model.safetensors"), file).unwrap();
+        let source = SafetensorsSource::open(place.path()).unwrap();
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/cohere");
+        let spec = families::spec(&ConfigJson::open(&directory).unwrap()).unwrap();
+        let tensors = Tensors::new(&source, &spec, None);
+        let norm = |runs| {
+            let kind = NormKind::LayerWithoutBias;
+            Norm::load(&NormSpec { module: "n".into(), size: 2, runs, kind, eps: 1e-5 }, &tensors)
+        };
+        assert_eq!(norm(Some(1)).unwrap().parts().gain, [1.5, -2.0]);
+        assert!(norm(None).is_err() && norm(Some(2)).is_err());
     }
 }

@@ -30,19 +30,33 @@ enum Trained {
     Projected(ProjectedPrefix, PrefixEncoder),
 }
 
+/// Refuses a model before whose sequences virtual tokens would not be those of PEFT.
+///
+/// # Errors
+/// If the model counts the length of a sequence in a way that virtual tokens would change, or if its keys are narrower than
+/// PEFT's prefixes for it.
+pub fn check(spec: &DecoderSpec) -> Result<()> {
+    let why = if spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
+        "rotates keys by the length of the sequence, which is not supported with prefix tuning"
+    } else if spec.layers.iter().any(|layer| layer.attention.cached_wide) {
+        "shares keys among heads (num_kv_heads, new_decoder_architecture), but transformers caches a key for every head, so \
+         that PEFT's prefixes do not fit its keys: it is not supported with prefix tuning"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Model(format!("{} {why}; use LoRA", spec.model_type)))
+}
+
 /// Returns the number of virtual tokens of a pass.
 ///
 /// # Errors
-/// If the model counts the length of a sequence in a way that virtual tokens would change.
+/// As [`check`], if there are any.
 pub(super) fn length(spec: &DecoderSpec, policy: &Policy, pass: Pass) -> Result<usize> {
     let Some(layer) = spec.layers.first() else { return Ok(0) };
     let applied = policy.applied(layer.attention.module(), pass == Pass::Policy);
     let length: usize = applied.iter().map(|applied| applied.adapter().virtual_tokens()).sum();
-    if length > 0 && spec.rotations.iter().any(|rotation| rotation.by_length.is_some()) {
-        return Err(Error::Model(format!(
-            "{} rotates keys by the length of the sequence, which is not supported with prefix tuning; use LoRA",
-            spec.model_type
-        )));
+    if length > 0 {
+        check(spec)?;
     }
     Ok(length)
 }
@@ -198,7 +212,22 @@ impl Prefixed {
 
 #[cfg(test)]
 mod tests {
+    use super::super::families::{self, ConfigJson};
     use super::*;
+
+    #[test]
+    fn models_whose_keys_are_not_those_of_a_prefix_are_refused() {
+        let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+        let checked = |name: &str| {
+            check(&families::spec(&ConfigJson::open(&models.join(name)).unwrap()).unwrap())
+                .map_err(|error| error.to_string())
+        };
+        assert!(checked("falcon-new").unwrap_err().contains("new_decoder_architecture"));
+        assert!(checked("llama-dynamic").unwrap_err().contains("by the length of the sequence"));
+        for name in ["falcon", "falcon-sequential", "llama", "gpt_neox"] {
+            checked(name).unwrap();
+        }
+    }
 
     #[test]
     fn every_tree_sees_a_prefix_of_its_own() {

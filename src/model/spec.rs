@@ -176,6 +176,8 @@ pub struct AttentionSpec {
     pub rotation: Option<usize>,
     /// Index of the rotation of queries, if it differs from that of keys.
     pub query_rotation: Option<usize>,
+    /// Whether transformers caches a key for every head of queries, so that PEFT's prefixes are wider than the keys.
+    pub cached_wide: bool,
     /// The output projection.
     pub output: LinearSpec,
 }
@@ -253,9 +255,9 @@ pub struct NormSpec {
     pub module: String,
     /// Number of features normalised together.
     pub size: usize,
-    /// Number of runs of `size` features with gains of their own, stored as `[runs, size]`; 1 means that all runs share
-    /// the same gains, stored as `[size]`.
-    pub runs: usize,
+    /// Number of runs of `size` features with gains of their own, stored as `[runs, size]`; `None`: all runs share the
+    /// same gains, stored as `[size]`.
+    pub runs: Option<usize>,
     /// The kind of norm.
     pub kind: NormKind,
     /// Value added to the mean square or variance.
@@ -323,6 +325,7 @@ impl AttentionSpec {
             heads,
             rotation: None,
             query_rotation: None,
+            cached_wide: false,
             output,
         }
     }

@@ -1,11 +1,11 @@
 //! A checkpoint's tensors under the names that a family's file gives them, with checked shapes.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use super::spec::{DecoderSpec, LinearSpec};
 use crate::error::{Error, Result};
 use crate::ops::frozen_linear::Linear;
-use crate::weights::nf4::{self, Loss};
+use crate::weights::nf4::{self, Outcome};
 use crate::weights::{DType, FrozenWeight, WeightSource};
 
 /// Reads tensors for a decoder.
@@ -16,8 +16,8 @@ pub struct Tensors<'a> {
     dtype: Option<DType>,
     /// Whether projections are quantised to NF4.
     four_bit: bool,
-    /// The quantisation error so far.
-    loss: Cell<Loss>,
+    /// What NF4 did so far.
+    outcome: RefCell<Outcome>,
     /// The storage types of the matrices read so far.
     storage: RefCell<Vec<&'static str>>,
 }
@@ -26,7 +26,14 @@ impl<'a> Tensors<'a> {
     /// Creates a reader of `source`, which may have any layout of `spec`; matrices are converted to `dtype` if it is
     /// given.
     pub fn new(source: &'a dyn WeightSource, spec: &'a DecoderSpec, dtype: Option<DType>) -> Self {
-        Self { source, spec, dtype, four_bit: false, loss: Cell::default(), storage: RefCell::default() }
+        Self {
+            source,
+            spec,
+            dtype,
+            four_bit: false,
+            outcome: RefCell::default(),
+            storage: RefCell::default(),
+        }
     }
 
     /// Returns the same reader, with the projections of the blocks quantised to NF4.
@@ -34,9 +41,9 @@ impl<'a> Tensors<'a> {
         Self { four_bit: true, ..self }
     }
 
-    /// The error that NF4 causes in the projections read so far.
-    pub fn loss(&self) -> Loss {
-        self.loss.get()
+    /// What NF4 did to the projections read so far.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome.borrow().clone()
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<FrozenWeight> {
@@ -111,16 +118,21 @@ impl<'a> Tensors<'a> {
         let LinearSpec { module, inputs, outputs, bias, transposed } = spec;
         let (rows, columns) = if *transposed { (*inputs, *outputs) } else { (*outputs, *inputs) };
         let weight = self.get(&format!("{module}.weight"), &[rows, columns])?;
-        let (weight, loss) = match nf4::nf4(&weight)?.filter(|_| !transposed) {
-            Some(found) => found,
-            None => {
-                (self.dtype.map_or_else(|| weight.clone(), |dtype| weight.to_dtype(dtype)), Loss::default())
-            }
-        };
-        self.note(&weight);
-        self.loss.set(self.loss.get().and(loss));
         let bias = bias.then(|| self.vector(&format!("{module}.bias"), *outputs)).transpose()?;
-        Ok(Linear::new(weight, *transposed, bias))
+        let stored = Linear::new(weight, *transposed, bias);
+        // Blocks lie along the inputs, as in bitsandbytes, which turns a transposed matrix as well.
+        let by_output = stored.by_output()?;
+        let found = nf4::nf4(by_output.weight())?;
+        self.outcome.borrow_mut().add(module, *inputs, found.as_ref().map(|(_, loss)| *loss));
+        let linear = match found {
+            Some((weight, _)) => Linear::new(weight, false, stored.bias().map(<[f32]>::to_vec)),
+            None => match self.dtype {
+                Some(dtype) => stored.converted(dtype),
+                None => stored,
+            },
+        };
+        self.note(linear.weight());
+        Ok(linear)
     }
 
     /// Reads a linear module's weight and bias.

@@ -1,5 +1,6 @@
 //! `y = x·Wᵀ + b` with a frozen `W [out, in]`: the only gradient is `dx = dy·W`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +8,7 @@ use super::Tensor;
 use super::gemm::{Operand, Packed, Precision, Segment, add_products, sum_of_products};
 use super::host;
 use crate::error::Result;
-use crate::weights::{Elements, FrozenWeight};
+use crate::weights::{DType, Elements, FrozenWeight};
 
 /// Norms by the version of the adapter that they belong to, the oldest first.
 type Norms = Vec<(u64, Arc<[f32]>)>;
@@ -81,6 +82,26 @@ impl Linear {
         } else {
             weight.slice(output * inputs..(output + 1) * inputs).widen_into(row);
         }
+    }
+
+    /// The same map with its weight stored `[out, in]`.
+    ///
+    /// # Errors
+    /// None for a matrix that was checked.
+    pub fn by_output(&self) -> Result<Cow<'_, Self>> {
+        if !self.transposed {
+            return Ok(Cow::Borrowed(self));
+        }
+        let (outputs, inputs) = (self.outputs(), self.inputs());
+        let mut rows = vec![0.0; outputs * inputs];
+        rows.chunks_exact_mut(inputs).enumerate().for_each(|(output, row)| self.output_row(output, row));
+        let weight = FrozenWeight::from_f32(rows, &[outputs, inputs])?;
+        Ok(Cow::Owned(Self::new(weight, false, self.bias.clone())))
+    }
+
+    /// The same map with its weight stored as `dtype`.
+    pub fn converted(&self, dtype: DType) -> Self {
+        Self::new(self.weight.to_dtype(dtype), self.transposed, self.bias.clone())
     }
 
     /// The floating-point operations of one product of `rows` rows.

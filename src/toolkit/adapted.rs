@@ -12,6 +12,7 @@ use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Needs, Objective, Records, Scored};
 use crate::ranks::{ALONE, Ranks};
+use crate::train::trainer::check_records;
 use crate::trainable::{Adapters, Policy};
 
 /// Records in a batch; no figure depends on it.
@@ -160,7 +161,13 @@ impl Adapted<'_> {
         objective: &Objective,
         pairs: &Pairs,
     ) -> Result<Option<Evaluation>> {
-        let rewards = objective.needs().rewards;
+        let needs = objective.needs();
+        if needs.records == Records::Pairs {
+            // Not every loss has a meaning for labels, and accuracies do not need them.
+            let needs = Needs { soft_labels: true, ..needs };
+            check_records((&pairs.examples, &Dataset::default()), needs, false)?;
+        }
+        let rewards = needs.rewards;
         if rewards != self.is_reward() {
             return Err(Error::Config(if rewards {
                 "the loss is reward, and the adapter is no reward model; name one, or another loss".into()

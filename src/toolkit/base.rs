@@ -139,6 +139,7 @@ impl Base {
                     found.directory
                 }
             };
+            checks::is_fetched(&directory)?;
             checks::is_base(name, &directory)?;
             checks::is_no_adapter(name, &directory, force)?;
             let config = ConfigJson::open(&directory)?.forced(force);
@@ -216,11 +217,8 @@ impl Base {
     pub fn decoder(&self) -> Result<Decoder> {
         let (spec, source) = (self.spec.clone(), &*self.source);
         let mut decoder = if self.four_bit {
-            let (decoder, loss) = Decoder::load_in_4bit(spec, source, self.dtype)?;
-            log::info!(
-                "projections are quantised to NF4: their root mean square error is {:.1} % of their size",
-                100.0 * loss.share()
-            );
+            let (decoder, outcome) = Decoder::load_in_4bit(spec, source, self.dtype)?;
+            log::info!("{}", outcome.described()?);
             decoder
         } else {
             Decoder::load(spec, source, self.dtype)?

@@ -9,6 +9,9 @@ use super::embedded;
 use super::records::feeds;
 use crate::data::{ChatTokenizer, Content, DataConfig, Message, RenderOptions, Sources, Wanted};
 use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
+use crate::model::pass::Pass;
+use crate::trainable::Policy;
 
 /// A prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,14 +39,27 @@ pub fn of_file(path: &Path, tokenizer: &ChatTokenizer, chat: Option<bool>) -> Re
         };
         Ok(Prompt { text, tokens, chosen: None })
     };
-    texts(path)?.into_iter().map(prompt).collect()
+    texts(path)?.into_iter().map(|(text, _)| prompt(text)).collect()
 }
 
-/// Returns the texts of a file of prompts.
+/// Says what is wrong with a prompt of this many tokens, if it leaves the model no position for an answer: a clause such as
+/// `300 tokens, and the model has 256 positions for it and the answer`.
+///
+/// # Errors
+/// If the policy's virtual tokens do not fit the model.
+pub fn without_room(tokens: usize, decoder: &Decoder, policy: &Policy) -> Result<Option<String>> {
+    let (before, most) = (decoder.virtual_tokens(policy, Pass::Policy)?, decoder.spec().max_positions);
+    let behind = if before > 0 { format!(" behind {before} virtual ones") } else { String::new() };
+    let clause =
+        || format!("{tokens} tokens{behind}, and the model has {most} positions for it and the answer");
+    Ok((before + tokens >= most).then(clause))
+}
+
+/// Returns the texts of a file of prompts, each with its line, counted from 1.
 ///
 /// # Errors
 /// If the file cannot be read or holds no prompts.
-pub fn texts(path: &Path) -> Result<Vec<String>> {
+pub fn texts(path: &Path) -> Result<Vec<(String, usize)>> {
     let name = path.to_string_lossy();
     let path = embedded::path(&name)?.unwrap_or_else(|| path.to_path_buf());
     let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
@@ -54,19 +70,19 @@ pub fn texts(path: &Path) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// Reads JSON lines with a `prompt`, or one prompt per line.
-fn lines(text: &str, path: &Path) -> Result<Vec<String>> {
+/// Reads JSON lines with a `prompt`, or one prompt per line; each with its line.
+fn lines(text: &str, path: &Path) -> Result<Vec<(String, usize)>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(i, line)| {
             if !line.trim_start().starts_with('{') {
-                return Ok(line.to_string());
+                return Ok((line.to_string(), i + 1));
             }
             let error =
                 |message: String| Error::Record { file: path.display().to_string(), line: i + 1, message };
             let value: Value = serde_json::from_str(line).map_err(|e| error(e.to_string()))?;
             match value.get("prompt") {
-                Some(Value::String(prompt)) => Ok(prompt.clone()),
+                Some(Value::String(prompt)) => Ok((prompt.clone(), i + 1)),
                 _ => Err(error("`prompt` is missing or not a string".into())),
             }
         })
@@ -131,15 +147,27 @@ fn joined(parts: impl Iterator<Item = impl Display>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Base, OpenOptions};
     use super::*;
 
     #[test]
     fn prompts_are_lines_or_objects() {
         let path = Path::new("p.jsonl");
         let found = lines("one\n\n{\"prompt\": \"two\", \"x\": 1}\n", path).unwrap();
-        assert_eq!(found, ["one", "two"]);
+        assert_eq!(found, [("one".to_string(), 1), ("two".to_string(), 3)]);
         let error = lines("one\n{\"text\": 1}\n", path).unwrap_err().to_string();
         assert!(error.starts_with("p.jsonl:2: `prompt`"), "{error}");
+    }
+
+    #[test]
+    fn a_prompt_leaves_a_position_for_an_answer() {
+        let base = Base::open_with("tiny-reviews", &OpenOptions::on_cpu()).unwrap();
+        let decoder = base.decoder().unwrap();
+        let most = decoder.spec().max_positions;
+        let said = |tokens| without_room(tokens, &decoder, &Policy::default()).unwrap();
+        assert_eq!(said(most - 1), None);
+        let clause = format!("{most} tokens, and the model has {most} positions for it and the answer");
+        assert_eq!(said(most), Some(clause));
     }
 
     #[test]

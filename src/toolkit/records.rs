@@ -111,10 +111,20 @@ impl Reader<'_> {
 
     fn checked(&self, examples: Dataset, findings: Findings, sources: &Sources) -> Result<Pairs> {
         if findings.records == 0 {
-            return Err(Error::Data(format!(
-                "no records in {}: every file is empty, or every record was left out",
-                sources
-            )));
+            return Err(Error::Data(
+                match (findings.filtered, sources.0.iter().any(|source| source.path() == "-")) {
+                    (0, true) => format!(
+                        "no records in {sources}: standard input is empty; a run that read it needs the same data again when it is \
+                     resumed"
+                    ),
+                    (0, false) => format!("no records in {sources}: every file is empty"),
+                    (filtered, _) => {
+                        format!(
+                            "no records in {sources}: data.filter leaves out all {filtered}; give it another condition"
+                        )
+                    }
+                },
+            ));
         }
         if let (true, Some((place, why))) = (examples.is_empty(), findings.dropped.first.first()) {
             return Err(Error::Data(format!(
@@ -143,7 +153,7 @@ impl Reader<'_> {
         }
         let mut hasher = blake3::Hasher::new();
         // The number rises whenever rows are read, checked or warned of in another way than before.
-        hasher.update(b"dpo-lora tokenized data 2\n");
+        hasher.update(b"dpo-lora tokenized data 3\n");
         for path in files {
             // Names are part of it, since messages name them.
             hasher.update(path.as_os_str().as_encoded_bytes()).update(b"\0");

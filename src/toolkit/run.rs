@@ -1,5 +1,6 @@
 //! A run before its first step: its examples, its policies, and what it will need.
 
+mod balance;
 mod examples;
 mod inputs;
 mod on_device;
@@ -112,6 +113,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// As [`Run::new`].
     pub fn on(ranks: &Ranks, inputs: Inputs, base: &'a Base) -> Result<Self> {
+        inputs.check()?;
         let Inputs { mut config, tokenizer, mut examples } = inputs;
         policy::check_device(&config, base)?;
         let start = Start::of(&config, base)?;
@@ -142,7 +144,7 @@ impl<'a> Run<'a> {
     /// With examples that are tokenized already.
     ///
     /// # Errors
-    /// If the adapter does not fit the base, or the run does not fit into memory.
+    /// If the loss does not take the examples, the adapter does not fit the base, or the run does not fit into memory.
     pub fn new(
         config: RunConfig,
         base: &'a Base,

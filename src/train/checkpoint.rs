@@ -73,6 +73,9 @@ pub struct State {
     pub config: String,
     /// Fingerprint of the data: BLAKE3 over the ids of the examples.
     pub data: String,
+    /// The same of the held-out data; empty in checkpoints of versions that did not note it.
+    #[serde(default)]
+    pub held_out: String,
     /// Fingerprint of the reference policy.
     pub reference: String,
     /// The number of ranks that the run was started on; 0 in checkpoints of versions without ranks.

@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::eval::preference::Evaluation;
 use crate::model::decoder::Decoder;
 use crate::model::noise::Noise;
-use crate::objective::{Metrics, Needs, Objective, OnPolicy, Records};
+use crate::objective::{Metrics, Objective, OnPolicy};
 use crate::ops::awake::awake;
 use crate::ops::profile;
 use crate::random::Stream;
@@ -143,9 +143,7 @@ impl Trainer {
             return Err(Error::Train("a reward model and PPO need an adapter with a scalar head".into()));
         }
         let drawing = setup.rollouts.as_ref().map(|source| &source.drawing);
-        let of_train = if drawing.is_some() { Records::Prompts } else { needs.records };
-        records::check(&setup.train, Needs { records: of_train, ..needs })?;
-        records::check(&setup.eval, needs)?;
+        records::check((&setup.train, &setup.eval), needs, drawing.is_some())?;
         let pace = rollouts::paced(&setup.config, drawing, &setup.objective)?;
         let config = &pace;
         batches::check(config, needs)?;
@@ -160,7 +158,8 @@ impl Trainer {
         let optimizer = Optimizer::new(&optimizer, setup.policy.trained.store_mut());
         let data = setup.train.fingerprint();
         let Identity { config, reference } = setup.identity.clone();
-        let state = State { config, reference, data, ranks: setup.ranks.size(), ..State::default() };
+        let (held_out, ranks) = (setup.eval.fingerprint(), setup.ranks.size());
+        let state = State { config, reference, data, held_out, ranks, ..State::default() };
         let (saved, probe, evaluated, cards) = (None, None, None, None);
         let longest = setup.train.longest();
         Ok(Self {
@@ -201,10 +200,14 @@ impl Trainer {
         let Setup { decoder, policy, .. } = &mut self.setup;
         checkpoint::restore(path, &found, decoder.spec(), policy, &mut self.optimizer)?;
         self.sampler = self.sampler.clone().resume(found.sampler)?;
-        let (config, reference) =
-            (std::mem::take(&mut self.state.config), std::mem::take(&mut self.state.reference));
-        self.state = State { config, reference, ..found };
+        let State { config, reference, held_out, .. } = std::mem::take(&mut self.state);
+        self.state = State { config, reference, held_out, ..found };
         Ok(())
+    }
+
+    /// Whether a checkpoint was evaluated on other records than the run will be.
+    pub fn evaluates_others(&self, found: &State) -> bool {
+        !found.held_out.is_empty() && found.held_out != self.state.held_out
     }
 
     /// Returns the number of steps completed.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::blocks::NF4_CODES;
 use super::{BlockKind, FrozenWeight};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Thresholds: a number above one has the next code (bitsandbytes' `dQuantizeNF4`).
 const BORDERS: [f32; 15] = [
@@ -49,6 +49,60 @@ impl Loss {
     /// The sum of both.
     pub fn and(self, other: Self) -> Self {
         Self { differences: self.differences + other.differences, numbers: self.numbers + other.numbers }
+    }
+}
+
+/// What became of matrices that should have been quantised.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// How many are quantised.
+    pub quantised: usize,
+    /// How many are not, because their rows are not whole blocks.
+    pub kept: usize,
+    /// The first of those: its name, and the length of its rows.
+    pub first_kept: Option<(String, usize)>,
+    /// The error of all that are quantised.
+    pub loss: Loss,
+}
+
+impl Outcome {
+    /// Counts a matrix, whose rows have `inputs` numbers.
+    pub fn add(&mut self, name: &str, inputs: usize, loss: Option<Loss>) {
+        match loss {
+            Some(loss) => {
+                self.quantised += 1;
+                self.loss = self.loss.and(loss);
+            }
+            None => {
+                self.kept += 1;
+                self.first_kept.get_or_insert_with(|| (name.to_string(), inputs));
+            }
+        }
+    }
+
+    /// What is said of it.
+    ///
+    /// # Errors
+    /// If nothing is quantised.
+    pub fn described(&self) -> Result<String> {
+        let why = self.first_kept.as_ref().map(|(name, inputs)| {
+            format!("a block of NF4 is {BLOCK} numbers of a row, and {name} has {inputs} inputs, not a multiple of that")
+        });
+        let all = self.quantised + self.kept;
+        match why {
+            Some(why) if self.quantised == 0 => Err(Error::Config(format!(
+                "load_in_4bit is nf4, and none of the {all} projections can be quantised: {why}; leave it out"
+            ))),
+            why => {
+                let kept = why.map_or_else(String::new, |why| {
+                    format!("; {} of {all} projections are not: {why}", self.kept)
+                });
+                Ok(format!(
+                    "projections are quantised to NF4: their root mean square error is {:.1} % of their size{kept}",
+                    100.0 * self.loss.share()
+                ))
+            }
+        }
     }
 }
 
@@ -225,6 +279,22 @@ mod tests {
         let back = wide(&quantised);
         let lost: f64 = normal(64 * 512).iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         assert!((lost - loss.differences).abs() < 1e-9 * lost.max(1.0));
+    }
+
+    #[test]
+    fn what_is_not_quantised_is_said() {
+        let mut outcome = Outcome::default();
+        outcome.add("a.up", 96, None);
+        let error = outcome.described().unwrap_err().to_string();
+        assert!(
+            error.contains("none of the 1 projections") && error.contains("a.up has 96 inputs"),
+            "{error}"
+        );
+        outcome.add("a.down", 128, Some(Loss { differences: 1.0, numbers: 100.0 }));
+        let text = outcome.described().unwrap();
+        assert!(text.contains("10.0 %") && text.contains("1 of 2 projections are not"), "{text}");
+        let all = Outcome { quantised: 2, ..Outcome::default() };
+        assert!(all.described().unwrap().ends_with("of their size"));
     }
 
     #[test]

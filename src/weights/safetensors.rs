@@ -37,8 +37,16 @@ struct Index {
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// What a Git LFS pointer begins with.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 impl SafetensorsSource {
+    /// Whether a file that begins with these bytes is a Git LFS pointer: the text that a clone without git-lfs has in place
+    /// of a file.
+    pub fn is_pointer(bytes: &[u8]) -> bool {
+        bytes.starts_with(POINTER)
+    }
+
     /// Maps the checkpoint of a model directory: `model.safetensors`, or the shards that
     /// `model.safetensors.index.json` names.
     ///
@@ -46,12 +54,13 @@ impl SafetensorsSource {
     /// If neither is there, a header is damaged, a shard is missing, or the index names a path outside the directory
     /// or a tensor that its shard does not hold.
     pub fn open(directory: &Path) -> Result<Self> {
-        let single = directory.join(SINGLE);
-        if single.exists() {
+        let (single, index_path) = (directory.join(SINGLE), directory.join(INDEX));
+        // Also a link that leads nowhere, or a directory: the error says so.
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        if single.is_file() || is_there(&single) && !is_there(&index_path) {
             return Self::open_files(directory, &[single]);
         }
-        let index_path = directory.join(INDEX);
-        if !index_path.exists() {
+        if !is_there(&index_path) {
             return Err(Error::Weights(format!(
                 "no {SINGLE} and no {INDEX} in {}; a base is a directory with config.json, tokenizer.json and \
                  safetensors weights (pickled .bin checkpoints are not read: convert them with transformers' \
@@ -59,7 +68,7 @@ impl SafetensorsSource {
                 directory.display()
             )));
         }
-        let text = std::fs::read_to_string(&index_path).map_err(Error::read(&index_path))?;
+        let text = std::io::read_to_string(opened(&index_path)?).map_err(Error::read(&index_path))?;
         let index: Index = serde_json::from_str(&text).map_err(|e| {
             Error::Weights(format!("{}: {e}; expected {{\"weight_map\": {{...}}}}", index_path.display()))
         })?;
@@ -86,7 +95,7 @@ impl SafetensorsSource {
     pub fn open_files(directory: &Path, files: &[PathBuf]) -> Result<Self> {
         let (mut tensors, mut stamps) = (BTreeMap::new(), Vec::new());
         for path in files {
-            let file = File::open(path).map_err(Error::read(path))?;
+            let file = opened(path)?;
             stamps.push(FileStamp::of(path, &file).map_err(Error::read(path))?);
             for (name, entry) in read_header(path, &file)? {
                 if tensors.insert(name.clone(), entry).is_some() {
@@ -120,10 +129,35 @@ fn shard_path(directory: &Path, name: &str) -> Result<PathBuf> {
     Ok(directory.join(name))
 }
 
+/// Opens a file of a checkpoint. A link that leads nowhere and a directory are named as what they are.
+fn opened(path: &Path) -> Result<File> {
+    let file = File::open(path).map_err(|error| match std::fs::read_link(path) {
+        Ok(to) if error.kind() == std::io::ErrorKind::NotFound => Error::Weights(format!(
+            "{} is a link to {}, where there is no file; download or copy it again",
+            path.display(),
+            to.display()
+        )),
+        _ => Error::read(path)(error),
+    })?;
+    if file.metadata().map_err(Error::read(path))?.is_dir() {
+        return Err(Error::Weights(format!(
+            "{} is a directory, not a file; download or copy it again",
+            path.display()
+        )));
+    }
+    Ok(file)
+}
+
 fn read_header(path: &Path, file: &File) -> Result<Vec<(String, Entry)>> {
     // SAFETY: the map is read-only. A file that another process shrinks meanwhile would fault; checkpoints are not
     // rewritten in place by any tool we know of (they are replaced by rename, which leaves the map whole).
     let map = Arc::new(unsafe { Mmap::map(file) }.map_err(Error::read(path))?);
+    if SafetensorsSource::is_pointer(&map) {
+        return Err(Error::Weights(format!(
+            "{} is a Git LFS pointer, not the weights; fetch them with git lfs pull",
+            path.display()
+        )));
+    }
     let damaged = |e: safetensors::SafeTensorError| {
         Error::Weights(format!(
             "{} is not a whole safetensors file ({e}); download or copy it again",
@@ -209,6 +243,36 @@ mod tests {
             write(directory.path(), SINGLE, &one_tensor(pad));
             let weight = SafetensorsSource::open(directory.path()).unwrap().get("w").unwrap();
             assert_eq!(weight.elements().to_f32(), [1.5, -2.0], "pad {pad}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_place_of_a_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = |part: &str| {
+            let error = SafetensorsSource::open(directory.path()).unwrap_err().to_string();
+            assert!(error.contains(SINGLE) && error.contains(part), "{error}");
+        };
+        let single = directory.path().join(SINGLE);
+        write(
+            directory.path(),
+            SINGLE,
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        );
+        refused("is a Git LFS pointer, not the weights; fetch them with git lfs pull");
+        std::fs::remove_file(&single).unwrap();
+        std::fs::create_dir(&single).unwrap();
+        refused("is a directory, not a file");
+        std::fs::remove_dir(&single).unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("../../blobs/gone", &single).unwrap();
+            refused("is a link to ../../blobs/gone, where there is no file");
+            std::fs::remove_file(&single).unwrap();
+            std::os::unix::fs::symlink("gone", directory.path().join("a.safetensors")).unwrap();
+            write(directory.path(), INDEX, br#"{"weight_map":{"w":"a.safetensors"}}"#);
+            let error = SafetensorsSource::open(directory.path()).unwrap_err().to_string();
+            assert!(error.contains("a.safetensors is a link to gone"), "{error}");
         }
     }
 

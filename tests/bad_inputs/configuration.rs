@@ -20,6 +20,16 @@ fn keys_and_values() {
         &["run.yaml:", ": train.learning_rte", "did you mean learning_rate?"],
     );
     with_setting("train.learning_rate", json!("fast"), &["train.learning_rate is fast", "a number"]);
+    with_setting(
+        "train.learning_rate",
+        json!("1e-5"),
+        &["train.learning_rate is the text \"1e-5\"", "a number; remove the quotes"],
+    );
+    with_setting(
+        "train.shuffle",
+        json!("false"),
+        &["train.shuffle is the text \"false\"", "remove the quotes"],
+    );
     with_setting("train.learning_rate", json!(-1), &["train.learning_rate is -1"]);
     with_setting("train.max_steps", json!(0), &["train.max_steps is 0"]);
     with_setting("lora.r", json!(0), &["lora.r is 0", "1 or more"]);
@@ -59,6 +69,8 @@ fn files_of_the_configuration() {
     refused(&place, &["train", "-c", "nowhere.yaml"], 2, &["nowhere.yaml"]);
     place.write("run.yaml", "model: {base: [}\n");
     train_refused(&place, 2, &["run.yaml", "line 1"]);
+    place.write("run.yaml", "train: {max_steps: 1}\nmodel:\n  base: x\ntrain:\n  max_steps: 3\n");
+    train_refused(&place, 2, &["run.yaml:4: the key train stands twice, first in line 1"]);
     place.write("run.yaml", "");
     train_refused(&place, 2, &["model.base is missing", "data.train is missing"]);
     place.write("run.yaml", b"\xff\xfe");
@@ -100,8 +112,9 @@ fn places_that_cannot_be_written() {
     place.write("taken", "a file, not a directory");
     place.llama_recipe(&[("output_dir", json!("taken/run"))]);
     refused(&place, &["train", "-c", "run.yaml"], 1, &["cannot write", "taken/run"]);
-    let (base, data) = (fixture("models/llama"), fixture("pairs.jsonl"));
-    let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
+    place.write("pairs.jsonl", r#"{"prompt": "a", "chosen": " b", "rejected": " c"}"#);
+    let (base, data) = (fixture("models/llama"), "pairs.jsonl");
+    let base = base.to_str().unwrap();
     let adapter = format!("{base}/adapters/plain");
     let score = ["score", "--base", base, "--data", data, "--output", "taken/scores.jsonl"];
     refused(&place, &score, 1, &["cannot write", "taken"]);

@@ -35,9 +35,28 @@ fn nothing_in_it() {
 }
 
 #[test]
+fn nothing_to_show() {
+    let place = Place::new();
+    place.write("empty.jsonl", "");
+    refused(&place, &["data", "show", "empty.jsonl"], 1, &["there are no records in empty.jsonl"]);
+    place.write("pairs.jsonl", GOOD);
+    refused(
+        &place,
+        &["data", "show", "pairs.jsonl", "--start", "3"],
+        1,
+        &["pairs.jsonl has no record 3, only 1: choose a smaller --start"],
+    );
+}
+
+#[test]
 fn broken_lines_are_named() {
     with_records(format!("{GOOD}\n{{\"prompt\": \"x\", \n{GOOD}\n"), &["pairs.jsonl:2:", "JSON"]);
     with_records(format!("{GOOD}\n{GOOD}\n[1, 2]\n"), &["pairs.jsonl:3:", "JSON object"]);
+    with_records(format!("{GOOD}\n\u{feff}{GOOD}\n"), &["pairs.jsonl:2:", "a byte-order mark", "remove it"]);
+    with_records(
+        format!("{GOOD}\n{}\n", GOOD.replacen('{', "{\"chosen\": \" stops.\", ", 1)),
+        &["pairs.jsonl:2:", "the key \"chosen\" stands twice"],
+    );
     with_records(
         b"{\"prompt\": \"\xff\xfe\", \"chosen\": \"a\", \"rejected\": \"b\"}\n",
         &["pairs.jsonl:1:", "UTF-8"],
@@ -71,6 +90,7 @@ fn broken_fields_are_named() {
     );
     let label = r#""prompt": "x", "chosen": "b", "rejected": "c", "label": 1.5"#;
     with_records(line(label), &[at, "label", "from 0", "1.5"]);
+    with_records(line(&label.replace("1.5", "NaN")), &[at, "label", "found NaN;"]);
     let mixed = r#""prompt": "x", "chosen": [{"role": "assistant", "content": "b"}], "rejected": "c""#;
     with_records(line(mixed), &[at, "both"]);
     let role = r#""prompt": [{"role": "user", "content": "x"}], "chosen": [{"role": "assistant"}], "rejected": [{"role": "assistant", "content": "b"}]"#;

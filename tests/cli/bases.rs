@@ -21,10 +21,10 @@ fn an_adapter_of_a_quantised_base_works_on_its_twin_with_one_warning() {
         place.run(&[&["score", "--base", base, "--data", data, "--adapter", "run"], more].concat())
     };
     let own = score("twin.gguf", &[]);
-    assert_eq!(own.stderr, "");
+    assert_eq!(own.warnings(), [""; 0], "{}", own.stderr);
     own.ok();
     let twin = score(whole, &[]);
-    let warnings: Vec<&str> = twin.stderr.lines().collect();
+    let warnings = twin.warnings();
     assert_eq!(warnings.len(), 1, "{}", twin.stderr);
     for words in [
         "warning: ",

@@ -124,3 +124,21 @@ fn a_press_stops_the_answer_and_not_the_program() {
     assert!(ran.stderr.contains("press again to leave"), "{}", ran.stderr);
     assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
 }
+
+#[test]
+fn a_message_without_room_for_an_answer_is_taken_back() {
+    let place = Place::new();
+    let base = fixture("models/llama").display().to_string();
+    let lines = format!("{}\none\n", "the river ".repeat(300));
+    let templated = ["--base", &base, "--chat-template", "chatml", "--max-new-tokens", "4"];
+    let plain = ["--base", "tiny-reviews", "--max-new-tokens", "4"];
+    for (args, words) in [
+        (&templated[..], ["the conversation has ", "/reset starts it over; the message is taken back"]),
+        (&plain, ["the message has ", "write a shorter one; the message is taken back"]),
+    ] {
+        let ran = chat(&place, args, &lines);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        words.iter().for_each(|words| assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr));
+        assert!(!ran.stdout.is_empty(), "the next message has no answer");
+    }
+}

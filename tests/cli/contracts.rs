@@ -129,6 +129,39 @@ fn generate_compares_repeats_and_stops() {
 }
 
 #[test]
+fn prompts_without_room_for_an_answer_are_named_with_their_place() {
+    let place = Place::new();
+    let long = "the river ".repeat(300);
+    place.write("prompts.txt", format!("A cat\n\n{long}\n{long}\n"));
+    let refused = |asked: &[&str]| {
+        let ran =
+            place.run(&[&["generate", "--no-chat", "--base", &text("models/llama")][..], asked].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
+        assert!(ran.stderr.contains(" tokens, and the model has 256 positions"), "{}", ran.stderr);
+        ran.stderr
+    };
+    let told = refused(&["--prompts", "prompts.txt"]);
+    for place in ["prompts.txt:3: the prompt has", "prompts.txt:4: the prompt has"] {
+        assert!(told.contains(place), "{told}");
+    }
+    assert!(refused(&["--prompt", &long]).contains("--prompt: the prompt has"));
+    assert!(refused(&["--prompt", "A cat", "--prompt", &long]).contains("--prompt number 2: the prompt has"));
+}
+
+#[test]
+fn options_of_sampling_without_a_temperature_are_told_of() {
+    let place = Place::new();
+    let asked = ["generate", "--base", "tiny-reviews", "--prompt", "x", "--max-new-tokens", "1"];
+    for option in [["--top-p", "0.5"], ["--top-k", "3"]] {
+        let ran = place.run(&[&asked[..], &option].concat());
+        let said = format!("warning: {} has no effect at the default temperature", option[0]);
+        assert!(ran.code == Some(0) && ran.stderr.contains(&said), "{}", ran.stderr);
+        let ran = place.run(&[&asked[..], &option, &["--temperature", "1"]].concat());
+        assert!(ran.code == Some(0) && !ran.stderr.contains("no effect"), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn inspect_tells_base_adapter_and_run() {
     let place = Place::new();
     place.llama_recipe(&[]);

@@ -330,3 +330,34 @@ fn a_gguf_model_is_a_base_again() {
     );
     place.run(&["train", "-c", "run.yaml"]).ok();
 }
+
+#[test]
+fn outputs_that_cannot_be_written_are_refused_before_the_work() {
+    let place = Place::new();
+    let (base, adapter) = (text("models/llama"), text("models/llama/adapters/plain"));
+    let pairs = text("pairs.jsonl");
+    let merge = ["merge", "--base", &base, "--adapter", &adapter];
+    let score = ["score", "--base", &base, "--data", &pairs];
+    place.write("afile", "x");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("gone/x", place.path("alink")).unwrap();
+    for (command, output, words) in [
+        (&merge[..], &["--output", "afile", "--force"][..], "the output afile is a file"),
+        (&merge, &["--output-adapter", "afile", "--force"], "the output afile is a file"),
+        #[cfg(unix)]
+        (&merge, &["--output", "alink"], "the output alink is a link to gone/x, which is not there"),
+        #[cfg(unix)]
+        (&merge, &["--output-adapter", "alink"], "the output alink is a link to gone/x"),
+        (
+            &merge,
+            &["--format", "gguf", "--output", ".", "--force"],
+            "the output . is a directory; name a file",
+        ),
+        (&score, &["--output", "."], "the output . is a directory; name a file"),
+    ] {
+        let ran = place.run(&[command, output].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{output:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(words) && !ran.stderr.contains("merged"), "{output:?}: {}", ran.stderr);
+    }
+    assert_eq!(place.read("afile"), b"x");
+}

@@ -22,6 +22,12 @@ impl Ran {
         self.stdout
     }
 
+    /// Returns the lines with a warning, but for that of the fixture's pairs, some of whose prompts end within a token.
+    pub fn warnings(&self) -> Vec<&str> {
+        let told = |line: &&str| line.contains("warning:") && !line.contains("make one token");
+        self.stderr.lines().filter(told).collect()
+    }
+
     /// Returns the JSON lines of a run that must have succeeded.
     pub fn json(self) -> Vec<Value> {
         self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()

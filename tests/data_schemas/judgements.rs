@@ -42,6 +42,27 @@ fn completions_are_sorted_by_what_judges_them_or_refused() {
 }
 
 #[test]
+fn judgements_of_a_list_that_contradict_each_other_are_refused() {
+    let row = |columns: &str| format!(r#"{{"prompt": "q", "completions": ["a", "b", "c"], {columns}}}"#);
+    refused(
+        &row(r#""ranks": [1, 3, 2], "scores": [1, 3, 2]"#),
+        &["by ranks completions[0] is better than completions[2], by scores it is worse", "{scores: null}"],
+    );
+    refused(&row(r#""scores": [1, 3, 2], "ratings": ["2", "1", "2"]"#), &["scores and ratings contradict"]);
+    for columns in [
+        r#""ranks": [1, 3, 2], "scores": [9, 1, 5]"#,
+        r#""ranks": [1, 3, 2], "scores": [9, 5, 5]"#,
+        r#""ranks": [1, 3, 2], "scores": null, "ratings": ["good", "bad", "bad"]"#,
+    ] {
+        assert_eq!(texts(&accepted(&row(columns))), ["a", "c", "b"], "{columns}");
+    }
+    refused(
+        r#"{"instruction": "q", "generations": ["a", "b"], "ratings": [1, 2], "rating": [2, 1]}"#,
+        &["ratings and rating contradict"],
+    );
+}
+
+#[test]
 fn labels_of_judged_answers_have_few_spellings() {
     let messages =
         r#""messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label""#;

@@ -119,6 +119,79 @@ fn parts_of_the_conversation_beside_an_explicit_prompt_are_refused() {
     );
 }
 
+const TURNS: &str =
+    r#""messages": [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "Four."}]"#;
+
+#[test]
+fn a_part_of_the_conversation_beside_a_single_answer_is_refused() {
+    let text = r#"{"text": "The answer is four.", "prompt": "What is 2+2?"}"#;
+    for (row, part) in [
+        (text.to_string(), "`prompt` (\"What is 2+2?\") is not read, and the text does not contain it"),
+        (
+            format!(r#"{{{TURNS}, "prompt": "Something else"}}"#),
+            "`prompt` (\"Something else\") is not read, and the conversation does not contain it",
+        ),
+        (format!(r#"{{{TURNS}, "text": "Another text."}}"#), "`text` (\"Another text.\") is not read"),
+        (format!(r#"{{{TURNS}, "completion": "Five."}}"#), "`completion` (\"Five.\") is not read"),
+        (r#"{"text": "a b", "completion": "c d"}"#.into(), "`completion` (\"c d\") is not read"),
+        (r#"{"text": "Four.", "prompt": "Why is 2+2 equal to Four.?"}"#.into(), "is not read"),
+        (
+            r#"{"prompt": "q", "completion": "a", "text": "quite another text"}"#.into(),
+            "`text` (\"quite another text\") is not read, and the prompt",
+        ),
+        (
+            r#"{"prompt": "q", "completion": "a", "label": true, "text": "x y"}"#.into(),
+            "`text` (\"x y\") is not read",
+        ),
+    ] {
+        refused(&row, &[part, ": null}"]);
+    }
+    assert!(read(text, &configured("columns: {prompt: null}")).is_ok());
+}
+
+#[test]
+fn columns_that_repeat_a_single_answer_are_accepted() {
+    for row in [
+        // The columns of HuggingFaceH4's conversations.
+        format!(r#"{{{TURNS}, "prompt": "What is 2+2?", "prompt_id": "7"}}"#),
+        format!(r#"{{{TURNS}, "text": "<|user|>\nWhat is 2+2?</s>\n<|assistant|>\nFour.</s>\n"}}"#),
+        format!(r#"{{{TURNS}, "completion": "Four.", "prompt": null, "text": " "}}"#),
+        r#"{"text": "What is 2+2? Four.", "prompt": "What is 2+2? "}"#.into(),
+        r#"{"prompt": "2+2=", "completion": " 4", "text": "2+2= 4"}"#.into(),
+        r#"{"prompt": "The mo", "completion": "on rises", "text": "The moon rises"}"#.into(),
+        // The columns of Stanford's alpaca.
+        r#"{"instruction": "Add them.", "input": "2, 2", "output": "4", "text": "Below is an instruction.\n\n### Instruction:\nAdd them.\n\n### Input:\n2, 2\n\n### Response:\n4"}"#.into(),
+        // What pandas writes where there is no value.
+        r#"{"prompt": "q", "completion": "a", "text": NaN, "context": NaN}"#.into(),
+    ] {
+        accepted(&row);
+    }
+}
+
+#[test]
+fn calls_in_the_older_form_are_read() {
+    let call = r#"{"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{\"a\": 1}"}}"#;
+    let row = format!(r#"{{"messages": [{{"role": "user", "content": "q"}}, {call}]}}"#);
+    let Content::Chat { answers, .. } = accepted(&row).content else { panic!("a conversation") };
+    let function = &answers[0][1].fields()["tool_calls"][0]["function"];
+    assert_eq!(function, &serde_json::json!({"name": "f", "arguments": {"a": 1}}));
+}
+
+#[test]
+fn what_a_message_says_of_its_weight_is_obeyed_or_refused() {
+    let user = r#"{"role": "user", "content": "q", "weight": 0}"#;
+    let light = r#"{"role": "assistant", "content": "a", "weight": 0}"#;
+    let whole = r#"{"role": "assistant", "content": "b", "weight": 1}"#;
+    refused(
+        &format!(r#"{{"messages": [{user}, {light}, {user}, {whole}]}}"#),
+        &["a message of the assistant in messages (a) has `weight`: 0", "remove the field"],
+    );
+    accepted(&format!(r#"{{"messages": [{user}, {whole}]}}"#));
+    // Nothing imitates a prompt.
+    accepted(&format!(r#"{{"prompt": [{user}, {light}, {user}], "completion": [{whole}]}}"#));
+    accepted(&format!(r#"{{"messages": [{user}, {light}, {user}, {whole}], "label": true}}"#));
+}
+
 #[test]
 fn what_is_not_text_is_refused() {
     for name in ["images", "image", "videos", "audio"] {

@@ -273,6 +273,11 @@ fn a_forced_format_needs_its_columns() {
     refused_by(
         &configured("format: implicit-prompt"),
         r#"{"prompt": "lost words", "chosen": "x a", "rejected": "x b"}"#,
-        &["`prompt` (\"lost words\") is not read"],
+        &["`prompt` (\"lost words\") is not read", "set data.format to preference", "{prompt: null}"],
+    );
+    refused_by(
+        &configured("format: implicit-prompt"),
+        r#"{"prompt": "Where?", "chosen": "Paris", "rejected": "London"}"#,
+        &["no beginning in common, which this format takes", "does not read `prompt`", "preference"],
     );
 }

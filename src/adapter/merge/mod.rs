@@ -128,8 +128,29 @@ pub fn merge_checked(
     })
 }
 
+/// Refuses a path at which no directory can be made: that of a file, or of a link that leads nowhere.
+///
+/// # Errors
+/// If such a thing is there.
+pub fn check_directory(path: &Path) -> Result<()> {
+    let shown = path.display();
+    if path.exists() && !path.is_dir() {
+        return Err(Error::Config(format!(
+            "the output {shown} is a file, and what is written is a directory; name another path"
+        )));
+    }
+    match std::fs::read_link(path) {
+        Ok(to) if !path.exists() => Err(Error::Config(format!(
+            "the output {shown} is a link to {}, which is not there; make that directory, or name another path",
+            to.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// An output that must not be written to is refused before the work.
 fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
+    check_directory(output)?;
     if !output.exists() {
         return Ok(());
     }

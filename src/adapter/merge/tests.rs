@@ -233,6 +233,26 @@ fn misfits_are_named_together_and_nothing_is_written() {
 }
 
 #[test]
+fn a_file_and_a_link_that_leads_nowhere_are_no_place_for_a_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let error = check_directory(&file).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("file is a file"), "{error}");
+    check_directory(place.path()).unwrap();
+    check_directory(&place.path().join("new")).unwrap();
+    #[cfg(unix)]
+    {
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink("gone", &link).unwrap();
+        let error = check_directory(&link).unwrap_err().to_string();
+        assert!(error.contains("link is a link to gone, which is not there"), "{error}");
+        std::fs::create_dir(place.path().join("gone")).unwrap();
+        check_directory(&link).unwrap();
+    }
+}
+
+#[test]
 fn only_models_are_overwritten_and_only_when_asked() {
     let model = Model::fixture("llama");
     let adapters = model.adapter("plain");

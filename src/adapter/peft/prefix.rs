@@ -19,6 +19,7 @@ const NAME: &str = "prompt_embeddings";
 /// # Errors
 /// If layers differ.
 pub fn width(spec: &DecoderSpec) -> Result<(usize, usize)> {
+    crate::model::prefixed::check(spec)?;
     let of = |heads: &crate::ops::tree_attention::Heads| (heads.n_kv_head * heads.head_dim, heads.n_kv_head);
     let mut all = spec.layers.iter().map(|layer| of(&layer.attention.heads));
     let first = all.next().unwrap_or((0, 0));

@@ -5,7 +5,7 @@ use super::opened::{base, configure, tokenizer};
 use crate::cli::ShowArgs;
 use crate::data::show::{Form, Shown, html};
 use crate::data::truncate::Outcome;
-use crate::data::{ChatTokenizer, Record, Truncation, Wanted, tokenize};
+use crate::data::{ChatTokenizer, DataConfig, Record, Truncation, Wanted, tokenize};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::screen;
@@ -16,12 +16,11 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let base = base(&config)?;
     let tokenizer = base.as_ref().map(|base| tokenizer(&config, base)).transpose()?;
     let stream = Stream::open(&config.data, &config.data.train, Wanted::Whole)?;
-    let mut records = stream.records().skip(args.start - 1).take(args.number).peekable();
+    let mut records = stream.records();
+    let before = records.by_ref().take(args.start - 1).count();
+    let mut records = records.take(args.number).peekable();
     if records.peek().is_none() {
-        return Err(Error::Data(format!(
-            "there is no record {} in {}: choose a smaller --start",
-            args.start, config.data.train
-        )));
+        return Err(nothing_at(args.start, before, &config.data));
     }
     let form = if screen::shows_colours(&std::io::stdout()) { Form::Terminal } else { Form::Plain };
     let (mut page, mut wrong) = (Vec::new(), Vec::new());
@@ -41,6 +40,16 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         log::info!("{} records are in {}", page.len(), path.display());
     }
     if wrong.is_empty() { Ok(()) } else { Err(Error::Data(wrong.join("\n"))) }
+}
+
+/// The error for data with only `records` records, too few for one with the number `start`.
+fn nothing_at(start: usize, records: usize, data: &DataConfig) -> Error {
+    let is_filtered = data.filter.is_some() || data.train.0.iter().any(|source| source.filter().is_some());
+    let kept = if is_filtered { " that data.filter keeps" } else { "" };
+    Error::Data(match records {
+        0 => format!("there are no records{kept} in {}", data.train),
+        _ => format!("{} has no record {start}{kept}, only {records}: choose a smaller --start", data.train),
+    })
 }
 
 /// The tokens of a record as a run takes them.

@@ -7,6 +7,8 @@ use super::place::Place;
 use super::row::{MOST_BYTES, Row, Rows, ends_the_file, parse_json};
 use crate::error::{Error, Result};
 
+const NO_END: &str = "the array has no end: `]` is missing; is the file cut off?";
+
 /// Returns the rows of the array that `reader` begins with; it begins in line `line`, counted from 1.
 pub(super) fn rows(reader: Bytes, place: Place, line: usize) -> Rows {
     Box::new(Elements { reader, place, line, column: 0, row: 0, next: Next::Array, most: MOST_BYTES })
@@ -74,7 +76,7 @@ impl Elements {
             self.next = Next::First;
         }
         match (self.space()?, &self.next) {
-            (None, _) => return Err(self.wrong("the array has no end: `]` is missing; is the file cut off?")),
+            (None, _) => return Err(self.wrong(NO_END)),
             (Some(b']'), _) => {
                 self.consume(1);
                 if self.space()?.is_some() {
@@ -83,15 +85,30 @@ impl Elements {
                 self.next = Next::End;
                 return Ok(None);
             }
-            (Some(b','), Next::Comma) => {
-                self.consume(1);
-                self.space()?;
-            }
+            (Some(b','), Next::Comma) => self.comma()?,
             (Some(_), Next::Comma) => return Err(self.wrong("`,` or `]` is missing behind an element")),
             (Some(_), _) => {}
         }
         self.next = Next::Comma;
+        if self.space()? == Some(b',') {
+            return Err(Failure::Element(
+                self.error("an element is missing before this `,`; remove the comma"),
+            ));
+        }
         self.element().map(Some)
+    }
+
+    /// Consumes a comma, behind which there must be something.
+    fn comma(&mut self) -> Result<(), Failure> {
+        self.consume(1);
+        match self.space()? {
+            None => Err(self.wrong(NO_END)),
+            Some(b']') => {
+                let message = "a comma stands behind the last element; remove the `,` before this `]`";
+                Err(Failure::Element(self.error(message)))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     fn element(&mut self) -> Result<Row, Failure> {
@@ -130,10 +147,12 @@ impl Elements {
     }
 
     fn wrong(&self, message: &str) -> Failure {
-        let column = self.column + 1;
-        Failure::Array(
-            self.place.row(self.line).error(format!("not valid JSON at column {column}: {message}")),
-        )
+        Failure::Array(self.error(message))
+    }
+
+    /// The error about the next byte.
+    fn error(&self, message: &str) -> Error {
+        self.place.row(self.line).error(format!("not valid JSON at column {}: {message}", self.column + 1))
     }
 
     /// Skips white space and returns the byte behind it.
@@ -223,7 +242,21 @@ mod tests {
             ("[{\"ä\": 1}, {\"a\" 2}]", "t.json:1: not valid JSON at column 17: expected `:`"),
             ("[{\"a\": 1}\n", "t.json:2: not valid JSON at column 1: the array has no end"),
             ("[{\"a\": 1}] x", "t.json:1: not valid JSON at column 12: text behind the end"),
-            ("[{\"a\": 1},]", "t.json:1: not valid JSON at column 11: EOF"),
+            (
+                "[{\"a\": 1},]",
+                "t.json:1: not valid JSON at column 11: a comma stands behind the last element; remove the `,`",
+            ),
+            (
+                "[{\"a\": 1},\n ]",
+                "t.json:2: not valid JSON at column 2: a comma stands behind the last element",
+            ),
+            ("[{\"a\": 1}, ", "t.json:1: not valid JSON at column 12: the array has no end"),
+            (
+                "[{\"a\": 1},, {}]",
+                "t.json:1: not valid JSON at column 11: an element is missing before this `,`",
+            ),
+            ("[, {\"a\": 1}]", "t.json:1: not valid JSON at column 2: an element is missing before this `,`"),
+            ("[{\"a\": 1, \"a\": 2}]", "t.json:1: not an unambiguous object at column 13: the key \"a\""),
             ("[{\"a\": 1} {\"a\": 2}]", "t.json:1: not valid JSON at column 11: trailing characters"),
             ("[{\"a\": [1}, 2]", "t.json:1: not valid JSON at column 10: expected `,` or `]`"),
             ("[}", "t.json:1: not valid JSON at column 2: expected value"),
@@ -237,6 +270,8 @@ mod tests {
     fn a_broken_element_does_not_hide_the_next() {
         let rows = Format::Json.parse("[{\"a\": tru}, {\"a\": 1}]", "t.json".into()).unwrap();
         assert_eq!(rows.map(|row| row.is_ok()).collect::<Vec<_>>(), [false, true]);
+        let rows = Format::Json.parse("[, {\"a\": 1},, {\"a\": 1},]", "t.json".into()).unwrap();
+        assert_eq!(rows.map(|row| row.is_ok()).collect::<Vec<_>>(), [false, true, false, true, false]);
     }
 
     #[test]

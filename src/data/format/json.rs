@@ -128,12 +128,13 @@ fn over_several_lines(
         Ok(Json::Object(fields)) => one_object(fields, place, skipped + 1),
         Ok(_) => Err(place.row(skipped + 1).error("the file must hold one array of objects, or one object per line")),
         Err(_) if is_cut_line => Ok(jsonl::rows(chained(text, reader), place, skipped)),
-        Err(broken) => Err(place.row(skipped + broken.line).error(format!(
+        Err(broken) if broken.is_syntax() => Err(place.row(skipped + broken.line).error(format!(
             "{}; a file holds one object per line (jq -c . {} writes them so), one array of objects, or one object with \
              such an array",
             broken.message(0),
             place.name
         ))),
+        Err(broken) => Err(place.row(skipped + broken.line).error(broken.message(0))),
     }
 }
 
@@ -296,5 +297,7 @@ mod tests {
                 && message.contains("jq -c .")
         );
         assert!(refused("{\n \"data\": [").contains("EOF"));
+        let message = refused("{\n \"data\": [\n  {\"a\": 1, \"a\": 2}\n ]\n}");
+        assert!(message.starts_with("t.json:3: ") && message.ends_with("remove one of the two"), "{message}");
     }
 }

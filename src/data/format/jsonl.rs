@@ -55,11 +55,12 @@ impl Lines {
         let origin: Origin = self.place.row(self.line);
         match parse_json(text) {
             Ok(value) => Ok(Row { origin, value }),
-            Err(broken) => Err(origin.error(format!(
+            Err(broken) if broken.is_syntax() => Err(origin.error(format!(
                 "{}; every line must hold one whole JSON object{}",
                 broken.message(0),
                 if self.line == 1 && looks_like_csv(text) { " (a CSV file: name it .csv)" } else { "" }
             ))),
+            Err(broken) => Err(origin.error(broken.message(0))),
         }
     }
 }
@@ -121,6 +122,35 @@ mod tests {
     fn invalid_utf8_names_line_and_column() {
         let message = message(b"{\"a\": \"\xC3\xA4\xFF\"}", 0);
         assert!(message.starts_with("t.jsonl:1: not valid UTF-8 at column 9"), "{message}");
+    }
+
+    #[test]
+    fn characters_that_are_not_visible_are_named() {
+        for (text, part) in [
+            (&b"{}\n\xEF\xBB\xBF{}"[..], "column 1: a byte-order mark (U+FEFF), which is not visible"),
+            (b"{}\n\0\0{}", "column 1: a NUL byte"),
+            (b"{}\n{\"a\": \"b\0\"}", "column 9: a NUL byte"),
+            (b"{}\n{\"a\": 1}\0", "column 9: a NUL byte"),
+            (b"{}\n{\xC2\xA0\"a\": 1}", "column 2: a no-break space (U+00A0)"),
+        ] {
+            let message = message(text, 1);
+            assert!(
+                message.starts_with("t.jsonl:2: not valid JSON at ") && message.contains(part),
+                "{message}"
+            );
+        }
+        assert!(read(b"{\"a\": \"\xEF\xBB\xBF\xC2\xA0\"}")[0].is_ok());
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_named_and_the_rest_is_read() {
+        let rows = read(b"{}\n{\"a\": 1, \"b\": 2, \"a\": 3}\n{}");
+        assert_eq!(rows.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+        let message = rows[1].as_ref().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "t.jsonl:2: not an unambiguous object at column 20: the key \"a\" stands twice; remove one of the two"
+        );
     }
 
     #[test]

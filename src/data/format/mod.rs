@@ -9,10 +9,12 @@ mod json;
 mod jsonl;
 mod kind;
 mod lines;
+mod numbers;
 mod parquet;
 mod place;
 mod python;
 mod row;
+mod unambiguous;
 mod unpack;
 
 use std::fs::File;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 
 use self::kind::Kind;
 use self::lines::Bytes;
+pub(super) use self::numbers::stands_for;
 use self::place::Place;
 pub use self::row::{Row, Rows};
 use crate::error::{Error, Result};

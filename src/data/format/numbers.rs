@@ -1,23 +1,35 @@
-//! Numbers and bytes for which JSON has no value.
+//! Numbers for which JSON has no value.
 
-use serde_json::{Map, Number, Value as Json};
+use serde_json::{Map, Value as Json};
 
-/// The object that stands for `word` (`NaN`, `Infinity`, `-Infinity`) at `place`.
+/// Their words, as Python's `json` writes them.
+const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
+/// The object that stands for `word` at `place`.
 pub(super) fn not_json(word: &str, place: &str) -> Json {
     Json::Object(Map::from_iter([(word.to_owned(), Json::String(place.to_owned()))]))
 }
 
-/// A number of the column `place`.
-pub(super) fn float(number: f64, place: &str) -> Json {
-    match Number::from_f64(number) {
-        Some(number) => Json::Number(number),
-        None if number.is_nan() => not_json("NaN", place),
-        None if number > 0.0 => not_json("Infinity", place),
-        None => not_json("-Infinity", place),
-    }
+/// Returns the word and the place of the number that `value` stands for, if it stands for one.
+pub(in crate::data) fn stands_for(value: &Json) -> Option<(&str, &str)> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    let (word, place) = fields.iter().next()?;
+    WORDS.contains(&word.as_str()).then_some((word.as_str(), place.as_str()?))
 }
 
-/// The object that stands for `size` bytes which are not declared to be text.
-pub(super) fn binary(size: usize) -> Json {
-    Json::Object(Map::from_iter([("binary".to_owned(), Json::String(format!("{size} bytes")))]))
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn objects_that_stand_for_numbers_are_told_from_others() {
+        assert_eq!(stands_for(&not_json("-Infinity", "a[1]")), Some(("-Infinity", "a[1]")));
+        for other in
+            [json!({"NaN": 3}), json!({"NaN": "a", "b": 1}), json!({"nan": "a"}), json!({}), json!("NaN")]
+        {
+            assert_eq!(stands_for(&other), None, "{other}");
+        }
+    }
 }

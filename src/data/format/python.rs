@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::numbers::not_json;
+use super::unambiguous::parse;
+
 /// Key of the object that stands for a number in the text that is parsed a second time. A file's own key would have to
 /// be this one, with its NUL.
 const STAND_IN: &str = "\0NaN";
@@ -60,7 +63,7 @@ pub(super) fn read(text: &str) -> Reading {
     }
     same.push_str(&text[copied..]);
     marked.push_str(&text[copied..]);
-    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&same) {
+    if let Err(error) = parse(&same) {
         return Reading::Other(error);
     }
     match serde_json::from_str(&marked) {
@@ -122,11 +125,6 @@ fn named(value: Json) -> Json {
     }
 }
 
-/// The object that stands for `word` at `place`.
-fn not_json(word: &str, place: &str) -> Json {
-    Json::Object(Map::from_iter([(word.to_owned(), Json::String(place.to_owned()))]))
-}
-
 fn stand_in(fields: &Map<String, Json>) -> Option<&str> {
     fields.get(STAND_IN).and_then(Json::as_str)
 }
@@ -186,6 +184,7 @@ mod tests {
             (2, "not valid JSON at column 6: expected `:`".into())
         );
         assert_eq!(refused("{NaN: 1}").1, "not valid JSON at column 2: key must be a string");
+        assert!(refused("{\"a\": NaN,\n \"a\": 1}").1.contains("the key \"a\" stands twice"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::super::example::Origin;
 use super::python;
+use super::unambiguous::parse;
 use crate::error::{Error, Result};
 
 /// The maximum size in bytes of a row that is held in memory: a line, an element of an array, a record of a CSV file, a
@@ -23,7 +24,7 @@ pub(super) fn ends_the_file(error: Error) -> Error {
 /// A record as it appears in its file, not yet validated.
 ///
 /// JSON has no NaN. It is read as the object `{"NaN": PLACE}`, and the infinities likewise. An unused column may
-/// contain it; in a column that is used it is an error of type, whose message names NaN.
+/// contain it; in a column that is used it is an error of type, whose message names NaN (`fields::described`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The origin of the row.
@@ -34,6 +35,17 @@ pub struct Row {
 
 /// The rows of one input, read lazily. An error concerns a single row; the following rows are still returned.
 pub type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
+
+/// What is said of a text that is no JSON.
+const NO_JSON: &str = "not valid JSON";
+
+/// Characters that an editor does not show, and that JSON allows only in strings.
+const HIDDEN: [(char, &str); 4] = [
+    ('\0', "a NUL byte"),
+    ('\u{feff}', "a byte-order mark (U+FEFF)"),
+    ('\u{a0}', "a no-break space (U+00A0)"),
+    ('\u{200b}', "a zero-width space (U+200B)"),
+];
 
 /// Invalid JSON.
 pub(super) struct Broken {
@@ -50,6 +62,11 @@ pub(super) struct Broken {
 }
 
 impl Broken {
+    /// Whether the text is no JSON, of which its layout in the file may be the reason.
+    pub(super) fn is_syntax(&self) -> bool {
+        self.what == NO_JSON
+    }
+
     /// Returns the message with its column. `before` is the number of characters before the text in its first line.
     pub(super) fn message(&self, before: usize) -> String {
         let column = if self.line == 1 { self.column + before } else { self.column };
@@ -64,7 +81,7 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Json, Broken> {
         let detail = "; save the file as UTF-8".to_owned();
         Broken { line, column, what: "not valid UTF-8", detail, unfinished: false }
     })?;
-    match serde_json::from_str(text) {
+    match parse(text) {
         Ok(value) => exact(text, value),
         Err(first) => match python::read(text) {
             python::Reading::Value(value) => exact(text, value),
@@ -137,13 +154,13 @@ fn broken(text: &str, e: &serde_json::Error) -> Broken {
     let column = line.char_indices().take_while(|(byte, _)| byte + 1 < e.column()).count() + 1;
     let message = e.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    Broken {
-        line: e.line(),
-        column,
-        what: "not valid JSON",
-        detail: format!(": {message}"),
-        unfinished: e.is_eof(),
-    }
+    let found = line.chars().nth(column - 1).filter(|_| e.is_syntax());
+    let detail = match HIDDEN.iter().find(|(hidden, _)| found == Some(*hidden)) {
+        Some((_, name)) => format!(": {name}, which is not visible, stands here; remove it"),
+        None => format!(": {message}"),
+    };
+    let what = if e.is_data() { "not an unambiguous object" } else { NO_JSON };
+    Broken { line: e.line(), column, what, detail, unfinished: e.is_eof() }
 }
 
 /// Returns the 1-based line and column (in characters) of the position after `read`.

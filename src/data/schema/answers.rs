@@ -112,12 +112,12 @@ pub(super) fn ranked(fields: &mut Fields) -> Result<Draft, String> {
 }
 
 /// Refuses two equal answers of a list.
-pub(super) fn distinct<T: PartialEq + std::fmt::Debug>(answers: &[Named<T>]) -> Result<(), String> {
+pub(super) fn distinct<T: PartialEq + std::fmt::Display>(answers: &[Named<T>]) -> Result<(), String> {
     for (i, (worse, text)) in answers.iter().enumerate() {
         if let Some((better, _)) = answers[..i].iter().find(|(_, better)| better == text) {
             return Err(format!(
                 "{better} and {worse} are equal ({}); one answer has one place, remove it",
-                shortened(&format!("{text:?}"))
+                shortened(&text.to_string())
             ));
         }
     }
@@ -218,7 +218,8 @@ mod tests {
         assert_eq!(parsed(r#"{"text": "a b", "label": 3}"#), text("", "a b"));
         let messages = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]"#;
         let whole = text("", "user:q;assistant:r;");
-        assert_eq!(parsed(&format!(r#"{{"messages": {messages}, "prompt": "q", "text": "x"}}"#)), whole);
+        let again = r#""prompt": "q", "text": "<user>q</user>\n<assistant>r</assistant>""#;
+        assert_eq!(parsed(&format!(r#"{{"messages": {messages}, {again}}}"#)), whole);
         let ranked = parsed(r#"{"prompt": "a", "completions": ["b", "c", "d"]}"#);
         assert_eq!(ranked, (Kind::Ranked, "a".into(), ["b", "c", "d"].map(String::from).into()));
         // Columns in addition to those of a pair are ignored.
@@ -254,7 +255,7 @@ mod tests {
         refused(r#"{"prompt": "a", "completions": ["b"]}"#, &["completions has 1 entries", "two or more"]);
         refused(
             r#"{"prompt": "a", "completions": ["b", "c", "b"]}"#,
-            &["completions[0] and completions[2] are equal"],
+            &["completions[0] and completions[2] are equal (\"b\"); one"],
         );
         refused(r#"{"prompt": "a", "completions": ["b", 3]}"#, &["completions[1] must be a string"]);
         let turn = r#"[{"role": "user", "content": "q"}]"#;

@@ -8,6 +8,7 @@ use super::super::example::Kind;
 use super::super::fields::{Fields, described, equal, given, shortened};
 use super::super::messages::{Message, kwargs, message, messages, tools};
 use super::encoded::refuse_encoded;
+use super::weights::refuse_excluded;
 
 /// A record without its origin.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +149,7 @@ pub(super) fn chat(
         if turns.iter().all(Message::is_silent) {
             return Err(blank(name, turns.last().map_or("", Message::content)));
         }
+        refuse_excluded(name, turns)?;
         if let Some(last) = turns.last().filter(|last| !last.is_answer()) {
             return Err(format!(
                 "{name} ends with a message of {}; an answer ends with a message of the assistant, remove what follows it",

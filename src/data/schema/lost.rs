@@ -4,8 +4,11 @@
 use serde_json::Value as Json;
 
 use super::super::content::Content;
-use super::super::fields::{Fields, shortened};
+use super::super::example::Kind;
+use super::super::fields::{Fields, MEDIA, is_empty, shortened};
+use super::super::format::stands_for;
 use super::super::messages::Message;
+use super::draft::Draft;
 use super::judgements::words;
 
 /// Columns that mean a part of the conversation wherever they stand.
@@ -29,6 +32,9 @@ const PARTS: [&str; 17] = [
     "dialogue",
 ];
 
+/// Columns that mean a part of the conversation where there is a single answer, or the whole row once more.
+const SINGLE: [&str; 3] = ["prompt", "text", "completion"];
+
 /// Beginnings of words of the names of such columns.
 const BEGINNINGS: [&str; 10] = [
     "system",
@@ -42,9 +48,6 @@ const BEGINNINGS: [&str; 10] = [
     "choice",
     "option",
 ];
-
-/// Columns with what is not text.
-const MEDIA: [&str; 8] = ["image", "images", "video", "videos", "audio", "audios", "image_path", "image_url"];
 
 /// Parts of the names of columns that describe a row: they are never its question.
 const METADATA: [&str; 43] = [
@@ -116,49 +119,59 @@ pub(super) fn refuse_lost(
     fields: &Fields,
     known: impl Fn(&str) -> bool,
     implicit: bool,
-    content: &Content,
+    draft: &Draft,
 ) -> Result<(), String> {
-    for (name, value) in fields.iter().filter(|(name, _)| !known(name)) {
+    let content = &draft.content;
+    let is_single = matches!(draft.kind, Kind::Text | Kind::Judged { .. });
+    for (name, value) in fields.iter().filter(|(name, value)| !known(name) && !is_missing(name, value)) {
         if MEDIA.contains(&name.as_str()) && !is_empty(value) {
             return Err(format!(
                 "`{name}` is not read: models of texts have no place for it; remove the row, or the column if the texts do \
                  without it (data.columns: {{{name}: null}})"
             ));
         }
-        let part = PARTS.contains(&name.as_str()) || may_be_a_part(name, value);
+        let may_be_single = is_single && SINGLE.contains(&name.as_str());
+        let part = PARTS.contains(&name.as_str()) || may_be_single || may_be_a_part(name, value);
         if !(part || implicit && may_be_the_prompt(name, value)) {
             continue;
         }
-        let Some(lost) = texts(value).into_iter().find(|text| !is_within(text, content, part && !implicit))
-        else {
-            continue;
+        let is_read = |text: &str| {
+            is_within(text, content, part && !implicit) || may_be_single && renders(text, content)
         };
-        let is_tool = words(name).any(|word| word.starts_with("function") || word.starts_with("tool"));
-        return Err(if is_tool && matches!(content, Content::Chat { .. }) {
-            format!(
-                "`{name}` ({:?}) is not read; name it tools, which the chat template reads (data.columns: {{tools: {name}}}), or \
-                 leave the column out (data.columns: {{{name}: null}})",
-                shortened(lost)
-            )
-        } else if implicit {
-            format!(
-                "`{name}` ({:?}) is not read: the prompt is the common beginning of chosen and rejected ({:?}), which does \
-                 not contain it; name the prompt's column (data.columns: {{prompt: {name}}}), or leave this one out \
-                 (data.columns: {{{name}: null}})",
-                shortened(lost),
-                shortened(beginning(content))
-            )
-        } else {
-            format!(
-                "`{name}` ({:?}) is not read, and the prompt does not contain it; add it to the prompt, or leave the column \
-                 out (data.columns: {{{name}: null}})",
-                shortened(lost)
-            )
-        });
+        let Some(lost) = texts(value).into_iter().find(|text| !is_read(text)) else { continue };
+        return Err(problem(name, lost, implicit, content));
     }
     match content {
         Content::Text { .. } => refuse_template_fields(fields),
         Content::Chat { .. } => Ok(()),
+    }
+}
+
+/// Describes the column `name` with the text `lost`.
+fn problem(name: &str, lost: &str, implicit: bool, content: &Content) -> String {
+    let lost = shortened(lost);
+    let is_tool = words(name).any(|word| word.starts_with("function") || word.starts_with("tool"));
+    if is_tool && matches!(content, Content::Chat { .. }) {
+        format!(
+            "`{name}` ({lost:?}) is not read; name it tools, which the chat template reads (data.columns: {{tools: {name}}}), or \
+             leave the column out (data.columns: {{{name}: null}})"
+        )
+    } else if implicit {
+        let remedy = match name {
+            "prompt" => "set data.format to preference, which reads it".to_owned(),
+            _ => format!("name the prompt's column (data.columns: {{prompt: {name}}})"),
+        };
+        format!(
+            "`{name}` ({lost:?}) is not read: the prompt is the common beginning of chosen and rejected ({:?}), which does \
+             not contain it; {remedy}, or leave this one out (data.columns: {{{name}: null}})",
+            shortened(beginning(content))
+        )
+    } else {
+        let whole = whole(content);
+        format!(
+            "`{name}` ({lost:?}) is not read, and {whole} does not contain it; add it to {whole}, or leave the column out \
+             (data.columns: {{{name}: null}})"
+        )
     }
 }
 
@@ -175,13 +188,17 @@ fn refuse_template_fields(fields: &Fields) -> Result<(), String> {
     Ok(())
 }
 
-fn is_empty(value: &Json) -> bool {
-    match value {
-        Json::Null => true,
-        Json::String(text) => text.trim().is_empty() || text.trim() == "[]",
-        Json::Array(list) => list.is_empty(),
-        Json::Object(map) => map.values().all(Json::is_null),
-        Json::Bool(_) | Json::Number(_) => false,
+/// Whether the value of the column `name` is NaN, which pandas writes where there is none.
+fn is_missing(name: &str, value: &Json) -> bool {
+    stands_for(value) == Some(("NaN", name))
+}
+
+/// What would have to contain the content of a column.
+fn whole(content: &Content) -> &'static str {
+    match content {
+        Content::Text { prompt, .. } if prompt.is_empty() => "the text",
+        Content::Chat { prompt, .. } if prompt.is_empty() => "the conversation",
+        Content::Text { .. } | Content::Chat { .. } => "the prompt",
     }
 }
 
@@ -235,6 +252,39 @@ fn is_within(text: &str, content: &Content, answers_too: bool) -> bool {
             said(prompt) || answers_too && answers.iter().any(|answer| said(answer))
         }
     }
+}
+
+/// Whether `text` is the row once more, as one text: it has every line of the prompt and of the answers, in order. Data sets
+/// have such a column beside messages, or beside an instruction and its answer.
+fn renders(text: &str, content: &Content) -> bool {
+    let parts: Vec<&str> = match content {
+        Content::Text { prompt, answers } => {
+            std::iter::once(prompt).chain(answers).map(String::as_str).collect()
+        }
+        Content::Chat { prompt, answers, .. } => {
+            prompt.iter().chain(answers.iter().flatten()).map(Message::content).collect()
+        }
+    };
+    // Of a single part, `text` would be the longer one, with content of its own.
+    if parts.iter().filter(|part| !part.trim().is_empty()).count() < 2 {
+        return false;
+    }
+    let lines = parts.iter().flat_map(|part| part.lines());
+    let mut lines = lines.map(str::trim).filter(|line| !line.is_empty());
+    lines.try_fold(text, |rest, line| behind(line, rest)).is_some() || text.contains(parts.concat().trim())
+}
+
+/// Returns what stands behind the first `line` in `text` that is no part of a longer word.
+fn behind<'a>(line: &str, text: &'a str) -> Option<&'a str> {
+    let is_one_word = |left: Option<char>, right: Option<char>| {
+        left.is_some_and(char::is_alphanumeric) && right.is_some_and(char::is_alphanumeric)
+    };
+    let places = text.match_indices(line).map(|(at, _)| (&text[..at], &text[at + line.len()..]));
+    let mut whole = places.filter(|(before, after)| {
+        !is_one_word(before.chars().next_back(), line.chars().next())
+            && !is_one_word(line.chars().next_back(), after.chars().next())
+    });
+    whole.next().map(|(_, after)| after)
 }
 
 fn beginning(content: &Content) -> &str {

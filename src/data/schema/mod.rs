@@ -19,6 +19,7 @@ mod sharegpt;
 mod table;
 mod transcripts;
 mod triples;
+mod weights;
 
 pub use name::Schema;
 pub use table::required_columns;

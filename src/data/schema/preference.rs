@@ -141,12 +141,9 @@ fn texts(fields: &Fields, prompt: Option<&Json>, chosen: &str, rejected: &str) -
         }
     }
     if shared.is_empty() {
-        return Err(format!(
-            "missing `prompt`, and chosen ({}) and rejected ({}) have no beginning in common that could be it{}",
-            shortened(chosen),
-            shortened(rejected),
-            found_beside(fields)
-        ));
+        let (chosen, rejected) = (shortened(chosen), shortened(rejected));
+        let what = format!("chosen ({chosen}) and rejected ({rejected}) have no beginning in common");
+        return Err(without_prompt(fields, &what));
     }
     // The rest may be white space: the answers differ in it, and the common beginning has their text.
     Ok(Content::Text { prompt: shared.into(), answers: vec![chosen_rest.into(), rejected_rest.into()] })
@@ -154,6 +151,17 @@ fn texts(fields: &Fields, prompt: Option<&Json>, chosen: &str, rejected: &str) -
 
 fn named_pair(chosen: &str, rejected: &str) -> [(String, String); 2] {
     [("chosen".into(), chosen.into()), ("rejected".into(), rejected.into())]
+}
+
+/// Describes answers that share nothing, as `what` says, in a format whose prompt is what they share.
+fn without_prompt(fields: &Fields, what: &str) -> String {
+    if given(fields, "prompt").is_some() {
+        return format!(
+            "{what}, which this format takes for the prompt: it does not read `prompt`; set data.format to preference, which \
+             does, or leave data.format out"
+        );
+    }
+    format!("missing `prompt`, and {what} that could be it{}", found_beside(fields))
 }
 
 /// Names the columns beside the answers, among which the prompt may be.
@@ -231,10 +239,7 @@ fn conversations(
     };
     let (shared, chosen, rejected) = split_conversations(chosen, rejected);
     match (question, shared.last()) {
-        (None, None) => Err(format!(
-            "missing `prompt`, and chosen and rejected have no first message in common that could be it{}",
-            found_beside(fields)
-        )),
+        (None, None) => Err(without_prompt(fields, "chosen and rejected have no first message in common")),
         (Some(question), None) => Err(format!(
             "prompt is a string ({:?}), while chosen and rejected are lists of messages that begin differently; make prompt \
              a list of messages too",

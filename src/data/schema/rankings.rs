@@ -132,8 +132,9 @@ pub(super) fn stack_exchange(fields: &mut Fields) -> Result<Draft, String> {
 pub(super) fn distilabel(fields: &mut Fields) -> Result<Draft, String> {
     let question = first(fields, "instruction|input|prompt").map_or("instruction", |(name, _)| name);
     let ratings = first(fields, "ratings|rating").map_or("ratings", |(name, _)| name);
+    refuse_opposite(fields, "generations", ratings, "ratings|rating")?;
     let mut scored = Vec::new();
-    for (name, answer, score) in parallel(fields, "generations", ratings, 1.0)? {
+    for (name, answer, score) in parallel(fields, "generations", ratings)? {
         scored.push(Scored { answer: filled(&name, answer)?.to_string(), name, score });
     }
     let answers = best_first(scored)?;
@@ -142,12 +143,11 @@ pub(super) fn distilabel(fields: &mut Fields) -> Result<Draft, String> {
 
 /// `prompt`, `completions`, and `ranks` (1 is the best), or `scores` or `ratings` (the highest is the best).
 pub(super) fn scores(fields: &mut Fields) -> Result<Draft, String> {
-    let (name, sign) = match first(fields, SCORES) {
-        Some(("ranks", _)) => ("ranks", -1.0),
-        Some((name, _)) => (name, 1.0),
-        None => return Err("ranks, scores or ratings is missing or null".into()),
+    let Some((name, _)) = first(fields, SCORES) else {
+        return Err("ranks, scores or ratings is missing or null".into());
     };
-    let scored = parallel(fields, "completions", name, sign)?
+    refuse_opposite(fields, "completions", name, SCORES)?;
+    let scored = parallel(fields, "completions", name)?
         .into_iter()
         .map(|(name, answer, score)| Scored { name, answer: answer.clone(), score })
         .collect();
@@ -157,13 +157,50 @@ pub(super) fn scores(fields: &mut Fields) -> Result<Draft, String> {
     Ok(Draft::new(Kind::Ranked, behind_prompt(fields, &named)?))
 }
 
-/// Reads two lists of the same length: answers and their scores, which are multiplied by `sign`.
+/// Refuses a column among `names` by which two answers have the opposite order than by the column `read`. One that is no
+/// list of as many numbers orders nothing.
+fn refuse_opposite(fields: &Fields, answers: &str, read: &str, names: &str) -> Result<(), String> {
+    let scores = |name: &str| -> Result<Vec<f64>, String> {
+        Ok(parallel(fields, answers, name)?.into_iter().map(|(.., score)| score).collect())
+    };
+    for other in names.split('|').filter(|name| *name != read && given(fields, name).is_some()) {
+        let Ok(others) = scores(other) else { continue };
+        if let Some((better, worse)) = opposite(&scores(read)?, &others) {
+            return Err(format!(
+                "{read} and {other} contradict each other: by {read} {answers}[{better}] is better than {answers}[{worse}], by \
+                 {other} it is worse (in ranks 1 is the best, in scores and ratings the highest); correct one of them, or leave \
+                 it out (data.columns: {{{other}: null}})"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Finds two answers of which `left` has the first higher and `right` the second.
+fn opposite(left: &[f64], right: &[f64]) -> Option<(usize, usize)> {
+    let mut order: Vec<usize> = (0..left.len()).collect();
+    order.sort_by(|a, b| left[*b].total_cmp(&left[*a]));
+    // Of the answers with higher numbers in `left` than the next ones, the one with the lowest in `right`.
+    let mut lowest: Option<usize> = None;
+    for equal in order.chunk_by(|a, b| left[*a] == left[*b]) {
+        if let Some(better) = lowest
+            && let Some(worse) = equal.iter().find(|worse| right[**worse] > right[better])
+        {
+            return Some((better, *worse));
+        }
+        lowest =
+            lowest.into_iter().chain(equal.iter().copied()).min_by(|a, b| right[*a].total_cmp(&right[*b]));
+    }
+    None
+}
+
+/// Reads two lists of the same length: answers and their scores, of which higher is better: ranks become negative.
 fn parallel<'a>(
     fields: &'a Fields,
     answers: &str,
     scores: &str,
-    sign: f64,
 ) -> Result<Vec<(String, &'a Json, f64)>, String> {
+    let sign = if scores == "ranks" { -1.0 } else { 1.0 };
     let list = |name: &str| {
         let value = column(fields, name)?;
         value.as_array().ok_or_else(|| format!("{name} must be a list, found {}", described(value)))
@@ -180,4 +217,23 @@ fn parallel<'a>(
         Ok((format!("{answers}[{i}]"), text, sign * finite(&format!("{scores}[{i}]"), number)?))
     };
     texts.iter().zip(numbers).enumerate().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opposite_orders_are_told_from_ties() {
+        for (left, right, found) in [
+            (&[3.0, 1.0, 2.0][..], &[1.0, 3.0, 2.0][..], Some((0, 2))),
+            (&[3.0, 1.0, 2.0], &[9.0, 2.0, 2.0], None),
+            (&[1.0, 1.0], &[1.0, 2.0], None),
+            (&[0.0, -0.0, 1.0], &[5.0, 6.0, 7.0], None),
+            (&[4.0, 4.0, 1.0], &[5.0, 2.0, 3.0], Some((1, 2))),
+            (&[], &[], None),
+        ] {
+            assert_eq!(opposite(left, right), found, "{left:?} {right:?}");
+        }
+    }
 }

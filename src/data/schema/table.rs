@@ -115,8 +115,8 @@ static FORMS: &[Form] = {
         form(Ranked, &["prompt", "completions"], &[], any, answers::ranked),
         form(Unpaired, &["prompt", "completion", "label"], &[], with_label, answers::judged),
         form(PromptCompletion, &["prompt", "completion"], &[], without_label, answers::completion),
-        form(Messages, &["messages"], &["prompt", "label"], any, answers::whole_messages),
-        form(Text, &["text"], &["prompt"], any, answers::whole_text),
+        form(Messages, &["messages"], &["label"], any, answers::whole_messages),
+        form(Text, &["text"], &[], any, answers::whole_text),
     ]
 };
 
@@ -133,7 +133,7 @@ impl Form {
 
     fn draft(&self, fields: &mut Fields, used: &dyn Fn(&str) -> bool) -> Result<Draft, String> {
         let mut draft = (self.read)(fields)?;
-        refuse_lost(fields, |name| self.knows(name), self.schema == Schema::ImplicitPrompt, &draft.content)?;
+        refuse_lost(fields, |name| self.knows(name), self.schema == Schema::ImplicitPrompt, &draft)?;
         let read = (self.schema, draft.kind, draft.content.answers());
         refuse_unread(fields, read, |name| self.knows(name), used)?;
         if matches!(draft.kind, Kind::Pair { label, .. } if label >= 0.5) {

@@ -11,7 +11,7 @@ use crate::model::norm::Norm;
 use crate::model::spec::DecoderSpec;
 use crate::model::tensors::Tensors;
 use crate::ops::frozen_linear::Linear;
-use crate::weights::nf4::Loss;
+use crate::weights::nf4::Outcome;
 use crate::weights::{DType, WeightSource};
 
 impl Decoder {
@@ -24,7 +24,7 @@ impl Decoder {
         Self::of_tensors(&spec, &Tensors::new(source, &spec, dtype), source)
     }
 
-    /// Like [`Decoder::load`], with the projections of the blocks quantised to NF4; also returns the error this causes.
+    /// Like [`Decoder::load`], with the projections of the blocks quantised to NF4; also returns what became of them.
     ///
     /// # Errors
     /// As [`Decoder::load`].
@@ -32,10 +32,10 @@ impl Decoder {
         spec: DecoderSpec,
         source: &dyn WeightSource,
         dtype: Option<DType>,
-    ) -> Result<(Self, Loss)> {
+    ) -> Result<(Self, Outcome)> {
         let spec = inventory::settled(spec, source)?;
         let tensors = Tensors::new(source, &spec, dtype).in_four_bits();
-        Ok((Self::of_tensors(&spec, &tensors, source)?, tensors.loss()))
+        Ok((Self::of_tensors(&spec, &tensors, source)?, tensors.outcome()))
     }
 
     fn of_tensors(spec: &DecoderSpec, tensors: &Tensors, source: &dyn WeightSource) -> Result<Self> {

@@ -24,7 +24,7 @@ pub(super) fn cohere(config: &ConfigJson) -> Result<DecoderSpec> {
         for layer in &mut spec.layers {
             let heads = layer.attention.heads;
             if let Some((q, k)) = &mut layer.attention.qk_norm {
-                (q.runs, k.runs) = (heads.n_head, heads.n_kv_head);
+                (q.runs, k.runs) = (Some(heads.n_head), Some(heads.n_kv_head));
             }
         }
     }

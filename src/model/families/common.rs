@@ -27,7 +27,7 @@ pub(super) fn rotate(config: &ConfigJson, spec: &mut DecoderSpec, names: &Names)
 
 /// Builds Llama's architecture with the sizes of `config`; the rotation is read later.
 pub(super) fn llama_sizes(config: &ConfigJson, eps_key: &str) -> Result<DecoderSpec> {
-    llama_with(config, config.number(eps_key)?)
+    llama_with(config, config.epsilon(eps_key)?)
 }
 
 /// Builds the same, with the given epsilon that norms add to the mean square.
@@ -41,8 +41,13 @@ pub(super) fn llama_with(config: &ConfigJson, eps: f64) -> Result<DecoderSpec> {
         .map(|i| {
             let at = |name: &str| format!("model.layers.{i}.{name}");
             let linear = |name: &str, inputs, outputs| LinearSpec::new(at(name), inputs, outputs);
-            let rms =
-                |name: &str| NormSpec { module: at(name), size: hidden, runs: 1, kind: NormKind::Rms, eps };
+            let rms = |name: &str| NormSpec {
+                module: at(name),
+                size: hidden,
+                runs: None,
+                kind: NormKind::Rms,
+                eps,
+            };
             let (q, kv) = (heads.n_head * heads.head_dim, heads.n_kv_head * heads.head_dim);
             let qkv = QkvSpec::Separate([
                 linear("self_attn.q_proj", hidden, q),
@@ -75,7 +80,13 @@ pub(super) fn llama_with(config: &ConfigJson, eps: f64) -> Result<DecoderSpec> {
         positions: None,
         rotations: Vec::new(),
         layers,
-        final_norm: NormSpec { module: "model.norm".into(), size: hidden, runs: 1, kind: NormKind::Rms, eps },
+        final_norm: NormSpec {
+            module: "model.norm".into(),
+            size: hidden,
+            runs: None,
+            kind: NormKind::Rms,
+            eps,
+        },
         head: (!tied).then(|| LinearSpec::new("lm_head".into(), hidden, vocab_size)),
         logits: LogitShape::default(),
         head_module: "lm_head",

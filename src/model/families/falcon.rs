@@ -29,8 +29,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let layout = layout(config)?;
     let (heads, stacked) = heads(config, hidden, layout.new)?;
     let inner = config.size_or_none("ffn_hidden_size")?.unwrap_or(4 * hidden);
-    let (act, eps) = (common::activation(config, "activation")?, config.number("layer_norm_epsilon")?);
-    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps };
+    let (act, eps) = (common::activation(config, "activation")?, config.epsilon("layer_norm_epsilon")?);
+    let norm = |module: String| NormSpec { module, size: hidden, runs: None, kind: NormKind::Layer, eps };
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
             let at = |name: &str| format!("transformer.h.{i}.{name}");
@@ -51,7 +51,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
                 down: linear("mlp.dense_4h_to_h", inner, hidden),
                 act,
             };
-            let attention = AttentionSpec { rotation: Some(0), ..attention };
+            let cached_wide = layout.new && heads.n_kv_head < heads.n_head;
+            let attention = AttentionSpec { rotation: Some(0), cached_wide, ..attention };
             LayerSpec {
                 attention_norm: Some(norm(at(first))),
                 mlp_norm: second.map(|name| norm(at(name))),

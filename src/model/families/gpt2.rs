@@ -19,9 +19,9 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
         return Err(unsupported(config, "add_cross_attention", "this is a decoder without an encoder"));
     }
     let by_layer = config.flag("scale_attn_by_inverse_layer_idx")?;
-    let eps = config.number("layer_norm_epsilon")?;
+    let eps = config.epsilon("layer_norm_epsilon")?;
     let act = common::activation(config, "activation_function")?;
-    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps };
+    let norm = |module: String| NormSpec { module, size: hidden, runs: None, kind: NormKind::Layer, eps };
     let layers = (0..config.size("n_layer")?)
         .map(|i| {
             let at = |name: &str| format!("transformer.h.{i}.{name}");

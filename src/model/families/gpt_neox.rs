@@ -22,10 +22,10 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
             config.refuse(key, &why)?;
         }
     }
-    let eps = config.number("layer_norm_eps")?;
+    let eps = config.epsilon("layer_norm_eps")?;
     let act = common::activation(config, "hidden_act")?;
     let (bias, parallel) = (config.flag("attention_bias")?, config.flag("use_parallel_residual")?);
-    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps };
+    let norm = |module: String| NormSpec { module, size: hidden, runs: None, kind: NormKind::Layer, eps };
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
             let at = |name: &str| format!("gpt_neox.layers.{i}.{name}");

@@ -75,7 +75,7 @@ impl ConfigJson {
                 force: false,
             }),
             Ok(_) => Err(Error::Model(format!("{origin} is not a JSON object"))),
-            Err(e) => Err(Error::Model(format!("{origin}: {e}"))),
+            Err(e) => Err(Error::Model(format!("{origin}: {}", no_json(text, &e)))),
         }
     }
 
@@ -228,6 +228,18 @@ impl ConfigJson {
         self.read(key, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
     }
 
+    /// Reads what a norm adds to a variance or mean square: a number of 0 or more.
+    ///
+    /// # Errors
+    /// If it is missing, not a number or below 0.
+    pub fn epsilon(&self, key: &str) -> Result<f64> {
+        let eps = self.number(key)?;
+        if eps >= 0.0 {
+            return Ok(eps);
+        }
+        Err(self.error(key, &format!("is {eps}, expected a number of 0 or more, such as 1e-5")))
+    }
+
     /// Reads a flag; false if neither the file nor its class gives a value.
     ///
     /// # Errors
@@ -269,5 +281,85 @@ impl ConfigJson {
         self.read(key, "a list of strings", |v| {
             v.as_array()?.iter().map(|s| s.as_str().map(String::from)).collect()
         })
+    }
+}
+
+/// What is wrong with a text that is not JSON.
+fn no_json(text: &str, error: &serde_json::Error) -> String {
+    if text.starts_with('\u{feff}') {
+        return "begins with a byte-order mark, which is not JSON; save it as UTF-8 without one".into();
+    }
+    match no_number(text).filter(|found| found.line == error.line()) {
+        Some(NoNumber { key, value, .. }) => format!(
+            "{key}: is {value}, which is not JSON (only Python reads it); write a number, or remove the key"
+        ),
+        None => error.to_string(),
+    }
+}
+
+/// A value that Python writes for a number that is not finite.
+#[derive(Debug, PartialEq)]
+struct NoNumber<'a> {
+    /// The last key before it.
+    key: &'a str,
+    value: &'a str,
+    /// Counted from 1.
+    line: usize,
+}
+
+/// Returns the first NaN or Infinity outside strings, if nothing else stands there.
+fn no_number(text: &str) -> Option<NoNumber<'_>> {
+    let (mut key, mut start) = ("", 0);
+    loop {
+        let at = start + text[start..].find(['"', 'N', 'I'])?;
+        if !text[at..].starts_with('"') {
+            let word = ["NaN", "Infinity"].into_iter().find(|word| text[at..].starts_with(word))?;
+            let from = if text[..at].ends_with('-') { at - 1 } else { at };
+            let line = text[..at].matches('\n').count() + 1;
+            return Some(NoNumber { key, value: &text[from..at + word.len()], line });
+        }
+        let mut escaped = false;
+        let end = text[at + 1..].find(|c: char| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        })?;
+        let string = &text[at + 1..at + 1 + end];
+        start = at + end + 2;
+        if text[start..].trim_start().starts_with(':') {
+            key = string;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(text: &str) -> String {
+        ConfigJson::parse(text, "config.json").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn values_that_only_python_writes_are_told_with_their_key() {
+        for (text, part) in [
+            ("{\"a\": \"NaN \\\" : x\",\n \"limit\": Infinity}", "config.json: limit: is Infinity"),
+            ("{\"rope\": {\"factor\": -Infinity}}", "config.json: factor: is -Infinity"),
+            ("{\"long_factor\": [1.0, NaN]}", "config.json: long_factor: is NaN"),
+            ("\u{feff}{}", "config.json: begins with a byte-order mark"),
+            // The first problem is another one.
+            ("{\"a\" 1,\n\"b\": NaN}", "expected `:` at line 1"),
+            ("{\"a\": Nan}", "expected value at line 1"),
+        ] {
+            assert!(complaint(text).contains(part), "{text}: {}", complaint(text));
+        }
+    }
+
+    #[test]
+    fn an_epsilon_below_0_is_refused_with_its_key() {
+        let config = ConfigJson::parse(r#"{"rms_norm_eps": -1.0, "b": 0.0}"#, "config.json").unwrap();
+        let error = config.epsilon("rms_norm_eps").unwrap_err().to_string();
+        assert!(error.contains("rms_norm_eps: is -1, expected a number of 0 or more"), "{error}");
+        assert_eq!(config.epsilon("b").unwrap(), 0.0);
     }
 }

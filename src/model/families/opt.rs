@@ -14,7 +14,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec> {
     let (inner, bias) = (config.size("ffn_dim")?, config.flag("enable_bias")?);
     let heads = common::even_heads(config, hidden, "num_attention_heads")?;
     let act = common::activation(config, "activation_function")?;
-    let norm = |module: String| NormSpec { module, size: hidden, runs: 1, kind: NormKind::Layer, eps: 1e-5 };
+    let norm =
+        |module: String| NormSpec { module, size: hidden, runs: None, kind: NormKind::Layer, eps: 1e-5 };
     let layers = (0..config.size("num_hidden_layers")?)
         .map(|i| {
             let at = |name: &str| format!("model.decoder.layers.{i}.{name}");

@@ -94,3 +94,24 @@ fn the_same_keys_with_other_values_are_refused() {
         assert!(error.to_string().contains(&format!("config.json: {key}: is ")), "{error}");
     }
 }
+
+#[test]
+fn every_head_of_command_r_has_gains_of_its_own_even_if_there_is_one() {
+    for heads in [1, 2] {
+        let config = small("cohere", json!({"use_qk_norm": true, "num_key_value_heads": heads}));
+        let spec = spec(&ConfigJson::parse(&config.to_string(), "config.json").unwrap()).unwrap();
+        let (_, keys) = spec.layers[0].attention.qk_norm.as_ref().unwrap();
+        assert_eq!((keys.runs, keys.size), (Some(heads), 16));
+    }
+}
+
+#[test]
+fn norms_of_a_negative_epsilon_are_refused() {
+    for (model_type, key) in
+        [("llama", "rms_norm_eps"), ("cohere", "layer_norm_eps"), ("nemotron", "norm_eps")]
+    {
+        let config = small(model_type, json!({key: -1.0}));
+        let error = spec(&ConfigJson::parse(&config.to_string(), "config.json").unwrap()).unwrap_err();
+        assert!(error.to_string().contains(&format!("config.json: {key}: is -1")), "{error}");
+    }
+}

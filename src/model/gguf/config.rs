@@ -84,16 +84,25 @@ impl Keys<'_> {
     }
 
     fn size(&self, name: &str) -> Result<u64> {
-        self.size_or_none(name)?.ok_or_else(|| {
-            let (path, key) = (self.file.path().display(), self.key(name));
-            Error::Model(format!("{path} has no {key} in its metadata; convert the model again"))
-        })
+        self.required(name, self.size_or_none(name)?)
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>> {
+    fn number_or_none(&self, name: &str) -> Result<Option<f64>> {
         let number = self.file.metadata().float(&self.key(name))?;
         // The value is stored as f32, so 0.100000001 means 0.1.
         Ok(number.map(|number| (number as f32).to_string().parse().unwrap_or(number)))
+    }
+
+    fn number(&self, name: &str) -> Result<f64> {
+        self.required(name, self.number_or_none(name)?)
+    }
+
+    /// A value without which the model cannot be computed.
+    fn required<T>(&self, name: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| {
+            let (path, key) = (self.file.path().display(), self.key(name));
+            Error::Model(format!("{path} has no {key} in its metadata; convert the model again"))
+        })
     }
 
     fn unsupported(&self, name: &str, why: &str) -> Error {
@@ -136,8 +145,8 @@ pub(super) fn read(file: &GgufFile, architecture: &Architecture) -> Result<Map<S
         "num_key_value_heads": keys.size_or_none("attention.head_count_kv")?.unwrap_or(heads),
         "head_dim": head_dim,
         "max_position_embeddings": keys.size("context_length")?,
-        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
-        "rope_theta": keys.number("rope.freq_base")?.unwrap_or(10_000.0),
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon")?,
+        "rope_theta": keys.number_or_none("rope.freq_base")?.unwrap_or(10_000.0),
         "hidden_act": architecture.act,
         "tie_word_embeddings": !has("output.weight"),
         "torch_dtype": "bfloat16",
@@ -178,13 +187,13 @@ fn rope_scaling(keys: &Keys) -> Result<Option<Value>> {
     if keys.file.find("rope_factors_long.weight").is_some() {
         return Err(keys.unsupported("rope.scaling.type", "the rotary scaling longrope is not supported"));
     }
-    let factor = match keys.number("rope.scaling.factor")? {
+    let factor = match keys.number_or_none("rope.scaling.factor")? {
         Some(factor) => Some(factor),
         // The key's older name.
-        None => keys.number("rope.scale_linear")?,
+        None => keys.number_or_none("rope.scale_linear")?,
     };
     let factor = factor.filter(|factor| *factor != 0.0);
-    let attention = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let attention = keys.number_or_none("rope.scaling.attn_factor")?.unwrap_or(1.0);
     let kind = keys.file.metadata().text(&keys.key("rope.scaling.type"))?.unwrap_or("linear");
     if kind != "yarn" && attention != 1.0 {
         return Err(keys.unsupported(
@@ -236,11 +245,14 @@ fn gemma(keys: &Keys, config: &mut Value, (hidden, heads, head_dim): (u64, u64, 
     let scalar = if layers == largest { hidden.checked_div(heads).unwrap_or(head_dim) } else { head_dim };
     config["query_pre_attn_scalar"] = scalar.into();
     if keys.architecture == "gemma2" {
-        config["attn_logit_softcapping"] = json!(keys.number("attn_logit_softcapping")?.unwrap_or(50.0));
-        config["final_logit_softcapping"] = json!(keys.number("final_logit_softcapping")?.unwrap_or(30.0));
+        config["attn_logit_softcapping"] =
+            json!(keys.number_or_none("attn_logit_softcapping")?.unwrap_or(50.0));
+        config["final_logit_softcapping"] =
+            json!(keys.number_or_none("final_logit_softcapping")?.unwrap_or(30.0));
     } else {
-        config["final_logit_softcapping"] = json!(keys.number("final_logit_softcapping")?);
-        config["rope_local_base_freq"] = json!(keys.number("rope.freq_base_swa")?.unwrap_or(10_000.0));
+        config["final_logit_softcapping"] = json!(keys.number_or_none("final_logit_softcapping")?);
+        config["rope_local_base_freq"] =
+            json!(keys.number_or_none("rope.freq_base_swa")?.unwrap_or(10_000.0));
     }
     let window = keys.size_or_none("attention.sliding_window")?.filter(|window| *window > 0).or(window);
     config["sliding_window"] = window.into();

@@ -40,3 +40,17 @@ fn rotary_keys_mean_what_llama_cpp_makes_of_them() {
         assert!(apart < 0.02, "{name}: {apart}");
     }
 }
+
+#[test]
+fn a_file_without_the_norms_epsilon_is_refused() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/llama.gguf");
+    let key = "llama.attention.layer_norm_rms_epsilon";
+    let mut bytes = std::fs::read(fixture).unwrap();
+    let at = bytes.windows(key.len()).position(|part| part == key.as_bytes()).unwrap();
+    bytes[at] = b'x';
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("m.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let error = GgufModel::open(&path).unwrap_err().to_string();
+    assert!(error.contains(&format!("m.gguf has no {key} in its metadata")), "{error}");
+}

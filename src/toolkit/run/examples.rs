@@ -1,12 +1,15 @@
 //! What a run trains and evaluates on.
 
+use std::collections::BTreeSet;
+
 use super::super::Base;
 use super::super::records::{Pairs, Reader};
+use super::balance;
 use crate::config::RunConfig;
 use crate::data::findings::Skipped;
 use crate::data::mixture::weighted;
 use crate::data::{ChatTokenizer, DataConfig, Dataset, EvalSource, Wanted, hold_out};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Training and held-out examples, and notices about them.
 #[derive(Clone, Debug, Default)]
@@ -43,22 +46,47 @@ impl Examples {
             Some(EvalSource::Sources(sources)) => {
                 let eval = reader.read_as(sources, &DataConfig { limit: None, ..data.clone() }, wanted)?;
                 let notes = eval.notes.into_iter().map(|note| format!("held out: {note}"));
-                let shared = found.examples.shared(&eval.examples).map(|(count, first)| {
-                    format!(
-                        "warning: {count} of {} evaluation records are training records, the first of them {first}; the \
-                         evaluation says nothing about new data there: leave them out of one of the files",
-                        eval.examples.len()
-                    )
-                });
-                let notes = found.notes.into_iter().chain(notes).chain(shared).collect();
+                let notes = found.notes.into_iter().chain(notes).collect();
                 let skipped = found.findings.skipped.into_iter().chain(eval.findings.skipped).collect();
                 Self { train: found.examples, eval: eval.examples, notes, skipped }
             }
         };
+        examples.notes.extend(examples.repeated());
         let weights: Vec<f64> = data.train.0.iter().map(|source| source.weight()).collect();
+        let read = examples.train.len();
         examples.train = weighted(&examples.train, &weights, config.seed);
+        if examples.train.is_empty() && read > 0 {
+            return Err(Error::Config(format!(
+                "data.train: of {read} records none is left to train on with the weights {weights:?}; raise a weight"
+            )));
+        }
+        examples.notes.extend(unused(&examples.train, data));
+        examples.notes.extend(balance::note(&examples.train, &config.objective.resolve()?));
         Ok(examples)
     }
+
+    /// A warning of held-out records that are trained on.
+    fn repeated(&self) -> Option<String> {
+        self.train.shared(&self.eval).map(|(count, first)| {
+            format!(
+                "warning: {count} of {} evaluation records are training records, the first of them {first}; the evaluation says \
+                 nothing about new data there: leave out what is repeated (dpo-lora data check lists it)",
+                self.eval.len()
+            )
+        })
+    }
+}
+
+/// A warning of sources none of whose records are trained on.
+fn unused(train: &Dataset, data: &DataConfig) -> Option<String> {
+    let used: BTreeSet<usize> = train.entries().map(|entry| entry.source as usize).collect();
+    let idle = data.train.0.iter().enumerate().filter(|(source, _)| !used.contains(source));
+    let idle: Vec<String> = idle.map(|(_, source)| source.path()).collect();
+    let why = match data.limit {
+        Some(limit) => format!("data.limit is {limit}, and sources are read in order"),
+        None => "its records were held out, or its weight leaves none".into(),
+    };
+    (!idle.is_empty()).then(|| format!("warning: no record of {} is trained on: {why}", idle.join(", ")))
 }
 
 /// Holds out a fraction of the records, including those that were dropped.

@@ -36,8 +36,10 @@ impl Inputs {
     /// If it does not; the error names a record.
     pub fn check(&self) -> Result<()> {
         let needs = self.config.objective.resolve()?.needs();
-        [&self.examples.train, &self.examples.eval]
-            .into_iter()
-            .try_for_each(|examples| trainer::check_records(examples, needs))
+        trainer::check_records(
+            (&self.examples.train, &self.examples.eval),
+            needs,
+            self.config.drawing()?.is_some(),
+        )
     }
 }

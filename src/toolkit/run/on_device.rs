@@ -81,7 +81,7 @@ fn refused(plan: &Plan, free: usize, remedy: &str) -> Error {
 /// What helps where recomputation does not.
 fn smaller(plan: &Plan, free: usize) -> String {
     if plan.weights + plan.optimizer > free {
-        return "The weights alone are too large: use a base of 4 or 8 bits (a Q4_K_M or Q8_0 .gguf file), or --device cpu"
+        return "The weights alone are too large: use a base of 4 or 8 bits (a Q4_K_M or Q8_0 .gguf file), or the processor (model.device: cpu)"
             .into();
     }
     "Lower train.max_tokens_per_batch, train.per_device_train_batch_size or data.max_length, or use a base of 4 or 8 bits \

@@ -33,6 +33,13 @@ pub(super) fn resume(
         ranks.broadcast(packed(&path, &checkpoint::files(&path))?)?;
     }
     notes.extend(other_ranks(&state, ranks.size()));
+    if trainer.evaluates_others(&state) {
+        notes.push(
+            "warning: the held-out records have changed since the checkpoint: evaluations before and after it do not compare, \
+             and the best adapter is chosen among both"
+                .into(),
+        );
+    }
     trainer.restore(&path, state)?;
     notes.push(format!("resumed from {}", path.display()));
     let (done, all) = (trainer.step(), trainer.total_steps());

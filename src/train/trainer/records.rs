@@ -4,11 +4,18 @@ use crate::data::{Dataset, Kind};
 use crate::error::Result;
 use crate::objective::{Needs, Records};
 
-/// Rejects a record of a kind that the objective does not accept, and a label that it does not know.
+/// Rejects a record of a kind that the objective does not accept, and a label that it does not know, among those to train on and
+/// those that are held out. If completions are drawn, prompts are trained on.
 ///
 /// # Errors
 /// [`crate::error::Error::Record`], which names the record.
-pub fn check(examples: &Dataset, needs: Needs) -> Result<()> {
+pub fn check((train, eval): (&Dataset, &Dataset), needs: Needs, are_drawn: bool) -> Result<()> {
+    let of_train = if are_drawn { Records::Prompts } else { needs.records };
+    check_each(train, Needs { records: of_train, ..needs })?;
+    check_each(eval, needs)
+}
+
+fn check_each(examples: &Dataset, needs: Needs) -> Result<()> {
     let mut entries = examples.entries();
     let found = entries
         .find_map(|entry| Some((examples.origin(entry), problem(entry.kind(), entry.completions(), needs)?)));
@@ -37,7 +44,11 @@ fn problem(kind: Kind, completions: usize, needs: Needs) -> Option<String> {
         ),
     };
     if !fits {
-        return Some(format!("objective.loss_type takes {wanted}"));
+        let (found, losses) = described(kind);
+        return Some(format!(
+            "objective.loss_type takes {wanted}, and this record is {found}; take another loss (objective.loss_type: {losses}), \
+             or other data"
+        ));
     }
     let label = kind.label();
     if label != 1.0 && !needs.soft_labels {
@@ -47,6 +58,18 @@ fn problem(kind: Kind, completions: usize, needs: Needs) -> Option<String> {
         ));
     }
     None
+}
+
+/// What a record is, and the losses that take it.
+fn described(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::Pair { .. } => ("a pair", "sigmoid, or any other of pairs"),
+        Kind::Ranked => ("a ranked list", "plackett_luce"),
+        Kind::Judged { .. } => ("a judged completion", "kto or apo_zero_unpaired"),
+        Kind::Text => ("a text to imitate", "sft"),
+        Kind::Prompt => ("a prompt", "one that draws completions, such as grpo"),
+        Kind::Mismatched => ("a completion of another prompt", "kto"),
+    }
 }
 
 #[cfg(test)]
@@ -66,13 +89,19 @@ mod tests {
 
     #[test]
     fn other_kinds_and_soft_labels_are_refused_by_place() {
-        check(&example(Kind::pair(0.5)), Needs::PAIRS).unwrap();
-        let error = |kind, needs| check(&example(kind), needs).unwrap_err().to_string();
+        check_each(&example(Kind::pair(0.5)), Needs::PAIRS).unwrap();
+        let error = |kind, needs| check_each(&example(kind), needs).unwrap_err().to_string();
         assert!(error(Kind::Text, Needs::PAIRS).starts_with("t:7: objective.loss_type takes pairs"));
+        let judged = error(Kind::Judged { desirable: true }, Needs::PAIRS);
+        assert!(judged.contains("is a judged completion") && judged.contains("loss_type: kto"), "{judged}");
         let hard = Needs { soft_labels: false, ..Needs::PAIRS };
         assert!(error(Kind::pair(0.5), hard).starts_with("t:7: label is 0.5"));
         let texts = Needs { records: Records::Texts, ..hard };
-        check(&example(Kind::PAIR), texts).unwrap();
+        check_each(&example(Kind::PAIR), texts).unwrap();
+        let (prompts, pairs) = (example(Kind::Prompt), example(Kind::PAIR));
+        check((&prompts, &pairs), Needs::PAIRS, true).unwrap();
+        assert!(check((&prompts, &pairs), Needs::PAIRS, false).is_err());
+        assert!(check((&pairs, &prompts), Needs::PAIRS, false).is_err());
         assert!(error(Kind::Ranked, texts).contains("texts to imitate"));
     }
 }

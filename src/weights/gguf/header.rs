@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::cursor::{Cursor, Parsed};
 use super::kind::GgmlType;
 use super::metadata::{self, Metadata, Place};
+use crate::weights::SafetensorsSource;
 
 /// A tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,9 @@ impl Header {
     /// What is wrong, as a clause without the file's name.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor::new(bytes, 0);
+        if SafetensorsSource::is_pointer(bytes) {
+            return Err("it is a Git LFS pointer; fetch the file with git lfs pull".into());
+        }
         if cursor.take(4).ok() != Some(b"GGUF") {
             return Err("it does not begin with GGUF".into());
         }

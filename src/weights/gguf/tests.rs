@@ -325,4 +325,7 @@ fn the_file_is_named() {
     assert!(GgufFile::open(Path::new("nowhere.gguf")).unwrap_err().to_string().contains("nowhere.gguf"));
     std::fs::write(&path, b"").unwrap();
     assert!(GgufFile::open(&path).is_err());
+    std::fs::write(&path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n").unwrap();
+    let error = GgufFile::open(&path).unwrap_err().to_string();
+    assert!(error.contains("it is a Git LFS pointer"), "{error}");
 }

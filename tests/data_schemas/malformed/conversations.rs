@@ -79,6 +79,22 @@ fn prompts_in_lists_of_messages() {
     table(&[
         (r#"{"conversations": "q"}"#, &["conversations must be a list of messages"]),
         (
+            r#"{"messages": [{"role": "human", "content": "q"}, @A]}"#,
+            &["messages[0].role is \"human\"", "write user"],
+        ),
+        (
+            r#"{"prompt": [@U], "chosen": [@A], "rejected": [{"role": "Assistant", "content": "b"}]}"#,
+            &["rejected[0].role is \"Assistant\"", "write assistant"],
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": "q", "images": ["x.png"]}, @A]}"#,
+            &["messages[0].images is not read: models of texts"],
+        ),
+        (
+            r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "train": false}]}"#,
+            &["in conversations (a) has `train`: false"],
+        ),
+        (
             r#"{"system": "s", "conversations": [{"from": "system", "value": "t"}, {"from": "gpt", "value": "a"}]}"#,
             &["both system prompts"],
         ),

@@ -119,6 +119,30 @@ fn llama3s_scaling_is_a_tensor_of_divisors() {
 }
 
 #[test]
+fn other_settings_of_llama3s_scaling_are_read_back() {
+    let (fixture, place) = (Model::fixture("llama3"), tempfile::tempdir().unwrap());
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture.directory.join(name), place.path().join(name)).unwrap();
+    }
+    let mut config = read_json(&fixture.directory.join("config.json")).unwrap();
+    for (low, high, original) in [(2.0, 4.0, 300), (0.5, 9.0, 64)] {
+        config["rope_parameters"]["low_freq_factor"] = low.into();
+        config["rope_parameters"]["high_freq_factor"] = high.into();
+        config["rope_parameters"]["original_max_position_embeddings"] = original.into();
+        std::fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        let spec = families::spec(&ConfigJson::open(place.path()).unwrap()).unwrap();
+        let base = Base { directory: place.path(), source: &fixture.source, spec: &spec };
+        let path = place.path().join(format!("{original}.gguf"));
+        merge(&base, &[(&fixture.adapter(), 1.0)], &path, &GgufOptions::default()).unwrap();
+        let read = GgufModel::open(&path).unwrap().spec;
+        let pairs = read.rotations[0].frequencies.iter().zip(&spec.rotations[0].frequencies);
+        for (found, wanted) in pairs {
+            assert!((found / wanted - 1.0).abs() < 2e-5, "{low} {high} {original}: {found} for {wanted}");
+        }
+    }
+}
+
+#[test]
 fn narrow_types_round_once_and_vectors_stay_wide() {
     for (kind, unit) in
         [(FileType::BF16, 2f32.powi(-8)), (FileType::F16, 2f32.powi(-11)), (FileType::Q8_0, 0.005)]

@@ -6,6 +6,8 @@ use ::parquet::schema::types::Type;
 use chrono::{DateTime, NaiveDateTime, NaiveTime, TimeDelta, Timelike};
 use serde_json::{Map, Number, Value as Json};
 
+use super::super::numbers::not_json;
+
 /// The longest value of a column of fixed length, in bytes.
 const MOST_FIXED: i32 = 1 << 20;
 
@@ -163,11 +165,14 @@ fn held(bytes: &[u8]) -> Json {
     odd("bytes", bytes.len().into())
 }
 
-fn float(value: f64, name: &str) -> Json {
+/// A number of the column at `path`. What is no number of JSON stands where the number would, so that its place is that
+/// of the whole column.
+fn float(value: f64, path: &str) -> Json {
+    let column = || path.split('.').next().unwrap_or(path);
     match Number::from_f64(value) {
         Some(number) => Json::Number(number),
-        None if value.is_nan() => odd("NaN", name.into()),
-        None => odd(if value > 0.0 { "Infinity" } else { "-Infinity" }, name.into()),
+        None if value.is_nan() => not_json("NaN", column()),
+        None => not_json(if value > 0.0 { "Infinity" } else { "-Infinity" }, column()),
     }
 }
 
@@ -246,6 +251,8 @@ mod tests {
         assert_eq!(of(Leaf::Half, Scalar::Bytes(&[0, 0x3E])), json!(1.5));
         assert_eq!(of(Leaf::Plain, Scalar::Double(f64::NAN)), json!({"NaN": "x"}));
         assert_eq!(of(Leaf::Plain, Scalar::Float(f32::NEG_INFINITY)), json!({"-Infinity": "x"}));
+        let nested = Leaf::Plain.json(Scalar::Double(f64::NAN), "x.list.element").unwrap();
+        assert_eq!(nested, json!({"NaN": "x"}));
     }
 
     /// Expected: Python's `isoformat` and `str(uuid.UUID(...))`.
