@@ -36,7 +36,7 @@ pub enum About {
     Gold,
     /// The beginning of the assistant's turn, which is scored.
     Header,
-    /// The end of a prompt that shares a token with the beginning of an answer.
+    /// The end of a prompt that has other tokens with an answer behind it.
     Border,
 }
 
@@ -79,9 +79,9 @@ impl About {
                 "use a chat template that writes it if add_generation_prompt is true (data.chat_template)",
             ),
             Self::Border => (
-                "the end of the prompt and the beginning of an answer make one token, so that the model learns to answer a \
-                 shorter prompt than it will see",
-                "end prompts without white space, and begin answers with it",
+                "the end of the prompt is tokenized in another way if an answer stands behind it, so that the model learns to \
+                 answer another prompt than it will see",
+                "begin answers with the white space between them, and do not end prompts with it",
             ),
             Self::Gold => (
                 "there is a gold answer and nothing imitates it",

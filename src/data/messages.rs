@@ -98,7 +98,9 @@ pub(super) fn message(place: &str, json: &Json) -> Result<Message, String> {
     let Json::Object(fields) = json else {
         return Err(format!("{place} must be a message {{role, content}}, found {}", described(json)));
     };
-    let media = |(name, value): &(&String, &Json)| MEDIA.contains(&name.as_str()) && !is_empty(value);
+    let media = |(name, value): &(&String, &Json)| {
+        MEDIA.contains(&name.as_str()) && !is_empty(value) && **value != Json::Bool(false)
+    };
     if let Some((name, _)) = fields.iter().find(media) {
         return Err(format!(
             "{place}.{name} is not read: models of texts have no place for it; remove the row, or the field if the text does \

@@ -45,10 +45,9 @@ pub(super) fn refuse_other_name(place: &str, role: &str) -> Result<(), String> {
     let known = ROLES.into_iter().find(|known| *known == plain);
     let other = OTHER_NAMES.iter().find(|(name, _)| *name == plain).map(|(_, right)| *right);
     match known.or(other) {
-        Some(right) => Err(format!(
-            "{place}.role is {:?}, which chat templates do not know under this name; write {right}",
-            shortened(role)
-        )),
+        Some(right) => {
+            Err(format!("{place}.role is {:?}, the name of another format; write {right}", shortened(role)))
+        }
         None => Ok(()),
     }
 }
@@ -94,7 +93,9 @@ pub(super) fn read_arguments(arguments: &mut Json) {
 
 /// Replaces OpenAI's older form of a call, `function_call`, by the `tool_calls` that chat templates read.
 pub(super) fn read_function_call(place: &str, message: &mut Fields) -> Result<(), String> {
-    let Some(found) = message.get("function_call").filter(|found| !is_empty(found)) else { return Ok(()) };
+    // "none" and "auto" are settings of a request.
+    let is_call = |found: &&Json| !is_empty(found) && !matches!(found.as_str(), Some("none" | "auto"));
+    let Some(found) = message.get("function_call").filter(is_call) else { return Ok(()) };
     let Some(call) = call(found) else {
         return Err(format!(
             "{place}.function_call must be an object {{name, arguments}}, found {}",

@@ -67,8 +67,12 @@ pub fn tokenize(tokenizer: &ChatTokenizer, record: &Record) -> Result<Tokenized>
         rendered::doubts(&record.content, record.kind, &texts).map_err(|what| record.origin.error(what))?;
     doubts.extend(endless(tokenizer, record, &example));
     doubts.extend(header.map(|text| Doubt::new(About::Header, format!("{text:?} is scored"))));
-    if matches!(record.content, Content::Text { .. }) && border < prompt.len() {
-        let rest = tokenizer.decode(&prompt[border..], false).unwrap_or_default();
+    // A prompt by itself ends in the EOS that the tokenizer adds. Prompts of other formats are put together here, and nobody can
+    // write them in another way.
+    let ends = tokenizer.adds_eos() && prompt.last().copied() == tokenizer.eos_id();
+    let asked = &prompt[..prompt.len() - usize::from(ends)];
+    if record.schema.mixes() && matches!(record.content, Content::Text { .. }) && border < asked.len() {
+        let rest = tokenizer.decode(&asked[border..], false).unwrap_or_default();
         doubts.push(Doubt::new(About::Border, format!("the prompt ends in {rest:?}")));
     }
     Ok(Tokenized { example, lost, doubts })
@@ -145,10 +149,15 @@ fn lost(prompt: &str, whole: &str) -> Option<String> {
     (!rest.trim().is_empty()).then(|| rest.to_owned())
 }
 
+/// The fields of a message in which templates find its reasoning.
+const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+
 /// Returns the text between the prompt and the answer if it names the speaker, as models of chat know it or as the record does:
 /// then it is the beginning of the assistant's turn.
 fn header(prompt: &str, whole: &str, answer: &[Message]) -> Option<String> {
-    let first = answer.first().filter(|_| !prompt.is_empty())?;
+    // Reasoning stands there as well, and says anything.
+    let thinks = |message: &&Message| REASONING.iter().any(|name| message.fields().contains_key(*name));
+    let first = answer.first().filter(|_| !prompt.is_empty()).filter(|first| !thinks(first))?;
     let said = first.content().trim();
     let rest = whole.strip_prefix(prompt)?;
     let before = &rest[..rest.find(said).filter(|_| !said.is_empty())?];
@@ -261,6 +270,8 @@ mod tests {
         assert_eq!(expect(false, CONFIG, "a"), (vec![2], completions.clone(), 0.5));
         let adds_eos = CONFIG.replacen('{', r#"{"add_eos_token": true, "#, 1);
         assert_eq!(expect(false, &adds_eos, "a"), (vec![2], completions, 0.5));
+        let found = super::tokenize(&tokenizer(false, &adds_eos), &record("a", " c", " b")).unwrap();
+        assert_eq!(found.doubts, []);
     }
 
     #[test]
@@ -294,6 +305,10 @@ mod tests {
         // No speaker is named, as in Mistral's templates; and reasoning is no speaker.
         assert_eq!(header("[INST] Hi [/INST]", "[INST] Hi [/INST] Paris.", &answer), None);
         assert_eq!(header("<|user|>Hi", "<|user|>Hi<think>\n</think>Paris.", &answer), None);
+        let mut thinking = answer[0].fields().clone();
+        thinking.insert("reasoning_content".into(), "a model".into());
+        let thinking = [Message::from_fields(thinking)];
+        assert_eq!(header("<|user|>Hi", "<|user|>Hi<think>a model</think>Paris.", &thinking), None);
     }
 
     /// TRL's `SFTTrainer`: every token of a text except the first is scored.

@@ -12,7 +12,7 @@ use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Needs, Objective, Records, Scored};
 use crate::ranks::{ALONE, Ranks};
-use crate::train::trainer::check_records;
+use crate::train::trainer::check_pairs;
 use crate::trainable::{Adapters, Policy};
 
 /// Records in a batch; no figure depends on it.
@@ -163,9 +163,7 @@ impl Adapted<'_> {
     ) -> Result<Option<Evaluation>> {
         let needs = objective.needs();
         if needs.records == Records::Pairs {
-            // Not every loss has a meaning for labels, and accuracies do not need them.
-            let needs = Needs { soft_labels: true, ..needs };
-            check_records((&pairs.examples, &Dataset::default()), needs, false)?;
+            check_pairs(&pairs.examples)?;
         }
         let rewards = needs.rewards;
         if rewards != self.is_reward() {

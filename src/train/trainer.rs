@@ -8,7 +8,7 @@ mod records;
 mod sampling;
 mod together;
 
-pub use records::check as check_records;
+pub use records::{check as check_records, check_pairs};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -132,6 +132,10 @@ fn a_part_of_the_conversation_beside_a_single_answer_is_refused() {
             "`prompt` (\"Something else\") is not read, and the conversation does not contain it",
         ),
         (format!(r#"{{{TURNS}, "text": "Another text."}}"#), "`text` (\"Another text.\") is not read"),
+        (
+            format!(r#"{{{TURNS}, "prompt": "Cats are nice. What is 2+2?"}}"#),
+            "`prompt` (\"Cats are nice. What is 2+2?\") is not read",
+        ),
         (format!(r#"{{{TURNS}, "completion": "Five."}}"#), "`completion` (\"Five.\") is not read"),
         (r#"{"text": "a b", "completion": "c d"}"#.into(), "`completion` (\"c d\") is not read"),
         (r#"{"text": "Four.", "prompt": "Why is 2+2 equal to Four.?"}"#.into(), "is not read"),
@@ -156,6 +160,13 @@ fn columns_that_repeat_a_single_answer_are_accepted() {
         format!(r#"{{{TURNS}, "prompt": "What is 2+2?", "prompt_id": "7"}}"#),
         format!(r#"{{{TURNS}, "text": "<|user|>\nWhat is 2+2?</s>\n<|assistant|>\nFour.</s>\n"}}"#),
         format!(r#"{{{TURNS}, "completion": "Four.", "prompt": null, "text": " "}}"#),
+        // The prompt as a template writes it, and as JSON.
+        format!(
+            r#"{{{TURNS}, "prompt": "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"}}"#
+        ),
+        format!(
+            r#"{{{TURNS}, "prompt": "[{{\"role\": \"user\", \"content\": \"What is 2+2?\"}}]"}}"#
+        ),
         r#"{"text": "What is 2+2? Four.", "prompt": "What is 2+2? "}"#.into(),
         r#"{"prompt": "2+2=", "completion": " 4", "text": "2+2= 4"}"#.into(),
         r#"{"prompt": "The mo", "completion": "on rises", "text": "The moon rises"}"#.into(),
@@ -184,7 +195,7 @@ fn what_a_message_says_of_its_weight_is_obeyed_or_refused() {
     let whole = r#"{"role": "assistant", "content": "b", "weight": 1}"#;
     refused(
         &format!(r#"{{"messages": [{user}, {light}, {user}, {whole}]}}"#),
-        &["a message of the assistant in messages (a) has `weight`: 0", "remove the field"],
+        &["a message of the assistant in messages (\"a\") has `weight`: 0", "remove the field"],
     );
     accepted(&format!(r#"{{"messages": [{user}, {whole}]}}"#));
     // Nothing imitates a prompt.

@@ -22,14 +22,23 @@ pub(in crate::config) fn line_of(text: &str, section: Option<&str>, key: &str) -
 pub(super) fn repeated(text: &str, error: &str) -> Option<(String, [usize; 2])> {
     // The mappings around a line: their indentation, and their keys with the lines.
     let mut around: Vec<(usize, Vec<(&str, usize)>)> = Vec::new();
+    // The indentation of the key whose value is the text of these lines.
+    let mut block: Option<usize> = None;
     for (line, number) in text.lines().zip(1..) {
         let mut content = line.trim_start();
+        if block.is_some_and(|indent| content.is_empty() || line.len() - content.len() > indent) {
+            continue;
+        }
+        block = None;
         while let Some(entry) = content.strip_prefix("- ") {
             around.retain(|(indent, _)| *indent <= line.len() - content.len());
             content = entry.trim_start();
         }
-        let Some((key, _)) = content.split_once(':').filter(|_| !content.starts_with('#')) else { continue };
+        let Some((key, value)) = content.split_once(':').filter(|_| !content.starts_with('#')) else {
+            continue;
+        };
         let (key, indent) = (key.trim_matches(['"', '\'', ' ']), line.len() - content.len());
+        block = value.trim_start().starts_with(['|', '>']).then_some(indent);
         around.retain(|(outer, _)| *outer <= indent);
         if around.last().is_none_or(|(outer, _)| *outer < indent) {
             around.push((indent, Vec::new()));
@@ -74,5 +83,7 @@ mod tests {
         let stages = "stages:\n- name: sft\n  train: {a: 1}\n- name: dpo\n  train:\n    a: 1\n  train: {b: 1}\nseed: 1\n";
         assert_eq!(found(stages, "train"), lines("train", [5, 7]));
         assert_eq!(found(stages, "name"), None);
+        let block = "data:\n  template: |\n    r: x\n    r: y\n\n    z\nlora:\n  r: 4\n  r: 8\n";
+        assert_eq!(found(block, "r"), lines("r", [8, 9]));
     }
 }

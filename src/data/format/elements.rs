@@ -256,7 +256,7 @@ mod tests {
                 "t.json:1: not valid JSON at column 11: an element is missing before this `,`",
             ),
             ("[, {\"a\": 1}]", "t.json:1: not valid JSON at column 2: an element is missing before this `,`"),
-            ("[{\"a\": 1, \"a\": 2}]", "t.json:1: not an unambiguous object at column 13: the key \"a\""),
+            ("[{\"a\": 1, \"a\": 2}]", "t.json:1: an ambiguous object at column 13: the key \"a\""),
             ("[{\"a\": 1} {\"a\": 2}]", "t.json:1: not valid JSON at column 11: trailing characters"),
             ("[{\"a\": [1}, 2]", "t.json:1: not valid JSON at column 10: expected `,` or `]`"),
             ("[}", "t.json:1: not valid JSON at column 2: expected value"),

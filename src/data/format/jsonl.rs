@@ -149,7 +149,7 @@ mod tests {
         let message = rows[1].as_ref().unwrap_err().to_string();
         assert_eq!(
             message,
-            "t.jsonl:2: not an unambiguous object at column 20: the key \"a\" stands twice; remove one of the two"
+            "t.jsonl:2: an ambiguous object at column 20: the key \"a\" stands twice; remove one of the two"
         );
     }
 

@@ -159,7 +159,7 @@ fn broken(text: &str, e: &serde_json::Error) -> Broken {
         Some((_, name)) => format!(": {name}, which is not visible, stands here; remove it"),
         None => format!(": {message}"),
     };
-    let what = if e.is_data() { "not an unambiguous object" } else { NO_JSON };
+    let what = if e.is_data() { "an ambiguous object" } else { NO_JSON };
     Broken { line: e.line(), column, what, detail, unfinished: e.is_eof() }
 }
 

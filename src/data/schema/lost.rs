@@ -254,8 +254,47 @@ fn is_within(text: &str, content: &Content, answers_too: bool) -> bool {
     }
 }
 
-/// Whether `text` is the row once more, as one text: it has every line of the prompt and of the answers, in order. Data sets
-/// have such a column beside messages, or beside an instruction and its answer.
+/// Words beside the messages of a conversation that is written as one text: speakers, marks and keys.
+const MARKS: [&str; 34] = [
+    "user",
+    "assistant",
+    "system",
+    "human",
+    "model",
+    "gpt",
+    "bot",
+    "tool",
+    "im",
+    "start",
+    "end",
+    "begin",
+    "of",
+    "text",
+    "turn",
+    "header",
+    "id",
+    "inst",
+    "sys",
+    "s",
+    "bos",
+    "eos",
+    "eot",
+    "question",
+    "answer",
+    "instruction",
+    "response",
+    "input",
+    "output",
+    "prompt",
+    "role",
+    "content",
+    "from",
+    "value",
+];
+
+/// Whether `text` is the row once more, as one text: it has every line of the prompt and of the answers, in order, or every line
+/// before the last answer and only marks beside them. Data sets have such a column beside messages, or beside an instruction
+/// and its answer.
 fn renders(text: &str, content: &Content) -> bool {
     let parts: Vec<&str> = match content {
         Content::Text { prompt, answers } => {
@@ -265,6 +304,9 @@ fn renders(text: &str, content: &Content) -> bool {
             prompt.iter().chain(answers.iter().flatten()).map(Message::content).collect()
         }
     };
+    if asks(text, &parts) {
+        return true;
+    }
     // Of a single part, `text` would be the longer one, with content of its own.
     if parts.iter().filter(|part| !part.trim().is_empty()).count() < 2 {
         return false;
@@ -274,10 +316,30 @@ fn renders(text: &str, content: &Content) -> bool {
     lines.try_fold(text, |rest, line| behind(line, rest)).is_some() || text.contains(parts.concat().trim())
 }
 
+/// Whether `text` has every line of all parts but the last, in order, and only marks beside them.
+fn asks(text: &str, parts: &[&str]) -> bool {
+    let Some((_, before)) = parts.split_last() else { return false };
+    let lines = before.iter().flat_map(|part| part.lines()).map(str::trim).filter(|line| !line.is_empty());
+    let (mut rest, mut beside) = (text, String::new());
+    for line in lines {
+        let Some(behind) = behind(line, rest) else { return false };
+        beside.push_str(&rest[..rest.len() - behind.len() - line.len()]);
+        beside.push(' ');
+        rest = behind;
+    }
+    beside.push_str(rest);
+    // Line ends are written as `\\n` in JSON.
+    let beside = beside.replace("\\n", " ").to_lowercase();
+    let words = beside.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    rest.len() < text.len() && words.into_iter().all(|word| MARKS.contains(&word))
+}
+
 /// Returns what stands behind the first `line` in `text` that is no part of a longer word.
 fn behind<'a>(line: &str, text: &'a str) -> Option<&'a str> {
     let is_one_word = |left: Option<char>, right: Option<char>| {
-        left.is_some_and(char::is_alphanumeric) && right.is_some_and(char::is_alphanumeric)
+        // Scripts without spaces between words begin at U+2E80.
+        let is_letter = |c: char| c.is_alphanumeric() && c < '\u{2E80}';
+        left.is_some_and(is_letter) && right.is_some_and(is_letter)
     };
     let places = text.match_indices(line).map(|(at, _)| (&text[..at], &text[at + line.len()..]));
     let mut whole = places.filter(|(before, after)| {

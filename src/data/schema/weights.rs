@@ -46,7 +46,10 @@ impl Field {
                 Some(1.0) => !self.imitated,
                 Some(_) | None => self.is_weight,
             },
-            Json::String(text) => text.eq_ignore_ascii_case(if self.imitated { "false" } else { "true" }),
+            Json::String(text) => {
+                let wrong = if self.imitated { ["false", "0"] } else { ["true", "1"] };
+                wrong.iter().any(|wrong| text.trim().eq_ignore_ascii_case(wrong))
+            }
             Json::Null | Json::Array(_) | Json::Object(_) => false,
         }
     }
@@ -59,8 +62,8 @@ pub(super) fn refuse_excluded(name: &str, turns: &[Message]) -> Result<(), Strin
         let set = |field: &Field| turn.fields().get(field.name).filter(|value| field.excludes(value));
         if let Some((field, value)) = FIELDS.iter().find_map(|field| Some((field, set(field)?))) {
             return Err(format!(
-                "a message of the assistant in {name} ({}) has `{}`: {}, which is not supported: every message of an answer \
-                 is imitated as a whole; leave the message or the record out, or remove the field",
+                "a message of the assistant in {name} ({:?}) has `{}`: {}, which is not supported: every message of an answer \
+                 counts as a whole; leave the message or the record out, or remove the field",
                 shortened(turn.content()),
                 field.name,
                 shortened(&value.to_string())
@@ -97,7 +100,7 @@ mod tests {
             ("mask", json!(true)),
         ] {
             let error = refused("assistant", field, value.clone()).unwrap();
-            let named = format!("in messages (a) has `{field}`: {value}, which");
+            let named = format!("in messages (\"a\") has `{field}`: {value}, which");
             assert!(error.contains(&named) && error.contains("remove the field"), "{error}");
             assert_eq!(refused("user", field, value), None, "{field}");
         }

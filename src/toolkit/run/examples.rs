@@ -70,7 +70,7 @@ impl Examples {
         self.train.shared(&self.eval).map(|(count, first)| {
             format!(
                 "warning: {count} of {} evaluation records are training records, the first of them {first}; the evaluation says \
-                 nothing about new data there: leave out what is repeated (dpo-lora data check lists it)",
+                 nothing about new data there: leave out what is repeated",
                 self.eval.len()
             )
         })
@@ -82,10 +82,10 @@ fn unused(train: &Dataset, data: &DataConfig) -> Option<String> {
     let used: BTreeSet<usize> = train.entries().map(|entry| entry.source as usize).collect();
     let idle = data.train.0.iter().enumerate().filter(|(source, _)| !used.contains(source));
     let idle: Vec<String> = idle.map(|(_, source)| source.path()).collect();
-    let why = match data.limit {
-        Some(limit) => format!("data.limit is {limit}, and sources are read in order"),
-        None => "its records were held out, or its weight leaves none".into(),
-    };
+    let limit = if data.limit.is_some() { "data.limit was reached before it, or " } else { "" };
+    let why = format!(
+        "{limit}it is empty, or its records were filtered, skipped, left out or held out, or its weight leaves none"
+    );
     (!idle.is_empty()).then(|| format!("warning: no record of {} is trained on: {why}", idle.join(", ")))
 }
 

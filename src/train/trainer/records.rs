@@ -15,6 +15,21 @@ pub fn check((train, eval): (&Dataset, &Dataset), needs: Needs, are_drawn: bool)
     check_each(eval, needs)
 }
 
+/// Rejects a record that is no pair, for figures about pairs.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_pairs(examples: &Dataset) -> Result<()> {
+    let found = examples.entries().find(|entry| !matches!(entry.kind(), Kind::Pair { .. }));
+    found.map_or(Ok(()), |entry| {
+        Err(examples.origin(entry).error(format!(
+            "this record is {}, and what is measured are pairs: `chosen` and `rejected`; give it pairs, or an adapter that was \
+             trained on such records",
+            described(entry.kind()).0
+        )))
+    })
+}
+
 fn check_each(examples: &Dataset, needs: Needs) -> Result<()> {
     let mut entries = examples.entries();
     let found = entries
@@ -94,6 +109,9 @@ mod tests {
         assert!(error(Kind::Text, Needs::PAIRS).starts_with("t:7: objective.loss_type takes pairs"));
         let judged = error(Kind::Judged { desirable: true }, Needs::PAIRS);
         assert!(judged.contains("is a judged completion") && judged.contains("loss_type: kto"), "{judged}");
+        check_pairs(&example(Kind::pair(0.2))).unwrap();
+        let error_of_pairs = check_pairs(&example(Kind::Ranked)).unwrap_err().to_string();
+        assert!(error_of_pairs.starts_with("t:7: this record is a ranked list"), "{error_of_pairs}");
         let hard = Needs { soft_labels: false, ..Needs::PAIRS };
         assert!(error(Kind::pair(0.5), hard).starts_with("t:7: label is 0.5"));
         let texts = Needs { records: Records::Texts, ..hard };

@@ -92,7 +92,7 @@ fn prompts_in_lists_of_messages() {
         ),
         (
             r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "train": false}]}"#,
-            &["in conversations (a) has `train`: false"],
+            &["in conversations (\"a\") has `train`: false"],
         ),
         (
             r#"{"system": "s", "conversations": [{"from": "system", "value": "t"}, {"from": "gpt", "value": "a"}]}"#,
