@@ -48,7 +48,7 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     }
 }
 
-/// Refuses an output that cannot be written, before anything is read.
+/// Checks, before anything is read, that the output can be written.
 fn check_output(args: &MergeArgs) -> Result<()> {
     let named_gguf = |path: &Path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
     match (&args.output, &args.output_adapter) {

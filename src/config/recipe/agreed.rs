@@ -11,14 +11,13 @@ pub(super) fn check(origin: &str, stages: &[Stage]) -> Result<()> {
     let mut problems = Problems::default();
     let threads = |stage: &Stage| stage.config.train.threads;
     problems.require(stages.windows(2).all(|two| threads(&two[0]) == threads(&two[1])), || {
-        format!("{}: train.threads is the same for all stages; move it out of stages", origin)
+        format!("{origin}: train.threads is the same for all stages; move it out of stages")
     });
     let stacked = stages.iter().skip(1).any(|stage| stage.begins == Begins::Stack);
     problems.require(!stacked || stages.iter().all(|stage| !stage.config.lora.use_dora), || {
         format!(
-            "{}: a stage is stacked, and lora.use_dora is true: only LoRA adapters are stacked into one; write adapter: \
-             continue",
-            origin
+            "{origin}: a stage is stacked, and lora.use_dora is true: only LoRA adapters are stacked into one; write adapter: \
+             continue"
         )
     });
     for stage in stages.iter().filter(|_| stacked) {
@@ -31,9 +30,9 @@ pub(super) fn check(origin: &str, stages: &[Stage]) -> Result<()> {
         ];
         for (key, _) in set.into_iter().filter(|(_, set)| *set) {
             problems.add(format!(
-                "{}: a stage is stacked, and lora.{key} is set in {}: only LoRA adapters are stacked into one; write \
+                "{origin}: a stage is stacked, and lora.{key} is set in {}: only LoRA adapters are stacked into one; write \
                  adapter: continue",
-                origin, stage.name
+                stage.name
             ));
         }
     }
@@ -42,14 +41,14 @@ pub(super) fn check(origin: &str, stages: &[Stage]) -> Result<()> {
     for (before, stage) in stages.iter().zip(stages.iter().skip(1)) {
         problems.require(!rewards(before) || rewards(stage), || {
             format!(
-                "{}: stage {} trains a reward model, and {} would begin with it; train the reward model in a run of its own",
-                origin, before.name, stage.name
+                "{origin}: stage {} trains a reward model, and {} would begin with it; train the reward model in a run of its own",
+                before.name, stage.name
             )
         });
         problems.require(!rewards(stage) || stage.begins == Begins::Continue, || {
             format!(
-                "{}: stage {} trains a reward model, which is not stacked on another adapter; write adapter: continue",
-                origin, stage.name
+                "{origin}: stage {} trains a reward model, which is not stacked on another adapter; write adapter: continue",
+                stage.name
             )
         });
     }

@@ -20,7 +20,7 @@ fn without_machine(config: &str) -> String {
 impl Trainer {
     /// Checks that all ranks train the same.
     pub(super) fn agree(&self) -> Result<()> {
-        let Setup { ranks, policy, identity, eval, rollouts, .. } = &self.setup;
+        let Setup { ranks, policy, identity, rollouts, .. } = &self.setup;
         let Identity { config, reference } = identity;
         let start = format!(
             "step {}, {}",
@@ -33,7 +33,7 @@ impl Trainer {
         ranks.agree(&[
             ("its configuration", without_machine(config)),
             ("the training records (or how they are tokenized or truncated)", self.state.data.clone()),
-            ("the held-out records (or how they are tokenized or truncated)", eval.fingerprint()),
+            ("the held-out records (or how they are tokenized or truncated)", self.state.held_out.clone()),
             ("the tokens that end a completion (generation_config.json)", ends),
             ("the rewards (the files of their adapters)", rewards),
             (
