@@ -8,6 +8,7 @@
 //!     cargo bench --bench ops -- sets          # products with bf16 weights by every instruction set against f32
 //!     RAYON_NUM_THREADS=1 cargo bench --bench ops -- adapted   # a step's products by the processor's time
 //!     cargo bench --bench ops -- attention     # attention alone
+//!     cargo bench --bench ops -- gradients     # the gradients of low-rank matrices alone
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::time::Instant;
@@ -51,6 +52,9 @@ fn main() {
         return adapted();
     }
     let peaks = [Precision::F32, Precision::Bf16].map(profile::peak);
+    if std::env::args().any(|arg| arg == "gradients") {
+        return gradients(peaks[0]);
+    }
     if std::env::args().any(|arg| arg == "attention") {
         return attention(peaks);
     }
@@ -74,6 +78,32 @@ const SIZES: [(usize, usize, usize); 11] = [
     (16, 896, 1920),
     (1, 4864, 896),
 ];
+
+/// Gradients of low-rank matrices: few rows, a sum over the tokens, and activations that come from memory.
+fn gradients(peak: f64) {
+    for (tokens, rank, width) in [(960, 16, 576), (960, 16, 1536), (1600, 16, 4864), (960, 64, 576)] {
+        let thin = vec![0.5f32; tokens * rank];
+        let by_column = |data, lanes| Operand::by_column(Elements::F32(data), tokens, lanes);
+        // More than the caches hold.
+        let wide: Vec<Vec<f32>> =
+            (0..(128 << 20) / (4 * tokens * width)).map(|_| vec![0.25; tokens * width]).collect();
+        let all = best(|| {
+            for wide in &wide {
+                drop(std::hint::black_box(gemm(
+                    &by_column(&thin, rank),
+                    &by_column(wide, width),
+                    Precision::F32,
+                )));
+            }
+        });
+        let rate = 2e-9 * (tokens * rank * width * wide.len()) as f64 / all;
+        println!(
+            "{tokens} tokens, {rank} x {width}: {rate:6.1} GFLOP/s, {:3.0}% of the best product; {:5.1} GB/s",
+            100.0 * rate / peak,
+            rate / (2 * rank) as f64 * 4.0
+        );
+    }
+}
 
 fn products(peaks: [f64; 2]) {
     for (m, n, k) in SIZES {

@@ -141,7 +141,7 @@ struct Whole([f32; 32 * 32]);
 /// Same as `Kernel::run`; in addition, a [`Tiles`] of this thread must be alive, there must be a part, and the steps of
 /// each must be a multiple of 16.
 unsafe fn body<const MT: usize, const NT: usize>(work: Work) {
-    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate, .. } = work;
     if (rows, columns) == (16 * MT, 16 * NT) {
         // SAFETY: the caller guarantees this.
         return unsafe { whole::<MT, NT>(parts, c, stride, accumulate) };

@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::*;
 
+use super::strip::prefetch;
 use super::tile::{Part, Tile, Work};
 
 /// Returns the kernel row count that wastes the least on `m` rows (the larger on a tie).
@@ -39,6 +40,11 @@ pub(super) fn f32_tile(mr: usize, nv: usize) -> Tile {
     of_size!(tile, mr, nv)
 }
 
+/// Like [`f32_tile`], for a right operand in place.
+pub(super) fn f32_tile_in_place(mr: usize, nv: usize) -> Tile {
+    of_size!(tile_in_place, mr, nv)
+}
+
 pub(super) fn bf16_tile(mr: usize, nv: usize) -> Tile {
     of_size!(tile_bf16, mr, nv)
 }
@@ -64,14 +70,21 @@ macro_rules! step {
 pub(super) use step;
 
 macro_rules! tile_body {
-    ($multiply:expr, $work:ident) => {{
-        let Work { parts, c, stride, rows, columns, accumulate } = $work;
+    ($multiply:expr, $work:ident, $in_place:literal) => {{
+        let Work { parts, c, stride, rows, columns, accumulate, place } = $work;
         let Part { steps, mut a, mut b } = parts[0];
         let mut sums = [[_mm512_setzero_ps(); NV]; MR];
         for _ in 0..steps {
-            // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words.
+            // SAFETY: the panels hold `steps` steps of `MR` and `16·NV` words, and so does an operand in place.
             unsafe {
+                let here = b;
                 step!($multiply, sums, a, b);
+                if $in_place {
+                    for v in 0..NV {
+                        prefetch(here.wrapping_add(place.ahead + 16 * v));
+                    }
+                    b = here.wrapping_add(place.step);
+                }
             }
         }
         // SAFETY: the caller guarantees this.
@@ -114,7 +127,15 @@ pub(super) unsafe fn store<const MR: usize, const NV: usize>(
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const MR: usize, const NV: usize>(work: Work) {
     let multiply = |sum, x, y| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sum);
-    tile_body!(multiply, work);
+    tile_body!(multiply, work, false);
+}
+
+/// # Safety
+/// Same as [`tile`].
+#[target_feature(enable = "avx512f")]
+unsafe fn tile_in_place<const MR: usize, const NV: usize>(work: Work) {
+    let multiply = |sum, x, y| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sum);
+    tile_body!(multiply, work, true);
 }
 
 /// # Safety
@@ -131,7 +152,7 @@ unsafe fn tile_bf16<const MR: usize, const NV: usize>(work: Work) {
             )
         }
     };
-    tile_body!(multiply, work);
+    tile_body!(multiply, work, false);
 }
 
 /// Returns a mask of the first `count` (0 to 16) of 16 lanes.

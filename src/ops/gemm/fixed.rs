@@ -34,7 +34,7 @@ pub(super) fn tile(mr: usize, nv: usize) -> Tile {
 /// Same as `Kernel::run`; the processor must have AVX-512F and VNNI.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn body<const MR: usize, const NV: usize>(work: Work) {
-    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate, .. } = work;
     let Part { steps, a, b } = parts[0];
     let mut sums = [[_mm512_setzero_ps(); NV]; MR];
     let (mut a, mut b, mut left) = (a, b, steps);

@@ -60,7 +60,7 @@ macro_rules! body {
                 }
             }
             // SAFETY: the caller guarantees this.
-            unsafe { store(&sums, &work) };
+            unsafe { store(sums, &work) };
         }
     };
 }

@@ -1,12 +1,15 @@
 //! Micro-kernels, which compute a register tile of `C` from one panel of each operand, and their selection.
 
+use std::ops::Range;
+
 use super::isa::Isa;
-use super::operand::Precision;
+use super::operand::{Operand, Precision};
 use super::tile::{Part, Tile, Word, Work};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, fixed, fixed_avx2};
 #[cfg(target_arch = "aarch64")]
 use super::{neon, neon_bf16, neon_i8mm};
+use crate::weights::Elements;
 
 /// A micro-kernel and the panels it takes: `a [steps][mr]`, `b [steps][nr]` words of 32 bits.
 pub(super) struct Kernel {
@@ -19,6 +22,8 @@ pub(super) struct Kernel {
     #[cfg(target_arch = "x86_64")]
     pub(super) packing: Packing,
     tile: Tile,
+    /// The same tile for a right operand that is not packed: f32 numbers, the lanes of a step side by side.
+    in_place: Option<Tile>,
 }
 
 /// The vector code that packs an operand.
@@ -43,7 +48,15 @@ impl Kernel {
             let (mr, nr) = (if m <= 16 { 16 } else { 32 }, if n <= 16 { 16 } else { 32 });
             // Panels come from the second-level cache; passing over the output less often is worth more.
             let max_kc = if word == Word::Tiles { 1280 } else { 384 };
-            return Self { mr, nr, word, max_kc, packing: Packing::Avx512, tile: amx::tile(mr, nr) };
+            return Self {
+                mr,
+                nr,
+                word,
+                max_kc,
+                packing: Packing::Avx512,
+                tile: amx::tile(mr, nr),
+                in_place: None,
+            };
         }
         #[cfg(target_arch = "x86_64")]
         if word == Word::Fixed && isa < Isa::Avx512Vnni {
@@ -55,6 +68,7 @@ impl Kernel {
                 max_kc: 512,
                 packing: Packing::Avx2,
                 tile: fixed_avx2::tile(mr),
+                in_place: None,
             };
         }
         #[cfg(target_arch = "x86_64")]
@@ -65,7 +79,8 @@ impl Kernel {
                 Word::Bf16 => (avx512::bf16_tile(mr, nv), 512),
                 _ => (fixed::tile(mr, nv), 512),
             };
-            return Self { mr, nr: 16 * nv, word, max_kc, packing: Packing::Avx512, tile };
+            let in_place = (word == Word::F32).then(|| avx512::f32_tile_in_place(mr, nv));
+            return Self { mr, nr: 16 * nv, word, max_kc, packing: Packing::Avx512, tile, in_place };
         }
         #[cfg(target_arch = "aarch64")]
         if isa >= Isa::Neon {
@@ -75,7 +90,7 @@ impl Kernel {
                 _ => neon::tile(m),
             };
             let max_kc = if word == Word::F32 { 256 } else { 512 };
-            return Self { mr, nr, word, max_kc, tile };
+            return Self { mr, nr, word, max_kc, tile, in_place: None };
         }
         let _ = m;
         let (mr, tile): (usize, Tile) = match isa {
@@ -94,6 +109,10 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             packing: if isa == Isa::Avx2 { Packing::Avx2 } else { Packing::Plain },
             tile,
+            #[cfg(target_arch = "x86_64")]
+            in_place: (isa == Isa::Avx2).then(|| avx2::tile_in_place(mr)),
+            #[cfg(not(target_arch = "x86_64"))]
+            in_place: None,
         }
     }
 
@@ -114,6 +133,25 @@ impl Kernel {
     pub(super) unsafe fn run(&self, work: Work) {
         // SAFETY: the caller guarantees this; `select` only chose what the processor has.
         unsafe { (self.tile)(work) }
+    }
+
+    /// Returns where a panel of `nr` lanes from `first` on begins over `k`, if it can be multiplied in place.
+    pub(super) fn in_place<'a>(&self, b: &Operand<'a>, first: usize, k: &Range<usize>) -> Option<&'a [f32]> {
+        match b.data {
+            Elements::F32(x) if b.lane_stride == 1 && first + self.nr <= b.lanes => {
+                self.in_place.and(x.get(k.start * b.k_stride + first..))
+            }
+            _ => None,
+        }
+    }
+
+    /// Like [`Kernel::run`], for a right operand in place.
+    ///
+    /// # Safety
+    /// As [`Kernel::run`]. The right operand begins where [`Kernel::in_place`] said.
+    pub(super) unsafe fn run_in_place(&self, work: Work) {
+        // SAFETY: as above.
+        unsafe { self.in_place.unwrap_or(self.tile)(work) }
     }
 }
 
@@ -145,7 +183,7 @@ const NR: usize = 16;
 /// Same as [`Kernel::run`].
 #[inline(always)]
 unsafe fn tile_body<const MR: usize, const FMA: bool>(work: Work) {
-    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate, .. } = work;
     let Part { steps, a, b } = parts[0];
     let mut sums = [[0f32; NR]; MR];
     for step in 0..steps {

@@ -230,7 +230,10 @@ fn run_alike(out: &Window, segments: &[Segment], kernels: &[Kernel], accumulate:
     let (Some(kernel), false) = (kernels.first(), m == 0 || n == 0 || stages.is_empty()) else { return };
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
     let words = stages.iter().flatten().map(|block| block.steps * block.kernel.nr).sum();
-    let grid = Grid::new(kernel, words, m, n, threads);
+    let in_place =
+        |(segment, kernel): (&Segment, &Kernel)| kernel.in_place(&segment.b, 0, &(0..segment.b.k)).is_some();
+    let in_place = segments.iter().zip(kernels).all(in_place);
+    let grid = Grid::new(kernel, (words, in_place), (m, n), threads);
     let k: usize = segments.iter().map(|s| s.b.k).sum();
     let work = |task: usize, least: usize| tile(&grid, &stages, out, task, (accumulate, least));
     if threads > 1 && m * n * k > ALONE {

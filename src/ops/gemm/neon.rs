@@ -23,7 +23,7 @@ const NV: usize = 3;
 #[target_feature(enable = "neon")]
 unsafe fn body<const Q: usize, const MR: usize>(work: Work) {
     const { assert!(MR == 4 * Q) };
-    let Work { parts, c, stride, rows, columns, accumulate } = work;
+    let Work { parts, c, stride, rows, columns, accumulate, .. } = work;
     let Part { steps, mut a, mut b } = parts[0];
     let mut sums = [[vdupq_n_f32(0.0); NV]; MR];
     for _ in 0..steps {

@@ -15,7 +15,7 @@ use super::isa::Isa;
 use super::kernel::Kernel;
 use super::operand::{Operand, Precision, Side};
 use super::pack;
-use super::tile::{Part, Work};
+use super::tile::{Part, Place, Work};
 
 /// Lanes of a panel, and elements of `k` in a chunk.
 pub const SIDE: usize = 32;
@@ -132,6 +132,7 @@ impl Tiler {
                 rows,
                 columns: SIDE,
                 accumulate: false,
+                place: Place::default(),
             });
         }
     }

@@ -78,13 +78,21 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// `words` is the size of a column panel over all of `k`.
-    pub(super) fn new(kernel: &Kernel, words: usize, m: usize, n: usize, threads: usize) -> Self {
+    /// `words` is the size of a column panel over all of `k`, of which nothing is packed if it is read `in_place`.
+    pub(super) fn new(
+        kernel: &Kernel,
+        (words, in_place): (usize, bool),
+        (m, n): (usize, usize),
+        threads: usize,
+    ) -> Self {
         let (panels_m, panels_n) = (m.div_ceil(kernel.mr), n.div_ceil(kernel.nr));
         // Use as many column tasks as keep a task's panels in cache, in a multiple of the threads. Few rows keep no panels, and
         // their tasks are only large enough to be worth one.
         let (fewest, most) = PANELS_PER_TASK;
-        let panels = if panels_m <= FEW && !kernel.word.tiled() {
+        let panels = if panels_m <= FEW && in_place {
+            // The longer the rows of a task, the better memory answers.
+            most
+        } else if panels_m <= FEW && !kernel.word.tiled() {
             (SHARE / (m * words).max(1)).clamp(1, most)
         } else {
             (TASK_WORDS / words.max(1)).clamp(fewest, most)

@@ -9,7 +9,7 @@ use super::operand::{Operand, Side};
 use super::pack;
 use super::packed::Packed;
 use super::plan::{self, Grid};
-use super::tile::{Part, Work};
+use super::tile::{Part, Place, Work};
 
 /// The output of a product: a row-major window whose rows are `stride` apart.
 pub(super) struct Window {
@@ -134,30 +134,44 @@ fn few(
     let mut multiply = |column: usize, index: usize, block: &Block| {
         let Block { kernel, steps, .. } = *block;
         let (first, k) = (column * kernel.nr, block.segment.a.cut.k_range(block.index));
-        let to = &mut panel[..steps * kernel.nr];
-        pack::panel(kernel, Side::Right, &block.segment.b, first, kernel.nr, k, to);
+        let b = &block.segment.b;
+        let in_place = kernel.in_place(b, first, &k);
+        let words = match in_place {
+            Some(numbers) => numbers.as_ptr().cast(),
+            None => {
+                let to = &mut panel[..steps * kernel.nr];
+                pack::panel(kernel, Side::Right, b, first, kernel.nr, k, to);
+                to.as_ptr().cast()
+            }
+        };
+        // The columns beside these are next, or else the first ones of the next block.
+        let ahead = if column + 1 < columns.end {
+            kernel.nr
+        } else {
+            (steps * b.k_stride).wrapping_sub((column - columns.start) * kernel.nr)
+        };
         for row in rows.clone() {
             let m0 = row * kernel.mr;
-            let part =
-                Part { steps, a: block.segment.a.panel(block.index, row).as_ptr(), b: to.as_ptr().cast() };
-            // SAFETY: both panels hold the steps; the tile lies inside the window, and no other task writes it. Only tiles
-            // need a ready state.
-            unsafe {
-                kernel.run(Work {
-                    parts: &[part],
-                    c: out.data.add(m0 * out.stride + first),
-                    stride: out.stride,
-                    rows: (grid.m - m0).min(kernel.mr),
-                    columns: (grid.n - first).min(kernel.nr),
-                    accumulate: accumulate || index > 0,
-                });
-            }
+            let part = Part { steps, a: block.segment.a.panel(block.index, row).as_ptr(), b: words };
+            let work = Work {
+                parts: &[part],
+                // SAFETY: the tile lies inside the window.
+                c: unsafe { out.data.add(m0 * out.stride + first) },
+                stride: out.stride,
+                rows: (grid.m - m0).min(kernel.mr),
+                columns: (grid.n - first).min(kernel.nr),
+                accumulate: accumulate || index > 0,
+                place: Place { step: b.k_stride, ahead },
+            };
+            // SAFETY: both panels hold the steps, or the operand does in place; the tile lies inside the window, and no
+            // other task writes it. Only tiles need a ready state.
+            unsafe { if in_place.is_some() { kernel.run_in_place(work) } else { kernel.run(work) } }
         }
     };
     // In the order in which the other operand is stored.
     let blocks = || stages.iter().flatten().enumerate();
     if blocks().any(|(_, block)| block.segment.b.k_stride == 1) {
-        for column in columns {
+        for column in columns.clone() {
             blocks().for_each(|(index, block)| multiply(column, index, block));
         }
     } else {
@@ -187,27 +201,33 @@ fn strip(
     out: &Window,
     accumulate: bool,
 ) {
-    let m0 = row * stage[0].kernel.mr;
-    let tile_rows = (grid.m - m0).min(stage[0].kernel.mr);
-    // Tiles keep their sums in registers over all parts.
-    let at_once = if stage[0].kernel.word.tiled() { parts.len() } else { 1 };
-    for column in columns {
-        let n0 = column * stage[0].kernel.nr;
-        let tile_columns = (grid.n - n0).min(stage[0].kernel.nr);
-        for (index, (block, parts)) in stage.iter().step_by(at_once).zip(parts.chunks(at_once)).enumerate() {
-            // SAFETY: both panels of a part hold its steps; the tile lies inside the window, and no other task writes
-            // it (`Grid::ranges` partitions the panels). Kernels of one shape get the same ready state.
-            unsafe {
-                block.kernel.run(Work {
-                    parts,
-                    c: out.data.add(m0 * out.stride + n0),
-                    stride: out.stride,
-                    rows: tile_rows,
-                    columns: tile_columns,
-                    accumulate: accumulate || index > 0,
-                });
+    let Kernel { mr, nr, word, .. } = *stage[0].kernel;
+    let (m0, n0) = (row * mr, columns.start * nr);
+    let mut work = Work {
+        parts: &[],
+        // SAFETY: the tiles lie inside the window.
+        c: unsafe { out.data.add(m0 * out.stride + n0) },
+        stride: out.stride,
+        rows: (grid.m - m0).min(mr),
+        columns: (grid.n - n0).min(columns.len() * nr),
+        accumulate,
+        place: Place::default(),
+    };
+    if !word.tiled() {
+        for (block, part) in stage.iter().zip(parts) {
+            for tile in work.tiles(nr) {
+                // SAFETY: both panels of the part hold its steps; the tile lies inside the window, and no other task writes it
+                // (`Grid::ranges` partitions the panels).
+                unsafe { block.kernel.run(Work { parts: std::slice::from_ref(part), ..tile }) };
+                part.b = part.b.wrapping_add(block.steps * nr);
             }
+            work.accumulate = true;
         }
+        return;
+    }
+    for tile in work.tiles(nr) {
+        // SAFETY: as above. Tiles keep their sums in registers over all parts. Kernels of one shape get the same ready state.
+        unsafe { stage[0].kernel.run(Work { parts, ..tile }) };
         // To the panels of the next column.
         for (part, block) in parts.iter_mut().zip(stage) {
             part.b = part.b.wrapping_add(block.steps * block.kernel.nr);

@@ -302,8 +302,8 @@ fn distance(got: &[f32], want: &[f64]) -> f64 {
     norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - w)) / norm(&mut want.iter().copied())
 }
 
-/// One row and a few take their own paths where their weights are whole groups of tiles, and one row also where they are
-/// quantised.
+/// One row and a few take their own paths where their weights are whole groups of tiles, one row also where they are
+/// quantised, and a few where the columns lie side by side.
 #[test]
 fn a_few_rows_have_the_bits_they_have_among_others() {
     let pools: Vec<_> =
@@ -318,9 +318,16 @@ fn a_few_rows_have_the_bits_they_have_among_others() {
     let blocks = kinds.iter().zip(&bytes).map(|(kind, bytes)| Elements::Blocks(Blocks::new(*kind, bytes)));
     let quantised: Vec<_> = blocks.map(|blocks| (blocks, Precision::Fixed)).collect();
     let plain = [(Elements::Bf16(&weight), Precision::Bf16), (Elements::F32(&wide), Precision::F32)];
+    let by_row = plain.into_iter().chain(quantised);
+    // These are read in place, but for the last columns, which fill no tile.
+    let in_place = Operand::by_column(Elements::F32(&wide), k, n - 5);
+    let operands: Vec<_> = by_row
+        .map(|(weight, precision)| (Operand::by_row(weight, n, k), precision))
+        .chain([(in_place, Precision::F32)])
+        .collect();
     for isa in Isa::available() {
-        for (weight, precision) in plain.into_iter().chain(quantised.clone()) {
-            let b = Operand::by_row(weight, n, k);
+        for &(b, precision) in &operands {
+            let n = b.lanes;
             // Added to numbers, and written.
             let sums = |first: usize, rows: usize| {
                 let a = Operand::by_row(Elements::F32(&x[first * k..(first + rows) * k]), rows, k);

@@ -29,6 +29,30 @@ pub(super) struct Work<'a> {
     pub(super) columns: usize,
     /// Whether the sums are added to `C` or replace it.
     pub(super) accumulate: bool,
+    /// Where the right operand lies, for a kernel that reads it in place.
+    pub(super) place: Place,
+}
+
+impl Work<'_> {
+    /// Divides a row of tiles of `width` columns into its tiles.
+    #[inline(always)]
+    pub(super) fn tiles(self, width: usize) -> impl Iterator<Item = Self> {
+        (0..self.columns).step_by(width).map(move |first| Self {
+            c: self.c.wrapping_add(first),
+            columns: (self.columns - first).min(width),
+            ..self
+        })
+    }
+}
+
+/// Where a right operand lies that is read in place: words from one step to the next, and from there to what is read
+/// next.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Place {
+    /// The distance from one step to the next.
+    pub(super) step: usize,
+    /// The distance to what the next tile reads, which is asked for.
+    pub(super) ahead: usize,
 }
 
 /// A register tile; see [`Kernel::run`](super::kernel::Kernel::run).
