@@ -1,6 +1,8 @@
 //! `RunConfig`: the YAML file of a run. Composes each room's own configuration and checks across rooms.
 
 mod document;
+mod idle;
+mod nested;
 mod recipe;
 mod resume;
 mod stage;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataConfig, EvalSource, Sources};
 use crate::error::{Error, Problems, Result};
+use crate::files;
 use crate::model::config::{LoraConfig, ModelConfig, Reference};
 use crate::model::initialisation::InitLoraWeights;
 use crate::objective::{Objective, ObjectiveConfig};
@@ -73,7 +76,7 @@ impl RunConfig {
     /// [`Error::Io`] if the file cannot be read, else as [`RunConfig::from_yaml`].
     pub fn from_file(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        let text = text_of(path)?;
         Self::from_yaml(&text, &path.display().to_string(), overrides)
     }
 
@@ -143,6 +146,7 @@ impl RunConfig {
                 .into()
         });
         self.check_evaluation(&mut problems);
+        idle::check(&self.train, &self.objective, &self.lora, &mut problems);
         problems.finish()
     }
 
@@ -236,6 +240,18 @@ impl RunConfig {
     }
 }
 
+/// Reads a configuration file.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read; [`Error::Config`] with the line if it is not UTF-8.
+fn text_of(path: &Path) -> Result<String> {
+    files::read_text(path).map_err(|error| {
+        let invalid = std::io::ErrorKind::InvalidData;
+        let is_invalid = matches!(&error, Error::Io { source, .. } if source.kind() == invalid);
+        if is_invalid { Error::Config(error.to_string()) } else { error }
+    })
+}
+
 /// Returns every key with its default, as YAML; the two keys without a default are empty.
 fn defaults() -> Result<serde_yaml::Value> {
     // The losses decide which parameters an objective has, and with which defaults.
@@ -275,6 +291,23 @@ mod tests {
         assert_eq!(read(MINIMAL, &[]).unwrap(), RunConfig::new("m", "d.jsonl"));
         // an empty section is a section of defaults
         assert_eq!(read(&format!("{MINIMAL}train:\nlora:\n"), &[]).unwrap(), RunConfig::new("m", "d.jsonl"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file_and_another_encoding_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.yaml");
+        std::fs::write(&path, format!("\u{feff}{MINIMAL}")).unwrap();
+        assert_eq!(RunConfig::from_file(&path, &[]).unwrap(), RunConfig::new("m", "d.jsonl"));
+        let recipe = Recipe::from_file(&path, &[]).unwrap();
+        assert_eq!(recipe, Recipe::Single(Box::new(RunConfig::new("m", "d.jsonl"))));
+        std::fs::write(&path, [MINIMAL.as_bytes(), &b"# \xe9\n"[..]].concat()).unwrap();
+        let refused = [RunConfig::from_file(&path, &[]).map(drop), Recipe::from_file(&path, &[]).map(drop)];
+        for error in refused.map(Result::unwrap_err) {
+            assert_eq!(error.exit_code(), 2);
+            let message = error.to_string();
+            assert!(message.contains("run.yaml: line 5 is not UTF-8 text"), "{message}");
+        }
     }
 
     #[test]
@@ -344,6 +377,36 @@ mod tests {
     }
 
     #[test]
+    fn overrides_reach_into_sections_that_are_null_by_default() {
+        let set = ["lora.prefix_tuning.num_virtual_tokens=5", "lora.prefix_tuning.init_weights=zero"];
+        let prefix = |text: &str, set: &[&str]| read(text, set).unwrap().lora.prefix_tuning.unwrap();
+        assert_eq!(prefix(MINIMAL, &set).num_virtual_tokens, 5);
+        let file =
+            format!("{MINIMAL}lora: {{prefix_tuning: {{num_virtual_tokens: 4, prefix_projection: true}}}}");
+        let found = prefix(&file, &set[..1]);
+        assert_eq!(
+            (found.num_virtual_tokens, found.prefix_projection),
+            (5, true),
+            "the file's other keys stay"
+        );
+        let eva = ["lora.init_lora_weights=eva", "lora.eva_config.rho=3"];
+        assert_eq!(read(MINIMAL, &eva).unwrap().lora.eva_config.unwrap().rho, 3.0);
+        let layers = read(MINIMAL, &["lora.adapter_layers.bottleneck_size=8"]).unwrap().lora.adapter_layers;
+        assert_eq!(layers.unwrap().bottleneck_size, 8);
+        let listed = refused(
+            &format!("{MINIMAL}lora: {{prefix_tuning: [1]}}"),
+            &["lora.prefix_tuning.num_virtual_tokens=5"],
+        );
+        assert!(listed.contains("lora.prefix_tuning is [1], which has no keys; set all of it"), "{listed}");
+        let dotted = refused(&format!("{MINIMAL}lora.prefix_tuning.num_virtual_tokens: 5\n"), &[]);
+        assert!(
+            dotted.contains("run.yaml:5: lora.prefix_tuning.num_virtual_tokens is not read as one key; write num_virtual_tokens \
+                             under prefix_tuning: under lora:"),
+            "{dotted}"
+        );
+    }
+
+    #[test]
     fn wrong_overrides_are_refused() {
         for (given, part) in [
             ("train.learning_rte=1", "did you mean train.learning_rate?"),
@@ -352,6 +415,10 @@ mod tests {
             ("train={}", "is a section"),
             ("train.learning_rate.x=1", "is not a key"),
             ("model.base=*x", "in quotes"),
+            ("seed=18446744073709551616", "the value is 18446744073709551616, which is too large"),
+            ("train.max_steps=!foo 3", "train.max_steps is !foo 3; the tag !foo is not read; remove it"),
+            ("lora.eva_config.rh=2", "did you mean lora.eva_config.rho?"),
+            ("lora.eva_config.x=2", "lora.eva_config.x is not a key"),
             ("train.learning_rate=fast", "train.learning_rate is fast; expected a number"),
         ] {
             let message = refused(MINIMAL, &[given]);

@@ -6,6 +6,7 @@ mod ledger;
 mod memo;
 mod remembered;
 mod temporary;
+mod text;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -17,6 +18,7 @@ pub use ledger::Ledger;
 pub use memo::Memo;
 pub use remembered::{FileStamp, content_hash, remembered};
 pub use temporary::{TemporaryDirectory, TemporaryFile, remove_temporaries};
+pub use text::{read_text, without_mark};
 
 use crate::error::{Error, Result};
 use temporary::{TEMPORARY, undisturbed};

@@ -36,6 +36,17 @@ fn a_dry_run_describes_the_run_and_writes_nothing() {
     let (_, said) = train(&["--lr", "5e-3"]);
     assert!(said.contains("warning: the learning rate of 5e-3 is too high"), "{said}");
 
+    // A step that is larger than the data has no more tokens than they have.
+    let tokens = |batch: &str| {
+        let one = "train.gradient_accumulation_steps=1";
+        let (_, said) = train(&["--set", "data.limit=40", "--set", batch, "--set", one]);
+        let line = said.lines().find(|line| line.contains("packed tokens a step")).unwrap().to_string();
+        line.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let all = tokens("train.per_device_train_batch_size=40");
+    assert!(all > 0);
+    assert_eq!(tokens("train.per_device_train_batch_size=160"), all);
+
     let (code, said) = train(&["--set", "data.train=missing.jsonl"]);
     assert!(code != Some(0) && said.contains("missing.jsonl"), "{said}");
 }

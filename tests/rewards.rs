@@ -89,6 +89,7 @@ fn a_command_that_fails_is_one_clear_error() {
         ("echo 1", "wrote 1 scores for 2 completions"),
         ("echo 1; echo 2; echo 3", "wrote 3 scores for 2 completions"),
         ("echo no key in line 1 >&2; exit 3", "exit status: 3): no key in line 1"),
+        (r#"printf "no\033[2J key\n" >&2; exit 3"#, r"exit status: 3): no\u{1b}[2J key"),
         ("exit 3", "exit status: 3"),
         ("yes", "the reward command"),
     ] {
@@ -101,12 +102,26 @@ fn a_command_that_fails_is_one_clear_error() {
 }
 
 #[test]
+fn a_prompt_does_not_act_on_the_terminal() {
+    let (place, model) = (Place::new(), fixture("models/llama"));
+    let prompt = "The river\u{1b}[2J\nis";
+    let fixed = ["generate", "--base", model.to_str().unwrap(), "--no-chat", "--max-new-tokens", "2"];
+    let run =
+        |more: &[&str]| place.run(&[&fixed[..], &["--prompt", prompt, "--prompt", "A cat"], more].concat());
+    let text = run(&[]).ok();
+    assert!(text.starts_with("> The river\\u{1b}[2J\nis\n"), "{text:?}");
+    // What a program reads is as it was.
+    assert_eq!(run(&["--json"]).json()[0]["prompt"], prompt);
+}
+
+#[test]
 #[cfg(unix)]
 fn a_command_that_hangs_is_stopped() {
     let begun = Instant::now();
     for script in ["sleep 30", "echo 1; echo 2; sleep 30", "exec sleep 30"] {
         let error = rewards(&sh(script), Duration::from_millis(300)).unwrap_err();
         assert!(error.contains("did not finish within 0.3 s for 2 completions"), "{error}");
+        assert!(error.contains("raise --reward-timeout"), "{error}");
     }
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }

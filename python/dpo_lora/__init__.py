@@ -8,6 +8,7 @@ not with the end of a notebook's kernel.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ from ._progress import Progress
 __all__ = ["Error", "Run", "evaluate", "generate", "program", "score", "train"]
 
 Config = Union[Mapping[str, Any], str, "os.PathLike[str]"]
-Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+Path_ = Union[str, "os.PathLike[str]"]
+Paths = Union[Path_, Sequence[Path_]]
 
 
 class Error(RuntimeError):
@@ -39,20 +41,25 @@ class Error(RuntimeError):
 
 @dataclass
 class Run:
-    """A finished run."""
+    """A finished run. Of a run with ``stages``, the directory and the adapter are those of the whole run."""
 
     directory: Path
-    """The run directory, with ``report.html``."""
+    """The run directory, with ``report.html``; of a run with ``stages``, the stages' directories have the reports."""
     adapter: Path
-    """The adapter, a PEFT directory."""
+    """The adapter, a PEFT directory. If stages are stacked, it holds the adapters of all of them."""
     step: int
-    """Optimizer steps done."""
+    """Optimizer steps done; of a run with ``stages``, by the last one."""
     evaluation: Optional[Dict[str, Any]]
-    """The last evaluation of the held-out pairs, as `evaluate` returns it; None if there are none."""
+    """The last evaluation of the held-out pairs against the run's own reference, as the figures of `evaluate`, whose reference is
+    the bare base; None if there are no held-out pairs. Of a run with ``stages`` it is that of the last one."""
     metrics: List[Dict[str, Any]] = field(default_factory=list)
-    """The figures in the order in which they were logged, each with ``step`` and ``epoch``."""
+    """The figures in the order in which they were logged, each with ``step`` and ``epoch``, and with ``stage`` if there are
+    stages."""
     warnings: List[str] = field(default_factory=list)
     """What the run warned of."""
+    stages: List[Dict[str, Any]] = field(default_factory=list)
+    """The events ``stage_finished`` of a run with ``stages``: ``stage``, ``run``, ``adapter``, ``step`` and ``evaluation`` of each
+    stage that was trained now."""
 
 
 def program() -> str:
@@ -85,7 +92,8 @@ def train(
 
     ``config`` is a dictionary with the keys of a configuration file, the path of such a file, or None for the quickstart.
     ``log`` is called in this thread with every event as a dictionary, whose ``event`` is ``start``, ``progress``,
-    ``metrics``, ``note``, ``warning``, ``sample``, ``checkpoint`` or ``finished``. ``progress`` shows a line that moves: in a
+    ``metrics``, ``note``, ``warning``, ``sample``, ``checkpoint``, ``stage_finished`` or ``finished``; in a run with ``stages``
+    each names its ``stage``, but for the last. ``progress`` shows a line that moves: in a
     notebook and on a terminal unless it is False. ``resume`` continues from the last checkpoint, ``overwrite`` starts again in
     a used directory, and ``arguments`` are further ones of ``dpo-lora train``.
 
@@ -98,42 +106,52 @@ def train(
         if isinstance(config, Mapping):
             path = Path(place) / "config.yaml"
             # JSON is YAML. Relative paths in it are relative to the working directory, as in every configuration.
-            path.write_text(json.dumps(config, default=os.fspath, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+            path.write_text(json.dumps(_plain(config, ""), allow_nan=False, ensure_ascii=False), encoding="utf-8")
             command += ["-c", str(path)]
         elif config is not None:
             command += ["-c", os.fspath(config)]
         metrics: List[Dict[str, Any]] = []
         warnings: List[str] = []
         finished: Dict[str, Any] = {}
+        stages: List[Dict[str, Any]] = []
         with Progress.chosen(progress) as shown, closing(_process(command)) as lines:
             for line in lines:
                 event = json.loads(line)
                 kind = event["event"]
                 if kind == "metrics":
-                    metrics.append({"step": event["step"], "epoch": event["epoch"], **event["values"]})
+                    of_stage = {"stage": event["stage"]} if "stage" in event else {}
+                    metrics.append({**of_stage, "step": event["step"], "epoch": event["epoch"], **event["values"]})
                 elif kind == "warning":
                     warnings.append(event["text"])
+                elif kind == "stage_finished":
+                    stages.append({key: value for key, value in event.items() if key != "event"})
                 elif kind == "finished":
                     finished = event
                 shown.update(event)
                 if log is not None:
                     log(event)
     directory, adapter = Path(finished["run"]), Path(finished["adapter"])
-    return Run(directory, adapter, finished["step"], finished["evaluation"], metrics, warnings)
+    return Run(directory, adapter, finished["step"], finished["evaluation"], metrics, warnings, stages)
 
 
-def evaluate(base: Union[str, "os.PathLike[str]"], data: Paths, adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()) -> Dict[str, Any]:
-    """Accuracy with its interval, margins, rewards, divergence and perplexity: what ``dpo-lora eval --json`` prints."""
+def evaluate(base: Path_, data: Path_, adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()) -> Dict[str, Any]:
+    """Accuracy with its interval, margins, rewards, divergence and perplexity: what ``dpo-lora eval --json`` prints.
+
+    ``data`` is one source: a file, a directory, a glob, or a data set of the Hub (``hub:owner/name``). Several adapters are stacked.
+    """
     return json.loads(_output(["eval", "--json", *_common(base, data, adapter), *arguments]))
 
 
-def score(base: Union[str, "os.PathLike[str]"], data: Paths, adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()) -> List[Dict[str, Any]]:
-    """The log-probs of each record in nats, in input order, under policy and reference: what ``dpo-lora score`` prints."""
+def score(base: Path_, data: Path_, adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()) -> List[Dict[str, Any]]:
+    """The log-probs of each record in nats, in input order, under policy and reference: what ``dpo-lora score`` prints.
+
+    ``data`` is one source, as in `evaluate`.
+    """
     return _lines(_output(["score", *_common(base, data, adapter), *arguments]))
 
 
 def generate(
-    base: Union[str, "os.PathLike[str]"], prompts: Union[str, Sequence[str]], adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()
+    base: Path_, prompts: Union[str, Sequence[str]], adapter: Optional[Paths] = None, *, arguments: Sequence[str] = ()
 ) -> List[Dict[str, Any]]:
     """Completions of prompts: what ``dpo-lora generate --json`` prints. ``arguments`` are further ones, such as
     ``["--temperature", "0"]``."""
@@ -144,13 +162,50 @@ def generate(
         return _lines(_output(["generate", "--json", *_common(base, None, adapter), "--prompts", str(path), *arguments]))
 
 
-def _common(base: Any, data: Optional[Paths], adapter: Optional[Paths]) -> List[str]:
+def _common(base: Any, data: Optional[Path_], adapter: Optional[Paths]) -> List[str]:
     command = ["--base", os.fspath(base)]
-    for flag, paths in (("--data", data), ("--adapter", adapter)):
-        if paths is not None:
-            many = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-            command += [part for path in many for part in (flag, os.fspath(path))]
+    if data is not None:
+        command += ["--data", _one(data)]
+    if adapter is not None:
+        many = [adapter] if isinstance(adapter, (str, os.PathLike)) else adapter
+        command += [part for path in many for part in ("--adapter", os.fspath(path))]
     return command
+
+
+def _one(data: Any) -> str:
+    """The one source of the data. A list of one is accepted."""
+    many = [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    if len(many) != 1:
+        raise TypeError(
+            f"data holds {len(many)} paths, {many!r}, and the program reads one source: name a directory, or a glob such as 'pairs/*.jsonl'"
+        )
+    return os.fspath(many[0])
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A value of a configuration as JSON has it; ``key`` is its place, such as ``train.learning_rate``.
+
+    Numbers and arrays of other libraries become numbers and lists of Python.
+    """
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise TypeError(f"{key or 'the configuration'} has the key {name!r}; the keys of a configuration are texts")
+        return {name: _plain(inner, f"{key}.{name}" if key else name) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, f"{key}[{index}]") for index, inner in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} is {value}; a number of a configuration must be finite")
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    # numpy's numbers and arrays, and torch's.
+    if callable(getattr(value, "tolist", None)):
+        return _plain(value.tolist(), key)
+    if isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"{key} is {value!r}, of type {type(value).__name__}; a configuration has texts, numbers, true, false, None, lists and dictionaries")
 
 
 def _lines(text: str) -> List[Dict[str, Any]]:

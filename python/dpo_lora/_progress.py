@@ -59,7 +59,7 @@ class Progress:
             self.draw(event["step"], f"{loss}{share}{self.evaluated}  {left:.0f} s left")
         elif kind == "warning":
             self.say("warning: " + event["text"])
-        elif kind == "finished":
+        elif kind in ("finished", "stage_finished"):
             self.draw(event["step"], f"{self.evaluated}  {event['adapter']}")
 
     def draw(self, step: int, text: str) -> None:

@@ -35,13 +35,13 @@ pub(super) fn adapted<'a>(base: &'a Base, args: &ModelArgs) -> Result<Adapted<'a
     base.with_adapters(&args.adapter, trained_with(args)?, args.force)
 }
 
-/// Returns how the policy was trained: as `--config` says, else as the metadata of the first adapter says;
-/// `--chat-template` replaces the template.
+/// Returns how the policy was trained: as `--config` says, else as the metadata of the adapter say that was trained last;
+/// `--chat-template` replaces the template. Warns of adapters that were trained above others which are not named.
 fn trained_with(args: &ModelArgs) -> Result<TrainedWith> {
-    let mut trained = match (&args.config, args.adapter.first()) {
-        (Some(config), _) => TrainedWith::configured(&Recipe::from_file(config, &[])?.into_last()?)?,
-        (None, Some(adapter)) => TrainedWith::of(adapter)?,
-        (None, None) => TrainedWith::default(),
+    TrainedWith::warn_of_missing(&args.adapter)?;
+    let mut trained = match &args.config {
+        Some(config) => TrainedWith::configured(&Recipe::from_file(config, &[])?.into_last()?)?,
+        None => TrainedWith::of_all(&args.adapter)?,
     };
     if let Some(template) = &args.chat_template {
         trained.data.chat_template = Some(template::portable(template));

@@ -16,6 +16,7 @@ use super::adapted::{adapted, base};
 use super::output::{print, print_json, say};
 use crate::cli::{CollectArgs, StrategyName};
 use crate::collect::{Annotator, Choice, Labels, Open, Strategy, next};
+use crate::data::show::harmless;
 use crate::error::{Error, Result};
 use crate::generate::SamplingConfig;
 use crate::random::Stream;
@@ -93,7 +94,8 @@ fn strategy(name: StrategyName) -> Strategy {
 fn ask(args: &CollectArgs, questions: &[Question], chat: bool, votes: &mut Votes) -> Result<()> {
     let (mut input, began, mut cast) = (std::io::stdin().lock(), Instant::now(), 0);
     let most = args.votes.unwrap_or(usize::MAX);
-    let order = Stream::new(args.seed, "sides");
+    // Each annotator has sides of their own: if all take the left answer, their votes must not agree.
+    let order = Stream::new(args.seed, "sides").named(&args.annotator);
     let mut asked = 0u32;
     while cast < most {
         let means = votes.means();
@@ -115,7 +117,7 @@ fn ask(args: &CollectArgs, questions: &[Question], chat: bool, votes: &mut Votes
         let left_to_ask = open.len().min(most - cast);
         let time = (asked > 0).then(|| began.elapsed().as_secs_f64() / f64::from(asked) * left_to_ask as f64);
         let time = time.map_or(String::new(), |left| format!(", about {:.0} min left", (left / 60.0).ceil()));
-        say(&format!("\n{left_to_ask} to go{time}\n\n> {}\n", question.prompt));
+        say(&format!("\n{left_to_ask} to go{time}\n\n> {}\n", harmless(&question.prompt)));
         say(&side_by_side(left, right, screen::columns()));
         let Some(choice) = answer(&mut input)? else { return Ok(()) };
         let choice = if turned { choice.turned() } else { choice };

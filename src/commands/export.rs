@@ -2,6 +2,8 @@
 
 mod serving;
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::output::{print_json, print_text, say, say_as_it_is};
@@ -12,7 +14,7 @@ use crate::adapter::{mlx, peft};
 use crate::cli::{ExportArgs, ExportFormat, GgufNumbers, ServerName};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::toolkit::{AdapterUse, Base, OpenOptions};
+use crate::toolkit::{AdapterUse, Base, OpenOptions, TrainedWith};
 use crate::trainable::Adapters;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
@@ -54,7 +56,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let config: Value = serde_json::from_str(&config).unwrap_or_default();
     let verdicts = servers::verdicts(written, &adapters, &base.spec, &config)?;
     check_served(&verdicts, args)?;
-    let told = write(&base, &adapters, &config, args)?;
+    let lacks = TrainedWith::warn_of_missing(&args.adapter)?;
+    let told = write(&base, (&adapters, lacks), &config, args)?;
     let served =
         (args.format == ExportFormat::Gguf).then(|| serving::write(&base, &args.output)).transpose()?;
     if args.json {
@@ -97,8 +100,13 @@ fn naming(program: ServerName) -> Naming {
     }
 }
 
-/// Writes the adapter and describes in words what was written.
-fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) -> Result<String> {
+/// Writes the adapter, with the metadata of what it lacks, and describes in words what was written.
+fn write(
+    base: &Base,
+    (adapters, lacks): (&Adapters, BTreeMap<String, String>),
+    config: &Value,
+    args: &ExportArgs,
+) -> Result<String> {
     match args.format {
         ExportFormat::Gguf => {
             let report =
@@ -120,7 +128,8 @@ fn write(base: &Base, adapters: &Adapters, config: &Value, args: &ExportArgs) ->
             ))
         }
         ExportFormat::Peft => {
-            let origin = base.origin()?;
+            let mut origin = base.origin()?;
+            origin.metadata.extend(lacks);
             let naming = args.program.map_or(Naming::Transformers, naming);
             let model_type = config["model_type"].as_str().unwrap_or(&base.spec.model_type);
             let named = |module: &str| layout::named(module, naming, model_type);

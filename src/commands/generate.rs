@@ -16,6 +16,7 @@ use super::adapted::{adapted, base_on};
 use super::output::{print, say};
 use super::together;
 use crate::cli::GenerateArgs;
+use crate::data::show::harmless;
 use crate::data::{ChatTokenizer, Message};
 use crate::error::Result;
 use crate::generate::{Groups, Limits, Request, Rollouts, SamplingConfig, complete_streaming};
@@ -68,13 +69,16 @@ fn generate(args: &GenerateArgs, ranks: &Ranks) -> Result<()> {
         groups.push(all.by_request());
     }
     let activity = Activity::new("completing prompts", requests.len() as u64);
+    let is_shown = !args.json && std::io::stdout().is_terminal();
     let mut sums = Sums::default();
     let work = |item| {
         let groups = drawn(&mut groups, &sides, windows.range(item))?;
         Shown::of(args, &prompts, rewarded.score(groups, &prompts, &requests)?)
     };
     ranks.in_turn(windows.count(), work, |item, shown: Shown| {
-        print(shown.text.as_bytes())?;
+        // A completion may hold what would act on a terminal; a file gets it as it is.
+        let text = if is_shown { harmless(&shown.text) } else { shown.text };
+        print(text.as_bytes())?;
         sums.add(&shown.rewards);
         activity.advance(windows.range(item).len() as u64);
         Ok(())
@@ -181,7 +185,7 @@ fn streamed<'a>(
 ) -> Result<()> {
     for (pass, adapter) in sides {
         print(heading(args, prompt, adapter, false).as_bytes())?;
-        let mut show = |piece: &str| print(piece.as_bytes());
+        let mut show = |piece: &str| print(harmless(piece).as_bytes());
         let (decoder, tokenizer, side) = side(*pass);
         complete_streaming(decoder, tokenizer, request, side, limits, &mut show)?;
         print(b"\n")?;

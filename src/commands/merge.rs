@@ -7,6 +7,7 @@ mod probe;
 mod side;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::output::{check_file, say};
@@ -16,7 +17,7 @@ use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::WeightDtype;
-use crate::toolkit::{AdapterUse, Base, OpenOptions, Place, set_threads};
+use crate::toolkit::{AdapterUse, Base, OpenOptions, Place, TrainedWith, set_threads};
 use crate::trainable::Adapters;
 use crate::weights::DType;
 use verify::Merged;
@@ -40,10 +41,15 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     let purpose = AdapterUse { head: true, score: false, force: args.force, unmerge: args.unmerge };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
+    // What is taken off again need not be all that was merged.
+    let lacks = match args.unmerge {
+        true => BTreeMap::new(),
+        false => TrainedWith::warn_of_missing(&args.adapter)?,
+    };
     let parts: Vec<(&Adapters, f64)> = adapters.iter().zip(weights).collect();
     match (&args.output, &args.output_adapter) {
         (Some(output), _) => into_model(&base, &parts, output, args, say),
-        (None, Some(directory)) => compose::run(&base, &parts, directory, args, say),
+        (None, Some(directory)) => compose::run(&base, (&parts[..], lacks), directory, args, say),
         (None, None) => Err(Error::Config("name --output or --output-adapter".into())),
     }
 }

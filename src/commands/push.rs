@@ -8,6 +8,7 @@ use crate::cli::PushArgs;
 use crate::error::{Error, Result};
 use crate::hub::{Content, Hub, HubId, Upload, files_of};
 use crate::report::{log, sparkline};
+use crate::toolkit::TrainedWith;
 
 /// The model card's file.
 const CARD: &str = "README.md";
@@ -56,6 +57,9 @@ pub(super) fn run(args: &PushArgs) -> Result<()> {
              base_model_name_or_path",
             directory.join(peft::CONFIG).display()
         ));
+    }
+    for lacking in TrainedWith::uploaded_alone(&directory)? {
+        say(&format!("warning: {lacking}"));
     }
     if !files.iter().any(|file| file.name == CARD) {
         say("warning: there is no README.md, which is the model card");

@@ -36,9 +36,15 @@ fn found(path: &Path) -> Result<Vec<PathBuf>> {
     let mut runs: Vec<PathBuf> = entries.filter(|path| path.join("metrics.jsonl").is_file()).collect();
     runs.sort();
     if runs.is_empty() {
-        let near = run_dir::nearby(path);
-        let near = near.first().map_or(String::new(), |near| format!("; did you mean {}?", near.display()));
-        let found = if path.exists() { "holds no metrics.jsonl of a run" } else { "does not exist" };
+        let near = run_dir::nearby(path).into_iter().find(|near| near.join("metrics.jsonl").is_file());
+        let near = near.map_or(String::new(), |near| format!("; did you mean {}?", near.display()));
+        let found = match (path.exists(), run_dir::is_run(path)) {
+            (false, _) => "does not exist",
+            (true, false) => "holds no metrics.jsonl of a run",
+            (true, true) => {
+                "is a run without a metrics.jsonl: it has logged nothing, or the file was removed"
+            }
+        };
         return Err(Error::Config(format!("{} {found}{near}", path.display())));
     }
     Ok(runs)

@@ -2,6 +2,7 @@
 
 mod beside;
 pub(super) mod configure;
+mod continued;
 mod overrides;
 pub(super) mod parts;
 mod resumed;
@@ -21,11 +22,12 @@ use super::signals;
 use super::together as shared;
 use crate::cli::TrainArgs;
 use crate::config::{Recipe, RunConfig};
+use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
 use crate::model::pass::Pass;
 use crate::ranks::Ranks;
 use crate::report::{Reporter, Verbosity};
-use crate::toolkit::{Inputs, Ready, Run, set_threads};
+use crate::toolkit::{Base, Inputs, Ready, Run, set_threads};
 use crate::train::run_dir::{self, RunDir};
 use crate::train::trainer::Trainer;
 
@@ -57,6 +59,9 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
     let base = ranks.once_per_machine(|| open(&config, args))?;
     let inputs = shared::read(ranks, || Inputs::read(config, &base, resuming))?;
     let run = ranks.once_per_machine(|| Run::on(ranks, inputs, &base))?;
+    if ranks.is_first() {
+        continued::check(args, &run.config, &[])?;
+    }
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {
         first.iter().for_each(|first| say_as_it_is(first));
@@ -82,34 +87,47 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
         signals::let_all_finish(&stop);
         return trainer.run(&mut Reporter::new());
     }
-    let mut reporter = reporter((&directory, &config), trainer.step(), (verbosity, args.json), whereabouts)?;
+    let to = (verbosity, args.json, None);
+    let mut reporter = reporter((&directory, &config), trainer.step(), to, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
     together::describe(&trainer, ranks, &mut reporter);
 
-    let samples = (configure::is_quickstart(args) && !args.json)
-        .then(|| Samples::embedded(SAMPLED, base.eos(&tokenizer)))
-        .transpose()?;
-    let draw = |trainer: &Trainer, pass| {
-        samples
-            .as_ref()
-            .map(|samples| samples.draw(trainer.decoder(), &tokenizer, (trainer.policy(), pass)))
-            .transpose()
-    };
-    let before = draw(&trainer, Pass::Reference)?;
-    let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
-    let after = draw(&trainer, Pass::Policy)?;
-    if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
-        print_text(&compare(samples, &before, &after))?;
-    }
-    let told = summary::Told { quiet, samples: samples.is_some(), json: args.json };
-    summary::conclude(&mut trainer, directory.path(), (seconds, told))?;
+    let (seconds, samples) = compared(args, (&base, &*tokenizer), &mut trainer, &mut reporter)?;
+    let told = summary::Told { quiet, samples, json: args.json, stage: None };
+    summary::conclude(&mut trainer, &config.objective.resolve()?, directory.path(), (seconds, told))?;
     if !quiet {
         together::conclude(ranks, seconds);
         let adapter = directory.path().join("adapter");
         say(&summary::next(&config, &config.model.adapter, &base, &adapter));
     }
     Ok(())
+}
+
+/// Trains. The quickstart's prompts are completed before and after, and shown. Returns the seconds that the training took, and
+/// whether completions were shown.
+fn compared(
+    args: &TrainArgs,
+    (base, tokenizer): (&Base, &ChatTokenizer),
+    trainer: &mut Trainer,
+    reporter: &mut Reporter,
+) -> Result<(f64, bool)> {
+    let samples = (configure::is_quickstart(args) && !args.json)
+        .then(|| Samples::embedded(SAMPLED, base.eos(tokenizer)))
+        .transpose()?;
+    let draw = |trainer: &Trainer, pass| {
+        samples
+            .as_ref()
+            .map(|samples| samples.draw(trainer.decoder(), tokenizer, (trainer.policy(), pass)))
+            .transpose()
+    };
+    let before = draw(trainer, Pass::Reference)?;
+    let seconds = profiled(args.profile, trainer, reporter)?;
+    let after = draw(trainer, Pass::Policy)?;
+    if let (Some(samples), Some(before), Some(after)) = (&samples, before, after) {
+        print_text(&compare(samples, &before, &after))?;
+    }
+    Ok((seconds, samples.is_some()))
 }
 
 /// Completions side by side.

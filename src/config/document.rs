@@ -2,6 +2,7 @@
 //! complaint can name its key, value and line.
 
 mod lines;
+mod settings;
 
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
@@ -67,16 +68,7 @@ impl<'a> Document<'a> {
                     keys(defaults).join(", ")
                 )));
             }
-            Err(error) => {
-                let error = error.to_string();
-                return Err(Error::Config(match repeated(text, &error) {
-                    Some((key, [first, line])) => format!(
-                        "{origin}:{line}: the key {key} stands twice, first in line {first}; keep one of them, with all that \
-                         belongs to it"
-                    ),
-                    None => format!("{origin} is not valid YAML: {error}"),
-                }));
-            }
+            Err(error) => return Err(Error::Config(invalid(text, origin, &error))),
         };
         Ok(Self::of(written, text, origin, defaults))
     }
@@ -84,21 +76,6 @@ impl<'a> Document<'a> {
     /// A document that is parsed already; `text` shows its lines.
     pub(super) fn of(written: Value, text: &'a str, origin: &'a str, defaults: &'a Value) -> Self {
         Self { text, origin, defaults, written }
-    }
-
-    /// Applies `section.key=value` settings, in order.
-    pub(super) fn with_overrides(mut self, overrides: &[String]) -> Result<Self> {
-        let mut problems = Problems::default();
-        for setting in overrides {
-            problems.absorb(self.set(setting).map_err(|error| match error {
-                Error::UnknownKey { keys, message } => {
-                    Error::UnknownKey { keys, message: format!("--set {setting}: {message}") }
-                }
-                error => Error::Config(format!("--set {setting}: {error}")),
-            }));
-        }
-        problems.finish()?;
-        Ok(self)
     }
 
     /// Checks every key that is written by itself. Keys that are required may be missing.
@@ -178,47 +155,6 @@ impl<'a> Document<'a> {
         REQUIRED.iter().any(|(s, k, _)| *s == section && *k == key)
     }
 
-    fn set(&mut self, setting: &str) -> Result<()> {
-        let (path, value) = setting
-            .split_once('=')
-            .ok_or_else(|| Error::Config("there is no `=`; write --set section.key=value".into()))?;
-        let value: Value = serde_yaml::from_str(value).map_err(|error| {
-            Error::Config(format!(
-                "the value is not valid YAML ({error}); put a text with special characters in quotes"
-            ))
-        })?;
-        let path = self.resolve(path)?;
-        put(&mut self.written, &path, value);
-        Ok(())
-    }
-
-    /// A dotted path as keys. Behind a key that holds a mapping (`lora.rank_pattern`) the rest is one key, dots and all.
-    fn resolve(&self, path: &str) -> Result<Vec<String>> {
-        let unknown = || Error::UnknownKey {
-            keys: vec![path.to_string()],
-            message: format!("{path} is not a key{}", self.suggest(path, &[])),
-        };
-        let Some((name, rest)) = path.split_once('.') else {
-            return match self.defaults.get(path) {
-                Some(section @ Value::Mapping(_)) => Err(Error::Config(format!(
-                    "{path} is a section; set one of its keys: {}",
-                    keys(section).join(", ")
-                ))),
-                Some(_) => Ok(vec![path.into()]),
-                None => Err(unknown()),
-            };
-        };
-        let section = self.defaults.get(name).filter(|section| section.is_mapping()).ok_or_else(unknown)?;
-        if section.get(rest).is_some() {
-            return Ok(vec![name.into(), rest.into()]);
-        }
-        let (key, inner) = rest.split_once('.').ok_or_else(unknown)?;
-        match section.get(key) {
-            Some(Value::Mapping(_)) => Ok(vec![name.into(), key.into(), inner.into()]),
-            _ => Err(unknown()),
-        }
-    }
-
     /// `; did you mean ...?`: a key of this very name in another section, else the nearest of `neighbours`, else the
     /// nearest of all.
     fn suggest(&self, path: &str, neighbours: &[String]) -> String {
@@ -269,12 +205,29 @@ impl<'a> Document<'a> {
         if section.is_none() && key == STAGES {
             return format!("{place}: {STAGES} describes several runs, and a single run is asked for here");
         }
+        if key == "<<" {
+            return format!(
+                "{place}: {path} is a merge key of YAML, which is not read; write the keys that it stands for"
+            );
+        }
+        if let Some(nested) = self.nested_instead(section, key) {
+            return format!("{place}: {path} is not read as one key; {nested}");
+        }
         let hint = self.suggest(&path, &known);
         let list = known.join(", ");
         match section {
             Some(section) => format!("{place}: {path} is not a key{hint}; keys of {section}: {list}"),
             None => format!("{place}: {path} is not a key{hint}; top-level keys: {list}"),
         }
+    }
+
+    /// How to write a key with dots that is a path of known keys.
+    fn nested_instead(&self, section: Option<&str>, key: &str) -> Option<String> {
+        let path = section.map_or_else(|| key.to_string(), |section| format!("{section}.{key}"));
+        let parts = self.resolve(&path).ok().filter(|_| key.contains('.'))?;
+        let (last, outer) = parts[usize::from(section.is_some())..].split_last()?;
+        let outer: Vec<String> = outer.iter().rev().map(|key| format!(" under {key}:")).collect();
+        Some(format!("write {last}{}", outer.concat()))
     }
 
     fn wrong_value(&self, path: &[String], value: &Value, error: &Mismatch) -> String {
@@ -302,6 +255,33 @@ impl<'a> Document<'a> {
             None => self.origin.to_string(),
         }
     }
+}
+
+/// What is wrong with a text that the parser refuses.
+fn invalid(text: &str, origin: &str, error: &serde_yaml::Error) -> String {
+    let line = error.location().map_or(1, |location| location.line());
+    let error = error.to_string();
+    if let Some((key, [first, line])) = repeated(text, &error) {
+        return format!(
+            "{origin}:{line}: the key {key} stands twice, first in line {first}; keep one of them, with all that belongs to it"
+        );
+    }
+    match (out_of_range(&error), error.split_once(": invalid type")) {
+        (Some(number), Some((key, _))) => format!("{origin}:{line}: {key} is {number}"),
+        _ => format!("{origin} is not valid YAML: {error}"),
+    }
+}
+
+/// The whole number that `error`, of the parser, finds out of range, and the remedy.
+fn out_of_range(error: &str) -> Option<String> {
+    let (_, found) = error.split_once("integer `")?;
+    let (number, rest) = found.split_once("` as ")?;
+    let is_wide = rest.starts_with("u128") || rest.starts_with("i128");
+    let remedy = match number.starts_with('-') {
+        true => format!("which is too small; the smallest whole number is {}", i64::MIN),
+        false => format!("which is too large; the largest whole number is {}", u64::MAX),
+    };
+    is_wide.then(|| format!("{number}, {remedy}"))
 }
 
 /// Sets `value` at `path`, creating mappings where there is nothing. A value in the way that is not a mapping is kept
@@ -412,6 +392,31 @@ mod tests {
         assert!(list.contains("x.list is [\"3\", 4]; ") && list.ends_with("; remove the quotes"), "{list}");
         assert_eq!(problem("x:\n  n: fast\n"), "t.yaml:2: x.n is fast; expected a number");
         assert_eq!(problem("x:\n  n: \"true\"\n"), "t.yaml:2: x.n is the text \"true\"; expected a number");
+    }
+
+    #[test]
+    fn what_yaml_has_beyond_values_is_refused_with_its_line() {
+        assert_eq!(
+            problem("x:\n  n: !foo 3\n"),
+            "t.yaml:2: x.n is !foo 3; the tag !foo is not read; remove it"
+        );
+        assert!(problem("x:\n  list: [1, !foo 3]\n").contains("the tag !foo is not read"));
+        assert_eq!(
+            problem("a: &a {n: 3}\nx:\n  <<: *a\n").lines().nth(1).unwrap(),
+            "t.yaml:3: x.<< is a merge key of YAML, which is not read; write the keys that it stands for"
+        );
+        assert_eq!(problem("x.n: 3\n"), "t.yaml:1: x.n is not read as one key; write n under x:");
+        assert!(problem("x.m: 3\n").contains("x.m is not a key"));
+    }
+
+    #[test]
+    fn numbers_that_are_too_large_are_told_with_key_and_line() {
+        assert_eq!(
+            problem("x:\n  n: 18446744073709551616\n"),
+            "t.yaml:2: x.n is 18446744073709551616, which is too large; the largest whole number is 18446744073709551615"
+        );
+        let small = problem("x:\n  list: [-9223372036854775809]\n");
+        assert!(small.contains("is -9223372036854775809, which is too small"), "{small}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::document::{Document, STAGES, show};
 use super::stage::{self, Begins, Stage, Written, not_of_lora, written_of_lora};
-use super::{RunConfig, defaults};
+use super::{RunConfig, defaults, text_of};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{LoraConfig, Reference};
 use crate::model::initialisation::InitLoraWeights;
@@ -63,7 +63,7 @@ impl Recipe {
     /// [`Error::Io`] if the file cannot be read, else as [`Recipe::from_yaml`].
     pub fn from_file(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        let text = text_of(path)?;
         Self::from_yaml(&text, &path.display().to_string(), overrides)
     }
 

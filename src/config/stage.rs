@@ -122,6 +122,14 @@ impl Written {
                 "{} is the same for all stages; move it out of stages, to the top level",
                 place()
             )),
+            ("<<", _) => problems.add(format!(
+                "{} is a merge key of YAML, which is not read; write the keys that it stands for",
+                place()
+            )),
+            (key, _) if key.split_once('.').is_some_and(|(section, _)| SECTIONS.contains(&section)) => {
+                let (section, inner) = key.split_once('.').unwrap_or_default();
+                problems.add(format!("{} is not read as one key; write {inner} under {section}:", place()));
+            }
             (key, _) => {
                 let known = ["name", "adapter"].into_iter().chain(SECTIONS);
                 let hint = nearest(key, known.clone())

@@ -44,7 +44,7 @@ impl de::Error for Mismatch {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let hint = nearest(variant, expected.iter().copied());
-        let hint = hint.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        let hint = hint.map_or_else(|| ".".into(), |near| format!("; did you mean {near}?"));
         Self::Other(format!("unknown variant `{variant}`{hint} There are: {}", expected.join(", ")))
     }
 
@@ -67,7 +67,9 @@ pub(super) fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Mismatch> {
 
 /// What a text would be without quotes, if it would be something else: `"1e-5"` is a number then.
 pub(super) fn bare(value: &Value) -> Option<Value> {
-    let text = value.as_str().filter(|text| !text.trim().is_empty())?;
+    // Not a text with a tag.
+    let Value::String(text) = value else { return None };
+    let text = Some(text).filter(|text| !text.trim().is_empty())?;
     serde_yaml::from_str(text).ok().filter(|value: &Value| !value.is_string())
 }
 
@@ -112,12 +114,17 @@ impl<'de> de::Deserializer<'de> for Typed<'de> {
                 let entries = entries.iter().map(|(key, value)| (Typed(key), Typed(value)));
                 visitor.visit_map(MapDeserializer::new(entries))
             }
-            Value::Tagged(tagged) => Typed(&tagged.value).deserialize_any(visitor),
+            Value::Tagged(tagged) => {
+                Err(Mismatch::Other(format!("the tag {} is not read; remove it", tagged.tag)))
+            }
         }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        match self.0 {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -139,6 +146,7 @@ impl<'de> de::Deserializer<'de> for Typed<'de> {
                 let variant: StringDeserializer<Mismatch> = text.clone().into_deserializer();
                 visitor.visit_enum(variant)
             }
+            Value::Tagged(_) => self.deserialize_any(visitor),
             _ => Err(Mismatch::Expected("a word".into())),
         }
     }

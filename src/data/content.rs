@@ -30,6 +30,15 @@ pub enum Content {
 }
 
 impl Content {
+    /// Returns the prompt as people read it, before any chat template: a text as it is, of one message its content, and of
+    /// several messages each with its speaker.
+    pub fn prompt_text(&self) -> String {
+        match self {
+            Self::Text { prompt, .. } => prompt.clone(),
+            Self::Chat { prompt, .. } => conversation(prompt),
+        }
+    }
+
     /// Leaves out all answers but the first `count`.
     pub(super) fn keep_answers(&mut self, count: usize) {
         match self {
@@ -57,6 +66,18 @@ impl Content {
                     + kwargs.as_ref().map_or(0, of_fields)
             }
         }
+    }
+}
+
+/// Returns messages as text: the content of one message, or several as `role: content` with empty lines between them.
+pub fn conversation(messages: &[Message]) -> String {
+    match messages {
+        [message] => message.content().to_string(),
+        several => several
+            .iter()
+            .map(|message| format!("{}: {}", message.role(), message.content()))
+            .collect::<Vec<_>>()
+            .join("\n\n"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod entry;
 mod file;
+mod text;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -109,6 +110,15 @@ impl Dataset {
         indices.iter().filter_map(|index| self.get(*index).transpose()).collect()
     }
 
+    /// Returns the text of prompt `index` before any chat template, if it was kept; `None` also for other records.
+    ///
+    /// # Errors
+    /// Returns [`Error::Data`] if the text on disk is not the one that was written.
+    pub fn text(&self, index: usize) -> Result<Option<String>> {
+        let Some(entry) = self.entry(index) else { return Ok(None) };
+        entry.text(self.examples.tokens()).ok_or_else(|| self.damaged(entry))
+    }
+
     /// Returns all examples in order.
     pub fn iter(&self) -> impl Iterator<Item = Result<Example>> {
         self.entries().map(|entry| self.read(entry))
@@ -153,19 +163,20 @@ impl Dataset {
     }
 
     fn read(&self, entry: &Entry) -> Result<Example> {
-        let damaged = || {
-            Error::Data(format!(
-                "the tokenized copy of {} is damaged; delete the file in the cache that holds it (data.cache)",
-                self.origin(entry)
-            ))
-        };
         let tokens = self.examples.tokens();
-        let example = entry.example(tokens, self.origin(entry)).ok_or_else(damaged)?;
+        let example = entry.example(tokens, self.origin(entry)).ok_or_else(|| self.damaged(entry))?;
         // Memory does not rot, and hashing costs as much as copying.
         if matches!(self.examples.storage, Storage::Mapped(_)) && example.id() != entry.id {
-            return Err(damaged());
+            return Err(self.damaged(entry));
         }
         Ok(example)
+    }
+
+    fn damaged(&self, entry: &Entry) -> Error {
+        Error::Data(format!(
+            "the tokenized copy of {} is damaged; delete the file in the cache that holds it (data.cache)",
+            self.origin(entry)
+        ))
     }
 }
 
@@ -209,10 +220,20 @@ impl Builder {
 
     /// Adds an example: number `record` of the records, from source `source`.
     pub fn push(&mut self, example: &Example, source: usize, record: usize) {
+        self.add(example, None, (source, record));
+    }
+
+    /// As [`Builder::push`], of a prompt with its text before any chat template, which [`Dataset::text`] returns. The text is
+    /// no part of the example's id, nor of the fingerprint.
+    pub fn push_prompt(&mut self, example: &Example, text: &str, (source, record): (usize, usize)) {
+        self.add(example, Some(text), (source, record));
+    }
+
+    fn add(&mut self, example: &Example, text: Option<&str>, (source, record): (usize, usize)) {
         let file = self.file_index(&example.origin.file);
         let offset = self.written + self.tokens.len() as u64;
         self.entries.push(Entry::new(example, offset, (source, file, record)));
-        entry::append(&mut self.tokens, example);
+        entry::append(&mut self.tokens, example, text);
     }
 
     /// Writes what has been collected, once it is worth a system call.
@@ -325,6 +346,41 @@ mod tests {
         assert_eq!(view.gather(&[0, 1, 2, 3]).unwrap(), [3, 1, 1].map(|i| examples()[i].clone()));
         assert_eq!(view.select([1]).get(0).unwrap().unwrap(), examples()[1]);
         assert_ne!(view.fingerprint(), set.fingerprint());
+    }
+
+    #[test]
+    fn prompts_keep_their_texts_in_memory_and_in_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("prompts.tokens");
+        let prompt = |i: usize| Example {
+            prompt: vec![5; i],
+            completions: Vec::new(),
+            kind: Kind::Prompt,
+            origin: Origin::new("p.jsonl", i),
+        };
+        let filled = |mut builder: Builder| {
+            builder.push_prompt(&prompt(1), "What is 2 + 2?", (0, 0));
+            builder.push(&prompt(2), 0, 1);
+            builder.push_prompt(&prompt(3), "é", (0, 2));
+            builder.push(&examples()[4], 0, 3);
+            builder.finish("").unwrap()
+        };
+        let texts = [Some("What is 2 + 2?".to_string()), None, Some("é".to_string()), None];
+        let plain: Dataset = vec![prompt(1), prompt(2), prompt(3), examples()[4].clone()].into();
+        for set in [filled(Builder::default()), filled(Builder::in_file(&path).unwrap())] {
+            let found: Vec<Option<String>> = (0..4).map(|i| set.text(i).unwrap()).collect();
+            assert_eq!(found, texts);
+            assert_eq!(set.select([2, 0]).text(1).unwrap(), texts[0]);
+            assert_eq!(set.get(2).unwrap().unwrap(), prompt(3));
+            assert_eq!(set.fingerprint(), plain.fingerprint(), "a text changes no fingerprint");
+        }
+        assert_eq!(plain.text(0).unwrap(), None);
+        // A byte of the text of the first prompt: behind the magic bytes, its token and two words.
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8 + 4 + 8] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = Dataset::open(&path).unwrap().0.text(0).unwrap_err().to_string();
+        assert!(error.contains("the tokenized copy of p.jsonl:1 is damaged"), "{error}");
     }
 
     #[test]

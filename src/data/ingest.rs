@@ -116,7 +116,13 @@ impl Ingest<'_> {
                         continue;
                     }
                     findings.truncated += usize::from(outcome == Outcome::Truncated);
-                    builder.push(&example, source, number);
+                    match self.wanted {
+                        Wanted::Prompts => {
+                            let text = record.content.prompt_text();
+                            builder.push_prompt(&example, &text, (source, number));
+                        }
+                        _ => builder.push(&example, source, number),
+                    }
                 }
             }
         }

@@ -43,7 +43,7 @@ impl Wanted {
             Self::Everything => Some("everything"),
             Self::Preferred => Some("preferred"),
             Self::Rewarded => Some("rewarded"),
-            Self::Prompts => Some("prompts"),
+            Self::Prompts => Some("prompts with their texts"),
         }
     }
 

@@ -16,6 +16,9 @@ use crate::random::Stream;
 const GRID: usize = 40;
 /// Number of samples of prompts that are drawn again.
 const RESAMPLES: usize = 500;
+/// So many prompts that all say the same tell two frontiers apart: by a sign test, six of six have p = 2/64, and five of five
+/// p = 2/32, which is above 5 %.
+const UNANIMOUS: usize = 6;
 
 /// What the comparison of two frontiers says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,12 +34,14 @@ pub enum Verdict {
     NoDifference,
 }
 
-/// The comparison of two frontiers. "Above" and "below" mean that a 95 % interval does not contain 0.
+/// The comparison of two frontiers. "Above" and "below" mean that a 95 % interval does not contain 0. Where all prompts say the
+/// same, the interval has no width; it counts from six prompts on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// The largest divergence at which they are compared.
     pub up_to: f64,
-    /// The reward of the first minus that of the second, the mean over divergences.
+    /// The reward of the first minus that of the second, the mean over divergences. It has no interval where all prompts say
+    /// the same.
     pub advantage: Interval,
     /// The share of divergences at which the first is above the second.
     pub above: f64,
@@ -80,17 +85,18 @@ pub fn compare(
         .collect();
     let average = |values: &[f64]| values.iter().sum::<f64>() / GRID as f64;
     let (low, high) = ends(resampled.iter().map(|values| average(values)).collect());
-    let advantage = Interval { mean: average(&found), low, high };
+    let advantage = Interval::between(average(&found), (low, high));
     let at_each: Vec<(f64, f64)> =
         (0..GRID).map(|i| ends(resampled.iter().map(|values| values[i]).collect())).collect();
+    let counts = |(low, high): &(f64, f64)| low < high || n >= UNANIMOUS;
     let share = |holds: fn(&(f64, f64)) -> bool| {
-        at_each.iter().filter(|ends| holds(ends)).count() as f64 / GRID as f64
+        at_each.iter().filter(|ends| counts(ends) && holds(ends)).count() as f64 / GRID as f64
     };
     let (above, below) = (share(|ends| ends.0 > 0.0), share(|ends| ends.1 < 0.0));
     let verdict = match (above > 0.0, below > 0.0) {
         (true, true) => Verdict::Cross,
-        (true, false) if advantage.low > 0.0 => Verdict::First,
-        (false, true) if advantage.high < 0.0 => Verdict::Second,
+        (true, false) if low > 0.0 => Verdict::First,
+        (false, true) if high < 0.0 => Verdict::Second,
         (true, false) | (false, true) | (false, false) => Verdict::NoDifference,
     };
     Some(Comparison { up_to, advantage, above, below, verdict })
@@ -192,6 +198,18 @@ mod tests {
         let far = around("c", 3.0, 0.7, 0.05);
         let found = compare(&reference, &[&early, &far], &[&late], 1).unwrap();
         assert_eq!(found.verdict, Verdict::Cross, "{found:?}");
+    }
+
+    #[test]
+    fn few_prompts_that_say_the_same_tell_nothing_apart() {
+        let level = |n: usize, reward: f64| PerPrompt { rewards: vec![reward; n], kls: vec![2.0; n] };
+        for (n, verdict) in
+            [(1, Verdict::NoDifference), (UNANIMOUS - 1, Verdict::NoDifference), (UNANIMOUS, Verdict::First)]
+        {
+            let found = compare(&vec![0.0; n], &[&level(n, 1.0)], &[&level(n, 0.5)], 1).unwrap();
+            assert_eq!((found.verdict, found.advantage.ends()), (verdict, None), "{n}: {found:?}");
+            assert!(found.advantage.mean > 0.2 && (found.above > 0.0) == (n >= UNANIMOUS), "{found:?}");
+        }
     }
 
     #[test]

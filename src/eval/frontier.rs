@@ -71,7 +71,8 @@ pub struct Point {
 }
 
 impl Point {
-    /// Returns the point of samples, grouped by prompt; `None` without samples. Intervals come from resampling prompts.
+    /// Returns the point of samples, grouped by prompt; `None` without samples. Intervals come from resampling prompts, and a
+    /// single prompt has none.
     pub fn of(name: impl Into<String>, drawn: &[Vec<Drawn>], seed: u64) -> Option<Self> {
         let groups: Vec<Vec<f64>> =
             drawn.iter().map(|group| group.iter().map(Drawn::k3).collect::<Vec<_>>()).collect();
@@ -175,12 +176,14 @@ mod tests {
         assert_eq!((found.prompts, found.samples), (2000, 20_000));
         let k3 = found.kl_k3.unwrap();
         for (interval, expected) in [(found.kl, exact), (k3, exact), (found.reward, reward)] {
-            let half = (interval.high - interval.low) / 2.0;
+            let (low, high) = interval.ends().unwrap();
+            let half = (high - low) / 2.0;
             // Two half-widths are four standard errors.
             assert!((interval.mean - expected).abs() < 2.0 * half && half < 0.02, "{interval:?} {expected}");
         }
         // Near 0 the second estimate is the sharper one.
-        assert!(k3.high - k3.low < found.kl.high - found.kl.low);
+        let width = |interval: Interval| interval.ends().map(|(low, high)| high - low).unwrap();
+        assert!(width(k3) < width(found.kl));
         assert!(exact > 0.1, "{exact}");
     }
 
@@ -200,9 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn one_prompt_says_nothing_about_others() {
+        let drawn = |reward| Drawn { reward, logp: -1.0, ref_logp: -reward };
+        let found = Point::of("p", &[vec![drawn(1.0), drawn(3.0), drawn(2.0)]], 1).unwrap();
+        assert_eq!((found.prompts, found.samples, found.reward.mean), (1, 3, 2.0));
+        assert_eq!([found.reward, found.kl, found.kl_k3.unwrap()].map(|it| it.ends()), [None; 3]);
+        let more = Point::of("p", &[vec![drawn(1.0)], vec![drawn(3.0)]], 1).unwrap();
+        assert_eq!(more.reward.ends(), Some((1.0, 3.0)));
+    }
+
+    #[test]
     fn points_that_others_beat_are_not_on_the_frontier() {
         let at = |kl: f64, reward: f64| {
-            let one = |mean| Interval { mean, low: mean, high: mean };
+            let one = Interval::exact;
             Point {
                 name: String::new(),
                 series: String::new(),

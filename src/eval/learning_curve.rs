@@ -128,7 +128,7 @@ pub fn fit(points: &[Measured]) -> Result<Fit> {
     let sizes = different(points);
     if sizes < 2 {
         return Err(Error::Data(format!(
-            "a learning curve needs at least two different numbers of pairs, found {sizes}; name runs of different sizes"
+            "a learning curve needs at least two different numbers of pairs, found {sizes}; add runs or points of other sizes"
         )));
     }
     let (points, spread_from_repeats) = with_spread(points);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bootstrap::{Interval, group_means};
+use super::bootstrap::{Interval, agreed, group_means};
 use super::preference::wilson;
 
 /// The outcome of comparisons, grouped by prompt.
@@ -33,22 +33,17 @@ pub struct Outcomes {
 
 impl WinRate {
     /// Puts verdicts together: for each prompt those of its comparisons, each how far the policy's answer is preferred, in
-    /// [0, 1]. Where all prompts agree, resampling finds no spread, and the interval is Wilson's.
+    /// [0, 1]. Where all prompts have the same share, or there is only one, resampling finds no spread, and the interval is
+    /// Wilson's at that share, with a trial for each prompt: samples of a prompt are not independent.
     pub fn of(verdicts: &[Vec<Option<f64>>], seed: u64) -> Self {
         let groups: Vec<Vec<f64>> =
             verdicts.iter().map(|of_prompt| of_prompt.iter().flatten().copied().collect()).collect();
         let means = group_means(groups.iter().map(Vec::as_slice));
         let all = || groups.iter().flatten();
         let count = |holds: fn(f64) -> bool| all().filter(|verdict| holds(**verdict)).count();
-        let agreed = means
-            .first()
-            .filter(|first| (**first == 0.0 || **first == 1.0) && means.iter().all(|mean| mean == *first));
-        let win_rate = match agreed {
+        let win_rate = match agreed(&means) {
             None => Interval::of_mean(&means, seed),
-            Some(share) => {
-                let (low, high) = wilson(*share, means.len() as f64);
-                Some(Interval { mean: *share, low, high })
-            }
+            Some(share) => Some(Interval::between(share, wilson(share, means.len() as f64))),
         };
         Self {
             prompts: means.len(),
@@ -92,9 +87,34 @@ mod tests {
     fn unanimous_verdicts_have_an_interval() {
         let found = WinRate::of(&vec![vec![Some(1.0)]; 10], 1).win_rate.unwrap();
         // 10 of 10 by Wilson: n / (n + z²) = 10 / 13.84.
-        assert!(found.high > 1.0 - 1e-9 && (found.low - 0.7225).abs() < 1e-3, "{found:?}");
+        let (low, high) = found.ends().unwrap();
+        assert!(high > 1.0 - 1e-9 && (low - 0.7225).abs() < 1e-3, "{found:?}");
+        // Ties: ½ ± z/(2·√(n + z²)).
         let ties = WinRate::of(&vec![vec![Some(0.5)]; 3], 1).win_rate.unwrap();
-        assert_eq!((ties.low, ties.high), (0.5, 0.5));
+        let (low, high) = ties.ends().unwrap();
+        let half = 1.959_964 / (2.0 * (3.0 + 3.841_459f64).sqrt());
+        assert!((low - 0.5 + half).abs() < 1e-6 && (high - 0.5 - half).abs() < 1e-6, "{ties:?}");
+    }
+
+    #[test]
+    fn equal_shares_of_all_prompts_have_an_interval_too() {
+        let shares = |won: usize, of: usize| -> Vec<Option<f64>> {
+            (0..of).map(|i| Some(f64::from(u8::from(i < won)))).collect()
+        };
+        // One prompt with 2 of 8 won is one trial: many samples of it do not say more about other prompts.
+        let one = WinRate::of(&[shares(2, 8)], 1).win_rate.unwrap();
+        let (low, high) = one.ends().unwrap();
+        assert_eq!((one.mean, (low, high)), (0.25, wilson(0.25, 1.0)));
+        assert!(low < 0.05 && high > 0.85, "{one:?}");
+        // Six prompts of 75 % each.
+        let six = WinRate::of(
+            &[shares(3, 4), shares(6, 8), shares(3, 4), shares(3, 4), shares(3, 4), shares(3, 4)],
+            1,
+        );
+        let six = six.win_rate.unwrap();
+        assert_eq!((six.mean, six.ends()), (0.75, Some(wilson(0.75, 6.0))));
+        let found: Interval = serde_json::from_str(&serde_json::to_string(&six).unwrap()).unwrap();
+        assert_eq!(found, six);
     }
 
     #[test]

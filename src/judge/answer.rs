@@ -3,39 +3,82 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// The parts of a response that are read.
+/// The parts of a response that are read. What may have several forms is read as any JSON: a verdict must not be lost because
+/// of what stands around it.
 #[derive(Debug, Default, Deserialize)]
 struct Response {
     #[serde(default)]
-    choices: Vec<Choice>,
+    choices: Option<Vec<Choice>>,
     #[serde(default)]
-    usage: Option<Usage>,
+    usage: Value,
     #[serde(default)]
-    error: Option<Value>,
+    error: Value,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Choice {
-    message: Message,
     #[serde(default)]
-    finish_reason: Option<String>,
+    message: Option<Message>,
+    #[serde(default)]
+    finish_reason: Value,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Message {
     #[serde(default)]
-    content: Option<String>,
+    content: Value,
+}
+
+impl Message {
+    /// The text: a string, or the parts of a list that are text, joined.
+    fn text(self) -> Option<String> {
+        match self.content {
+            Value::String(text) => Some(text),
+            Value::Array(parts) => {
+                let texts: Vec<&str> = parts.iter().filter_map(text_of_part).collect();
+                (!texts.is_empty()).then(|| texts.concat())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+        }
+    }
+}
+
+/// The text of a part of an answer; `None` of a part that is none, such as a model's thoughts.
+fn text_of_part(part: &Value) -> Option<&str> {
+    let is_text = |kind: &Value| matches!(kind.as_str(), Some("text" | "output_text"));
+    match part {
+        Value::String(text) => Some(text.as_str()),
+        _ if part.get("type").is_none_or(is_text) => part.get("text")?.as_str(),
+        _ => None,
+    }
 }
 
 /// The tokens of an exchange, as the server counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     /// Sent.
-    #[serde(default)]
     pub prompt_tokens: u64,
     /// Received.
-    #[serde(default)]
     pub completion_tokens: u64,
+}
+
+impl Usage {
+    /// Reads what a server says; `None` unless both are counts.
+    fn read(usage: &Value) -> Option<Self> {
+        let tokens = |key: &str| count(usage.get(key)?);
+        Some(Self {
+            prompt_tokens: tokens("prompt_tokens")?,
+            completion_tokens: tokens("completion_tokens")?,
+        })
+    }
+}
+
+/// A whole number of 0 or more, which some servers write as `7.0`.
+fn count(value: &Value) -> Option<u64> {
+    /// Greater ones are no counts of tokens.
+    const MOST: f64 = 1e15;
+    let number = value.as_f64()?;
+    (number.fract() == 0.0 && (0.0..=MOST).contains(&number)).then_some(number as u64)
 }
 
 /// A response that was understood as far as possible.
@@ -65,19 +108,20 @@ impl Answer {
                 return broken(body, format!("the response is not that of a chat completion: {error}"));
             }
         };
-        if let Some(error) = response.error.filter(|error| !error.is_null()) {
-            return Self { is_error: true, ..broken(body, format!("the server reports {error}")) };
+        if !response.error.is_null() {
+            return Self { is_error: true, ..broken(body, format!("the server reports {}", response.error)) };
         }
-        let Some(Choice { message: Message { content: Some(text) }, finish_reason }) =
-            response.choices.into_iter().next()
-        else {
-            return Self { usage: response.usage, ..broken(body, "the response holds no text".into()) };
+        let usage = Usage::read(&response.usage);
+        let first = response.choices.unwrap_or_default().into_iter().next();
+        let Choice { message, finish_reason } = first.unwrap_or_default();
+        let Some(text) = message.and_then(Message::text) else {
+            return Self { usage, ..broken(body, "the response holds no text".into()) };
         };
-        let verdict = verdict(&text).map_err(|why| match finish_reason.as_deref() {
+        let verdict = verdict(&text).map_err(|why| match finish_reason.as_str() {
             Some("length") => format!("{why}; the answer was cut off: raise max_tokens"),
             _ => why,
         });
-        Self { text, usage: response.usage, verdict, is_error: false }
+        Self { text, usage, verdict, is_error: false }
     }
 }
 
@@ -133,6 +177,8 @@ fn objects(text: &str) -> Vec<Map<String, Value>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -173,6 +219,14 @@ mod tests {
             ("{}", "holds no text"),
             (r#"{"choices": []}"#, "holds no text"),
             (r#"{"choices": [{"message": {"content": null}}]}"#, "holds no text"),
+            (r#"{"choices": null}"#, "holds no text"),
+            (r#"{"choices": [{"finish_reason": "stop"}]}"#, "holds no text"),
+            (r#"{"choices": [{"message": null}]}"#, "holds no text"),
+            (r#"{"choices": [{"message": {"content": []}}]}"#, "holds no text"),
+            (
+                r#"{"choices": [{"message": {"content": [{"type": "thinking", "text": "{\"verdict\": \"A\"}"}]}}]}"#,
+                "holds no text",
+            ),
             (
                 r#"{"choices": [{"message": {"content": "hm"}, "finish_reason": "length"}]}"#,
                 "raise max_tokens",
@@ -182,5 +236,42 @@ mod tests {
             assert!(answer.verdict.as_ref().unwrap_err().contains(why) && !answer.is_error, "{answer:?}");
         }
         assert!(Answer::read(r#"{"error": {"message": "overloaded"}}"#).is_error);
+        assert!(Answer::read(r#"{"error": {"message": "overloaded"}, "choices": null}"#).is_error);
+    }
+
+    #[test]
+    fn a_verdict_is_read_whatever_stands_around_it() {
+        let body = |content: Value, usage: Value| {
+            json!({"choices": [{"message": {"content": content}, "finish_reason": 0}], "usage": usage})
+                .to_string()
+        };
+        let text = json!("{\"verdict\": \"B\"}");
+        // Counts that are none are not taken for counts.
+        for usage in [
+            json!(null),
+            json!("none"),
+            json!([]),
+            json!({}),
+            json!({"prompt_tokens": null, "completion_tokens": 3}),
+            json!({"prompt_tokens": -1, "completion_tokens": 3}),
+            json!({"prompt_tokens": 7.5, "completion_tokens": 3}),
+            json!({"prompt_tokens": "7", "completion_tokens": 3}),
+            json!({"prompt_tokens": 7}),
+        ] {
+            let answer = Answer::read(&body(text.clone(), usage.clone()));
+            assert_eq!((answer.verdict, answer.usage), (Ok(0.0), None), "{usage}");
+        }
+        let counted = Some(Usage { prompt_tokens: 7, completion_tokens: 0 });
+        let usage = json!({"prompt_tokens": 7.0, "completion_tokens": 0});
+        let parts = json!([
+            {"type": "thinking", "thinking": "{\"verdict\": \"A\"}"},
+            {"type": "text", "text": "{\"verdict\": "},
+            {"type": "text", "text": "\"B\"}"}
+        ]);
+        for content in [text, parts, json!([{"text": "B"}]), json!(["B"])] {
+            let answer = Answer::read(&body(content.clone(), usage.clone()));
+            assert_eq!((answer.verdict, answer.usage), (Ok(0.0), counted), "{content}");
+        }
+        assert_eq!(Answer::read(r#"{"choices": [{"message": {"content": "A"}}]}"#).verdict, Ok(1.0));
     }
 }

@@ -27,7 +27,8 @@ pub struct JudgeConfig {
     /// The question instead of the standard one, with `{prompt}`, `{first}`, `{second}` and possibly `{criterion}`.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// Whether every pair is judged in both orders, and the verdicts are averaged.
+    /// Whether every pair is judged in both orders, and the verdicts are averaged. Else it is judged in one order, which is
+    /// drawn from its texts.
     #[serde(default = "yes")]
     pub both_orders: bool,
     /// Sampling temperature of the judge; `null` leaves it to the server.
@@ -170,9 +171,6 @@ impl JudgeConfig {
             .require(!self.model.trim().is_empty(), || "model is empty; name the endpoint's model".into());
         problems.absorb(Template::parse(self.prompt.as_deref()).map(drop));
         let finite = |value: f64| value.is_finite() && value >= 0.0;
-        problems.require(self.temperature.is_none_or(finite), || {
-            format!("temperature is {:?}; it must be 0 or more, or null", self.temperature)
-        });
         problems.require(self.max_tokens != Some(0), || "max_tokens is 0; it must be 1 or more".into());
         problems.require(self.timeout > 0.0 && self.timeout <= LONGEST, || {
             format!("timeout is {}; it must be above 0 and at most {LONGEST} seconds", self.timeout)
@@ -184,21 +182,21 @@ impl JudgeConfig {
         problems.require((1..=MOST_AT_A_TIME).contains(&self.concurrency), || {
             format!("concurrency is {}; it must be from 1 to {MOST_AT_A_TIME}", self.concurrency)
         });
-        problems.require(
-            self.requests_per_minute.is_none_or(|rate| rate.is_finite() && rate >= 1.0 / 60.0),
-            || {
-                format!(
-                    "requests_per_minute is {:?}; it must be at least 1/60, or null",
-                    self.requests_per_minute
-                )
-            },
-        );
-        let prices =
-            [self.price_per_million_input_tokens, self.price_per_million_output_tokens, self.max_cost];
-        problems.require(prices.iter().flatten().all(|price| finite(*price)), || {
-            "prices and max_cost must be numbers of 0 or more".into()
-        });
-        problems.require(self.max_cost.is_none() || prices[..2].iter().all(Option::is_some), || {
+        if let Some(rate) = self.requests_per_minute.filter(|rate| !(rate.is_finite() && *rate >= 1.0 / 60.0))
+        {
+            problems.add(format!("requests_per_minute is {rate:?}; it must be at least 1/60, or null"));
+        }
+        let prices = [
+            ("price_per_million_input_tokens", self.price_per_million_input_tokens),
+            ("price_per_million_output_tokens", self.price_per_million_output_tokens),
+        ];
+        let numbers = [("temperature", self.temperature), ("max_cost", self.max_cost)];
+        for (key, value) in numbers.into_iter().chain(prices) {
+            if let Some(value) = value.filter(|value| !finite(*value)) {
+                problems.add(format!("{key} is {value:?}; it must be a number of 0 or more, or null"));
+            }
+        }
+        problems.require(self.max_cost.is_none() || prices.iter().all(|(_, price)| price.is_some()), || {
             "max_cost needs price_per_million_input_tokens and price_per_million_output_tokens".into()
         });
         for key in self.extra.keys().filter(|key| OWN.contains(&key.as_str())) {
@@ -299,6 +297,22 @@ mod tests {
         }
         assert!(read("modle: x\n").unwrap_err().to_string().contains("modle"));
         assert!(JudgeConfig::from_yaml("[", "j").is_err() && JudgeConfig::from_yaml("", "j").is_err());
+    }
+
+    #[test]
+    fn wrong_numbers_are_named_as_they_are_written() {
+        for (key, value) in [
+            ("requests_per_minute", "1e-30"),
+            ("requests_per_minute", "-2.5"),
+            ("temperature", "-0.5"),
+            ("max_cost", "-1.5"),
+            ("price_per_million_input_tokens", "-0.25"),
+            ("price_per_million_output_tokens", "-0.25"),
+        ] {
+            let error = read(&format!("{key}: {value}\n")).unwrap_err().to_string();
+            assert!(error.contains(&format!("{key} is {value}; it must be ")), "{error}");
+            assert!(!error.contains("Some"), "{error}");
+        }
     }
 
     #[test]

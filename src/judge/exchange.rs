@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ureq::Agent;
@@ -11,6 +12,7 @@ use ureq::http::Uri;
 use super::answer::{Answer, Usage};
 use super::config::JudgeConfig;
 use super::prompt::Question;
+use super::retry_after;
 use crate::error::Result;
 use crate::http::{Token, connections, trusted_certificates};
 
@@ -19,9 +21,6 @@ const MOST_BYTES: u64 = 4 << 20;
 
 /// Most bytes of a refused response that are kept.
 const MOST_SHOWN: usize = 2000;
-
-/// The longest pause that a server may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// A request and its answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,13 +125,22 @@ impl<'a> Endpoint<'a> {
         }
         let failed = |error: ureq::Error| self.unsent(&error);
         let mut response = request.send(question.body.to_string()).map_err(failed)?;
-        let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let pause = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| retry_after::pause(value.to_str().ok()?, Utc::now()));
         let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_vec().map_err(failed)?;
-        let body = String::from_utf8_lossy(&body);
+        let body = match response.body_mut().with_config().limit(MOST_BYTES).read_to_vec() {
+            Ok(body) => Some(body),
+            Err(ureq::Error::BodyExceedsLimit(_)) => None,
+            Err(error) => return Err(failed(error)),
+        };
         // A server may repeat the key that it refuses.
-        let body = self.key.as_ref().map_or_else(|| body.to_string(), |key| key.hidden_in(&body));
-        Ok(Response { status, pause: pause.map(Duration::from_secs), body })
+        let body = body.map(|body| {
+            let body = String::from_utf8_lossy(&body);
+            self.key.as_ref().map_or_else(|| body.to_string(), |key| key.hidden_in(&body))
+        });
+        Ok(Response { status, pause, body })
     }
 
     fn unsent(&self, error: &ureq::Error) -> Unsent {
@@ -157,8 +165,8 @@ impl<'a> Endpoint<'a> {
     fn understand(&self, exchange: &mut Exchange, question: &Question, response: Response) -> Next {
         let Response { status, pause, body } = response;
         exchange.status = Some(status);
-        let pause = pause.map(|pause| pause.min(LONGEST_PAUSE));
         if status != 200 {
+            let body = body.unwrap_or_default();
             // What a server says about a wrong key may hold a part of it.
             let is_about_key = matches!(status, 401 | 403);
             exchange.answer = (!is_about_key).then(|| shortened(&body));
@@ -175,6 +183,12 @@ impl<'a> Endpoint<'a> {
                 _ => Next::Never,
             };
         }
+        let Some(body) = body else {
+            exchange.problem =
+                Some(format!("the response has more than {MOST_BYTES} bytes, the most that are read"));
+            exchange.cost = self.most_cost(question);
+            return Next::Unreadable;
+        };
         let answer = Answer::read(&body);
         let Usage { prompt_tokens, completion_tokens } = answer.usage.unwrap_or_default();
         exchange.prompt_tokens = answer.usage.map(|_| prompt_tokens);
@@ -203,7 +217,8 @@ impl<'a> Endpoint<'a> {
 struct Response {
     status: u16,
     pause: Option<Duration>,
-    body: String,
+    /// `None` if it is too long to be read.
+    body: Option<String>,
 }
 
 /// Why there is no response.

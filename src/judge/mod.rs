@@ -1,8 +1,8 @@
 //! An OpenAI-compatible endpoint as a judge of pairs of answers.
 //!
-//! Every pair is judged in both orders, because judges prefer a place (Zheng et al. 2023, arXiv 2306.05685); how much they do
-//! is reported. Each request and its answer is one line of a transcript, on the disk before the next step. A question that
-//! has a verdict there is not asked again, so a run that was stopped, or failed, continues.
+//! Every pair is judged in both orders, or in one that is drawn, because judges prefer a place (Zheng et al. 2023, arXiv
+//! 2306.05685); how much they do is reported. Each request and its answer is one line of a transcript, on the disk before the
+//! next step. A question that has a verdict there is not asked again, so a run that was stopped, or failed, continues.
 
 mod answer;
 mod config;
@@ -10,16 +10,19 @@ mod exchange;
 mod limits;
 mod prompt;
 mod queue;
+mod retry_after;
 mod template;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use exchange::{Endpoint, Exchange};
-use limits::Budget;
+use limits::{Budget, held};
 use prompt::{Question, Questions};
 use queue::Queue;
+use verdicts::Shown;
 
 pub use config::JudgeConfig;
 pub use prompt::Comparison;
@@ -33,7 +36,12 @@ use crate::files::Ledger;
 pub struct Judge {
     config: JudgeConfig,
     transcript: PathBuf,
+    /// The questions that this judge has asked itself: their verdicts are not those of an earlier run.
+    asked: Mutex<BTreeSet<String>>,
 }
+
+/// The questions of a comparison, each with whether its answers are shown in the other order than they are given in.
+type Orders = Vec<(bool, Question)>;
 
 impl Judge {
     /// A judge that keeps its transcript in this file.
@@ -43,7 +51,7 @@ impl Judge {
     pub fn new(config: JudgeConfig, transcript: &Path) -> Result<Self> {
         config.check()?;
         config.key()?;
-        Ok(Self { config, transcript: transcript.to_path_buf() })
+        Ok(Self { config, transcript: transcript.to_path_buf(), asked: Mutex::default() })
     }
 
     /// Judges all comparisons, of which those that are in the transcript are not asked again.
@@ -52,10 +60,10 @@ impl Judge {
     /// [`crate::error::Error::Judge`] if the endpoint gave no answer after all attempts, refuses to, or a limit is reached: what
     /// was judged stays in the transcript, and another call goes on. Or if the transcript is damaged or cannot be written.
     pub fn judge(&self, comparisons: &[Comparison]) -> Result<Judged> {
-        let questions = self.questions(comparisons)?;
+        let pairs = self.questions(comparisons)?;
+        let questions = || pairs.iter().flatten().map(|(_, question)| question);
         let (transcript, exchanges) = Ledger::<Exchange>::open(&self.transcript)?;
-        let wanted: BTreeSet<&str> =
-            questions.iter().flatten().map(|question| question.id.as_str()).collect();
+        let wanted: BTreeSet<&str> = questions().map(|question| question.id.as_str()).collect();
         let mut known: BTreeMap<String, f64> = exchanges
             .iter()
             .filter(|exchange| wanted.contains(exchange.id.as_str()))
@@ -68,28 +76,41 @@ impl Judge {
         );
         // The same question twice is asked once.
         let mut seen = BTreeSet::new();
-        let open: Vec<&Question> = questions
-            .iter()
-            .flatten()
+        let open: Vec<&Question> = questions()
             .filter(|question| !known.contains_key(&question.id) && seen.insert(&question.id))
             .collect();
         let endpoint = Endpoint::new(&self.config)?;
         let (total, before) = (wanted.len(), known.len());
+        let from_transcript = {
+            let asked = held(&self.asked);
+            known.keys().filter(|id| !asked.contains(*id)).count()
+        };
         let queue = Queue::new(&self.config, &endpoint, &budget, transcript);
-        known.extend(queue.run(&open, (before, total))?);
+        let found = queue.run(&open, (before, total))?;
+        held(&self.asked).extend(found.keys().cloned());
+        known.extend(found);
         let spent = budget.spent();
-        let ids =
-            questions.iter().map(|orders| orders.iter().map(|question| known.get(&question.id).copied()));
-        Ok(Judged::of(ids.map(Iterator::collect).collect(), before, spent.requests, spent.cost))
+        let shown = |(turned, question): &(bool, Question)| Shown {
+            turned: *turned,
+            verdict: known.get(&question.id).copied(),
+        };
+        let shown: Vec<Vec<Shown>> = pairs.iter().map(|orders| orders.iter().map(shown).collect()).collect();
+        Ok(Judged::of(&shown, from_transcript, spent.requests, spent.cost))
     }
 
-    /// The questions of each comparison: in the given order, and in the other one.
-    fn questions(&self, comparisons: &[Comparison]) -> Result<Vec<Vec<Question>>> {
+    /// The questions of each comparison: in the given order and in the other one, or in the one that is drawn.
+    fn questions(&self, comparisons: &[Comparison]) -> Result<Vec<Orders>> {
         let questions = Questions::of(&self.config)?;
-        let orders: &[[usize; 2]] = if self.config.both_orders { &[[0, 1], [1, 0]] } else { &[[0, 1]] };
-        let question = |Comparison { prompt, answers }: &Comparison, [first, second]: [usize; 2]| {
-            questions.question(prompt, &answers[first], &answers[second])
+        let question = |pair: &Comparison, [first, second]: [usize; 2]| -> Result<(bool, Question)> {
+            let question = questions.question(&pair.prompt, &pair.answers[first], &pair.answers[second])?;
+            Ok((first > second, question))
         };
-        comparisons.iter().map(|pair| orders.iter().map(|order| question(pair, *order)).collect()).collect()
+        let of_pair = |pair: &Comparison| -> Result<Orders> {
+            match self.config.both_orders {
+                true => [[0, 1], [1, 0]].into_iter().map(|order| question(pair, order)).collect(),
+                false => Ok(vec![question(pair, pair.drawn_order())?]),
+            }
+        };
+        comparisons.iter().map(of_pair).collect()
     }
 }

@@ -15,6 +15,20 @@ pub struct Comparison {
     pub answers: [String; 2],
 }
 
+impl Comparison {
+    /// The order in which the answers are shown if they are shown in one order only: a coin that is tossed from the texts. So
+    /// neither side has a preferred place, another run shows the same, and so does a comparison whose sides are exchanged.
+    pub(super) fn drawn_order(&self) -> [usize; 2] {
+        let mut sorted = [0usize, 1];
+        sorted.sort_by_key(|at: &usize| self.answers[*at].as_str());
+        let mut hasher = blake3::Hasher::new();
+        for text in [&self.prompt, &self.answers[sorted[0]], &self.answers[sorted[1]]] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        if hasher.finalize().as_bytes()[0].is_multiple_of(2) { sorted } else { [sorted[1], sorted[0]] }
+    }
+}
+
 /// A question: the body of its request and its name in the transcript.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Question {
@@ -61,6 +75,23 @@ impl<'a> Questions<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_order_is_drawn_and_favours_no_side() {
+        let pair = |i: usize, answers: [&str; 2]| Comparison {
+            prompt: format!("question {i}"),
+            answers: answers.map(String::from),
+        };
+        let first = (0..1000).filter(|i| pair(*i, ["good", "poor"]).drawn_order() == [0, 1]).count();
+        // 500, with a standard deviation of 16.
+        assert!((400..600).contains(&first), "{first}");
+        for i in 0..50 {
+            let [one, other] = pair(i, ["good", "poor"]).drawn_order();
+            assert_eq!(pair(i, ["good", "poor"]).drawn_order(), [one, other]);
+            // The text that is shown first does not depend on its side.
+            assert_eq!(pair(i, ["poor", "good"]).drawn_order(), [1 - one, 1 - other]);
+        }
+    }
 
     #[test]
     fn places_are_filled_once() {

@@ -41,13 +41,16 @@ pub enum Figure {
     Reward,
     /// Standard deviation of the rewards of a prompt's completions.
     RewardStd,
+    /// Share of groups of completions whose rewards are all equal; of PPO, share of rollouts.
+    TiedRewards,
     /// Tokens of a drawn completion.
     CompletionLength,
     /// Share of drawn completions without an end token.
     ClippedCompletions,
     /// Share of ratios that are clipped.
     ClipRatio,
-    /// −log π per drawn token, nats: an estimate of the entropy.
+    /// −log π per drawn token, nats, under the distribution it was drawn from: an estimate of that distribution's entropy
+    /// without bias.
     Entropy,
     /// Loss of PPO's policy.
     PolicyLoss,
@@ -67,6 +70,7 @@ impl Figure {
             Self::LogOddsChosen => "log_odds_chosen",
             Self::Reward => "reward",
             Self::RewardStd => "reward_std",
+            Self::TiedRewards => "frac_reward_zero_std",
             Self::CompletionLength => "completions/mean_length",
             Self::ClippedCompletions => "completions/clipped_ratio",
             Self::ClipRatio => "clip_ratio/region_mean",
@@ -205,6 +209,11 @@ impl Metrics {
         for (figure, (sum, count)) in &other.figures {
             self.note(*figure, *sum, *count);
         }
+    }
+
+    /// Returns the sum of a figure and the number of records or batches that it is of, if there are any.
+    pub fn figure(&self, figure: Figure) -> Option<(f64, u64)> {
+        self.figures.get(&figure).copied().filter(|(_, count)| *count > 0)
     }
 
     /// Returns the number of groups added.

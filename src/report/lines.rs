@@ -10,12 +10,20 @@ use crate::error::{Error, Result};
 /// Writes a line for each event that says something about the run: an object whose `event` names it.
 pub struct Lines<W> {
     output: W,
+    /// The stage of a run of several that the events are of.
+    stage: Option<String>,
 }
 
 impl<W: Write> Lines<W> {
     /// Writes to `output`, and flushes after each line.
     pub fn new(output: W) -> Self {
-        Self { output }
+        Self { output, stage: None }
+    }
+
+    /// Names a stage in every line.
+    #[must_use]
+    pub fn of_stage(self, stage: Option<&str>) -> Self {
+        Self { stage: stage.map(String::from), ..self }
     }
 }
 
@@ -25,7 +33,10 @@ impl<W: Write + Send> Sink for Lines<W> {
     }
 
     fn record(&mut self, event: &Event) -> Result<()> {
-        let Some(line) = line(event) else { return Ok(()) };
+        let Some(mut line) = line(event) else { return Ok(()) };
+        if let Some(stage) = &self.stage {
+            line["stage"] = json!(stage);
+        }
         match writeln!(self.output, "{line}").and_then(|()| self.output.flush()) {
             // Nobody reads on; the run does not depend on it.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -76,6 +87,16 @@ mod tests {
         let expected = "{\"event\":\"start\",\"step\":0,\"total_steps\":3}\n\
                         {\"event\":\"metrics\",\"step\":1,\"epoch\":0.5,\"values\":{\"loss\":0.5,\"eval_kl\":null}}\n\
                         {\"event\":\"warning\",\"text\":\"two\\nlines\"}\n";
+        assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_events_of_a_stage_name_it() {
+        let mut bytes = Vec::new();
+        let mut lines = Lines::new(&mut bytes).of_stage(Some("dpo"));
+        lines.record(&Event::Metrics { step: 1, epoch: 0.5, values: &[("loss", 0.5)] }).unwrap();
+        let expected =
+            "{\"event\":\"metrics\",\"step\":1,\"epoch\":0.5,\"values\":{\"loss\":0.5},\"stage\":\"dpo\"}\n";
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
     }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Reward, Sample};
+use crate::data::show::harmless;
 use crate::error::{Error, Result};
 
 /// Bytes of output that are read for each completion, and besides.
@@ -28,6 +29,8 @@ pub struct Command {
     text: String,
     words: Vec<String>,
     timeout: Duration,
+    /// The option or key that sets `timeout`.
+    limit: &'static str,
 }
 
 /// One line of the program's input.
@@ -50,7 +53,13 @@ impl Command {
                 "the reward command:{text} names no program; write command:PROGRAM ARGUMENTS with closed quotes"
             )));
         }
-        Ok(Self { text: text.into(), words, timeout })
+        Ok(Self { text: text.into(), words, timeout, limit: "--reward-timeout" })
+    }
+
+    /// Names the option or key that sets the time limit, for messages; without it, `--reward-timeout`.
+    #[must_use]
+    pub fn limited_by(self, limit: &'static str) -> Self {
+        Self { limit, ..self }
     }
 
     fn error(&self, what: impl std::fmt::Display) -> Error {
@@ -141,14 +150,15 @@ impl Reward for Command {
             let _ = child.kill();
             let _ = child.wait();
             return Err(self.error(format!(
-                "did not finish within {} s for {} completions and was stopped; raise --reward-timeout if it needs longer",
+                "did not finish within {} s for {} completions and was stopped; raise {} if it needs longer",
                 self.timeout.as_secs_f64(),
-                samples.len()
+                samples.len(),
+                self.limit
             )));
         };
         if !status.success() {
             let said = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-            let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+            let said = if said.is_empty() { String::new() } else { format!(": {}", harmless(&said)) };
             return Err(self.error(format!("failed ({status}){said}")));
         }
         // A program that it started may hold the pipe open.

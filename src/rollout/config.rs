@@ -34,7 +34,11 @@ pub struct RolloutConfig {
 
 /// One reward or several.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected the name of a reward, such as length, or a list of names; put a name that ends in a colon, or has one \
+                 before a space, in quotes of its own: \"command:PROGRAM\""
+)]
 pub enum Rewards {
     /// One.
     One(String),

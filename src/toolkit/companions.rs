@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Base, Place};
+use super::{Base, Place, TrainedWith};
 use crate::config::RunConfig;
 use crate::data::ChatTokenizer;
 use crate::error::{Error, Result};
@@ -85,11 +85,16 @@ fn kind_of(trained: &Adapters, lora: &LoraConfig) -> (AdapterKind, Vec<(&'static
     (AdapterKind::Lora, vec![("lora.r", r.to_string()), ("lora.lora_alpha", alpha.to_string())])
 }
 
-/// What the model card of a run says.
+/// What the model card of a run says. `base` is the name of the base, with what the adapter notes of its training.
 ///
 /// # Errors
 /// If the objective is invalid.
-pub(super) fn card(config: &RunConfig, base: &str, trained: &Adapters, records: usize) -> Result<Card> {
+pub(super) fn card(
+    config: &RunConfig,
+    (base, trained_with): (&str, &TrainedWith),
+    trained: &Adapters,
+    records: usize,
+) -> Result<Card> {
     let train = &config.train;
     let (kind, of_kind) = kind_of(trained, &config.lora);
     let objective = vec![("objective", config.objective.resolve()?.to_json()?)];
@@ -112,7 +117,31 @@ pub(super) fn card(config: &RunConfig, base: &str, trained: &Adapters, records: 
         data: config.data.train.0.iter().map(|source| source.path().to_string()).collect(),
         records,
         is_reward: config.objective.resolve()?.needs().rewards,
+        beneath: beneath(trained_with),
     })
+}
+
+/// Returns the text of the model card of an adapter that holds those of these stages, from that of the last one.
+///
+/// # Errors
+/// If the objective is invalid.
+pub(super) fn card_of_stages(
+    config: &RunConfig,
+    (base, trained_with): (&str, &TrainedWith),
+    (stages, last): (&[&str], &str),
+) -> Result<String> {
+    let card = Card {
+        base: base.into(),
+        is_reward: config.objective.resolve()?.needs().rewards,
+        beneath: beneath(trained_with),
+        ..Card::default()
+    };
+    Ok(card.of_stages(last, stages))
+}
+
+/// The paths of the frozen adapters below the trained one.
+fn beneath(trained_with: &TrainedWith) -> Vec<String> {
+    trained_with.frozen.iter().map(|beneath| beneath.path.clone()).collect()
 }
 
 /// A setting as YAML has it.

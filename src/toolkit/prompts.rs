@@ -1,14 +1,15 @@
 //! Prompts to complete: of a file of prompts, or of preference data with the answers that people chose.
 
-use std::fmt::Display;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::embedded;
 use super::records::feeds;
+use crate::data::content::conversation;
 use crate::data::{ChatTokenizer, Content, DataConfig, Message, RenderOptions, Sources, Wanted};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::trainable::Policy;
@@ -62,7 +63,7 @@ pub fn without_room(tokens: usize, decoder: &Decoder, policy: &Policy) -> Result
 pub fn texts(path: &Path) -> Result<Vec<(String, usize)>> {
     let name = path.to_string_lossy();
     let path = embedded::path(&name)?.unwrap_or_else(|| path.to_path_buf());
-    let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let text = files::read_text(&path)?;
     let prompts = lines(&text, &path)?;
     if prompts.is_empty() {
         return Err(Error::Data(format!("{} holds no prompts", path.display())));
@@ -125,24 +126,12 @@ fn of_content(content: &Content, tokenizer: &ChatTokenizer) -> Result<Prompt> {
                 RenderOptions { add_generation_prompt: true, tools: tools.as_ref(), kwargs: kwargs.as_ref() };
             let rendered = tokenizer.render_with(&prompt.iter().collect::<Vec<_>>(), options)?;
             Ok(Prompt {
-                text: conversation(prompt),
+                text: content.prompt_text(),
                 tokens: tokenizer.encode(&rendered, false)?,
                 chosen: answers.first().map(|answer| conversation(answer)),
             })
         }
     }
-}
-
-/// Messages as text: the content of one message, or several with their speakers.
-fn conversation(messages: &[Message]) -> String {
-    match messages {
-        [message] => message.content().to_string(),
-        several => joined(several.iter().map(|message| format!("{}: {}", message.role(), message.content()))),
-    }
-}
-
-fn joined(parts: impl Iterator<Item = impl Display>) -> String {
-    parts.map(|part| part.to_string()).collect::<Vec<_>>().join("\n\n")
 }
 
 #[cfg(test)]
@@ -157,6 +146,18 @@ mod tests {
         assert_eq!(found, [("one".to_string(), 1), ("two".to_string(), 3)]);
         let error = lines("one\n{\"text\": 1}\n", path).unwrap_err().to_string();
         assert!(error.starts_with("p.jsonl:2: `prompt`"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_prompt() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("prompts");
+        for (text, prompt) in [("\u{feff}one\ntwo\n", "one"), ("\u{feff}{\"prompt\": \"a\"}\n", "a")] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(texts(&path).unwrap()[0], (prompt.to_string(), 1));
+        }
+        std::fs::write(&path, "\u{feff}\n").unwrap();
+        assert!(texts(&path).unwrap_err().to_string().contains("holds no prompts"));
     }
 
     #[test]

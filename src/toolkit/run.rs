@@ -1,6 +1,7 @@
 //! A run before its first step: its examples, its policies, and what it will need.
 
 mod balance;
+mod continued;
 mod examples;
 mod inputs;
 mod on_device;
@@ -12,6 +13,7 @@ mod rollout;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
+pub(super) use self::continued::adopt;
 pub use self::examples::Examples;
 pub use self::inputs::Inputs;
 pub use self::plan::Expected;
@@ -77,6 +79,15 @@ pub fn expected_memory(
     Ok(plan::memory_for(config, base, trained, sizes))
 }
 
+/// Gives a configuration the shape of the adapter that its run continues, if there is one.
+///
+/// # Errors
+/// If the adapter cannot be read or does not fit the base.
+pub(super) fn note_shape(config: &mut RunConfig, base: &Base) -> Result<()> {
+    Start::of(config, base)?.note_shape(config, base);
+    Ok(())
+}
+
 /// Checks for a later stage what [`Run::new`] checks when it begins: that the device trains it, and that it fits into
 /// memory. `config` describes an adapter that is not there yet.
 ///
@@ -117,6 +128,7 @@ impl<'a> Run<'a> {
         let Inputs { mut config, tokenizer, mut examples } = inputs;
         policy::check_device(&config, base)?;
         let start = Start::of(&config, base)?;
+        start.note_shape(&mut config, base);
         if base.backend.is_none() {
             let note = plan::fit(&mut config, base, (start.trained(), ranks), &examples)?;
             examples.notes.extend(note);
@@ -124,6 +136,7 @@ impl<'a> Run<'a> {
         let decoder = base.decoder()?;
         let (policy, note) = policy::policy(&config, base, (&decoder, &examples), start)?;
         examples.notes.extend(note);
+        TrainedWith::warn_of_run(&config)?;
         let on_device = decoder
             .is_on_device()
             .then(|| on_device::fit(&config, &decoder, &policy, &examples))
@@ -219,8 +232,10 @@ impl<'a> Run<'a> {
             let known = reference.knows(&train) + reference.knows(&eval);
             notes.extend(what_is_cached(known, train.len() + eval.len()));
         }
-        let origin = origin(&config, base)?;
-        let card = companions::card(&config, &origin.base, &policy.trained, train.len())?;
+        let trained_with = TrainedWith::of_run(&config)?;
+        let origin = origin(&config, base, &trained_with)?;
+        let card =
+            companions::card(&config, (origin.base.as_str(), &trained_with), &policy.trained, train.len())?;
         let companions = companions::tokenizer_files(base, &tokenizer, &config)?;
         let eos = base.eos(&tokenizer);
         let tokenizer = Arc::new(tokenizer);
@@ -271,9 +286,9 @@ pub fn announce(course: &Course, step: u64, reporter: &mut Reporter) {
 }
 
 /// What the adapter records about its base and its training.
-fn origin(config: &RunConfig, base: &Base) -> Result<peft::Origin> {
+pub(super) fn origin(config: &RunConfig, base: &Base, trained_with: &TrainedWith) -> Result<peft::Origin> {
     let mut origin = base.origin()?;
-    origin.metadata.extend(TrainedWith::configured(config)?.metadata()?);
+    origin.metadata.extend(trained_with.metadata()?);
     if let Some(name) = &config.model.base_name {
         (origin.base, origin.revision) = match name.split_once('@') {
             Some((name, commit)) => (name.into(), Some(commit.into())),

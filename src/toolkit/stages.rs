@@ -8,15 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use super::parcel::{packed, unpack};
 use super::run::{self, Inputs};
-use super::{Base, TrainedWith};
+use super::{Base, TrainedWith, companions};
 use crate::adapter::peft;
 use crate::config::{Begins, RunConfig, Stage, Staged};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::initialisation::InitLoraWeights;
 use crate::ranks::Ranks;
-use crate::train::run_dir;
+use crate::train::{checkpoint, run_dir};
 use crate::trainable::Adapters;
+
+/// The file of an adapter's model card.
+const CARD: &str = "README.md";
 
 /// A stage that is to be run, or was.
 pub struct Planned {
@@ -43,7 +46,7 @@ impl Before {
     /// Looks into the directories of the stages; with `resume`, a stage that was finished is left as it is.
     ///
     /// # Errors
-    /// If a finished stage had other settings.
+    /// If a finished stage had other settings, or one that is not finished has fewer steps than it has done.
     pub fn of(staged: &Staged, resume: bool) -> Result<Self> {
         if !resume {
             return Ok(Self { finished: vec![None; staged.stages.len()] });
@@ -54,7 +57,7 @@ impl Before {
             // On a machine where the run did not begin, an adapter was handed over, and there is no configuration.
             let has = |file: &str| stage.config.output_dir.join(file).is_file();
             if last || !has("config.yaml") || !has(&format!("adapter/{}", peft::CONFIG)) {
-                return Ok(None);
+                return check_length(stage).map(|()| None);
             }
             Ok(Some(Finished { date: finished(stage)?.data.chat_template_date }))
         };
@@ -74,6 +77,33 @@ impl Before {
     pub fn on(ranks: &Ranks, staged: &Staged, resume: bool) -> Result<Self> {
         ranks.told(|| Self::of(staged, resume))
     }
+}
+
+/// Returns the stages with the shape of the adapter that the first one continues, as the configuration of the run notes it.
+pub fn with_shape(staged: &Staged, base: &Base) -> Staged {
+    let mut staged = staged.clone();
+    if let Some(first) = staged.stages.first_mut()
+        && first.config.lora.init_from.is_some()
+    {
+        // An adapter that cannot be read is refused by the stage that begins with it, unless that stage is finished.
+        let shape = run::note_shape(&mut first.config, base);
+        shape.unwrap_or_else(|error| log::debug!("the shape of lora.init_from is not noted: {error}"));
+    }
+    staged
+}
+
+/// Refuses to make a stage shorter than it is.
+fn check_length(stage: &Stage) -> Result<()> {
+    let Stage { name, config, .. } = stage;
+    let Some(most) = config.train.max_steps else { return Ok(()) };
+    let done = checkpoint::newest(&config.output_dir).0.map_or(0, |(_, state)| state.step);
+    if done <= most {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "stage {name} is at step {done}, and train.max_steps is {most}: a run does not go back. Set it to {done} or more, or use \
+         --overwrite to start over"
+    )))
 }
 
 /// Reads the data of every stage that is not finished, and checks that its loss takes them, so that nothing is trained if a
@@ -172,6 +202,9 @@ fn finished(stage: &Stage) -> Result<RunConfig> {
     now.model.base.clone_from(&written.model.base);
     now.data.chat_template_date.clone_from(&written.data.chat_template_date);
     now.train.gradient_checkpointing = written.train.gradient_checkpointing;
+    if now.lora.init_from.is_some() {
+        run::adopt(&mut now.lora, &written.lora);
+    }
     let length = |config: &RunConfig| (config.train.num_train_epochs, config.train.max_steps);
     if length(&written) != length(&now) {
         let steps = written.train.max_steps.map_or_else(|| "null".to_string(), |steps| steps.to_string());
@@ -269,13 +302,30 @@ pub fn conclude(staged: &Staged, base: &Base) -> Result<PathBuf> {
         .map(|path| base.adapter(path, false))
         .collect::<Result<Vec<_>>>()?;
     let stacked = Adapters::stacked(&parts)?;
-    let metadata = TrainedWith::of(&from)?.metadata()?;
-    let origin = peft::Origin { metadata, ..base.origin()? };
+    // It holds the adapters of all stages; below it are those alone that the run began with.
+    let mut trained_with = TrainedWith::read(&from)?;
+    trained_with.frozen.truncate(first.config.model.adapter.len());
+    let origin = run::origin(&last.config, base, &trained_with)?;
+    let card = card_of_all(staged, (origin.base.as_str(), &trained_with), &from)?;
     files::write_directory(&to, true, |new| {
-        copy(&from, new, &[peft::WEIGHTS, peft::CONFIG])?;
+        copy(&from, new, &[peft::WEIGHTS, peft::CONFIG, CARD])?;
+        card.iter().try_for_each(|card| files::write_bytes(&new.join(CARD), card.as_bytes()))?;
         peft::write(new, &stacked, &base.spec, 0.0, &origin)
     })?;
     Ok(to)
+}
+
+/// The card of the adapter that holds those of all stages, from that of the last one; `None` if that has none.
+fn card_of_all(
+    staged: &Staged,
+    (base, trained_with): (&str, &TrainedWith),
+    from: &Path,
+) -> Result<Option<String>> {
+    let path = from.join(CARD);
+    let Some(last) = staged.stages.last().filter(|_| path.is_file()) else { return Ok(None) };
+    let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let names: Vec<&str> = staged.stages.iter().map(|stage| stage.name.as_str()).collect();
+    companions::card_of_stages(&last.config, (base, trained_with), (&names[..], text.as_str())).map(Some)
 }
 
 /// Copies the files of an adapter: its weights and configuration, its card and its tokenizer; not those in `except`.

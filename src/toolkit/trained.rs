@@ -1,10 +1,13 @@
 //! How an adapter was trained: kept in its metadata, and used again wherever it is evaluated.
 
+mod beneath;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::beneath::Beneath;
 use crate::adapter::{peft, read};
 use crate::config::RunConfig;
 use crate::data::{DataConfig, Sources, TruncationMode, template};
@@ -24,6 +27,8 @@ pub struct TrainedWith {
     pub objective: Option<Objective>,
     /// How records became tokens.
     pub data: DataSettings,
+    /// The frozen adapters that it was trained above, in order.
+    pub frozen: Vec<Beneath>,
 }
 
 /// How records became tokens.
@@ -66,7 +71,16 @@ impl TrainedWith {
     /// # Errors
     /// If its objective is invalid or its template cannot be read.
     pub fn configured(config: &RunConfig) -> Result<Self> {
-        Ok(Self { objective: Some(config.objective.resolve()?), data: DataSettings::of(&config.data)? })
+        let (objective, data) = (Some(config.objective.resolve()?), DataSettings::of(&config.data)?);
+        Ok(Self { objective, data, frozen: Vec::new() })
+    }
+
+    /// Returns the settings that the adapter of a run notes, with the frozen adapters that it is trained above.
+    ///
+    /// # Errors
+    /// As [`TrainedWith::configured`]; or if a frozen adapter cannot be read.
+    pub(crate) fn of_run(config: &RunConfig) -> Result<Self> {
+        Ok(Self { frozen: beneath::of_run(config)?, ..Self::configured(config)? })
     }
 
     /// Returns the settings of an adapter that is a reward model or is not. One of another program has the loss of its
@@ -105,7 +119,75 @@ impl TrainedWith {
         if let Some(objective) = &self.objective {
             entries.insert(OBJECTIVE.into(), objective.to_json()?);
         }
+        entries.extend(beneath::entry(&self.frozen)?);
         Ok(entries)
+    }
+
+    /// Reads the settings of an adapter that is used alone. Warns if it was trained above frozen adapters.
+    ///
+    /// # Errors
+    /// If the metadata are damaged.
+    pub fn of(adapter: &Path) -> Result<Self> {
+        let found = Self::read(adapter)?;
+        let used = [(adapter.to_path_buf(), found.frozen.clone())];
+        beneath::missing(&used)?.iter().for_each(|missing| log::warn!("{}", missing.of_command()));
+        Ok(found)
+    }
+
+    /// Reads the settings of adapters that are used together: those of the one that was trained last, above the others. If
+    /// no adapter notes that, it is the last one in order; a warning then says that others had other settings.
+    ///
+    /// # Errors
+    /// As [`TrainedWith::of`].
+    pub fn of_all(adapters: &[PathBuf]) -> Result<Self> {
+        let mut all = adapters.iter().map(|path| Self::read(path)).collect::<Result<Vec<_>>>()?;
+        let Some(last) = trained_last(&all) else { return Ok(Self::default()) };
+        let used = &all[last];
+        let differs = |other: &Self| {
+            other.objective.is_some()
+                && other.frozen.len() >= used.frozen.len()
+                && (other.objective != used.objective || other.data != used.data)
+        };
+        if all.iter().any(differs) {
+            log::warn!(
+                "the adapters were trained with different losses or data settings; those of {}, the last one, are used. \
+                 --config RUN/config.yaml takes those of a run",
+                adapters[last].display()
+            );
+        }
+        Ok(all.swap_remove(last))
+    }
+
+    /// Warns of adapters that were trained above frozen ones which are not among them. Returns the metadata by which one
+    /// adapter that is made of these goes on to say so.
+    ///
+    /// # Errors
+    /// As [`TrainedWith::of`].
+    pub(crate) fn warn_of_missing(adapters: &[PathBuf]) -> Result<BTreeMap<String, String>> {
+        let missing = missing(adapters)?;
+        missing.iter().for_each(|missing| log::warn!("{}", missing.of_command()));
+        let noted: Vec<Beneath> = missing.into_iter().flat_map(|missing| missing.noted).collect();
+        Ok(beneath::entry(&noted)?.into_iter().collect())
+    }
+
+    /// Warns if an adapter of a run was trained above frozen ones that the run does not have.
+    ///
+    /// # Errors
+    /// As [`TrainedWith::of`].
+    pub(crate) fn warn_of_run(config: &RunConfig) -> Result<()> {
+        let adapters: Vec<PathBuf> =
+            config.model.adapter.iter().chain(&config.lora.init_from).cloned().collect();
+        missing(&adapters)?.iter().for_each(|missing| log::warn!("{}", missing.of_run()));
+        Ok(())
+    }
+
+    /// Returns what is wrong with uploading an adapter alone: that it was trained above others.
+    ///
+    /// # Errors
+    /// As [`TrainedWith::of`].
+    pub(crate) fn uploaded_alone(adapter: &Path) -> Result<Vec<String>> {
+        let missing = missing(&[adapter.to_path_buf()])?;
+        Ok(missing.iter().map(beneath::Missing::of_upload).collect())
     }
 
     /// Reads the settings from an adapter's metadata. An adapter of another program has none; then nothing is
@@ -113,7 +195,7 @@ impl TrainedWith {
     ///
     /// # Errors
     /// If the metadata are damaged.
-    pub fn of(adapter: &Path) -> Result<Self> {
+    pub(super) fn read(adapter: &Path) -> Result<Self> {
         let weights = read::located(adapter)?.join(peft::WEIGHTS);
         if !weights.is_file() {
             return Ok(Self::default());
@@ -127,6 +209,49 @@ impl TrainedWith {
         Ok(Self {
             objective: objective.map_err(|error| damaged(OBJECTIVE, error.to_string()))?,
             data: data.map_err(|error| damaged(DATA, error.to_string()))?.unwrap_or_default(),
+            frozen: beneath::parsed(&metadata)
+                .map_err(|error| damaged(beneath::FROZEN, error.to_string()))?,
         })
+    }
+}
+
+/// Those of the adapters that are used without a frozen one below them.
+fn missing(adapters: &[PathBuf]) -> Result<Vec<beneath::Missing>> {
+    let frozen = |path: &PathBuf| Ok((path.clone(), TrainedWith::read(path)?.frozen));
+    beneath::missing(&adapters.iter().map(frozen).collect::<Result<Vec<_>>>()?)
+}
+
+/// The index of the adapter that was trained last: the one above the most others, else the last one whose training is
+/// known. The head of a reward model decides what the loss is, wherever it is named.
+fn trained_last(all: &[TrainedWith]) -> Option<usize> {
+    (0..all.len()).max_by_key(|index| {
+        let TrainedWith { objective, frozen, .. } = &all[*index];
+        let is_reward = objective.as_ref().is_some_and(|objective| objective.needs().rewards);
+        (is_reward, objective.is_some(), frozen.len(), *index)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objective::{Ipo, Sigmoid};
+
+    #[test]
+    fn the_settings_are_those_of_the_adapter_that_was_trained_last() {
+        let of = |objective: Option<Objective>, frozen: usize| {
+            let beneath = Beneath { path: "a".into(), hash: "b".into() };
+            TrainedWith { objective, frozen: vec![beneath; frozen], ..TrainedWith::default() }
+        };
+        let (ipo, dpo) = (Some(Objective::new(Ipo::default())), Some(Objective::new(Sigmoid::default())));
+        let reward = Some(Objective::new(Reward::default()));
+        assert_eq!(trained_last(&[]), None);
+        assert_eq!(trained_last(&[of(ipo.clone(), 0), of(dpo.clone(), 0)]), Some(1), "the last one named");
+        assert_eq!(
+            trained_last(&[of(ipo.clone(), 1), of(dpo.clone(), 0)]),
+            Some(0),
+            "the one above the other"
+        );
+        assert_eq!(trained_last(&[of(ipo, 0), of(None, 0)]), Some(0), "the one whose loss is known");
+        assert_eq!(trained_last(&[of(reward, 0), of(dpo, 1)]), Some(0), "the reward model");
     }
 }

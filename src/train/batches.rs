@@ -20,11 +20,14 @@ pub fn check(config: &TrainConfig, needs: Needs) -> Result<()> {
     problems.require(needs.reference || !config.sync_ref_model, || {
         "train.sync_ref_model is true, and objective.loss_type has no reference; set it to false".into()
     });
+    // A size that is not set is that of training, of which is told already.
     let sizes = [
-        ("per_device_train_batch_size", config.per_device_train_batch_size),
-        ("per_device_eval_batch_size", config.evaluation_batch()),
+        ("per_device_train_batch_size", Some(config.per_device_train_batch_size)),
+        ("per_device_eval_batch_size", config.per_device_eval_batch_size),
     ];
-    for (key, size) in sizes.into_iter().filter(|_| needs.mismatched) {
+    for (key, size) in
+        sizes.into_iter().filter_map(|(key, size)| Some((key, size?))).filter(|_| needs.mismatched)
+    {
         problems.require(size > 1, || {
             format!(
                 "train.{key} is {size}, and objective.loss_type pairs each prompt with another record of its batch; set it \
@@ -68,8 +71,12 @@ mod tests {
         let needs = Needs { whole_batch: true, mismatched: true, ..Needs::PAIRS };
         check(&config(2, None), needs).unwrap();
         let message = check(&config(1, Some(512)), needs).unwrap_err().to_string();
-        for part in ["max_tokens_per_batch is 512", "train_batch_size is 1", "eval_batch_size is 1"] {
+        for part in ["max_tokens_per_batch is 512", "train_batch_size is 1"] {
             assert!(message.contains(part), "{message}");
         }
+        assert!(!message.contains("eval_batch_size"), "it is not set: {message}");
+        let set = TrainConfig { per_device_eval_batch_size: Some(1), ..config(2, None) };
+        let message = check(&set, needs).unwrap_err().to_string();
+        assert!(message.contains("per_device_eval_batch_size is 1"), "{message}");
     }
 }

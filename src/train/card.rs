@@ -2,8 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use crate::eval::preference::{Evaluation, wilson};
+use crate::files::shell_word;
+
+/// What stands for the adapter's own path.
+const OWN: &str = "PATH OR HUB ID OF THIS ADAPTER";
+
+/// The heading of how to use it.
+const USE: &str = "\n## Use\n";
+
+/// The heading of what is below it.
+const ABOVE: &str = "\n## Trained above other adapters\n";
 
 /// What a card says that is known before the run.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +33,8 @@ pub struct Card {
     pub data: Vec<String>,
     /// Number of training records.
     pub records: usize,
+    /// The paths of the frozen adapters that it was trained above, in order.
+    pub beneath: Vec<String>,
 }
 
 /// What is known at the end of the run.
@@ -83,6 +96,28 @@ impl Card {
             let value = value.replace('|', "\\|").replace(['\n', '\r'], " ");
             let _ = writeln!(text, "| `{name}` | {value} |");
         }
+        text + &self.ending()
+    }
+
+    /// Returns the card of an adapter that holds those of these stages: what `last`, the card of the last stage, says of its
+    /// training, and what this one says of its use.
+    pub fn of_stages(&self, last: &str, stages: &[&str]) -> String {
+        let ends = [ABOVE, USE].into_iter().filter_map(|heading| last.find(heading));
+        let of_training = &last[..ends.min().unwrap_or(last.len())];
+        let named: Vec<String> = stages.iter().map(|stage| format!("`{stage}`")).collect();
+        format!(
+            "{of_training}\n## Stages\n\nIt holds the adapters of the stages {} in one. The settings are those of the last \
+             stage.\n{}",
+            named.join(", "),
+            self.ending()
+        )
+    }
+
+    /// What it needs, and how to load it.
+    fn ending(&self) -> String {
+        let mut text = self.above();
+        text.push_str(USE);
+        text.push('\n');
         if self.is_reward {
             text.push_str(&self.use_of_reward());
         } else {
@@ -91,23 +126,50 @@ impl Card {
         text
     }
 
-    /// How to load it.
-    fn usage(&self) -> String {
-        let mut text = String::from("\n## Use\n\n");
-        if self.kind != AdapterKind::Layers {
-            text.push_str(
-                "```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n\
-                 model = AutoPeftModelForCausalLM.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n\
-                 tokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n```\n\n",
+    /// The frozen adapters that it was trained above.
+    fn above(&self) -> String {
+        if self.beneath.is_empty() {
+            return String::new();
+        }
+        let mut text = format!(
+            "{ABOVE}\nIt was trained above these frozen adapters, which belong to the model: without them it is another \
+             one. The reference of the training had them too.\n\n"
+        );
+        for (index, path) in self.beneath.iter().enumerate() {
+            let _ = writeln!(text, "{}. `{path}`", index + 1);
+        }
+        if self.kind == AdapterKind::Lora && !self.is_reward {
+            let _ = write!(
+                text,
+                "\nOne adapter that holds all of them:\n\n```sh\ndpo-lora merge --base {} {} --combination cat --output-adapter \
+                 ALL\n```\n",
+                self.base,
+                self.flags()
             );
         }
-        let base = &self.base;
-        let _ = writeln!(text, "```sh\ndpo-lora generate --base {base} --adapter PATH --prompt \"...\"");
+        text
+    }
+
+    /// All adapters as flags, in order.
+    fn flags(&self) -> String {
+        let mut text = String::new();
+        for path in &self.beneath {
+            let _ = write!(text, "--adapter {} ", shell_word(Path::new(path)));
+        }
+        text + "--adapter PATH"
+    }
+
+    /// How to load it.
+    fn usage(&self) -> String {
+        let mut text = String::new();
+        if self.kind != AdapterKind::Layers {
+            text.push_str(&self.python("CausalLM", ""));
+        }
+        let (base, with) = (&self.base, self.flags());
+        let _ = writeln!(text, "```sh\ndpo-lora generate --base {base} {with} --prompt \"...\"");
         if self.kind == AdapterKind::Lora {
-            let _ = writeln!(
-                text,
-                "dpo-lora export --base {base} --adapter PATH --format gguf --output adapter.gguf"
-            );
+            let _ =
+                writeln!(text, "dpo-lora export --base {base} {with} --format gguf --output adapter.gguf");
         }
         text.push_str("```\n");
         text
@@ -115,12 +177,32 @@ impl Card {
 
     fn use_of_reward(&self) -> String {
         format!(
-            "\n## Use\n\nThe reward is the only label, read at the last token that is not the padding token.\n\n```python\n\
-             from peft import AutoPeftModelForSequenceClassification\nfrom transformers import AutoTokenizer\n\n\
-             model = AutoPeftModelForSequenceClassification.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\", num_labels=1)\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS ADAPTER\")\n```\n\n```sh\n\
-             dpo-lora score --base {} --adapter PATH --data PAIRS\n```\n",
-            self.base
+            "The reward is the only label, read at the last token that is not the padding token.\n\n{}```sh\n\
+             dpo-lora score --base {} {} --data PAIRS\n```\n",
+            self.python("SequenceClassification", ", num_labels=1"),
+            self.base,
+            self.flags()
+        )
+    }
+
+    /// How PEFT loads it, with `more` arguments. The frozen adapters are folded into the base, each in its turn.
+    fn python(&self, class: &str, more: &str) -> String {
+        if self.beneath.is_empty() {
+            return format!(
+                "```python\nfrom peft import AutoPeftModelFor{class}\nfrom transformers import AutoTokenizer\n\n\
+                 model = AutoPeftModelFor{class}.from_pretrained(\"{OWN}\"{more})\n\
+                 tokenizer = AutoTokenizer.from_pretrained(\"{OWN}\")\n```\n\n"
+            );
+        }
+        let paths: Vec<String> = self.beneath.iter().map(|path| format!("{path:?}")).collect();
+        format!(
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelFor{class}, AutoTokenizer\n\n\
+             model = AutoModelFor{class}.from_pretrained({:?}{more})\nfor adapter in [{}]:\n    \
+             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()\n\
+             model = PeftModel.from_pretrained(model, \"{OWN}\")\n\
+             tokenizer = AutoTokenizer.from_pretrained(\"{OWN}\")\n```\n\n",
+            self.base,
+            paths.join(", ")
         )
     }
 
@@ -248,5 +330,49 @@ mod tests {
             ["hub:owner/pairs/config:train", "hub:owner/more", "pairs.jsonl"].map(String::from).to_vec();
         let text = Card { data, ..Card::default() }.text(nothing());
         assert!(text.contains("datasets:\n- owner/pairs\n- owner/more\n---\n"), "{text}");
+    }
+
+    #[test]
+    fn the_adapters_below_are_named_in_order_wherever_it_is_used() {
+        let beneath = ["1-sft/adapter", "a b"].map(String::from).to_vec();
+        let card = Card { base: "owner/name".into(), beneath, ..Card::default() };
+        let text = card.text(nothing());
+        let flags = "--adapter 1-sft/adapter --adapter 'a b' --adapter PATH";
+        assert_eq!(text.matches(flags).count(), 3, "merge, generate and export in {text}");
+        for part in [
+            "1. `1-sft/adapter`\n2. `a b`\n",
+            "model = AutoModelForCausalLM.from_pretrained(\"owner/name\")\nfor adapter in [\"1-sft/adapter\", \"a b\"]:\n    \
+             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let reward = Card { is_reward: true, ..card.clone() }.text(nothing());
+        assert!(
+            reward.contains(&format!("dpo-lora score --base owner/name {flags} --data PAIRS")),
+            "{reward}"
+        );
+        // What holds all of them needs none of them.
+        let all = Card { base: "owner/name".into(), ..Card::default() };
+        let whole = all.of_stages(&text, &["sft", "dpo"]);
+        let plain = all.text(nothing());
+        assert!(whole.contains("the stages `sft`, `dpo` in one"), "{whole}");
+        let ending = |text: &str| text[text.find(USE).unwrap()..].to_string();
+        assert_eq!(ending(&whole), ending(&plain));
+        assert!(
+            !whole.contains("1-sft/adapter") && whole.starts_with("---\nbase_model: owner/name\n"),
+            "{whole}"
+        );
+    }
+
+    #[test]
+    fn an_adapter_of_the_bare_base_is_used_alone() {
+        let text = Card { base: "owner/name".into(), ..Card::default() }.text(nothing());
+        let expected = "\n## Use\n\n```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import \
+                        AutoTokenizer\n\nmodel = AutoPeftModelForCausalLM.from_pretrained(\"PATH OR HUB ID OF THIS \
+                        ADAPTER\")\ntokenizer = AutoTokenizer.from_pretrained(\"PATH OR HUB ID OF THIS \
+                        ADAPTER\")\n```\n\n```sh\ndpo-lora generate --base owner/name --adapter PATH --prompt \
+                        \"...\"\ndpo-lora export --base owner/name --adapter PATH --format gguf --output \
+                        adapter.gguf\n```\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 }

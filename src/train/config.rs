@@ -222,7 +222,7 @@ impl TrainConfig {
         problems.require(criterion.is_known(), || {
             let metric = &self.metric_for_best_model;
             let near = nearest(&criterion.metric, Evaluation::METRICS);
-            let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+            let near = near.map_or(".".to_string(), |near| format!("; did you mean {near}?"));
             let known = Evaluation::METRICS.join(", ");
             format!(
                 "train.metric_for_best_model is {metric}, which no evaluation reports{near} There are {known}"
@@ -328,7 +328,7 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("must have min_lr or min_lr_rate"), "{message}");
-        assert!(wrong("lr_scheduler_kwargs: {power: 2}").contains("It has: none"));
+        assert!(wrong("lr_scheduler_kwargs: {power: 2}").contains("of this lr_scheduler_type. It has: none"));
         assert!(wrong("lr_scheduler_type: warmup_stable_decay").contains("num_decay_steps is missing"));
         assert!(
             wrong("{lr_scheduler_type: polynomial, lr_scheduler_kwargs: {lr_end: 1}}")

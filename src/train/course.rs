@@ -33,9 +33,6 @@ const HIGHEST_ADVISED: f64 = 2e-4;
 /// More passes than these over the same records are not advised.
 const MOST_EPOCHS: f64 = 30.0;
 
-/// Rates that are added up at most: more steps are sampled.
-const SAMPLED: u64 = 4096;
-
 /// A run before its first step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Course {
@@ -97,9 +94,14 @@ impl Course {
 
     /// Returns the sum of the learning rates of all steps.
     fn reach(&self) -> f64 {
-        let sampled = self.steps.clamp(1, SAMPLED);
-        let at = |i: u64| (u128::from(i) * u128::from(self.steps) / u128::from(sampled)) as u64;
-        (0..sampled).map(|i| self.schedule.lr(at(i))).sum::<f64>() * self.steps as f64 / sampled as f64
+        let rates: Vec<f64> = self.schedule.sampled().map(|step| self.schedule.lr(step)).collect();
+        rates.iter().sum::<f64>() * self.steps as f64 / rates.len().max(1) as f64
+    }
+
+    /// The highest learning rate, for people to read.
+    fn peak(&self) -> f64 {
+        let (highest, rate) = (self.schedule.highest(), self.schedule.learning_rate);
+        if (highest - rate).abs() <= 1e-9 * rate { rate } else { shortened(highest) }
     }
 
     /// Returns what about the run looks wrong, with the remedy.
@@ -114,12 +116,75 @@ impl Course {
             // Nothing else can be said of rates that never come to their peak.
             return warnings;
         }
+        if self.begins_late() {
+            warnings.push(self.late());
+            // As above.
+            return warnings;
+        }
+        warnings.extend(self.stages_apart());
+        warnings.extend(self.rising());
         warnings.extend(self.strength.and_then(|strength| self.unsuited(strength)));
         warnings
     }
 
+    /// Whether the decay of `warmup_stable_decay` has begun before the learning rate can come to its peak.
+    fn begins_late(&self) -> bool {
+        let room = self.steps.saturating_sub(self.schedule.warmup_steps);
+        self.schedule.options.num_stable_steps.is_none()
+            && self.schedule.decay_steps().is_some_and(|decay| decay > room)
+    }
+
+    /// What is wrong with a decay that is longer than the run.
+    fn late(&self) -> String {
+        let steps = |count| counted(count, "step", "steps");
+        let Schedule { warmup_steps: warmup, learning_rate, .. } = self.schedule;
+        let decay = steps(self.schedule.decay_steps().unwrap_or_default());
+        let decay = match warmup {
+            0 => format!("the decay of {decay} is"),
+            warmup => format!("the warm-up of {} and the decay of {decay} are", steps(warmup)),
+        };
+        format!(
+            "{decay} longer than the run of {}, so that the decay begins too early and the learning rate is {:e} at most, not \
+             {learning_rate:e}: set train.lr_scheduler_kwargs.num_decay_steps to {} or less, or train longer",
+            steps(self.steps),
+            self.peak(),
+            self.steps.saturating_sub(warmup)
+        )
+    }
+
+    /// What is wrong with stages of `warmup_stable_decay` that are not as long as the run.
+    fn stages_apart(&self) -> Option<String> {
+        let (decay, options) = (self.schedule.decay_steps()?, self.schedule.options);
+        let stable = options.num_stable_steps?;
+        let all = self.schedule.warmup_steps.saturating_add(stable).saturating_add(decay);
+        let effect = if all > self.steps {
+            "the run ends before the decay does".to_string()
+        } else if all < self.steps && options.min_lr_ratio.unwrap_or(0.0) == 0.0 {
+            format!("the last {} have the learning rate 0", counted(self.steps - all, "step", "steps"))
+        } else {
+            return None;
+        };
+        Some(format!(
+            "warm-up, num_stable_steps and num_decay_steps of train.lr_scheduler_kwargs are {} together, and the run has {}, so \
+             that {effect}: leave num_stable_steps out, or make them as long as the run",
+            counted(all, "step", "steps"),
+            self.steps
+        ))
+    }
+
+    /// What is wrong with a smallest rate above the peak.
+    fn rising(&self) -> Option<String> {
+        let (peak, rate) = (self.peak(), self.schedule.learning_rate);
+        (peak > rate).then(|| {
+            format!(
+                "the learning rate comes to {peak:e}, which is above train.learning_rate, {rate:e}: lower the rates and ratios \
+                 of train.lr_scheduler_kwargs"
+            )
+        })
+    }
+
     fn unsuited(&self, strength: f64) -> Option<String> {
-        let (reach, rate) = (self.reach() * strength, self.schedule.learning_rate);
+        let (reach, rate) = (self.reach() * strength, self.peak());
         let steps = counted(self.steps, "step", "steps");
         if reach == 0.0 {
             return Some(format!(
@@ -144,7 +209,7 @@ impl Course {
             format!(
                 "the run is long for its learning rate: {steps} at up to {rate:e} move the adapter far from the \
                  reference; try train.learning_rate: {:e}, fewer epochs, or larger batches, and watch eval_kl",
-                rounded(rate * LONG / 2.0 / reach)
+                rounded(self.schedule.learning_rate * LONG / 2.0 / reach)
             )
         })
     }
@@ -189,10 +254,11 @@ impl Course {
 
 impl fmt::Display for Course {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Schedule { learning_rate, kind, warmup_steps, .. } = self.schedule;
+        let Schedule { kind, warmup_steps, .. } = self.schedule;
+        let peak = self.peak();
         write!(
             f,
-            "{} of {} {}: {} over {} {}; learning rate {learning_rate:e} at its peak, {kind}",
+            "{} of {} {}: {} over {} {}; learning rate {peak:e} at its peak, {kind}",
             counted(self.steps, "step", "steps"),
             self.per_step,
             self.noun(self.per_step),
@@ -215,6 +281,11 @@ fn counted(count: u64, one: &str, many: &str) -> String {
 fn epochs(epochs: f64) -> String {
     let rounded = (100.0 * epochs).round() / 100.0;
     format!("{rounded} {}", if rounded == 1.0 { "epoch" } else { "epochs" })
+}
+
+/// To four significant digits.
+fn shortened(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
 }
 
 /// To one significant digit.
@@ -360,9 +431,66 @@ mod tests {
                 .contains("warm-up of 15 steps is as long as the run of 15")
         );
         assert!(course(TrainConfig { warmup_steps: 14, ..train.clone() }, 60).warnings().is_empty());
+        assert!(course(train.clone(), 60).to_string().contains("learning rate 1.867e-4 at its peak"));
         // The first of them has the rate 0.
         let one = TrainConfig { warmup_steps: 2, max_steps: Some(1), ..train };
         let warnings = course(one, 60).warnings();
         assert!(warnings.len() == 1 && warnings[0].contains("warm-up of 2 steps"), "{warnings:?}");
+    }
+
+    fn stages(kwargs: &str, warmup_steps: u64, steps: u64) -> Course {
+        let train = TrainConfig {
+            lr_scheduler_type: super::super::schedule::ScheduleKind::WarmupStableDecay,
+            lr_scheduler_kwargs: serde_yaml::from_str(kwargs).unwrap(),
+            learning_rate: 1e-4,
+            warmup_steps,
+            max_steps: Some(steps),
+            ..TrainConfig::default()
+        };
+        course(train, 400)
+    }
+
+    #[test]
+    fn a_decay_that_is_longer_than_the_run_is_told_with_the_rate_that_is_left() {
+        let late = stages("{num_decay_steps: 50}", 0, 12);
+        let warnings = late.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let highest = late.schedule.lr(0);
+        assert!(highest < 0.2e-4);
+        let left = format!("is {highest:.3e} at most, not 1e-4");
+        for part in [
+            "the decay of 50 steps is longer than the run of 12 steps",
+            left.as_str(),
+            "train.lr_scheduler_kwargs.num_decay_steps to 12 or less",
+        ] {
+            assert!(warnings[0].contains(part), "{part} in {warnings:?}");
+        }
+        assert!(late.to_string().contains(&format!("learning rate {highest:.3e} at its peak")), "{late}");
+        // Two steps are not advised to become thousands.
+        assert!(!stages("{num_decay_steps: 50}", 0, 2).warnings().join(" ").contains("max_steps"));
+        let warned = stages("{num_decay_steps: 10}", 4, 12).warnings();
+        assert!(warned[0].contains("the warm-up of 4 steps and the decay of 10 steps"), "{warned:?}");
+        assert!(warned[0].contains("num_decay_steps to 8 or less"), "{warned:?}");
+        assert!(stages("{num_decay_steps: 8}", 4, 12).warnings().is_empty());
+    }
+
+    #[test]
+    fn stages_and_rates_that_do_not_fit_the_run_are_told() {
+        let told = |kwargs: &str| stages(kwargs, 2, 12).warnings().join("\n");
+        assert!(
+            told("{num_stable_steps: 6, num_decay_steps: 8}")
+                .contains("are 16 steps together, and the run has 12")
+        );
+        assert!(
+            told("{num_stable_steps: 6, num_decay_steps: 8}").contains("the run ends before the decay does")
+        );
+        assert!(
+            told("{num_stable_steps: 2, num_decay_steps: 4}")
+                .contains("the last 4 steps have the learning rate 0")
+        );
+        assert_eq!(told("{num_stable_steps: 2, num_decay_steps: 4, min_lr_ratio: 0.1}"), "");
+        assert_eq!(told("{num_stable_steps: 6, num_decay_steps: 4}"), "");
+        let above = told("{num_decay_steps: 4, min_lr_ratio: 3}");
+        assert!(above.contains("above train.learning_rate, 1e-4"), "{above}");
     }
 }

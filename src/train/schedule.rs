@@ -9,6 +9,9 @@ mod options;
 
 pub use self::options::{Options, Ramp};
 
+/// Rates that are looked at: more steps are sampled.
+const SAMPLED: u64 = 4096;
+
 /// The shape of the learning rate schedule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +66,25 @@ impl Schedule {
     /// the shape says otherwise.
     pub fn lr(&self, step: u64) -> f64 {
         self.learning_rate * self.factor(step)
+    }
+
+    /// Returns steps of the run, evenly spaced: all of them, unless there are very many.
+    pub(super) fn sampled(&self) -> impl Iterator<Item = u64> + use<> {
+        let (all, count) = (u128::from(self.total_steps), self.total_steps.clamp(1, SAMPLED));
+        (0..count).map(move |i| (u128::from(i) * all / u128::from(count)) as u64)
+    }
+
+    /// Returns the highest learning rate of the run. It is not `learning_rate` if the run never comes to its peak.
+    pub fn highest(&self) -> f64 {
+        let last = self.total_steps.saturating_sub(1);
+        let edges = [self.warmup_steps.saturating_sub(1), self.warmup_steps, last];
+        let steps = self.sampled().chain(edges.map(|step| step.min(last)));
+        steps.map(|step| self.lr(step)).fold(0.0, f64::max)
+    }
+
+    /// Returns the steps of the decay of `warmup_stable_decay`; `None` of another shape.
+    pub(super) fn decay_steps(&self) -> Option<u64> {
+        self.options.num_decay_steps.filter(|_| self.kind == ScheduleKind::WarmupStableDecay)
     }
 
     fn factor(&self, step: u64) -> f64 {
@@ -188,6 +210,25 @@ mod tests {
     fn constants_differ_in_the_warmup_only() {
         assert_eq!(lrs(ScheduleKind::Constant, 2, 3), [2.0; 4]);
         assert_eq!(lrs(ScheduleKind::ConstantWithWarmup, 2, 3), [0.0, 1.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn the_highest_rate_is_that_of_a_step() {
+        let of = |kind, options, warmup_steps, total_steps| {
+            Schedule { kind, options, learning_rate: 2.0, warmup_steps, total_steps }.highest()
+        };
+        let (none, stable) = (Options::default(), ScheduleKind::WarmupStableDecay);
+        assert_eq!(of(ScheduleKind::Linear, none, 3, 6), 2.0);
+        assert_eq!(of(ScheduleKind::Linear, none, 8, 4), 0.75);
+        assert_eq!(of(ScheduleKind::Cosine, none, 9_999, 1_000_000), 2.0);
+        assert_eq!(of(ScheduleKind::InverseSqrt, Options { timescale: Some(3), ..none }, 5, 9), 2.0);
+        let decay = |steps| Options { num_decay_steps: Some(steps), ..none };
+        assert_eq!(of(stable, decay(6), 0, 6), 2.0);
+        // The decay of 50 steps has two left.
+        let late = of(stable, decay(50), 0, 2);
+        assert!((late - (1.0 + (PI * 48.0 / 50.0).cos())).abs() < 1e-12, "{late}");
+        let rising = Options { min_lr: Some(8.0), ..none };
+        assert!(of(ScheduleKind::CosineWithMinLr, rising, 0, 10) > 7.0);
     }
 
     #[test]

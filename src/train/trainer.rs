@@ -7,6 +7,7 @@ mod keeping;
 mod records;
 mod sampling;
 mod together;
+mod watching;
 
 pub use records::{check as check_records, check_pairs};
 
@@ -116,6 +117,8 @@ pub struct Trainer {
     probe: Option<usize>,
     /// The last evaluation and the step after which it was made.
     evaluated: Option<(u64, Evaluation)>,
+    /// Whether completions could not be drawn or rewarded: then the step has changed nothing.
+    undrawn: bool,
     /// The cards of all ranks, if NCCL connects them.
     cards: Option<Linked>,
 }
@@ -174,6 +177,7 @@ impl Trainer {
             saved_at: Instant::now(),
             probe,
             evaluated,
+            undrawn: false,
             cards,
         })
     }
@@ -322,7 +326,7 @@ impl Trainer {
             None => self.given_step(&settings),
         };
         self.cards = cards;
-        let (outcome, probe) = made?;
+        let (outcome, probe) = made.map_err(|error| self.kept_before(error, reporter))?;
         self.state.step += 1;
         self.state.sampler = self.sampler.state();
         self.state.optimizer_steps = self.optimizer.steps();
@@ -359,7 +363,7 @@ impl Trainer {
             None => {
                 self.state.skipped_in_a_row = 0;
                 self.state.window.add(outcome);
-                let warnings = self.state.watch.step(&outcome.metrics, &self.setup.watch);
+                let warnings = self.watched(&outcome.metrics);
                 warnings.iter().for_each(|warning| reporter.warn(&format!("step {step}: {warning}")));
             }
             Some(why) => {

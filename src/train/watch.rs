@@ -1,14 +1,21 @@
 //! Watchdogs: one-line warnings when training goes wrong. Each is given once per run, with a suggested remedy.
+//!
+//! Of a loss of completions that the policy draws, the rewards are those of `rollout.reward`, and no completion is chosen or
+//! rejected: of the bounds only `max_kl` applies, where the loss computes a divergence. What such a run can lack is told without
+//! a bound: rewards that differ, and completions that count.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Problems, Result};
-use crate::objective::Metrics;
+use crate::objective::{Figure, Metrics};
 
-/// The number of pairs to average over: single steps are too noisy to warn about.
+/// The number of pairs (or drawn completions) to average over: single steps are too noisy to warn about.
 const LOOK: u64 = 32;
+
+/// The number of groups of drawn completions after which it is told that all of them were in vain.
+const LOOK_GROUPS: u64 = 16;
 
 /// The `watch` section of a run's configuration: bounds beyond which a warning is given. `null` turns a watchdog off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,7 +25,7 @@ pub struct WatchConfig {
     pub max_reward: Option<f64>,
     /// Nats per token that chosen completions may lose relative to the reference.
     pub max_chosen_drop: Option<f64>,
-    /// The largest divergence from the reference, in nats per token; see [`Watch`] for the estimator.
+    /// The largest divergence from the reference, in nats per token; see [`Watch`] for the estimators.
     pub max_kl: Option<f64>,
     /// The number of pairs after which an accuracy at chance level is reported.
     pub chance_pairs: Option<u64>,
@@ -63,7 +70,8 @@ impl WatchConfig {
 ///
 /// The divergence is KL(π_ref ‖ π_θ), estimated as the mean of log π_ref − log π_θ over both completions of the pairs
 /// (k1 of Schulman 2020, "Approximating KL divergence"; unbiased where the completions are the reference's own samples),
-/// divided by the mean length of a completion.
+/// divided by the mean length of a completion. Of completions that the policy draws it is KL(π_θ ‖ π_ref), by the estimator of
+/// the loss (the figure `kl`), per token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
@@ -71,6 +79,39 @@ pub struct Watch {
     pairs: u64,
     correct: f64,
     told: BTreeSet<String>,
+    /// Groups of drawn completions since they were last looked at.
+    #[serde(default, skip_serializing_if = "Completed::is_nothing")]
+    completed: Completed,
+}
+
+/// What decides about the warnings of drawn completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completing {
+    /// Whether completions without an end token are left out of the loss.
+    pub masks: bool,
+    /// Whether this was the last step of the run.
+    pub is_last: bool,
+}
+
+/// Counts of drawn completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Completed {
+    /// Groups whose rewards were compared.
+    groups: u64,
+    /// Those of them whose rewards were all equal.
+    tied: u64,
+    completions: u64,
+    /// Completions without an end token.
+    cut: u64,
+    /// Whether there was a look before.
+    looked: bool,
+}
+
+impl Completed {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Watch {
@@ -85,7 +126,34 @@ impl Watch {
         due.extend(config.max_reward.and_then(|bound| exploded(&recent, bound)));
         due.extend(config.max_chosen_drop.and_then(|bound| collapsed(&recent, bound)));
         due.extend(config.max_kl.and_then(|bound| diverged(&recent, bound)));
+        due.extend(config.max_kl.and_then(|bound| strayed(&recent, bound)));
         due.extend(config.chance_pairs.and_then(|pairs| self.stuck(&recent, pairs)));
+        self.untold(due)
+    }
+
+    /// Adds a step's drawn completions and returns the warnings that are now due. A run that ends before the first look is
+    /// looked at as a whole.
+    pub fn completed(&mut self, metrics: &Metrics, by: Completing) -> Vec<String> {
+        let count = |figure| metrics.figure(figure).map_or((0, 0), |(sum, count)| (sum as u64, count));
+        let ((tied, groups), (cut, completions)) =
+            (count(Figure::TiedRewards), count(Figure::ClippedCompletions));
+        let seen = &mut self.completed;
+        seen.groups += groups;
+        seen.tied += tied;
+        seen.completions += completions;
+        seen.cut += cut;
+        // Where nothing is compared (one completion a step), completions are counted instead.
+        let enough = if seen.groups > 0 { seen.groups >= LOOK_GROUPS } else { seen.completions >= LOOK };
+        if seen.completions == 0 || !(enough || by.is_last && !seen.looked) {
+            return Vec::new();
+        }
+        let seen = std::mem::replace(seen, Completed { looked: true, ..Completed::default() });
+        let due = [tied_rewards(&seen), by.masks.then(|| all_masked(&seen)).flatten()];
+        self.untold(due.into_iter().flatten().collect())
+    }
+
+    /// The texts of warnings that were not given before.
+    fn untold(&mut self, due: Vec<Warning>) -> Vec<String> {
         due.into_iter().filter(|(name, _)| self.told.insert((*name).into())).map(|(_, text)| text).collect()
     }
 
@@ -146,6 +214,49 @@ fn diverged(recent: &Metrics, bound: f64) -> Option<Warning> {
              {bound}: look at `generate --compare` before continuing; try a higher objective.beta or fewer steps"
         );
         ("kl", text)
+    })
+}
+
+/// The divergence of drawn completions: by the figure `kl`, which is of tokens, and of PPO of completions.
+fn strayed(recent: &Metrics, bound: f64) -> Option<Warning> {
+    let (sum, count) = recent.figure(Figure::Kl).filter(|_| recent.kl().is_none())?;
+    let tokens = match recent.figure(Figure::KlCoef) {
+        Some(_) => recent.figure(Figure::CompletionLength)?.0,
+        None => count as f64,
+    };
+    let kl = sum / tokens.max(1.0);
+    (kl > bound).then(|| {
+        let text = format!(
+            "the policy is {kl:.2} nats a token from the reference (KL, estimated on the completions that it draws), beyond \
+             watch.max_kl of {bound}: read some of them before continuing; try a lower train.learning_rate, a higher \
+             objective.beta (kl_coef of ppo), or fewer steps"
+        );
+        ("kl", text)
+    })
+}
+
+fn tied_rewards(seen: &Completed) -> Option<Warning> {
+    (seen.groups > 0 && seen.tied == seen.groups).then(|| {
+        let text = format!(
+            "in each of the last {} groups of completions that are compared, all had the same reward, which teaches nothing \
+             (frac_reward_zero_std is 1): look at what rollout.reward gives, draw more or more different completions \
+             (rollout.num_generations, rollout.temperature), or take prompts that the policy answers neither always well nor \
+             never",
+            seen.groups
+        );
+        ("tied", text)
+    })
+}
+
+fn all_masked(seen: &Completed) -> Option<Warning> {
+    (seen.completions > 0 && seen.cut == seen.completions).then(|| {
+        let text = format!(
+            "each of the last {} completions was cut at rollout.max_completion_length, and \
+             objective.mask_truncated_completions leaves out what is cut, so that nothing is learned: raise \
+             rollout.max_completion_length, or set mask_truncated_completions to false",
+            seen.completions
+        );
+        ("masked", text)
     })
 }
 
@@ -254,5 +365,66 @@ mod tests {
             message.contains("watch.max_kl is 0;") && message.contains("watch.chance_pairs is 3;"),
             "{message}"
         );
+    }
+
+    /// The figures of a step of drawn completions.
+    fn drawn(groups: u64, tied: u64, completions: u64, cut: u64) -> Metrics {
+        let mut metrics = Metrics::default();
+        metrics.add_loss(0.0, completions);
+        metrics.note(Figure::TiedRewards, tied as f64, groups);
+        metrics.note(Figure::ClippedCompletions, cut as f64, completions);
+        metrics.note(Figure::CompletionLength, 10.0 * completions as f64, completions);
+        metrics
+    }
+
+    #[test]
+    fn completions_in_vain_are_told_of_when_all_of_a_window_are() {
+        let by = |masks, is_last| Completing { masks, is_last };
+        let told = |steps: &[Metrics], masks| -> Vec<String> {
+            let mut watch = Watch::default();
+            let last = steps.len() - 1;
+            let step = |(i, metrics): (usize, &Metrics)| watch.completed(metrics, by(masks, i == last));
+            steps.iter().enumerate().flat_map(step).collect()
+        };
+        let (tied, one_differs) = (drawn(4, 4, 32, 32), drawn(4, 3, 32, 31));
+        let found = told(&vec![tied.clone(); 12], false);
+        assert!(found.len() == 1 && found[0].contains("the last 16 groups"), "{found:?}");
+        let found = told(&vec![tied.clone(); 12], true);
+        assert!(found.len() == 2 && found[1].contains("the last 128 completions was cut"), "{found:?}");
+        // A short run is looked at when it ends, and one that went well before is not.
+        assert!(told(&[tied.clone(), tied.clone()], true)[0].contains("the last 8 groups"));
+        let mut well = vec![one_differs; 4];
+        well.push(tied.clone());
+        assert_eq!(told(&well, true), [""; 0]);
+        // It is part of the state, and of no state without drawn completions.
+        let mut watch = Watch::default();
+        assert!(!serde_json::to_string(&watch).unwrap().contains("completed"));
+        (0..3).for_each(|_| drop(watch.completed(&tied, by(false, false))));
+        let saved = serde_json::to_string(&watch).unwrap();
+        let mut resumed: Watch = serde_json::from_str(&saved).unwrap();
+        assert_eq!(resumed.completed(&tied, by(false, false)).len(), 1);
+        // PPO with one completion a step compares nothing.
+        assert!(told(&vec![drawn(0, 0, 1, 1); 40], false).is_empty());
+        assert!(told(&vec![drawn(0, 0, 1, 1); 40], true)[0].contains("the last 32 completions"));
+    }
+
+    #[test]
+    fn the_divergence_of_drawn_completions_is_watched_per_token() {
+        let step = |kl: f64, count: u64, is_ppo: bool| {
+            let mut metrics = drawn(4, 0, 32, 0);
+            metrics.note(Figure::Kl, kl, count);
+            if is_ppo {
+                metrics.note(Figure::KlCoef, 0.0, 1);
+            }
+            told(&metrics)
+        };
+        // 32 completions of 10 tokens: the figure of PPO is per completion, that of the others per token.
+        assert!(step(352.0, 32, true).contains("is 1.10 nats a token from the reference"));
+        assert!(step(352.0, 320, false).contains("is 1.10 nats a token from the reference"));
+        assert_eq!((step(288.0, 32, true), step(288.0, 320, false)), (String::new(), String::new()));
+        // KTO's estimate is of given completions, whose divergence is watched as that of pairs.
+        let mut kto = pairs(32, -2.0, -3.0);
+        kto.note(Figure::Kl, 99.0, 1);
+        assert_eq!(told(&kto), "");
     }
 }

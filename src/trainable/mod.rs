@@ -26,6 +26,7 @@ pub mod projected;
 mod projections;
 mod score;
 pub mod store;
+mod tables;
 pub mod token_rows;
 pub mod whole;
 
@@ -67,7 +68,12 @@ impl Adapters {
         let mut all: Vec<Adapter> = adapters.into_iter().map(Into::into).collect();
         all.sort_by(|a, b| a.module().cmp(b.module()));
         if let Some(twice) = all.windows(2).find(|pair| pair[0].module() == pair[1].module()) {
-            return Err(Error::Adapter(format!("module {} is adapted twice", twice[0].module())));
+            return Err(Error::Adapter(format!(
+                "module {} is adapted twice, by {} and by {}; keep one of the two",
+                twice[0].module(),
+                twice[0].kind(),
+                twice[1].kind()
+            )));
         }
         Ok(Self::of_sorted(all))
     }
@@ -83,12 +89,15 @@ impl Adapters {
     /// As [`Adapters::initialised`], also for kinds that start from the weights of their modules.
     ///
     /// # Errors
-    /// As [`Adapters::zeros`]; or if a kind needs a weight and cannot start from that of its module.
+    /// As [`Adapters::zeros`]; [`Error::Config`] if embedding or head are trained in two ways; or if a kind needs a weight and
+    /// cannot start from that of its module.
     pub fn initialised_on<'a>(
         adapters: impl IntoIterator<Item: Into<Adapter>>,
         seed: u64,
         weight: impl Fn(&str) -> Option<&'a Linear>,
     ) -> Result<Self> {
+        let adapters: Vec<Adapter> = adapters.into_iter().map(Into::into).collect();
+        tables::check(&adapters, &weight)?;
         let mut set = Self::zeros(adapters)?;
         let Self { all, store } = &mut set;
         let mut begun = Ok(());

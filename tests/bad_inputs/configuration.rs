@@ -74,7 +74,7 @@ fn files_of_the_configuration() {
     place.write("run.yaml", "");
     train_refused(&place, 2, &["model.base is missing", "data.train is missing"]);
     place.write("run.yaml", b"\xff\xfe");
-    train_refused(&place, 1, &["run.yaml", "UTF-8"]);
+    train_refused(&place, 2, &["run.yaml", "UTF-8"]);
     place.llama_recipe(&[("data.chat_template", json!("nowhere.jinja"))]);
     train_refused(&place, 2, &["nowhere.jinja"]);
 }

@@ -142,7 +142,7 @@ fn a_run_on_a_frozen_adapter_says_where_it_began_and_names_both_adapters() {
     ];
     place.recipe(std::path::Path::new("model"), &fixture("pairs.jsonl"), &more);
     let ran = place.run(&["train", "-c", "run.yaml"]);
-    let both = "--adapter run/adapter --adapter model/adapters/plain";
+    let both = "--adapter model/adapters/plain --adapter run/adapter";
     assert_eq!(ran.stderr.matches(both).count(), 2, "generate and export in {}", ran.stderr);
     ran.ok();
     let before = place.metrics("run")[0]["eval_rewards/margins"].as_f64().unwrap();

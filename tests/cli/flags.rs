@@ -66,6 +66,23 @@ fn every_flag_sets_its_key() {
 }
 
 #[test]
+fn epochs_beside_a_number_of_steps_are_told_to_have_no_effect() {
+    let place = Place::new();
+    place.llama_recipe(&[]);
+    let said = |more: &[&str]| {
+        let ran = place.run(&[&["train", "-c", "run.yaml", "--overwrite", "--epochs", "3"], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        ran.stderr
+    };
+    let told = "--epochs 3 has no effect: train.max_steps is 6, which decides how long the run is";
+    assert_eq!(said(&[]).matches(told).count(), 1, "{}", said(&[]));
+    assert!(!said(&["--set", "train.max_steps=null"]).contains("has no effect"));
+    // Those of the quickstart are in the program.
+    let dry = place.run(&["train", "--epochs", "3", "--dry-run"]);
+    assert!(dry.stderr.contains("train.max_steps is 125"), "{}", dry.stderr);
+}
+
+#[test]
 fn flags_override_a_file_and_globs_and_numbers_are_names() {
     let place = Place::new();
     place.llama_recipe(&[]);

@@ -26,6 +26,7 @@ fn events_are_lines_of_json_and_nothing_else_is_on_standard_output() {
     }
     let last = lines.last().unwrap();
     assert_eq!((&last["event"], &last["adapter"]), (&json!("finished"), &json!("run/adapter")));
+    assert!(lines.iter().all(|line| line["stage"].is_null()), "a single run has no stages");
     assert_eq!(last["evaluation"]["loss"], metrics.last().unwrap()["values"]["eval_loss"]);
     let refused = place.run(&["train", "-c", "run.yaml", "--json", "--dry-run"]);
     assert_eq!(refused.code, Some(2));

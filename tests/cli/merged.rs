@@ -328,6 +328,15 @@ fn a_gguf_model_is_a_base_again() {
         data.as_ref(),
         &[("lora.init_from", "a.gguf".into()), ("model.adapter", "a.gguf".into())],
     );
+    // It has a rank of its own.
+    let refused = place.run(&["train", "-c", "run.yaml"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("lora.r is 3"), "{}", refused.stderr);
+    let mut recipe: serde_yaml::Value = serde_yaml::from_slice(&place.read("run.yaml")).unwrap();
+    let lora = recipe["lora"].as_mapping_mut().unwrap();
+    for key in ["r", "lora_alpha"] {
+        lora.remove(key).unwrap();
+    }
+    place.write("run.yaml", serde_yaml::to_string(&recipe).unwrap());
     place.run(&["train", "-c", "run.yaml"]).ok();
 }
 

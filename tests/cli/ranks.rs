@@ -90,6 +90,8 @@ fn tables_prefixes_and_losses_of_whole_batches_too() {
         let mut more = more;
         if name == "prefix" {
             more.push(("lora.lora_dropout", json!(0.0)));
+            more.push(("lora.r", json!(16)));
+            more.push(("lora.lora_alpha", json!(32)));
         }
         if name != "texts" {
             more.push(("objective.use_weighting", json!(name == "rows")));

@@ -48,4 +48,12 @@ fn a_run_leaves_a_page_and_several_are_laid_over_each_other() {
         "{}",
         wrong.stderr
     );
+    std::fs::remove_file(place.path("runs/a/metrics.jsonl")).unwrap();
+    let silent = place.run(&["report", "runs/a"]);
+    let said = "runs/a is a run without a metrics.jsonl: it has logged nothing, or the file was removed; did you mean runs/b?";
+    assert!(silent.code == Some(2) && silent.stderr.contains(said), "{}", silent.stderr);
+    place.write("runs/b/metrics.jsonl", "{\"step\":\"x\",\"loss\":{\"a\":1}}\n");
+    let damaged = place.run(&["report", "runs/b"]);
+    let said = "runs/b/metrics.jsonl:1: `step` is \"x\"; it must be a whole number";
+    assert!(damaged.code == Some(1) && damaged.stderr.contains(said), "{}", damaged.stderr);
 }

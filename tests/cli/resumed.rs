@@ -118,3 +118,23 @@ fn time_makes_checkpoints_that_change_no_byte() {
         assert!(ran.code == Some(2) && ran.stderr.contains(words), "{}", ran.stderr);
     }
 }
+
+#[test]
+fn another_loss_and_fewer_steps_are_refused_by_name_and_change_no_file() {
+    let place = place();
+    let before = place.read("runs/first/config.yaml");
+    for (more, words) in [
+        (["--loss", "ipo"], "objective.loss_type was sigmoid, is ipo"),
+        (["--set", "train.max_steps=2"], "is of step 4, and the run would now have 2"),
+    ] {
+        let ran = place.run(&[&["train", "--resume", "runs/first"], &more[..]].concat());
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(words) && ran.stderr.contains("--overwrite"),
+            "{words} in {}",
+            ran.stderr
+        );
+        assert_eq!(place.read("runs/first/config.yaml"), before);
+    }
+    place.run(&["train", "--resume", "runs/first", "--loss", "sigmoid"]).ok();
+}

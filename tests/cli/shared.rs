@@ -360,7 +360,11 @@ fn drawing(place: &Place, accumulation: usize, objective: &Value, more: &[(&str,
 
 #[test]
 fn rollouts_have_the_bytes_of_one_rank() {
-    let prefix = [("lora.prefix_tuning", json!({"num_virtual_tokens": 4}))];
+    let prefix = [
+        ("lora.prefix_tuning", json!({"num_virtual_tokens": 4})),
+        ("lora.r", json!(16)),
+        ("lora.lora_alpha", json!(32)),
+    ];
     let command = [("rollout.reward", json!("command:awk '{print length($0) % 7}'"))];
     for (objective, more) in [
         (json!({"loss_type": "grpo", "num_iterations": 2, "beta": 0.1}), &[][..]),

@@ -224,3 +224,212 @@ fn another_recipe_in_the_same_directory_is_refused() {
     assert!(fresh.code == Some(2) && fresh.stderr.contains("--overwrite"), "{}", fresh.stderr);
     place.run(&[&TRAIN[..], &["--overwrite", "--set", "output_dir=whole"]].concat()).ok();
 }
+
+/// The metadata of an adapter's weights.
+fn metadata(place: &Place, adapter: &str) -> serde_json::Value {
+    let bytes = place.read(&format!("{adapter}/adapter_model.safetensors"));
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    header["__metadata__"].clone()
+}
+
+/// Two stages, the second of which is stacked.
+fn stacked(place: &Place) {
+    let stages = json!(["preferred_ft", {"name": "dpo", "adapter": "stack", "lora": {"r": 2}}]);
+    place.llama_recipe(&[("train.max_steps", json!(3)), ("train.threads", json!(1)), ("stages", stages)]);
+    place.run(&TRAIN).ok();
+}
+
+#[test]
+fn an_adapter_that_was_trained_above_another_says_so_and_is_missed_without_it() {
+    let place = Place::new();
+    stacked(&place);
+    let noted = |adapter: &str| metadata(&place, adapter)["dpo_lora.frozen_adapters"].clone();
+    let frozen: serde_json::Value =
+        serde_json::from_str(noted("run/2-dpo/adapter").as_str().unwrap()).unwrap();
+    assert_eq!((frozen.as_array().unwrap().len(), &frozen[0]["path"]), (1, &json!("1-preferred_ft/adapter")));
+    assert_eq!((noted("run/1-preferred_ft/adapter"), noted("run/adapter")), (json!(null), json!(null)));
+    let card = |adapter: &str| String::from_utf8(place.read(&format!("{adapter}/README.md"))).unwrap();
+    let above = card("run/2-dpo/adapter");
+    assert_eq!(above.matches("--adapter 1-preferred_ft/adapter --adapter PATH").count(), 3, "{above}");
+    let whole = card("run/adapter");
+    assert!(
+        whole.contains("stages `preferred_ft`, `dpo` in one") && !whole.contains("1-preferred_ft/"),
+        "{whole}"
+    );
+
+    let (base, data) = (fixture("models/llama"), fixture("pairs.jsonl"));
+    let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
+    let both = ["--adapter", "run/1-preferred_ft/adapter", "--adapter", "run/2-dpo/adapter"];
+    let alone = ["--adapter", "run/2-dpo"];
+    let said =
+        |ran: &crate::common::program::Ran| ran.stderr.contains("was trained above the frozen adapter");
+    for (name, command) in [
+        ("score", &["score", "--data", data][..]),
+        ("eval", &["eval", "--data", data]),
+        ("config", &["eval", "--data", data, "--config", "run/2-dpo/config.yaml"]),
+        ("generate", &["generate", "--prompt", "a b", "--max-new-tokens", "2"]),
+        ("merge", &["merge", "--no-verify", "--output", "merged", "--force"]),
+        ("combined", &["merge", "--output-adapter", "combined", "--combination", "cat", "--force"]),
+        ("export", &["export", "--format", "peft", "--output", "exported", "--force"]),
+    ] {
+        let run = |adapters: &[&str]| place.run(&[command, &["--base", base], adapters].concat());
+        let ran = run(&alone);
+        assert!(ran.code == Some(0) && said(&ran), "{name}: {}", ran.stderr);
+        let named = "name all of them: --adapter run/1-preferred_ft/adapter --adapter run/2-dpo\n";
+        assert!(ran.stderr.contains(named), "{name}: {}", ran.stderr);
+        for complete in [&both[..], &["--adapter", "run/adapter"]] {
+            let ran = run(complete);
+            assert!(ran.code == Some(0) && !said(&ran), "{name}: {}", ran.stderr);
+        }
+        // What is made of it alone goes on to say so.
+        if ["combined", "export"].contains(&name) {
+            run(&alone).ok();
+            let made = if name == "export" { "exported" } else { name };
+            let again = place.run(&["score", "--data", data, "--base", base, "--adapter", made]);
+            assert!(said(&again), "{name}: {}", again.stderr);
+        }
+    }
+    let pushed = place.run(&["push", "run/2-dpo", "me/polite", "--dry-run"]);
+    assert!(said(&pushed) && pushed.stderr.contains("--combination cat"), "{}", pushed.stderr);
+    // A run that goes on with it, or trains above it, needs what is below it.
+    let set = |settings: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        place.llama_recipe(&[("output_dir", json!("next")), ("train.max_steps", json!(1))]);
+        place.run(&[&TRAIN[..], &["--dry-run"]].concat().into_iter().chain(settings).collect::<Vec<_>>())
+    };
+    for (settings, expected) in [
+        (&["model.adapter=run/2-dpo/adapter"][..], true),
+        (&["model.adapter=[run/1-preferred_ft/adapter, run/2-dpo/adapter]"], false),
+    ] {
+        let ran = set(settings);
+        assert_eq!((ran.code, said(&ran)), (Some(0), expected), "{settings:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_settings_of_several_adapters_are_those_of_the_last_one() {
+    let place = Place::new();
+    let losses = [("a", "ipo"), ("b", "hinge")];
+    for (name, loss) in losses {
+        place.llama_recipe(&[
+            ("output_dir", json!(name)),
+            ("objective.loss_type", json!(loss)),
+            ("train.max_steps", json!(1)),
+        ]);
+        place.run(&TRAIN).ok();
+    }
+    stacked(&place);
+    let (base, data) = (fixture("models/llama"), fixture("pairs.jsonl"));
+    let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
+    let eval = |first: &str, second: &str| {
+        place.run(&["eval", "--base", base, "--data", data, "--adapter", first, "--adapter", second])
+    };
+    for (first, second, loss) in [("a", "b", "(hinge, "), ("b", "a", "(ipo, ")] {
+        let ran = eval(first, second);
+        let said = format!("those of {second}, the last one, are used");
+        assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+        assert!(ran.stdout.contains(loss), "{loss} in {}", ran.stdout);
+    }
+    // It is known which of two stages is the last one.
+    let [sft, dpo] = ["run/1-preferred_ft", "run/2-dpo"];
+    for (first, second) in [(sft, dpo), (dpo, sft)] {
+        let ran = eval(first, second);
+        assert!(
+            !ran.stderr.contains("different losses") && ran.stdout.contains("(sigmoid, "),
+            "{}",
+            ran.stdout
+        );
+    }
+}
+
+#[test]
+fn a_program_follows_the_stages_and_gets_the_adapter_of_the_whole_run() {
+    let place = Place::new();
+    recipe(&place, "stack");
+    let lines = place.run(&[&TRAIN[..], &["--json"]].concat()).json();
+    let of = |kind: &str| lines.iter().filter(|line| line["event"] == kind).collect::<Vec<_>>();
+    let ends: Vec<_> = of("stage_finished").iter().map(|line| (&line["stage"], &line["adapter"])).collect();
+    let expected = ["1-preferred_ft", "2-dpo", "3-again"].map(|stage| json!(format!("run/{stage}/adapter")));
+    assert_eq!(ends.iter().map(|(_, adapter)| (*adapter).clone()).collect::<Vec<_>>(), expected);
+    let names: Vec<_> = ends.iter().map(|(stage, _)| stage.as_str().unwrap()).collect();
+    assert_eq!(names, ["preferred_ft", "dpo", "again"]);
+    let (finished, last) = (of("finished"), lines.last().unwrap());
+    assert_eq!((finished.len(), &last["event"]), (1, &json!("finished")));
+    assert_eq!((&last["run"], &last["adapter"]), (&json!("run"), &json!("run/adapter")));
+    let end = *of("stage_finished").last().unwrap();
+    assert_eq!((&last["step"], &last["evaluation"]), (&end["step"], &end["evaluation"]));
+    for name in names {
+        let own = of("metrics").iter().filter(|line| line["stage"] == name).count();
+        let index = ["preferred_ft", "dpo", "again"].iter().position(|stage| *stage == name).unwrap();
+        assert_eq!(own, place.metrics(&format!("run/{}-{name}", index + 1)).len(), "{name}");
+    }
+    assert!(of("metrics").iter().all(|line| line["stage"].is_string()));
+}
+
+/// The recipe without the shape of the adapter.
+fn without_shape(place: &Place, init_from: &str) {
+    let mut recipe: serde_yaml::Value = serde_yaml::from_slice(&place.read("run.yaml")).unwrap();
+    let lora = recipe["lora"].as_mapping_mut().unwrap();
+    for key in ["r", "lora_alpha"] {
+        lora.remove(key).unwrap();
+    }
+    lora.insert("init_from".into(), init_from.into());
+    place.write("run.yaml", serde_yaml::to_string(&recipe).unwrap());
+}
+
+#[test]
+fn a_run_that_continues_an_adapter_notes_its_shape_and_refuses_another() {
+    let place = Place::new();
+    let shape = [("lora.use_rslora", json!(true)), ("lora.target_modules", json!(["q_proj", "down_proj"]))];
+    place.llama_recipe(&[&shape[..], &[("output_dir", json!("first"))]].concat());
+    place.run(&TRAIN).ok();
+    place.llama_recipe(&[("data.eval", json!(0.3))]);
+    without_shape(&place, "first");
+    let train = |settings: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        place.run(&TRAIN.into_iter().chain(settings).collect::<Vec<_>>())
+    };
+    for (setting, words) in [
+        (
+            "lora.r=16",
+            "--set lora.r=16: lora.r is 16, and the run continues the adapter first (lora.init_from), which has its own, 3;",
+        ),
+        ("lora.lora_alpha=32", "lora.lora_alpha is 32.0"),
+        ("lora.use_rslora=false", "lora.use_rslora is false"),
+        ("lora.target_modules=all-linear", "which has its own, [\"down_proj\",\"q_proj\"]"),
+        ("lora.rank_pattern.q_proj=8", "lora.rank_pattern is {\"q_proj\":8}"),
+    ] {
+        let ran = train(&[setting]);
+        assert_eq!(ran.code, Some(2), "{setting}: {}", ran.stderr);
+        assert!(ran.stderr.contains(words) && ran.stderr.contains("remove it"), "{words} in {}", ran.stderr);
+        assert!(!place.path("run").exists());
+    }
+    let ran = train(&[]);
+    let against = "by reward, against the run's own reference";
+    assert!(ran.stdout.contains(against), "{}", ran.stdout);
+    ran.ok();
+    let written: serde_yaml::Value = serde_yaml::from_slice(&place.read("run/config.yaml")).unwrap();
+    let lora = &written["lora"];
+    assert_eq!((lora["r"].as_u64(), lora["lora_alpha"].as_f64()), (Some(3), Some(5.0)));
+    assert_eq!(lora["use_rslora"].as_bool(), Some(true));
+    let names: Vec<_> =
+        lora["target_modules"].as_sequence().unwrap().iter().map(|name| name.as_str()).collect();
+    assert_eq!(names, [Some("down_proj"), Some("q_proj")]);
+    // What a run has written is a configuration again, and the run can be resumed.
+    let again = ["train", "-c", "run/config.yaml", "--set", "output_dir=again"];
+    place.run(&again).ok();
+    assert_eq!(place.adapter("again"), place.adapter("run"));
+    place.run(&["train", "--resume", "run", "--set", "train.max_steps=8"]).ok();
+    // Stages note it too.
+    let stages = json!(["sft", {"name": "dpo", "adapter": "stack", "lora": {"r": 2}}]);
+    place.llama_recipe(&[("output_dir", json!("staged")), ("train.max_steps", json!(2)), ("stages", stages)]);
+    without_shape(&place, "first");
+    place.run(&TRAIN).ok();
+    let written: serde_yaml::Value = serde_yaml::from_slice(&place.read("staged/config.yaml")).unwrap();
+    assert_eq!(written["stages"][0]["lora"]["r"].as_u64(), Some(3));
+    assert_eq!(written["stages"][1]["lora"]["r"].as_u64(), Some(2));
+    place.run(&["train", "-c", "staged/config.yaml", "--set", "output_dir=restaged"]).ok();
+    assert_eq!(place.adapter("restaged"), place.adapter("staged"));
+    place.run(&["train", "--resume", "staged"]).ok();
+}

@@ -1,5 +1,6 @@
 //! `collect` with a script instead of a person.
 
+use dpo_lora::random::Stream;
 use serde_json::{Value, json};
 
 use super::{Place, favourable};
@@ -76,7 +77,17 @@ fn conflicting_votes_become_a_soft_label_and_are_told() {
     let place = Place::new();
     prompts(&place, 4);
     collect(&place, &"1\n".repeat(4), &["--annotator", "ann"]).ok();
-    let found = collect(&place, "2\n1\n1\n1\n", &["--annotator", "bob", "--json"]).json();
+    // Bob agrees with Ann but for the first question. The order is the same for both, and the sides are not.
+    let sides = Stream::new(42, "sides").named("bob");
+    let answer = |(i, vote): (usize, &Value)| {
+        let prompt = vote["prompt"].as_str().unwrap();
+        let number: u64 = prompt.split(' ').nth(3).unwrap().parse().unwrap();
+        let is_turned = sides.word(number) & 1 == 1;
+        let takes_left = (vote["choice"] == "first") != is_turned;
+        if takes_left == (i > 0) { "1\n" } else { "2\n" }
+    };
+    let answers: String = votes(&place).iter().enumerate().map(answer).collect();
+    let found = collect(&place, &answers, &["--annotator", "bob", "--json"]).json();
     assert_eq!((&found["pairs"], &found["votes"]), (&json!(4), &json!(8)));
     assert_eq!(found["conflicts"].as_array().unwrap().len(), 1, "{found}");
     let conflict = &found["conflicts"][0];
@@ -95,6 +106,31 @@ fn conflicting_votes_become_a_soft_label_and_are_told() {
     std::fs::remove_file(place.path("pairs.jsonl")).unwrap();
     let told = collect(&place, "", &["--no-ask"]).ok();
     assert!(told.contains("in conflict: 1 for") && place.read("pairs.jsonl") == before, "{told}");
+}
+
+#[test]
+fn annotators_who_always_take_the_left_answer_do_not_agree() {
+    let place = Place::new();
+    prompts(&place, 8);
+    for name in ["ann", "bob"] {
+        collect(&place, &"1\n".repeat(8), &["--annotator", name]).ok();
+    }
+    let choices = |name: &str| -> Vec<String> {
+        let own = votes(&place).into_iter().filter(|vote| vote["annotator"] == name);
+        own.map(|vote| vote["choice"].to_string()).collect()
+    };
+    let (ann, bob) = (choices("ann"), choices("bob"));
+    let agree = ann.iter().zip(&bob).filter(|(a, b)| a == b).count();
+    assert!((1..8).contains(&agree), "{ann:?} {bob:?}");
+}
+
+#[test]
+fn a_prompt_does_not_act_on_the_terminal() {
+    let place = Place::new();
+    std::fs::write(place.path("prompts.txt"), "The film\u{1b}[2J is\n").unwrap();
+    let asked = collect(&place, "q\n", &[]);
+    assert!(asked.stderr.contains("> The film\\u{1b}[2J is\n"), "{:?}", asked.stderr);
+    asked.ok();
 }
 
 #[test]

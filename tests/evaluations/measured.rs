@@ -108,9 +108,39 @@ fn a_frontier_begins_at_the_reference() {
     assert!(value(1, "kl") > 0.5 && value(1, "reward") > value(0, "reward") + 0.2, "{found}");
     assert!(points[1]["kl"]["low"].as_f64().unwrap() < value(1, "kl"));
     assert!(points.iter().all(|point| point["on_frontier"] == true && point["samples"] == 24));
+    // The reference is the reference by definition.
+    assert_eq!((&points[0]["kl"]["low"], &points[0]["kl"]["high"]), (&0.0.into(), &0.0.into()));
     let svg = place.read("frontier/frontier.svg");
     assert!(svg.contains("<polyline") && svg.contains("tiny-reviews-favourable"), "{svg}");
-    assert_eq!(place.run(&args).json(), found);
+    // What is scored is said to be kept, and the scores of both policies are.
+    let again = place.run(&args);
+    let line = "48 scores were kept in frontier/scores.jsonl; delete it to score again";
+    assert!(again.stderr.contains(line), "{}", again.stderr);
+    assert_eq!(again.json(), found);
+}
+
+#[test]
+fn one_prompt_has_a_wide_interval_or_none() {
+    let place = Place::new();
+    let few = ["--prompts", "tiny-reviews/prompts.jsonl", "--limit", "1", "--samples", "8"];
+    let few = [&few[..], &["--max-new-tokens", "16", "--seed", "3"]].concat();
+    let adapter = favourable();
+    let head = ["eval", "win-rate", "--base", "tiny-reviews", "--adapter", &adapter, "--json"];
+    let rate = place.run(&[&head[..], &few[..], &["--judge", "length"]].concat()).json()["points"][0].clone();
+    let [low, high] = ["low", "high"].map(|key| rate["win_rate"][key].as_f64().unwrap());
+    // Wilson's interval of one trial is nearly all there is.
+    assert!(rate["prompts"] == 1 && rate["comparisons"] == 8 && high - low > 0.75, "{rate}");
+    let args = ["eval", "frontier", &adapter, "--base", "tiny-reviews", "--reward", "length"];
+    let args = [&args[..], &few[..]].concat();
+    let said = place.run(&args).ok();
+    assert!(said.contains("a single prompt, or prompts that all give the same number"), "{said}");
+    let csv = place.read("frontier/frontier.csv");
+    let cells: Vec<&str> = csv.lines().nth(2).unwrap().split(',').collect();
+    // Reward and its ends, KL and its ends.
+    assert!(!cells[2].is_empty() && cells[3..5] == ["", ""] && cells[6..8] == ["", ""], "{csv}");
+    let json: Value = serde_json::from_str(&place.read("frontier/frontier.json")).unwrap();
+    let point = &json["points"][1];
+    assert!(point["reward"]["mean"].is_number() && point["reward"]["low"].is_null(), "{point}");
 }
 
 #[test]
@@ -175,8 +205,13 @@ fn a_learning_curve_of_points() {
     assert!((found["fit"]["b"]["value"].as_f64().unwrap() - 2.0).abs() < 1e-9);
     let said = place.run(&["eval", "learning-curve", "--points", "p.csv"]).ok();
     assert!(said.contains("the data support a + b/sqrt(N)") && said.contains("b = 2.0000"), "{said}");
-    for (text, words) in [("n,error\n1,2\n", "p.csv:2"), ("n,error,standard_error\n10,0.1,0.1\n", "found 1")]
-    {
+    for (text, words) in [
+        ("n,error\n1,2\n", "p.csv:2"),
+        ("n,error,standard_error\n10,0.1,0.1\n", "p.csv: a learning curve needs"),
+        ("n,error,standard_error\n10,0.1,0.1\n", "found 1"),
+        ("n,error,standard_error\n10,0.1,0.1\n20,1.7,0.1\n", "p.csv:3: error is 1.7"),
+        ("n,error,standard_error\n10,-0.1,0.1\n20,0.1,0.1\n", "p.csv:2: error is -0.1"),
+    ] {
         std::fs::write(place.path("p.csv"), text).unwrap();
         let ran = place.run(&["eval", "learning-curve", "--points", "p.csv"]);
         assert!(ran.code == Some(1) && ran.stderr.contains(words), "{}", ran.stderr);

@@ -68,8 +68,49 @@ class Module(unittest.TestCase):
         with self.assertRaises(dpo_lora.Error) as caught:
             dpo_lora.score(BASE, "nothing.jsonl")
         self.assertEqual(caught.exception.code, 2)
-        with self.assertRaises(ValueError):
+        with self.assertRaisesRegex(ValueError, "train.learning_rate is nan"):
             dpo_lora.train({"train": {"learning_rate": float("nan")}})
+        with self.assertRaisesRegex(TypeError, r"train.betas\[1\] is .* of type object"):
+            dpo_lora.train({"train": {"betas": [1.0, object()]}})
+        for function in (dpo_lora.evaluate, dpo_lora.score):
+            with self.assertRaisesRegex(TypeError, "data holds 2 paths.*a glob"):
+                function(BASE, ["a.jsonl", "b.jsonl"])
+        self.assertEqual(dpo_lora.evaluate(BASE, [DATA])["pairs"], 200)
+
+    def test_numbers_of_other_libraries_are_numbers(self):
+        class Number:
+            """As numpy's: no number of Python, and with `tolist`."""
+
+            def __init__(self, value):
+                self.value = value
+
+            def tolist(self):
+                return self.value
+
+        found = dpo_lora._plain({"a": {"b": [Number(2), Number([0.5, 1])]}, "c": pathlib.Path("d"), "e": None, "f": True}, "")
+        self.assertEqual(found, {"a": {"b": [2, [0.5, 1]]}, "c": "d", "e": None, "f": True})
+        with self.assertRaisesRegex(ValueError, r"a.b\[1\] is inf"):
+            dpo_lora._plain({"a": {"b": [1, Number(float("inf"))]}}, "")
+        try:
+            import numpy
+        except ImportError:
+            return
+        found = dpo_lora._plain({"r": numpy.int64(4), "x": numpy.float32(0.5), "y": numpy.array([1, 2]), "z": numpy.float64(2)}, "")
+        self.assertEqual(json.dumps(found), '{"r": 4, "x": 0.5, "y": [1, 2], "z": 2.0}')
+
+    def test_a_run_with_stages_is_the_whole_run(self):
+        config = settings("runs/two")
+        config["stages"] = [{"name": "sft"}, {"name": "dpo", "adapter": "stack", "lora": {"r": 2}}]
+        events = []
+        run = dpo_lora.train(config, log=events.append, progress=False)
+        self.assertEqual((run.directory, run.adapter), (pathlib.Path("runs/two"), pathlib.Path("runs/two/adapter")))
+        self.assertEqual([event["event"] for event in events].count("finished"), 1)
+        self.assertEqual([(stage["stage"], stage["adapter"]) for stage in run.stages], [("sft", "runs/two/1-sft/adapter"), ("dpo", "runs/two/2-dpo/adapter")])
+        self.assertEqual({metrics["stage"] for metrics in run.metrics}, {"sft", "dpo"})
+        self.assertEqual(run.evaluation, run.stages[-1]["evaluation"])
+        # The adapter of the whole run is the policy that the last stage evaluated.
+        share = dpo_lora.evaluate(BASE, DATA, run.adapter)["logp_accuracy"]
+        self.assertAlmostEqual(share, run.evaluation["logp_accuracy"])
 
     def test_a_callback_that_raises_stops_the_run_with_a_checkpoint(self):
         def stop(event):

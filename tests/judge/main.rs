@@ -85,7 +85,7 @@ fn both_orders_are_asked_and_averaged() {
     let place = Place::new();
     let judged = place.judge(config(&server), 6).unwrap();
     assert_eq!(firsts(&judged), truth(6));
-    assert_eq!((judged.position.consistent, judged.position.first_shown_wins), (1.0, 0.5));
+    assert_eq!((judged.position.consistent, judged.position.first_shown_wins), (Some(1.0), 0.5));
     assert_eq!((server.seen().len(), place.judged_once(), judged.requests), (12, 12, 12));
     assert!(server.seen().iter().all(|request| request.path == "/v1/chat/completions"));
     // One line for each request, with the request and the answer in it.
@@ -99,7 +99,53 @@ fn a_judge_that_prefers_a_place_is_seen_and_cancelled() {
     let server = Server::start(|_, _| Reply::verdict("A"));
     let judged = Place::new().judge(config(&server), 5).unwrap();
     assert_eq!(firsts(&judged), vec![Some(0.5); 5]);
-    assert_eq!((judged.position.always_first, judged.position.first_shown_wins), (1.0, 1.0));
+    assert_eq!((judged.position.always_first, judged.position.first_shown_wins), (Some(1.0), 1.0));
+}
+
+#[test]
+fn in_one_order_the_place_is_drawn_and_told() {
+    let once = |server: &Server| JudgeConfig { both_orders: false, ..config(server) };
+    let server = Server::start(|_, _| Reply::verdict("A"));
+    let place = Place::new();
+    // The first side of all pairs is the same text: its place must not be.
+    let pairs: Vec<Comparison> = (0..40)
+        .map(|i| Comparison {
+            prompt: format!("question {i}"),
+            answers: ["ours", "theirs"].map(String::from),
+        })
+        .collect();
+    let judge = Judge::new(once(&server), &place.transcript()).unwrap();
+    let judged = judge.judge(&pairs).unwrap();
+    let won = firsts(&judged).iter().filter(|verdict| **verdict == Some(1.0)).count();
+    // 20, with a standard deviation of 3.2.
+    assert!((8..=32).contains(&won), "{won} of 40 for a judge that does not read");
+    let position = judged.position;
+    assert_eq!((position.pairs, position.first_shown_wins, position.consistent), (40, 1.0, None));
+    // Another run shows the same, and so does one with the sides exchanged.
+    let turned: Vec<Comparison> = pairs
+        .iter()
+        .map(|it| Comparison { answers: [it.answers[1].clone(), it.answers[0].clone()], ..it.clone() })
+        .collect();
+    let again = Judge::new(once(&server), &place.transcript()).unwrap();
+    assert_eq!(again.judge(&pairs).unwrap().verdicts, judged.verdicts);
+    let other = again.judge(&turned).unwrap();
+    assert_eq!(firsts(&other).iter().filter(|verdict| **verdict == Some(1.0)).count(), 40 - won);
+    assert_eq!((server.seen().len(), other.from_transcript), (40, 40));
+    // A judge that reads is understood in whichever order a pair is shown.
+    let server = Server::start(|_, request| honest(request));
+    let judged = Place::new().judge(once(&server), 12).unwrap();
+    assert_eq!((firsts(&judged), server.seen().len()), (truth(12), 12));
+}
+
+#[test]
+fn what_this_judge_has_asked_is_not_from_an_earlier_run() {
+    let server = Server::start(|_, request| honest(request));
+    let place = Place::new();
+    let judge = Judge::new(config(&server), &place.transcript()).unwrap();
+    assert_eq!(judge.judge(&comparisons(3)).unwrap().from_transcript, 0);
+    assert_eq!(judge.judge(&comparisons(3)).unwrap().from_transcript, 0);
+    let later = Judge::new(config(&server), &place.transcript()).unwrap();
+    assert_eq!((later.judge(&comparisons(4)).unwrap().from_transcript, server.seen().len()), (6, 8));
 }
 
 #[test]
@@ -163,12 +209,61 @@ fn broken_answers_are_tried_again_and_left_out_in_the_end() {
 }
 
 #[test]
+fn an_answer_without_end_is_asked_again_and_left_out() {
+    let server = Server::start(|_, request| match request.question().contains("question 1\n") {
+        true => Reply::Send(200, "", " ".repeat((4 << 20) + 1)),
+        false => honest(request),
+    });
+    let place = Place::new();
+    let judged = place.judge(config(&server), 3).unwrap();
+    assert_eq!((firsts(&judged), judged.unreadable), (vec![Some(1.0), None, Some(0.0)], 1));
+    assert_eq!((server.seen().len(), place.judged_once()), (4 + 6, 4));
+    let problem =
+        |line: &Value| line["problem"].as_str().is_some_and(|it| it.contains("more than 4194304 bytes"));
+    assert_eq!(place.lines().iter().filter(|line| problem(line)).count(), 6);
+    // A long page of a server that is not there now is no answer: its status counts.
+    let server = Server::start(|before, request| match before {
+        0 => Reply::Send(503, "", " ".repeat((4 << 20) + 1)),
+        _ => honest(request),
+    });
+    let judged = Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 1).unwrap();
+    assert_eq!((firsts(&judged), server.seen().len()), (truth(1), 3));
+}
+
+#[test]
+fn a_verdict_counts_whatever_the_server_says_of_tokens() {
+    let server = Server::start(|before, request| {
+        let first_is_good = request.question().contains("good\n</answer_a>");
+        let verdict = if first_is_good { "A" } else { "B" };
+        let usage = ["", r#", "usage": {"prompt_tokens": null}"#, r#", "usage": {"prompt_tokens": -1.5}"#];
+        let parts = format!(r#"[{{"type": "text", "text": "{verdict}"}}]"#);
+        let usage = usage[before % 3];
+        Reply::Send(200, "", format!(r#"{{"choices": [{{"message": {{"content": {parts}}}}}]{usage}}}"#))
+    });
+    let place = Place::new();
+    let priced = JudgeConfig {
+        price_per_million_input_tokens: Some(1000.0),
+        price_per_million_output_tokens: Some(2000.0),
+        ..config(&server)
+    };
+    let judged = place.judge(priced, 3).unwrap();
+    assert_eq!((firsts(&judged), server.seen().len()), (truth(3), 6));
+    // What is not counted is estimated.
+    assert!(
+        place.lines().iter().all(|line| line["prompt_tokens"].is_null() && line["cost"].as_f64() > Some(0.5))
+    );
+}
+
+#[test]
 fn an_answer_that_repeats_itself_is_one_verdict() {
-    let repeated = r#"{"verdict": "A"} "#.repeat(500);
-    let server = Server::start(move |_, _| Reply::says(&repeated));
-    let judged = Place::new().judge(JudgeConfig { both_orders: false, ..config(&server) }, 2).unwrap();
-    assert_eq!(firsts(&judged), [Some(1.0), Some(1.0)]);
-    assert_eq!(server.seen().len(), 2);
+    let server = Server::start(|_, request| {
+        let first_is_good = request.question().contains("good\n</answer_a>");
+        let verdict = if first_is_good { r#"{"verdict": "A"} "# } else { r#"{"verdict": "B"} "# };
+        Reply::says(&verdict.repeat(500))
+    });
+    let judged = Place::new().judge(JudgeConfig { both_orders: false, ..config(&server) }, 3).unwrap();
+    assert_eq!(firsts(&judged), truth(3));
+    assert_eq!(server.seen().len(), 3);
 }
 
 #[test]
@@ -305,12 +400,22 @@ fn requests_are_limited_in_rate_number_and_cost() {
 
 #[test]
 fn a_server_that_asks_for_a_pause_gets_it() {
-    let server = Server::start(|before, request| {
-        if before == 0 { Reply::Send(429, "Retry-After: 1\r\n", "slow down".into()) } else { honest(request) }
+    for header in ["Retry-After: 1\r\n", "Retry-After: 1.25\r\n"] {
+        let server = Server::start(move |before, request| {
+            if before == 0 { Reply::Send(429, header, "slow down".into()) } else { honest(request) }
+        });
+        let began = Instant::now();
+        Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 1).unwrap();
+        assert!(began.elapsed() >= Duration::from_secs(1), "{header}");
+    }
+    // A time that is past is no pause.
+    let server = Server::start(|before, request| match before {
+        0 => Reply::Send(429, "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "slow down".into()),
+        1 => Reply::Send(429, "Retry-After: -5\r\n", "slow down".into()),
+        _ => honest(request),
     });
-    let began = Instant::now();
-    Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 1).unwrap();
-    assert!(began.elapsed() >= Duration::from_secs(1));
+    let judged = Place::new().judge(JudgeConfig { concurrency: 1, ..config(&server) }, 1).unwrap();
+    assert_eq!((firsts(&judged), server.seen().len()), (truth(1), 4));
 }
 
 #[test]

@@ -72,6 +72,7 @@ fn a_killed_run_goes_on_and_the_key_is_nowhere() {
         (wanted, wanted),
         "judged twice"
     );
+    assert!(said.contains(" verdicts were kept in out/transcript.jsonl; delete it to ask again"), "{said}");
     // Only what was under way when the program was killed is asked again: at most two questions.
     assert!(server.seen().len() <= wanted + 1 + 2 && before >= 4, "{} {before}", server.seen().len());
     assert_eq!(std::fs::read(place.join("out/samples.jsonl")).unwrap(), samples);

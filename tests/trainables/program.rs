@@ -12,7 +12,12 @@ fn kinds() -> [(&'static str, Vec<(&'static str, Value)>); 5] {
     [
         (
             "prefix",
-            vec![("lora.prefix_tuning", json!({"num_virtual_tokens": 3})), ("lora.lora_dropout", json!(0.0))],
+            vec![
+                ("lora.prefix_tuning", json!({"num_virtual_tokens": 3})),
+                ("lora.lora_dropout", json!(0.0)),
+                ("lora.r", json!(16)),
+                ("lora.lora_alpha", json!(32)),
+            ],
         ),
         (
             "projected",
@@ -22,9 +27,18 @@ fn kinds() -> [(&'static str, Vec<(&'static str, Value)>); 5] {
                     json!({"num_virtual_tokens": 3, "prefix_projection": true, "encoder_hidden_size": 5}),
                 ),
                 ("lora.lora_dropout", json!(0.0)),
+                ("lora.r", json!(16)),
+                ("lora.lora_alpha", json!(32)),
             ],
         ),
-        ("layers", vec![("lora.adapter_layers", json!({"bottleneck_size": 4}))]),
+        (
+            "layers",
+            vec![
+                ("lora.adapter_layers", json!({"bottleneck_size": 4})),
+                ("lora.r", json!(16)),
+                ("lora.lora_alpha", json!(32)),
+            ],
+        ),
         ("whole", vec![("lora.modules_to_save", json!(["embed_tokens", "lm_head"]))]),
         ("rows", vec![("lora.trainable_token_indices", json!([17, 45, 9]))]),
     ]
@@ -270,7 +284,21 @@ fn wrong_settings_are_refused_with_their_remedy() {
                 ("lora.trainable_token_indices", json!([3])),
                 ("lora.modules_to_save", json!(["embed_tokens"])),
             ],
-            "adapted twice",
+            "adapted twice: lora.modules_to_save trains all of it, and lora.trainable_token_indices some of its rows; remove",
+        ),
+        (
+            vec![("lora.modules_to_save", json!(["lm_head", "head"]))],
+            "lora.modules_to_save names lm_head twice",
+        ),
+        // The head is the embedding.
+        (
+            vec![
+                ("model.base", json!(fixture("models/gemma2").to_str().unwrap())),
+                ("lora.trainable_token_indices", json!([3])),
+                ("lora.modules_to_save", json!(["lm_head"])),
+            ],
+            "PEFT cannot load an adapter with both; remove lm_head from lora.modules_to_save, or remove \
+             lora.trainable_token_indices",
         ),
         (vec![("lora.prefix_tuning", json!({"num_virtual_tokens": 3}))], "no dropout"),
         (vec![("lora.prefix_tuning", json!({"tokens": 3})), ("lora.lora_dropout", json!(0.0))], "tokens"),

@@ -2,6 +2,8 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::data::show::harmless;
+
 /// Columns between the two answers.
 const GAP: &str = "  |  ";
 
@@ -33,21 +35,14 @@ fn with_heading(heading: &str, lines: Vec<String>) -> Vec<String> {
     std::iter::once(heading.to_string()).chain(lines).collect()
 }
 
-/// What stands for a character: control characters, which would move the cursor or hide something, are escaped, and so are
-/// those that change the direction of the text.
-fn shown(c: char) -> String {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if c.is_control() || turns { c.escape_default().to_string() } else { c.into() }
-}
-
-/// Breaks a text into lines of at most `width` columns, at blanks where there are any.
+/// Breaks a text into lines of at most `width` columns, at blanks where there are any. Nothing in them acts on the terminal.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
     let mut lines = Vec::new();
     for paragraph in text.trim().replace('\t', "    ").lines() {
         let (mut line, mut length) = (String::new(), 0);
         for word in paragraph.split(' ') {
-            let word: String = word.chars().map(shown).collect();
+            let word = harmless(word);
             if length > 0 && length + 1 + word.width() > width {
                 lines.push(std::mem::take(&mut line));
                 length = 0;

@@ -52,7 +52,11 @@ fn measure(args: &FrontierArgs, ranks: &Ranks) -> Result<()> {
         }
         found.push(measuring.policy((&adapted, Pass::Policy), name, series, &prompts)?);
     }
-    if ranks.is_first() { publish(args, found) } else { Ok(()) }
+    if !ranks.is_first() {
+        return Ok(());
+    }
+    measuring.say_kept();
+    publish(args, found)
 }
 
 /// Compares the policies and writes what was found.

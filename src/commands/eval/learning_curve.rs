@@ -52,10 +52,16 @@ struct Figures {
 
 pub(super) fn run(args: &LearningCurveArgs) -> Result<()> {
     let points = match &args.points {
-        Some(path) => read_points(path)?,
+        Some(path) => read_points(path, args.measure)?,
         None => measured(args)?,
     };
-    let fit = fit(&points.iter().map(|point| point.measured).collect::<Vec<_>>())?;
+    let fit =
+        fit(&points.iter().map(|point| point.measured).collect::<Vec<_>>()).map_err(|error| {
+            match (&args.points, error) {
+                (Some(path), Error::Data(message)) => Error::Data(format!("{}: {message}", path.display())),
+                (_, error) => error,
+            }
+        })?;
     let conclusion = fit.support.words();
     let figures = Figures { measure: measure(args.measure), points, fit, conclusion };
     let (sheet, plot, remarks) = (sheet(&figures), plot(&figures), remarks(&figures));
@@ -71,26 +77,85 @@ fn measure(what: HeldOut) -> &'static str {
     }
 }
 
+/// The columns of a file of points.
+const COLUMNS: [&str; 3] = ["n", "error", "standard_error"];
+
 /// Reads points from a CSV file.
-fn read_points(path: &Path) -> Result<Vec<Named>> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Row {
-        n: f64,
-        error: f64,
-        standard_error: f64,
-    }
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&bytes[..]);
-    let row = |(i, row): (usize, Result<Row, csv::Error>)| {
-        let Row { n, error, standard_error } = row.map_err(|e| Error::Record {
-            file: path.display().to_string(),
-            line: i + 2,
-            message: format!("{e}; the columns are n, error and standard_error"),
-        })?;
-        Ok(Named { name: format!("N = {n}"), measured: Measured { n, error, standard_error } })
+fn read_points(path: &Path, measure: HeldOut) -> Result<Vec<Named>> {
+    let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+    let mut lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let Some((_, first)) = lines.next() else {
+        return Err(Error::Data(format!(
+            "{} is empty; its first line names the columns {}",
+            path.display(),
+            COLUMNS.join(", ")
+        )));
     };
-    reader.deserialize().enumerate().map(row).collect()
+    let names = cells(first);
+    let point = |(at, line): (usize, &str)| {
+        read_point(&names, line, measure).map_err(|message| Error::Record {
+            file: path.display().to_string(),
+            line: at + 1,
+            message,
+        })
+    };
+    lines.map(point).collect()
+}
+
+/// The cells of a line without the blanks and quotes around them; numbers have no commas in them.
+fn cells(line: &str) -> Vec<&str> {
+    line.split(',').map(|cell| cell.trim().trim_matches('"').trim()).collect()
+}
+
+/// Reads a point from its line.
+fn read_point(names: &[&str], line: &str, measure: HeldOut) -> Result<Named, String> {
+    let columns = format!("the columns are {}", COLUMNS.join(", "));
+    if let Some(unknown) = names.iter().find(|name| !COLUMNS.contains(name)) {
+        return Err(format!("the first line names a column `{unknown}`; {columns}"));
+    }
+    let cells = cells(line);
+    if cells.len() != names.len() {
+        return Err(format!(
+            "there are {} values, and the first line names {} columns",
+            cells.len(),
+            names.len()
+        ));
+    }
+    let number = |column: &str| -> Result<f64, String> {
+        let at = names.iter().position(|name| *name == column);
+        let cell =
+            at.and_then(|at| cells.get(at)).ok_or_else(|| format!("there is no {column}; {columns}"))?;
+        cell.parse().map_err(|_| format!("{column} is `{cell}`; write a number such as 0.25"))
+    };
+    let [n, error, standard_error] = [number(COLUMNS[0])?, number(COLUMNS[1])?, number(COLUMNS[2])?];
+    let measured = Measured { n, error, standard_error };
+    check(&measured, measure)?;
+    Ok(Named { name: format!("N = {n}"), measured })
+}
+
+/// # Errors
+/// If a value of a point is not possible, with its column and what it may be.
+fn check(point: &Measured, measure: HeldOut) -> Result<(), String> {
+    let Measured { n, error, standard_error } = *point;
+    if !(n.is_finite() && n >= 1.0) {
+        return Err(format!("n is {n}; it must be a number of pairs, at least 1"));
+    }
+    match measure {
+        HeldOut::Error if !(0.0..=1.0).contains(&error) => {
+            return Err(format!(
+                "error is {error}; a held-out error is a share from 0 to 1 (points of the loss need --measure loss)"
+            ));
+        }
+        HeldOut::Loss if !(error.is_finite() && error >= 0.0) => {
+            return Err(format!("error is {error}; a held-out loss is a number of 0 or more"));
+        }
+        HeldOut::Error | HeldOut::Loss => {}
+    }
+    if !(standard_error.is_finite() && standard_error > 0.0) {
+        return Err(format!("standard_error is {standard_error}; it must be a number above 0"));
+    }
+    Ok(())
 }
 
 /// Measures every run that is not measured yet.
@@ -262,4 +327,41 @@ fn remarks(figures: &Figures) -> Vec<String> {
     }
     remarks.push(figures.conclusion.into());
     remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_that_are_not_possible_are_named_by_file_and_line() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("p.csv");
+        let read = |text: &str, measure| {
+            std::fs::write(&path, text).unwrap();
+            read_points(&path, measure).map_err(|error| error.to_string())
+        };
+        let head = "\u{feff}n, error, standard_error\r\n\r\n10, 0.5, 0.1\r\n\r\n";
+        // The blank lines count.
+        for (row, words) in [
+            ("20, 1.7, 0.1", "error is 1.7; a held-out error is a share from 0 to 1"),
+            ("20, -0.1, 0.1", "error is -0.1; a held-out error is a share from 0 to 1"),
+            ("20, nan, 0.1", "error is NaN"),
+            ("20, , 0.1", "error is ``; write a number"),
+            ("0, 0.1, 0.1", "n is 0; it must be"),
+            ("inf, 0.1, 0.1", "n is inf; it must be"),
+            ("20, 0.1, 0", "standard_error is 0; it must be"),
+            ("20, 0.1", "there are 2 values, and the first line names 3 columns"),
+        ] {
+            let error = read(&format!("{head}{row}\r\n"), HeldOut::Error).err().unwrap();
+            assert!(error.contains("p.csv:5: ") && error.contains(words), "{row}: {error}");
+        }
+        let losses = read(&format!("{head}20, \"1.7\", 0.1"), HeldOut::Loss).ok().unwrap();
+        assert_eq!(losses.iter().map(|point| point.measured.error).collect::<Vec<_>>(), [0.5, 1.7]);
+        let error = read(&format!("{head}20, -0.1, 0.1"), HeldOut::Loss).err().unwrap();
+        assert!(error.contains("a held-out loss is a number of 0 or more"), "{error}");
+        let error = read("n, eror, standard_error\n1, 2, 3\n", HeldOut::Error).err().unwrap();
+        assert!(error.contains("`eror`; the columns are n, error, standard_error"), "{error}");
+        assert!(read("\n", HeldOut::Error).err().unwrap().contains("p.csv is empty"));
+    }
 }

@@ -1,28 +1,28 @@
 //! `dpo-lora eval win-rate`: one policy's answers against another's, or against the chosen ones.
 
 mod best;
+mod judging;
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use self::best::BestOf;
+use self::judging::{Judging, Verdicts};
 use super::questions;
 use super::results::Results;
-use crate::cli::{JudgeSpec, WinRateArgs};
+use crate::cli::WinRateArgs;
 use crate::commands::adapted::{adapted, base_on};
 use crate::commands::output::say;
 use crate::commands::together;
 use crate::error::{Error, Result};
-use crate::eval::win_rate::{WinRate, by_reward};
+use crate::eval::win_rate::WinRate;
 use crate::generate::SamplingConfig;
-use crate::judge::{Comparison, Judge, JudgeConfig, Position};
+use crate::judge::Position;
 use crate::model::pass::Pass;
 use crate::ranks::Ranks;
 use crate::report::plot::{Mark, Plot, Series};
 use crate::report::sheet::{Cell, Sheet};
-use crate::reward::{Reward, Sample, checked};
 use crate::toolkit::drawn::{Drawer, Drawing, Drawn, Kept};
 use crate::toolkit::prompts::Prompt;
 use crate::toolkit::{Adapted, Base, TrainedWith};
@@ -40,6 +40,20 @@ pub(super) struct Point {
     /// Requests in the transcript, and their cost.
     requests: Option<u64>,
     cost: Option<f64>,
+}
+
+impl Point {
+    fn of(temperature: f64, judged: Verdicts, seed: u64) -> Self {
+        let Verdicts { of_prompts, equal, position, spent } = judged;
+        Self {
+            temperature,
+            found: WinRate::of(&of_prompts, seed),
+            equal,
+            position,
+            requests: spent.map(|(requests, _)| requests),
+            cost: spent.map(|(_, cost)| cost),
+        }
+    }
 }
 
 /// All figures.
@@ -69,7 +83,7 @@ fn measure(args: &WinRateArgs, ranks: &Ranks) -> Result<()> {
     let mut judge = ranks.is_first().then(|| Judging::of(args, &base, &policy)).transpose()?;
     let mut drawer = Drawer::open_on(ranks, &args.output.join("samples.jsonl"))?;
     let mut best_of = BestOf::of(ranks, args, &base, &policy)?;
-    let name = args.model.adapter.first().map_or("base".into(), |path| path.display().to_string());
+    let name = named(&args.model.adapter);
     let mut points = Vec::new();
     for temperature in &args.temperature {
         let pass = if policy.policy.is_adapted() { Pass::Policy } else { Pass::Reference };
@@ -77,10 +91,14 @@ fn measure(args: &WinRateArgs, ranks: &Ranks) -> Result<()> {
         let ours = answers(args, (by, &prompts), &mut drawer, best_of.as_mut(), *temperature)?;
         let theirs = other.answers(args, &policy, &mut drawer, &prompts, *temperature)?;
         if let Some(judge) = &mut judge {
-            points.push(judge.point(*temperature, &prompts, &ours, &theirs, args.draw.seed)?);
+            points.push(Point::of(*temperature, judge.verdicts(&prompts, &ours, &theirs)?, args.draw.seed));
         }
     }
     let Some(judge) = judge else { return Ok(()) };
+    judge.say_kept();
+    if let Some(best_of) = &best_of {
+        best_of.say_kept();
+    }
     let figures = Figures {
         policy: best_of.map_or(name.clone(), |best_of| best_of.named(&name)),
         against: args.against.clone(),
@@ -92,6 +110,12 @@ fn measure(args: &WinRateArgs, ranks: &Ranks) -> Result<()> {
     let results =
         Results { name: "win-rate", figures: &figures, sheet: &sheet, plot: &plot, remarks: &remarks };
     results.publish(&args.output, args.results.json)
+}
+
+/// The name of a policy: its adapters, or `base` without any.
+fn named(adapters: &[PathBuf]) -> String {
+    let names: Vec<String> = adapters.iter().map(|path| path.display().to_string()).collect();
+    if names.is_empty() { "base".into() } else { names.join(" + ") }
 }
 
 /// The policy's answers: its samples, or the best of every N.
@@ -178,115 +202,6 @@ fn chosen(policy: &Adapted, prompts: &[Prompt]) -> Result<Vec<Vec<Kept>>> {
     prompts.iter().map(kept).collect()
 }
 
-/// Who judges.
-enum Judging<'a> {
-    Endpoint { judge: Box<Judge>, model: String },
-    Reward(Box<dyn Reward + 'a>),
-}
-
-impl<'a> Judging<'a> {
-    fn of(args: &WinRateArgs, base: &Base, policy: &'a Adapted) -> Result<Self> {
-        Ok(match &args.judge {
-            JudgeSpec::Endpoint(path) => {
-                let config = JudgeConfig::from_file(path)?;
-                let model = format!("{} at {}", config.model, config.endpoint);
-                let judge = Judge::new(config, &args.output.join("transcript.jsonl"))?;
-                Self::Endpoint { judge: Box::new(judge), model }
-            }
-            JudgeSpec::Reward(spec) => {
-                let timeout = Duration::from_secs(args.results.reward_timeout);
-                Self::Reward(base.reward(&policy.decoder, spec, timeout)?)
-            }
-        })
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Endpoint { model, .. } => model.clone(),
-            Self::Reward(reward) => reward.name(),
-        }
-    }
-
-    /// Judges the answers of all prompts at one temperature.
-    fn point(
-        &mut self,
-        temperature: f64,
-        prompts: &[Prompt],
-        ours: &[Vec<Kept>],
-        theirs: &[Vec<Kept>],
-        seed: u64,
-    ) -> Result<Point> {
-        let pairs: Vec<Pair> = (0..prompts.len()).flat_map(|i| paired(i, &ours[i], &theirs[i])).collect();
-        let equal = pairs.iter().filter(|pair| pair.is_equal()).count();
-        let (verdicts, position, spent) = match self {
-            Self::Endpoint { judge, .. } => {
-                let open: Vec<&Pair> = pairs.iter().filter(|pair| !pair.is_equal()).collect();
-                let comparisons: Vec<Comparison> =
-                    open.iter().map(|pair| pair.comparison(&prompts[pair.prompt].text)).collect();
-                let judged = judge.judge(&comparisons)?;
-                let mut verdicts = judged.verdicts.iter().map(|verdict| verdict.as_ref().map(|v| v.first));
-                let all = pairs
-                    .iter()
-                    .map(|pair| if pair.is_equal() { Some(0.5) } else { verdicts.next().flatten() });
-                (all.collect::<Vec<_>>(), Some(judged.position), Some((judged.requests, judged.cost)))
-            }
-            Self::Reward(reward) => (by_rewards(&mut **reward, prompts, &pairs)?, None, None),
-        };
-        let mut grouped = vec![Vec::new(); prompts.len()];
-        pairs.iter().zip(verdicts).for_each(|(pair, verdict)| grouped[pair.prompt].push(verdict));
-        Ok(Point {
-            temperature,
-            found: WinRate::of(&grouped, seed),
-            equal,
-            position: position.filter(|position| position.pairs > 0),
-            requests: spent.map(|(requests, _)| requests),
-            cost: spent.map(|(_, cost)| cost),
-        })
-    }
-}
-
-/// A comparison of two answers to a prompt.
-struct Pair<'a> {
-    prompt: usize,
-    ours: &'a Kept,
-    theirs: &'a Kept,
-}
-
-impl Pair<'_> {
-    fn is_equal(&self) -> bool {
-        self.ours.text.trim() == self.theirs.text.trim()
-    }
-
-    fn comparison(&self, prompt: &str) -> Comparison {
-        Comparison { prompt: prompt.into(), answers: [self.ours.text.clone(), self.theirs.text.clone()] }
-    }
-}
-
-/// Sample `i` of one side meets sample `i` of the other, from the start again where one side has fewer.
-fn paired<'a>(prompt: usize, ours: &'a [Kept], theirs: &'a [Kept]) -> Vec<Pair<'a>> {
-    let count = if theirs.is_empty() { 0 } else { ours.len().max(theirs.len()) };
-    let pair = |(ours, theirs)| Pair { prompt, ours, theirs };
-    ours.iter().cycle().zip(theirs.iter().cycle()).take(count).map(pair).collect()
-}
-
-/// The verdicts of a reward, which scores all answers together.
-fn by_rewards(reward: &mut dyn Reward, prompts: &[Prompt], pairs: &[Pair]) -> Result<Vec<Option<f64>>> {
-    let side = |pair: &Pair, kept: &'_ Kept| (pair.prompt, kept.text.clone(), kept.tokens.clone());
-    let answers: Vec<(usize, String, Vec<u32>)> =
-        pairs.iter().flat_map(|pair| [side(pair, pair.ours), side(pair, pair.theirs)]).collect();
-    let samples: Vec<Sample> = answers
-        .iter()
-        .map(|(i, completion, tokens)| Sample {
-            prompt: &prompts[*i].text,
-            completion,
-            prompt_tokens: &prompts[*i].tokens,
-            tokens,
-        })
-        .collect();
-    let rewards = checked(reward, &samples)?;
-    Ok(rewards.chunks_exact(2).map(|pair| Some(by_reward(pair[0], pair[1]))).collect())
-}
-
 fn sheet(figures: &Figures) -> Sheet {
     let mut sheet = Sheet::new([
         "temperature",
@@ -323,8 +238,8 @@ pub(super) fn cells(point: &Point) -> [Cell; 9] {
     [
         Cell::Number(point.temperature, 2),
         Cell::share(found.win_rate.map(|it| it.mean)),
-        Cell::share(found.win_rate.map(|it| it.low)),
-        Cell::share(found.win_rate.map(|it| it.high)),
+        Cell::share(found.win_rate.and_then(|it| it.low)),
+        Cell::share(found.win_rate.and_then(|it| it.high)),
         Cell::count(found.prompts),
         Cell::count(found.outcomes.won),
         Cell::count(found.outcomes.tied),
@@ -337,11 +252,7 @@ pub(super) fn cells(point: &Point) -> [Cell; 9] {
 pub(super) fn marks(figures: &Figures) -> Vec<Mark> {
     let mark = |point: &Point| {
         let found = point.found.win_rate?;
-        Some(Mark {
-            at: (point.temperature, found.mean),
-            y: Some((found.low, found.high)),
-            ..Mark::default()
-        })
+        Some(Mark { at: (point.temperature, found.mean), y: found.ends(), ..Mark::default() })
     };
     figures.points.iter().filter_map(mark).collect()
 }
@@ -352,11 +263,15 @@ fn remarks(figures: &Figures) -> Vec<String> {
         figures.policy, figures.against, figures.judge
     )];
     if let Some(last) = figures.points.last() {
-        remarks.extend(last.position.map(|position| {
-            format!(
+        remarks.extend(last.position.map(|position| match position.consistent {
+            Some(share) => format!(
                 "the judge gives the same verdict in both orders for {:.1} % of the pairs",
-                100.0 * position.consistent
-            )
+                100.0 * share
+            ),
+            None => format!(
+                "every pair is judged in one order, which is drawn; the answer that is shown first wins {:.1} %",
+                100.0 * position.first_shown_wins
+            ),
         }));
         remarks.extend(last.requests.map(|requests| {
             format!("{requests} requests in the transcript; cost {:.4}", last.cost.unwrap_or(0.0))
@@ -368,4 +283,16 @@ fn remarks(figures: &Figures) -> Vec<String> {
         );
     }
     remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_named_by_all_its_adapters() {
+        let name = |paths: &[&str]| named(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!((name(&[]), name(&["runs/a"])), ("base".to_string(), "runs/a".to_string()));
+        assert_eq!(name(&["runs/a", "runs/b"]), "runs/a + runs/b");
+    }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::reward::Group;
 use crate::cli::GenerateArgs;
+use crate::data::show::harmless;
 use crate::error::{Error, Result};
 use crate::generate::{Completion, FinishReason};
 use crate::reward::kl_bound;
@@ -90,7 +91,7 @@ pub(super) fn heading(args: &GenerateArgs, prompt: &str, adapter: &'static str, 
     let mut text = String::new();
     let heading = args.prompt.len() != 1 || args.compare;
     if heading && (adapter != "on" || !args.compare) {
-        text.push_str(&format!("{}> {prompt}\n", if again { "\n" } else { "" }));
+        text.push_str(&format!("{}> {}\n", if again { "\n" } else { "" }, harmless(prompt)));
     }
     if args.compare {
         text.push_str(&side(adapter));

@@ -1,5 +1,6 @@
 //! Adapters combined into one adapter.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::adapter::compose::{self, Combination, ComposeOptions, MajoritySign};
@@ -10,9 +11,10 @@ use crate::files;
 use crate::toolkit::Base;
 use crate::trainable::Adapters;
 
+/// Writes one adapter for all `parts`, with the metadata of what these lack.
 pub(super) fn run(
     base: &Base,
-    parts: &[(&Adapters, f64)],
+    (parts, lacks): (&[(&Adapters, f64)], BTreeMap<String, String>),
     output: &Path,
     args: &MergeArgs,
     say: impl Fn(&str),
@@ -27,7 +29,8 @@ pub(super) fn run(
     }
     let options = options(args, parts.len())?;
     let made = compose::compose(parts, &options)?;
-    let origin = base.origin()?;
+    let mut origin = base.origin()?;
+    origin.metadata.extend(lacks);
     files::write_directory(output, args.force, |new| {
         peft::write(new, &made.adapters, &base.spec, 0.0, &origin)
     })?;

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::cli::TrainArgs;
+use crate::config::Recipe;
 use crate::error::{Error, Problems, Result};
+use crate::toolkit::embedded;
 
 /// What is named as the origin of settings that stand in no file.
 pub(super) const COMMAND_LINE: &str = "the command line";
@@ -20,7 +22,29 @@ pub(super) fn overrides(args: &TrainArgs) -> Result<Vec<String>> {
     }
     problems.finish()?;
     overrides.extend(args.overrides.iter().cloned());
+    if let Some(idle) = idle_epochs(args, &overrides) {
+        log::warn!("{idle}");
+    }
     Ok(overrides)
+}
+
+/// A warning of `--epochs` beside a number of steps, which decides how long the run is.
+fn idle_epochs(args: &TrainArgs, overrides: &[String]) -> Option<String> {
+    let epochs = args.settings.epochs?;
+    // What is wrong with a configuration is told when it is read to be used.
+    let recipe = match (&args.resume, &args.config) {
+        (Some(Some(run)), _) => Recipe::from_file(run.join("config.yaml"), overrides),
+        (_, Some(path)) => Recipe::from_file(path, overrides),
+        _ => Recipe::from_yaml("", COMMAND_LINE, overrides)
+            .or_else(|_| Recipe::from_yaml(embedded::QUICKSTART, COMMAND_LINE, overrides)),
+    };
+    let mut recipe = recipe.ok()?;
+    let steps: Option<Vec<u64>> = recipe.configs_mut().iter().map(|config| config.train.max_steps).collect();
+    let steps = steps?.into_iter().next()?;
+    Some(format!(
+        "--epochs {epochs} has no effect: train.max_steps is {steps}, which decides how long the run is; leave --epochs out, or add \
+         --set train.max_steps=null"
+    ))
 }
 
 /// Every flag that is given, with its key and its value as YAML.

@@ -58,21 +58,25 @@ pub(super) fn profiled(profiled: bool, trainer: &mut Trainer, reporter: &mut Rep
     Ok(seconds)
 }
 
-/// The sinks of a run; with `json`, standard output is one of them.
+/// The sinks of a run; with `json`, standard output is one of them, whose lines name the `stage` if there is one.
 ///
 /// # Errors
 /// If a file cannot be opened, or a tracker is not supported.
 pub(super) fn reporter(
     (run, config): (&RunDir, &RunConfig),
     step: u64,
-    (verbosity, json): (Verbosity, bool),
+    (verbosity, json, stage): (Verbosity, bool, Option<&str>),
     whereabouts: Whereabouts,
 ) -> Result<Reporter> {
     let metrics = run.path().join("metrics.jsonl");
     let jsonl = if step > 0 { Jsonl::resume(metrics, step)? } else { Jsonl::create(metrics)? };
     // Where a signal would strike is known before the line that says so is printed.
     let reporter = Reporter::new().with(whereabouts).with(Console::stderr(verbosity));
-    let reporter = if json { reporter.with(Lines::new(std::io::stdout())) } else { reporter };
+    let lines = json.then(|| Lines::new(std::io::stdout()).of_stage(stage));
+    let reporter = match lines {
+        Some(lines) => reporter.with(lines),
+        None => reporter,
+    };
     let journal = Journal::open(&run.path().join("warnings.jsonl"), step)?;
     let samples = SampleLog::open(&run.path().join("samples.jsonl"), step)?;
     let held_out = HeldOutFile::open(&run.path().join("held_out.json"), step)?;

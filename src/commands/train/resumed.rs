@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_yaml::Value;
+
 use super::overrides::{is_set, json};
 use crate::cli::TrainArgs;
 use crate::config::Recipe;
@@ -68,5 +70,29 @@ pub(super) fn of_run(directory: &Path, args: &TrainArgs, mut overrides: Vec<Stri
         // The directory may have been moved since.
         overrides.push(format!("output_dir={}", json(directory)?));
     }
+    check_losses(&path, &overrides)?;
     Recipe::from_file(&path, &overrides)
+}
+
+/// Refuses another loss than that of the run, by name: the parameters that the run directory keeps are those of its own.
+fn check_losses(path: &Path, overrides: &[String]) -> Result<()> {
+    let key = "objective.loss_type";
+    let mut settings = overrides.iter().rev().filter_map(|setting| setting.split_once('='));
+    let asked = settings.find(|(name, _)| name.trim() == key);
+    let asked = asked.and_then(|(_, value)| serde_yaml::from_str::<Value>(value).ok());
+    let Some(asked) = asked else { return Ok(()) };
+    let Recipe::Single(config) = Recipe::from_file(path, &[])? else { return Ok(()) };
+    let names = match &asked {
+        Value::Sequence(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>(),
+        one => one.as_str().into_iter().collect(),
+    };
+    let was = &config.objective.loss_type;
+    if names.is_empty() || names == *was {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "the run cannot be resumed with another configuration: {key} was {}, is {}. Set it back, or use --overwrite to start over",
+        was.join(" + "),
+        names.join(" + ")
+    )))
 }

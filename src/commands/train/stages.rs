@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
+use serde_json::Value;
+
 use super::parts::{check_trackers, describe, form, open, profiled, reporter};
 use super::resumed::{is_resuming, opening};
-use super::{summary, together};
+use super::{continued, summary, together};
 use crate::cli::TrainArgs;
 use crate::commands::output::{say, say_as_it_is};
 use crate::commands::serve;
@@ -17,7 +19,9 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::ranks::Ranks;
 use crate::report::{Reporter, Verbosity};
-use crate::toolkit::stages::{Before, Planned, alone, conclude as write_result, hand_over, planned};
+use crate::toolkit::stages::{
+    Before, Planned, alone, conclude as write_result, hand_over, planned, with_shape,
+};
 use crate::toolkit::{Base, Inputs, Ready, Run, set_threads};
 use crate::train::run_dir::{self, Opening, RunDir};
 
@@ -28,6 +32,11 @@ pub(super) fn run(staged: &Staged, ranks: &Ranks, args: &TrainArgs, verbosity: V
     set_threads(shared::threads(first.config.train.threads, ranks))?;
     staged.stages.iter().try_for_each(|stage| check_trackers(&stage.config))?;
     let base = ranks.once_per_machine(|| open(&first.config, args))?;
+    let staged = &with_shape(staged, &base);
+    let Some(first) = staged.stages.first() else { return Ok(()) };
+    if ranks.is_first() {
+        continued::check(args, &first.config, &staged.stages)?;
+    }
     let mut before = Before::on(ranks, staged, resuming)?;
     if args.dry_run && !ranks.is_first() {
         // Nothing is written: the adapters of finished stages may not be here.
@@ -48,34 +57,52 @@ pub(super) fn run(staged: &Staged, ranks: &Ranks, args: &TrainArgs, verbosity: V
         true => begun(staged, args, &stop)?,
         false => RunDir::of_another(&staged.output_dir),
     };
-    for (index, stage) in planned.into_iter().enumerate() {
-        say_stage(staged, index, quiet);
-        match stage.inputs {
-            Some(inputs) => {
-                hand_over(ranks, staged, &staged.stages[index].config)?;
-                train(inputs, &base, ranks, (args, verbosity), &stop)
-                    .map_err(|error| of_all(error, directory.path()))?;
-            }
-            None if !quiet => say(&format!("finished before; {}", stage.directory.join("adapter").display())),
-            None => {}
-        }
-        let signal = together::signalled(ranks, &stop)?;
-        if signal != 0 && index + 1 < staged.stages.len() {
-            let kept = format!("interrupted after stage {}", staged.stages[index].name);
-            let run = files::shell_word(directory.path());
-            return Err(Error::Interrupted { code: signal, kept, run });
-        }
-    }
+    let ended = train_all((staged, planned), &base, ranks, (args, verbosity), (directory.path(), &stop))?;
     if !ranks.is_first() {
         return Ok(());
     }
     let adapter = write_result(staged, &base)?;
+    if args.json {
+        // The last stage is never left out, so that its end is known.
+        summary::conclude_stages(&ended, directory.path(), &adapter)?;
+    }
     if !quiet {
         say(&format!("all stages are done; adapter: {}", adapter.display()));
         let last = staged.stages.last().unwrap_or(first);
         say(&summary::next(&last.config, &first.config.model.adapter, &base, &adapter));
     }
     Ok(())
+}
+
+/// Trains the stages that are not finished, one after the other. Returns the event of the end of the last one.
+fn train_all(
+    (staged, planned): (&Staged, Vec<Planned>),
+    base: &Base,
+    ranks: &Ranks,
+    (args, verbosity): (&TrainArgs, Verbosity),
+    (directory, stop): (&Path, &Arc<AtomicU8>),
+) -> Result<Value> {
+    let quiet = verbosity == Verbosity::Quiet;
+    let mut ended = Value::Null;
+    for (index, stage) in planned.into_iter().enumerate() {
+        say_stage(staged, index, quiet);
+        match stage.inputs {
+            Some(inputs) => {
+                hand_over(ranks, staged, &staged.stages[index].config)?;
+                ended = train((stage.name.as_str(), inputs), base, ranks, (args, verbosity), stop)
+                    .map_err(|error| of_all(error, directory))?;
+            }
+            None if !quiet => say(&format!("finished before; {}", stage.directory.join("adapter").display())),
+            None => {}
+        }
+        let signal = together::signalled(ranks, stop)?;
+        if signal != 0 && index + 1 < staged.stages.len() {
+            let kept = format!("interrupted after stage {}", staged.stages[index].name);
+            let run = files::shell_word(directory);
+            return Err(Error::Interrupted { code: signal, kept, run });
+        }
+    }
+    Ok(ended)
 }
 
 /// Opens the directory of the whole run, and writes what is asked for.
@@ -102,14 +129,14 @@ fn of_all(error: Error, directory: &Path) -> Error {
     }
 }
 
-/// Trains one stage to its end.
+/// Trains one stage to its end, and returns the event of its end.
 fn train(
-    inputs: Inputs,
+    (name, inputs): (&str, Inputs),
     base: &Base,
     ranks: &Ranks,
     (args, verbosity): (&TrainArgs, Verbosity),
     stop: &Arc<AtomicU8>,
-) -> Result<()> {
+) -> Result<Value> {
     let quiet = verbosity == Verbosity::Quiet;
     together::set_patience(&inputs.config, ranks);
     let run = ranks.once_per_machine(|| Run::on(ranks, inputs, base))?;
@@ -117,7 +144,7 @@ fn train(
         let directory = RunDir::of_another(&run.config.output_dir);
         let Ready { mut trainer, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
         signals::let_all_finish(stop);
-        return trainer.run(&mut Reporter::new());
+        return trainer.run(&mut Reporter::new()).map(|()| Value::Null);
     }
     let first = run.first_record(form())?.filter(|_| !quiet);
     // The directory of the whole run may be resumed, and this stage not have begun.
@@ -127,13 +154,14 @@ fn train(
     let course = run.course()?;
     let Ready { mut trainer, notes, config, .. } = run.ready(&directory, stop.clone(), is_resuming(args))?;
     let whereabouts = signals::let_finish(stop, directory.path());
-    let mut reporter = reporter((&directory, &config), trainer.step(), (verbosity, args.json), whereabouts)?;
+    let to = (verbosity, args.json, Some(name));
+    let mut reporter = reporter((&directory, &config), trainer.step(), to, whereabouts)?;
     notes.iter().for_each(|note| reporter.note(note));
     describe(&trainer, &course, &mut reporter);
     together::describe(&trainer, ranks, &mut reporter);
     let seconds = profiled(args.profile, &mut trainer, &mut reporter)?;
-    let told = summary::Told { quiet, samples: false, json: args.json };
-    summary::conclude(&mut trainer, directory.path(), (seconds, told))
+    let told = summary::Told { quiet, samples: false, json: args.json, stage: Some(name) };
+    summary::conclude(&mut trainer, &config.objective.resolve()?, directory.path(), (seconds, told))
 }
 
 /// What each stage would do.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::compared::compared;
 use super::super::output::{print_json, print_text, say};
@@ -12,6 +12,7 @@ use crate::data::EvalSource;
 use crate::error::Result;
 use crate::eval::preference::{Evaluation, wilson};
 use crate::files::shell_word;
+use crate::objective::Objective;
 use crate::report::{log, samples, screen, sparkline};
 use crate::toolkit::{Base, embedded};
 use crate::train::reference::ReferenceCache;
@@ -23,19 +24,27 @@ const CURVE: usize = 48;
 /// Prompts whose completions are shown.
 const SHOWN: usize = 3;
 
-/// What the summary leaves out.
+/// What the summary leaves out, and what it is of.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Told<'a> {
     /// Everything but the accuracy on held-out pairs.
     pub quiet: bool,
     /// Completions were shown already.
     pub samples: bool,
     /// Standard output is for a program.
     pub json: bool,
+    /// The stage that is over, of a run of several.
+    pub stage: Option<&'a str>,
 }
 
-/// Prints the summary: to standard output the accuracy on held-out pairs, to standard error the rest.
-pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told): (f64, Told)) -> Result<()> {
+/// Prints the summary: to standard output the accuracy on held-out pairs, to standard error the rest. Returns the event of the
+/// end.
+pub(super) fn conclude(
+    trainer: &mut Trainer,
+    objective: &Objective,
+    directory: &Path,
+    (seconds, told): (f64, Told),
+) -> Result<Value> {
     let quiet = told.quiet;
     let after = trainer.evaluate()?;
     let page = report::write(&[directory.to_path_buf()], &directory.join("report.html"));
@@ -50,15 +59,23 @@ pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told):
             say(&format!("{}\n", shown.join("\n")));
         }
     }
+    let name = if told.stage.is_some() { "stage_finished" } else { "finished" };
+    let mut event = json!({
+        "event": name,
+        "step": trainer.step(),
+        "run": directory,
+        "adapter": directory.join("adapter"),
+        "evaluation": after.as_ref().map(Evaluation::summary),
+    });
+    if let Some(stage) = told.stage {
+        event["stage"] = json!(stage);
+    }
+    // Frozen adapters, also a copy of what the run began with, are a part of its reference, and not of that of `eval`.
+    let of_base = trainer.policy().frozen.is_empty() || !objective.needs().reference;
     if told.json {
-        print_json(&json!({
-            "event": "finished",
-            "step": trainer.step(),
-            "run": directory,
-            "adapter": directory.join("adapter"),
-            "evaluation": after.as_ref().map(Evaluation::summary),
-        }))?;
-    } else if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after)) {
+        print_json(&event)?;
+    } else if let Some(text) = after.and_then(|after| held_out(trainer.initial_accuracy()?, &after, of_base))
+    {
         print_text(&text)?;
     }
     if !quiet {
@@ -69,7 +86,18 @@ pub(super) fn conclude(trainer: &mut Trainer, directory: &Path, (seconds, told):
             say(&format!("curves, warnings and settings: {}", directory.join("report.html").display()));
         }
     }
-    Ok(())
+    Ok(event)
+}
+
+/// Tells a program that all stages are over: where the run and its adapter are, and what the end of the last stage says.
+pub(super) fn conclude_stages(last: &Value, directory: &Path, adapter: &Path) -> Result<()> {
+    print_json(&json!({
+        "event": "finished",
+        "step": last["step"],
+        "run": directory,
+        "adapter": adapter,
+        "evaluation": last["evaluation"],
+    }))
 }
 
 /// Loss and margin of the whole run, as far as its log tells.
@@ -86,8 +114,9 @@ fn curves(directory: &Path) -> Vec<String> {
     [("loss", "loss", 4), ("rewards/margins", "margin", 3)].into_iter().filter_map(curve).collect()
 }
 
-/// Accuracies before and after with their intervals, and what they count.
-fn held_out(before: f64, after: &Evaluation) -> Option<String> {
+/// Accuracies before and after with their intervals, and what they count. `of_base`: the rewards are against the bare base, as
+/// those of `eval`.
+fn held_out(before: f64, after: &Evaluation, of_base: bool) -> Option<String> {
     let metrics = after.metrics();
     let pairs = metrics.comparisons();
     let share = |share: f64| {
@@ -108,7 +137,11 @@ fn held_out(before: f64, after: &Evaluation) -> Option<String> {
         share(likelier)
     );
     if let Some(by_reward) = metrics.accuracy() {
-        text.push_str(&format!("  by reward, as `dpo-lora eval` has it: after {}\n", share(by_reward)));
+        let against = match of_base {
+            true => "as `dpo-lora eval` has it",
+            false => "against the run's own reference, which `dpo-lora eval` does not have",
+        };
+        text.push_str(&format!("  by reward, {against}: after {}\n", share(by_reward)));
     }
     Some(text)
 }
@@ -124,8 +157,8 @@ fn reference_passes(reference: &ReferenceCache) -> String {
 /// Commands to copy. `frozen` are the adapters below the one that was trained: without them it is another policy.
 pub(super) fn next(config: &RunConfig, frozen: &[PathBuf], base: &Base, adapter: &Path) -> String {
     let mut with = format!("--base {}", shell_word(Path::new(&base.name)));
-    // The first one decides the loss, the template and the truncation.
-    for adapter in std::iter::once(adapter).chain(frozen.iter().map(PathBuf::as_path)) {
+    // The last one decides the loss, the template and the truncation.
+    for adapter in frozen.iter().map(PathBuf::as_path).chain(std::iter::once(adapter)) {
         with.push_str(&format!(" --adapter {}", shell_word(adapter)));
     }
     let prompt = if base.name == embedded::NAME { "The film is about a sailor." } else { "YOUR PROMPT" };

@@ -112,6 +112,11 @@ fn what_does_not_fit_together_is_refused() {
         ("stages: [sft, {name: dpo, objective: {cpo_alpha: 1}}]", "loss_type sigmoid has no such parameter"),
         ("stages: [{name: a/b}]", "its directory needs one of letters"),
         ("stages: [{train: {}}]", "the name of stages[0] is missing"),
+        (
+            "stages: [sft, {name: dpo, train.max_steps: 3}]",
+            "is not read as one key; write max_steps under train:",
+        ),
+        ("stages: [{name: sft, <<: {a: 1}}]", "stages[0].<< is a merge key of YAML"),
     ] {
         let message = refused(&format!("data: {{train: p}}\n{stages}\n"), &[]);
         assert!(message.contains(part), "{part} in\n{message}");

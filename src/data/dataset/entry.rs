@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::super::example::{Example, Kind, Origin};
+use super::text;
 
 /// One example of a [`Dataset`](super::Dataset): its id, its place and its sizes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -10,7 +11,7 @@ use super::super::example::{Example, Kind, Origin};
 pub struct Entry {
     /// [`Example::id`].
     pub id: [u8; 32],
-    /// The first of its words: the length of each completion, then all tokens.
+    /// The first of its words: the length of each completion, all tokens, then the text of a prompt.
     offset: u64,
     /// The 1-based line or row of its file.
     pub line: u64,
@@ -116,13 +117,27 @@ impl Entry {
         }
         Some(Example { prompt: prompt.to_vec(), completions, kind: self.kind(), origin })
     }
+
+    /// Returns the text that was kept beside a prompt, if there is one; `None` if the words end before it does or it is damaged.
+    pub(super) fn text(&self, words: &[u32]) -> Option<Option<String>> {
+        if self.kind() != Kind::Prompt {
+            return Some(None);
+        }
+        let start = usize::try_from(self.offset).ok()?;
+        let (lengths, rest) = words.get(start..)?.split_at_checked(self.completions as usize)?;
+        let tokens = lengths.iter().fold(self.prompt as usize, |sum, n| sum.saturating_add(*n as usize));
+        text::read(rest.get(tokens..)?)
+    }
 }
 
-/// Appends the words of an example: the length of each completion, then all tokens.
-pub(super) fn append(words: &mut Vec<u32>, example: &Example) {
+/// Appends the words of an example: the length of each completion, then all tokens, then the text of a prompt.
+pub(super) fn append(words: &mut Vec<u32>, example: &Example, text: Option<&str>) {
     words.extend(example.completions.iter().map(|tokens| u32::try_from(tokens.len()).unwrap_or(u32::MAX)));
     words.extend(&example.prompt);
     words.extend(example.completions.iter().flatten());
+    if example.kind == Kind::Prompt {
+        text::append(words, text);
+    }
 }
 
 fn code(kind: Kind) -> u32 {

@@ -1,5 +1,6 @@
 //! The file of a tokenized data set: magic bytes, the words of all examples, the entries, a JSON header, and a footer
-//! with the three sizes and the BLAKE3 hash of everything but the words (each example's id covers its own).
+//! with the three sizes and the BLAKE3 hash of everything but the words (each example's id covers its own, and a text has a hash
+//! of its own).
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -33,6 +33,22 @@ pub(super) fn titled(text: &str) -> String {
     escaped
 }
 
+/// For a terminal: a text with its line breaks and tabs, and with what would control the terminal or turn the direction of the
+/// text made visible, as `\u{1b}`.
+pub fn harmless(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() || turns(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// For what is marked by colours: hidden characters as their picture (`␊`) or as `⟨U+202E⟩`.
 pub(super) fn pictured(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -57,5 +73,9 @@ mod tests {
         assert_eq!(pictured("a\n\x1b[0m\x7f\u{9b}\u{202e}é"), "a␊␛[0m␡⟨U+009B⟩⟨U+202E⟩é");
         assert_eq!(plain("\u{202e}é"), "\\u{202e}é");
         assert_eq!(titled("completions[0]\x1b[0m"), "completions[0]\\u{1b}[0m");
+        assert_eq!(
+            harmless("a\n\tb\r\x1b[2J\u{9b}\u{202e}é👩\u{200d}🚀"),
+            "a\n\tb\\r\\u{1b}[2J\\u{9b}\\u{202e}é👩\u{200d}🚀"
+        );
     }
 }

@@ -8,6 +8,7 @@ pub mod html;
 mod shown;
 mod text;
 
+pub use escape::harmless;
 pub use shown::Shown;
 pub use text::Form;
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use super::builtin;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The name of the template that is used unless another is named.
 pub(super) const DEFAULT: &str = "default";
@@ -35,6 +36,9 @@ pub(super) fn find(
         named.remove("tool_use");
         named.insert(DEFAULT.into(), source);
     }
+    // A byte-order mark is not visible in an editor, and would stand in every prompt.
+    let named: BTreeMap<_, _> =
+        named.into_iter().map(|(name, text)| (name, files::without_mark(text))).collect();
     Ok(Some(named).filter(|named| !named.is_empty()))
 }
 
@@ -43,7 +47,7 @@ pub fn portable(setting: &str) -> String {
     if is_jinja(setting) || builtin::named(setting).is_some() {
         return setting.to_owned();
     }
-    fs::read_to_string(setting).unwrap_or_else(|_| setting.to_owned())
+    files::read_text(Path::new(setting)).unwrap_or_else(|_| setting.to_owned())
 }
 
 fn is_jinja(setting: &str) -> bool {
@@ -57,7 +61,7 @@ fn from_setting(setting: &str, named: &BTreeMap<String, String>) -> Result<Strin
     if let Some(source) = named.get(setting).map(String::as_str).or_else(|| builtin::named(setting)) {
         return Ok(source.to_owned());
     }
-    fs::read_to_string(setting).map_err(|e| {
+    files::read_text(Path::new(setting)).map_err(|e| {
         let own: Vec<&str> = named.keys().map(String::as_str).collect();
         Error::Config(format!(
             "data.chat_template `{setting}` is neither Jinja text (no `{{{{` or `{{%` in it), nor a built-in template ({}), \
@@ -70,10 +74,9 @@ fn from_setting(setting: &str, named: &BTreeMap<String, String>) -> Result<Strin
 
 fn from_files(dir: &Path) -> Result<BTreeMap<String, String>> {
     let mut named = BTreeMap::new();
-    let read = |file: &Path| fs::read_to_string(file).map_err(Error::read(file));
     let file = dir.join("chat_template.jinja");
     if file.is_file() {
-        named.insert(DEFAULT.to_owned(), read(&file)?);
+        named.insert(DEFAULT.to_owned(), files::read_text(&file)?);
     }
     let more = dir.join("additional_chat_templates");
     if more.is_dir() {
@@ -82,7 +85,7 @@ fn from_files(dir: &Path) -> Result<BTreeMap<String, String>> {
             let name =
                 file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
             if let Some(name) = name {
-                named.insert(name.to_owned(), read(&file)?);
+                named.insert(name.to_owned(), files::read_text(&file)?);
             }
         }
     }
@@ -113,5 +116,32 @@ fn from_config(config: &Map<String, Json>) -> Result<BTreeMap<String, String>> {
             .map(|(name, source)| Ok((name.clone(), source.as_str().ok_or_else(wrong)?.to_owned())))
             .collect(),
         Some(_) => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_template_begins_with_a_byte_order_mark() {
+        const TEXT: &str = "{{ messages[0].content }}";
+        let marked = format!("\u{feff}{TEXT}");
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("own.txt");
+        fs::write(&file, &marked).unwrap();
+        assert_eq!(portable(file.to_str().unwrap()), TEXT);
+        let config = json!({"chat_template": marked});
+        let config = config.as_object().unwrap();
+        let default = |setting: Option<&str>, directory: Option<&Path>, config: &Map<String, Json>| {
+            find(setting, directory, config).unwrap().unwrap()[DEFAULT].clone()
+        };
+        assert_eq!(default(file.to_str(), None, &Map::new()), TEXT);
+        assert_eq!(default(Some(&marked), None, &Map::new()), TEXT);
+        assert_eq!(default(None, None, config), TEXT);
+        fs::write(place.path().join("chat_template.jinja"), &marked).unwrap();
+        assert_eq!(default(None, Some(place.path()), &Map::new()), TEXT);
     }
 }

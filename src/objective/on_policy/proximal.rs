@@ -17,7 +17,7 @@ use super::super::scored::Scored;
 use super::super::terms::{self, Batch, Needs, Terms, Weighed};
 use super::group_relative::of_rollouts;
 use super::{StepSize, advantages, clipped, needs};
-use crate::error::{Problems, Result};
+use crate::error::{Error, Problems, Result};
 
 /// How the divergence of a token is estimated from x = log π − log π_ref (Schulman 2020).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +184,25 @@ impl Terms for Ppo {
 }
 
 impl Ppo {
+    /// Refuses a number of mini-batches that does not divide the completions of a step, as TRL does (`exact_div`).
+    ///
+    /// # Errors
+    /// [`Error::Config`], which names the nearest number below that does.
+    pub fn check_mini_batches(&self, completions: usize) -> Result<()> {
+        let count = self.num_mini_batches;
+        // 0 is refused with the objective.
+        if count == 0 || completions.is_multiple_of(count) {
+            return Ok(());
+        }
+        let fitting = (1..=count.min(completions)).rev().find(|count| completions.is_multiple_of(*count));
+        Err(Error::Config(format!(
+            "objective.num_mini_batches is {count}, and a step has {completions} completions \
+             (train.per_device_train_batch_size × gradient_accumulation_steps), which cannot be divided into {count} equal \
+             parts; set it to {}, or change the completions of a step",
+            fitting.unwrap_or(1)
+        )))
+    }
+
     /// Returns the divergence estimate of each token of a completion.
     pub fn divergences(&self, drawn: &Drawn) -> Vec<f64> {
         let of = |(policy, reference): (&f64, &f64)| {
@@ -382,5 +401,20 @@ mod tests {
         assert!((coefficient.0 - 0.22 * 0.95).abs() < 1e-12);
         coefficient.update(&Ppo::default(), 50.0, 50);
         assert!((coefficient.0 - 0.22 * 0.95).abs() < 1e-12, "it stays without adap_kl_ctrl");
+    }
+
+    #[test]
+    fn mini_batches_divide_the_completions_of_a_step() {
+        let check = |num_mini_batches, completions| {
+            Ppo { num_mini_batches, ..Ppo::default() }.check_mini_batches(completions)
+        };
+        for (count, completions) in [(1, 5), (2, 4), (4, 4), (5, 50)] {
+            check(count, completions).unwrap();
+        }
+        for (count, completions, fitting) in [(3, 4, 2), (50, 4, 4), (7, 30, 6), (2, 1, 1)] {
+            let said = check(count, completions).unwrap_err().to_string();
+            let begins = format!("objective.num_mini_batches is {count}, and a step has {completions}");
+            assert!(said.starts_with(&begins) && said.contains(&format!("set it to {fitting},")), "{said}");
+        }
     }
 }

@@ -90,7 +90,8 @@ impl Kernel {
                 _ => neon::tile(m),
             };
             let max_kc = if word == Word::F32 { 256 } else { 512 };
-            return Self { mr, nr, word, max_kc, tile, in_place: None };
+            let in_place = if word == Word::F32 { neon::tile_in_place(mr) } else { None };
+            return Self { mr, nr, word, max_kc, tile, in_place };
         }
         let _ = m;
         let (mr, tile): (usize, Tile) = match isa {

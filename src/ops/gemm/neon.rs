@@ -2,6 +2,7 @@
 //! sum is one chain of fused multiply-adds in order of `k`, whatever the tile size.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 use super::tile::{Part, Tile, Work};
 
@@ -10,8 +11,17 @@ use super::tile::{Part, Tile, Work};
 pub(super) fn tile(m: usize) -> (usize, usize, Tile) {
     match m {
         0..=1 => (1, 24, row),
-        2..=4 => (4, 12, body::<1, 4>),
-        _ => (8, 12, body::<2, 8>),
+        2..=4 => (4, 12, body::<1, 4, false>),
+        _ => (8, 12, body::<2, 8, false>),
+    }
+}
+
+/// Like the kernels of [`tile`], for a right operand in place. One row has none.
+pub(super) fn tile_in_place(mr: usize) -> Option<Tile> {
+    match mr {
+        4 => Some(body::<1, 4, true>),
+        8 => Some(body::<2, 8, true>),
+        _ => None,
     }
 }
 
@@ -21,13 +31,13 @@ const NV: usize = 3;
 /// # Safety
 /// Same as `Kernel::run`; `MR` is `4·Q`.
 #[target_feature(enable = "neon")]
-unsafe fn body<const Q: usize, const MR: usize>(work: Work) {
+unsafe fn body<const Q: usize, const MR: usize, const IN_PLACE: bool>(work: Work) {
     const { assert!(MR == 4 * Q) };
-    let Work { parts, c, stride, rows, columns, accumulate, .. } = work;
+    let Work { parts, c, stride, rows, columns, accumulate, place } = work;
     let Part { steps, mut a, mut b } = parts[0];
     let mut sums = [[vdupq_n_f32(0.0); NV]; MR];
     for _ in 0..steps {
-        // SAFETY: the panels hold `steps` steps of `MR` and 12 words.
+        // SAFETY: the panels hold `steps` steps of `MR` and 12 words, and so does an operand in place.
         unsafe {
             let y = [vld1q_f32(b.cast()), vld1q_f32(b.add(4).cast()), vld1q_f32(b.add(8).cast())];
             for (quarter, sums) in sums.chunks_exact_mut(4).enumerate() {
@@ -40,12 +50,26 @@ unsafe fn body<const Q: usize, const MR: usize>(work: Work) {
                 }
             }
             a = a.add(MR);
-            b = b.add(4 * NV);
+            if IN_PLACE {
+                prefetch(b.wrapping_add(place.ahead));
+                b = b.wrapping_add(place.step);
+            } else {
+                b = b.add(4 * NV);
+            }
         }
     }
     for (r, sums) in sums.iter().enumerate().take(rows) {
         // SAFETY: the caller guarantees that the corner may be written.
         unsafe { store(sums, c.add(r * stride), columns, accumulate) };
+    }
+}
+
+/// Asks for the line of this word, which is read soon.
+#[inline]
+fn prefetch(word: *const u32) {
+    // SAFETY: a prefetch accesses nothing; addresses outside the operand are ignored.
+    unsafe {
+        asm!("prfm pldl2keep, [{word}]", word = in(reg) word, options(nostack, preserves_flags, readonly));
     }
 }
 

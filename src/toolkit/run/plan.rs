@@ -74,12 +74,13 @@ pub(super) fn expected(
     on_device: Option<&on_device::Fit>,
 ) -> Result<Expected> {
     let Course { steps, epochs, .. } = course(config, pairs, &policy.trained)?;
+    let uses = config.drawing()?.map_or(1, |drawing| drawing.iterations);
     let trained = Trained::of(policy.trained.iter());
     let (parameters, (tokens, memory)) = (trained.parameters, expect(config, base, (trained, &ALONE), pairs));
     Ok(Expected {
         steps,
         epochs,
-        tokens: tokens.packed as f64 * epochs,
+        tokens: tokens.packed as f64 * epochs * uses as f64,
         longest: pairs.train.longest().max(pairs.eval.longest()),
         parameters,
         peak: on_device.map_or(memory.total(), |fit| fit.plan.total()),
@@ -119,7 +120,9 @@ pub(super) fn described(
     let TrainConfig { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, .. } =
         config.train;
     let (tokens, memory) = expect(config, base, (Trained::of(policy.trained.iter()), ranks), pairs);
-    let per_step = tokens.packed as f64 / pairs.train.len().max(1) as f64 * (batch * accumulation) as f64;
+    let records = pairs.train.len().max(1);
+    let per_step =
+        tokens.packed as f64 / records as f64 * batch.saturating_mul(accumulation).min(records) as f64;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     text.push_str(&format!(
         "\n{per_step:.0} packed tokens a step ({} in the largest micro-batch); sharing prompts saves {:.0} % of {:.0}",
@@ -155,8 +158,11 @@ pub(super) fn described(
 /// The steps and learning rates of a run.
 pub(super) fn course(config: &RunConfig, pairs: &Examples, trained: &Adapters) -> Result<Course> {
     let objective = config.objective.resolve()?;
-    let pace = paced(&config.train, config.drawing()?.as_ref(), &objective)?;
-    let course = Course::new(&pace, &config.lora, pairs.train.len(), objective.needs());
+    let drawing = config.drawing()?;
+    let pace = paced(&config.train, drawing.as_ref(), &objective)?;
+    let mut course = Course::new(&pace, &config.lora, pairs.train.len(), objective.needs());
+    // The steps of a generation pass over its prompts once.
+    course.epochs /= drawing.map_or(1, |drawing| drawing.iterations) as f64;
     // An adapter that is continued has a kind of its own, whatever the keys of `lora` say.
     Ok(if trained.iter().any(Adapter::is_beside) { course.of_unknown_strength() } else { course })
 }

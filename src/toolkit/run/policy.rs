@@ -1,6 +1,7 @@
 //! The adapters of a run: those that are frozen, and the one to train.
 
 use super::Examples;
+use super::continued;
 use super::plan::Trained;
 use crate::adapter::peft;
 use crate::config::RunConfig;
@@ -40,6 +41,13 @@ impl Start {
                 Ok(Self::Continued(base.adapter_for(path, purpose)?))
             }
             None => Ok(Self::New(modules(config, base)?)),
+        }
+    }
+
+    /// Gives the configuration the shape of the adapter that is continued.
+    pub(super) fn note_shape(&self, config: &mut RunConfig, base: &Base) {
+        if let Self::Continued(adapters) = self {
+            continued::fill(&mut config.lora, adapters, base);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Going on from the newest checkpoint of a run.
 
 use super::super::parcel::{packed, unpack};
+use super::continued;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
@@ -28,7 +29,7 @@ pub(super) fn resume(
         notes.push("there is no valid checkpoint yet; the run starts at step 0".into());
         return Ok(notes);
     };
-    notes.extend(config.compare_for_resume(&state.config)?);
+    notes.extend(config.compare_for_resume(&continued::noted(&state.config, config))?);
     if !ranks.is_alone() {
         ranks.broadcast(packed(&path, &checkpoint::files(&path))?)?;
     }
@@ -43,6 +44,13 @@ pub(super) fn resume(
     trainer.restore(&path, state)?;
     notes.push(format!("resumed from {}", path.display()));
     let (done, all) = (trainer.step(), trainer.total_steps());
+    if done > all {
+        return Err(Error::Config(format!(
+            "{} is of step {done}, and the run would now have {all} (train.max_steps, train.num_train_epochs): a run does not \
+             go back. Set train.max_steps to {done} or more, or use --overwrite to start over",
+            path.display()
+        )));
+    }
     if done >= all {
         notes.push(format!(
             "it is at step {done} of {all}: nothing is left to train; set train.max_steps above {done} to continue"

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{AdapterUse, Base, TrainedWith, reward_in_short};
 use crate::config::RunConfig;
 use crate::error::Result;
-use crate::reward::Spec;
+use crate::reward::{Command, Spec};
 use crate::train::rollouts::{RewardSource, RolloutSource};
 use crate::trainable::Policy;
 
@@ -24,9 +24,11 @@ pub(super) fn source(config: &RunConfig, base: &Base) -> Result<Option<RolloutSo
         let spec: Spec = spec.parse()?;
         let own = match &spec {
             Spec::Adapter(directory) => adapter(base, Path::new(directory), spec.to_string())?,
-            Spec::Length | Spec::Regex(_) | Spec::Command(_) | Spec::TinyReviews => {
-                RewardSource::Plain(spec.plain(timeout)?)
+            Spec::Command(program) => {
+                let command = Command::new(program, timeout)?.limited_by("rollout.reward_timeout");
+                RewardSource::Plain(Box::new(command))
             }
+            Spec::Length | Spec::Regex(_) | Spec::TinyReviews => RewardSource::Plain(spec.plain(timeout)?),
         };
         rewards.push((own, *weight));
         identities.push(reward_in_short(&spec)?);

@@ -10,7 +10,7 @@ use crate::data::{Example, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::{Decoder, Read, Readout};
 use crate::model::pass::Pass;
-use crate::objective::on_policy::{Sampled, StepSize, TokensWeighed, advantages};
+use crate::objective::on_policy::{GroupRelative, Rloo, Sampled, StepSize, TokensWeighed, advantages};
 use crate::objective::{Figure, Metrics, OnPolicy};
 use crate::ranks::Ranks;
 use crate::rollout::Generation;
@@ -68,8 +68,9 @@ impl Held {
         let read = |pass| micro::read(ranks, (decoder, policy, pass), (prompts, &items), size, readout);
         let old = read(Pass::Policy)?;
         let (beta, masks) = match loss {
-            OnPolicy::Grouped(loss, _) => (loss.beta, loss.mask_truncated_completions),
-            OnPolicy::LeaveOneOut(loss) => (loss.beta, loss.mask_truncated_completions),
+            OnPolicy::Grouped(GroupRelative { beta, .. }, _) | OnPolicy::LeaveOneOut(Rloo { beta, .. }) => {
+                (*beta, masks_truncated(loss))
+            }
             OnPolicy::Proximal(_) => return Err(Error::Train("PPO does not learn from groups".into())),
         };
         let reference = if beta == 0.0 { None } else { Some(read(Pass::Reference)?) };
@@ -100,6 +101,15 @@ impl Held {
             ref_logps: reference.as_ref().map(|reference| bits(&reference[i].0)),
         });
         Ok(Self { prompts: indices, completions: completions.collect(), used: 0 })
+    }
+}
+
+/// Whether a loss leaves out completions without an end token.
+pub fn masks_truncated(loss: OnPolicy) -> bool {
+    match loss {
+        OnPolicy::Grouped(loss, _) => loss.mask_truncated_completions,
+        OnPolicy::LeaveOneOut(loss) => loss.mask_truncated_completions,
+        OnPolicy::Proximal(_) => false,
     }
 }
 

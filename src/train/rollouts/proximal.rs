@@ -52,14 +52,15 @@ pub fn step(
         .collect();
     let learned = ppo.inputs(&rollout, coefficient.0);
     let mut metrics = Metrics::default();
-    drawn.measure(source.drawing.generations, &mut metrics);
+    // Advantages are whitened over all completions.
+    drawn.measure(source.drawing.generations, drawn.rewards.len(), &mut metrics);
     let divergence: f64 = rollout.iter().flat_map(|drawn| ppo.divergences(drawn)).sum();
     metrics.note(Figure::Kl, divergence, rollout.len() as u64);
     metrics.note(Figure::KlCoef, coefficient.0, 1);
     let mut last = None;
     'epochs: for epoch in 0..ppo.num_ppo_epochs {
         let order = shuffled(items.len(), settings.stream.named("ppo").child(epoch as u64));
-        for (number, part) in order.chunks(items.len().div_ceil(ppo.num_mini_batches).max(1)).enumerate() {
+        for (number, part) in mini_batches(&order, ppo.num_mini_batches).enumerate() {
             let stream = settings.stream.child((epoch * ppo.num_mini_batches + number) as u64);
             let own = Settings { stream, ..*settings };
             let update = Update { prompts, items: &items, learned: &learned, part, size, readout };
@@ -76,16 +77,26 @@ pub fn step(
     }
     coefficient.update(ppo, divergence / rollout.len().max(1) as f64, rollout.len());
     let seconds = start.elapsed().as_secs_f64();
-    let none = || Outcome {
+    Ok(Outcome { metrics, seconds, ..last.unwrap_or_else(without_updates) })
+}
+
+/// The outcome of a step that has nothing to learn from.
+fn without_updates() -> Outcome {
+    Outcome {
         metrics: Metrics::default(),
         grad_norm: 0.0,
         tokens: 0,
-        seconds,
+        seconds: 0.0,
         finite: true,
         skipped: Some("there are no completions".into()),
-    };
-    let outcome = last.unwrap_or_else(none);
-    Ok(Outcome { metrics, seconds, ..outcome })
+    }
+}
+
+/// Divides completions into so many parts. The last step of an epoch may have other numbers of completions than the others:
+/// then parts differ by one completion, and none is empty.
+fn mini_batches(order: &[usize], count: usize) -> impl Iterator<Item = &[usize]> {
+    let count = count.min(order.len());
+    (0..count).map(move |i| &order[order.len() * i / count..order.len() * (i + 1) / count])
 }
 
 /// A permutation (Fisher and Yates), in which completions of a prompt need not be adjacent.
@@ -151,5 +162,22 @@ impl Update<'_> {
     fn packed(&self, part: &[usize]) -> PackedBatch {
         let items: Vec<Item> = part.iter().map(|i| self.items[*i]).collect();
         pack(self.prompts, &items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mini_batches_divide_the_completions_of_a_step() {
+        let order: Vec<usize> = (0..12).collect();
+        let sizes = |completions: usize, count| -> Vec<usize> {
+            mini_batches(&order[..completions], count).map(<[usize]>::len).collect()
+        };
+        assert_eq!(sizes(12, 4), [3; 4]);
+        // The last step of an epoch: as many updates, as long as there are completions.
+        assert_eq!((sizes(5, 4), sizes(2, 4), sizes(0, 4)), (vec![1, 1, 1, 2], vec![1, 1], vec![]));
+        assert_eq!(mini_batches(&order, 5).flatten().copied().collect::<Vec<_>>(), order);
     }
 }

@@ -85,7 +85,7 @@ impl Options {
         let known = keys(kind);
         for key in written.keys().filter(|key| !known.contains(&key.as_str())) {
             let near = nearest(key, known.iter().copied())
-                .map_or(String::new(), |near| format!("; did you mean {near}?"));
+                .map_or(".".to_string(), |near| format!("; did you mean {near}?"));
             let list = if known.is_empty() { "none".to_string() } else { known.join(", ") };
             problems.add(format!("{KEY}.{key} is no setting of this lr_scheduler_type{near} It has: {list}"));
         }

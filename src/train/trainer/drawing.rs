@@ -28,7 +28,8 @@ impl Trainer {
                 let (indices, drawn) = self.one_generation()?;
                 let setup = &self.setup;
                 let source = setup.rollouts.as_ref().ok_or_else(no_rewards)?;
-                drawn.measure(source.drawing.generations, &mut metrics);
+                let group = source.drawing.generations;
+                drawn.measure(group, group, &mut metrics);
                 let both = (&setup.decoder, &setup.policy);
                 Held::new(&setup.ranks, both, (&drawn, indices), loss, (source, size))?
             }
@@ -76,13 +77,17 @@ impl Trainer {
     /// Draws completions of lists of prompts.
     fn generations(&mut self, lists: &[Vec<usize>]) -> Result<Vec<Rewarded>> {
         let stream = Stream::new(self.setup.seed, "rollout").child(self.state.step);
+        let train = &self.setup.train;
         let prompts = |(part, indices): (usize, &Vec<usize>)| -> Result<Prompts> {
-            Ok(Prompts { examples: self.setup.train.gather(indices)?, stream: stream.child(part as u64) })
+            let texts = indices.iter().map(|index| train.text(*index)).collect::<Result<_>>()?;
+            Ok(Prompts { examples: train.gather(indices)?, texts, stream: stream.child(part as u64) })
         };
         let lists = lists.iter().enumerate().map(prompts).collect::<Result<_>>()?;
         let setup = &mut self.setup;
         let source = setup.rollouts.as_mut().ok_or_else(no_rewards)?;
-        source.draw(&setup.ranks, (&setup.decoder, &setup.policy), lists)
+        let drawn = source.draw(&setup.ranks, (&setup.decoder, &setup.policy), lists);
+        self.undrawn = drawn.is_err();
+        drawn
     }
 
     /// Draws completions of the prompts of a step as pairs, and adds their figures to `metrics`.
@@ -94,7 +99,7 @@ impl Trainer {
         let drawn = self.generations(lists)?;
         let source = self.setup.rollouts.as_ref().ok_or_else(no_rewards)?;
         let generations = source.drawing.generations;
-        drawn.iter().for_each(|drawn| drawn.measure(generations, metrics));
+        drawn.iter().for_each(|drawn| drawn.measure(generations, generations, metrics));
         // Log-probs of the reference for completions that will not come again are not kept.
         self.setup.reference.forget();
         Ok(drawn.iter().map(|drawn| rollouts::pairs(drawn, generations)).collect())

@@ -1,6 +1,7 @@
 //! What a run keeps: checkpoints and the adapter, as long as they are usable.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Setup, Trainer};
@@ -135,6 +136,45 @@ impl Trainer {
             checkpoint::path(run, step).display()
         );
         Error::Interrupted { code, kept, run: files::shell_word(run) }
+    }
+
+    /// Keeps what was learned before a step whose completions could not be drawn or rewarded: such a step has changed nothing, so
+    /// that a checkpoint of the one before it is whole. The error says where it is.
+    pub(super) fn kept_before(&mut self, error: Error, reporter: &mut Reporter) -> Error {
+        let step = self.state.step;
+        if !std::mem::take(&mut self.undrawn) || step == 0 || !self.setup.ranks.is_first() {
+            return error;
+        }
+        let saved = self.save(reporter);
+        let signal = self.setup.stop.load(Ordering::Relaxed);
+        if signal != 0 && saved.is_ok() {
+            // Ctrl-C also ends a command that computes rewards.
+            reporter.record(&Event::End { interrupted: true });
+            return self.interrupted(signal);
+        }
+        let kept = match saved {
+            Ok(()) => {
+                let run = &self.setup.run;
+                format!(
+                    "the run ended after step {step} of {}, and {} is kept; when the cause is mended, continue with: dpo-lora train \
+                     --resume {}",
+                    self.total_steps,
+                    checkpoint::path(run, step).display(),
+                    files::shell_word(run)
+                )
+            }
+            Err(failed) => {
+                format!("the run ended after step {step}, of which no checkpoint could be written: {failed}")
+            }
+        };
+        match error {
+            Error::Data(message) => Error::Data(format!("{message}; {kept}")),
+            Error::Config(message) => Error::Config(format!("{message}; {kept}")),
+            other => {
+                reporter.warn(&kept);
+                other
+            }
+        }
     }
 
     /// Describes what a failed run leaves behind.

@@ -7,6 +7,7 @@ use crate::cli::FrontierArgs;
 use crate::commands::eval::scored::Scorer;
 use crate::commands::output::say;
 use crate::error::{Error, Result};
+use crate::eval::bootstrap::Interval;
 use crate::eval::frontier::{self, PerPrompt, Point};
 use crate::generate::SamplingConfig;
 use crate::model::pass::Pass;
@@ -31,6 +32,11 @@ impl<'a> Measuring<'a> {
             drawer: Drawer::open_on(ranks, &args.output.join("samples.jsonl"))?,
             scorer: Scorer::open(ranks, &args.output.join("scores.jsonl"))?,
         })
+    }
+
+    /// Says how many scores an earlier command has computed.
+    pub(super) fn say_kept(&self) {
+        self.scorer.say_kept();
     }
 
     /// Draws completions. Divergences are those of plain sampling: temperature 1, all tokens.
@@ -95,6 +101,11 @@ impl<'a> Measuring<'a> {
         let point = Point::of(name, &samples, args.draw.seed)
             .ok_or_else(|| Error::Data(format!("{shown}: there are no samples")))?;
         say(&format!("{shown}: reward {:.4}, KL {:.3}", point.reward.mean, point.kl.mean));
+        let point = match pass {
+            // By definition, not by these samples.
+            Pass::Reference => Point { kl: Interval::exact(0.0), kl_k3: Some(Interval::exact(0.0)), ..point },
+            Pass::Policy => point,
+        };
         let point = Point { series: series.into(), ..point };
         Ok(Measured { point, means: PerPrompt::of(&samples), kl_bound: None })
     }

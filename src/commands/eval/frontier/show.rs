@@ -26,11 +26,11 @@ pub(super) fn sheet(figures: &Figures) -> Sheet {
             if point.series.is_empty() { Cell::Empty } else { Cell::Text(point.series.clone()) },
             Cell::Text(point.name.clone()),
             Cell::Number(point.reward.mean, 4),
-            Cell::Number(point.reward.low, 4),
-            Cell::Number(point.reward.high, 4),
+            Cell::number(point.reward.low, 4),
+            Cell::number(point.reward.high, 4),
             Cell::Number(point.kl.mean, 3),
-            Cell::Number(point.kl.low, 3),
-            Cell::Number(point.kl.high, 3),
+            Cell::number(point.kl.low, 3),
+            Cell::number(point.kl.high, 3),
             Cell::number(point.kl_k3.map(|it| it.mean), 3),
             Cell::count(point.samples),
             (if *on_frontier { "yes" } else { "no" }).into(),
@@ -50,8 +50,8 @@ pub(super) fn comparisons(compared: &[Compared]) -> Sheet {
             Cell::Text(second.clone()),
             Cell::Number(found.up_to, 2),
             Cell::Number(found.advantage.mean, 4),
-            Cell::Number(found.advantage.low, 4),
-            Cell::Number(found.advantage.high, 4),
+            Cell::number(found.advantage.low, 4),
+            Cell::number(found.advantage.high, 4),
             Cell::Share(found.above),
             Cell::Share(found.below),
             Cell::Text(match found.verdict {
@@ -67,10 +67,15 @@ pub(super) fn comparisons(compared: &[Compared]) -> Sheet {
 
 /// What stands below the table.
 pub(super) fn remarks(figures: &Figures) -> Vec<String> {
-    vec![format!(
+    let mut remarks = vec![format!(
         "reward by {}, KL(policy || reference) in nats per completion of at most {} tokens; 95 % intervals over prompts",
         figures.reward, figures.max_new_tokens
-    )]
+    )];
+    let is_without = |it: &Placed| it.point.reward.ends().is_none() || it.point.kl.ends().is_none();
+    if figures.points.iter().any(is_without) {
+        remarks.push("a single prompt, or prompts that all give the same number, have no interval".into());
+    }
+    remarks
 }
 
 /// The figure: a curve for each series, or the common frontier where there are none.
@@ -110,8 +115,8 @@ fn mark(Placed { point, .. }: &Placed, is_named: bool) -> Mark {
     let short = point.name.rsplit('/').next().unwrap_or(REFERENCE).trim_start_matches("best of ");
     Mark {
         at: (point.kl.mean, point.reward.mean),
-        x: Some((point.kl.low, point.kl.high)),
-        y: Some((point.reward.low, point.reward.high)),
+        x: point.kl.ends(),
+        y: point.reward.ends(),
         name: is_named.then(|| short.to_string()),
     }
 }

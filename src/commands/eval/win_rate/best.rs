@@ -46,6 +46,11 @@ impl<'a> BestOf<'a> {
         format!("{policy}, best of {} by {by}", self.n)
     }
 
+    /// Says how many scores an earlier command has computed.
+    pub(super) fn say_kept(&self) {
+        self.scorer.say_kept();
+    }
+
     /// Takes the best of every N samples of a prompt.
     ///
     /// # Errors
