@@ -146,6 +146,15 @@ impl RunConfig {
                 .into()
         });
         self.check_evaluation(&mut problems);
+        problems.finish()
+    }
+
+    /// Refuses settings that have no effect beside others. A run that was begun with them is still read and continued.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming every one, and its remedy.
+    pub fn check_idle(&self) -> Result<()> {
+        let mut problems = Problems::default();
         idle::check(&self.train, &self.objective, &self.lora, &mut problems);
         problems.finish()
     }

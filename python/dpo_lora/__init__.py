@@ -188,10 +188,16 @@ def _plain(value: Any, key: str) -> Any:
     Numbers and arrays of other libraries become numbers and lists of Python.
     """
     if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
+        plain: Dict[str, Any] = {}
+        for name, inner in value.items():
+            if not isinstance(name, (str, int)):
                 raise TypeError(f"{key or 'the configuration'} has the key {name!r}; the keys of a configuration are texts")
-        return {name: _plain(inner, f"{key}.{name}" if key else name) for name, inner in value.items()}
+            # As JSON writes it.
+            name = name if isinstance(name, str) else json.dumps(name)
+            if name in plain:
+                raise TypeError(f"{key or 'the configuration'} has the key {name!r} twice, as a text and as a number")
+            plain[name] = _plain(inner, f"{key}.{name}" if key else name)
+        return plain
     if isinstance(value, (list, tuple)):
         return [_plain(inner, f"{key}[{index}]") for index, inner in enumerate(value)]
     if isinstance(value, os.PathLike):
@@ -202,7 +208,10 @@ def _plain(value: Any, key: str) -> Any:
         return value
     # numpy's numbers and arrays, and torch's.
     if callable(getattr(value, "tolist", None)):
-        return _plain(value.tolist(), key)
+        plain = value.tolist()
+        # numpy's longdouble stays what it is.
+        if type(plain) is not type(value):
+            return _plain(plain, key)
     if isinstance(value, (str, int, float)):
         return value
     raise TypeError(f"{key} is {value!r}, of type {type(value).__name__}; a configuration has texts, numbers, true, false, None, lists and dictionaries")

@@ -60,7 +60,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
     let inputs = shared::read(ranks, || Inputs::read(config, &base, resuming))?;
     let run = ranks.once_per_machine(|| Run::on(ranks, inputs, &base))?;
     if ranks.is_first() {
-        continued::check(args, &run.config, &[])?;
+        continued::check(args, &run.config, &[], &base)?;
     }
     let first = run.first_record(form())?.filter(|_| !quiet);
     if args.dry_run {

@@ -120,7 +120,9 @@ mod tests {
 
     fn read(settings: &[&str]) -> crate::error::Result<RunConfig> {
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
-        RunConfig::from_yaml("model: {base: m}\ndata: {train: d.jsonl}\n", "run.yaml", &settings)
+        let config =
+            RunConfig::from_yaml("model: {base: m}\ndata: {train: d.jsonl}\n", "run.yaml", &settings)?;
+        config.check_idle().map(|()| config)
     }
 
     #[test]

@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 #[derive(Debug, Default, Deserialize)]
 struct Response {
     #[serde(default)]
-    choices: Option<Vec<Choice>>,
+    choices: Option<Vec<Option<Choice>>>,
     #[serde(default)]
     usage: Value,
     #[serde(default)]
     error: Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Choice {
     #[serde(default)]
     message: Option<Message>,
@@ -23,7 +23,7 @@ struct Choice {
     finish_reason: Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Message {
     #[serde(default)]
     content: Value,
@@ -45,7 +45,7 @@ impl Message {
 
 /// The text of a part of an answer; `None` of a part that is none, such as a model's thoughts.
 fn text_of_part(part: &Value) -> Option<&str> {
-    let is_text = |kind: &Value| matches!(kind.as_str(), Some("text" | "output_text"));
+    let is_text = |kind: &Value| kind.is_null() || matches!(kind.as_str(), Some("text" | "output_text"));
     match part {
         Value::String(text) => Some(text.as_str()),
         _ if part.get("type").is_none_or(is_text) => part.get("text")?.as_str(),
@@ -112,9 +112,10 @@ impl Answer {
             return Self { is_error: true, ..broken(body, format!("the server reports {}", response.error)) };
         }
         let usage = Usage::read(&response.usage);
-        let first = response.choices.unwrap_or_default().into_iter().next();
-        let Choice { message, finish_reason } = first.unwrap_or_default();
-        let Some(text) = message.and_then(Message::text) else {
+        // One is asked for; the first with a text is read.
+        let read = |choice: Choice| Some((choice.message?.text()?, choice.finish_reason));
+        let found = response.choices.unwrap_or_default().into_iter().flatten().find_map(read);
+        let Some((text, finish_reason)) = found else {
             return Self { usage, ..broken(body, "the response holds no text".into()) };
         };
         let verdict = verdict(&text).map_err(|why| match finish_reason.as_str() {
@@ -220,6 +221,7 @@ mod tests {
             (r#"{"choices": []}"#, "holds no text"),
             (r#"{"choices": [{"message": {"content": null}}]}"#, "holds no text"),
             (r#"{"choices": null}"#, "holds no text"),
+            (r#"{"choices": [null]}"#, "holds no text"),
             (r#"{"choices": [{"finish_reason": "stop"}]}"#, "holds no text"),
             (r#"{"choices": [{"message": null}]}"#, "holds no text"),
             (r#"{"choices": [{"message": {"content": []}}]}"#, "holds no text"),
@@ -268,10 +270,14 @@ mod tests {
             {"type": "text", "text": "{\"verdict\": "},
             {"type": "text", "text": "\"B\"}"}
         ]);
-        for content in [text, parts, json!([{"text": "B"}]), json!(["B"])] {
+        let untyped = json!([{"type": null, "text": "B"}]);
+        for content in [text, parts, json!([{"text": "B"}]), untyped, json!(["B"])] {
             let answer = Answer::read(&body(content.clone(), usage.clone()));
             assert_eq!((answer.verdict, answer.usage), (Ok(0.0), counted), "{content}");
         }
-        assert_eq!(Answer::read(r#"{"choices": [{"message": {"content": "A"}}]}"#).verdict, Ok(1.0));
+        for before in ["", "null, ", r#"{"message": null}, "#] {
+            let body = format!(r#"{{"choices": [{before}{{"message": {{"content": "A"}}}}]}}"#);
+            assert_eq!(Answer::read(&body).verdict, Ok(1.0), "{body}");
+        }
     }
 }

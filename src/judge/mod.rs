@@ -36,7 +36,8 @@ use crate::files::Ledger;
 pub struct Judge {
     config: JudgeConfig,
     transcript: PathBuf,
-    /// The questions that this judge has asked itself: their verdicts are not those of an earlier run.
+    /// The questions that this judge has asked itself, whose verdicts are not those of an earlier run, and those whose verdicts
+    /// were counted as such.
     asked: Mutex<BTreeSet<String>>,
 }
 
@@ -82,8 +83,10 @@ impl Judge {
         let endpoint = Endpoint::new(&self.config)?;
         let (total, before) = (wanted.len(), known.len());
         let from_transcript = {
-            let asked = held(&self.asked);
-            known.keys().filter(|id| !asked.contains(*id)).count()
+            let mut asked = held(&self.asked);
+            let earlier = known.keys().filter(|id| !asked.contains(*id)).count();
+            asked.extend(known.keys().cloned());
+            earlier
         };
         let queue = Queue::new(&self.config, &endpoint, &budget, transcript);
         let found = queue.run(&open, (before, total))?;

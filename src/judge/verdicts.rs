@@ -52,7 +52,7 @@ pub struct Judged {
     pub position: Position,
     /// Comparisons without a verdict.
     pub unreadable: usize,
-    /// Verdicts that an earlier run left in the transcript, one for each question.
+    /// Verdicts that an earlier run left in the transcript, one for each question, and none that this judge has told of before.
     pub from_transcript: usize,
     /// Requests in the transcript.
     pub requests: u64,

@@ -27,6 +27,7 @@ pub(crate) use dated::date_of_run;
 pub use export::ExportTo;
 pub use records::Pairs;
 pub use rewards::{reward_identity, reward_in_short};
+pub(crate) use run::adapt_alike;
 pub use run::{Examples, Expected, Inputs, Ready, Run, announce, expected_memory};
 pub use threads::{current_threads, set_threads, with_threads};
 pub use trained::{DataSettings, TrainedWith};

@@ -25,11 +25,12 @@ impl Base {
         let Spec::Adapter(directory) = spec else { return spec.plain(timeout) };
         let purpose = AdapterUse { score: true, ..AdapterUse::default() };
         let policy = Policy::of(self.adapter_for(Path::new(directory), purpose)?);
+        let trained = TrainedWith::of(Path::new(directory))?;
         if policy.trained.score().is_some() {
             let pad = self.tokenizer(None)?.padding();
             return Ok(Box::new(RewardModel::new(decoder, policy, pad, spec.to_string())));
         }
-        let objective = TrainedWith::of(Path::new(directory))?.objective.unwrap_or_default();
+        let objective = trained.objective.unwrap_or_default();
         Ok(Box::new(LogRatio::new(decoder, policy, objective, spec.to_string())))
     }
 }

@@ -18,6 +18,7 @@ pub use self::examples::Examples;
 pub use self::inputs::Inputs;
 pub use self::plan::Expected;
 use self::policy::Start;
+pub(crate) use self::policy::adapt_alike;
 use super::{Base, TrainedWith, companions};
 use crate::adapter::peft;
 use crate::config::RunConfig;

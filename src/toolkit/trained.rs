@@ -2,7 +2,7 @@
 
 mod beneath;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -130,7 +130,8 @@ impl TrainedWith {
     pub fn of(adapter: &Path) -> Result<Self> {
         let found = Self::read(adapter)?;
         let used = [(adapter.to_path_buf(), found.frozen.clone())];
-        beneath::missing(&used)?.iter().for_each(|missing| log::warn!("{}", missing.of_command()));
+        let is_reward = found.objective.as_ref().is_some_and(|objective| objective.needs().rewards);
+        beneath::missing(&used)?.iter().for_each(|missing| log::warn!("{}", missing.of_single(is_reward)));
         Ok(found)
     }
 
@@ -166,7 +167,9 @@ impl TrainedWith {
     pub(crate) fn warn_of_missing(adapters: &[PathBuf]) -> Result<BTreeMap<String, String>> {
         let missing = missing(adapters)?;
         missing.iter().for_each(|missing| log::warn!("{}", missing.of_command()));
-        let noted: Vec<Beneath> = missing.into_iter().flat_map(|missing| missing.noted).collect();
+        let mut noted: Vec<Beneath> = missing.into_iter().flat_map(|missing| missing.noted).collect();
+        let mut seen = BTreeSet::new();
+        noted.retain(|beneath| seen.insert(beneath.hash.clone()));
         Ok(beneath::entry(&noted)?.into_iter().collect())
     }
 

@@ -133,6 +133,9 @@ impl TrainerBuilder<'_> {
         config.validate()?;
         let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
         let resuming = opening == Opening::ResumeOrStart;
+        if !resuming {
+            config.check_idle()?;
+        }
         let run = Run::new(config, base, tokenizer, examples)?;
         let directory = RunDir::open(&run.config.output_dir, opening)?;
         let course = run.course()?;

@@ -133,7 +133,8 @@ impl Card {
         }
         let mut text = format!(
             "{ABOVE}\nIt was trained above these frozen adapters, which belong to the model: without them it is another \
-             one. The reference of the training had them too.\n\n"
+             one. The reference of the training had them too. The paths are those of the run; put your own in their \
+             place.\n\n"
         );
         for (index, path) in self.beneath.iter().enumerate() {
             let _ = writeln!(text, "{}. `{path}`", index + 1);
@@ -340,7 +341,7 @@ mod tests {
         let flags = "--adapter 1-sft/adapter --adapter 'a b' --adapter PATH";
         assert_eq!(text.matches(flags).count(), 3, "merge, generate and export in {text}");
         for part in [
-            "1. `1-sft/adapter`\n2. `a b`\n",
+            "The paths are those of the run; put your own in their place.\n\n1. `1-sft/adapter`\n2. `a b`\n",
             "model = AutoModelForCausalLM.from_pretrained(\"owner/name\")\nfor adapter in [\"1-sft/adapter\", \"a b\"]:\n    \
              model = PeftModel.from_pretrained(model, adapter).merge_and_unload()\n",
         ] {

@@ -174,10 +174,13 @@ impl Course {
 
     /// What is wrong with a smallest rate above the peak.
     fn rising(&self) -> Option<String> {
-        let (peak, rate) = (self.peak(), self.schedule.learning_rate);
-        (peak > rate).then(|| {
+        let (highest, rate) = (self.schedule.highest(), self.schedule.learning_rate);
+        (highest > rate * (1.0 + 1e-9)).then(|| {
+            // Shortened, it may be the same number.
+            let peak = self.peak();
+            let shown = if peak > rate { peak } else { highest };
             format!(
-                "the learning rate comes to {peak:e}, which is above train.learning_rate, {rate:e}: lower the rates and ratios \
+                "the learning rate comes to {shown:e}, which is above train.learning_rate, {rate:e}: lower the rates and ratios \
                  of train.lr_scheduler_kwargs"
             )
         })
@@ -492,5 +495,22 @@ mod tests {
         assert_eq!(told("{num_stable_steps: 6, num_decay_steps: 4}"), "");
         let above = told("{num_decay_steps: 4, min_lr_ratio: 3}");
         assert!(above.contains("above train.learning_rate, 1e-4"), "{above}");
+    }
+
+    #[test]
+    fn a_rate_is_above_another_by_more_than_its_rounding() {
+        // By less than what is shown of it.
+        let above = stages("{num_decay_steps: 4, min_lr_ratio: 1.0001}", 2, 12).rising().unwrap();
+        assert!(above.contains("comes to 1.0001e-4"), "{above}");
+        // The last step of this warm-up has 1.234867e-4, which is shown as 1.235e-4.
+        let below = TrainConfig {
+            learning_rate: 1.23499e-4,
+            warmup_steps: 10_000,
+            max_steps: Some(10_000),
+            ..TrainConfig::default()
+        };
+        let below = course(below, 60);
+        assert!(below.peak() > below.schedule.learning_rate, "{below}");
+        assert_eq!(below.rising(), None);
     }
 }

@@ -238,10 +238,10 @@ fn strayed(recent: &Metrics, bound: f64) -> Option<Warning> {
 fn tied_rewards(seen: &Completed) -> Option<Warning> {
     (seen.groups > 0 && seen.tied == seen.groups).then(|| {
         let text = format!(
-            "in each of the last {} groups of completions that are compared, all had the same reward, which teaches nothing \
-             (frac_reward_zero_std is 1): look at what rollout.reward gives, draw more or more different completions \
-             (rollout.num_generations, rollout.temperature), or take prompts that the policy answers neither always well nor \
-             never",
+            "in each of the last {} groups of completions that are compared, all had the same reward, so that the reward \
+             teaches nothing (frac_reward_zero_std is 1): look at what rollout.reward gives, draw more or more different \
+             completions (rollout.num_generations, rollout.temperature), or take prompts that the policy answers neither \
+             always well nor never",
             seen.groups
         );
         ("tied", text)

@@ -1,5 +1,6 @@
 //! `train --base B --data F`: a run without a configuration file.
 
+use serde_json::json;
 use serde_yaml::Value;
 
 use crate::common::fixture;
@@ -80,6 +81,18 @@ fn epochs_beside_a_number_of_steps_are_told_to_have_no_effect() {
     // Those of the quickstart are in the program.
     let dry = place.run(&["train", "--epochs", "3", "--dry-run"]);
     assert!(dry.stderr.contains("train.max_steps is 125"), "{}", dry.stderr);
+    // They do not count where half of another run is named.
+    let half = place.run(&["train", "--epochs", "3", "--data", "pairs.jsonl"]);
+    assert!(half.stderr.contains("--data is given without --base"), "{}", half.stderr);
+    assert!(!half.stderr.contains("has no effect"), "{}", half.stderr);
+    // Of stages no number is named, unless all have the same.
+    for (steps, told) in [(5, "is set for every stage"), (6, "is 6, which decides")] {
+        let stages = json!(["preferred_ft", {"name": "dpo", "train": {"max_steps": steps}}]);
+        place.llama_recipe(&[("stages", stages)]);
+        let dry = place.run(&["train", "-c", "run.yaml", "--overwrite", "--epochs", "3", "--dry-run"]);
+        let told = format!("--epochs 3 has no effect: train.max_steps {told}");
+        assert!(dry.stderr.contains(&told), "{}", dry.stderr);
+    }
 }
 
 #[test]

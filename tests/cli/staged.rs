@@ -405,6 +405,14 @@ fn a_run_that_continues_an_adapter_notes_its_shape_and_refuses_another() {
         assert!(ran.stderr.contains(words) && ran.stderr.contains("remove it"), "{words} in {}", ran.stderr);
         assert!(!place.path("run").exists());
     }
+    // The same in other words.
+    let same = [
+        "lora.r=3",
+        "lora.target_modules='.*(q|down)_proj'",
+        "lora.layers_to_transform=null",
+        "lora.alpha_pattern={q_proj: 5}",
+    ];
+    train(&[&same[..], &["output_dir=same"]].concat()).ok();
     let ran = train(&[]);
     let against = "by reward, against the run's own reference";
     assert!(ran.stdout.contains(against), "{}", ran.stdout);

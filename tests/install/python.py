@@ -91,12 +91,22 @@ class Module(unittest.TestCase):
         self.assertEqual(found, {"a": {"b": [2, [0.5, 1]]}, "c": "d", "e": None, "f": True})
         with self.assertRaisesRegex(ValueError, r"a.b\[1\] is inf"):
             dpo_lora._plain({"a": {"b": [1, Number(float("inf"))]}}, "")
+        with self.assertRaisesRegex(TypeError, r"a.b\[0\] is .* of type Number"):
+            dpo_lora._plain({"a": {"b": [Number(Number(1))]}}, "")
+        self.assertEqual(dpo_lora._plain({"a": {1: Number(2), "b": 3}}, ""), {"a": {"1": 2, "b": 3}})
+        with self.assertRaisesRegex(TypeError, "a has the key '1' twice"):
+            dpo_lora._plain({"a": {1: 2, "1": 3}}, "")
+        with self.assertRaisesRegex(TypeError, "a has the key 1.5"):
+            dpo_lora._plain({"a": {1.5: 2}}, "")
         try:
             import numpy
         except ImportError:
             return
         found = dpo_lora._plain({"r": numpy.int64(4), "x": numpy.float32(0.5), "y": numpy.array([1, 2]), "z": numpy.float64(2)}, "")
         self.assertEqual(json.dumps(found), '{"r": 4, "x": 0.5, "y": [1, 2], "z": 2.0}')
+        if type(numpy.longdouble(0.5).tolist()) is numpy.longdouble:
+            with self.assertRaisesRegex(TypeError, "x is .* of type "):
+                dpo_lora._plain({"x": numpy.longdouble(0.5)}, "")
 
     def test_a_run_with_stages_is_the_whole_run(self):
         config = settings("runs/two")

@@ -23,8 +23,8 @@ pub(super) struct Scorer {
     memo: Option<Memo<Vec<Vec<f64>>>>,
     ranks: Ranks,
     path: PathBuf,
-    /// Hashes of what was computed now, and not by an earlier command.
-    computed: BTreeSet<[u8; 32]>,
+    /// Hashes of what this command has computed, or has taken from the file: it is counted once.
+    seen: BTreeSet<[u8; 32]>,
     /// Rewards of an earlier command that were used.
     kept: usize,
 }
@@ -36,8 +36,8 @@ impl Scorer {
     /// As [`Memo::open`].
     pub(super) fn open(ranks: &Ranks, path: &Path) -> Result<Self> {
         let memo = ranks.is_first().then(|| Memo::open(path)).transpose()?;
-        let (path, computed) = (path.to_path_buf(), BTreeSet::new());
-        Ok(Self { memo, ranks: ranks.clone(), path, computed, kept: 0 })
+        let (path, seen) = (path.to_path_buf(), BTreeSet::new());
+        Ok(Self { memo, ranks: ranks.clone(), path, seen, kept: 0 })
     }
 
     /// Says how many rewards were not computed, because an earlier command did: a reward may depend on more than is known here.
@@ -92,7 +92,7 @@ impl Scorer {
         Ok(self.of(what, prompts, drawn, compute)?.0)
     }
 
-    /// The numbers of all completions, and how many of them an earlier command has computed.
+    /// The numbers of all completions, and how many of them an earlier command has computed, counted when they are first met.
     fn of(
         &mut self,
         (what, identity): (&str, &str),
@@ -103,7 +103,7 @@ impl Scorer {
         let most = drawn.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let together = TOGETHER.div_ceil(most);
         let activity = Activity::new(what, prompts.len() as u64);
-        let Self { memo, ranks, computed, .. } = self;
+        let Self { memo, ranks, seen, .. } = self;
         let mut kept = 0;
         let found = ranks.told(|| {
             let mut found = Vec::with_capacity(prompts.len());
@@ -111,9 +111,7 @@ impl Scorer {
                 let described = described(identity, prompts, drawn);
                 let hash = *blake3::hash(described.as_bytes()).as_bytes();
                 let is_known = memo.as_ref().is_some_and(|memo| memo.knows(&described));
-                if !is_known {
-                    computed.insert(hash);
-                } else if !computed.contains(&hash) {
+                if seen.insert(hash) && is_known {
                     kept += drawn.iter().map(Vec::len).sum::<usize>();
                 }
                 found.extend(match memo {
@@ -201,6 +199,8 @@ mod tests {
         assert_eq!(scorer.kept, 0);
         drop(scorer);
         let mut scorer = Scorer::open(&ALONE, &path).unwrap();
+        assert_eq!((score(&mut scorer, 3.0), scorer.kept), (vec![vec![1.0; 2]], 2));
+        // At another temperature the same completions are the same scores.
         assert_eq!((score(&mut scorer, 3.0), scorer.kept), (vec![vec![1.0; 2]], 2));
     }
 

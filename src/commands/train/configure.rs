@@ -19,7 +19,20 @@ use crate::train::run_dir::{self, Opening};
 /// the other way round.
 pub(in crate::commands) fn recipe(args: &TrainArgs) -> Result<Recipe> {
     refuse_stray(args)?;
-    let overrides = overrides(args)?;
+    let mut recipe = read(args)?;
+    // What a run was begun with stays as it is.
+    if !is_resuming(args) || !run_dir::is_run(recipe.output_dir()) {
+        let place = args.config.as_ref().map_or(COMMAND_LINE.into(), |path| path.display().to_string());
+        for config in recipe.configs_mut() {
+            config.check_idle().map_err(|error| Error::Config(format!("{place}: {error}")))?;
+        }
+    }
+    Ok(recipe)
+}
+
+/// Reads the configuration, wherever it stands.
+fn read(args: &TrainArgs) -> Result<Recipe> {
+    let overrides = overrides(args, is_quickstart(args))?;
     if let Some(Some(directory)) = &args.resume {
         return of_run(directory, args, overrides);
     }

@@ -10,9 +10,17 @@ use crate::config::{Begins, RunConfig, Stage};
 use crate::error::{Problems, Result};
 use crate::files;
 use crate::model::config::LoraConfig;
+use crate::toolkit::{Base, adapt_alike};
 
 /// Keys that a run may set although it continues an adapter.
 const OF_RUN: [&str; 3] = ["lora_dropout", "reference", "init_from"];
+
+/// Keys that say the same together: which modules, and the rank and the `lora_alpha` of each.
+const TOGETHER: [&[&str]; 3] = [
+    &["target_modules", "exclude_modules", "layers_to_transform"],
+    &["r", "rank_pattern"],
+    &["lora_alpha", "alpha_pattern"],
+];
 
 /// A key that is set, and where.
 struct Set {
@@ -22,14 +30,24 @@ struct Set {
 }
 
 /// Checks that each key of `lora` that is set has the value of the adapter that the run, or the first of its `stages`,
-/// continues. `config` has the adapter's values already. A configuration that a run has written passes.
+/// continues, or says the same in other words. `config` has the adapter's values already. A configuration that a run has written
+/// passes.
 ///
 /// # Errors
 /// If a key differs; the error names every one.
-pub(super) fn check(args: &TrainArgs, config: &RunConfig, stages: &[Stage]) -> Result<()> {
+pub(super) fn check(args: &TrainArgs, config: &RunConfig, stages: &[Stage], base: &Base) -> Result<()> {
     let Some(adapter) = &config.lora.init_from else { return Ok(()) };
     let mut problems = Problems::default();
-    for Set { key, value, place } in set(args, stages)? {
+    let all = set(args, stages)?;
+    let same: Vec<&str> = TOGETHER
+        .into_iter()
+        .filter(|keys| {
+            with(&config.lora, &all, keys).is_some_and(|lora| adapt_alike(&lora, &config.lora, base))
+        })
+        .flatten()
+        .copied()
+        .collect();
+    for Set { key, value, place } in all.into_iter().filter(|set| !same.contains(&set.key.as_str())) {
         let given = normal(&Value::Mapping(Mapping::from_iter([(Value::from(key.as_str()), value)])), &key);
         let own = serde_yaml::to_value(&config.lora).ok().and_then(|lora| normal(&lora, &key));
         let (Some(given), Some(own)) = (given, own) else { continue };
@@ -44,6 +62,24 @@ pub(super) fn check(args: &TrainArgs, config: &RunConfig, stages: &[Stage]) -> R
         });
     }
     problems.finish()
+}
+
+/// The configuration of the adapter with those of some keys that are set. The others of these have their defaults then, except
+/// the rank and the `lora_alpha` of most modules.
+fn with(lora: &LoraConfig, all: &[Set], keys: &[&str]) -> Option<LoraConfig> {
+    let set: Vec<&Set> = all.iter().filter(|set| keys.contains(&set.key.as_str())).collect();
+    if set.is_empty() {
+        return None;
+    }
+    let mut written = serde_yaml::to_value(lora).ok()?;
+    let sections = written.as_mapping_mut()?;
+    for key in keys.iter().filter(|key| !["r", "lora_alpha"].contains(key)) {
+        sections.remove(*key);
+    }
+    for set in set {
+        sections.insert(Value::from(set.key.as_str()), set.value.clone());
+    }
+    serde_yaml::from_value(written).ok()
 }
 
 /// The keys that are set for the run or the first stage, by the file or on the command line.

@@ -35,7 +35,7 @@ pub(super) fn run(staged: &Staged, ranks: &Ranks, args: &TrainArgs, verbosity: V
     let staged = &with_shape(staged, &base);
     let Some(first) = staged.stages.first() else { return Ok(()) };
     if ranks.is_first() {
-        continued::check(args, &first.config, &staged.stages)?;
+        continued::check(args, &first.config, &staged.stages, &base)?;
     }
     let mut before = Before::on(ranks, staged, resuming)?;
     if args.dry_run && !ranks.is_first() {

@@ -33,15 +33,17 @@ pub(super) fn titled(text: &str) -> String {
     escaped
 }
 
-/// For a terminal: a text with its line breaks and tabs, and with what would control the terminal or turn the direction of the
-/// text made visible, as `\u{1b}`.
+/// For a terminal: a text with its line breaks and tabs, and with what would control the terminal or turn the direction of what
+/// follows made visible, as `\u{1b}`. The marks U+200E and U+200F of ordinary Arabic and Hebrew stay.
 pub fn harmless(text: &str) -> String {
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
         match c {
             '\n' | '\t' => shown.push(c),
+            // Alone it would let what follows stand over what came before.
+            '\r' if chars.peek() == Some(&'\n') => shown.push(c),
             c if c.is_control() || turns(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
@@ -77,5 +79,7 @@ mod tests {
             harmless("a\n\tb\r\x1b[2J\u{9b}\u{202e}é👩\u{200d}🚀"),
             "a\n\tb\\r\\u{1b}[2J\\u{9b}\\u{202e}é👩\u{200d}🚀"
         );
+        assert_eq!(harmless("a\r\nb\r\r\nc\r"), "a\r\nb\\r\r\nc\\r");
+        assert_eq!(harmless("א\u{200f}!\u{200e} \u{2067}"), "א\u{200f}!\u{200e} \\u{2067}");
     }
 }

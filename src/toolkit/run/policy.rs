@@ -86,6 +86,15 @@ fn modules(config: &RunConfig, base: &Base) -> Result<Vec<Kind>> {
     Ok(all)
 }
 
+/// Whether two configurations give the same modules the same ranks and factors, however they say so.
+pub(crate) fn adapt_alike(one: &LoraConfig, other: &LoraConfig, base: &Base) -> bool {
+    let modules = |lora| targets(lora, base).map(|all| all.into_iter().map(|(target, _)| target));
+    match (modules(one), modules(other)) {
+        (Ok(one), Ok(other)) => one.eq(other),
+        _ => false,
+    }
+}
+
 /// The linear modules that `target_modules` names.
 fn targets<'b>(lora: &LoraConfig, base: &'b Base) -> Result<Vec<(LoraTarget, &'b LinearSpec)>> {
     let mut modules: Vec<String> = base.spec.linears().map(|linear| linear.module.clone()).collect();

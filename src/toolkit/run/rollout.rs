@@ -40,9 +40,10 @@ pub(super) fn source(config: &RunConfig, base: &Base) -> Result<Option<RolloutSo
 fn adapter(base: &Base, directory: &Path, name: String) -> Result<RewardSource> {
     let purpose = AdapterUse { score: true, ..AdapterUse::default() };
     let policy = Policy::of(base.adapter_for(directory, purpose)?);
+    let trained = TrainedWith::of(directory)?;
     if policy.trained.score().is_some() {
         return Ok(RewardSource::Model(policy, base.tokenizer(None)?.padding(), name));
     }
-    let objective = TrainedWith::of(directory)?.objective.unwrap_or_default();
+    let objective = trained.objective.unwrap_or_default();
     Ok(RewardSource::Implicit(policy, objective, name))
 }

@@ -109,6 +109,23 @@ impl Missing {
         format!("{}; name all of them: {}", self.said("named here"), flags.join(" "))
     }
 
+    /// The same where a single adapter can be named.
+    pub(super) fn of_single(&self, is_reward: bool) -> String {
+        let said = self.said("used here");
+        if is_reward {
+            // The head of a reward model is no part of a combination.
+            return format!("{said}; merge the others into the base, and train the reward model on that");
+        }
+        format!("{said}; name one adapter that holds all of them, from {}", self.combining())
+    }
+
+    /// The command that makes one adapter of all.
+    fn combining(&self) -> String {
+        let all = self.frozen.iter().chain(std::iter::once(&self.adapter));
+        let flags: Vec<String> = all.map(|path| format!("--adapter {}", shell_word(path))).collect();
+        format!("dpo-lora merge --base BASE {} --combination cat --output-adapter ALL", flags.join(" "))
+    }
+
     /// The same for a run that trains above it or goes on with it.
     pub(super) fn of_run(&self) -> String {
         let frozen: Vec<String> = self.frozen.iter().map(|path| path.display().to_string()).collect();
@@ -118,24 +135,21 @@ impl Missing {
 
     /// The same for an adapter that is uploaded.
     pub(super) fn of_upload(&self) -> String {
-        let all = self.frozen.iter().chain(std::iter::once(&self.adapter));
-        let flags: Vec<String> = all.map(|path| format!("--adapter {}", shell_word(path))).collect();
         format!(
-            "{}; whoever loads it needs them too: upload them as well, or upload one adapter that holds all of them, from \
-             dpo-lora merge --base BASE {} --combination cat --output-adapter ALL",
+            "{}; whoever loads it needs them too: upload them as well, or upload one adapter that holds all of them, from {}",
             self.said("uploaded with it"),
-            flags.join(" ")
+            self.combining()
         )
     }
 
     fn said(&self, where_not: &str) -> String {
         let lacks: Vec<String> = self.lacks.iter().map(|path| path.display().to_string()).collect();
-        let (noun, verb) = match lacks.len() {
-            1 => ("the frozen adapter", "is"),
-            _ => ("the frozen adapters", "are"),
+        let (noun, verb, them) = match lacks.len() {
+            1 => ("the frozen adapter", "is", "it"),
+            _ => ("the frozen adapters", "are", "them"),
         };
         format!(
-            "{} was trained above {noun} {}, which {verb} not {where_not}: without that it is not the model that was trained \
+            "{} was trained above {noun} {}, which {verb} not {where_not}: without {them} this is not the model that was trained \
              and evaluated",
             self.adapter.display(),
             lacks.join(", ")

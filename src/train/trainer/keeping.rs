@@ -11,6 +11,7 @@ use crate::files;
 use crate::report::{Event, Reporter};
 use crate::train::card::Results;
 use crate::train::checkpoint::{self, State};
+use crate::train::run_dir;
 use crate::train::usable;
 use crate::trainable::SCORE;
 
@@ -155,12 +156,14 @@ impl Trainer {
         let kept = match saved {
             Ok(()) => {
                 let run = &self.setup.run;
+                // A stage is continued with the whole run.
+                let whole = run_dir::whole_of(run);
                 format!(
                     "the run ended after step {step} of {}, and {} is kept; when the cause is mended, continue with: dpo-lora train \
                      --resume {}",
                     self.total_steps,
                     checkpoint::path(run, step).display(),
-                    files::shell_word(run)
+                    files::shell_word(whole.as_deref().unwrap_or(run))
                 )
             }
             Err(failed) => {
