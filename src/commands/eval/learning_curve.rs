@@ -12,7 +12,7 @@ use crate::config::Recipe;
 use crate::error::{Error, Result};
 use crate::eval::calibration::Prediction;
 use crate::eval::learning_curve::{Fit, Measured, fit};
-use crate::files::Ledger;
+use crate::files::{self, Ledger};
 use crate::objective::Scored;
 use crate::report::Activity;
 use crate::report::plot::{Mark, Plot, Series};
@@ -82,9 +82,8 @@ const COLUMNS: [&str; 3] = ["n", "error", "standard_error"];
 
 /// Reads points from a CSV file.
 fn read_points(path: &Path, measure: HeldOut) -> Result<Vec<Named>> {
-    let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    let mut lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let text = files::read_text(path)?;
+    let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let Some((_, first)) = lines.next() else {
         return Err(Error::Data(format!(
             "{} is empty; its first line names the columns {}",

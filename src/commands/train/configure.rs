@@ -20,6 +20,9 @@ use crate::train::run_dir::{self, Opening};
 pub(in crate::commands) fn recipe(args: &TrainArgs) -> Result<Recipe> {
     refuse_stray(args)?;
     let mut recipe = read(args)?;
+    if let Some(idle) = args.settings.epochs.and_then(|epochs| idle_epochs(epochs, &mut recipe)) {
+        log::warn!("{idle}");
+    }
     // What a run was begun with stays as it is.
     if !is_resuming(args) || !run_dir::is_run(recipe.output_dir()) {
         let place = args.config.as_ref().map_or(COMMAND_LINE.into(), |path| path.display().to_string());
@@ -30,9 +33,24 @@ pub(in crate::commands) fn recipe(args: &TrainArgs) -> Result<Recipe> {
     Ok(recipe)
 }
 
+/// A warning of `--epochs` beside a number of steps, which decides how long the run is.
+fn idle_epochs(epochs: impl std::fmt::Display, recipe: &mut Recipe) -> Option<String> {
+    let steps: Option<Vec<u64>> = recipe.configs_mut().iter().map(|config| config.train.max_steps).collect();
+    let steps = steps?;
+    let first = steps.first()?;
+    let decides = if steps.iter().all(|other| other == first) {
+        format!("is {first}, which decides how long the run is")
+    } else {
+        "is set for every stage, which decides how long each of them is".into()
+    };
+    Some(format!(
+        "--epochs {epochs} has no effect: train.max_steps {decides}; leave --epochs out, or add --set train.max_steps=null"
+    ))
+}
+
 /// Reads the configuration, wherever it stands.
 fn read(args: &TrainArgs) -> Result<Recipe> {
-    let overrides = overrides(args, is_quickstart(args))?;
+    let overrides = overrides(args)?;
     if let Some(Some(directory)) = &args.resume {
         return of_run(directory, args, overrides);
     }

@@ -3,15 +3,13 @@
 use serde::Serialize;
 
 use crate::cli::TrainArgs;
-use crate::config::Recipe;
 use crate::error::{Error, Problems, Result};
-use crate::toolkit::embedded;
 
 /// What is named as the origin of settings that stand in no file.
 pub(super) const COMMAND_LINE: &str = "the command line";
 
-/// The flags as overrides, then the `--set`s, for the embedded quickstart or for another run.
-pub(super) fn overrides(args: &TrainArgs, is_quickstart: bool) -> Result<Vec<String>> {
+/// The flags as overrides, then the `--set`s.
+pub(super) fn overrides(args: &TrainArgs) -> Result<Vec<String>> {
     let mut problems = Problems::default();
     let mut overrides = Vec::new();
     for (flag, key, value) in flags(args)? {
@@ -22,34 +20,7 @@ pub(super) fn overrides(args: &TrainArgs, is_quickstart: bool) -> Result<Vec<Str
     }
     problems.finish()?;
     overrides.extend(args.overrides.iter().cloned());
-    if let Some(idle) = idle_epochs(args, is_quickstart, &overrides) {
-        log::warn!("{idle}");
-    }
     Ok(overrides)
-}
-
-/// A warning of `--epochs` beside a number of steps, which decides how long the run is.
-fn idle_epochs(args: &TrainArgs, is_quickstart: bool, overrides: &[String]) -> Option<String> {
-    let epochs = args.settings.epochs?;
-    // What is wrong with a configuration is told when it is read to be used.
-    let recipe = match (&args.resume, &args.config) {
-        (Some(Some(run)), _) => Recipe::from_file(run.join("config.yaml"), overrides),
-        (_, Some(path)) => Recipe::from_file(path, overrides),
-        _ if is_quickstart => Recipe::from_yaml(embedded::QUICKSTART, COMMAND_LINE, overrides),
-        _ => Recipe::from_yaml("", COMMAND_LINE, overrides),
-    };
-    let mut recipe = recipe.ok()?;
-    let steps: Option<Vec<u64>> = recipe.configs_mut().iter().map(|config| config.train.max_steps).collect();
-    let steps = steps?;
-    let first = steps.first()?;
-    let decides = if steps.iter().all(|other| other == first) {
-        format!("is {first}, which decides how long the run is")
-    } else {
-        "is set for every stage, which decides how long each of them is".into()
-    };
-    Some(format!(
-        "--epochs {epochs} has no effect: train.max_steps {decides}; leave --epochs out, or add --set train.max_steps=null"
-    ))
 }
 
 /// Every flag that is given, with its key and its value as YAML.

@@ -104,9 +104,7 @@ pub(super) fn missing(used: &[(PathBuf, Vec<Beneath>)]) -> Result<Vec<Missing>> 
 impl Missing {
     /// What is wrong, and the remedy on a command line.
     pub(super) fn of_command(&self) -> String {
-        let all = self.frozen.iter().chain(std::iter::once(&self.adapter));
-        let flags: Vec<String> = all.map(|path| format!("--adapter {}", shell_word(path))).collect();
-        format!("{}; name all of them: {}", self.said("named here"), flags.join(" "))
+        format!("{}; name all of them: {}", self.said("named here"), self.flags())
     }
 
     /// The same where a single adapter can be named.
@@ -121,9 +119,14 @@ impl Missing {
 
     /// The command that makes one adapter of all.
     fn combining(&self) -> String {
+        format!("dpo-lora merge --base BASE {} --combination cat --output-adapter ALL", self.flags())
+    }
+
+    /// The flags that name all, in order.
+    fn flags(&self) -> String {
         let all = self.frozen.iter().chain(std::iter::once(&self.adapter));
         let flags: Vec<String> = all.map(|path| format!("--adapter {}", shell_word(path))).collect();
-        format!("dpo-lora merge --base BASE {} --combination cat --output-adapter ALL", flags.join(" "))
+        flags.join(" ")
     }
 
     /// The same for a run that trains above it or goes on with it.
