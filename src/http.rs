@@ -1,5 +1,7 @@
 //! HTTP as all clients of the program use it: time-outs, trusted certificates, and tokens that are never shown.
 
+pub(crate) mod retry_after;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};

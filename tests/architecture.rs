@@ -62,6 +62,7 @@ const UNSAFE: &[&str] = &[
     "device/products.rs",
     "main.rs",
     "ops/gemm/amx.rs",
+    "ops/gemm/amx_emulated.rs",
     "ops/gemm/amx_pack.rs",
     "ops/gemm/amx_row.rs",
     "ops/gemm/amx_rows.rs",

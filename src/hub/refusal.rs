@@ -1,9 +1,10 @@
 //! What an unsuccessful status means, and what to do about it.
 
-use std::time::Duration;
+use chrono::Utc;
 
 use super::cache::Repository;
 use super::http::{Answer, Client, Failure};
+use crate::http::retry_after;
 
 impl Client {
     /// The error of an unsuccessful status for `what` of `repository`.
@@ -33,8 +34,9 @@ impl Client {
                 "{id}: there is no {what} at {page}{said}; mind the spelling, and {log_in}"
             )),
             (408 | 425 | 429 | 500..=599, _) => {
-                let wait = answer.header("retry-after").and_then(|seconds| seconds.trim().parse().ok());
-                Failure::Passing(format!("{page} answers {status}{said}"), wait.map(Duration::from_secs))
+                let wait =
+                    answer.header("retry-after").and_then(|header| retry_after::pause(header, Utc::now()));
+                Failure::Passing(format!("{page} answers {status}{said}"), wait)
             }
             _ => Failure::hub(format!("{page} answers {status} to the request for {what}{said}")),
         }

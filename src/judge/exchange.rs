@@ -12,9 +12,8 @@ use ureq::http::Uri;
 use super::answer::{Answer, Usage};
 use super::config::JudgeConfig;
 use super::prompt::Question;
-use super::retry_after;
 use crate::error::Result;
-use crate::http::{Token, connections, trusted_certificates};
+use crate::http::{Token, connections, retry_after, trusted_certificates};
 
 /// Most bytes of a response; a verdict has a few hundred.
 const MOST_BYTES: u64 = 4 << 20;

@@ -10,7 +10,6 @@ mod exchange;
 mod limits;
 mod prompt;
 mod queue;
-mod retry_after;
 mod template;
 mod verdicts;
 

@@ -30,5 +30,5 @@ pub use rewards::{reward_identity, reward_in_short};
 pub(crate) use run::adapt_alike;
 pub use run::{Examples, Expected, Inputs, Ready, Run, announce, expected_memory};
 pub use threads::{current_threads, set_threads, with_threads};
-pub use trained::{DataSettings, TrainedWith};
+pub use trained::{Beneath, DataSettings, TrainedWith};
 pub use trainer::{Trained, Trainer, TrainerBuilder};

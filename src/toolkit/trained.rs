@@ -198,7 +198,7 @@ impl TrainedWith {
     ///
     /// # Errors
     /// If the metadata are damaged.
-    pub(super) fn read(adapter: &Path) -> Result<Self> {
+    pub(crate) fn read(adapter: &Path) -> Result<Self> {
         let weights = read::located(adapter)?.join(peft::WEIGHTS);
         if !weights.is_file() {
             return Ok(Self::default());

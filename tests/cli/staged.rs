@@ -249,6 +249,9 @@ fn an_adapter_that_was_trained_above_another_says_so_and_is_missed_without_it() 
         serde_json::from_str(noted("run/2-dpo/adapter").as_str().unwrap()).unwrap();
     assert_eq!((frozen.as_array().unwrap().len(), &frozen[0]["path"]), (1, &json!("1-preferred_ft/adapter")));
     assert_eq!((noted("run/1-preferred_ft/adapter"), noted("run/adapter")), (json!(null), json!(null)));
+    let inspect = |adapter: &str| place.run(&["inspect", adapter, "--json"]).json().remove(0);
+    assert_eq!(inspect("run/2-dpo/adapter")["frozen_adapters"], frozen);
+    assert_eq!(inspect("run/adapter")["frozen_adapters"], json!(null));
     let card = |adapter: &str| String::from_utf8(place.read(&format!("{adapter}/README.md"))).unwrap();
     let above = card("run/2-dpo/adapter");
     assert_eq!(above.matches("--adapter 1-preferred_ft/adapter --adapter PATH").count(), 3, "{above}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use csv::{ReaderBuilder, StringRecord, Trim};
 use serde::{Deserialize, Serialize};
 
 use super::results::Results;
@@ -82,38 +83,47 @@ const COLUMNS: [&str; 3] = ["n", "error", "standard_error"];
 
 /// Reads points from a CSV file.
 fn read_points(path: &Path, measure: HeldOut) -> Result<Vec<Named>> {
-    let text = files::read_text(path)?;
-    let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let Some((_, first)) = lines.next() else {
-        return Err(Error::Data(format!(
+    // Every line ends with a line feed alone, so that the reader stands in the line after a record.
+    let text: String = files::read_text(path)?.lines().flat_map(|line| [line, "\n"]).collect();
+    let mut reader =
+        ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(text.as_bytes());
+    let (mut names, mut points) = (None, Vec::new());
+    let mut cells = StringRecord::new();
+    while reader
+        .read_record(&mut cells)
+        .map_err(|error| Error::Data(format!("{}: {error}", path.display())))?
+    {
+        if cells.len() == 1 && cells[0].is_empty() {
+            continue;
+        }
+        let line = usize::try_from(reader.position().line()).unwrap_or(usize::MAX) - 1;
+        match &names {
+            None => names = Some(cells.clone()),
+            Some(names) => {
+                points.push(read_point(names, &cells, measure).map_err(|message| Error::Record {
+                    file: path.display().to_string(),
+                    line,
+                    message,
+                })?)
+            }
+        }
+    }
+    match names {
+        Some(_) => Ok(points),
+        None => Err(Error::Data(format!(
             "{} is empty; its first line names the columns {}",
             path.display(),
             COLUMNS.join(", ")
-        )));
-    };
-    let names = cells(first);
-    let point = |(at, line): (usize, &str)| {
-        read_point(&names, line, measure).map_err(|message| Error::Record {
-            file: path.display().to_string(),
-            line: at + 1,
-            message,
-        })
-    };
-    lines.map(point).collect()
-}
-
-/// The cells of a line without the blanks and quotes around them; numbers have no commas in them.
-fn cells(line: &str) -> Vec<&str> {
-    line.split(',').map(|cell| cell.trim().trim_matches('"').trim()).collect()
+        ))),
+    }
 }
 
 /// Reads a point from its line.
-fn read_point(names: &[&str], line: &str, measure: HeldOut) -> Result<Named, String> {
+fn read_point(names: &StringRecord, cells: &StringRecord, measure: HeldOut) -> Result<Named, String> {
     let columns = format!("the columns are {}", COLUMNS.join(", "));
     if let Some(unknown) = names.iter().find(|name| !COLUMNS.contains(name)) {
         return Err(format!("the first line names a column `{unknown}`; {columns}"));
     }
-    let cells = cells(line);
     if cells.len() != names.len() {
         return Err(format!(
             "there are {} values, and the first line names {} columns",
@@ -122,7 +132,7 @@ fn read_point(names: &[&str], line: &str, measure: HeldOut) -> Result<Named, Str
         ));
     }
     let number = |column: &str| -> Result<f64, String> {
-        let at = names.iter().position(|name| *name == column);
+        let at = names.iter().position(|name| name == column);
         let cell =
             at.and_then(|at| cells.get(at)).ok_or_else(|| format!("there is no {column}; {columns}"))?;
         cell.parse().map_err(|_| format!("{column} is `{cell}`; write a number such as 0.25"))

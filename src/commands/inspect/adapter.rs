@@ -12,7 +12,7 @@ use crate::adapter::peft;
 use crate::adapter::read::{self, Adapter, Format, Reading};
 use crate::cli::InspectArgs;
 use crate::error::{Error, Result};
-use crate::toolkit::{AdapterUse, Base, OpenOptions};
+use crate::toolkit::{AdapterUse, Base, Beneath, OpenOptions, TrainedWith};
 use crate::trainable::Adapter as Kind;
 
 /// The reported facts of an adapter.
@@ -22,6 +22,9 @@ pub(super) struct Found {
     format: Format,
     base: Option<String>,
     base_fingerprint: Option<String>,
+    /// The frozen adapters that it was trained above, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    frozen_adapters: Vec<Beneath>,
     r: usize,
     lora_alpha: f64,
     use_rslora: bool,
@@ -79,6 +82,7 @@ pub(super) fn inspect(path: &Path, args: &InspectArgs) -> Result<Found> {
         format: adapter.format,
         base: adapter.base.clone(),
         base_fingerprint: adapter.fingerprint.clone(),
+        frozen_adapters: TrainedWith::read(path)?.frozen,
         r: config.as_ref().map_or(first.map_or(0, |lora| lora.rank), |config| config.r),
         lora_alpha: config.as_ref().map_or(first.map_or(0.0, |lora| lora.alpha), |config| config.lora_alpha),
         use_rslora: config.is_some_and(|config| config.use_rslora),
@@ -145,6 +149,9 @@ impl Found {
         line("format", format!("{:?}", self.format).to_lowercase());
         line("base", or_none(&self.base));
         line("base_fingerprint", self.base_fingerprint.as_deref().map_or("-".into(), fingerprint::shortened));
+        for beneath in &self.frozen_adapters {
+            line("trained above", format!("{} ({})", beneath.path, fingerprint::shortened(&beneath.hash)));
+        }
         if !self.module.is_empty() {
             line("r", self.r.to_string());
             line(

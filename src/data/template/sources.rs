@@ -14,10 +14,10 @@ use crate::files;
 pub(super) const DEFAULT: &str = "default";
 
 /// Returns the texts of the templates to use, by name, following the rules of [`super::find`]; `None` if there are
-/// none.
+/// none. A template of the model that is blank counts as none: it would render every conversation to nothing.
 ///
 /// # Errors
-/// Fails if a file cannot be read or `chat_template` has the wrong type.
+/// Fails if a file cannot be read, `chat_template` has the wrong type, or the setting is blank.
 pub(super) fn find(
     setting: Option<&str>,
     model_dir: Option<&Path>,
@@ -30,8 +30,16 @@ pub(super) fn find(
     if named.is_empty() {
         named = from_config(tokenizer_config)?;
     }
+    named.retain(|_, text| !is_blank(text));
     if let Some(setting) = setting {
         let source = from_setting(setting, &named)?;
+        if is_blank(&source) {
+            return Err(Error::Config(format!(
+                "data.chat_template `{}` is blank: every conversation would render to nothing; give it the text of a \
+                 template, or take it away for the model's own",
+                setting.trim()
+            )));
+        }
         // The setting applies to every row, but a row may still name one of the model's own templates.
         named.remove("tool_use");
         named.insert(DEFAULT.into(), source);
@@ -48,6 +56,11 @@ pub fn portable(setting: &str) -> String {
         return setting.to_owned();
     }
     files::read_text(Path::new(setting)).unwrap_or_else(|_| setting.to_owned())
+}
+
+/// Whether a template has no text but white space and a byte-order mark.
+fn is_blank(template: &str) -> bool {
+    template.trim_start_matches('\u{feff}').trim().is_empty()
 }
 
 fn is_jinja(setting: &str) -> bool {
@@ -124,6 +137,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_blank_template_is_none_and_a_blank_setting_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        let config = json!({"chat_template": "\n"});
+        let found = |setting: Option<&str>| find(setting, Some(place.path()), config.as_object().unwrap());
+        assert_eq!(found(None).unwrap(), None);
+        let file = place.path().join("blank.jinja");
+        fs::write(&file, "\u{feff}\n").unwrap();
+        for setting in ["\n", file.to_str().unwrap()] {
+            let error = found(Some(setting)).unwrap_err().to_string();
+            assert!(error.contains("is blank: every conversation would render to nothing"), "{error}");
+        }
+        let one = [("default", ""), ("tool_use", "{{ messages }}")];
+        let config =
+            json!({"chat_template": one.map(|(name, template)| json!({"name": name, "template": template}))});
+        let found = find(None, None, config.as_object().unwrap()).unwrap().unwrap();
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), ["tool_use"]);
+    }
 
     #[test]
     fn no_template_begins_with_a_byte_order_mark() {

@@ -214,6 +214,13 @@ mod tests {
     }
 
     #[test]
+    fn the_tests_run_with_the_set_that_was_asked_for() {
+        if let Some(asked) = Isa::asked().unwrap() {
+            assert_eq!(Isa::detected(), asked);
+        }
+    }
+
+    #[test]
     fn every_set_of_the_processor_has_a_name_that_asks_for_it() {
         for isa in Isa::available() {
             let named = Isa::named(isa.name()).unwrap();

@@ -12,7 +12,7 @@ const OBSOLETE: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"
 
 /// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, also with a fraction, or a date, which is compared with
 /// `now`. A time that is past is no pause, and a long one is cut. `None` if the header is neither.
-pub(super) fn pause(header: &str, now: DateTime<Utc>) -> Option<Duration> {
+pub fn pause(header: &str, now: DateTime<Utc>) -> Option<Duration> {
     let header = header.trim();
     if let Ok(seconds) = header.parse::<f64>() {
         let seconds = seconds.clamp(0.0, LONGEST_PAUSE.as_secs_f64());
