@@ -365,7 +365,7 @@ mod tests {
             let error = read(&format!("{head}{row}\r\n"), HeldOut::Error).err().unwrap();
             assert!(error.contains("p.csv:5: ") && error.contains(words), "{row}: {error}");
         }
-        let losses = read(&format!("{head}20, \"1.7\", 0.1"), HeldOut::Loss).ok().unwrap();
+        let losses = read(&format!("{head}20,\"1.7\", 0.1"), HeldOut::Loss).ok().unwrap();
         assert_eq!(losses.iter().map(|point| point.measured.error).collect::<Vec<_>>(), [0.5, 1.7]);
         let error = read(&format!("{head}20, -0.1, 0.1"), HeldOut::Loss).err().unwrap();
         assert!(error.contains("a held-out loss is a number of 0 or more"), "{error}");

@@ -11,8 +11,6 @@ use std::sync::OnceLock;
 
 use half::bf16;
 
-use super::isa::VARIABLE;
-
 /// Rows of a register, and 32-bit numbers of a row.
 const SIDE: usize = 16;
 
@@ -36,7 +34,7 @@ thread_local! {
 /// Emulates AMX from here on if `DPO_LORA_ISA` asks for it; returns whether it does.
 pub(super) fn installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
-    *INSTALLED.get_or_init(|| std::env::var(VARIABLE).is_ok_and(|asked| asked == "amx") && install())
+    *INSTALLED.get_or_init(|| std::env::var("DPO_LORA_ISA").is_ok_and(|asked| asked == "amx") && install())
 }
 
 fn install() -> bool {
