@@ -4,10 +4,12 @@ mod adapters;
 mod collect;
 mod data;
 mod eval;
+mod offered;
 mod people;
 mod train;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -26,6 +28,7 @@ pub use eval::{
     CalibrationArgs, DrawArgs, EvalArgs, EvalCommand, EvalPairsArgs, FrontierArgs, HeldOut, JudgeSpec,
     LearningCurveArgs, OverlayArgs, WinRateArgs,
 };
+use offered::Offered;
 pub use people::{ChatArgs, InitArgs, LrFindArgs, PushArgs};
 pub use train::TrainArgs;
 
@@ -132,15 +135,18 @@ pub struct ModelArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct RuntimeArgs {
     /// Type of the base's weights: auto (as stored), f32, bf16 or f16
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", hide_possible_values = true)]
+    #[arg(value_parser = Offered(WeightDtype::from_str, &["auto", "f32", "bf16", "f16"]))]
     pub dtype: WeightDtype,
 
     /// Quantise the base's projections while loading: nf4
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", hide_possible_values = true)]
+    #[arg(value_parser = Offered(FourBit::from_str, &["nf4"]))]
     pub load_in_4bit: Option<FourBit>,
 
     /// Device: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", hide_possible_values = true)]
+    #[arg(value_parser = Offered(DeviceChoice::from_str, DEVICES))]
     pub device: DeviceChoice,
 
     /// Number of threads [default: all cores]
@@ -330,6 +336,9 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
+/// Devices that shells offer; `cuda:N` names another card.
+const DEVICES: &[&str] = &["auto", "cpu", "cuda"];
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("must be a whole number of 1 or more".into()),
@@ -490,6 +499,34 @@ mod tests {
         };
         assert_eq!(resume("train --resume -c run.yaml"), (Some(None), Some("run.yaml".into())));
         assert_eq!(resume("train --resume runs/a"), (Some(Some("runs/a".into())), None));
+    }
+
+    #[test]
+    fn lr_find_shows_no_option_that_it_always_refuses() {
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("lr-find").unwrap().render_long_help().to_string();
+        for option in ["--output", "--learning-rate", "--lr ", "--epochs"] {
+            assert!(!help.contains(option), "{option} in {help}");
+        }
+        assert!(help.contains("--rates") && help.contains("--eval-data"), "{help}");
+        // They are known, so that the refusal says what to write instead.
+        assert!(parse("lr-find -c run.yaml --epochs 2").is_ok());
+    }
+
+    #[test]
+    fn values_are_offered_and_others_are_taken() {
+        let runtime = |option: &str| match parse(&format!("chat --base b {option}"))?.command {
+            Command::Chat(args) => Ok::<_, clap::Error>(args.model.runtime),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(runtime("--dtype bfloat16").unwrap().dtype, WeightDtype::BF16);
+        assert_eq!(runtime("--device cuda:3").unwrap().device, DeviceChoice::Cuda(3));
+        assert_eq!(runtime("--load-in-4bit nf4").unwrap().load_in_4bit, Some(FourBit::Nf4));
+        let error = runtime("--dtype int4").unwrap_err().to_string();
+        assert!(
+            error.contains("write auto, f32, bf16 or f16") && !error.contains("possible values"),
+            "{error}"
+        );
     }
 
     #[test]

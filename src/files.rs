@@ -2,6 +2,7 @@
 
 mod cache;
 mod draining;
+mod guard;
 mod ledger;
 mod memo;
 mod remembered;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use cache::CacheChoice;
 pub use draining::Draining;
+pub use guard::{Guard, check_earlier, check_parts};
 pub use ledger::Ledger;
 pub use memo::Memo;
 pub use remembered::{FileStamp, content_hash, remembered};

@@ -1,7 +1,9 @@
-//! The finished adapters in `adapters/` do what their pages say.
+//! The finished adapters in `adapters/` do what their pages say, and adapters are taken off models again.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+#[path = "adapters/unmerged.rs"]
+mod unmerged;
 
 use std::path::PathBuf;
 

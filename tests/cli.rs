@@ -39,6 +39,8 @@ mod modified;
 mod objectives;
 #[path = "cli/on_policy.rs"]
 mod on_policy;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/prepared.rs"]
 mod prepared;
 #[path = "cli/published.rs"]

@@ -7,7 +7,7 @@ use common::{Model, decoder, fixture, json, random_lora};
 use dpo_lora::adapter::peft::{self, Reading};
 use dpo_lora::data::dataset::Builder;
 use dpo_lora::data::{
-    ChatTokenizer, DataConfig, Example, Feed, Ingest, PackedBatch, RecordReader, Wanted, source,
+    ChatTokenizer, DataConfig, Example, Feed, Ingest, PackedBatch, RecordReader, Truncation, Wanted, source,
 };
 use dpo_lora::model::decoder::Training;
 use dpo_lora::model::pass::Pass;
@@ -81,7 +81,11 @@ fn follow(run: &str) {
             .by_ref()
             .take(accumulation)
             .map(|part| {
-                PackedBatch::for_objective(&part.iter().collect::<Vec<_>>(), objective.needs(), usize::MAX)
+                PackedBatch::for_objective(
+                    &part.iter().collect::<Vec<_>>(),
+                    objective.needs(),
+                    Truncation::default(),
+                )
             })
             .collect();
         let settings = Settings {

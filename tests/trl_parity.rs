@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::program::Place;
 use common::{Model, decoder, fixture, freeze, json};
 use dpo_lora::adapter::peft;
 use dpo_lora::data::truncate::Outcome;
@@ -120,8 +121,7 @@ fn follow_objective(run: &str) -> ReferenceCache {
     let initial = fixture(expected["init"].as_str().unwrap());
     decoder.train(peft::read(&initial, decoder.spec()).unwrap().adapters);
     let data = expected["data"].as_str().unwrap();
-    let longest = number("max_length") as usize;
-    let limit = Truncation { max_length: Some(longest), ..Truncation::default() };
+    let limit = Truncation { max_length: Some(number("max_length") as usize), ..Truncation::default() };
     let mut examples = common::examples(data, &fixture("models").join(model));
     for example in &mut examples {
         if run == "tpo-alone" {
@@ -152,7 +152,7 @@ fn follow_objective(run: &str) -> ReferenceCache {
             .by_ref()
             .take(number("gradient_accumulation_steps") as usize)
             .map(|part| {
-                PackedBatch::for_objective(&part.iter().collect::<Vec<_>>(), objective.needs(), longest)
+                PackedBatch::for_objective(&part.iter().collect::<Vec<_>>(), objective.needs(), limit)
             })
             .collect();
         let settings = Settings {
@@ -206,7 +206,46 @@ fn losses_without_a_reference_make_no_reference_pass() {
 fn losses_of_judged_answers() {
     // 48 answers, and as many prompts with the answers of others.
     assert_eq!(follow_objective("kto").computed, 96);
+    assert_eq!(follow_objective("kto-lengths").computed, 96);
     assert_eq!(follow_objective("apo-zero-unpaired").computed, 48);
+}
+
+/// Prompts with the answers of other records are longer than any record, and are cut at `data.max_length` alone.
+#[test]
+fn kto_by_the_program_on_records_of_different_lengths() {
+    let expected = json("trl/kto-lengths/expected.json");
+    let config = &expected["config"];
+    let mut train = serde_json::json!({"logging_steps": 1, "shuffle": false, "sample_prompts": 0});
+    for key in [
+        "max_steps",
+        "per_device_train_batch_size",
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "max_grad_norm",
+    ] {
+        train[key] = config[key].clone();
+    }
+    let run = serde_json::json!({
+        "output_dir": "run",
+        "model": {"base": fixture("models").join(expected["model"].as_str().unwrap())},
+        "lora": {"init_from": fixture(expected["init"].as_str().unwrap())},
+        "data": {"train": fixture(expected["data"].as_str().unwrap()), "max_length": config["max_length"]},
+        "objective": expected["objective"],
+        "train": train,
+    });
+    let place = Place::new();
+    place.write("run.yaml", serde_yaml::to_string(&run).unwrap());
+    place.run(&["train", "-c", "run.yaml"]).ok();
+    let (found, steps) = (place.metrics("run"), expected["steps"].as_array().unwrap());
+    assert_eq!(found.len(), steps.len());
+    for (i, (line, want)) in found.iter().zip(steps).enumerate() {
+        let norm = want["grad_norm"].as_f64().unwrap();
+        for (name, value) in expected_figures(want).chain([("grad_norm", norm)]) {
+            close(line[name].as_f64().unwrap(), value, &format!("step {i} {name}"));
+        }
+    }
 }
 
 #[test]

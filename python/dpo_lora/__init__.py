@@ -63,19 +63,36 @@ class Run:
 
 
 def program() -> str:
-    """The path of the program: that of ``DPO_LORA``, that of this environment, or that of ``PATH``."""
+    """The path of the program: that of ``DPO_LORA`` if it is set, else that of this environment, else that of ``PATH``.
+
+    A ``DPO_LORA`` that names no program is an `Error`: another program must not take its place.
+    """
+    named = os.environ.get("DPO_LORA")
+    if named:
+        return _named(named)
     name = "dpo-lora.exe" if os.name == "nt" else "dpo-lora"
     schemes = [sysconfig.get_path("scripts")]
     user = {"posix": "posix_user", "nt": "nt_user"}.get(os.name)
     if user in sysconfig.get_scheme_names():
         schemes.append(sysconfig.get_path("scripts", user))
-    named = os.environ.get("DPO_LORA")
-    for path in [named, *[os.path.join(scheme, name) for scheme in schemes if scheme]]:
-        if path and os.path.isfile(path):
+    for path in [os.path.join(scheme, name) for scheme in schemes if scheme]:
+        if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     found = shutil.which(name)
     if found is None:
         raise FileNotFoundError("the program dpo-lora is not installed; `pip install dpo-lora`, or set DPO_LORA to its path")
+    return found
+
+
+def _named(path: str) -> str:
+    """The path in ``DPO_LORA``, if a program is there; a bare name is one of ``PATH``."""
+    if os.path.isfile(path):
+        if os.access(path, os.X_OK):
+            return path
+        raise Error(f"DPO_LORA is {path}, which may not be executed; make it executable (chmod +x), or name another program", 2)
+    found = None if os.path.dirname(path) else shutil.which(path)
+    if found is None:
+        raise Error(f"DPO_LORA is {path}, which is no file; set it to the path of the program dpo-lora, or unset it", 2)
     return found
 
 
@@ -234,9 +251,13 @@ def _process(command: Sequence[str]) -> Iterator[str]:
     It has a process group of its own, so that an interrupt of this process reaches it once, and from here.
     """
     options: Dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
-    child = subprocess.Popen(
-        [program(), *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", **options
-    )
+    path = program()
+    try:
+        child = subprocess.Popen(
+            [path, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", **options
+        )
+    except OSError as error:
+        raise Error(f"the program {path} cannot be started: {error.strerror or error}; reinstall dpo-lora, or set DPO_LORA to its path", 2) from error
     said: List[str] = []
 
     def listen() -> None:

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub use super::peft::Reading;
+pub use super::peft::{Nature, Reading};
 use super::twin::{SKETCH_KEY, Sketch};
 use super::{gguf, mlx, peft};
 use crate::error::{Error, Result, nearest};
@@ -62,7 +62,7 @@ fn is_gguf(path: &Path) -> bool {
 /// checkpoint.
 ///
 /// # Errors
-/// [`Error::Config`] if there is nothing at the path, or it is a run that has no adapter yet.
+/// [`Error::Config`] if there is nothing at the path, it is a run that has no adapter yet, or a folder of several adapters.
 pub fn located(path: &Path) -> Result<PathBuf> {
     if path.is_file() || format_of(path).is_some() {
         return Ok(path.to_path_buf());
@@ -81,7 +81,30 @@ pub fn located(path: &Path) -> Result<PathBuf> {
             path.display()
         )));
     }
+    let inside = adapters_in(path);
+    if !inside.is_empty() {
+        return Err(Error::Config(format!(
+            "{} is no adapter itself, but holds {}; name one of them",
+            path.display(),
+            inside.join(", ")
+        )));
+    }
     Ok(path.to_path_buf())
+}
+
+/// The folders of a directory that are adapters, as PEFT writes those that have names; the first ones of many.
+fn adapters_in(path: &Path) -> Vec<String> {
+    const FIRST: usize = 8;
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<String> = entries
+        .filter(|entry| entry.is_dir() && is_adapter(entry))
+        .map(|entry| entry.display().to_string())
+        .collect();
+    found.sort();
+    let more = found.len().saturating_sub(FIRST);
+    found.truncate(FIRST);
+    found.extend((more > 0).then(|| format!("{more} more")));
+    found
 }
 
 /// `; did you mean x?` if a file of a similar name is beside the path.
@@ -103,6 +126,21 @@ pub fn is_adapter(path: &Path) -> bool {
         Some(Format::Gguf) => GgufFile::open(path)
             .is_ok_and(|file| matches!(file.metadata().text("general.type"), Ok(Some("adapter")))),
         format => format.is_some(),
+    }
+}
+
+/// What can be made of an adapter, by its settings alone.
+///
+/// # Errors
+/// As [`located`] and [`peft::PeftConfig::open`].
+pub fn nature(path: &Path) -> Result<Nature> {
+    let path = located(path)?;
+    match format_of(&path) {
+        Some(Format::Gguf | Format::Mlx) => Ok(Nature::Lora),
+        Some(Format::Peft) | None => {
+            let accepted = peft::Accepted { score: true, forced: true };
+            Ok(peft::PeftConfig::open_for(&path, accepted)?.nature())
+        }
     }
 }
 
@@ -150,6 +188,61 @@ impl From<peft::Adapter> for Adapter {
             sketch,
             format: Format::Peft,
             notes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a configuration of an adapter with these settings.
+    fn adapter(place: &Path, name: &str, settings: &str) -> PathBuf {
+        let path = place.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join(peft::CONFIG), format!("{{\"peft_type\": {settings}}}")).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_folder_of_adapters_names_them() {
+        let place = tempfile::tempdir().unwrap();
+        let [mine, other] = ["mine", "other"].map(|name| adapter(place.path(), name, "\"LORA\""));
+        let error = located(place.path()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let words = format!("holds {}, {}; name one of them", mine.display(), other.display());
+        assert!(error.to_string().contains(&words), "{error}");
+        assert_eq!(located(&mine).unwrap(), mine);
+        // A run directory, and a folder of no adapters.
+        let inner = adapter(place.path(), "run/adapter", "\"LORA\"");
+        assert_eq!(located(&place.path().join("run")).unwrap(), inner);
+        std::fs::create_dir(place.path().join("none")).unwrap();
+        assert!(located(&place.path().join("none")).is_ok());
+    }
+
+    #[test]
+    fn weights_that_are_not_there_are_told() {
+        let place = tempfile::tempdir().unwrap();
+        let path = adapter(place.path(), "a", "\"LORA\"");
+        let said = || peft::read_alone(&path).unwrap_err().to_string();
+        let none = "there is no adapter_model.safetensors beside adapter_config.json";
+        assert!(said().contains(none), "{}", said());
+        std::fs::write(path.join("adapter_model.safetensors.index.json"), "{}").unwrap();
+        assert!(said().contains("in several files (adapter_model.safetensors.index.json)"), "{}", said());
+    }
+
+    #[test]
+    fn the_nature_of_an_adapter_is_in_its_settings() {
+        let place = tempfile::tempdir().unwrap();
+        for (settings, expected) in [
+            ("\"LORA\", \"modules_to_save\": null, \"trainable_token_indices\": null", Nature::Lora),
+            ("\"LORA\", \"use_dora\": true", Nature::Mergeable),
+            ("\"LORA\", \"modules_to_save\": [\"lm_head\"]", Nature::Mergeable),
+            ("\"LORA\", \"trainable_token_indices\": [1]", Nature::Mergeable),
+            ("\"PREFIX_TUNING\"", Nature::Beside),
+            ("\"ADAPTER_LAYERS\"", Nature::Beside),
+        ] {
+            assert_eq!(nature(&adapter(place.path(), "a", settings)).unwrap(), expected, "{settings}");
         }
     }
 }

@@ -90,8 +90,8 @@ impl Sketch {
         }
     }
 
-    /// The share by which the coarsest of its types rounds.
-    fn rounding(&self) -> f64 {
+    /// The share of their norm by which the coarsest of its types rounds numbers at most.
+    pub fn rounding(&self) -> f64 {
         let of = |storage: &str| {
             let known = ROUNDING.iter().find(|(prefix, _)| storage.starts_with(prefix));
             known.map_or(COARSEST, |(_, share)| *share)
@@ -126,6 +126,11 @@ impl Sketch {
     /// How the numbers are stored.
     pub fn storage(&self) -> &str {
         &self.storage
+    }
+
+    /// The numbers, in the order of the tensors that they come from.
+    pub fn numbers(&self) -> &[f32] {
+        &self.numbers
     }
 
     /// The difference to the same weights in another type; `None` if `other` holds other weights, or the same type (then

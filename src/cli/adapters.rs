@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-use super::{finite, positive, probability, threads};
+use super::{DEVICES, Offered, finite, positive, probability, threads};
 use crate::model::config::DeviceChoice;
 
 /// Arguments of `merge`.
@@ -68,7 +69,8 @@ pub struct MergeArgs {
     pub dtype: MergeDtype,
 
     /// Device for the verification: cpu, auto, cuda or cuda:N; a GPU verifies in f32
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", hide_possible_values = true)]
+    #[arg(value_parser = Offered(DeviceChoice::from_str, DEVICES))]
     pub device: DeviceChoice,
 
     /// Number of threads [default: all cores]

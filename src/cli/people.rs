@@ -78,6 +78,10 @@ pub struct ChatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  dpo-lora lr-find -c run.yaml\n  \
     dpo-lora lr-find --base models/base --data pairs.jsonl --rates 1e-5,1e-4 --steps 50")]
+// They are refused with what to write instead.
+#[command(mut_arg("output", |refused| refused.hide(true)))]
+#[command(mut_arg("learning_rate", |refused| refused.hide(true)))]
+#[command(mut_arg("epochs", |refused| refused.hide(true)))]
 pub struct LrFindArgs {
     /// Run configuration [default: as `train`]
     #[arg(short, long, value_name = "FILE")]

@@ -7,18 +7,19 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use self::command::{Command, HELP, Mode};
-use self::conversation::{Answer, Conversation};
+use self::conversation::{Answer, Conversation, Ending};
 use super::adapted::{adapted, base};
-use super::output::{print, say};
+use super::output::{inputs_of, print, say};
 use super::signals::{self, Chat};
 use crate::cli::ChatArgs;
 use crate::error::{Error, Result};
-use crate::generate::{Limits, Request, SamplingConfig, complete_streaming};
+use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, complete_streaming};
 use crate::model::pass::Pass;
 use crate::toolkit::Adapted;
 use crate::toolkit::prompts::without_room;
 
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
+    inputs_of(&args.model).check_file(&args.save)?;
     let base = base(&args.model)?;
     let adapted = adapted(&base, &args.model)?;
     adapted.policy.trained.refuse_score("chat")?;
@@ -55,7 +56,7 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
             let _ = write!(std::io::stderr(), "> ").and_then(|()| std::io::stderr().flush());
         }
         let Some(line) = read_message(&mut stdin.lock())? else { return Ok(()) };
-        match Command::parse(&line) {
+        match line.and_then(|line| Command::parse(&line)) {
             Ok(Command::Quit) => return Ok(()),
             Ok(command) => chatting.obey(command)?,
             Err(problem) => say(&problem),
@@ -63,27 +64,28 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
     }
 }
 
-/// Reads a line; a `\` at its end continues it on the next one. `None` at the end of the input.
-fn read_message(input: &mut impl BufRead) -> Result<Option<String>> {
-    let mut message = String::new();
+/// Reads a line; a `\` at its end continues it on the next one. `None` at the end of the input; the inner error says why the
+/// line is not a message.
+fn read_message(input: &mut impl BufRead) -> Result<Option<Result<String, String>>> {
+    let mut message = Vec::new();
     loop {
         let mut line = Vec::new();
         let read = input.read_until(b'\n', &mut line).map_err(Error::read("standard input"))?;
-        if read == 0 {
-            return Ok((!message.is_empty()).then_some(message));
+        if read == 0 && message.is_empty() {
+            return Ok(None);
         }
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches(['\n', '\r']);
-        match text.strip_suffix('\\') {
-            Some(more) => {
-                message.push_str(more);
-                message.push('\n');
-            }
-            None => {
-                message.push_str(text);
-                return Ok(Some(message));
-            }
+        while let Some(b'\n' | b'\r') = line.last() {
+            line.pop();
         }
+        let is_continued = line.last() == Some(&b'\\');
+        line.truncate(line.len() - usize::from(is_continued));
+        message.append(&mut line);
+        if is_continued {
+            message.push(b'\n');
+            continue;
+        }
+        let invalid = |_| "the message is not valid UTF-8, and is not sent; write it in UTF-8".to_string();
+        return Ok(Some(String::from_utf8(message).map_err(invalid)));
     }
 }
 
@@ -170,7 +172,12 @@ impl Chatting<'_> {
             }
             let written = self.written(&prompt, *side, seed)?;
             match written {
-                Ok(text) => self.conversation.add(Answer { side: *side, text }),
+                Ok((text, ending)) => {
+                    if let (Some(why), true) = (ending.unfinished(), ending != Ending::Stopped) {
+                        say(&format!("answer {number} {why}"));
+                    }
+                    self.conversation.add(Answer { side: *side, text, ending });
+                }
                 Err(problem) => {
                     if number == 1 {
                         self.conversation.take_back();
@@ -204,8 +211,9 @@ impl Chatting<'_> {
         }
     }
 
-    /// Streams an answer; what was written until it was stopped is the answer. The inner error is the model's, in words.
-    fn written(&self, prompt: &[u32], side: Mode, seed: u64) -> Result<Result<String, String>> {
+    /// Streams an answer, and says how it ended; what was written until it was stopped is the answer. The inner error is the
+    /// model's, in words.
+    fn written(&self, prompt: &[u32], side: Mode, seed: u64) -> Result<Result<(String, Ending), String>> {
         let Adapted { tokenizer, decoder, policy, .. } = self.adapted;
         let pass = if side == Mode::On { Pass::Policy } else { Pass::Reference };
         let sampling =
@@ -225,16 +233,29 @@ impl Chatting<'_> {
         let found = self.signals.during(|| {
             complete_streaming(decoder, tokenizer, &request, (policy, pass), &self.limits, &mut show)
         });
-        let stopped = self.signals.is_stopped();
         if let Some(error) = closed {
             return Err(error);
         }
-        print(if stopped { b" [stopped]\n" } else { b"\n" })?;
-        Ok(match found {
-            Ok(completion) => Ok(completion.text),
-            Err(_) if stopped => Ok(text),
+        let found = match found {
+            Ok(completion) => {
+                let ending = self.ending(&completion);
+                Ok((completion.text, ending))
+            }
+            Err(_) if self.signals.is_stopped() => Ok((text, Ending::Stopped)),
             Err(error) => Err(error.to_string()),
-        })
+        };
+        let is_stopped = matches!(found, Ok((_, Ending::Stopped)));
+        print(if is_stopped { b" [stopped]\n" } else { b"\n" })?;
+        Ok(found)
+    }
+
+    /// How an answer ended that was not stopped.
+    fn ending(&self, completion: &Completion) -> Ending {
+        match completion.finish_reason {
+            FinishReason::Stop => Ending::Finished,
+            FinishReason::Length if completion.tokens.len() < self.limits.max_new_tokens => Ending::Positions,
+            FinishReason::Length => Ending::Limit,
+        }
     }
 }
 
@@ -245,8 +266,17 @@ mod tests {
     #[test]
     fn a_backslash_continues_a_line() {
         let mut input = "one\ntwo \\\nthree\r\n\nlast".as_bytes();
-        let all: Vec<String> = std::iter::from_fn(|| read_message(&mut input).unwrap()).collect();
+        let all: Vec<String> =
+            std::iter::from_fn(|| read_message(&mut input).unwrap()).map(Result::unwrap).collect();
         assert_eq!(all, ["one", "two \nthree", "", "last"]);
-        assert_eq!(read_message(&mut "open\\\n".as_bytes()).unwrap().unwrap(), "open\n");
+        assert_eq!(read_message(&mut "open\\\n".as_bytes()).unwrap().unwrap().unwrap(), "open\n");
+    }
+
+    #[test]
+    fn a_message_that_is_not_utf_8_is_refused_as_a_whole() {
+        let mut input: &[u8] = b"caf\xe9 \\\nau lait\nnext\n";
+        let error = read_message(&mut input).unwrap().unwrap().unwrap_err();
+        assert!(error.contains("not valid UTF-8"), "{error}");
+        assert_eq!(read_message(&mut input).unwrap().unwrap().unwrap(), "next");
     }
 }

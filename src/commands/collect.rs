@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use self::questions::{Question, drawn};
 use self::show::side_by_side;
-use self::votes::{Votes, beside};
+use self::votes::{VOTES, Votes, beside};
 use super::adapted::{adapted, base};
-use super::output::{print, print_json, say};
+use super::output::{inputs_of, print, print_json, say};
 use crate::cli::{CollectArgs, StrategyName};
 use crate::collect::{Annotator, Choice, Labels, Open, Strategy, next};
 use crate::data::show::harmless;
@@ -24,6 +24,9 @@ use crate::report::screen;
 use crate::toolkit::Adapted;
 use crate::toolkit::drawn::Drawer;
 use crate::toolkit::prompts;
+
+/// The ending of the file of samples beside the output.
+const SAMPLES: &str = ".samples.jsonl";
 
 /// A question about which annotators do not agree.
 #[derive(Serialize)]
@@ -46,7 +49,15 @@ struct Summary<'a> {
     conflicts: Vec<Conflict<'a>>,
 }
 
+/// Refuses outputs that are read. What else is there already is told when it is opened.
+fn check_outputs(args: &CollectArgs) -> Result<()> {
+    let mut inputs = inputs_of(&args.model);
+    inputs.add("one of the inputs", &args.prompts);
+    ["", VOTES, SAMPLES].iter().try_for_each(|end| inputs.check_file(&beside(&args.output, end)))
+}
+
 pub(super) fn run(args: &CollectArgs) -> Result<()> {
+    check_outputs(args)?;
     let mut votes = Votes::open(&args.output)?;
     if !args.no_ask {
         let base = base(&args.model)?;
@@ -68,7 +79,7 @@ fn questions(args: &CollectArgs, adapted: &Adapted) -> Result<Vec<Question>> {
     let prompts = prompts::of_file(&args.prompts, &adapted.tokenizer, args.chat())?;
     let sampling =
         SamplingConfig { temperature: args.temperature, top_k: None, top_p: args.top_p, seed: args.seed };
-    let mut drawer = Drawer::open(&beside(&args.output, ".samples.jsonl"))?;
+    let mut drawer = Drawer::open(&beside(&args.output, SAMPLES))?;
     let questions = drawn(adapted, &prompts, (sampling, args.max_new_tokens), &mut drawer)?;
     match prompts.len() - questions.len() {
         _ if questions.is_empty() => Err(Error::Data(

@@ -6,9 +6,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::output::{print_json, print_text, say, say_as_it_is};
+use super::output::{
+    check_adapter_directory, check_forced, check_gguf, model_inputs, print_json, print_text, say,
+    say_as_it_is,
+};
 use crate::adapter::gguf::{self, GgufType};
 use crate::adapter::layout::{self, Naming};
+use crate::adapter::merge::check_directory;
 use crate::adapter::servers::{self, Serves, Verdict, Written};
 use crate::adapter::{mlx, peft};
 use crate::cli::{ExportArgs, ExportFormat, GgufNumbers, ServerName};
@@ -18,25 +22,7 @@ use crate::toolkit::{AdapterUse, Base, OpenOptions, TrainedWith};
 use crate::trainable::Adapters;
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
-    if args.output.exists() && !args.force {
-        return Err(Error::Config(format!(
-            "{} already exists; name another --output, or use --force to replace it",
-            args.output.display()
-        )));
-    }
-    let modelfile = serving::modelfile(&args.output);
-    if args.format == ExportFormat::Gguf && modelfile == args.output {
-        return Err(Error::Config(format!(
-            "--output {} is the name of the Modelfile that is written beside the adapter; name a .gguf file",
-            args.output.display()
-        )));
-    }
-    if args.format == ExportFormat::Gguf && modelfile.exists() && !args.force {
-        return Err(Error::Config(format!(
-            "{} already exists; name another --output, or use --force to replace it",
-            modelfile.display()
-        )));
-    }
+    check_output(args)?;
     if args.kind != GgufNumbers::F32 && args.format != ExportFormat::Gguf {
         return Err(Error::Config(
             "--dtype applies to --format gguf only; the other formats store f32".into(),
@@ -68,6 +54,32 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     print_text(&table(&verdicts))?;
     served.iter().for_each(|served| say_as_it_is(served));
     Ok(())
+}
+
+/// Refuses an output that is read, and what is there already, unless it is asked for and is an adapter of this format.
+fn check_output(args: &ExportArgs) -> Result<()> {
+    let (output, inputs) = (&args.output, model_inputs(&args.base, &args.adapter));
+    if args.format != ExportFormat::Gguf {
+        check_directory(output)?;
+        inputs.check_directory(output)?;
+        return check_adapter_directory(output, "--output", args.force);
+    }
+    let modelfile = serving::modelfile(output);
+    if modelfile == *output {
+        return Err(Error::Config(format!(
+            "--output {} is the name of the Modelfile that is written beside the adapter; name a .gguf file",
+            output.display()
+        )));
+    }
+    inputs.check_file(output)?;
+    check_gguf(output, args.force, true)?;
+    inputs.check_file(&modelfile)?;
+    if modelfile.exists() {
+        check_forced(&modelfile, "--output", args.force)?;
+    }
+    files::check_earlier(&modelfile, "a Modelfile", |head| {
+        String::from_utf8_lossy(head).lines().any(|line| line.starts_with("FROM "))
+    })
 }
 
 /// A single adapter keeps its own ranks and alphas where PEFT's settings can express them; for several the scales are

@@ -1,12 +1,14 @@
 //! `dpo-lora init`: a commented configuration that trains, from a look at base, data and machine.
 
+mod records;
 mod text;
 mod timing;
 
 use std::path::Path;
 
+use self::records::{read, with_remedy};
 use self::text::{Facts, text};
-use super::output::{print, say};
+use super::output::{model_inputs, print, say};
 use crate::cli::InitArgs;
 use crate::config::RunConfig;
 use crate::data::{Dataset, EvalSource, Kind, Sources};
@@ -25,22 +27,22 @@ const ENOUGH_TO_HOLD_OUT: usize = 30;
 /// The most records to hold out: more make every evaluation longer and its interval hardly smaller.
 const MOST_HELD_OUT: f64 = 500.0;
 
+/// Keys one of which begins a line of every configuration.
+const SECTIONS: [&str; 8] =
+    ["output_dir", "model", "lora", "data", "objective", "rollout", "train", "stages"];
+
 /// Passes over the data that are tried until the run is long enough to learn, and learning rates.
 const EPOCHS: [f64; 7] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0];
 const RATES: [f64; 2] = [1e-4, 2e-4];
 
 pub(super) fn run(args: &InitArgs) -> Result<()> {
-    if args.output.exists() && !args.force {
-        return Err(Error::Config(format!(
-            "{} exists; choose another --output, or replace it with --force",
-            args.output.display()
-        )));
-    }
+    check_output(args)?;
     let (dtype, device) = (WeightDtype::Auto, DeviceChoice::Auto);
     let base =
         Base::open_with(&args.base, &OpenOptions { dtype, device, load_in_4bit: None, force: args.force })?;
-    let config = begun(args, &base)?;
-    let Inputs { config, tokenizer, examples } = Inputs::read(config, &base, false)?;
+    let config = begun(args, &base).map_err(|error| with_remedy(error, args))?;
+    let inputs = Inputs::read(config, &base, false).map_err(|error| with_remedy(error, args))?;
+    let Inputs { config, tokenizer, examples } = inputs;
     let notes = examples.notes.clone();
     let has_template = tokenizer.template().is_some();
     // Before the run itself is planned: a device holds one of them at a time.
@@ -64,13 +66,40 @@ pub(super) fn run(args: &InitArgs) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a file that is read, and what is there already, unless it is asked for and is a configuration.
+fn check_output(args: &InitArgs) -> Result<()> {
+    let (output, mut inputs) = (&args.output, model_inputs(&args.base, &[]));
+    args.data.iter().chain(&args.eval_data).for_each(|source| inputs.add_data(source));
+    inputs.check_file(output)?;
+    if output.exists() && !args.force {
+        return Err(Error::Config(format!(
+            "{} exists; choose another --output, or replace it with --force",
+            output.display()
+        )));
+    }
+    if output.ends_with("config.yaml") && run_dir::is_run(files::parent(output)) {
+        return Err(Error::Config(format!(
+            "the output {} is the configuration that a run keeps to be resumed; name another file",
+            output.display()
+        )));
+    }
+    files::check_earlier(output, "a configuration of a run", |head| {
+        let head = String::from_utf8_lossy(head);
+        let key = |line: &str| line.split_once(':').is_some_and(|(key, _)| SECTIONS.contains(&key));
+        head.lines().any(key)
+    })
+}
+
 /// The settings that the records and the base suggest.
 fn begun(args: &InitArgs, base: &Base) -> Result<RunConfig> {
     let mut config = RunConfig::new(args.base.clone(), args.data.iter().cloned().collect::<Sources>());
     config.output_dir = run_dir::numbered(&Path::new("runs").join(name_of(&args.output)));
-    let Inputs { examples, .. } = Inputs::read(config.clone(), base, false)?;
-    config.objective = loss_for(&examples.train)?;
-    let records = examples.train.len();
+    // The default may be more than the model reads.
+    let positions = base.spec.max_positions;
+    config.data.max_length = config.data.max_length.map(|most| most.min(positions));
+    let train = read(&mut config, base)?;
+    config.objective = loss_for(&train)?;
+    let records = train.len();
     config.data.eval = match &args.eval_data {
         Some(source) => Some(EvalSource::Sources(Sources::from(source.as_str()))),
         None if records >= ENOUGH_TO_HOLD_OUT => Some(EvalSource::Fraction(held_out(records))),

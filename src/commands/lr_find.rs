@@ -49,6 +49,7 @@ struct Found<'a> {
 
 pub(super) fn run(args: &LrFindArgs) -> Result<()> {
     together::refuse("lr-find")?;
+    let rates = rates(&args.rates)?;
     let train = as_train(args)?;
     let Recipe::Single(mut config) = configure::recipe(&train)? else {
         return Err(Error::Config(
@@ -71,7 +72,6 @@ pub(super) fn run(args: &LrFindArgs) -> Result<()> {
     let mut inputs = Inputs::read(*config, &base, false)?;
     inputs.examples.eval = inputs.examples.eval.select(0..inputs.examples.eval.len().min(MOST_EVALUATED));
     let pairs = inputs.examples.eval.len();
-    let rates = if args.rates.is_empty() { RATES.to_vec() } else { args.rates.clone() };
     say(&format!("{} runs of {} steps, each evaluated on {pairs} held-out records", rates.len(), args.steps));
     if !args.json {
         print(
@@ -92,6 +92,16 @@ pub(super) fn run(args: &LrFindArgs) -> Result<()> {
         return print_json(&Found { steps: args.steps, pairs, tried: &tried, suggested });
     }
     print(advice(&tried, suggested, args.steps).as_bytes())
+}
+
+/// The learning rates to try, each once.
+fn rates(asked: &[f64]) -> Result<Vec<f64>> {
+    let twice = asked.iter().enumerate().find(|(at, rate)| asked[..*at].contains(*rate));
+    match twice {
+        Some((_, rate)) => Err(Error::Config(format!("--rates names {rate:e} twice; name each rate once"))),
+        None if asked.is_empty() => Ok(RATES.to_vec()),
+        None => Ok(asked.to_vec()),
+    }
 }
 
 /// The arguments of the run that would be trained.
@@ -215,6 +225,15 @@ mod tests {
 
     fn tried(rate: f64, loss: Option<f64>) -> Tried {
         Tried { loss, diverged: loss.is_none(), ..Tried::of(rate, None) }
+    }
+
+    #[test]
+    fn a_rate_is_tried_once() {
+        assert_eq!(rates(&[]).unwrap(), RATES);
+        assert_eq!(rates(&[1e-4, 1e-5]).unwrap(), [1e-4, 1e-5]);
+        let error = rates(&[1e-4, 3e-4, 0.0001]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--rates names 1e-4 twice"), "{error}");
     }
 
     #[test]

@@ -7,10 +7,10 @@ mod probe;
 mod side;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::output::{check_file, say};
+use super::output::{check_adapter_directory, check_gguf, model_inputs, say};
 use crate::adapter::merge::gguf::{FileType, GgufOptions};
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
 use crate::cli::{MergeArgs, MergeDtype, MergeFormat};
@@ -54,16 +54,29 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     }
 }
 
-/// Checks, before anything is read, that the output can be written.
+/// Checks, before anything is read, that the output can be written and takes the place of nothing that is read.
 fn check_output(args: &MergeArgs) -> Result<()> {
+    let mut inputs = model_inputs(&args.base, &args.adapter);
+    args.data.iter().for_each(|data| inputs.add_data(data));
     let named_gguf = |path: &Path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
     match (&args.output, &args.output_adapter) {
-        (Some(output), _) if args.format == MergeFormat::Gguf => check_file(output),
+        (Some(output), _) if args.format == MergeFormat::Gguf => {
+            inputs.check_file(output)?;
+            check_gguf(output, args.force, false)
+        }
         (Some(output), _) if named_gguf(output) => Err(Error::Config(format!(
             "the output {} would be a directory; add --format gguf for a GGUF file, or name a directory",
             output.display()
         ))),
-        (Some(directory), _) | (None, Some(directory)) => merge::check_directory(directory),
+        (Some(directory), _) => {
+            merge::check_directory(directory)?;
+            inputs.check_directory(directory)
+        }
+        (None, Some(directory)) => {
+            merge::check_directory(directory)?;
+            inputs.check_directory(directory)?;
+            check_adapter_directory(directory, "--output-adapter", args.force)
+        }
         (None, None) => Ok(()),
     }
 }
@@ -109,7 +122,8 @@ fn into_model(
             let files = report.left_out.join(", ");
             super::output::say(&format!("warning: not copied from the base's directory: {files}"));
         }
-        if args.no_verify { Ok(()) } else { merged.verify(place, report, &say) }
+        note_other_types(report, args);
+        merged.verify(place, report, &say)
     };
     match args.format {
         MergeFormat::Gguf => {
@@ -133,6 +147,28 @@ fn safetensors(base: &Base, args: &MergeArgs, say: &impl Fn(&str)) -> Result<Mer
         say(&format!("{name} ({stored}) is dequantised and stored as safetensors in {}", dtype.name()));
     }
     Ok(options)
+}
+
+/// Tells of matrices that are not stored in the type that was asked for: those of K-quants have rows of multiples of 256.
+fn note_other_types(report: &MergeReport, args: &MergeArgs) {
+    let wanted: &[&str] = match args.dtype {
+        MergeDtype::Q8_0 => &["Q8_0"],
+        MergeDtype::Q6K => &["Q6_K"],
+        MergeDtype::Q4KM => &["Q4_K", "Q6_K"],
+        MergeDtype::Auto | MergeDtype::F32 | MergeDtype::Bf16 | MergeDtype::F16 => return,
+    };
+    let types = report.modules.iter().map(|module| module.storage.as_str());
+    let others: Vec<&str> = types.filter(|of| !wanted.iter().any(|is| is.eq_ignore_ascii_case(of))).collect();
+    if !others.is_empty() {
+        let names: BTreeSet<&str> = others.iter().copied().collect();
+        super::output::say(&format!(
+            "warning: {} of {} matrices are stored as {}, not {}: the length of their rows does not divide into its blocks",
+            others.len(),
+            report.modules.len(),
+            names.into_iter().collect::<Vec<_>>().join(", "),
+            args.dtype
+        ));
+    }
 }
 
 /// Describes what was written, before it is verified.

@@ -5,6 +5,7 @@ mod cache;
 mod chat;
 mod collect;
 mod compared;
+mod completions;
 mod data;
 mod devices;
 mod eval;
@@ -59,7 +60,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Data(command) => data::run(command),
         Command::Devices(args) => devices::run(args),
         Command::Cache(args) => cache::run(args),
-        Command::Completions(args) => completions(args.shell),
+        Command::Completions(args) => completions::run(args),
         Command::Man => manual(),
     }
 }
@@ -87,12 +88,6 @@ fn verbosity(cli: &Cli) -> Verbosity {
         (_, 0) => Verbosity::Normal,
         _ => Verbosity::Verbose,
     }
-}
-
-fn completions(shell: clap_complete::Shell) -> Result<()> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "dpo-lora", &mut text);
-    print(&text)
 }
 
 fn manual() -> Result<()> {

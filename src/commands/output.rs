@@ -1,10 +1,13 @@
-//! Standard output and standard error.
+//! Standard output and standard error, and which files and directories a command may write.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::adapter::{mlx, peft, read};
+use crate::cli::ModelArgs;
 use crate::error::{Error, Result};
+use crate::files::{self, Guard};
 use crate::report::screen;
 
 /// Whether another process prints what this one would.
@@ -35,12 +38,75 @@ pub(super) fn print(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Refuses a directory as the place of a file, before the work.
-pub(super) fn check_file(path: &Path) -> Result<()> {
-    if !path.is_dir() {
+/// What a command reads that is given the arguments of a model.
+pub(super) fn inputs_of(model: &ModelArgs) -> Guard {
+    let mut inputs = model_inputs(&model.base, &model.adapter);
+    model.config.iter().for_each(|config| inputs.add("the configuration", config));
+    model.chat_template.iter().for_each(|template| inputs.add("the chat template", Path::new(template)));
+    inputs
+}
+
+/// A base and adapters as inputs.
+pub(super) fn model_inputs(base: &str, adapters: &[PathBuf]) -> Guard {
+    let mut inputs = Guard::default();
+    inputs.add("the base", Path::new(base));
+    for adapter in adapters {
+        // What is missing is told when it is read.
+        let place = read::located(adapter).unwrap_or_else(|_| adapter.clone());
+        inputs.add("the adapter", &place);
+    }
+    inputs
+}
+
+/// Refuses to replace a directory, unless it is asked for and holds an adapter and nothing else. An empty one is no loss.
+///
+/// # Errors
+/// [`Error::Config`] with what it is, and the remedy.
+pub(super) fn check_adapter_directory(output: &Path, flag: &str, force: bool) -> Result<()> {
+    let mut entries = std::fs::read_dir(output).into_iter().flatten();
+    if entries.next().is_none() {
         return Ok(());
     }
-    Err(Error::Config(format!("the output {} is a directory; name a file", path.display())))
+    check_forced(output, flag, force)?;
+    if !output.join(peft::CONFIG).is_file() {
+        return Err(Error::Config(format!(
+            "the output {} holds no {}, so it is not an adapter to overwrite; name another directory",
+            output.display(),
+            peft::CONFIG
+        )));
+    }
+    let parts = [peft::CONFIG, peft::WEIGHTS, mlx::WEIGHTS];
+    files::check_parts(output, "the adapter that is written", &|path| {
+        parts.iter().any(|part| path == Path::new(part))
+    })
+}
+
+/// Refuses to replace a file, unless it is asked for and is a GGUF file of the same kind: an adapter, or a model.
+///
+/// # Errors
+/// [`Error::Config`] with what it is, and the remedy.
+pub(super) fn check_gguf(output: &Path, force: bool, is_adapter: bool) -> Result<()> {
+    if output.exists() {
+        check_forced(output, "--output", force)?;
+    }
+    let what = if is_adapter { "a GGUF adapter" } else { "a GGUF model" };
+    files::check_earlier(output, what, |head| {
+        head.starts_with(b"GGUF") && read::is_adapter(output) == is_adapter
+    })
+}
+
+/// Refuses to replace what is there without `--force`.
+///
+/// # Errors
+/// [`Error::Config`] with the remedy.
+pub(super) fn check_forced(output: &Path, flag: &str, force: bool) -> Result<()> {
+    if force {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "the output {} already exists; name another {flag}, or use --force to replace it",
+        output.display()
+    )))
 }
 
 /// Prints a value as one line of JSON.
@@ -76,14 +142,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_no_place_for_a_file() {
+    fn only_adapters_are_replaced_and_only_when_asked() {
         let place = tempfile::tempdir().unwrap();
-        let error = check_file(place.path()).unwrap_err();
-        assert!(
-            error.exit_code() == 2 && error.to_string().contains("is a directory; name a file"),
-            "{error}"
-        );
-        check_file(&place.path().join("scores.jsonl")).unwrap();
-        check_file(Path::new("/dev/null")).unwrap();
+        let output = place.path().join("adapter");
+        let check = |force| {
+            let checked = check_adapter_directory(&output, "--output", force);
+            checked.map_err(|error| error.to_string()).err().unwrap_or_default()
+        };
+        assert_eq!(check(false), "");
+        std::fs::create_dir(&output).unwrap();
+        assert_eq!(check(false), "");
+        std::fs::write(output.join(peft::WEIGHTS), "x").unwrap();
+        assert!(check(false).contains("already exists; name another --output, or use --force"));
+        assert!(check(true).contains("holds no adapter_config.json"));
+        std::fs::write(output.join(peft::CONFIG), "{}").unwrap();
+        assert_eq!(check(true), "");
+        std::fs::write(output.join("notes.txt"), "x").unwrap();
+        assert!(check(true).contains("no part of the adapter that is written: notes.txt"), "{}", check(true));
+    }
+
+    #[test]
+    fn only_gguf_files_are_replaced_by_such() {
+        let place = tempfile::tempdir().unwrap();
+        let output = place.path().join("m.gguf");
+        check_gguf(&output, false, false).unwrap();
+        std::fs::write(&output, "not one").unwrap();
+        for (force, words) in [(false, "--force"), (true, "is not a GGUF model")] {
+            let error = check_gguf(&output, force, false).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(words), "{error}");
+        }
+        std::fs::write(&output, "GGUF, which is damaged").unwrap();
+        check_gguf(&output, true, false).unwrap();
+        assert!(check_gguf(&output, true, true).is_err());
     }
 }

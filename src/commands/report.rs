@@ -7,7 +7,7 @@ use serde_yaml::Value as Yaml;
 use super::output::say;
 use crate::cli::ReportArgs;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Guard};
 use crate::report::html::{Shown, page};
 use crate::report::{held_out, log, samples, warnings};
 use crate::train::run_dir;
@@ -22,9 +22,22 @@ pub(super) fn run(args: &ReportArgs) -> Result<()> {
         (None, [run]) => run.join("report.html"),
         (None, _) => "report.html".into(),
     };
+    check_output(&runs, &output)?;
     write(&runs, &output)?;
     say(&format!("{} ({} {})", output.display(), runs.len(), if runs.len() == 1 { "run" } else { "runs" }));
     Ok(())
+}
+
+/// Refuses a file of a run other than its report, and any other file that is no report.
+fn check_output(runs: &[PathBuf], output: &Path) -> Result<()> {
+    let mut inputs = Guard::default();
+    for run in runs {
+        inputs.add("the run", run);
+    }
+    inputs.check_file(output)?;
+    files::check_earlier(output, "a report", |head| {
+        String::from_utf8_lossy(head).contains("<title>dpo-lora report</title>")
+    })
 }
 
 /// The run of a path, or the runs in it.

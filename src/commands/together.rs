@@ -1,5 +1,6 @@
 //! Commands that several processes share: joining, agreeing, and ending together.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::output::hush;
@@ -15,12 +16,32 @@ use crate::toolkit::{Adapted, current_threads, with_threads};
 use crate::train::config::RANK_TIMEOUT;
 use crate::train::memory;
 
-/// What to do after a failure of a command that keeps nothing.
-pub(super) const FROM_THE_START: &str = ". Start all ranks again";
+/// What to do after a failure of a rank.
+#[derive(Clone, Copy)]
+pub(super) struct Again {
+    /// Before all ranks have agreed on what they compute.
+    pub before: &'static str,
+    /// When they have begun.
+    pub after: &'static str,
+}
 
-/// What to do after a failure of a command that keeps what it has drawn.
-pub(super) const FROM_WHAT_IS_KEPT: &str =
-    ". What was drawn is kept; the same command goes on with it, also on another number of ranks";
+impl Again {
+    const fn always(text: &'static str) -> Self {
+        Self { before: text, after: text }
+    }
+
+    fn text(self, has_begun: &AtomicBool) -> &'static str {
+        if has_begun.load(Ordering::Relaxed) { self.after } else { self.before }
+    }
+}
+
+/// For a command that keeps nothing.
+pub(super) const FROM_THE_START: Again = Again::always(". Start all ranks again");
+
+/// For a command that keeps what it has drawn.
+pub(super) const FROM_WHAT_IS_KEPT: Again = Again::always(
+    ". What was drawn is kept; the same command goes on with it, also on another number of ranks",
+);
 
 /// Connects this process with those that were started with it. All but the first print nothing.
 ///
@@ -30,6 +51,7 @@ pub(super) fn join() -> Result<Ranks> {
     let launched = launch(|name| std::env::var(name).ok())?;
     let available = memory::available();
     let ranks = Ranks::join(launched, Duration::from_secs_f64(RANK_TIMEOUT))?.with_available(available);
+    ranks.compare(&[("its command", command(&arguments()))])?;
     if !ranks.is_first() {
         voice::hush();
         hush();
@@ -37,11 +59,22 @@ pub(super) fn join() -> Result<Ranks> {
     Ok(ranks)
 }
 
+/// The arguments of this process.
+fn arguments() -> Vec<String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// The words of a command line that name the command: those between the global options and the first of its own.
+fn command(arguments: &[String]) -> String {
+    let words = arguments.iter().skip_while(|word| word.starts_with('-'));
+    words.take_while(|word| !word.starts_with('-')).cloned().collect::<Vec<_>>().join(" ")
+}
+
 /// Joins the other ranks and runs `work` on each. `again` says what to do if a rank is lost.
 ///
 /// # Errors
 /// As [`join`] and [`all`].
-pub(super) fn shared(again: &'static str, work: impl FnOnce(&Ranks) -> Result<()>) -> Result<()> {
+pub(super) fn shared(again: Again, work: impl FnOnce(&Ranks) -> Result<()>) -> Result<()> {
     let ranks = join()?;
     all(&ranks, again, || work(&ranks))
 }
@@ -50,13 +83,15 @@ pub(super) fn shared(again: &'static str, work: impl FnOnce(&Ranks) -> Result<()
 ///
 /// # Errors
 /// Those of `work`.
-pub(super) fn all(ranks: &Ranks, again: &'static str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn all(ranks: &Ranks, again: Again, work: impl FnOnce() -> Result<()>) -> Result<()> {
     if ranks.is_alone() {
         return work();
     }
+    let has_begun = ranks.has_begun();
+    let begun = has_begun.clone();
     ranks.on_failure(Box::new(move |why| {
         files::remove_temporaries();
-        let _ = screen::line_after_key(&format!("error: {why}{again}"));
+        let _ = screen::line_after_key(&format!("error: {why}{}", again.text(&begun)));
         signals::exit(1);
     }));
     let done = work();
@@ -75,7 +110,7 @@ pub(super) fn all(ranks: &Ranks, again: &'static str, work: impl FnOnce() -> Res
         }
         Err(Error::Ranks(why)) => {
             ranks.fail(&Error::Ranks(why.clone()));
-            Err(Error::Ranks(why + again))
+            Err(Error::Ranks(why + again.text(&has_begun)))
         }
         Err(error) => {
             ranks.fail(&error);
@@ -116,13 +151,11 @@ pub(super) fn agree(ranks: &Ranks, adapted: &Adapted, records: String) -> Result
             "several ranks compute on the processor only; write --device cpu, or start one process".into(),
         ));
     }
-    let arguments: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let computes = identity(Drawn { adapted, pass: Pass::Policy, name: "" })?;
     let ends = adapted.base.eos(&adapted.tokenizer);
     ranks.agree(&[
         ("its version", env!("CARGO_PKG_VERSION").into()),
-        ("its arguments", arguments.join(" ")),
+        ("its arguments", arguments().join(" ")),
         ("the base, its storage type, its adapters, or the instruction set of its processor", computes),
         ("the tokens that end a completion (generation_config.json)", format!("{ends:?}")),
         ("what it reads: the records or prompts, or how they are tokenized or truncated", records),
@@ -139,5 +172,24 @@ pub(super) fn refuse(command: &str) -> Result<()> {
         _ => Err(Error::Config(format!(
             "`{command}` runs as one process, and several were started; start one"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_command_are_found_between_options() {
+        for (line, words) in [
+            ("train -c run.yaml", "train"),
+            ("-q -v train --set a=b", "train"),
+            ("eval win-rate --base b", "eval win-rate"),
+            ("eval --base b --data d", "eval"),
+            ("", ""),
+        ] {
+            let arguments: Vec<String> = line.split_whitespace().map(String::from).collect();
+            assert_eq!(command(&arguments), words, "{line}");
+        }
     }
 }

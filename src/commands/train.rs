@@ -58,7 +58,7 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
     check_trackers(&config)?;
     let base = ranks.once_per_machine(|| open(&config, args))?;
     let inputs = shared::read(ranks, || Inputs::read(config, &base, resuming))?;
-    let run = ranks.once_per_machine(|| Run::on(ranks, inputs, &base))?;
+    let mut run = ranks.once_per_machine(|| Run::on(ranks, inputs, &base))?;
     if ranks.is_first() {
         continued::check(args, &run.config, &[], &base)?;
     }
@@ -71,9 +71,12 @@ fn single(config: RunConfig, ranks: &Ranks, args: &TrainArgs, verbosity: Verbosi
         return Ok(());
     }
     let directory = match ranks.is_first() {
+        // Another run may have taken it since it was chosen.
+        true if configure::takes_next(args) => RunDir::open_next(&run.config.output_dir)?,
         true => RunDir::open(&run.config.output_dir, opening(args))?,
         false => RunDir::of_another(&run.config.output_dir),
     };
+    run.config.output_dir = directory.path().to_path_buf();
     first.iter().for_each(|first| say_as_it_is(first));
     let stop = Arc::new(AtomicU8::new(0));
     let whereabouts = signals::let_finish(&stop, directory.path());

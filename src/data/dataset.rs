@@ -10,7 +10,9 @@ use std::sync::Arc;
 pub use self::entry::Entry;
 use self::file::Mapped;
 use super::example::{Example, Origin};
+use super::truncate::Truncation;
 use crate::error::{Error, Result};
+use crate::objective::Needs;
 
 /// Examples in an order. Cloning is cheap: views share the examples.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,8 @@ pub struct Dataset {
     examples: Arc<Examples>,
     /// The indices of the examples in the view's order; `None` for all of them.
     order: Option<Arc<[u32]>>,
+    /// The limits to which the sequences were cut.
+    limit: Truncation,
 }
 
 /// The tokens of all examples in one row, and one entry per example.
@@ -67,7 +71,19 @@ impl Dataset {
             storage: Storage::Mapped(mapped),
             files: header.files.into_iter().map(Arc::from).collect(),
         };
-        Ok((Self { examples: Arc::new(examples), order: None }, header.note))
+        Ok((Self { examples: Arc::new(examples), order: None, limit: Truncation::default() }, header.note))
+    }
+
+    /// Notes the limits to which the sequences were cut. They also hold for sequences that are put together from several
+    /// examples.
+    #[must_use]
+    pub fn cut_to(self, limit: Truncation) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Returns the limits to which the sequences were cut; there are none unless [`Dataset::cut_to`] noted them.
+    pub fn limit(&self) -> Truncation {
+        self.limit
     }
 
     /// Returns the number of examples.
@@ -135,6 +151,19 @@ impl Dataset {
         self.entries().map(Entry::longest).max().unwrap_or(0)
     }
 
+    /// Returns the number of tokens of the longest sequence that an objective with these needs may compute. If it needs
+    /// mismatched completions, any prompt may stand before any completion.
+    pub fn longest_for(&self, needs: Needs) -> usize {
+        let longest = self.longest();
+        if !needs.mismatched {
+            return longest;
+        }
+        let prompt = self.entries().map(Entry::prompt).max().unwrap_or(0);
+        let completion = self.entries().map(|entry| entry.longest() - entry.prompt()).max().unwrap_or(0);
+        let together = prompt + completion;
+        self.limit.max_length.map_or(together, |most| together.min(most)).max(longest)
+    }
+
     /// Returns the examples at `order`, in that order; an index may occur several times.
     #[must_use]
     pub fn select(&self, order: impl IntoIterator<Item = usize>) -> Self {
@@ -143,7 +172,7 @@ impl Dataset {
             None => u32::try_from(index).ok().filter(|_| index < self.len()),
         };
         let order: Vec<u32> = order.into_iter().filter_map(at).collect();
-        Self { examples: self.examples.clone(), order: Some(order.into()) }
+        Self { examples: self.examples.clone(), order: Some(order.into()), limit: self.limit }
     }
 
     /// Returns the number of examples of `other` whose tokens are those of an example of this set, and the
@@ -275,7 +304,8 @@ impl Builder {
 
     fn in_memory(self) -> Dataset {
         let storage = Storage::Memory { tokens: self.tokens, entries: self.entries };
-        Dataset { examples: Arc::new(Examples { storage, files: self.files }), order: None }
+        let examples = Arc::new(Examples { storage, files: self.files });
+        Dataset { examples, order: None, limit: Truncation::default() }
     }
 
     fn file_index(&mut self, name: &Arc<str>) -> usize {
@@ -346,6 +376,23 @@ mod tests {
         assert_eq!(view.gather(&[0, 1, 2, 3]).unwrap(), [3, 1, 1].map(|i| examples()[i].clone()));
         assert_eq!(view.select([1]).get(0).unwrap().unwrap(), examples()[1]);
         assert_ne!(view.fingerprint(), set.fingerprint());
+    }
+
+    #[test]
+    fn the_longest_sequence_may_be_of_two_records() {
+        let judged = |prompt: usize, completion: usize| Example {
+            prompt: vec![1; prompt],
+            completions: vec![vec![2; completion]],
+            kind: Kind::Judged { desirable: true },
+            origin: Origin::new("t", 1),
+        };
+        let set: Dataset = vec![judged(7, 2), judged(1, 5), judged(3, 3)].into();
+        let mismatched = Needs { mismatched: true, ..Needs::PAIRS };
+        assert_eq!((set.longest_for(Needs::PAIRS), set.longest_for(mismatched)), (9, 12));
+        let limit = Truncation { max_length: Some(10), ..Truncation::default() };
+        let cut = set.cut_to(limit).select([0, 1]);
+        assert_eq!((cut.limit(), cut.longest_for(mismatched)), (limit, 10), "a view has the same limits");
+        assert_eq!(cut.select([1]).longest_for(mismatched), 6);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::example::{Example, Kind, Origin};
+use super::truncate::Truncation;
 use crate::error::{Error, Result};
 use crate::objective::{Needs, Role, Scored};
 
@@ -69,9 +70,9 @@ impl PackedBatch {
         batch
     }
 
-    /// Packs `examples` as an objective needs them: with scored prompts, or with additional mismatched completions
-    /// whose length with the prompt is at most `longest` tokens.
-    pub fn for_objective(examples: &[&Example], needs: Needs, longest: usize) -> Self {
+    /// Packs `examples` as an objective needs them: with scored prompts, or with additional mismatched completions, which
+    /// are cut to `limit` as the records are.
+    pub fn for_objective(examples: &[&Example], needs: Needs, limit: Truncation) -> Self {
         let mut batch = match (needs.prompt, needs.tails) {
             _ if needs.rewards => Self::rewarded(examples),
             (true, _) => Self::with_prompts(examples),
@@ -79,7 +80,7 @@ impl PackedBatch {
             (false, false) => Self::new(examples),
         };
         if needs.mismatched {
-            let mismatched = mismatched(examples, longest);
+            let mismatched = mismatched(examples, limit);
             batch.mismatched = Some(Box::new(Self::new(&mismatched.iter().collect::<Vec<_>>())));
         }
         batch
@@ -301,24 +302,29 @@ impl PackedBatch {
 }
 
 /// Returns each prompt with the completion of the previous record, and the first prompt with the last completion: TRL's
-/// pairing for KTO. The completion is cut at its end if both together are longer than `longest`.
-fn mismatched(examples: &[&Example], longest: usize) -> Vec<Example> {
+/// pairing for KTO. Both together are cut to the limit as a record is. They have as many tokens in all as the examples, or
+/// fewer, but one of them may be longer than any example.
+fn mismatched(examples: &[&Example], limit: Truncation) -> Vec<Example> {
+    // The prompts are shortened already.
+    let limit = Truncation { max_prompt_length: None, ..limit };
     let before = examples.iter().cycle().skip(examples.len().saturating_sub(1));
     let pair = |(example, before): (&&Example, &&Example)| {
-        let room = longest.saturating_sub(example.prompt.len());
-        let completion = before.completions.first().map_or(&[][..], Vec::as_slice);
-        Example {
+        let mut both = Example {
             prompt: example.prompt.clone(),
-            completions: vec![completion[..completion.len().min(room)].to_vec()],
+            completions: vec![before.completions.first().cloned().unwrap_or_default()],
             kind: Kind::Mismatched,
             origin: example.origin.clone(),
-        }
+        };
+        // Nothing is dropped: a completion without a token that is scored adds nothing to the estimate.
+        limit.apply(&mut both, None);
+        both
     };
     examples.iter().zip(before).map(pair).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::truncate::TruncationMode;
     use super::*;
 
     fn example(prompt: &[u32], completions: &[&[u32]]) -> Example {
@@ -367,7 +373,8 @@ mod tests {
     fn a_scored_prompt_stands_behind_its_completions() {
         let pair = example(&[1, 2, 3], &[&[4, 5], &[7, 8]]);
         let needs = Needs { prompt: true, ..Needs::PAIRS };
-        let batch = PackedBatch::for_objective(&[&pair, &example(&[9], &[&[4], &[5]])], needs, 99);
+        let batch =
+            PackedBatch::for_objective(&[&pair, &example(&[9], &[&[4], &[5]])], needs, Truncation::default());
         let plain = PackedBatch::new(&[&pair, &example(&[9], &[&[4], &[5]])]);
         assert_eq!((&batch.tokens, &batch.positions), (&plain.tokens, &plain.positions));
         // Rows: prompt 0..3, inputs 4 and 7, prompt 5..6. The prompt's tokens 2 and 3 are predicted from rows 0 and 1.
@@ -387,7 +394,7 @@ mod tests {
     fn tails_are_scored_behind_their_completions() {
         let pair = example(&[1, 2, 3], &[&[4, 5, 6], &[7]]);
         let needs = Needs { tails: true, ..Needs::PAIRS };
-        let batch = PackedBatch::for_objective(&[&pair, &pair], needs, 99);
+        let batch = PackedBatch::for_objective(&[&pair, &pair], needs, Truncation::default());
         let plain = PackedBatch::new(&[&pair, &pair]);
         assert_eq!((&batch.tokens, &batch.positions), (&plain.tokens, &plain.positions));
         // Rows: prompt 0..3, chosen inputs 3..5. One token is shared, and the chosen completion has two more.
@@ -413,13 +420,30 @@ mod tests {
         };
         let examples = [judged(&[1], &[11, 12]), judged(&[2, 3], &[13]), judged(&[4], &[14, 15, 16])];
         let needs = Needs { mismatched: true, ..Needs::PAIRS };
-        let batch = PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, 3);
-        let estimate = batch.mismatched.unwrap();
+        let packed = |limit| PackedBatch::for_objective(&examples.iter().collect::<Vec<_>>(), needs, limit);
+        let cut_to = |max, mode| {
+            let limit = Truncation { max_length: Some(max), mode, ..Truncation::default() };
+            *packed(limit).mismatched.unwrap()
+        };
+        let estimate = cut_to(3, TruncationMode::KeepStart);
         // [1] with 14 15 of the last record (cut to three tokens), [2 3] with 11, [4] with 13.
         assert_eq!(estimate.tokens, [1, 14, 2, 3, 4]);
         assert_eq!(estimate.scored_targets, [14, 15, 11, 13]);
         let roles = estimate.scored_completions(&[-1.0; 3], None).unwrap();
         assert!(roles.iter().all(|completion| completion.role == Role::Mismatched));
+        // A prompt loses its beginning instead.
+        let estimate = cut_to(3, TruncationMode::KeepEnd);
+        assert_eq!(estimate.tokens, [14, 15, 3, 11, 4]);
+        assert_eq!(estimate.scored_targets, [15, 16, 11, 12, 13]);
+        // Without a limit nothing is cut, whatever the lengths of the records; rows and targets are as many as the records'.
+        let batch = packed(Truncation::default());
+        let estimate = batch.mismatched.as_deref().unwrap();
+        assert_eq!(estimate.tokens, [1, 14, 15, 2, 3, 11, 4]);
+        assert_eq!(estimate.scored_targets, [14, 15, 16, 11, 12, 13]);
+        assert_eq!(
+            (estimate.tokens.len(), estimate.scored_rows.len()),
+            (batch.tokens.len(), batch.scored_rows.len())
+        );
     }
 
     #[test]

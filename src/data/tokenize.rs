@@ -169,7 +169,7 @@ fn header(prompt: &str, whole: &str, answer: &[Message]) -> Option<String> {
 fn with_eos(tokenizer: &ChatTokenizer, answer: &str) -> Result<String> {
     let eos = tokenizer.special_token("eos_token").filter(|_| tokenizer.eos_id().is_some()).ok_or_else(|| {
         Error::Data(
-            "a completion must end with the EOS token; name an eos_token of the vocabulary in tokenizer_config.json".into(),
+            "a completion must end with the EOS token; name an eos_token of the vocabulary in tokenizer_config.json (of a GGUF file: tokenizer.ggml.eos_token_id)".into(),
         )
     })?;
     let bare = answer.strip_suffix(eos).unwrap_or(answer);

@@ -7,12 +7,13 @@ use serde::Serialize;
 use super::batches::Batches;
 use super::calibration::{Bin, Calibration, Prediction};
 use super::figures::Figures;
+use super::finite::{advice, check_finite};
 use super::outcomes::{Outcome, Outcomes};
-use crate::data::{Dataset, Example, PackedBatch};
+use crate::data::{Dataset, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
-use crate::objective::{Metrics, Needs, Objective, Role, Scored, Weighed};
+use crate::objective::{Metrics, Needs, Objective, Records, Role, Scored, Weighed};
 use crate::ranks::{ALONE, Ranks};
 use crate::report::Activity;
 use crate::trainable::Policy;
@@ -21,6 +22,8 @@ use crate::trainable::Policy;
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     metrics: Metrics,
+    /// The objective's loss, in nats: the mean over records, or over tokens if texts are imitated.
+    loss: Option<f64>,
     /// Whether there is an adapter; without one every reward is 0.
     adapted: bool,
     /// How well σ(Δ) of the rewards agrees with the labels.
@@ -35,7 +38,7 @@ pub struct Evaluation {
 pub struct Summary {
     /// Number of records evaluated.
     pub pairs: u64,
-    /// The objective's loss, in nats.
+    /// The objective's loss, in nats; of texts to imitate the mean over all tokens.
     pub loss: Option<f64>,
     /// Share of pairs whose chosen reward is strictly greater. Without an adapter every reward is 0, and this is the
     /// share by log-prob.
@@ -126,7 +129,7 @@ impl Evaluation {
         let interval = accuracy.map(|share| wilson(share, metrics.comparisons() as f64));
         Summary {
             pairs: metrics.groups(),
-            loss: metrics.loss(),
+            loss: self.loss,
             accuracy,
             accuracy_low: interval.map(|(low, _)| low),
             accuracy_high: interval.map(|(_, high)| high),
@@ -162,15 +165,17 @@ pub fn score(
     mut each: impl FnMut(usize, &[Scored]) -> Result<()>,
 ) -> Result<()> {
     let each = |first, scored: &[Scored], _: &[f64]| each(first, scored);
-    score_for(ranks, both, (examples, batch, needs), reference, each)
+    score_for(ranks, both, (examples, batch, needs), &advice(both.0), reference, each)
 }
 
 /// Like [`score`], and also scores what an objective needs: the mismatched completions follow the completions of a
-/// batch. `each` also receives Σ_t (log π_θ − log Σ π_θ²) of each completion, if it is needed.
+/// batch. `each` also receives Σ_t (log π_θ − log Σ π_θ²) of each completion, if it is needed. The error for a log-prob that is
+/// not finite ends in `advice`.
 fn score_for(
     ranks: &Ranks,
     both: (&Decoder, &Policy),
     (examples, batch, needs): (&Dataset, usize, Needs),
+    advice: &str,
     mut reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
     mut each: impl FnMut(usize, &[Scored], &[f64]) -> Result<()>,
 ) -> Result<()> {
@@ -181,7 +186,7 @@ fn score_for(
     let work = |index| {
         let (examples, packed) = cut.batch(index)?;
         let figures = figures(both, &packed, needs, &mut reference)?;
-        check_finite(&examples, &figures.scored(&packed)?)?;
+        check_finite(&examples, &figures.scored(&packed)?, advice)?;
         own.set(Some((examples, packed)));
         Ok(figures)
     };
@@ -223,40 +228,11 @@ pub(super) fn figures(
     Ok(Figures { logps, ref_logps, mismatched, ref_mismatched, aligned: needs.alignment.then_some(aligned) })
 }
 
-/// Refuses log-probs that are not finite, in the name of their record. A mismatched completion is reported under the record
-/// whose prompt it follows.
-///
-/// # Errors
-/// If one is not.
-pub(super) fn check_finite(examples: &[Example], scored: &[Scored]) -> Result<()> {
-    match scored.iter().find(|completion| !completion.is_finite()) {
-        None => Ok(()),
-        Some(broken) => Err(not_finite(&examples[broken.group % examples.len()], scored, broken.group)),
-    }
-}
-
-/// Creates the error for log-probs that are not finite, since no figure can be computed from them.
-fn not_finite(example: &Example, scored: &[Scored], group: usize) -> Error {
-    let logps: Vec<String> = scored
-        .iter()
-        .filter(|completion| completion.group == group)
-        .enumerate()
-        .map(|(index, completion)| {
-            let reference =
-                completion.ref_logp.map_or_else(String::new, |logp| format!(", reference {logp}"));
-            format!("{} {}{reference}", example.kind.field(index), completion.logp)
-        })
-        .collect();
-    example.origin.error(format!(
-        "has log-probs that are not finite ({}); an activation overflowed: compute with --dtype f32, or the adapter is damaged",
-        logps.join("; ")
-    ))
-}
-
 /// Evaluates the policy on `examples`, in batches of `batch`.
 ///
 /// # Errors
-/// Same as [`score`]; also if there are no examples.
+/// Same as [`score`]; also if there are no examples. The error for a log-prob that is not finite, [`Error::Record`], names no
+/// remedy: in a training run the cause is the training.
 pub fn evaluate(
     both: (&Decoder, &Policy),
     examples: &Dataset,
@@ -264,10 +240,11 @@ pub fn evaluate(
     objective: &Objective,
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
 ) -> Result<Evaluation> {
-    Ok(tally(&ALONE, both, (examples, batch), objective, reference)?.finish(both.1))
+    Ok(tally(&ALONE, both, (examples, batch), (objective, ""), reference)?.finish(both.1))
 }
 
-/// As [`evaluate`], by several ranks; only rank 0 has the figures.
+/// As [`evaluate`], by several ranks; only rank 0 has the figures. For a command that reads an adapter: the errors name the
+/// remedy.
 ///
 /// # Errors
 /// As [`evaluate`], or if a rank has failed.
@@ -278,7 +255,7 @@ pub fn evaluate_on(
     objective: &Objective,
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
 ) -> Result<Option<Evaluation>> {
-    let tally = tally(ranks, both, examples, objective, reference)?;
+    let tally = tally(ranks, both, examples, (objective, &advice(both.0)), reference)?;
     Ok(ranks.is_first().then(|| tally.finish(both.1)))
 }
 
@@ -286,7 +263,7 @@ fn tally<'a>(
     ranks: &Ranks,
     both: (&Decoder, &Policy),
     (examples, batch): (&Dataset, usize),
-    objective: &'a Objective,
+    (objective, advice): (&'a Objective, &str),
     reference: impl FnMut(&PackedBatch) -> Result<Option<Vec<f64>>>,
 ) -> Result<Tally<'a>> {
     if examples.is_empty() {
@@ -294,7 +271,7 @@ fn tally<'a>(
     }
     let mut tally = Tally::new(objective);
     let cut = (examples, batch, objective.needs());
-    score_for(ranks, both, cut, reference, |first, scored, aligned| {
+    score_for(ranks, both, cut, advice, reference, |first, scored, aligned| {
         let mut found = objective.weigh(scored)?;
         objective.weight(scored, aligned, &mut found);
         tally.add(first, scored, &found);
@@ -307,6 +284,9 @@ fn tally<'a>(
 pub(super) struct Tally<'a> {
     objective: &'a Objective,
     metrics: Metrics,
+    /// Of texts to imitate: the sum of the losses, each of which is a mean over the tokens of its batch, times those tokens; and all
+    /// tokens.
+    by_tokens: (f64, usize),
     predictions: Vec<Prediction>,
     outcomes: Outcomes,
 }
@@ -317,6 +297,7 @@ impl<'a> Tally<'a> {
         Self {
             objective,
             metrics: Metrics::default(),
+            by_tokens: (0.0, 0),
             predictions: Vec::new(),
             outcomes: Outcomes::default(),
         }
@@ -325,17 +306,32 @@ impl<'a> Tally<'a> {
     /// Adds a batch whose first record has the number `first`.
     pub fn add(&mut self, first: usize, scored: &[Scored], found: &Weighed) {
         self.objective.measure(scored, found, &mut self.metrics);
+        if self.imitates() {
+            let imitated = scored.iter().filter(|entry| matches!(entry.role, Role::Text | Role::Chosen));
+            let tokens: usize = imitated.map(|entry| entry.tokens).sum();
+            let mean = found.losses.iter().sum::<f64>() / found.losses.len().max(1) as f64;
+            self.by_tokens.0 += mean * tokens as f64;
+            self.by_tokens.1 += tokens;
+        }
         self.outcomes.pairs.extend(Outcome::of(first, scored, self.objective));
         if self.objective.needs().rewards {
             self.predictions.extend(predicted(scored, self.objective));
         }
     }
 
+    /// Whether the loss is a mean over the tokens of texts.
+    fn imitates(&self) -> bool {
+        self.objective.needs().records == Records::Texts
+    }
+
     /// Returns the evaluation.
     pub fn finish(self, policy: &Policy) -> Evaluation {
         let calibration = Calibration::of(&self.predictions);
+        let by_tokens = self.by_tokens.0 / self.by_tokens.1.max(1) as f64;
+        let loss = self.metrics.loss().map(|loss| if self.imitates() { by_tokens } else { loss });
         Evaluation {
             metrics: self.metrics,
+            loss,
             adapted: policy.is_adapted(),
             calibration,
             outcomes: self.outcomes,
@@ -366,6 +362,34 @@ pub fn wilson(share: f64, n: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objective::Sft;
+
+    #[test]
+    fn the_loss_of_texts_is_the_mean_over_tokens_whatever_the_batches() {
+        let objective = Objective::new(Sft {});
+        let text = |group: usize, (logp, tokens): (f64, usize)| Scored {
+            group,
+            role: Role::Text,
+            label: 1.0,
+            margin: 0.0,
+            logp,
+            ref_logp: None,
+            tokens,
+        };
+        let loss = |batches: &[&[(f64, usize)]]| {
+            let mut tally = Tally::new(&objective);
+            for batch in batches {
+                let scored: Vec<Scored> =
+                    batch.iter().enumerate().map(|(group, found)| text(group, *found)).collect();
+                tally.add(0, &scored, &objective.weigh(&scored).unwrap());
+            }
+            tally.finish(&Policy::default()).summary().loss.unwrap()
+        };
+        let [a, b, c] = [(-3.0, 1), (-4.0, 2), (-10.0, 7)];
+        for batches in [&[&[a, b, c][..]][..], &[&[a][..], &[b, c]], &[&[a, b][..], &[c]]] {
+            assert!((loss(batches) - 1.7).abs() < 1e-12, "{}", loss(batches));
+        }
+    }
 
     #[test]
     fn wilson_is_that_of_the_tables() {

@@ -2,7 +2,8 @@
 
 use super::batches::Batches;
 use super::figures::exchanged;
-use super::preference::{Evaluation, Tally, check_finite, figures};
+use super::finite::check_finite;
+use super::preference::{Evaluation, Tally, figures};
 use crate::data::{Dataset, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
@@ -43,7 +44,7 @@ pub fn evaluate(
     for index in share {
         let (examples, packed) = cut.batch(index)?;
         let found = figures((decoder, policy), &packed, needs, |packed| reference.logps(packed))?;
-        check_finite(&examples, &found.scored(&packed)?)?;
+        check_finite(&examples, &found.scored(&packed)?, "")?;
         own.push(found);
     }
     let mut tally = Tally::new(objective);

@@ -17,6 +17,10 @@ const MAX_REDIRECTS: usize = 10;
 /// The longest wait before a retry that a server may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// What to do about an answer that is not a Hub's.
+pub(super) const ENDPOINT: &str =
+    "set HF_ENDPOINT to the address of a Hub, or unset it, and see whether the network asks to sign in";
+
 /// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -174,7 +178,14 @@ impl Client {
         let status = response.status().as_u16();
         let text = response.body_mut().read_to_string().unwrap_or_default();
         let answer = serde_json::from_str(&text).unwrap_or(Value::Null);
-        if fine.contains(&status) { Ok(answer) } else { Err(self.refused(&url, status, &answer)) }
+        match fine.contains(&status) {
+            // A page for people.
+            true if status < 300 && text.trim_start().starts_with('<') => {
+                Err(Failure::hub(format!("{} does not answer as a Hub does; {ENDPOINT}", show(&url))))
+            }
+            true => Ok(answer),
+            false => Err(self.refused(&url, status, &answer)),
+        }
     }
 
     /// Puts bytes to an address of the storage.
@@ -216,6 +227,7 @@ impl Client {
         let colon = if said.is_empty() { "" } else { ": " };
         let remedy = match status {
             401 | 403 => "; the token may not write there: set HF_TOKEN to one that may",
+            412 => "; somebody else has pushed in the meantime: look at what they changed, and run it again",
             413 => "; it is too large",
             _ => "",
         };

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::cache::Repository;
 use super::connection::Hub;
-use super::http::{Failure, Method};
+use super::http::{ENDPOINT, Failure, Method};
 use super::id::is_commit;
 use super::path::{Listing, RepoPath};
 use super::retry::{give_up, retry};
@@ -112,8 +112,11 @@ impl Hub {
         }
         let body = answer.response.into_body().into_with_config().limit(MAX_INFO).reader();
         let info: Info = serde_json::from_reader(body).map_err(|e| {
-            let message = format!("{}: the answer of the Hub is invalid: {e}", repository.id);
-            if e.is_io() { Failure::passing(message) } else { Failure::hub(message) }
+            let (id, url) = (&repository.id, self.client.url(&repository.info_url()));
+            match e.is_io() {
+                true => Failure::passing(format!("{id}: the answer of {url} was cut: {e}")),
+                false => Failure::hub(format!("{id}: {url} does not answer as a Hub does ({e}); {ENDPOINT}")),
+            }
         })?;
         let asked = repository.id.revision();
         if !is_commit(&info.sha) || (is_commit(asked) && asked != info.sha) {

@@ -219,32 +219,45 @@ impl Transfer<'_> {
         }
     }
 
-    /// Checks the bytes against the ETag if that is their SHA-256, as for every large file on the Hub. (The ETag of a small
-    /// file is a Git blob id, but mirrors use their own.)
+    /// Checks the bytes against the ETag if that is a hash of them.
     fn verify(&self, meta: &Meta, file: &mut File, path: &Path) -> Result<(), Failure> {
-        if meta.etag.len() != 64 || !meta.etag.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Ok(());
-        }
-        file.seek(SeekFrom::Start(0)).map_err(Error::read(path))?;
-        let mut context = digest::Context::new(&digest::SHA256);
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match file.read(&mut buffer).map_err(Error::read(path))? {
-                0 => break,
-                count => context.update(&buffer[..count]),
-            }
-        }
-        let found: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        if found.eq_ignore_ascii_case(&meta.etag) {
-            return Ok(());
-        }
+        let found = sums(&meta.etag, file).map_err(Error::read(path))?;
+        let is_it = |(_, sum): &(&str, String)| sum.eq_ignore_ascii_case(&meta.etag);
+        let (Some((name, sum)), false) = (found.first(), found.iter().any(is_it)) else { return Ok(()) };
         let message = format!(
-            "{} has the SHA-256 {found} instead of {}; what was received is removed, try again",
+            "{} has the {name} {sum} instead of {}; what was received is removed, try again",
             self.describe(),
             meta.etag
         );
         Err(discard(path, message))
     }
+}
+
+/// The hashes of a file that its ETag may be, with their names: for a large file the SHA-256; for a small one Git's hash, which is
+/// the SHA-1 behind a line with the length, or the SHA-1 alone, which some mirrors send. None for an ETag that is no hash.
+fn sums(etag: &str, file: &mut File) -> io::Result<Vec<(&'static str, String)>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut contexts = match (etag.len(), etag.bytes().all(|b| b.is_ascii_hexdigit())) {
+        (64, true) => vec![("SHA-256", digest::Context::new(&digest::SHA256))],
+        (40, true) => {
+            let alone = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+            let mut git = alone.clone();
+            git.update(format!("blob {length}\0").as_bytes());
+            vec![("Git hash", git), ("SHA-1", alone)]
+        }
+        _ => return Ok(Vec::new()),
+    };
+    file.rewind()?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        contexts.iter_mut().for_each(|(_, context)| context.update(&buffer[..count]));
+    }
+    let hex = |sum: digest::Digest| sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(contexts.into_iter().map(|(name, context)| (name, hex(context.finish()))).collect())
 }
 
 /// An incomplete file is kept for the next run; a wrong one is not.
@@ -270,6 +283,22 @@ fn content_range(text: &str) -> (Option<u64>, Option<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_etag_is_a_hash_by_the_number_of_its_digits() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"hello\n").unwrap();
+        let mut of = |etag: String| sums(&etag, &mut file).unwrap();
+        // printf 'hello\n' | git hash-object --stdin; sha1sum; sha256sum
+        let git = "ce013625030ba8dba906f756967f9e9ca394464a";
+        let sha1 = "f572d396fae9206628714fb2ce00f72e94f2258f";
+        let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        assert_eq!(of("a".repeat(40)), [("Git hash", git.to_string()), ("SHA-1", sha1.to_string())]);
+        assert_eq!(of("A".repeat(64)), [("SHA-256", sha256.to_string())]);
+        for other in ["of-the-storage".to_string(), "a".repeat(32), "g".repeat(40), "a".repeat(65)] {
+            assert!(of(other).is_empty());
+        }
+    }
 
     #[test]
     fn content_ranges_are_read_or_not() {

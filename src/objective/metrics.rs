@@ -315,8 +315,9 @@ fn is_better(better: Role, worse: Role) -> bool {
     }
 }
 
+/// A mean of nothing but zeros is 0, whatever their signs.
 fn mean(sum: f64, count: u64) -> Option<f64> {
-    (count > 0).then(|| sum / count as f64)
+    (count > 0).then(|| if sum == 0.0 { 0.0 } else { sum / count as f64 })
 }
 
 #[cfg(test)]
@@ -371,6 +372,10 @@ mod tests {
         assert_eq!((found.kl(), found.kl_per_token()), (Some(2.0), Some(4.0 / 7.0)));
         assert_eq!(found.chosen().log_ratio_per_token(), Some(-0.75));
         assert_eq!(found.rejected().perplexity(), Some(7f64.exp()));
+        // Before the first step it is 0, which has no sign.
+        let before = metrics(&[(-10.0, -20.0)]);
+        let figures = [before.kl(), before.kl_per_token(), before.margin()].map(Option::unwrap);
+        assert!(figures.iter().all(|value| *value == 0.0 && value.is_sign_positive()), "{figures:?}");
     }
 
     /// The log-prob is the reward.

@@ -55,10 +55,13 @@ pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
     // What one process alone finds there may be about something else.
     let several = |size: &str, rank: &str| -> Result<Option<(usize, usize)>> {
         match number(size)? {
-            Some(size) if size > MOST_RANKS => Err(Error::Config(format!(
-                "there are {size} processes; at most {MOST_RANKS} can train together"
+            Some(0) => Err(Error::Config(format!(
+                "the environment variable {size} is 0; it must be the number of processes, 1 or more"
             ))),
-            Some(size) if size > 1 => Ok(number(rank)?.map(|rank| (size, rank))),
+            Some(count) if count > MOST_RANKS => Err(Error::Config(format!(
+                "there are {count} processes; at most {MOST_RANKS} can train together"
+            ))),
+            Some(count) if count > 1 => Ok(number(rank)?.map(|rank| (count, rank))),
             Some(_) | None => Ok(None),
         }
     };
@@ -74,12 +77,14 @@ pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
         return Ok(Launch::Mpi(size));
     }
     let named = several("WORLD_SIZE", "RANK")?.map(|(size, rank)| ("WORLD_SIZE and RANK", size, rank));
-    let Some((by, size, rank)) = launcher.or(named) else { return Ok(Launch::Alone) };
+    let Some((by, size, rank)) = launcher.or(named) else {
+        return half_told(&variable).map_or(Ok(Launch::Alone), Err);
+    };
     let Some(host) = variable("MASTER_ADDR").filter(|host| !host.trim().is_empty()) else {
         return Err(unconnected(by, size));
     };
     if rank >= size {
-        return Err(Error::Config(format!("this is rank {rank} of {size}; ranks count from 0")));
+        return Err(out_of_range(rank, size));
     }
     let (host, beside) = parsed(&host, "MASTER_ADDR")?;
     let named = match variable("MASTER_PORT").filter(|text| !text.trim().is_empty()) {
@@ -102,6 +107,34 @@ pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Launch> {
     }
     let port = named.or(beside).unwrap_or(PORT);
     Ok(Launch::Tcp(Meeting { rank, size, host, port }))
+}
+
+/// The error for a process that knows a part only of what a launcher tells: it would take itself for the only one, as each of
+/// the others would.
+fn half_told(variable: &impl Fn(&str) -> Option<String>) -> Option<Error> {
+    let number = |name: &str| -> Option<usize> { variable(name)?.trim().parse().ok() };
+    let meets = variable("MASTER_ADDR").is_some_and(|host| !host.trim().is_empty());
+    let launchers = LAUNCHERS.iter().map(|(_, size, rank)| (*size, *rank));
+    launchers.chain([("WORLD_SIZE", "RANK")]).find_map(|(size, rank)| {
+        // Process 0 may be the only one, as the batch script of Slurm is. RANK alone may be about something else.
+        let is_one_of_several = |place: usize| if rank == "RANK" { meets } else { place > 0 };
+        let (set, value, missing) = match (number(size), number(rank)) {
+            (Some(count), None) if count > 1 => (size, count, rank),
+            (None, Some(place)) if is_one_of_several(place) => (rank, place, size),
+            (Some(1), Some(place)) if place > 0 && is_one_of_several(place) => {
+                return Some(out_of_range(place, 1));
+            }
+            _ => return None,
+        };
+        Some(Error::Config(format!(
+            "the environment variable {set} is {value}, so that this process is one of several, and {missing} is not set: each of \
+             them would do the whole work for itself. Set {missing} for all of them, or unset {set} to run one process"
+        )))
+    })
+}
+
+fn out_of_range(rank: usize, size: usize) -> Error {
+    Error::Config(format!("this is rank {rank} of {size}; ranks count from 0"))
 }
 
 /// The number of this process among those of its machine, which decides about its card; 0 if it is alone, or no launcher says.
@@ -146,6 +179,16 @@ mod tests {
             &[("RANK", "abc")],
             &[("WORLD_SIZE", ""), ("RANK", " "), ("PMI_RANK", "x")],
             &[("WORLD_SIZE", "1"), ("RANK", "first")],
+            // What schedulers set for a single process.
+            &[("WORLD_SIZE", "1")],
+            &[("WORLD_SIZE", "1"), ("MASTER_ADDR", "a")],
+            &[("MASTER_ADDR", "a"), ("LOCAL_RANK", "0")],
+            &[("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_PROCID", "0")],
+            &[("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_NTASKS", "4")],
+            &[("PMI_RANK", "0")],
+            // The rank of an adapter.
+            &[("RANK", "16")],
+            &[("RANK", "16"), ("WORLD_SIZE", "1")],
         ] {
             assert_eq!(found(set).unwrap(), Launch::Alone, "{set:?}");
         }
@@ -192,6 +235,40 @@ mod tests {
         // One process of its own, and what is no number.
         assert_eq!(local(&[("LOCAL_RANK", "3")]), 0);
         assert_eq!(local(&[torchrun[0], torchrun[1], torchrun[2], ("LOCAL_RANK", "x")]), 0);
+    }
+
+    #[test]
+    fn a_launch_that_is_told_by_half_is_refused_by_what_is_missing() {
+        let refused = |set: &[(&str, &str)], words: &str| {
+            let error = found(set).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(words), "{set:?}: {error}");
+        };
+        let address = ("MASTER_ADDR", "a");
+        for more in [address, ("LOCAL_RANK", "1"), ("MASTER_PORT", "7000")] {
+            let words = "WORLD_SIZE is 2, so that this process is one of several, and RANK is not set";
+            refused(&[("WORLD_SIZE", "2"), more], words);
+            refused(&[("WORLD_SIZE", "2"), ("RANK", " "), more], words);
+        }
+        refused(
+            &[("RANK", "0"), address],
+            "RANK is 0, so that this process is one of several, and WORLD_SIZE",
+        );
+        refused(&[("RANK", "1"), ("WORLD_SIZE", "1"), address], "rank 1 of 1; ranks count from 0");
+        refused(&[("RANK", "0"), ("WORLD_SIZE", "0")], "WORLD_SIZE is 0; it must be the number of processes");
+        for (_, size, rank) in LAUNCHERS {
+            refused(
+                &[(size, "3")],
+                &format!("{size} is 3, so that this process is one of several, and {rank}"),
+            );
+            refused(
+                &[(rank, "1")],
+                &format!("{rank} is 1, so that this process is one of several, and {size}"),
+            );
+        }
+        // A launch that is told as a whole counts, whatever else is set.
+        let whole = [("PMI_RANK", "1"), ("WORLD_SIZE", "4"), ("RANK", "2"), address];
+        assert!(matches!(found(&whole).unwrap(), Launch::Tcp(Meeting { rank: 2, size: 4, .. })));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod wire;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use self::launched::{Launch, launch, local_rank};
@@ -182,6 +183,11 @@ impl Ranks {
         self.post.is_none()
     }
 
+    /// Becomes true when the ranks have agreed on what they compute: from then on they work.
+    pub fn has_begun(&self) -> Arc<AtomicBool> {
+        self.post.as_ref().map_or_else(Arc::default, |post| post.has_begun.clone())
+    }
+
     /// From now on the failure of a rank ends the process by `end`, if its main thread is busy.
     pub fn on_failure(&self, end: OnFailure) {
         if let Some(post) = &self.post {
@@ -260,11 +266,23 @@ impl Ranks {
         Ok(())
     }
 
+    /// Checks that all ranks have the same of everything that is named, before they begin to work.
+    ///
+    /// # Errors
+    /// As [`Ranks::compare`].
+    pub fn agree(&self, facts: &[(&str, String)]) -> Result<()> {
+        self.compare(facts)?;
+        if let Some(post) = &self.post {
+            post.has_begun.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Checks that all ranks have the same of everything that is named.
     ///
     /// # Errors
     /// The same on every rank: it names the first rank that differs from rank 0, and in what.
-    pub fn agree(&self, facts: &[(&str, String)]) -> Result<()> {
+    pub fn compare(&self, facts: &[(&str, String)]) -> Result<()> {
         let Some(post) = &self.post else { return Ok(()) };
         let own: Vec<Vec<u8>> = facts.iter().map(|(_, fact)| fact.clone().into_bytes()).collect();
         let all = self.gather(joined(&own))?;

@@ -1,13 +1,14 @@
 //! The thread of a rank that sends, receives and watches whether the others live, while the main thread computes.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::state::{OnFailure, Shared, State};
+use super::topic::Topic;
 use super::wire::{Frame, Lost, Wire};
 use crate::error::{Error, Result};
 
@@ -30,6 +31,8 @@ enum Order {
 pub(super) struct Post {
     pub rank: usize,
     pub size: usize,
+    /// Whether all ranks compute the same: the work has begun.
+    pub has_begun: Arc<AtomicBool>,
     shared: Arc<Shared>,
     orders: Sender<Order>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -62,7 +65,8 @@ impl Post {
         let thread = thread.map_err(|e| Error::Ranks(format!("the thread of the ranks: {e}")))?;
         let ended = |_| Error::Ranks("the thread of the ranks has ended".into());
         let (rank, size) = joined.recv().map_err(ended)??;
-        Ok(Self { rank, size, shared, orders, thread: Mutex::new(Some(thread)) })
+        let (has_begun, thread) = (Arc::default(), Mutex::new(Some(thread)));
+        Ok(Self { rank, size, has_begun, shared, orders, thread })
     }
 
     /// Gives up ranks that are silent for so long.
@@ -124,7 +128,10 @@ impl Post {
         match (state.inbox.get_mut(from).and_then(VecDeque::pop_front), &state.failure) {
             (Some((found, bytes)), _) if found == topic => Ok(Some(bytes)),
             (Some((found, _)), _) => Err(Error::Ranks(format!(
-                "rank {from} is at another place of the run (it sends {found}, and {topic} is due)"
+                "rank {from} is at another place of the run (it sends {}, and {} is due); start every rank with the same program, \
+                 command and files",
+                Topic::named(found),
+                Topic::named(topic)
             ))),
             (None, Some(failure)) => Err(Error::Ranks(failure.clone())),
             (None, None) => Ok(None),

@@ -188,6 +188,37 @@ fn a_rank_that_differs_is_named_on_every_rank() {
 }
 
 #[test]
+fn ranks_that_run_different_commands_are_told_so() {
+    let found = together(2, |ranks| match ranks.rank() {
+        0 => ranks.broadcast(vec![1]).map(|_| String::new()).unwrap(),
+        _ => ranks.meet().unwrap_err().to_string(),
+    });
+    let words = "(it sends what rank 0 tells all, and what all compare is due); start every rank with the same program";
+    assert!(
+        found[1].starts_with("rank 0 is at another place of the run") && found[1].contains(words),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn ranks_begin_to_work_when_they_have_agreed() {
+    use std::sync::atomic::Ordering;
+
+    let found = together(2, |ranks| {
+        let begun = ranks.has_begun();
+        let facts = |own: usize| [("its number", own.to_string())];
+        let compared = (ranks.compare(&facts(0)).is_ok(), begun.load(Ordering::Relaxed));
+        let differs = (ranks.agree(&facts(ranks.rank())).is_ok(), begun.load(Ordering::Relaxed));
+        let agreed = (ranks.agree(&facts(0)).is_ok(), begun.load(Ordering::Relaxed));
+        ranks.leave().unwrap();
+        [compared, differs, agreed]
+    });
+    for found in found {
+        assert_eq!(found, [(true, false), (false, false), (true, true)]);
+    }
+}
+
+#[test]
 fn ranks_of_two_versions_do_not_begin() {
     let wires = Channels::connected(3);
     let found: Vec<String> = std::thread::scope(|scope| {

@@ -13,12 +13,12 @@ use crate::model::pass::Pass;
 use crate::objective::{Needs, Objective, Records, Scored};
 use crate::ranks::{ALONE, Ranks};
 use crate::train::trainer::check_pairs;
-use crate::trainable::{Adapters, Policy};
+use crate::trainable::Policy;
 
 /// Records in a batch; no figure depends on it.
 const BATCH: usize = 4;
 
-/// A base with its adapters, stacked into one. The reference is the base alone.
+/// A base with its adapters, which act together. The reference is the base alone.
 pub struct Adapted<'a> {
     /// The base.
     pub base: &'a Base,
@@ -46,7 +46,7 @@ impl Base {
     /// `force`, adapters of other bases are accepted.
     ///
     /// # Errors
-    /// As [`Base::with_adapter`]; or if they adapt modules of different shapes.
+    /// As [`Base::with_adapter`]; or if they do not fit each other, see [`Policy::stacked`].
     pub fn with_adapters(
         &self,
         paths: &[impl AsRef<Path>],
@@ -57,7 +57,7 @@ impl Base {
         let purpose = AdapterUse { score: true, force, ..AdapterUse::default() };
         let adapters =
             paths.iter().map(|path| self.adapter_for(path.as_ref(), purpose)).collect::<Result<Vec<_>>>()?;
-        let policy = Policy::of(Adapters::stacked(&adapters)?);
+        let policy = Policy::stacked(adapters)?;
         let trained = trained.fitting(policy.trained.score().is_some())?;
         let tokenizer = self.tokenizer(trained.data.chat_template.as_deref())?;
         let tokenizer = tokenizer.on(trained.data.chat_template_date.as_deref())?;

@@ -4,6 +4,7 @@ mod adapters;
 mod checks;
 mod device;
 mod gguf;
+mod left;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub struct AdapterUse {
     pub score: bool,
     /// A base that it was not trained on will do.
     pub force: bool,
-    /// It is taken off a model it was merged into, whose weights are not its base's.
+    /// It is taken off a model it was merged into, whose weights are not its base's. See [`Base::check_left`].
     pub unmerge: bool,
 }
 

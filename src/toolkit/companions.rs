@@ -61,7 +61,7 @@ fn copied(directory: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 /// The kind of what is trained, and its settings: those of the adapter itself, which may be one that the run continues.
 fn kind_of(trained: &Adapters, lora: &LoraConfig) -> (AdapterKind, Vec<(&'static str, String)>) {
     let mut ranks: Option<(usize, f64)> = None;
-    let mut is_uniform = true;
+    let (mut is_uniform, mut kind) = (true, AdapterKind::Lora);
     for adapter in trained.iter() {
         match adapter {
             Adapter::Prefix(_) | Adapter::Projected(_) => {
@@ -73,6 +73,9 @@ fn kind_of(trained: &Adapters, lora: &LoraConfig) -> (AdapterKind, Vec<(&'static
                 return (AdapterKind::Layers, vec![("lora.adapter_layers.bottleneck_size", size)]);
             }
             other => {
+                if matches!(other, Adapter::Dora(_) | Adapter::Whole(_) | Adapter::TokenRows(_)) {
+                    kind = AdapterKind::Modified;
+                }
                 if let Some(own) = other.low_rank().map(|lora| (lora.rank, lora.alpha)) {
                     is_uniform &= ranks.is_none_or(|others| others == own);
                     ranks = Some(own);
@@ -82,7 +85,7 @@ fn kind_of(trained: &Adapters, lora: &LoraConfig) -> (AdapterKind, Vec<(&'static
     }
     // Ranks that patterns or EVA move begin with those of the configuration.
     let (r, alpha) = ranks.filter(|_| is_uniform).unwrap_or((lora.r, lora.lora_alpha));
-    (AdapterKind::Lora, vec![("lora.r", r.to_string()), ("lora.lora_alpha", alpha.to_string())])
+    (kind, vec![("lora.r", r.to_string()), ("lora.lora_alpha", alpha.to_string())])
 }
 
 /// What the model card of a run says. `base` is the name of the base, with what the adapter notes of its training.

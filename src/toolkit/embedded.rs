@@ -59,7 +59,7 @@ fn no_file(file: &str) -> Error {
     Error::Config(format!("{NAME}/{file} does not exist{near}; the embedded files are {all}"))
 }
 
-/// Unpacks the files that are missing, into a directory named by their contents.
+/// Unpacks the files that are missing or damaged, into a directory named by their contents.
 fn unpack() -> Result<PathBuf> {
     let mut hasher = blake3::Hasher::new();
     FILES.iter().for_each(|(name, bytes)| {
@@ -69,12 +69,45 @@ fn unpack() -> Result<PathBuf> {
     let version = hasher.finalize().to_hex();
     let root = files::cache_directory().unwrap_or_else(|| std::env::temp_dir().join("dpo-lora"));
     let directory = root.join(format!("{NAME}-{}", &version[..12]));
+    restore(&directory)?;
+    Ok(directory)
+}
+
+/// Writes the files of which a directory has not the bytes.
+fn restore(directory: &Path) -> Result<()> {
     for (name, bytes) in FILES {
         let path = directory.join(name);
-        let there = std::fs::metadata(&path).is_ok_and(|found| found.len() == bytes.len() as u64);
-        if !there {
-            files::write_bytes(&path, bytes)?;
+        match std::fs::read(&path) {
+            Ok(found) if found == *bytes => continue,
+            Ok(_) => log::warn!("{} was damaged, and is restored", path.display()),
+            // It is not there, or cannot be read: writing says why.
+            Err(_) => {}
         }
+        files::write_bytes(&path, bytes)?;
     }
-    Ok(directory)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_of_an_unpacked_file_is_restored() {
+        let place = tempfile::tempdir().unwrap();
+        restore(place.path()).unwrap();
+        let path = place.path().join("model/model.safetensors");
+        let whole = std::fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        damaged[1_000_000] ^= 1;
+        for damage in [&damaged[..], &whole[..1000], b""] {
+            std::fs::write(&path, damage).unwrap();
+            restore(place.path()).unwrap();
+            assert!(std::fs::read(&path).unwrap() == whole, "{} bytes", damage.len());
+        }
+        // What is whole is not written again.
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        restore(place.path()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), written);
+    }
 }

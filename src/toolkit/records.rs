@@ -76,7 +76,7 @@ impl Reader<'_> {
             match open(path) {
                 Ok((examples, findings)) => {
                     log::info!("tokenized data: {}", path.display());
-                    return self.checked(examples, findings, sources);
+                    return self.checked(examples.cut_to(config.truncation()), findings, sources);
                 }
                 // It can be made again.
                 Err(error) => log::warn!("{error}; the data are tokenized again"),
@@ -88,7 +88,7 @@ impl Reader<'_> {
             return Err(error);
         }
         let note = serde_json::to_string(&findings).map_err(|e| Error::Data(e.to_string()))?;
-        self.checked(builder.finish(&note)?, findings, sources)
+        self.checked(builder.finish(&note)?.cut_to(config.truncation()), findings, sources)
     }
 
     /// Tokenizes records that are in memory.
@@ -101,7 +101,7 @@ impl Reader<'_> {
         if let Some(error) = findings.refused() {
             return Err(error);
         }
-        self.checked(builder.finish("")?, findings, &config.train)
+        self.checked(builder.finish("")?.cut_to(config.truncation()), findings, &config.train)
     }
 
     fn ingest(&self, config: &DataConfig, wanted: Wanted) -> Ingest<'_> {

@@ -13,7 +13,7 @@ use crate::model::config::LoraConfig;
 use crate::objective::{Loss, Objective, ObjectiveConfig, Sigmoid};
 use crate::report::{HeldOutFile, Jsonl, Reporter, SampleLog, Sink};
 use crate::train::config::TrainConfig;
-use crate::train::run_dir::{Opening, RunDir};
+use crate::train::run_dir::{self, Opening, RunDir};
 
 /// Trains an adapter for a base. Begin with [`Trainer::builder`].
 #[derive(Debug)]
@@ -135,6 +135,9 @@ impl TrainerBuilder<'_> {
         let resuming = opening == Opening::ResumeOrStart;
         if !resuming {
             config.check_idle()?;
+        }
+        if opening == Opening::Overwrite {
+            run_dir::check_overwritten(std::slice::from_ref(&config.output_dir), &config, &[])?;
         }
         let run = Run::new(config, base, tokenizer, examples)?;
         let directory = RunDir::open(&run.config.output_dir, opening)?;

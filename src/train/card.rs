@@ -57,6 +57,8 @@ pub enum AdapterKind {
     /// Low-rank matrices.
     #[default]
     Lora,
+    /// Low-rank matrices of DoRA, or beside whole tensors or rows that are trained: no server loads them as they are.
+    Modified,
     /// Prefix tuning.
     Prefix,
     /// Adapter layers, which PEFT does not load.
@@ -67,7 +69,7 @@ impl AdapterKind {
     /// Its name in the title, and the Hub's tag.
     fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Lora => ("LoRA adapter", "lora"),
+            Self::Lora | Self::Modified => ("LoRA adapter", "lora"),
             Self::Prefix => ("Prefix", "prefix-tuning"),
             Self::Layers => ("Adapter layers", "adapter-layers"),
         }
@@ -168,10 +170,13 @@ impl Card {
         }
         let (base, with) = (&self.base, self.flags());
         let _ = writeln!(text, "```sh\ndpo-lora generate --base {base} {with} --prompt \"...\"");
-        if self.kind == AdapterKind::Lora {
-            let _ =
-                writeln!(text, "dpo-lora export --base {base} {with} --format gguf --output adapter.gguf");
-        }
+        let _ = match self.kind {
+            AdapterKind::Lora => {
+                writeln!(text, "dpo-lora export --base {base} {with} --format gguf --output adapter.gguf")
+            }
+            AdapterKind::Modified => writeln!(text, "dpo-lora merge --base {base} {with} --output merged"),
+            AdapterKind::Prefix | AdapterKind::Layers => Ok(()),
+        };
         text.push_str("```\n");
         text
     }
@@ -363,6 +368,12 @@ mod tests {
             !whole.contains("1-sft/adapter") && whole.starts_with("---\nbase_model: owner/name\n"),
             "{whole}"
         );
+    }
+
+    #[test]
+    fn what_no_server_loads_is_merged() {
+        let text = Card { kind: AdapterKind::Modified, ..Card::default() }.text(nothing());
+        assert!(text.contains("dpo-lora merge --base") && !text.contains("export"), "{text}");
     }
 
     #[test]

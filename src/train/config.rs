@@ -310,6 +310,13 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_metric_is_told_with_those_that_there_are() {
+        let told = |metric: &str| complaints(&format!("metric_for_best_model: {metric}"));
+        assert!(told("eval_accuracy").contains("which no evaluation reports. There are eval_loss, "));
+        assert!(told("eval_los").contains("reports; did you mean eval_loss? There are eval_loss, "));
+    }
+
+    #[test]
     fn warmup_is_said_once_and_only_where_it_works() {
         assert!(complaints("{warmup_steps: 5, warmup_ratio: 0.1}").contains("keep one of them"));
         assert!(

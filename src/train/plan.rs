@@ -11,7 +11,8 @@ pub struct Tokens {
     pub packed: usize,
     /// Tokens of prompt + completion, summed over all completions.
     pub unpacked: usize,
-    /// The maximum number of packed rows in a micro-batch.
+    /// The maximum number of packed rows in a micro-batch. Its mismatched sequences, which are computed before it, have the same
+    /// prompts and completions, so that they have as many rows or fewer.
     pub largest_batch: usize,
     /// Scored tokens of the longest examples, as many as a micro-batch holds.
     pub largest_scored: usize,

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
 
 use super::checkpoint;
+use crate::adapter::read;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -67,6 +69,27 @@ impl RunDir {
         }
     }
 
+    /// Opens the first of `path`, `path-2`, `path-3`, ... that no run has used and no process holds: of runs that start at the same
+    /// time each gets one of its own. `path` may be any of these names.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn open_next(path: &Path) -> Result<Self> {
+        for candidate in candidates(&unnumbered(path)).filter(|candidate| !is_used(candidate)) {
+            fs::create_dir_all(&candidate).map_err(Error::write(&candidate))?;
+            let mut file = lock_file(&candidate)?;
+            if !locked(&mut file, &candidate)? {
+                continue;
+            }
+            let run = Self { path: candidate, lock: Some(file) };
+            // A run may have ended there in the meantime.
+            if !is_used(&run.path) {
+                return run.sweep().map(|()| run);
+            }
+        }
+        Self::open(path, Opening::Fresh)
+    }
+
     /// The directory of a run that another process writes, which need not exist here.
     pub fn of_another(path: &Path) -> Self {
         Self { path: path.to_path_buf(), lock: None }
@@ -91,11 +114,7 @@ impl RunDir {
     fn clear(&self) -> Result<()> {
         // The list of the stages is in a file that is removed.
         let stages = stages(&self.path);
-        let events = fs::read_dir(&self.path).map_err(Error::read(&self.path))?.flatten().map(|e| e.path());
-        let events = events.filter(|p| {
-            p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("events.out.tfevents."))
-        });
-        for path in events.chain(OURS.iter().map(|name| self.path.join(name))) {
+        for path in written(&self.path).map_err(Error::read(&self.path))? {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             match removed {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::write(&path)(e)),
@@ -112,6 +131,75 @@ impl RunDir {
         })?;
         files::sync_directory(&self.path)
     }
+}
+
+/// The paths that a run writes in its directory, without the directories of stages.
+fn written(run: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let events = fs::read_dir(run)?.flatten().map(|entry| entry.path()).filter(|path| {
+        path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("events.out.tfevents."))
+    });
+    Ok(events.chain(OURS.iter().map(|name| run.join(name))).collect())
+}
+
+/// Refuses a configuration that names what [`Opening::Overwrite`] would remove from these run directories: an adapter, data, a
+/// template, a cache. What the run itself makes there before it is read is in `made`.
+///
+/// # Errors
+/// [`Error::Config`] with the key, the path and the remedy.
+pub fn check_overwritten(runs: &[PathBuf], config: &impl Serialize, made: &[PathBuf]) -> Result<()> {
+    let all = runs.iter().flat_map(|run| std::iter::once(run.clone()).chain(stages(run)));
+    let removed = all.flat_map(|run| written(&run).unwrap_or_default());
+    let removed: Vec<PathBuf> = removed.filter_map(|path| fs::canonicalize(path).ok()).collect();
+    let config = serde_yaml::to_value(config)
+        .map_err(|error| Error::Config(format!("the configuration cannot be written as YAML: {error}")))?;
+    let mut texts = Vec::new();
+    collect_texts("", &config, &mut texts);
+    for (key, text) in texts {
+        for path in named_paths(&key, &text).into_iter().filter(|path| !made.contains(path)) {
+            let lies = |real: PathBuf| removed.iter().any(|removed| real.starts_with(removed));
+            if fs::canonicalize(&path).is_ok_and(lies) {
+                return Err(Error::Config(format!(
+                    "{key} is {text}, and --overwrite would remove {} with the earlier run; choose another output_dir, or copy \
+                     it out of the run directory and name the copy",
+                    path.display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds all texts of a value with their keys, except the run directory.
+fn collect_texts(key: &str, value: &Value, texts: &mut Vec<(String, String)>) {
+    match value {
+        Value::String(text) if key != "output_dir" => texts.push((key.into(), text.clone())),
+        Value::Sequence(all) => {
+            all.iter().enumerate().for_each(|(i, one)| collect_texts(&format!("{key}[{i}]"), one, texts));
+        }
+        Value::Mapping(keys) => {
+            for (inner, value) in keys {
+                let inner = inner.as_str().unwrap_or("?");
+                let key = if key.is_empty() { inner.into() } else { format!("{key}.{inner}") };
+                collect_texts(&key, value, texts);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The paths that the text of a key may stand for: a file or directory, the adapter of a run, what follows `adapter:` and the
+/// like, or the files of a glob.
+fn named_paths(key: &str, text: &str) -> Vec<PathBuf> {
+    let is_adapter = key.starts_with("model.adapter") || key == "lora.init_from";
+    let (kind, rest) = text.split_once(':').unwrap_or_default();
+    let adapters = [(is_adapter, text), (kind == "adapter", rest)].into_iter().filter(|(is, _)| *is);
+    let adapters = adapters.filter_map(|(_, path)| read::located(Path::new(path)).ok());
+    let mut paths: Vec<PathBuf> = adapters.collect();
+    paths.extend([text, rest].iter().filter(|path| !path.is_empty()).map(PathBuf::from));
+    if text.contains(['*', '?', '[']) {
+        paths.extend(glob::glob(text).into_iter().flatten().flatten());
+    }
+    paths
 }
 
 /// The name of the lock file.
@@ -228,33 +316,46 @@ pub fn nearby(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Locks the directory and writes this process's id into the lock file. A process killed a moment ago may still hold
-/// the lock while its memory is freed, so locking is retried for two seconds.
+/// Locks the directory. A process killed a moment ago may still hold the lock while its memory is freed, so locking is retried
+/// for two seconds.
 fn lock(run: &Path) -> Result<File> {
     const TRIES: u32 = 40;
-    let path = run.join(LOCK);
-    // Not truncated: the file holds the id of the current lock holder.
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut lock = open.map_err(Error::write(&path))?;
+    let mut lock = lock_file(run)?;
     for _ in 0..TRIES {
-        match lock.try_lock() {
-            Ok(()) => {
-                // The id is used only in a message, so a full disk must not prevent opening the run.
-                let _ = lock
-                    .set_len(0)
-                    .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
-                return Ok(lock);
-            }
-            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(50)),
-            Err(TryLockError::Error(e)) => return Err(Error::write(&path)(e)),
+        if locked(&mut lock, run)? {
+            return Ok(lock);
         }
+        sleep(Duration::from_millis(50));
     }
+    let path = run.join(LOCK);
     let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok());
     let holder = holder.map_or("another process".into(), |id| format!("process {id}"));
     Err(Error::Config(format!(
         "{} is in use by {holder}; wait for it, or choose another output_dir",
         run.display()
     )))
+}
+
+/// Opens the lock file of a directory.
+fn lock_file(run: &Path) -> Result<File> {
+    let path = run.join(LOCK);
+    // Not truncated: the file holds the id of the current lock holder.
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    open.map_err(Error::write(&path))
+}
+
+/// Locks a directory, unless another process holds it, and writes this process's id into the lock file.
+fn locked(lock: &mut File, run: &Path) -> Result<bool> {
+    match lock.try_lock() {
+        Ok(()) => {
+            // The id is used only in a message, so a full disk must not prevent opening the run.
+            let _ =
+                lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
+            Ok(true)
+        }
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(Error::write(run.join(LOCK))(e)),
+    }
 }
 
 /// Returns the first of `path`, `path-2`, `path-3`, ... that no run has used.
@@ -267,6 +368,19 @@ pub fn last_used(path: &Path) -> PathBuf {
     candidates(path).take_while(|candidate| is_used(candidate)).last().unwrap_or_else(|| path.into())
 }
 
+/// `path` of `path`, `path-2`, `path-3`, ...
+fn unnumbered(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match name.rsplit_once('-') {
+        Some((first, number))
+            if !first.is_empty() && number.parse::<u32>().is_ok_and(|number| number > 1) =>
+        {
+            path.with_file_name(first)
+        }
+        _ => path.to_path_buf(),
+    }
+}
+
 /// `path`, `path-2`, `path-3`, ...
 fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
     let name = path.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned());
@@ -276,6 +390,8 @@ fn candidates(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -326,6 +442,65 @@ mod tests {
         for name in ["2026-11-27", "1-lr5"] {
             assert!(runs.join(name).join("config.yaml").is_file(), "{name} is a run by itself");
         }
+    }
+
+    #[test]
+    fn what_a_run_reads_is_not_removed_to_start_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = directory.path().join("run");
+        for name in ["adapter", "checkpoints/step-2/adapter", "1-sft/adapter", "data"] {
+            fs::create_dir_all(run.join(name)).unwrap();
+        }
+        fs::write(run.join("adapter/adapter_config.json"), "{}").unwrap();
+        fs::write(run.join("config.yaml"), "stages: [{name: sft}]\n").unwrap();
+        for name in ["skipped.jsonl", "pairs.jsonl"] {
+            fs::write(run.join(name), "{}\n").unwrap();
+        }
+        let at = |name: &str| run.join(name).display().to_string();
+        let check = |key: &str, value: &str, made: &[PathBuf]| {
+            let config = BTreeMap::from([("output_dir", at("")), (key, value.to_string())]);
+            let nested: Value =
+                serde_yaml::from_str(&format!("{{model: {{adapter: [x, '{value}']}}}}")).unwrap();
+            let found = match key {
+                "model.adapter" => check_overwritten(std::slice::from_ref(&run), &nested, made),
+                _ => check_overwritten(std::slice::from_ref(&run), &config, made),
+            };
+            found.map_err(|error| error.to_string()).err().unwrap_or_default()
+        };
+        for (key, value, told) in [
+            ("model.adapter", at("adapter"), "model.adapter[1] is"),
+            ("model.adapter", at(""), "model.adapter[1] is"),
+            ("lora.init_from", at("checkpoints/step-2"), "lora.init_from is"),
+            ("data.train", at("skipped.jsonl"), "data.train is"),
+            ("data.eval", at("*.jsonl"), "data.eval is"),
+            ("rollout.reward", format!("adapter:{}", at("")), "rollout.reward is"),
+            ("train.reference_cache", at("1-sft/adapter"), "train.reference_cache is"),
+        ] {
+            let found = check(key, &value, &[]);
+            assert!(found.starts_with(told) && found.contains("--overwrite would remove"), "{key}: {found}");
+        }
+        assert_eq!(check("model.adapter", &at("1-sft/adapter"), &[run.join("1-sft/adapter")]), "");
+        for (key, value) in
+            [("data.train", at("pairs.jsonl")), ("data.cache", at("data")), ("train.run_name", at(""))]
+        {
+            assert_eq!(check(key, &value, &[]), "", "{key}");
+        }
+        assert!(run.join("adapter/adapter_config.json").exists(), "nothing is removed");
+    }
+
+    #[test]
+    fn runs_that_start_at_once_get_directories_of_their_own() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        let first = RunDir::open_next(&at("run")).unwrap();
+        // Both have seen that `run` is not used.
+        let second = RunDir::open_next(&at("run")).unwrap();
+        fs::create_dir_all(at("run-3/checkpoints")).unwrap();
+        let third = RunDir::open_next(&at("run-3")).unwrap();
+        let paths = [first, second, third].map(|run| run.path().to_path_buf());
+        assert_eq!(paths, [at("run"), at("run-2"), at("run-4")]);
+        // Nothing was written there, and nobody holds it any more.
+        assert_eq!(RunDir::open_next(&at("run-2")).unwrap().path(), at("run"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod sampling;
 mod together;
 mod watching;
 
-pub use records::{check as check_records, check_pairs};
+pub use records::{check as check_records, check_pairs, check_positions};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,8 +107,6 @@ pub struct Trainer {
     sampler: Sampler,
     state: State,
     total_steps: u64,
-    /// The number of tokens in the longest training sequence.
-    longest: usize,
     /// The step of the last checkpoint written.
     saved: Option<u64>,
     /// When it was written, or the run began.
@@ -147,6 +145,7 @@ impl Trainer {
         }
         let drawing = setup.rollouts.as_ref().map(|source| &source.drawing);
         records::check((&setup.train, &setup.eval), needs, drawing.is_some())?;
+        records::check_positions((&setup.train, &setup.eval), needs, setup.decoder.spec().max_positions)?;
         let pace = rollouts::paced(&setup.config, drawing, &setup.objective)?;
         let config = &pace;
         batches::check(config, needs)?;
@@ -164,7 +163,6 @@ impl Trainer {
         let (held_out, ranks) = (setup.eval.fingerprint(), setup.ranks.size());
         let state = State { config, reference, data, held_out, ranks, ..State::default() };
         let (saved, probe, evaluated, cards) = (None, None, None, None);
-        let longest = setup.train.longest();
         Ok(Self {
             setup,
             optimizer,
@@ -172,7 +170,6 @@ impl Trainer {
             sampler,
             state,
             total_steps,
-            longest,
             saved,
             saved_at: Instant::now(),
             probe,
@@ -260,7 +257,10 @@ impl Trainer {
             self.sample(0, reporter);
         }
         let mut cold = true;
-        while self.state.step < self.total_steps {
+        // A run that has stopped early is over, also if it is resumed.
+        let was_stopped = self.stops_early();
+        let mut stopped = was_stopped;
+        while self.state.step < self.total_steps && !stopped {
             self.one_step(reporter)?;
             if std::mem::take(&mut cold) && self.state.step < self.total_steps {
                 // The first step reads the weights and touches every buffer for the first time, so it is not profiled.
@@ -271,31 +271,29 @@ impl Trainer {
             }
             let done = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|n| done.is_multiple_of(n.max(1)));
-            let mut stop_early = false;
             let last = done == self.total_steps;
             if due(self.setup.config.eval_steps) || last {
-                stop_early = self.evaluation(reporter)? && !last;
+                self.evaluation(reporter)?;
             }
             let signal;
-            (signal, stop_early) = self.agreed(stop_early)?;
-            if due(self.setup.config.save_steps) || signal != 0 || stop_early || last {
+            (signal, stopped) = self.agreed(self.stops_early())?;
+            let over = stopped || last;
+            if due(self.setup.config.save_steps) || signal != 0 || over {
                 self.save(reporter)?;
             } else {
                 self.save_by_time(reporter);
             }
-            if due(self.setup.config.sample_steps) && signal == 0 && !last && !stop_early {
+            let signal = signal.max(self.signal_while_saving());
+            if due(self.setup.config.sample_steps) && signal == 0 && !over {
                 self.sample(done, reporter);
             }
-            if signal != 0 && done < self.total_steps {
+            if signal != 0 && !over {
                 reporter.record(&Event::End { interrupted: true });
                 return Err(self.interrupted(signal));
             }
-            if stop_early {
-                let patience = self.setup.config.early_stopping_patience.unwrap_or(0);
-                let metric = self.setup.config.criterion().metric;
-                reporter.note(&format!("stopped early: {patience} evaluations without a better {metric}"));
-                break;
-            }
+        }
+        if stopped && self.state.step < self.total_steps {
+            reporter.note(&self.stopped_early(was_stopped));
         }
         reporter.record(&Event::End { interrupted: false });
         self.finish(reporter)

@@ -166,7 +166,7 @@ mod tests {
     /// A trained DoRA beside a frozen one, which also scales the outputs.
     fn policy() -> Policy {
         let frozen = Frozen { adapters: drawn(4, 2), reference_only: false };
-        Policy { frozen: vec![frozen], trained: drawn(5, 3) }
+        Policy { frozen: vec![frozen], trained: drawn(5, 3), ..Policy::default() }
     }
 
     fn output(policy: &Policy, linear: &Linear, x: &Tensor, dropout: Option<Dropout>) -> (Tensor, Vec<Kept>) {

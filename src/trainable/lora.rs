@@ -266,7 +266,7 @@ mod tests {
             set
         };
         let frozen = |seed, reference_only| Frozen { adapters: drawn(seed, 2), reference_only };
-        Policy { frozen: vec![frozen(3, true), frozen(4, false)], trained: drawn(5, 3) }
+        Policy { frozen: vec![frozen(3, true), frozen(4, false)], trained: drawn(5, 3), ..Policy::default() }
     }
 
     fn linear() -> Linear {

@@ -22,6 +22,9 @@ import tempfile
 # Wrong pairs of a run that are shown, at most; short runs leave some.
 WRONG = 10
 
+# The names of two runs, one of them without a place to break.
+SHORT, LONG = "rate-1e-3", "rate-3e-4-" + 190 * "x"
+
 SIZES = [(1280, 1600), (390, 1600)]
 
 # Log lines of the long run, and its bounds in milliseconds: to the first paint, between two frames (the 95th of 100) while a
@@ -58,6 +61,7 @@ addEventListener("load", () => setTimeout(() => {
     bars: [...document.querySelectorAll("#lengths .bar")].map(e => e.querySelector("i").getBoundingClientRect().width / e.getBoundingClientRect().width),
     intervals: document.querySelectorAll("#charts .interval").length,
     rows: document.querySelectorAll("#settings tr").length,
+    steps: [...document.querySelectorAll("#charts figure > svg")].map(e => [...e.querySelectorAll(".step")].map(t => [Number(t.textContent), Number(t.getAttribute("x"))])),
     before, during, after: key(),
     page: style(document.body, "backgroundColor"), ink: style(document.body, "color"),
     milliseconds: Math.round(performance.now()),
@@ -250,9 +254,9 @@ def trained(program, place):
     def run(*arguments):
         subprocess.run([program, *arguments], cwd=place, env=environment, check=True, capture_output=True)
     settings = ["--set", "train.sample_steps=10", "--set", "watch.max_reward=0.05"]
-    for rate in ["1e-3", "3e-4"]:
+    for name, rate in [(SHORT, "1e-3"), (LONG, "3e-4")]:
         run("train", "--set", "train.max_steps=30", "--set", "train.logging_steps=1", "--set", "train.eval_steps=10",
-            "--set", f"output_dir=runs/rate-{rate}", "--set", f"train.learning_rate={rate}", *settings)
+            "--set", f"output_dir=runs/{name}", "--set", f"train.learning_rate={rate}", *settings)
     large = place / "runs/large"
     large.mkdir()
     names = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected", "learning_rate", "kl",
@@ -263,10 +267,18 @@ def trained(program, place):
     lines = (line(i) for i in range(1, LINES + 1))
     (large / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pages = {}
-    for name, runs in [("one", ["rate-1e-3"]), ("two", ["rate-1e-3", "rate-3e-4"]), ("large", ["large"])]:
+    # A run of one step, evaluated before and after it.
+    run("train", "--set", "train.max_steps=1", "--set", "output_dir=runs/short", *settings)
+    for name, runs in [("one", [SHORT]), ("two", [SHORT, LONG]), ("step", ["short"]), ("large", ["large"])]:
         pages[name] = place / f"{name}.html"
         run("report", *[f"runs/{r}" for r in runs], "--output", str(pages[name]))
     return pages
+
+
+def placed(labels):
+    """Whether steps stand where a straight scale has them."""
+    (first, left), (last, right) = labels[0], labels[-1]
+    return all(step == int(step) and abs(x - left - (step - first) / (last - first) * (right - left)) < 1 for step, x in labels)
 
 
 def check(name, found, width, dark):
@@ -278,18 +290,20 @@ def check(name, found, width, dark):
     require(found["scroll"] <= width, f"the page is {found['scroll']} pixels wide; {found['wide']}")
     require(not found["wide"], f"too wide: {found['wide']}")
     require(found["charts"] >= (3 if name == "large" else 8), f"{found['charts']} charts")
+    for labels in found["steps"]:
+        require(len(labels) >= 2 and placed(labels), f"the steps of an axis, {labels}, are not whole or not at their places")
     require(found["paths"] >= found["charts"], f"{found['paths']} curves in {found['charts']} charts")
-    require(found["samples"] == {"one": 3, "two": 3, "large": 0}[name], f"{found['samples']} samples")
+    require(found["samples"] == {"one": 3, "two": 3, "step": 3, "large": 0}[name], f"{found['samples']} samples")
     require(found["rows"] >= (1 if name == "large" else 40), f"{found['rows']} rows of settings")
     require("step" in found["during"] and found["during"] != found["before"] == found["after"], "a pointer shows nothing")
     require(contrast(found["page"], found["ink"]) >= 7, f"ink {found['ink']} on {found['page']}")
     require((luminance(found["page"]) < 0.2) == dark, f"the page is {found['page']}")
-    least, most = {"one": (1, WRONG), "two": (2, 2 * WRONG), "large": (0, 0)}[name]
+    least, most = {"one": (1, WRONG), "two": (2, 2 * WRONG), "step": (1, WRONG), "large": (0, 0)}[name]
     require(least <= found["wrong"] <= most, f"{found['wrong']} wrong pairs")
     require(found["facts"] == 3 * found["wrong"] and found["folded"], "a wrong pair lacks margins or origin, or all are open")
-    require(len(found["bars"]) >= {"one": 2, "two": 4, "large": 0}[name], f"{len(found['bars'])} bars")
+    require(len(found["bars"]) >= {"one": 2, "two": 4, "step": 2, "large": 0}[name], f"{len(found['bars'])} bars")
     require(all(0 <= bar <= 1 for bar in found["bars"]), f"bars of {found['bars']}")
-    require(found["intervals"] == {"one": 2, "two": 4, "large": 0}[name], f"{found['intervals']} intervals")
+    require(found["intervals"] == {"one": 2, "two": 4, "step": 2, "large": 0}[name], f"{found['intervals']} intervals")
     print(f"{name} at {width} pixels: drawn after {found['milliseconds']} ms")
     return problems
 

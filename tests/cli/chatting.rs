@@ -9,9 +9,9 @@ use crate::common::fixture;
 use crate::common::program::{Place, Ran, finish};
 
 /// Runs `chat` with these lines as standard input.
-fn chat(place: &Place, args: &[&str], lines: &str) -> Ran {
+fn chat(place: &Place, args: &[&str], lines: impl AsRef<[u8]>) -> Ran {
     let mut child = place.command(&[&["chat"], args].concat()).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_ref()).unwrap();
     finish(child)
 }
 
@@ -28,7 +28,7 @@ fn answers_are_those_of_generate_and_a_preferred_one_is_saved() {
     let adapter = format!("{}/{ADAPTER}", env!("CARGO_MANIFEST_DIR"));
     let args =
         ["--base", "tiny-reviews", "--adapter", &adapter, "--temperature", "0", "--max-new-tokens", "12"];
-    let lines = "The film is\n/adapter both\nThe film is\n/save on\n/save off on\n/save 7\n/adapter\n/quit\nnot read\n";
+    let lines = "The film is\n/adapter both\nThe film is\n/save on\n/save! on\n/save! off on\n/save 7\n/adapter\n/quit\nnot read\n";
     let ran = chat(&place, &args, lines);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let answer = |adapter: Option<&str>| {
@@ -45,6 +45,8 @@ fn answers_are_those_of_generate_and_a_preferred_one_is_saved() {
         "there is no answer 7",
         "both answer: first with the adapter off, then on",
         "answer 2 is preferred to answer 1",
+        // The answers have as many tokens as they may.
+        "answer 2 was cut at --max-new-tokens, and a model that learns from the pair",
     ] {
         assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr);
     }
@@ -62,7 +64,7 @@ fn a_conversation_goes_on_through_the_template_and_starts_over() {
     let place = Place::new();
     let base = fixture("models/llama").display().to_string();
     let args = ["--base", &base, "--chat-template", "chatml", "--max-new-tokens", "6", "--temperature", "1"];
-    let lines = "/system be brief\none\n/retry\n/save 1\ntwo\n/retry\n/save\n/system\nthree\n/retry\n/save\n//slash\n/nonsense\n\
+    let lines = "/system be brief\none\n/retry\n/save! 1\ntwo\n/retry\n/save!\n/system\nthree\n/retry\n/save!\n//slash\n/nonsense\n\
                  /adapter on\n/save\n/help\n";
     let ran = chat(&place, &[&args[..], &["--save", "pairs.jsonl"]].concat(), lines);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -83,14 +85,26 @@ fn a_conversation_goes_on_through_the_template_and_starts_over() {
     assert_eq!(roles(&found[1]), ["system", "user", "assistant", "user"]);
     // The conversation went on with the answer that was preferred.
     assert_eq!(
-        found[1]["prompt"][2]["content"].as_str().unwrap().trim(),
-        found[0]["chosen"][0]["content"].as_str().unwrap()
+        found[1]["prompt"][2]["content"], found[0]["chosen"][0]["content"],
+        "a saved answer stands as it is in the conversation"
     );
     assert_eq!(roles(&found[2]), ["user"]);
     let data = ["data", "check", "pairs.jsonl", "--base", &base, "--chat-template", "chatml"];
     assert_eq!(place.run(&data).code, Some(0));
     let wrong = chat(&place, &["--base", "tiny-reviews", "--system", "x"], "");
     assert!(wrong.code == Some(2) && wrong.stderr.contains("--chat-template"), "{}", wrong.stderr);
+}
+
+#[test]
+fn a_finished_answer_is_saved_and_a_line_that_is_not_utf_8_is_not_sent() {
+    let place = Place::new();
+    let args = ["--base", "tiny-reviews", "--temperature", "1", "--max-new-tokens", "200"];
+    let ran = chat(&place, &args, b"caf\xe9 is\nThe film is\n/retry\n/save\n");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
+    assert!(ran.stderr.contains("the message is not valid UTF-8, and is not sent"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("was cut"), "{}", ran.stderr);
+    assert_eq!(pairs(&place, "preferred.jsonl")[0]["prompt"], "The film is");
 }
 
 #[cfg(target_os = "linux")]

@@ -3,7 +3,8 @@
 use dpo_lora::train::checkpoint;
 use serde_json::json;
 
-use crate::common::program::Place;
+use crate::common::fixture;
+use crate::common::program::{Place, copy};
 
 const TRAIN: [&str; 3] = ["train", "-c", "run.yaml"];
 
@@ -58,6 +59,59 @@ fn the_last_good_checkpoint_is_kept_and_loads() {
     let scores =
         place.run(&["score", "--base", base, "--adapter", kept.to_str().unwrap(), "--data", &pairs]).json();
     assert!(!scores.is_empty() && scores.iter().all(|score| score["chosen_logp"].is_f64()));
+}
+
+#[test]
+fn an_evaluation_without_numbers_names_the_learning_rate_as_well() {
+    let evaluated = ["--set", "data.eval=0.3", "--set", "train.eval_steps=1"];
+    let place = Place::new();
+    ruined(&place, 1e30, 5);
+    let ran = place.run(&[&TRAIN[..], &evaluated].concat());
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
+    for part in [
+        "the adapter cannot be used after step 1: ",
+        "has log-probs that are not finite (chosen ",
+        "train.learning_rate of 1e30 is too high",
+        "no checkpoint was written before",
+    ] {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("--dtype") && !place.path("run/adapter").exists(), "{}", ran.stderr);
+    // The first step has the learning rate 0, and the second ruins the adapter.
+    let warmed = ["--set", "train.lr_scheduler_type=constant_with_warmup", "--set", "train.warmup_steps=1"];
+    let ran = place.run(&[&TRAIN[..], &evaluated, &warmed, &["--overwrite"]].concat());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    for part in ["after step 2: ", "run/checkpoints/step-1 is the last good checkpoint"] {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_reads_a_useless_adapter_of_an_f32_base_does_not_ask_for_f32() {
+    let place = Place::new();
+    ruined(&place, 1e-3, 1);
+    place.run(&TRAIN).ok();
+    let weights = "run/adapter/adapter_model.safetensors";
+    let mut bytes = place.read(weights);
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&1e30f32.to_le_bytes()));
+    place.write(weights, &bytes);
+    let (base, pairs) = (fixture("models/llama"), fixture("pairs.jsonl"));
+    let (base, pairs) = (base.to_str().unwrap(), pairs.to_str().unwrap());
+    for command in ["eval", "score"] {
+        let ran = place.run(&[command, "--base", base, "--adapter", "run/adapter", "--data", pairs]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        let said = "pairs.jsonl:1: has log-probs that are not finite";
+        assert!(ran.stderr.contains(said) && ran.stderr.contains("the adapter is damaged"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("--dtype"), "{}", ran.stderr);
+    }
+    // Before its first step a run blames what it begins with.
+    copy(&place.path("run/adapter"), &place.path("ruin"));
+    let more = ["--overwrite", "--set", "lora.init_from=ruin", "--set", "data.eval=0.3"];
+    let ran = place.run(&[&TRAIN[..], &more].concat());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let said = "the base or the adapter is damaged";
+    assert!(ran.stderr.contains(said) && !ran.stderr.contains("--dtype"), "{}", ran.stderr);
 }
 
 #[test]

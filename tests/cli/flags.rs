@@ -4,7 +4,7 @@ use serde_json::json;
 use serde_yaml::Value;
 
 use crate::common::fixture;
-use crate::common::program::Place;
+use crate::common::program::{Place, finish};
 
 /// The arguments of a short run of the llama fixture, and more.
 fn arguments(more: &[&str]) -> Vec<String> {
@@ -42,6 +42,21 @@ fn a_base_and_data_are_enough_and_the_run_can_be_reproduced_and_resumed() {
     let longer = train(&place, &["--set", "train.max_steps=3", "--set", "seed=7", "--output", "longer"]);
     longer.ok();
     assert!(place.path("runs/dpo-2/checkpoints/step-3").exists());
+}
+
+#[test]
+fn runs_that_start_at_once_take_directories_of_their_own() {
+    let place = Place::new();
+    let arguments = arguments(&["--set", "train.max_steps=2"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let children: Vec<_> = (0..3).map(|_| place.command(&arguments).spawn().unwrap()).collect();
+    for child in children {
+        finish(child).ok();
+    }
+    for run in ["runs/dpo", "runs/dpo-2", "runs/dpo-3"] {
+        assert_eq!(resolved(&place, run)["output_dir"], Value::from(run));
+        assert_eq!(place.adapter(run), place.adapter("runs/dpo"));
+    }
 }
 
 #[test]

@@ -6,28 +6,36 @@ use std::time::Duration;
 
 use dpo_lora::random::Stream;
 use dpo_lora::train::checkpoint;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::common::program::{Place, Ran, finish};
+use crate::common::program::{Place, Ran, copy, finish};
 
 const RESUME: [&str; 4] = ["train", "-c", "run.yaml", "--auto-resume"];
 
 /// A run long enough to be interrupted, with dropout, accumulation, evaluation and checkpoints.
-fn recipe(place: &Place) {
-    place.llama_recipe(&[
+fn recipe(place: &Place, more: &[(&str, Value)]) {
+    let settings = [
         ("data.eval", json!(0.3)),
         ("train.max_steps", json!(60)),
         ("train.eval_steps", json!(7)),
         ("train.save_steps", json!(5)),
         ("train.logging_steps", json!(3)),
         ("train.threads", json!(1)),
-    ]);
+    ];
+    place.llama_recipe(&[&settings[..], more].concat());
 }
 
 /// Runs the recipe undisturbed, in `whole`.
-fn whole(place: &Place) {
-    recipe(place);
-    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
+fn whole(place: &Place, more: &[(&str, Value)]) -> Ran {
+    recipe(place, more);
+    let ran = place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran
+}
+
+/// The setting of a run that stops early, after step 21: its evaluations after steps 14 and 21 are worse than that after step 7.
+fn early() -> [(&'static str, Value); 1] {
+    [("train.early_stopping_patience", json!(2))]
 }
 
 fn lines(place: &Place) -> usize {
@@ -67,7 +75,7 @@ fn assert_checkpoints_load(place: &Place) -> usize {
 
 fn stopped_by(name: &str, code: i32) {
     let place = Place::new();
-    whole(&place);
+    whole(&place, &[]);
     let child = start(&place, 3);
     signal(&child, name);
     let Ran { code: found, stdout, stderr } = finish(child);
@@ -94,9 +102,9 @@ fn sigint_ends_130_and_resumes_to_the_same_bytes() {
 }
 
 /// Kills the run `kills` times. It is resumed each time, and started anew whenever it was complete.
-fn kill(kills: u64) {
+fn kill(kills: u64, more: &[(&str, Value)]) {
     let place = Place::new();
-    whole(&place);
+    whole(&place, more);
     let moments = Stream::new(1, "kills");
     for kill in 0..kills {
         // The first kill comes before anything is logged, the later ones at increasing points within a step.
@@ -127,19 +135,65 @@ fn kill(kills: u64) {
 
 #[test]
 fn killed_at_random_moments_it_ends_with_the_same_bytes() {
-    kill(6);
+    kill(6, &[]);
+    kill(3, &early());
 }
 
 #[test]
 #[ignore = "a minute or two: cargo test --release --test cli -- --ignored"]
 fn killed_two_hundred_times_it_ends_with_the_same_bytes() {
-    kill(200);
+    kill(200, &[]);
+}
+
+#[test]
+fn a_run_that_stopped_early_stays_over_when_it_is_resumed() {
+    let place = Place::new();
+    let ran = whole(&place, &early());
+    assert!(ran.stderr.contains("stopped early: 2 evaluations without a better eval_loss"), "{}", ran.stderr);
+    assert_eq!(place.metrics("whole").last().unwrap()["step"], 21);
+    // Killed after the last checkpoint and before the adapter was written.
+    copy(&place.path("whole"), &place.path("run"));
+    std::fs::remove_dir_all(place.path("run/adapter")).unwrap();
+    for _ in 0..2 {
+        let resumed = place.run(&RESUME);
+        let said = "nothing is left to train: set train.early_stopping_patience above 2 to continue";
+        assert!(resumed.stderr.contains(said), "{}", resumed.stderr);
+        resumed.ok();
+        assert_same_as_whole(&place);
+    }
+    let more = place.run(&[&RESUME[..], &["--set", "train.early_stopping_patience=3"]].concat());
+    assert!(more.stderr.contains("stopped early: 3 evaluations"), "{}", more.stderr);
+    more.ok();
+    assert_eq!(place.metrics("run").last().unwrap()["step"], 28);
+}
+
+#[test]
+fn a_stage_that_stopped_early_is_not_trained_to_its_full_length() {
+    let stages = json!([
+        {"name": "one", "objective": {"loss_type": "sigmoid"}, "train": {"early_stopping_patience": 2}},
+        {"name": "two", "adapter": "continue", "objective": {"loss_type": "ipo"}, "train": {"max_steps": 3}},
+    ]);
+    let place = Place::new();
+    whole(&place, &[("stages", stages)]);
+    assert_eq!(place.metrics("whole/1-one").last().unwrap()["step"], 21);
+    copy(&place.path("whole"), &place.path("run"));
+    for lost in ["run/1-one/adapter", "run/2-two", "run/adapter"] {
+        std::fs::remove_dir_all(place.path(lost)).unwrap();
+    }
+    place.run(&RESUME).ok();
+    for part in ["", "/1-one", "/2-two"] {
+        assert_eq!(place.adapter(&format!("run{part}")), place.adapter(&format!("whole{part}")), "{part}");
+    }
+    for stage in ["1-one", "2-two"] {
+        let metrics = |run: &str| place.metrics(&format!("{run}/{stage}"));
+        assert_eq!(metrics("run"), metrics("whole"), "{stage}");
+    }
 }
 
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     let place = Place::new();
-    whole(&place);
+    whole(&place, &[]);
     let child = start(&place, 5);
     signal(&child, "-TERM");
     finish(child);
@@ -164,7 +218,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
 #[test]
 fn two_runs_do_not_share_a_directory() {
     let place = Place::new();
-    recipe(&place);
+    recipe(&place, &[]);
     let first = start(&place, 1);
     // The run is stopped so that it cannot end while the second one waits for the lock.
     signal(&first, "-STOP");

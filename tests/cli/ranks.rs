@@ -1,6 +1,7 @@
 //! Several processes that train together, over TCP, end with the bytes of one process. `tests/mpi.rs` does the same over MPI.
 #![cfg(unix)]
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -106,6 +107,89 @@ fn tables_prefixes_and_losses_of_whole_batches_too() {
         assert_eq!(place.adapter("run"), place.adapter("whole"), "{name}");
         assert_eq!(place.metrics("run"), place.metrics("whole"), "{name}");
     }
+}
+
+#[test]
+fn a_run_goes_on_with_the_accumulation_that_gives_the_same_steps() {
+    let place = Place::new();
+    let plain = [("train.lr_scheduler_type", json!("constant_with_warmup"))];
+    recipe(&place, 6, &plain);
+    place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
+    place.run(&["train", "-c", "run.yaml", "--set", "train.max_steps=4"]).ok();
+    let resumed = |accumulation: usize| {
+        recipe(&place, accumulation, &plain);
+        together(&place, 2, &["train", "-c", "run.yaml", "--resume"])
+    };
+    let refused = resumed(4);
+    assert_eq!(refused[0].code, Some(2));
+    let words = "gradient_accumulation_steps is 4 on 2 ranks, and a step of the run has 6 micro-batches (6 on 1 rank). Set it to 3";
+    assert!(refused[0].stderr.contains(words), "{}", refused[0].stderr);
+    assert!(refused[1].stderr.contains("No step was made"), "{}", refused[1].stderr);
+    let ran = resumed(3);
+    assert_eq!([ran[0].code, ran[1].code], [Some(0), Some(0)], "{} {}", ran[0].stderr, ran[1].stderr);
+    assert_eq!(place.adapter("run"), place.adapter("whole"));
+}
+
+#[test]
+fn ranks_that_are_started_differently_are_told_so() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    let train = ["train", "-c", "run.yaml"];
+    for (other, words) in [
+        (
+            vec!["eval", "--base", "tiny-reviews", "--data", "tiny-reviews/eval.jsonl"],
+            "its command: eval instead of train",
+        ),
+        (
+            [&train[..], &["--dry-run"]].concat(),
+            "--resume or --auto-resume: --dry-run instead of none of them",
+        ),
+        (
+            [&train[..], &["--auto-resume"]].concat(),
+            "--resume or --auto-resume: resumed instead of none of them",
+        ),
+    ] {
+        let args = |rank: usize| if rank == 1 { other.clone() } else { train.to_vec() };
+        let (ran, seconds) = ended(start_in(&place, 2, |_| place.path("."), args));
+        assert!(seconds < 30.0, "{seconds} s");
+        for ran in ran {
+            assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+            assert!(
+                ran.stderr.contains("rank 1 of 2 (host ") && ran.stderr.contains(words),
+                "{}",
+                ran.stderr
+            );
+            assert!(!ran.stderr.contains("continues from"), "{}", ran.stderr);
+        }
+        assert!(!place.path("run").exists());
+    }
+}
+
+#[test]
+fn a_rank_without_its_number_does_not_train_a_run_of_its_own() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    let mut command = place.command(&["train", "-c", "run.yaml"]);
+    let ran = finish(command.env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").spawn().unwrap());
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("RANK is not set"), "{}", ran.stderr);
+    assert!(!place.path("run").exists());
+}
+
+#[test]
+fn an_address_that_does_not_resolve_is_told_at_once() {
+    let place = Place::new();
+    recipe(&place, 1, &[]);
+    let mut command = place.command(&["train", "-c", "run.yaml"]);
+    command.env("RANK", "1").env("WORLD_SIZE", "2").env("MASTER_ADDR", "no-such-host.invalid");
+    let mut child = command.spawn().unwrap();
+    let mut first = String::new();
+    let begun = Instant::now();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(first.contains("rank 0 at no-such-host.invalid:29500 is not found"), "{first}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 fn lines(place: &Place) -> usize {
@@ -217,6 +301,8 @@ fn other_data_on_one_rank_are_refused_by_name() {
         assert_eq!(ran.code, Some(1));
         assert!(ran.stderr.contains("rank 1 of 2 (host "), "{}", ran.stderr);
         assert!(ran.stderr.contains("differs from rank 0 in the training records"), "{}", ran.stderr);
+        // There is no checkpoint to go on from.
+        assert!(ran.stderr.contains("No step was made"), "{}", ran.stderr);
     }
 }
 

@@ -88,6 +88,22 @@ fn another_configuration_is_not_resumed() {
 }
 
 #[test]
+fn a_run_does_not_go_back() {
+    let place = Place::new();
+    place.llama_recipe(&[]);
+    place.run(&TRAIN).ok();
+    let (adapter, metrics) = (place.adapter("run"), place.metrics("run"));
+    let shorter = place.run(&["train", "-c", "run.yaml", "--resume", "--set", "train.max_steps=4"]);
+    assert_eq!((shorter.code, shorter.stdout.as_str()), (Some(2), ""), "{}", shorter.stderr);
+    for words in
+        ["is of step 6, and the run would now have 4", "a run does not go back", "train.max_steps to 6"]
+    {
+        assert!(shorter.stderr.contains(words), "{words} in {}", shorter.stderr);
+    }
+    assert_eq!((place.adapter("run"), place.metrics("run")), (adapter, metrics));
+}
+
+#[test]
 fn evaluation_keeps_the_best_and_stops_early() {
     let place = Place::new();
     // A learning rate that ruins the adapter after a while.

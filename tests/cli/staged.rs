@@ -444,3 +444,67 @@ fn a_run_that_continues_an_adapter_notes_its_shape_and_refuses_another() {
     assert_eq!(place.adapter("restaged"), place.adapter("staged"));
     place.run(&["train", "--resume", "staged"]).ok();
 }
+
+#[test]
+fn adapters_of_any_kind_are_used_above_one_another_as_they_were_trained() {
+    let place = Place::new();
+    let (base, data) = (fixture("models/llama"), fixture("pairs.jsonl"));
+    let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
+    let train = |settings: &[(&str, serde_json::Value)]| {
+        let common = [("train.max_steps", json!(2)), ("train.learning_rate", json!(2e-2))];
+        place.llama_recipe(&[&common[..], settings].concat());
+        place.run(&TRAIN)
+    };
+    let score = |base: &str, adapters: &[&str]| {
+        let named = adapters.iter().flat_map(|adapter| ["--adapter", adapter]);
+        let args: Vec<&str> = ["score", "--base", base, "--data", data].into_iter().chain(named).collect();
+        place.run(&args).json()
+    };
+    let numbers = |lines: &[serde_json::Value], keys: [&str; 2]| -> Vec<f64> {
+        lines.iter().flat_map(|line| keys.map(|key| line[key].as_f64().unwrap())).collect()
+    };
+    let (sides, references) = (["chosen_logp", "rejected_logp"], ["ref_chosen_logp", "ref_rejected_logp"]);
+    let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let bare = numbers(&score(base, &[]), sides);
+    for (below, lora) in [
+        ("dora", json!({"r": 3, "use_dora": true})),
+        ("whole", json!({"r": 3, "modules_to_save": ["embed_tokens", "lm_head"]})),
+        ("rows", json!({"r": 3, "trainable_token_indices": [3, 4]})),
+        ("prefix", json!({"prefix_tuning": {"num_virtual_tokens": 3}})),
+    ] {
+        train(&[("output_dir", json!(below)), ("lora", lora)]).ok();
+        let above = format!("above-{below}");
+        let ran = train(&[
+            ("output_dir", json!(above)),
+            ("model.adapter", json!(format!("{below}/adapter"))),
+            ("data.eval", json!(data)),
+            ("train.eval_steps", json!(1)),
+        ]);
+        let next = ran.stderr.lines().last().unwrap_or_default().trim().to_string();
+        ran.ok();
+        let both = score(base, &[below, &above]);
+        // As the run itself had it.
+        let metrics = place.metrics(&above);
+        let last = metrics.iter().rev().find_map(|line| line["eval_logps/chosen"].as_f64()).unwrap();
+        let chosen = both.iter().map(|line| line["chosen_logp"].as_f64().unwrap()).sum::<f64>();
+        assert!((chosen / both.len() as f64 - last).abs() < 1e-3, "{below}: {last}");
+        // The reference of the commands is the base, whatever the kinds.
+        assert!(apart(&numbers(&both, references), &bare) < 1e-9, "{below}");
+        assert!(apart(&numbers(&both, sides), &numbers(&score(base, &[&above]), sides)) > 1e-3, "{below}");
+        let named = ["--base", base, "--adapter", below, "--adapter", &above];
+        let generate = ["generate", "--prompt", "a b", "--max-new-tokens", "2", "--compare"];
+        for command in [&["eval", "--data", data][..], &generate[..]] {
+            place.run(&[command, &named[..]].concat()).ok();
+        }
+        if below == "prefix" {
+            assert!(next.starts_with("dpo-lora eval "), "{next}");
+            continue;
+        }
+        // The command that the run prints.
+        let merged = format!("{above}/merged");
+        assert!(next.starts_with("dpo-lora merge ") && next.ends_with(&merged), "{next}");
+        let words: Vec<&str> = next.split_whitespace().skip(1).collect();
+        place.run(&words).ok();
+        assert!(apart(&numbers(&score(&merged, &[]), sides), &numbers(&both, sides)) < 1e-3, "{below}");
+    }
+}

@@ -133,3 +133,27 @@ fn every_long_command_stops_at_once_and_leaves_nothing() {
         assert_eq!(std::fs::read_dir(place.path("out")).unwrap().count(), 0, "{command:?}");
     }
 }
+
+#[test]
+fn a_run_that_says_that_it_is_saving_a_step_ends_with_that_step() {
+    for moment in 0..6 {
+        let place = Place::new();
+        place.llama_recipe(&[
+            ("train.max_steps", json!(100_000)),
+            ("train.save_steps", json!(1)),
+            ("train.threads", json!(1)),
+        ]);
+        let mut child = place.command(&["train", "-c", "run.yaml"]).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        wait_for(&mut said, "trained parameters");
+        std::thread::sleep(Duration::from_millis(100 + 17 * moment));
+        interrupt(&child);
+        let answer = wait_for(&mut said, "press again");
+        let end = wait_for(&mut said, "interrupted");
+        // Most of the time between two steps is that of the checkpoint.
+        if let Some(step) = answer.strip_prefix("saving step ").and_then(|rest| rest.split(';').next()) {
+            assert!(end.contains(&format!("after step {step} of")), "{answer}{end}");
+        }
+        assert_eq!(finish(child).code, Some(130));
+    }
+}

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dpo_lora::hub::{DatasetRef, Hub, HubId, Progress, Settings, Snapshot, Token};
-use server::{FakeHub, NEW, OLD, Quirk, Request, sha256};
+use dpo_lora::hub::{Content, DatasetRef, Hub, HubId, Progress, Settings, Snapshot, Token, Upload};
+use server::{FakeHub, NEW, OLD, Quirk, Reply, Request, Server, sha1, sha256};
 use tempfile::TempDir;
 
 const WEIGHTS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -181,6 +181,47 @@ fn refusals_say_what_to_do() {
         failure(hub(&fake, &cache).model(&main()), &["owner/name", part]);
     }
     assert!(!cache.path().join("models--owner--name/snapshots").exists());
+}
+
+/// A Hub at `server` that may be written to.
+fn writable(server: &Server, cache: &TempDir) -> Hub {
+    let settings = Settings { endpoint: server.url(), attempts: 1, ..Settings::new(cache.path()) };
+    Hub::new(Settings { token: Token::parse("hf_secret", "test").unwrap(), ..settings }).unwrap()
+}
+
+fn upload(hub: &Hub) -> dpo_lora::error::Result<String> {
+    let card = Upload { name: "README.md".into(), content: Content::Bytes(b"# text".to_vec()) };
+    hub.upload(&main(), &[card], "message", false)
+}
+
+#[test]
+fn a_page_instead_of_an_answer_names_the_address() {
+    let cache = cache();
+    let page = || Reply { status: 200, body: b"<!DOCTYPE html><p>Sign in".to_vec(), ..Reply::default() };
+    let server = Server::start(move |_| page().with("Content-Type", "text/html"));
+    let hub = writable(&server, &cache);
+    let url = format!("{}/api/models/owner/name/revision/main does not answer as a Hub does", server.url());
+    failure(hub.model(&main()), &["owner/name", &url, "HF_ENDPOINT"]);
+    failure(upload(&hub), &[&format!("{}/api/repos/create does not answer", server.url()), "HF_ENDPOINT"]);
+}
+
+#[test]
+fn a_push_that_another_one_came_before_says_so() {
+    let cache = cache();
+    let server = Server::start(|request| {
+        let (status, body) = match request.path.as_str() {
+            "/api/repos/create" => (409, r#"{"error": "You already created this model repo"}"#),
+            "/api/models/owner/name/preupload/main" => {
+                (200, r#"{"files": [{"path": "README.md", "uploadMode": "regular"}]}"#)
+            }
+            _ => (412, r#"{"error": "A commit has happened since. Please refresh and try again."}"#),
+        };
+        assert!(request.method == "POST" && !request.body.is_empty());
+        Reply { status, body: body.into(), ..Reply::default() }
+    });
+    let words =
+        "answers 412: A commit has happened since. Please refresh and try again.; somebody else has pushed";
+    failure(upload(&writable(&server, &cache)), &[words, "run it again"]);
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! A small Hub and its storage on 127.0.0.1: two servers and therefore two origins, as in reality.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde_json::json;
 
 /// A request as received; header names are in lower case.
@@ -17,6 +17,7 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
 /// The response: `body` cut after `sent` bytes, whatever `content-length` says.
@@ -82,7 +83,8 @@ impl Drop for Server {
 fn serve(stream: &TcpStream, answer: &impl Fn(&Request) -> Reply) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    let mut lines = BufReader::new(stream).lines();
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -92,7 +94,10 @@ fn serve(stream: &TcpStream, answer: &impl Fn(&Request) -> Reply) -> std::io::Re
         let Some((name, value)) = line.split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let request = Request { method, path, headers };
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body)?;
+    let request = Request { method, path, headers, body };
     let reply = answer(&request);
     let mut head = format!("HTTP/1.1 {} Whatever\r\nConnection: close\r\n", reply.status);
     if !reply.headers.iter().any(|(name, _)| *name == "Content-Length") {
@@ -103,7 +108,7 @@ fn serve(stream: &TcpStream, answer: &impl Fn(&Request) -> Reply) -> std::io::Re
     }
     let mut stream = stream;
     stream.write_all((head + "\r\n").as_bytes())?;
-    if request.method == "GET" {
+    if request.method != "HEAD" {
         stream.write_all(&reply.body[..reply.sent.unwrap_or(usize::MAX).min(reply.body.len())])?;
     }
     stream.flush()
@@ -142,6 +147,8 @@ pub struct State {
     pub quirks: BTreeMap<String, (Quirk, usize)>,
     /// Sent instead of a file's ETag.
     pub etag: Option<String>,
+    /// The ETag of a small file instead of Git's hash.
+    pub small_etag: Option<fn(&[u8]) -> String>,
     /// The token that every request of the repository must have.
     pub token: Option<String>,
     /// The response to every request.
@@ -193,6 +200,15 @@ pub fn sha256(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+pub fn sha1(bytes: &[u8]) -> String {
+    digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The name of a file in Git.
+pub fn git_hash(bytes: &[u8]) -> String {
+    sha1(&[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat())
+}
+
 impl State {
     fn hub(&mut self, request: &Request, storage: &str) -> Reply {
         self.to_hub.push(request.clone());
@@ -241,10 +257,10 @@ impl State {
     }
 
     fn small(&mut self, rest: &str, request: &Request) -> Reply {
-        let reply = self.bytes(rest, request);
-        // Like a Git blob id, this is not a hash of the bytes alone.
-        let etag = format!("W/\"{}\"", &sha256(format!("blob {rest}").as_bytes())[..40]);
-        reply.with("ETag", etag)
+        let (commit, name) = rest.split_once('/').unwrap();
+        let bytes = self.commits.get(commit).and_then(|files| files.get(name)).cloned().unwrap_or_default();
+        let etag = self.small_etag.map_or_else(|| git_hash(&bytes), |etag| etag(&bytes));
+        self.bytes(rest, request).with("ETag", format!("W/\"{etag}\""))
     }
 
     fn storage(&mut self, request: &Request) -> Reply {

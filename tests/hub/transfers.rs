@@ -85,6 +85,24 @@ fn wrong_lengths_and_wrong_bytes_are_not_kept() {
 }
 
 #[test]
+fn wrong_bytes_of_a_small_file_are_not_kept() {
+    for (is_plain, part) in [(false, "has the Git hash"), (true, "instead of")] {
+        let (fake, cache) = (FakeHub::new(&MODEL), cache());
+        if is_plain {
+            fake.state.lock().unwrap().small_etag = Some(sha1);
+        }
+        fake.quirk("config.json", Quirk::Corrupt, 1);
+        failure(hub(&fake, &cache).model(&main()), &["config.json of owner/name", part, "try again"]);
+        assert!(!tree(cache.path()).iter().any(|name| name.contains("snapshots")));
+        assert_eq!(read(&hub(&fake, &cache).model(&main()).unwrap(), "config.json"), b"{}");
+    }
+    // Another mirror's ETag is no hash.
+    let (fake, cache) = (FakeHub::new(&MODEL), cache());
+    fake.state.lock().unwrap().small_etag = Some(|bytes: &[u8]| format!("{:x}-5f", bytes.len()));
+    assert_eq!(read(&hub(&fake, &cache).model(&main()).unwrap(), "config.json"), b"{}");
+}
+
+#[test]
 fn an_etag_cannot_name_a_file_elsewhere() {
     for etag in ["../../../escaped", "/tmp/escaped", "", "..", "a b"] {
         let (fake, cache) = (FakeHub::new(&MODEL), cache());

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import types
 import unittest
+import unittest.mock
 
 import dpo_lora
 from dpo_lora._progress import Notebook, Progress, Terminal
@@ -76,6 +77,23 @@ class Module(unittest.TestCase):
             with self.assertRaisesRegex(TypeError, "data holds 2 paths.*a glob"):
                 function(BASE, ["a.jsonl", "b.jsonl"])
         self.assertEqual(dpo_lora.evaluate(BASE, [DATA])["pairs"], 200)
+
+    def test_a_program_that_is_named_and_cannot_run_is_an_error(self):
+        plain = pathlib.Path("plain")
+        plain.write_text("no program")
+        empty = pathlib.Path("empty")
+        empty.write_bytes(b"\0")
+        empty.chmod(0o755)
+        cases = [("/no/such/dpo-lora", "DPO_LORA is /no/such/dpo-lora, which is no file"), ("no-such-dpo-lora", "DPO_LORA is no-such-dpo-lora, which is no file")]
+        if os.name == "posix":
+            cases += [("plain", "DPO_LORA is plain, which may not be executed"), ("./empty", "the program ./empty cannot be started")]
+        before = dpo_lora.program()
+        for named, said in cases:
+            with unittest.mock.patch.dict(os.environ, DPO_LORA=named), self.assertRaisesRegex(dpo_lora.Error, said) as caught:
+                dpo_lora.evaluate(BASE, DATA)
+            self.assertEqual(caught.exception.code, 2)
+        with unittest.mock.patch.dict(os.environ, DPO_LORA=os.path.abspath(before)):
+            self.assertEqual(dpo_lora.program(), os.path.abspath(before))
 
     def test_numbers_of_other_libraries_are_numbers(self):
         class Number:

@@ -34,6 +34,7 @@ RUNS = {
     "tpo-l": (TPOTrainer, TPOConfig, "trl/triples.jsonl", dict(loss_type="tpo_l", beta=2.0, tpo_l_gamma=0.7, tpo_alpha=0.4), dict(loss_type="tpo-l", beta=2.0, tpo_l_gamma=0.7, tpo_alpha=0.4)),
     "tpo-alone": (TPOTrainer, TPOConfig, "trl/triples.jsonl", dict(loss_type="tpo_hinge", beta=0.3, tpo_alpha=0.0), dict(loss_type="hinge", beta=0.3, tpo_alpha=0.0)),
     "kto": (KTOTrainer, KTOConfig, "trl/judged.jsonl", dict(loss_type="kto", beta=0.3, desirable_weight=1.2, undesirable_weight=0.8), None),
+    "kto-lengths": (KTOTrainer, KTOConfig, "trl/lengths.jsonl", dict(loss_type="kto", beta=0.3), None),
     "apo-zero-unpaired": (KTOTrainer, KTOConfig, "trl/judged.jsonl", dict(loss_type="apo_zero_unpaired", beta=0.3), None),
     "sft": (SFTTrainer, SFTConfig, "trl/texts.jsonl", dict(loss_type="sft"), dict(loss_type="nll")),
     "sft-text": (SFTTrainer, SFTConfig, "trl/plain.jsonl", dict(loss_type="sft"), dict(loss_type="nll")),
@@ -55,6 +56,11 @@ def rows(data):
     if data == "trl/triples.jsonl":
         # The gold answer is the chosen one of another record.
         return [dict(row, reference=other["chosen"]) for row, other in zip(pairs, pairs[1:] + pairs[:1])]
+    if data == "trl/lengths.jsonl":
+        # Long prompts have short answers and short prompts long ones: a prompt with the answer before it is longer than any record, and now and then than `max_length`.
+        long = [dict(prompt=row["prompt"][-180:], completion=row["rejected"][-10:], label=False) for row in sorted(pairs, key=lambda row: -len(row["prompt"]))[:24]]
+        short = [dict(prompt=row["prompt"][-30:], completion=row["chosen"] + other["chosen"] + other["rejected"], label=True) for row, other in zip(pairs, pairs[1:])][:24]
+        return [row for both in zip(long, short) for row in both]
     judged = []
     for row in pairs:
         label = rng.random() < 0.6

@@ -16,7 +16,7 @@ const LARGEST: u64 = 64 << 20;
 const DEEPEST: usize = 4;
 
 /// Files that every model may have; they are copied wherever a link leads and however large they are.
-const KNOWN: &[&str] = &[
+pub(super) const KNOWN: &[&str] = &[
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -79,7 +79,8 @@ impl MergeReport {
 /// Writes `base` with each adapter times its weight into the directory `output`, which appears whole or not at all.
 ///
 /// # Errors
-/// If an adapter does not fit the base (all problems are named), `output` is not empty (or, with `overwrite`, has no model),
+/// If an adapter does not fit the base (all problems are named), `output` is not empty (or, with `overwrite`, is not a model
+/// and nothing else),
 /// a number overflows the storage type, or the disk is full.
 pub fn merge(
     base: &Base,
@@ -106,6 +107,7 @@ pub fn merge_checked(
     let (base, adapters) = &Overlay::resolved(overlay.as_ref(), base, adapters);
     let plan = Plan::new(base, adapters, options)?;
     let companions = Companions::of(base.directory)?;
+    check_replaced(output, &companions)?;
     files::write_directory(output, options.overwrite, |directory| {
         write_config(base, directory, options.dtype, plan.untied.is_some())?;
         companions.copy(directory)?;
@@ -178,6 +180,24 @@ fn check_output(base: &Base, output: &Path, overwrite: bool) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Refuses to replace a directory that holds more than a model.
+fn check_replaced(output: &Path, companions: &Companions) -> Result<()> {
+    if !output.is_dir() {
+        return Ok(());
+    }
+    let copied = companions.copied.iter().map(|companion| companion.name.as_path());
+    let fixed = companions::KNOWN.iter().chain(&["config.json", INDEX]).map(|name| Path::new(*name));
+    let known: Vec<&Path> = copied.chain(fixed).collect();
+    let is_weights = |path: &Path| {
+        path.to_str().is_some_and(|name| {
+            name.starts_with("model") && name.ends_with(".safetensors") && !name.contains(['/', '\\'])
+        })
+    };
+    files::check_parts(output, "the model that is written", &|path| {
+        is_weights(path) || known.iter().any(|part| part.starts_with(path))
+    })
 }
 
 fn write_shard(

@@ -12,7 +12,7 @@ use super::tensor::Addend;
 use crate::error::{Error, Problems, Result, nearest};
 use crate::model::spec::LinearSpec;
 use crate::ops::frozen_linear::Linear;
-use crate::trainable::Adapters;
+use crate::trainable::{Adapter, Adapters, Delta};
 use crate::weights::DType;
 
 /// Numbers that are compared at once.
@@ -138,7 +138,8 @@ pub(super) fn targets<'a>(
             };
             let delta = check(base, linear, &from, adapter.shape()).and_then(|()| {
                 let weight_of = || Ok(Linear::new(base.source.get(&from)?, linear.transposed, None));
-                adapter.delta(adapters.values(), *weight, weight_of)
+                let delta = adapter.delta(adapters.values(), *weight, weight_of)?;
+                check_size(adapter, &delta, *weight).map(|()| delta)
             });
             match delta {
                 Ok(delta) => {
@@ -181,6 +182,30 @@ fn check_head(base: &Base) -> Result<()> {
     )))
 }
 
+/// Refuses a change that has numbers beyond f32, in which sums are computed.
+fn check_size(adapter: &Adapter, delta: &Delta, weight: f64) -> Result<()> {
+    let largest = |numbers: &[f32]| numbers.iter().fold(0.0f64, |most, x| most.max(f64::from(*x).abs()));
+    let are_finite = delta.b.iter().chain(delta.rows.iter().flatten()).all(|x| x.is_finite());
+    // Some number of the product has the largest of A times the largest of a B, of the same rank.
+    let columns = delta.a.len() / delta.rank.max(1);
+    let of_rank = |rank: usize| {
+        let b: Vec<f32> = delta.b.iter().skip(rank).step_by(delta.rank).copied().collect();
+        largest(&delta.a[rank * columns..(rank + 1) * columns]) * largest(&b)
+    };
+    let product = (0..delta.rank).map(of_rank).fold(0.0, f64::max);
+    if are_finite && product <= f64::from(f32::MAX) {
+        return Ok(());
+    }
+    let lora = adapter.low_rank();
+    let scale = lora.map_or(weight, |lora| weight * lora.scale);
+    Err(Error::Adapter(format!(
+        "{}: the adapter's change of the weight has numbers of {product:.1e}, which f32 cannot hold (A and B times {scale:.1e}, \
+         which is lora_alpha / r times the adapter's weight): no storage type helps; correct lora_alpha in \
+         adapter_config.json, or train the adapter again",
+        adapter.module()
+    )))
+}
+
 fn check(base: &Base, linear: &LinearSpec, name: &str, (outputs, inputs): (usize, usize)) -> Result<()> {
     let weight = base.source.get(name)?;
     let needed = if linear.transposed { [inputs, outputs] } else { [outputs, inputs] };
@@ -192,4 +217,29 @@ fn check(base: &Base, linear: &LinearSpec, name: &str, (outputs, inputs): (usize
         linear.module,
         weight.shape()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainable::{Lora, Module};
+
+    #[test]
+    fn a_change_beyond_f32_is_the_adapters_fault() {
+        let said = |number: f32, scale: f64, weight: f64| {
+            let module = Module { name: "m".into(), inputs: 3, outputs: 4 };
+            let mut set = Adapters::zeros([Lora::new(module, 2, 1.0, scale)]).unwrap();
+            set.update(|values| values.fill(number));
+            let adapter = set.find("m").unwrap();
+            let delta = adapter.delta(set.values(), weight, || unreachable!()).unwrap();
+            check_size(adapter, &delta, weight).err().map(|error| error.to_string())
+        };
+        assert_eq!(said(1.0, 2.0, -1.0), None);
+        assert_eq!(said(1e15, 1.0, 1.0), None, "the product is large, and a number");
+        for (number, scale, weight) in [(1e30, 2.0, 1.0), (1.0, 1e308, 1.0), (1.0, 1e30, 1e30)] {
+            let error = said(number, scale, weight).unwrap();
+            assert!(error.starts_with("m: ") && error.contains("lora_alpha"), "{error}");
+            assert!(!error.contains("bf16"), "{error}");
+        }
+    }
 }

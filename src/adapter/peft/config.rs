@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::super::{layout, names};
 use super::CONFIG;
-use super::keys;
+use super::{keys, mistyped};
 use crate::error::{Error, Problems, Result};
 use crate::model::config::{Layers, LoraConfig, ModuleNames, TargetModules, TokenIndices};
 use crate::trainable::{TASK, take_heads};
@@ -105,6 +105,17 @@ pub struct PeftConfig {
     pub notes: Vec<String>,
 }
 
+/// What can be made of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nature {
+    /// Low-rank matrices alone, which every format holds.
+    Lora,
+    /// More than that: it can be merged into its base.
+    Mergeable,
+    /// It stands beside the weights of its base.
+    Beside,
+}
+
 /// What is accepted of a configuration that is refused otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Accepted {
@@ -167,8 +178,8 @@ impl PeftConfig {
     }
 
     fn parse(text: &str, accepted: Accepted) -> Result<Self> {
-        let bad = |e: serde_json::Error| Error::Adapter(e.to_string());
-        let mut values: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
+        let mut values: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| Error::Adapter(mistyped::syntax(text, &e)))?;
         let is_classifier = values.get("task_type").is_some_and(|task| task == TASK);
         let is_reward = accepted.score && is_classifier;
         if is_classifier && take_heads(&mut values) && !accepted.score {
@@ -190,15 +201,34 @@ impl PeftConfig {
         };
         keys::check(known, &values, accepted.forced, &mut notes, &mut problems);
         problems.finish().map_err(|e| Error::Adapter(e.to_string()))?;
-        let mut config: Self = serde_json::from_value(Value::Object(values)).map_err(bad)?;
+        let mut config: Self = mistyped::read(values)?;
         config.peft_type = kind;
         if !is_reward {
             config.check_task(accepted.forced, &mut notes)?;
         }
         (config.random_init, config.notes, config.is_reward) = (random_init, notes, is_reward);
         config.check_patterns()?;
-        let sound = config.lora_alpha.is_finite() && config.r > 0;
-        sound.then_some(config).ok_or_else(|| Error::Adapter("r is 0 or lora_alpha is not finite".into()))
+        if config.r == 0 {
+            return Err(Error::Adapter("r is 0; it is the rank of the matrices, 1 or more".into()));
+        }
+        if !config.lora_alpha.is_finite() {
+            return Err(Error::Adapter(format!(
+                "lora_alpha is {}; it must be a finite number",
+                config.lora_alpha
+            )));
+        }
+        Ok(config)
+    }
+
+    /// What can be made of the adapter.
+    pub fn nature(&self) -> Nature {
+        let replaces = self.modules_to_save.as_ref().is_some_and(|names| !names.is_empty())
+            || self.trainable_token_indices.is_some();
+        match self.peft_type == LORA {
+            false => Nature::Beside,
+            true if self.use_dora || replaces => Nature::Mergeable,
+            true => Nature::Lora,
+        }
     }
 
     /// A classifier's adapter fits the modules of a causal model too, but its answers would mean nothing.

@@ -7,14 +7,16 @@
 mod config;
 mod keys;
 mod layers;
+mod mistyped;
 mod pairs;
+mod place;
 mod prefix;
 mod read;
 mod select;
 mod whole;
 mod write;
 
-pub use config::{Accepted, PeftConfig};
+pub use config::{Accepted, Nature, PeftConfig};
 pub use prefix::{of as prefixes, projected as projected_prefixes};
 pub use read::{Adapter, Reading, metadata, read, read_alone, read_for};
 pub(super) use write::serialized;

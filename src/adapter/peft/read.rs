@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -12,7 +12,7 @@ use super::config::{LORA, PREFIX as PREFIX_TUNING};
 use super::pairs::{self, Modules, Pair, Sorted};
 use super::select::Selection;
 use super::whole::Part;
-use super::{Accepted, PREFIX, PeftConfig, WEIGHTS, layers, prefix, whole};
+use super::{Accepted, PREFIX, PeftConfig, WEIGHTS, layers, place, prefix, whole};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::trainable::whole::Whole;
@@ -90,7 +90,7 @@ pub fn read_alone(directory: &Path) -> Result<Adapter> {
             config.peft_type
         )));
     }
-    let path = weights_path(directory)?;
+    let path = place::weights(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let mut linears = BTreeMap::new();
     for name in source.names() {
@@ -111,7 +111,7 @@ pub fn read_alone(directory: &Path) -> Result<Adapter> {
 
 /// Reads an adapter that is not made of low-rank matrices.
 fn read_beside(directory: &Path, spec: &DecoderSpec, config: PeftConfig) -> Result<Adapter> {
-    let path = weights_path(directory)?;
+    let path = place::weights(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
     let adapters = match config.peft_type.as_str() {
@@ -133,25 +133,13 @@ fn check_finite(adapters: &Adapters) -> Result<()> {
     }
 }
 
-/// The path of the weights.
-fn weights_path(directory: &Path) -> Result<PathBuf> {
-    let path = directory.join(WEIGHTS);
-    if !path.exists() && directory.join("adapter_model.bin").exists() {
-        return Err(Error::Adapter(format!(
-            "{} holds a pickled adapter_model.bin, which is not read; save it with PEFT's save_pretrained",
-            directory.display()
-        )));
-    }
-    Ok(path)
-}
-
 fn read_matrices(
     directory: &Path,
     modules: &Modules,
     config: PeftConfig,
     reading: Reading,
 ) -> Result<Adapter> {
-    let path = weights_path(directory)?;
+    let path = place::weights(directory)?;
     let source = SafetensorsSource::open_files(directory, std::slice::from_ref(&path))?;
     let within = |e: Error| Error::Adapter(format!("{}: {e}", path.display()));
     let Sorted { pairs, mut whole, score } = pairs::sort(&source, modules).map_err(within)?;

@@ -5,6 +5,7 @@ pub(super) const HELP: &str = "\
 /adapter on|off|both   who answers: the adapter, the base, or one after the other
 /retry                 another answer to the last message
 /save [N [M]]          append a pair: answer N preferred to answer M (on and off name the last of each side)
+/save! [N [M]]         the same with answers that were cut or stopped, which /save refuses
 /system [TEXT]         set the system prompt, or remove it, and start over
 /reset                 forget the conversation
 /quit                  leave, as Ctrl-D does
@@ -64,6 +65,17 @@ impl Named {
     }
 }
 
+/// The pair that `/save` appends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Save {
+    /// The better answer, if it is named.
+    pub chosen: Option<Named>,
+    /// The worse answer, if it is named.
+    pub rejected: Option<Named>,
+    /// Whether answers are taken that do not end by themselves.
+    pub unfinished: bool,
+}
+
 /// A line of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -77,8 +89,8 @@ pub(super) enum Command {
     Adapter(Option<Mode>),
     /// `None` removes the system prompt.
     System(Option<String>),
-    /// The chosen and the rejected answer, as far as they are named.
-    Save((Option<Named>, Option<Named>)),
+    /// A pair.
+    Save(Save),
     Message(String),
 }
 
@@ -115,13 +127,15 @@ impl Command {
                 .map(|mode| Self::Adapter(Some(mode)))
                 .ok_or_else(|| format!("/adapter takes on, off or both, not {rest:?}")),
             "system" => Ok(Self::System((!rest.is_empty()).then(|| rest.to_string()))),
-            "save" => {
+            "save" | "save!" => {
                 let mut named = rest.split_whitespace().map(Named::parse);
-                let choice = (named.next().transpose()?, named.next().transpose()?);
+                let (chosen, rejected) = (named.next().transpose()?, named.next().transpose()?);
                 if named.next().is_some() {
-                    return Err("/save takes two answers at most: the better one, and the worse one".into());
+                    return Err(format!(
+                        "/{name} takes two answers at most: the better one, and the worse one"
+                    ));
                 }
-                Ok(Self::Save(choice))
+                Ok(Self::Save(Save { chosen, rejected, unfinished: name == "save!" }))
             }
             _ => Err(format!(
                 "/{name} is not a command; /help lists the commands, and //{name} sends it as a message"
@@ -143,17 +157,21 @@ mod tests {
         assert_eq!(parse("/adapter both"), Command::Adapter(Some(Mode::Both)));
         assert_eq!(parse("/system be brief "), Command::System(Some("be brief".into())));
         assert_eq!(parse("/system"), Command::System(None));
-        assert_eq!(parse("/save"), Command::Save((None, None)));
-        let both = (Some(Named::Number(3)), Some(Named::Side(Mode::Off)));
+        assert_eq!(parse("/save"), Command::Save(Save::default()));
+        let (chosen, rejected) = (Some(Named::Number(3)), Some(Named::Side(Mode::Off)));
+        let both = Save { chosen, rejected, unfinished: false };
         assert_eq!(parse("/save 3 off"), Command::Save(both));
-        for wrong in ["/adapter maybe", "/save both", "/save 0", "/save 1 2 3", "/quit now", "/hepl", "/"] {
+        assert_eq!(parse("/save! 3 off"), Command::Save(Save { unfinished: true, ..both }));
+        for wrong in
+            ["/adapter maybe", "/save both", "/save 0", "/save! 1 2 3", "/quit!", "/quit now", "/hepl", "/"]
+        {
             assert!(Command::parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn the_help_names_every_command() {
-        for name in ["adapter", "retry", "save", "system", "reset", "quit"] {
+        for name in ["adapter", "retry", "save", "save!", "system", "reset", "quit"] {
             assert!(HELP.contains(&format!("/{name}")), "{name}");
         }
     }

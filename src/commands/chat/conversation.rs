@@ -6,15 +6,41 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::command::{Mode, Named};
+use super::command::{Mode, Named, Save};
 use crate::data::{ChatTokenizer, Message};
 use crate::error::{Error, Result};
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The model ended it.
+    Finished,
+    /// It reached the limit of new tokens.
+    Limit,
+    /// The model has no position left.
+    Positions,
+    /// It was stopped.
+    Stopped,
+}
+
+impl Ending {
+    /// Why the answer is not finished, in words.
+    pub fn unfinished(self) -> Option<&'static str> {
+        match self {
+            Self::Finished => None,
+            Self::Limit => Some("was cut at --max-new-tokens"),
+            Self::Positions => Some("was cut at the last position of the model"),
+            Self::Stopped => Some("was stopped"),
+        }
+    }
+}
 
 /// An answer to the last message.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Answer {
     pub side: Mode,
     pub text: String,
+    pub ending: Ending,
 }
 
 /// A conversation. Without a chat template only the last message counts.
@@ -112,15 +138,24 @@ impl Conversation {
     /// Appends a pair to a file; the conversation goes on with the chosen answer. Returns what was preferred, in words.
     ///
     /// # Errors
-    /// If there are no two different answers, or the file cannot be written.
-    pub fn save(&mut self, path: &Path, choice: (Option<Named>, Option<Named>)) -> Result<String> {
-        let (chosen, rejected) = self.chosen(choice).map_err(Error::Config)?;
+    /// If there are no two different answers, one of them is not finished and `/save` does not ask for such ones, or the file
+    /// cannot be written.
+    pub fn save(&mut self, path: &Path, asked: Save) -> Result<String> {
+        let (chosen, rejected) = self.chosen((asked.chosen, asked.rejected)).map_err(Error::Config)?;
         let (better, worse) = (&self.answers[chosen].text, &self.answers[rejected].text);
         if better.trim().is_empty() || worse.trim().is_empty() || better.trim() == worse.trim() {
             return Err(Error::Config(format!(
                 "answers {} and {} are equal or empty, so they do not make a pair; /retry writes another one",
                 chosen + 1,
                 rejected + 1
+            )));
+        }
+        let unfinished = |at: usize| Some((at + 1, self.answers[at].ending.unfinished()?));
+        let unfinished = [chosen, rejected].into_iter().find_map(unfinished);
+        if let (Some((number, why)), false) = (unfinished, asked.unfinished) {
+            return Err(Error::Config(format!(
+                "answer {number} {why}, and a model that learns from the pair learns that answers end like this; /retry writes \
+                 another one, and /save! saves the pair all the same"
             )));
         }
         append(path, &self.pair(better, worse))?;
@@ -134,7 +169,7 @@ impl Conversation {
         }
         let message = |(role, text): (&str, &str)| json!({"role": role, "content": text});
         let prompt: Vec<Value> = self.messages().into_iter().map(message).collect();
-        let answer = |text: &str| json!([message(("assistant", text.trim()))]);
+        let answer = |text: &str| json!([message(("assistant", text))]);
         json!({"prompt": prompt, "chosen": answer(chosen), "rejected": answer(rejected)})
     }
 
@@ -194,7 +229,7 @@ mod tests {
     use super::*;
 
     fn answer(side: Mode, text: &str) -> Answer {
-        Answer { side, text: text.into() }
+        Answer { side, text: text.into(), ending: Ending::Finished }
     }
 
     #[test]
@@ -204,11 +239,11 @@ mod tests {
         std::fs::write(&path, "{\"kept\": 1}").unwrap();
         let mut talk = Conversation::new(Some("brief".into()), true);
         talk.ask("one".into());
-        assert!(talk.save(&path, (None, None)).is_err());
+        assert!(talk.save(&path, Save::default()).is_err());
         talk.add(answer(Mode::Off, "base"));
         talk.add(answer(Mode::On, " policy"));
         assert_eq!(
-            talk.save(&path, (Some(Named::Side(Mode::Off)), None)).unwrap(),
+            talk.save(&path, Save { chosen: Some(Named::Side(Mode::Off)), ..Save::default() }).unwrap(),
             "answer 1 is preferred to answer 2"
         );
         talk.ask("two".into());
@@ -219,18 +254,46 @@ mod tests {
         for text in ["a", "b", "a"] {
             talk.add(answer(Mode::On, text));
         }
-        let named = |chosen, rejected| (Some(Named::Number(chosen)), Some(Named::Number(rejected)));
-        for choice in [named(1, 3), named(2, 2), named(4, 1), (Some(Named::Side(Mode::Off)), None)] {
+        let named = |chosen, rejected| {
+            let (chosen, rejected) = (Some(Named::Number(chosen)), Some(Named::Number(rejected)));
+            Save { chosen, rejected, unfinished: true }
+        };
+        let of_base = Save { chosen: Some(Named::Side(Mode::Off)), ..Save::default() };
+        for choice in [named(1, 3), named(2, 2), named(4, 1), of_base] {
             assert!(talk.save(&path, choice).is_err(), "{choice:?}");
         }
-        talk.save(&path, (None, None)).unwrap();
+        talk.save(&path, Save::default()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[1]["prompt"][1], json!({"role": "user", "content": "one"}));
         assert_eq!(lines[1]["chosen"], json!([{"role": "assistant", "content": "base"}]));
-        assert_eq!(lines[1]["rejected"][0]["content"], "policy");
+        assert_eq!(lines[1]["rejected"][0]["content"], " policy", "as it stands in the conversation");
         assert_eq!((lines[2]["chosen"][0]["content"].as_str(), lines.len()), (Some("a"), 3));
         assert_eq!(lines[2]["prompt"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_finished_is_saved_only_on_request() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("pairs.jsonl");
+        for (ending, words) in [
+            (Ending::Limit, "answer 2 was cut at --max-new-tokens"),
+            (Ending::Positions, "answer 2 was cut at the last position"),
+            (Ending::Stopped, "answer 2 was stopped"),
+        ] {
+            let mut talk = Conversation::new(None, true);
+            talk.ask("one".into());
+            talk.add(answer(Mode::On, "whole"));
+            talk.add(Answer { ending, ..answer(Mode::On, "in the mid") });
+            for chosen in [1, 2] {
+                let asked = Save { chosen: Some(Named::Number(chosen)), ..Save::default() };
+                let error = talk.save(&path, asked).unwrap_err().to_string();
+                assert!(error.contains(words) && error.contains("/save!"), "{error}");
+                assert!(!path.exists());
+            }
+            talk.save(&path, Save { unfinished: true, ..Save::default() }).unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

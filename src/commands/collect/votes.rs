@@ -11,6 +11,9 @@ use crate::collect::{Choice, Labelled, Labels, Vote, labelled};
 use crate::error::{Error, Result};
 use crate::files::{self, Ledger};
 
+/// The ending of the file of votes beside the output.
+pub(super) const VOTES: &str = ".votes.jsonl";
+
 /// A vote: a line of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +47,7 @@ impl Votes {
     /// # Errors
     /// If `output` exists and is not of a collection; or as [`Ledger::open`].
     pub(super) fn open(output: &Path) -> Result<Self> {
-        let path = beside(output, ".votes.jsonl");
+        let path = beside(output, VOTES);
         if output.exists() && !path.exists() {
             return Err(Error::Config(format!(
                 "{} exists, and there is no {} from which it was collected; name another output",

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::opened::named;
+use super::opened::{inputs, named};
 use crate::cli::ConvertArgs;
 use crate::data::{Wanted, canonical};
 use crate::error::{Error, Problems, Result};
@@ -46,19 +46,21 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
     Ok(())
 }
 
-/// The output is JSON Lines, and none of the inputs.
+/// The keys one of which the first record begins with.
+const FIRST_KEYS: [&str; 6] = ["prompt", "chosen", "completions", "completion", "messages", "text"];
+
+/// The output is JSON Lines, and neither an input nor a file of another kind.
 fn check_output(args: &ConvertArgs, stream: &Stream) -> Result<()> {
     let output = &args.output;
     let is_lines = output.extension().is_some_and(|extension| extension == "jsonl" || extension == "ndjson");
     if !is_lines {
         return Err(Error::Config(format!("--output {}: name a .jsonl file", output.display())));
     }
-    let there = output.canonicalize().ok();
-    if there.is_some() && stream.files().any(|path| path.canonicalize().ok() == there) {
-        return Err(Error::Config(format!(
-            "--output {} is one of the inputs; name another file",
-            output.display()
-        )));
-    }
-    Ok(())
+    inputs(stream, args.config.as_deref()).check_file(output)?;
+    files::check_earlier(output, "a file of converted records", |head| {
+        let head = String::from_utf8_lossy(head);
+        // Written without blanks, as most data of people are not.
+        let value = FIRST_KEYS.iter().find_map(|key| head.strip_prefix(&format!("{{\"{key}\":")));
+        value.is_some_and(|value| !value.starts_with(' '))
+    })
 }

@@ -6,6 +6,8 @@ use crate::cli::DataArgs;
 use crate::config::{Recipe, RunConfig};
 use crate::data::{ChatTokenizer, Sources};
 use crate::error::{Error, Result};
+use crate::files::Guard;
+use crate::toolkit::stream::Stream;
 use crate::toolkit::{Base, OpenOptions};
 
 /// The configuration in a file, or the defaults, with these data to train on if any are named.
@@ -54,4 +56,12 @@ pub(super) fn base(config: &RunConfig) -> Result<Option<Base>> {
 pub(super) fn tokenizer(config: &RunConfig, base: &Base) -> Result<ChatTokenizer> {
     let tokenizer = base.tokenizer(config.data.chat_template.as_deref())?;
     tokenizer.on(config.data.chat_template_date.as_deref())
+}
+
+/// What a command reads: the files of the data, and the configuration if one is named.
+pub(super) fn inputs(stream: &Stream, config: Option<&Path>) -> Guard {
+    let mut inputs = Guard::default();
+    stream.files().for_each(|file| inputs.add("one of the inputs", file));
+    config.iter().for_each(|config| inputs.add("the configuration", config));
+    inputs
 }

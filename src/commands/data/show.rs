@@ -1,8 +1,11 @@
 //! `dpo-lora data show`.
 
+use std::path::Path;
+
 use super::super::output::print;
-use super::opened::{base, configure, tokenizer};
+use super::opened::{base, configure, inputs, tokenizer};
 use crate::cli::ShowArgs;
+use crate::config::RunConfig;
 use crate::data::show::{Form, Shown, html};
 use crate::data::truncate::Outcome;
 use crate::data::{ChatTokenizer, DataConfig, Record, Truncation, Wanted, tokenize};
@@ -16,6 +19,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let base = base(&config)?;
     let tokenizer = base.as_ref().map(|base| tokenizer(&config, base)).transpose()?;
     let stream = Stream::open(&config.data, &config.data.train, Wanted::Whole)?;
+    args.html.as_deref().map_or(Ok(()), |page| check_page(page, args, &config, &stream))?;
     let mut records = stream.records();
     let before = records.by_ref().take(args.start - 1).count();
     let mut records = records.take(args.number).peekable();
@@ -40,6 +44,21 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
         log::info!("{} records are in {}", page.len(), path.display());
     }
     if wrong.is_empty() { Ok(()) } else { Err(Error::Data(wrong.join("\n"))) }
+}
+
+/// Refuses a page that is read, and a file that is no such page.
+fn check_page(page: &Path, args: &ShowArgs, config: &RunConfig, stream: &Stream) -> Result<()> {
+    let mut inputs = inputs(stream, args.data.config.as_deref());
+    inputs.add("the base", Path::new(&config.model.base));
+    config
+        .data
+        .chat_template
+        .iter()
+        .for_each(|template| inputs.add("the chat template", Path::new(template)));
+    inputs.check_file(page)?;
+    files::check_earlier(page, "a page of records", |head| {
+        String::from_utf8_lossy(head).contains("<title>Records</title>")
+    })
 }
 
 /// The error for data with only `records` records, too few for one with the number `start`.

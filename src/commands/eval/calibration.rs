@@ -9,7 +9,7 @@ use super::plain::objective;
 use super::results::Results;
 use crate::cli::CalibrationArgs;
 use crate::commands::adapted::{adapted, base_on};
-use crate::commands::output::{print, say};
+use crate::commands::output::{inputs_of, print, say};
 use crate::commands::together;
 use crate::data::dataset::Entry;
 use crate::data::{Dataset, Kind};
@@ -69,7 +69,16 @@ pub(super) fn run(args: &CalibrationArgs) -> Result<()> {
     together::shared(together::FROM_WHAT_IS_KEPT, |ranks| measure(args, ranks))
 }
 
+/// Refuses a folder in which the results would take the place of what is read.
+fn check_output(args: &CalibrationArgs) -> Result<()> {
+    let mut inputs = inputs_of(&args.pairs.model);
+    inputs.add_data(&args.pairs.data);
+    let files = ["scored.jsonl", "groups.csv", "calibration.json", "calibration.csv", "calibration.svg"];
+    inputs.check_folder(&args.output, &files)
+}
+
 fn measure(args: &CalibrationArgs, ranks: &Ranks) -> Result<()> {
+    check_output(args)?;
     let base = base_on(ranks, &args.pairs.model)?;
     let adapted = ranks.once_per_machine(|| adapted(&base, &args.pairs.model))?;
     if !adapted.policy.is_adapted() {

@@ -12,7 +12,7 @@ use self::measuring::Measuring;
 use super::questions;
 use super::results::Results;
 use crate::cli::FrontierArgs;
-use crate::commands::output::print;
+use crate::commands::output::{model_inputs, print};
 use crate::commands::together;
 use crate::error::Result;
 use crate::eval::dominance;
@@ -26,7 +26,17 @@ pub(super) fn run(args: &FrontierArgs) -> Result<()> {
     together::shared(together::FROM_WHAT_IS_KEPT, |ranks| measure(args, ranks))
 }
 
+/// Refuses a folder in which the results would take the place of what is read.
+fn check_output(args: &FrontierArgs) -> Result<()> {
+    let mut inputs = model_inputs(&args.set.base, &args.set.runs);
+    questions::add_to(&mut inputs, &args.draw);
+    let files =
+        ["samples.jsonl", "scores.jsonl", "compared.csv", "frontier.json", "frontier.csv", "frontier.svg"];
+    inputs.check_folder(&args.output, &files)
+}
+
 fn measure(args: &FrontierArgs, ranks: &Ranks) -> Result<()> {
+    check_output(args)?;
     let runtime = args.set.runtime;
     set_threads(together::threads(runtime.threads, ranks))?;
     let options = OpenOptions {

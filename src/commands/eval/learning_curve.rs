@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::results::Results;
 use crate::cli::{HeldOut, LearningCurveArgs};
-use crate::commands::output::say;
+use crate::commands::output::{model_inputs, say};
 use crate::config::Recipe;
 use crate::error::{Error, Result};
 use crate::eval::calibration::Prediction;
@@ -51,7 +51,17 @@ struct Figures {
     conclusion: &'static str,
 }
 
+/// Refuses a folder in which the results would take the place of what is read.
+fn check_output(args: &LearningCurveArgs) -> Result<()> {
+    let mut inputs = model_inputs("", &args.runs);
+    args.points.iter().for_each(|path| inputs.add("one of the inputs", path));
+    args.data.iter().for_each(|data| inputs.add_data(data));
+    let files = ["measured.jsonl", "learning-curve.json", "learning-curve.csv", "learning-curve.svg"];
+    inputs.check_folder(&args.output, &files)
+}
+
 pub(super) fn run(args: &LearningCurveArgs) -> Result<()> {
+    check_output(args)?;
     let points = match &args.points {
         Some(path) => read_points(path, args.measure)?,
         None => measured(args)?,

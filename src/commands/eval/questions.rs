@@ -3,6 +3,7 @@
 use crate::cli::DrawArgs;
 use crate::data::ChatTokenizer;
 use crate::error::Result;
+use crate::files::Guard;
 use crate::toolkit::prompts::{self, Prompt};
 
 /// Reads the prompts of the arguments.
@@ -16,6 +17,12 @@ pub(super) fn read(args: &DrawArgs, tokenizer: &ChatTokenizer) -> Result<Vec<Pro
     };
     found.truncate(args.limit.unwrap_or(usize::MAX));
     Ok(found)
+}
+
+/// Adds the files of the prompts to what a command reads.
+pub(super) fn add_to(inputs: &mut Guard, args: &DrawArgs) {
+    args.prompts.iter().for_each(|path| inputs.add("one of the inputs", path));
+    args.data.iter().for_each(|data| inputs.add_data(data));
 }
 
 /// Returns a text that differs for other prompts.

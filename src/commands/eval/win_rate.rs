@@ -13,7 +13,7 @@ use super::questions;
 use super::results::Results;
 use crate::cli::WinRateArgs;
 use crate::commands::adapted::{adapted, base_on};
-use crate::commands::output::say;
+use crate::commands::output::{inputs_of, say};
 use crate::commands::together;
 use crate::error::{Error, Result};
 use crate::eval::win_rate::WinRate;
@@ -70,7 +70,23 @@ pub(super) fn run(args: &WinRateArgs) -> Result<()> {
     together::shared(together::FROM_WHAT_IS_KEPT, |ranks| measure(args, ranks))
 }
 
+/// Refuses a folder in which the results would take the place of what is read.
+fn check_output(args: &WinRateArgs) -> Result<()> {
+    let mut inputs = inputs_of(&args.model);
+    questions::add_to(&mut inputs, &args.draw);
+    let files = [
+        "samples.jsonl",
+        "scores.jsonl",
+        "transcript.jsonl",
+        "win-rate.json",
+        "win-rate.csv",
+        "win-rate.svg",
+    ];
+    inputs.check_folder(&args.output, &files)
+}
+
 fn measure(args: &WinRateArgs, ranks: &Ranks) -> Result<()> {
+    check_output(args)?;
     let base = base_on(ranks, &args.model)?;
     let policy = ranks.once_per_machine(|| adapted(&base, &args.model))?;
     let prompts = together::read(ranks, || questions::read(&args.draw, &policy.tokenizer))?;

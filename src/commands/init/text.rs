@@ -118,19 +118,7 @@ pub(super) fn text(config: &RunConfig, base: &str, facts: &Facts) -> Result<Stri
     add(line("  r", value(&lora.r)?, &trained));
     add(line("  lora_alpha", number(lora.lora_alpha), "the adapter is scaled by lora_alpha / r"));
     add("\ndata:".into());
-    add(line("  train", value(&config.data.train)?, ""));
-    add(eval_line(config, &line)?);
-    add(line(
-        "  max_length",
-        value(&config.data.max_length)?,
-        &format!("tokens of prompt and answer; the longest has {}", facts.expected.longest),
-    ));
-    let template = if facts.has_template {
-        "null: the base's own; it is applied to conversations, strings are taken as they are"
-    } else {
-        "the base has none; conversations need one, such as chatml"
-    };
-    add(line("  chat_template", "null".into(), template));
+    data(config, facts, &mut add, &line)?;
     add("\nobjective:".into());
     objective(config, &mut add, &line)?;
     add("\ntrain:".into());
@@ -150,6 +138,33 @@ pub(super) fn text(config: &RunConfig, base: &str, facts: &Facts) -> Result<Stri
     add("  # save_steps: 100                    # checkpoints by steps; else there is one every ten minutes"
         .into());
     Ok(text)
+}
+
+/// The data, and how they become tokens.
+fn data(
+    config: &RunConfig,
+    facts: &Facts,
+    add: &mut impl FnMut(String),
+    line: &impl Fn(&str, String, &str) -> String,
+) -> Result<()> {
+    let data = &config.data;
+    add(line("  train", value(&data.train)?, ""));
+    add(eval_line(config, line)?);
+    let positions = facts.base.spec.max_positions;
+    let most = match data.max_length {
+        Some(length) if length == positions => format!(", and the model has {positions} positions"),
+        _ => String::new(),
+    };
+    let longest = facts.expected.longest;
+    let length = format!("tokens of prompt and answer; the longest has {longest}{most}");
+    add(line("  max_length", value(&data.max_length)?, &length));
+    let template = match (&data.chat_template, facts.has_template) {
+        (Some(_), _) => "the base has none, and conversations need one: take the one that it was made for",
+        (None, true) => "null: the base's own; it is applied to conversations, strings are taken as they are",
+        (None, false) => "the base has none; conversations need one, such as chatml",
+    };
+    add(line("  chat_template", value(&data.chat_template)?, template));
+    Ok(())
 }
 
 fn eval_line(config: &RunConfig, line: &impl Fn(&str, String, &str) -> String) -> Result<String> {

@@ -27,6 +27,8 @@ use crate::model::decoder::Decoder;
 
 /// Largest difference of logits, relative to their largest size: f32 arithmetic in another order.
 const IN_F32: f64 = 1e-4;
+/// Share of that difference below which what an adapter does cannot be told from arithmetic.
+const HIDDEN: f64 = 0.1;
 /// c above.
 const STRETCH: f64 = 2.0;
 /// The largest difference, by the root mean square; and of a quantised base.
@@ -64,6 +66,11 @@ impl Bound {
     /// Whether every number is rounded independently.
     pub fn is_exact(&self) -> bool {
         !matches!(self, Self::None)
+    }
+
+    /// Whether arithmetic in f32 alone moves log-probs as much as the adapter does.
+    pub fn hides(&self, effect: &Effect) -> bool {
+        matches!(self, Self::F32) && effect.shift() <= HIDDEN * IN_F32 * effect.largest
     }
 
     /// The largest Δlogit that the bound of its root mean square allows.

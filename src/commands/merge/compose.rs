@@ -19,14 +19,6 @@ pub(super) fn run(
     args: &MergeArgs,
     say: impl Fn(&str),
 ) -> Result<()> {
-    let there =
-        output.exists() && std::fs::read_dir(output).map_or(true, |mut entries| entries.next().is_some());
-    if there && !args.force {
-        return Err(Error::Config(format!(
-            "the output {} already exists; name another --output-adapter, or use --force to replace it",
-            output.display()
-        )));
-    }
     let options = options(args, parts.len())?;
     let made = compose::compose(parts, &options)?;
     let mut origin = base.origin()?;

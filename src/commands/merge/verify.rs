@@ -1,5 +1,6 @@
 //! The merged model beside base and adapters: its weights, its logits, and how much of the adapters' effect it has.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::super::output::say as warn;
@@ -14,13 +15,17 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::spec::DecoderSpec;
 use crate::toolkit::{Base, OpenOptions};
-use crate::trainable::{Adapters, Frozen, Policy};
+use crate::trainable::{Adapters, Policy};
 use crate::weights::WeightSource;
 
 /// Below this share of the adapters' effect a merge is warned of.
 const WARNED: f64 = 0.95;
 /// Below this share it fails.
 const FAILED: f64 = 0.8;
+
+/// Below this share of the norms that the adapters have one by one, their sum is nothing.
+const CANCELLED_SHARE: f64 = 1e-3;
+const CANCELLED: &str = "the adapters cancel each other: there is no effect to keep";
 
 /// What is verified.
 pub(super) struct Merged<'a> {
@@ -32,12 +37,18 @@ pub(super) struct Merged<'a> {
 
 impl Merged<'_> {
     /// Compares the model at `place`, reports the result, and fails where the difference is too large. With `--force`
-    /// it warns instead.
+    /// it warns instead; with `--no-verify` only what is left of an unmerged model is looked at.
     ///
     /// # Errors
     /// If the merged model cannot be read, or differs too much.
     pub fn verify(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
-        match self.compare(place, report, say) {
+        let MergeArgs { no_verify, unmerge, adapter, .. } = self.args;
+        let found = match (no_verify, unmerge) {
+            (false, _) => self.compare(place, report, say),
+            (true, true) => self.open(place).and_then(|left| self.base.check_left(&left, adapter)),
+            (true, false) => Ok(()),
+        };
+        match found {
             Err(error) if self.args.force => {
                 warn(&format!("warning: {error}; it is kept because of --force"));
                 Ok(())
@@ -46,10 +57,19 @@ impl Merged<'_> {
         }
     }
 
+    fn open(&self, place: &Path) -> Result<Base> {
+        let MergeArgs { device, force, .. } = *self.args;
+        let options = OpenOptions { device, force, ..OpenOptions::default() };
+        Base::open_with(&place.to_string_lossy(), &options)
+    }
+
     fn compare(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
         let (base, args) = (self.base, self.args);
-        let options = OpenOptions { device: args.device, force: args.force, ..OpenOptions::default() };
-        let opened = Base::open_with(&place.to_string_lossy(), &options)?;
+        let opened = self.open(place)?;
+        if args.unmerge {
+            // All else is compared with this model, whatever it is: only the adapters know their base.
+            base.check_left(&opened, &args.adapter)?;
+        }
         weights::check(self.from, self.parts, (&*opened.source, &opened.spec), report)?;
         let merged = opened.decoder()?;
         let (decoder, policy, bare) = policy(base, self.parts)?;
@@ -63,14 +83,23 @@ impl Merged<'_> {
         let effect = Effect::measure(&models, &probe)?;
         let bound = Bound::new(&decoder, &merged);
         say(&verified(&effect, &bound));
-        say(&survived(&effect, &probe));
+        let cancel = cancel(self.parts, report);
+        say(&if cancel { CANCELLED.to_string() } else { survived(&effect, &probe) });
         bound.check(&effect)?;
-        self.judge(&effect, &bound)
+        if cancel { Ok(()) } else { self.judge(&effect, &bound) }
     }
 
     /// Whether enough of the adapters' effect is left.
     fn judge(&self, effect: &Effect, bound: &Bound) -> Result<()> {
         let Some(share) = effect.share() else { return Ok(()) };
+        if bound.hides(effect) {
+            warn(&format!(
+                "warning: the adapter moves log-probs by {:.1e} nats, no more than arithmetic in f32 does: what survives cannot \
+                 be measured",
+                effect.shift()
+            ));
+            return Ok(());
+        }
         // Where arithmetic alone moves log-probs as much as the adapter does, the figure is no more certain than this.
         let unsure = if bound.is_exact() { 2.0 * effect.share_error() } else { 0.0 };
         let found = format!("{:.1} % of the adapter's effect survives in the merged model", 100.0 * share);
@@ -119,6 +148,22 @@ fn verified(effect: &Effect, bound: &Bound) -> String {
     )
 }
 
+/// Whether the adapters cancel each other: what was added is what rounding left of their sum.
+fn cancel(parts: &[(&Adapters, f64)], report: &MergeReport) -> bool {
+    let mut alone = 0.0;
+    for (adapters, weight) in parts {
+        let norm =
+            |range: Range<usize>| adapters.values()[range].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        for adapter in adapters.iter() {
+            // What other kinds add depends on the base.
+            let Some(lora) = adapter.as_lora() else { return false };
+            alone += (weight * lora.scale).powi(2) * norm(lora.a()) * norm(lora.b());
+        }
+    }
+    let added: f64 = report.modules.iter().map(|module| module.delta_norm.powi(2)).sum();
+    alone > 0.0 && added <= CANCELLED_SHARE.powi(2) * alone
+}
+
 fn survived(effect: &Effect, probe: &Probe) -> String {
     let Some(share) = effect.share() else {
         return format!("the adapter changes nothing on {}: there is no effect to keep", probe.described);
@@ -139,7 +184,7 @@ fn survived(effect: &Effect, probe: &Probe) -> String {
 
 /// The weighted sum of base and adapters; and the base alone where it is not the first without its adapters. The base
 /// is as stored: the loss through another type counts as the merged model's. The decoder adapts no head, so the sum of
-/// head and adapter replaces it.
+/// head and adapters replaces it.
 fn policy(base: &Base, parts: &[(&Adapters, f64)]) -> Result<(Decoder, Policy, Option<Decoder>)> {
     let load = |spec: DecoderSpec, source: &dyn WeightSource| {
         let mut decoder = Decoder::load(spec, source, None)?;
@@ -147,22 +192,14 @@ fn policy(base: &Base, parts: &[(&Adapters, f64)]) -> Result<(Decoder, Policy, O
         Ok::<_, crate::error::Error>(decoder)
     };
     let plain = || load(base.spec.clone(), &*base.source);
-    let (decoder, bare) = match head::adapted(&*base.source, &base.spec, parts)? {
-        Some((source, spec)) => (load(spec, &source)?, Some(plain()?)),
-        None => (plain()?, None),
-    };
-    let scaled = parts.iter().map(|(adapters, weight)| head::without(adapters, &base.spec).scaled(*weight));
-    let mut scaled: Vec<Adapters> = scaled.collect();
-    let are_loras = scaled.iter().flat_map(Adapters::iter).all(|adapter| adapter.as_lora().is_some());
-    if scaled.len() == 1 || are_loras {
-        return Ok((decoder, Policy::of(Adapters::stacked(&scaled)?), bare));
-    }
-    // Other kinds cannot be stacked: they act one after the other, and the base is another decoder, without them.
-    let trained = scaled.pop().unwrap_or_default();
-    let frozen =
-        scaled.into_iter().map(|adapters| Frozen { adapters, reference_only: false }).collect::<Vec<_>>();
-    let bare = bare.map_or_else(plain, Ok)?;
-    Ok((decoder, Policy { frozen, trained }, Some(bare)))
+    let scaled = parts.iter().map(|(adapters, weight)| adapters.scaled(*weight));
+    Ok(match head::adapted(&*base.source, &base.spec, parts)? {
+        Some((source, spec)) => {
+            let rest = scaled.map(|adapters| head::without(&adapters, &base.spec)).collect();
+            (load(spec, &source)?, Policy::stacked(rest)?, Some(plain()?))
+        }
+        None => (plain()?, Policy::stacked(scaled.collect())?, None),
+    })
 }
 
 #[cfg(test)]

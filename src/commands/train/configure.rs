@@ -1,5 +1,7 @@
 //! The configuration of a run, from its file, its flags and its `--set`s.
 
+use std::path::PathBuf;
+
 use super::beside;
 use super::overrides::{COMMAND_LINE, is_set, overrides};
 use super::resumed::{is_resuming, of_run, opening};
@@ -20,6 +22,9 @@ use crate::train::run_dir::{self, Opening};
 pub(in crate::commands) fn recipe(args: &TrainArgs) -> Result<Recipe> {
     refuse_stray(args)?;
     let mut recipe = read(args)?;
+    if opening(args) == Opening::Overwrite {
+        check_overwritten(&recipe)?;
+    }
     if let Some(idle) = args.settings.epochs.and_then(|epochs| idle_epochs(epochs, &mut recipe)) {
         log::warn!("{idle}");
     }
@@ -31,6 +36,25 @@ pub(in crate::commands) fn recipe(args: &TrainArgs) -> Result<Recipe> {
         }
     }
     Ok(recipe)
+}
+
+/// Refuses to remove with an earlier run what this one reads. A later stage reads the adapters of those before it.
+fn check_overwritten(recipe: &Recipe) -> Result<()> {
+    match recipe {
+        Recipe::Single(config) => {
+            run_dir::check_overwritten(std::slice::from_ref(&config.output_dir), &**config, &[])
+        }
+        Recipe::Staged(staged) => {
+            let stages = staged.stages.iter().map(|stage| stage.config.output_dir.clone());
+            let runs: Vec<PathBuf> = std::iter::once(staged.output_dir.clone()).chain(stages).collect();
+            let mut made = Vec::new();
+            for stage in &staged.stages {
+                run_dir::check_overwritten(&runs, &stage.config, &made)?;
+                made.push(stage.config.output_dir.join("adapter"));
+            }
+            Ok(())
+        }
+    }
 }
 
 /// A warning of `--epochs` beside a number of steps, which decides how long the run is.
@@ -80,6 +104,12 @@ fn read(args: &TrainArgs) -> Result<Recipe> {
         run_dir::check_begun(&config.output_dir)?;
     }
     Ok(Recipe::Single(Box::new(config)))
+}
+
+/// Whether the run takes the next directory that no run has used: no directory is named.
+pub(super) fn takes_next(args: &TrainArgs) -> bool {
+    let is_named = args.settings.output.is_some() || is_set(&args.overrides, "output_dir");
+    args.config.is_none() && !is_named && opening(args) == Opening::Fresh
 }
 
 /// Whether the embedded quickstart is what is trained. With another base and other data nothing is left of it.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::super::compared::compared;
 use super::super::output::{print_json, print_text, say};
 use super::super::report;
+use crate::adapter::read::{self, Nature};
 use crate::config::RunConfig;
 use crate::data::EvalSource;
 use crate::error::Result;
@@ -176,7 +177,65 @@ pub(super) fn next(config: &RunConfig, frozen: &[PathBuf], base: &Base, adapter:
     if is_reward {
         return text.trim_end().to_string();
     }
-    let file = adapter.with_extension("gguf");
-    text.push_str(&format!("  dpo-lora export {with} --format gguf --output {}", shell_word(&file)));
-    text
+    // What cannot be read is told where it is used.
+    let nature =
+        frozen.iter().map(PathBuf::as_path).chain([adapter]).filter_map(|path| read::nature(path).ok());
+    match nature.max().unwrap_or(Nature::Lora) {
+        Nature::Lora => {
+            let file = adapter.with_extension("gguf");
+            text.push_str(&format!("  dpo-lora export {with} --format gguf --output {}", shell_word(&file)));
+        }
+        Nature::Mergeable => {
+            let merged = adapter.with_file_name("merged");
+            text.push_str(&format!("  dpo-lora merge {with} --output {}", shell_word(&merged)));
+        }
+        Nature::Beside => {}
+    }
+    text.trim_end().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolkit::OpenOptions;
+
+    /// The last command after a run whose adapter, and the frozen one below it, have these settings.
+    fn last(below: Option<&str>, own: &str) -> String {
+        let place = tempfile::tempdir().unwrap();
+        let adapter = |name: &str, settings: &str| {
+            let path = place.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("adapter_config.json"), format!("{{\"peft_type\": {settings}}}"))
+                .unwrap();
+            path
+        };
+        let name = format!("{}/tests/fixtures/models/llama", env!("CARGO_MANIFEST_DIR"));
+        let base = Base::open_with(&name, &OpenOptions::on_cpu()).unwrap();
+        let frozen: Vec<PathBuf> = below.into_iter().map(|settings| adapter("below", settings)).collect();
+        let text = next(&RunConfig::new("b", "d"), &frozen, &base, &adapter("adapter", own));
+        let last = text.lines().last().unwrap().trim().to_string();
+        last.replace(&place.path().display().to_string(), "run").replace(&name, "base")
+    }
+
+    #[test]
+    fn the_commands_are_those_that_work_with_the_adapter() {
+        let (lora, dora) = ("\"LORA\"", "\"LORA\", \"use_dora\": true");
+        let with = "--base base --adapter run/adapter";
+        let export = format!("dpo-lora export {with} --format gguf --output run/adapter.gguf");
+        assert_eq!(last(None, lora), export);
+        for (below, own) in [
+            (None, dora),
+            (None, "\"LORA\", \"modules_to_save\": [\"lm_head\"]"),
+            (None, "\"LORA\", \"trainable_token_indices\": [3]"),
+            (Some(dora), lora),
+        ] {
+            let last = last(below, own);
+            assert!(last.starts_with("dpo-lora merge --base base --adapter run/"), "{own}: {last}");
+            assert!(last.ends_with(" --output run/merged"), "{own}: {last}");
+        }
+        for own in ["\"PREFIX_TUNING\"", "\"ADAPTER_LAYERS\""] {
+            let last = last(Some(lora), own);
+            assert!(last.starts_with("dpo-lora generate "), "{own}: {last}");
+        }
+    }
 }

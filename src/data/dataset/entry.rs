@@ -75,6 +75,11 @@ impl Entry {
         self.completions as usize
     }
 
+    /// Returns the number of tokens of the prompt.
+    pub fn prompt(&self) -> usize {
+        self.prompt as usize
+    }
+
     /// Returns [`Example::packed`].
     pub fn packed(&self) -> usize {
         self.packed as usize

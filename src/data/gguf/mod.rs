@@ -5,15 +5,19 @@
 //! `tokenizer.json` of the original models. transformers' `integrations/gguf` builds the same files.
 
 mod byte_level;
+mod kinds;
 mod sentencepiece;
+mod special;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
 use serde_json::{Map, Value, json};
 
-use self::vocabulary::{CONTROL, Vocabulary};
+use self::vocabulary::{Model, Vocabulary};
 use super::tokenizer::ChatTokenizer;
 use crate::error::{Error, Result};
-use crate::weights::gguf::{GgufFile, Metadata};
+use crate::weights::gguf::GgufFile;
 
 /// The two files of a tokenizer.
 #[derive(Clone, Debug)]
@@ -24,41 +28,23 @@ pub struct TokenizerFiles {
     pub config: Value,
 }
 
-/// Control tokens that end a turn in the models of the supported architectures.
-const ENDS: &[&str] =
-    &["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"];
-
 impl TokenizerFiles {
     /// Reads the tokenizer from a model's metadata.
     ///
     /// # Errors
     /// Fails if the metadata has no tokenizer, its model is not supported, or its parts are inconsistent.
     pub fn read(file: &GgufFile) -> Result<Self> {
-        build(file.metadata())
-            .map_err(|e| Error::Data(format!("{}: its tokenizer: {e}", file.path().display())))
+        located(file, Vocabulary::read(file.metadata()).and_then(|vocabulary| build(&vocabulary)))
     }
 
     /// Returns the sorted ids of the tokens that end a completion: those that the file names and those that llama.cpp
     /// recognizes by their text (`llama-vocab.cpp`, `special_eog_ids`).
     ///
     /// # Errors
-    /// Fails if an id is not a number.
+    /// Same as [`TokenizerFiles::read`].
     pub fn ends(file: &GgufFile) -> Result<Vec<u32>> {
-        let metadata = file.metadata();
-        let mut ends = Vec::new();
-        for name in ["eos", "eot", "eom"] {
-            let id = metadata.integer(&format!("tokenizer.ggml.{name}_token_id"))?;
-            ends.extend(id.and_then(|id| u32::try_from(id).ok()));
-        }
-        let kinds = metadata.numbers("tokenizer.ggml.token_type")?.unwrap_or_default();
-        for (id, token) in metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default().iter().enumerate() {
-            if kinds.get(id) == Some(&CONTROL) && ENDS.contains(token) {
-                ends.extend(u32::try_from(id));
-            }
-        }
-        ends.sort_unstable();
-        ends.dedup();
-        Ok(ends)
+        let ends = located(file, Vocabulary::read(file.metadata()))?.ends;
+        Ok(ends.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
     }
 
     /// Builds the tokenizer. `chat_template` is the configuration key of that name.
@@ -74,35 +60,22 @@ impl TokenizerFiles {
     }
 }
 
-fn build(metadata: Metadata) -> Result<TokenizerFiles> {
-    let missing =
-        |key: &str| Error::Data(format!("tokenizer.ggml.{key} is missing; convert the model again"));
-    let tokens = metadata.texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokens"))?;
-    let vocabulary = Vocabulary {
-        metadata,
-        architecture: metadata.text("general.architecture")?.unwrap_or(""),
-        kinds: metadata.numbers("tokenizer.ggml.token_type")?.unwrap_or_default(),
-        tokens,
-    };
-    let count = vocabulary.tokens.len();
-    if !vocabulary.kinds.is_empty() && vocabulary.kinds.len() != count {
-        return Err(Error::Data(format!("{} token types for {count} tokens", vocabulary.kinds.len())));
-    }
-    let built = match metadata.text("tokenizer.ggml.model")?.ok_or_else(|| missing("model"))? {
-        "gpt2" => byte_level::build(&vocabulary)?,
-        "llama" => sentencepiece::build(&vocabulary)?,
-        other => {
-            return Err(Error::Data(format!(
-                "the model {other:?} is not supported; known: gpt2 (byte-level BPE), llama (SentencePiece BPE)"
-            )));
-        }
+/// Adds the file's path to an error about its tokenizer.
+fn located<T>(file: &GgufFile, result: Result<T>) -> Result<T> {
+    result.map_err(|e| Error::Data(format!("{}: its tokenizer: {e}", file.path().display())))
+}
+
+fn build(vocabulary: &Vocabulary) -> Result<TokenizerFiles> {
+    let built = match vocabulary.model {
+        Model::ByteLevel => byte_level::build(vocabulary)?,
+        Model::SentencePiece => sentencepiece::build(vocabulary)?,
     };
     let config = vocabulary.config(built.adds_bos)?;
     let special = config.iter().filter(|(key, _)| key.ends_with("_token"));
     let special: Vec<&str> = special.filter_map(|(_, token)| token.as_str()).collect();
     let mut tokenizer = json!({"version": "1.0", "truncation": null, "padding": null,
-                               "added_tokens": vocabulary.added(&special, &built.spelled),
-                               "post_processor": post_processor(&config, &vocabulary)});
+                               "added_tokens": vocabulary.added(&special, &built.spelled)?,
+                               "post_processor": post_processor(&config, vocabulary)});
     if let Value::Object(tokenizer) = &mut tokenizer {
         tokenizer.extend(built.parts);
     }

@@ -1,9 +1,10 @@
 //! `tokenizer.ggml.model` llama: SentencePiece BPE with byte fallback.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+use super::kinds::NORMAL;
 use super::vocabulary::{Built, Vocabulary, ids, listed_merges};
 use crate::error::{Error, Result};
 
@@ -17,9 +18,10 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Built> {
     let only_spaces = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte == b' ');
     let spell = |token: &&str| if only_spaces(token) { SPACE.repeat(token.len()) } else { token.to_string() };
     let spelled: Vec<String> = vocabulary.tokens.iter().map(spell).collect();
-    let merges = match listed_merges(vocabulary.metadata)? {
+    let ids = ids(&spelled);
+    let merges = match listed_merges(vocabulary.metadata, &ids)? {
         Some(merges) => merges,
-        None => merges(&spelled, &order(vocabulary)?),
+        None => merges(&spelled, &order(vocabulary, &spelled)?),
     };
     let prefix = vocabulary.metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let unknown = vocabulary.special("unknown")?;
@@ -29,7 +31,7 @@ pub(super) fn build(vocabulary: &Vocabulary) -> Result<Built> {
     parts.insert("decoder".into(), decoder(prefix));
     let model = json!({"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
                        "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-                       "vocab": ids(&spelled), "merges": merges});
+                       "vocab": ids, "merges": merges});
     parts.insert("model".into(), model);
     Ok(Built { parts, spelled, adds_bos: true })
 }
@@ -58,7 +60,7 @@ fn decoder(prefix: bool) -> Value {
 }
 
 /// Returns the rank of each token by which merges are ordered, lowest first.
-fn order(vocabulary: &Vocabulary) -> Result<Vec<f64>> {
+fn order(vocabulary: &Vocabulary, spelled: &[String]) -> Result<Vec<f64>> {
     let count = vocabulary.tokens.len();
     if vocabulary.architecture.starts_with("gemma") {
         // The order of Gemma's merges is that of its token ids, not of its scores.
@@ -68,7 +70,47 @@ fn order(vocabulary: &Vocabulary) -> Result<Vec<f64>> {
     if scores.len() != count {
         return Err(Error::Data(format!("{} scores for {count} tokens", scores.len())));
     }
+    check_scores(vocabulary, spelled, &scores)?;
     Ok(scores.iter().map(|score| -score).collect())
+}
+
+/// Refuses scores by which merges have no order: of merges with the same score, llama.cpp applies the leftmost first, but
+/// a list of merges has an order. llama.cpp's converter gives all tokens one score if the model has no `tokenizer.model`,
+/// whatever the model's own order is.
+fn check_scores(vocabulary: &Vocabulary, spelled: &[String], scores: &[f64]) -> Result<()> {
+    let known: HashSet<&str> = spelled.iter().map(String::as_str).collect();
+    let is_made = |token: &str| {
+        let mut cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        token.len() <= LONGEST && cuts.any(|(left, right)| known.contains(left) && known.contains(right))
+    };
+    let mut times: HashMap<u64, usize> = HashMap::new();
+    for (id, (token, score)) in spelled.iter().zip(scores).enumerate() {
+        if vocabulary.kind(id) != NORMAL || !is_made(token) {
+            continue;
+        }
+        if !score.is_finite() {
+            return Err(Error::Data(format!(
+                "tokenizer.ggml.scores: the score of token {id} ({token:.80?}) is {score}, which is no number; convert the \
+                 model again"
+            )));
+        }
+        *times.entry(score.to_bits()).or_default() += 1;
+    }
+    let all: usize = times.values().sum();
+    let tied: usize = times.values().filter(|times| **times > 1).sum();
+    if tied * 2 > all {
+        return Err(Error::Data(format!(
+            "tokenizer.ggml.scores: {tied} of {all} tokens that are made of others share a score, so the file does not say \
+             which is made first; use the model's safetensors, or convert it again with its tokenizer.model"
+        )));
+    }
+    if tied > 0 {
+        log::warn!(
+            "tokenizer.ggml.scores: {tied} of {all} tokens that are made of others share a score; where they compete, text \
+             may get other tokens than in llama.cpp"
+        );
+    }
+    Ok(())
 }
 
 /// Returns every way to build a token from two others, in the order of transformers' `generate_merges`: by the

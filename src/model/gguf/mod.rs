@@ -2,8 +2,11 @@
 //! names and in the layout of transformers' model. Weights stay quantised, in the mapped file.
 
 mod config;
+mod gemma;
+mod keys;
 mod names;
 mod rope;
+mod sizes;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -42,10 +45,13 @@ impl GgufModel {
         let file = Arc::new(GgufFile::open(path)?);
         let architecture = config::architecture(&file)?;
         let mut config = config::read(&file, architecture)?;
-        rope::recover(&file, &mut config, |config| spec(&file, config))?;
+        if architecture.divides {
+            rope::recover(&file, &mut config, |config| spec(&file, config))?;
+        }
         let spec = spec(&file, &config)?;
         let tensors = names::tensors(&spec, architecture.permutes);
-        let source = GgufSource::new(file.clone(), tensors)?;
+        let settings: &[&str] = if architecture.divides { &[rope::TENSOR] } else { &[] };
+        let source = GgufSource::new(file.clone(), tensors, settings)?;
         Ok(Self { file, config, spec, source })
     }
 }

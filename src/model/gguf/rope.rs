@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::model::spec::DecoderSpec;
 use crate::weights::gguf::GgufFile;
 
-const TENSOR: &str = "rope_freqs.weight";
+/// The divisors.
+pub(super) const TENSOR: &str = "rope_freqs.weight";
 /// `low_freq_factor` and `high_freq_factor` of every model that Meta published.
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;

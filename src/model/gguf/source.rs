@@ -43,16 +43,18 @@ pub struct GgufSource {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Tensors that are read as settings.
-const READ_ELSEWHERE: &[&str] = &["rope_freqs.weight"];
-
 impl GgufSource {
-    pub(super) fn new(file: Arc<GgufFile>, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+    /// Every tensor of the file must be among `tensors`, or among `settings`, which are read elsewhere.
+    pub(super) fn new(
+        file: Arc<GgufFile>,
+        tensors: BTreeMap<String, Tensor>,
+        settings: &[&str],
+    ) -> Result<Self> {
         let known: BTreeSet<&str> = tensors.values().map(|tensor| tensor.name.as_str()).collect();
         let strangers: Vec<&str> = file
             .tensors()
             .map(|tensor| tensor.name.as_str())
-            .filter(|name| !known.contains(name) && !READ_ELSEWHERE.contains(name))
+            .filter(|name| !known.contains(name) && !settings.contains(name))
             .take(3)
             .collect();
         if !strangers.is_empty() {

@@ -113,6 +113,7 @@ pub(super) fn connected(
     until: Instant,
     check: impl Fn() -> Result<()>,
 ) -> Result<TcpStream> {
+    let mut is_told = false;
     loop {
         let mut why = Vec::new();
         match addresses() {
@@ -124,7 +125,14 @@ pub(super) fn connected(
                     }
                 }
             }
-            Err(e) => why.push(e.to_string()),
+            Err(e) => {
+                // A machine that starts as well may have a name later.
+                if !std::mem::replace(&mut is_told, true) {
+                    let left = until.saturating_duration_since(Instant::now()).as_secs();
+                    log::warn!("{name} is not found ({e}); trying again for {left} s. Is MASTER_ADDR right?");
+                }
+                why.push(e.to_string());
+            }
         }
         check()?;
         if Instant::now() >= until {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AdapterUse, Base};
+use super::{AdapterUse, Base, left};
 use crate::adapter;
 use crate::adapter::read::Reading;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ impl Base {
     /// As [`Base::adapter`], for a purpose.
     ///
     /// # Errors
-    /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on.
+    /// As [`Base::adapter`]; or if the adapter is to be taken off the very base it was trained on, or cannot be taken off.
     pub fn adapter_for(&self, path: &Path, purpose: AdapterUse) -> Result<Adapters> {
         let path = &adapter::read::located(path)?;
         let force = purpose.force || self.forced;
@@ -36,6 +36,9 @@ impl Base {
             found.base.as_deref().unwrap_or("a base that it does not name")
         );
         found.notes.iter().for_each(|note| log::info!("{}: {note}", path.display()));
+        if purpose.unmerge {
+            left::check_removable(path, &found.adapters)?;
+        }
         let Some(its) = &found.fingerprint else { return Ok(found.adapters) };
         let ours = self.fingerprint()?;
         let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));

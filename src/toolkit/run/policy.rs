@@ -12,11 +12,12 @@ use crate::model::decoder::Decoder;
 use crate::model::initialisation::InitLoraWeights;
 use crate::model::spec::{LayerSpec, LinearSpec};
 use crate::model::targets::{LoraTarget, LoraTargets};
-use crate::objective::OnPolicy;
+use crate::objective::{Needs, OnPolicy};
 use crate::ops::svd::Iterations;
 use crate::toolkit::{AdapterUse, Base};
 use crate::train::eva;
 use crate::train::optimizer::OptimizerKind;
+use crate::train::trainer;
 use crate::trainable::{
     Adapter as Kind, Adapters, Bottleneck, Dora, Frozen, Lora, Pissa, Policy, TokenRows, Whole,
 };
@@ -254,7 +255,7 @@ pub(super) fn policy(
     if (rewards || has_values) && policy.trained.score().is_none() {
         policy.trained = policy.trained.with_score(base.spec.hidden, config.seed)?;
     }
-    check_positions(&policy, base, examples)?;
+    check_positions(&policy, base, (examples, objective.needs()))?;
     // A reward model has no reference.
     if config.reference_is_a_copy() && !rewards {
         policy.frozen.push(Frozen { adapters: policy.trained.copy(), reference_only: true });
@@ -278,11 +279,13 @@ fn check_replaced(policy: &Policy) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a prefix behind which the longest sequence has no positions left.
-fn check_positions(policy: &Policy, base: &Base, examples: &Examples) -> Result<()> {
+/// Refuses sequences that do not fit the positions: a prompt before the completion of another record, and a prefix behind which
+/// the longest sequence has none left.
+fn check_positions(policy: &Policy, base: &Base, (examples, needs): (&Examples, Needs)) -> Result<()> {
     let tokens = policy.trained.iter().map(Kind::virtual_tokens).max().unwrap_or(0);
     let most = base.spec.max_positions;
-    let longest = examples.train.longest().max(examples.eval.longest());
+    trainer::check_positions((&examples.train, &examples.eval), needs, most)?;
+    let longest = examples.train.longest_for(needs).max(examples.eval.longest_for(needs));
     if tokens > 0 && tokens + longest > most {
         return Err(Error::Config(format!(
             "the longest sequence has {longest} tokens, and {tokens} virtual ones before them exceed the base's {most} positions; \

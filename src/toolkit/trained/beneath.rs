@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::{mlx, peft, read};
+use crate::adapter::read::{self, Nature};
+use crate::adapter::{mlx, peft};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::files::shell_word;
@@ -114,10 +115,28 @@ impl Missing {
             // The head of a reward model is no part of a combination.
             return format!("{said}; merge the others into the base, and train the reward model on that");
         }
-        format!("{said}; name one adapter that holds all of them, from {}", self.combining())
+        match self.nature() {
+            Nature::Lora => {
+                format!("{said}; name one adapter that holds all of them, from {}", self.combining())
+            }
+            Nature::Mergeable => format!(
+                "{said}; name as the base one model that holds all of them, from dpo-lora merge --base BASE {} --output MODEL",
+                self.flags()
+            ),
+            Nature::Beside => {
+                format!("{said}; use a command that takes several adapters, with {}", self.flags())
+            }
+        }
     }
 
-    /// The command that makes one adapter of all.
+    /// What can be made of all together.
+    fn nature(&self) -> Nature {
+        let all = self.frozen.iter().chain(std::iter::once(&self.adapter));
+        // What cannot be read is told where it is used.
+        all.filter_map(|path| read::nature(path).ok()).max().unwrap_or(Nature::Lora)
+    }
+
+    /// The command that makes one adapter of all LoRA.
     fn combining(&self) -> String {
         format!("dpo-lora merge --base BASE {} --combination cat --output-adapter ALL", self.flags())
     }
@@ -138,11 +157,17 @@ impl Missing {
 
     /// The same for an adapter that is uploaded.
     pub(super) fn of_upload(&self) -> String {
-        format!(
-            "{}; whoever loads it needs them too: upload them as well, or upload one adapter that holds all of them, from {}",
-            self.said("uploaded with it"),
-            self.combining()
-        )
+        let needs = format!(
+            "{}; whoever loads it needs them too: upload them as well",
+            self.said("uploaded with it")
+        );
+        match self.nature() {
+            Nature::Lora => {
+                format!("{needs}, or upload one adapter that holds all of them, from {}", self.combining())
+            }
+            // One adapter cannot hold them.
+            Nature::Mergeable | Nature::Beside => needs,
+        }
     }
 
     fn said(&self, where_not: &str) -> String {
@@ -232,6 +257,24 @@ mod tests {
             );
         }
         assert!(missing(&[(other, Vec::new())]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_remedy_fits_the_kinds() {
+        let place = tempfile::tempdir().unwrap();
+        let below = adapter(place.path(), "below", "{}", b"abcd");
+        let own = adapter(place.path(), "own", "{}", b"efgh");
+        let frozen = vec![Beneath { path: below.display().to_string(), hash: hash(&below).unwrap() }];
+        for (settings, words, combines) in [
+            (r#"{"peft_type": "LORA"}"#, "--combination cat --output-adapter ALL", true),
+            (r#"{"peft_type": "LORA", "use_dora": true}"#, "--output MODEL", false),
+            (r#"{"peft_type": "PREFIX_TUNING"}"#, "takes several adapters", false),
+        ] {
+            std::fs::write(below.join(peft::CONFIG), settings).unwrap();
+            let found = missing(&[(own.clone(), frozen.clone())]).unwrap();
+            assert!(found[0].of_single(false).contains(words), "{}", found[0].of_single(false));
+            assert_eq!(found[0].of_upload().contains("--combination cat"), combines);
+        }
     }
 
     #[test]

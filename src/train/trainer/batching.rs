@@ -23,8 +23,8 @@ impl Trainer {
             }
         };
         let most = self.setup.config.max_tokens_per_batch;
-        let (needs, longest) = (self.setup.objective.needs(), self.longest);
-        let packed = |part: &[&Example]| PackedBatch::for_objective(part, needs, longest);
+        let (needs, limit) = (self.setup.objective.needs(), self.setup.train.limit());
+        let packed = |part: &[&Example]| PackedBatch::for_objective(part, needs, limit);
         let mut batches = Vec::new();
         for examples in &parts {
             let examples: Vec<&Example> = examples.iter().collect();

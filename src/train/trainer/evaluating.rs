@@ -4,6 +4,7 @@
 use super::{Setup, Trainer};
 use crate::data::PackedBatch;
 use crate::error::{Error, Result};
+use crate::eval::finite;
 use crate::eval::outcomes::Outcome;
 use crate::eval::preference::{self, Evaluation};
 use crate::eval::together::{self, KnownReference};
@@ -73,7 +74,8 @@ impl Trainer {
             false => {
                 together::evaluate(ranks, both, (eval, config.evaluation_batch()), objective, &mut known)
             }
-        }?;
+        };
+        let found = found.map_err(|error| self.caused(error))?;
         self.evaluated = Some((step, found.clone()));
         Ok(Some(found))
     }
@@ -97,14 +99,14 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates, updates the best evaluation, and returns whether to stop early.
-    pub(super) fn evaluation(&mut self, reporter: &mut Reporter) -> Result<bool> {
+    /// Evaluates, and updates the best evaluation.
+    pub(super) fn evaluation(&mut self, reporter: &mut Reporter) -> Result<()> {
         if self.setup.eval.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         reporter.record(&Event::Evaluation { step: self.state.step });
         let ranks = self.setup.ranks.clone();
-        let Some(found) = self.evaluate_on(&ranks)? else { return Ok(false) };
+        let Some(found) = self.evaluate_on(&ranks)? else { return Ok(()) };
         self.tell(&found, reporter)?;
         self.check_criterion(&found)?;
         let criterion = self.setup.config.criterion();
@@ -120,8 +122,40 @@ impl Trainer {
         if better && self.setup.config.load_best_model_at_end {
             self.save(reporter)?;
         }
+        Ok(())
+    }
+
+    /// Whether the last evaluations, as many as `early_stopping_patience` says, were none the better. A checkpoint notes how many
+    /// they were.
+    pub(super) fn stops_early(&self) -> bool {
         let patience = self.setup.config.early_stopping_patience;
-        Ok(patience.is_some_and(|patience| self.state.evaluations_since_best >= patience.max(1)))
+        let is_reached = |patience: usize| self.state.evaluations_since_best >= patience.max(1);
+        !self.setup.eval.is_empty() && patience.is_some_and(is_reached)
+    }
+
+    /// Says that the run has stopped early, or `before` this process began.
+    pub(super) fn stopped_early(&self, before: bool) -> String {
+        let config = &self.setup.config;
+        let (found, metric) = (self.state.evaluations_since_best, config.criterion().metric);
+        let mut text = format!("stopped early: {found} evaluations without a better {metric}");
+        if before {
+            text.push_str(&format!(
+                "; nothing is left to train: set train.early_stopping_patience above {found} to continue"
+            ));
+        }
+        text
+    }
+
+    /// Names the cause of an evaluation whose figures are not finite: the training, or before the first step what it begins with.
+    fn caused(&self, error: Error) -> Error {
+        match error {
+            Error::Record { file, line, message } if self.state.step == 0 => {
+                let remedy = finite::remedy(&self.setup.decoder, "set model.dtype: f32");
+                Error::Record { file, line, message: format!("{message}; {remedy}") }
+            }
+            Error::Record { file, line, message } => self.diverged(&format!("{file}:{line} {message}")),
+            other => other,
+        }
     }
 
     /// Refuses a metric that decides something and that the loss does not report on these records.

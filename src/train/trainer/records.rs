@@ -1,7 +1,7 @@
 //! Checks that an objective accepts a record.
 
 use crate::data::{Dataset, Kind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::objective::{Needs, Records};
 
 /// Rejects a record of a kind that the objective does not accept, and a label that it does not know, among those to train on and
@@ -28,6 +28,22 @@ pub fn check_pairs(examples: &Dataset) -> Result<()> {
             described(entry.kind()).0
         )))
     })
+}
+
+/// Rejects records whose prompts and completions do not fit the positions of the model, where the objective has prompts before
+/// completions of other records.
+///
+/// # Errors
+/// [`Error::Data`] with the lengths and the remedy.
+pub fn check_positions((train, eval): (&Dataset, &Dataset), needs: Needs, most: usize) -> Result<()> {
+    let longest = train.longest_for(needs).max(eval.longest_for(needs));
+    if !needs.mismatched || longest <= most {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "objective.loss_type also scores completions behind the prompts of other records: the longest of both have {longest} \
+         tokens together, more than the {most} positions of the model; set data.max_length to {most} or less"
+    )))
 }
 
 fn check_each(examples: &Dataset, needs: Needs) -> Result<()> {
@@ -90,7 +106,7 @@ fn described(kind: Kind) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Example, Origin};
+    use crate::data::{Example, Origin, Truncation};
 
     fn example(kind: Kind) -> Dataset {
         let example = Example {
@@ -100,6 +116,26 @@ mod tests {
             origin: Origin::new("t", 7),
         };
         vec![example].into()
+    }
+
+    #[test]
+    fn a_prompt_and_the_completion_of_another_record_must_fit_the_model() {
+        let judged = |prompt: usize, completion: usize| Example {
+            prompt: vec![1; prompt],
+            completions: vec![vec![2; completion]],
+            kind: Kind::Judged { desirable: true },
+            origin: Origin::new("t", 1),
+        };
+        let (set, none): (Dataset, Dataset) = (vec![judged(6, 1), judged(1, 6)].into(), Dataset::default());
+        let mismatched = Needs { mismatched: true, ..Needs::PAIRS };
+        check_positions((&set, &none), Needs::PAIRS, 7).unwrap();
+        check_positions((&set, &none), mismatched, 12).unwrap();
+        for both in [(&set, &none), (&none, &set)] {
+            let error = check_positions(both, mismatched, 11).unwrap_err().to_string();
+            assert!(error.contains("12 tokens") && error.contains("data.max_length to 11"), "{error}");
+        }
+        let limit = Truncation { max_length: Some(11), ..Truncation::default() };
+        check_positions((&set.cut_to(limit), &none), mismatched, 11).unwrap();
     }
 
     #[test]

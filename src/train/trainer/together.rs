@@ -71,6 +71,14 @@ impl Trainer {
         Ok((signal, all.first().and_then(|rank| rank.get(1)) == Some(&1)))
     }
 
+    /// Returns the signal that came while the checkpoint of this step was written, after which the run can end; 0 if there was
+    /// none. Several ranks agree on a signal between two steps only.
+    pub(super) fn signal_while_saving(&self) -> u8 {
+        let Setup { ranks, stop, .. } = &self.setup;
+        let is_saved = ranks.is_alone() && self.saved == Some(self.state.step);
+        if is_saved { stop.load(Ordering::Relaxed) } else { 0 }
+    }
+
     fn same_parameters(&self, ranks: &Ranks, all: &[Vec<u8>]) -> Result<()> {
         let hash = |rank: &Vec<u8>| rank.get(2..).map(<[u8]>::to_vec);
         let first = all.first().and_then(hash);
