@@ -259,14 +259,18 @@ impl GenerateArgs {
         self.best_of.or(self.n).unwrap_or(1)
     }
 
-    /// A warning of options of sampling that the default temperature makes idle.
+    /// A warning of options of sampling that a temperature of 0 makes idle.
     pub fn idle(&self) -> Option<String> {
         let options = [("--top-k", self.top_k.is_some()), ("--top-p", self.top_p.is_some())];
         let given = options.into_iter().find(|(_, given)| *given)?.0;
-        (self.temperature.is_none() && self.completions() == 1).then(|| {
+        let is_greedy = self.temperature.is_none_or(|it| it == 0.0) && self.completions() == 1;
+        let (which, verb) = match self.temperature {
+            None => ("the default temperature of 0", "add"),
+            Some(_) => ("a temperature of 0", "set"),
+        };
+        is_greedy.then(|| {
             format!(
-                "{given} has no effect at the default temperature of 0, which always takes the most likely token; add \
-                 --temperature 1"
+                "{given} has no effect at {which}, which always takes the most likely token; {verb} --temperature 1"
             )
         })
     }
@@ -480,7 +484,8 @@ mod tests {
         for option in ["--top-k 5", "--top-p 0.5"] {
             let idle = |more: &str| generate(&format!("--prompt a {option} {more}")).unwrap().idle();
             assert!(idle("").unwrap().starts_with(option.split(' ').next().unwrap()));
-            for more in ["--temperature 1", "--temperature 0", "--n 2"] {
+            assert!(idle("--temperature 0").unwrap().contains("at a temperature of 0"));
+            for more in ["--temperature 1", "--n 2"] {
                 assert_eq!(idle(more), None, "{more}");
             }
         }

@@ -214,7 +214,11 @@ pub fn size(path: &Path) -> u64 {
 
 /// A path as a word of a command that can be copied into a shell.
 pub fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
+    let mut text = path.display().to_string();
+    // A command would take it for a flag; `-` alone is standard input.
+    if text.starts_with('-') && text != "-" {
+        text.insert_str(0, "./");
+    }
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%=,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         return text;
@@ -253,6 +257,15 @@ fn readable_by_others(_: &File) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_of_a_command_is_no_flag_and_no_syntax() {
+        let word = |path: &str| shell_word(Path::new(path));
+        assert_eq!(word("runs/a"), "runs/a");
+        assert_eq!(word("-out/adapter"), "./-out/adapter");
+        assert_eq!(word("--out put"), "'./--out put'");
+        assert_eq!([word("-"), word(""), word("it's")], ["-", "''", "'it'\\''s'"]);
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_litter() {

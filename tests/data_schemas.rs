@@ -19,6 +19,8 @@ mod judgements;
 mod lost;
 #[path = "data_schemas/malformed.rs"]
 mod malformed;
+#[path = "data_schemas/rivals.rs"]
+mod rivals;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schemas").join(name)

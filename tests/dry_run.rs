@@ -47,6 +47,14 @@ fn a_dry_run_describes_the_run_and_writes_nothing() {
     assert!(all > 0);
     assert_eq!(tokens("train.per_device_train_batch_size=160"), all);
 
+    let (_, said) = train(&["--set", "lora.r=3"]);
+    assert!(said.contains(" MB: weights ") && said.contains(", tokenizer "), "{said}");
+    assert!(!said.contains("the checkpoints and the adapter may take"), "{said}");
+
+    let rewarded = ["--loss", "grpo", "--set", "rollout.reward=length", "--set", "data.eval=null"];
+    let (_, said) = train(&rewarded);
+    assert!(said.contains("2000 training prompts, 0 held out") && !said.contains("pairs"), "{said}");
+
     let (code, said) = train(&["--set", "data.train=missing.jsonl"]);
     assert!(code != Some(0) && said.contains("missing.jsonl"), "{said}");
 }

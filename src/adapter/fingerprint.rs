@@ -1,7 +1,11 @@
-//! Identifies the weights of a base: BLAKE3 over its tensors, cached by its files' sizes and times.
+//! Identifies the weights of a base: BLAKE3 over its tensors, cached by its files' sizes and times; and what it computes with
+//! them.
+
+mod architecture;
 
 use std::path::Path;
 
+pub use self::architecture::{ARCHITECTURE_KEY, Architecture, Compared, exact};
 use crate::error::Result;
 use crate::files;
 use crate::report::Activity;

@@ -13,12 +13,12 @@ use serde::Serialize;
 
 pub use super::gguf_writer::GgufType;
 use super::gguf_writer::{self, Planned, Q8_BLOCK, Value};
-use super::peft::{FINGERPRINT_KEY, Origin};
+use super::peft::Origin;
 use crate::error::{Error, Problems, Result};
 use crate::files;
 use crate::model::spec::{DecoderSpec, LinearSpec, MlpSpec, QkvSpec};
 use crate::trainable::{Adapters, Lora};
-pub use read::read;
+pub use read::{metadata, read};
 
 /// llama.cpp's name of a family.
 pub(super) struct Architecture {
@@ -102,7 +102,7 @@ pub fn write(
         ("adapter.lora.alpha".into(), Value::F32(alpha)),
     ];
     // llama.cpp ignores keys that it does not know.
-    metadata.extend(origin.fingerprint.as_ref().map(|fingerprint| text(FINGERPRINT_KEY, fingerprint)));
+    metadata.extend(origin.entries().iter().map(|(key, value)| text(key, value)));
     let filled = |name: &&str| !name.is_empty();
     metadata.extend(Some(origin.base.as_str()).filter(filled).map(|base| text(BASE_KEY, base)));
     let numbers = |index: usize| {

@@ -1,5 +1,6 @@
 //! Reads adapters of any format, recognised by the content of the path.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -149,6 +150,21 @@ pub fn nature(path: &Path) -> Result<Nature> {
 pub fn origin(path: &Path) -> Option<(String, String)> {
     let fingerprint = peft::metadata(&path.join(peft::WEIGHTS)).ok()?.remove(peft::FINGERPRINT_KEY)?;
     Some((peft::PeftConfig::open(path).ok()?.base_model_name_or_path?, fingerprint))
+}
+
+/// Returns the file of an adapter that holds its metadata, and these; none if there is no such file.
+///
+/// # Errors
+/// As [`located`]; or if the file is damaged.
+pub fn noted(path: &Path) -> Result<(PathBuf, BTreeMap<String, String>)> {
+    let path = located(path)?;
+    let weights = match format_of(&path) {
+        Some(Format::Gguf) => return gguf::metadata(&path).map(|metadata| (path, metadata)),
+        Some(Format::Mlx) => path.join(mlx::WEIGHTS),
+        Some(Format::Peft) | None => path.join(peft::WEIGHTS),
+    };
+    let metadata = if weights.is_file() { peft::metadata(&weights)? } else { BTreeMap::new() };
+    Ok((weights, metadata))
 }
 
 /// Reads an adapter for a decoder; with `head`, the language-model head may be adapted too.

@@ -13,13 +13,14 @@ use super::output::{inputs_of, print, say};
 use super::signals::{self, Chat};
 use crate::cli::ChatArgs;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::generate::{Completion, FinishReason, Limits, Request, SamplingConfig, complete_streaming};
 use crate::model::pass::Pass;
 use crate::toolkit::Adapted;
 use crate::toolkit::prompts::without_room;
 
 pub(super) fn run(args: &ChatArgs) -> Result<()> {
-    inputs_of(&args.model).check_file(&args.save)?;
+    check_save(args)?;
     let base = base(&args.model)?;
     let adapted = adapted(&base, &args.model)?;
     adapted.policy.trained.refuse_score("chat")?;
@@ -62,6 +63,16 @@ pub(super) fn run(args: &ChatArgs) -> Result<()> {
             Err(problem) => say(&problem),
         }
     }
+}
+
+/// Refuses to append to a file that is read, and to one that holds no pairs.
+fn check_save(args: &ChatArgs) -> Result<()> {
+    inputs_of(&args.model).check_file(&args.save)?;
+    files::check_earlier(&args.save, "a file of pairs", |head| {
+        let first = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let first = String::from_utf8_lossy(first);
+        first.starts_with('{') && first.contains("\"chosen\"")
+    })
 }
 
 /// Reads a line; a `\` at its end continues it on the next one. `None` at the end of the input; the inner error says why the

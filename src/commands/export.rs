@@ -2,8 +2,6 @@
 
 mod serving;
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::output::{
@@ -42,8 +40,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let config: Value = serde_json::from_str(&config).unwrap_or_default();
     let verdicts = servers::verdicts(written, &adapters, &base.spec, &config)?;
     check_served(&verdicts, args)?;
-    let lacks = TrainedWith::warn_of_missing(&args.adapter)?;
-    let told = write(&base, (&adapters, lacks), &config, args)?;
+    let trained = TrainedWith::of_one_made_of(&args.adapter)?;
+    let told = write(&base, (&adapters, &trained), &config, args)?;
     let served =
         (args.format == ExportFormat::Gguf).then(|| serving::write(&base, &args.output)).transpose()?;
     if args.json {
@@ -112,24 +110,24 @@ fn naming(program: ServerName) -> Naming {
     }
 }
 
-/// Writes the adapter, with the metadata of what it lacks, and describes in words what was written.
+/// Writes the adapter, with how it was trained, and describes in words what was written.
 fn write(
     base: &Base,
-    (adapters, lacks): (&Adapters, BTreeMap<String, String>),
+    (adapters, trained): (&Adapters, &TrainedWith),
     config: &Value,
     args: &ExportArgs,
 ) -> Result<String> {
+    let mut origin = base.origin()?;
+    origin.metadata.extend(trained.metadata()?);
     match args.format {
         ExportFormat::Gguf => {
-            let report =
-                gguf::write(&args.output, adapters, &base.spec, numbers(args.kind), &base.origin()?)?;
+            let report = gguf::write(&args.output, adapters, &base.spec, numbers(args.kind), &origin)?;
             Ok(format!(
                 "{} modules for llama.cpp architecture {}, alpha {}",
                 report.modules, report.architecture, report.alpha
             ))
         }
         ExportFormat::Mlx => {
-            let origin = base.origin()?;
             let report = files::write_directory(&args.output, args.force, |new| {
                 mlx::write(new, adapters, &base.spec, &origin)
             })?;
@@ -140,12 +138,12 @@ fn write(
             ))
         }
         ExportFormat::Peft => {
-            let mut origin = base.origin()?;
-            origin.metadata.extend(lacks);
+            let beside = base.tokenizer_beside(&args.adapter)?;
             let naming = args.program.map_or(Naming::Transformers, naming);
             let model_type = config["model_type"].as_str().unwrap_or(&base.spec.model_type);
             let named = |module: &str| layout::named(module, naming, model_type);
             files::write_directory(&args.output, args.force, |new| {
+                beside.iter().try_for_each(|(name, bytes)| files::write_bytes(&new.join(name), bytes))?;
                 peft::write_named(new, adapters, &base.spec, 0.0, &origin, &named)
             })?;
             let folded =

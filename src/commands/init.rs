@@ -1,6 +1,7 @@
 //! `dpo-lora init`: a commented configuration that trains, from a look at base, data and machine.
 
 mod records;
+mod settings;
 mod text;
 mod timing;
 
@@ -17,7 +18,6 @@ use crate::files::{self, shell_word};
 use crate::model::config::{DeviceChoice, WeightDtype};
 use crate::objective::ObjectiveConfig;
 use crate::toolkit::{Base, Inputs, OpenOptions, Run};
-use crate::train::course::Course;
 use crate::train::run_dir;
 
 /// The share of the records that is held out, and how many records that takes.
@@ -30,10 +30,6 @@ const MOST_HELD_OUT: f64 = 500.0;
 /// Keys one of which begins a line of every configuration.
 const SECTIONS: [&str; 8] =
     ["output_dir", "model", "lora", "data", "objective", "rollout", "train", "stages"];
-
-/// Passes over the data that are tried until the run is long enough to learn, and learning rates.
-const EPOCHS: [f64; 7] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0];
-const RATES: [f64; 2] = [1e-4, 2e-4];
 
 pub(super) fn run(args: &InitArgs) -> Result<()> {
     check_output(args)?;
@@ -77,7 +73,8 @@ fn check_output(args: &InitArgs) -> Result<()> {
             output.display()
         )));
     }
-    if output.ends_with("config.yaml") && run_dir::is_run(files::parent(output)) {
+    let is_of_run = output.exists() && run_dir::is_run(files::parent(output));
+    if output.ends_with("config.yaml") && is_of_run {
         return Err(Error::Config(format!(
             "the output {} is the configuration that a run keeps to be resumed; name another file",
             output.display()
@@ -111,7 +108,7 @@ fn begun(args: &InitArgs, base: &Base) -> Result<RunConfig> {
         }
         Some(EvalSource::Sources(_)) | None => records,
     };
-    long_enough(&mut config, trained)?;
+    settings::suit(&mut config, trained)?;
     config.train.logging_steps = (config.train.steps(trained) / 50).clamp(1, 10);
     Ok(config)
 }
@@ -149,22 +146,6 @@ fn loss_for(records: &Dataset) -> Result<ObjectiveConfig> {
     let mut config = ObjectiveConfig::default();
     config.loss_type = vec![name.into()];
     Ok(ObjectiveConfig::from(&config.resolve()?))
-}
-
-/// Trains for as long as it takes to learn, at a rate that bases bear; a run over few records stays as it is and is warned of.
-fn long_enough(config: &mut RunConfig, records: usize) -> Result<()> {
-    let needs = config.objective.resolve()?.needs();
-    for epochs in EPOCHS {
-        for rate in RATES {
-            let mut train = config.train.clone();
-            (train.num_train_epochs, train.learning_rate) = (epochs, rate);
-            if Course::new(&train, &config.lora, records, needs).warnings().is_empty() {
-                config.train = train;
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Checks that what is written is the configuration that was planned.

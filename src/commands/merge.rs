@@ -7,7 +7,7 @@ mod probe;
 mod side;
 mod verify;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::output::{check_adapter_directory, check_gguf, model_inputs, say};
@@ -41,15 +41,18 @@ pub(super) fn run(args: &MergeArgs, quiet: bool) -> Result<()> {
     let purpose = AdapterUse { head: true, score: false, force: args.force, unmerge: args.unmerge };
     let adapters =
         args.adapter.iter().map(|path| base.adapter_for(path, purpose)).collect::<Result<Vec<_>>>()?;
-    // What is taken off again need not be all that was merged.
-    let lacks = match args.unmerge {
-        true => BTreeMap::new(),
-        false => TrainedWith::warn_of_missing(&args.adapter)?,
-    };
     let parts: Vec<(&Adapters, f64)> = adapters.iter().zip(weights).collect();
     match (&args.output, &args.output_adapter) {
-        (Some(output), _) => into_model(&base, &parts, output, args, say),
-        (None, Some(directory)) => compose::run(&base, (&parts[..], lacks), directory, args, say),
+        (Some(output), _) => {
+            if !args.unmerge {
+                TrainedWith::warn_of_missing(&args.adapter)?;
+            }
+            into_model(&base, &parts, output, args, say)
+        }
+        (None, Some(directory)) => {
+            let trained = TrainedWith::of_one_made_of(&args.adapter)?;
+            compose::run(&base, (&parts[..], &trained), directory, args, say)
+        }
         (None, None) => Err(Error::Config("name --output or --output-adapter".into())),
     }
 }
@@ -115,9 +118,15 @@ fn into_model(
         check_finite(base)?;
     }
     let from = merge::Base { directory, source: &*base.source, spec: &base.spec };
-    let merged = Merged { base, from: &from, parts, args };
+    // Without its adapters a model has the template of its base.
+    let own = if args.unmerge { None } else { base.template_of(&args.adapter)? };
+    let chat_template = own.as_ref().map(|own| own.text.as_str());
+    let merged = Merged { base, from: &from, parts, chat_template, args };
     let check = |place: &Path, report: &MergeReport| {
         say(&written(report, output, args.unmerge));
+        if let Some(own) = &own {
+            say(&format!("its chat template is that with which {} was trained", own.adapter.display()));
+        }
         if !report.left_out.is_empty() {
             let files = report.left_out.join(", ");
             super::output::say(&format!("warning: not copied from the base's directory: {files}"));
@@ -127,19 +136,19 @@ fn into_model(
     };
     match args.format {
         MergeFormat::Gguf => {
-            let options = GgufOptions { kind: file_type(args.dtype), overwrite: args.force };
+            let options = GgufOptions { kind: file_type(args.dtype), overwrite: args.force, chat_template };
             merge::gguf::merge_checked(&from, parts, output, &options, check)?;
         }
         MergeFormat::Safetensors => {
-            let options = safetensors(base, args, &say)?;
+            let options = MergeOptions { chat_template, ..safetensors(base, args, &say)? };
             merge::merge_checked(&from, parts, output, &options, check)?;
         }
     }
     Ok(())
 }
 
-/// Returns how a model directory is written.
-fn safetensors(base: &Base, args: &MergeArgs, say: &impl Fn(&str)) -> Result<MergeOptions> {
+/// Returns how the weights of a model directory are written.
+fn safetensors(base: &Base, args: &MergeArgs, say: &impl Fn(&str)) -> Result<MergeOptions<'static>> {
     let mut options = MergeOptions { dtype: base.dtype, overwrite: args.force, ..MergeOptions::default() };
     if matches!(base.place, Place::Gguf(_)) {
         let dtype = *options.dtype.get_or_insert(DType::Bf16);

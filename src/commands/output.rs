@@ -9,6 +9,7 @@ use crate::cli::ModelArgs;
 use crate::error::{Error, Result};
 use crate::files::{self, Guard};
 use crate::report::screen;
+use crate::toolkit::Base;
 
 /// Whether another process prints what this one would.
 static HUSHED: AtomicBool = AtomicBool::new(false);
@@ -75,9 +76,9 @@ pub(super) fn check_adapter_directory(output: &Path, flag: &str, force: bool) ->
             peft::CONFIG
         )));
     }
-    let parts = [peft::CONFIG, peft::WEIGHTS, mlx::WEIGHTS];
+    let own = [peft::CONFIG, peft::WEIGHTS, mlx::WEIGHTS];
     files::check_parts(output, "the adapter that is written", &|path| {
-        parts.iter().any(|part| path == Path::new(part))
+        own.iter().chain(Base::TOKENIZER_FILES).any(|part| path == Path::new(part))
     })
 }
 

@@ -34,7 +34,10 @@ fn check_output(runs: &[PathBuf], output: &Path) -> Result<()> {
     for run in runs {
         inputs.add("the run", run);
     }
-    inputs.check_file(output)?;
+    // A run's own report may be a link, whose target is no input.
+    if !runs.iter().any(|run| run.join("report.html") == *output) {
+        inputs.check_file(output)?;
+    }
     files::check_earlier(output, "a report", |head| {
         String::from_utf8_lossy(head).contains("<title>dpo-lora report</title>")
     })

@@ -191,6 +191,11 @@ impl Dataset {
         hasher.finalize().to_hex().to_string()
     }
 
+    /// Returns the tokens of the prompt of an example of this set, as they are stored; `None` if the set is damaged.
+    pub fn prompt(&self, entry: &Entry) -> Option<&[u32]> {
+        entry.prompt_tokens(self.examples.tokens())
+    }
+
     fn read(&self, entry: &Entry) -> Result<Example> {
         let tokens = self.examples.tokens();
         let example = entry.example(tokens, self.origin(entry)).ok_or_else(|| self.damaged(entry))?;

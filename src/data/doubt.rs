@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::cases::Cases;
+use super::fields::{key, listed};
 
 /// What is doubtful about a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,7 +13,7 @@ use super::cases::Cases;
 pub enum About {
     /// A column that is not read says that the rejected answer is the better one, or that none is.
     Preference,
-    /// A cell of a CSV file that spells a missing value and is a whole prompt or answer.
+    /// A text that spells a missing value and is a whole prompt, input or answer.
     Cell,
     /// Arguments of a tool that are a text with JSON, where a template expects an object.
     Arguments,
@@ -38,6 +39,16 @@ pub enum About {
     Header,
     /// The end of a prompt that has other tokens with an answer behind it.
     Border,
+    /// A column with text that nothing reads.
+    Unread,
+    /// An answer that begins with its prompt.
+    Repeated,
+    /// An answer that goes on with the user's turn.
+    Turn,
+    /// An answer of another role than the assistant's.
+    Role,
+    /// A field of a message with text, which the template did not write.
+    Field,
 }
 
 impl About {
@@ -47,12 +58,12 @@ impl About {
             "use a chat template that writes it (data.chat_template), or take it out of the records";
         match self {
             Self::Preference => (
-                "a column that is not read contradicts chosen and rejected",
-                "swap the two (data.columns: {chosen: rejected, rejected: chosen}), leave such rows out with data.filter, or \
-                 leave the column out (data.columns: {NAME: null})",
+                "something that is not read contradicts which answer is preferred",
+                "swap the two answers if it is right (for example data.columns: {chosen: rejected, rejected: chosen}), leave \
+                 such rows out with data.filter, or leave its whole column out (data.columns: {NAME: null}; of NAME.FIELD, NAME)",
             ),
             Self::Cell => (
-                "a cell that spells a missing value is a whole prompt or answer",
+                "a text that spells a missing value is a whole prompt, input or answer",
                 "leave such rows out with data.filter, or keep them if the word is the answer",
             ),
             Self::Arguments => (
@@ -83,6 +94,23 @@ impl About {
                  answer another prompt than it will see",
                 "begin answers with the white space between them, and do not end prompts with it",
             ),
+            Self::Unread => (
+                "a column with text is not read",
+                "add to the prompt what the model should read, and leave columns out that only describe the row",
+            ),
+            Self::Repeated => (
+                "an answer begins with its prompt, which stands there twice",
+                "remove it from the answer, unless it is meant to quote it",
+            ),
+            Self::Turn => (
+                "an answer goes on with a turn of the user, which is scored",
+                "cut the text behind the answer, or leave such rows out with data.filter",
+            ),
+            Self::Role => (
+                "an answer is of a role that is not the assistant's, and the model would learn to write the turn of this role",
+                "write assistant",
+            ),
+            Self::Field => ("the chat template does not write a field of a message", TEMPLATE),
             Self::Gold => (
                 "there is a gold answer and nothing imitates it",
                 "take a loss that does (objective.loss_type: tpo), or leave the column out (data.columns: {reference: null})",
@@ -115,8 +143,14 @@ pub struct Doubts(BTreeMap<About, Cases>);
 impl Doubts {
     /// Counts the doubts about the record at `place`.
     pub(super) fn add(&mut self, place: &impl ToString, doubts: Vec<Doubt>) {
-        for Doubt { about, what } in doubts {
+        let (unread, others): (Vec<_>, Vec<_>) =
+            doubts.into_iter().partition(|doubt| doubt.about == About::Unread);
+        for Doubt { about, what } in others {
             self.0.entry(about).or_default().add(place.to_string(), what);
+        }
+        if !unread.is_empty() {
+            let texts = unread.into_iter().map(|doubt| doubt.what);
+            self.0.entry(About::Unread).or_default().add_columns(&place.to_string(), texts);
         }
     }
 
@@ -124,9 +158,50 @@ impl Doubts {
     pub(super) fn notes(&self, records: usize) -> Vec<String> {
         let described = |(about, cases): (&About, &Cases)| {
             let (found, remedy) = about.words();
+            if *about == About::Unread {
+                let (names, first) = cases.columns()?;
+                let keys: Vec<String> = names.iter().map(|name| format!("{}: null", key(name))).collect();
+                return Some(format!(
+                    "in {} of {records} records {found}: {} ({first}); {remedy} (data.columns: {{{}}})",
+                    cases.count,
+                    listed(names.iter().copied()),
+                    keys.join(", ")
+                ));
+            }
             let first = cases.described().unwrap_or_default();
-            format!("in {} of {records} records {found}: {first}; {remedy}", cases.count)
+            Some(format!("in {} of {records} records {found}: {first}; {remedy}", cases.count))
         };
-        self.0.iter().map(described).collect()
+        self.0.iter().filter_map(described).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_with_varying_texts_or_sentences_are_told_of_once() {
+        let of = |texts: &[[&str; 2]]| {
+            let mut doubts = Doubts::default();
+            for (line, columns) in texts.iter().enumerate() {
+                let of_column =
+                    |(name, text): (&str, &str)| Doubt::new(About::Unread, format!("`{name}` ({text:?})"));
+                let found = ["a b", "kind"].into_iter().zip(*columns).map(of_column).collect();
+                doubts.add(&format!("t:{}", line + 1), found);
+            }
+            doubts.notes(9).join("\n")
+        };
+        let texts = ["a text one", "a text two", "a text three", "a text four"];
+        let varying = of(&texts.map(|text| [text, "an open kind"]));
+        for part in [
+            "in 4 of 9 records a column with text is not read: `a b` (t:1: \"a text one\")",
+            "{\"a b\": null})",
+        ] {
+            assert!(varying.contains(part), "{part}: {varying}");
+        }
+        assert!(!varying.contains("kind"), "{varying}");
+        let persona = of(&[["You are a pirate.", "an open kind"], ["You are a pirate.", "an open kind"]]);
+        assert!(persona.contains("`a b` (t:1") && !persona.contains("kind"), "{persona}");
+        assert_eq!(of(&[["an open one", "an open kind"], ["an open one", "an open kind"]]), "");
     }
 }

@@ -74,6 +74,13 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     shown.join(", ")
 }
 
+/// Returns a name as a key or a value of YAML: in quotes, if white space or signs of YAML would be lost.
+pub(super) fn key(name: &str) -> String {
+    let is_plain = name.chars().all(|c| c.is_alphanumeric() || ['_', '-', '.'].contains(&c))
+        && name.starts_with(char::is_alphabetic);
+    if is_plain { name.to_owned() } else { Json::from(name).to_string() }
+}
+
 /// Returns the first 60 characters.
 pub(super) fn shortened(text: &str) -> String {
     match text.char_indices().nth(60) {
@@ -87,6 +94,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_name_is_quoted_where_yaml_needs_it() {
+        for (name, shown) in [
+            ("chosen_1", "chosen_1"),
+            (" chosen", "\" chosen\""),
+            ("a: b", "\"a: b\""),
+            ("", "\"\""),
+            ("1", "\"1\""),
+        ] {
+            assert_eq!(key(name), shown);
+        }
+    }
 
     #[test]
     fn numbers_that_json_lacks_are_described_by_their_words() {

@@ -162,19 +162,8 @@ impl Findings {
                 if self.inverted > 0 { ", and accuracies still count how often chosen is ahead" } else { "" }
             ));
         }
-        if self.undecided > 0 && self.undecided == records {
-            notes.push(
-                "warning: the label of every pair is 0.5, which prefers neither answer, so that nothing can be learned from them"
-                    .into(),
-            );
-        }
-        if let Some(first) = self.lost.described() {
-            notes.push(format!(
-                "warning: in {} of {records} records the rendered conversation lacks text of the rendered prompt, which is \
-                 therefore not trained on: {first}; use a chat template whose prompt is the beginning of its conversation",
-                self.lost.count
-            ));
-        }
+        notes.extend(all_undecided(self.undecided, records).map(|note| format!("warning: {note}")));
+        notes.extend(unwritten(&self.lost, records).map(|note| format!("warning: {note}")));
         notes.extend(self.doubts.notes(records).into_iter().map(|note| format!("warning: {note}")));
         if self.truncated > 0 {
             notes.push(format!("{} of {records} records were truncated to fit max_length", self.truncated));
@@ -184,6 +173,23 @@ impl Findings {
         }
         notes
     }
+}
+
+/// Describes the records whose rendered conversation lacks the end of the rendered prompt.
+pub(super) fn unwritten(lost: &Cases, records: usize) -> Option<String> {
+    let first = lost.described()?;
+    Some(format!(
+        "in {} of {records} records the rendered conversation lacks text of the rendered prompt, which is therefore not \
+         trained on: {first}; use a chat template whose prompt is the beginning of its conversation",
+        lost.count
+    ))
+}
+
+/// Describes pairs whose labels prefer neither answer; `undecided` is their number.
+pub(super) fn all_undecided(undecided: usize, records: usize) -> Option<String> {
+    (undecided > 0 && undecided == records).then(|| {
+        "the label of every pair is 0.5, which prefers neither answer, so that nothing can be learned from them".to_owned()
+    })
 }
 
 #[cfg(test)]

@@ -57,11 +57,16 @@ impl Ingest<'_> {
         let (sender, chunks) = sync_channel::<(usize, Vec<Parsed>)>(2);
         std::thread::scope(|scope| {
             // Rows are parsed in order on a thread of their own while the others tokenize.
-            let reading = scope.spawn(move || {
+            let rows = move || {
                 feeds.iter().enumerate().try_fold(0, |filtered, (source, feed)| {
                     read(source, feed, self.limit, &sender).map(|more| filtered + more)
                 })
-            });
+            };
+            let reading = std::thread::Builder::new().spawn_scoped(scope, rows).map_err(|error| {
+                Error::Data(format!(
+                    "the system refuses a thread to read data ({error}); see `ulimit -u` and `ulimit -v`"
+                ))
+            })?;
             for (source, chunk) in chunks {
                 if !self.chunk(source, chunk, builder, &mut findings)? {
                     break;
@@ -177,7 +182,9 @@ fn read(
                 continue;
             }
         };
+        let mut is_empty = feed.inputs.len() > 1;
         for row in rows {
+            is_empty = false;
             match row.and_then(|row| feed.reader.read(row)) {
                 Ok(None) => filtered += 1,
                 Ok(Some(record)) => {
@@ -190,6 +197,9 @@ fn read(
                 bytes = 0;
                 out.send((source, std::mem::replace(&mut chunk, Vec::with_capacity(size)))).ok()?;
             }
+        }
+        if let Some(path) = input.path().filter(|_| is_empty) {
+            log::warn!("{}: the file is empty and adds no records to those of the others", path.display());
         }
     }
     out.send((source, chunk)).ok()?;

@@ -253,13 +253,13 @@ mod tests {
             ("SYSTEM", "system"),
             (" user", "user"),
             ("ChatGPT", "assistant"),
+            ("model", "assistant"),
         ] {
             let error = of(role).unwrap_err();
             assert!(error.contains(&format!("m[1].role is {role:?}")), "{error}");
             assert!(error.ends_with(&format!("write {right}")), "{error}");
         }
-        for role in ["user", "tool", "developer", "ipython", "documents", "environment", "model", "narrator"]
-        {
+        for role in ["user", "tool", "developer", "ipython", "documents", "environment", "narrator"] {
             assert!(of(role).is_ok(), "{role}");
         }
     }

@@ -117,7 +117,8 @@ impl RecordReader {
         let found = self.parse(fields, cells::are_of(&origin)).and_then(small);
         match found.and_then(|found| self.same_schema(&origin, found)) {
             Ok(Some((source, schema, Draft { kind, labelled, content, mut doubts }))) => {
-                doubts.extend(cells::missing(&origin, &content));
+                let is_known = doubts.iter().any(|doubt| doubt.about == About::Cell);
+                doubts.extend(cells::missing(&content).filter(|_| !is_known));
                 Ok(Some(Record { origin, source, schema, labelled, kind, content, doubts }))
             }
             Ok(None) => Ok(None),
@@ -141,6 +142,7 @@ impl RecordReader {
         if cells {
             cells::read(&mut fields);
         }
+        let input = cells::missing_input(&fields);
         let gold = fields.get(GOLD).filter(|_| self.wanted == Wanted::Triples).cloned();
         let source = fields.get("source").and_then(Json::as_str).map(Arc::from);
         let with_margins = matches!(self.wanted, Wanted::Rewarded | Wanted::Everything);
@@ -170,6 +172,8 @@ impl RecordReader {
         if self.wanted == Wanted::Triples {
             require_gold(schema, &draft, gold.as_ref())?;
         }
+        let is_joined = matches!(schema, Schema::Alpaca | Schema::AlpacaRanking);
+        draft.doubts.extend(input.filter(|_| is_joined));
         Ok(Some((source, schema, draft)))
     }
 

@@ -13,11 +13,23 @@ use super::doubt::{About, Doubt};
 use super::example::Kind;
 use super::fields::{Fields, shortened};
 use super::messages::Message;
+use super::schema::may_be_content;
 
 /// How a list of text parts looks where a template writes it as if it were a text.
 const LIST: [&str; 2] = ["[{'type':", "[{\"type\":"];
 /// Fields of a message with its reasoning.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+const REASONING: [&str; 8] = [
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+    "thought",
+    "thoughts",
+    "rationale",
+    "analysis",
+    "chain_of_thought",
+];
+/// Fields of a message that are looked for in another way, or not at all.
+const KNOWN: [&str; 5] = ["role", "content", "name", "tool_calls", "tool_call_id"];
 
 /// A rendered text, and its letters and digits.
 struct Rendered<'a> {
@@ -74,6 +86,7 @@ pub(super) fn doubts(content: &Content, kind: Kind, texts: &[String]) -> Result<
         }
         let mut own = Vec::new();
         answer.iter().for_each(|message| of_message(message, &rendered, &mut own));
+        prompt.iter().chain(answer).for_each(|message| of_fields(message, &rendered, &mut found));
         let said: usize = answer.iter().map(said).sum();
         if said > 0 && own.len() == said {
             let what = own.first().map_or("", |doubt| doubt.what.as_str());
@@ -85,6 +98,9 @@ pub(super) fn doubts(content: &Content, kind: Kind, texts: &[String]) -> Result<
         }
         found.extend(own);
         if let Some(last) = answer.last() {
+            if last.role() != "assistant" {
+                found.push(Doubt::new(About::Role, format!("{:?}", shortened(last.role()))));
+            }
             of_reasoning(last, &rendered, &mut found);
         }
     }
@@ -145,6 +161,20 @@ fn of_message(message: &Message, rendered: &Rendered, found: &mut Vec<Doubt>) {
     for name in calls(message) {
         if !rendered.has(name) {
             found.push(Doubt::new(About::ToolCalls, format!("a call of {name:?}")));
+        }
+    }
+}
+
+/// Looks for texts in further fields. The reasoning of earlier turns is left out on purpose.
+fn of_fields(message: &Message, rendered: &Rendered, found: &mut Vec<Doubt>) {
+    for (name, value) in message.fields() {
+        let is_known = KNOWN.contains(&name.as_str()) || REASONING.contains(&name.as_str());
+        let text = value.as_str().filter(|text| !is_known && may_be_content(name, text));
+        if let Some(text) = text.filter(|text| !rendered.has(text)) {
+            found.push(Doubt::new(
+                About::Field,
+                format!("{name} ({:?}) of {}", shortened(text), message.role()),
+            ));
         }
     }
 }
@@ -240,6 +270,22 @@ mod tests {
         assert_eq!(find(&whole.replace("Hm", "")), Ok(vec![About::Reasoning]));
         let error = find(&whole.replace("Loire", "")).unwrap_err();
         assert!(error.contains("writes nothing of") && error.contains("Loire"), "{error}");
+    }
+
+    #[test]
+    fn fields_and_roles_that_a_template_does_not_know_are_found() {
+        let prompt =
+            json!([{"role": "user", "content": "Which?", "context": "The Loire is long.", "id": "a b c d"}]);
+        let find = |answer: Json, text: &str| found(prompt.clone(), json!([answer]), None, text);
+        let plain = || json!({"role": "assistant", "content": "So"});
+        assert_eq!(find(plain(), "The Loire is long. Which? So"), Ok(vec![]));
+        assert_eq!(find(plain(), "Which? So"), Ok(vec![About::Field]));
+        for name in ["thought", "rationale", "analysis"] {
+            let answer = json!({"role": "assistant", "content": "So", name: "Rivers are long, I think"});
+            assert_eq!(find(answer, "The Loire is long. Which? So"), Ok(vec![About::Reasoning]), "{name}");
+        }
+        let narrator = json!({"role": "narrator", "content": "So"});
+        assert_eq!(find(narrator, "The Loire is long. Which? So"), Ok(vec![About::Role]));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Resolves the data sources in the YAML (a file, a glob, a directory, or a list of them) to readable inputs.
 
+mod names;
+
 use std::borrow::Cow;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf, is_separator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -110,31 +112,48 @@ fn resolve_one(source: &str) -> Result<Vec<Input>> {
 const DESCRIPTIONS: [&str; 4] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"];
 
+/// Whether a path is a file that a directory is read for.
+fn is_data(path: &Path) -> bool {
+    let describes = path.file_name().is_some_and(|name| DESCRIPTIONS.iter().any(|known| name == *known));
+    !describes && Format::named(path).is_some() && path.is_file()
+}
+
 fn directory(dir: &Path) -> Result<Vec<Input>> {
-    let mut inputs = Vec::new();
-    for path in sorted_entries(dir)? {
-        let describes = path.file_name().is_some_and(|name| DESCRIPTIONS.iter().any(|known| name == *known));
-        if let (true, false, Some(format)) = (path.is_file(), describes, Format::named(&path)) {
-            inputs.push(Input::File(path, format));
-        }
+    let files: Vec<PathBuf> = visible(dir)?.into_iter().filter(|path| is_data(path)).collect();
+    let below = below(dir);
+    if files.is_empty() {
+        return Err(Error::Data(if below.is_empty() {
+            format!("directory `{}` holds no file that can be read: {SUPPORTED}", dir.display())
+        } else {
+            format!(
+                "directory `{}` holds no file that can be read itself, but its subdirectories do ({}); name one of them, or \
+                 the files of one split (a glob)",
+                dir.display(),
+                named(&below)
+            )
+        }));
     }
-    warn_of_splits(&inputs);
-    if inputs.is_empty() {
-        return Err(Error::Data(format!(
-            "directory `{}` holds no file that can be read: {SUPPORTED}",
-            dir.display()
-        )));
+    if !below.is_empty() {
+        log::warn!(
+            "directory `{}` is read without its subdirectories, which hold data, too ({}); if these belong to it, name their \
+             directories beside it (a list)",
+            dir.display(),
+            named(&below)
+        );
     }
-    Ok(inputs)
+    together(&files, |_| true)?;
+    files.into_iter().map(|path| Format::of(&path).map(|format| Input::File(path, format))).collect()
 }
 
 fn matches(pattern: &str) -> Result<Vec<Input>> {
     let paths =
         glob::glob(pattern).map_err(|e| Error::Data(format!("`{pattern}` is not a valid glob: {e}")))?;
+    let parts: Vec<glob::Pattern> =
+        pattern.split(is_separator).filter_map(|part| glob::Pattern::new(part).ok()).collect();
     let mut files = Vec::new();
     for path in paths {
         let path = path.map_err(|e| Error::read(e.path().to_path_buf())(e.into()))?;
-        if !path.is_dir() {
+        if !path.is_dir() && is_meant(&path, &parts) {
             files.push(path);
         }
     }
@@ -144,52 +163,56 @@ fn matches(pattern: &str) -> Result<Vec<Input>> {
         )));
     }
     files.sort();
-    let found: Result<Vec<_>> =
-        files.into_iter().map(|path| Format::of(&path).map(|format| Input::File(path, format))).collect();
-    found.inspect(|inputs| warn_of_splits(inputs))
+    together(&files, |name| parts.last().is_some_and(|last| last.matches(name)))?;
+    files.into_iter().map(|path| Format::of(&path).map(|format| Input::File(path, format))).collect()
 }
 
-/// Warns of files that belong to several splits and are read as one data set.
-fn warn_of_splits(inputs: &[Input]) {
-    if let Some(note) = splits(inputs) {
+/// Whether a glob of these parts means a path: as in shells, no wildcard stands for the dot of a hidden name.
+fn is_meant(path: &Path, parts: &[glob::Pattern]) -> bool {
+    path.components().all(|component| {
+        let name = component.as_os_str().to_string_lossy();
+        let is_hidden = name.starts_with('.') && matches!(component, Component::Normal(_));
+        !is_hidden || parts.iter().any(|part| part.as_str().starts_with('.') && part.matches(&name))
+    })
+}
+
+/// Warns of files whose names say that they are not one data set, and refuses those that are not all of one.
+fn together(files: &[PathBuf], wants: impl Fn(&str) -> bool) -> Result<()> {
+    for note in names::splits(files).into_iter().chain(names::twins(files)) {
         log::warn!("{note}");
     }
+    names::missing_shards(files, wants).map_or(Ok(()), |missing| Err(Error::Data(missing)))
 }
 
-/// Words of the names of files, and the split that each means.
-const SPLITS: [(&str, &str); 8] = [
-    ("train", "train"),
-    ("training", "train"),
-    ("test", "test"),
-    ("validation", "validation"),
-    ("valid", "validation"),
-    ("val", "validation"),
-    ("dev", "validation"),
-    ("eval", "validation"),
-];
+/// The depth below a directory to which files are looked for.
+const DEPTH: usize = 3;
+/// The number of subdirectories in which they are looked for.
+const MOST_DIRECTORIES: usize = 1000;
 
-/// Describes files of several splits, with the first of each.
-fn splits(inputs: &[Input]) -> Option<String> {
-    let mut found: Vec<(&str, String)> = Vec::new();
-    for input in inputs {
-        let Input::File(path, _) = input else { continue };
-        let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-        let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
-        let split = words.find_map(|word| SPLITS.iter().find(|(known, _)| *known == word));
-        if let Some((_, split)) = split
-            && found.iter().all(|(known, _)| known != split)
-        {
-            found.push((*split, path.display().to_string()));
+/// Returns the first file of each subdirectory of `dir` that has some. They are not read, but named.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![(dir.to_path_buf(), 0)];
+    let mut at = 0;
+    while let Some((directory, depth)) = left.get(at).filter(|_| at < MOST_DIRECTORIES).cloned() {
+        at += 1;
+        // What cannot be listed is not missed either.
+        let entries = visible(&directory).unwrap_or_default();
+        if depth > 0 {
+            found.extend(entries.iter().find(|path| is_data(path)).cloned());
+        }
+        if depth < DEPTH {
+            left.extend(entries.into_iter().filter(|path| path.is_dir()).map(|path| (path, depth + 1)));
         }
     }
-    let names: Vec<String> = found.into_iter().map(|(_, name)| name).collect();
-    (names.len() > 1).then(|| {
-        format!(
-            "{} are files of several splits and are read as one data set; name the files of one split (data.train, and \
-             data.eval for another)",
-            names.join(", ")
-        )
-    })
+    found
+}
+
+/// Lists the first files of subdirectories.
+fn named(files: &[PathBuf]) -> String {
+    let shown: Vec<String> = files.iter().take(6).map(|path| path.display().to_string()).collect();
+    let more = if files.len() > shown.len() { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn missing(path: &Path) -> String {
@@ -204,6 +227,11 @@ fn missing(path: &Path) -> String {
         Some(near) => format!("`{}` does not exist; did you mean `{near}`?", path.display()),
         None => format!("`{}` does not exist; relative paths start in the working directory", path.display()),
     }
+}
+
+/// The entries of a directory that are not hidden, sorted.
+fn visible(dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(sorted_entries(dir)?.into_iter().filter(|path| !names::is_hidden(path)).collect())
 }
 
 fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -272,6 +300,44 @@ mod tests {
         assert!(resolve_in(dir.path(), &["empty"]).unwrap_err().to_string().contains("holds no file"));
         assert!(resolve(&"hub:a/b".into()).unwrap_err().to_string().contains("Hub"));
         assert!(resolve(&"[".into()).is_err());
+    }
+
+    #[test]
+    fn hidden_files_are_read_only_by_their_name() {
+        let dir = tempfile::tempdir().unwrap();
+        files(dir.path(), &["a.jsonl", ".b.jsonl", "._a.jsonl"]);
+        assert_eq!(names(&resolve_in(dir.path(), &[""]).unwrap()), ["a.jsonl"]);
+        assert_eq!(names(&resolve_in(dir.path(), &["*.jsonl"]).unwrap()), ["a.jsonl"]);
+        assert_eq!(names(&resolve_in(dir.path(), &[".b.jsonl"]).unwrap()), [".b.jsonl"]);
+        assert_eq!(names(&resolve_in(dir.path(), &[".b*"]).unwrap()), [".b.jsonl"]);
+    }
+
+    #[test]
+    fn subdirectories_with_data_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["repo/data", "repo/.git/x", "repo/default/test"] {
+            fs::create_dir_all(dir.path().join(part)).unwrap();
+            files(&dir.path().join(part), &["train-00000-of-00001.jsonl", "z.jsonl"]);
+        }
+        let message = resolve_in(dir.path(), &["repo"]).unwrap_err().to_string();
+        for part in ["subdirectories do (", "data/train-00000-of-00001.jsonl, ", "default/test/train-"] {
+            assert!(message.contains(part) && !message.contains(".git"), "{part}: {message}");
+        }
+        files(&dir.path().join("repo"), &["a.jsonl"]);
+        assert_eq!(names(&resolve_in(dir.path(), &["repo"]).unwrap()), ["a.jsonl"]);
+    }
+
+    #[test]
+    fn a_set_of_shards_is_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        files(dir.path(), &["t-00000-of-00003.jsonl", "t-00002-of-00003.jsonl"]);
+        for source in ["", "t-*.jsonl"] {
+            let message = resolve_in(dir.path(), &[source]).unwrap_err().to_string();
+            assert!(message.contains("t-00001-of-00003 is missing"), "{message}");
+        }
+        for source in ["t-0000[02]-*.jsonl", "t-00000-of-00003.jsonl", "*-00002-*"] {
+            assert!(resolve_in(dir.path(), &[source]).is_ok(), "{source}");
+        }
     }
 
     #[test]

@@ -17,11 +17,11 @@ const SPEAKERS: [(&str, &str); 8] = [
 ];
 
 /// Roles of chat templates. There are others, which only a template knows.
-const ROLES: [&str; 9] =
-    ["user", "assistant", "system", "developer", "tool", "function", "observation", "ipython", "model"];
+const ROLES: [&str; 8] =
+    ["user", "assistant", "system", "developer", "tool", "function", "observation", "ipython"];
 
 /// Names of speakers in other formats, in lower case, and the roles that they have in a template.
-const OTHER_NAMES: [(&str, &str); 11] = [
+const OTHER_NAMES: [(&str, &str); 12] = [
     ("human", "user"),
     ("prompter", "user"),
     ("gpt", "assistant"),
@@ -29,6 +29,8 @@ const OTHER_NAMES: [(&str, &str); 11] = [
     ("bot", "assistant"),
     ("chatbot", "assistant"),
     ("ai", "assistant"),
+    // Templates whose turns are those of a `model` write them for the assistant.
+    ("model", "assistant"),
     ("bard", "assistant"),
     ("bing", "assistant"),
     ("claude", "assistant"),

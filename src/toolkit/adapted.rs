@@ -1,6 +1,6 @@
 //! A base with adapters, for scoring, evaluation and sampling.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::records::{Pairs, Reader};
 use super::{AdapterUse, Base, TrainedWith};
@@ -12,7 +12,7 @@ use crate::model::decoder::Decoder;
 use crate::model::pass::Pass;
 use crate::objective::{Needs, Objective, Records, Scored};
 use crate::ranks::{ALONE, Ranks};
-use crate::train::trainer::check_pairs;
+use crate::train::trainer::{check_pairs, check_positions};
 use crate::trainable::Policy;
 
 /// Records in a batch; no figure depends on it.
@@ -28,6 +28,8 @@ pub struct Adapted<'a> {
     pub decoder: Decoder,
     /// Its adapters.
     pub policy: Policy,
+    /// The paths of its adapters.
+    pub paths: Vec<PathBuf>,
     /// How the adapter was trained.
     pub trained: TrainedWith,
 }
@@ -61,7 +63,8 @@ impl Base {
         let trained = trained.fitting(policy.trained.score().is_some())?;
         let tokenizer = self.tokenizer(trained.data.chat_template.as_deref())?;
         let tokenizer = tokenizer.on(trained.data.chat_template_date.as_deref())?;
-        Ok(Adapted { base: self, tokenizer, decoder, policy, trained })
+        let paths = paths.iter().map(|path| path.as_ref().to_path_buf()).collect();
+        Ok(Adapted { base: self, tokenizer, decoder, policy, paths, trained })
     }
 }
 
@@ -134,12 +137,22 @@ impl Adapted<'_> {
         preference::score(ranks, both, examples, (BATCH, needs), of_reference, each)
     }
 
+    /// The loss by which its rewards are computed: that of the training. Adapters that note none have DPO's with its usual β,
+    /// and a warning names the remedy.
+    pub fn objective(&self, remedy: &str) -> Objective {
+        if self.paths.is_empty() {
+            return self.trained.objective.clone().unwrap_or_default();
+        }
+        let paths: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
+        self.trained.objective_of(&paths.join(" with "), remedy)
+    }
+
     /// Accuracy, margins and rewards, by the loss that the adapter was trained with (DPO if it is not known).
     ///
     /// # Errors
     /// As [`Adapted::score`].
     pub fn evaluate(&self, pairs: &Pairs) -> Result<Evaluation> {
-        self.evaluate_by(&self.trained.objective.clone().unwrap_or_default(), pairs)
+        self.evaluate_by(&self.objective("name the loss with evaluate_by"), pairs)
     }
 
     /// The same by another loss.
@@ -165,6 +178,7 @@ impl Adapted<'_> {
         if needs.records == Records::Pairs {
             check_pairs(&pairs.examples)?;
         }
+        check_positions((&pairs.examples, &Dataset::default()), needs, self.decoder.spec().max_positions)?;
         let rewards = needs.rewards;
         if rewards != self.is_reward() {
             return Err(Error::Config(if rewards {

@@ -5,8 +5,8 @@ mod checks;
 mod device;
 mod gguf;
 mod left;
+mod size;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +14,9 @@ use self::gguf::GgufFiles;
 pub use self::gguf::is_file as is_gguf_file;
 use super::records::{Pairs, Reader};
 use super::{embedded, hub};
+use crate::adapter::fingerprint::{self, ARCHITECTURE_KEY};
+use crate::adapter::peft;
 use crate::adapter::twin::{SKETCH_KEY, Sketch};
-use crate::adapter::{fingerprint, peft};
 use crate::data::{ChatTokenizer, DataConfig, Record, Sources};
 use crate::device::Backend;
 use crate::error::{Error, Result};
@@ -192,7 +193,9 @@ impl Base {
             (None, Some((repository, commit))) => (repository, Some(commit)),
             (revision, _) => (self.name.clone(), revision.clone()),
         };
-        let metadata = BTreeMap::from([(SKETCH_KEY.to_string(), self.sketch().to_text())]);
+        let noted =
+            [(SKETCH_KEY, self.sketch().to_text()), (ARCHITECTURE_KEY, self.architecture().to_text())];
+        let metadata = noted.into_iter().map(|(key, text)| (key.to_string(), text)).collect();
         Ok(peft::Origin { base, revision, fingerprint: Some(self.fingerprint()?), metadata })
     }
 
@@ -214,9 +217,10 @@ impl Base {
     /// Reads the weights.
     ///
     /// # Errors
-    /// If a tensor is missing or has another shape.
+    /// If a tensor is missing or has another shape, or no matrix holds a number other than 0.
     pub fn decoder(&self) -> Result<Decoder> {
         let (spec, source) = (self.spec.clone(), &*self.source);
+        checks::hold_numbers(&spec, source, self.forced)?;
         let mut decoder = if self.four_bit {
             let (decoder, outcome) = Decoder::load_in_4bit(spec, source, self.dtype)?;
             log::info!("{}", outcome.described()?);
@@ -226,43 +230,6 @@ impl Base {
         };
         decoder.place_on(self.backend.clone());
         Ok(decoder)
-    }
-
-    /// Returns the bytes that its weights occupy in memory: the mapped file, or the copies that are stored in another
-    /// type.
-    pub fn bytes(&self) -> usize {
-        match self.converted_bytes() {
-            0 => self.mapped_bytes(),
-            // The file's pages are given back once they are read.
-            converted => converted,
-        }
-    }
-
-    fn mapped_bytes(&self) -> usize {
-        let stored = |name: &String| self.source.stored(name).map_or(0, |tensor| tensor.bytes.len());
-        self.names().iter().map(stored).sum()
-    }
-
-    /// The tensors that are computed with.
-    fn names(&self) -> Vec<String> {
-        let mut names = self.source.names();
-        names.retain(|name| !self.spec.elsewhere.iter().any(|prefix| name.starts_with(prefix)));
-        names
-    }
-
-    /// Bytes of the weights that are stored as another type than in the file.
-    pub fn converted_bytes(&self) -> usize {
-        let numbers =
-            |name: &String| self.source.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
-        if self.four_bit {
-            // A block of 64 numbers has 36 bytes; the tensors that are not quantised are a small part.
-            return self.names().iter().map(|name| numbers(name) * 36 / 64).sum();
-        }
-        self.dtype.map_or(0, |dtype| {
-            let all: usize = self.names().iter().map(|name| numbers(name) * dtype.size()).sum();
-            // The same type is not converted.
-            if all == self.mapped_bytes() { 0 } else { all }
-        })
     }
 
     /// Reads the tokenizer.

@@ -4,24 +4,11 @@ use std::path::Path;
 
 use super::{Base, Place, TrainedWith};
 use crate::config::RunConfig;
-use crate::data::ChatTokenizer;
+use crate::data::{ChatTemplate, ChatTokenizer};
 use crate::error::{Error, Result};
 use crate::model::config::LoraConfig;
 use crate::train::card::{AdapterKind, Card};
 use crate::trainable::{Adapter, Adapters};
-
-/// Files of a tokenizer that are copied.
-const TOKENIZER: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 /// Where transformers looks for a template first.
 const TEMPLATE: &str = "chat_template.jinja";
@@ -35,23 +22,49 @@ pub(super) fn tokenizer_files(
     tokenizer: &ChatTokenizer,
     config: &RunConfig,
 ) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut files = match &base.place {
-        Place::Directory(directory) => copied(directory)?,
-        Place::Gguf(gguf) => {
-            [("tokenizer.json", &gguf.tokenizer.tokenizer), ("tokenizer_config.json", &gguf.tokenizer.config)]
-                .map(|(name, value)| (name.to_string(), format!("{value:#}\n").into_bytes()))
-                .to_vec()
+    let own = config.data.chat_template.as_ref().and(tokenizer.template());
+    base.tokenizer_files(own.map(ChatTemplate::source))
+}
+
+impl Base {
+    /// The names of the files of a tokenizer that may stand beside an adapter.
+    pub(crate) const TOKENIZER_FILES: &'static [&'static str] = &[
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        TEMPLATE,
+        "chat_template.json",
+    ];
+
+    /// Returns the names and contents of its tokenizer's files, with another chat template if one is given.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub(crate) fn tokenizer_files(&self, template: Option<&str>) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = match &self.place {
+            Place::Directory(directory) => copied(directory)?,
+            Place::Gguf(gguf) => {
+                let tokenizer = &gguf.tokenizer;
+                [("tokenizer.json", &tokenizer.tokenizer), ("tokenizer_config.json", &tokenizer.config)]
+                    .map(|(name, value)| (name.to_string(), format!("{value:#}\n").into_bytes()))
+                    .to_vec()
+            }
+        };
+        if let Some(template) = template {
+            files.retain(|(name, _)| name != TEMPLATE);
+            files.push((TEMPLATE.into(), template.as_bytes().to_vec()));
         }
-    };
-    if let (Some(_), Some(template)) = (&config.data.chat_template, tokenizer.template()) {
-        files.retain(|(name, _)| name != TEMPLATE);
-        files.push((TEMPLATE.into(), template.source().as_bytes().to_vec()));
+        Ok(files)
     }
-    Ok(files)
 }
 
 fn copied(directory: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let paths = TOKENIZER.iter().map(|name| (*name, directory.join(name))).filter(|(_, path)| path.is_file());
+    let names = Base::TOKENIZER_FILES.iter();
+    let paths = names.map(|name| (*name, directory.join(name))).filter(|(_, path)| path.is_file());
     let read = |(name, path): (&str, std::path::PathBuf)| {
         Ok((name.to_string(), std::fs::read(&path).map_err(Error::read(&path))?))
     };

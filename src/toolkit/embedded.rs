@@ -1,6 +1,7 @@
 //! The embedded default: a tiny base and its preference pairs, unpacked into the cache when first named.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use crate::error::{Error, Result, nearest};
 use crate::files;
@@ -67,10 +68,28 @@ fn unpack() -> Result<PathBuf> {
         hasher.update(bytes);
     });
     let version = hasher.finalize().to_hex();
-    let root = files::cache_directory().unwrap_or_else(|| std::env::temp_dir().join("dpo-lora"));
-    let directory = root.join(format!("{NAME}-{}", &version[..12]));
-    restore(&directory)?;
-    Ok(directory)
+    let name = format!("{NAME}-{}", &version[..12]);
+    let temporary = std::env::temp_dir().join("dpo-lora").join(&name);
+    restored(files::cache_directory().map(|cache| cache.join(&name)), temporary)
+}
+
+/// Restores the first of two directories, or the other one if there is no first or it cannot be written.
+fn restored(first: Option<PathBuf>, other: PathBuf) -> Result<PathBuf> {
+    static TOLD: Once = Once::new();
+    let Some(first) = first else { return restore(&other).map(|()| other) };
+    let Err(error) = restore(&first) else { return Ok(first) };
+    if let Err(also) = restore(&other) {
+        return Err(Error::Config(format!(
+            "the built-in files of {NAME} cannot be unpacked: {error}; {also}; set XDG_CACHE_HOME to a directory that can be written"
+        )));
+    }
+    TOLD.call_once(|| {
+        log::warn!(
+            "{error}; the built-in files of {NAME} are in {} instead; set XDG_CACHE_HOME to a directory that can be written",
+            other.display()
+        );
+    });
+    Ok(other)
 }
 
 /// Writes the files of which a directory has not the bytes.
@@ -91,6 +110,20 @@ fn restore(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_the_first_directory_cannot_be_written_the_other_one_is() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        assert_eq!(restored(Some(at("a")), at("b")).unwrap(), at("a"));
+        assert!(!at("b").exists());
+        // Nothing can be written below a file, not even by root.
+        std::fs::write(at("file"), "").unwrap();
+        assert_eq!(restored(Some(at("file/a")), at("b")).unwrap(), at("b"));
+        assert_eq!(restored(None, at("c")).unwrap(), at("c"));
+        let error = restored(Some(at("file/a")), at("file/b")).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("XDG_CACHE_HOME"), "{error}");
+    }
 
     #[test]
     fn damage_of_an_unpacked_file_is_restored() {

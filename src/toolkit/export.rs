@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AdapterUse, Base, Place};
+use super::{AdapterUse, Base, Place, TrainedWith};
 use crate::adapter::gguf::GgufType;
 use crate::adapter::merge::gguf::GgufOptions;
 use crate::adapter::merge::{self, MergeOptions, MergeReport};
@@ -22,7 +22,8 @@ pub enum ExportTo {
 
 impl Base {
     /// Writes the base with an adapter folded into its weights: a GGUF file if `output` ends in `.gguf`, else a directory
-    /// that transformers loads. The base's files stay as they are.
+    /// that transformers loads. It has the chat template that the adapter was trained with. The base's files stay as they
+    /// are.
     ///
     /// # Errors
     /// If the adapter is another base's, or `output` is there already.
@@ -38,11 +39,13 @@ impl Base {
             }
         };
         let from = merge::Base { directory, source: &*self.source, spec: &self.spec };
+        let template = self.template_of(&[adapter.as_ref().to_path_buf()])?;
+        let chat_template = template.as_ref().map(|template| template.text.as_str());
         if output.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
-            let options = GgufOptions { kind: None, overwrite: false };
+            let options = GgufOptions { chat_template, ..GgufOptions::default() };
             return merge::gguf::merge(&from, &[(&lora, 1.0)], output, &options);
         }
-        let options = MergeOptions { dtype, ..MergeOptions::default() };
+        let options = MergeOptions { dtype, chat_template, ..MergeOptions::default() };
         merge::merge(&from, &[(&lora, 1.0)], output, &options)
     }
 
@@ -51,8 +54,9 @@ impl Base {
     /// # Errors
     /// If the adapter is another base's, or the program cannot load it.
     pub fn export(&self, adapter: impl AsRef<Path>, output: impl AsRef<Path>, to: ExportTo) -> Result<()> {
-        let (output, origin) = (output.as_ref(), self.origin()?);
-        let lora = self.adapter_for(adapter.as_ref(), AdapterUse { head: true, ..AdapterUse::default() })?;
+        let (adapter, output, mut origin) = (adapter.as_ref(), output.as_ref(), self.origin()?);
+        let lora = self.adapter_for(adapter, AdapterUse { head: true, ..AdapterUse::default() })?;
+        origin.metadata.extend(TrainedWith::of_one_made_of(&[adapter.to_path_buf()])?.metadata()?);
         match to {
             ExportTo::Gguf(kind) => gguf::write(output, &lora, &self.spec, kind, &origin).map(drop),
             ExportTo::Mlx => files::write_directory(output, false, |new| {

@@ -111,20 +111,7 @@ impl Reader<'_> {
 
     fn checked(&self, examples: Dataset, findings: Findings, sources: &Sources) -> Result<Pairs> {
         if findings.records == 0 {
-            return Err(Error::Data(
-                match (findings.filtered, sources.0.iter().any(|source| source.path() == "-")) {
-                    (0, true) => format!(
-                        "no records in {sources}: standard input is empty; a run that read it needs the same data again when it is \
-                     resumed"
-                    ),
-                    (0, false) => format!("no records in {sources}: every file is empty"),
-                    (filtered, _) => {
-                        format!(
-                            "no records in {sources}: data.filter leaves out all {filtered}; give it another condition"
-                        )
-                    }
-                },
-            ));
+            return Err(Error::Data(no_records(&findings, sources)));
         }
         if let (true, Some((place, why))) = (examples.is_empty(), findings.dropped.first.first()) {
             return Err(Error::Data(format!(
@@ -153,7 +140,7 @@ impl Reader<'_> {
         }
         let mut hasher = blake3::Hasher::new();
         // The number rises whenever rows are read, checked or warned of in another way than before.
-        hasher.update(b"dpo-lora tokenized data 3\n");
+        hasher.update(b"dpo-lora tokenized data 4\n");
         for path in files {
             // Names are part of it, since messages name them.
             hasher.update(path.as_os_str().as_encoded_bytes()).update(b"\0");
@@ -168,6 +155,37 @@ impl Reader<'_> {
         self.tokenizer.identify(&mut hasher)?;
         Ok(Some(directory.join(format!("{}.tokens", &hasher.finalize().to_hex()[..32]))))
     }
+}
+
+/// Why there are no records in `sources`.
+fn no_records(findings: &Findings, sources: &Sources) -> String {
+    let skipped = &findings.invalid;
+    if let Some((place, why)) = skipped.first.first() {
+        let filtered = match findings.filtered {
+            0 => String::new(),
+            filtered => format!(" ({filtered} more were left out by data.filter)"),
+        };
+        let all = match skipped.count {
+            1 => "the only one is invalid and was".into(),
+            count => format!("all {count} are invalid and were"),
+        };
+        return format!(
+            "no records in {sources} can be used: {all} skipped (data.on_error: skip){filtered}; the first is {place}: {why}; see \
+             whether this is the right file, or mend the records"
+        );
+    }
+    if findings.filtered > 0 {
+        let filtered = findings.filtered;
+        return format!(
+            "no records in {sources}: data.filter leaves out all {filtered}; give it another condition"
+        );
+    }
+    if sources.0.iter().any(|source| source.path() == "-") {
+        return format!(
+            "no records in {sources}: standard input is empty; a run that read it needs the same data again when it is resumed"
+        );
+    }
+    format!("no records in {sources}: every file is empty")
 }
 
 fn open(path: &std::path::Path) -> Result<(Dataset, Findings)> {
@@ -197,4 +215,33 @@ pub fn sources_of(source: &str) -> Result<std::collections::BTreeMap<u64, String
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::cases::Cases;
+
+    #[test]
+    fn why_there_are_no_records_is_said() {
+        let sources = Sources::from("held-out.jsonl");
+        let said = |findings: Findings| no_records(&findings, &sources);
+        let first = vec![("held-out.jsonl:1".to_string(), "chosen is empty".to_string())];
+        let cases = |count: usize| Cases { count, first: first.clone() };
+        let all = said(Findings { invalid: cases(9), filtered: 2, ..Findings::default() });
+        for words in [
+            "no records in held-out.jsonl can be used",
+            "all 9 are invalid and were skipped (data.on_error: skip) (2 more were left out by data.filter)",
+            "the first is held-out.jsonl:1: chosen is empty;",
+        ] {
+            assert!(all.contains(words), "{words} in {all}");
+        }
+        assert!(
+            said(Findings { invalid: cases(1), ..Findings::default() }).contains("the only one is invalid")
+        );
+        assert!(
+            said(Findings { filtered: 3, ..Findings::default() }).contains("data.filter leaves out all 3")
+        );
+        assert!(said(Findings::default()).contains("every file is empty"));
+    }
 }

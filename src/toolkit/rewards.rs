@@ -30,7 +30,8 @@ impl Base {
             let pad = self.tokenizer(None)?.padding();
             return Ok(Box::new(RewardModel::new(decoder, policy, pad, spec.to_string())));
         }
-        let objective = trained.objective.unwrap_or_default();
+        let objective =
+            trained.objective_of(directory, "name the adapter as dpo-lora train or export wrote it");
         Ok(Box::new(LogRatio::new(decoder, policy, objective, spec.to_string())))
     }
 }

@@ -220,7 +220,9 @@ impl<'a> Run<'a> {
         let Self { config, base, tokenizer, examples, decoder, policy, ranks, .. } = self;
         let Examples { train, eval, mut notes, skipped } = examples;
         notes.extend(list_skipped(directory, &skipped)?);
-        let reference_policy = reference::policy(&base.fingerprint()?, &decoder, &policy);
+        let fingerprint = base.fingerprint()?;
+        let reference_policy = reference::policy(&fingerprint, &decoder, &policy);
+        let weights = reference::weights(&fingerprint, &decoder, &policy);
         if let Some(directory) = config.train.reference_cache.directory("reference") {
             log::debug!("cache of reference log-probs: {}", directory.display());
         }
@@ -263,13 +265,13 @@ impl<'a> Run<'a> {
             companions,
             samples: Some(samples),
             run: directory.path().to_path_buf(),
-            identity: Identity { config: config.to_yaml()?, reference: reference_policy },
+            identity: Identity { config: config.to_yaml()?, reference: reference_policy, weights },
             stop,
             ranks: ranks.clone(),
         };
         let mut trainer = Trainer::new(setup)?;
         if resuming {
-            notes.extend(resumed::resume(&mut trainer, &config, directory, &ranks)?);
+            notes.extend(resumed::resume(&mut trainer, (&config, base), directory, &ranks)?);
         }
         if directory.is_ours() {
             files::write_bytes(&directory.path().join("config.yaml"), config.to_yaml()?.as_bytes())?;

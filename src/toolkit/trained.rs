@@ -1,18 +1,20 @@
 //! How an adapter was trained: kept in its metadata, and used again wherever it is evaluated.
 
 mod beneath;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::beneath::Beneath;
-use crate::adapter::{peft, read};
+use crate::adapter::read;
 use crate::config::RunConfig;
 use crate::data::{DataConfig, Sources, TruncationMode, template};
 use crate::error::{Error, Result};
-use crate::objective::{Objective, Reward};
+use crate::objective::{Objective, Reward, Sigmoid};
 
 /// Metadata key of the objective, one line of JSON.
 const OBJECTIVE: &str = "dpo_lora.objective";
@@ -109,13 +111,28 @@ impl TrainedWith {
         }
     }
 
-    /// Writes the settings as metadata of the adapter.
+    /// Returns the loss by which rewards are computed: that of the training. An adapter that notes none has DPO's with its
+    /// usual β, and a warning names the adapter and the remedy.
+    pub fn objective_of(&self, adapter: &dyn Display, remedy: &str) -> Objective {
+        self.objective.clone().unwrap_or_else(|| {
+            log::warn!(
+                "{adapter} does not say with which loss of pairs it was trained: sigmoid with beta {} is assumed; {remedy}",
+                Sigmoid::default().beta
+            );
+            Objective::default()
+        })
+    }
+
+    /// Writes the settings as metadata of the adapter. Where nothing is known of its training, nothing is said of it.
     ///
     /// # Errors
     /// If a number cannot be written.
     pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
-        let data = serde_json::to_string(&self.data).map_err(|e| Error::Adapter(e.to_string()))?;
-        let mut entries = BTreeMap::from([(DATA.to_string(), data)]);
+        let mut entries = BTreeMap::new();
+        if self.objective.is_some() || self.data != DataSettings::default() {
+            let data = serde_json::to_string(&self.data).map_err(|e| Error::Adapter(e.to_string()))?;
+            entries.insert(DATA.to_string(), data);
+        }
         if let Some(objective) = &self.objective {
             entries.insert(OBJECTIVE.into(), objective.to_json()?);
         }
@@ -141,36 +158,53 @@ impl TrainedWith {
     /// # Errors
     /// As [`TrainedWith::of`].
     pub fn of_all(adapters: &[PathBuf]) -> Result<Self> {
+        let found = Self::last_of(adapters, Some("are used. --config RUN/config.yaml takes those of a run"))?;
+        Ok(found.map(|(_, found)| found).unwrap_or_default())
+    }
+
+    /// Returns the settings that one adapter made of these notes: as [`TrainedWith::of_all`], above the frozen adapters that
+    /// are not among them, of which it warns.
+    ///
+    /// # Errors
+    /// As [`TrainedWith::of`].
+    pub(crate) fn of_one_made_of(adapters: &[PathBuf]) -> Result<Self> {
+        let frozen = Self::warn_of_missing(adapters)?;
+        let found = Self::last_of(adapters, Some("are noted in what is written"))?;
+        Ok(Self { frozen, ..found.map(|(_, found)| found).unwrap_or_default() })
+    }
+
+    /// Returns the adapter that was trained last and its settings; `None` of none. If others had other settings, a warning
+    /// says what becomes of these.
+    fn last_of(adapters: &[PathBuf], becomes: Option<&str>) -> Result<Option<(PathBuf, Self)>> {
         let mut all = adapters.iter().map(|path| Self::read(path)).collect::<Result<Vec<_>>>()?;
-        let Some(last) = trained_last(&all) else { return Ok(Self::default()) };
+        let Some(last) = trained_last(&all) else { return Ok(None) };
         let used = &all[last];
         let differs = |other: &Self| {
             other.objective.is_some()
                 && other.frozen.len() >= used.frozen.len()
                 && (other.objective != used.objective || other.data != used.data)
         };
-        if all.iter().any(differs) {
+        if let Some(becomes) = becomes.filter(|_| all.iter().any(differs)) {
             log::warn!(
-                "the adapters were trained with different losses or data settings; those of {}, the last one, are used. \
-                 --config RUN/config.yaml takes those of a run",
+                "the adapters were trained with different losses or data settings; those of {}, the last one, {becomes}",
                 adapters[last].display()
             );
         }
-        Ok(all.swap_remove(last))
+        Ok(Some((adapters[last].clone(), all.swap_remove(last))))
     }
 
-    /// Warns of adapters that were trained above frozen ones which are not among them. Returns the metadata by which one
-    /// adapter that is made of these goes on to say so.
+    /// Warns of adapters that were trained above frozen ones which are not among them. Returns these, by which one adapter
+    /// that is made of the others goes on to say so.
     ///
     /// # Errors
     /// As [`TrainedWith::of`].
-    pub(crate) fn warn_of_missing(adapters: &[PathBuf]) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn warn_of_missing(adapters: &[PathBuf]) -> Result<Vec<Beneath>> {
         let missing = missing(adapters)?;
         missing.iter().for_each(|missing| log::warn!("{}", missing.of_command()));
         let mut noted: Vec<Beneath> = missing.into_iter().flat_map(|missing| missing.noted).collect();
         let mut seen = BTreeSet::new();
         noted.retain(|beneath| seen.insert(beneath.hash.clone()));
-        Ok(beneath::entry(&noted)?.into_iter().collect())
+        Ok(noted)
     }
 
     /// Warns if an adapter of a run was trained above frozen ones that the run does not have.
@@ -193,19 +227,15 @@ impl TrainedWith {
         Ok(missing.iter().map(beneath::Missing::of_upload).collect())
     }
 
-    /// Reads the settings from an adapter's metadata. An adapter of another program has none; then nothing is
+    /// Reads the settings from an adapter's metadata, of any format. An adapter of another program has none; then nothing is
     /// truncated, and the base's own template is used.
     ///
     /// # Errors
     /// If the metadata are damaged.
     pub(crate) fn read(adapter: &Path) -> Result<Self> {
-        let weights = read::located(adapter)?.join(peft::WEIGHTS);
-        if !weights.is_file() {
-            return Ok(Self::default());
-        }
-        let metadata = peft::metadata(&weights)?;
+        let (file, metadata) = read::noted(adapter)?;
         let damaged = |key: &str, why: String| {
-            Error::Adapter(format!("{}: the metadata {key} is damaged: {why}", weights.display()))
+            Error::Adapter(format!("{}: the metadata {key} is damaged: {why}", file.display()))
         };
         let objective = metadata.get(OBJECTIVE).map(|text| Objective::from_json(text)).transpose();
         let data = metadata.get(DATA).map(|text| serde_json::from_str(text)).transpose();
@@ -237,7 +267,17 @@ fn trained_last(all: &[TrainedWith]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::{Ipo, Sigmoid};
+    use crate::objective::Ipo;
+
+    #[test]
+    fn what_is_not_known_is_not_noted() {
+        assert_eq!(TrainedWith::default().metadata().unwrap(), BTreeMap::new());
+        let objective = Some(Objective::new(Ipo::default()));
+        let known = TrainedWith { objective, ..TrainedWith::default() };
+        assert_eq!(known.metadata().unwrap().into_keys().collect::<Vec<_>>(), [DATA, OBJECTIVE]);
+        assert_eq!(known.objective_of(&"mine", ""), Objective::new(Ipo::default()));
+        assert_eq!(TrainedWith::default().objective_of(&"theirs", ""), Objective::default());
+    }
 
     #[test]
     fn the_settings_are_those_of_the_adapter_that_was_trained_last() {

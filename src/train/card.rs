@@ -10,6 +10,13 @@ use crate::files::shell_word;
 /// What stands for the adapter's own path.
 const OWN: &str = "PATH OR HUB ID OF THIS ADAPTER";
 
+/// What is said of a base that is a directory.
+const LOCAL: &str = "The example finds the base at the path that the run named; on another machine, load the base and use \
+                     `PeftModel.from_pretrained(base, ...)`.\n\n";
+
+/// What stands for the model that a GGUF file was made from.
+const ORIGINAL: &str = "PATH OR HUB ID OF THE ORIGINAL MODEL";
+
 /// The heading of how to use it.
 const USE: &str = "\n## Use\n";
 
@@ -193,23 +200,42 @@ impl Card {
 
     /// How PEFT loads it, with `more` arguments. The frozen adapters are folded into the base, each in its turn.
     fn python(&self, class: &str, more: &str) -> String {
-        if self.beneath.is_empty() {
+        let tokenizer = format!("tokenizer = AutoTokenizer.from_pretrained(\"{OWN}\")\n```\n\n");
+        // PEFT finds the base itself by the name in `adapter_config.json`.
+        let is_local = Path::new(&self.base).is_dir();
+        if self.beneath.is_empty() && (self.is_hub_id() || is_local) {
+            let note = if is_local { LOCAL } else { "" };
             return format!(
-                "```python\nfrom peft import AutoPeftModelFor{class}\nfrom transformers import AutoTokenizer\n\n\
-                 model = AutoPeftModelFor{class}.from_pretrained(\"{OWN}\"{more})\n\
-                 tokenizer = AutoTokenizer.from_pretrained(\"{OWN}\")\n```\n\n"
+                "{note}```python\nfrom peft import AutoPeftModelFor{class}\nfrom transformers import AutoTokenizer\n\n\
+                 model = AutoPeftModelFor{class}.from_pretrained(\"{OWN}\"{more})\n{tokenizer}"
             );
         }
+        let (note, base) = self.loadable();
         let paths: Vec<String> = self.beneath.iter().map(|path| format!("{path:?}")).collect();
+        let folded = match paths.is_empty() {
+            true => String::new(),
+            false => format!(
+                "for adapter in [{}]:\n    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()\n",
+                paths.join(", ")
+            ),
+        };
         format!(
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelFor{class}, AutoTokenizer\n\n\
-             model = AutoModelFor{class}.from_pretrained({:?}{more})\nfor adapter in [{}]:\n    \
-             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()\n\
-             model = PeftModel.from_pretrained(model, \"{OWN}\")\n\
-             tokenizer = AutoTokenizer.from_pretrained(\"{OWN}\")\n```\n\n",
-            self.base,
-            paths.join(", ")
+            "{note}```python\nfrom peft import PeftModel\nfrom transformers import AutoModelFor{class}, AutoTokenizer\n\n\
+             model = AutoModelFor{class}.from_pretrained({base:?}{more})\n{folded}\
+             model = PeftModel.from_pretrained(model, \"{OWN}\")\n{tokenizer}"
         )
+    }
+
+    /// The base as transformers loads it, after a note on what is to be put in its place.
+    fn loadable(&self) -> (&'static str, &str) {
+        if self.base.to_lowercase().ends_with(".gguf") {
+            let note = "The base was a GGUF file, to which PEFT adds no adapter: name the model that it was made from.\n\n";
+            return (note, ORIGINAL);
+        }
+        if self.is_hub_id() {
+            return ("", &self.base);
+        }
+        ("The base is named as in the run; put a path or Hub id of your own in its place.\n\n", &self.base)
     }
 
     /// YAML as PEFT writes it. The base is named only by a Hub id: the Hub refuses paths.
@@ -368,6 +394,34 @@ mod tests {
             !whole.contains("1-sft/adapter") && whole.starts_with("---\nbase_model: owner/name\n"),
             "{whole}"
         );
+    }
+
+    #[test]
+    fn what_peft_cannot_find_is_named_in_the_example() {
+        let card = |base: &str, is_reward: bool| {
+            Card { base: base.into(), is_reward, ..Card::default() }.text(nothing())
+        };
+        for (base, named, note) in [
+            ("models/base.Q8_0.gguf", ORIGINAL, "The base was a GGUF file"),
+            ("tiny-reviews", "tiny-reviews", "The base is named as in the run"),
+        ] {
+            for (is_reward, class, more) in
+                [(false, "CausalLM", ""), (true, "SequenceClassification", ", num_labels=1")]
+            {
+                let text = card(base, is_reward);
+                let loads = format!(
+                    "model = AutoModelFor{class}.from_pretrained(\"{named}\"{more})\nmodel = \
+                     PeftModel.from_pretrained(model, \"{OWN}\")\n"
+                );
+                assert!(text.contains(&loads) && text.contains(note), "{text}");
+                assert!(!text.contains("AutoPeftModel"), "{text}");
+            }
+        }
+        for (base, is_noted) in [("owner/name", false), ("src/train", true)] {
+            let text = card(base, false);
+            let noted = text.contains("The example finds the base at the path that the run named");
+            assert!(text.contains("AutoPeftModelForCausalLM") && noted == is_noted, "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! moments, the state, and a manifest with the BLAKE3 hash of each file. It is written under a temporary name, synced
 //! and renamed.
 
+mod room;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+pub use self::room::room;
 use super::best::Best;
 use super::optimizer::Optimizer;
 use super::rollouts::Held;

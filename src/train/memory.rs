@@ -59,16 +59,17 @@ pub struct Room {
 pub fn check(memory: &Memory, converted: usize, room: Room) -> Result<Option<String>> {
     let Room { available, ranks } = Room { ranks: room.ranks.max(1), ..room };
     let mapped = memory.weights.saturating_sub(converted);
-    let own = memory.total().saturating_sub(mapped);
+    let own = memory.beside(mapped);
     let gb = |bytes: usize| bytes as f64 / 1e9;
     let needs = format!(
         "{} about {:.1} GB of memory (adapter, gradient and moments {:.1}, activations {:.1}, buffers {:.1}, \
-         converted weights {:.1}) beside {:.1} GB of mapped weights; {:.1} GB are available{}",
+         tokenizer {:.1}, converted weights {:.1}) beside {:.1} GB of mapped weights; {:.1} GB are available{}",
         if ranks > 1 { "this rank needs" } else { "the run needs" },
         gb(own),
         gb(memory.adapter),
         gb(memory.activations),
         gb(memory.working),
+        gb(memory.tokenizer()),
         gb(converted),
         gb(mapped),
         gb(available),
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     fn memory(adapter: usize, activations: usize) -> Memory {
-        Memory { weights: 4_000_000_000, activations, working: 0, adapter }
+        Memory { weights: 4_000_000_000, activations, working: 0, adapter, strings: 0 }
     }
 
     fn alone(available: usize) -> Room {

@@ -1,13 +1,14 @@
 //! Reference log-probs, computed once for each pair and kept in memory and on disk.
 //!
-//! Each file belongs to one reference policy: its name is a hash of the base's fingerprint, the frozen adapters, the
-//! storage type, the kernel path and the format version. Within a file, a pair is identified by the hash of its token
-//! ids. The values do not depend on the objective or the trained adapter, so other runs can reuse them. Since a row's
-//! bits do not depend on its batch, a cached value equals the value that would be computed.
+//! Each file belongs to one reference policy: its name is a hash of the base's fingerprint, the settings that it computes with,
+//! the frozen adapters, the storage type, the kernel path and the format version. Within a file, a pair is identified by the
+//! hash of its token ids. The values do not depend on the objective or the trained adapter, so other runs can reuse them.
+//! Since a row's bits do not depend on its batch, a cached value equals the value that would be computed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::adapter::fingerprint;
 use crate::data::{Dataset, PackedBatch};
 use crate::error::Result;
 use crate::files;
@@ -23,6 +24,15 @@ type Id = [u8; 32];
 
 /// Returns a name for the reference policy: a hash of everything that its log-probs depend on except the tokens.
 pub fn policy(base_fingerprint: &str, decoder: &Decoder, policy: &Policy) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(weights(base_fingerprint, decoder, policy).as_bytes());
+    hasher.update(fingerprint::exact(decoder.spec()).as_bytes());
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Returns a hash of the reference's weights and of the kernels, without the settings of `config.json`: what a checkpoint must
+/// have in common with the run that resumes it. Its adapter notes the settings by name.
+pub fn weights(base_fingerprint: &str, decoder: &Decoder, policy: &Policy) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(MAGIC);
     hasher.update(base_fingerprint.as_bytes());

@@ -172,7 +172,13 @@ pub fn check_overwritten(runs: &[PathBuf], config: &impl Serialize, made: &[Path
 /// Adds all texts of a value with their keys, except the run directory.
 fn collect_texts(key: &str, value: &Value, texts: &mut Vec<(String, String)>) {
     match value {
-        Value::String(text) if key != "output_dir" => texts.push((key.into(), text.clone())),
+        // A name and prompts are no paths.
+        Value::String(text)
+            if !["output_dir", "train.run_name"].contains(&key)
+                && !key.starts_with("train.sample_prompts") =>
+        {
+            texts.push((key.into(), text.clone()));
+        }
         Value::Sequence(all) => {
             all.iter().enumerate().for_each(|(i, one)| collect_texts(&format!("{key}[{i}]"), one, texts));
         }
@@ -196,7 +202,7 @@ fn named_paths(key: &str, text: &str) -> Vec<PathBuf> {
     let adapters = adapters.filter_map(|(_, path)| read::located(Path::new(path)).ok());
     let mut paths: Vec<PathBuf> = adapters.collect();
     paths.extend([text, rest].iter().filter(|path| !path.is_empty()).map(PathBuf::from));
-    if text.contains(['*', '?', '[']) {
+    if text.contains(['*', '?', '[']) && !text.contains(['\n', '{']) {
         paths.extend(glob::glob(text).into_iter().flatten().flatten());
     }
     paths

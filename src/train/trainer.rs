@@ -97,6 +97,8 @@ pub struct Identity {
     pub config: String,
     /// Fingerprint of the reference policy.
     pub reference: String,
+    /// Fingerprint of its weights alone, which a checkpoint notes: [`super::reference::weights`].
+    pub weights: String,
 }
 
 /// A run in progress.
@@ -159,7 +161,7 @@ impl Trainer {
         let optimizer = OptimizerConfig { warmup_steps: schedule.warmup_steps, ..config.optimizer() };
         let optimizer = Optimizer::new(&optimizer, setup.policy.trained.store_mut());
         let data = setup.train.fingerprint();
-        let Identity { config, reference } = setup.identity.clone();
+        let Identity { config, weights: reference, .. } = setup.identity.clone();
         let (held_out, ranks) = (setup.eval.fingerprint(), setup.ranks.size());
         let state = State { config, reference, data, held_out, ranks, ..State::default() };
         let (saved, probe, evaluated, cards) = (None, None, None, None);
@@ -246,8 +248,8 @@ impl Trainer {
     /// Trains to the end.
     ///
     /// # Errors
-    /// If a step fails for good, a checkpoint cannot be written, or the run was interrupted (after writing a
-    /// checkpoint).
+    /// If a step fails for good, a checkpoint cannot be written (after the last one failed, `adapter/` is written all the same), or
+    /// the run was interrupted (after writing a checkpoint).
     pub fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
         self.agree()?;
         self.link(reporter)?;
@@ -259,7 +261,7 @@ impl Trainer {
         let mut cold = true;
         // A run that has stopped early is over, also if it is resumed.
         let was_stopped = self.stops_early();
-        let mut stopped = was_stopped;
+        let (mut stopped, mut unsaved) = (was_stopped, None);
         while self.state.step < self.total_steps && !stopped {
             self.one_step(reporter)?;
             if std::mem::take(&mut cold) && self.state.step < self.total_steps {
@@ -278,8 +280,12 @@ impl Trainer {
             let signal;
             (signal, stopped) = self.agreed(self.stops_early())?;
             let over = stopped || last;
-            if due(self.setup.config.save_steps) || signal != 0 || over {
+            if over {
+                unsaved = self.save_last(reporter)?;
+            } else if signal != 0 {
                 self.save(reporter)?;
+            } else if due(self.setup.config.save_steps) {
+                self.save_by_steps(reporter)?;
             } else {
                 self.save_by_time(reporter);
             }
@@ -296,7 +302,8 @@ impl Trainer {
             reporter.note(&self.stopped_early(was_stopped));
         }
         reporter.record(&Event::End { interrupted: false });
-        self.finish(reporter)
+        self.finish(reporter)?;
+        unsaved.map_or(Ok(()), |error| Err(self.without_checkpoint(&error)))
     }
 
     fn one_step(&mut self, reporter: &mut Reporter) -> Result<()> {
@@ -361,7 +368,7 @@ impl Trainer {
             None => {
                 self.state.skipped_in_a_row = 0;
                 self.state.window.add(outcome);
-                let warnings = self.watched(&outcome.metrics);
+                let warnings = self.watched(outcome);
                 warnings.iter().for_each(|warning| reporter.warn(&format!("step {step}: {warning}")));
             }
             Some(why) => {

@@ -17,6 +17,9 @@ const LOOK: u64 = 32;
 /// The number of groups of drawn completions after which it is told that all of them were in vain.
 const LOOK_GROUPS: u64 = 16;
 
+/// The number of steps in a row without any gradient after which it is told.
+const IDLE_STEPS: u64 = 5;
+
 /// The `watch` section of a run's configuration: bounds beyond which a warning is given. `null` turns a watchdog off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -82,6 +85,14 @@ pub struct Watch {
     /// Groups of drawn completions since they were last looked at.
     #[serde(default, skip_serializing_if = "Completed::is_nothing")]
     completed: Completed,
+    /// Steps in a row, up to the last one, whose gradient was exactly 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    idle: u64,
+}
+
+/// Whether a count need not be written.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What decides about the warnings of drawn completions.
@@ -129,6 +140,13 @@ impl Watch {
         due.extend(config.max_kl.and_then(|bound| strayed(&recent, bound)));
         due.extend(config.chance_pairs.and_then(|pairs| self.stuck(&recent, pairs)));
         self.untold(due)
+    }
+
+    /// Adds the norm of a step's gradient and returns the warnings that are now due. Between given completions, a gradient that is
+    /// exactly 0 is no chance: either nothing reaches the adapter, or the loss asks for nothing.
+    pub fn gradient(&mut self, norm: f64) -> Vec<String> {
+        self.idle = if norm == 0.0 { self.idle + 1 } else { 0 };
+        self.untold((self.idle >= IDLE_STEPS).then(no_gradient).into_iter().collect())
     }
 
     /// Adds a step's drawn completions and returns the warnings that are now due. A run that ends before the first look is
@@ -180,6 +198,15 @@ impl Watch {
 
 /// A watchdog's name and its message.
 type Warning = (&'static str, String);
+
+fn no_gradient() -> Warning {
+    let text = format!(
+        "grad_norm was exactly 0 in each of the last {IDLE_STEPS} steps, so that nothing is learned: see whether the base's \
+         weights are complete (a matrix of zeros lets nothing through), whether all labels are 0.5, and whether every pair is \
+         already beyond the margin of the loss (hinge), which then asks for nothing more"
+    );
+    ("gradient", text)
+}
 
 fn exploded(recent: &Metrics, bound: f64) -> Option<Warning> {
     // Without a reference, a reward is a log-prob and its magnitude is not a distance.
@@ -352,6 +379,21 @@ mod tests {
         };
         assert!(run(54)[0].contains("54.0 % over the last 400 pairs"), "{:?}", run(54));
         assert!(run(58).is_empty());
+    }
+
+    #[test]
+    fn steps_without_a_gradient_are_told_once_when_there_are_several_in_a_row() {
+        let mut watch = Watch::default();
+        let mut told =
+            |norms: &[f64]| -> usize { norms.iter().map(|norm| watch.gradient(*norm).len()).sum() };
+        assert_eq!(told(&[0.0, 0.0, 0.0, 0.0, 1e-30]), 0);
+        assert_eq!(told(&[0.0, 0.0, 0.0, 0.0]), 0);
+        // The count goes on after a resume.
+        let saved = serde_json::to_string(&watch).unwrap();
+        let mut resumed: Watch = serde_json::from_str(&saved).unwrap();
+        assert!(resumed.gradient(0.0)[0].contains("exactly 0 in each of the last 5 steps"));
+        assert!((0..20).all(|_| resumed.gradient(0.0).is_empty()));
+        assert!(!serde_json::to_string(&Watch::default()).unwrap().contains("idle"));
     }
 
     #[test]

@@ -2,10 +2,10 @@
 """What `train --dry-run` expects a run's peak memory to be, against what happens.
 
     python expected_memory.py --binary target/release/dpo-lora --models MODELS [--pairs FOLDER]
-        [--only qwen2.5-0.5b-shape:long:bf16 ...] [--steps 2] [--set train.gradient_checkpointing=true]
+        [--only qwen2.5-0.5b-shape:long:bf16 gemma3-270m-q4_k_m.gguf:short:auto ...] [--steps 2] [--set train.gradient_checkpointing=true]
 
 FOLDER has pairs_short.jsonl and pairs_long.jsonl; without it, tests/device/make_data.py makes them. Each run trains on
-the first four pairs alone, in one batch, so that the largest batch is the one that is run. Prints both in MB and
+the first four pairs alone, in one batch, so that the largest batch is the one that is run. A type is one of model.dtype, or nf4. Prints both in MB and
 expected / measured; wanted: 0.85 to 1.15. Needs no package.
 """
 import argparse, json, os, pathlib, re, subprocess, sys, tempfile
@@ -31,8 +31,9 @@ for case in args.only:
         with open(directory + "/pairs.jsonl", "w") as file:
             file.writelines(lines)
         base = os.path.join(args.models, model)
+        stored = "load_in_4bit: nf4" if dtype == "nf4" else f"dtype: {dtype}"
         with open(directory + "/run.yaml", "w") as file:
-            file.write(f"output_dir: {directory}/run\nmodel: {{base: {base}, dtype: {dtype}}}\ndata: {{train: {directory}/pairs.jsonl}}\n"
+            file.write(f"output_dir: {directory}/run\nmodel: {{base: {base}, {stored}}}\ndata: {{train: {directory}/pairs.jsonl}}\n"
                        f"train: {{max_steps: {args.steps}, per_device_train_batch_size: 4, reference_cache: off}}\n")
         command = [args.binary, "train", "-c", directory + "/run.yaml"] + [part for s in args.set for part in ("--set", s)]
         plan = subprocess.run(command + ["--dry-run"], capture_output=True, text=True, check=True).stderr

@@ -51,6 +51,66 @@ fn an_adapter_of_a_quantised_base_works_on_its_twin_with_one_warning() {
     forced.ok();
 }
 
+/// The fingerprint of a base is of its tensors; what `config.json` says counts as much.
+#[test]
+fn another_setting_of_the_base_has_reference_log_probs_of_its_own_and_is_refused_by_its_adapters() {
+    let place = Place::new();
+    let data = fixture("pairs.jsonl");
+    for copy in ["model", "copy"] {
+        crate::common::program::copy(&fixture("models/llama"), &place.path(copy));
+    }
+    let train = |base: &str| {
+        place.recipe(base.as_ref(), &data, &[("train.max_steps", json!(1))]);
+        let output = format!("output_dir=runs/{base}");
+        let ran = place.run(&["train", "-c", "run.yaml", "--overwrite", "--set", &output]);
+        let said = ran.stderr.clone();
+        ran.ok();
+        let loss = place.metrics(&format!("runs/{base}"))[0]["loss"].as_f64().unwrap();
+        assert!((loss - std::f64::consts::LN_2).abs() < 1e-6, "{loss}: {said}");
+        said
+    };
+    train("model");
+    // A copy shares the log-probs, also if it says what changes no result; another setting has its own.
+    place.edit("copy/config.json", |config| config["max_position_embeddings"] = json!(600));
+    assert!(train("copy").contains(" pairs are cached; the others"));
+    place.edit("copy/config.json", |config| config["rms_norm_eps"] = json!(0.1));
+    assert!(!train("copy").contains("are cached"));
+
+    let score = |base: &str, more: &[&str]| {
+        let data = data.to_str().unwrap();
+        let args = ["score", "--base", base, "--data", data, "--adapter", "runs/model"];
+        place.run(&[&args[..], more].concat())
+    };
+    let changed = score("copy", &[]);
+    assert_eq!((changed.code, changed.stdout.as_str()), (Some(1), ""), "{}", changed.stderr);
+    for words in
+        ["copy/config.json: final_norm_eps was 0.00001, is 0.1; norm_eps was 0.00001, is 0.1", "--force"]
+    {
+        assert!(changed.stderr.contains(words), "{words} in {}", changed.stderr);
+    }
+    let forced = score("copy", &["--force"]);
+    assert!(forced.stderr.contains("it is used because of --force"), "{}", forced.stderr);
+    forced.ok();
+    place.edit("copy/config.json", |config| config["rms_norm_eps"] = json!(1e-5));
+    let same = score("copy", &[]);
+    assert_eq!(same.warnings(), [""; 0], "{}", same.stderr);
+    same.ok();
+}
+
+#[test]
+fn a_base_of_zeros_is_refused() {
+    let place = Place::new();
+    place.model("llama");
+    let mut bytes = place.read("model/model.safetensors");
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].fill(0);
+    place.write("model/model.safetensors", bytes);
+    place.recipe("model".as_ref(), &fixture("pairs.jsonl"), &[]);
+    let ran = place.run(&["train", "-c", "run.yaml"]);
+    assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("holds nothing but zeros (model.embed_tokens.weight"), "{}", ran.stderr);
+}
+
 #[test]
 fn training_insists_with_force_on_an_adapter_of_another_base() {
     let place = Place::new();

@@ -63,6 +63,66 @@ fn a_composed_adapter_does_what_its_parts_do_together() {
 }
 
 #[test]
+fn how_an_adapter_was_trained_stays_with_it_in_every_format() {
+    let place = Place::new();
+    let (base, data) = (text("models/llama"), text("pairs.jsonl"));
+    let own = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
+    place.llama_recipe(&[
+        ("objective", json!({"loss_type": "ipo", "beta": 0.7})),
+        ("data.chat_template", json!(own)),
+        ("train.learning_rate", json!(5e-3)),
+    ]);
+    place.run(&["train", "-q", "-c", "run.yaml"]).ok();
+    let eval = |adapter: &str| {
+        let args = ["eval", "--base", &base, "--adapter", adapter, "--data", &data, "--json"];
+        place.run(&args).json().remove(0)
+    };
+    let want = eval("run");
+    let near = |found: &Value, adapter: &str| {
+        for figure in ["loss", "reward_margin"] {
+            let (a, b) = (found[figure].as_f64().unwrap(), want[figure].as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-3 * b.abs().max(1e-2), "{adapter}, {figure}: {a} for {b}");
+        }
+    };
+    for (format, output) in [("gguf", "a.gguf"), ("mlx", "mlx"), ("peft", "peft")] {
+        let args = ["export", "--base", &base, "--adapter", "run", "--format", format, "--output", output];
+        place.run(&args).ok();
+        near(&eval(output), output);
+    }
+    for (output, more) in [("one", vec![]), ("two", vec!["--adapter", "a.gguf", "--weights", "0.5,0.5"])] {
+        let args = ["merge", "--base", &base, "--adapter", "run", "--output-adapter", output];
+        place.run(&[&args[..], &more].concat()).ok();
+        near(&eval(output), output);
+    }
+    // As a run writes them.
+    for directory in ["peft", "one"] {
+        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+            let [here, there] = [directory, "run/adapter"].map(|from| place.read(&format!("{from}/{name}")));
+            assert_eq!(here, there, "{directory}/{name}");
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_an_adapter_does_not_note_is_assumed_with_a_warning() {
+    let place = Place::new();
+    let (base, adapter, data) =
+        (text("models/llama"), text("models/llama/adapters/plain"), text("pairs.jsonl"));
+    let words =
+        "plain does not say with which loss of pairs it was trained: sigmoid with beta 0.1 is assumed";
+    let with = ["--base", &base, "--adapter", &adapter];
+    let eval = ["eval", "--data", &data];
+    let generate = ["generate", "--prompt", "x", "--max-new-tokens", "1"];
+    for (command, more, told) in
+        [(&eval[..], vec![], 1), (&eval, vec!["--beta", "0.2"], 0), (&generate, vec![], 0)]
+    {
+        let ran = place.run(&[command, &with, &more].concat());
+        assert_eq!(ran.stderr.matches(words).count(), told, "{command:?} {more:?}: {}", ran.stderr);
+        ran.ok();
+    }
+}
+
+#[test]
 fn unmerging_gives_the_base_back() {
     let place = Place::new();
     place.llama_recipe(&[]);

@@ -212,3 +212,38 @@ fn show_marks_scored_and_special_tokens() {
     assert!(ran.stderr.contains("t.jsonl:5: ") && ran.stdout.contains("t.jsonl:7 "), "{}", ran.stderr);
     assert_eq!(place.run(&["data", "show", "e.jsonl", "--start", "3"]).code, Some(1));
 }
+
+#[test]
+fn files_of_a_directory_that_may_not_belong_together_are_named() {
+    let place = Place::new();
+    for directory in ["d/more", "e"] {
+        std::fs::create_dir_all(place.path(directory)).unwrap();
+    }
+    place.write("d/a.jsonl", EVAL);
+    place.write("d/a.csv", "prompt,chosen,rejected\nq,b,c\n");
+    place.write("d/more/b.jsonl", EVAL);
+    place.write("d/._a.jsonl", [0_u8, 5, 22, 7]);
+    let ran = place.run(&["data", "check", "d", "--json"]);
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &found["train"]["records"]), (Some(0), &json!(3)), "{}", ran.stderr);
+    for part in ["d/a.csv and d/a.jsonl differ in their format alone", "subdirectories", "d/more/b.jsonl"] {
+        assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+    }
+    place.write("e/a.jsonl", EVAL);
+    place.write("e/b.jsonl", "");
+    place.llama_recipe(&[("data.train", json!("e"))]);
+    let ran = place.run(&["train", "-c", "run.yaml", "--dry-run"]);
+    assert!(ran.stderr.contains("e/b.jsonl: the file is empty and adds no records"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("e/a.jsonl: the file is empty"), "{}", ran.stderr);
+}
+
+#[test]
+fn quotation_marks_that_join_rows_of_commas_are_a_warning() {
+    let place = Place::new();
+    place.write("t.csv", "prompt,chosen,rejected\nq1,\"foo a,b1\nq2,bar\",b2\nq3,x,y\n");
+    let ran = place.run(&["data", "check", "t.csv", "--json"]);
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &found["train"]["records"]), (Some(0), &json!(2)), "{}", ran.stderr);
+    let part = "t.csv:2: quotation marks join 2 lines into one record, and without them each line would be a row of 3 cells";
+    assert!(ran.stderr.contains(part), "{}", ran.stderr);
+}

@@ -82,6 +82,35 @@ fn text_of_the_prompt_that_is_lost_is_shown() {
     assert!(code == 0 && !said.contains("warning"), "{said}");
 }
 
+/// A check says all that a dry run says of its records.
+#[test]
+fn a_check_has_the_doubts_of_a_run() {
+    let prompt =
+        json!([{"role": "system", "content": "Answer in French."}, {"role": "user", "content": "A river?"}]);
+    let row = chat(prompt, json!({"content": "La Loire"}), json!({"content": "The Elbe"}));
+    let place = Place::new();
+    place.write("data.jsonl", row.to_string());
+    let more = [("data.chat_template", json!(VANISHING))];
+    place.recipe(&fixture("models").join("llama"), &place.path("data.jsonl"), &more);
+    let found = place.run(&["data", "check", "--config", "run.yaml", "--json"]);
+    let report: Value = serde_json::from_str(&found.stdout).unwrap();
+    let warnings = report["warnings"].to_string();
+    assert!(warnings.contains("in 1 of 1 records the rendered conversation lacks text"), "{warnings}");
+}
+
+#[test]
+fn columns_that_nothing_reads_are_told_of_once() {
+    let row = |i: usize| {
+        json!({"prompt": format!("Q {i}"), "chosen": " a", "rejected": " b", "evidence": format!("The fact of number {i}"),
+               "kind": "an open question"})
+    };
+    let rows: Vec<Value> = (0..9).map(row).collect();
+    let (code, said) = dry_run(&rows, &[]);
+    let part = "in 9 of 9 records a column with text is not read: `evidence` (";
+    assert!(code == 0 && said.contains(part) && said.contains("{evidence: null})"), "{said}");
+    assert!(!said.contains("kind: null"), "{said}");
+}
+
 #[test]
 fn labels_are_counted() {
     let rows = [

@@ -129,6 +129,30 @@ fn inspect_shows_a_run_its_checkpoint_and_a_folder_of_runs() {
 }
 
 #[test]
+fn held_out_records_with_known_prompts_are_noted() {
+    let place = Place::new();
+    let text = std::fs::read_to_string(fixture("pairs.jsonl")).unwrap();
+    let swapped = text.lines().map(|line| {
+        let mut pair: Value = serde_json::from_str(line).unwrap();
+        let chosen = pair["chosen"].take();
+        pair["chosen"] = std::mem::replace(&mut pair["rejected"], chosen);
+        format!("{pair}\n")
+    });
+    place.write("swapped.jsonl", swapped.collect::<String>());
+    for (eval, is_known) in [(json!("swapped.jsonl"), true), (json!(0.3), false)] {
+        place.llama_recipe(&[("data.eval", eval.clone())]);
+        let ran = place.run(&["train", "-c", "run.yaml", "--dry-run"]);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert_eq!(ran.code, Some(0), "{said}");
+        assert_eq!(
+            said.contains("evaluation records have the prompt of a training record"),
+            is_known,
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn verbose_names_the_files_that_are_read() {
     let place = Place::new();
     let args = ["eval", "--base", "tiny-reviews", "--data", "tiny-reviews/eval.jsonl"];

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::fixture;
 use crate::common::program::{Place, copy, finish};
@@ -117,6 +117,76 @@ fn share(told: &str) -> f64 {
         .find(|line| line.starts_with("effect of the adapter that survives"))
         .unwrap_or_else(|| panic!("{told}"));
     line.split(':').nth(1).unwrap().trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+/// A template that no fixture has.
+const OWN: &str = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
+
+#[test]
+fn the_template_of_the_training_goes_into_the_model() {
+    let place = Place::new();
+    let (base, foreign) = (text("models/llama"), text("models/llama/adapters/plain"));
+    place.llama_recipe(&[("data.chat_template", json!(OWN)), ("train.learning_rate", json!(5e-3))]);
+    place.run(&["train", "-q", "-c", "run.yaml"]).ok();
+    copy(foreign.as_ref(), &place.path("foreign"));
+    place.write("foreign/chat_template.jinja", OWN);
+    let template = |directory: &str| -> Value {
+        assert!(!place.path(&format!("{directory}/chat_template.jinja")).exists(), "{directory}");
+        let bytes = place.read(&format!("{directory}/tokenizer_config.json"));
+        serde_json::from_slice::<Value>(&bytes).unwrap()["chat_template"].clone()
+    };
+    let merge = |base: &str, adapters: &[&str], output: &str, more: &[&str]| {
+        let mut args = vec!["merge", "--base", base, "--output", output];
+        adapters.iter().for_each(|adapter| args.extend(["--adapter", adapter]));
+        place.run(&[&args[..], more].concat())
+    };
+    let said = "its chat template is that with which";
+    // The loss of `run` is known, and that of `plain` is not: `run` counts as the one that was trained last.
+    for (output, adapters, own) in [
+        ("one", vec!["run"], true),
+        ("two", vec!["run", &foreign], true),
+        ("three", vec!["foreign"], true),
+        ("four", vec![foreign.as_str()], false),
+    ] {
+        let ran = merge(&base, &adapters, output, &[]);
+        assert_eq!(ran.stderr.contains(said), own, "{adapters:?}: {}", ran.stderr);
+        // The pairs of a run are compared in its template.
+        assert_eq!(ran.stderr.contains("pairs of"), adapters[0] == "run", "{adapters:?}: {}", ran.stderr);
+        ran.ok();
+        assert_eq!(template(output) == OWN, own, "{adapters:?}");
+    }
+    let back = merge("one", &["run"], "back", &["--unmerge"]);
+    assert!(!back.stderr.contains(said), "{}", back.stderr);
+    back.ok();
+    merge(&base, &["run"], "model.gguf", &["--format", "gguf"]).ok();
+    let gguf = dpo_lora::weights::gguf::GgufFile::open(&place.path("model.gguf")).unwrap();
+    assert_eq!(gguf.metadata().text("tokenizer.chat_template").unwrap(), Some(OWN));
+}
+
+#[test]
+fn other_tokens_beside_an_adapter_are_told() {
+    let place = Place::new();
+    let base = text("models/llama");
+    copy(text("models/llama/adapters/plain").as_ref(), &place.path("foreign"));
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture(&format!("models/llama/{name}")), place.path(&format!("foreign/{name}")))
+            .unwrap();
+    }
+    let merge = |output: &str| {
+        let args = ["merge", "--base", &base, "--adapter", "foreign", "--output", output, "--no-verify"];
+        place.run(&args).stderr
+    };
+    let words = "the tokenizer beside foreign has a token that the base's has not (the first is \"<new>\"";
+    assert!(!merge("same").contains("the tokenizer beside"));
+    place.edit("foreign/tokenizer.json", |tokenizer| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        let mut token = added[0].clone();
+        token["id"] = json!(320);
+        token["content"] = json!("<new>");
+        added.push(token);
+    });
+    let told = merge("other");
+    assert!(told.contains(words), "{told}");
 }
 
 #[test]

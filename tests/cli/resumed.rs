@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::common::fixture;
 use crate::common::program::Place;
 
 fn place() -> Place {
@@ -137,4 +138,28 @@ fn another_loss_and_fewer_steps_are_refused_by_name_and_change_no_file() {
         assert_eq!(place.read("runs/first/config.yaml"), before);
     }
     place.run(&["train", "--resume", "runs/first", "--loss", "sigmoid"]).ok();
+}
+
+#[test]
+fn another_setting_of_the_base_is_refused_by_name() {
+    let place = Place::new();
+    place.model("llama");
+    place.recipe("model".as_ref(), &fixture("pairs.jsonl"), &[("train.max_steps", json!(2))]);
+    place.run(&["train", "-c", "run.yaml"]).ok();
+    let resume = |more: &[&str]| {
+        place.run(&[&["train", "--resume", "run", "--set", "train.max_steps=3"], more].concat())
+    };
+    place.edit("model/config.json", |config| config["rope_theta"] = json!(100.0));
+    let refused = resume(&[]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    for words in
+        ["run/checkpoints/step-2/adapter was trained with other settings", "rope_frequencies[1] was "]
+    {
+        assert!(refused.stderr.contains(words), "{words} in {}", refused.stderr);
+    }
+    let forced = resume(&["--force"]);
+    assert!(forced.stderr.contains("it is used because of --force"), "{}", forced.stderr);
+    forced.ok();
+    // From here on, the run has the new setting.
+    place.run(&["train", "--resume", "run", "--set", "train.max_steps=4"]).ok();
 }

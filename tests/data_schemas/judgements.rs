@@ -206,6 +206,8 @@ fn cells(text: &str, yaml: &str) -> Vec<Result<Option<dpo_lora::Record>, String>
 
 #[test]
 fn cells_have_the_type_that_their_column_means() {
+    let excel = cells("prompt,completion,label\nq,a,FALSE\n", "").remove(0).unwrap().unwrap();
+    assert_eq!(excel.kind, Kind::Judged { desirable: false });
     let pair = cells("prompt,chosen,rejected,label\n1,2,true,0.25\n", "").remove(0).unwrap().unwrap();
     assert_eq!((pair.kind, texts(&pair)), (Kind::pair(0.25), vec!["2".into(), "true".into()]));
     let judged = cells("prompt,completion,label\nq,a,False\nq,b,1\nq,c,maybe\n", "");

@@ -61,6 +61,18 @@ fn run(command: &str, place: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The weights of the finished adapter, which is older than notes of the loss, with the note that the quickstart writes.
+fn with_objective(weights: &[u8]) -> Vec<u8> {
+    let (length, rest) = weights.split_first_chunk::<8>().unwrap();
+    let (header, numbers) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+    let mut header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    header["__metadata__"]["dpo_lora.objective"] = r#"{"loss_type":"sigmoid","beta":0.5}"#.into();
+    // The numbers begin at a multiple of 8 bytes.
+    let header = header.to_string();
+    let header = format!("{header:width$}", width = header.len().next_multiple_of(8));
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), numbers].concat()
+}
+
 #[test]
 fn every_console_block_prints_what_it_says() {
     let mut seen = 0;
@@ -72,10 +84,10 @@ fn every_console_block_prints_what_it_says() {
         let place = tempfile::tempdir().unwrap();
         let adapter = place.path().join("runs/quickstart/adapter");
         fs::create_dir_all(&adapter).unwrap();
-        for file in ["adapter_config.json", "adapter_model.safetensors"] {
-            let from = root().join("adapters/tiny-reviews-favourable").join(file);
-            fs::copy(from, adapter.join(file)).unwrap();
-        }
+        let from = root().join("adapters/tiny-reviews-favourable");
+        fs::copy(from.join("adapter_config.json"), adapter.join("adapter_config.json")).unwrap();
+        let weights = fs::read(from.join("adapter_model.safetensors")).unwrap();
+        fs::write(adapter.join("adapter_model.safetensors"), with_objective(&weights)).unwrap();
         for Example { command, printed } in examples {
             seen += 1;
             let got = run(&command, place.path());

@@ -23,17 +23,29 @@ fn limited(place: &Place, limit: &str, args: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_nothing() {
+fn a_checkpoint_that_cannot_be_written_costs_no_adapter_that_can() {
     let place = whole(9, &[]);
     // An adapter has 19 kB and the moments have 39 kB: neither, one or both fit.
-    for (blocks, fits) in [(20, false), (60, false), (400, true)] {
+    for (blocks, adapter_fits, fits) in [(20, false, false), (60, true, false), (400, true, true)] {
         let ran = limited(&place, &format!("-f {blocks}"), &TRAIN);
         if fits {
             ran.ok();
         } else {
             assert_told(&ran, &["File too large"]);
             assert_eq!(assert_sound(&place.path("run")), 0);
-            assert!(!place.path("run/adapter").exists());
+            for step in [3, 6] {
+                let told = format!("warning: there is no checkpoint of step {step}: cannot write ");
+                assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+            }
+            assert_eq!(place.path("run/adapter").exists(), adapter_fits);
+            if adapter_fits {
+                assert_eq!(place.adapter("run"), place.adapter("whole"));
+                for words in
+                    ["run/adapter is written", "no checkpoint of step 9, which only training further"]
+                {
+                    assert!(ran.stderr.contains(words), "{words:?} in {}", ran.stderr);
+                }
+            }
             place.run(&RESUME).ok();
         }
         assert_same(&place, "run");
@@ -78,7 +90,7 @@ fn memory_that_cannot_be_had_in_a_step_ends_the_run_with_its_cause() {
     place.recipe(&fixture("models/llama"), "long.jsonl".as_ref(), &settings);
     place.run(&["train", "-c", "run.yaml", "--set", "output_dir=whole"]).ok();
     place.run(&["train", "-c", "run.yaml", "--set", "train.max_steps=1"]).ok();
-    for kilobytes in [60_000, 100_000] {
+    for kilobytes in [70_000, 100_000] {
         let ran = limited(&place, &format!("-v {kilobytes}"), &RESUME);
         assert_told(&ran, &["out of memory: the system refuses "]);
         assert!(ran.stderr.contains("train.gradient_checkpointing: true"), "{}", ran.stderr);

@@ -6,12 +6,16 @@ use std::path::Path;
 use super::super::names::{MOST_TOLD, shown};
 use super::super::peft::FINGERPRINT_KEY;
 use super::super::read::{Adapter, Format};
+use super::super::twin::{SKETCH_KEY, Sketch};
 use super::super::{head, names};
 use super::{Architecture, BASE_KEY, Place, find_architecture, places, source_row};
 use crate::error::{Error, Problems, Result};
 use crate::model::spec::{DecoderSpec, LinearSpec};
 use crate::trainable::{Adapters, Lora};
 use crate::weights::gguf::GgufFile;
+
+/// How the keys begin that this program adds to those of llama.cpp.
+const OWN: &str = "dpo_lora.";
 
 /// Reads a GGUF adapter for a decoder; with `head`, the language-model head may be adapted too.
 ///
@@ -51,7 +55,19 @@ pub fn read(path: &Path, spec: &DecoderSpec, head: bool) -> Result<Adapter> {
     }
     let text = |key: &str| file.metadata().text(key).map(|text| text.map(String::from));
     let (base, fingerprint) = (text(BASE_KEY)?, text(FINGERPRINT_KEY)?);
-    Ok(Adapter { adapters, base, fingerprint, sketch: None, format: Format::Gguf, notes: Vec::new() })
+    let sketch = text(SKETCH_KEY)?.and_then(|text| Sketch::from_text(&text).ok());
+    Ok(Adapter { adapters, base, fingerprint, sketch, format: Format::Gguf, notes: Vec::new() })
+}
+
+/// Returns the texts that this program has put into the metadata of a GGUF adapter, by key.
+///
+/// # Errors
+/// If the file cannot be read or is damaged.
+pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    let file = GgufFile::open(path)?;
+    let metadata = file.metadata();
+    let text = |key: &str| Some((key.to_string(), metadata.text(key).ok()??.to_string()));
+    Ok(metadata.keys().filter(|key| key.starts_with(OWN)).filter_map(text).collect())
 }
 
 /// Checks that it is a LoRA adapter of this architecture; returns its alpha.

@@ -12,6 +12,7 @@ mod plan;
 mod request;
 mod shards;
 mod stream;
+pub(crate) mod templates;
 mod tensor;
 pub mod weights;
 
@@ -111,6 +112,7 @@ pub fn merge_checked(
     files::write_directory(output, options.overwrite, |directory| {
         write_config(base, directory, options.dtype, plan.untied.is_some())?;
         companions.copy(directory)?;
+        options.chat_template.map_or(Ok(()), |text| templates::put(directory, text))?;
         let mut modules = Vec::new();
         let tensors = plan.shards.iter().map(|shard| shard.tensors.len() as u64).sum();
         let activity = Activity::new("writing tensors", tensors);

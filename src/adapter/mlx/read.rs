@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::super::names::{MOST_TOLD, hint, shown};
 use super::super::read::{Adapter, Format};
+use super::super::twin::{SKETCH_KEY, Sketch};
 use super::super::{layout, peft};
 use super::{CONFIG, WEIGHTS};
 use crate::error::{Error, Problems, Result};
@@ -41,15 +42,10 @@ pub fn read(directory: &Path, spec: &DecoderSpec) -> Result<Adapter> {
             "{module} holds numbers that are not finite; it is damaged"
         ))));
     }
-    let fingerprint = peft::metadata(&path)?.get(peft::FINGERPRINT_KEY).cloned();
-    Ok(Adapter {
-        adapters,
-        base: config.base,
-        fingerprint,
-        sketch: None,
-        format: Format::Mlx,
-        notes: Vec::new(),
-    })
+    let metadata = peft::metadata(&path)?;
+    let fingerprint = metadata.get(peft::FINGERPRINT_KEY).cloned();
+    let sketch = metadata.get(SKETCH_KEY).and_then(|text| Sketch::from_text(text).ok());
+    Ok(Adapter { adapters, base: config.base, fingerprint, sketch, format: Format::Mlx, notes: Vec::new() })
 }
 
 /// `[rows, columns]` of `from` into `[columns, rows]`.

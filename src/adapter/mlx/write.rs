@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::peft::{FINGERPRINT_KEY, Origin, serialized};
+use super::super::peft::{Origin, serialized};
 use super::{CONFIG, WEIGHTS};
 use crate::error::{Error, Problems, Result};
 use crate::files;
@@ -114,9 +114,7 @@ fn weights(
     origin: &Origin,
 ) -> Result<Vec<u8>> {
     let mut metadata = BTreeMap::from([("format".to_string(), "mlx".to_string())]);
-    if let Some(fingerprint) = &origin.fingerprint {
-        metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
-    }
+    metadata.extend(origin.entries());
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     for lora in loras {
         let Lora { module, inputs, outputs, .. } = lora;
@@ -144,7 +142,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::super::super::peft;
-    use super::super::super::read::{Format, read};
+    use super::super::super::read::{Format, noted, read};
     use super::*;
     use crate::model::families::{self, ConfigJson};
     use crate::weights::{SafetensorsSource, WeightSource};
@@ -165,7 +163,9 @@ mod tests {
         for case in ["plain", "rslora", "patterns", "subset"] {
             let (adapters, (_, spec)) = (adapter("llama", case), model("llama"));
             let place = tempfile::tempdir().unwrap();
-            let origin = Origin { base: "here".into(), fingerprint: Some("f".into()), ..Origin::default() };
+            let metadata = BTreeMap::from([("dpo_lora.objective".to_string(), "{}".to_string())]);
+            let origin =
+                Origin { base: "here".into(), fingerprint: Some("f".into()), metadata, ..Origin::default() };
             let report = write(place.path(), &adapters, &spec, &origin).unwrap();
             assert_eq!(report.folded, case == "patterns");
             let file = place.path().join(WEIGHTS);
@@ -184,6 +184,8 @@ mod tests {
             let back = read(place.path(), &spec, false).unwrap();
             assert_eq!((back.format, back.base.as_deref()), (Format::Mlx, Some("here")));
             assert_eq!(back.fingerprint.as_deref(), Some("f"));
+            let (_, noted) = noted(place.path()).unwrap();
+            assert_eq!(noted.get("dpo_lora.objective").map(String::as_str), Some("{}"));
             assert_eq!(back.adapters.loras("a test").unwrap().len(), adapters.loras("a test").unwrap().len());
             for (found, lora) in
                 back.adapters.loras("a test").unwrap().iter().zip(adapters.loras("a test").unwrap())

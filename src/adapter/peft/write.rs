@@ -26,6 +26,16 @@ pub struct Origin {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl Origin {
+    /// Returns all of it but the base's name as the metadata of a file, which are the same in every format.
+    pub(in crate::adapter) fn entries(&self) -> BTreeMap<String, String> {
+        let mut entries = self.metadata.clone();
+        let known = [(FINGERPRINT_KEY, &self.fingerprint), (REVISION_KEY, &self.revision)];
+        entries.extend(known.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?))));
+        entries
+    }
+}
+
 /// Metadata key of the base's fingerprint.
 pub const FINGERPRINT_KEY: &str = "dpo_lora.base_fingerprint";
 
@@ -75,11 +85,7 @@ fn weights(
     named: &dyn Fn(&str) -> String,
 ) -> Result<Vec<u8>> {
     let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    if let Some(fingerprint) = &origin.fingerprint {
-        metadata.insert(FINGERPRINT_KEY.into(), fingerprint.clone());
-    }
-    metadata.extend(origin.metadata.clone());
-    metadata.extend(origin.revision.iter().map(|commit| (REVISION_KEY.to_string(), commit.clone())));
+    metadata.extend(origin.entries());
     if prefix::is_kind(adapters) {
         let (rows, shape) = prefix::rows(adapters, spec)?;
         return serialized(BTreeMap::from([prefix::view(&rows, &shape)?]), metadata);

@@ -60,7 +60,7 @@ pub(super) fn id(prompt: &str, answers: &[String; 2]) -> String {
 
 /// The margin of the implicit rewards of each prompt's two answers.
 fn margins(adapted: &Adapted, prompts: &[Prompt], drawn: &[Vec<Kept>]) -> Result<Vec<f64>> {
-    let objective = adapted.trained.objective.clone().unwrap_or_default();
+    let objective = adapted.objective("name --config RUN/config.yaml");
     let reference = reference_logps(adapted, prompts, drawn)?;
     let reward = |(kept, ref_logp): (&Kept, &f64)| {
         let scored = Scored {

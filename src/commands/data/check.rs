@@ -6,7 +6,7 @@ use super::report::Report;
 use super::text;
 use crate::cli::DataCheckArgs;
 use crate::config::RunConfig;
-use crate::data::check::{Collected, Limits, Measure, Size, TokensOfData, collect};
+use crate::data::check::{Collected, Figures, Limits, Measure, Size, TokensOfData, collect};
 use crate::data::{EvalSource, Sources, Wanted};
 use crate::error::{Error, Result};
 use crate::toolkit::stream::Stream;
@@ -18,7 +18,10 @@ pub(super) fn run(args: &DataCheckArgs) -> Result<()> {
         config.data.eval = Some(EvalSource::Sources(eval.as_str().into()));
         config.data.validate()?;
     }
-    let report = report(&config)?;
+    let mut report = report(&config)?;
+    if args.data.config.is_some() {
+        report.warnings.extend(unused_gold(&config, &report.train)?);
+    }
     if args.json {
         print_json(&report)?;
     } else {
@@ -64,6 +67,20 @@ fn report(config: &RunConfig) -> Result<Report> {
     let warnings = text::warnings(&train, leaks.as_ref());
     let tokens = base.is_some().then(|| TokensOfData::of(&sizes));
     Ok(Report { train, eval, leaks, tokens, peak_memory, errors, warnings })
+}
+
+/// Describes gold answers that the loss of the configuration does not imitate.
+fn unused_gold(config: &RunConfig, found: &Figures) -> Result<Option<String>> {
+    let is_triple = |(kind, count): (&String, &usize)| kind.starts_with("triple").then_some(*count);
+    let triples: usize = found.kinds.iter().filter_map(is_triple).sum();
+    let takes_them = Wanted::of(config.objective.resolve()?.needs()) == Wanted::Triples;
+    Ok((triples > 0 && !takes_them).then(|| {
+        format!(
+            "in {triples} of {} records there is a gold answer and nothing imitates it; take a loss that does \
+             (objective.loss_type: tpo), or leave the column out (data.columns: {{reference: null}})",
+            found.records
+        )
+    }))
 }
 
 fn peak(config: &RunConfig, base: &Base, sizes: &[Size]) -> Result<usize> {

@@ -84,7 +84,7 @@ fn measure(args: &CalibrationArgs, ranks: &Ranks) -> Result<()> {
     if !adapted.policy.is_adapted() {
         return Err(Error::Config("without an adapter every reward is 0; name one with --adapter".into()));
     }
-    let objective = objective(adapted.trained.objective.clone(), args.pairs.beta)?;
+    let objective = objective(&adapted, args.pairs.beta)?;
     let data = together::read(ranks, || adapted.pairs(&args.pairs.data))?;
     data.notes.iter().for_each(|note| say(note));
     together::agree(ranks, &adapted, data.examples.fingerprint())?;

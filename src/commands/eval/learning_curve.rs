@@ -210,7 +210,7 @@ fn of_run(
     let base = Base::open_with(&config.model.base, &options)?;
     let trained = TrainedWith::of(run)?;
     let adapted = base.with_adapters(&[run], trained, args.force)?;
-    let objective = adapted.trained.objective.clone().unwrap_or_default();
+    let objective = adapted.objective("name a run of dpo-lora train");
     let data = adapted.pairs(args.data.as_deref().unwrap_or_default())?;
     let by = Drawn { adapted: &adapted, pass: crate::model::pass::Pass::Policy, name: "" };
     let described = format!(

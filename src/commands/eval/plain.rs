@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::eval::preference::Summary;
 use crate::objective::{Objective, ObjectiveConfig};
 use crate::ranks::Ranks;
+use crate::toolkit::Adapted;
 
 pub(super) fn run(args: &EvalPairsArgs) -> Result<()> {
     together::shared(together::FROM_THE_START, |ranks| evaluate(args, ranks))
@@ -18,7 +19,7 @@ pub(super) fn run(args: &EvalPairsArgs) -> Result<()> {
 fn evaluate(args: &EvalPairsArgs, ranks: &Ranks) -> Result<()> {
     let base = base_on(ranks, &args.model)?;
     let adapted = ranks.once_per_machine(|| adapted(&base, &args.model))?;
-    let objective = objective(adapted.trained.objective.clone(), args.beta)?;
+    let objective = objective(&adapted, args.beta)?;
     let pairs = together::read(ranks, || adapted.pairs(&args.data))?;
     pairs.notes.iter().for_each(|note| say(note));
     together::agree(ranks, &adapted, pairs.examples.fingerprint())?;
@@ -30,15 +31,17 @@ fn evaluate(args: &EvalPairsArgs, ranks: &Ranks) -> Result<()> {
     print_text(&table(&found, &objective, adapted.policy.is_adapted())?)
 }
 
-/// Returns the objective that the adapter was trained with, or DPO; with another β if one is given.
+/// Returns the objective that the adapter was trained with, or DPO with a warning; with another β if one is given.
 ///
 /// # Errors
 /// If it has no β, or the given one is not possible.
-pub(super) fn objective(trained: Option<Objective>, beta: Option<f64>) -> Result<Objective> {
-    let objective = trained.unwrap_or_default();
+pub(super) fn objective(adapted: &Adapted, beta: Option<f64>) -> Result<Objective> {
     match beta {
-        None => Ok(objective),
-        Some(beta) => ObjectiveConfig::from(&objective).with("beta", beta).resolve(),
+        None => Ok(adapted.objective("name --config RUN/config.yaml or --beta")),
+        Some(beta) => {
+            let trained = adapted.trained.objective.clone().unwrap_or_default();
+            ObjectiveConfig::from(&trained).with("beta", beta).resolve()
+        }
     }
 }
 

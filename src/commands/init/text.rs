@@ -6,6 +6,7 @@ use crate::config::RunConfig;
 use crate::data::EvalSource;
 use crate::error::{Error, Result};
 use crate::toolkit::{Base, Expected};
+use crate::train::config::TrainConfig;
 use crate::train::course::Course;
 
 /// What was found out about a run.
@@ -128,16 +129,28 @@ pub(super) fn text(config: &RunConfig, base: &str, facts: &Facts) -> Result<Stri
         number(train.learning_rate),
         "the most important setting; `dpo-lora lr-find` compares some",
     ));
-    add(line(
-        "  per_device_train_batch_size",
-        value(&train.per_device_train_batch_size)?,
-        "records in a step",
-    ));
+    batches(train, &mut add, &line)?;
     add(line("  logging_steps", value(&train.logging_steps)?, ""));
     add("  # eval_steps: 50                     # evaluate in between; needs data.eval".into());
     add("  # save_steps: 100                    # checkpoints by steps; else there is one every ten minutes"
         .into());
     Ok(text)
+}
+
+/// The records of a step, and the micro-batches in which they are computed.
+fn batches(
+    train: &TrainConfig,
+    add: &mut impl FnMut(String),
+    line: &impl Fn(&str, String, &str) -> String,
+) -> Result<()> {
+    let (batch, accumulated) = (train.per_device_train_batch_size, train.gradient_accumulation_steps);
+    let why = if accumulated == 1 { "records in a step" } else { "records that are computed at once" };
+    add(line("  per_device_train_batch_size", value(&batch)?, why));
+    if accumulated != 1 {
+        let why = format!("as often, for {} records in a step", batch * accumulated);
+        add(line("  gradient_accumulation_steps", value(&accumulated)?, &why));
+    }
+    Ok(())
 }
 
 /// The data, and how they become tokens.

@@ -1,6 +1,5 @@
 //! Adapters combined into one adapter.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::adapter::compose::{self, Combination, ComposeOptions, MajoritySign};
@@ -8,13 +7,13 @@ use crate::adapter::peft;
 use crate::cli::{CombinationName, MajoritySignName, MergeArgs};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::toolkit::Base;
+use crate::toolkit::{Base, TrainedWith};
 use crate::trainable::Adapters;
 
-/// Writes one adapter for all `parts`, with the metadata of what these lack.
+/// Writes one adapter for all `parts`, with how these were trained, and the tokenizer beside it as a run writes it.
 pub(super) fn run(
     base: &Base,
-    (parts, lacks): (&[(&Adapters, f64)], BTreeMap<String, String>),
+    (parts, trained): (&[(&Adapters, f64)], &TrainedWith),
     output: &Path,
     args: &MergeArgs,
     say: impl Fn(&str),
@@ -22,8 +21,10 @@ pub(super) fn run(
     let options = options(args, parts.len())?;
     let made = compose::compose(parts, &options)?;
     let mut origin = base.origin()?;
-    origin.metadata.extend(lacks);
+    origin.metadata.extend(trained.metadata()?);
+    let beside = base.tokenizer_beside(&args.adapter)?;
     files::write_directory(output, args.force, |new| {
+        beside.iter().try_for_each(|(name, bytes)| files::write_bytes(&new.join(name), bytes))?;
         peft::write(new, &made.adapters, &base.spec, 0.0, &origin)
     })?;
     let loras = made.adapters.loras("a combination of adapters")?;

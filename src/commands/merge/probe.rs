@@ -50,16 +50,23 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// Takes the pairs of `--data`, else those of the run that the adapter belongs to, else only texts.
+    /// Takes the pairs of `--data`, else those of the run that the adapter belongs to, else only texts; in the base's chat
+    /// template, or in the one that takes its place.
     ///
     /// # Errors
     /// If `--data` cannot be read, or the policy gives numbers that are not finite.
-    pub fn new(base: &Base, policy: Side, args: &MergeArgs) -> Result<Self> {
-        let tokenizer = base.tokenizer(None).ok();
+    pub fn new(base: &Base, policy: Side, args: &MergeArgs, chat_template: Option<&str>) -> Result<Self> {
+        let tokenizer = match &args.data {
+            Some(_) => Some(base.tokenizer(chat_template)?),
+            None => base.tokenizer(chat_template).ok(),
+        };
+        let has_template = chat_template.is_some();
         let (pairs, name) = match (&args.data, &tokenizer) {
-            (Some(data), _) => (pairs(base, data)?, data.clone()),
-            (None, Some(_)) => of_run(base, &args.adapter).unwrap_or_default(),
-            (None, None) => Default::default(),
+            (Some(data), Some(tokenizer)) => (pairs(base, tokenizer, data)?, data.clone()),
+            (None, Some(tokenizer)) => {
+                of_run(base, (tokenizer, has_template), &args.adapter).unwrap_or_default()
+            }
+            (_, None) => Default::default(),
         };
         let mut prompts: Vec<Vec<u32>> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         prompts.dedup();
@@ -83,8 +90,8 @@ impl Probe {
 }
 
 /// Returns pairs from all over the beginning of a file, cut to what is kept of each.
-fn pairs(base: &Base, source: &str) -> Result<Vec<Example>> {
-    let found = base.first_pairs(source, READ)?.examples;
+fn pairs(base: &Base, tokenizer: &ChatTokenizer, source: &str) -> Result<Vec<Example>> {
+    let found = base.first_pairs_in(tokenizer, source, READ)?.examples;
     let step = found.len().div_ceil(PAIRS).max(1);
     let mut examples = found.gather(&(0..found.len()).step_by(step).collect::<Vec<_>>())?;
     for example in &mut examples {
@@ -96,21 +103,25 @@ fn pairs(base: &Base, source: &str) -> Result<Vec<Example>> {
 }
 
 /// The pairs of the run that wrote this adapter: `RUN/adapter` beside `RUN/config.yaml`. `None` if there is no such
-/// run, or its data no longer exist: nobody asked for them.
-fn of_run(base: &Base, adapters: &[impl AsRef<Path>]) -> Option<(Vec<Example>, String)> {
+/// run, or its data no longer exist: nobody asked for them. The tokenizer may have the template of the run.
+fn of_run(
+    base: &Base,
+    (tokenizer, has_template): (&ChatTokenizer, bool),
+    adapters: &[impl AsRef<Path>],
+) -> Option<(Vec<Example>, String)> {
     let adapter = read::located(adapters.first()?.as_ref()).ok()?;
     let directory = adapter.parent()?;
     let text = std::fs::read_to_string(directory.join("config.yaml")).ok()?;
     let config: Yaml = serde_yaml::from_str(&text).ok()?;
     let data = config.get("data")?;
-    // A template of the run's own would render other texts.
+    // In the base's template, the records of a run that has its own would be other texts.
     let own_template = data.get("chat_template").is_some_and(|template| !template.is_null());
     let name = [data.get("eval"), data.get("train")].into_iter().flatten().find_map(Yaml::as_str)?;
     let there = Path::new(name).is_file() || embedded::path(name).ok().flatten().is_some();
-    if own_template || !there {
+    if own_template && !has_template || !there {
         return None;
     }
-    Some((pairs(base, name).ok()?, name.to_string()))
+    Some((pairs(base, tokenizer, name).ok()?, name.to_string()))
 }
 
 /// Short texts, as they are or as a user's turn.

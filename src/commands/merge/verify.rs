@@ -32,6 +32,8 @@ pub(super) struct Merged<'a> {
     pub base: &'a Base,
     pub from: &'a merge::Base<'a>,
     pub parts: &'a [(&'a Adapters, f64)],
+    /// The chat template that takes the place of the base's.
+    pub chat_template: Option<&'a str>,
     pub args: &'a MergeArgs,
 }
 
@@ -66,15 +68,19 @@ impl Merged<'_> {
     fn compare(&self, place: &Path, report: &MergeReport, say: &impl Fn(&str)) -> Result<()> {
         let (base, args) = (self.base, self.args);
         let opened = self.open(place)?;
-        if args.unmerge {
-            // All else is compared with this model, whatever it is: only the adapters know their base.
-            base.check_left(&opened, &args.adapter)?;
+        // All else is compared with this model, whatever it is: only the adapters know their base.
+        match args.unmerge.then(|| base.check_left(&opened, &args.adapter)) {
+            Some(Err(error)) if args.force => {
+                warn(&format!("warning: {error}; it is kept because of --force"))
+            }
+            Some(Err(error)) => return Err(error),
+            Some(Ok(())) | None => {}
         }
         weights::check(self.from, self.parts, (&*opened.source, &opened.spec), report)?;
         let merged = opened.decoder()?;
         let (decoder, policy, bare) = policy(base, self.parts)?;
         let (alone, adapted) = (Policy::default(), Side { decoder: &decoder, adapters: &policy });
-        let probe = Probe::new(base, adapted, args)?;
+        let probe = Probe::new(base, adapted, args, self.chat_template)?;
         let models = Models {
             policy: adapted,
             base: bare.as_ref().map_or(adapted, |bare| Side { decoder: bare, adapters: &alone }),

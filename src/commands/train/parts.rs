@@ -118,6 +118,7 @@ pub(super) fn describe(trainer: &Trainer, course: &Course, reporter: &mut Report
         decoder.storage(),
     ));
     announce(course, trainer.step(), reporter);
+    trainer.room().iter().for_each(|warning| reporter.warn(warning));
     if decoder.device_description().is_some_and(|(_, kind)| kind == "f32") {
         reporter.note(
             "the GPU computes these weights in f32, which is several times slower than bf16; model.dtype: bf16 rounds them",

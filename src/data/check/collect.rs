@@ -9,6 +9,7 @@ use super::measure::{Measure, Measured, Size};
 use super::places::Files;
 use super::repeats::{Entry, Leaks, leaks};
 use super::special::Within;
+use crate::data::cases::Cases;
 use crate::data::doubt::Doubts;
 use crate::data::example::GOLD;
 use crate::data::truncate::Outcome;
@@ -64,6 +65,10 @@ pub struct Collected {
     /// By token and place: records, and the origin of the first.
     pub(super) specials: BTreeMap<(String, Within), (usize, String)>,
     pub(super) doubts: Doubts,
+    /// Records whose rendered conversation lacks the end of the rendered prompt.
+    pub(super) unwritten: Cases,
+    /// Pairs whose label is 0.5.
+    pub(super) undecided: usize,
 }
 
 /// Reads all records, and keeps what [`Collected::figures`] needs. Invalid ones are counted, and the first are kept in words.
@@ -91,6 +96,9 @@ impl Collected {
         };
         let place = self.files.place(&measured.origin);
         self.doubts.add(&measured.origin, std::mem::take(&mut measured.doubts));
+        if let Some(text) = measured.unwritten.take() {
+            self.unwritten.add(measured.origin.to_string(), format!("{text:?}"));
+        }
         self.entries.push(Entry::new(measured.hashes, place));
         self.sizes.push(measured.size);
         self.take_lengths(&measured);
@@ -132,6 +140,7 @@ impl Collected {
                 self.labels.0 += 1;
                 self.labels.1 += usize::from(label < 1.0);
                 self.labels.2 += usize::from(label < 0.5);
+                self.undecided += usize::from(label == 0.5);
             }
             Kind::Judged { desirable: true } => self.judged.0 += 1,
             Kind::Judged { desirable: false } => self.judged.1 += 1,

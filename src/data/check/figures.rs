@@ -10,6 +10,7 @@ use super::lengths::{Bar, Percentiles, histogram};
 use super::measure::Size;
 use super::repeats::Repeats;
 use super::special::Within;
+use crate::data::findings::{all_undecided, unwritten};
 use crate::data::{Example, Kind};
 
 /// The figures of a data set.
@@ -179,7 +180,7 @@ impl Collected {
             repeats: Repeats::of(&self.entries, &self.files),
             length_bias: self.differences.bias(),
             special_tokens: self.specials(),
-            doubts: self.doubts.notes(self.entries.len()),
+            doubts: self.doubts(),
             truncation: self.is_tokens.then(|| self.cut()),
             too_long: self.too_long.first.first().map(|first| TooLong {
                 records: self.too_long.count,
@@ -189,6 +190,14 @@ impl Collected {
             labels: (pairs > 0).then_some(Labels { pairs, labelled, below_half }),
             judged: (desirable + undesirable > 0).then_some(Judged { desirable, undesirable }),
         }
+    }
+
+    /// Every warning of a run about single records.
+    fn doubts(&self) -> Vec<String> {
+        let records = self.entries.len();
+        let all =
+            unwritten(&self.unwritten, records).into_iter().chain(all_undecided(self.undecided, records));
+        all.chain(self.doubts.notes(records)).collect()
     }
 
     fn specials(&self) -> Vec<Specials> {

@@ -48,6 +48,8 @@ pub(super) struct Measured {
     /// Tokens of the longest sequence, if the model has fewer positions.
     pub too_long: Option<usize>,
     pub specials: Vec<(Within, usize)>,
+    /// Text of the rendered prompt that the rendered conversation lacks.
+    pub unwritten: Option<String>,
     pub doubts: Vec<Doubt>,
 }
 
@@ -113,6 +115,7 @@ impl<'a> Measure<'a> {
             outcome: Outcome::Whole,
             too_long: None,
             specials: self.finder.as_ref().map(|finder| finder.find(record)).unwrap_or_default(),
+            unwritten: None,
             doubts: record.doubts.clone(),
         };
         if let Some(tokenizer) = self.tokenizer {
@@ -122,7 +125,8 @@ impl<'a> Measure<'a> {
     }
 
     fn tokenized(&self, tokenizer: &ChatTokenizer, record: &Record, measured: &mut Measured) -> Result<()> {
-        let Tokenized { mut example, doubts, .. } = tokenize(tokenizer, record)?;
+        let Tokenized { mut example, lost, doubts } = tokenize(tokenizer, record)?;
+        measured.unwritten = lost;
         measured.doubts.extend(doubts);
         if let Some(limits) = self.limits {
             check_vocab(tokenizer, &example, limits.vocab_size)?;

@@ -123,6 +123,12 @@ impl Entry {
         Some(Example { prompt: prompt.to_vec(), completions, kind: self.kind(), origin })
     }
 
+    /// Returns the tokens of the prompt; `None` if the words end before it does.
+    pub(super) fn prompt_tokens<'a>(&self, words: &'a [u32]) -> Option<&'a [u32]> {
+        let start = usize::try_from(self.offset).ok()?.checked_add(self.completions as usize)?;
+        words.get(start..)?.get(..self.prompt as usize)
+    }
+
     /// Returns the text that was kept beside a prompt, if there is one; `None` if the words end before it does or it is damaged.
     pub(super) fn text(&self, words: &[u32]) -> Option<Option<String>> {
         if self.kind() != Kind::Prompt {

@@ -9,11 +9,14 @@ use serde_json::{Map, Value as Json};
 
 use super::lines::{Bytes, Line, read_line};
 use super::place::Place;
+use super::quotes::{Marks, Scanner, remedy};
 use super::row::{MOST_BYTES, Row, Rows, ends_the_file};
 use crate::error::{Error, Result};
 
 /// The longest header row, in bytes.
 const MOST_HEADER: usize = 1 << 20;
+/// What to do about a row with too many cells, or too few.
+const QUOTE: &str = "quote a cell that holds a separator or a line break";
 /// A record behind the end of the file. If a quotation mark is never closed, it is swallowed by the last record.
 const END: &str = "\0end\0";
 
@@ -32,7 +35,8 @@ pub(super) fn rows(mut reader: Bytes, place: Place, tabs: bool) -> Result<Rows> 
     }
     let delimiter = delimiter(&header, tabs, &place)?;
     let input = Bounded { inner: Cursor::new(header).chain(reader), left: MOST_BYTES };
-    let input = input.chain(Cursor::new(format!("\n{END}\n").into_bytes()));
+    let inner = input.chain(Cursor::new(format!("\n{END}\n").into_bytes()));
+    let input = Watched { inner, scanner: Scanner::new(delimiter) };
     let reader = ReaderBuilder::new()
         .delimiter(delimiter)
         .has_headers(false)
@@ -40,7 +44,16 @@ pub(super) fn rows(mut reader: Bytes, place: Place, tabs: bool) -> Result<Rows> 
         // With `\r\n`, the parser's count of lines would depend on which of the two it has seen.
         .terminator(Terminator::Any(b'\n'))
         .from_reader(input);
-    let mut records = Records { reader, place, names: Vec::new(), record: ByteRecord::new(), ended: false };
+    let mut records = Records {
+        reader,
+        place,
+        names: Vec::new(),
+        record: ByteRecord::new(),
+        marks: Marks::default(),
+        is_tabs: delimiter == b'\t',
+        warned: false,
+        ended: false,
+    };
     match records.advance()? {
         Some(line) => records.names = records.header(line)?,
         None => {
@@ -89,11 +102,30 @@ impl Read for Bounded {
     }
 }
 
+/// A reader whose quotation marks are watched.
+struct Watched {
+    inner: Chain<Bounded, Cursor<Vec<u8>>>,
+    scanner: Scanner,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.scanner.read(&buffer[..read]);
+        Ok(read)
+    }
+}
+
 struct Records {
-    reader: Reader<Chain<Bounded, Cursor<Vec<u8>>>>,
+    reader: Reader<Watched>,
     place: Place,
     names: Vec<String>,
     record: ByteRecord,
+    /// What the quotation marks of the record show.
+    marks: Marks,
+    is_tabs: bool,
+    /// Whether a warning of lines that may be rows has been given.
+    warned: bool,
     ended: bool,
 }
 
@@ -113,9 +145,11 @@ impl Records {
     /// Reads the next record that is not blank; returns the line that it begins in.
     fn advance(&mut self) -> Result<Option<usize>> {
         while !self.ended {
-            self.reader.get_mut().get_mut().0.left = MOST_BYTES;
+            self.reader.get_mut().inner.get_mut().0.left = MOST_BYTES;
             let begins = usize::try_from(self.reader.position().line()).unwrap_or(usize::MAX).max(1);
             let found = self.reader.read_byte_record(&mut self.record);
+            let end = self.reader.position().byte();
+            self.marks = self.reader.get_mut().scanner.record(end);
             // Behind the record's line feed.
             let next = usize::try_from(self.reader.position().line()).unwrap_or(usize::MAX);
             let feeds: usize =
@@ -140,17 +174,50 @@ impl Records {
                 Some(last) if last.ends_with(format!("\n{END}\n").as_bytes()) => {
                     self.ended = true;
                     // Such a record has no line feed of its own.
-                    return Err(ends_the_file(self.place.row(next.saturating_sub(feeds)).error(
-                        "a quotation mark of the record that begins here is never closed; inside a quoted cell, write \
-                         a quotation mark twice",
-                    )));
+                    let remedy = remedy(self.reader.get_ref().scanner.is_escaped());
+                    return Err(ends_the_file(self.place.row(next.saturating_sub(feeds)).error(format!(
+                        "a quotation mark of the record that begins here is never closed; {remedy}"
+                    ))));
                 }
                 Some(last) if self.record.len() == 1 && last == b"\r" => {}
-                Some(_) | None => return Ok(Some(line)),
+                Some(_) | None => return self.checked(line).map(Some),
             }
         }
         self.ended = true;
         Ok(None)
+    }
+
+    /// Refuses a record that begins in `line` and whose quotation marks are not those of CSV.
+    fn checked(&mut self, line: usize) -> Result<usize> {
+        let Marks { behind, escaped, rows } = self.marks;
+        if let Some(line) = behind {
+            return Err(self.place.row(line).error(format!(
+                "text stands behind the quotation mark that closes a cell; {}",
+                remedy(escaped)
+            )));
+        }
+        let Some((lines, cells)) = rows.filter(|(_, cells)| *cells == self.names.len()) else {
+            return Ok(line);
+        };
+        let found = format!(
+            "quotation marks join {lines} lines into one record, and without them each line would be a row of {cells} cells"
+        );
+        // Commas are common in texts; tabs are not, and programs that write them often know no quotation marks.
+        if self.is_tabs {
+            return Err(self.place.row(line).error(format!(
+                "{found}; if these are rows: {}; if it is one record, convert the file to JSON Lines",
+                remedy(escaped)
+            )));
+        }
+        if !self.warned {
+            self.warned = true;
+            log::warn!(
+                "{}: {found}; if these are rows: {}; later records of this kind are not named",
+                self.place.row(line),
+                remedy(escaped)
+            );
+        }
+        Ok(line)
     }
 
     /// The cells of the record as text.
@@ -195,9 +262,9 @@ impl Records {
     fn row(&self, line: usize) -> Result<Row> {
         let cells = self.cells(line)?;
         if cells.len() != self.names.len() {
+            let remedy = if self.marks.escaped { remedy(true) } else { QUOTE };
             return Err(self.place.row(line).error(format!(
-                "the row has {} cell(s), but the header row names {} column(s); quote a cell that holds a separator or a \
-                 line break",
+                "the row has {} cell(s), but the header row names {} column(s); {remedy}",
                 cells.len(),
                 self.names.len()
             )));
@@ -273,6 +340,39 @@ mod tests {
         refused(b"a;b\n1;2\n", "t.csv:1: the header row is separated by semicolons");
         refused(b"a,b\rc,d\r", "t.csv:1: a column's name holds a line break");
         refused(b"a,b\n1,caf\xE9\n", "t.csv:2: column `b` is not valid UTF-8");
+    }
+
+    #[test]
+    fn quotation_marks_of_another_kind_are_refused_and_the_rest_is_read() {
+        refused(
+            b"a,b\n\"Yes\" is good,x\n1,2\n",
+            "t.csv:2: text stands behind the quotation mark that closes",
+        );
+        refused(b"a,b\n\"c\nd\" e,x\n1,2\n", "t.csv:3: text stands behind");
+        refused(b"a,\"b\" c\n1,2\n", "t.csv:1: text stands behind");
+        refused(b"a,b\n\"Say \\\"hi\\\"\",x\n", "a backslash before a quotation mark does not escape it");
+        refused(
+            b"a,b\n\"end \\\",y\",x\n",
+            "the row has 3 cell(s), but the header row names 2 column(s); a backslash",
+        );
+        let found = read(Format::Csv, b"a,b\n\"Yes\" is,x\n1,\"2\"\n");
+        assert_eq!(found.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(
+            values(Format::Csv, "a,b\n\"c:\\\",\"\"\"d\"\"\"\n")[0].1,
+            json!({"a": "c:\\", "b": "\"d\""})
+        );
+    }
+
+    #[test]
+    fn rows_that_quotation_marks_join_are_refused_between_tabs() {
+        let text = b"a\tb\tc\nq1\t\"foo a\tb1\nq2\tbar\"\tb2\nq3\tx\ty\n";
+        let mut found = read(Format::Tsv, text);
+        assert_eq!(found.remove(1).unwrap().value, json!({"a": "q3", "b": "x", "c": "y"}));
+        let message = found.remove(0).unwrap_err().to_string();
+        assert!(message.contains(":2: quotation marks join 2 lines into one record"), "{message}");
+        assert_eq!(values(Format::Csv, "a,b\nc,\"x\ny, z\"\n"), [(2, json!({"a": "c", "b": "x\ny, z"}))]);
+        let code = values(Format::Tsv, "a\tb\nq\t\"if x:\n\treturn y\"\n");
+        assert_eq!(code, [(2, json!({"a": "q", "b": "if x:\n\treturn y"}))]);
     }
 
     #[test]

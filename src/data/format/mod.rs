@@ -13,6 +13,7 @@ mod numbers;
 mod parquet;
 mod place;
 mod python;
+mod quotes;
 mod row;
 mod unambiguous;
 mod unpack;

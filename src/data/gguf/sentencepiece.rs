@@ -101,7 +101,8 @@ fn check_scores(vocabulary: &Vocabulary, spelled: &[String], scores: &[f64]) -> 
     if tied * 2 > all {
         return Err(Error::Data(format!(
             "tokenizer.ggml.scores: {tied} of {all} tokens that are made of others share a score, so the file does not say \
-             which is made first; use the model's safetensors, or convert it again with its tokenizer.model"
+             which is made first; use the model's safetensors, or put the tokenizer.model of the model that it was made from beside it, and \
+             convert it again"
         )));
     }
     if tied > 0 {

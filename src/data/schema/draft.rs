@@ -8,6 +8,7 @@ use super::super::example::Kind;
 use super::super::fields::{Fields, described, equal, given, shortened};
 use super::super::messages::{Message, kwargs, message, messages, tools};
 use super::encoded::refuse_encoded;
+use super::repeats::{is_long, repeats};
 use super::weights::refuse_excluded;
 
 /// A record without its origin.
@@ -99,7 +100,7 @@ pub(super) fn text_pair(prompt: String, answers: [Named<String>; 2]) -> Result<C
 
 /// Refuses answers that all begin with the prompt. A single one may quote a prompt of one word.
 pub(super) fn refuse_repeated(prompt: &str, answers: &[Named<&str>]) -> Result<(), String> {
-    let quotes = answers.len() == 1 && !prompt.trim().contains(char::is_whitespace);
+    let quotes = answers.len() == 1 && !is_long(prompt);
     if quotes || answers.is_empty() || !answers.iter().all(|(_, answer)| repeats(prompt, answer)) {
         return Ok(());
     }
@@ -111,16 +112,6 @@ pub(super) fn refuse_repeated(prompt: &str, answers: &[Named<&str>]) -> Result<(
         names.join(" and "),
         shortened(prompt)
     ))
-}
-
-/// Whether `answer` begins with the whole prompt, apart from white space around it: not with a longer word that begins
-/// like it (`1` and `10`).
-fn repeats(prompt: &str, answer: &str) -> bool {
-    let prompt = prompt.trim();
-    let rest = answer.trim_start().strip_prefix(prompt).filter(|_| !prompt.is_empty());
-    let Some(rest) = rest else { return false };
-    let letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-    !(letter(prompt.chars().last()) && letter(rest.chars().next()))
 }
 
 /// Checks two answers of a conversation and adds what its template reads.
@@ -185,8 +176,7 @@ fn refuse_repeated_turn(prompt: &[Message], answers: &[Named<Vec<Message>>]) -> 
     let begins = |turns: &[Message]| {
         turns.first().is_some_and(|turn| turn.is_answer() && repeats(last.content(), turn.content()))
     };
-    let is_long = last.content().trim().contains(char::is_whitespace);
-    if is_long && answers.len() > 1 && answers.iter().all(|(_, turns)| begins(turns)) {
+    if is_long(last.content()) && answers.len() > 1 && answers.iter().all(|(_, turns)| begins(turns)) {
         return Err(format!(
             "{} and {} repeat the last message of prompt ({}) at their beginning; remove it from them",
             answers[0].0,

@@ -56,6 +56,24 @@ const BEST: [&str; 11] = [
     "choice",
 ];
 
+/// Texts that judge an answer.
+const GRADES: [&str; 14] = [
+    "good",
+    "bad",
+    "better",
+    "worse",
+    "best",
+    "worst",
+    "chosen",
+    "rejected",
+    "correct",
+    "incorrect",
+    "right",
+    "wrong",
+    "true",
+    "false",
+];
+
 /// Reads whether a judged answer is desirable: a boolean, `"true"`, `"false"`, `"True"`, `"False"`, 0 or 1.
 pub(super) fn judgement(name: &str, value: Option<&Json>) -> Result<bool, String> {
     let found = match value {
@@ -106,7 +124,10 @@ pub(super) fn refuse_unread(
 fn of_list(fields: &Fields, name: &str, value: &Json, answers: usize) -> Option<String> {
     let is_judgement = |entry: &Json| match entry {
         Json::Number(_) | Json::Bool(_) => true,
-        Json::String(text) => text.trim().parse::<f64>().is_ok(),
+        Json::String(text) => {
+            let text = text.trim().to_ascii_lowercase();
+            text.parse::<f64>().is_ok() || GRADES.contains(&text.as_str())
+        }
         Json::Null | Json::Array(_) | Json::Object(_) => false,
     };
     let completions = fields.get("completions").and_then(Json::as_array);
@@ -153,7 +174,18 @@ fn of_answer(name: &str, value: &Json) -> Option<String> {
 
 /// Returns the words of a column's name in lower case.
 pub(super) fn words(name: &str) -> impl Iterator<Item = String> {
-    name.split(['_', '-', '.', ' ']).map(str::to_ascii_lowercase)
+    let mut spaced = String::with_capacity(name.len());
+    let mut before = None;
+    for c in name.chars() {
+        // `chosenScore`
+        if c.is_uppercase() && before.is_some_and(char::is_lowercase) {
+            spaced.push(' ');
+        }
+        spaced.push(c);
+        before = Some(c);
+    }
+    let words: Vec<String> = spaced.split(['_', '-', '.', ' ']).map(str::to_ascii_lowercase).collect();
+    words.into_iter()
 }
 
 #[cfg(test)]
@@ -179,6 +211,13 @@ mod tests {
     }
 
     #[test]
+    fn words_of_a_name_are_found_in_every_spelling() {
+        for name in ["chosen_score", "chosen-score", "Chosen.Score", "chosenScore", "ChosenScore"] {
+            assert_eq!(words(name).collect::<Vec<_>>(), ["chosen", "score"], "{name}");
+        }
+    }
+
+    #[test]
     fn judgements_of_a_list_and_of_an_answer_are_told_from_other_columns() {
         let Json::Object(fields) = json!({"prompt": "q", "completions": ["a", "b"]}) else {
             panic!("an object")
@@ -186,6 +225,7 @@ mod tests {
         for (name, value) in [
             ("rewards", json!([1, 2])),
             ("x", json!(["1", "2.5"])),
+            ("labels", json!(["bad", "Good"])),
             ("best", json!(1)),
             ("winner", json!("b")),
         ] {

@@ -5,11 +5,12 @@ use serde_json::Value as Json;
 
 use super::super::content::Content;
 use super::super::example::Kind;
-use super::super::fields::{Fields, MEDIA, is_empty, shortened};
+use super::super::fields::{Fields, MEDIA, is_empty, key, shortened};
 use super::super::format::stands_for;
 use super::super::messages::Message;
 use super::draft::Draft;
 use super::judgements::words;
+use super::repeats::MARKS;
 
 /// Columns that mean a part of the conversation wherever they stand.
 const PARTS: [&str; 17] = [
@@ -50,7 +51,7 @@ const BEGINNINGS: [&str; 10] = [
 ];
 
 /// Parts of the names of columns that describe a row: they are never its question.
-const METADATA: [&str; 43] = [
+pub(super) const METADATA: [&str; 43] = [
     "id",
     "uuid",
     "hash",
@@ -97,7 +98,7 @@ const METADATA: [&str; 43] = [
 ];
 
 /// Further words of this kind, which stand for texts about the answers.
-const COMMENTS: [&str; 13] = [
+pub(super) const COMMENTS: [&str; 13] = [
     "rationale",
     "rationales",
     "reason",
@@ -149,28 +150,28 @@ pub(super) fn refuse_lost(
 
 /// Describes the column `name` with the text `lost`.
 fn problem(name: &str, lost: &str, implicit: bool, content: &Content) -> String {
-    let lost = shortened(lost);
+    let (lost, key) = (shortened(lost), key(name));
     let is_tool = words(name).any(|word| word.starts_with("function") || word.starts_with("tool"));
     if is_tool && matches!(content, Content::Chat { .. }) {
         format!(
-            "`{name}` ({lost:?}) is not read; name it tools, which the chat template reads (data.columns: {{tools: {name}}}), or \
-             leave the column out (data.columns: {{{name}: null}})"
+            "`{name}` ({lost:?}) is not read; name it tools, which the chat template reads (data.columns: {{tools: {key}}}), or \
+             leave the column out (data.columns: {{{key}: null}})"
         )
     } else if implicit {
         let remedy = match name {
             "prompt" => "set data.format to preference, which reads it".to_owned(),
-            _ => format!("name the prompt's column (data.columns: {{prompt: {name}}})"),
+            _ => format!("name the prompt's column (data.columns: {{prompt: {key}}})"),
         };
         format!(
             "`{name}` ({lost:?}) is not read: the prompt is the common beginning of chosen and rejected ({:?}), which does \
-             not contain it; {remedy}, or leave this one out (data.columns: {{{name}: null}})",
+             not contain it; {remedy}, or leave this one out (data.columns: {{{key}: null}})",
             shortened(beginning(content))
         )
     } else {
         let whole = whole(content);
         format!(
             "`{name}` ({lost:?}) is not read, and {whole} does not contain it; add it to {whole}, or leave the column out \
-             (data.columns: {{{name}: null}})"
+             (data.columns: {{{key}: null}})"
         )
     }
 }
@@ -189,7 +190,7 @@ fn refuse_template_fields(fields: &Fields) -> Result<(), String> {
 }
 
 /// Whether the value of the column `name` is NaN, which pandas writes where there is none.
-fn is_missing(name: &str, value: &Json) -> bool {
+pub(super) fn is_missing(name: &str, value: &Json) -> bool {
     stands_for(value) == Some(("NaN", name))
 }
 
@@ -228,7 +229,7 @@ fn is_about_the_row(name: &str) -> bool {
 }
 
 /// Returns all texts within a value, apart from speakers.
-fn texts(value: &Json) -> Vec<&str> {
+pub(super) fn texts(value: &Json) -> Vec<&str> {
     match value {
         Json::String(text) => vec![text.trim()],
         Json::Array(list) => list.iter().flat_map(texts).collect(),
@@ -242,7 +243,7 @@ fn texts(value: &Json) -> Vec<&str> {
 }
 
 /// Whether `text` is part of the prompt, or of an answer if `answers_too`.
-fn is_within(text: &str, content: &Content, answers_too: bool) -> bool {
+pub(super) fn is_within(text: &str, content: &Content, answers_too: bool) -> bool {
     let said = |messages: &[Message]| messages.iter().any(|message| message.says(text));
     match content {
         Content::Text { prompt, answers } => {
@@ -254,48 +255,10 @@ fn is_within(text: &str, content: &Content, answers_too: bool) -> bool {
     }
 }
 
-/// Words beside the messages of a conversation that is written as one text: speakers, marks and keys.
-const MARKS: [&str; 34] = [
-    "user",
-    "assistant",
-    "system",
-    "human",
-    "model",
-    "gpt",
-    "bot",
-    "tool",
-    "im",
-    "start",
-    "end",
-    "begin",
-    "of",
-    "text",
-    "turn",
-    "header",
-    "id",
-    "inst",
-    "sys",
-    "s",
-    "bos",
-    "eos",
-    "eot",
-    "question",
-    "answer",
-    "instruction",
-    "response",
-    "input",
-    "output",
-    "prompt",
-    "role",
-    "content",
-    "from",
-    "value",
-];
-
 /// Whether `text` is the row once more, as one text: it has every line of the prompt and of the answers, in order, or every line
 /// before the last answer and only marks beside them. Data sets have such a column beside messages, or beside an instruction
 /// and its answer.
-fn renders(text: &str, content: &Content) -> bool {
+pub(super) fn renders(text: &str, content: &Content) -> bool {
     let parts: Vec<&str> = match content {
         Content::Text { prompt, answers } => {
             std::iter::once(prompt).chain(answers).map(String::as_str).collect()

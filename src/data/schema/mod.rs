@@ -1,7 +1,8 @@
 //! The schemas of preference data: which columns a row has and what they mean.
 //!
 //! `table.rs` lists every schema with its columns, in the order in which they are tried. One file per family reads the
-//! rows. Afterwards `lost.rs` looks for columns with content that nothing has read.
+//! rows. Afterwards `lost.rs`, `rivals.rs`, `unread.rs`
+//! and `contradictions.rs` look at the columns that nothing has read.
 
 mod answers;
 mod contradictions;
@@ -15,10 +16,13 @@ mod name;
 mod preference;
 mod prompt;
 mod rankings;
+mod repeats;
+mod rivals;
 mod sharegpt;
 mod table;
 mod transcripts;
 mod triples;
+mod unread;
 mod weights;
 
 pub use name::Schema;
@@ -27,3 +31,4 @@ pub use table::required_columns;
 pub(super) use draft::Draft;
 pub(super) use prompt::prompt;
 pub(super) use table::read;
+pub(super) use unread::may_be_content;

@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use super::super::content::Content;
-use super::super::fields::{Fields, described, first, given, named, shortened};
+use super::super::fields::{Fields, described, first, given, key, named, shortened};
 use super::super::messages::{Message, messages};
 use super::draft::{Draft, blank, chat_pair, text, text_pair, turns};
 use crate::error::nearest;
@@ -67,9 +67,9 @@ fn not_a_pair(chosen: &Json, rejected: &Json) -> String {
 /// Returns the field `name`. If it is missing, the error suggests an existing field with a similar name.
 pub(super) fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a Json, String> {
     let others =
-        || fields.keys().map(String::as_str).filter(|key| !["prompt", "chosen", "rejected"].contains(key));
+        || fields.keys().map(String::as_str).filter(|name| !["prompt", "chosen", "rejected"].contains(name));
     fields.get(name).ok_or_else(|| match nearest(name, others()) {
-        Some(near) => format!("missing `{name}`; found `{near}`: rename it (data.columns: {{{name}: {near}}})"),
+        Some(near) => format!("missing `{name}`; found `{near}`: rename it (data.columns: {{{name}: {}}})", key(near)),
         None if fields.is_empty() => format!("missing `{name}`; the record has no fields"),
         None => format!(
             "missing `{name}`; found {}. Every pair needs `chosen` and `rejected`; one answer is `completion`, a ranked list \
@@ -189,11 +189,12 @@ fn unusable_prompt(prompt: &Json) -> String {
 /// Rejects a misspelt `prompt` field. Without `prompt` the prompt is extracted from the answers, and a misspelt one
 /// would be silently ignored.
 fn refuse_misspelt_prompt(fields: &Fields) -> Result<(), String> {
-    match nearest("prompt", fields.keys().map(String::as_str).filter(|key| *key != "prompt")) {
+    match nearest("prompt", fields.keys().map(String::as_str).filter(|name| *name != "prompt")) {
         // At most two typos: `prompt_id` is a column in its own right.
-        Some(near) if strsim::damerau_levenshtein("prompt", near) <= 2 => {
-            Err(format!("missing `prompt`; found `{near}`: rename it (data.columns: {{prompt: {near}}})"))
-        }
+        Some(near) if strsim::damerau_levenshtein("prompt", near) <= 2 => Err(format!(
+            "missing `prompt`; found `{near}`: rename it (data.columns: {{prompt: {}}})",
+            key(near)
+        )),
         _ => Ok(()),
     }
 }

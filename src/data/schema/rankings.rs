@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use super::super::content::Content;
 use super::super::example::Kind;
 use super::super::fields::{Fields, described, first, given};
+use super::super::format::stands_for;
 use super::super::messages::Message;
 use super::answers::{behind_prompt, distinct};
 use super::dialogue::user;
@@ -203,7 +204,12 @@ fn parallel<'a>(
     let sign = if scores == "ranks" { -1.0 } else { 1.0 };
     let list = |name: &str| {
         let value = column(fields, name)?;
-        value.as_array().ok_or_else(|| format!("{name} must be a list, found {}", described(value)))
+        // A list with a number that JSON lacks is kept as its place.
+        let no_list = || match stands_for(value) {
+            Some((word, place)) if place != name => format!("{place} must be a number, found {word}"),
+            _ => format!("{name} must be a list, found {}", described(value)),
+        };
+        value.as_array().ok_or_else(no_list)
     };
     let (texts, numbers) = (list(answers)?, list(scores)?);
     if texts.len() != numbers.len() {

@@ -9,7 +9,8 @@ use super::judgements::refuse_unread;
 use super::lost::refuse_lost;
 use super::name::Schema;
 use super::{
-    answers, contradictions, dialogue, graded, preference, rankings, sharegpt, transcripts, triples,
+    answers, contradictions, dialogue, graded, preference, rankings, repeats, rivals, sharegpt, transcripts,
+    triples, unread,
 };
 
 /// The columns of a schema, and how to read them. A schema may have several.
@@ -63,6 +64,10 @@ fn not_a_pair(fields: &Fields) -> bool {
     given(fields, "chosen").is_none() && given(fields, "rejected").is_none()
 }
 
+fn scored_completions(fields: &Fields) -> bool {
+    rankings::completions_are_objects(fields) && not_a_pair(fields)
+}
+
 fn with_label(fields: &Fields) -> bool {
     fields.contains_key("label") && not_a_pair(fields)
 }
@@ -91,7 +96,7 @@ static FORMS: &[Form] = {
         form(StackExchangePaired, &["question", "response_j", "response_k"], &[], any, transcripts::stack_exchange_paired),
         form(StackExchangePreferences, &["question", "answers"], &[], not_a_pair, rankings::stack_exchange),
         form(Nectar, &["prompt", "answers"], &[], not_a_pair, rankings::nectar),
-        form(Ultrafeedback, &["instruction", "completions"], &["system", "system_prompt"], rankings::completions_are_objects, rankings::ultrafeedback),
+        form(Ultrafeedback, &["instruction", "completions"], &["system", "system_prompt"], scored_completions, rankings::ultrafeedback),
         form(DistilabelRatings, &["instruction|input|prompt", "generations", "ratings|rating"], &["system", "system_prompt"], not_a_pair, rankings::distilabel),
         form(RankedScores, &["prompt", "completions", rankings::SCORES], &[], with_scores, rankings::scores),
         form(UltrafeedbackArgilla, &["prompt|input|question|instruction", "chosen_response", "rejected_response"], &["system", "system_prompt"], any, dialogue::argilla),
@@ -133,12 +138,22 @@ impl Form {
 
     fn draft(&self, fields: &mut Fields, used: &dyn Fn(&str) -> bool) -> Result<Draft, String> {
         let mut draft = (self.read)(fields)?;
+        rivals::refuse_alternatives(fields, self.needs, (self.schema, draft.kind))?;
+        if !used("label") {
+            rivals::refuse_label(fields, self.schema)?;
+        }
         refuse_lost(fields, |name| self.knows(name), self.schema == Schema::ImplicitPrompt, &draft)?;
         let read = (self.schema, draft.kind, draft.content.answers());
         refuse_unread(fields, read, |name| self.knows(name), used)?;
+        let is_read = |name: &str| self.knows(name) || used(name);
         if matches!(draft.kind, Kind::Pair { label, .. } if label >= 0.5) {
-            draft.doubts.extend(contradictions::find(fields, |name| self.knows(name) || used(name)));
+            let doubt = contradictions::find(fields, self.needs, &draft, is_read);
+            draft.doubts.extend(doubt);
         }
+        if self.schema != Schema::Text {
+            draft.doubts.extend(unread::find(fields, &draft.content, is_read));
+        }
+        draft.doubts.extend(repeats::find(&draft.content));
         Ok(draft)
     }
 }
@@ -159,7 +174,12 @@ pub(in crate::data) fn read(
             None => return Err(unknown(fields)),
         },
     };
-    Ok((form.schema, form.draft(fields, used)?))
+    let draft = form.draft(fields, used)?;
+    // Of prompts alone every name counts as used, even the empty one: their answers do not matter.
+    if forced.is_none() && !used("") {
+        rivals::refuse_other_pair(fields, form.needs, form.schema, &draft)?;
+    }
+    Ok((form.schema, draft))
 }
 
 /// Returns the columns that each form of a schema needs, for documentation. Names separated by `|` mean the same.

@@ -77,7 +77,26 @@ fn with_gold(mut draft: Draft, fields: &Fields, is_repeated: bool) -> Result<Dra
             }
         }
     }
+    refuse_rejected(&draft.content)?;
     Ok(draft)
+}
+
+/// Refuses a gold answer that is the rejected one.
+fn refuse_rejected(content: &Content) -> Result<(), String> {
+    let is_rejected = match content {
+        Content::Text { answers, .. } => {
+            matches!(answers.as_slice(), [_, rejected, gold] if rejected.trim() == gold.trim())
+        }
+        Content::Chat { answers, .. } => {
+            matches!(answers.as_slice(), [_, rejected, gold] if rejected == gold)
+        }
+    };
+    if is_rejected {
+        return Err(format!(
+            "{GOLD} is the rejected answer, which would be imitated; correct it, or leave it out (data.columns: {{{GOLD}: null}})"
+        ));
+    }
+    Ok(())
 }
 
 fn unlike(gold: &str, prompt: &str) -> String {

@@ -21,6 +21,8 @@ const HARMLESS: &[&str] = &[
     "rope.scaling.yarn_ext_factor",
     "rope.scaling.yarn_log_multiplier",
     "tensor_data_layout",
+    // Of GPT-NeoX alone; llama.cpp's converter of early 2024 wrote it for every architecture.
+    "use_parallel_residual",
     "vocab_size",
 ];
 
@@ -42,7 +44,6 @@ const NEUTRAL: &[(&str, Value<'static>)] = &[
     ("logit_scale", Value::Float(1.0)),
     ("nextn_predict_layers", Value::Integer(0)),
     ("residual_scale", Value::Float(1.0)),
-    ("use_parallel_residual", Value::Flag(false)),
 ];
 
 /// The metadata keys below the architecture's name.

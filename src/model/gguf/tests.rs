@@ -132,6 +132,7 @@ fn a_key_that_could_change_the_model_is_read_or_refused() {
     let harmless = [
         ("llama.attention.causal", flag_of(true)),
         ("llama.expert_used_count", u32_of(0)),
+        ("llama.use_parallel_residual", flag_of(true)),
         ("llama.rope.scaling.finetuned", flag_of(true)),
         ("llama.attention.head_count_kv", list_of(&[2, 2])),
     ];

@@ -1,9 +1,11 @@
-//! Adapters for a base: those that were trained on another are refused, with both names.
+//! Adapters for a base: those that were trained on another are refused, with both names, and so are those that were trained on
+//! the same weights with other settings.
 
 use std::path::Path;
 
-use super::{AdapterUse, Base, left};
+use super::{AdapterUse, Base, Place, left};
 use crate::adapter;
+use crate::adapter::fingerprint::{ARCHITECTURE_KEY, Architecture, Compared};
 use crate::adapter::read::Reading;
 use crate::error::{Error, Result};
 use crate::trainable::Adapters;
@@ -12,7 +14,8 @@ impl Base {
     /// Reads an adapter for this base; one that records other weights as its base is refused.
     ///
     /// # Errors
-    /// As [`adapter::read::read`], or if the adapter belongs to another base and `force` is not given.
+    /// As [`adapter::read::read`], or if the adapter belongs to another base, or to other settings of this one, and `force` is
+    /// not given.
     pub fn adapter(&self, path: &Path, force: bool) -> Result<Adapters> {
         self.adapter_for(path, AdapterUse { force, ..AdapterUse::default() })
     }
@@ -43,7 +46,8 @@ impl Base {
         let ours = self.fingerprint()?;
         let (shown, name) = (path.display(), found.base.unwrap_or_else(|| "another base".into()));
         match (purpose.unmerge, *its == ours) {
-            (false, true) | (true, false) => Ok(found.adapters),
+            (true, false) => Ok(found.adapters),
+            (false, true) => self.check_architecture(path, force).map(|()| found.adapters),
             (true, true) if force => Ok(found.adapters),
             (true, true) => Err(Error::Adapter(format!(
                 "{} is the base that {shown} was trained on: there is nothing to remove; name the merged model as \
@@ -63,6 +67,9 @@ impl Base {
                         self.name,
                         ours_sketched.storage()
                     );
+                    if let Some(said) = self.changed(path, Compared::Roughly) {
+                        log::warn!("{said}; make sure that both are meant to compute the same");
+                    }
                     return Ok(found.adapters);
                 }
                 if force {
@@ -74,6 +81,47 @@ impl Base {
                 Err(self.wrong_base(path, name, message))
             }
         }
+    }
+
+    /// Returns the settings that this base computes with.
+    pub(super) fn architecture(&self) -> Architecture {
+        Architecture::of(&self.spec)
+    }
+
+    /// Checks that this base, whose weights are those that an adapter was trained on, still has the settings that the adapter
+    /// notes; with `force` it is warned of. An adapter that notes none passes.
+    ///
+    /// # Errors
+    /// If a setting that changes the result is another one; the error names it.
+    pub fn check_architecture(&self, adapter: &Path, force: bool) -> Result<()> {
+        let Some(said) = self.changed(adapter, Compared::Exactly) else { return Ok(()) };
+        if force || self.forced {
+            log::warn!("{said}; it is used because of --force");
+            return Ok(());
+        }
+        Err(Error::Adapter(format!(
+            "{said}. Since then this has changed, or this version reads it in another way; undo the change, or insist with \
+             --force"
+        )))
+    }
+
+    /// Names the settings that differ from those that an adapter notes of its base.
+    fn changed(&self, adapter: &Path, compared: Compared) -> Option<String> {
+        let (_, metadata) = adapter::read::noted(adapter).ok()?;
+        // A damaged note helps nobody; the fingerprint decides.
+        let noted = Architecture::from_text(metadata.get(ARCHITECTURE_KEY)?)?;
+        let differences = noted.differences(&self.architecture(), compared);
+        let place = match &self.place {
+            Place::Directory(directory) => directory.join("config.json").display().to_string(),
+            Place::Gguf(_) => format!("the metadata of {}", self.name),
+        };
+        (!differences.is_empty()).then(|| {
+            format!(
+                "{} was trained with other settings than those in {place}: {}",
+                adapter.display(),
+                differences.join("; ")
+            )
+        })
     }
 
     /// An adapter that does not fit is most often another base's: then both are named first.

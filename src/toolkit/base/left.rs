@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use super::Base;
+use crate::adapter::read;
 use crate::adapter::twin::{SKETCH_KEY, Sketch};
-use crate::adapter::{peft, read};
 use crate::error::{Error, Result};
 use crate::trainable::{Adapter, Adapters};
 
@@ -52,7 +52,8 @@ impl Base {
                     return Err(Error::Adapter(format!(
                         "{name} without the adapters is not the base that {shown} was trained on: its numbers are further from \
                          those that the adapter notes of its base than rounding explains; name the model that it was merged into \
-                         once, with all adapters that were merged and their --weights, or insist with --force"
+                         once, with all adapters that were merged and their --weights; to keep some of them in it, insist with \
+                         --force"
                     )));
                 }
                 Agreement::Exact if before.numbers() == after.numbers() => log::warn!(
@@ -95,12 +96,8 @@ pub(super) fn check_removable(path: &Path, adapters: &Adapters) -> Result<()> {
 
 /// The sketch of its base that an adapter notes.
 fn noted(adapter: &Path) -> Result<Option<Sketch>> {
-    let weights = read::located(adapter)?.join(peft::WEIGHTS);
-    if !weights.is_file() {
-        return Ok(None);
-    }
     // A damaged one helps nobody, as where an adapter is read.
-    Ok(peft::metadata(&weights)?.get(SKETCH_KEY).and_then(|text| Sketch::from_text(text).ok()))
+    Ok(read::noted(adapter)?.1.get(SKETCH_KEY).and_then(|text| Sketch::from_text(text).ok()))
 }
 
 /// Compares the sketch of a base with those of the merged model and of what is left of it.

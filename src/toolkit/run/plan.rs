@@ -1,5 +1,7 @@
 //! What a run would take: `--dry-run`, and the check of the processor's memory.
 
+mod strings;
+
 use super::super::Base;
 use super::examples::Examples;
 use super::on_device;
@@ -8,6 +10,7 @@ use crate::error::Result;
 use crate::model::decoder::Decoder;
 use crate::ranks::{ALONE, Ranks};
 use crate::rollout::Drawing;
+use crate::train::checkpoint;
 use crate::train::config::{Recompute, TrainConfig};
 use crate::train::course::Course;
 use crate::train::memory;
@@ -99,13 +102,14 @@ pub(super) fn described(
     let (modules, parameters) = (policy.trained.len(), policy.trained.values().len());
     let longest = pairs.train.longest().max(pairs.eval.longest());
     let mut text = format!(
-        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training pairs, {} \
+        "{}: {}, {} layers, {}; {modules} modules would be adapted, {parameters} parameters trained\n{} training {}, {} \
          held out; the longest sequence has {longest} tokens",
         base.name,
         base.spec.model_type,
         base.spec.layers.len(),
         decoder.storage(),
         pairs.train.len(),
+        if config.drawing()?.is_some() { "prompts" } else { "pairs" },
         pairs.eval.len()
     );
     for note in &pairs.notes {
@@ -132,12 +136,14 @@ pub(super) fn described(
     ));
     match on_device {
         None => text.push_str(&format!(
-            "\nexpected peak memory {:.0} MB: weights {:.0}, activations {:.0}, buffers {:.0}, adapter {:.0}",
+            "\nexpected peak memory {:.0} MB: weights {:.0}, activations {:.0}, buffers {:.0}, adapter {:.0}, \
+             tokenizer {:.0}",
             mb(memory.total()),
             mb(memory.weights),
             mb(memory.activations),
             mb(memory.working),
             mb(memory.adapter),
+            mb(memory.tokenizer()),
         )),
         Some(fit) => text.push_str(&fit.described()),
     }
@@ -150,6 +156,9 @@ pub(super) fn described(
             ranks.neighbours(),
             mb(4 * parameters * kept),
         ));
+    }
+    if let Some(warning) = checkpoint::room(&config.output_dir, parameters, &config.train, course.steps) {
+        text.push_str(&format!("\nwarning: {warning}"));
     }
     text.push_str("\nnothing was written");
     Ok(text)
@@ -216,6 +225,7 @@ fn memory_of(
         tokens.largest_scored,
         recompute,
     );
+    memory.strings = strings::count(base);
     if trained.is_pissa {
         // The matrices that it starts from, in f32.
         memory.adapter += 4 * parameters;

@@ -1,5 +1,6 @@
 //! Going on from the newest checkpoint of a run.
 
+use super::super::Base;
 use super::super::parcel::{packed, unpack};
 use super::continued;
 use crate::config::RunConfig;
@@ -16,7 +17,7 @@ use crate::train::trainer::Trainer;
 /// If the checkpoint belongs to another run, or a rank has failed.
 pub(super) fn resume(
     trainer: &mut Trainer,
-    config: &RunConfig,
+    (config, base): (&RunConfig, &Base),
     directory: &RunDir,
     ranks: &Ranks,
 ) -> Result<Vec<String>> {
@@ -42,6 +43,7 @@ pub(super) fn resume(
         );
     }
     trainer.restore(&path, state)?;
+    base.check_architecture(&path.join(checkpoint::ADAPTER), false)?;
     notes.push(format!("resumed from {}", path.display()));
     let (done, all) = (trainer.step(), trainer.total_steps());
     if done > all {

@@ -44,6 +44,7 @@ fn adapter(base: &Base, directory: &Path, name: String) -> Result<RewardSource> 
     if policy.trained.score().is_some() {
         return Ok(RewardSource::Model(policy, base.tokenizer(None)?.padding(), name));
     }
-    let objective = trained.objective.unwrap_or_default();
+    let objective =
+        trained.objective_of(&directory.display(), "name the adapter as dpo-lora train or export wrote it");
     Ok(RewardSource::Implicit(policy, objective, name))
 }

@@ -1,6 +1,7 @@
 //! What a run keeps: checkpoints and the adapter, as long as they are usable.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,11 +10,18 @@ use crate::adapter::peft;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::report::{Event, Reporter};
+use crate::train::best::Best;
 use crate::train::card::Results;
 use crate::train::checkpoint::{self, State};
 use crate::train::run_dir;
 use crate::train::usable;
 use crate::trainable::SCORE;
+
+/// Whether a file could not be written for want of space: the disk, a quota, or the limit of a file's size.
+fn lacks_space(error: &Error) -> bool {
+    const FULL: [ErrorKind; 3] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+    matches!(error, Error::Io { source, .. } if FULL.contains(&source.kind()))
+}
 
 impl Trainer {
     /// Writes a checkpoint if there are none by steps and `save_minutes` have passed since the last one. What the clock has
@@ -26,9 +34,51 @@ impl Trainer {
             return;
         }
         if let Err(error) = self.save(reporter) {
-            reporter.warn(&format!("there is no checkpoint of step {}: {error}", self.state.step));
+            self.tell_unsaved(&error, reporter);
         }
         self.saved_at = Instant::now();
+    }
+
+    /// Writes a checkpoint that is due by `save_steps`. If only space is missing, the run goes on: earlier checkpoints stay valid, and
+    /// later ones may have room again.
+    pub(super) fn save_by_steps(&mut self, reporter: &mut Reporter) -> Result<()> {
+        match self.save(reporter) {
+            Err(error) if lacks_space(&error) => {
+                self.tell_unsaved(&error, reporter);
+                Ok(())
+            }
+            saved => saved,
+        }
+    }
+
+    fn tell_unsaved(&self, error: &Error, reporter: &mut Reporter) {
+        reporter.warn(&format!("there is no checkpoint of step {}: {error}", self.state.step));
+    }
+
+    /// Writes the checkpoint of the last step. If it cannot be written, the run still has its adapter to write: the error is returned
+    /// as a value, to be told after that.
+    pub(super) fn save_last(&mut self, reporter: &mut Reporter) -> Result<Option<Error>> {
+        match self.save(reporter) {
+            Ok(()) => Ok(None),
+            Err(error @ Error::Io { .. }) => Ok(Some(error)),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The error for a run that is done but has no checkpoint of its last step.
+    pub(super) fn without_checkpoint(&self, error: &Error) -> Error {
+        Error::Train(format!(
+            "{} is written and complete, but there is no checkpoint of step {}, which only training further needs: {error}; {}",
+            self.setup.run.join("adapter").display(),
+            self.state.step,
+            self.kept()
+        ))
+    }
+
+    /// Returns a warning if the file system has less room than the run's files take.
+    pub fn room(&self) -> Option<String> {
+        let Setup { run, policy, config, .. } = &self.setup;
+        checkpoint::room(run, policy.trained.values().len(), config, self.total_steps)
     }
 
     /// Writes a checkpoint unless this step already has one, and never for an unusable adapter. The reference cache is
@@ -198,10 +248,8 @@ impl Trainer {
         if !self.setup.ranks.is_first() {
             return Ok(());
         }
-        let best = self.state.best.clone().filter(|best| best.step != self.state.step);
         let mut kept = self.state.step;
-        if let (true, Some(best)) = (self.setup.config.load_best_model_at_end, best) {
-            let path = checkpoint::path(&self.setup.run, best.step);
+        if let Some((best, path)) = self.better_one(reporter) {
             let state = checkpoint::open(&path)?;
             let Setup { decoder, policy, reference, config, .. } = &mut self.setup;
             checkpoint::restore(&path, &state, decoder.spec(), policy, &mut self.optimizer)?;
@@ -233,6 +281,22 @@ impl Trainer {
         self.sample(kept, reporter);
         self.tidy(reporter);
         Ok(())
+    }
+
+    /// Returns the best evaluation and its checkpoint, if the adapter of an earlier step is to be written.
+    fn better_one(&self, reporter: &mut Reporter) -> Option<(Best, PathBuf)> {
+        let Self { state, setup, .. } = self;
+        let wanted = |best: &&Best| setup.config.load_best_model_at_end && best.step != state.step;
+        let best = state.best.as_ref().filter(wanted)?;
+        let path = checkpoint::path(&setup.run, best.step);
+        if path.exists() {
+            return Some((best.clone(), path));
+        }
+        reporter.warn(&format!(
+            "step {} was better, but its checkpoint could not be written; adapter/ is that of the last step",
+            best.step
+        ));
+        None
     }
 
     /// Removes the spare checkpoint once the run is over, and tells what is left.

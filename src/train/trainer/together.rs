@@ -21,7 +21,7 @@ impl Trainer {
     /// Checks that all ranks train the same.
     pub(super) fn agree(&self) -> Result<()> {
         let Setup { ranks, policy, identity, rollouts, .. } = &self.setup;
-        let Identity { config, reference } = identity;
+        let Identity { config, reference, .. } = identity;
         let start = format!(
             "step {}, {}",
             self.state.step,

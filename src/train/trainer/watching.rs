@@ -1,13 +1,14 @@
 //! What a run warns of after a step.
 
 use super::Trainer;
-use crate::objective::Metrics;
 use crate::train::rollouts::masks_truncated;
+use crate::train::step::Outcome;
 use crate::train::watch::Completing;
 
 impl Trainer {
-    /// Returns the warnings that are due after a step with these figures.
-    pub(super) fn watched(&mut self, metrics: &Metrics) -> Vec<String> {
+    /// Returns the warnings that are due after a step with this outcome.
+    pub(super) fn watched(&mut self, outcome: &Outcome) -> Vec<String> {
+        let metrics = &outcome.metrics;
         let (step, total_steps) = (self.state.step, self.total_steps);
         let mut warnings = self.state.watch.step(metrics, &self.setup.watch);
         if self.setup.rollouts.is_some() {
@@ -16,6 +17,9 @@ impl Trainer {
                 is_last: step == total_steps,
             };
             warnings.extend(self.state.watch.completed(metrics, completing));
+        } else {
+            // Where all rewards are tied, a gradient of 0 is said otherwise.
+            warnings.extend(self.state.watch.gradient(outcome.grad_norm));
         }
         warnings
     }

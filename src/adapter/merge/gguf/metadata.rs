@@ -19,14 +19,14 @@ const GEMMA3_PERIOD: usize = 6;
 /// attention.
 const GEMMA3_LARGEST: usize = 62;
 
-/// Returns all keys, in the converter's order.
+/// Returns all keys, in the converter's order. `config` is the base's, with the chat template that replaces its own.
 ///
 /// # Errors
 /// If llama.cpp would compute something else, or the tokenizer cannot be represented.
 pub(super) fn of(
     base: &Base,
     architecture: &Architecture,
-    config: &Json,
+    (config, template): (&Json, Option<&str>),
     kind: FileType,
     rope: &Rope,
 ) -> Result<Vec<(String, Value)>> {
@@ -60,7 +60,7 @@ pub(super) fn of(
     if let Some(cap) = spec.logits.softcap {
         keys.float("final_logit_softcapping", f64::from(cap));
     }
-    keys.keys.extend(tokenizer::of(base.directory, spec.vocab_size, config)?);
+    keys.keys.extend(tokenizer::of(base.directory, spec.vocab_size, (config, template))?);
     Ok(keys.keys)
 }
 

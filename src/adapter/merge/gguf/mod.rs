@@ -38,11 +38,13 @@ const FAMILIES: &[&str] = &["llama", "qwen2", "qwen3", "gemma3_text"];
 
 /// How a merged GGUF model is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GgufOptions {
+pub struct GgufOptions<'a> {
     /// Type of the matrices; `None`: the type of the base's embedding. Norms and biases are F32.
     pub kind: Option<FileType>,
     /// Whether to replace an existing file.
     pub overwrite: bool,
+    /// The chat template that takes the place of the base's; `None`: the base's own.
+    pub chat_template: Option<&'a str>,
 }
 
 /// Writes `base` with each adapter times its weight into the file `output`, which appears whole or not at all.
@@ -85,7 +87,7 @@ pub fn merge_checked(
     let kind = options.kind.map_or_else(|| kind_of(base), Ok)?;
     let rope = Rope::read(&config, base.spec)?;
     let made = tensors::plan(base, architecture, &rope, &targets, kind)?;
-    let metadata = metadata::of(base, architecture, &config, kind, &rope)?;
+    let metadata = metadata::of(base, architecture, (&config, options.chat_template), kind, &rope)?;
     let planned: Vec<Planned> = made.iter().map(|tensor| tensor.planned.clone()).collect();
     let bytes = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
     let files = vec![output.display().to_string()];

@@ -36,7 +36,12 @@ impl Model {
     }
 
     fn merge(&self, kind: Option<FileType>, output: &Path) -> Result<MergeReport> {
-        merge(&self.base(), &[(&self.adapter(), 0.5)], output, &GgufOptions { kind, overwrite: false })
+        merge(
+            &self.base(),
+            &[(&self.adapter(), 0.5)],
+            output,
+            &GgufOptions { kind, ..GgufOptions::default() },
+        )
     }
 }
 
@@ -254,7 +259,7 @@ fn rows_too_short_for_super_blocks_have_llama_cpps_substitutes() {
     let place = tempfile::tempdir().unwrap();
     for (kind, id) in [(FileType::Q4KM, 15), (FileType::Q6K, 18)] {
         let path = place.path().join(format!("{kind}.gguf"));
-        let options = GgufOptions { kind: Some(kind), overwrite: false };
+        let options = GgufOptions { kind: Some(kind), ..GgufOptions::default() };
         let report = merge(&model.base(), &[(&adapters, 1.0)], &path, &options).unwrap();
         assert!(report.rounding_share() > 0.1);
         let file = GgufFile::open(&path).unwrap();

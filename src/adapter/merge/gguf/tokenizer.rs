@@ -1,19 +1,26 @@
 //! The tokenizer of a merged GGUF model, from `tokenizer.json` and `tokenizer_config.json`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value as Json;
 
 use super::super::super::gguf_writer::Value;
+use super::super::templates;
 use super::json::read_json;
 use super::vocabulary::{self, Vocabulary};
 use crate::error::Result;
 
-/// The keys of `tokenizer.ggml`; the vocabulary is extended to the number of the embedding's rows.
+/// The keys of `tokenizer.ggml` and the chat templates; the vocabulary is extended to the number of the embedding's rows.
+/// `template` takes the place of the base's.
 ///
 /// # Errors
 /// If llama.cpp's tokenizers cannot do what this tokenizer does.
-pub(super) fn of(directory: &Path, rows: usize, config: &Json) -> Result<Vec<(String, Value)>> {
+pub(super) fn of(
+    directory: &Path,
+    rows: usize,
+    (config, template): (&Json, Option<&str>),
+) -> Result<Vec<(String, Value)>> {
     let tokenizer = read_json(&directory.join("tokenizer.json"))?;
     let settings = read_json(&directory.join("tokenizer_config.json")).unwrap_or_default();
     let Vocabulary { model, pre, tokens, kinds, scores, merges, space_prefix } =
@@ -50,9 +57,7 @@ pub(super) fn of(directory: &Path, rows: usize, config: &Json) -> Result<Vec<(St
     keys.push(key("add_bos_token", Value::Flag(first)));
     keys.push(key("add_eos_token", Value::Flag(last)));
     keys.extend(space_prefix.map(|prefix| key("add_space_prefix", Value::Flag(prefix))));
-    keys.extend(
-        template(directory, &settings).map(|text| ("tokenizer.chat_template".into(), Value::Text(text))),
-    );
+    keys.extend(templates_of(directory, template)?);
     Ok(keys)
 }
 
@@ -79,15 +84,51 @@ fn added(processor: &Json) -> (bool, bool) {
     }
 }
 
-fn template(directory: &Path, settings: &Json) -> Option<String> {
-    if let Ok(text) = std::fs::read_to_string(directory.join("chat_template.jinja")) {
-        return Some(text);
+/// The keys of the chat templates as llama.cpp's `add_chat_template` writes them; `own` takes the place of the default one.
+fn templates_of(directory: &Path, own: Option<&str>) -> Result<Vec<(String, Value)>> {
+    let mut found = templates::of(directory)?;
+    found.extend(own.map(|text| (templates::DEFAULT.to_string(), text.to_string())));
+    let default = found.remove(templates::DEFAULT);
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let named: BTreeMap<String, String> =
+        found.into_iter().map(|(name, text)| (name.chars().map(plain).collect(), text)).collect();
+    let names: Vec<String> = named.keys().cloned().collect();
+    let mut keys: Vec<(String, Value)> = named
+        .into_iter()
+        .map(|(name, text)| (format!("tokenizer.chat_template.{name}"), Value::Text(text)))
+        .collect();
+    if !names.is_empty() {
+        keys.push(("tokenizer.chat_templates".into(), Value::Texts(names)));
     }
-    match &settings["chat_template"] {
-        Json::Array(named) => {
-            let default = named.iter().find(|template| template["name"] == "default")?;
-            default["template"].as_str().map(String::from)
+    keys.extend(default.map(|text| ("tokenizer.chat_template".into(), Value::Text(text))));
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chat_template_has_a_key() {
+        let place = tempfile::tempdir().unwrap();
+        let list = r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool-use", "template": "t"}]}"#;
+        std::fs::write(place.path().join("tokenizer_config.json"), list).unwrap();
+        for (own, default) in [(None, "d"), (Some("own"), "own")] {
+            let keys = templates_of(place.path(), own).unwrap();
+            let found: Vec<(&str, Vec<&str>)> = keys
+                .iter()
+                .map(|(key, value)| match value {
+                    Value::Text(text) => (key.as_str(), vec![text.as_str()]),
+                    Value::Texts(texts) => (key.as_str(), texts.iter().map(String::as_str).collect()),
+                    _ => panic!("{key} is no text"),
+                })
+                .collect();
+            let expected = [
+                ("tokenizer.chat_template.tool_use", vec!["t"]),
+                ("tokenizer.chat_templates", vec!["tool_use"]),
+                ("tokenizer.chat_template", vec![default]),
+            ];
+            assert_eq!(found, expected);
         }
-        text => text.as_str().map(String::from),
     }
 }

@@ -52,7 +52,7 @@ fn merged(
         Base::open_with(&output.to_string_lossy(), &OpenOptions::on_cpu()).unwrap().decoder().unwrap();
     let (decoder, policy, bare) = policy(base, meant).unwrap();
     let (alone, adapted) = (Policy::default(), Side { decoder: &decoder, adapters: &policy });
-    let probe = Probe::new(base, adapted, &args(&directory, Path::new("none"))).unwrap();
+    let probe = Probe::new(base, adapted, &args(&directory, Path::new("none")), None).unwrap();
     let models = Models {
         policy: adapted,
         base: bare.as_ref().map_or(adapted, |bare| Side { decoder: bare, adapters: &alone }),

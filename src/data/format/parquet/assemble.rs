@@ -19,17 +19,20 @@ pub(super) enum Fault {
 /// # Errors
 /// If the columns do not fit each other, or a value is no text.
 pub(super) fn row(fields: &[(String, Node)], columns: &mut [Column]) -> Result<Json, Fault> {
-    let row = object(fields, columns)?;
+    let row = object(fields, false, columns)?;
     if columns.iter().any(|column| column.definition().is_some()) {
         return Err(Fault::Levels);
     }
     Ok(row)
 }
 
-fn object(fields: &[(String, Node)], columns: &mut [Column]) -> Result<Json, Fault> {
+fn object(fields: &[(String, Node)], is_sparse: bool, columns: &mut [Column]) -> Result<Json, Fault> {
     let mut found = Map::with_capacity(fields.len());
     for (name, node) in fields {
-        found.insert(name.clone(), value(node, columns)?);
+        let value = value(node, columns)?;
+        if !(is_sparse && value.is_null()) {
+            found.insert(name.clone(), value);
+        }
     }
     Ok(Json::Object(found))
 }
@@ -53,7 +56,7 @@ fn value(node: &Node, columns: &mut [Column]) -> Result<Json, Fault> {
             column.name = name;
             json
         }
-        Shape::Struct(fields) => object(fields, columns),
+        Shape::Struct { fields, is_sparse } => object(fields, *is_sparse, columns),
         Shape::List(items) => {
             let mut found = Vec::new();
             each(node, items, columns, |columns| {

@@ -2,6 +2,9 @@
 //!
 //! Pages and levels are decoded by the arrow project's crate; rows are put together here, one at a time. A file may claim
 //! anything: sizes, counts and depths are checked before the crate, which trusts them, is called.
+//!
+//! A struct has the same keys in every row. Below `tools` and the arguments of calls, keys whose value is null are left out:
+//! they cannot be told from keys that a row did not have.
 
 mod assemble;
 mod column;
@@ -222,5 +225,54 @@ impl Records {
             self.columns.push(column);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::parquet::data_type::{ByteArray, ByteArrayType};
+    use ::parquet::file::properties::WriterProperties;
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::parser::parse_message_type;
+    use serde_json::{Value as Json, json};
+
+    use super::super::Format;
+    use super::*;
+
+    const SCHEMA: &str = "message m {
+        optional group tools (LIST) { repeated group list { optional group element {
+            optional binary name (UTF8);
+            optional group parameters { optional binary a (UTF8); optional binary b (UTF8); }
+        } } }
+        optional group call { optional binary id (UTF8); optional group arguments { optional binary a (UTF8); } }
+    }";
+
+    #[test]
+    fn a_struct_of_tools_or_arguments_has_no_keys_for_nulls() {
+        let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+        let properties = Arc::new(WriterProperties::builder().build());
+        let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        // One row with two tools and one call. Each column: its values, definition levels and repetition levels.
+        let two = Some(&[0_i16, 1][..]);
+        type Column<'a> = (&'a [&'a str], &'a [i16], Option<&'a [i16]>);
+        let columns: [Column; 5] = [
+            (&["f"], &[4, 3], two),
+            (&["x"], &[5, 4], two),
+            (&["y"], &[4, 5], two),
+            (&[], &[1], None),
+            (&[], &[2], None),
+        ];
+        for (values, definition, repetition) in columns {
+            let values: Vec<ByteArray> = values.iter().map(|text| ByteArray::from(*text)).collect();
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<ByteArrayType>().write_batch(&values, Some(definition), repetition).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        let rows = Format::Parquet.parse(writer.into_inner().unwrap(), "t".into()).unwrap();
+        let found: Vec<Json> = rows.map(|row| row.unwrap().value).collect();
+        let tools = json!([{"name": "f", "parameters": {"a": "x"}}, {"parameters": {"b": "y"}}]);
+        assert_eq!(found, [json!({"tools": tools, "call": {"id": null, "arguments": {}}})]);
     }
 }

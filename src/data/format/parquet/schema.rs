@@ -28,7 +28,11 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) enum Shape {
     Leaf(Leaf),
-    Struct(Vec<(String, Node)>),
+    /// An object; `is_sparse` says that it has no keys for what is null.
+    Struct {
+        fields: Vec<(String, Node)>,
+        is_sparse: bool,
+    },
     List(Items<Node>),
     Map(Items<(Node, Node)>),
 }
@@ -43,12 +47,16 @@ pub(super) struct Items<T> {
     pub(super) item: Box<T>,
 }
 
+/// The fields below which a null is a key that the row did not have: every tool, and every call, has arguments of its own,
+/// and a struct gives each the keys of all.
+const SPARSE: [&str; 3] = ["tools", "arguments", "parameters"];
+
 /// Returns the columns of `schema` by name.
 ///
 /// # Errors
 /// What no writer produces, or what has no JSON form.
 pub(super) fn columns(schema: &SchemaDescriptor) -> Result<Vec<(String, Node)>, String> {
-    let mut reader = Reader { schema, leaf: 0 };
+    let mut reader = Reader { schema, leaf: 0, is_sparse: false };
     let columns = reader.fields(schema.root_schema(), 0, 0)?;
     if reader.leaf != schema.num_columns() {
         return Err("its schema does not fit its columns".into());
@@ -60,6 +68,8 @@ struct Reader<'a> {
     schema: &'a SchemaDescriptor,
     /// The number of columns so far.
     leaf: usize,
+    /// Whether the place is below one of the fields [`SPARSE`].
+    is_sparse: bool,
 }
 
 impl Reader<'_> {
@@ -69,7 +79,10 @@ impl Reader<'_> {
             if !seen.insert(field.name()) {
                 return Err(format!("two columns have the name `{}`; rename one of them", field.name()));
             }
+            let outside = self.is_sparse;
+            self.is_sparse |= SPARSE.contains(&field.name());
             fields.push((field.name().to_owned(), self.node(field, level, repetition)?));
+            self.is_sparse = outside;
         }
         if fields.is_empty() {
             return Err(format!("`{}` has no columns", group.name()));
@@ -101,7 +114,7 @@ impl Reader<'_> {
         } else if is(ty, &LogicalType::Map, &[ConvertedType::MAP, ConvertedType::MAP_KEY_VALUE]) {
             self.map(ty, level, repetition)?
         } else {
-            Shape::Struct(self.fields(ty, level, repetition)?)
+            Shape::Struct { fields: self.fields(ty, level, repetition)?, is_sparse: self.is_sparse }
         };
         Ok(Node { level, leaves: first..self.leaf, shape })
     }

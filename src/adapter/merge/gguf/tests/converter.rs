@@ -31,7 +31,7 @@ impl Case {
     }
 
     fn merge(&self, weight: f64, output: &Path) -> Result<MergeReport> {
-        let options = GgufOptions { kind: Some(FileType::F32), overwrite: true };
+        let options = GgufOptions { kind: Some(FileType::F32), overwrite: true, ..GgufOptions::default() };
         merge(&self.model.base(), &[(&self.adapter(), weight)], output, &options)
     }
 
@@ -170,6 +170,6 @@ fn write_with(case: &Case, key: &str, value: Json, output: &Path) -> Result<Merg
     config["rope_parameters"][key] = value;
     std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
     let base = Base { directory: copy.path(), ..case.model.base() };
-    let options = GgufOptions { kind: Some(FileType::F32), overwrite: true };
+    let options = GgufOptions { kind: Some(FileType::F32), overwrite: true, ..GgufOptions::default() };
     merge(&base, &[(&case.adapter(), 1.0)], output, &options)
 }
