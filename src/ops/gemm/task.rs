@@ -97,18 +97,32 @@ pub(super) fn tile(
         rest = others;
         let offsets: Vec<Vec<usize>> = pack_stages(group, columns.clone(), &mut panels);
         let packed = panels.as_slice();
-        halved(rows.clone(), least, &|rows| {
-            let _ready = group.iter().flatten().next().and_then(|block| block.kernel.ready());
+        let passes = |row: usize, some: Range<usize>| {
             let mut parts = Vec::new();
-            for row in rows {
-                for (index, (stage, offsets)) in group.iter().zip(&offsets).enumerate() {
-                    parts.clear();
-                    parts.extend(stage.iter().zip(offsets).map(|(block, offset)| Part {
+            for (index, (stage, offsets)) in group.iter().zip(&offsets).enumerate() {
+                parts.clear();
+                parts.extend(stage.iter().zip(offsets).map(|(block, offset)| {
+                    let panel = block.steps * block.kernel.nr;
+                    let first = offset + (some.start - columns.start) * panel;
+                    Part {
                         steps: block.steps,
                         a: block.segment.a.panel(block.index, row).as_ptr(),
-                        b: packed[*offset..][..columns.len() * block.steps * block.kernel.nr].as_ptr(),
-                    }));
-                    strip(grid, stage, (row, columns.clone()), &mut parts, out, add || index > 0);
+                        b: packed[first..][..some.len() * panel].as_ptr(),
+                    }
+                }));
+                strip(grid, stage, (row, some.clone()), &mut parts, out, add || index > 0);
+            }
+        };
+        let fewest = fewest_columns(group);
+        halved(rows.clone(), least, &|rows| {
+            let _ready = group.iter().flatten().next().and_then(|block| block.kernel.ready());
+            for row in rows {
+                // A thread without work waits for no more than a part of a row.
+                let columns = columns.clone();
+                if least == 1 {
+                    halved(columns, fewest, &|some| passes(row, some))
+                } else {
+                    passes(row, columns)
                 }
             }
         });
@@ -180,6 +194,18 @@ fn few(
         }
     }
     PANELS.with_borrow_mut(|kept| kept.push(buffer));
+}
+
+/// The fewest panels of columns of a row that another thread may take: as much work as is shared of a product, and more than one
+/// panel. The state of tiles is that of one thread, which therefore keeps its rows whole.
+fn fewest_columns(group: &[Vec<Block>]) -> usize {
+    let work =
+        |block: &Block| block.kernel.mr * block.kernel.nr * block.segment.a.cut.k_range(block.index).len();
+    let blocks = || group.iter().flatten();
+    match blocks().any(|block| block.kernel.word.tiled()) {
+        true => usize::MAX,
+        false => plan::SHARE.div_ceil(blocks().map(work).sum::<usize>().max(1)).max(2),
+    }
 }
 
 /// Does the work of a range, in halves that other threads may take, down to `least`.
