@@ -9,11 +9,12 @@ use super::adapted::{adapted, base_on};
 use super::output::{inputs_of, print, say};
 use super::together;
 use crate::cli::ScoreArgs;
-use crate::data::{Dataset, Kind};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::objective::{Role, Scored};
 use crate::ranks::Ranks;
+use crate::train::trainer::check_pairs_for;
 
 /// One line of output.
 #[derive(Serialize)]
@@ -91,19 +92,7 @@ fn check_output(args: &ScoreArgs, output: &Path) -> Result<()> {
 
 /// Checks, before the first line is printed, that every record is a pair.
 fn check_records(examples: &Dataset) -> Result<()> {
-    let mut entries = examples.entries();
-    let Some(other) = entries.find(|entry| !matches!(entry.kind(), Kind::Pair { .. })) else { return Ok(()) };
-    let found = match other.kind() {
-        Kind::Pair { .. } => "a pair",
-        Kind::Ranked => "a ranked list",
-        Kind::Judged { .. } => "a judged completion",
-        Kind::Text => "a text to imitate",
-        Kind::Mismatched => "a completion of another prompt",
-        Kind::Prompt => "a prompt",
-    };
-    Err(examples.origin(other).error(format!(
-        "this record is {found}, and what is scored are pairs: `chosen` and `rejected`; write two answers to compare as a pair"
-    )))
+    check_pairs_for(examples, ("scored", "write two answers to compare as a pair"))
 }
 
 fn score(args: &ScoreArgs, ranks: &Ranks) -> Result<()> {
@@ -144,7 +133,7 @@ fn score(args: &ScoreArgs, ranks: &Ranks) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Example, Origin};
+    use crate::data::{Example, Kind, Origin};
 
     #[test]
     fn records_of_other_kinds_are_refused_by_place() {

@@ -9,7 +9,7 @@ mod sampling;
 mod together;
 mod watching;
 
-pub use records::{check as check_records, check_pairs, check_positions};
+pub use records::{check as check_records, check_pairs, check_pairs_for, check_positions};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

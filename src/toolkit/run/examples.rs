@@ -85,7 +85,10 @@ fn known_prompts(train: &Dataset, eval: &Dataset) -> Result<Option<String>> {
     if eval.is_empty() {
         return Ok(None);
     }
-    let trained: HashSet<[u8; 32]> = train.entries().map(|entry| entry.id).collect();
+    // Of the ids, those of both: the training set may be a thousand times as large.
+    let of_eval: HashSet<[u8; 32]> = eval.entries().map(|entry| entry.id).collect();
+    let trained: HashSet<[u8; 32]> =
+        train.entries().map(|entry| entry.id).filter(|id| of_eval.contains(id)).collect();
     let (mut lengths, mut held_out) = (HashSet::new(), HashMap::<_, usize>::new());
     for index in 0..eval.len() {
         let is_new = |entry: &&Entry| {
@@ -98,7 +101,6 @@ fn known_prompts(train: &Dataset, eval: &Dataset) -> Result<Option<String>> {
         let Some(example) = eval.get(index)? else { continue };
         *held_out.entry(hashed(&example.prompt)).or_default() += 1;
     }
-    drop(trained);
     let (mut records, mut first, mut some) = (0, None, None);
     let mut differ = false;
     for entry in train.entries() {

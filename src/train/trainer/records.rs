@@ -20,11 +20,18 @@ pub fn check((train, eval): (&Dataset, &Dataset), needs: Needs, are_drawn: bool)
 /// # Errors
 /// As [`check`].
 pub fn check_pairs(examples: &Dataset) -> Result<()> {
+    check_pairs_for(examples, ("measured", "give it pairs, or an adapter that was trained on such records"))
+}
+
+/// The same for what is done with pairs, in one word, and a remedy of its own.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_pairs_for(examples: &Dataset, (done, remedy): (&str, &str)) -> Result<()> {
     let found = examples.entries().find(|entry| !matches!(entry.kind(), Kind::Pair { .. }));
     found.map_or(Ok(()), |entry| {
         Err(examples.origin(entry).error(format!(
-            "this record is {}, and what is measured are pairs: `chosen` and `rejected`; give it pairs, or an adapter that was \
-             trained on such records",
+            "this record is {}, and what is {done} are pairs: `chosen` and `rejected`; {remedy}",
             described(entry.kind()).0
         )))
     })
@@ -36,8 +43,11 @@ pub fn check_pairs(examples: &Dataset) -> Result<()> {
 /// # Errors
 /// [`Error::Data`] with the lengths and the remedy.
 pub fn check_positions((train, eval): (&Dataset, &Dataset), needs: Needs, most: usize) -> Result<()> {
+    if !needs.mismatched {
+        return Ok(());
+    }
     let longest = train.longest_for(needs).max(eval.longest_for(needs));
-    if !needs.mismatched || longest <= most {
+    if longest <= most {
         return Ok(());
     }
     Err(Error::Data(format!(
